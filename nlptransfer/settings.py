@@ -1,0 +1,104 @@
+"""Settings: frozen dataclasses, filled from flat names and from text on the command line."""
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from nlptransfer.errors import SettingError, nearest
+
+_hints = cache(get_type_hints)
+
+
+def fields_of(kind: type) -> dict[str, Any]:
+    """The settings of one dataclass: name -> type."""
+    return {field.name: _hints(kind)[field.name] for field in dataclasses.fields(kind) if field.init}
+
+
+def fill(kinds: Mapping[str, type], flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Spread flat settings over dataclasses by field name.
+
+    Args:
+        kinds: the dataclasses, each under the name that it has in the result.
+        flat: settings by field name; a string is read as the field's type.
+
+    Returns:
+        One instance for each of ``kinds``.
+
+    Raises:
+        SettingError: a name that no dataclass has, or a value of the wrong type.
+    """
+    known = {name: kind for kind in kinds.values() for name in fields_of(kind)}
+    for name in flat:
+        if name not in known:
+            raise SettingError(f"unknown setting {name!r}: {nearest(name, known)}")
+    return {
+        key: kind(**{name: convert(name, flat[name], hint) for name, hint in fields_of(kind).items() if name in flat})
+        for key, kind in kinds.items()
+    }
+
+
+def convert(name: str, value: Any, hint: Any) -> Any:
+    """``value`` as the type ``hint``; strings are read as they come from a command line.
+
+    Raises:
+        SettingError: the value cannot be of that type.
+    """
+    if get_origin(hint) in (Union, types.UnionType):
+        choices = get_args(hint)
+        if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in choices):
+            return None
+        for choice in choices:
+            try:
+                return convert(name, value, choice)
+            except SettingError:
+                continue
+        raise _wrong(name, value, hint)
+    if get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return value
+        raise SettingError(f"{name}={value!r}: expected one of {', '.join(map(repr, get_args(hint)))}")
+    if get_origin(hint) is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)):
+            raise _wrong(name, value, hint)
+        return tuple(convert(name, part.strip() if isinstance(part, str) else part, get_args(hint)[0]) for part in parts)
+    if get_origin(hint) in (dict, Mapping):
+        return _mapping(name, value, hint)
+    return _plain(name, value, hint)
+
+
+def _mapping(name: str, value: Any, hint: Any) -> dict[str, Any]:
+    try:
+        pairs = json.loads(value) if isinstance(value, str) else dict(value)
+        return {str(key): convert(name, item, get_args(hint)[1]) for key, item in pairs.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _wrong(name, value, hint) from error
+
+
+def _plain(name: str, value: Any, hint: Any) -> Any:
+    if hint is bool and isinstance(value, str) and value.lower() in ("true", "false", "1", "0", "yes", "no"):
+        return value.lower() in ("true", "1", "yes")
+    if hint is Any or (isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)):
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float) and isinstance(value, str):
+        try:
+            return hint(value)
+        except ValueError as error:
+            raise _wrong(name, value, hint) from error
+    raise _wrong(name, value, hint)
+
+
+def _wrong(name: str, value: Any, hint: Any) -> SettingError:
+    expected = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
+    return SettingError(f"{name}={value!r}: expected {expected}, found {type(value).__name__}")
+
+
+def check(condition: bool, name: str, value: Any, expected: str) -> None:
+    """Raise a SettingError that says what was expected of ``name`` unless ``condition`` holds."""
+    if not condition:
+        raise SettingError(f"{name}={value!r}: expected {expected}")
