@@ -64,7 +64,9 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, (list, tuple)):
             raise _wrong(name, value, hint)
-        return tuple(convert(name, part.strip() if isinstance(part, str) else part, get_args(hint)[0]) for part in parts)
+        return tuple(
+            convert(name, part.strip() if isinstance(part, str) else part, get_args(hint)[0]) for part in parts
+        )
     if get_origin(hint) in (dict, Mapping):
         return _mapping(name, value, hint)
     return _plain(name, value, hint)

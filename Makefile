@@ -1,0 +1,25 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test bench
+
+# Set up, train and compare small classifiers on the corpora in data/, show the table.
+demo: .venv/installed
+	$(BIN)/python recipes/sentiment.py
+
+# Set up, then check style, types and behaviour.
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+# Measure beside the peers; needs the vectors and texts that tests/benchmarks/README.md names.
+bench: .venv/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[offline,dev,bench]"
+	$(BIN)/python tests/benchmarks/run.py
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[offline,dev]"
+	touch $@

@@ -1,0 +1,54 @@
+"""Transfer pretrained language models to your own text."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nlptransfer.classifier import Classifier, Prediction
+    from nlptransfer.data import Data, load_data
+    from nlptransfer.errors import NlpTransferError
+    from nlptransfer.experiment import Experiment, finetune
+    from nlptransfer.labels import Labels
+    from nlptransfer.routes import ROUTES, Word2Vec
+    from nlptransfer.vectors import WordVectors, open_vectors
+
+_HOMES = {
+    "Classifier": "classifier",
+    "Data": "data",
+    "Experiment": "experiment",
+    "Labels": "labels",
+    "NlpTransferError": "errors",
+    "Prediction": "classifier",
+    "ROUTES": "routes",
+    "Word2Vec": "routes",
+    "WordVectors": "vectors",
+    "finetune": "experiment",
+    "load_data": "data",
+    "open_vectors": "vectors",
+}
+"""Where each public name lives: imported on first use, so that importing the package stays light."""
+
+__all__ = [
+    "ROUTES",
+    "Classifier",
+    "Data",
+    "Experiment",
+    "Labels",
+    "NlpTransferError",
+    "Prediction",
+    "Word2Vec",
+    "WordVectors",
+    "finetune",
+    "load_data",
+    "open_vectors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nlptransfer' has no attribute {name!r}")
+    return getattr(import_module(f"nlptransfer.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

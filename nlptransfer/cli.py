@@ -1,0 +1,288 @@
+"""The command line: one thin verb per public function. Nothing heavy is imported before a verb runs."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nlptransfer.errors import NlpTransferError, SettingError
+from nlptransfer.files import atomic_file
+
+if TYPE_CHECKING:
+    from nlptransfer.classifier import Prediction
+    from nlptransfer.experiment import Experiment
+
+app = typer.Typer(
+    help="Transfer pretrained language models to your own text.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+vectors_app = typer.Typer(help="Make and look at word vectors.", no_args_is_help=True)
+app.add_typer(vectors_app, name="vectors")
+
+TextColumn = Annotated[str | None, typer.Option(help="column of the texts; found by itself when unambiguous")]
+LabelColumn = Annotated[str | None, typer.Option(help="column of the labels; found by itself when unambiguous")]
+Base = Annotated[str | None, typer.Option(help="encoder (hub id or folder) or file of word vectors")]
+Revision = Annotated[str | None, typer.Option(help="commit, branch or tag of a base on the hub")]
+Output = Annotated[Path | None, typer.Option(help="file to write; standard output if none")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="show no progress and no log")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="open gensim's own files, which can run code")]
+
+
+@app.command("finetune")
+def finetune_verb(
+    data: Annotated[str, typer.Argument(help="hub id, file of rows, or folder of split files")],
+    route: Annotated[str, typer.Option(help="how the model is built: word2vec")] = "word2vec",
+    base: Base = None,
+    revision: Revision = None,
+    output_dir: Annotated[Path | None, typer.Option(help="the run's folder; by default one under runs/")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away a run with other settings there")] = False,
+    seed: Annotated[int | None, typer.Option(help="moves initialisation and data order, never a split")] = None,
+    max_train_rows: Annotated[int | None, typer.Option(help="use so many labelled training rows")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    num_train_epochs: Annotated[int | None, typer.Option(help="passes over the training rows")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="highest learning rate")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other setting")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="a further evaluate metric to score with")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier on labelled text, score it, and save it."""
+    asked = {
+        "base": base, "revision": revision, "output_dir": output_dir, "seed": seed, "max_train_rows": max_train_rows,
+        "text_column": text_column, "label_column": label_column, "num_train_epochs": num_train_epochs,
+        "learning_rate": learning_rate,
+    }  # fmt: skip
+    given = {name: value for name, value in asked.items() if value is not None} | _pairs(settings or [])
+    run_and_show([data], quiet, route=route, overwrite=overwrite, further_metrics=metric or (), **given)
+
+
+@app.command("predict")
+def predict_verb(
+    model_dir: Annotated[Path, typer.Argument(help="a run's folder, or a saved classifier")],
+    texts: Annotated[str, typer.Argument(help="file of texts, or - for standard input")],
+    output: Output = None,
+    text_column: TextColumn = None,
+) -> None:
+    """Label texts: one JSON object a line, in their order."""
+    from nlptransfer.classifier import Classifier
+
+    _write_lines((_as_json(p) for p in Classifier.load(model_dir).stream(texts, text_column=text_column)), output)
+
+
+@app.command("evaluate")
+def evaluate_verb(
+    model_dir: Annotated[Path, typer.Argument(help="a run's folder, or a saved classifier")],
+    data: Annotated[str, typer.Argument(help="labelled text: a file, or a folder or hub id with the split")],
+    split: Annotated[str, typer.Option(help="which split, where there are several")] = "test",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    metric: Annotated[list[str] | None, typer.Option(help="a further evaluate metric to score with")] = None,
+    output: Output = None,
+) -> None:
+    """Score a saved classifier on labelled text: one JSON object."""
+    from nlptransfer.classifier import Classifier
+    from nlptransfer.data import DataSettings
+
+    columns = DataSettings(text_column=text_column, label_column=label_column)
+    found = Classifier.load(model_dir).evaluate(data, settings=columns, split=split, further=metric or ())
+    _write_lines([json.dumps(found, indent=2, ensure_ascii=False)], output)
+
+
+@vectors_app.command("train")
+def train_vectors_verb(
+    texts: Annotated[str, typer.Argument(help="file of texts")],
+    output: Annotated[Path, typer.Argument(help="vectors to write: .txt, .txt.gz or .bin, as word2vec has them")],
+    dimensions: Annotated[int, typer.Option(help="numbers of a vector")] = 100,
+    epochs: Annotated[int, typer.Option(help="passes over the texts")] = 5,
+    min_count: Annotated[int, typer.Option(help="occurrences from which a word gets a vector")] = 5,
+    window: Annotated[int, typer.Option(help="words of context on each side")] = 5,
+    seed: Annotated[int, typer.Option(help="of the initialisation and the sampling")] = 0,
+    text_column: TextColumn = None,
+) -> None:
+    """Train word vectors on texts of your own (gensim Word2Vec, skip-gram)."""
+    from nlptransfer.reading import read_texts
+    from nlptransfer.vector_making import train_vectors
+    from nlptransfer.vectors import save_vectors
+
+    _log()
+    corpus = list(read_texts(texts, text_column))
+    words, matrix = train_vectors(
+        corpus, dimensions=dimensions, epochs=epochs, min_count=min_count, window=window, seed=seed
+    )
+    save_vectors(output, words, matrix)
+    typer.echo(f"{output}: {len(words)} words of {matrix.shape[1]} dimensions")
+
+
+@vectors_app.command("distil")
+def distil_vectors_verb(
+    texts: Annotated[str, typer.Argument(help="file of texts whose words get a vector")],
+    output: Annotated[Path, typer.Argument(help="vectors to write: .txt, .txt.gz or .bin, as word2vec has them")],
+    base: Base = None,
+    revision: Revision = None,
+    dimensions: Annotated[int, typer.Option(help="numbers of a vector")] = 256,
+    text_column: TextColumn = None,
+) -> None:
+    """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
+    from nlptransfer.encoders import find_base
+    from nlptransfer.reading import read_texts
+    from nlptransfer.vector_making import distil_for_texts
+
+    _log()
+    encoder = find_base(base, revision)
+    vectors = distil_for_texts(list(read_texts(texts, text_column)), encoder, dimensions=dimensions)
+    vectors.export(output)
+    typer.echo(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
+
+
+@vectors_app.command("show")
+def show_vectors_verb(
+    vectors: Annotated[str, typer.Argument(help="file of word vectors, or a name of gensim's downloader")],
+    word: Annotated[list[str] | None, typer.Option(help="show its nearest neighbours")] = None,
+    texts: Annotated[str | None, typer.Option(help="file of texts: show how much of it has vectors")] = None,
+    text_column: TextColumn = None,
+    allow_pickle: AllowPickle = False,
+) -> None:
+    """Size, nearest neighbours, and the share of a corpus that has vectors."""
+    from nlptransfer.reading import read_texts
+    from nlptransfer.segmentation import build_tokenizer, surface_words
+    from nlptransfer.vectors import open_vectors
+
+    _log()
+    opened = open_vectors(vectors, allow_pickle=allow_pickle)
+    typer.echo(f"{opened.source}: {len(opened)} words of {opened.dimensions} dimensions")
+    typer.echo(f"most frequent: {' '.join(opened.words(0, 20))}")
+    if texts is not None:
+        tokenizer = build_tokenizer(opened.words())
+        found = opened.coverage(surface_words(tokenizer, read_texts(texts, text_column)))
+        missing = ", ".join(f"{name} {count}" for name, count in found.missing[:20])
+        typer.echo(f"{texts}: {found.tokens:.1%} of the running words and {found.distinct:.1%} of the different ones")
+        typer.echo(f"most frequent without a vector: {missing or 'none'}")
+    for name in word or []:
+        near = ", ".join(f"{other} {similarity:.2f}" for other, similarity in opened.nearest(name, 10))
+        typer.echo(f"{name}: {near}")
+
+
+def recipe(*data: str | Path, **defaults: Any) -> None:
+    """Run a recipe: finetune on each data set and show the runs as a table.
+
+    Options on the command line are those of ``nlptransfer finetune`` and win over the recipe's defaults;
+    arguments take the place of its data.
+    """
+
+    def run(
+        data_given: Annotated[
+            list[str] | None, typer.Argument(metavar="[DATA]...", help="instead of the recipe's")
+        ] = None,
+        route: Annotated[str | None, typer.Option(help="how the model is built: word2vec")] = None,
+        base: Base = None,
+        output_dir: Annotated[Path | None, typer.Option(help="the run's folder, for a single data set")] = None,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away runs with other settings")] = False,
+        seed: Annotated[int | None, typer.Option(help="moves initialisation and data order, never a split")] = None,
+        settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting")] = None,
+        quiet: Quiet = False,
+    ) -> None:
+        asked = {"route": route, "base": base, "output_dir": output_dir, "seed": seed}
+        given = defaults | {name: value for name, value in asked.items() if value is not None} | _pairs(settings or [])
+        run_and_show(data_given or [str(source) for source in data], quiet, overwrite=overwrite, **given)
+
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command(help=sys.modules["__main__"].__doc__)(run)
+    _guarded(single)
+
+
+def run_and_show(data: Sequence[str], quiet: bool, **given: Any) -> None:
+    """Finetune on each of ``data`` and print the table of the runs, on the main process."""
+    from nlptransfer import processes
+    from nlptransfer.experiment import finetune
+
+    if quiet:
+        given["progress"] = False
+    else:
+        _log()
+    runs = [finetune(source, **given) for source in data]
+    if processes.is_main():
+        show_runs(runs)
+
+
+def show_runs(runs: Sequence["Experiment"]) -> None:
+    """The table of finished runs, and their folders."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name in ("data", "route"):
+        table.add_column(name)
+    for name in ("accuracy (95%)", "macro F1", "trainable", "train s", "texts/s", "MB"):
+        table.add_column(name, justify="right")
+    for run in runs:
+        low, high = run.metrics["accuracy_interval"]
+        route = run.record["settings"]["route"]
+        table.add_row(
+            run.record["data"]["name"],
+            f"{route['name']} {route['head_type']}" if "head_type" in route else route["name"],
+            f"{run.metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}]",
+            f"{run.metrics['f1_macro']:.3f}",
+            f"{run.cost['trainable_parameters']:,}",
+            f"{run.cost['train_seconds']:.1f}",
+            f"{run.cost['texts_per_second']:,.0f}",
+            f"{run.cost['size_mb']:.1f}",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    for run in runs:
+        typer.echo(f"written: {run.folder}")
+
+
+def main() -> None:
+    """The entry point: domain errors are one line, and exit code 2."""
+    _guarded(app)
+
+
+def _guarded(verb: Callable[[], Any]) -> None:
+    try:
+        verb()
+    except NlpTransferError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+def _pairs(settings: Iterable[str]) -> dict[str, str]:
+    pairs = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise SettingError(f"--set {setting}: expected KEY=VALUE")
+        pairs[name.strip()] = value
+    return pairs
+
+
+def _log() -> None:
+    log = logging.getLogger("nlptransfer")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+
+
+def _as_json(prediction: "Prediction") -> str:
+    if prediction.multi_label:
+        found: dict[str, Any] = {"labels": list(prediction.labels), "scores": list(prediction.scores)}
+    else:
+        found = {"label": prediction.label, "score": prediction.score}
+    return json.dumps({"text": prediction.text, **found}, ensure_ascii=False)
+
+
+def _write_lines(lines: Iterable[str], output: Path | None) -> None:
+    if output is None:
+        for line in lines:
+            typer.echo(line)
+        return
+    with atomic_file(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)

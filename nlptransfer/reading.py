@@ -1,0 +1,583 @@
+"""Reads labelled text from files, folders, the hub and memory as raw columns; streams texts for prediction."""
+
+import csv
+import gzip
+import json
+import logging
+import re
+import sys
+import unicodedata
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+from nlptransfer.errors import DataError
+from nlptransfer.labels import is_missing
+
+logger = logging.getLogger("nlptransfer")
+
+KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+"""Kinds of files with labelled rows; each may be gzipped besides."""
+SPLIT_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""Names that a split goes by, in files and in a DatasetDict, and its name here."""
+WHOLE = "all"
+"""The name of the only part of a source that comes without splits."""
+
+# Names tried in this order; two columns of one group are ambiguous.
+_TEXT_COLUMNS = (
+    ("text",),
+    ("sentence", "content", "review", "document", "comment", "tweet", "utterance", "message", "body", "review_text"),
+    ("query", "question", "title", "headline", "description", "post", "abstract"),
+)
+_LABEL_COLUMNS = (
+    ("label", "labels"),
+    ("category", "categories", "class", "classes", "target", "targets"),
+    ("sentiment", "emotion", "emotions", "intent", "topic", "topics", "tag", "tags", "y"),
+)
+_INDEX_COLUMNS = ("", "unnamed: 0", "id", "idx", "index", "guid", "__index_level_0__")
+_LONGEST_FIELD = 2**31 - 1
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of rows, split by split, before anything is read."""
+
+    name: str
+    """Name of the data: a file's or folder's name, or a hub id."""
+    parts: dict[str, Any]
+    """What each split is read from; under :data:`WHOLE` alone where the source has no splits."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The raw rows of one split, column by column."""
+
+    where: str
+    """File or split, for messages."""
+    columns: dict[str, list[Any]]
+    """Values by column name, all of the same length, at least one row."""
+    class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the ids in the columns that are a ``ClassLabel``."""
+
+
+def open_source(source: Any) -> Source:
+    """Find out what ``source`` is, and its splits.
+
+    Args:
+        source: a path to a file or a folder of split files, a hub id, a mapping of split names, or one table of rows
+            as :func:`read_table` takes it.
+
+    Raises:
+        DataError: no such file, an unknown kind, two files for one split, or a hub id that cannot be loaded.
+    """
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return Source(path.resolve().name, _folder(path))
+        if path.exists():
+            return Source(_stem(path), {WHOLE: path})
+        return _from_hub(source)
+    if isinstance(source, Mapping):
+        return Source("data", _named_splits(source.items(), "the splits given"))
+    return Source("data", {WHOLE: source})
+
+
+def read_table(part: Any, where: str) -> Table:
+    """Read one table of rows.
+
+    Args:
+        part: a path to a csv, tsv, jsonl, json or parquet file, plain or .gz; a ``datasets`` Dataset; a pandas
+            DataFrame; or a pair (texts, labels).
+        where: what messages call it; a file is called by its path.
+
+    Raises:
+        DataError: a file that cannot be read or parsed (with its line), no rows, or something else than the above.
+    """
+    if isinstance(part, (str, Path)):
+        table = _read_file(Path(part).expanduser())
+    elif _is_a(part, "pandas", "DataFrame"):
+        table = Table(where, {str(name): part[name].tolist() for name in part.columns})
+    elif _is_a(part, "datasets", "Dataset"):
+        table = _from_dataset(part, where)
+    elif isinstance(part, (tuple, list)) and len(part) == 2 and not isinstance(part[0], str):
+        table = _from_pair(part[0], part[1], where)
+    else:
+        raise DataError(
+            f"{where}: expected a path, a hub id, a Dataset or DatasetDict, a DataFrame or (texts, labels), "
+            f"found {type(part).__name__}"
+        )
+    if not next(iter(table.columns.values()), []):
+        raise DataError(f"{table.where}: expected rows of text and label, found no row; is the file empty?")
+    return table
+
+
+def find_columns(table: Table, text_column: str | None = None, label_column: str | None = None) -> tuple[str, str]:
+    """Names of the text and the label column; a column that is asked for must be there.
+
+    Raises:
+        DataError: a column that is not there, or none or several that could be meant.
+    """
+    names = list(table.columns)
+    text = _asked(table, "text_column", text_column) or _known(table, "text_column", _TEXT_COLUMNS, (label_column,))
+    label = _asked(table, "label_column", label_column) or _known(table, "label_column", _LABEL_COLUMNS, (text,))
+    others = [name for name in names if name.casefold().strip() not in _INDEX_COLUMNS]
+    if text is None:
+        text = _only(table, "text_column", [name for name in others if name != label and _is_text(table.columns[name])])
+    if label is None:
+        label = _only(table, "label_column", [name for name in others if name != text])
+    if text == label:
+        raise DataError(f"{table.where}: expected a text and a label column, found {text!r} asked for as both")
+    return text, label
+
+
+def clean_text(value: Any, where: str) -> str:
+    """A raw text value NFC-normalised and otherwise as it is; a missing one as an empty string.
+
+    Raises:
+        DataError: not a string, or half a surrogate pair, which no tokenizer takes.
+    """
+    if isinstance(value, str):
+        text = unicodedata.normalize("NFC", value)
+        if _SURROGATE.search(text):
+            raise DataError(f"{where}: expected Unicode text, found half a surrogate pair in {text!r:.80}; remove it")
+        return text
+    if is_missing(value):
+        return ""
+    raise DataError(
+        f"{where}: expected text, found {type(value).__name__} {value!r:.80}; make the column plain strings, "
+        "or name another one as text_column"
+    )
+
+
+def read_texts(source: str | Path | Iterable[str], text_column: str | None = None) -> Iterator[str]:
+    """Texts to predict, one by one; files are streamed (.json alone is read whole).
+
+    A row without text gives an empty string, so that predictions stay in step with the rows.
+
+    Args:
+        source: a path to a .txt (a text a line), csv, tsv, jsonl, json or parquet file, plain or .gz; ``"-"`` for
+            standard input (a text a line, or an object a line if the first line is one); or an iterable of strings.
+        text_column: column of the texts; found by its name if None.
+
+    Raises:
+        DataError: no such file, an unknown kind, no text column, or while reading, a broken or non-text row.
+    """
+    if source == "-":
+        return _texts_of_lines(_standard_input(), "standard input", text_column)
+    if not isinstance(source, (str, Path)):
+        return (_required(text, f"text {number}") for number, text in enumerate(source, 1))
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file of texts, found no such file; texts themselves go in a list")
+    kind = _kind(path)
+    if kind == ".txt":
+        return (clean_text(line.rstrip("\r\n"), str(path)) for line in _lines(path))
+    if kind == ".parquet":
+        return _texts_of_parquet(path, text_column)
+    if kind in (".csv", ".tsv"):
+        return _texts_of_csv(path, text_column)
+    if kind in (".json", ".jsonl"):
+        return _texts_of_objects(_objects(path), str(path), text_column)
+    raise _unknown_kind(path, (".txt", *KINDS))
+
+
+# Where rows come from
+
+
+def _folder(folder: Path) -> dict[str, Any]:
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    splits = [file for file in files if _kind(file) in KINDS and _stem(file).lower() in SPLIT_NAMES]
+    others = [file.name for file in files if file not in splits]
+    if others:
+        logger.info("%s: left alone: %s", folder, ", ".join(others))
+    if not splits:
+        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
+        raise DataError(
+            f"{folder}: expected files named train, validation, test ({', '.join(KINDS)}, plain or .gz), found {found}"
+        )
+    return _named_splits(((_stem(file).lower(), file) for file in splits), str(folder))
+
+
+def _named_splits(items: Iterable[tuple[Any, Any]], where: str) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    others = []
+    for given, part in items:
+        name = SPLIT_NAMES.get(str(given))
+        if name is None:
+            others.append(str(given))
+        elif name in parts:
+            raise DataError(f"{where}: expected one {name} split, found two ({given} is the second); keep one of them")
+        else:
+            parts[name] = part
+    if not parts:
+        raise DataError(
+            f"{where}: expected splits named train, validation and test, found {', '.join(others) or 'none'}"
+        )
+    if others:
+        logger.info("%s: left alone: %s", where, ", ".join(others))
+    return parts
+
+
+def _from_hub(source: str | Path) -> Source:
+    if isinstance(source, Path) or _kind(Path(source)) in KINDS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
+        raise DataError(f"{source}: no such file or folder; check the path")
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(source)
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DataError(
+            f"{source!r}: no such file or folder here, and as a hub id it cannot be loaded: {reason}; "
+            "check the spelling, and the connection if a hub id is meant"
+        ) from error
+    return Source(source, _named_splits(loaded.items(), source))
+
+
+def _is_a(value: Any, module: str, name: str) -> bool:
+    # An instance can only exist once its module is loaded: no need to import it to ask.
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(value, getattr(loaded, name, ()))
+
+
+def _from_pair(texts: Any, labels: Any, where: str) -> Table:
+    columns = {name: _as_list(values, name, where) for name, values in (("text", texts), ("label", labels))}
+    if len(columns["text"]) != len(columns["label"]):
+        raise DataError(
+            f"{where}: expected as many labels as texts, "
+            f"found {len(columns['text'])} texts and {len(columns['label'])} labels"
+        )
+    return Table(where, columns)
+
+
+def _as_list(values: Any, name: str, where: str) -> list[Any]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise DataError(f"{where}: expected a list of {name}s, found {type(values).__name__}")
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _from_dataset(dataset: Any, where: str) -> Table:
+    return _from_arrow(dataset.with_format("arrow")[:], where, dataset.features)
+
+
+def _from_arrow(arrow: Any, where: str, features: Mapping[str, Any]) -> Table:
+    # Images and sounds are bytes, large and of no use here.
+    names = [column.name for column in arrow.schema if "binary" not in str(column.type)]
+    class_names = {}
+    for name in names:
+        feature: Any = features.get(name)
+        feature = getattr(feature, "feature", feature)
+        if type(feature).__name__ == "ClassLabel" and feature.names:
+            class_names[name] = tuple(feature.names)
+    return Table(where, {name: arrow.column(name).to_pylist() for name in names}, class_names)
+
+
+# Files
+
+
+def _kind(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _stem(path: Path) -> str:
+    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    return Path(name).stem
+
+
+def _unknown_kind(path: Path, kinds: Sequence[str]) -> DataError:
+    return DataError(f"{path}: expected a file of kind {', '.join(kinds)}, plain or .gz, found {_kind(path) or 'none'}")
+
+
+def _read_file(path: Path) -> Table:
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'no such file'}")
+    kind = _kind(path)
+    if kind == ".parquet":
+        return _read_parquet(path)
+    if kind in (".csv", ".tsv"):
+        records = _csv_records(path)
+        header = next(records, [])
+        rows = list(records)
+        return Table(str(path), {name: [row[i] for row in rows] for i, name in enumerate(header)} if rows else {})
+    if kind in (".json", ".jsonl"):
+        return _columns_of(list(_objects(path)), str(path))
+    raise _unknown_kind(path, KINDS)
+
+
+def _columns_of(rows: list[dict[str, Any]], where: str) -> Table:
+    names = dict.fromkeys(chain.from_iterable(rows))
+    return Table(where, {name: [row.get(name) for row in rows] for name in names})
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with _open(path) as handle:
+            yield from _decoded(handle, str(path))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _broken_gzip(path, error) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _broken_gzip(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: expected a whole gzip file, found a broken one ({error}); copy or download it again")
+
+
+def _decoded(lines: Iterable[bytes], where: str) -> Iterator[str]:
+    encoding = "utf-8-sig"
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.decode(encoding)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{where}, line {number}: expected UTF-8, found the byte 0x{line[error.start]:02x} at position "
+                f"{error.start + 1}; save the file as UTF-8"
+            ) from error
+        encoding = "utf-8"
+
+
+def _csv_records(path: Path) -> Iterator[list[str]]:
+    """The header, then the rows, each as long as the header."""
+    if _kind(path) == ".csv":
+        return _csv_parsed(path, ",", csv.QUOTE_MINIMAL)
+    # Whether quotes quote in a tsv file is anyone's guess: they do if the whole file can be read that way.
+    errors = []
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
+        try:
+            for _ in _csv_parsed(path, "\t", quoting):
+                continue
+            return _csv_parsed(path, "\t", quoting)
+        except _BrokenRowError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+class _BrokenRowError(DataError):
+    """A row of a csv or tsv file that does not parse."""
+
+
+def _csv_parsed(path: Path, delimiter: str, quoting: Any) -> Iterator[list[str]]:
+    # The limit (128 KiB) belongs to the whole process: raise it, never lower it again under another reader.
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
+    reader = csv.reader(_lines(path), delimiter=delimiter, quoting=quoting, strict=True)
+    width, row, line = 0, -1, 1
+    try:
+        for record in reader:
+            if record:
+                row += 1
+                width = width or _checked_header(record, path)
+                if len(record) != width:
+                    raise _BrokenRowError(
+                        f"{path}, row {row}, line {line}: expected {width} fields as in the header, "
+                        f"found {len(record)}; put quotes around fields with separators in them"
+                    )
+                yield record
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _BrokenRowError(
+            f"{path}, row {row + 1}, from line {line}: broken {_kind(path)[1:]}: {error}; put quotes around fields "
+            "with quotes or line ends in them, and double the quotes inside"
+        ) from error
+
+
+def _checked_header(header: list[str], path: Path) -> int:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{path}, line 1: expected a header of distinct column names, found {twice[0]!r} more than once in "
+            f"{', '.join(map(repr, header))[:200]}; is the header line missing?"
+        )
+    return len(header)
+
+
+def _objects(path: Path) -> Iterator[dict[str, Any]]:
+    if _kind(path) == ".jsonl":
+        return _parsed(_lines(path), str(path))
+    lines = list(_lines(path))
+    start = next((line for line in lines if line.strip()), "")
+    return iter(_parsed_list("".join(lines), path)) if start.lstrip()[:1] == "[" else _parsed(lines, str(path))
+
+
+def _parsed_list(text: str, path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}: broken JSON: {error}") from error
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, row {number}: expected an object, found {row!r:.80}")
+    return rows
+
+
+def _parsed(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        if line.isspace() or not line:
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where}, line {number}: broken JSON: {error}; write one object a line") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{where}, line {number}: expected a JSON object, found {line.strip():.80}")
+        yield row
+
+
+def _parquet_file(path: Path) -> Any:
+    import pyarrow.parquet
+
+    try:
+        with _open(path) as handle:
+            content = BytesIO(handle.read()) if path.name.lower().endswith(".gz") else path
+        return pyarrow.parquet.ParquetFile(content)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _broken_gzip(path, error) from error
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: broken parquet: {error}; copy or download it again") from error
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow
+
+    try:
+        arrow = _parquet_file(path).read()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: broken parquet: {error}; copy or download it again") from error
+    features: Mapping[str, Any] = {}
+    if b"huggingface" in (arrow.schema.metadata or {}):
+        import datasets
+
+        features = datasets.Features.from_arrow_schema(arrow.schema)
+    return _from_arrow(arrow, str(path), features)
+
+
+# Columns
+
+
+def _asked(table: Table, setting: str, name: str | None) -> str | None:
+    if name is not None and name not in table.columns:
+        raise DataError(f"{table.where}: {setting}={name!r} is not there; columns: {_columns(table)}")
+    return name
+
+
+def _known(table: Table, setting: str, groups: Iterable[Sequence[str]], taken: Sequence[str | None]) -> str | None:
+    free = [name for name in table.columns if name not in taken]
+    for group in groups:
+        found = [name for name in free if name.casefold().strip() in group]
+        if found:
+            return _only(table, setting, found)
+    return None
+
+
+def _only(table: Table, setting: str, names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    found = f"several that could be it ({', '.join(map(repr, names))})" if names else "none"
+    raise DataError(
+        f"{table.where}: expected one {setting.replace('_', ' ')}, found {found} among the columns {_columns(table)}; "
+        f"set {setting}"
+    )
+
+
+def _columns(table: Table) -> str:
+    return ", ".join(repr(name) for name in list(table.columns)[:30])
+
+
+def _is_text(values: Sequence[Any]) -> bool:
+    present = [value for value in values if not is_missing(value)]
+    if not present or not all(isinstance(value, str) for value in present):
+        return False
+    return not all(re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", value) for value in present)
+
+
+# Texts alone
+
+
+def _required(text: Any, where: str) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"{where}: expected a string, found {type(text).__name__} {text!r:.80}")
+    return clean_text(text, where)
+
+
+def _standard_input() -> Iterator[str]:
+    handle = getattr(sys.stdin, "buffer", None)
+    return iter(sys.stdin) if handle is None else _decoded(handle, "standard input")
+
+
+def _texts_of_lines(lines: Iterator[str], where: str, text_column: str | None) -> Iterator[str]:
+    first = next(lines, None)
+    if first is None:
+        return
+    rows = chain([first], lines)
+    if _is_object(first):
+        yield from _texts_of_objects(_parsed(rows, where), where, text_column)
+    else:
+        yield from (clean_text(line.rstrip("\r\n"), where) for line in rows)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _text_column(table: Table, text_column: str | None) -> str:
+    found = _asked(table, "text_column", text_column) or _known(table, "text_column", _TEXT_COLUMNS, ())
+    if found is None and len(table.columns) > 1:
+        labels = {name for group in _LABEL_COLUMNS for name in group}
+        others = [name for name in table.columns if name.casefold().strip() not in {*labels, *_INDEX_COLUMNS}]
+        return _only(table, "text_column", [name for name in others if _is_text(table.columns[name])])
+    return found or _only(table, "text_column", list(table.columns))
+
+
+def _texts_of_objects(rows: Iterator[dict[str, Any]], where: str, text_column: str | None) -> Iterator[str]:
+    column = None
+    for number, row in enumerate(rows, 1):
+        if column is None:
+            column = _text_column(_columns_of([row], where), text_column)
+        if column not in row:
+            raise DataError(
+                f"{where}, row {number}: expected {column!r}, found {', '.join(map(repr, row)) or 'nothing'}"
+            )
+        yield clean_text(row[column], f"{where}, row {number}, column {column!r}")
+
+
+def _texts_of_csv(path: Path, text_column: str | None) -> Iterator[str]:
+    records = _csv_records(path)
+    header = next(records, None)
+    first = next(records, None)
+    if header is None or first is None:
+        return
+    named = {name: [value] for name, value in zip(header, first, strict=True)}
+    index = header.index(_text_column(Table(str(path), named), text_column))
+    for number, record in enumerate(chain([first], records), 1):
+        yield clean_text(record[index], f"{path}, row {number}")
+
+
+def _texts_of_parquet(path: Path, text_column: str | None) -> Iterator[str]:
+    import pyarrow
+
+    file = _parquet_file(path)
+    sample = next(file.iter_batches(batch_size=100), None)
+    if sample is None:
+        return
+    column = _text_column(_from_arrow(pyarrow.Table.from_batches([sample]), str(path), {}), text_column)
+    values = chain.from_iterable(batch.column(0).to_pylist() for batch in file.iter_batches(columns=[column]))
+    for number, value in enumerate(values, 1):
+        yield clean_text(value, f"{path}, row {number}, column {column!r}")

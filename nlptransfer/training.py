@@ -1,0 +1,406 @@
+"""train(): the only loop. It knows objectives and rows, no route and no transfer."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import get_scheduler
+
+from nlptransfer.batching import Rows, predict_logits, training_batches
+from nlptransfer.errors import RunFolderError, SettingError, TrainingError
+from nlptransfer.files import read_json, write_json
+from nlptransfer.objectives import Supervised
+from nlptransfer.settings import check
+
+LOSS_CHECK_STEPS = 10
+"""The loss is read, shown and checked for NaN every so many steps: reading it makes a GPU wait."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the loop learns. None means: what the route finds good."""
+
+    num_train_epochs: int | None = None
+    """passes over the training rows"""
+    learning_rate: float | None = None
+    """highest rate, reached at the end of the warm-up"""
+    per_device_train_batch_size: int | None = None
+    """rows of one forward pass on one process"""
+    gradient_accumulation_steps: int = 1
+    """forward passes before each step of the optimizer"""
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = "adamw"
+    """adamw decays weights apart from the gradient; the others add weight_decay to it (L2)"""
+    weight_decay: float = 0.01
+    """L2 strength; biases and norms are spared"""
+    l1: float = 0.0
+    """L1 strength, added to the gradient; biases and norms are spared"""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """course of the learning rate after the warm-up"""
+    warmup_ratio: float = 0.06
+    """share of all steps in which the rate rises from 0"""
+    max_grad_norm: float | None = 1.0
+    """the gradient's norm is cut to this; None: not cut"""
+    label_smoothing: float = 0.0
+    """share of each label spread over all labels, in [0, 1)"""
+    class_weights: str | dict[str, float] | None = None
+    """"balanced", or weights by label name"""
+    early_stopping_patience: int | None = None
+    """epochs without a better validation score before training stops"""
+    metric_for_best_model: str | None = None
+    """validation score that picks the epoch: accuracy, or f1_micro with several labels"""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """number format of the forward pass"""
+    seed: int = 0
+    """moves initialisation and data order together, never a split"""
+    init_seed: int | None = None
+    """seed of initialisation and dropout alone; None: seed"""
+    data_seed: int | None = None
+    """seed of the data order alone; None: seed"""
+    save_steps: int = 500
+    """optimizer steps between checkpoints; one is also written after every epoch"""
+    keep_checkpoints: bool = False
+    """whether checkpoints stay after success"""
+    report_to: tuple[str, ...] = ()
+    """trackers: tensorboard, wandb, trackio"""
+    progress: bool = True
+    """whether the progress is shown"""
+
+    def check(self) -> None:
+        """Raise a SettingError for a number that makes no sense."""
+        for name in ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "save_steps"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, value, "a whole number from 1")
+        check(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        check(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "a share in [0, 1)")
+        check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "a share in [0, 1)")
+        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        check(self.l1 >= 0, "l1", self.l1, "0 or more")
+        check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
+        patience = self.early_stopping_patience
+        check(patience is None or patience >= 1, "early_stopping_patience", patience, "a whole number from 1")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows and what they should come out as."""
+
+    rows: Rows
+    targets: np.ndarray
+    """(rows,) int64, or (rows, labels) float32"""
+
+
+@dataclass
+class TrainingReport:
+    """How the training went; all that a resumed run has to know besides weights."""
+
+    epoch: int = 0
+    """epochs finished"""
+    batch: int = 0
+    """batches finished of the epoch that is going on"""
+    step: int = 0
+    """optimizer steps taken"""
+    best_epoch: int = 0
+    """the epoch whose weights are kept"""
+    best_score: float | None = None
+    """its validation score"""
+    seconds: float = 0.0
+    """time spent, validation included, over all resumes"""
+    examples: int = 0
+    """training rows seen, each epoch anew"""
+    loss_sum: float = 0.0
+    """sum of this epoch's step losses so far"""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """one entry an epoch: epoch, loss, score, learning_rate"""
+
+
+def train(
+    objective: Supervised,
+    examples: Examples,
+    validation: Examples,
+    judge: Callable[[np.ndarray], float],
+    settings: TrainingSettings,
+    checkpoints: Path,
+) -> TrainingReport:
+    """Minimise the objective over the examples; leave the best epoch's weights in the model.
+
+    Args:
+        objective: holds the model; what requires a gradient in it is trained.
+        examples: training rows.
+        validation: rows whose logits are judged after each epoch.
+        judge: logits (rows, labels) -> score, higher is better.
+        settings: with no None left among epochs, rate and batch size.
+        checkpoints: folder for what a resume needs; a checkpoint in it is gone on with.
+
+    Raises:
+        TrainingError: the loss is no longer a number.
+        RunFolderError: the checkpoint was written by another number of processes.
+    """
+    return _Loop(objective, examples, validation, judge, settings, checkpoints).run()
+
+
+class _Loop:
+    """The state of one training."""
+
+    def __init__(
+        self,
+        objective: Supervised,
+        examples: Examples,
+        validation: Examples,
+        judge: Callable[[np.ndarray], float],
+        settings: TrainingSettings,
+        checkpoints: Path,
+    ) -> None:
+        if not settings.num_train_epochs or not settings.learning_rate or not settings.per_device_train_batch_size:
+            raise SettingError("expected num_train_epochs, learning_rate and per_device_train_batch_size to be set")
+        settings.check()
+        # Each training may ask for another precision; Accelerate remembers the first one otherwise.
+        AcceleratorState._reset_state()
+        self.accelerator = Accelerator(
+            mixed_precision=settings.mixed_precision,
+            log_with=list(settings.report_to) or None,
+            project_dir=str(checkpoints.parent),
+        )
+        self.settings, self.examples, self.validation = settings, examples, validation
+        self.judge, self.checkpoints = judge, checkpoints
+        self.epochs, self.rate = settings.num_train_epochs, settings.learning_rate
+        self.micro_rows = settings.per_device_train_batch_size * self.accelerator.num_processes
+        self.lengths = examples.rows.lengths
+        self.epoch_steps = math.ceil(len(examples.rows) / (self.micro_rows * settings.gradient_accumulation_steps))
+        optimizer = make_optimizer(objective, settings)
+        total = self.epochs * self.epoch_steps
+        self.scheduler = get_scheduler(
+            settings.lr_scheduler_type if settings.lr_scheduler_type != "constant" else "constant_with_warmup",
+            optimizer,
+            num_warmup_steps=round(settings.warmup_ratio * total),
+            num_training_steps=total,
+        )
+        self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.accelerator.register_for_checkpointing(self.scheduler)
+        self.accelerator.register_save_state_pre_hook(_drop_frozen)
+        self.plain: Supervised = self.accelerator.unwrap_model(self.objective)
+        self.learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.decayed = [
+            parameter for group in optimizer.param_groups if group["decayed"] for parameter in group["params"]
+        ]
+        self.report = TrainingReport()
+        self.best: dict[str, Tensor] = {}
+        set_seed(settings.seed if settings.init_seed is None else settings.init_seed, device_specific=True)
+
+    def run(self) -> TrainingReport:
+        self._resume()
+        if self.settings.report_to:
+            self.accelerator.init_trackers("nlptransfer", config=_flat(asdict(self.settings)))
+        with self._bar() as bar:
+            task = bar.add_task("training", total=self.epochs * self.epoch_steps, completed=self.report.step, note="")
+            while self.report.epoch < self.epochs and not self._out_of_patience():
+                self._epoch(lambda note: bar.update(task, completed=self.report.step, note=note))
+        if self.best:
+            self.plain.load_state_dict({name: value.clone() for name, value in self.best.items()}, strict=False)
+        if self.settings.report_to:
+            self.accelerator.end_training()
+        self.plain.eval()
+        self.accelerator.free_memory()
+        return self.report
+
+    def _epoch(self, show: Callable[[str], None]) -> None:
+        report, settings = self.report, self.settings
+        data_seed = settings.seed if settings.data_seed is None else settings.data_seed
+        step_rows = self.micro_rows * settings.gradient_accumulation_steps
+        plan = training_batches(self.lengths, step_rows, data_seed, report.epoch)
+        self.objective.train()
+        started = time.perf_counter()
+        waiting: list[Tensor] = []
+        for rows in plan[report.batch :]:
+            waiting.append(self._step(rows))
+            report.step, report.batch, report.examples = report.step + 1, report.batch + 1, report.examples + len(rows)
+            last = report.batch == len(plan)
+            if last or len(waiting) == LOSS_CHECK_STEPS or report.step % settings.save_steps == 0:
+                self._read_losses(waiting)
+                show(self._note())
+            if report.step % settings.save_steps == 0 and not last:
+                started = self._clock(started)
+                self._save()
+        loss = report.loss_sum / len(plan)
+        report.epoch, report.batch, report.loss_sum = report.epoch + 1, 0, 0.0
+        self._validate(loss)
+        self._clock(started)
+        show(self._note())
+        if report.epoch < self.epochs:
+            self._save()
+
+    def _step(self, rows: np.ndarray) -> Tensor:
+        """One step of the optimizer on the rows of all processes; returns this process's share of the loss."""
+        targets = torch.from_numpy(self.examples.targets[rows])
+        total = float(self.plain.row_weights(targets.to(self.accelerator.device)).sum())
+        loss = torch.zeros((), device=self.accelerator.device)
+        micros = list(self._micro_batches(rows))
+        for i, mine in enumerate(micros):
+            # Where a process has no row left it still takes part, with a row that weighs nothing.
+            share = mine if len(mine) else rows[:1]
+            inputs = {key: value.to(self.accelerator.device) for key, value in self.examples.rows.batch(share).items()}
+            labels = torch.from_numpy(self.examples.targets[share]).to(self.accelerator.device)
+            with self.accelerator.no_sync(self.objective) if i + 1 < len(micros) else nullcontext():
+                part = self.objective(inputs, labels, total if len(mine) else math.inf)
+                # Processes' gradients are averaged, and the loss is a sum over all rows.
+                self.accelerator.backward(part * self.accelerator.num_processes)
+            loss += part.detach()
+        if self.settings.l1:
+            for parameter in self.decayed:
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach().sign(), alpha=self.settings.l1)
+        if self.settings.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.learning, self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        return loss
+
+    def _micro_batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """This process's rows of each forward pass; every process gets equally many passes."""
+        for start in range(0, len(rows), self.micro_rows):
+            yield rows[start : start + self.micro_rows][
+                self.accelerator.process_index :: self.accelerator.num_processes
+            ]
+
+    def _read_losses(self, waiting: list[Tensor]) -> None:
+        losses = self.accelerator.reduce(torch.stack(waiting), reduction="sum")
+        waiting.clear()
+        if not bool(torch.isfinite(losses).all()):
+            raise TrainingError(
+                f"the loss is no longer a number near step {self.report.step}: try a lower learning_rate "
+                f"(it is {self.rate:g}), a longer warmup_ratio, a smaller max_grad_norm, or mixed_precision=no"
+            )
+        self.report.loss_sum += float(losses.sum())
+        if self.settings.report_to:
+            values = {"loss": float(losses[-1]), "learning_rate": self.scheduler.get_last_lr()[0]}
+            self.accelerator.log(values, step=self.report.step)
+
+    def _validate(self, loss: float) -> None:
+        report = self.report
+        score = self.judge(predict_logits(self.plain.model, self.validation.rows, share=True))
+        rate = self.scheduler.get_last_lr()[0]
+        report.history.append({"epoch": report.epoch, "loss": loss, "score": score, "learning_rate": rate})
+        if self.settings.report_to:
+            self.accelerator.log({"epoch_loss": loss, "validation_score": score}, step=report.step)
+        if report.best_score is None or score > report.best_score:
+            report.best_score, report.best_epoch = score, report.epoch
+            self.best = {name: value.detach().clone() for name, value in _learnt(self.plain).items()}
+
+    def _out_of_patience(self) -> bool:
+        patience = self.settings.early_stopping_patience
+        return patience is not None and self.report.epoch - self.report.best_epoch >= patience
+
+    def _clock(self, started: float) -> float:
+        now = time.perf_counter()
+        self.report.seconds += now - started
+        return now
+
+    def _save(self) -> None:
+        """Write a checkpoint under a temporary name, rename it, and remove the one before."""
+        writing = self.checkpoints / "writing"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(writing, ignore_errors=True)
+            writing.mkdir(parents=True)
+            progress = {"processes": self.accelerator.num_processes, **asdict(self.report)}
+            write_json(writing / "progress.json", progress)
+            if self.best:
+                save_file({name: value.contiguous() for name, value in self.best.items()}, writing / "best.safetensors")
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(writing))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            older = _saved(self.checkpoints)
+            writing.rename(self.checkpoints / f"step_{self.report.step:08d}")
+            for folder in older:
+                shutil.rmtree(folder)
+
+    def _resume(self) -> None:
+        saved = _saved(self.checkpoints)
+        if not saved:
+            return
+        progress = read_json(saved[-1] / "progress.json")
+        if (processes := progress.pop("processes")) != self.accelerator.num_processes:
+            raise RunFolderError(
+                f"{self.checkpoints.parent}: its checkpoint was written by {processes} processes, found "
+                f"{self.accelerator.num_processes}: start as many, or begin anew with overwrite"
+            )
+        self.report = TrainingReport(**progress)
+        # Frozen weights are not in a checkpoint: the model has them already.
+        self.accelerator.load_state(str(saved[-1]), strict=False)
+        best = saved[-1] / "best.safetensors"
+        self.best = load_file(best, device=str(self.accelerator.device)) if best.exists() else {}
+
+    def _bar(self) -> Progress:
+        return Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not (self.settings.progress and self.accelerator.is_main_process),
+        )
+
+    def _note(self) -> str:
+        report = self.report
+        loss = report.loss_sum / report.batch if report.batch else report.history[-1]["loss"]
+        best = "" if report.best_score is None else f"  best {report.best_score:.4f} in epoch {report.best_epoch}"
+        return f"epoch {report.epoch + (report.batch > 0)}/{self.epochs}  loss {loss:.4f}{best}"
+
+
+def make_optimizer(objective: torch.nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimizer over what requires a gradient; weight decay on matrices alone."""
+    learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in learning if p.ndim > 1], "weight_decay": settings.weight_decay, "decayed": True},
+        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0, "decayed": False},
+    ]
+    groups = [group for group in groups if group["params"]]
+    rate = settings.learning_rate or 0.0
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, fused=True)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=rate, fused=True)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
+    if settings.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=rate)
+    return torch.optim.Adafactor(groups, lr=rate)
+
+
+def _saved(checkpoints: Path) -> list[Path]:
+    return sorted(checkpoints.glob("step_*"))
+
+
+def _learnt(objective: torch.nn.Module) -> dict[str, Tensor]:
+    """What training changes: parameters that require a gradient."""
+    return {name: value for name, value in objective.named_parameters() if value.requires_grad}
+
+
+def _drop_frozen(models: list[torch.nn.Module], weights: list[dict[str, Tensor]], _: str) -> None:
+    for model, state in zip(models, weights, strict=True):
+        learnt = _learnt(model)
+        for name in [name for name in state if name not in learnt]:
+            del state[name]
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    # Trackers take plain values only.
+    return {
+        name: value if isinstance(value, (int, float, str, bool)) else str(value) for name, value in settings.items()
+    }

@@ -1,0 +1,264 @@
+"""Word vectors made here: trained on one's own text, or distilled out of an encoder."""
+
+import hashlib
+import logging
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from nlptransfer.encoders import BaseModel, weights_hash
+from nlptransfer.errors import VectorsError
+from nlptransfer.files import cache_folder
+from nlptransfer.segmentation import PAD, UNKNOWN, split_words
+from nlptransfer.settings import check
+from nlptransfer.vectors import WordVectors, cached_vectors
+
+logger = logging.getLogger("nlptransfer")
+
+_RECIPE = 1
+"""Version of the distillation; another one is computed again."""
+
+# gensim silently drops what follows in a longer text.
+_GENSIM_TEXT = 10_000
+_MAX_PIECES = 64
+_SIF = 1e-4
+
+
+def train_vectors(
+    texts: Iterable[str],
+    *,
+    dimensions: int = 100,
+    window: int = 5,
+    min_count: int = 3,
+    epochs: int = 10,
+    skip_gram: bool = True,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = True,
+) -> tuple[list[str], np.ndarray]:
+    """Train word2vec on one's own text (Mikolov et al. 2013, by gensim), with 5 negative samples.
+
+    Args:
+        texts: running text.
+        dimensions: the length of a vector.
+        window: how many words to each side are context.
+        min_count: words that are rarer get no vector.
+        epochs: passes over the text.
+        skip_gram: predict the context from the word; otherwise the word from its context (CBOW).
+        seed: same texts and seed, same vectors, as long as ``workers`` is 1.
+        workers: threads.
+        progress: show a bar on a terminal.
+
+    Returns:
+        The words, most frequent first, and their (n, dimensions) float32 vectors.
+
+    Raises:
+        VectorsError: no word comes ``min_count`` times.
+        SettingError: a number that makes no sense.
+    """
+    for name, value in (("dimensions", dimensions), ("window", window), ("min_count", min_count), ("epochs", epochs)):
+        check(value >= 1, name, value, "at least 1")
+    sentences = [
+        [sys.intern(word) for word in words[start : start + _GENSIM_TEXT]]
+        for words in split_words(list(texts))
+        for start in range(0, len(words), _GENSIM_TEXT)
+    ]
+    counts = Counter(word for words in sentences for word in words)
+    if not counts or max(counts.values()) < min_count:
+        found = f"the most frequent of {len(counts)} comes {max(counts.values(), default=0)} times"
+        raise VectorsError(
+            f"expected words that come at least min_count={min_count} times, but {found}: give more text"
+        )
+    model = _word2vec(sentences, counts, progress, {
+        "vector_size": dimensions, "window": window, "min_count": min_count, "epochs": epochs, "sg": int(skip_gram),
+        "seed": seed, "workers": workers,
+    })  # fmt: skip
+    return list(model.wv.index_to_key), np.ascontiguousarray(model.wv.vectors, dtype=np.float32)
+
+
+def _word2vec(sentences: list[list[str]], counts: Counter[str], progress: bool, settings: dict[str, Any]) -> Any:
+    from gensim.models import Word2Vec
+    from gensim.models.callbacks import CallbackAny2Vec
+
+    with _bar(progress) as bar:
+        task = bar.add_task(f"word2vec on {counts.total():,} words", total=settings["epochs"])
+
+        class Tick(CallbackAny2Vec):  # type: ignore[misc]
+            def on_epoch_end(self, model: Any) -> None:
+                bar.advance(task)
+
+        # Python's own hash of a string differs from process to process.
+        return Word2Vec(sentences, hashfxn=_stable_hash, callbacks=[Tick()], **settings)
+
+
+def _stable_hash(word: str) -> int:
+    return zlib.crc32(word.encode("utf-8", "surrogatepass"))
+
+
+def distil_for_texts(
+    texts: Sequence[str], encoder: BaseModel, *, dimensions: int = 256, progress: bool = True
+) -> WordVectors:
+    """Word vectors out of an encoder for the words of these texts and the whole words of its own vocabulary.
+
+    Args:
+        texts: running text, whose words come first, by frequency.
+        encoder: the frozen encoder.
+        dimensions: how many components are kept.
+        progress: show a bar on a terminal.
+    """
+    counts = Counter(word for words in split_words(texts) for word in words)
+    words = whole_words((word for word, _ in counts.most_common()), encoder)
+    return distil_vectors(words, encoder, dimensions=dimensions, progress=progress)
+
+
+def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
+    """The words of a corpus, then the whole words of the encoder's own vocabulary that are not among them.
+
+    Args:
+        words: most frequent first; of a word that comes twice the first is kept.
+        encoder: a vocabulary lists its words about from frequent to rare.
+    """
+    tokenizer = _tokenizer(encoder)
+    reserved = {PAD, UNKNOWN, *tokenizer.all_special_tokens}
+    pieces = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    known = dict.fromkeys(word for word in words if word.strip() and word not in reserved)
+    known.update(dict.fromkeys(_pieces_that_are_words([piece for piece, _ in pieces], tokenizer, reserved)))
+    return list(known)
+
+
+def _pieces_that_are_words(pieces: list[str], tokenizer: Any, reserved: set[str]) -> Iterator[str]:
+    # WordPiece marks what continues a word, SentencePiece and byte-level BPE mark what begins one.
+    begins = next((mark for mark in ("▁", "Ġ") if sum(piece.startswith(mark) for piece in pieces) > 1), None)
+    for piece in pieces:
+        if piece in reserved or piece.startswith(("##", "[unused", "<")) or (begins and not piece.startswith(begins)):
+            continue
+        word = tokenizer.convert_tokens_to_string([piece]).strip() if begins else piece
+        if word and word == word.lower() and not any(map(str.isspace, word)) and "\ufffd" not in word:
+            yield word
+
+
+def distil_vectors(
+    words: Sequence[str],
+    encoder: BaseModel,
+    *,
+    dimensions: int = 256,
+    batch_size: int = 1024,
+    progress: bool = True,
+) -> WordVectors:
+    """Word vectors out of an encoder: each word by itself through it, fewer dimensions, rare words up.
+
+    A word's vector is the mean of its last hidden states, [CLS] and [SEP] included; then the main
+    components (PCA), and weights a / (a + p) with p of Zipf's law (SIF, Arora et al. 2017; the recipe of
+    model2vec). The result stays in the cache, under the weights, the words and the settings.
+
+    Args:
+        words: most frequent first; of a word that comes twice the first is kept.
+        encoder: the frozen encoder.
+        dimensions: how many components are kept; all of them where there are fewer words, or fewer components.
+        batch_size: words in a batch.
+        progress: show a bar on a terminal.
+
+    Raises:
+        VectorsError: there are no words.
+        SettingError: a number that makes no sense.
+    """
+    check(dimensions >= 1, "dimensions", dimensions, "at least 1")
+    check(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    words = list(dict.fromkeys(words))
+    if not words:
+        raise VectorsError("expected words to distil, found none")
+    digest = hashlib.sha256(f"{_RECIPE}\0{weights_hash(encoder)}\0{dimensions}\0".encode())
+    for file in sorted(path for path in encoder.path.glob("*") if path.name in _READ_BY_TOKENIZER):
+        digest.update(file.name.encode() + file.read_bytes())
+    digest.update("\n".join(words).encode("utf-8", "surrogatepass"))
+    source = f"{encoder.id} distilled"
+
+    def make() -> tuple[list[str], np.ndarray]:
+        logger.info("%s: %s words through the encoder, kept in the cache for the next time", source, f"{len(words):,}")
+        states = _encode_words(words, encoder, batch_size, progress)
+        return words, _main_components(states, dimensions) * _zipf_weights(len(words))
+
+    return cached_vectors(cache_folder("vectors") / f"distilled-{digest.hexdigest()[:32]}", source, make)
+
+
+_READ_BY_TOKENIZER = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
+    "merges.txt", "config.json",
+}  # fmt: skip
+
+
+def _tokenizer(encoder: BaseModel) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(encoder.path, local_files_only=True, trust_remote_code=False)
+
+
+def _encode_words(words: list[str], encoder: BaseModel, batch_size: int, progress: bool) -> np.ndarray:
+    """(words, hidden) float32: the mean of each word's last hidden states."""
+    import torch
+    from transformers import AutoModel
+
+    tokenizer = _tokenizer(encoder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModel.from_pretrained(
+        encoder.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+    )
+    model.eval().to(device)
+    ids = tokenizer(words, truncation=True, max_length=_MAX_PIECES)["input_ids"]
+    states: np.ndarray | None = None
+    with _bar(progress) as bar, torch.inference_mode():
+        task = bar.add_task(f"{encoder.id}, word by word", total=len(words))
+        for rows in _batches_of_one_length(ids, batch_size):
+            batch = torch.tensor([ids[row] for row in rows], device=device)
+            hidden = model(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state
+            mean = hidden.mean(dim=1).float().cpu().numpy()
+            states = np.empty((len(words), mean.shape[1]), dtype=np.float32) if states is None else states
+            states[rows] = mean
+            bar.advance(task, len(rows))
+    assert states is not None
+    return states
+
+
+def _batches_of_one_length(ids: list[list[int]], batch_size: int) -> Iterator[list[int]]:
+    """Rows of equal length together: nothing is padded, and a word's vector hangs on no other word."""
+    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    start = 0
+    while start < len(order):
+        length = len(ids[order[start]])
+        stop = start
+        while stop < len(order) and stop - start < batch_size and len(ids[order[stop]]) == length:
+            stop += 1
+        yield order[start:stop]
+        start = stop
+
+
+def _main_components(states: np.ndarray, dimensions: int) -> np.ndarray:
+    """(n, min(dimensions, hidden)): states on their main axes, or as they are where there are fewer rows than those."""
+    if len(states) <= dimensions:
+        return states
+    centred = states - states.mean(axis=0, dtype=np.float64)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    axes = axes[:, ::-1][:, :dimensions]
+    # An axis may point either way: make its largest entry positive, on every machine.
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    return (centred @ axes).astype(np.float32)
+
+
+def _zipf_weights(count: int) -> np.ndarray:
+    """(count, 1) SIF weights a / (a + p) for words that come in the order of their frequency."""
+    inverse = 1 / np.arange(2, count + 2)
+    share = inverse / inverse.sum()
+    return (_SIF / (_SIF + share)).astype(np.float32)[:, None]
+
+
+def _bar(progress: bool) -> Any:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # On stderr: what a command prints may be piped on.
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not (progress and console.is_terminal))

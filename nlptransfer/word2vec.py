@@ -1,0 +1,244 @@
+"""Word vectors feeding a small classifier, as a model that transformers loads.
+
+``import nlptransfer.word2vec`` registers it: ``AutoModelForSequenceClassification`` and
+``pipeline("text-classification")`` then open a saved folder as they open any other.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from nlptransfer.segmentation import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, build_tokenizer
+
+RESERVED = 2
+"""Rows of the vector matrix before the first word: padding and unknown, both zero."""
+
+
+class Word2VecConfig(PreTrainedConfig):
+    """Shape of a Word2VecForSequenceClassification.
+
+    Args:
+        vocab_size: words and the two reserved rows.
+        hidden_size: dimensions of a word vector.
+        head: "linear", "mlp" or "cnn".
+        pooling: for "linear" and "mlp": what is taken over the words, "mean" and "max", side by side.
+        mlp_sizes: widths of the hidden layers of "mlp".
+        kernel_sizes: for "cnn": words that a filter spans.
+        num_filters: for "cnn": filters of each span.
+        dropout: share of the head's features dropped in training.
+        train_vectors: whether the vectors learn too.
+    """
+
+    model_type = "word2vec"
+
+    def __init__(
+        self,
+        vocab_size: int = 1000,
+        hidden_size: int = 100,
+        head: str = "cnn",
+        pooling: Sequence[str] = ("mean",),
+        mlp_sizes: Sequence[int] = (128, 64),
+        kernel_sizes: Sequence[int] = (3, 4, 5),
+        num_filters: int = 100,
+        dropout: float = 0.5,
+        train_vectors: bool = False,
+        pad_token_id: int = PAD_ID,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.head = head
+        self.pooling = list(pooling)
+        self.mlp_sizes = list(mlp_sizes)
+        self.kernel_sizes = list(kernel_sizes)
+        self.num_filters = num_filters
+        self.dropout = dropout
+        self.train_vectors = train_vectors
+        self.pad_token_id = pad_token_id
+        super().__init__(**kwargs)
+
+
+class Standardize(nn.Module):
+    """(x - mean) / scale with fixed numbers, so that pooled features of any size train alike."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+
+    def fit(self, features: np.ndarray) -> None:
+        """Take mean and scale from (rows, width) features; a constant feature keeps its scale."""
+        spread = features.std(axis=0)
+        self.mean.copy_(torch.from_numpy(features.mean(axis=0)))
+        self.scale.copy_(torch.from_numpy(np.where(spread > 1e-6, spread, 1.0).astype(np.float32)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.scale
+
+
+class PooledHead(nn.Module):
+    """A linear layer ("linear") or two hidden layers and one ("mlp") on pooled word vectors."""
+
+    def __init__(self, config: Word2VecConfig, num_labels: int) -> None:
+        super().__init__()
+        sizes = [config.hidden_size * len(config.pooling), *(config.mlp_sizes if config.head == "mlp" else [])]
+        self.standardize = Standardize(sizes[0])
+        self.hidden = nn.Sequential(
+            *(
+                layer
+                for narrow, wide in pairwise(sizes)
+                for layer in (nn.Linear(narrow, wide), nn.ReLU(), nn.Dropout(config.dropout))
+            )
+        )
+        self.out = nn.Linear(sizes[-1], num_labels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.out(self.hidden(self.standardize(features)))
+
+
+class CnnHead(nn.Module):
+    """Convolutions over words, the maximum over time of each filter, one linear layer (Kim 2014, static channel)."""
+
+    def __init__(self, config: Word2VecConfig, num_labels: int) -> None:
+        super().__init__()
+        self.sizes = list(config.kernel_sizes)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(config.hidden_size, config.num_filters, size) for size in self.sizes
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.out = nn.Linear(config.num_filters * len(config.kernel_sizes), num_labels)
+
+    def forward(self, vectors: Tensor, known: Tensor) -> Tensor:
+        """(batch, words, dimensions) and (batch, words) -> (batch, labels); a filter is centred on known words."""
+        batch, words, dimensions = vectors.shape
+        span = max(self.sizes)
+        padded = functional.pad(vectors, (0, 0, (span - 1) // 2, span // 2))
+        windows = padded.reshape(batch, -1).unfold(1, span * dimensions, dimensions)
+        maps = functional.linear(windows.reshape(batch * words, -1), *self._joined(span))
+        maps = functional.relu(maps.view(batch, words, -1)) * known.unsqueeze(2)
+        return self.out(self.dropout(maps.amax(dim=1)))
+
+    def _joined(self, span: int) -> tuple[Tensor, Tensor]:
+        # All filters as one matrix, short ones centred among zeros: one product is twice as fast as three convolutions.
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
+        for size, (weight, bias) in zip(self.sizes, (c.parameters() for c in self.convolutions), strict=True):
+            left = (span - 1) // 2 - (size - 1) // 2
+            weights.append(functional.pad(weight, (left, span - size - left)).transpose(1, 2).flatten(1))
+            biases.append(bias)
+        return torch.cat(weights), torch.cat(biases)
+
+
+class Word2VecForSequenceClassification(PreTrainedModel):
+    """Word vectors, frozen unless ``config.train_vectors``, and a small classifier.
+
+    Padding and words without a vector carry no weight: a text of unknown words alone is an empty text.
+    """
+
+    config_class = Word2VecConfig
+    base_model_prefix = "vectors"
+    config: Word2VecConfig
+    vectors: nn.Embedding
+    classifier: CnnHead | PooledHead
+
+    def __init__(self, config: Word2VecConfig) -> None:
+        super().__init__(config)
+        self.vectors = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.vectors.weight.requires_grad_(config.train_vectors)
+        head: type[CnnHead | PooledHead] = CnnHead if config.head == "cnn" else PooledHead
+        self.classifier = head(config, len(config.id2label or ()))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # The layers' own initialisation is right; the vectors come from a file.
+        if isinstance(module, Standardize):
+            nn.init.zeros_(module.mean)
+            nn.init.ones_(module.scale)
+        elif hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        features: Tensor | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits, and the loss when labels are given.
+
+        Args:
+            input_ids: (batch, words) int64.
+            attention_mask: (batch, words); without it every place counts.
+            labels: (batch,) int64, or (batch, labels) float for several labels at once.
+            features: (batch, width) pooled vectors in place of ``input_ids``, for the heads that pool.
+        """
+        if features is None:
+            if input_ids is None:
+                raise ValueError("expected input_ids or features, found neither")
+            known = input_ids >= RESERVED
+            if attention_mask is not None:
+                known = known & attention_mask.bool()
+            vectors = self.vectors(input_ids)
+            if self.config.head == "cnn":
+                return self._output(self.classifier(vectors * known.unsqueeze(2), known), labels)
+            features = pool(vectors, known, self.config.pooling)
+        return self._output(self.classifier(features), labels)
+
+    def _output(self, logits: Tensor, labels: Tensor | None) -> SequenceClassifierOutput:
+        loss = None
+        if labels is not None:
+            several = self.config.problem_type == "multi_label_classification"
+            measure = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
+            loss = measure(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def pool(vectors: Tensor, known: Tensor, pooling: Sequence[str]) -> Tensor:
+    """(batch, words, dimensions) -> (batch, dimensions * len(pooling)) over the known words; zeros where none is."""
+    mask = known.unsqueeze(2)
+    parts = []
+    for way in pooling:
+        if way == "mean":
+            parts.append((vectors * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1))
+        else:
+            highest = vectors.masked_fill(~mask, -torch.inf).amax(dim=1)
+            parts.append(torch.where(mask.any(dim=1), highest, 0.0))
+    return torch.cat(parts, dim=1)
+
+
+def make_tokenizer(words: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
+    """The fast tokenizer over a vocabulary, most frequent word first."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=build_tokenizer(words),
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def unknown_share(ids: np.ndarray) -> float:
+    """Share of the words that have no vector."""
+    return float((ids == UNKNOWN_ID).mean()) if len(ids) else 0.0
+
+
+AutoConfig.register("word2vec", Word2VecConfig)
+AutoModelForSequenceClassification.register(Word2VecConfig, Word2VecForSequenceClassification)

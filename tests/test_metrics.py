@@ -1,0 +1,422 @@
+"""Every number against scikit-learn, intervals against a naive bootstrap, fits against brute force."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics as sk
+
+from nlptransfer import metrics
+from nlptransfer.errors import DataError, SettingError
+from nlptransfer.labels import Labels
+from nlptransfer.metrics import fit_temperature, fit_thresholds, load_metric, predicted, score
+
+
+def labels_of(k: int, multi_label: bool = False) -> Labels:
+    return Labels(names=tuple(f"label {i}" for i in range(k)), multi_label=multi_label)
+
+
+def single_rows(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Targets over some of the labels, and probabilities that lean towards them."""
+    targets = rng.choice(rng.choice(k, size=rng.integers(1, k + 1), replace=False), size=n)
+    logits = rng.normal(size=(n, k)) + 1.5 * np.eye(k)[targets] * rng.integers(0, 2)
+    return targets, softmax(logits)
+
+
+def multi_rows(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    targets = (rng.random((n, k)) < rng.random(k) * rng.integers(0, 2, k)).astype(float)
+    return targets, sigmoid(rng.normal(size=(n, k)) + 2 * targets - 1)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def averages(targets: np.ndarray, guesses: np.ndarray) -> dict[str, float]:
+    functions = {"f1": sk.f1_score, "precision": sk.precision_score, "recall": sk.recall_score}
+    return {
+        f"{name}_{average}": function(targets, guesses, average=average, zero_division=0)
+        for name, function in functions.items()
+        for average in ("macro", "micro", "weighted")
+    }
+
+
+def assert_per_class(per_class: dict, targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> None:
+    expected = sk.precision_recall_fscore_support(
+        targets, guesses, labels=range(labels.num_labels), average=None, zero_division=0
+    )
+    assert list(per_class) == list(labels.names)
+    for name, *row in zip(labels.names, *expected, strict=True):
+        assert list(per_class[name]) == ["precision", "recall", "f1", "support"]
+        assert list(per_class[name].values()) == pytest.approx(row)
+
+
+# scikit-learn warns of data with one class, which is the point here.
+@pytest.mark.filterwarnings("ignore:.*single label:UserWarning")
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 40), k=st.integers(1, 6))
+def test_single_label_scores_are_those_of_scikit_learn(seed: int, n: int, k: int) -> None:
+    targets, probabilities = single_rows(np.random.default_rng(seed), n, k)
+    labels = labels_of(k)
+    found = score(targets, probabilities, labels, resamples=5)
+    guesses = probabilities.argmax(axis=1)
+    loss = sk.log_loss(targets, probabilities, labels=range(k)) if k > 1 else 0.0
+    expected = {"accuracy": sk.accuracy_score(targets, guesses), "mcc": sk.matthews_corrcoef(targets, guesses)}
+    expected |= {"loss": loss, **averages(targets, guesses)}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert set(found) == {*expected, "accuracy_interval", "f1_macro_interval", "per_class"}
+    assert_per_class(found["per_class"], targets, guesses, labels)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 40), k=st.integers(2, 6), ties=st.booleans())
+def test_multi_label_scores_are_those_of_scikit_learn(seed: int, n: int, k: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    targets, probabilities = multi_rows(rng, n, k)
+    probabilities = probabilities.round(1) if ties else probabilities
+    labels, thresholds = labels_of(k, multi_label=True), rng.random(k)
+    found = score(targets, probabilities, labels, thresholds=thresholds, resamples=5)
+    guesses = (probabilities >= thresholds).astype(int)
+    exact = sk.accuracy_score(targets, guesses)
+    expected = {"accuracy": exact, "subset_accuracy": exact, **averages(targets, guesses)}
+    expected["lrap"] = sk.label_ranking_average_precision_score(targets, probabilities)
+    expected["loss"] = sk.log_loss(targets.ravel(), probabilities.ravel(), labels=[0, 1])
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    intervals = {"accuracy_interval", "f1_macro_interval", "f1_micro_interval"}
+    assert set(found) == {*expected, *intervals, "per_class"}
+    assert_per_class(found["per_class"], targets, guesses, labels)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_one_column_of_several_labels() -> None:
+    found = score([[1], [0], [1]], [[0.9], [0.2], [0.1]], labels_of(1, multi_label=True), resamples=20)
+    assert found["f1_micro"] == pytest.approx(2 / 3)
+    assert found["lrap"] == 1.0
+
+
+def test_loss_of_certain_and_wrong_predictions_is_finite() -> None:
+    eps = np.finfo(float).eps
+    assert score([0], [[0.0, 1.0]], labels_of(2))["loss"] == pytest.approx(-np.log(eps))
+    several = score([[1.0, 0.0]], [[0.0, 0.0]], labels_of(2, multi_label=True))
+    assert several["loss"] == pytest.approx(-np.log(eps) / 2)
+
+
+def test_macro_leaves_out_labels_that_do_not_occur_and_single_rows_have_intervals() -> None:
+    found = score([1], [[0.1, 0.8, 0.1]], labels_of(3))
+    assert found["f1_macro"] == found["accuracy"] == 1.0
+    assert found["accuracy_interval"] == found["f1_macro_interval"] == [1.0, 1.0]
+    assert found["per_class"]["label 0"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+
+
+def naive_bootstrap(
+    measure: Callable[..., float], targets: np.ndarray, guesses: np.ndarray, resamples: int
+) -> list[float]:
+    rng = np.random.default_rng(7)
+    rows = rng.integers(len(targets), size=(resamples, len(targets)))
+    return list(np.quantile([measure(targets[row], guesses[row]) for row in rows], [0.025, 0.975]))
+
+
+def macro_f1(targets: np.ndarray, guesses: np.ndarray) -> float:
+    return sk.f1_score(targets, guesses, average="macro", zero_division=0)
+
+
+def micro_f1(targets: np.ndarray, guesses: np.ndarray) -> float:
+    return sk.f1_score(targets, guesses, average="micro", zero_division=0)
+
+
+def test_single_label_intervals_agree_with_a_naive_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.choice(4, size=120, p=[0.6, 0.25, 0.1, 0.05])
+    probabilities = softmax(rng.normal(size=(120, 4)) + 1.5 * np.eye(4)[targets])
+    found = score(targets, probabilities, labels_of(4), resamples=20000)
+    guesses = probabilities.argmax(axis=1)
+    assert found["accuracy_interval"] == pytest.approx(
+        naive_bootstrap(sk.accuracy_score, targets, guesses, 300), abs=0.02
+    )
+    assert found["f1_macro_interval"] == pytest.approx(naive_bootstrap(macro_f1, targets, guesses, 300), abs=0.02)
+
+
+def test_multi_label_intervals_agree_with_a_naive_bootstrap() -> None:
+    rng = np.random.default_rng(1)
+    targets = (rng.random((150, 3)) < [0.5, 0.3, 0.1]).astype(float)
+    probabilities = sigmoid(rng.normal(size=targets.shape) + 2 * targets - 1)
+    found = score(targets, probabilities, labels_of(3, multi_label=True), resamples=20000)
+    guesses = (probabilities >= 0.5).astype(int)
+    assert found["accuracy_interval"] == pytest.approx(
+        naive_bootstrap(sk.accuracy_score, targets, guesses, 300), abs=0.02
+    )
+    assert found["f1_micro_interval"] == pytest.approx(naive_bootstrap(micro_f1, targets, guesses, 300), abs=0.02)
+    assert found["f1_macro_interval"] == pytest.approx(naive_bootstrap(macro_f1, targets, guesses, 300), abs=0.02)
+
+
+def accuracy_interval(right: np.ndarray, resamples: int, seed: int = 0) -> list[float]:
+    probabilities = np.where(right[:, None], [0.9, 0.1], [0.1, 0.9])
+    found = score(np.zeros(len(right), int), probabilities, labels_of(2), resamples=resamples, seed=seed)
+    return found["accuracy_interval"]
+
+
+def test_accuracy_interval_has_the_quantiles_of_the_binomial() -> None:
+    expected = stats.binom.ppf([0.025, 0.975], 1000, 0.8) / 1000
+    assert accuracy_interval(np.arange(1000) < 800, resamples=20000) == pytest.approx(expected, abs=0.0015)
+
+
+def test_intervals_cover_the_true_accuracy_about_as_often_as_they_say() -> None:
+    rng, covered = np.random.default_rng(2), 0
+    for trial in range(1000):
+        low, high = accuracy_interval(rng.random(200) < 0.8, resamples=400, seed=trial)
+        covered += low <= 0.8 <= high
+    assert 0.925 <= covered / 1000 <= 0.965
+
+
+def test_intervals_depend_on_the_seed_alone_and_not_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, probabilities = multi_rows(np.random.default_rng(3), 50, 4)
+    labels = labels_of(4, multi_label=True)
+    first = score(targets, probabilities, labels)
+    assert score(targets, probabilities, labels, seed=1) != first
+    monkeypatch.setattr(metrics, "_BLOCK", 200)
+    assert score(targets, probabilities, labels) == first
+    assert not [name for name in score(targets, probabilities, labels, resamples=0) if name.endswith("_interval")]
+
+
+@pytest.mark.parametrize(
+    ("targets", "probabilities", "message"),
+    [
+        ([], np.zeros((0, 2)), "at least one row"),
+        ([0, 1], [[0.5, 0.5]], r"targets: expected shape \(1,\)"),
+        ([2], [[0.5, 0.5]], "label ids from 0 to 1, found 2.0 in row 0"),
+        ([0.5], [[0.5, 0.5]], "found 0.5"),
+        ([np.nan], [[0.5, 0.5]], "found nan"),
+        (["joy"], [[0.5, 0.5]], "values of type <U3"),
+        ([0], [[0.2, 0.3, 0.5]], "expected 2 columns, one a label, found 3"),
+        ([0], [[4.0, 1.0]], "softmax or sigmoid"),
+        ([0], [[0.5, -1.0]], "softmax or sigmoid"),
+        ([0, 0], [[0.5, 0.5], [np.nan, 0.5]], "found nan in row 1, column 0"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(targets: Any, probabilities: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        score(targets, probabilities, labels_of(2))
+
+
+def test_targets_of_several_labels_are_zero_or_one() -> None:
+    with pytest.raises(DataError, match=r"expected 0 or 1, found 2\.0 in row 1"):
+        score([[0, 1], [2, 0]], [[0.5, 0.5]] * 2, labels_of(2, multi_label=True))
+
+
+def test_predicted() -> None:
+    probabilities = [[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]
+    one, several = labels_of(3), labels_of(3, multi_label=True)
+    assert predicted(probabilities, one).tolist() == [1, 0]
+    assert predicted(probabilities, several).tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert predicted(probabilities, several, [0.7, 0.3, 0.2]).tolist() == [[0, 1, 1], [0, 1, 0]]
+    with pytest.raises(SettingError, match="3 numbers, one a label"):
+        predicted(probabilities, several, [0.5])
+    with pytest.raises(SettingError, match="none where each row has one label"):
+        predicted(probabilities, one, [0.5, 0.5, 0.5])
+
+
+# --- fits
+
+
+def mean_nll(logits: np.ndarray, targets: np.ndarray, temperature: float) -> float:
+    return -np.log(softmax(logits / temperature)[np.arange(len(targets)), targets]).mean()
+
+
+def test_temperature_is_the_best_of_a_grid() -> None:
+    rng = np.random.default_rng(4)
+    logits, targets = 3 * rng.normal(size=(80, 5)), rng.integers(5, size=80)
+    logits[np.arange(80), targets] += 2
+    grid = np.geomspace(0.05, 20, 2000)
+    best = min(grid, key=lambda t: mean_nll(logits, targets, t))
+    assert fit_temperature(logits, targets) == pytest.approx(best, rel=5e-3)
+
+
+@pytest.mark.parametrize("true_temperature", [0.3, 1.0, 2.5, 8.0])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_temperature_that_made_logits_miscalibrated_is_found(true_temperature: float, multi_label: bool) -> None:
+    rng = np.random.default_rng(5)
+    logits = 2 * rng.normal(size=(30000, 3))
+    if multi_label:
+        targets = (rng.random(logits.shape) < sigmoid(logits)).astype(float)
+    else:
+        targets = (rng.random((len(logits), 1)) > softmax(logits).cumsum(axis=1)).sum(axis=1).clip(max=2)
+    assert fit_temperature(logits * true_temperature, targets, multi_label) == pytest.approx(true_temperature, rel=0.05)
+
+
+def test_temperature_at_its_bounds_and_where_nothing_helps() -> None:
+    assert 0.05 <= fit_temperature([[2.0, 0.0], [0.0, 2.0]], [0, 1]) < 0.06
+    assert fit_temperature([[2.0, 0.0], [0.0, 2.0]], [1, 0]) == pytest.approx(20, rel=1e-3)
+    assert fit_temperature(np.zeros((4, 3)), [0, 1, 2, 0]) == 1.0
+    assert fit_temperature(1e4 * np.eye(3), [0, 1, 2]) == 1.0
+    with pytest.raises(DataError, match="at least one row"):
+        fit_temperature(np.zeros((0, 3)), [])
+
+
+def best_f1_by_trying(p: np.ndarray, y: np.ndarray) -> float:
+    return max(2 * y[p >= cut].sum() / ((p >= cut).sum() + y.sum()) for cut in [*p, 0.0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 40), ties=st.booleans())
+def test_thresholds_are_the_best_by_brute_force(seed: int, n: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    targets, probabilities = multi_rows(rng, n, 4)
+    probabilities = probabilities.round(1) if ties else probabilities
+    thresholds = fit_thresholds(probabilities, targets)
+    guesses = (probabilities >= thresholds).astype(int)
+    rare = targets.sum(axis=0) < 5
+    for j in np.flatnonzero(~rare):
+        found = sk.f1_score(targets[:, j], guesses[:, j], zero_division=0)
+        assert found == pytest.approx(best_f1_by_trying(probabilities[:, j], targets[:, j]))
+    for shared in set(thresholds[rare]):
+        found = sk.f1_score(targets.ravel(), (probabilities >= shared).ravel(), zero_division=0)
+        assert found == pytest.approx(best_f1_by_trying(probabilities.ravel(), targets.ravel()))
+
+
+def test_thresholds_lie_midway_and_near_a_half_and_rare_labels_share_one() -> None:
+    p = np.array([[0.9, 0.9]] * 5 + [[0.2, 0.2]] * 5)
+    y = np.array([[1, 0]] * 5 + [[0, 1]] * 2 + [[0, 0]] * 3)
+    assert fit_thresholds(p[:, :1], y[:, :1]) == pytest.approx([0.55])
+    # Alone, the second label would be best off with .1; with 2 positives it takes what is best for both together.
+    together = fit_thresholds(p, y)
+    assert together == pytest.approx([0.55, 0.55])
+    assert fit_thresholds(p, np.zeros_like(y)).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("scores", "expected"), [((0.7, 0.5, 0.2, 0.1), 0.6), ((0.9, 0.6, 0.4, 0.3), 0.35)])
+def test_of_equally_good_thresholds_the_nearest_to_a_half_is_taken(scores: tuple[float, ...], expected: float) -> None:
+    # 4 of 6 positives without a mistake, or all 6 with 3 mistakes: F1 is .8 either way.
+    p = np.repeat(scores, [4, 3, 2, 5])[:, None]
+    y = np.repeat([1, 0, 1, 0], [4, 3, 2, 5])[:, None]
+    assert fit_thresholds(p, y) == pytest.approx([expected])
+
+
+def test_thresholds_between_neighbouring_floats_part_them() -> None:
+    # Halfway rounds to the even one, so one of these two pairs rounds down.
+    for low in (0.3, np.nextafter(0.3, 1)):
+        p, y = np.array([[np.nextafter(low, 1)]] * 5 + [[low]] * 5), np.array([[1]] * 5 + [[0]] * 5)
+        assert (p >= fit_thresholds(p, y)).astype(int).tolist() == y.tolist()
+
+
+# --- evaluate metrics
+
+
+def test_every_local_metric_is_named_by_its_key_and_computes_what_scikit_learn_does() -> None:
+    references, predictions = [0, 1, 2, 2, 1], [0, 2, 2, 2, 0]
+    expected = {
+        "accuracy": sk.accuracy_score(references, predictions),
+        "precision": sk.precision_score(references, predictions, average="macro", zero_division=0),
+        "recall": sk.recall_score(references, predictions, average="macro", zero_division=0),
+        "f1": sk.f1_score(references, predictions, average="macro", zero_division=0),
+        "matthews_correlation": sk.matthews_corrcoef(references, predictions),
+    }
+    several = {"subset_accuracy", "label_ranking_average_precision"}
+    assert set(metrics.METRICS) == {*expected, *several}
+    for name, value in expected.items():
+        metric = load_metric(name)
+        assert isinstance(metric, evaluate.Metric)
+        assert metric.name == name
+        assert metric.compute(predictions=predictions, references=references) == {name: pytest.approx(value)}
+
+
+def test_average_and_several_labels() -> None:
+    references, predictions = np.array([[1, 0], [1, 1], [0, 0]]), np.array([[1, 1], [0, 1], [0, 0]])
+    for average in ("macro", "micro", "weighted"):
+        for metric, function in ((metrics.F1(), sk.f1_score), (metrics.Precision(), sk.precision_score)):
+            found = metric.compute(predictions=predictions, references=references, average=average)
+            assert found == {metric.name: pytest.approx(function(references, predictions, average=average))}
+    assert metrics.F1().compute(predictions=[0, 1], references=[0, 0], average=None) == {
+        "f1": pytest.approx([2 / 3, 0.0])
+    }
+    exact = metrics.SubsetAccuracy().compute(predictions=predictions, references=references.astype(float))
+    assert exact == {"subset_accuracy": pytest.approx(1 / 3)}
+    scores = np.array([[0.9, 0.8], [0.1, 0.2], [0.3, 0.4]])
+    ranking = metrics.LabelRankingAveragePrecision().compute(predictions=scores, references=references)
+    assert list(ranking.values()) == [sk.label_ranking_average_precision_score(references, scores)]
+
+
+def test_metrics_fed_in_batches_keep_apart_and_leave_no_file(tmp_path: Path) -> None:
+    one, other = metrics.Accuracy(cache_dir=str(tmp_path)), metrics.Accuracy(cache_dir=str(tmp_path))
+    one.add_batch(predictions=[0, 1], references=[0, 1])
+    other.add(prediction=0, reference=1)
+    one.add_batch(predictions=[1], references=[0])
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert one.compute() == {"accuracy": pytest.approx(2 / 3)}
+    assert other.compute() == {"accuracy": 0.0}
+
+
+def test_further_metrics_go_in_under_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Spread(metrics.LocalMetric):
+        """Two numbers."""
+
+        def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, Any]:
+            return {"low": np.float32(min(predictions)), "all": {"worst": np.array([np.nan])}}
+
+    monkeypatch.setitem(metrics.METRICS, "spread", Spread)
+    found = score([0, 1], [[0.9, 0.1]] * 2, labels_of(2), metrics=("f1", "mcc", "spread"))
+    assert found["f1"] == pytest.approx(1 / 3)
+    assert found["mcc"] == 0.0
+    assert found["spread_low"] == 0.0
+    assert found["spread_all"] == {"worst": [None]}
+    several = labels_of(3, multi_label=True)
+    ranked = score([[1, 0, 0]], [[0.2, 0.4, 0.1]], several, metrics=["label_ranking_average_precision"])
+    assert ranked["label_ranking_average_precision"] == ranked["lrap"] == 0.5
+    with pytest.raises(SettingError, match="'subset_accuracy' cannot be computed"):
+        score([0, 1], [[0.9, 0.1]] * 2, labels_of(2), metrics=["subset_accuracy"])
+
+
+def test_a_metric_that_evaluate_cannot_load_names_the_local_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(name: str, **options: Any) -> None:
+        raise FileNotFoundError(f"no module {name}")
+
+    monkeypatch.setattr(evaluate, "load", offline)
+    with pytest.raises(SettingError, match=r"expected one of accuracy, precision, .*did you mean 'accuracy'"):
+        load_metric("acuracy")
+
+
+def test_a_metric_from_a_script_is_loaded_by_evaluate(tmp_path: Path) -> None:
+    script = tmp_path / "count_rows" / "count_rows.py"
+    script.parent.mkdir()
+    script.write_text(
+        "import datasets\n"
+        "import evaluate\n"
+        "class CountRows(evaluate.Metric):\n"
+        "    def _info(self):\n"
+        "        ids = datasets.Value('int32')\n"
+        "        features = datasets.Features(predictions=ids, references=ids)\n"
+        "        return evaluate.MetricInfo(description='', citation='', inputs_description='', features=features)\n"
+        "    def _compute(self, predictions, references):\n"
+        "        return {'rows': len(predictions)}\n"
+    )
+    assert load_metric(str(script)).compute(predictions=[1, 2], references=[1, 1]) == {"rows": 2}
+
+
+def test_names_of_scores() -> None:
+    one, several = labels_of(2), labels_of(2, multi_label=True)
+    rows = (one, [0, 1]), (several, [[1, 0], [0, 0]])
+    for labels, targets in rows:
+        numbers = [name for name, value in score(targets, [[0.9, 0.1]] * 2, labels).items() if isinstance(value, float)]
+        assert [metrics.known_score(name, labels) for name in numbers] == numbers
+        assert all(metrics.known_score(name) == name for name in numbers)
+        assert metrics.default_metric(labels) in numbers
+        assert [name for name in numbers if not metrics.higher_is_better(name)] == ["loss"]
+    assert (metrics.default_metric(one), metrics.default_metric(several)) == ("accuracy", "f1_micro")
+    with pytest.raises(SettingError, match="did you mean 'f1_macro'"):
+        metrics.known_score("f1-macro")
+    with pytest.raises(SettingError, match="unknown score 'mcc'"):
+        metrics.known_score("mcc", several)
+    with pytest.raises(SettingError, match="unknown score 'per_class'"):
+        metrics.higher_is_better("per_class")
