@@ -2,16 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from nlptransfer import processes
+from nlptransfer.settings import check
 
 MEGABATCH = 50
-"""Batches of like length are cut from this many batches of shuffled rows, so that each epoch mixes anew."""
+"""Batches of like length are cut from at most so many batches of shuffled rows, so that each epoch mixes anew."""
+ENCODE_CHUNK = 4096
+"""Texts that are tokenized at a time: what the tokenizer makes of a text is much larger than its ids."""
 
 
 class Rows(Protocol):
@@ -46,12 +50,13 @@ class TokenRows:
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """``input_ids`` and ``attention_mask``, (len(indices), longest row), int64; at least one token wide."""
-        lengths = self.lengths[indices]
+        starts = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - starts
         width = max(1, int(lengths.max(initial=0)))
         places = np.arange(width)
         real = places < lengths[:, None]
         input_ids = np.full((len(indices), width), self.pad_id, dtype=np.int64)
-        input_ids[real] = self.ids[(self.offsets[indices][:, None] + places)[real]]
+        input_ids[real] = self.ids[(starts[:, None] + places)[real]]
         return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(real.astype(np.int64))}
 
 
@@ -74,14 +79,32 @@ class FeatureRows:
 
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int) -> TokenRows:
-    """Tokenize texts, each cut to ``max_length`` tokens."""
+    """Tokenize texts, each cut to ``max_length`` tokens, special ones included.
+
+    Raises:
+        SettingError: no token of the text fits beside the special ones.
+    """
     backend = tokenizer.backend_tokenizer
+    special = backend.num_special_tokens_to_add(False)
+    check(max_length > special, "max_length", max_length, f"more than the {special} special tokens of each text")
+    truncation, padding = backend.truncation, backend.padding
     backend.no_padding()
     backend.enable_truncation(max_length)
-    encodings = backend.encode_batch_fast(list(texts))
-    lengths = np.fromiter((len(encoding) for encoding in encodings), dtype=np.int64, count=len(encodings))
-    ids = np.fromiter((i for encoding in encodings for i in encoding.ids), dtype=np.int32, count=int(lengths.sum()))
-    return TokenRows(ids, np.concatenate([[0], np.cumsum(lengths)]), tokenizer.pad_token_id)
+    ids, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros(1, dtype=np.int64)]
+    try:
+        for start in range(0, len(texts), ENCODE_CHUNK):
+            encodings = [encoding.ids for encoding in backend.encode_batch_fast(texts[start : start + ENCODE_CHUNK])]
+            lengths.append(np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)))
+            ids.append(np.fromiter(chain.from_iterable(encodings), dtype=np.int32, count=int(lengths[-1].sum())))
+    finally:
+        # The tokenizer is saved with the model, and not with our settings of it.
+        if truncation:
+            backend.enable_truncation(**truncation)
+        else:
+            backend.no_truncation()
+        if padding:
+            backend.enable_padding(**padding)
+    return TokenRows(np.concatenate(ids), np.cumsum(np.concatenate(lengths)), tokenizer.pad_token_id or 0)
 
 
 def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -99,9 +122,11 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int
     """
     draw = np.random.default_rng([seed, epoch])
     shuffled = draw.permutation(len(lengths))
+    # Few rows are cut in four at least, or every epoch would have the same batches.
+    mixed = batch_size * min(MEGABATCH, max(1, len(shuffled) // (4 * batch_size)))
     batches = []
-    for start in range(0, len(shuffled), batch_size * MEGABATCH):
-        chunk = shuffled[start : start + batch_size * MEGABATCH]
+    for start in range(0, len(shuffled), mixed):
+        chunk = shuffled[start : start + mixed]
         chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
         batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
     return [batches[i] for i in draw.permutation(len(batches))]
@@ -117,7 +142,7 @@ def prediction_batches(lengths: np.ndarray, tokens: int = 8192, most_rows: int =
         start += rows
 
 
-def predict_logits(model: torch.nn.Module, rows: Rows, *, share: bool = False) -> np.ndarray:
+def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray:
     """The model's logits in evaluation mode, in the order of the rows.
 
     Args:
@@ -126,15 +151,18 @@ def predict_logits(model: torch.nn.Module, rows: Rows, *, share: bool = False) -
     Returns:
         (rows, labels) float32.
     """
+    if not len(rows):
+        return np.zeros((0, model.config.num_labels), dtype=np.float32)
     batches = list(prediction_batches(rows.lengths))
     mine = batches[processes.rank() :: processes.count()] if share else batches
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        logits = [
-            model(**{name: value.to(device) for name, value in rows.batch(batch).items()}).logits.float().cpu().numpy()
-            for batch in mine
-        ]
+    # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.
+    with torch.no_grad():
+        logits = []
+        for batch in mine:
+            inputs = {name: value.to(device) for name, value in rows.batch(batch).items()}
+            logits.append(model(**inputs).logits.float().cpu().numpy())
     model.train(was_training)
     return processes.gather_rows(mine, logits, len(rows), share=share)

@@ -17,7 +17,7 @@ from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.labels import Labels
 from nlptransfer.reading import read_texts
-from nlptransfer.routes import ROUTES, Route
+from nlptransfer.routes import Route, route_class
 from nlptransfer.settings import fill
 
 RECORD = "nlptransfer.json"
@@ -128,8 +128,7 @@ class Classifier:
                 f"{folder}: expected a new folder or a saved classifier, found other files: name another"
             )
         with atomic_folder(folder) as new:
-            self.model.save_pretrained(new)
-            self.tokenizer.save_pretrained(new)
+            self.route.save(self.model, self.tokenizer, new)
             record = {
                 "route": self.route.name,
                 "settings": asdict(self.route),
@@ -156,7 +155,7 @@ class Classifier:
                 f"{folder}: expected a saved classifier, found no {RECORD}: give a run's folder or its model folder"
             )
         record = read_json(folder / RECORD)
-        kind = ROUTES[record.pop("route")]
+        kind = route_class(record.pop("route"))
         route: Route = fill({"route": kind}, record.pop("settings"))["route"]
         labels = Labels(tuple(record.pop("labels")), record.pop("multi_label"))
         thresholds = record.pop("thresholds")

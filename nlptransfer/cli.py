@@ -3,7 +3,8 @@
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,36 +31,54 @@ LabelColumn = Annotated[str | None, typer.Option(help="column of the labels; fou
 Base = Annotated[str | None, typer.Option(help="encoder (hub id or folder) or file of word vectors")]
 Revision = Annotated[str | None, typer.Option(help="commit, branch or tag of a base on the hub")]
 Output = Annotated[Path | None, typer.Option(help="file to write; standard output if none")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="show no progress and no log")]
+Metric = Annotated[list[str] | None, typer.Option(help="a further evaluate metric to score with")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="open gensim's own files, which can run code")]
 
 
-@app.command("finetune")
-def finetune_verb(
-    data: Annotated[str, typer.Argument(help="hub id, file of rows, or folder of split files")],
-    route: Annotated[str, typer.Option(help="how the model is built: word2vec")] = "word2vec",
-    base: Base = None,
-    revision: Revision = None,
-    output_dir: Annotated[Path | None, typer.Option(help="the run's folder; by default one under runs/")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away a run with other settings there")] = False,
-    seed: Annotated[int | None, typer.Option(help="moves initialisation and data order, never a split")] = None,
-    max_train_rows: Annotated[int | None, typer.Option(help="use so many labelled training rows")] = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    num_train_epochs: Annotated[int | None, typer.Option(help="passes over the training rows")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="highest learning rate")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other setting")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="a further evaluate metric to score with")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Train a classifier on labelled text, score it, and save it."""
-    asked = {
-        "base": base, "revision": revision, "output_dir": output_dir, "seed": seed, "max_train_rows": max_train_rows,
-        "text_column": text_column, "label_column": label_column, "num_train_epochs": num_train_epochs,
-        "learning_rate": learning_rate,
-    }  # fmt: skip
-    given = {name: value for name, value in asked.items() if value is not None} | _pairs(settings or [])
-    run_and_show([data], quiet, route=route, overwrite=overwrite, further_metrics=metric or (), **given)
+def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> Callable[..., None]:
+    """The verb finetune with other defaults: of these, what the command line gives wins."""
+
+    def verb(
+        data: Annotated[
+            list[str], typer.Argument(metavar="DATA", help="hub id, file of rows, or folder of split files")
+        ] = data_default,
+        route: Annotated[str | None, typer.Option(help="how the model is built: word2vec (default)")] = None,
+        base: Base = None,
+        revision: Revision = None,
+        output_dir: Annotated[Path | None, typer.Option(help="the run's folder; by default one under runs/")] = None,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away a run with other settings")] = False,
+        seed: Annotated[int | None, typer.Option(help="moves initialisation and data order, never a split")] = None,
+        max_train_rows: Annotated[int | None, typer.Option(help="use so many labelled training rows")] = None,
+        text_column: TextColumn = None,
+        label_column: LabelColumn = None,
+        num_train_epochs: Annotated[int | None, typer.Option(help="passes over the training rows")] = None,
+        learning_rate: Annotated[float | None, typer.Option(help="highest learning rate")] = None,
+        settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting")] = None,
+        metric: Metric = None,
+        quiet: Annotated[bool, typer.Option("--quiet", help="show no progress and no log")] = False,
+    ) -> None:
+        """Train a classifier on labelled text, score it, and save it."""
+        asked = {
+            "route": route, "base": base, "revision": revision, "seed": seed, "max_train_rows": max_train_rows,
+            "text_column": text_column, "label_column": label_column, "num_train_epochs": num_train_epochs,
+            "learning_rate": learning_rate, "further_metrics": metric,
+        }  # fmt: skip
+        given = defaults | {name: value for name, value in asked.items() if value is not None} | pairs(settings)
+        runs: dict[str, dict[str, Any]] = {}
+        for source, variant in product(data, variants):
+            call = {"data": source, **variant, **given}
+            # A variant that the command line overrides is the same run once more.
+            runs.setdefault(json.dumps(call, default=str), call | {"name": _run_name(source, variant)})
+        for call in runs.values():
+            name = call.pop("name")
+            call["output_dir"] = output_dir / name if output_dir and len(runs) > 1 else output_dir
+            call["overwrite"] = overwrite
+        run_and_show(list(runs.values()), quiet)
+
+    return verb
+
+
+app.command("finetune")(_finetune(...))
 
 
 @app.command("predict")
@@ -82,7 +101,7 @@ def evaluate_verb(
     split: Annotated[str, typer.Option(help="which split, where there are several")] = "test",
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    metric: Annotated[list[str] | None, typer.Option(help="a further evaluate metric to score with")] = None,
+    metric: Metric = None,
     output: Output = None,
 ) -> None:
     """Score a saved classifier on labelled text: one JSON object."""
@@ -168,44 +187,34 @@ def show_vectors_verb(
         typer.echo(f"{name}: {near}")
 
 
-def recipe(*data: str | Path, **defaults: Any) -> None:
-    """Run a recipe: finetune on each data set and show the runs as a table.
+def recipe(*data: str | Path, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> None:
+    """The command line of a recipe: the verb finetune with data and settings of its own.
 
-    Options on the command line are those of ``nlptransfer finetune`` and win over the recipe's defaults;
-    arguments take the place of its data.
+    Args:
+        data: what is learnt from where the command line names nothing.
+        variants: settings of the runs on each data set.
+        **defaults: settings of all runs.
     """
+    run_verb(_finetune([str(source) for source in data], variants, **defaults), sys.modules["__main__"].__doc__)
 
-    def run(
-        data_given: Annotated[
-            list[str] | None, typer.Argument(metavar="[DATA]...", help="instead of the recipe's")
-        ] = None,
-        route: Annotated[str | None, typer.Option(help="how the model is built: word2vec")] = None,
-        base: Base = None,
-        output_dir: Annotated[Path | None, typer.Option(help="the run's folder, for a single data set")] = None,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away runs with other settings")] = False,
-        seed: Annotated[int | None, typer.Option(help="moves initialisation and data order, never a split")] = None,
-        settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting")] = None,
-        quiet: Quiet = False,
-    ) -> None:
-        asked = {"route": route, "base": base, "output_dir": output_dir, "seed": seed}
-        given = defaults | {name: value for name, value in asked.items() if value is not None} | _pairs(settings or [])
-        run_and_show(data_given or [str(source) for source in data], quiet, overwrite=overwrite, **given)
 
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    single.command(help=sys.modules["__main__"].__doc__)(run)
+def run_verb(verb: Callable[..., None], description: str | None) -> None:
+    """Run a script's function as a command line of its own."""
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    # Click wraps a paragraph unless it begins with \b: the commands of a recipe's description stay as they are.
+    text = (description or "").strip().replace("\n\n", "\n\n\b\n")
+    single.command(help=text)(verb)
     _guarded(single)
 
 
-def run_and_show(data: Sequence[str], quiet: bool, **given: Any) -> None:
-    """Finetune on each of ``data`` and print the table of the runs, on the main process."""
+def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> None:
+    """Call ``finetune`` with each of these arguments and print the table of the runs, on the main process."""
     from nlptransfer import processes
     from nlptransfer.experiment import finetune
 
-    if quiet:
-        given["progress"] = False
-    else:
+    if not quiet:
         _log()
-    runs = [finetune(source, **given) for source in data]
+    runs = [finetune(**{"progress": not quiet, **call}) for call in calls]
     if processes.is_main():
         show_runs(runs)
 
@@ -221,13 +230,13 @@ def show_runs(runs: Sequence["Experiment"]) -> None:
     for name in ("accuracy (95%)", "macro F1", "trainable", "train s", "texts/s", "MB"):
         table.add_column(name, justify="right")
     for run in runs:
-        low, high = run.metrics["accuracy_interval"]
-        route = run.record["settings"]["route"]
+        route, test = run.record["settings"]["route"], run.report.get("test")
+        accuracy = "{accuracy:.3f} [{accuracy_interval[0]:.3f}, {accuracy_interval[1]:.3f}]"
         table.add_row(
             run.record["data"]["name"],
             f"{route['name']} {route['head_type']}" if "head_type" in route else route["name"],
-            f"{run.metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}]",
-            f"{run.metrics['f1_macro']:.3f}",
+            accuracy.format(**test) if test else "no test rows",
+            f"{test['f1_macro']:.3f}" if test else "",
             f"{run.cost['trainable_parameters']:,}",
             f"{run.cost['train_seconds']:.1f}",
             f"{run.cost['texts_per_second']:,.0f}",
@@ -252,14 +261,23 @@ def _guarded(verb: Callable[[], Any]) -> None:
         sys.exit(2)
 
 
-def _pairs(settings: Iterable[str]) -> dict[str, str]:
-    pairs = {}
-    for setting in settings:
+def pairs(settings: Iterable[str] | None) -> dict[str, str]:
+    """Settings that were given as KEY=VALUE.
+
+    Raises:
+        SettingError: one without "=".
+    """
+    found = {}
+    for setting in settings or ():
         name, equals, value = setting.partition("=")
         if not equals:
             raise SettingError(f"--set {setting}: expected KEY=VALUE")
-        pairs[name.strip()] = value
-    return pairs
+        found[name.strip()] = value
+    return found
+
+
+def _run_name(source: str, variant: Mapping[str, Any]) -> str:
+    return "-".join([Path(source).name.split(".")[0], *map(str, variant.values())])
 
 
 def _log() -> None:

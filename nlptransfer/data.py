@@ -1,12 +1,12 @@
-"""Labelled text as four splits without leaks: train, validation, calibration, test.
+"""Labelled text as four splits: train, validation, calibration, test.
 
-What the source does not split is split here, by ``split_seed`` alone: the order of the rows, the platform and the
-version of any library have no say, for what decides is a hash of each text. Identical texts are one unit.
+What the source does not split is split here, by ``split_seed`` alone, with identical texts on one side. Splits that
+the source has are kept as they are; texts that they share with train are counted in the log.
 """
 
 import hashlib
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +17,17 @@ from nlptransfer.errors import DataError
 from nlptransfer.labels import Labels, Row, order_names, read_labels
 from nlptransfer.reading import SPLIT_NAMES, WHOLE, Source, Table, clean_text, find_columns, open_source, read_table
 from nlptransfer.settings import check
+from nlptransfer.splitting import Unit, carve, check_enough, count_rows, subset, units_of
 
 logger = logging.getLogger("nlptransfer")
 
 MOST_VALIDATION_ROWS = 5_000
-"""A carved validation split is no larger: more rows cost time at every evaluation and change no choice."""
+"""A carved validation split has about so many at most: more cost time at every evaluation and change no choice."""
 MOST_CALIBRATION_ROWS = 2_000
-"""A calibration split is no larger: it fits a temperature and thresholds."""
-_LEAST_CALIBRATION_ROWS = 20
-_UNLABELLED = -1
+"""A calibration split has about so many at most: it fits a temperature and thresholds."""
+LEAST_CALIBRATION_ROWS = 20
+"""Fewer are not split off. In multi-label data, where thresholds decide most of F1, so many are spared even of a small
+pool, as long as they are at most a fifth of what validation leaves."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class DataSettings:
     """How rows are read and split.
 
     Raises:
-        SettingError: a share outside [0, 1), shares that leave nothing to train on, or less than one training row.
+        SettingError: a share out of range, shares that leave nothing to train on, or less than one training row.
     """
 
     text_column: str | None = None
@@ -45,22 +47,25 @@ class DataSettings:
     split_seed: int = 0
     """The one number that all splits made here depend on."""
     test_size: float = 0.2
-    """Share of all rows that become test where the source has none; 0 for no test."""
+    """Share of all rows that become test where the source has none; 0 for no test, and so no test scores."""
     validation_size: float = 0.1
-    """Share of the training pool that becomes validation where the source has none (at most 5,000 rows); 0 for none."""
+    """Share of the training pool that becomes validation where the source has none (at most about 5,000 rows)."""
     calibration_size: float = 0.05
-    """Share of the training pool that becomes calibration (at most 2,000 rows); 0 for none."""
+    """Share of the training pool that becomes calibration (about 2,000 rows at most; none instead of fewer than 20, in
+    multi-label data 20 if the pool has some 100 or more); 0 for none."""
     max_train_rows: int | None = None
-    """Most rows of the training pool, before validation and calibration leave it; all if None."""
+    """Most labelled rows outside test: train, validation and calibration together; all if None. Of a validation split
+    that the source has, ``validation_size`` of this number is kept."""
 
     def __post_init__(self) -> None:
-        for name in ("test_size", "validation_size", "calibration_size"):
+        for name in ("test_size", "calibration_size"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "a share from 0 to below 1")
+        expected = "a share above 0 and below 1: choices are made on validation rows"
+        check(0 < self.validation_size < 1, "validation_size", self.validation_size, expected)
         carved = self.validation_size + self.calibration_size
         check(carved < 1, "validation_size + calibration_size", carved, "less than 1, to leave rows to train on")
-        check(
-            self.max_train_rows is None or self.max_train_rows > 0, "max_train_rows", self.max_train_rows, "1 or more"
-        )
+        enough = self.max_train_rows is None or self.max_train_rows > 0
+        check(enough, "max_train_rows", self.max_train_rows, "1 or more")
         check(self.label_delimiter != "", "label_delimiter", self.label_delimiter, "one character or more")
 
 
@@ -114,7 +119,7 @@ class Data:
     train: Split
     """Rows to learn from."""
     validation: Split
-    """Rows to choose by; empty with ``validation_size=0``."""
+    """Rows to choose by; never empty."""
     calibration: Split
     """Rows for temperature and thresholds; empty where there are too few to spare."""
     test: Split
@@ -147,7 +152,8 @@ def load_data(source: Any, settings: DataSettings | None = None) -> Data:
 
     Returns:
         The four splits. Splits that the source has are kept as they are; the others are carved out of its train,
-        stratified (Sechidis et al. 2011), with identical texts on one side.
+        stratified (Sechidis et al. 2011), with identical texts on one side. A test split whose labels are all missing
+        is left alone.
 
     Raises:
         DataError: rows that cannot be read, mapped to text and label, or split.
@@ -163,7 +169,10 @@ def load_data(source: Any, settings: DataSettings | None = None) -> Data:
     _log_dropped(rows)
     rows = {split: these for split, these in rows.items() if split == "train" or these.labelled(split)}
     labels = _labels_of(rows["train"], tables["train"].class_names.get(label_column))
+    for these in rows.values():
+        _same_kind(these, labels)
     given = {split: _encode(these, labels, split) for split, these in rows.items()}
+    _log_shared(given)
     return Data(found.name, labels, **_split(given, labels, settings))
 
 
@@ -190,6 +199,8 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
     _log_dropped({split: rows})
     if not rows.texts:
         raise rows.nothing_usable()
+    if rows.multi_label:
+        _same_kind(rows, labels)
     return _encode(rows, labels, "the data" if wanted == WHOLE else split)
 
 
@@ -264,23 +275,36 @@ def _log_dropped(rows: Mapping[str, _Rows]) -> None:
         logger.warning("rows dropped: %s", "; ".join(dropped))
 
 
+def _log_shared(given: Mapping[str, Split]) -> None:
+    """Count the texts of given splits that train has too; whose split it is decides what to do about them."""
+    train = set(given["train"].texts)
+    for name, split in given.items():
+        shared = sum(text in train for text in split.texts) if name != "train" else 0
+        if shared:
+            logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(split), name)
+
+
 def _labels_of(rows: _Rows, class_names: Sequence[str] | None) -> Labels:
     if not rows.texts:
         raise rows.nothing_usable()
-    distinct = set(rows.names)
+    distinct = {(row,) if isinstance(row, str) else tuple(sorted(row)) for row in rows.names}
     if len(distinct) < 2:
         only = rows.names[0]
         raise DataError(
             f"{rows.where}: expected two labels or more to tell apart, found the same in all {len(rows.texts)} rows: "
             f"{list(only) if isinstance(only, tuple) else only!r}; check label_column, or add rows of other labels"
         )
-    names = (name for row in distinct for name in ((row,) if isinstance(row, str) else row))
-    return Labels(order_names(names, class_names), rows.multi_label)
+    return Labels(order_names((name for row in distinct for name in row), class_names), rows.multi_label)
+
+
+def _same_kind(rows: _Rows, labels: Labels) -> None:
+    kinds = ("one label a row", "lists of labels")
+    if rows.multi_label != labels.multi_label:
+        expected, found = kinds[labels.multi_label], kinds[rows.multi_label]
+        raise DataError(f"{rows.where}: expected {expected} as in training, found {found}; write all rows the same way")
 
 
 def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
-    if rows.multi_label and not labels.multi_label:
-        raise DataError(f"{rows.where}: expected one label a row as in training, found lists of labels; split the rows")
     sets: list[tuple[str, ...]] = [(row,) if isinstance(row, str) else row for row in rows.names]
     unknown: dict[str, list[int]] = defaultdict(list)
     for number, names in zip(rows.numbers, sets, strict=True):
@@ -301,248 +325,53 @@ def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
 # Splits
 
 
-@dataclass(frozen=True, slots=True)
-class _Unit:
-    """All rows of one text."""
-
-    rows: list[int]
-    labels: dict[int, int]
-    """How many of the rows carry each label, for the labels that one of them carries."""
-
-
-def _split(given: Mapping[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:
-    source = given["train"]
-    sizes = {"validation": settings.validation_size, "test": settings.test_size}
-    carved = [split for split, size in sizes.items() if size and split not in given]
-    units = _units(source, settings.split_seed)
-    _check_enough(units, labels, carved)
-    out: dict[str, list[_Unit]] = {"validation": [], "test": [], "calibration": []}
-    least = 2 if "validation" in carved else 1
-    if "test" in carved:
-        units, out["test"] = _carve(units, settings.test_size, labels, least_kept=least)
+def _split(given: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:
+    source, names, validation_given = given["train"], labels.names, "validation" in given
+    units = units_of(source.texts, source.targets, settings.split_seed)
+    carve_test = "test" not in given and settings.test_size > 0
+    check_enough(units, names, ["validation"] * (not validation_given) + ["test"] * carve_test)
+    least, test = 1 if validation_given else 2, list[Unit]()
+    if carve_test:
+        units, test = carve(units, settings.test_size, names, least_kept=least)
+    made = {"test": _gather(source, test), **given}
     if settings.max_train_rows is not None:
-        units = _subset(units, settings.max_train_rows, least, labels)
-    pool, pool_rows = _label_rows(units), _rows_of(units)
-    if "validation" in carved:
-        share = min(settings.validation_size, MOST_VALIDATION_ROWS / pool_rows)
-        units, out["validation"] = _carve(units, share, labels, most=MOST_VALIDATION_ROWS)
-    share = min(settings.calibration_size, MOST_CALIBRATION_ROWS / pool_rows)
-    if share and _enough_to_calibrate(round(share * pool_rows), labels):
-        units, out["calibration"] = _carve(units, share, labels, 0, 1, MOST_CALIBRATION_ROWS, (pool, pool_rows))
-    made = {split: _gather(source, these) for split, these in out.items()}
-    return {**made, **given, "train": _gather(source, units)}
+        most = settings.max_train_rows
+        if validation_given:
+            made["validation"] = _fewer(given["validation"], max(1, round(most * settings.validation_size)), settings)
+            most -= len(made["validation"])
+        units = subset(units, most, least, names)
+    pool = count_rows(units)
+    if not validation_given:
+        units, validation = carve(units, min(settings.validation_size, MOST_VALIDATION_ROWS / pool), names)
+        made["validation"] = _gather(source, validation)
+    rows, calibration = _calibration_rows(pool, count_rows(units), labels, settings), list[Unit]()
+    if rows:
+        units, calibration = carve(units, rows / count_rows(units), names, least_taken=0)
+    return made | {"train": _gather(source, units), "calibration": _gather(source, calibration)}
 
 
-def _units(split: Split, seed: int) -> list[_Unit]:
-    """The distinct texts in the order of their seeded hash."""
-    of_text: dict[str, list[int]] = defaultdict(list)
-    for row, text in enumerate(split.texts):
-        of_text[text].append(row)
-    carried: list[list[int]] = [[] for _ in split.texts]
-    if split.targets.ndim == 1:
-        carried = [[label] for label in split.targets.tolist()]
-    else:
-        for row, label in np.argwhere(split.targets > 0).tolist():
-            carried[row].append(label)
-    key = str(seed).encode()
-    order = sorted(of_text, key=lambda text: hashlib.blake2b(text.encode(), digest_size=16, key=key).digest())
-    return [_unit(of_text[text], carried) for text in order]
-
-
-def _unit(rows: list[int], carried: list[list[int]]) -> _Unit:
-    labels: dict[int, int] = {}
-    for row in rows:
-        for label in carried[row]:
-            labels[label] = labels.get(label, 0) + 1
-    return _Unit(rows, labels)
-
-
-def _gather(split: Split, units: list[_Unit]) -> Split:
+def _gather(split: Split, units: list[Unit]) -> Split:
     return split.take(sorted(row for unit in units for row in unit.rows))
 
 
-def _rows_of(units: list[_Unit]) -> int:
-    return sum(len(unit.rows) for unit in units)
-
-
-def _label_rows(units: list[_Unit]) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for unit in units:
-        for label, rows in unit.labels.items():
-            total[label] += rows
-    return total
-
-
-def _check_enough(units: list[_Unit], labels: Labels, carved: Sequence[str]) -> None:
-    texts = Counter(label for unit in units for label in unit.labels)
-    few = [label for label in range(labels.num_labels) if texts[label] < 1 + len(carved)]
-    if few:
-        rows = _label_rows(units)
-        found = ", ".join(f"{labels.names[label]!r} ({rows[label]} rows, {texts[label]} distinct)" for label in few[:5])
+def _fewer(split: Split, most: int, settings: DataSettings) -> Split:
+    fewer = _gather(split, subset(units_of(split.texts, split.targets, settings.split_seed), most, 0, ()))
+    if not len(fewer):
         raise DataError(
-            f"expected {1 + len(carved)} distinct texts or more of every label, one each for "
-            f"{', '.join(['train', *carved])}, found too few of {found}; add rows, merge or remove the label, "
-            f"or give a {' and a '.join(carved)} split of your own"
+            f"max_train_rows={settings.max_train_rows}, validation_size={settings.validation_size}: expected a "
+            "validation row or more among these rows, found none; raise one of them"
         )
+    return fewer
 
 
-def _enough_to_calibrate(rows: int, labels: Labels) -> bool:
-    least = max(_LEAST_CALIBRATION_ROWS, 2 * labels.num_labels)
-    if rows < least:
-        logger.info("no calibration split: it would have %d rows, and %d are the least that helps", rows, least)
-    return rows >= least
-
-
-def _subset(units: list[_Unit], most: int, least: int, labels: Labels) -> list[_Unit]:
-    """A stratified subset of at most ``most`` rows; that of a smaller ``most`` is part of it.
-
-    One order of the units, cut where the rows are full: first ``least`` units of every label, then each unit at its
-    quantile among those of the same rarest label.
-    """
-    if _rows_of(units) <= most:
-        return units
-    total = _label_rows(units)
-    rarest = [min(unit.labels, key=lambda label: (total[label], label), default=_UNLABELLED) for unit in units]
-    front, seen = [], Counter[int]()
-    for index, unit in enumerate(units):
-        if any(seen[label] < least for label in unit.labels):
-            front.append(index)
-            seen.update(unit.labels.keys())
-    needed = sum(len(units[index].rows) for index in front)
-    if needed > most:
-        raise DataError(
-            f"max_train_rows={most}: expected {needed} or more, to keep {least} distinct texts of each of the "
-            f"{labels.num_labels} labels"
+def _calibration_rows(pool: int, left: int, labels: Labels, settings: DataSettings) -> int:
+    rows = min(round(settings.calibration_size * pool), MOST_CALIBRATION_ROWS)
+    # A temperature moves no prediction and can wait for more rows; thresholds move most of them and cannot.
+    if rows and labels.multi_label and left >= 5 * LEAST_CALIBRATION_ROWS:
+        rows = max(rows, LEAST_CALIBRATION_ROWS)
+    if 0 < rows < LEAST_CALIBRATION_ROWS:
+        logger.info(
+            "no calibration split: it would have %d rows, and %d are the least that helps", rows, LEAST_CALIBRATION_ROWS
         )
-    stratum: Counter[int] = Counter()
-    for index, unit in enumerate(units):
-        stratum[rarest[index]] += len(unit.rows)
-    before: Counter[int] = Counter()
-    place = dict.fromkeys(front, -1.0)
-    for index in front + sorted(set(range(len(units))) - place.keys()):
-        place.setdefault(index, before[rarest[index]] / stratum[rarest[index]])
-        before[rarest[index]] += len(units[index].rows)
-    chosen, rows = set(), 0
-    for index in sorted(place, key=lambda index: (place[index], index)):
-        rows += len(units[index].rows)
-        if rows > most:
-            break
-        chosen.add(index)
-    return [unit for index, unit in enumerate(units) if index in chosen]
-
-
-def _carve(
-    units: list[_Unit],
-    share: float,
-    labels: Labels,
-    least_taken: int = 1,
-    least_kept: int = 1,
-    most: int | None = None,
-    base: tuple[Counter[int], int] | None = None,
-) -> tuple[list[_Unit], list[_Unit]]:
-    """Part ``units`` in (kept, taken), ``share`` of every label's rows being taken.
-
-    Args:
-        units: in the order in which they are dealt out.
-        share: share of ``base`` to take.
-        labels: their names, for messages.
-        least_taken: units of every label that must be taken.
-        least_kept: units of every label that must be kept.
-        most: rows to take at most.
-        base: rows by label, and rows, that ``share`` refers to; those of ``units`` if None.
-    """
-    label_rows, rows = base or (_label_rows(units), _rows_of(units))
-    wanted = _wanted(label_rows, share, least_taken)
-    taken = _stratify(units, wanted, round(share * rows))
-    _move_rarest(units, taken, (least_kept, least_taken), labels)
-    if most is not None:
-        _trim(units, taken, least_taken, most)
-    kept = [unit for unit, side in zip(units, taken, strict=True) if not side]
-    return kept, [unit for unit, side in zip(units, taken, strict=True) if side]
-
-
-def _wanted(label_rows: Counter[int], share: float, least: int) -> dict[int, int]:
-    """Whole rows to take of every label: each share rounded up or down so that their sum is right."""
-    exact = {label: share * rows for label, rows in sorted(label_rows.items())}
-    wanted = {label: int(rows + 1e-9) for label, rows in exact.items()}
-    by_remainder = sorted(exact, key=lambda label: (round(wanted[label] - exact[label], 9), label))
-    for label in by_remainder[: round(sum(exact.values())) - sum(wanted.values())]:
-        wanted[label] += 1
-    return {label: max(rows, least) for label, rows in wanted.items()}
-
-
-def _stratify(units: list[_Unit], wanted: Mapping[int, int], wanted_rows: int) -> list[bool]:
-    """Iterative stratification into two subsets: which units are taken.
-
-    The label with the fewest units left is dealt out first, each unit to the subset that wants more rows of the label,
-    then to the one that wants more rows at all (Sechidis, Tsoumakas, Vlahavas 2011, "On the stratification of
-    multi-label data", algorithm 1).
-    """
-    want_taken = Counter(wanted)
-    want_kept = _label_rows(units)
-    want_kept.subtract(want_taken)
-    free_rows = [_rows_of(units) - wanted_rows, wanted_rows]
-    carriers: dict[int, list[int]] = defaultdict(list)
-    for index, unit in enumerate(units):
-        for label in unit.labels:
-            carriers[label].append(index)
-    left = {label: len(indices) for label, indices in carriers.items()}
-    taken: list[bool | None] = [None] * len(units)
-
-    def deal(index: int, more: int) -> None:
-        unit = units[index]
-        side = more > 0 or (more == 0 and free_rows[1] > free_rows[0])
-        taken[index] = side
-        free_rows[side] -= len(unit.rows)
-        want = want_taken if side else want_kept
-        for label, rows in unit.labels.items():
-            want[label] -= rows
-            left[label] -= 1
-
-    while left:
-        label = min(left, key=lambda label: (left[label], label))
-        for index in carriers[label]:
-            if taken[index] is None:
-                deal(index, want_taken[label] - want_kept[label])
-        del left[label]
-    for index, unit in enumerate(units):
-        if not unit.labels:
-            deal(index, free_rows[1] - free_rows[0])
-    return [bool(side) for side in taken]
-
-
-def _move_rarest(units: list[_Unit], taken: list[bool], least: tuple[int, int], labels: Labels) -> None:
-    """Move units until each side, (kept, taken), has its least of every label; in place."""
-    counts = [
-        Counter(label for unit, at in zip(units, taken, strict=True) if at == side for label in unit.labels)
-        for side in (False, True)
-    ]
-    for label in sorted(counts[0] | counts[1]):
-        for side in (False, True):
-            for index, unit in enumerate(units) if counts[side][label] < least[side] else ():
-                spare = all(counts[not side][other] > least[not side] for other in unit.labels)
-                if label in unit.labels and taken[index] != side and spare:
-                    taken[index] = side
-                    counts[side].update(unit.labels.keys())
-                    counts[not side].subtract(unit.labels.keys())
-                    if counts[side][label] >= least[side]:
-                        break
-            if counts[side][label] < least[side]:
-                raise DataError(
-                    f"expected rows of the label {labels.names[label]!r} in train and in every split carved out of it, "
-                    "found too few distinct texts whose other labels can spare them; add rows, or remove the label"
-                )
-
-
-def _trim(units: list[_Unit], taken: list[bool], least: int, most: int) -> None:
-    """Give units back, last first, until at most ``most`` rows are taken; in place."""
-    rows = sum(len(unit.rows) for unit, side in zip(units, taken, strict=True) if side)
-    counts = Counter(label for unit, side in zip(units, taken, strict=True) if side for label in unit.labels)
-    for index in reversed(range(len(units))):
-        if rows <= most:
-            return
-        unit = units[index]
-        if taken[index] and all(counts[label] > least for label in unit.labels):
-            taken[index] = False
-            rows -= len(unit.rows)
-            counts.subtract(unit.labels.keys())
+        return 0
+    return rows

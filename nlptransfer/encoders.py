@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from nlptransfer.errors import BaseModelError
 
@@ -29,10 +30,12 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*spiece.model", "sentencepiece*.model", "tokenizer.model", "spm.model"]
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "checkpoint-*/*", "runs/*", "*.fp16.safetensors", "*.bf16.safetensors"]
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spm.model", "*spiece*.model")
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 _HUB_ID = r"[\w.-]+(?:/[\w.-]+)?"
 # vectors/mine.txt looks like owner/name, but is a file that is not there.
 _VECTOR_ENDINGS = (".txt", ".vec", ".bin", ".gz", ".kv", ".model")
+# Models of gensim's downloader; bert-base-uncased has no owner in its name either.
+_VECTOR_NAMES = ("glove-", "word2vec-", "fasttext-", "conceptnet-", "__testing_")
 _CONNECT_SECONDS = 5
 
 
@@ -51,10 +54,10 @@ class BaseModel:
 
 
 def find_base(name: str | None = None, revision: str | None = None) -> BaseModel:
-    """Find an encoder: local folder, then the hub's cache, then the hub, then the package of the default one.
+    """Find an encoder: a local folder, then the hub's cache, then the hub.
 
-    The default one comes straight from its package (the extra ``offline``) where that is installed and no
-    revision is asked for. A copy in the hub's cache is taken as it is: to get a newer commit, name it.
+    The default one comes from its package (the extra ``offline``) before the hub where that is installed, unless
+    another revision is asked for. A copy in the hub's cache is taken as it is: to get a newer commit, name it.
 
     Args:
         name: a folder or a hub id; "minilm" and "all-MiniLM-L6-v2" mean the default, as None does.
@@ -65,24 +68,22 @@ def find_base(name: str | None = None, revision: str | None = None) -> BaseModel
     """
     is_short = name is None or name.lower() in _SHORT_NAMES
     folder = Path(name or "").expanduser()
-    if name is not None and folder.is_dir() and not (is_short and not (folder / "config.json").exists()):
+    if name and folder.is_dir() and not (is_short and not (folder / "config.json").exists()):
         return _local(folder, revision)
     hub_id = DEFAULT_BASE if is_short or name is None else name
-    if folder.exists() and not is_short:
-        raise BaseModelError(f"{name}: expected the folder of an encoder or a hub id, found a file")
+    if name and folder.exists() and not is_short:
+        raise BaseModelError(f"{folder.name}: expected the folder of an encoder or a hub id, found a file")
     if not re.fullmatch(_HUB_ID, hub_id, re.ASCII) or hub_id.startswith("."):
-        raise BaseModelError(f"{name}: no such folder, and not a hub id (owner/name)")
+        raise BaseModelError(f"{name}: expected a folder or a hub id (owner/name), found neither: check the name")
     package = _package_folder() if hub_id == DEFAULT_BASE else None
-    if package and revision is None:
+    if package and revision in (None, _PACKAGE_REVISION):
         return _from_package(package)
     try:
         return _from_hub(hub_id, revision)
     except BaseModelError as error:
         if package is None:
             raise
-        if revision != _PACKAGE_REVISION:
-            raise BaseModelError(f"{error}. The installed package has revision {_PACKAGE_REVISION}") from error
-        return _from_package(package)
+        raise BaseModelError(f"{error}. The installed package has revision {_PACKAGE_REVISION}") from error
 
 
 def is_encoder(name: str | None) -> bool:
@@ -91,8 +92,10 @@ def is_encoder(name: str | None) -> bool:
         return True
     path = Path(name).expanduser()
     if path.exists():
-        return path.is_dir()
-    return bool(re.fullmatch(_HUB_ID, name, re.ASCII)) and "/" in name and not name.endswith(_VECTOR_ENDINGS)
+        return path.is_dir() and not (path / "vectors.json").exists()
+    return bool(re.fullmatch(_HUB_ID, name, re.ASCII)) and not (
+        name.endswith(_VECTOR_ENDINGS) or name.startswith(_VECTOR_NAMES)
+    )
 
 
 def weights_hash(base: BaseModel) -> str:
@@ -121,16 +124,42 @@ def _sha256_of(file: Path, size: int, mtime_ns: int) -> str:
 
 def _local(folder: Path, revision: str | None) -> BaseModel:
     if revision is not None:
-        raise BaseModelError(f"{folder.name}: a local folder has no revisions, found revision {revision!r}")
+        raise BaseModelError(
+            f"{folder.name}: expected no revision, as this is a local folder, found {revision!r}: leave it out"
+        )
     folder = folder.resolve()
     _check_folder(folder, folder.name)
     return BaseModel(folder, id=folder.name, revision=None, is_local=True)
 
 
 def _check_folder(folder: Path, name: str) -> None:
+    """Raise a BaseModelError unless transformers can load this folder with no code of its own and no pickle."""
     if not (folder / "config.json").is_file():
         raise BaseModelError(f"{name}: expected an encoder's folder with config.json and {_WEIGHTS}, found no config")
+    config = _json(folder / "config.json", name)
+    if not isinstance(config.get("model_type"), str):
+        raise BaseModelError(f"{name}: expected a model_type in config.json, found none: is this a transformers model?")
+    if "auto_map" in config:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        if config["model_type"] not in CONFIG_MAPPING_NAMES:
+            raise BaseModelError(
+                f"{name}: expected a model type that transformers has, found {config['model_type']!r}, which needs "
+                "code from the model's own folder; that is never run: take another encoder"
+            )
     _weight_files(folder, name)
+    if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZERS):
+        raise BaseModelError(
+            f"{name}: expected a tokenizer (tokenizer.json) beside config.json, found none: save it there, "
+            "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)"
+        )
+
+
+def _json(file: Path, name: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise BaseModelError(f"{name}: expected a JSON object in {file.name}, found none ({error})") from error
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:
@@ -142,29 +171,42 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     if (folder / _WEIGHTS).is_file():
         files = [folder / _WEIGHTS]
     elif (folder / _INDEX).is_file():
-        files = [folder / name for name in _shards(folder / _INDEX, name)]
+        files = [folder / shard for shard in _shards(folder / _INDEX, name)]
     elif any(next(folder.glob(pattern), None) for pattern in _PICKLED):
         raise BaseModelError(_only_pickled(name))
     else:
-        raise BaseModelError(f"{name}: expected {_WEIGHTS} beside config.json, found no weights")
+        raise BaseModelError(f"{name}: expected {_WEIGHTS} beside config.json, found no weights: fetch it again")
     for file in files:
         if not file.is_file():
-            raise BaseModelError(f"{name}: {file.name} is named in {_INDEX}, but is not there")
-        with file.open("rb") as stream:
-            # A safetensors file begins with the length of its header: a pointer or a stub does not fit.
-            header = int.from_bytes(stream.read(8), "little")
-        if not 0 < header <= file.stat().st_size - 8:
-            raise BaseModelError(f"{name}: {file.name} is not a whole safetensors file: fetch it again")
+            raise BaseModelError(f"{name}: expected {file.name}, which {_INDEX} names, found none: fetch it again")
+        if not _is_whole(file):
+            raise BaseModelError(
+                f"{name}: expected a whole safetensors file, found {file.name} cut off or no such "
+                "file at all: fetch it again"
+            )
     return files
 
 
+def _is_whole(file: Path) -> bool:
+    """Whether a safetensors file is as long as its header says; a git-lfs pointer or half a download is not."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length <= size - 8:
+            return False
+        try:
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return False
+    return size == 8 + length + max(ends, default=0)
+
+
 def _shards(index: Path, name: str) -> list[str]:
-    try:
-        return sorted(
-            {Path(shard).name for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BaseModelError(f"{name}: {index.name} does not name the files of the weights ({error})") from error
+    shards = _json(index, name).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise BaseModelError(f"{name}: expected a weight_map in {index.name}, found none: fetch it again")
+    return sorted({Path(str(shard)).name for shard in shards.values()})
 
 
 def _only_pickled(name: str) -> str:
@@ -208,31 +250,37 @@ def _from_hub(hub_id: str, revision: str | None) -> BaseModel:
         return cached
     which = f"{hub_id} (revision {revision})" if revision else hub_id
     try:
-        # snapshot_download asks this too, but without a time limit.
+        # snapshot_download asks this too, but without a time limit, and only it notes which commit a branch is at.
         info = HfApi().model_info(hub_id, revision=revision, timeout=_CONNECT_SECONDS)
         names = [file.rfilename for file in info.siblings or []]
         if not {_WEIGHTS, _INDEX} & set(names):
             raise BaseModelError(
-                _only_pickled(which) if "config.json" in names else f"{which}: holds no encoder (no config.json)"
+                _only_pickled(which)
+                if "config.json" in names
+                else f"{which}: expected an encoder with config.json and {_WEIGHTS} on the hub, found neither"
             )
         folder = snapshot_download(
             hub_id,
-            revision=info.sha,
+            revision=revision,
             allow_patterns=_WANTED,
             ignore_patterns=_UNWANTED,
             etag_timeout=_CONNECT_SECONDS,
         )
         return _hub_base(Path(folder), hub_id)
     except GatedRepoError as error:
-        raise BaseModelError(f"{which}: the hub asks for a login and for consent to its terms first") from error
+        raise BaseModelError(
+            f"{which}: the hub asks for consent to its terms first: give it on the model's page, then `hf auth login`"
+        ) from error
     except RevisionNotFoundError as error:
-        raise BaseModelError(f"{hub_id}: the hub has no revision {revision!r} of it") from error
+        raise BaseModelError(
+            f"{hub_id}: expected a branch, tag or commit of it, found no {revision!r} on the hub: check the name"
+        ) from error
     except RepositoryNotFoundError as error:
         raise BaseModelError(
             f"{which}: no such folder here, and no such model on the hub: check the name, or log in if it is private"
         ) from error
     except HFValidationError as error:
-        raise BaseModelError(f"{which}: no such folder, and not a hub id ({error})") from error
+        raise BaseModelError(f"{which}: expected a folder or a hub id, found neither ({error})") from error
     except (HTTPError, OSError) as error:
         raise BaseModelError(_unreachable(which, error)) from error
 
@@ -257,11 +305,9 @@ def _from_hub_cache(hub_id: str, revision: str | None) -> BaseModel | None:
     except (LocalEntryNotFoundError, HFValidationError):
         return None
     try:
-        if not any(next(Path(folder).glob(pattern), None) for pattern in _TOKENIZERS):
-            return None  # another program cached a part of it
         return _hub_base(Path(folder), hub_id)
     except BaseModelError:
-        return None
+        return None  # another program cached a part of it
 
 
 def _hub_base(folder: Path, hub_id: str) -> BaseModel:

@@ -21,7 +21,7 @@ from nlptransfer import metrics as scores
 from nlptransfer import processes
 from nlptransfer.classifier import Classifier, to_probabilities
 from nlptransfer.data import Data, DataSettings, Split, load_data
-from nlptransfer.errors import RunFolderError, SettingError
+from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.files import atomic_file, read_json, size_mb, write_json
 from nlptransfer.objectives import Supervised, class_weights
 from nlptransfer.routes import Built, Route, route_class
@@ -51,9 +51,18 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Experiment:
-    """A finished run, read from its folder."""
+    """A finished run, read from its folder.
+
+    Raises:
+        RunFolderError: no finished run is there.
+    """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+        if not (self.folder / "experiment.json").exists() or self.record["status"] != "finished":
+            raise RunFolderError(f"{self.folder}: expected the folder of a finished run")
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -67,7 +76,15 @@ class Experiment:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Scores on the test split."""
+        """Scores on the test split.
+
+        Raises:
+            DataError: the data had none.
+        """
+        if "test" not in self.report:
+            raise DataError(
+                f"{self.folder}: expected scores on test, found none, as the data had no test rows: see .report"
+            )
         return self.report["test"]
 
     @property
@@ -151,6 +168,7 @@ class _Run:
         if processes.from_main(_claim(folder, question, overwrite) if processes.is_main() else None):
             return Experiment(folder)
         processes.quiet_others()
+        log.info("%s: %s -> %s", self.route.name, self.data, folder)
         seed = self.asked.seed if self.asked.init_seed is None else self.asked.init_seed
         built = self.route.build(self.data, self.base, self.revision, seed)
         chosen = {name: value for name, value in built.defaults.items() if getattr(self.asked, name) is None}
@@ -158,15 +176,14 @@ class _Run:
         record = self._record(question, built, settings)
         if processes.is_main():
             write_json(folder / "experiment.json", {"status": "running", **record})
-        started = time.perf_counter()
         fitted = self._fit(built, settings, folder)
-        seconds = fitted.pop("seconds", None) or time.perf_counter() - started
+        held_out = fitted.pop("validation_logits", None)
         classifier = self._calibrated(built)
-        report, found = self._scores(classifier)
+        report, found = self._scores(classifier, held_out)
         if processes.is_main():
             classifier.save_pretrained(folder / "model")
-            examples = fitted.get("examples", len(self.data.train))
-            report["cost"] = _cost(classifier, self.data.test.texts, seconds, examples, folder)
+            texts = self.data.test.texts or self.data.validation.texts
+            report["cost"] = _cost(classifier, texts, fitted["seconds"], fitted["examples"], folder)
             _write_predictions(folder / "predictions.parquet", self.data, classifier, found)
             write_json(folder / "metrics.json", report)
             write_json(folder / "experiment.json", {"status": "finished", **record, "training": fitted})
@@ -176,9 +193,11 @@ class _Run:
         return Experiment(folder)
 
     def _question(self) -> dict[str, Any]:
-        """All that decides what is learnt; a local base by its file's name alone."""
+        """All that decides what is learnt; a local base by name and size, not by where it lies."""
         training = {name: value for name, value in asdict(self.asked).items() if name not in WITHOUT_EFFECT}
-        base = self.base if self.base is None or not Path(self.base).exists() else Path(self.base).name
+        base = self.base
+        if base is not None and (local := Path(base).expanduser()).exists():
+            base = f"{local.name} ({size_mb(local):.6f} MiB)"
         question = {
             "fingerprints": self.data.fingerprints(),
             "route": self.route.name,
@@ -215,8 +234,9 @@ class _Run:
         }
 
     def _fit(self, built: Built, settings: TrainingSettings, folder: Path) -> dict[str, Any]:
-        """Train the model in place; returns what is worth recording."""
+        """Train the model in place; returns what is worth recording, the seconds and rows seen among it."""
         data, model = self.data, built.model
+        started = time.perf_counter()
         weights = class_weights(settings.class_weights, data.labels, data.train.targets)
         objective = Supervised(model, data.labels, weights, settings.label_smoothing)
         judge = _judge(data, settings.metric_for_best_model)
@@ -225,10 +245,12 @@ class _Run:
         )
         inputs = self.route.head_inputs(model, rows)
         if inputs is not None:
-            return self._solve(objective, judge, inputs, self.route.head_inputs(model, validation), model)
+            solved = self._solve(objective, judge, inputs, self.route.head_inputs(model, validation), model)
+            return solved | {"seconds": time.perf_counter() - started, "examples": len(rows) + len(validation)}
+        prepared = time.perf_counter() - started
         examples = Examples(rows, data.train.targets), Examples(validation, data.validation.targets)
         report: TrainingReport = train(objective, *examples, judge, settings, folder / "checkpoints")
-        return asdict(report)
+        return asdict(replace(report, seconds=report.seconds + prepared))
 
     def _solve(
         self, objective: Supervised, judge: Callable[[np.ndarray], float], inputs: np.ndarray, held_out: Any, model: Any
@@ -242,8 +264,13 @@ class _Run:
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(weight))
             head.bias.copy_(torch.from_numpy(bias))
-        validation_scores = {f"{strength:g}": score for strength, score in chosen.scores.items()}
-        return {"solved": "train+validation", "l2_strength": chosen.strength, "validation_scores": validation_scores}
+        return {
+            "solved": "train+validation",
+            "l2_strength": chosen.strength,
+            "validation_scores": {f"{strength:g}": score for strength, score in chosen.scores.items()},
+            # Of the solution that has not seen these rows.
+            "validation_logits": held_out @ chosen.weight.T + chosen.bias,
+        }
 
     def _calibrated(self, built: Built) -> Classifier:
         """The classifier with its temperature in the last layer and its thresholds, from the calibration rows."""
@@ -267,16 +294,29 @@ class _Run:
         thresholds = scores.fit_thresholds(probabilities, data.calibration.targets)
         return replace(classifier, thresholds=tuple(thresholds.tolist()))
 
-    def _scores(self, classifier: Classifier) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Scores by split, and the probabilities of validation and test."""
-        report, found = {}, {}
+    def _scores(
+        self, classifier: Classifier, held_out: np.ndarray | None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Scores by split, and the probabilities of validation and test; test may be empty.
+
+        Args:
+            held_out: validation logits, where the classifier itself has learnt from these rows by now.
+        """
+        report: dict[str, Any] = {}
+        found: dict[str, np.ndarray] = {}
         few = self.data.train.take(range(min(len(self.data.train), SCORED_TRAINING_ROWS)))
         for name, split in (("train", few), ("validation", self.data.validation), ("test", self.data.test)):
-            found[name] = classifier.probabilities(split.texts, share=True)
+            if not len(split):
+                continue
+            if name == "validation" and held_out is not None:
+                found[name] = to_probabilities(held_out, self.data.labels)
+            else:
+                found[name] = classifier.probabilities(split.texts, share=True)
             report[name] = {"rows": len(split)} | scores.score(
                 split.targets, found[name], self.data.labels, thresholds=classifier.thresholds, metrics=self.further
             )
-        return report, {name: found[name] for name in ("validation", "test")}
+        del found["train"]
+        return report, found
 
 
 def _claim(folder: Path, question: dict[str, Any], overwrite: bool) -> bool:

@@ -39,8 +39,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             # A folder cannot be renamed over a full one: the old one steps aside first.
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
             os.replace(path, old / "folder")
-            os.replace(temporary, path)
-            shutil.rmtree(old)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                os.replace(old / "folder", path)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             os.replace(temporary, path)
     finally:
@@ -48,13 +53,18 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON, atomically; NaN and infinity are refused by ``json``."""
+    """Write ``value`` as indented UTF-8 JSON, atomically.
+
+    Raises:
+        ValueError: NaN or infinity, which JSON has not.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_file(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
+    """What ``write_json`` wrote."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
@@ -67,8 +77,8 @@ def size_mb(folder: str | Path) -> float:
 
 def cache_folder(kind: str) -> Path:
     """Where caches of one kind live: beside the Hugging Face caches, so that ``HF_HOME`` moves them too."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    return Path(os.environ.get("HF_HOME", default)).expanduser() / "nlptransfer" / kind
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HOME") or default).expanduser() / "nlptransfer" / kind
 
 
 def _give_default_mode(path: Path) -> None:

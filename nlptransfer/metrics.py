@@ -385,8 +385,9 @@ def _plain(value: Any) -> Any:
 def fit_temperature(logits: ArrayLike, targets: ArrayLike, multi_label: bool = False) -> float:
     """The temperature T in [0.05, 20] that makes softmax(logits / T), or sigmoid, likeliest (Guo et al. 2017).
 
-    The loss is convex in 1/T, so that one bounded search over log T finds it. Predictions of single labels do not
-    change. On rows that are all predicted right the likeliest T is the smallest.
+    The n rows are joined by one more that is of every label in equal shares, as Platt (1999) smooths his targets: a few
+    rows that are all predicted right would otherwise ask for certainty. The loss is convex in 1/T, so that one bounded
+    search over log T finds it. Predictions of single labels do not change.
 
     Args:
         logits: (n, k), of rows that trained nothing.
@@ -404,12 +405,14 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, multi_label: bool = F
 
     z = _matrix(logits, "logits")
     y = _targets(targets, z.shape, multi_label)
+    rows, k = z.shape
+    shares = (y + 0.5 / rows) / (1 + 1 / rows) if multi_label else (np.eye(k)[y] + 1 / (k * rows)) / (1 + 1 / rows)
 
     def loss(log_temperature: float) -> float:
         scaled = z / np.exp(log_temperature)
         if multi_label:
-            return float(np.logaddexp(0, np.where(y == 1, -scaled, scaled)).mean())
-        return float(-log_softmax(scaled, axis=1)[np.arange(len(y)), y].mean())
+            return float((np.logaddexp(0, scaled) - shares * scaled).mean())
+        return float(-(shares * log_softmax(scaled, axis=1)).sum(axis=1).mean())
 
     found = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-4})
     # Logits that say nothing lose the same at any T: they are left as they are.

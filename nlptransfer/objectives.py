@@ -1,6 +1,8 @@
 """The losses: each holds the model it trains, so that processes keep all of it in step."""
 
+import math
 from collections.abc import Mapping
+from numbers import Real
 
 import numpy as np
 import torch
@@ -12,11 +14,16 @@ from nlptransfer.labels import Labels
 
 
 class Supervised(nn.Module):
-    """Cross-entropy of labelled rows, weighted by class: sum of w_i * l_i over the sum of w_i.
+    """Cross-entropy of labelled rows, weighted by class: sum of weighted losses over the sum of row weights.
 
-    One label a row: l = -(1 - e) log p_y - e mean_k log p_k (label smoothing e; Szegedy et al. 2016) and
-    w the weight of class y. Several labels: binary cross-entropy averaged over labels, targets
-    smoothed by e / 2, positives weighted by class, w = 1.
+    One label a row: torch's cross_entropy with these class weights and label smoothing (Szegedy et al. 2016),
+    a row weighing what its class does. Several labels: binary cross-entropy averaged over labels, targets
+    smoothed by half of ``label_smoothing``, positives weighted by class; every row weighs 1.
+
+    Args:
+        model: ``forward(**inputs)`` gives an object with ``logits``, (rows, labels).
+        class_weights: (labels,); None: all 1.
+        label_smoothing: in [0, 1).
     """
 
     class_weights: Tensor
@@ -33,18 +40,18 @@ class Supervised(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor], targets: Tensor, total_weight: float) -> Tensor:
         """The rows' share of the loss: their weighted losses over the weight of all rows of the step."""
-        logits = self.model(**inputs).logits.float()
-        return (self.row_losses(logits, targets) * self.row_weights(targets)).sum() / total_weight
+        return self.row_losses(self.model(**inputs).logits.float(), targets).sum() / total_weight
 
     def row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """(rows, labels) and targets -> (rows,) losses before weighting."""
+        """Weighted losses, (rows,), of logits (rows, labels) and targets (rows,) int64 or (rows, labels) float."""
+        weights = self.class_weights.to(logits.dtype)
         if self.multi_label:
-            smooth = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
-            losses = functional.binary_cross_entropy_with_logits(
-                logits, smooth.to(logits.dtype), pos_weight=self.class_weights.to(logits.dtype), reduction="none"
-            )
+            smooth = targets.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
+            losses = functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights, reduction="none")
             return losses.mean(dim=1)
-        return functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, reduction="none")
+        return functional.cross_entropy(
+            logits, targets, weights, label_smoothing=self.label_smoothing, reduction="none"
+        )
 
     def row_weights(self, targets: Tensor) -> Tensor:
         """(rows,) weights of the rows."""
@@ -59,10 +66,10 @@ def class_weights(asked: str | Mapping[str, float] | None, labels: Labels, targe
     Args:
         asked: None; "balanced", which gives rows / (classes * rows of the class), and with several labels
             the negatives over the positives of each; or weights by label name, 1 where none is given.
-        targets: the training targets.
+        targets: the training targets, as ``Labels.encode`` gives them.
 
     Raises:
-        SettingError: another word, an unknown label name, or a weight that is not positive.
+        SettingError: another word, an unknown label name, or a weight that is not a number above 0.
     """
     if asked is None:
         return None
@@ -70,15 +77,17 @@ def class_weights(asked: str | Mapping[str, float] | None, labels: Labels, targe
         if asked != "balanced":
             raise SettingError(f"class_weights={asked!r}: expected 'balanced' or weights by label name")
         if labels.multi_label:
-            positives = np.maximum(targets.sum(axis=0), 1)
-            return (len(targets) - positives).clip(min=1) / positives
+            positives = targets.sum(axis=0)
+            negatives = len(targets) - positives
+            # A label that all rows have, or none, cannot be balanced.
+            return np.where((positives > 0) & (negatives > 0), negatives / np.maximum(positives, 1), 1.0)
         counts = np.maximum(np.bincount(targets, minlength=labels.num_labels), 1)
         return len(targets) / (labels.num_labels * counts)
     weights = np.ones(labels.num_labels)
     for name, weight in asked.items():
         if name not in labels.label2id:
             raise SettingError(f"class_weights: unknown label {name!r}: {nearest(name, labels.names)}")
-        if not weight > 0:
-            raise SettingError(f"class_weights: {name}={weight}: expected a number above 0")
+        if not isinstance(weight, Real) or not 0 < weight < math.inf:
+            raise SettingError(f"class_weights: {name}={weight!r}: expected a number above 0")
         weights[labels.label2id[name]] = weight
     return weights

@@ -1,27 +1,23 @@
 """Reads labelled text from files, folders, the hub and memory as raw columns; streams texts for prediction."""
 
-import csv
-import gzip
 import json
 import logging
 import re
 import sys
 import unicodedata
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from nlptransfer import parsing
 from nlptransfer.errors import DataError
 from nlptransfer.labels import is_missing
+from nlptransfer.parsing import KINDS, kind_of, stem_of
 
 logger = logging.getLogger("nlptransfer")
 
-KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-"""Kinds of files with labelled rows; each may be gzipped besides."""
 SPLIT_NAMES = {
     "train": "train",
     "validation": "validation",
@@ -46,7 +42,6 @@ _LABEL_COLUMNS = (
     ("sentiment", "emotion", "emotions", "intent", "topic", "topics", "tag", "tags", "y"),
 )
 _INDEX_COLUMNS = ("", "unnamed: 0", "id", "idx", "index", "guid", "__index_level_0__")
-_LONGEST_FIELD = 2**31 - 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -87,7 +82,7 @@ def open_source(source: Any) -> Source:
         if path.is_dir():
             return Source(path.resolve().name, _folder(path))
         if path.exists():
-            return Source(_stem(path), {WHOLE: path})
+            return Source(stem_of(path), {WHOLE: path})
         return _from_hub(source)
     if isinstance(source, Mapping):
         return Source("data", _named_splits(source.items(), "the splits given"))
@@ -108,7 +103,7 @@ def read_table(part: Any, where: str) -> Table:
     if isinstance(part, (str, Path)):
         table = _read_file(Path(part).expanduser())
     elif _is_a(part, "pandas", "DataFrame"):
-        table = Table(where, {str(name): part[name].tolist() for name in part.columns})
+        table = _from_frame(part, where)
     elif _is_a(part, "datasets", "Dataset"):
         table = _from_dataset(part, where)
     elif isinstance(part, (tuple, list)) and len(part) == 2 and not isinstance(part[0], str):
@@ -180,17 +175,18 @@ def read_texts(source: str | Path | Iterable[str], text_column: str | None = Non
         return (_required(text, f"text {number}") for number, text in enumerate(source, 1))
     path = Path(source).expanduser()
     if not path.is_file():
-        raise DataError(f"{path}: expected a file of texts, found no such file; texts themselves go in a list")
-    kind = _kind(path)
+        found = "a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: expected a file of texts, found {found}; texts themselves go in a list")
+    kind = kind_of(path)
     if kind == ".txt":
-        return (clean_text(line.rstrip("\r\n"), str(path)) for line in _lines(path))
+        return (clean_text(line.rstrip("\r\n"), str(path)) for line in parsing.lines(path))
     if kind == ".parquet":
         return _texts_of_parquet(path, text_column)
     if kind in (".csv", ".tsv"):
         return _texts_of_csv(path, text_column)
     if kind in (".json", ".jsonl"):
-        return _texts_of_objects(_objects(path), str(path), text_column)
-    raise _unknown_kind(path, (".txt", *KINDS))
+        return _texts_of_objects(parsing.json_objects(path), str(path), text_column)
+    raise parsing.unknown_kind(path, (".txt", *KINDS))
 
 
 # Where rows come from
@@ -198,7 +194,7 @@ def read_texts(source: str | Path | Iterable[str], text_column: str | None = Non
 
 def _folder(folder: Path) -> dict[str, Any]:
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    splits = [file for file in files if _kind(file) in KINDS and _stem(file).lower() in SPLIT_NAMES]
+    splits = [file for file in files if kind_of(file) in KINDS and stem_of(file).lower() in SPLIT_NAMES]
     others = [file.name for file in files if file not in splits]
     if others:
         logger.info("%s: left alone: %s", folder, ", ".join(others))
@@ -207,7 +203,7 @@ def _folder(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{folder}: expected files named train, validation, test ({', '.join(KINDS)}, plain or .gz), found {found}"
         )
-    return _named_splits(((_stem(file).lower(), file) for file in splits), str(folder))
+    return _named_splits(((stem_of(file).lower(), file) for file in splits), str(folder))
 
 
 def _named_splits(items: Iterable[tuple[Any, Any]], where: str) -> dict[str, Any]:
@@ -231,7 +227,7 @@ def _named_splits(items: Iterable[tuple[Any, Any]], where: str) -> dict[str, Any
 
 
 def _from_hub(source: str | Path) -> Source:
-    if isinstance(source, Path) or _kind(Path(source)) in KINDS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
+    if isinstance(source, Path) or kind_of(Path(source)) in KINDS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
         raise DataError(f"{source}: no such file or folder; check the path")
     import datasets
 
@@ -252,6 +248,13 @@ def _is_a(value: Any, module: str, name: str) -> bool:
     return loaded is not None and isinstance(value, getattr(loaded, name, ()))
 
 
+def _from_frame(frame: Any, where: str) -> Table:
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: expected distinct column names, found {', '.join(map(repr, names))}; rename them")
+    return Table(where, {name: frame.iloc[:, index].tolist() for index, name in enumerate(names)})
+
+
 def _from_pair(texts: Any, labels: Any, where: str) -> Table:
     columns = {name: _as_list(values, name, where) for name, values in (("text", texts), ("label", labels))}
     if len(columns["text"]) != len(columns["label"]):
@@ -263,7 +266,7 @@ def _from_pair(texts: Any, labels: Any, where: str) -> Table:
 
 
 def _as_list(values: Any, name: str, where: str) -> list[Any]:
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise DataError(f"{where}: expected a list of {name}s, found {type(values).__name__}")
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
@@ -287,33 +290,20 @@ def _from_arrow(arrow: Any, where: str, features: Mapping[str, Any]) -> Table:
 # Files
 
 
-def _kind(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
-def _stem(path: Path) -> str:
-    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
-    return Path(name).stem
-
-
-def _unknown_kind(path: Path, kinds: Sequence[str]) -> DataError:
-    return DataError(f"{path}: expected a file of kind {', '.join(kinds)}, plain or .gz, found {_kind(path) or 'none'}")
-
-
 def _read_file(path: Path) -> Table:
     if not path.is_file():
         raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'no such file'}")
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind == ".parquet":
         return _read_parquet(path)
     if kind in (".csv", ".tsv"):
-        records = _csv_records(path)
+        records = parsing.csv_records(path)
         header = next(records, [])
         rows = list(records)
         return Table(str(path), {name: [row[i] for row in rows] for i, name in enumerate(header)} if rows else {})
     if kind in (".json", ".jsonl"):
-        return _columns_of(list(_objects(path)), str(path))
-    raise _unknown_kind(path, KINDS)
+        return _columns_of(list(parsing.json_objects(path)), str(path))
+    raise parsing.unknown_kind(path, KINDS)
 
 
 def _columns_of(rows: list[dict[str, Any]], where: str) -> Table:
@@ -321,149 +311,18 @@ def _columns_of(rows: list[dict[str, Any]], where: str) -> Table:
     return Table(where, {name: [row.get(name) for row in rows] for name in names})
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with _open(path) as handle:
-            yield from _decoded(handle, str(path))
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _broken_gzip(path, error) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _broken_gzip(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: expected a whole gzip file, found a broken one ({error}); copy or download it again")
-
-
-def _decoded(lines: Iterable[bytes], where: str) -> Iterator[str]:
-    encoding = "utf-8-sig"
-    for number, line in enumerate(lines, 1):
-        try:
-            yield line.decode(encoding)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{where}, line {number}: expected UTF-8, found the byte 0x{line[error.start]:02x} at position "
-                f"{error.start + 1}; save the file as UTF-8"
-            ) from error
-        encoding = "utf-8"
-
-
-def _csv_records(path: Path) -> Iterator[list[str]]:
-    """The header, then the rows, each as long as the header."""
-    if _kind(path) == ".csv":
-        return _csv_parsed(path, ",", csv.QUOTE_MINIMAL)
-    # Whether quotes quote in a tsv file is anyone's guess: they do if the whole file can be read that way.
-    errors = []
-    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
-        try:
-            for _ in _csv_parsed(path, "\t", quoting):
-                continue
-            return _csv_parsed(path, "\t", quoting)
-        except _BrokenRowError as error:
-            errors.append(error)
-    raise errors[0]
-
-
-class _BrokenRowError(DataError):
-    """A row of a csv or tsv file that does not parse."""
-
-
-def _csv_parsed(path: Path, delimiter: str, quoting: Any) -> Iterator[list[str]]:
-    # The limit (128 KiB) belongs to the whole process: raise it, never lower it again under another reader.
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
-    reader = csv.reader(_lines(path), delimiter=delimiter, quoting=quoting, strict=True)
-    width, row, line = 0, -1, 1
-    try:
-        for record in reader:
-            if record:
-                row += 1
-                width = width or _checked_header(record, path)
-                if len(record) != width:
-                    raise _BrokenRowError(
-                        f"{path}, row {row}, line {line}: expected {width} fields as in the header, "
-                        f"found {len(record)}; put quotes around fields with separators in them"
-                    )
-                yield record
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise _BrokenRowError(
-            f"{path}, row {row + 1}, from line {line}: broken {_kind(path)[1:]}: {error}; put quotes around fields "
-            "with quotes or line ends in them, and double the quotes inside"
-        ) from error
-
-
-def _checked_header(header: list[str], path: Path) -> int:
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise DataError(
-            f"{path}, line 1: expected a header of distinct column names, found {twice[0]!r} more than once in "
-            f"{', '.join(map(repr, header))[:200]}; is the header line missing?"
-        )
-    return len(header)
-
-
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
-    if _kind(path) == ".jsonl":
-        return _parsed(_lines(path), str(path))
-    lines = list(_lines(path))
-    start = next((line for line in lines if line.strip()), "")
-    return iter(_parsed_list("".join(lines), path)) if start.lstrip()[:1] == "[" else _parsed(lines, str(path))
-
-
-def _parsed_list(text: str, path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}: broken JSON: {error}") from error
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: expected an object, found {row!r:.80}")
-    return rows
-
-
-def _parsed(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, 1):
-        if line.isspace() or not line:
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}, line {number}: broken JSON: {error}; write one object a line") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}, line {number}: expected a JSON object, found {line.strip():.80}")
-        yield row
-
-
-def _parquet_file(path: Path) -> Any:
-    import pyarrow.parquet
-
-    try:
-        with _open(path) as handle:
-            content = BytesIO(handle.read()) if path.name.lower().endswith(".gz") else path
-        return pyarrow.parquet.ParquetFile(content)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _broken_gzip(path, error) from error
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: broken parquet: {error}; copy or download it again") from error
-
-
 def _read_parquet(path: Path) -> Table:
     import pyarrow
 
-    try:
-        arrow = _parquet_file(path).read()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: broken parquet: {error}; copy or download it again") from error
+    batches = list(parsing.parquet_batches(path))
+    if not batches:
+        return Table(str(path), {})
     features: Mapping[str, Any] = {}
-    if b"huggingface" in (arrow.schema.metadata or {}):
+    if b"huggingface" in (batches[0].schema.metadata or {}):
         import datasets
 
-        features = datasets.Features.from_arrow_schema(arrow.schema)
-    return _from_arrow(arrow, str(path), features)
+        features = datasets.Features.from_arrow_schema(batches[0].schema)
+    return _from_arrow(pyarrow.Table.from_batches(batches), str(path), features)
 
 
 # Columns
@@ -471,7 +330,8 @@ def _read_parquet(path: Path) -> Table:
 
 def _asked(table: Table, setting: str, name: str | None) -> str | None:
     if name is not None and name not in table.columns:
-        raise DataError(f"{table.where}: {setting}={name!r} is not there; columns: {_columns(table)}")
+        found = f"found only {_columns(table)}; set {setting} to one of these"
+        raise DataError(f"{table.where}: expected the column {name!r} ({setting}), {found}")
     return name
 
 
@@ -516,7 +376,7 @@ def _required(text: Any, where: str) -> str:
 
 def _standard_input() -> Iterator[str]:
     handle = getattr(sys.stdin, "buffer", None)
-    return iter(sys.stdin) if handle is None else _decoded(handle, "standard input")
+    return iter(sys.stdin) if handle is None else parsing.decoded(handle, "standard input")
 
 
 def _texts_of_lines(lines: Iterator[str], where: str, text_column: str | None) -> Iterator[str]:
@@ -525,7 +385,7 @@ def _texts_of_lines(lines: Iterator[str], where: str, text_column: str | None) -
         return
     rows = chain([first], lines)
     if _is_object(first):
-        yield from _texts_of_objects(_parsed(rows, where), where, text_column)
+        yield from _texts_of_objects(parsing.json_lines(rows, where), where, text_column)
     else:
         yield from (clean_text(line.rstrip("\r\n"), where) for line in rows)
 
@@ -559,7 +419,7 @@ def _texts_of_objects(rows: Iterator[dict[str, Any]], where: str, text_column: s
 
 
 def _texts_of_csv(path: Path, text_column: str | None) -> Iterator[str]:
-    records = _csv_records(path)
+    records = parsing.csv_records(path)
     header = next(records, None)
     first = next(records, None)
     if header is None or first is None:
@@ -573,11 +433,11 @@ def _texts_of_csv(path: Path, text_column: str | None) -> Iterator[str]:
 def _texts_of_parquet(path: Path, text_column: str | None) -> Iterator[str]:
     import pyarrow
 
-    file = _parquet_file(path)
-    sample = next(file.iter_batches(batch_size=100), None)
-    if sample is None:
+    batches = parsing.parquet_batches(path)
+    first = next(batches, None)
+    if first is None:
         return
-    column = _text_column(_from_arrow(pyarrow.Table.from_batches([sample]), str(path), {}), text_column)
-    values = chain.from_iterable(batch.column(0).to_pylist() for batch in file.iter_batches(columns=[column]))
+    column = _text_column(_from_arrow(pyarrow.Table.from_batches([first]), str(path), {}), text_column)
+    values = chain.from_iterable(batch.column(column).to_pylist() for batch in chain([first], batches))
     for number, value in enumerate(values, 1):
         yield clean_text(value, f"{path}, row {number}, column {column!r}")

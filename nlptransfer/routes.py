@@ -5,7 +5,8 @@ A route is one class here and one entry in ``ROUTES``; the command line and the 
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as hf_logging
 
 from nlptransfer import processes, word2vec
 from nlptransfer.batching import FeatureRows, Rows, encode
@@ -21,8 +23,8 @@ from nlptransfer.data import Data
 from nlptransfer.encoders import find_base, is_encoder
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.features import pooled_vectors
-from nlptransfer.segmentation import build_tokenizer, surface_words
-from nlptransfer.settings import check
+from nlptransfer.segmentation import build_tokenizer, is_unspaced, surface_words
+from nlptransfer.settings import check, convert, fields_of
 from nlptransfer.vector_making import distil_for_texts
 from nlptransfer.vectors import WordVectors, open_vectors
 
@@ -63,13 +65,21 @@ class Route(ABC):
         """(rows, width) float32 inputs of the last layer if it alone learns and is solved, not stepped; else None."""
         return None
 
+    def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+        """Write model and tokenizer as plain transformers reads them."""
+        with _no_bars():
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
     def load(self, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """The model and tokenizer that were saved in a folder."""
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        with _no_bars():
+            model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         assert isinstance(tokenizer, PreTrainedTokenizerFast)
         return model.eval(), tokenizer
 
+    @abstractmethod
     def check(self) -> None:
         """Raise a SettingError for a value that makes no sense."""
 
@@ -106,6 +116,8 @@ class Word2Vec(Route):
     """whether gensim's own files, which are pickles and can run code, are opened"""
 
     def check(self) -> None:
+        for name, hint in fields_of(type(self)).items():
+            convert(name, getattr(self, name), hint)
         for name in ("num_filters", "max_words", "max_length", "dimensions"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
         check(0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
@@ -145,26 +157,25 @@ class Word2Vec(Route):
             matrix.shape[1],
             100 * record["unknown_share"],
         )
-        if isinstance(model.classifier, word2vec.PooledHead):
+        if isinstance(model.body, word2vec.PooledBody):
             pooled = pooled_vectors(model.vectors.weight, train, self.pooling)
-            model.classifier.standardize.fit(pooled.features)
+            model.body.standardize.fit(pooled.features)
         return Built(model, tokenizer, record, self._defaults(len(data.train)))
 
     def rows(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Rows:
         tokens = encode(texts, tokenizer, self.max_length)
         if self.head_type == "cnn" or self.train_vectors:
             return tokens
-        return pooled_vectors(_parts(model)[0].weight, tokens, self.pooling)
+        return pooled_vectors(_own(model).vectors.weight, tokens, self.pooling)
 
     def head(self, model: PreTrainedModel) -> nn.Linear:
-        return _parts(model)[1].out
+        return _own(model).classifier
 
     def head_inputs(self, model: PreTrainedModel, rows: Rows) -> np.ndarray | None:
-        head = _parts(model)[1]
-        if self.head_type != "linear" or not isinstance(rows, FeatureRows) or not isinstance(head, word2vec.PooledHead):
+        if self.head_type != "linear" or not isinstance(rows, FeatureRows):
             return None
         with torch.inference_mode():
-            return head.standardize(torch.from_numpy(rows.features)).numpy()
+            return _own(model).body(torch.from_numpy(rows.features)).numpy()
 
     def _vectors(
         self, texts: Sequence[str], base: str | None, revision: str | None
@@ -172,6 +183,7 @@ class Word2Vec(Route):
         """Vectors of a file, or distilled from an encoder for the words of these texts."""
         with processes.main_first():
             if base is not None and not is_encoder(base):
+                check(revision is None, "revision", revision, "none, as a file of word vectors has no revisions")
                 vectors = open_vectors(base, allow_pickle=self.allow_pickle)
                 return vectors, {"kind": "vectors", "name": vectors.source}
             encoder = find_base(base, revision)
@@ -182,31 +194,44 @@ class Word2Vec(Route):
         """The words to keep, most frequent first, and their (words + 2, dimensions) matrix."""
         places = np.arange(min(len(vectors), self.max_words))
         if len(vectors) > self.max_words:
-            habit = build_tokenizer(vectors.words(0, 20_000))
+            sample = vectors.words(0, 20_000)
+            # Unspaced text is cut by all the words; spaced text by habits that a sample shows.
+            habit = build_tokenizer(vectors.words() if is_unspaced(sample) else sample)
             found = vectors.rows(sorted({word for words in surface_words(habit, texts) for word in words}))
             found = np.sort(found[found >= 0])[: self.max_words]
             places = np.union1d(found, np.setdiff1d(places, found)[: self.max_words - len(found)])
         matrix = np.zeros((len(places) + word2vec.RESERVED, vectors.dimensions), dtype=np.float32)
         matrix[word2vec.RESERVED :] = vectors.matrix[places]
         if self.unit_length:
-            matrix /= np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-6)
-        words = vectors.words(0, int(places[-1]) + 1)
-        return [words[place] for place in places], matrix
+            norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+            matrix /= np.where(norms > 0, norms, 1)
+        return vectors.words_at(places), matrix
 
     def _defaults(self, rows: int) -> dict[str, Any]:
-        # Small data gets more passes: about as many steps as a few thousand rows need.
-        epochs = 20 if rows < 10_000 else 10
+        # Small data gets more passes and smaller batches, so that it has steps enough.
         return {
-            "num_train_epochs": epochs,
-            "learning_rate": 2e-3 if self.head_type == "cnn" else 1e-3,
-            "per_device_train_batch_size": 64,
-            "early_stopping_patience": 5,
+            "num_train_epochs": 20 if rows < 10_000 else 10,
+            "learning_rate": 4e-3 if self.head_type == "cnn" else 1e-3,
+            "per_device_train_batch_size": 64 if rows >= 2_000 else 32,
+            "early_stopping_patience": 5 if rows >= 2_000 else None,
         }
 
 
-def _parts(model: PreTrainedModel) -> tuple[nn.Embedding, word2vec.CnnHead | word2vec.PooledHead]:
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    # transformers shows a bar even for a single small file.
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def _own(model: PreTrainedModel) -> word2vec.Word2VecForSequenceClassification:
     assert isinstance(model, word2vec.Word2VecForSequenceClassification)
-    return model.vectors, model.classifier
+    return model
 
 
 ROUTES: dict[str, type[Route]] = {route.name: route for route in (Word2Vec,)}

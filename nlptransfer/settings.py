@@ -5,6 +5,7 @@ import json
 import types
 from collections.abc import Mapping
 from functools import cache
+from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from nlptransfer.errors import SettingError, nearest
@@ -50,18 +51,20 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         choices = get_args(hint)
         if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in choices):
             return None
-        for choice in choices:
+        # Text is anything's last meaning: '{"good": 2}' is a mapping before it is a string.
+        for choice in sorted(choices, key=lambda choice: choice is str):
             try:
                 return convert(name, value, choice)
             except SettingError:
                 continue
         raise _wrong(name, value, hint)
     if get_origin(hint) is Literal:
-        if value in get_args(hint):
-            return value
-        raise SettingError(f"{name}={value!r}: expected one of {', '.join(map(repr, get_args(hint)))}")
+        for choice in get_args(hint):
+            if value == choice or (isinstance(value, str) and value == str(choice)):
+                return choice
+        raise SettingError(f"{name}={value!r}: expected {_said(hint)}")
     if get_origin(hint) is tuple:
-        parts = value.split(",") if isinstance(value, str) else value
+        parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         if not isinstance(parts, (list, tuple)):
             raise _wrong(name, value, hint)
         return tuple(
@@ -74,30 +77,48 @@ def convert(name: str, value: Any, hint: Any) -> Any:
 
 def _mapping(name: str, value: Any, hint: Any) -> dict[str, Any]:
     try:
-        pairs = json.loads(value) if isinstance(value, str) else dict(value)
-        return {str(key): convert(name, item, get_args(hint)[1]) for key, item in pairs.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        pairs = dict(json.loads(value) if isinstance(value, str) else value)
+    except (ValueError, TypeError) as error:
         raise _wrong(name, value, hint) from error
+    return {str(key): convert(f"{name}[{key}]", item, get_args(hint)[1]) for key, item in pairs.items()}
 
 
 def _plain(name: str, value: Any, hint: Any) -> Any:
-    if hint is bool and isinstance(value, str) and value.lower() in ("true", "false", "1", "0", "yes", "no"):
-        return value.lower() in ("true", "1", "yes")
-    if hint is Any or (isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)):
+    if hint is Any:
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, float) and isinstance(value, str):
+    if isinstance(value, str) and hint is bool and value.lower() in ("true", "false", "1", "0", "yes", "no"):
+        return value.lower() in ("true", "1", "yes")
+    if isinstance(value, str) and hint in (int, float):
         try:
             return hint(value)
         except ValueError as error:
             raise _wrong(name, value, hint) from error
+    # numpy's numbers are numbers too, and true is none.
+    if hint in (int, float) and isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool):
+        return hint(value)
+    if hint not in (int, float) and isinstance(value, hint):
+        return value
     raise _wrong(name, value, hint)
 
 
 def _wrong(name: str, value: Any, hint: Any) -> SettingError:
-    expected = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
-    return SettingError(f"{name}={value!r}: expected {expected}, found {type(value).__name__}")
+    return SettingError(f"{name}={value!r}: expected {_said(hint)}, found {type(value).__name__}")
+
+
+def _said(hint: Any) -> str:
+    """A type in words."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+    if hint in words:
+        return words[hint]
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_said(choice) for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a list, or text with commas"
+    if get_origin(hint) in (dict, Mapping):
+        return 'a mapping such as {"name": 1}'
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    return getattr(hint, "__name__", str(hint))
 
 
 def check(condition: bool, name: str, value: Any, expected: str) -> None:

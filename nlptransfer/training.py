@@ -3,9 +3,10 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,21 +14,23 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, set_seed
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import get_scheduler
 
+from nlptransfer import processes
 from nlptransfer.batching import Rows, predict_logits, training_batches
-from nlptransfer.errors import RunFolderError, SettingError, TrainingError
+from nlptransfer.errors import RunFolderError, SettingError, TrainingError, nearest
 from nlptransfer.files import read_json, write_json
 from nlptransfer.objectives import Supervised
 from nlptransfer.settings import check
 
 LOSS_CHECK_STEPS = 10
 """The loss is read, shown and checked for NaN every so many steps: reading it makes a GPU wait."""
+TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
+"""Trackers, and the packages any one of which each needs."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,11 @@ class TrainingSettings:
     gradient_accumulation_steps: int = 1
     """forward passes before each step of the optimizer"""
     optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = "adamw"
-    """adamw decays weights apart from the gradient; the others add weight_decay to it (L2)"""
+    """adamw and adafactor decay weights apart from the gradient; the others add weight_decay to it (L2)"""
     weight_decay: float = 0.01
     """L2 strength; biases and norms are spared"""
     l1: float = 0.0
-    """L1 strength, added to the gradient; biases and norms are spared"""
+    """L1 strength, added to the gradient after clipping; biases and norms are spared"""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     """course of the learning rate after the warm-up"""
     warmup_ratio: float = 0.06
@@ -59,7 +62,7 @@ class TrainingSettings:
     class_weights: str | dict[str, float] | None = None
     """"balanced", or weights by label name"""
     early_stopping_patience: int | None = None
-    """epochs without a better validation score before training stops"""
+    """epochs without a better validation score before training stops; of no effect without validation rows"""
     metric_for_best_model: str | None = None
     """validation score that picks the epoch: accuracy, or f1_micro with several labels"""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -92,6 +95,11 @@ class TrainingSettings:
         check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
         patience = self.early_stopping_patience
         check(patience is None or patience >= 1, "early_stopping_patience", patience, "a whole number from 1")
+        for tracker in self.report_to:
+            if tracker not in TRACKERS:
+                raise SettingError(f"report_to: unknown tracker {tracker!r}: {nearest(tracker, TRACKERS)}")
+            if not any(find_spec(package) for package in TRACKERS[tracker]):
+                raise SettingError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker][0]}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class TrainingReport:
     loss_sum: float = 0.0
     """sum of this epoch's step losses so far"""
     history: list[dict[str, float]] = field(default_factory=list)
-    """one entry an epoch: epoch, loss, score, learning_rate"""
+    """one entry an epoch: epoch, loss, learning_rate, and score where there are validation rows"""
 
 
 def train(
@@ -137,16 +145,20 @@ def train(
 ) -> TrainingReport:
     """Minimise the objective over the examples; leave the best epoch's weights in the model.
 
+    With the same settings, seed and number of processes the same weights come out, also where the run was cut off
+    and resumed on the way (bit for bit on a CPU).
+
     Args:
         objective: holds the model; what requires a gradient in it is trained.
         examples: training rows.
-        validation: rows whose logits are judged after each epoch.
-        judge: logits (rows, labels) -> score, higher is better.
+        validation: rows whose logits are judged after each epoch; without any, the last epoch's weights stay.
+        judge: logits (rows, labels) -> score, higher is better; the same on every process.
         settings: with no None left among epochs, rate and batch size.
-        checkpoints: folder for what a resume needs; a checkpoint in it is gone on with.
+        checkpoints: folder for what a resume needs, shared by all processes; a checkpoint in it is gone on with.
 
     Raises:
-        TrainingError: the loss is no longer a number.
+        SettingError: a setting that makes no sense or does not fit the machine.
+        TrainingError: no rows, nothing that learns, or a loss or score that is not a number.
         RunFolderError: the checkpoint was written by another number of processes.
     """
     return _Loop(objective, examples, validation, judge, settings, checkpoints).run()
@@ -167,35 +179,22 @@ class _Loop:
         if not settings.num_train_epochs or not settings.learning_rate or not settings.per_device_train_batch_size:
             raise SettingError("expected num_train_epochs, learning_rate and per_device_train_batch_size to be set")
         settings.check()
-        # Each training may ask for another precision; Accelerate remembers the first one otherwise.
-        AcceleratorState._reset_state()
-        self.accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision,
-            log_with=list(settings.report_to) or None,
-            project_dir=str(checkpoints.parent),
-        )
+        if not len(examples.rows):
+            raise TrainingError("expected training rows, found none")
         self.settings, self.examples, self.validation = settings, examples, validation
         self.judge, self.checkpoints = judge, checkpoints
         self.epochs, self.rate = settings.num_train_epochs, settings.learning_rate
+        self.accelerator = _accelerator(settings, checkpoints.parent)
         self.micro_rows = settings.per_device_train_batch_size * self.accelerator.num_processes
+        self.step_rows = self.micro_rows * settings.gradient_accumulation_steps
+        self.steps = self.epochs * math.ceil(len(examples.rows) / self.step_rows)
         self.lengths = examples.rows.lengths
-        self.epoch_steps = math.ceil(len(examples.rows) / (self.micro_rows * settings.gradient_accumulation_steps))
-        optimizer = make_optimizer(objective, settings)
-        total = self.epochs * self.epoch_steps
-        self.scheduler = get_scheduler(
-            settings.lr_scheduler_type if settings.lr_scheduler_type != "constant" else "constant_with_warmup",
-            optimizer,
-            num_warmup_steps=round(settings.warmup_ratio * total),
-            num_training_steps=total,
-        )
-        self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
-        self.accelerator.register_for_checkpointing(self.scheduler)
-        self.accelerator.register_save_state_pre_hook(_drop_frozen)
-        self.plain: Supervised = self.accelerator.unwrap_model(self.objective)
+        targets = torch.from_numpy(examples.targets).to(objective.class_weights.device)
+        self.row_weights = objective.row_weights(targets).double().cpu().numpy()
         self.learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        self.decayed = [
-            parameter for group in optimizer.param_groups if group["decayed"] for parameter in group["params"]
-        ]
+        self.objective, self.optimizer = self.accelerator.prepare(objective, make_optimizer(objective, settings))
+        self.accelerator.register_save_state_pre_hook(_drop_frozen)
+        self.plain = objective
         self.report = TrainingReport()
         self.best: dict[str, Tensor] = {}
         set_seed(settings.seed if settings.init_seed is None else settings.init_seed, device_specific=True)
@@ -205,33 +204,40 @@ class _Loop:
         if self.settings.report_to:
             self.accelerator.init_trackers("nlptransfer", config=_flat(asdict(self.settings)))
         with self._bar() as bar:
-            task = bar.add_task("training", total=self.epochs * self.epoch_steps, completed=self.report.step, note="")
+            task = bar.add_task("training", total=self.steps, completed=self.report.step, note="")
+
+            def show(note: str | None) -> None:
+                bar.update(task, completed=self.report.step)
+                if note:
+                    bar.update(task, note=note)
+
             while self.report.epoch < self.epochs and not self._out_of_patience():
-                self._epoch(lambda note: bar.update(task, completed=self.report.step, note=note))
+                self._epoch(show)
         if self.best:
-            self.plain.load_state_dict({name: value.clone() for name, value in self.best.items()}, strict=False)
-        if self.settings.report_to:
-            self.accelerator.end_training()
+            self.plain.load_state_dict(self.best, strict=False)
+        # Not end_training(): that takes down the process group, which evaluation still needs.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         self.plain.eval()
         self.accelerator.free_memory()
         return self.report
 
-    def _epoch(self, show: Callable[[str], None]) -> None:
+    def _epoch(self, show: Callable[[str | None], None]) -> None:
         report, settings = self.report, self.settings
         data_seed = settings.seed if settings.data_seed is None else settings.data_seed
-        step_rows = self.micro_rows * settings.gradient_accumulation_steps
-        plan = training_batches(self.lengths, step_rows, data_seed, report.epoch)
+        plan = training_batches(self.lengths, self.step_rows, data_seed, report.epoch)
         self.objective.train()
         started = time.perf_counter()
         waiting: list[Tensor] = []
         for rows in plan[report.batch :]:
             waiting.append(self._step(rows))
             report.step, report.batch, report.examples = report.step + 1, report.batch + 1, report.examples + len(rows)
-            last = report.batch == len(plan)
-            if last or len(waiting) == LOSS_CHECK_STEPS or report.step % settings.save_steps == 0:
+            last, save = report.batch == len(plan), report.step % settings.save_steps == 0
+            show(None)
+            if last or save or len(waiting) == LOSS_CHECK_STEPS:
                 self._read_losses(waiting)
                 show(self._note())
-            if report.step % settings.save_steps == 0 and not last:
+            if save and not last:
                 started = self._clock(started)
                 self._save()
         loss = report.loss_sum / len(plan)
@@ -244,56 +250,69 @@ class _Loop:
 
     def _step(self, rows: np.ndarray) -> Tensor:
         """One step of the optimizer on the rows of all processes; returns this process's share of the loss."""
-        targets = torch.from_numpy(self.examples.targets[rows])
-        total = float(self.plain.row_weights(targets.to(self.accelerator.device)).sum())
-        loss = torch.zeros((), device=self.accelerator.device)
-        micros = list(self._micro_batches(rows))
-        for i, mine in enumerate(micros):
+        self._set_rate()
+        device, others = self.accelerator.device, self.accelerator.num_processes
+        total = float(self.row_weights[rows].sum())
+        loss = torch.zeros((), device=device)
+        for start in range(0, len(rows), self.micro_rows):
+            mine = rows[start : start + self.micro_rows][self.accelerator.process_index :: others]
             # Where a process has no row left it still takes part, with a row that weighs nothing.
             share = mine if len(mine) else rows[:1]
-            inputs = {key: value.to(self.accelerator.device) for key, value in self.examples.rows.batch(share).items()}
-            labels = torch.from_numpy(self.examples.targets[share]).to(self.accelerator.device)
-            with self.accelerator.no_sync(self.objective) if i + 1 < len(micros) else nullcontext():
-                part = self.objective(inputs, labels, total if len(mine) else math.inf)
+            inputs = {name: value.to(device) for name, value in self.examples.rows.batch(share).items()}
+            targets = torch.from_numpy(self.examples.targets[share]).to(device)
+            last = start + self.micro_rows >= len(rows)
+            with nullcontext() if last else self.accelerator.no_sync(self.objective):
+                part = self.objective(inputs, targets, total if len(mine) else math.inf)
                 # Processes' gradients are averaged, and the loss is a sum over all rows.
-                self.accelerator.backward(part * self.accelerator.num_processes)
+                self.accelerator.backward(part * others)
             loss += part.detach()
-        if self.settings.l1:
-            for parameter in self.decayed:
-                if parameter.grad is not None:
-                    parameter.grad.add_(parameter.detach().sign(), alpha=self.settings.l1)
         if self.settings.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.learning, self.settings.max_grad_norm)
+        elif self.settings.l1:
+            self.accelerator.unscale_gradients()
+        if self.settings.l1:
+            for parameter in self.learning:
+                if _decays(parameter) and parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach().sign(), alpha=self.settings.l1)
         self.optimizer.step()
-        self.scheduler.step()
         self.optimizer.zero_grad()
         return loss
 
-    def _micro_batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """This process's rows of each forward pass; every process gets equally many passes."""
-        for start in range(0, len(rows), self.micro_rows):
-            yield rows[start : start + self.micro_rows][
-                self.accelerator.process_index :: self.accelerator.num_processes
-            ]
+    def _set_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * rate_share(self.settings, self.report.step, self.steps)
 
     def _read_losses(self, waiting: list[Tensor]) -> None:
         losses = self.accelerator.reduce(torch.stack(waiting), reduction="sum")
         waiting.clear()
         if not bool(torch.isfinite(losses).all()):
-            raise TrainingError(
-                f"the loss is no longer a number near step {self.report.step}: try a lower learning_rate "
-                f"(it is {self.rate:g}), a longer warmup_ratio, a smaller max_grad_norm, or mixed_precision=no"
-            )
+            raise self._diverged("the loss is no longer a number")
         self.report.loss_sum += float(losses.sum())
         if self.settings.report_to:
-            values = {"loss": float(losses[-1]), "learning_rate": self.scheduler.get_last_lr()[0]}
+            values = {"loss": float(losses[-1]), "learning_rate": self.optimizer.param_groups[0]["lr"]}
             self.accelerator.log(values, step=self.report.step)
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{what} near step {self.report.step}: try a lower learning_rate (it is {self.rate:g}), a longer "
+            "warmup_ratio, a smaller max_grad_norm, or mixed_precision=no"
+        )
 
     def _validate(self, loss: float) -> None:
         report = self.report
-        score = self.judge(predict_logits(self.plain.model, self.validation.rows, share=True))
-        rate = self.scheduler.get_last_lr()[0]
-        report.history.append({"epoch": report.epoch, "loss": loss, "score": score, "learning_rate": rate})
+        entry = {"epoch": report.epoch, "loss": loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        report.history.append(entry)
+        if not len(self.validation.rows):
+            report.best_epoch = report.epoch
+            return
+        logits = predict_logits(self.plain.model, self.validation.rows, share=True)
+        if not np.isfinite(logits).all():
+            raise self._diverged("the model's outputs are no longer numbers")
+        score = entry["score"] = float(self.judge(logits))
+        if not math.isfinite(score):
+            raise TrainingError(
+                f"expected a finite validation score, found {score}: choose another metric_for_best_model"
+            )
         if self.settings.report_to:
             self.accelerator.log({"epoch_loss": loss, "validation_score": score}, step=report.step)
         if report.best_score is None or score > report.best_score:
@@ -333,9 +352,9 @@ class _Loop:
         if not saved:
             return
         progress = read_json(saved[-1] / "progress.json")
-        if (processes := progress.pop("processes")) != self.accelerator.num_processes:
+        if (writers := progress.pop("processes")) != self.accelerator.num_processes:
             raise RunFolderError(
-                f"{self.checkpoints.parent}: its checkpoint was written by {processes} processes, found "
+                f"{self.checkpoints.parent}: its checkpoint was written by {writers} processes, found "
                 f"{self.accelerator.num_processes}: start as many, or begin anew with overwrite"
             )
         self.report = TrainingReport(**progress)
@@ -346,12 +365,10 @@ class _Loop:
 
     def _bar(self) -> Progress:
         return Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
             disable=not (self.settings.progress and self.accelerator.is_main_process),
         )
@@ -359,16 +376,35 @@ class _Loop:
     def _note(self) -> str:
         report = self.report
         loss = report.loss_sum / report.batch if report.batch else report.history[-1]["loss"]
-        best = "" if report.best_score is None else f"  best {report.best_score:.4f} in epoch {report.best_epoch}"
-        return f"epoch {report.epoch + (report.batch > 0)}/{self.epochs}  loss {loss:.4f}{best}"
+        last = next((entry["score"] for entry in reversed(report.history) if "score" in entry), None)
+        score = "" if last is None else f" score {last:.4f} best {report.best_score:.4f}"
+        # Short enough for 80 columns.
+        return f"epoch {report.epoch + (report.batch > 0)}/{self.epochs} loss {loss:.4f}{score}"
+
+
+def rate_share(settings: TrainingSettings, step: int, steps: int) -> float:
+    """The learning rate of step 0, 1, ... of ``steps``, as a share of the highest."""
+    warmup = round(settings.warmup_ratio * steps)
+    if step < warmup:
+        return step / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
+        settings.lr_scheduler_type
+    ]
 
 
 def make_optimizer(objective: torch.nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The optimizer over what requires a gradient; weight decay on matrices alone."""
+    """The optimizer over what requires a gradient; weight decay on matrices alone.
+
+    Raises:
+        TrainingError: nothing requires a gradient.
+    """
     learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    if not learning:
+        raise TrainingError("expected parameters that learn, found all of them frozen: unfreeze some")
     groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": settings.weight_decay, "decayed": True},
-        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0, "decayed": False},
+        {"params": [p for p in learning if _decays(p)], "weight_decay": settings.weight_decay},
+        {"params": [p for p in learning if not _decays(p)], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     rate = settings.learning_rate or 0.0
@@ -383,13 +419,33 @@ def make_optimizer(objective: torch.nn.Module, settings: TrainingSettings) -> to
     return torch.optim.Adafactor(groups, lr=rate)
 
 
+def _accelerator(settings: TrainingSettings, folder: Path) -> Accelerator:
+    # Accelerate itself would go on in full precision without a word.
+    if settings.mixed_precision == "fp16" and processes.state().device.type == "cpu":
+        raise SettingError("mixed_precision='fp16': expected a GPU, found a CPU: take bf16 or no")
+    # Each training may ask for another precision; Accelerate remembers the first one otherwise.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision=settings.mixed_precision,
+        log_with=list(settings.report_to) or None,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+        # The loop weighs its own batches; a launcher's setting would divide the loss once more.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
+
+
+def _decays(parameter: Tensor) -> bool:
+    return parameter.ndim > 1
+
+
 def _saved(checkpoints: Path) -> list[Path]:
     return sorted(checkpoints.glob("step_*"))
 
 
 def _learnt(objective: torch.nn.Module) -> dict[str, Tensor]:
-    """What training changes: parameters that require a gradient."""
-    return {name: value for name, value in objective.named_parameters() if value.requires_grad}
+    """What training changes: all of the state but frozen parameters (running means count)."""
+    frozen = {name for name, value in objective.named_parameters(remove_duplicate=False) if not value.requires_grad}
+    return {name: value for name, value in objective.state_dict().items() if name not in frozen}
 
 
 def _drop_frozen(models: list[torch.nn.Module], weights: list[dict[str, Tensor]], _: str) -> None:

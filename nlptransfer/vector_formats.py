@@ -7,24 +7,36 @@
 
 The kind is seen in the content, never in the name, and each kind may be compressed by gzip. Nothing is
 allocated on a header's word: blocks grow with what is really read.
+
+A name of gensim's downloader stands for a file too, which is fetched by itself: none of the code that is
+published with it. A mirror is named by NLPTRANSFER_GENSIM_LIST_URL (the list of models) and
+NLPTRANSFER_GENSIM_DATA_URL (the folder with NAME/NAME.gz in it).
 """
 
 import codecs
 import gzip
+import hashlib
+import http.client
+import io
+import json
+import logging
+import os
 import re
+import urllib.request
 import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from nlptransfer.errors import VectorsError
+from nlptransfer.errors import VectorsError, nearest
 from nlptransfer.files import atomic_file
+
+logger = logging.getLogger("nlptransfer")
 
 Block = tuple[list[bytes], np.ndarray]
 """Words in UTF-8 and their vectors, (rows, dimensions) float32, all of them finite."""
@@ -58,20 +70,41 @@ _FOREIGN = {
 }
 
 
-@dataclass(frozen=True)
+_LIST_URL = "https://raw.githubusercontent.com/RaRe-Technologies/gensim-data/master/list.json"
+_DATA_URL = "https://github.com/RaRe-Technologies/gensim-data/releases/download"
+_TIMEOUT = 10
+_DOWNLOAD_ERRORS = (OSError, http.client.HTTPException, ValueError)
+
+
 class _Input:
-    """An open file, decompressed as it is read."""
+    """An open file, decompressed as it is read; of a broken one whatever comes before the break is read first."""
 
-    name: str
-    stream: BinaryIO
-    limit: int
-    """The most bytes that there can be, decompressed."""
+    def __init__(self, path: Path, stream: io.BufferedIOBase) -> None:
+        packed = isinstance(stream, gzip.GzipFile)
+        self.name = path.name
+        self.most_bytes = path.stat().st_size * (_GZIP_RATIO if packed else 1)
+        self._stream = stream
+        self._what = "broken gzip" if packed else "cannot be read"
+        self._error: Exception | None = None
 
-    def read(self, size: int) -> bytes:
-        try:
-            return self.stream.read(size)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise VectorsError(f"{self.name}: broken gzip, download or compress it again ({error})") from error
+    def read(self, size: int, where: str) -> bytes:
+        """``size`` bytes, or fewer before the end and before a break; an error at a break names ``where``."""
+        parts: list[bytes] = []
+        while size and self._error is None:
+            try:
+                part = self._stream.read1(min(size, 1 << 20))
+            except (OSError, EOFError, zlib.error) as error:
+                self._error = error
+                break
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+        if self._error and not parts:
+            raise VectorsError(
+                f"{self.name}, {where}: {self._what} ({self._error}): download or compress it again"
+            ) from self._error
+        return b"".join(parts)
 
 
 def check_kind(path: Path, allow_pickle: bool) -> bool:
@@ -82,7 +115,7 @@ def check_kind(path: Path, allow_pickle: bool) -> bool:
     """
     try:
         with _open(path) as stream:
-            head = _Input(path.name, stream, 0).read(32)
+            head = _Input(path, stream).read(32, "line 1")
     except OSError as error:
         raise VectorsError(f"{path.name}: cannot be read ({error.strerror})") from error
     if not head:
@@ -112,18 +145,17 @@ def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
         yield from _pickle_blocks(path)
         return
     with _open(path) as stream:
-        size = path.stat().st_size
-        source = _Input(path.name, stream, size * _GZIP_RATIO if isinstance(stream, gzip.GzipFile) else size)
-        head = source.read(_HEAD).removeprefix(_BOM)
+        source = _Input(path, stream)
+        head = source.read(_HEAD, "line 1").removeprefix(_BOM)
         header = _HEADER.match(head)
         if not header:
             yield from _text_blocks(source, head, rows=None, dimensions=_guess_dimensions(source.name, head))
             return
         rows, dimensions = int(header[1]), int(header[2])
         rest = head[header.end() :]
-        binary = _is_binary(rest, dimensions)
-        _check_header(source, rows, dimensions, (4 * dimensions if binary else 2 * dimensions) + 1)
-        yield from (_binary_blocks if binary else _text_blocks)(source, rest, rows, dimensions)
+        _check_header(source, rows, dimensions)
+        blocks = _binary_blocks if _is_binary(rest, dimensions) else _text_blocks
+        yield from blocks(source, rest, rows, dimensions)
 
 
 def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> int:
@@ -136,11 +168,16 @@ def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> int:
 
     Returns:
         How many words were left out because the format cannot hold them: those with white space inside.
+
+    Raises:
+        VectorsError: that leaves none.
     """
     suffixes = path.suffixes
     packed = suffixes[-1].lower() == ".gz"
     binary = suffixes[-2 if packed else -1].lower() == ".bin"
     kept = [(row, word) for row, word in enumerate(words) if not re.search("[ \t\n\r\v\f]", word)]
+    if not kept:
+        raise VectorsError(f"{path.name}: expected a word without white space, found none among {len(matrix)}")
     with atomic_file(path) as temporary, temporary.open("wb") as plain:
         # No name and no time in the gzip header: the same vectors make the same file.
         out = gzip.GzipFile("", "wb", compresslevel=6, fileobj=plain, mtime=0) if packed else plain
@@ -161,27 +198,24 @@ def _write_block(out: Any, words: Sequence[str], vectors: np.ndarray, binary: bo
         out.write(word.encode("utf-8") + b" " + numbers)
 
 
-def _open(path: Path) -> BinaryIO:
-    stream = path.open("rb")
-    packed = stream.read(2) == _GZIP
-    stream.seek(0)
-    if not packed:
-        return stream
-    stream.close()
-    return gzip.open(path, "rb")  # type: ignore[return-value]
+def _open(path: Path) -> io.BufferedIOBase:
+    with path.open("rb") as stream:
+        packed = stream.read(2) == _GZIP
+    return gzip.GzipFile(path, "rb") if packed else path.open("rb")
 
 
 # Headers and kinds
 
 
-def _check_header(source: _Input, rows: int, dimensions: int, least: int) -> None:
+def _check_header(source: _Input, rows: int, dimensions: int) -> None:
     where = f"{source.name}, line 1: the header says {rows} words of {dimensions} dimensions"
     if rows == 0 or not 0 < dimensions <= _MAX_DIMENSIONS:
         raise VectorsError(f"{where}: expected at least one word and 1 to {_MAX_DIMENSIONS} dimensions")
     # Smaller lies are found in reading, and the line is named then.
-    if rows * least > 2 * source.limit + 1024:
+    least = rows * 2 * dimensions
+    if least > source.most_bytes:
         raise VectorsError(
-            f"{where}, at least {rows * least:,} bytes, but the file can hold {source.limit:,} at the most: "
+            f"{where}, at least {least:,} bytes, but the file can hold {source.most_bytes:,} at the most: "
             "the header is wrong, or the download stopped early"
         )
 
@@ -218,45 +252,44 @@ def _guess_dimensions(name: str, head: bytes) -> int:
 
 
 def _text_blocks(source: _Input, head: bytes, rows: int | None, dimensions: int) -> Iterator[Block]:
-    header_lines = 0 if rows is None else 1
-    line = 1 + header_lines
-    blank: int | None = None
-    for lines in _lines(source, head, line):
-        filled = len(lines)
-        while filled and not lines[filled - 1].strip():
-            filled -= 1
-        if filled and blank is not None:
-            raise VectorsError(f"{source.name}, line {blank}: expected a word and {dimensions} numbers, found nothing")
-        if filled < len(lines) and blank is None:
-            blank = line + filled
-        if rows is not None and line + filled - 1 - header_lines > rows:
-            raise VectorsError(f"{source.name}, line {rows + 2}: the header says {rows} words, and here is one more")
-        if filled:
-            yield _checked(source.name, "line", line, *_parse_lines(source.name, lines[:filled], dimensions, line))
-        line += len(lines)
-    found = (line if blank is None else blank) - 1 - header_lines
-    if rows is not None and found < rows:
+    first = 1 if rows is None else 2
+    done, blank = 0, False
+    for lines in _lines(source, head, first):
+        end = len(lines)
+        while end and not lines[end - 1].strip():
+            end -= 1
+        # Empty lines may stand at the end of the file only; in parsing the first of the others is named.
+        filled = [b"", *lines[:end]] if end and blank else lines[:end]
+        blank = blank or end < len(lines)
+        wanted = filled if rows is None else filled[: rows - done]
+        if wanted:
+            yield _checked(
+                source.name, "line", first + done, *_parse_lines(source.name, wanted, dimensions, first + done)
+            )
+        done += len(wanted)
+        if len(wanted) < len(filled):
+            raise VectorsError(f"{source.name}, line {first + done}: the header says {rows} words, and here is more")
+    if rows is not None and done < rows:
         raise VectorsError(
-            f"{source.name}, line {found + 2}: the header says {rows} words, but the file ends after {found}"
+            f"{source.name}, line {first + done}: the header says {rows} words, but the file ends after {done}"
         )
 
 
-def _lines(source: _Input, head: bytes, first: int) -> Iterator[list[bytes]]:
-    rest, chunk = head, b""
-    while rest or chunk:
-        lines = rest.split(b"\n")
-        chunk = source.read(_CHUNK)
-        if chunk:
-            rest = lines.pop() + chunk
-            if len(rest) - len(chunk) > _MAX_LINE:
-                raise VectorsError(f"{source.name}, line {first + len(lines)}: longer than {_MAX_LINE:,} bytes")
-        else:
-            rest = b""
-            if not lines[-1]:
-                lines.pop()
-        first += len(lines)
+def _lines(source: _Input, rest: bytes, first: int) -> Iterator[list[bytes]]:
+    """The lines of ``rest``, then of what is left to read, some at a time; ``first`` is the number of the next one."""
+    while True:
+        *lines, rest = rest.split(b"\n")
         if lines:
             yield lines
+        first += len(lines)
+        if len(rest) > _MAX_LINE:
+            raise VectorsError(f"{source.name}, line {first}: expected at most {_MAX_LINE:,} bytes in a line")
+        chunk = source.read(_CHUNK, f"line {first}")
+        if not chunk:
+            break
+        rest += chunk
+    if rest:
+        yield [rest]
 
 
 def _parse_lines(name: str, lines: list[bytes], dimensions: int, first: int) -> Block:
@@ -270,7 +303,7 @@ def _parse_lines(name: str, lines: list[bytes], dimensions: int, first: int) -> 
         numbers.append(rest)
     else:
         joined = b" ".join(numbers)
-        if not re.search(rb"[\t\v\f\r]|  ", joined):
+        if not any(odd in joined for odd in (b"  ", b"\t", b"\r", b"\v", b"\f")):
             values = _numbers(joined, len(lines) * dimensions)
             if values is not None:
                 return words, values.reshape(len(lines), dimensions)
@@ -293,8 +326,8 @@ def _parse_line(name: str, line: bytes, dimensions: int, number: int) -> tuple[b
         wrong = next((field for field in fields[1:] if _numbers(field, 1) is None), b"")
         raise VectorsError(f"{where}: expected a number, found {wrong[:40].decode('utf-8', 'replace')!r}")
     word = fields[0].rstrip(b" ")
-    # GloVe 840B has words with spaces in them (". . ."); a component too many is a broken line instead.
-    extra = [part for part in word.split(b" ")[1:] if re.search(rb"[.eE]", part) and _numbers(part, 1) is not None]
+    # GloVe 840B has words with spaces in them (". . ."); a number too many is a broken line instead.
+    extra = [part for part in word.split(b" ")[1:] if _numbers(part, 1) is not None]
     if extra:
         raise VectorsError(f"{where}: expected {dimensions} numbers, found at least {dimensions + len(extra)}")
     return word, values
@@ -341,7 +374,7 @@ def _binary_blocks(source: _Input, buffer: bytes, rows: int, dimensions: int) ->
             break
         if len(buffer) > _MAX_WORD + row_bytes:
             raise VectorsError(f"{source.name}, record {done + 1}: no word ends within {_MAX_WORD:,} bytes")
-        chunk = source.read(_CHUNK)
+        chunk = source.read(_CHUNK, f"record {done + 1}")
         if not chunk:
             what = "is cut off" if buffer.strip() else "is missing"
             raise VectorsError(f"{source.name}, record {done + 1} {what}: the header says {rows} words")
@@ -349,20 +382,19 @@ def _binary_blocks(source: _Input, buffer: bytes, rows: int, dimensions: int) ->
     while buffer:
         if buffer.strip():
             raise VectorsError(f"{source.name}, record {rows + 1}: the header says {rows} words, and here is more")
-        buffer = source.read(_CHUNK)
+        buffer = source.read(_CHUNK, f"record {rows + 1}")
 
 
 def _pickle_blocks(path: Path) -> Iterator[Block]:
     from gensim.utils import SaveLoad
 
     try:
-        loaded = SaveLoad.load(str(path))
+        # The matrix of a large one lies in a file beside it, which need not be read at once.
+        loaded = SaveLoad.load(str(path), mmap=None if path.suffix == ".gz" else "r")
         keyed = getattr(loaded, "wv", loaded)
-        words, matrix = keyed.index_to_key, np.asarray(keyed.vectors, dtype=np.float32)
+        words, matrix = keyed.index_to_key, keyed.vectors
     except Exception as error:  # a pickle runs what it likes, and so may raise what it likes
         raise VectorsError(f"{path.name}: gensim cannot read this pickle ({type(error).__name__}: {error})") from error
-    if matrix.ndim != 2 or len(words) != len(matrix):
-        raise VectorsError(f"{path.name}: {len(words)} words, but vectors of shape {matrix.shape}")
     yield from array_blocks(path.name, words, matrix)
 
 
@@ -370,17 +402,27 @@ def array_blocks(name: str, words: Sequence[str], matrix: np.ndarray) -> Iterato
     """Blocks of what is in memory already.
 
     Raises:
-        VectorsError: a word that is no text, or a number that is not finite.
+        VectorsError: words and rows do not fit each other, a word is no text, or a number is not finite.
     """
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or not matrix.size or len(words) != len(matrix) or matrix.dtype.kind not in "fiu":
+        raise VectorsError(
+            f"{name}: expected one vector of numbers for each word, "
+            f"found {len(words)} words and an array of shape {matrix.shape} of {matrix.dtype}"
+        )
     for start in range(0, len(words), 20_000):
         part = words[start : start + 20_000]
-        try:
-            encoded = [word.encode("utf-8") for word in part]
-        except (AttributeError, UnicodeEncodeError) as error:
-            raise VectorsError(f"{name}: a word after record {start} is not text ({error})") from error
+        encoded = [_encode(name, number, word) for number, word in enumerate(part, start=start + 1)]
         with np.errstate(over="ignore"):
             block = np.ascontiguousarray(matrix[start : start + 20_000], dtype=np.float32)
         yield _checked(name, "record", start + 1, encoded, block)
+
+
+def _encode(name: str, number: int, word: Any) -> bytes:
+    try:
+        return bytes(word.encode("utf-8"))
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise VectorsError(f"{name}, record {number}: expected a word of text, found {word!r}") from error
 
 
 def _checked(name: str, unit: str, first: int, words: list[bytes], vectors: np.ndarray) -> Block:
@@ -398,3 +440,62 @@ def _checked(name: str, unit: str, first: int, words: list[bytes], vectors: np.n
             f"{name}, {unit} {first + row}: number {column + 1} is {vectors[row, column]}, expected a finite one"
         )
     return words, vectors
+
+
+# Models of gensim's downloader
+
+
+def download_model(name: str, path: Path) -> None:
+    """Download the vectors of a model of gensim's downloader, and none of the code that is published with them.
+
+    Args:
+        name: as ``gensim.downloader.info()`` lists it.
+        path: what to write, gzip'ed.
+
+    Raises:
+        VectorsError: there is no such model, or it cannot be fetched whole.
+    """
+    model = _known_model(name)
+    base = os.environ.get("NLPTRANSFER_GENSIM_DATA_URL") or _DATA_URL
+    parts = int(model.get("parts", 1))
+    with path.open("wb") as out:
+        for part in range(parts):
+            ending = f"_0{part}" if parts > 1 else ""
+            checksum = str(model.get(f"checksum-{part}" if parts > 1 else "checksum"))
+            _download(f"{base}/{name}/{name}.gz{ending}", out, checksum, f"{name}.gz{ending}")
+
+
+def _known_model(name: str) -> dict[str, Any]:
+    url = os.environ.get("NLPTRANSFER_GENSIM_LIST_URL") or _LIST_URL
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+            listed = json.loads(answer.read())
+        models, corpora = listed["models"], listed.get("corpora", {})
+    except (*_DOWNLOAD_ERRORS, KeyError, TypeError) as error:
+        raise VectorsError(
+            f"{name}: no such file or folder here, and whether it is a model of gensim's downloader could not be "
+            f"looked up ({error}): give a file of vectors, or fetch one where there is a network"
+        ) from error
+    if name in corpora:
+        raise VectorsError(f"{name}: in gensim's downloader this is a corpus of text, not word vectors")
+    if name not in models:
+        raise VectorsError(
+            f"{name}: no such file or folder, and not a model of gensim's downloader: {nearest(name, models)}"
+        )
+    return dict(models[name])
+
+
+def _download(url: str, out: BinaryIO, checksum: str, name: str) -> None:
+    logger.info("%s: downloading", name)
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+            while chunk := answer.read(1 << 20):
+                digest.update(chunk)
+                out.write(chunk)
+    except _DOWNLOAD_ERRORS as error:
+        raise VectorsError(
+            f"{name}: the download failed ({error}): try again, or fetch the file elsewhere and give its path"
+        ) from error
+    if digest.hexdigest() != checksum:
+        raise VectorsError(f"{name}: expected md5 {checksum}, found {digest.hexdigest()}: try again")

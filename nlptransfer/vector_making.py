@@ -6,12 +6,14 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nlptransfer.encoders import BaseModel, weights_hash
-from nlptransfer.errors import VectorsError
+from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import cache_folder
 from nlptransfer.segmentation import PAD, UNKNOWN, split_words
 from nlptransfer.settings import check
@@ -71,7 +73,7 @@ def train_vectors(
     if not counts or max(counts.values()) < min_count:
         found = f"the most frequent of {len(counts)} comes {max(counts.values(), default=0)} times"
         raise VectorsError(
-            f"expected words that come at least min_count={min_count} times, but {found}: give more text"
+            f"expected words that come at least min_count={min_count} times, found that {found}: give more text"
         )
     model = _word2vec(sentences, counts, progress, {
         "vector_size": dimensions, "window": window, "min_count": min_count, "epochs": epochs, "sg": int(skip_gram),
@@ -87,7 +89,7 @@ def _word2vec(sentences: list[list[str]], counts: Counter[str], progress: bool, 
     with _bar(progress) as bar:
         task = bar.add_task(f"word2vec on {counts.total():,} words", total=settings["epochs"])
 
-        class Tick(CallbackAny2Vec):  # type: ignore[misc]
+        class Tick(CallbackAny2Vec):
             def on_epoch_end(self, model: Any) -> None:
                 bar.advance(task)
 
@@ -131,14 +133,19 @@ def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
 
 
 def _pieces_that_are_words(pieces: list[str], tokenizer: Any, reserved: set[str]) -> Iterator[str]:
-    # WordPiece marks what continues a word, SentencePiece and byte-level BPE mark what begins one.
-    begins = next((mark for mark in ("▁", "Ġ") if sum(piece.startswith(mark) for piece in pieces) > 1), None)
+    begins = _word_mark(pieces)
     for piece in pieces:
         if piece in reserved or piece.startswith(("##", "[unused", "<")) or (begins and not piece.startswith(begins)):
             continue
         word = tokenizer.convert_tokens_to_string([piece]).strip() if begins else piece
         if word and word == word.lower() and not any(map(str.isspace, word)) and "\ufffd" not in word:
             yield word
+
+
+def _word_mark(pieces: Iterable[str]) -> str | None:
+    """What marks the beginning of a word: SentencePiece and byte-level BPE have it; WordPiece marks what goes on."""
+    pieces = list(pieces)
+    return next((mark for mark in ("▁", "Ġ") if sum(piece.startswith(mark) for piece in pieces) > 1), None)
 
 
 def distil_vectors(
@@ -152,18 +159,20 @@ def distil_vectors(
     """Word vectors out of an encoder: each word by itself through it, fewer dimensions, rare words up.
 
     A word's vector is the mean of its last hidden states, [CLS] and [SEP] included; then the main
-    components (PCA), and weights a / (a + p) with p of Zipf's law (SIF, Arora et al. 2017; the recipe of
-    model2vec). The result stays in the cache, under the weights, the words and the settings.
+    components (PCA; left out where there are no more words than ``dimensions``), and weights a / (a + p)
+    with p of Zipf's law (SIF, Arora et al. 2017; the recipe of model2vec). A word of which the tokenizer
+    makes nothing is zero. The result stays in the cache, under the weights, the words and the settings.
 
     Args:
         words: most frequent first; of a word that comes twice the first is kept.
         encoder: the frozen encoder.
-        dimensions: how many components are kept; all of them where there are fewer words, or fewer components.
+        dimensions: how many components are kept; the encoder's width where that is smaller, or words are too few.
         batch_size: words in a batch.
         progress: show a bar on a terminal.
 
     Raises:
-        VectorsError: there are no words.
+        VectorsError: there are no words, or the tokenizer makes nothing of any.
+        BaseModelError: the model is no encoder, or its weights are not whole.
         SettingError: a number that makes no sense.
     """
     check(dimensions >= 1, "dimensions", dimensions, "at least 1")
@@ -172,8 +181,8 @@ def distil_vectors(
     if not words:
         raise VectorsError("expected words to distil, found none")
     digest = hashlib.sha256(f"{_RECIPE}\0{weights_hash(encoder)}\0{dimensions}\0".encode())
-    for file in sorted(path for path in encoder.path.glob("*") if path.name in _READ_BY_TOKENIZER):
-        digest.update(file.name.encode() + file.read_bytes())
+    for file in sorted(path for path in encoder.path.glob("*") if _shapes_tokens(path)):
+        digest.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
     digest.update("\n".join(words).encode("utf-8", "surrogatepass"))
     source = f"{encoder.id} distilled"
 
@@ -186,9 +195,13 @@ def distil_vectors(
 
 
 _READ_BY_TOKENIZER = {
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
-    "merges.txt", "config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "config.json",
 }  # fmt: skip
+
+
+def _shapes_tokens(path: Path) -> bool:
+    return path.is_file() and (path.name in _READ_BY_TOKENIZER or path.suffix == ".model")
 
 
 def _tokenizer(encoder: BaseModel) -> Any:
@@ -200,15 +213,23 @@ def _tokenizer(encoder: BaseModel) -> Any:
 def _encode_words(words: list[str], encoder: BaseModel, batch_size: int, progress: bool) -> np.ndarray:
     """(words, hidden) float32: the mean of each word's last hidden states."""
     import torch
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
     tokenizer = _tokenizer(encoder)
+    config = AutoConfig.from_pretrained(encoder.path, local_files_only=True, trust_remote_code=False)
+    if config.is_encoder_decoder:
+        raise BaseModelError(
+            f"{encoder.id}: expected an encoder, found {config.model_type} with a decoder: take another"
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModel.from_pretrained(
-        encoder.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-    )
+    with _no_loading_bar():
+        model = AutoModel.from_pretrained(
+            encoder.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
     model.eval().to(device)
-    ids = tokenizer(words, truncation=True, max_length=_MAX_PIECES)["input_ids"]
+    # Byte-level BPE has other pieces for a word that follows a space, as most words of a text do.
+    space = " " if _word_mark(tokenizer.get_vocab()) == "Ġ" else ""
+    ids = tokenizer([space + word for word in words], truncation=True, max_length=_MAX_PIECES)["input_ids"]
     states: np.ndarray | None = None
     with _bar(progress) as bar, torch.inference_mode():
         task = bar.add_task(f"{encoder.id}, word by word", total=len(words))
@@ -216,16 +237,17 @@ def _encode_words(words: list[str], encoder: BaseModel, batch_size: int, progres
             batch = torch.tensor([ids[row] for row in rows], device=device)
             hidden = model(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state
             mean = hidden.mean(dim=1).float().cpu().numpy()
-            states = np.empty((len(words), mean.shape[1]), dtype=np.float32) if states is None else states
+            states = np.zeros((len(words), mean.shape[1]), dtype=np.float32) if states is None else states
             states[rows] = mean
             bar.advance(task, len(rows))
-    assert states is not None
+    if states is None:
+        raise VectorsError(f"{encoder.id}: expected words, found none of which its tokenizer makes anything")
     return states
 
 
 def _batches_of_one_length(ids: list[list[int]], batch_size: int) -> Iterator[list[int]]:
     """Rows of equal length together: nothing is padded, and a word's vector hangs on no other word."""
-    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    order = sorted((row for row in range(len(ids)) if ids[row]), key=lambda row: len(ids[row]))
     start = 0
     while start < len(order):
         length = len(ids[order[start]])
@@ -237,7 +259,7 @@ def _batches_of_one_length(ids: list[list[int]], batch_size: int) -> Iterator[li
 
 
 def _main_components(states: np.ndarray, dimensions: int) -> np.ndarray:
-    """(n, min(dimensions, hidden)): states on their main axes, or as they are where there are fewer rows than those."""
+    """(n, min(dimensions, hidden)) states on their main axes; as they are where there are no more rows than that."""
     if len(states) <= dimensions:
         return states
     centred = states - states.mean(axis=0, dtype=np.float64)
@@ -253,6 +275,19 @@ def _zipf_weights(count: int) -> np.ndarray:
     inverse = 1 / np.arange(2, count + 2)
     share = inverse / inverse.sum()
     return (_SIF / (_SIF + share)).astype(np.float32)[:, None]
+
+
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    from transformers.utils import logging as switches
+
+    was_on = switches.is_progress_bar_enabled()
+    switches.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            switches.enable_progress_bar()
 
 
 def _bar(progress: bool) -> Any:

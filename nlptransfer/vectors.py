@@ -10,29 +10,35 @@ A converted folder, frozen as :data:`FORMAT`:
     vectors.json  format, rows, dimensions, source
 """
 
+import glob
 import hashlib
-import http.client
 import json
 import logging
-import os
 import re
+import shutil
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from nlptransfer.errors import VectorsError, nearest
+from nlptransfer.errors import VectorsError
 from nlptransfer.files import atomic_folder, cache_folder, read_json
 from nlptransfer.settings import check
-from nlptransfer.vector_formats import FILE_SUFFIXES, Block, array_blocks, check_kind, read_blocks, write_vectors
+from nlptransfer.vector_formats import (
+    FILE_SUFFIXES,
+    Block,
+    array_blocks,
+    check_kind,
+    download_model,
+    read_blocks,
+    write_vectors,
+)
 
 logger = logging.getLogger("nlptransfer")
 
@@ -44,10 +50,8 @@ _SAMPLE = 64 << 10
 _BLOCK = 1 << 16
 _NEAREST_BYTES = 64 << 20
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
-_MODEL_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
-_MODEL_PREFIXES = ("glove-", "word2vec-", "fasttext-", "conceptnet-", "__testing_word2vec-")
-_TIMEOUT = 10
-_DOWNLOAD_ERRORS = (OSError, http.client.HTTPException, ValueError)
+# No dot: a misspelt file name is not looked up on the network.
+_MODEL_NAME = re.compile(r"[\w-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ class WordVectors:
             best = np.concatenate([best, cosines])
             top = np.argsort(-best, kind="stable")[: min(k, len(self) - 1)]
             best_rows, best = best_rows[top], best[top]
-        return [(self.words(i, i + 1)[0], float(cosine)) for i, cosine in zip(best_rows.tolist(), best, strict=True)]
+        return list(zip(self.words_at(best_rows), best.tolist(), strict=True))
 
     def coverage(self, texts: Iterable[Iterable[str]]) -> Coverage:
         """How much of ``texts`` the vectors know.
@@ -209,16 +213,6 @@ class WordVectors:
         return path
 
 
-def is_vectors(source: str | Path) -> bool:
-    """Whether ``source`` names word vectors rather than an encoder; nothing is opened and no network is asked."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return (path / _META).exists()
-    if path.exists() or _is_file_name(path) or path.suffix in (".gz", ".kv", ".model"):
-        return True
-    return str(source).startswith(_MODEL_PREFIXES) and bool(_MODEL_NAME.fullmatch(str(source)))
-
-
 def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVectors:
     """Open word vectors of any kind; a file is converted to memory maps the first time.
 
@@ -235,20 +229,21 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
     if path.is_dir():
         return _open_folder(path)
     if path.exists():
-        path = path.resolve()
-        is_pickle = check_kind(path, allow_pickle)
+        # Not resolved: a link's own name is the better one, and the caches of hubs are full of links.
+        path = path.absolute()
+        check_kind(path, allow_pickle)
         key = cache_folder("vectors") / _key(path)
         if not _is_converted(key):
             mb = path.stat().st_size / 1e6
             logger.info("%s: read for the first time (%.0f MB), later loads take the converted copy", path.name, mb)
-            _into_cache(key, read_blocks(path, allow_pickle=is_pickle), path.name)
+            _into_cache(key, read_blocks(path, allow_pickle), path.name)
         return _open_folder(key)
     name = str(source)
     if not _MODEL_NAME.fullmatch(name):
         raise VectorsError(f"{name}: no such file or folder")
     key = cache_folder("vectors") / f"gensim-{name}-{FORMAT}"
     if not _is_converted(key):
-        _fetch(name, key)
+        _into_cache(key, _model_blocks(name, key.parent), name)
     return _open_folder(key)
 
 
@@ -259,7 +254,7 @@ def save_vectors(
 
     Args:
         path: what to write; it is replaced whole, or not at all.
-        words: n words, most frequent first; of a word that comes twice the first is kept.
+        words: n words, most frequent first; of a word that comes twice a reader keeps the first.
         matrix: (n, d) numbers.
         source: what a folder shall say that the vectors came from; its own name by default.
 
@@ -270,9 +265,6 @@ def save_vectors(
         VectorsError: words and rows do not fit each other, or a number is not finite.
     """
     path = Path(path)
-    matrix = np.asarray(matrix)
-    if matrix.ndim != 2 or not matrix.size or len(words) != len(matrix):
-        raise VectorsError(f"{path.name}: expected one vector a word, found {len(words)} words and {matrix.shape}")
     if path.suffix in (".kv", ".model", ".npy", ".npz"):
         raise VectorsError(f"{path.name}: save as {', '.join(FILE_SUFFIXES)}, with or without .gz, or as a folder")
     blocks = array_blocks(path.name, words, matrix)
@@ -360,8 +352,8 @@ def _open_folder(folder: Path) -> WordVectors:
         return WordVectors(matrix, str(meta["source"]), folder, text, offsets, hashes, order)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise VectorsError(
-            f"{folder.name}: not a folder of converted vectors ({type(error).__name__}: {error}): "
-            "expected a file of vectors, or a folder that `nlptransfer vectors` wrote"
+            f"{folder}: expected a file of vectors, or a folder that save_vectors wrote, "
+            f"found neither ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -376,7 +368,7 @@ def _is_converted(folder: Path) -> bool:
 
 
 def _key(path: Path) -> str:
-    """Changes whenever the file does: its path, size, time, and bytes from its head, middle and tail."""
+    """Changes whenever the file does: a hash of its path, size, time, and bytes from its head, middle and tail."""
     stat = path.stat()
     digest = hashlib.sha256(
         f"{FORMAT}\0{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
@@ -385,22 +377,31 @@ def _key(path: Path) -> str:
         for place in (0, stat.st_size // 2, max(0, stat.st_size - _SAMPLE)):
             stream.seek(place)
             digest.update(stream.read(_SAMPLE))
+    # Where gensim puts the large arrays of a pickle.
+    for beside in sorted(path.parent.glob(f"{glob.escape(path.name)}.*.npy")):
+        digest.update(f"{beside.name}\0{beside.stat().st_size}\0{beside.stat().st_mtime_ns}\0".encode())
     return digest.hexdigest()[:32]
 
 
-class _AnotherWasFaster(Exception):
-    """Another process put the same folder in its place."""
+def _model_blocks(name: str, folder: Path) -> Iterator[Block]:
+    with TemporaryDirectory(dir=folder, prefix=".download.") as temporary:
+        path = Path(temporary) / f"{name}.gz"
+        download_model(name, path)
+        yield from read_blocks(path)
 
 
 def _into_cache(folder: Path, blocks: Iterable[Block], source: str) -> None:
     try:
-        with atomic_folder(folder) as temporary:
-            _convert(temporary, blocks, source)
-            if _is_converted(folder):
-                raise _AnotherWasFaster
-    except _AnotherWasFaster:
-        logger.info("%s: another process has converted it meanwhile", source)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            made = Path(temporary) / "vectors"
+            made.mkdir()
+            _convert(made, blocks, source)
+            if not _is_converted(folder):
+                shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+                made.rename(folder)
     except OSError as error:
+        # The rename fails where another process was faster; its copy is as good.
         if not _is_converted(folder):
             raise VectorsError(
                 f"{source}: cannot write the converted copy to {folder.parent} ({error}): "
@@ -486,73 +487,7 @@ def _drop_rows(folder: Path, keep: np.ndarray, lengths: np.ndarray, dimensions: 
         matrix.truncate(writing)
 
 
-def _write_header(matrix: Any, rows: int, dimensions: int) -> None:
+def _write_header(matrix: BinaryIO, rows: int, dimensions: int) -> None:
     # numpy pads this header so that the count of rows may grow: the final one takes just as many bytes.
     matrix.seek(0)
     np.lib.format.write_array_header_1_0(matrix, {"descr": "<f4", "fortran_order": False, "shape": (rows, dimensions)})
-
-
-# Models of gensim's downloader: the file of vectors only, none of the code that is published with it.
-
-
-def _fetch(name: str, key: Path) -> None:
-    model = _known_model(name)
-    base = os.environ.get("NLPTRANSFER_GENSIM_DATA_URL") or _gensim_urls()[1]
-    key.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=key.parent, prefix=".download.") as temporary:
-        path = Path(temporary) / f"{name}.gz"
-        parts = int(model.get("parts", 1))
-        with path.open("wb") as out:
-            for part in range(parts):
-                ending = f"_0{part}" if parts > 1 else ""
-                checksum = str(model.get(f"checksum-{part}" if parts > 1 else "checksum"))
-                _download(f"{base}/{name}/{name}.gz{ending}", out, checksum, f"{name}.gz{ending}")
-        check_kind(path, allow_pickle=False)
-        _into_cache(key, read_blocks(path), name)
-
-
-def _known_model(name: str) -> dict[str, Any]:
-    url = os.environ.get("NLPTRANSFER_GENSIM_LIST_URL") or _gensim_urls()[0]
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
-            listed = json.loads(answer.read())
-        models, corpora = listed["models"], listed.get("corpora", {})
-    except (*_DOWNLOAD_ERRORS, KeyError, TypeError) as error:
-        raise VectorsError(
-            f"{name}: no such file or folder here, and whether it is a model of gensim's downloader could not be "
-            f"looked up ({error}): give a file of vectors, or fetch one where there is a network"
-        ) from error
-    if name in corpora:
-        raise VectorsError(f"{name}: in gensim's downloader this is a corpus of text, not word vectors")
-    if name not in models:
-        raise VectorsError(
-            f"{name}: no such file or folder, and not a model of gensim's downloader: {nearest(name, models)}"
-        )
-    return dict(models[name])
-
-
-def _download(url: str, out: Any, checksum: str, name: str) -> None:
-    logger.info("%s: downloading", name)
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
-            for chunk in _chunks(answer):
-                digest.update(chunk)
-                out.write(chunk)
-    except _DOWNLOAD_ERRORS as error:
-        raise VectorsError(
-            f"{name}: the download failed ({error}): try again, or fetch the file elsewhere and give its path"
-        ) from error
-    if digest.hexdigest() != checksum:
-        raise VectorsError(f"{name}: expected md5 {checksum}, found {digest.hexdigest()}: try again")
-
-
-def _chunks(answer: Any) -> Iterator[bytes]:
-    while chunk := answer.read(1 << 20):
-        yield chunk
-
-
-def _gensim_urls() -> tuple[str, str]:
-    from gensim import downloader
-
-    return downloader.DATA_LIST_URL, downloader.DOWNLOAD_BASE_URL

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
 from nlptransfer.segmentation import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, build_tokenizer
 
@@ -84,55 +85,60 @@ class Standardize(nn.Module):
 
     def fit(self, features: np.ndarray) -> None:
         """Take mean and scale from (rows, width) features; a constant feature keeps its scale."""
-        spread = features.std(axis=0)
-        self.mean.copy_(torch.from_numpy(features.mean(axis=0)))
-        self.scale.copy_(torch.from_numpy(np.where(spread > 1e-6, spread, 1.0).astype(np.float32)))
+        # torch sums in double precision, so that rounding does not pass for spread.
+        spread, mean = torch.std_mean(torch.from_numpy(features), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(spread > 1e-6 * mean.abs(), spread, 1.0))
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.scale
 
 
-class PooledHead(nn.Module):
-    """A linear layer ("linear") or two hidden layers and one ("mlp") on pooled word vectors."""
+class PooledBody(nn.Module):
+    """Pooled word vectors ("linear"), or two hidden layers on them ("mlp")."""
 
-    def __init__(self, config: Word2VecConfig, num_labels: int) -> None:
+    def __init__(self, config: Word2VecConfig) -> None:
         super().__init__()
         sizes = [config.hidden_size * len(config.pooling), *(config.mlp_sizes if config.head == "mlp" else [])]
         self.standardize = Standardize(sizes[0])
-        self.hidden = nn.Sequential(
+        self.layers = nn.Sequential(
             *(
                 layer
-                for narrow, wide in pairwise(sizes)
-                for layer in (nn.Linear(narrow, wide), nn.ReLU(), nn.Dropout(config.dropout))
+                for before, after in pairwise(sizes)
+                for layer in (nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout))
             )
         )
-        self.out = nn.Linear(sizes[-1], num_labels)
+        self.width = sizes[-1]
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.out(self.hidden(self.standardize(features)))
+        """(batch, dimensions * poolings) -> (batch, width)"""
+        return self.layers(self.standardize(features))
 
 
-class CnnHead(nn.Module):
-    """Convolutions over words, the maximum over time of each filter, one linear layer (Kim 2014, static channel)."""
+class CnnBody(nn.Module):
+    """Convolutions over words and the maximum over time of each filter (Kim 2014, static channel)."""
 
-    def __init__(self, config: Word2VecConfig, num_labels: int) -> None:
+    def __init__(self, config: Word2VecConfig) -> None:
         super().__init__()
         self.sizes = list(config.kernel_sizes)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(config.hidden_size, config.num_filters, size) for size in self.sizes
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.out = nn.Linear(config.num_filters * len(config.kernel_sizes), num_labels)
+        self.width = config.num_filters * len(self.sizes)
 
     def forward(self, vectors: Tensor, known: Tensor) -> Tensor:
-        """(batch, words, dimensions) and (batch, words) -> (batch, labels); a filter is centred on known words."""
+        """(batch, words, dimensions) and (batch, words) -> (batch, width); a filter is centred on known words.
+
+        A filter of an even size has one word more on its right.
+        """
         batch, words, dimensions = vectors.shape
         span = max(self.sizes)
         padded = functional.pad(vectors, (0, 0, (span - 1) // 2, span // 2))
         windows = padded.reshape(batch, -1).unfold(1, span * dimensions, dimensions)
         maps = functional.linear(windows.reshape(batch * words, -1), *self._joined(span))
         maps = functional.relu(maps.view(batch, words, -1)) * known.unsqueeze(2)
-        return self.out(self.dropout(maps.amax(dim=1)))
+        return self.dropout(maps.amax(dim=1))
 
     def _joined(self, span: int) -> tuple[Tensor, Tensor]:
         # All filters as one matrix, short ones centred among zeros: one product is twice as fast as three convolutions.
@@ -155,14 +161,15 @@ class Word2VecForSequenceClassification(PreTrainedModel):
     base_model_prefix = "vectors"
     config: Word2VecConfig
     vectors: nn.Embedding
-    classifier: CnnHead | PooledHead
+    body: CnnBody | PooledBody
+    classifier: nn.Linear
 
     def __init__(self, config: Word2VecConfig) -> None:
         super().__init__(config)
         self.vectors = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.vectors.weight.requires_grad_(config.train_vectors)
-        head: type[CnnHead | PooledHead] = CnnHead if config.head == "cnn" else PooledHead
-        self.classifier = head(config, len(config.id2label or ()))
+        self.body = CnnBody(config) if config.head == "cnn" else PooledBody(config)
+        self.classifier = nn.Linear(self.body.width, len(config.id2label or ()))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -170,45 +177,62 @@ class Word2VecForSequenceClassification(PreTrainedModel):
         if isinstance(module, Standardize):
             nn.init.zeros_(module.mean)
             nn.init.ones_(module.scale)
-        elif hasattr(module, "reset_parameters"):
+        elif isinstance(module, (nn.Linear, nn.Conv1d, nn.Embedding)):
             module.reset_parameters()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As every model's; frozen vectors come back frozen, where transformers lets all parameters learn."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.vectors.requires_grad_(model.config.train_vectors)
+        return loaded
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vectors
+
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         features: Tensor | None = None,
-        return_dict: bool | None = None,
+        output_hidden_states: bool | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """Logits, and the loss when labels are given.
+        """Logits, the loss when labels are given, and on request the inputs of the last layer, (batch, width).
 
         Args:
             input_ids: (batch, words) int64.
             attention_mask: (batch, words); without it every place counts.
             labels: (batch,) int64, or (batch, labels) float for several labels at once.
-            features: (batch, width) pooled vectors in place of ``input_ids``, for the heads that pool.
+            features: (batch, dimensions * poolings) pooled vectors in place of ``input_ids``, for the heads that pool.
+            output_hidden_states: whether ``hidden_states`` is given.
         """
-        if features is None:
-            if input_ids is None:
-                raise ValueError("expected input_ids or features, found neither")
-            known = input_ids >= RESERVED
-            if attention_mask is not None:
-                known = known & attention_mask.bool()
-            vectors = self.vectors(input_ids)
-            if self.config.head == "cnn":
-                return self._output(self.classifier(vectors * known.unsqueeze(2), known), labels)
-            features = pool(vectors, known, self.config.pooling)
-        return self._output(self.classifier(features), labels)
-
-    def _output(self, logits: Tensor, labels: Tensor | None) -> SequenceClassifierOutput:
+        hidden = self._hidden(input_ids, attention_mask) if features is None else self.body(features)
+        logits = self.classifier(hidden)
         loss = None
         if labels is not None:
-            several = self.config.problem_type == "multi_label_classification"
+            several = self.config.problem_type == "multi_label_classification" or labels.is_floating_point()
             measure = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
-            loss = measure(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+            loss = measure(logits, labels.to(logits.dtype) if several else labels)
+        shown = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,) if shown else None)
+
+    def _hidden(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        if input_ids is None:
+            raise ValueError("expected input_ids or features, found neither")
+        if input_ids.shape[1] == 0:
+            # What a tokenizer makes of texts without a word; one place of padding says the same.
+            input_ids, attention_mask = input_ids.new_full((len(input_ids), 1), PAD_ID), None
+        known = input_ids >= RESERVED
+        if attention_mask is not None:
+            known = known & attention_mask.bool()
+        vectors = self.vectors(input_ids)
+        if self.config.head == "cnn":
+            return self.body(vectors * known.unsqueeze(2), known)
+        return self.body(pool(vectors, known, self.config.pooling))
 
 
 def pool(vectors: Tensor, known: Tensor, pooling: Sequence[str]) -> Tensor:
@@ -240,5 +264,5 @@ def unknown_share(ids: np.ndarray) -> float:
     return float((ids == UNKNOWN_ID).mean()) if len(ids) else 0.0
 
 
-AutoConfig.register("word2vec", Word2VecConfig)
-AutoModelForSequenceClassification.register(Word2VecConfig, Word2VecForSequenceClassification)
+AutoConfig.register("word2vec", Word2VecConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(Word2VecConfig, Word2VecForSequenceClassification, exist_ok=True)

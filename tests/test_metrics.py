@@ -231,8 +231,10 @@ def test_predicted() -> None:
 # --- fits
 
 
-def mean_nll(logits: np.ndarray, targets: np.ndarray, temperature: float) -> float:
-    return -np.log(softmax(logits / temperature)[np.arange(len(targets)), targets]).mean()
+def smoothed_nll(logits: np.ndarray, targets: np.ndarray, temperature: float) -> float:
+    """Loss of the rows, and of one more row that every label has an equal share of, spread over their logits."""
+    logs = np.log(softmax(logits / temperature))
+    return -logs[np.arange(len(targets)), targets].sum() - logs.mean()
 
 
 def test_temperature_is_the_best_of_a_grid() -> None:
@@ -240,7 +242,7 @@ def test_temperature_is_the_best_of_a_grid() -> None:
     logits, targets = 3 * rng.normal(size=(80, 5)), rng.integers(5, size=80)
     logits[np.arange(80), targets] += 2
     grid = np.geomspace(0.05, 20, 2000)
-    best = min(grid, key=lambda t: mean_nll(logits, targets, t))
+    best = min(grid, key=lambda t: smoothed_nll(logits, targets, t))
     assert fit_temperature(logits, targets) == pytest.approx(best, rel=5e-3)
 
 
@@ -256,11 +258,22 @@ def test_temperature_that_made_logits_miscalibrated_is_found(true_temperature: f
     assert fit_temperature(logits * true_temperature, targets, multi_label) == pytest.approx(true_temperature, rel=0.05)
 
 
+@pytest.mark.parametrize("n", [2, 20, 400])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_rows_that_are_all_right_do_not_make_a_model_certain(n: int, multi_label: bool) -> None:
+    # n rows right and one of either label: the likeliest share of right ones is (n + 1/2) / (n + 1).
+    targets = np.arange(n) % 2
+    logits = np.where(targets[:, None] == [0, 1], 1.0, -1.0)
+    expected = (2.0 if not multi_label else 1.0) / np.log(2 * n + 1)
+    given = np.eye(2)[targets] if multi_label else targets
+    assert fit_temperature(logits, given, multi_label) == pytest.approx(expected, rel=1e-3)
+
+
 def test_temperature_at_its_bounds_and_where_nothing_helps() -> None:
-    assert 0.05 <= fit_temperature([[2.0, 0.0], [0.0, 2.0]], [0, 1]) < 0.06
     assert fit_temperature([[2.0, 0.0], [0.0, 2.0]], [1, 0]) == pytest.approx(20, rel=1e-3)
+    assert fit_temperature(1e4 * np.eye(3), [0, 1, 2]) == pytest.approx(20, rel=1e-3)
+    assert 0.05 <= fit_temperature(1e-3 * np.eye(3), [0, 1, 2]) < 0.051
     assert fit_temperature(np.zeros((4, 3)), [0, 1, 2, 0]) == 1.0
-    assert fit_temperature(1e4 * np.eye(3), [0, 1, 2]) == 1.0
     with pytest.raises(DataError, match="at least one row"):
         fit_temperature(np.zeros((0, 3)), [])
 

@@ -1,0 +1,15 @@
+"""Topics of headlines: one of several labels for each text.
+
+python recipes/topics.py                                       the headlines of data/
+accelerate launch --num_processes 2 --cpu recipes/topics.py    the same on two processes
+python recipes/topics.py news.parquet --set text_column=body --set max_train_rows=20000
+"""
+
+from pathlib import Path
+
+from nlptransfer.cli import recipe
+
+DATA = Path(__file__).parents[1] / "data"
+
+if __name__ == "__main__":
+    recipe(DATA / "headlines")

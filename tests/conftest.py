@@ -1,0 +1,120 @@
+"""Shared by the tests: caches of their own, small word vectors, and rows that these vectors can tell apart."""
+
+import json
+import logging
+import os
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+TOPICS = ("good", "bad", "delivery", "billing", "praise")
+FILLER = [f"word{a}{b}" for a, b in product("abcdefghij", "abcdefghijkl")]
+TOPIC_WORDS = {topic: [f"{topic}{a}{b}" for a, b in product("abcd", "efghi")] for topic in TOPICS}
+DIMENSIONS = 8
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Before anything reads it: the user's caches are neither read nor written, and encoders are distilled once.
+    caches = tempfile.TemporaryDirectory(prefix="nlptransfer-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(caches.cleanup)
+    os.environ["HF_HOME"] = caches.name
+
+
+@pytest.fixture(scope="session")
+def vectors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """220 words of 8 dimensions; those of one topic lie together."""
+    draw = np.random.default_rng(0)
+    rows = {word: draw.normal(0, 0.5, DIMENSIONS) for word in FILLER}
+    for topic, words in TOPIC_WORDS.items():
+        centre = 3 * np.eye(DIMENSIONS)[TOPICS.index(topic)]
+        rows |= {word: centre + draw.normal(0, 0.5, DIMENSIONS) for word in words}
+    path = tmp_path_factory.mktemp("vectors") / "small.txt"
+    lines = [f"{word} {' '.join(f'{value:.4f}' for value in row)}" for word, row in rows.items()]
+    path.write_text("\n".join([f"{len(rows)} {DIMENSIONS}", *lines, ""]))
+    return path
+
+
+@pytest.fixture(scope="session")
+def remarks() -> tuple[list[str], list[str]]:
+    """160 texts, half of them positive, and their labels."""
+    draw = random.Random(0)
+    topics = ["good", "bad"] * 80
+    return [text_of(draw, [topic]) for topic in topics], [
+        "positive" if topic == "good" else "negative" for topic in topics
+    ]
+
+
+@pytest.fixture(scope="session")
+def tickets() -> tuple[list[str], list[list[str]]]:
+    """160 texts with up to three labels each, and these."""
+    draw = random.Random(1)
+    labels = [[topic for topic in TOPICS[2:] if draw.random() < 0.4] for _ in range(160)]
+    return [text_of(draw, topics) for topics in labels], labels
+
+
+@pytest.fixture(scope="session")
+def remarks_folder(remarks: tuple[list[str], list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The remarks as train.jsonl, validation.jsonl and test.jsonl."""
+    folder = tmp_path_factory.mktemp("corpora") / "remarks"
+    folder.mkdir()
+    rows = list(zip(*remarks, strict=True))
+    for name, part in {"train": rows[:110], "validation": rows[110:130], "test": rows[130:]}.items():
+        write_rows(folder / f"{name}.jsonl", part)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tickets_file(tickets: tuple[list[str], list[list[str]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tickets as one file."""
+    return write_rows(tmp_path_factory.mktemp("corpora") / "tickets.jsonl", list(zip(*tickets, strict=True)))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Call a command line's entry point in this process, with arguments."""
+
+    def call(entry: Callable[[], Any], *arguments: object) -> Ended:
+        monkeypatch.setattr("sys.argv", ["nlptransfer", *map(str, arguments)])
+        log = logging.getLogger("nlptransfer")
+        before, level = list(log.handlers), log.level
+        capsys.readouterr()
+        try:
+            entry()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            # A handler holds the standard error of its time, which is the captured one.
+            log.handlers[:] = before
+            log.setLevel(level)
+        return Ended(code, *capsys.readouterr())
+
+    return call
+
+
+def text_of(draw: random.Random, topics: list[str]) -> str:
+    """Two words of each topic among seven that say nothing."""
+    words = draw.sample(FILLER, 7) + [word for topic in topics for word in draw.sample(TOPIC_WORDS[topic], 2)]
+    return " ".join(draw.sample(words, len(words)))
+
+
+def write_rows(path: Path, rows: list[tuple[str, Any]]) -> Path:
+    name = "label" if isinstance(rows[0][1], str) else "labels"
+    path.write_text("".join(json.dumps({"text": text, name: label}) + "\n" for text, label in rows))
+    return path

@@ -1,0 +1,141 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
+from torch import nn
+
+from nlptransfer.batching import (
+    FeatureRows,
+    TokenRows,
+    encode,
+    predict_logits,
+    prediction_batches,
+    training_batches,
+)
+from nlptransfer.errors import SettingError
+from nlptransfer.word2vec import make_tokenizer
+
+LENGTHS = st.lists(st.integers(0, 600), max_size=300).map(lambda found: np.array(found, dtype=np.int64))
+
+
+class Counting(nn.Module):
+    """Logits that tell a row from every other: the sum of its ids, and its length."""
+
+    config = SimpleNamespace(num_labels=2)
+
+    def __init__(self):
+        super().__init__()
+        self.unit = nn.Parameter(torch.ones(()))
+        self.calls = 0
+
+    def forward(self, input_ids, attention_mask):
+        assert not self.training
+        self.calls += 1
+        sums = torch.stack([(input_ids * attention_mask).sum(1), attention_mask.sum(1)], dim=1)
+        return SimpleNamespace(logits=sums * self.unit)
+
+
+def token_rows(lengths):
+    draw = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return TokenRows(draw.integers(1, 1000, offsets[-1]).astype(np.int32), offsets, pad_id=7)
+
+
+@given(LENGTHS, st.integers(1, 40), st.integers(0, 3), st.integers(0, 3))
+def test_every_row_comes_once_an_epoch_and_the_plan_depends_on_its_arguments_alone(lengths, size, seed, epoch):
+    plan = training_batches(lengths, size, seed, epoch)
+    assert sorted(np.concatenate([[], *plan]).tolist()) == list(range(len(lengths)))
+    assert sorted(map(len, plan), reverse=True)[:-1] == [size] * (len(plan) - 1)
+    np.random.seed(seed + epoch)
+    again = training_batches(lengths.copy(), size, seed, epoch)
+    assert [batch.tolist() for batch in plan] == [batch.tolist() for batch in again]
+
+
+def test_epochs_and_seeds_make_other_batches_even_of_few_rows():
+    lengths = np.arange(64)
+    plans = [training_batches(lengths, 16, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert len({frozenset(frozenset(batch.tolist()) for batch in plan) for plan in plans}) == 4
+
+
+def test_batches_are_of_like_length():
+    lengths = np.random.default_rng(0).integers(1, 100, 6400)
+    padded = sum(len(batch) * lengths[batch].max() for batch in training_batches(lengths, 32, 0, 0))
+    assert padded < 1.1 * lengths.sum()
+
+
+@given(LENGTHS, st.integers(1, 2000), st.integers(1, 50))
+def test_prediction_batches_take_every_row_once_and_stay_small(lengths, tokens, most):
+    batches = list(prediction_batches(lengths, tokens, most))
+    assert sorted(np.concatenate([[], *batches]).tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or (len(batch) <= most and len(batch) * lengths[batch].max() <= tokens)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=60))
+def test_logits_come_in_the_order_of_the_rows(lengths):
+    rows, model = token_rows(lengths), Counting().train()
+    expected = [[rows.ids[start:end].sum(), end - start] for start, end in zip(rows.offsets, rows.offsets[1:])]  # noqa: B905
+    found = predict_logits(model, rows)
+    np.testing.assert_array_equal(found, np.array(expected, dtype=np.float32))
+    np.testing.assert_array_equal(predict_logits(model, rows, share=True), found)
+    assert model.training
+    assert found.dtype == np.float32
+
+
+def test_no_rows_give_no_logits():
+    assert predict_logits(Counting(), token_rows([])).shape == (0, 2)
+
+
+def test_token_rows_are_padded_on_the_right():
+    rows = TokenRows(np.array([5, 6, 8], dtype=np.int32), np.array([0, 2, 2, 3]), pad_id=7)
+    batch = rows.batch(np.array([2, 0, 1]))
+    assert batch["input_ids"].tolist() == [[8, 7], [5, 6], [7, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 0], [1, 1], [0, 0]]
+    assert batch["input_ids"].dtype == batch["attention_mask"].dtype == torch.int64
+    assert rows.batch(np.array([1]))["input_ids"].tolist() == [[7]]
+    assert (len(rows), rows.lengths.tolist()) == (3, [2, 0, 1])
+
+
+def test_feature_rows_are_taken_as_they_are():
+    rows = FeatureRows(np.arange(6, dtype=np.float32).reshape(3, 2))
+    assert rows.batch(np.array([2, 0]))["features"].tolist() == [[4, 5], [0, 1]]
+    assert (len(rows), rows.lengths.tolist()) == (3, [1, 1, 1])
+
+
+def test_encoding_takes_texts_of_any_length(monkeypatch):
+    monkeypatch.setattr("nlptransfer.batching.ENCODE_CHUNK", 2)
+    tokenizer = make_tokenizer(["good", "film"], 512)
+    texts = ["", "good film", "film", " ", "good " * 200_000, "x" * 1_000_000, "good unheard film"]
+    rows = encode(texts, tokenizer, 3)
+    assert rows.lengths.tolist() == [0, 2, 1, 0, 3, 1, 3]
+    assert rows.ids.tolist() == [i for text in texts for i in tokenizer(text[:100])["input_ids"][:3]]
+    assert rows.ids.dtype == np.int32
+    assert len(encode([], tokenizer, 3)) == 0
+
+
+def test_encoding_leaves_the_tokenizer_as_it_was():
+    tokenizer = make_tokenizer(["good", "film"], 512)
+    before = tokenizer.backend_tokenizer.to_str()
+    encode(["good film"], tokenizer, 1)
+    assert tokenizer.backend_tokenizer.to_str() == before
+    tokenizer.backend_tokenizer.enable_truncation(9)
+    tokenizer.backend_tokenizer.enable_padding(length=4)
+    before = tokenizer.backend_tokenizer.to_str()
+    assert encode(["good film"], tokenizer, 5).lengths.tolist() == [2]
+    assert tokenizer.backend_tokenizer.to_str() == before
+
+
+def test_special_tokens_count_and_must_leave_room():
+    tokenizer = make_tokenizer(["[CLS]", "[SEP]", "good", "film"], 512)
+    known = tokenizer.get_vocab()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(name, known[name]) for name in ("[CLS]", "[SEP]")]
+    )
+    assert encode(["good film"], tokenizer, 3).ids.tolist() == [known["[CLS]"], known["good"], known["[SEP]"]]
+    with pytest.raises(SettingError, match="max_length=2: expected more than the 2 special tokens"):
+        encode(["good film"], tokenizer, 2)

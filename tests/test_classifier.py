@@ -1,0 +1,249 @@
+"""Classifier: predictions of every kind of input, scores, and folders that are written and read."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from nlptransfer import Classifier, Experiment, finetune
+from nlptransfer.classifier import CHUNK
+from nlptransfer.errors import DataError, RunFolderError
+
+MODEL_FILES = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
+TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "", "words that no vector knows"]
+
+
+@pytest.fixture(scope="module", params=["linear", "mlp", "cnn"])
+def run(request, remarks_folder, vectors_file, tmp_path_factory) -> Experiment:
+    settings = {"num_filters": 8, "mlp_sizes": (16,), "num_train_epochs": 4, "learning_rate": 0.02, "progress": False}
+    folder = tmp_path_factory.mktemp("run")
+    return finetune(remarks_folder, base=vectors_file, output_dir=folder, head_type=request.param, **settings)
+
+
+@pytest.fixture(scope="module")
+def one_run(remarks, vectors_file, tmp_path_factory) -> Experiment:
+    folder = tmp_path_factory.mktemp("run")
+    return finetune(remarks, base=vectors_file, head_type="linear", output_dir=folder, calibration_size=0.2)
+
+
+@pytest.fixture(scope="module")
+def one(one_run) -> Classifier:
+    return one_run.classifier
+
+
+@pytest.fixture(scope="module")
+def several(tickets_file, vectors_file, tmp_path_factory) -> Classifier:
+    return finetune(
+        tickets_file, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run")
+    ).classifier
+
+
+# Predicting
+
+
+def test_predictions_say_what_they_know(one):
+    found = one.predict(TEXTS)
+    assert [each.text for each in found] == TEXTS
+    assert [each.label for each in found[:2]] == ["positive", "negative"]
+    for each in found:
+        assert each.labels == (each.label,) and each.scores == (each.score,)
+        assert set(each.probabilities) == {"negative", "positive"}
+        assert sum(each.probabilities.values()) == pytest.approx(1)
+        assert each.score == max(each.probabilities.values())
+    # Neither of them has a word that the model knows.
+    assert found[2].probabilities == pytest.approx(found[3].probabilities)
+
+
+def test_predictions_come_in_the_order_of_the_texts(run, remarks):
+    texts = [*remarks[0], "", remarks[0][0] * 50]
+    together = run.classifier.probabilities(texts)
+    np.testing.assert_allclose(together, [run.classifier.probabilities([text])[0] for text in texts], atol=1e-6)
+    np.testing.assert_allclose(together[::-1], run.classifier.probabilities(texts[::-1]), atol=1e-6)
+
+
+def test_a_file_and_standard_input_are_read_as_a_list_is(one, tmp_path, monkeypatch):
+    wanted = one.predict(TEXTS)
+    lines = tmp_path / "texts.txt"
+    lines.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    table = tmp_path / "texts.csv"
+    table.write_text("id,note,says\n" + "".join(f'{i},x,"{text}"\n' for i, text in enumerate(TEXTS)), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
+    assert one.predict("-") == wanted
+    assert one.predict(lines) == one.predict(str(lines)) == wanted
+    assert one.predict(table, text_column="says") == wanted
+    with pytest.raises(DataError, match="text_column"):
+        one.predict(table)
+
+
+def test_texts_that_are_no_list(one):
+    with pytest.raises(DataError, match="texts themselves go in a list"):
+        one.predict("what a film")
+    with pytest.raises(DataError, match=r"text 2: expected a string, found NoneType"):
+        one.predict(["fine", None])  # type: ignore[list-item]
+    assert one.predict([]) == []
+
+
+def test_a_stream_is_read_no_further_than_it_must_be(one):
+    taken = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield TEXTS[taken % 2]
+
+    stream = one.stream(texts())
+    first = [next(stream) for _ in range(CHUNK + 1)]
+    assert [each.label for each in first[:4]] == ["negative", "positive", "negative", "positive"]
+    assert taken == 2 * CHUNK
+
+
+def test_a_text_of_a_million_characters(run):
+    long = "wordaa goodae " * 72_000
+    assert len(long) > 1_000_000
+    found = run.classifier.predict([long, "", "wordac badae badaf"])
+    assert found[0].text == long
+    assert [each.label for each in found[::2]] == ["positive", "negative"]
+    # One word without a space in it.
+    assert run.classifier.predict(["x" * 1_000_000])[0].probabilities == pytest.approx(found[1].probabilities)
+
+
+def test_several_labels_or_none(several, tickets):
+    (found,) = several.predict(["wordaa deliveryae deliveryaf billingae billingaf"])
+    assert found.labels == ("billing", "delivery")
+    assert found.scores == (found.probabilities["billing"], found.probabilities["delivery"])
+    empty = next(each for each in several.predict(tickets[0]) if not each.labels)
+    assert empty.labels == () and empty.scores == () and len(empty.probabilities) == 3
+    for each in (found, empty):
+        with pytest.raises(DataError, match=r"expected one label, found \d: look at .labels"):
+            _ = each.label
+
+
+# Scores
+
+
+def test_evaluate_gives_the_scores_of_the_run(run, remarks_folder):
+    wanted = {name: value for name, value in run.metrics.items() if name != "rows"}
+    for data in (remarks_folder, remarks_folder / "test.jsonl"):
+        found = run.classifier.evaluate(data)
+        assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
+        assert found | {"loss": wanted["loss"]} == wanted
+    assert run.classifier.evaluate(remarks_folder, split="train")["accuracy"] == run.report["train"]["accuracy"]
+
+
+def test_evaluate_further_metrics(one, remarks):
+    found = one.evaluate(remarks, further=["matthews_correlation"])
+    assert found["matthews_correlation"] == pytest.approx(found["mcc"])
+
+
+def test_labels_that_the_classifier_does_not_know(one, several):
+    with pytest.raises(DataError, match=r"'mixed' \(1 rows, first in row 2\).*known labels: negative, positive"):
+        one.evaluate((["a", "b"], ["positive", "mixed"]))
+    with pytest.raises(DataError, match="'refund'"):
+        several.evaluate((["a", "b"], [["billing"], ["refund"]]))
+    with pytest.raises(DataError, match="expected a test split"):
+        one.evaluate({"train": (["a"], ["positive"])})
+
+
+# Folders
+
+
+def test_saved_and_loaded_it_is_the_same(run, tmp_path):
+    folder = run.classifier.save_pretrained(tmp_path / "out")
+    assert {path.name for path in folder.iterdir()} == MODEL_FILES
+    for place in (folder, run.folder, run.folder / "model", str(run.folder)):
+        loaded = Classifier.load(place)
+        assert loaded.predict(TEXTS) == run.classifier.predict(TEXTS)
+        assert (loaded.labels, loaded.thresholds, loaded.route) == (
+            run.classifier.labels, run.classifier.thresholds, run.classifier.route
+        )  # fmt: skip
+    again = loaded.save_pretrained(tmp_path / "again")
+    for name in MODEL_FILES - {"tokenizer_config.json"}:
+        assert (again / name).read_bytes() == (run.folder / "model" / name).read_bytes(), name
+
+
+def test_what_nlptransfer_json_says(one, several, tmp_path):
+    record = json.loads((one.save_pretrained(tmp_path / "one") / "nlptransfer.json").read_text())
+    assert record["route"] == "word2vec" and record["settings"]["head_type"] == "linear"
+    assert (record["labels"], record["multi_label"], record["thresholds"]) == (["negative", "positive"], False, None)
+    assert record["base"]["name"] == "small.txt" and set(record["calibration"]) == {"rows", "temperature"}
+    assert set(record) == {"route", "settings", "labels", "multi_label", "thresholds", "base", "calibration"}
+    record = json.loads((several.save_pretrained(tmp_path / "several") / "nlptransfer.json").read_text())
+    assert record["multi_label"] and tuple(record["thresholds"]) == several.thresholds
+    assert record["labels"] == ["billing", "delivery", "praise"]
+
+
+def test_config_has_the_labels(several, tmp_path):
+    config = json.loads((several.save_pretrained(tmp_path / "out") / "config.json").read_text())
+    assert config["id2label"] == {"0": "billing", "1": "delivery", "2": "praise"}
+    assert config["problem_type"] == "multi_label_classification"
+    assert config["architectures"] == ["Word2VecForSequenceClassification"]
+
+
+def test_a_foreign_folder_is_not_written_into(one, one_run, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (tmp_path, tmp_path / "notes.txt", one_run.folder):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(RunFolderError, match="other files"):
+            one.save_pretrained(place)
+        assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "empty").mkdir()
+    assert one.save_pretrained(tmp_path / "empty") == tmp_path / "empty"
+
+
+def test_saving_over_a_classifier_replaces_it_whole_or_not_at_all(one, several, tmp_path, monkeypatch):
+    folder = one.save_pretrained(tmp_path / "out")
+    held = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def breaks(*_: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(several.tokenizer), "save_pretrained", breaks)
+        with pytest.raises(OSError, match="no space left"):
+            several.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == held
+    several.save_pretrained(folder)
+    assert Classifier.load(folder).labels == several.labels
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "something temporary is left"
+
+
+def test_loading_what_is_no_classifier(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for place in (tmp_path, tmp_path / "nowhere", tmp_path / "config.json"):
+        with pytest.raises(RunFolderError, match=r"expected a saved classifier, found no nlptransfer\.json"):
+            Classifier.load(place)
+
+
+def test_the_pipeline_of_transformers_gives_the_same(run, several, remarks, tickets, tmp_path):
+    texts = remarks[0][:20]
+    plain = pipeline(
+        "text-classification",
+        model=AutoModelForSequenceClassification.from_pretrained(run.folder / "model"),
+        tokenizer=AutoTokenizer.from_pretrained(run.folder / "model"),
+        truncation=True,
+    )
+    for given, ours in zip(plain(texts), run.classifier.predict(texts), strict=True):
+        assert given["label"] == ours.label and given["score"] == pytest.approx(ours.score, abs=1e-6)
+    all_of = pipeline("text-classification", model=str(several.save_pretrained(tmp_path / "several")), top_k=None)
+    for given, ours in zip(all_of(tickets[0][:5]), several.predict(tickets[0][:5]), strict=True):
+        assert {each["label"]: each["score"] for each in given} == pytest.approx(ours.probabilities, abs=1e-6)
+
+
+def test_transformers_loads_it_in_a_process_of_its_own(one, tmp_path):
+    folder = one.save_pretrained(tmp_path / "out")
+    code = (
+        "import sys, nlptransfer.word2vec\nfrom transformers import pipeline\n"
+        "found = pipeline('text-classification', model=sys.argv[1], truncation=True)(sys.argv[2])\n"
+        "print(found[0]['label'], 'nlptransfer.experiment' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(folder), TEXTS[1]], capture_output=True, text=True, cwd=Path(tmp_path)
+    )
+    assert ended.stdout.split() == ["negative", "False"], ended.stderr

@@ -1,0 +1,257 @@
+"""The command line: every verb, what it prints and writes, and how it fails."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nlptransfer import Experiment, finetune
+from nlptransfer.cli import main
+from nlptransfer.vectors import open_vectors
+
+TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "deliveryae deliveryaf wordab"]
+VERBS = ("finetune", "predict", "evaluate", "vectors", "vectors train", "vectors distil", "vectors show")
+
+
+@pytest.fixture(scope="module")
+def run(remarks_folder, vectors_file, tmp_path_factory) -> Experiment:
+    return finetune(remarks_folder, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def several(tickets_file, vectors_file, tmp_path_factory) -> Experiment:
+    return finetune(tickets_file, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def texts_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n")
+    return path
+
+
+def started(*arguments: object, **more) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nlptransfer", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **more)
+
+
+# finetune
+
+
+def test_finetune(command_line, remarks_folder, vectors_file, tmp_path):
+    folder = tmp_path / "run"
+    call = ["finetune", remarks_folder, "--base", vectors_file, "--output-dir", folder, "--route", "word2vec"]
+    call += ["--set", "head_type=mlp", "--set", "mlp_sizes=16,8", "--num-train-epochs", 3, "--learning-rate", 0.01]
+    call += ["--seed", 3, "--metric", "matthews_correlation", "--set", 'class_weights={"positive": 2}']
+    ended = command_line(main, *call)
+    assert ended.code == 0, ended.err
+    run = Experiment(folder)
+    settings = run.record["settings"]
+    assert settings["route"]["mlp_sizes"] == [16, 8] and settings["training"]["class_weights"] == {"positive": 2.0}
+    training = settings["training"]
+    assert (training["seed"], training["num_train_epochs"], training["learning_rate"]) == (3, 3, 0.01)
+    assert "matthews_correlation" in run.metrics
+    assert f"{run.metrics['accuracy']:.3f} [" in ended.out and "word2vec mlp" in ended.out
+    assert ended.out.splitlines()[-1] == f"written: {folder}"
+    assert "word2vec: Data('remarks', 2 labels (negative, positive)" in ended.err
+    again = command_line(main, *call)
+    assert again.out == ended.out and "finished before, with the same settings" in again.err
+
+
+def test_several_data_sets_go_to_folders_of_their_own(
+    command_line, remarks_folder, tickets_file, vectors_file, tmp_path
+):
+    call = ["--base", vectors_file, "--set", "head_type=linear", "--output-dir", tmp_path / "out", "--quiet"]
+    ended = command_line(main, "finetune", remarks_folder, tickets_file, *call)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines()[-2:] == [f"written: {tmp_path / 'out' / name}" for name in ("remarks", "tickets")]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"remarks", "tickets"}
+    assert [Experiment(tmp_path / "out" / name).record["data"]["multi_label"] for name in ("remarks", "tickets")] == [
+        False, True,
+    ]  # fmt: skip
+
+
+def test_data_sets_of_one_name_do_not_share_a_folder(command_line, remarks_folder, vectors_file, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "train.jsonl").write_text((remarks_folder / "train.jsonl").read_text().replace("positive", "fine"))
+    call = ["--base", vectors_file, "--set", "head_type=linear", "--output-dir", tmp_path / "out", "--quiet"]
+    ended = command_line(main, "finetune", remarks_folder / "train.jsonl", other / "train.jsonl", *call)
+    assert ended.code == 0, ended.err
+    labels = [Experiment(folder).record["data"]["labels"] for folder in sorted((tmp_path / "out").iterdir())]
+    assert sorted(labels) == [["fine", "negative"], ["negative", "positive"]]
+
+
+def test_overwrite_and_columns(command_line, vectors_file, remarks, tmp_path):
+    table = tmp_path / "rows.tsv"
+    rows = "".join(f"{i}\t{text}\t{label}\n" for i, (text, label) in enumerate(zip(*remarks, strict=True)))
+    table.write_text(f"number\tsays\tmood\n{rows}")
+    call = ["finetune", table, "--base", vectors_file, "--output-dir", tmp_path / "run", "--set", "head_type=linear"]
+    columns = ["--text-column", "says", "--label-column", "mood", "--max-train-rows", 60]
+    refused = command_line(main, *call)
+    assert refused.code == 2 and "label column" in refused.err
+    assert command_line(main, *call, *columns).code == 0
+    assert sum(
+        each["rows"]
+        for name, each in Experiment(tmp_path / "run").record["data"]["fingerprints"].items()
+        if name != "test"
+    ) in range(50, 61)
+    refused = command_line(main, *call, *columns, "--seed", 1)
+    assert refused.code == 2 and "seed=0, asked for seed=1" in refused.err
+    assert command_line(main, *call, *columns, "--seed", 1, "--overwrite").code == 0
+    assert Experiment(tmp_path / "run").record["settings"]["training"]["seed"] == 1
+
+
+def test_quiet_is_quiet_in_a_process_of_its_own(vectors_file, remarks, tmp_path):
+    table = tmp_path / "rows.csv"
+    table.write_text("text,label\n,positive\n" + "".join(f"{a},{b}\n" for a, b in zip(*remarks, strict=True)))
+    call = ["--base", vectors_file, "--set", "head_type=mlp", "--num-train-epochs", 1]
+    ended = started("finetune", "rows.csv", *call, "--quiet", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[-1].startswith("written: runs/rows-word2vec-")
+
+
+# predict and evaluate
+
+
+def test_predict_prints_an_object_a_line(command_line, run, texts_file):
+    ended = command_line(main, "predict", run.folder, texts_file)
+    assert (ended.code, ended.err) == (0, "")
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    assert found == [
+        {"text": each.text, "label": each.label, "score": each.score} for each in run.classifier.predict(TEXTS)
+    ]
+    assert [each["label"] for each in found[:2]] == ["positive", "negative"]
+
+
+def test_predict_several_labels(command_line, several, texts_file):
+    ended = command_line(main, "predict", several.folder / "model", texts_file)
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    assert [list(each) for each in found] == [["text", "labels", "scores"]] * 3
+    assert "delivery" in found[2]["labels"] and len(found[2]["labels"]) == len(found[2]["scores"])
+
+
+def test_predict_from_standard_input_into_a_file(command_line, run, texts_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("schön 好 goodae\n".encode())))
+    ended = command_line(main, "predict", run.folder, "-", "--output", tmp_path / "new" / "labels.jsonl")
+    assert (ended.code, ended.out) == (0, "")
+    written = (tmp_path / "new" / "labels.jsonl").read_text(encoding="utf-8")
+    assert '"schön 好 goodae"' in written and json.loads(written)["label"] == "positive"
+
+
+def test_predict_writes_all_or_nothing(command_line, run, tmp_path):
+    rows, output = tmp_path / "rows.jsonl", tmp_path / "labels.jsonl"
+    rows.write_text('{"text": "goodae"}\n{"text": 3}\n')
+    output.write_text("from before")
+    ended = command_line(main, "predict", run.folder, rows, "--output", output)
+    assert ended.code == 2 and "row 2" in ended.err
+    assert output.read_text() == "from before" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_evaluate(command_line, run, remarks_folder, tmp_path):
+    ended = command_line(
+        main, "evaluate", run.folder, remarks_folder / "test.jsonl", "--metric", "matthews_correlation"
+    )
+    assert (ended.code, ended.err) == (0, "")
+    found = json.loads(ended.out)
+    assert found["accuracy"] == run.metrics["accuracy"] and found["mcc"] == found["matthews_correlation"]
+    call = ["evaluate", run.folder, remarks_folder, "--split", "validation", "--output", tmp_path / "scores.json"]
+    assert command_line(main, *call).out == ""
+    assert (
+        sum(each["support"] for each in json.loads((tmp_path / "scores.json").read_text())["per_class"].values()) == 20
+    )
+
+
+# vectors
+
+
+def test_vectors_train_and_show(command_line, remarks, tmp_path):
+    texts, output = tmp_path / "texts.txt", tmp_path / "own.txt.gz"
+    texts.write_text("\n".join(remarks[0]))
+    call = ["--dimensions", 6, "--epochs", 2, "--min-count", 3, "--window", 3, "--seed", 1]
+    ended = command_line(main, "vectors", "train", texts, output, *call)
+    vectors = open_vectors(output)
+    assert (ended.code, ended.out) == (0, f"{output}: {len(vectors)} words of 6 dimensions\n")
+    word = vectors.words(0, 1)[0]
+    ended = command_line(main, "vectors", "show", output, "--texts", texts, "--word", word, "--word", "goodae")
+    lines = ended.out.splitlines()
+    assert lines[0] == f"own.txt.gz: {len(vectors)} words of 6 dimensions"
+    assert lines[1].startswith(f"most frequent: {word} ")
+    assert "of the running words and" in lines[2] and lines[3].startswith("most frequent without a vector:")
+    assert [line.split(":")[0] for line in lines[4:]] == [word, "goodae"]
+
+
+# Help and errors
+
+
+def test_help_of_every_verb_loads_nothing_heavy():
+    code = f"""
+import sys
+from nlptransfer.cli import main
+for verb in {VERBS!r}:
+    sys.argv = ["nlptransfer", *verb.split(), "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, verb
+heavy = ["torch", "transformers", "accelerate", "datasets", "numpy", "gensim", "scipy", "sklearn", "pyarrow"]
+print("loaded:", [name for name in heavy if name in sys.modules])
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stderr == "" and ended.stdout.splitlines()[-1] == "loaded: []"
+    for words in ("--max-train-rows", "--split", "--min-count", "KEY=VALUE", "Label texts", "Nearest", "DATA"):
+        assert words.lower() in ended.stdout.lower()
+
+
+def test_an_error_is_one_line_and_exit_code_2_in_a_process_of_its_own(tmp_path):
+    ended = started("predict", tmp_path, "texts.txt")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
+    assert "expected a saved classifier" in ended.stderr
+
+
+ERRORS = {
+    "finetune {data} --set dropout": "--set dropout: expected KEY=VALUE",
+    "finetune {data} --set dropuot=0.1": "unknown setting 'dropuot': did you mean 'dropout'?",
+    "finetune {data} --set dropout=much": "dropout='much': expected a number",
+    "finetune {data} --set dropout=2": "dropout=2.0: expected a share in [0, 1)",
+    "finetune {data} --route lorra": "unknown route 'lorra'",
+    "finetune {data} --base nowhere.txt": "nowhere.txt: no such file",
+    "finetune {data} --output-dir {data}": "found other files",
+    "finetune {data} --text-column txt": "expected the column 'txt' (text_column)",
+    "finetune nowhere.csv": "nowhere.csv: no such file or folder",
+    "finetune {data} --set name=mine --set head_type=linear": "name",
+    "finetune {data} --set output_dir=here --set head_type=linear": "output_dir",
+    "predict {run} nowhere.txt": "nowhere.txt: expected a file of texts",
+    "predict {data} texts.txt": "expected a saved classifier",
+    "evaluate {run} {data} --split dev2": "expected a dev2 split",
+    "evaluate {run} nowhere.csv": "nowhere.csv: no such file or folder",
+    "vectors show nowhere.txt": "nowhere.txt: no such file",
+    "vectors show {vectors} --word zzz": "zzz",
+    "vectors show {vectors} --texts nowhere.txt": "nowhere.txt",
+    "vectors train nowhere.txt own.txt": "nowhere.txt",
+    "vectors distil nowhere.txt own.txt": "nowhere.txt",
+    "vectors distil {data}/train.jsonl own.txt --base {data}": "expected an encoder's folder",
+}
+
+
+@pytest.mark.parametrize("call", ERRORS)
+def test_errors_are_one_line(call, command_line, run, remarks_folder, vectors_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"data": remarks_folder, "run": run.folder, "vectors": vectors_file}
+    base = ["--base", vectors_file] if call.startswith("finetune") and "--base" not in call else []
+    ended = command_line(main, *(part.format(**names) for part in call.split()), *base)
+    assert ended.code == 2
+    last = ended.err.splitlines()[-1]
+    assert last.startswith("error: ") and ERRORS[call] in last
+    assert "Traceback" not in ended.err and ended.err.count("error: ") == 1
+    assert not list(tmp_path.glob("own*"))
+
+
+@pytest.mark.parametrize("call", ["finetune", "predict one", "finetunes data", "predict a b --no-such-option"])
+def test_usage_errors(call, command_line):
+    ended = command_line(main, *call.split())
+    assert ended.code == 2 and "Traceback" not in ended.err and "--help" in ended.err

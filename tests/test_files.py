@@ -1,0 +1,98 @@
+import json
+import os
+
+import pytest
+
+from nlptransfer.files import atomic_file, atomic_folder, cache_folder, read_json, size_mb, write_json
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_atomic_file_appears_whole_with_the_usual_mode(tmp_path):
+    with atomic_file(tmp_path / "deep" / "a.txt") as new:
+        new.write_text("new")
+        assert not (tmp_path / "deep" / "a.txt").exists()
+    (tmp_path / "plain").write_text("")
+    assert (tmp_path / "deep" / "a.txt").read_text() == "new"
+    assert (tmp_path / "deep" / "a.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_atomic_file_leaves_the_old_one_on_an_exception(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(RuntimeError, match="midway"), atomic_file(tmp_path / "a.txt") as new:
+        new.write_text("half")
+        raise RuntimeError("midway")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_atomic_folder_takes_the_place_of_the_old_one(tmp_path):
+    for text in ("one", "two"):
+        with atomic_folder(tmp_path / "model") as new:
+            (new / text).write_text(text)
+    assert names(tmp_path) == ["model"]
+    assert names(tmp_path / "model") == ["two"]
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "model").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_atomic_folder_leaves_the_old_one_on_an_exception(tmp_path):
+    with atomic_folder(tmp_path / "model") as new:
+        (new / "old").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "model") as new:
+        (new / "half").write_text("half")
+        raise KeyboardInterrupt
+    assert names(tmp_path) == ["model"]
+    assert names(tmp_path / "model") == ["old"]
+
+
+def test_atomic_folder_puts_the_old_one_back_when_the_last_step_fails(tmp_path, monkeypatch):
+    with atomic_folder(tmp_path / "model") as new:
+        (new / "old").write_text("old")
+    real, calls = os.replace, []
+
+    def second_fails(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError("disk")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(OSError, match="disk"), atomic_folder(tmp_path / "model") as new:
+        (new / "new").write_text("new")
+    assert names(tmp_path) == ["model"]
+    assert names(tmp_path / "model") == ["old"]
+
+
+def test_json_keeps_any_text_and_reads_back(tmp_path):
+    value = {"é": [1, 2.5, None, True], "文": "x\n"}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    assert "文" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_refuses_what_json_has_not_and_keeps_the_old_file(tmp_path, number):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"score": number})
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_size_counts_a_file_and_a_folder_with_all_below(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a").write_bytes(bytes(2**20))
+    (tmp_path / "deep" / "b").write_bytes(bytes(2**19))
+    assert size_mb(tmp_path / "a") == 1
+    assert size_mb(tmp_path) == 1.5
+
+
+def test_cache_lives_where_hugging_face_keeps_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert cache_folder("features") == tmp_path / "nlptransfer" / "features"
+    monkeypatch.setenv("HF_HOME", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder("features") == tmp_path / "xdg" / "huggingface" / "nlptransfer" / "features"

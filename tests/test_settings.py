@@ -1,0 +1,113 @@
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+
+from nlptransfer.errors import SettingError
+from nlptransfer.settings import check, convert, fields_of, fill
+
+
+@dataclass(frozen=True)
+class Net:
+    name: ClassVar[str] = "net"
+    layers: int = 2
+    dropout: float = 0.1
+    seed: int = 0
+    made: int = field(default=3, init=False)
+
+
+@dataclass(frozen=True)
+class Loop:
+    learning_rate: float | None = None
+    seed: int = 0
+
+
+def test_fields_are_the_settings_alone():
+    assert fields_of(Net) == {"layers": int, "dropout": float, "seed": int}
+
+
+def test_fill_spreads_names_over_the_dataclasses():
+    filled = fill({"net": Net, "loop": Loop}, {"layers": "3", "learning_rate": "1e-3", "seed": 7})
+    assert filled == {"net": Net(layers=3, seed=7), "loop": Loop(learning_rate=1e-3, seed=7)}
+    assert fill({"net": Net}, {}) == {"net": Net()}
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(SettingError, match="unknown setting 'learningrate': did you mean 'learning_rate'"):
+        fill({"net": Net, "loop": Loop}, {"learningrate": 1})
+    with pytest.raises(SettingError, match="unknown setting 'zzz': known: dropout, layers"):
+        fill({"net": Net, "loop": Loop}, {"zzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        ("3", int, 3),
+        (np.int64(3), int, 3),
+        ("1e-3", float, 1e-3),
+        (2, float, 2.0),
+        (np.float32(0.5), float, 0.5),
+        ("Yes", bool, True),
+        ("0", bool, False),
+        (True, bool, True),
+        ("a", str, "a"),
+        ("none", int | None, None),
+        (None, float | None, None),
+        ("4", int | None, 4),
+        ("none", str, "none"),
+        ("cnn", Literal["cnn", "mlp"], "cnn"),
+        ("2", Literal[1, 2], 2),
+        ("3, 4", tuple[int, ...], (3, 4)),
+        ([3, "4"], tuple[int, ...], (3, 4)),
+        ("", tuple[str, ...], ()),
+        ("mean,max", tuple[Literal["mean", "max"], ...], ("mean", "max")),
+        ('{"a": 2}', dict[str, float], {"a": 2.0}),
+        ({"a": 2}, Mapping[str, float], {"a": 2.0}),
+        ('{"a": 2}', str | dict[str, float] | None, {"a": 2.0}),
+        ("balanced", str | dict[str, float] | None, "balanced"),
+        (Path("a"), str | Path, Path("a")),
+        ([1], Any, [1]),
+    ],
+)
+def test_values_become_the_type_they_are_declared_with(value, hint, expected):
+    found = convert("x", value, hint)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "message"),
+    [
+        ("three", int, r"x='three': expected a whole number, found str"),
+        ("2.5", int, "expected a whole number"),
+        (2.5, int, r"x=2.5: expected a whole number, found float"),
+        (True, int, r"x=True: expected a whole number, found bool"),
+        (False, float, "expected a number, found bool"),
+        ("much", float, "expected a number"),
+        ("maybe", bool, "expected true or false, found str"),
+        (1, bool, "expected true or false, found int"),
+        (None, int, "expected a whole number, found NoneType"),
+        (5, str, "expected text, found int"),
+        ("x", int | None, "expected a whole number or none, found str"),
+        ("rnn", Literal["cnn", "mlp"], "x='rnn': expected one of 'cnn', 'mlp'"),
+        ("3,b", tuple[int, ...], "x='b': expected a whole number"),
+        (3, tuple[int, ...], "expected a list, or text with commas, found int"),
+        ("[1", dict[str, float], "expected a mapping such as"),
+        ("[1]", dict[str, float], "expected a mapping such as"),
+        (3, dict[str, float], "expected a mapping such as"),
+        ({"a": "b"}, dict[str, float], r"x\[a\]='b': expected a number"),
+        ({"a": "b"}, str | dict[str, float] | None, "expected text or a mapping"),
+    ],
+)
+def test_values_of_another_type_are_refused_in_words(value, hint, message):
+    with pytest.raises(SettingError, match=message):
+        convert("x", value, hint)
+
+
+def test_check_says_what_was_expected():
+    check(True, "seed", 1, "anything")
+    with pytest.raises(SettingError, match=r"dropout=2: expected a share in \[0, 1\)"):
+        check(False, "dropout", 2, "a share in [0, 1)")

@@ -1,0 +1,180 @@
+"""Splits that hold: whole, without leaks, stratified, nested, and the same every time."""
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_data import counts, hashes, rows_of, texts_of
+
+from nlptransfer.data import DataSettings, load_data
+from nlptransfer.labels import Labels
+
+
+@st.composite
+def tables(draw):
+    """Enough distinct texts of every label, and some texts that repeat, with the same label or another."""
+    sizes = draw(st.lists(st.integers(3, 40), min_size=2, max_size=4))
+    texts, labels = rows_of({f"label {number}": size for number, size in enumerate(sizes)})
+    again = draw(st.lists(st.tuples(st.integers(0, len(texts) - 1), st.integers(0, len(sizes) - 1)), max_size=15))
+    pairs = [*zip(texts, labels, strict=True), *((texts[row], f"label {label}") for row, label in again)]
+    pairs = draw(st.permutations(pairs))
+    return [text for text, _ in pairs], [label for _, label in pairs]
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables(), st.integers(0, 5))
+def test_splits_are_a_partition_with_identical_texts_on_one_side(table, seed):
+    data = load_data(table, DataSettings(split_seed=seed, calibration_size=0.2))
+    found = [
+        (text, name)
+        for split in data.splits.values()
+        for text, name in zip(split.texts, data.labels.decode(split.targets), strict=True)
+    ]
+    assert sorted(found) == sorted(zip(*table, strict=True))
+    sides = texts_of(data)
+    assert sum(map(len, sides)) == len(set().union(*sides))
+    for split in (data.train, data.validation, data.test):
+        assert set(counts(split, data)) == set(data.labels.names)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(3, 60), min_size=2, max_size=5),
+    st.floats(0.05, 0.4),
+    st.floats(0.05, 0.4),
+    st.floats(0.05, 0.4),
+    st.integers(0, 3),
+)
+def test_every_label_has_its_share_within_one_row(sizes, test, validation, calibration, seed):
+    table = rows_of({str(number): size for number, size in enumerate(sizes)})
+    data = load_data(table, DataSettings(None, None, None, seed, test, validation, calibration))
+    for name, size in enumerate(sizes):
+        in_test = counts(data.test, data)[str(name)]
+        assert abs(in_test - test * size) <= 1
+        assert abs(counts(data.validation, data)[str(name)] - validation * (size - in_test)) <= 1
+        if len(data.calibration):
+            left = size - in_test - counts(data.validation, data)[str(name)]
+            # The row that train must keep may be one that calibration asked for.
+            wanted = min(calibration * (size - in_test), left - 1)
+            assert abs(counts(data.calibration, data)[str(name)] - wanted) <= 1
+
+
+def test_repeated_texts_cost_at_most_one_group():
+    texts, labels = rows_of({"a": 200, "b": 200})
+    data = load_data((texts + texts[:100] * 4, labels + labels[:100] * 4))
+    for name, size in (("a", 600), ("b", 200)):
+        assert abs(counts(data.test, data)[name] - 0.2 * size) <= 5
+
+
+def test_texts_with_two_labels_are_not_gathered_in_one_split():
+    texts, labels = rows_of({"a": 400, "b": 400})
+    both = texts[:200]
+    data = load_data((texts + both, labels + ["b"] * 200), DataSettings(calibration_size=0))
+    assert 20 <= len(set(data.test.texts) & set(both)) <= 60
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_the_rows_has_no_say(random):
+    rows = list(zip(*rows_of({"a": 40, "b": 25}), strict=True))
+    before = texts_of(load_data(tuple(zip(*rows, strict=True))))
+    random.shuffle(rows)
+    assert texts_of(load_data(tuple(zip(*rows, strict=True)))) == before
+
+
+def test_the_split_seed_alone_decides():
+    table = rows_of({"a": 300, "b": 300})
+    assert hashes(load_data(table)) == hashes(load_data(table))
+    assert texts_of(load_data(table)) != texts_of(load_data(table, DataSettings(split_seed=1)))
+    assert load_data(table).test.texts == load_data(table, DataSettings(calibration_size=0)).test.texts
+
+
+def test_splits_are_the_same_on_every_machine():
+    data = load_data(rows_of({"a": 15, "b": 15}))
+    assert data.validation.texts == ["text 12 of a", "text 0 of b"]
+    assert data.validation.fingerprint() == {
+        "rows": 2,
+        "hash": "2f52858143c0b245bb17a1805157ad098eaffc536cfb01def33d2a0b573bbd8f",
+    }
+
+
+@pytest.mark.parametrize("carved", [True, False])
+def test_fewer_training_rows_are_part_of_more(carved):
+    train = rows_of({"a": 500, "b": 100, "c": 8})
+    dev = [f"dev {text}" for text in train[0]], train[1]
+    source = train if carved else {"train": train, "dev": dev, "test": rows_of({"b": 1})}
+    pools = []
+    for most in (6, 10, 60, 300, 100_000):
+        data = load_data(source, DataSettings(max_train_rows=most))
+        pool = [data.train, data.calibration, *([data.validation] if carved else [])]
+        pools.append(set().union(*(split.texts for split in pool)))
+        assert len(pools[-1]) == (min(most, len(pools[-1])) if most > 300 else most)
+        assert set(counts(data.train, data)) == {"a", "b", "c"}
+        total = sum((counts(split, data) for split in pool), Counter())
+        everything = 608 - (len(data.test) if carved else 0)
+        for name, size in (("a", 500), ("b", 100)):
+            if 60 <= most <= 300:
+                assert abs(total[name] - most * size * (everything / 608) / everything) <= 2
+    assert all(fewer < more for fewer, more in pairwise(pools))
+
+
+def test_training_rows_of_multi_label_data_are_nested_too():
+    random = np.random.default_rng(0)
+    rows = [[name for name, share in zip("abcde", (0.5, 0.3, 0.1, 0.02, 0.6), strict=True) if random.random() < share]
+            for _ in range(1500)]  # fmt: skip
+    table = ([f"text {row}" for row in range(1500)], rows)
+    pools = []
+    for most in (50, 400):
+        data = load_data(table, DataSettings(max_train_rows=most))
+        pools.append(set(data.train.texts + data.validation.texts + data.calibration.texts))
+        assert len(pools[-1]) == most and set(counts(data.train, data)) == set("abcde")
+    assert pools[0] < pools[1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sets(st.sampled_from("abcd")), min_size=0, max_size=60),
+    st.integers(0, 3),
+)
+def test_multi_label_splits_hold(rows, seed):
+    rows = [*rows, *({name} for name in "abcd" for _ in range(3))]
+    texts = [f"text {row // 2 if row % 5 == 0 else row}" for row in range(len(rows) - 12)]
+    texts += [f"alone {row}" for row in range(12)]
+    data = load_data((texts, [sorted(row) for row in rows]), DataSettings(split_seed=seed))
+    found = [
+        (text, tuple(names))
+        for split in data.splits.values()
+        for text, names in zip(split.texts, data.labels.decode(split.targets), strict=True)
+    ]
+    assert sorted(found) == sorted(zip(texts, (tuple(sorted(row)) for row in rows), strict=True))
+    sides = texts_of(data)
+    assert sum(map(len, sides)) == len(set(texts))
+    for split in (data.train, data.validation, data.test):
+        assert set(counts(split, data)) == set("abcd")
+
+
+def test_multi_label_from_strings_and_empty_sets(tmp_path):
+    lines = [f"text {row},{'a|b' if row % 3 == 0 else 'b' if row % 3 == 1 else '|'}" for row in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,tags", *lines]))
+    data = load_data(tmp_path / "a.csv", DataSettings(label_delimiter="|"))
+    assert data.labels == Labels(("a", "b"), multi_label=True)
+    assert sum(len(split) for split in data.splits.values()) == 60
+    assert sum(int((split.targets.sum(axis=1) == 0).sum()) for split in data.splits.values()) == 20
+    assert "multi-label, 2 labels" in repr(data)
+
+
+def test_rare_labels_are_moved_to_where_they_are_needed():
+    # Both rows of "r" carry "x" too, whose dealing alone would put them on one side.
+    rows = [["x"]] * 60 + [["y"]] * 40 + [["x", "r"], ["x", "y", "r"], ["r", "y"]]
+    data = load_data(([f"text {row}" for row in range(len(rows))], rows))
+    assert all(counts(split, data)["r"] == 1 for split in (data.train, data.validation, data.test))
+
+
+def test_a_label_of_two_rows_is_enough_where_only_validation_is_carved():
+    train, test = rows_of({"a": 300, "b": 300, "rare": 2}), rows_of({"a": 1})
+    data = load_data({"train": train, "test": test})
+    assert counts(data.train, data)["rare"] == counts(data.validation, data)["rare"] == 1
+    assert counts(data.calibration, data)["rare"] == 0 and len(data.calibration) > 20

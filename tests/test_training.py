@@ -1,0 +1,287 @@
+import json
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import get_scheduler
+
+from nlptransfer.batching import FeatureRows, training_batches
+from nlptransfer.errors import RunFolderError, SettingError, TrainingError
+from nlptransfer.labels import Labels
+from nlptransfer.objectives import Supervised
+from nlptransfer.training import Examples, TrainingSettings, make_optimizer, rate_share, train
+
+LABELS = Labels(("a", "b", "c"))
+SEVERAL = Labels(("a", "b", "c"), multi_label=True)
+BASE = TrainingSettings(num_train_epochs=3, learning_rate=0.01, per_device_train_batch_size=8, progress=False)
+
+
+class Tiny(nn.Module):
+    """A frozen layer, a hidden one with dropout, and a head; counts its training passes."""
+
+    def __init__(self, dropout=0.0, stop_at=None):
+        super().__init__()
+        torch.manual_seed(5)
+        self.frozen = nn.Linear(6, 6).requires_grad_(False)
+        self.hidden = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, affine=False) if dropout else nn.Identity())
+        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(8, 3)
+        self.passes, self.stop_at = 0, stop_at
+
+    def forward(self, features):
+        self.passes += self.training
+        if self.passes == self.stop_at:
+            raise KeyboardInterrupt
+        return SimpleNamespace(logits=self.head(self.dropout(torch.relu(self.hidden(self.frozen(features))))))
+
+
+def rows(count, seed=0, labels=LABELS):
+    draw = np.random.default_rng(seed)
+    features = draw.normal(size=(count, 6)).astype(np.float32)
+    scores = features[:, :3] + 0.3 * draw.normal(size=(count, 3))
+    targets = (scores > 0).astype(np.float32) if labels.multi_label else scores.argmax(axis=1)
+    return Examples(FeatureRows(features), targets)
+
+
+def accuracy(validation):
+    return lambda logits: float((logits.argmax(axis=1) == validation.targets).mean())
+
+
+def fit(folder, settings=BASE, model=None, examples=None, validation=None, judge=None, labels=LABELS, weights=None):
+    model = model or Tiny()
+    examples, validation = examples or rows(37), validation or rows(20, seed=1)
+    objective = Supervised(model, labels, weights, settings.label_smoothing)
+    report = train(objective, examples, validation, judge or accuracy(validation), settings, folder / "checkpoints")
+    return model, report
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_one_label_is_learnt_and_the_report_tells_how(tmp_path):
+    settings = replace(BASE, num_train_epochs=10)
+    examples = rows(300)
+    frozen = Tiny().frozen.weight.clone()
+    model, report = fit(tmp_path, settings, examples=examples)
+    assert report.best_score > 0.65
+    assert (report.epoch, report.step, report.examples) == (10, 10 * 38, 10 * 300)
+    assert [entry["epoch"] for entry in report.history] == list(range(1, 11))
+    assert report.history[-1]["loss"] < report.history[0]["loss"] / 2
+    assert report.best_score == max(entry["score"] for entry in report.history)
+    assert torch.equal(model.frozen.weight, frozen)
+    assert not model.training
+    json.dumps(vars(report), allow_nan=False)
+
+
+def test_several_labels_are_learnt(tmp_path):
+    validation = rows(50, 1, SEVERAL)
+    settings = replace(BASE, num_train_epochs=10, label_smoothing=0.1)
+
+    def judge(logits):
+        return float(((logits > 0) == validation.targets).mean())
+
+    _, report = fit(tmp_path, settings, None, rows(300, 0, SEVERAL), validation, judge, SEVERAL, np.array([1, 2, 3]))
+    assert report.best_score > 0.65
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_steps_are_those_of_a_loop_written_out(tmp_path, clip):
+    settings = replace(BASE, optimizer="sgd", max_grad_norm=clip, weight_decay=0.1, l1=0.01, warmup_ratio=0.2)
+    examples = rows(37)
+    model, report = fit(tmp_path, settings, examples=examples, validation=rows(0))
+    plain = Tiny()
+    learning = [p for p in plain.parameters() if p.requires_grad]
+    speed = {p: torch.zeros_like(p) for p in learning}
+    for step, batch in enumerate(b for epoch in range(3) for b in training_batches(np.ones(37), 8, 0, epoch)):
+        loss = functional.cross_entropy(
+            plain(torch.from_numpy(examples.rows.features[batch])).logits, torch.from_numpy(examples.targets[batch])
+        )
+        gradients = torch.autograd.grad(loss, learning)
+        norm = torch.cat([g.flatten() for g in gradients]).norm()
+        with torch.no_grad():
+            for p, g in zip(learning, gradients, strict=True):
+                g = g * min(1.0, (clip or math.inf) / (norm + 1e-6))
+                if p.ndim > 1:
+                    g = g + 0.01 * p.sign() + 0.1 * p
+                speed[p] = 0.9 * speed[p] + g
+                p -= 0.01 * rate_share(settings, step, 15) * speed[p]
+    assert report.step == 15
+    torch.testing.assert_close(model.state_dict(), plain.state_dict(), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [LABELS, SEVERAL])
+def test_k_batches_of_b_are_one_batch_of_k_times_b(tmp_path, labels):
+    examples, weights = rows(37, 0, labels), np.array([0.5, 1.0, 4.0])
+    settings = replace(BASE, optimizer="sgd", label_smoothing=0.1)
+    ways = (settings, replace(settings, per_device_train_batch_size=2, gradient_accumulation_steps=4))
+    one, four = (
+        fit(tmp_path / str(i), way, Tiny(), examples, rows(0), None, labels, weights)[0] for i, way in enumerate(ways)
+    )
+    torch.testing.assert_close(one.state_dict(), four.state_dict(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+def test_the_rate_takes_transformers_course(kind):
+    settings = replace(BASE, lr_scheduler_type=kind, warmup_ratio=0.2)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    name = "constant_with_warmup" if kind == "constant" else kind
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=4, num_training_steps=20)
+    for step in range(20):
+        assert rate_share(settings, step, 20) == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "rmsprop", "adafactor"])
+def test_every_optimizer_learns_and_spares_biases_from_decay(tmp_path, name):
+    settings = replace(BASE, optimizer=name, num_train_epochs=8, learning_rate=0.1 if name == "adafactor" else 0.01)
+    _, report = fit(tmp_path, settings, examples=rows(200))
+    assert report.history[-1]["loss"] < report.history[0]["loss"]
+    optimizer = make_optimizer(Tiny(), settings)
+    assert [(g["weight_decay"], {p.ndim for p in g["params"]}) for g in optimizer.param_groups] == [
+        (0.01, {2}),
+        (0, {1}),
+    ]
+    assert type(optimizer).__name__.lower() == name
+    assert bool(optimizer.defaults.get("fused")) == (name in ("adamw", "adam", "sgd"))
+
+
+def test_l1_makes_weights_small(tmp_path):
+    sums = [fit(tmp_path / str(l1), replace(BASE, l1=l1))[0].head.weight.abs().sum() for l1 in (0.0, 0.3)]
+    assert sums[1] < 0.9 * sums[0]
+
+
+def test_the_same_seed_gives_the_same_weights_and_seeds_part_order_from_dropout(tmp_path):
+    def trained(**seeds):
+        return fit(tmp_path / json.dumps(seeds), replace(BASE, **seeds), Tiny(dropout=0.3))[0]
+
+    first = trained(seed=1)
+    torch.rand(3)
+    assert same(first, fit(tmp_path / "again", replace(BASE, seed=1), Tiny(dropout=0.3))[0])
+    assert same(first, trained(seed=2, init_seed=1, data_seed=1))
+    assert not same(first, trained(seed=1, init_seed=2))
+    assert not same(first, trained(seed=1, data_seed=2))
+
+
+def test_training_stops_early_and_keeps_the_best_epochs_weights(tmp_path):
+    scores = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9])
+    settings = replace(BASE, num_train_epochs=9, early_stopping_patience=3)
+    model, report = fit(tmp_path / "a", settings, judge=lambda _: next(scores))
+    assert (report.epoch, report.best_epoch, report.best_score) == (5, 2, 0.5)
+    scores = iter([0.1, 0.5, 0.4])
+    kept, report = fit(tmp_path / "b", replace(settings, num_train_epochs=9), judge=lambda _: next(scores, 0.6))
+    assert report.best_epoch == 4
+    assert not same(model, kept)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "c", settings, model=(cut := Tiny(stop_at=11)), judge=lambda _: 0.5)
+    assert same(model, cut)
+
+
+def test_without_validation_rows_the_last_weights_stay(tmp_path):
+    settings = replace(BASE, early_stopping_patience=1)
+    model, report = fit(tmp_path / "a", settings, validation=rows(0), judge=None)
+    assert (report.epoch, report.best_epoch, report.best_score) == (3, 3, None)
+    assert "score" not in report.history[0]
+    scores = iter([1.0, 2.0, 3.0])
+    assert same(model, fit(tmp_path / "b", BASE, judge=lambda _: next(scores))[0])
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
+    examples = rows(37)
+    examples.rows.features[5] = np.nan
+    with pytest.raises(
+        TrainingError, match=r"loss is no longer a number near step \d+: try a lower learning_rate .*0.01"
+    ):
+        fit(tmp_path, examples=examples)
+    validation = rows(9)
+    validation.rows.features[0] = np.inf
+    with pytest.raises(TrainingError, match="outputs are no longer numbers near step 5: try"):
+        fit(tmp_path, validation=validation)
+    with pytest.raises(TrainingError, match="finite validation score, found nan: choose another metric_for_best_model"):
+        fit(tmp_path, judge=lambda _: math.nan)
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="expected training rows, found none"):
+        fit(tmp_path, examples=rows(0))
+    with pytest.raises(TrainingError, match="expected parameters that learn, found all of them frozen"):
+        fit(tmp_path, model=Tiny().requires_grad_(False))
+    with pytest.raises(SettingError, match="expected num_train_epochs, learning_rate and per_device"):
+        fit(tmp_path, replace(BASE, learning_rate=None))
+    if not torch.accelerator.is_available():
+        with pytest.raises(SettingError, match="mixed_precision='fp16': expected a GPU, found a CPU"):
+            fit(tmp_path, replace(BASE, mixed_precision="fp16"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("num_train_epochs", 0, "whole number from 1"),
+        ("per_device_train_batch_size", 0, "whole number from 1"),
+        ("gradient_accumulation_steps", 0, "whole number from 1"),
+        ("save_steps", 0, "whole number from 1"),
+        ("learning_rate", -1.0, "above 0"),
+        ("learning_rate", math.nan, "above 0"),
+        ("warmup_ratio", 1.0, "share in"),
+        ("label_smoothing", -0.1, "share in"),
+        ("weight_decay", -1.0, "0 or more"),
+        ("l1", -1.0, "0 or more"),
+        ("max_grad_norm", 0.0, "above 0"),
+        ("early_stopping_patience", 0, "whole number from 1"),
+        ("report_to", ("tensorbord",), "unknown tracker 'tensorbord': did you mean 'tensorboard'"),
+    ],
+)
+def test_senseless_settings_are_refused_by_name(name, value, message):
+    with pytest.raises(SettingError, match=f"{name}.*{message}"):
+        replace(BASE, **{name: value}).check()
+
+
+def test_a_tracker_that_is_not_installed_is_named_with_its_cure(monkeypatch):
+    monkeypatch.setattr("nlptransfer.training.find_spec", lambda package: None)
+    with pytest.raises(SettingError, match="report_to: wandb is not installed: pip install wandb"):
+        replace(BASE, report_to=("wandb",)).check()
+
+
+def test_tensorboard_gets_losses_rates_and_scores(tmp_path):
+    fit(tmp_path, replace(BASE, report_to=("tensorboard",), class_weights={"a": 2.0}))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next((tmp_path / "logs").rglob("events.out*")).parent)).Reload()
+    assert {"loss", "learning_rate", "epoch_loss", "validation_score"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("validation_score")] == [5, 10, 15]
+
+
+def test_progress_is_shown_on_stderr_and_is_silent_when_asked(tmp_path, capsys):
+    fit(tmp_path / "a", replace(BASE, progress=True))
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert all(part in shown.err for part in ("15/15", "0:00:00", "epoch 3/3", "loss", "score", "best"))
+    fit(tmp_path / "b", BASE)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_half_precision_trains_and_leaves_a_plain_model(tmp_path):
+    model, report = fit(tmp_path, replace(BASE, mixed_precision="bf16", num_train_epochs=8), examples=rows(200))
+    assert report.history[-1]["loss"] < report.history[0]["loss"]
+    assert model(torch.zeros(1, 6)).logits.dtype == torch.float32
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_launchers_accumulation_is_not_counted_twice(tmp_path, monkeypatch):
+    plain, _ = fit(tmp_path / "a", replace(BASE, optimizer="sgd"))
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert same(plain, fit(tmp_path / "b", replace(BASE, optimizer="sgd"))[0])
+
+
+def test_a_checkpoint_of_other_processes_is_refused(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, model=Tiny(stop_at=8))
+    saved = next((tmp_path / "checkpoints").glob("step_*")) / "progress.json"
+    saved.write_text(saved.read_text().replace('"processes": 1', '"processes": 2'))
+    with pytest.raises(RunFolderError, match="written by 2 processes, found 1: start as many, or .* overwrite"):
+        fit(tmp_path)

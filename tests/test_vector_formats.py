@@ -1,0 +1,398 @@
+"""Every kind of vector file against gensim's own reader, what broken ones say, and the downloader's models."""
+
+import gzip
+import hashlib
+import io
+import json
+import pickle
+import re
+import struct
+import tempfile
+import threading
+import warnings
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gensim.models import KeyedVectors, Word2Vec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from nlptransfer import vector_formats
+from nlptransfer.errors import VectorsError
+from nlptransfer.vector_formats import FILE_SUFFIXES, check_kind, download_model, read_blocks, write_vectors
+
+WORDS = ["the", "café", "电影", "😀", "5", "3.14", "no\u00a0break", "#", "\ufeffmark", "don't"]
+MATRIX = np.random.default_rng(0).standard_normal((len(WORDS), 7)).astype(np.float32)
+ENDINGS = [suffix + packed for suffix in FILE_SUFFIXES for packed in ("", ".gz")]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    content = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def read(path: Path, allow_pickle: bool = False) -> tuple[list[str], np.ndarray]:
+    blocks = list(read_blocks(path, allow_pickle))
+    return [word.decode() for words, _ in blocks for word in words], np.concatenate([rows for _, rows in blocks])
+
+
+def text(words: list[str] = WORDS, matrix: np.ndarray = MATRIX, *, header: bool = True, end: str = "\n") -> str:
+    lines = [f"{len(words)} {matrix.shape[1]}"] if header else []
+    lines += [" ".join([word, *map(str, row)]) for word, row in zip(words, matrix, strict=True)]
+    return "".join(line + end for line in lines)
+
+
+def binary(words: list[str] = WORDS, matrix: np.ndarray = MATRIX, end: bytes = b"") -> bytes:
+    records = (word.encode() + b" " + row.tobytes() + end for word, row in zip(words, matrix, strict=True))
+    return f"{len(words)} {matrix.shape[1]}\n".encode() + b"".join(records)
+
+
+def same_as_gensim(path: Path, *, is_binary: bool = False, no_header: bool = False) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # gensim leaves a file without a header open
+        keyed = KeyedVectors.load_word2vec_format(str(path), binary=is_binary, no_header=no_header)
+    words, matrix = read(path)
+    assert words == keyed.index_to_key
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix, keyed.vectors)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(vector_formats, "_HEAD", 300)
+    monkeypatch.setattr(vector_formats, "_CHUNK", 11)
+
+
+# Kinds
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("content", [text(), text(end=" \n"), text(end="\r\n")], ids=["word2vec", "fasttext", "crlf"])
+def test_text_with_a_header(tmp_path, content, packed):
+    same_as_gensim(write(tmp_path / f"v.txt{packed}", content))
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_glove_text_has_no_header(tmp_path, packed):
+    same_as_gensim(write(tmp_path / f"glove.txt{packed}", text(header=False)), no_header=True)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("end", [b"", b"\n"], ids=["gensim", "original tool"])
+def test_binary(tmp_path, end, packed):
+    same_as_gensim(write(tmp_path / f"v.bin{packed}", binary(end=end)), is_binary=True)
+
+
+@pytest.mark.parametrize("content", [text(), text(header=False), binary(), binary(end=b"\n")])
+def test_records_may_lie_across_chunks(tmp_path, small_chunks, content):
+    words, matrix = read(write(tmp_path / "v", content))
+    assert words == WORDS
+    np.testing.assert_array_equal(matrix, MATRIX)
+
+
+def test_kind_is_seen_in_the_content_not_in_the_name(tmp_path):
+    assert read(write(tmp_path / "v.txt", binary()))[0] == WORDS
+    assert read(write(tmp_path / "v.bin", text()))[0] == WORDS
+    (tmp_path / "packed.txt").write_bytes(gzip.compress(text().encode()))
+    assert read(tmp_path / "packed.txt")[0] == WORDS
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "row"),
+    [
+        ("\ufeff1 2\ngood 1 2\n", ["good"], [1, 2]),
+        ("1 2\ngood 1 2", ["good"], [1, 2]),
+        ("1 2\ngood 1 2\n\n \n", ["good"], [1, 2]),
+        ("1\t2\ngood\t1\t2\n", ["good"], [1, 2]),
+        ("1 2\ngood  1   2\n", ["good"], [1, 2]),
+        ("2 2\ngood 1 2\n. . . -1e-3 .5\n", ["good", ". . ."], [1, 2]),
+        ("good 1 2\nat name@domain.com 3 4\nbad 5 6\n", ["good", "at name@domain.com", "bad"], [1, 2]),
+        ("2 2\n2 1 2\n3 4 5\n", ["2", "3"], [1, 2]),
+    ],
+    ids=[
+        "byte order mark",
+        "no last newline",
+        "blank end",
+        "tabs",
+        "wide spaces",
+        "spaces in a word",
+        "glove",
+        "digits",
+    ],
+)
+def test_what_published_text_files_do(tmp_path, content, words, row):
+    found, matrix = read(write(tmp_path / "v.txt", content))
+    assert found == words
+    np.testing.assert_array_equal(matrix[0], np.array(row, dtype=np.float32))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ending=st.sampled_from(ENDINGS),
+    words=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters=" \t\n\r\v\f")), min_size=1),
+    chunk=st.sampled_from([5, 1 << 20]),
+    data=st.data(),
+)
+def test_what_is_written_reads_back_bit_for_bit(ending, words, chunk, data):
+    shape = st.tuples(st.just(len(words)), st.integers(1, 5))
+    numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    matrix = data.draw(st_numpy.arrays(np.float32, shape, elements=numbers))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vector_formats, "_CHUNK", chunk)
+        path = Path(folder) / f"v{ending}"
+        assert write_vectors(path, words, matrix) == 0
+        found, read_back = read(path)
+        assert [file.name for file in Path(folder).iterdir()] == [path.name]
+    assert found == words
+    assert read_back.tobytes() == matrix.tobytes()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_gensim_reads_what_is_written(tmp_path, ending):
+    path = tmp_path / f"v{ending}"
+    assert write_vectors(path, [*WORDS, "two words"], np.vstack([MATRIX, MATRIX[:1]])) == 1
+    same_as_gensim(path, is_binary=".bin" in ending)
+    first = path.read_bytes()
+    write_vectors(path, [*WORDS, "two words"], np.vstack([MATRIX, MATRIX[:1]]))
+    assert path.read_bytes() == first
+
+
+def test_write_refuses_words_that_all_have_white_space(tmp_path):
+    with pytest.raises(VectorsError, match=r"v\.txt: expected a word without white space, found none among 1"):
+        write_vectors(tmp_path / "v.txt", ["two words"], MATRIX[:1])
+    assert not list(tmp_path.iterdir())
+
+
+# Broken files
+
+ROW = struct.pack("<2f", 0.1, 0.2)
+BROKEN = {
+    "empty": (b"", "the file is empty"),
+    "no vectors": (b"hello\nworld\n", "line 1: expected a header 'N D', or a word and its numbers, found 'hello'"),
+    "prose": (b"It was a good film.\nReally a good one.\n", "line 1: expected a word and 3 numbers, found 5 fields"),
+    "photo": (b"\xff\xd8\xff\xe0 x y\n", "line 1: expected a header"),
+    "no words": (b"0 2\n", "line 1: the header says 0 words of 2 dimensions: expected at least one word and 1 to"),
+    "no dimensions": (b"2 0\na\nb\n", "line 1: the header says 2 words of 0 dimensions: expected"),
+    "absurd dimensions": (b"2 99999999999999999999\na 1\nb 1\n", "line 1: .* of 99999999999999999999 dimensions"),
+    "terabytes": (b"9999999999 300\na 1 2\n", "line 1: .* 9999999999 words .* 5,999,999,999,400 .*hold 21 at the most"),
+    "short": (b"3 2\na .1 .2\nb .1 .2\n", "line 4: the header says 3 words, but the file ends after 2"),
+    "long": (b"1 2\na .1 .2\nb .1 .2\n", "line 3: the header says 1 words, and here is more"),
+    "too few numbers": (b"2 2\na .1 .2\nb .1\n", "line 3: expected a word and 2 numbers, found 2 fields"),
+    "too many numbers": (b"2 2\na .1 .2\nb .1 .2 .3\n", "line 3: expected 2 numbers, found at least 3"),
+    "too many whole numbers": (b"a 1 2\nb 1 2\nc 1 2 3\nd 1 2\n", "line 3: expected 2 numbers, found at least 3"),
+    "narrow glove": (b"a .1 .2\nb .1\nc .1 .2\n", "line 2: expected a word and 2 numbers, found 2 fields"),
+    "no number": (b"2 2\na .1 .2\nb .1 x\n", "line 3: expected a number, found 'x'"),
+    "two numbers in one": (b"2 2\na .1 .2\nb .1 .2-3\n", "line 3: expected a number, found '.2-3'"),
+    "blank line": (b"2 2\na .1 .2\n\nb .1 .2\n", "line 3: expected a word and 2 numbers, found 0 fields"),
+    "nan": (b"2 2\na .1 .2\nb .1 nan\n", "line 3: number 2 is nan, expected a finite one"),
+    "infinite": (b"a .1 .2\nb -inf .1\n", "line 2: number 1 is -inf, expected a finite one"),
+    "above float32": (b"a .1 .2\nb .1 1e39\n", "line 2: number 2 is inf, expected a finite one"),
+    "latin-1": (b"2 2\na .1 .2\ncaf\xe9 .1 .2\n", r"line 3: the word b'caf\\xe9' is not UTF-8"),
+    "cut binary": (b"2 2\na " + ROW + b"b " + ROW[:5], "record 2 is cut off: the header says 2 words"),
+    "short binary": (b"3 2\na " + ROW + b"b " + ROW, "record 3 is missing: the header says 3 words"),
+    "long binary": (b"1 2\na " + ROW + b"b " + ROW, "record 2: the header says 1 words, and here is more"),
+    "nan binary": (b"2 2\na " + ROW + b"b " + struct.pack("<2f", 1, np.nan), "record 2: number 2 is nan, expected"),
+    "latin-1 binary": (b"2 2\na " + ROW + b"caf\xe9 " + ROW, r"record 2: the word b'caf\\xe9' is not UTF-8"),
+}
+FOREIGN = {
+    b"\xba\x16\x4f\x2f": "a fastText model: use the .vec file",
+    b"\x93NUMPY": "a numpy array, which holds no words",
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"BZh9": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+    "1 2\na 1 2\n".encode("utf-16"): "UTF-16: save it as UTF-8",
+    b"version https://git-lfs.github.com/spec/v1": "a git-lfs pointer",
+    b"<!DOCTYPE html>": "a web page: download the file itself",
+}
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_files_are_refused_with_the_line(tmp_path, kind, packed):
+    content, message = BROKEN[kind]
+    if kind == "terabytes" and packed:
+        # What a compressed file may hold is known only roughly.
+        message = message.replace("hold 21", "hold [0-9,]+")
+    with pytest.raises(VectorsError, match=rf"^v\.txt{packed}[:,] {message}"):
+        read(write(tmp_path / f"v.txt{packed}", content))
+
+
+@pytest.mark.parametrize("magic", FOREIGN)
+def test_other_kinds_of_file_are_named(tmp_path, magic):
+    with pytest.raises(VectorsError, match=f"^v.bin: expected word vectors, found {FOREIGN[magic]}"):
+        check_kind(write(tmp_path / "v.bin", magic + b" more"), allow_pickle=True)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(VectorsError, match=r"^v\.txt: cannot be read \(No such file or directory\)"):
+        check_kind(tmp_path / "v.txt", allow_pickle=False)
+
+
+def test_line_without_end(tmp_path, small_chunks, monkeypatch):
+    monkeypatch.setattr(vector_formats, "_MAX_LINE", 100)
+    with pytest.raises(VectorsError, match=r"^v, line 2: expected at most 100 bytes in a line"):
+        read(write(tmp_path / "v", "1 1\n" + "a" * 1000 + " 1\n"))
+
+
+def test_word_without_end(tmp_path, small_chunks, monkeypatch):
+    monkeypatch.setattr(vector_formats, "_MAX_WORD", 100)
+    with pytest.raises(VectorsError, match=r"^v, record 2: no word ends within 100 bytes"):
+        read(write(tmp_path / "v", b"2 2\na " + ROW + b"\1" * 1000))
+
+
+@pytest.mark.parametrize(("content", "unit"), [(text(), "line"), (text(header=False), "line"), (binary(), "record")])
+def test_truncated_gzip(tmp_path, content, unit):
+    rng = np.random.default_rng(1)
+    matrix = rng.standard_normal((2000, 20)).astype(np.float32)
+    words = [f"w{number}" for number in range(2000)]
+    content = binary(words, matrix) if unit == "record" else text(words, matrix, header=content[0] != "t")
+    path = write(tmp_path / "v.gz", content)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(
+        VectorsError, match=rf"^v\.gz, {unit} \d+: broken gzip \(.*\): download or compress it"
+    ) as error:
+        read(path)
+    assert 800 < int(re.search(rf"{unit} (\d+)", str(error.value))[1]) < 1200
+
+
+def test_gzip_with_a_wrong_checksum_or_a_cut_head(tmp_path):
+    whole = gzip.compress(text().encode())
+    (tmp_path / "v.gz").write_bytes(whole[:-8] + b"\0" * 8)
+    with pytest.raises(VectorsError, match=rf"^v\.gz, line {len(WORDS) + 2}: broken gzip \(CRC"):
+        read(tmp_path / "v.gz")
+    (tmp_path / "v.gz").write_bytes(whole[:12])
+    with pytest.raises(VectorsError, match=r"^v\.gz, line 1: broken gzip"):
+        read(tmp_path / "v.gz")
+
+
+def test_disk_that_fails_halfway(tmp_path, monkeypatch):
+    class Failing(io.BytesIO):
+        def read1(self, size: int | None = -1) -> bytes:
+            data = super().read1(size)
+            if not data:
+                raise OSError(5, "Input/output error")
+            return data
+
+    path = write(tmp_path / "v", text())
+    monkeypatch.setattr(vector_formats, "_open", lambda path: Failing(path.read_bytes()))
+    with pytest.raises(VectorsError, match=rf"^v, line {len(WORDS) + 2}: cannot be read \(.*Input/output error"):
+        read(path)
+
+
+# Pickles
+
+
+def test_pickles_only_when_asked(tmp_path):
+    keyed = KeyedVectors(7)
+    keyed.add_vectors(WORDS, MATRIX)
+    for name in ("v.kv", "v.kv.gz"):
+        keyed.save(str(tmp_path / name))
+        with pytest.raises(VectorsError, match=rf"^{name}: a pickle, .*save_word2vec_format.*allow_pickle=True"):
+            read(tmp_path / name)
+        words, matrix = read(tmp_path / name, allow_pickle=True)
+        assert words == WORDS
+        np.testing.assert_array_equal(matrix, MATRIX)
+
+
+def test_pickle_of_a_whole_model_with_its_arrays_beside_it(tmp_path):
+    model = Word2Vec([["good", "film"]] * 20, vector_size=4, min_count=1, seed=0, workers=1)
+    model.save(str(tmp_path / "v.model"), sep_limit=0)
+    assert (tmp_path / "v.model.wv.vectors.npy").exists()
+    words, matrix = read(tmp_path / "v.model", allow_pickle=True)
+    assert words == model.wv.index_to_key
+    np.testing.assert_array_equal(matrix, model.wv.vectors)
+
+
+class _Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_no_code_in_a_pickle_runs_unasked(tmp_path):
+    path = write(tmp_path / "v.kv", pickle.dumps(_Touch(tmp_path / "touched")))
+    with pytest.raises(VectorsError, match="a pickle"):
+        read(path)
+    assert not (tmp_path / "touched").exists()
+    with pytest.raises(VectorsError, match=r"^v\.kv: gensim cannot read this pickle \(AttributeError"):
+        read(path, allow_pickle=True)
+    assert (tmp_path / "touched").exists()
+
+
+# Models of gensim's downloader
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A folder that stands for the downloader's site; ``requests`` holds what was asked of it."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    requests: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            requests.append(self.path)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.setenv("NLPTRANSFER_GENSIM_LIST_URL", f"{url}/list.json")
+        monkeypatch.setenv("NLPTRANSFER_GENSIM_DATA_URL", url)
+        yield folder, requests
+        server.shutdown()
+        thread.join()
+
+
+def publish(folder: Path, name: str, content: bytes, parts: int = 1, **changed: str) -> None:
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text("raise SystemExit('code of the downloader ran')")
+    size = -(-len(content) // parts)
+    pieces = [content[start : start + size] for start in range(0, len(content), size)]
+    sums = {}
+    for number, piece in enumerate(pieces):
+        (folder / name / (f"{name}.gz_0{number}" if parts > 1 else f"{name}.gz")).write_bytes(piece)
+        sums[f"checksum-{number}" if parts > 1 else "checksum"] = hashlib.md5(piece).hexdigest()
+    listed = {"models": {name: {"parts": parts, **sums, **changed}}, "corpora": {"text8": {}}}
+    (folder / "list.json").write_text(json.dumps(listed))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_download_of_the_vectors_and_no_code(tmp_path, mirror, parts):
+    folder, requests = mirror
+    publish(folder, "glove-tiny-7", gzip.compress(text().encode()), parts)
+    download_model("glove-tiny-7", tmp_path / "v.gz")
+    assert read(tmp_path / "v.gz")[0] == WORDS
+    assert len(requests) == 1 + parts and not any("__init__" in path for path in requests)
+
+
+def test_download_that_goes_wrong(tmp_path, mirror, monkeypatch):
+    folder, _ = mirror
+    out = tmp_path / "v.gz"
+    with pytest.raises(VectorsError, match=r"^x: no such file .* could not be looked up \(HTTP Error 404.*give a file"):
+        download_model("x", out)
+    (folder / "list.json").write_text("<html>")
+    with pytest.raises(VectorsError, match=r"^x: .* could not be looked up"):
+        download_model("x", out)
+    publish(folder, "glove-tiny-7", b"content", checksum="0" * 32)
+    with pytest.raises(VectorsError, match=r"^glove-tiny-8: no such file .*did you mean 'glove-tiny-7'\?"):
+        download_model("glove-tiny-8", out)
+    with pytest.raises(
+        VectorsError, match=r"^text8: in gensim's downloader this is a corpus of text, not word vectors"
+    ):
+        download_model("text8", out)
+    with pytest.raises(VectorsError, match=r"^glove-tiny-7\.gz: expected md5 0{32}, found 9a0364b9e99bb480.*try again"):
+        download_model("glove-tiny-7", out)
+    (folder / "glove-tiny-7" / "glove-tiny-7.gz").unlink()
+    with pytest.raises(VectorsError, match=r"^glove-tiny-7\.gz: the download failed \(HTTP Error 404.*give its path"):
+        download_model("glove-tiny-7", out)

