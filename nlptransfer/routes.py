@@ -96,7 +96,7 @@ class Word2Vec(Route):
     """what mlp and linear take over the words, side by side"""
     mlp_sizes: tuple[int, ...] = (128, 64)
     """widths of the hidden layers of mlp"""
-    kernel_sizes: tuple[int, ...] = (3, 4, 5)
+    kernel_sizes: tuple[int, ...] = (1, 2, 3, 4)
     """words that the filters of cnn span"""
     num_filters: int = 100
     """filters of each span"""
@@ -211,7 +211,7 @@ class Word2Vec(Route):
         # Small data gets more passes and smaller batches, so that it has steps enough.
         return {
             "num_train_epochs": 20 if rows < 10_000 else 10,
-            "learning_rate": 4e-3 if self.head_type == "cnn" else 1e-3,
+            "learning_rate": 4e-3 if self.head_type == "cnn" else 3e-3,
             "per_device_train_batch_size": 64 if rows >= 2_000 else 32,
             "early_stopping_patience": 5 if rows >= 2_000 else None,
         }

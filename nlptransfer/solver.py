@@ -16,8 +16,6 @@ log = logging.getLogger("nlptransfer")
 
 STRENGTHS = (100.0, 10.0, 1.0, 0.1, 0.01)
 """L2 strengths to choose from, each as a penalty strength / (2 * rows) * |W|^2 on standardised features."""
-UNJUDGED_STRENGTH = 1.0
-"""The strength that is taken where there are no validation rows to choose by."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,14 @@ def choose_strength(
     objective: Supervised,
     features: np.ndarray,
     targets: np.ndarray,
-    score: Callable[[np.ndarray, np.ndarray], float] | None,
+    score: Callable[[np.ndarray, np.ndarray], float],
     strengths: Sequence[float] = STRENGTHS,
 ) -> LinearSolution:
     """Solve along the strengths, strongest first, each from the last, and keep the best by ``score``.
 
     Args:
         score: of a weight and a bias, judged on validation rows; higher is better, and of equals the
-            strongest penalty is kept. None: nothing to judge by; ``UNJUDGED_STRENGTH`` is taken.
+            strongest penalty is kept.
 
     Raises:
         SettingError: no strength at all, or one below 0.
@@ -79,8 +77,6 @@ def choose_strength(
     if not strengths:
         raise SettingError("strengths=(): expected at least one L2 strength, found none")
     problem = _Problem(objective, features, targets)
-    if score is None:
-        return LinearSolution(*problem.solve(UNJUDGED_STRENGTH), UNJUDGED_STRENGTH, {})
     best: LinearSolution | None = None
     scores: dict[float, float] = {}
     start = None

@@ -109,8 +109,8 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 
 def text_of(draw: random.Random, topics: list[str]) -> str:
-    """Two words of each topic among seven that say nothing."""
-    words = draw.sample(FILLER, 7) + [word for topic in topics for word in draw.sample(TOPIC_WORDS[topic], 2)]
+    """Three words of each topic among seven that say nothing."""
+    words = draw.sample(FILLER, 7) + [word for topic in topics for word in draw.sample(TOPIC_WORDS[topic], 3)]
     return " ".join(draw.sample(words, len(words)))
 
 

@@ -92,7 +92,7 @@ def test_overwrite_and_columns(command_line, vectors_file, remarks, tmp_path):
     call = ["finetune", table, "--base", vectors_file, "--output-dir", tmp_path / "run", "--set", "head_type=linear"]
     columns = ["--text-column", "says", "--label-column", "mood", "--max-train-rows", 60]
     refused = command_line(main, *call)
-    assert refused.code == 2 and "label column" in refused.err
+    assert refused.code == 2 and "set text_column" in refused.err
     assert command_line(main, *call, *columns).code == 0
     assert sum(
         each["rows"]

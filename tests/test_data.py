@@ -100,8 +100,8 @@ def test_multi_label_data_spares_rows_for_thresholds(pool, share, rows):
     tags = [[name for bit, name in enumerate("abcd") if row >> bit & 1] for row in range(pool)]
     train = [f"text {row}" for row in range(pool)], tags
     data = load_data({"train": train, "test": (["x"], [["a"]])}, DataSettings(calibration_size=share))
-    assert len(data.calibration) == rows
-    assert all(counts(data.calibration, data)[name] >= 0.4 * rows for name in "abcd")
+    assert abs(len(data.calibration) - rows) <= 1
+    assert all(counts(data.calibration, data)[name] >= 0.35 * rows for name in "abcd")
 
 
 def test_carved_splits_have_a_largest_size():

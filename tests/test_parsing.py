@@ -1,6 +1,5 @@
 """What broken files say, and where they are broken."""
 
-import gzip
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from test_reading import KINDS, QUOTED, parquet, write
 from nlptransfer.errors import DataError
 from nlptransfer.parsing import kind_of, stem_of
 from nlptransfer.reading import read_table, read_texts
-
 
 BROKEN = {
     "latin.csv": (

@@ -1,5 +1,6 @@
 """A run that is cut off goes on as if nothing had been; here by a stop in the process, and by a true SIGKILL."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import BASE, Tiny, fit, rows, same
+from test_training import BASE, Tiny, fit, one_thread, rows, same
+
+__all__ = ["one_thread"]
 
 SETTINGS = replace(BASE, num_train_epochs=4, save_steps=3, early_stopping_patience=2)
 
@@ -82,8 +85,8 @@ def test_a_run_cut_off_twice_and_saved_at_other_steps_ends_in_the_same_weights(t
 
 
 def test_the_best_weights_so_far_survive(tmp_path):
-    whole, _ = fit(tmp_path / "whole", SETTINGS, Tiny(0.3), judge=lambda _, scores=iter([0.9, 0.2, 0.1]): next(scores))
-    scores = iter([0.9, 0.2, 0.1])
+    scores = iter([0.9, 0.2, 0.1] * 2)
+    whole, _ = fit(tmp_path / "whole", SETTINGS, Tiny(0.3), judge=lambda _: next(scores))
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "cut", SETTINGS, Tiny(0.3, stop_at=12), judge=lambda _: next(scores))
     resumed, report = fit(tmp_path / "cut", SETTINGS, Tiny(0.3), judge=lambda _: next(scores))
@@ -130,9 +133,11 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path):
     script, films = tmp_path / "script.py", Path(__file__).parents[1] / "data" / "films" / "train.jsonl"
     script.write_text(SCRIPT)
 
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
     def start(kill_at, *folders):
         command = [sys.executable, script, films, str(kill_at), *(tmp_path / folder for folder in folders)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=200)
+        return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
 
     (tmp_path / "whole").mkdir()
     # 13 batches an epoch: the kill comes in the middle of the second, after the checkpoint of step 20.

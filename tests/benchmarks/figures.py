@@ -1,0 +1,288 @@
+"""The figures: each is one function that measures nlptransfer beside its peers and returns the rows of a table."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import peers
+
+HEADS = ("linear", "mlp", "cnn")
+BIG_ROWS, BIG_DIMENSIONS = 3_000_000, 300
+BIG_DISK = 3 * BIG_ROWS * BIG_DIMENSIONS * 4
+"""Bytes that must be free for the big file: itself, its converted copy, and as much again to spare."""
+
+OPEN = """
+import json, resource, sys, time
+from nlptransfer import open_vectors
+started = time.perf_counter()
+vectors = open_vectors(sys.argv[1])
+seconds = time.perf_counter() - started
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps({"seconds": seconds, "peak": peak, "shape": vectors.matrix.shape}))
+"""
+"""What a fresh process runs to open vectors; ru_maxrss is in KiB, but in bytes on macOS."""
+
+
+class Missing(Exception):
+    """Something that a figure needs is not there."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the texts and vectors lie."""
+
+    data: Path
+    """a folder with ag_news/train.jsonl.gz and test.jsonl.gz"""
+    vectors: Path
+    """a word2vec text file"""
+
+    def texts(self, split: str) -> tuple[list[str], list[str]]:
+        """Texts and label names of one split of ag_news."""
+        path = self.data / "ag_news" / f"{split}.jsonl.gz"
+        _need(path, f"ag_news/{split}.jsonl.gz in the folder given by --data")
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        return [row["text"] for row in rows], [row["label"] for row in rows]
+
+    def word_vectors(self) -> Path:
+        """The file, converted once already, as it is from its second use on."""
+        from nlptransfer import open_vectors
+
+        _need(self.vectors, "the word2vec text file given by --vectors")
+        open_vectors(self.vectors)
+        return self.vectors
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured value, beside a peer's where there is one."""
+
+    what: str
+    ours: float
+    unit: str
+    """"s" or "GB", where less is better, or "texts/s" """
+    peer: str = ""
+    theirs: float | None = None
+    least_ratio: float | None = None
+    """limit: at least so many times as fast as the peer"""
+    most: float | None = None
+    """limit: at most this, in ``unit``"""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as fast as the peer."""
+        if self.theirs is None:
+            return None
+        return self.ours / self.theirs if self.unit == "texts/s" else self.theirs / self.ours
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the limit is kept; None without one."""
+        if self.least_ratio is not None and self.ratio is not None:
+            return self.ratio >= self.least_ratio
+        return None if self.most is None else self.ours <= self.most
+
+
+def alternate(calls: Mapping[str, Callable[[], Any]], rounds: int, warm_up: bool = True) -> dict[str, float]:
+    """Median seconds of each call; they take turns, so that a slow minute of the machine falls on all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(-warm_up, rounds):
+        for name in list(calls) if turn % 2 else reversed(list(calls)):
+            started = time.perf_counter()
+            calls[name]()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: median(spent) for name, spent in seconds.items()}
+
+
+def train(places: Places) -> list[Row]:
+    """Training time: texts in memory to a trained linear classifier"""
+    from nlptransfer import finetune
+
+    texts, labels = places.texts("train")
+    vectors = places.word_vectors()
+
+    def whole() -> None:
+        with TemporaryDirectory() as folder:
+            finetune((texts, labels), base=vectors, head_type="linear", output_dir=f"{folder}/run", progress=False)
+
+    found = alternate(
+        {
+            "head": lambda: _features_and_head(texts, labels, vectors),
+            "finetune": whole,
+            "fastText": lambda: peers.fasttext_train(texts, labels),
+        },
+        rounds=3,
+    )
+    peer = ("fastText, 25 epochs", found["fastText"])
+    return [
+        Row("features and linear classifier", found["head"], "s", *peer, least_ratio=1),
+        Row("the whole of finetune(): also scores with intervals, and the saved folder", found["finetune"], "s", *peer),
+    ]
+
+
+def _features_and_head(texts: list[str], labels: list[str], vectors: Path) -> None:
+    """What finetune() does between reading and scoring: split, model, features, strength, the last solution."""
+    import numpy as np
+
+    from nlptransfer import Word2Vec, load_data
+    from nlptransfer.data import DataSettings
+    from nlptransfer.objectives import Supervised
+    from nlptransfer.solver import choose_strength, solve
+
+    data = load_data((texts, labels), DataSettings(test_size=0, calibration_size=0))
+    route = Word2Vec(head_type="linear")
+    built = route.build(data, str(vectors), None, seed=0)
+    inputs, held_out = (
+        route.head_inputs(built.model, route.rows(built.model, built.tokenizer, split.texts))
+        for split in (data.train, data.validation)
+    )
+
+    def accuracy(weight: np.ndarray, bias: np.ndarray) -> float:
+        return float(((held_out @ weight.T + bias).argmax(axis=1) == data.validation.targets).mean())
+
+    objective = Supervised(built.model, data.labels)
+    chosen = choose_strength(objective, inputs, data.train.targets, accuracy)
+    both = np.concatenate([inputs, held_out]), np.concatenate([data.train.targets, data.validation.targets])
+    solve(objective, *both, chosen.strength, (chosen.weight, chosen.bias))
+
+
+def predict(places: Places) -> list[Row]:
+    """Prediction: text in, label out"""
+    from nlptransfer import finetune
+    from nlptransfer.encoders import find_base
+
+    train, (texts, _) = places.texts("train"), places.texts("test")
+    vectors = places.word_vectors()
+    fasttext = peers.fasttext_train(*train, epochs=5)
+    model2vec = peers.model2vec_train(find_base().path, *train)
+    calls: dict[str, Callable[[], Any]] = {
+        "fastText": lambda: peers.fasttext_predict(fasttext, texts),
+        "model2vec": lambda: peers.model2vec_predict(model2vec, texts),
+    }
+    with TemporaryDirectory() as folder:
+        for head in HEADS:
+            run = finetune(
+                train, base=vectors, head_type=head, num_train_epochs=1, output_dir=f"{folder}/{head}", progress=False
+            )
+            calls[f"{head}, predict()"] = partial(run.classifier.predict, texts)
+            calls[f"{head}, probabilities()"] = partial(run.classifier.probabilities, texts)
+    seconds = alternate(calls, rounds=5)
+    speed = {name: len(texts) / spent for name, spent in seconds.items()}
+    return [
+        Row(
+            name,
+            speed[name],
+            "texts/s",
+            peer,
+            speed[peer],
+            # A convolution reads every word many times over: no match for a mean, and not meant as one.
+            least_ratio=1 if name in ("linear, predict()", "mlp, predict()") else None,
+        )
+        for name in list(calls)[2:]
+        for peer in ("fastText", "model2vec")
+    ]
+
+
+def startup(_: Places) -> list[Row]:
+    """Start: whole processes, from nothing to their end"""
+    command = Path(sys.executable).with_name("nlptransfer")
+    _need(command, "the command nlptransfer beside this Python: install the package")
+    found = alternate(
+        {
+            "pass": lambda: _spawn(sys.executable, "-c", "pass"),
+            "import": lambda: _spawn(sys.executable, "-c", "import nlptransfer"),
+            "help": lambda: _spawn(str(command), "--help"),
+        },
+        rounds=7,
+    )
+    peer = ("python -c pass", found["pass"])
+    return [
+        Row("python -c 'import nlptransfer'", found["import"], "s", *peer, most=0.2),
+        Row("nlptransfer --help", found["help"], "s", *peer, most=0.5),
+    ]
+
+
+def vectors(places: Places) -> list[Row]:
+    """Word vectors: every load after the first"""
+    from nlptransfer import open_vectors
+
+    path = places.word_vectors()
+
+    def read_all() -> None:
+        opened = open_vectors(path)
+        opened.words()
+        opened.matrix.sum()
+
+    found = alternate(
+        {"open": lambda: open_vectors(path), "read": read_all, "gensim": lambda: peers.gensim_load(path)},
+        rounds=3,
+        warm_up=False,
+    )
+    peer = ("gensim load_word2vec_format", found["gensim"])
+    size = " x ".join(f"{n:,}" for n in open_vectors(path).matrix.shape)
+    return [
+        Row(f"open_vectors, {size}", found["open"], "s", *peer, most=0.1),
+        Row("the same, and then every word and number read", found["read"], "s", *peer),
+    ]
+
+
+def bigfile(_: Places) -> list[Row]:
+    """A big file of vectors: binary word2vec, each step in a fresh process"""
+    with TemporaryDirectory() as folder:
+        free = shutil.disk_usage(folder).free
+        if free < BIG_DISK:
+            raise Missing(f"expected {BIG_DISK / 1e9:.1f} GB free in the temporary folder, found {free / 1e9:.1f} GB")
+        path = Path(folder) / "big.bin"
+        _write_big(path)
+        # The converted copy goes where it is removed again.
+        environment = os.environ | {"HF_HOME": folder}
+        first, *later = [
+            json.loads(_spawn(sys.executable, "-c", OPEN, str(path), environment=environment)) for _ in range(6)
+        ]
+        assert first["shape"] == [BIG_ROWS, BIG_DIMENSIONS], first
+    size = f"{BIG_ROWS:,} x {BIG_DIMENSIONS}"
+    return [
+        Row(f"first load of {size}: peak memory", first["peak"] / 1e9, "GB", most=2),
+        Row(f"first load of {size}: time", first["seconds"], "s"),
+        Row(f"later loads of {size}", median(load["seconds"] for load in later), "s", most=0.2),
+    ]
+
+
+def _write_big(path: Path) -> None:
+    import numpy as np
+
+    # One block of numbers is enough, for what is read is not looked at; the words are all different.
+    block = np.zeros(20_000, dtype=[("word", "S9"), ("vector", "<f4", BIG_DIMENSIONS)])
+    block["vector"] = np.random.default_rng(0).standard_normal(block["vector"].shape)
+    with path.open("wb") as file:
+        file.write(f"{BIG_ROWS} {BIG_DIMENSIONS}\n".encode())
+        for start in range(0, BIG_ROWS, len(block)):
+            block["word"] = [b"w%07d " % number for number in range(start, start + len(block))]
+            block.tofile(file)
+
+
+def _spawn(*command: str, environment: Mapping[str, str] | None = None) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def _need(path: Path, what: str) -> None:
+    if not path.exists():
+        raise Missing(f"not found: {what}")
+
+
+FIGURES: dict[str, Callable[[Places], list[Row]]] = {
+    figure.__name__: figure for figure in (train, predict, startup, vectors, bigfile)
+}
+"""The figures by name; the first line of a docstring is the heading."""

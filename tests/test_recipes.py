@@ -1,0 +1,140 @@
+"""Recipes: short scripts over data/ that run as they stand, and take the options of finetune."""
+
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nlptransfer import Experiment
+from nlptransfer.vector_making import train_vectors
+from nlptransfer.vectors import save_vectors
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+CORPORA = {"sentiment": ("films", "gadgets"), "topics": ("headlines",), "multi_label": ("tickets",)}
+CORPORA |= {"chinese_sentiment": ("hotels_zh",)}
+HEADS = ("linear", "mlp", "cnn")
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory) -> Callable[[str], Path]:
+    """Word vectors of a few dimensions for the texts of a recipe."""
+    folder = tmp_path_factory.mktemp("vectors")
+
+    def texts_of(corpora: tuple[str, ...]) -> Iterator[str]:
+        for name in corpora:
+            for line in (ROOT / "data" / name / "train.jsonl").read_text(encoding="utf-8").splitlines():
+                yield json.loads(line)["text"]
+
+    def make(recipe: str) -> Path:
+        path = folder / f"{recipe}.txt"
+        if not path.exists():
+            made = train_vectors(texts_of(CORPORA[recipe]), dimensions=12, min_count=2, epochs=2, progress=False)
+            save_vectors(path, *made)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def recipe(command_line, tmp_path, monkeypatch):
+    """Run a recipe as a script, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: object):
+        return command_line(
+            lambda: runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="__main__"), *arguments
+        )
+
+    return run
+
+
+def runs_of(printed: str) -> list[Experiment]:
+    """The runs whose folders were printed, after a table with a row for each."""
+    found = [Experiment(Path(line.removeprefix("written: "))) for line in printed.splitlines() if "written: " in line]
+    rows = [line for line in printed.splitlines() if " word2vec " in line]
+    assert len(rows) == len(found)
+    for run, row in zip(found, rows, strict=True):
+        assert f" {run.record['data']['name']} " in row
+        assert f" word2vec {run.record['settings']['route']['head_type']} " in row
+        assert f" {run.metrics['accuracy']:.3f} [" in row and f" {run.metrics['f1_macro']:.3f} " in row
+    return found
+
+
+def test_there_is_a_recipe_for_each_corpus():
+    assert set(RECIPES) == {*CORPORA, "word2vec_from_scratch"}
+    assert {path.name for path in (ROOT / "data").iterdir() if path.is_dir()} == set(sum(CORPORA.values(), ()))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_short_and_helpful(name, recipe):
+    source = (ROOT / "recipes" / f"{name}.py").read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 40
+    ended = recipe(name, "--help")
+    assert ended.code == 0 and ended.err == ""
+    description = source.split('"""')[1].strip()
+    assert " ".join(description.split("\n\n")[0].split()) in " ".join(ended.out.split())
+    # The commands stand as they were written, a line each.
+    for line in description.splitlines():
+        assert "recipes/" not in line or line.strip() in ended.out
+    assert "--set" in ended.out
+
+
+@pytest.mark.parametrize("name", ["topics", "multi_label", "chinese_sentiment"])
+def test_recipe_over_its_corpus(name, recipe, vectors, tmp_path):
+    call = ["--base", vectors(name), "--output-dir", tmp_path / "run", "--num-train-epochs", 1]
+    ended = recipe(name, *call)
+    assert ended.code == 0, ended.err
+    (run,) = runs_of(ended.out)
+    assert run.folder == tmp_path / "run" and run.record["data"]["name"] == CORPORA[name][0]
+    assert run.record["settings"]["route"]["head_type"] == "cnn"
+    assert run.record["settings"]["training"]["class_weights"] == ("balanced" if name == "multi_label" else None)
+    assert run.record["data"]["multi_label"] == (name == "multi_label")
+    assert run.record["base"]["unknown_share"] < 0.5
+
+
+def test_the_command_line_wins_over_a_recipe(recipe, vectors, tmp_path, remarks_folder, vectors_file):
+    call = ["--base", vectors("multi_label"), "--set", "head_type=linear", "--quiet"]
+    ended = recipe("multi_label", *call, "--set", "class_weights=none", "--seed", 2)
+    (run,) = runs_of(ended.out)
+    assert run.record["settings"]["training"]["class_weights"] is None
+    assert run.record["settings"]["training"]["seed"] == 2
+    (run,) = runs_of(recipe("topics", remarks_folder, "--base", vectors_file, "--set", "head_type=linear").out)
+    assert run.record["data"]["name"] == "remarks"
+
+
+def test_sentiment_compares_three_heads_on_two_corpora(recipe, vectors, tmp_path):
+    call = ["--base", vectors("sentiment"), "--num-train-epochs", 1, "--set", "num_filters=4", "--quiet"]
+    ended = recipe("sentiment", *call, "--output-dir", "out")
+    assert (ended.code, ended.err) == (0, "")
+    found = [(run.record["data"]["name"], run.record["settings"]["route"]["head_type"]) for run in runs_of(ended.out)]
+    assert found == [(corpus, head) for corpus in CORPORA["sentiment"] for head in HEADS]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{corpus}-{head}" for corpus, head in found}
+    # One head that is asked for is one run on each corpus.
+    found = runs_of(recipe("sentiment", *call, "--set", "head_type=linear").out)
+    assert [run.record["data"]["name"] for run in found] == list(CORPORA["sentiment"])
+    assert {run.record["settings"]["route"]["head_type"] for run in found} == {"linear"}
+    assert {run.folder.parent for run in found} == {Path("runs")}
+
+
+def test_errors_of_a_recipe_are_one_line(recipe):
+    ended = recipe("topics", "--set", "dropuot=0.1")
+    assert ended.code == 2 and ended.err == "error: unknown setting 'dropuot': did you mean 'dropout'?\n"
+    ended = recipe("word2vec_from_scratch", "--set", "dropuot=0.1", "--dimensions", 0)
+    assert ended.code == 2 and ended.err.splitlines()[-1].startswith("error: ") and "Traceback" not in ended.err
+
+
+def test_vectors_from_scratch_in_a_process_of_its_own(tmp_path):
+    call = ["--dimensions", "10", "--epochs", "2", "--set", "head_type=linear"]
+    script = ROOT / "recipes" / "word2vec_from_scratch.py"
+    ended = subprocess.run([sys.executable, script, *call], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[0].startswith("runs/own_vectors.txt.gz: ") and lines[0].endswith(" words of 10 dimensions")
+    run = Experiment(tmp_path / lines[-1].removeprefix("written: "))
+    assert run.record["base"]["name"] == "own_vectors.txt.gz" and run.record["base"]["dimensions"] == 10
+    assert run.record["data"]["name"] == "headlines"
