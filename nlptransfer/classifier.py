@@ -123,7 +123,7 @@ class Classifier:
             RunFolderError: the folder holds something that is not a saved classifier.
         """
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / RECORD).exists():
+        if folder.exists() and not (folder / RECORD).exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunFolderError(
                 f"{folder}: expected a new folder or a saved classifier, found other files: name another"
             )

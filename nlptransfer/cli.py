@@ -64,16 +64,20 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
             "learning_rate": learning_rate, "further_metrics": metric,
         }  # fmt: skip
         given = defaults | {name: value for name, value in asked.items() if value is not None} | pairs(settings)
-        runs: dict[str, dict[str, Any]] = {}
+        for name in {"data", "output_dir", "overwrite"} & set(given):
+            raise SettingError(f"--set {name}: not a setting; give DATA, --output-dir and --overwrite by themselves")
+        runs: dict[str, tuple[str, dict[str, Any]]] = {}
         for source, variant in product(data, variants):
             call = {"data": source, **variant, **given}
+            name = "-".join([Path(source).name.split(".")[0], *(str(call[setting]) for setting in variant)])
             # A variant that the command line overrides is the same run once more.
-            runs.setdefault(json.dumps(call, default=str), call | {"name": _run_name(source, variant)})
-        for call in runs.values():
-            name = call.pop("name")
-            call["output_dir"] = output_dir / name if output_dir and len(runs) > 1 else output_dir
-            call["overwrite"] = overwrite
-        run_and_show(list(runs.values()), quiet)
+            runs.setdefault(json.dumps(call, default=str), (name, call))
+        names = [name for name, _ in runs.values()]
+        for number, (name, call) in enumerate(runs.values(), start=1):
+            own = name if names.count(name) == 1 else f"{name}-{number}"
+            folder = output_dir / own if output_dir and len(runs) > 1 else output_dir
+            call |= {"output_dir": folder, "overwrite": overwrite}
+        run_and_show([call for _, call in runs.values()], quiet)
 
     return verb
 
@@ -212,7 +216,9 @@ def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> Non
     from nlptransfer import processes
     from nlptransfer.experiment import finetune
 
-    if not quiet:
+    if quiet:
+        logging.getLogger("nlptransfer").setLevel(logging.ERROR)
+    else:
         _log()
     runs = [finetune(**{"progress": not quiet, **call}) for call in calls]
     if processes.is_main():
@@ -274,10 +280,6 @@ def pairs(settings: Iterable[str] | None) -> dict[str, str]:
             raise SettingError(f"--set {setting}: expected KEY=VALUE")
         found[name.strip()] = value
     return found
-
-
-def _run_name(source: str, variant: Mapping[str, Any]) -> str:
-    return "-".join([Path(source).name.split(".")[0], *map(str, variant.values())])
 
 
 def _log() -> None:

@@ -22,7 +22,7 @@ from nlptransfer import processes
 from nlptransfer.classifier import Classifier, to_probabilities
 from nlptransfer.data import Data, DataSettings, Split, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError
-from nlptransfer.files import atomic_file, read_json, size_mb, write_json
+from nlptransfer.files import atomic_file, content_stamp, read_json, size_mb, write_json
 from nlptransfer.objectives import Supervised, class_weights
 from nlptransfer.routes import Built, Route, route_class
 from nlptransfer.settings import fields_of, fill
@@ -135,7 +135,8 @@ def finetune(
         filled = fill({**kinds, "route": route_class(route)}, settings)
         chosen: Route = filled["route"]
     else:
-        chosen = route
+        given = {name: getattr(route, name) for name in fields_of(type(route))}
+        chosen = fill({"route": type(route)}, given)["route"]
         clash = sorted(set(settings) & set(fields_of(type(route))))
         if clash:
             raise SettingError(
@@ -163,6 +164,9 @@ class _Run:
     further: tuple[str, ...]
 
     def go(self, output_dir: str | Path | None, overwrite: bool) -> Experiment:
+        # What is wrong with these settings shows before a folder is claimed.
+        judge = _judge(self.data, self.asked.metric_for_best_model)
+        weights = class_weights(self.asked.class_weights, self.data.labels, self.data.train.targets)
         question = self._question()
         folder = Path(output_dir) if output_dir else Path("runs") / self._name(question)
         if processes.from_main(_claim(folder, question, overwrite) if processes.is_main() else None):
@@ -176,10 +180,11 @@ class _Run:
         record = self._record(question, built, settings)
         if processes.is_main():
             write_json(folder / "experiment.json", {"status": "running", **record})
-        fitted = self._fit(built, settings, folder)
+        objective = Supervised(built.model, self.data.labels, weights, settings.label_smoothing)
+        fitted = self._fit(built, objective, judge, settings, folder)
         held_out = fitted.pop("validation_logits", None)
-        classifier = self._calibrated(built)
-        report, found = self._scores(classifier, held_out)
+        classifier, temperature = self._calibrated(built)
+        report, found = self._scores(classifier, None if held_out is None else held_out / temperature)
         if processes.is_main():
             classifier.save_pretrained(folder / "model")
             texts = self.data.test.texts or self.data.validation.texts
@@ -193,11 +198,11 @@ class _Run:
         return Experiment(folder)
 
     def _question(self) -> dict[str, Any]:
-        """All that decides what is learnt; a local base by name and size, not by where it lies."""
+        """All that decides what is learnt; a local base by name and content, not by where it lies."""
         training = {name: value for name, value in asdict(self.asked).items() if name not in WITHOUT_EFFECT}
         base = self.base
         if base is not None and (local := Path(base).expanduser()).exists():
-            base = f"{local.name} ({size_mb(local):.6f} MiB)"
+            base = f"{local.name} ({content_stamp(local)[:16]})"
         question = {
             "fingerprints": self.data.fingerprints(),
             "route": self.route.name,
@@ -233,13 +238,17 @@ class _Run:
             "versions": {name: version(name) for name in PACKAGES},
         }
 
-    def _fit(self, built: Built, settings: TrainingSettings, folder: Path) -> dict[str, Any]:
+    def _fit(
+        self,
+        built: Built,
+        objective: Supervised,
+        judge: Callable[[np.ndarray], float],
+        settings: TrainingSettings,
+        folder: Path,
+    ) -> dict[str, Any]:
         """Train the model in place; returns what is worth recording, the seconds and rows seen among it."""
         data, model = self.data, built.model
         started = time.perf_counter()
-        weights = class_weights(settings.class_weights, data.labels, data.train.targets)
-        objective = Supervised(model, data.labels, weights, settings.label_smoothing)
-        judge = _judge(data, settings.metric_for_best_model)
         rows, validation = (
             self.route.rows(model, built.tokenizer, split.texts) for split in (data.train, data.validation)
         )
@@ -272,13 +281,13 @@ class _Run:
             "validation_logits": held_out @ chosen.weight.T + chosen.bias,
         }
 
-    def _calibrated(self, built: Built) -> Classifier:
-        """The classifier with its temperature in the last layer and its thresholds, from the calibration rows."""
+    def _calibrated(self, built: Built) -> tuple[Classifier, float]:
+        """The classifier with its thresholds and with its temperature in the last layer, both from calibration rows."""
         data, model = self.data, built.model.cpu().eval()
         classifier = Classifier(self.route, model, built.tokenizer, data.labels, record={"base": built.record})
         rows = len(data.calibration)
         if not rows:
-            return classifier
+            return classifier, 1.0
         logits = classifier.logits(data.calibration.texts, share=True)
         temperature = scores.fit_temperature(logits, data.calibration.targets, data.labels.multi_label)
         head = self.route.head(model)
@@ -289,10 +298,10 @@ class _Run:
         record = {"base": built.record, "calibration": {"rows": rows, "temperature": temperature}}
         classifier = replace(classifier, record=record)
         if not data.labels.multi_label:
-            return classifier
+            return classifier, temperature
         probabilities = to_probabilities(logits / temperature, data.labels)
         thresholds = scores.fit_thresholds(probabilities, data.calibration.targets)
-        return replace(classifier, thresholds=tuple(thresholds.tolist()))
+        return replace(classifier, thresholds=tuple(thresholds.tolist())), temperature
 
     def _scores(
         self, classifier: Classifier, held_out: np.ndarray | None

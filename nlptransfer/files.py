@@ -1,5 +1,6 @@
 """Files written whole or not at all, and the folder where caches live."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -73,6 +74,26 @@ def size_mb(folder: str | Path) -> float:
     folder = Path(folder)
     files = folder.rglob("*") if folder.is_dir() else [folder]
     return sum(file.stat().st_size for file in files if file.is_file()) / 2**20
+
+
+def content_stamp(path: str | Path) -> str:
+    """A hash of the sizes and bytes of a file, or of the files of a folder; of large ones, of samples.
+
+    Files of up to 4 MiB are read whole, larger ones in 64 places.
+    """
+    path, digest = Path(path), hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if not file.is_file():
+            continue
+        size = file.stat().st_size
+        if path.is_dir():
+            digest.update(file.name.encode("utf-8", "surrogateescape"))
+        digest.update(size.to_bytes(8, "little"))
+        with file.open("rb") as stream:
+            for place in range(0, size, max(2**16, size // 64)):
+                stream.seek(place)
+                digest.update(stream.read(2**16))
+    return digest.hexdigest()
 
 
 def cache_folder(kind: str) -> Path:

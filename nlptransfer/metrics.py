@@ -10,7 +10,6 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import datasets
@@ -32,7 +31,7 @@ _MIN_POSITIVES = 5
 _BLOCK = 2**22
 _IDS = datasets.Value("int32")
 _ROWS = datasets.Sequence(_IDS)
-_DEFAULTS = MappingProxyType({"average": "macro", "zero_division": 0})
+_DEFAULTS: Mapping[str, Any] = {"average": "macro", "zero_division": 0}
 
 
 class LocalMetric(evaluate.Metric):
@@ -385,9 +384,9 @@ def _plain(value: Any) -> Any:
 def fit_temperature(logits: ArrayLike, targets: ArrayLike, multi_label: bool = False) -> float:
     """The temperature T in [0.05, 20] that makes softmax(logits / T), or sigmoid, likeliest (Guo et al. 2017).
 
-    The n rows are joined by one more that is of every label in equal shares, as Platt (1999) smooths his targets: a few
-    rows that are all predicted right would otherwise ask for certainty. The loss is convex in 1/T, so that one bounded
-    search over log T finds it. Predictions of single labels do not change.
+    One row's worth of the n rows' targets is shared out among all labels, as Platt (1999) smooths his: a few rows that
+    are all predicted right would otherwise ask for certainty. Convex in 1/T, so that one bounded search over log T is
+    enough. Predictions of single labels do not change.
 
     Args:
         logits: (n, k), of rows that trained nothing.
@@ -406,7 +405,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, multi_label: bool = F
     z = _matrix(logits, "logits")
     y = _targets(targets, z.shape, multi_label)
     rows, k = z.shape
-    shares = (y + 0.5 / rows) / (1 + 1 / rows) if multi_label else (np.eye(k)[y] + 1 / (k * rows)) / (1 + 1 / rows)
+    shares = (rows * (y if multi_label else np.eye(k)[y]) + (0.5 if multi_label else 1 / k)) / (rows + 1)
 
     def loss(log_temperature: float) -> float:
         scaled = z / np.exp(log_temperature)

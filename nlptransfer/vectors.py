@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nlptransfer.errors import VectorsError
-from nlptransfer.files import atomic_folder, cache_folder, read_json
+from nlptransfer.files import atomic_folder, cache_folder, content_stamp, read_json
 from nlptransfer.settings import check
 from nlptransfer.vector_formats import (
     FILE_SUFFIXES,
@@ -46,7 +46,6 @@ FORMAT = 1
 """Version of the converted folder; another one is converted again."""
 
 _META = "vectors.json"
-_SAMPLE = 64 << 10
 _BLOCK = 1 << 16
 _NEAREST_BYTES = 64 << 20
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
@@ -368,18 +367,11 @@ def _is_converted(folder: Path) -> bool:
 
 
 def _key(path: Path) -> str:
-    """Changes whenever the file does: a hash of its path, size, time, and bytes from its head, middle and tail."""
-    stat = path.stat()
-    digest = hashlib.sha256(
-        f"{FORMAT}\0{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
-    )
-    with path.open("rb") as stream:
-        for place in (0, stat.st_size // 2, max(0, stat.st_size - _SAMPLE)):
-            stream.seek(place)
-            digest.update(stream.read(_SAMPLE))
+    """Changes whenever the file does, or what gensim has put beside it: a hash of path, sizes, times and bytes."""
+    digest = hashlib.sha256(f"{FORMAT}\0{path}".encode("utf-8", "surrogateescape"))
     # Where gensim puts the large arrays of a pickle.
-    for beside in sorted(path.parent.glob(f"{glob.escape(path.name)}.*.npy")):
-        digest.update(f"{beside.name}\0{beside.stat().st_size}\0{beside.stat().st_mtime_ns}\0".encode())
+    for file in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}.*.npy"))):
+        digest.update(f"\0{content_stamp(file)}\0{file.stat().st_mtime_ns}".encode())
     return digest.hexdigest()[:32]
 
 

@@ -25,6 +25,8 @@ def pytest_configure(config: pytest.Config) -> None:
     caches = tempfile.TemporaryDirectory(prefix="nlptransfer-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(caches.cleanup)
     os.environ["HF_HOME"] = caches.name
+    # On matrices as small as these, threads wait for each other longer than they work.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -300,7 +300,7 @@ def test_settings_that_make_no_sense(wrong: dict[str, Any], base: str) -> None:
 
 
 def test_vectors_have_no_revision(base: str) -> None:
-    with pytest.raises(SettingError, match="revision='main'.*: expected none"):
+    with pytest.raises(SettingError, match=r"revision='main'.*: expected none"):
         Word2Vec().build(data_of(), base, "main", 0)
 
 
