@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,8 +140,20 @@ class _Problem:
             weight, bias = (torch.from_numpy(part).double() for part in start)
             first = torch.cat([weight @ self.axes, bias[:, None]], dim=1) / scale
         options = {"maxiter": 500, "gtol": 1e-5, "ftol": 1e-12}
-        found = minimize(loss, first.numpy().ravel(), jac=True, method="L-BFGS-B", options=options)
+        with _threads_for(self.features.numel() * self.labels):
+            found = minimize(loss, first.numpy().ravel(), jac=True, method="L-BFGS-B", options=options)
         if not found.success:
             log.info("L2 strength %g: L-BFGS stopped early: %s", strength, found.message)
         theta = torch.from_numpy(found.x).view(self.labels, -1) * scale
         return (theta[:, :-1] @ self.axes.t()).float().numpy(), theta[:, -1].float().numpy()
+
+
+@contextmanager
+def _threads_for(products: int) -> Iterator[None]:
+    # On small matrices threads wait for each other longer than they work, above all on a busy machine.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if products < 5e7 else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -15,7 +15,7 @@ import numpy as np
 from nlptransfer.encoders import BaseModel, weights_hash
 from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import cache_folder
-from nlptransfer.segmentation import PAD, UNKNOWN, split_words
+from nlptransfer.segmentation import PAD, UNKNOWN, is_unspaced, split_words
 from nlptransfer.settings import check
 from nlptransfer.vectors import WordVectors, cached_vectors
 
@@ -114,6 +114,9 @@ def distil_for_texts(
     """
     counts = Counter(word for words in split_words(texts) for word in words)
     words = whole_words((word for word, _ in counts.most_common()), encoder)
+    if is_unspaced(texts):
+        # A vocabulary mostly of spaced scripts would not be cut as such text needs it.
+        words = [word for word in words if word in counts or is_unspaced([word])]
     return distil_vectors(words, encoder, dimensions=dimensions, progress=progress)
 
 

@@ -1,10 +1,11 @@
-"""Sentiment of Chinese reviews; words are cut by the vectors' own vocabulary.
+"""Sentiment of Chinese reviews; text is cut into words by the vectors' own vocabulary.
 
-Without a file the vectors are distilled from an English encoder, which knows Chinese characters only faintly:
-give Chinese word vectors as the base for results worth having.
+Without a file the vectors are distilled from an English encoder, which knows Chinese characters only faintly. For
+results worth having give Chinese word vectors, or train some on texts of yours.
 
-    python recipes/chinese_sentiment.py                              the hotel reviews of data/
-    python recipes/chinese_sentiment.py reviews.csv --base zh_vectors.txt.gz
+python recipes/chinese_sentiment.py                              the hotel reviews of data/
+python recipes/chinese_sentiment.py reviews.csv --base zh_vectors.txt.gz
+python recipes/word2vec_from_scratch.py reviews.csv --texts more_reviews.txt
 """
 
 from pathlib import Path

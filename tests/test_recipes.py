@@ -91,17 +91,16 @@ def test_recipe_over_its_corpus(name, recipe, vectors, tmp_path):
     assert ended.code == 0, ended.err
     (run,) = runs_of(ended.out)
     assert run.folder == tmp_path / "run" and run.record["data"]["name"] == CORPORA[name][0]
-    assert run.record["settings"]["route"]["head_type"] == "cnn"
-    assert run.record["settings"]["training"]["class_weights"] == ("balanced" if name == "multi_label" else None)
+    assert run.record["settings"]["route"]["head_type"] == ("linear" if name == "multi_label" else "cnn")
     assert run.record["data"]["multi_label"] == (name == "multi_label")
     assert run.record["base"]["unknown_share"] < 0.5
 
 
 def test_the_command_line_wins_over_a_recipe(recipe, vectors, tmp_path, remarks_folder, vectors_file):
-    call = ["--base", vectors("multi_label"), "--set", "head_type=linear", "--quiet"]
-    ended = recipe("multi_label", *call, "--set", "class_weights=none", "--seed", 2)
+    call = ["--base", vectors("multi_label"), "--set", "head_type=mlp", "--num-train-epochs", 1, "--quiet"]
+    ended = recipe("multi_label", *call, "--seed", 2)
     (run,) = runs_of(ended.out)
-    assert run.record["settings"]["training"]["class_weights"] is None
+    assert run.record["settings"]["route"]["head_type"] == "mlp"
     assert run.record["settings"]["training"]["seed"] == 2
     (run,) = runs_of(recipe("topics", remarks_folder, "--base", vectors_file, "--set", "head_type=linear").out)
     assert run.record["data"]["name"] == "remarks"

@@ -4,6 +4,8 @@ A peer is imported where it is used: without it only the figures that need it ar
 """
 
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -32,7 +34,8 @@ def model2vec_train(encoder: Path, texts: Sequence[str], labels: Sequence[str]) 
     from model2vec.distill import distill
     from sklearn.linear_model import LogisticRegression
 
-    static = distill(model_name=str(encoder), pca_dims=256)
+    with redirect_stderr(StringIO()):  # its progress bars
+        static = distill(model_name=str(encoder), pca_dims=256)
     return static, LogisticRegression(max_iter=1000, C=10).fit(static.encode(texts), labels)
 
 
