@@ -1,7 +1,12 @@
 """Transfer pretrained language models to your own text."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Threads that wait give way, where by default they spin: on a machine that others use too, small models train several
+# times as fast. OpenMP reads it once, when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from nlptransfer.classifier import Classifier, Prediction

@@ -132,12 +132,12 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int
     return [batches[i] for i in draw.permutation(len(batches))]
 
 
-def prediction_batches(lengths: np.ndarray, tokens: int = 8192, most_rows: int = 256) -> Iterator[np.ndarray]:
+def prediction_batches(lengths: np.ndarray, tokens: int = 8192) -> Iterator[np.ndarray]:
     """Batches for prediction: rows sorted by length, at most ``tokens`` with padding (or a single row)."""
     order = np.argsort(lengths, kind="stable")[::-1]
     start = 0
     while start < len(order):
-        rows = max(1, min(most_rows, tokens // max(1, int(lengths[order[start]]))))
+        rows = max(1, tokens // max(1, int(lengths[order[start]])))
         yield order[start : start + rows]
         start += rows
 

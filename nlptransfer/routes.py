@@ -21,7 +21,7 @@ from nlptransfer import processes, word2vec
 from nlptransfer.batching import FeatureRows, Rows, encode
 from nlptransfer.data import Data
 from nlptransfer.encoders import find_base, is_encoder
-from nlptransfer.errors import SettingError, nearest
+from nlptransfer.errors import RunFolderError, SettingError, nearest
 from nlptransfer.features import pooled_vectors
 from nlptransfer.segmentation import build_tokenizer, is_unspaced, surface_words
 from nlptransfer.settings import check, convert, fields_of
@@ -72,9 +72,17 @@ class Route(ABC):
             tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-        """The model and tokenizer that were saved in a folder."""
+        """The model and tokenizer that were saved in a folder.
+
+        Raises:
+            RunFolderError: weights are missing, which transformers would fill with random numbers.
+        """
         with _no_bars():
-            model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True
+            )
+        if missing := sorted(found["missing_keys"]):
+            raise RunFolderError(f"{folder}: expected every weight of the model, found no {', '.join(missing)}")
         tokenizer = AutoTokenizer.from_pretrained(folder)
         assert isinstance(tokenizer, PreTrainedTokenizerFast)
         return model.eval(), tokenizer

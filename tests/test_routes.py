@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
 from nlptransfer.batching import FeatureRows, TokenRows
 from nlptransfer.data import Data, Split
-from nlptransfer.errors import SettingError
+from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.labels import Labels
 from nlptransfer.routes import ROUTES, Built, Word2Vec, route_class
 from nlptransfer.vectors import save_vectors
@@ -267,6 +268,16 @@ def test_round_trip(base: str, head: str, tmp_path: Path) -> None:
     assert torch.equal(before, after)
     learns = {name for name, parameter in built.model.named_parameters() if parameter.requires_grad}
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == learns
+
+
+def test_a_weight_that_is_missing_is_not_made_up(base: str, tmp_path: Path) -> None:
+    built = build(Word2Vec(head_type="linear"), base)
+    Word2Vec().save(built.model, built.tokenizer, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["classifier.bias"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunFolderError, match=r"expected every weight of the model, found no classifier\.bias"):
+        Word2Vec().load(tmp_path)
 
 
 # Settings

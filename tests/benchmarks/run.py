@@ -105,7 +105,11 @@ def _versions(names: tuple[str, ...]) -> str:
 
 def show(console: Console, section: Section) -> None:
     """The section on the terminal."""
-    table = Table(title=section.title, title_justify="left", title_style="bold", caption=section.reason or None)
+    console.print(f"\n[bold]{section.title}[/bold]")
+    if section.reason:
+        console.print(section.reason, markup=False, soft_wrap=True)
+        return
+    table = Table()
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("measured", "peer") else "right")
     for row in section.rows:
@@ -125,8 +129,8 @@ def markdown(section: Section) -> str:
 def cells(row: Row) -> list[str]:
     """A row as text, column by column."""
     limit = ""
-    if row.least_ratio is not None:
-        limit = f"at least {row.least_ratio:g} times"
+    if row.no_slower:
+        limit = "no slower"
     elif row.most is not None:
         limit = f"at most {row.most:g} {row.unit}"
     return [
