@@ -4,9 +4,9 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Threads that wait give way, where by default they spin: on a machine that others use too, small models train several
-# times as fast. OpenMP reads it once, when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait for each other spin a little and then give way. By default they spin on, and on a machine that others
+# use too a small model then trains several times more slowly. GNU's OpenMP reads it once, when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
     from nlptransfer.classifier import Classifier, Prediction
