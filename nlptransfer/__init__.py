@@ -4,8 +4,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Threads that wait for each other spin a little and then give way. By default they spin on, and on a machine that others
-# use too a small model then trains several times more slowly. GNU's OpenMP reads it once, when torch is imported.
+# Threads that wait for each other spin a little, then give way. By default they spin on, and on a machine that others
+# use too a small model trains several times more slowly. GNU's OpenMP reads it once, when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
