@@ -216,8 +216,8 @@ class Word2Vec(Route):
         return vectors.words_at(places), matrix
 
     def _defaults(self, rows: int) -> dict[str, Any]:
-        # Small data gets more passes and smaller batches, so that it has steps enough. No early stopping: the best epochs
-        # are mostly the last ones, when the rate is low, and the validation score goes up and down before.
+        # Small data gets more passes and smaller batches, so that it has steps enough. No early stopping: the best
+        # epochs come late, when the rate is low, and the validation score goes up and down before.
         return {
             "num_train_epochs": 20 if rows < 10_000 else 10,
             "learning_rate": 4e-3 if self.head_type == "cnn" else 3e-3,
