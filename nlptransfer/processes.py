@@ -1,5 +1,6 @@
 """Which process am I, and how do the processes meet: whoever must know asks here."""
 
+import atexit
 import logging
 import os
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ log = logging.getLogger("nlptransfer")
 
 def state() -> PartialState:
     """Accelerate's view of the processes, which know each other from the first call on."""
+    _part_at_exit()
     return PartialState(cpu=_on_cpu())
 
 
@@ -75,6 +77,12 @@ def quiet_others() -> None:
 def main_first() -> AbstractContextManager[None]:
     """Let the main process do a block before the others, which then find its results in the cache."""
     return state().main_process_first()
+
+
+@cache
+def _part_at_exit() -> None:
+    # Threads of a process group that is still there when Python ends can abort a process that has done its work.
+    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
 
 
 @cache
