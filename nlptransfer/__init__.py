@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from nlptransfer.errors import NlpTransferError
     from nlptransfer.experiment import Experiment, finetune
     from nlptransfer.labels import Labels
-    from nlptransfer.routes import ROUTES, Word2Vec
+    from nlptransfer.routes import ROUTES, Full, Lora, Probe, Word2Vec
     from nlptransfer.vectors import WordVectors, open_vectors
 
 _HOMES = {
     "Classifier": "classifier",
     "Data": "data",
     "Experiment": "experiment",
+    "Full": "routes",
     "Labels": "labels",
+    "Lora": "routes",
     "NlpTransferError": "errors",
     "Prediction": "classifier",
+    "Probe": "routes",
     "ROUTES": "routes",
     "Word2Vec": "routes",
     "WordVectors": "vectors",
@@ -38,9 +41,12 @@ __all__ = [
     "Classifier",
     "Data",
     "Experiment",
+    "Full",
     "Labels",
+    "Lora",
     "NlpTransferError",
     "Prediction",
+    "Probe",
     "Word2Vec",
     "WordVectors",
     "finetune",

@@ -1,12 +1,13 @@
 """Rows that a model can take, and batches of like length, the same on every machine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from nlptransfer import processes
@@ -40,6 +41,10 @@ class TokenRows:
     offsets: np.ndarray
     """(rows + 1,) int64: row i is ``ids[offsets[i]:offsets[i + 1]]``"""
     pad_id: int = 0
+    type_ids: np.ndarray | None = None
+    """(tokens of all rows,) int8, where the tokenizer gives segments that are not all 0 (XLNet)"""
+    pad_left: bool = False
+    """whether padding goes before a row, as the model was trained"""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -50,14 +55,27 @@ class TokenRows:
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """``input_ids`` and ``attention_mask``, (len(indices), longest row), int64; at least one token wide."""
+        places, real = self.places(indices)
+        input_ids = np.full(real.shape, self.pad_id, dtype=np.int64)
+        input_ids[real] = self.ids[places]
+        inputs = {"input_ids": input_ids, "attention_mask": real.astype(np.int64)}
+        if self.type_ids is not None:
+            inputs["token_type_ids"] = np.zeros(real.shape, dtype=np.int64)
+            inputs["token_type_ids"][real] = self.type_ids[places]
+        return {name: torch.from_numpy(value) for name, value in inputs.items()}
+
+    def places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the tokens of these rows lie in ``ids``, and where they go in a batch, (rows, longest) bool."""
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
         width = max(1, int(lengths.max(initial=0)))
-        places = np.arange(width)
-        real = places < lengths[:, None]
-        input_ids = np.full((len(indices), width), self.pad_id, dtype=np.int64)
-        input_ids[real] = self.ids[(starts[:, None] + places)[real]]
-        return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(real.astype(np.int64))}
+        columns = np.arange(width)
+        if self.pad_left:
+            real = columns >= (width - lengths)[:, None]
+            starts = starts - (width - lengths)
+        else:
+            real = columns < lengths[:, None]
+        return (starts[:, None] + columns)[real], real
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,7 @@ class FeatureRows:
     """One vector of features per row, computed once by a frozen model."""
 
     features: np.ndarray
-    """(rows, width) float32"""
+    """(rows, width) float32, or float16 as the cache keeps them"""
 
     def __len__(self) -> int:
         return len(self.features)
@@ -75,7 +93,30 @@ class FeatureRows:
         return np.ones(len(self.features), dtype=np.int64)
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        return {"features": torch.from_numpy(self.features[indices])}
+        return {"features": torch.from_numpy(self.features[indices]).float()}
+
+
+@dataclass(frozen=True)
+class ActivationRows:
+    """What frozen lower layers make of token rows, computed once."""
+
+    tokens: TokenRows
+    activations: np.ndarray
+    """(tokens of all rows, width) float16"""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.tokens.lengths
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """As the token rows', and ``activations``, (len(indices), longest row, width)."""
+        places, real = self.tokens.places(indices)
+        padded = np.zeros((*real.shape, self.activations.shape[1]), dtype=self.activations.dtype)
+        padded[real] = self.activations[places]
+        return {**self.tokens.batch(indices), "activations": torch.from_numpy(padded)}
 
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int) -> TokenRows:
@@ -90,12 +131,17 @@ def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length:
     truncation, padding = backend.truncation, backend.padding
     backend.no_padding()
     backend.enable_truncation(max_length)
-    ids, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros(1, dtype=np.int64)]
+    typed = "token_type_ids" in tokenizer.model_input_names
+    ids, types, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int8)], [np.zeros(1, dtype=np.int64)]
     try:
         for start in range(0, len(texts), ENCODE_CHUNK):
-            encodings = [encoding.ids for encoding in backend.encode_batch_fast(texts[start : start + ENCODE_CHUNK])]
-            lengths.append(np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings)))
-            ids.append(np.fromiter(chain.from_iterable(encodings), dtype=np.int32, count=int(lengths[-1].sum())))
+            found = backend.encode_batch_fast(texts[start : start + ENCODE_CHUNK])
+            chunk = [encoding.ids for encoding in found]
+            lengths.append(np.fromiter(map(len, chunk), dtype=np.int64, count=len(chunk)))
+            ids.append(np.fromiter(chain.from_iterable(chunk), dtype=np.int32, count=int(lengths[-1].sum())))
+            if typed:
+                segments = chain.from_iterable(encoding.type_ids for encoding in found)
+                types.append(np.fromiter(segments, dtype=np.int8, count=int(lengths[-1].sum())))
     finally:
         # The tokenizer is saved with the model, and not with our settings of it.
         if truncation:
@@ -104,7 +150,14 @@ def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length:
             backend.no_truncation()
         if padding:
             backend.enable_padding(**padding)
-    return TokenRows(np.concatenate(ids), np.cumsum(np.concatenate(lengths)), tokenizer.pad_token_id or 0)
+    type_ids = np.concatenate(types)
+    return TokenRows(
+        np.concatenate(ids),
+        np.cumsum(np.concatenate(lengths)),
+        tokenizer.pad_token_id or 0,
+        type_ids if type_ids.any() else None,
+        tokenizer.padding_side == "left",
+    )
 
 
 def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -153,6 +206,29 @@ def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray
     """
     if not len(rows):
         return np.zeros((0, model.config.num_labels), dtype=np.float32)
+    return compute(model, lambda inputs: model(**inputs).logits.float(), rows, share=share)
+
+
+def compute(
+    model: nn.Module,
+    function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    rows: Rows,
+    *,
+    share: bool = False,
+    places: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """A function of batches of rows, with the model in evaluation mode, in the order of the rows.
+
+    Args:
+        function: of a batch of n rows, on the model's device; gives (n, ...).
+        rows: at least one.
+        share: whether all processes call this and work on a part each; everyone gets all rows.
+        places: of the rows of a batch: where its results go, if there are more or fewer than one a row; all places
+            together are 0, 1, ... each once.
+
+    Returns:
+        (rows or places, ...)
+    """
     batches = list(prediction_batches(rows.lengths))
     mine = batches[processes.rank() :: processes.count()] if share else batches
     device = next(model.parameters()).device
@@ -160,9 +236,12 @@ def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray
     model.eval()
     # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.
     with torch.no_grad():
-        logits = []
-        for batch in mine:
-            inputs = {name: value.to(device) for name, value in rows.batch(batch).items()}
-            logits.append(model(**inputs).logits.float().cpu().numpy())
+        found = [
+            function({name: value.to(device) for name, value in rows.batch(batch).items()}).cpu().numpy()
+            for batch in mine
+        ]
     model.train(was_training)
-    return processes.gather_rows(mine, logits, len(rows), share=share)
+    if places is None:
+        return processes.gather_rows(mine, found, len(rows), share=share)
+    count = sum(len(places(batch)) for batch in batches)
+    return processes.gather_rows([places(batch) for batch in mine], found, count, share=share)

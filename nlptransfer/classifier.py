@@ -10,14 +10,15 @@ import numpy as np
 from scipy.special import expit, softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import metrics
+from nlptransfer import metrics, processes
 from nlptransfer.batching import predict_logits
 from nlptransfer.data import DataSettings, Split, load_split
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.labels import Labels
 from nlptransfer.reading import read_texts
-from nlptransfer.routes import Route, route_class
+from nlptransfer.route import Route
+from nlptransfer.routes import route_class
 from nlptransfer.settings import fill
 
 RECORD = "nlptransfer.json"
@@ -70,8 +71,14 @@ class Classifier:
     """where the model's knowledge comes from and how it was calibrated, saved with it"""
 
     def logits(self, texts: Sequence[str], *, share: bool = False) -> np.ndarray:
-        """(texts, labels) float32; with ``share`` all processes call this and work on a part each."""
-        return predict_logits(self.model, self.route.rows(self.model, self.tokenizer, texts), share=share)
+        """(texts, labels) float32.
+
+        Args:
+            share: whether all processes call this together, in a run: each works on a part, and what is frozen is
+                kept in the feature cache.
+        """
+        rows = self.route.rows(self.model, self.tokenizer, texts, share=share)
+        return predict_logits(self.model, rows, share=share)
 
     def probabilities(self, texts: Sequence[str], *, share: bool = False) -> np.ndarray:
         """(texts, labels), rows summing to 1, or each label by itself with several labels at once."""
@@ -141,11 +148,16 @@ class Classifier:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Classifier":
-        """The classifier that ``save_pretrained`` wrote, or the one in a run's folder.
+    def load(cls, folder: str | Path, base: str | None = None) -> "Classifier":
+        """The classifier that ``save_pretrained`` wrote, or the one in a run's folder; on a GPU where there is one.
+
+        Args:
+            base: folder or hub id of the base model, where the classifier was saved without a copy of it and it is
+                not found by itself.
 
         Raises:
-            RunFolderError: no classifier is there.
+            RunFolderError: no classifier is there, or a part of it is missing.
+            BaseModelError: the base model cannot be had, or is another one.
         """
         folder = Path(folder)
         if not (folder / RECORD).exists() and (folder / "model" / RECORD).exists():
@@ -159,8 +171,9 @@ class Classifier:
         route: Route = fill({"route": kind}, record.pop("settings"))["route"]
         labels = Labels(tuple(record.pop("labels")), record.pop("multi_label"))
         thresholds = record.pop("thresholds")
-        model, tokenizer = route.load(folder)
-        return cls(route, model, tokenizer, labels, None if thresholds is None else tuple(thresholds), record)
+        thresholds = None if thresholds is None else tuple(thresholds)
+        model, tokenizer = route.load(folder, record.get("base", {}), base)
+        return cls(route, model.to(processes.state().device), tokenizer, labels, thresholds, record)
 
     def _predictions(self, texts: Sequence[str]) -> Iterator[Prediction]:
         probabilities = self.probabilities(texts)

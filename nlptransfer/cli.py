@@ -2,8 +2,11 @@
 
 import json
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,9 +33,28 @@ TextColumn = Annotated[str | None, typer.Option(help="column of the texts; found
 LabelColumn = Annotated[str | None, typer.Option(help="column of the labels; found by itself when unambiguous")]
 Base = Annotated[str | None, typer.Option(help="encoder (hub id or folder) or file of word vectors")]
 Revision = Annotated[str | None, typer.Option(help="commit, branch or tag of a base on the hub")]
+SavedBase = Annotated[str | None, typer.Option("--base", help="the model's base, where it is not found by itself")]
 Output = Annotated[Path | None, typer.Option(help="file to write; standard output if none")]
 Metric = Annotated[list[str] | None, typer.Option(help="a further evaluate metric to score with")]
+# How long a process that fails waits for another to say why, and to be stopped.
+SECONDS_FOR_FIRST = 5
+SECONDS_FOR_CAUSE = 2
+
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="open gensim's own files, which can run code")]
+
+
+def _launchable(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, which starts the processes that accelerate launch was asked for where that starts one."""
+
+    @wraps(verb)
+    def launched(*args: Any, **given: Any) -> None:
+        if "MASTER_PORT" in os.environ:
+            from nlptransfer import processes
+
+            processes.start_all()
+        verb(*args, **given)
+
+    return launched
 
 
 def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> Callable[..., None]:
@@ -42,7 +64,9 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
         data: Annotated[
             list[str], typer.Argument(metavar="DATA", help="hub id, file of rows, or folder of split files")
         ] = data_default,
-        route: Annotated[str | None, typer.Option(help="how the model is built: word2vec (default)")] = None,
+        route: Annotated[
+            str | None, typer.Option(help="how the model is built: word2vec (default), probe, lora or full")
+        ] = None,
         base: Base = None,
         revision: Revision = None,
         output_dir: Annotated[Path | None, typer.Option(help="the run's folder; by default one under runs/")] = None,
@@ -63,12 +87,13 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
             "text_column": text_column, "label_column": label_column, "num_train_epochs": num_train_epochs,
             "learning_rate": learning_rate, "further_metrics": metric,
         }  # fmt: skip
-        given = defaults | {name: value for name, value in asked.items() if value is not None} | pairs(settings)
+        given = {name: value for name, value in asked.items() if value is not None} | pairs(settings)
+        given = _own_settings(defaults, given) | given
         for name in {"data", "output_dir", "overwrite"} & set(given):
             raise SettingError(f"--set {name}: not a setting; give DATA, --output-dir and --overwrite by themselves")
         runs: dict[str, tuple[str, dict[str, Any]]] = {}
         for source, variant in product(data, variants):
-            call = {"data": source, **variant, **given}
+            call = {"data": source, **_own_settings(variant, given), **given}
             name = "-".join([Path(source).name.split(".")[0], *(str(call[setting]) for setting in variant)])
             # A variant that the command line overrides is the same run once more.
             runs.setdefault(json.dumps(call, default=str), (name, call))
@@ -82,7 +107,7 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
     return verb
 
 
-app.command("finetune")(_finetune(...))
+app.command("finetune")(_launchable(_finetune(...)))
 
 
 @app.command("predict")
@@ -91,11 +116,13 @@ def predict_verb(
     texts: Annotated[str, typer.Argument(help="file of texts, or - for standard input")],
     output: Output = None,
     text_column: TextColumn = None,
+    base: SavedBase = None,
 ) -> None:
     """Label texts: one JSON object a line, in their order."""
     from nlptransfer.classifier import Classifier
 
-    _write_lines((_as_json(p) for p in Classifier.load(model_dir).stream(texts, text_column=text_column)), output)
+    classifier = Classifier.load(model_dir, base)
+    _write_lines((_as_json(p) for p in classifier.stream(texts, text_column=text_column)), output)
 
 
 @app.command("evaluate")
@@ -107,13 +134,14 @@ def evaluate_verb(
     label_column: LabelColumn = None,
     metric: Metric = None,
     output: Output = None,
+    base: SavedBase = None,
 ) -> None:
     """Score a saved classifier on labelled text: one JSON object."""
     from nlptransfer.classifier import Classifier
     from nlptransfer.data import DataSettings
 
     columns = DataSettings(text_column=text_column, label_column=label_column)
-    found = Classifier.load(model_dir).evaluate(data, settings=columns, split=split, further=metric or ())
+    found = Classifier.load(model_dir, base).evaluate(data, settings=columns, split=split, further=metric or ())
     _write_lines([json.dumps(found, indent=2, ensure_ascii=False)], output)
 
 
@@ -133,13 +161,16 @@ def train_vectors_verb(
     from nlptransfer.vector_making import train_vectors
     from nlptransfer.vectors import save_vectors
 
+    def make() -> None:
+        corpus = list(read_texts(texts, text_column))
+        words, matrix = train_vectors(
+            corpus, dimensions=dimensions, epochs=epochs, min_count=min_count, window=window, seed=seed
+        )
+        save_vectors(output, words, matrix)
+        typer.echo(f"{output}: {len(words)} words of {matrix.shape[1]} dimensions")
+
     _log()
-    corpus = list(read_texts(texts, text_column))
-    words, matrix = train_vectors(
-        corpus, dimensions=dimensions, epochs=epochs, min_count=min_count, window=window, seed=seed
-    )
-    save_vectors(output, words, matrix)
-    typer.echo(f"{output}: {len(words)} words of {matrix.shape[1]} dimensions")
+    _once(make)
 
 
 @vectors_app.command("distil")
@@ -202,12 +233,25 @@ def recipe(*data: str | Path, variants: Sequence[dict[str, Any]] = ({},), **defa
     run_verb(_finetune([str(source) for source in data], variants, **defaults), sys.modules["__main__"].__doc__)
 
 
+def _own_settings(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's own settings, without those of its route where another route is asked for."""
+    if asked.get("route") in (None, own.get("route", "word2vec")):
+        return dict(own)
+    from nlptransfer.routes import ROUTES, route_class
+    from nlptransfer.settings import fields_of
+
+    others = {name for route in ROUTES.values() for name in fields_of(route)} - {
+        *fields_of(route_class(asked["route"]))
+    }
+    return {name: value for name, value in own.items() if name not in {*others, "route"}}
+
+
 def run_verb(verb: Callable[..., None], description: str | None) -> None:
     """Run a script's function as a command line of its own."""
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     # Click wraps a paragraph unless it begins with \b: the commands of a recipe's description stay as they are.
     text = (description or "").strip().replace("\n\n", "\n\n\b\n")
-    single.command(help=text)(verb)
+    single.command(help=text)(_launchable(verb))
     _guarded(single)
 
 
@@ -262,9 +306,40 @@ def main() -> None:
 def _guarded(verb: Callable[[], Any]) -> None:
     try:
         verb()
-    except NlpTransferError as error:
-        typer.echo(f"error: {error}", err=True)
+    except Exception as error:
+        meant = isinstance(error, NlpTransferError)
+        number = _take_turn(meant)
+        if not meant:
+            raise
+        typer.echo(f"error{number}: {error}", err=True)
         sys.exit(2)
+
+
+def _once(work: Callable[[], None]) -> None:
+    """Leave to the main process what all of several would do alike; the others go on when it is done."""
+    if not _is_one_of_several():
+        return work()
+    from nlptransfer import processes
+
+    if processes.is_main():
+        work()
+    processes.wait()
+
+
+def _is_one_of_several() -> bool:
+    # The launcher's word: it needs no import, and is there before the processes know each other.
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def _take_turn(meant: bool) -> str:
+    # Of several processes one speaks: the first of its machine, of an error on purpose at once, of any other after a
+    # while, for it may only have lost sight of one that ended; the others later. A launcher stops them before that,
+    # as soon as one has ended.
+    if not _is_one_of_several():
+        return ""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    time.sleep((0 if first else SECONDS_FOR_FIRST) + (0 if meant else SECONDS_FOR_CAUSE))
+    return "" if first else f" (rank {os.environ.get('RANK', '?')})"
 
 
 def pairs(settings: Iterable[str] | None) -> dict[str, str]:
@@ -288,7 +363,8 @@ def _log() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
-        log.setLevel(logging.INFO)
+        # The main process speaks for all, already before they know each other.
+        log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
 def _as_json(prediction: "Prediction") -> str:

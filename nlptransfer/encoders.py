@@ -8,12 +8,14 @@ import importlib.util
 import json
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nlptransfer.errors import BaseModelError
+from nlptransfer.files import cache_folder, read_json, write_json
 
 logger = logging.getLogger("nlptransfer")
 
@@ -314,3 +316,38 @@ def _hub_base(folder: Path, hub_id: str) -> BaseModel:
     _check_folder(folder, hub_id)
     # A snapshot's folder bears the name of its commit.
     return BaseModel(folder, id=hub_id, revision=folder.name, is_local=False)
+
+
+def base_record(base: BaseModel) -> dict[str, Any]:
+    """What a saved classifier without a copy of its base says of it; no path of this machine.
+
+    Where the base is a local folder, this machine notes outside of anything saved where it lies.
+    """
+    stamp = weights_hash(base)
+    if base.is_local:
+        write_json(cache_folder("bases") / f"{stamp}.json", {"path": str(base.path)})
+    return {"name": base.id, "revision": base.revision, "sha256": stamp}
+
+
+def recorded_base(record: Mapping[str, Any], given: str | None = None) -> BaseModel:
+    """The base that a saved classifier needs: the given one, one noted on this machine, or the hub's; it is checked.
+
+    Raises:
+        BaseModelError: it cannot be had, or has other weights.
+    """
+    note = cache_folder("bases") / f"{record['sha256']}.json"
+    noted = None
+    if given is None and record["revision"] is None and note.exists():
+        noted = str(read_json(note)["path"])
+        noted = noted if Path(noted).is_dir() else None
+    if given is None and noted is None and record["revision"] is None:
+        raise BaseModelError(
+            f"{record['name']}: the base was a local folder, which is not known here: name it (base=FOLDER, --base)"
+        )
+    base = find_base(given or noted) if given or noted else find_base(record["name"], record["revision"])
+    if (found := weights_hash(base)) != record["sha256"]:
+        raise BaseModelError(
+            f"{base.id}: expected the weights that the classifier was made with (sha256 {record['sha256'][:12]}...), "
+            f"found others ({found[:12]}...): name the right base (base=FOLDER, --base)"
+        )
+    return base

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,22 @@ from nlptransfer.data import Data, DataSettings, Split, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.files import atomic_file, content_stamp, read_json, size_mb, write_json
 from nlptransfer.objectives import Supervised, class_weights
-from nlptransfer.routes import Built, Route, route_class
+from nlptransfer.optimization import TrainingSettings
+from nlptransfer.route import Built, Route
+from nlptransfer.routes import route_class
 from nlptransfer.settings import fields_of, fill
 from nlptransfer.solver import choose_strength, solve
-from nlptransfer.training import Examples, TrainingReport, TrainingSettings, train
+from nlptransfer.training import Examples, train
 
 log = logging.getLogger("nlptransfer")
 
-SCORED_TRAINING_ROWS = 5000
+SCORED_TRAINING_ROWS = 2000
 """Training scores are taken on at most so many rows: they are a check, and cost a forward pass."""
-SPEED_TEXTS = 2000
+COLLAPSED_RATE = 0.25
+"""Where all rows came out as the most frequent label, the training begins anew at so much of the learning rate."""
+SPEED_SECONDS = 0.3
+"""Texts per second are measured for at least so long."""
+CHECKPOINTS, RETRIED = "checkpoints", "checkpoints_retried"
 WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "keep_checkpoints")
 """Settings that change nothing of what is learnt: a run may be resumed with others."""
 PACKAGES = (
@@ -46,6 +53,7 @@ PACKAGES = (
     "gensim",
     "tokenizers",
     "numpy",
+    "peft",
 )
 
 
@@ -173,15 +181,13 @@ class _Run:
             return Experiment(folder)
         processes.quiet_others()
         log.info("%s: %s -> %s", self.route.name, self.data, folder)
-        seed = self.asked.seed if self.asked.init_seed is None else self.asked.init_seed
-        built = self.route.build(self.data, self.base, self.revision, seed)
+        built = self._build()
         chosen = {name: value for name, value in built.defaults.items() if getattr(self.asked, name) is None}
         settings = replace(self.asked, **chosen)
         record = self._record(question, built, settings)
         if processes.is_main():
             write_json(folder / "experiment.json", {"status": "running", **record})
-        objective = Supervised(built.model, self.data.labels, weights, settings.label_smoothing)
-        fitted = self._fit(built, objective, judge, settings, folder)
+        built, fitted = self._fit_twice_if_collapsed(built, judge, weights, settings, folder)
         held_out = fitted.pop("validation_logits", None)
         classifier, temperature = self._calibrated(built)
         report, found = self._scores(classifier, None if held_out is None else held_out / temperature)
@@ -193,9 +199,16 @@ class _Run:
             write_json(folder / "metrics.json", report)
             write_json(folder / "experiment.json", {"status": "finished", **record, "training": fitted})
             if not settings.keep_checkpoints:
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                for checkpoints in (CHECKPOINTS, RETRIED):
+                    shutil.rmtree(folder / checkpoints, ignore_errors=True)
         processes.wait()
         return Experiment(folder)
+
+    def _build(self) -> Built:
+        seed = self.asked.seed if self.asked.init_seed is None else self.asked.init_seed
+        built = self.route.build(self.data, self.base, self.revision, seed)
+        built.model.to(processes.state().device)
+        return built
 
     def _question(self) -> dict[str, Any]:
         """All that decides what is learnt; a local base by name and content, not by where it lies."""
@@ -238,37 +251,86 @@ class _Run:
             "versions": {name: version(name) for name in PACKAGES},
         }
 
+    def _fit_twice_if_collapsed(
+        self,
+        built: Built,
+        judge: Callable[[np.ndarray], float],
+        weights: np.ndarray | None,
+        settings: TrainingSettings,
+        folder: Path,
+    ) -> tuple[Built, dict[str, Any]]:
+        """Train; where the validation score is no better than one label for all rows, once more at a lower rate."""
+        fitted = self._fit(built, judge, weights, settings, folder / CHECKPOINTS)
+        score, rate = fitted.get("best_score"), settings.learning_rate
+        majority = self._majority_score(judge)
+        if score is None or majority is None or rate is None or score > majority:
+            return built, fitted
+        lower = rate * COLLAPSED_RATE
+        log.warning(
+            "collapsed: the validation score, %.4f, is that of one label for all rows; once more from the start, with "
+            "learning_rate=%g instead of %g",
+            score,
+            lower,
+            rate,
+        )
+        built = self._build()
+        again = self._fit(built, judge, weights, replace(settings, learning_rate=lower), folder / RETRIED)
+        again["collapsed"] = {"learning_rate": rate, "history": fitted["history"]}
+        again["seconds"] += fitted["seconds"]
+        again["examples"] += fitted["examples"]
+        return built, again
+
+    def _majority_score(self, judge: Callable[[np.ndarray], float]) -> float | None:
+        """The validation score of the most frequent label for every row; None where there is nothing to tell."""
+        data = self.data
+        if not len(data.validation) or data.labels.multi_label or len(set(data.train.targets.tolist())) < 2:
+            return None
+        counts = np.bincount(data.train.targets, minlength=data.labels.num_labels)
+        return judge(np.tile(np.log(counts + 1e-9).astype(np.float32), (len(data.validation), 1)))
+
     def _fit(
         self,
         built: Built,
-        objective: Supervised,
         judge: Callable[[np.ndarray], float],
+        weights: np.ndarray | None,
         settings: TrainingSettings,
-        folder: Path,
+        checkpoints: Path,
     ) -> dict[str, Any]:
         """Train the model in place; returns what is worth recording, the seconds and rows seen among it."""
         data, model = self.data, built.model
         started = time.perf_counter()
-        rows, validation = (
-            self.route.rows(model, built.tokenizer, split.texts) for split in (data.train, data.validation)
+        learner, (rows, validation) = self.route.learning(
+            model, built.tokenizer, data.train.texts, data.validation.texts
         )
-        inputs = self.route.head_inputs(model, rows)
+        objective = Supervised(learner, data.labels, weights, settings.label_smoothing)
+        inputs = self.route.head_inputs(learner, rows)
         if inputs is not None:
-            solved = self._solve(objective, judge, inputs, self.route.head_inputs(model, validation), model)
-            return solved | {"seconds": time.perf_counter() - started, "examples": len(rows) + len(validation)}
+            alone = not self.route.trains_on()
+            solved = self._solve(objective, judge, inputs, self.route.head_inputs(learner, validation), model, alone)
+            if alone:
+                return solved | {"seconds": time.perf_counter() - started, "examples": len(rows) + len(validation)}
         prepared = time.perf_counter() - started
         examples = Examples(rows, data.train.targets), Examples(validation, data.validation.targets)
-        report: TrainingReport = train(objective, *examples, judge, settings, folder / "checkpoints")
+        report = train(objective, *examples, judge, settings, checkpoints, self.route.paces(model))
         return asdict(replace(report, seconds=report.seconds + prepared))
 
     def _solve(
-        self, objective: Supervised, judge: Callable[[np.ndarray], float], inputs: np.ndarray, held_out: Any, model: Any
+        self,
+        objective: Supervised,
+        judge: Callable[[np.ndarray], float],
+        inputs: np.ndarray,
+        held_out: Any,
+        model: Any,
+        alone: bool,
     ) -> dict[str, Any]:
-        """Choose the L2 strength on validation, then solve again on train and validation together."""
+        """Choose the L2 strength on validation; where nothing else learns, solve again with the validation rows."""
         data = self.data
         chosen = choose_strength(objective, inputs, data.train.targets, lambda w, b: judge(held_out @ w.T + b))
-        both = np.concatenate([inputs, held_out]), np.concatenate([data.train.targets, data.validation.targets])
-        weight, bias = processes.from_main(solve(objective, *both, chosen.strength, (chosen.weight, chosen.bias)))
+        found = chosen.weight, chosen.bias
+        if alone:
+            both = np.concatenate([inputs, held_out]), np.concatenate([data.train.targets, data.validation.targets])
+            found = solve(objective, *both, chosen.strength, found)
+        weight, bias = processes.from_main(found)
         head = self.route.head(model)
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(weight))
@@ -283,7 +345,7 @@ class _Run:
 
     def _calibrated(self, built: Built) -> tuple[Classifier, float]:
         """The classifier with its thresholds and with its temperature in the last layer, both from calibration rows."""
-        data, model = self.data, built.model.cpu().eval()
+        data, model = self.data, built.model.eval()
         classifier = Classifier(self.route, model, built.tokenizer, data.labels, record={"base": built.record})
         rows = len(data.calibration)
         if not rows:
@@ -293,8 +355,8 @@ class _Run:
         head = self.route.head(model)
         with torch.no_grad():
             # In the weights, so that whatever loads the folder gives calibrated probabilities.
-            head.weight.div_(temperature)
-            head.bias.div_(temperature)
+            for parameter in head.parameters():
+                parameter.div_(temperature)
         record = {"base": built.record, "calibration": {"rows": rows, "temperature": temperature}}
         classifier = replace(classifier, record=record)
         if not data.labels.multi_label:
@@ -375,20 +437,26 @@ def _cost(
     classifier: Classifier, texts: Sequence[str], seconds: float, examples: int, folder: Path
 ) -> dict[str, float]:
     parameters = [(p.numel(), p.requires_grad) for p in classifier.model.parameters()]
-    texts = texts[:SPEED_TEXTS]
-    started, passes = time.perf_counter(), 0
-    while passes == 0 or (spent := time.perf_counter() - started) < 0.3:
-        classifier.probabilities(texts)
-        passes += 1
     return {
         "train_seconds": round(seconds, 3),
         "examples_per_second": round(examples / seconds, 1),
         "trainable_parameters": sum(size for size, learnt in parameters if learnt),
         "total_parameters": sum(size for size, _ in parameters),
         "peak_memory_mb": round(_peak_memory_mb(), 1),
-        "texts_per_second": round(passes * len(texts) / spent, 1),
+        "texts_per_second": round(_texts_per_second(classifier, texts), 1),
         "size_mb": round(size_mb(folder / "model"), 3),
     }
+
+
+def _texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
+    count = 64
+    while True:
+        some = list(islice(cycle(texts), count))
+        started = time.perf_counter()
+        classifier.probabilities(some)
+        if (spent := time.perf_counter() - started) > SPEED_SECONDS:
+            return count / spent
+        count *= 4
 
 
 def _peak_memory_mb() -> float:

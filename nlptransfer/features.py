@@ -1,16 +1,41 @@
-"""What is frozen is computed once: pooled word vectors of every row."""
+"""What is frozen is computed once: pooled word vectors, and a cache of what frozen encoders make of texts."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import transformers
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer.batching import FeatureRows, TokenRows
+from nlptransfer import anatomy, processes
+from nlptransfer.batching import FeatureRows, TokenRows, compute
+from nlptransfer.errors import SettingError
+from nlptransfer.files import atomic_file, cache_folder
 from nlptransfer.word2vec import RESERVED
+
+log = logging.getLogger("nlptransfer")
 
 CHUNK = 65_536
 """Rows pooled at a time, so that little memory is needed besides the ids and the result."""
+CACHE_LIMIT = "NLPTRANSFER_CACHE_GB"
+"""The environment variable that says how many GiB the feature cache may hold."""
+CACHE_GB = 20.0
+"""GiB that it may hold where nothing is said."""
+
+_RECIPE = 1
+"""Version of what is computed here; another one is computed again."""
 
 
 def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]) -> FeatureRows:
@@ -37,3 +62,178 @@ def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]
             pooled = functional.embedding_bag(words, matrix, bags, mode=way)
             features[start : start + CHUNK, place] = pooled.numpy()
     return FeatureRows(features.reshape(len(rows), len(pooling) * matrix.shape[1]))
+
+
+def activations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tokens: TokenRows, cut: int) -> np.ndarray:
+    """What layer ``cut`` takes of every token, from the cache or into it; all processes call this together.
+
+    Args:
+        model: a classifier or a bare encoder whose layers below the cut are frozen.
+        tokenizer: what made the tokens.
+        tokens: the rows.
+        cut: as :func:`nlptransfer.anatomy.upper_layers` has it.
+
+    Returns:
+        (tokens of all rows, width) float16.
+    """
+    if not len(tokens):
+        return np.zeros((0, model.config.hidden_size), dtype=np.float16)
+    lower = [*anatomy.embeddings_of(model), *anatomy.layers_of(model)[:cut]]
+
+    def flat(inputs: dict[str, Tensor]) -> Tensor:
+        found = anatomy.activations_below(model, cut, inputs)
+        return to_float16(found[inputs["attention_mask"].bool()])
+
+    key = {
+        "kind": "activations",
+        "weights": hash_of_modules(lower),
+        "layers": [cut],
+        "dtype": str(model.dtype),
+        **text_key(model.config, tokenizer, tokens),
+    }
+    return cached(key, lambda: through(model, flat, tokens, lambda rows: tokens.places(rows)[0]))
+
+
+def through(
+    model: nn.Module,
+    function: Callable[[dict[str, Tensor]], Tensor],
+    tokens: TokenRows,
+    places: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """As :func:`nlptransfer.batching.compute` of all processes, with a bar on a terminal."""
+    # On stderr: what a command prints may be piped on.
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not (processes.is_main() and console.is_terminal)) as bar:
+        task = bar.add_task(f"{len(tokens):,} texts through the encoder", total=len(tokens))
+
+        def counted(inputs: dict[str, Tensor]) -> Tensor:
+            found = function(inputs)
+            bar.advance(task, len(inputs["input_ids"]) * processes.count())
+            return found
+
+        return compute(model, counted, tokens, share=True, places=places)
+
+
+def to_float16(values: Tensor) -> Tensor:
+    """As float16, the cache's type; what is too large for it becomes the largest that it has."""
+    highest = torch.finfo(torch.float16).max
+    return values.clamp(-highest, highest).half()
+
+
+def text_key(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, tokens: TokenRows) -> dict[str, Any]:
+    """The parts of a key for :func:`cached` that say what texts an encoder reads and how, but for its weights."""
+    shape = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
+    rows = hashlib.sha256(f"{len(tokens)} {tokens.pad_id} {tokens.pad_left} {tokens.type_ids is not None}\0".encode())
+    for part in (tokens.ids, tokens.offsets, tokens.type_ids):
+        if part is not None:
+            rows.update(np.ascontiguousarray(part).data)
+    return {
+        "recipe": _RECIPE,
+        "transformers": transformers.__version__,
+        "architecture": _hash(json.dumps(shape, sort_keys=True, default=str)),
+        "tokenizer": _hash(tokenizer.backend_tokenizer.to_str()),
+        "max_length": tokenizer.model_max_length,
+        "long_texts": "truncate",
+        "normalisation": "none",
+        "rows": rows.hexdigest(),
+    }
+
+
+def hash_of_modules(modules: Iterable[nn.Module]) -> str:
+    """The sha256 of the weights of modules, as they are in memory."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in module.state_dict().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array from the cache, or made and kept there; all processes call this together.
+
+    Where the folder cannot be written, or the disk is full, a warning says so and the array stays in memory.
+
+    Args:
+        key: all that the array depends on, of what JSON has.
+        make: computes the float16 array, when any process has no whole entry; all processes call it then.
+
+    Returns:
+        The float16 array, memory-mapped and read-only where the cache holds it.
+
+    Raises:
+        SettingError: NLPTRANSFER_CACHE_GB is no number.
+    """
+    limit = _limit()
+    path = cache_folder("features") / f"{_hash(json.dumps(key, sort_keys=True))}.npy"
+    found = _opened(path)
+    on_all = _on_all(found is not None)
+    if found is not None and on_all:
+        return found
+    made = make()
+    if processes.is_main():
+        _keep(path, made, limit)
+    processes.wait()
+    found = _opened(path)
+    return made if found is None else found
+
+
+def _opened(path: Path) -> np.ndarray | None:
+    """A whole entry, which counts as used now; else None."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        log.warning("%s in the feature cache cannot be read and is computed again (%s)", path.name, error)
+        return None
+    with suppress(OSError):  # a cache that may only be read serves too
+        os.utime(path)
+    return found
+
+
+def _on_all(has: bool) -> bool:
+    """Whether every process has it."""
+    mine = [np.array([processes.rank()])], [np.array([has])]
+    return bool(processes.gather_rows(*mine, processes.count(), share=True).all())
+
+
+def _keep(path: Path, made: np.ndarray, limit: float) -> None:
+    try:
+        with atomic_file(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, made, allow_pickle=False)
+        _evict(path, limit)
+    except OSError as error:
+        log.warning("the feature cache cannot be written, and its entry stays in memory: %s", error)
+
+
+def _evict(kept: Path, limit: float) -> None:
+    """Remove what was used longest ago until the cache fits its limit, but not the entry that is kept."""
+    files = []
+    for file in kept.parent.iterdir():
+        with suppress(FileNotFoundError):  # another run evicts too
+            stat = file.stat()
+            files.append((stat.st_mtime_ns, stat.st_size, file))
+    total = sum(size for _, size, _ in files)
+    for _, size, file in sorted(files):
+        if total <= limit:
+            break
+        if file != kept:
+            file.unlink(missing_ok=True)
+            total -= size
+
+
+def _limit() -> float:
+    """The bytes that the cache may hold."""
+    said = os.environ.get(CACHE_LIMIT) or str(CACHE_GB)
+    try:
+        size = float(said)
+    except ValueError:
+        size = math.nan
+    if not size >= 0:
+        raise SettingError(f"{CACHE_LIMIT}={said!r}: expected the GiB that the feature cache may hold, from 0")
+    return size * 2**30
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,14 +1,14 @@
 """train(): the only loop. It knows objectives and rows, no route and no transfer."""
 
+import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,84 +22,15 @@ from torch import Tensor
 
 from nlptransfer import processes
 from nlptransfer.batching import Rows, predict_logits, training_batches
-from nlptransfer.errors import RunFolderError, SettingError, TrainingError, nearest
+from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.objectives import Supervised
-from nlptransfer.settings import check
+from nlptransfer.optimization import Pace, TrainingSettings, decays, make_optimizer, rate_share
+
+log = logging.getLogger("nlptransfer")
 
 LOSS_CHECK_STEPS = 10
 """The loss is read, shown and checked for NaN every so many steps: reading it makes a GPU wait."""
-TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
-"""Trackers, and the packages any one of which each needs."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How the loop learns. None means: what the route finds good."""
-
-    num_train_epochs: int | None = None
-    """passes over the training rows"""
-    learning_rate: float | None = None
-    """highest rate, reached at the end of the warm-up"""
-    per_device_train_batch_size: int | None = None
-    """rows of one forward pass on one process"""
-    gradient_accumulation_steps: int = 1
-    """forward passes before each step of the optimizer"""
-    optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = "adamw"
-    """adamw and adafactor decay weights apart from the gradient; the others add weight_decay to it (L2)"""
-    weight_decay: float = 0.01
-    """L2 strength; biases and norms are spared"""
-    l1: float = 0.0
-    """L1 strength, added to the gradient after clipping; biases and norms are spared"""
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
-    """course of the learning rate after the warm-up"""
-    warmup_ratio: float = 0.06
-    """share of all steps in which the rate rises from 0"""
-    max_grad_norm: float | None = 1.0
-    """the gradient's norm is cut to this; None: not cut"""
-    label_smoothing: float = 0.0
-    """share of each label spread over all labels, in [0, 1)"""
-    class_weights: str | dict[str, float] | None = None
-    """"balanced", or weights by label name"""
-    early_stopping_patience: int | None = None
-    """epochs without a better validation score before training stops; of no effect without validation rows"""
-    metric_for_best_model: str | None = None
-    """validation score that picks the epoch: accuracy, or f1_micro with several labels"""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """number format of the forward pass"""
-    seed: int = 0
-    """moves initialisation and data order together, never a split"""
-    init_seed: int | None = None
-    """seed of initialisation and dropout alone; None: seed"""
-    data_seed: int | None = None
-    """seed of the data order alone; None: seed"""
-    save_steps: int = 500
-    """optimizer steps between checkpoints; one is also written after every epoch"""
-    keep_checkpoints: bool = False
-    """whether checkpoints stay after success"""
-    report_to: tuple[str, ...] = ()
-    """trackers: tensorboard, wandb, trackio"""
-    progress: bool = True
-    """whether the progress is shown"""
-
-    def check(self) -> None:
-        """Raise a SettingError for a number that makes no sense."""
-        for name in ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "save_steps"):
-            value = getattr(self, name)
-            check(value is None or value >= 1, name, value, "a whole number from 1")
-        check(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        check(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "a share in [0, 1)")
-        check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "a share in [0, 1)")
-        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        check(self.l1 >= 0, "l1", self.l1, "0 or more")
-        check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
-        patience = self.early_stopping_patience
-        check(patience is None or patience >= 1, "early_stopping_patience", patience, "a whole number from 1")
-        for tracker in self.report_to:
-            if tracker not in TRACKERS:
-                raise SettingError(f"report_to: unknown tracker {tracker!r}: {nearest(tracker, TRACKERS)}")
-            if not any(find_spec(package) for package in TRACKERS[tracker]):
-                raise SettingError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker][0]}")
 
 
 @dataclass(frozen=True)
@@ -129,6 +60,8 @@ class TrainingReport:
     """time spent, validation included, over all resumes"""
     examples: int = 0
     """training rows seen, each epoch anew"""
+    rows_per_pass: int = 0
+    """rows of one forward pass on one process; fewer than asked where memory ran out"""
     loss_sum: float = 0.0
     """sum of this epoch's step losses so far"""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -142,6 +75,7 @@ def train(
     judge: Callable[[np.ndarray], float],
     settings: TrainingSettings,
     checkpoints: Path,
+    paces: Mapping[str, Pace] | None = None,
 ) -> TrainingReport:
     """Minimise the objective over the examples; leave the best epoch's weights in the model.
 
@@ -161,7 +95,7 @@ def train(
         TrainingError: no rows, nothing that learns, or a loss or score that is not a number.
         RunFolderError: the checkpoint was written by another number of processes.
     """
-    return _Loop(objective, examples, validation, judge, settings, checkpoints).run()
+    return _Loop(objective, examples, validation, judge, settings, checkpoints, paces or {}).run()
 
 
 class _Loop:
@@ -175,6 +109,7 @@ class _Loop:
         judge: Callable[[np.ndarray], float],
         settings: TrainingSettings,
         checkpoints: Path,
+        paces: Mapping[str, Pace],
     ) -> None:
         if not settings.num_train_epochs or not settings.learning_rate or not settings.per_device_train_batch_size:
             raise SettingError("expected num_train_epochs, learning_rate and per_device_train_batch_size to be set")
@@ -192,10 +127,10 @@ class _Loop:
         targets = torch.from_numpy(examples.targets).to(objective.class_weights.device)
         self.row_weights = objective.row_weights(targets).double().cpu().numpy()
         self.learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        self.objective, self.optimizer = self.accelerator.prepare(objective, make_optimizer(objective, settings))
+        self.objective, self.optimizer = self.accelerator.prepare(objective, make_optimizer(objective, settings, paces))
         self.accelerator.register_save_state_pre_hook(_drop_frozen)
         self.plain = objective
-        self.report = TrainingReport()
+        self.report = TrainingReport(rows_per_pass=settings.per_device_train_batch_size)
         self.best: dict[str, Tensor] = {}
         set_seed(settings.seed if settings.init_seed is None else settings.init_seed, device_specific=True)
 
@@ -251,6 +186,26 @@ class _Loop:
     def _step(self, rows: np.ndarray) -> Tensor:
         """One step of the optimizer on the rows of all processes; returns this process's share of the loss."""
         self._set_rate()
+        while True:
+            try:
+                loss = self._backward(rows)
+                break
+            except torch.OutOfMemoryError as error:
+                self._halve(error)
+        if self.settings.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.learning, self.settings.max_grad_norm)
+        elif self.settings.l1:
+            self.accelerator.unscale_gradients()
+        if self.settings.l1:
+            for parameter in self.learning:
+                if decays(parameter) and parameter.grad is not None:
+                    parameter.grad.add_(parameter.detach().sign(), alpha=self.settings.l1)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss
+
+    def _backward(self, rows: np.ndarray) -> Tensor:
+        """The gradients of a step, added up over forward passes; returns this process's share of the loss."""
         device, others = self.accelerator.device, self.accelerator.num_processes
         total = float(self.row_weights[rows].sum())
         loss = torch.zeros((), device=device)
@@ -266,21 +221,41 @@ class _Loop:
                 # Processes' gradients are averaged, and the loss is a sum over all rows.
                 self.accelerator.backward(part * others)
             loss += part.detach()
-        if self.settings.max_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.learning, self.settings.max_grad_norm)
-        elif self.settings.l1:
-            self.accelerator.unscale_gradients()
-        if self.settings.l1:
-            for parameter in self.learning:
-                if _decays(parameter) and parameter.grad is not None:
-                    parameter.grad.add_(parameter.detach().sign(), alpha=self.settings.l1)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         return loss
 
+    def _halve(self, error: torch.OutOfMemoryError) -> None:
+        """Take half as many rows in one forward pass from here on, and twice as many passes: the same step."""
+        several = self.accelerator.num_processes > 1
+        rows = self.micro_rows // self.accelerator.num_processes
+        if several or rows < 2:
+            # The other processes wait inside a step by now, and cannot be told.
+            passes = self.settings.gradient_accumulation_steps * 2
+            advice = f"per_device_train_batch_size={rows // 2} with gradient_accumulation_steps={passes}, "
+            raise TrainingError(
+                f"out of memory with {rows} rows in one forward pass: take {advice if rows > 1 else ''}a smaller "
+                "max_length, gradient_checkpointing or a smaller base"
+            ) from error
+        self.micro_rows = rows // 2
+        log.warning(
+            "out of memory with %d rows in one forward pass: on with %d rows and twice as many passes a step",
+            rows,
+            self.micro_rows,
+        )
+        self.report.rows_per_pass = self.micro_rows
+        self.optimizer.zero_grad()
+        # What the failed pass holds must go before the memory is free.
+        error.__traceback__ = None
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
+
     def _set_rate(self) -> None:
+        share = rate_share(self.settings, self.report.step, self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * rate_share(self.settings, self.report.step, self.steps)
+            begun = self.report.step >= group["start"] * self.steps
+            group["lr"] = self.rate * share * group["rate"] if begun else 0.0
+
+    def _rate(self) -> float:
+        return max(group["lr"] for group in self.optimizer.param_groups)
 
     def _read_losses(self, waiting: list[Tensor]) -> None:
         losses = self.accelerator.reduce(torch.stack(waiting), reduction="sum")
@@ -289,7 +264,7 @@ class _Loop:
             raise self._diverged("the loss is no longer a number")
         self.report.loss_sum += float(losses.sum())
         if self.settings.report_to:
-            values = {"loss": float(losses[-1]), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+            values = {"loss": float(losses[-1]), "learning_rate": self._rate()}
             self.accelerator.log(values, step=self.report.step)
 
     def _diverged(self, what: str) -> TrainingError:
@@ -300,7 +275,7 @@ class _Loop:
 
     def _validate(self, loss: float) -> None:
         report = self.report
-        entry = {"epoch": report.epoch, "loss": loss, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        entry = {"epoch": report.epoch, "loss": loss, "learning_rate": self._rate()}
         report.history.append(entry)
         if not len(self.validation.rows):
             report.best_epoch = report.epoch
@@ -358,6 +333,7 @@ class _Loop:
                 f"{self.accelerator.num_processes}: start as many, or begin anew with overwrite"
             )
         self.report = TrainingReport(**progress)
+        self.micro_rows = self.report.rows_per_pass * writers
         # Frozen weights are not in a checkpoint: the model has them already.
         self.accelerator.load_state(str(saved[-1]), strict=False)
         best = saved[-1] / "best.safetensors"
@@ -382,43 +358,6 @@ class _Loop:
         return f"epoch {report.epoch + (report.batch > 0)}/{self.epochs} loss {loss:.4f}{score}"
 
 
-def rate_share(settings: TrainingSettings, step: int, steps: int) -> float:
-    """The learning rate of step 0, 1, ... of ``steps``, as a share of the highest."""
-    warmup = round(settings.warmup_ratio * steps)
-    if step < warmup:
-        return step / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
-        settings.lr_scheduler_type
-    ]
-
-
-def make_optimizer(objective: torch.nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The optimizer over what requires a gradient; weight decay on matrices alone.
-
-    Raises:
-        TrainingError: nothing requires a gradient.
-    """
-    learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    if not learning:
-        raise TrainingError("expected parameters that learn, found all of them frozen: unfreeze some")
-    groups = [
-        {"params": [p for p in learning if _decays(p)], "weight_decay": settings.weight_decay},
-        {"params": [p for p in learning if not _decays(p)], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    rate = settings.learning_rate or 0.0
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, fused=True)
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=rate, fused=True)
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
-    if settings.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=rate)
-    return torch.optim.Adafactor(groups, lr=rate)
-
-
 def _accelerator(settings: TrainingSettings, folder: Path) -> Accelerator:
     # Accelerate itself would go on in full precision without a word.
     if settings.mixed_precision == "fp16" and processes.state().device.type == "cpu":
@@ -432,10 +371,6 @@ def _accelerator(settings: TrainingSettings, folder: Path) -> Accelerator:
         # The loop weighs its own batches; a launcher's setting would divide the loss once more.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
-
-
-def _decays(parameter: Tensor) -> bool:
-    return parameter.ndim > 1
 
 
 def _saved(checkpoints: Path) -> list[Path]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer.encoders import BaseModel, weights_hash
+from nlptransfer.encoders import BaseModel, find_base, is_encoder, weights_hash
 from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import cache_folder
 from nlptransfer.segmentation import PAD, UNKNOWN, is_unspaced, split_words
 from nlptransfer.settings import check
-from nlptransfer.vectors import WordVectors, cached_vectors
+from nlptransfer.vectors import WordVectors, cached_vectors, open_vectors
 
 logger = logging.getLogger("nlptransfer")
 
@@ -99,6 +99,30 @@ def _word2vec(sentences: list[list[str]], counts: Counter[str], progress: bool, 
 
 def _stable_hash(word: str) -> int:
     return zlib.crc32(word.encode("utf-8", "surrogatepass"))
+
+
+def vectors_for(
+    texts: Sequence[str], base: str | None, revision: str | None, *, dimensions: int = 256, allow_pickle: bool = False
+) -> tuple[WordVectors, dict[str, Any]]:
+    """The word vectors that a base names, and where they come from.
+
+    Args:
+        texts: running text; where ``base`` names an encoder, vectors for its words are distilled.
+        base: a file or name of word vectors, an encoder, or None for the default encoder.
+        revision: of an encoder on the hub.
+        dimensions: of distilled vectors.
+        allow_pickle: whether gensim's own files, which are pickles and can run code, are opened.
+    """
+    from nlptransfer import processes  # it imports torch, which making vectors from text does without
+
+    with processes.main_first():
+        if base is not None and not is_encoder(base):
+            check(revision is None, "revision", revision, "none, as a file of word vectors has no revisions")
+            vectors = open_vectors(base, allow_pickle=allow_pickle)
+            return vectors, {"kind": "vectors", "name": vectors.source}
+        encoder = find_base(base, revision)
+        vectors = distil_for_texts(texts, encoder, dimensions=dimensions)
+        return vectors, {"kind": "distilled", "name": encoder.id, "revision": encoder.revision}
 
 
 def distil_for_texts(

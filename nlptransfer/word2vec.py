@@ -22,7 +22,16 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from nlptransfer.segmentation import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, build_tokenizer
+from nlptransfer.segmentation import (
+    PAD,
+    PAD_ID,
+    UNKNOWN,
+    UNKNOWN_ID,
+    build_tokenizer,
+    is_unspaced,
+    surface_words,
+)
+from nlptransfer.vectors import WordVectors
 
 RESERVED = 2
 """Rows of the vector matrix before the first word: padding and unknown, both zero."""
@@ -83,35 +92,44 @@ class Standardize(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
 
-    def fit(self, features: np.ndarray) -> None:
-        """Take mean and scale from (rows, width) features; a constant feature keeps its scale."""
+    def fit(self, features: np.ndarray, resolution: float = 1e-6) -> None:
+        """Take mean and scale from (rows, width) float32 features; a constant feature keeps its scale.
+
+        Args:
+            resolution: how finely the features are kept, as a share of their size; a smaller spread is no more than
+                rounding.
+        """
         # torch sums in double precision, so that rounding does not pass for spread.
         spread, mean = torch.std_mean(torch.from_numpy(features), dim=0, correction=0)
         self.mean.copy_(mean)
-        self.scale.copy_(torch.where(spread > 1e-6 * mean.abs(), spread, 1.0))
+        self.scale.copy_(torch.where(spread > resolution * mean.abs(), spread, 1.0))
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.scale
 
 
 class PooledBody(nn.Module):
-    """Pooled word vectors ("linear"), or two hidden layers on them ("mlp")."""
+    """Pooled features, standardised, and hidden layers on them, if any.
 
-    def __init__(self, config: Word2VecConfig) -> None:
+    Args:
+        sizes: width of the features, then of each hidden layer.
+        dropout: share of a hidden layer's outputs dropped in training.
+    """
+
+    def __init__(self, sizes: Sequence[int], dropout: float) -> None:
         super().__init__()
-        sizes = [config.hidden_size * len(config.pooling), *(config.mlp_sizes if config.head == "mlp" else [])]
         self.standardize = Standardize(sizes[0])
         self.layers = nn.Sequential(
             *(
                 layer
                 for before, after in pairwise(sizes)
-                for layer in (nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout))
+                for layer in (nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout))
             )
         )
         self.width = sizes[-1]
 
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, dimensions * poolings) -> (batch, width)"""
+        """(batch, sizes[0]) -> (batch, sizes[-1])"""
         return self.layers(self.standardize(features))
 
 
@@ -163,7 +181,9 @@ class Word2VecForSequenceClassification(PreTrainedModel):
         super().__init__(config)
         self.vectors = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.vectors.weight.requires_grad_(config.train_vectors)
-        self.body = CnnBody(config) if config.head == "cnn" else PooledBody(config)
+        hidden = config.mlp_sizes if config.head == "mlp" else []
+        pooled = [config.hidden_size * len(config.pooling), *hidden]
+        self.body = CnnBody(config) if config.head == "cnn" else PooledBody(pooled, config.dropout)
         self.classifier = nn.Linear(self.body.width, len(config.id2label or ()))
         self.post_init()
 
@@ -206,14 +226,7 @@ class Word2VecForSequenceClassification(PreTrainedModel):
             output_hidden_states: whether ``hidden_states`` is given.
         """
         hidden = self._hidden(input_ids, attention_mask) if features is None else self.body(features)
-        logits = self.classifier(hidden)
-        loss = None
-        if labels is not None:
-            several = self.config.problem_type == "multi_label_classification" or labels.is_floating_point()
-            measure = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
-            loss = measure(logits, labels.to(logits.dtype) if several else labels)
-        shown = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,) if shown else None)
+        return classified(self.config, self.classifier, hidden, labels, output_hidden_states)
 
     def _hidden(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
         if input_ids is None:
@@ -230,16 +243,43 @@ class Word2VecForSequenceClassification(PreTrainedModel):
         return self.body(pool(vectors, known, self.config.pooling))
 
 
+def classified(
+    config: PreTrainedConfig,
+    classifier: nn.Linear,
+    hidden: Tensor,
+    labels: Tensor | None,
+    output_hidden_states: bool | None,
+) -> SequenceClassifierOutput:
+    """What a model gives for (batch, width) inputs of its last layer: logits, and the loss where there are labels."""
+    logits = classifier(hidden)
+    loss = None
+    if labels is not None:
+        several = config.problem_type == "multi_label_classification" or labels.is_floating_point()
+        measure = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
+        loss = measure(logits, labels.to(logits.dtype) if several else labels)
+    shown = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+    return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,) if shown else None)
+
+
 def pool(vectors: Tensor, known: Tensor, pooling: Sequence[str]) -> Tensor:
-    """(batch, words, dimensions) -> (batch, dimensions * len(pooling)) over the known words; zeros where none is."""
+    """(batch, words, dimensions) -> (batch, dimensions * len(pooling)) over the known words; zeros where none is.
+
+    Args:
+        vectors: finite, those of unknown words too.
+        known: (batch, words) bool.
+        pooling: "mean", "max" and "cls" (the first known word), put side by side in this order.
+    """
     mask = known.unsqueeze(2)
     parts = []
     for way in pooling:
         if way == "mean":
             parts.append((vectors * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1))
-        else:
+        elif way == "max":
             highest = vectors.masked_fill(~mask, -torch.inf).amax(dim=1)
             parts.append(torch.where(mask.any(dim=1), highest, 0.0))
+        else:
+            first = vectors[torch.arange(len(known), device=known.device), known.int().argmax(dim=1)]
+            parts.append(torch.where(mask.any(dim=1), first, 0.0))
     return torch.cat(parts, dim=1)
 
 
@@ -252,6 +292,33 @@ def make_tokenizer(words: Sequence[str], max_length: int) -> PreTrainedTokenizer
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def vocabulary(
+    vectors: WordVectors, texts: Sequence[str], max_words: int, *, unit_length: bool
+) -> tuple[list[str], np.ndarray]:
+    """The words to keep, those of the texts before others, and their vectors.
+
+    Args:
+        unit_length: whether each vector is scaled to length 1.
+
+    Returns:
+        At most ``max_words`` words, most frequent first, and (words + RESERVED, dimensions) float32.
+    """
+    places = np.arange(min(len(vectors), max_words))
+    if len(vectors) > max_words:
+        sample = vectors.words(0, 20_000)
+        # Unspaced text is cut by all the words; spaced text by habits that a sample shows.
+        habit = build_tokenizer(vectors.words() if is_unspaced(sample) else sample)
+        found = vectors.rows(sorted({word for words in surface_words(habit, texts) for word in words}))
+        found = np.sort(found[found >= 0])[:max_words]
+        places = np.union1d(found, np.setdiff1d(places, found)[: max_words - len(found)])
+    matrix = np.zeros((len(places) + RESERVED, vectors.dimensions), dtype=np.float32)
+    matrix[RESERVED:] = vectors.matrix[places]
+    if unit_length:
+        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+        matrix /= np.where(norms > 0, norms, 1)
+    return vectors.words_at(places), matrix
 
 
 def unknown_share(ids: np.ndarray) -> float:

@@ -9,8 +9,10 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 
 from nlptransfer.batching import (
+    ActivationRows,
     FeatureRows,
     TokenRows,
+    compute,
     encode,
     predict_logits,
     prediction_batches,
@@ -39,10 +41,10 @@ class Counting(nn.Module):
         return SimpleNamespace(logits=sums * self.unit)
 
 
-def token_rows(lengths):
+def token_rows(lengths, **settings):
     draw = np.random.default_rng(0)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return TokenRows(draw.integers(1, 1000, offsets[-1]).astype(np.int32), offsets, pad_id=7)
+    return TokenRows(draw.integers(1, 1000, offsets[-1]).astype(np.int32), offsets, pad_id=7, **settings)
 
 
 @given(LENGTHS, st.integers(1, 40), st.integers(0, 3), st.integers(0, 3))
@@ -101,6 +103,60 @@ def test_token_rows_are_padded_on_the_right():
     assert (len(rows), rows.lengths.tolist()) == (3, [2, 0, 1])
 
 
+def test_padding_goes_before_a_row_where_the_model_was_trained_so():
+    types = np.array([1, 2, 2], dtype=np.int8)
+    rows = TokenRows(np.array([5, 6, 8], dtype=np.int32), np.array([0, 2, 2, 3]), 7, types, pad_left=True)
+    batch = rows.batch(np.array([2, 0, 1]))
+    assert batch["input_ids"].tolist() == [[7, 8], [5, 6], [7, 7]]
+    assert batch["attention_mask"].tolist() == [[0, 1], [1, 1], [0, 0]]
+    assert batch["token_type_ids"].tolist() == [[0, 2], [1, 2], [0, 0]]
+    assert batch["token_type_ids"].dtype == torch.int64
+    assert rows.batch(np.array([1]))["input_ids"].tolist() == [[7]]
+
+
+LENGTHS_AND_CHOICE = st.lists(st.integers(0, 9), min_size=1, max_size=12).flatmap(
+    lambda lengths: st.tuples(st.just(lengths), st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=12))
+)
+
+
+@given(LENGTHS_AND_CHOICE, st.booleans())
+def test_a_batch_is_that_of_a_loop_over_rows_and_tokens(lengths_and_choice, left):
+    lengths, choice = lengths_and_choice
+    types = (np.arange(sum(lengths)) % 3).astype(np.int8)
+    tokens = token_rows(lengths, type_ids=types, pad_left=left)
+    values = np.random.default_rng(1).normal(size=(sum(lengths), 2)).astype(np.float16)
+    rows = ActivationRows(tokens, values)
+    width = max(1, *(lengths[row] for row in choice))
+    expected = {"input_ids": [], "attention_mask": [], "token_type_ids": [], "activations": []}
+    for row in choice:
+        own = range(tokens.offsets[row], tokens.offsets[row + 1])
+        blank = [None] * (width - len(own))
+        places = [*blank, *own] if left else [*own, *blank]
+        expected["input_ids"].append([7 if place is None else tokens.ids[place] for place in places])
+        expected["attention_mask"].append([int(place is not None) for place in places])
+        expected["token_type_ids"].append([0 if place is None else types[place] for place in places])
+        expected["activations"].append([[0, 0] if place is None else values[place].tolist() for place in places])
+    found = rows.batch(np.array(choice))
+    assert {name: value.tolist() for name, value in found.items()} == expected
+    assert found["activations"].dtype == torch.float16
+    assert (len(rows), rows.lengths.tolist()) == (len(lengths), lengths)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=40), st.booleans())
+def test_results_of_tokens_go_where_the_tokens_lie(lengths, left):
+    rows, model = token_rows(lengths, pad_left=left), Counting().train()
+
+    def doubled(inputs):
+        assert not model.training
+        # Any number a row: here one for each token.
+        return 2 * inputs["input_ids"][inputs["attention_mask"].bool()]
+
+    found = compute(model, doubled, rows, share=True, places=lambda batch: rows.places(batch)[0])
+    np.testing.assert_array_equal(found, 2 * rows.ids)
+    assert model.training
+
+
 def test_feature_rows_are_taken_as_they_are():
     rows = FeatureRows(np.arange(6, dtype=np.float32).reshape(3, 2))
     assert rows.batch(np.array([2, 0]))["features"].tolist() == [[4, 5], [0, 1]]
@@ -128,6 +184,24 @@ def test_encoding_leaves_the_tokenizer_as_it_was():
     before = tokenizer.backend_tokenizer.to_str()
     assert encode(["good film"], tokenizer, 5).lengths.tolist() == [2]
     assert tokenizer.backend_tokenizer.to_str() == before
+
+
+@pytest.mark.parametrize(
+    "single, types", [("[CLS]:0 $A:0 [SEP]:0", None), ("$A:0 [SEP]:0 [CLS]:2", [0, 0, 0, 2, 0, 0, 2])]
+)
+def test_segments_are_kept_where_they_are_not_all_0(single, types):
+    tokenizer = make_tokenizer(["[CLS]", "[SEP]", "good", "film"], 512)
+    known = tokenizer.get_vocab()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=single, special_tokens=[(name, known[name]) for name in ("[CLS]", "[SEP]")]
+    )
+    assert encode(["good film", "film"], tokenizer, 9).type_ids is None
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    rows = encode(["good film", "film"], tokenizer, 9)
+    assert (rows.type_ids if rows.type_ids is None else rows.type_ids.tolist()) == types
+    assert not rows.pad_left
+    tokenizer.padding_side = "left"
+    assert encode([], tokenizer, 9).pad_left
 
 
 def test_special_tokens_count_and_must_leave_room():

@@ -1,14 +1,26 @@
-"""Pooled word vectors against a plain loop and against the model's own pooling."""
+"""Pooled word vectors against a plain loop and the model's own pooling; the cache; what layers below a cut give."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from nlptransfer import features
-from nlptransfer.batching import TokenRows
-from nlptransfer.features import pooled_vectors
+from nlptransfer import anatomy, features
+from nlptransfer.batching import TokenRows, encode
+from nlptransfer.errors import SettingError
+from nlptransfer.features import activations, cached, hash_of_modules, pooled_vectors, text_key, to_float16
 from nlptransfer.word2vec import RESERVED, pool
 
 MATRIX = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
@@ -70,3 +82,305 @@ def test_takes_the_models_own_parameter() -> None:
     np.testing.assert_array_equal(pooled_vectors(learning, rows, ("mean",)).features, expected)
     half = pooled_vectors(MATRIX.bfloat16(), rows, ("mean",)).features
     np.testing.assert_allclose(half, expected, atol=0.02)
+
+
+# The cache
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv(features.CACHE_LIMIT, raising=False)
+    return tmp_path / "home" / "nlptransfer" / "features"
+
+
+class Maker:
+    """Makes an array and counts how often."""
+
+    def __init__(self, value: float = 1.0, shape: tuple[int, ...] = (40, 8)) -> None:
+        self.array, self.calls = np.full(shape, value, dtype=np.float16), 0
+
+    def __call__(self) -> np.ndarray:
+        self.calls += 1
+        return self.array
+
+
+def test_made_once_then_mapped(folder: Path) -> None:
+    make = Maker()
+    for _ in range(3):
+        found = cached({"rows": "a", "layers": [1, 2]}, make)
+        assert isinstance(found, np.memmap) and not found.flags.writeable
+        np.testing.assert_array_equal(found, make.array)
+        assert found.dtype == np.float16
+    assert make.calls == 1
+    cached({"layers": [1, 2], "rows": "a"}, make)
+    assert make.calls == 1
+    cached({"rows": "a", "layers": [2, 1]}, make)
+    assert make.calls == 2
+    assert len([*folder.iterdir()]) == 2
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (3, 0)])
+def test_empty_arrays(folder: Path, shape: tuple[int, int]) -> None:
+    make = Maker(shape=shape)
+    assert cached({}, make).shape == cached({}, make).shape == shape
+    assert make.calls == 1
+
+
+SPOILED: dict[str, Callable[[bytes], bytes]] = {
+    "cut off": lambda whole: whole[:-10],
+    "header alone": lambda whole: whole[:70],
+    "empty": lambda whole: b"",
+    "another file": lambda whole: b"no array" * 50,
+    "objects": lambda whole: whole.replace(b"'<f2'", b"'|O' "),
+    "a broken header": lambda whole: whole.replace(b"(40, 8)", b"(40, 8("),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_broken_entry_is_made_again(
+    folder: Path, spoil: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    make = Maker()
+    cached({}, make)
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(spoil(whole))
+    with caplog.at_level(logging.WARNING, "nlptransfer"):
+        np.testing.assert_array_equal(cached({}, make), make.array)
+    assert "computed again" in caplog.text
+    assert make.calls == 2
+    assert file.read_bytes() == whole
+    assert [*folder.iterdir()] == [file]
+
+
+def test_folder_that_cannot_be_made(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder.parent.parent.mkdir(parents=True)
+    folder.parent.write_text("a file where the folder should be")
+    make = Maker()
+    with caplog.at_level(logging.WARNING, "nlptransfer"):
+        assert cached({}, make) is make.array
+    assert "cannot be written" in caplog.text
+
+
+def test_full_disk(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(stream: Any, array: np.ndarray, **_: Any) -> None:
+        stream.write(b"a part of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    make = Maker()
+    with caplog.at_level(logging.WARNING, "nlptransfer"):
+        assert cached({}, make) is make.array
+    assert "No space left on device" in caplog.text
+    assert not [*folder.iterdir()]
+
+
+def test_cache_that_may_only_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Maker()
+    cached({}, make)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    np.testing.assert_array_equal(cached({}, make), make.array)
+    assert make.calls == 1
+
+
+def age(file: Path, days: float) -> None:
+    then = file.stat().st_mtime - 86_400 * days
+    os.utime(file, (then, then))
+
+
+def test_what_was_used_longest_ago_goes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    makers = {name: Maker(value) for value, name in enumerate("abcd")}
+    files: dict[str, Path] = {}
+    for place, name in enumerate("abc"):
+        before = {*folder.glob("*")}
+        cached({"rows": name}, makers[name])
+        (files[name],) = {*folder.iterdir()} - before
+        age(files[name], 30 - place)
+    cached({"rows": "a"}, makers["a"])
+    leftover = folder / ".of_a_run_that_was_killed.npy.x7"
+    leftover.write_bytes(b"0" * 100)
+    age(leftover, 2)
+    size = files["a"].stat().st_size
+    monkeypatch.setenv(features.CACHE_LIMIT, str(3 * size / 2**30))
+    cached({"rows": "d"}, makers["d"])
+    left = {*folder.iterdir()}
+    assert {name for name, file in files.items() if file in left} == {"a"}
+    assert len(left) == 3 and leftover in left
+    age(leftover, 90)
+    cached({"rows": "b"}, makers["b"])
+    assert len([*folder.iterdir()]) == 3 and not leftover.exists()
+    assert [make.calls for make in makers.values()] == [1, 2, 1, 1]
+
+
+def test_entry_larger_than_the_limit_stays_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached({"rows": "small"}, Maker(shape=(1, 1)))
+    monkeypatch.setenv(features.CACHE_LIMIT, "0")
+    make = Maker()
+    assert isinstance(cached({"rows": "large"}, make), np.memmap)
+    cached({"rows": "large"}, make)
+    assert make.calls == 1
+    assert len([*folder.iterdir()]) == 1
+
+
+@pytest.mark.parametrize("said", ["many", "-1", "nan"])
+def test_limit_that_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv(features.CACHE_LIMIT, said)
+    with pytest.raises(SettingError, match=f"NLPTRANSFER_CACHE_GB='{said}': expected the GiB"):
+        cached({}, Maker())
+
+
+def test_float16_has_an_end() -> None:
+    found = to_float16(torch.tensor([1e9, -1e9, torch.inf, -torch.inf, 65504.0, 0.5, 1e-12]))
+    assert found.tolist() == [65504, -65504, 65504, -65504, 65504, 0.5, 0]
+    assert found.dtype == torch.float16
+    assert to_float16(torch.tensor([torch.nan])).isnan().all()
+
+
+ALONE = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from nlptransfer import processes
+rank = processes.rank()
+out = Path(sys.argv[1])
+os.environ["HF_HOME"] = str(out / f"machine_{rank}")
+from nlptransfer.features import cached
+calls = []
+def make():
+    calls.append(1)
+    processes.wait()
+    return np.ones((2, 2), dtype=np.float16)
+for _ in range(2):
+    assert cached({"of": "each its own"}, make).sum() == 4
+    os.environ["HF_HOME"] = str(out / "one")
+    assert cached({"of": "one"}, make).sum() == 4
+    os.environ["HF_HOME"] = str(out / f"machine_{rank}")
+(out / f"{rank}.txt").write_text(f"{len(calls)}")
+"""
+
+
+def test_processes_agree_on_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(ALONE)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, str(tmp_path / "script.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    # A machine without the entry lets all compute again; where all see one folder, nobody does.
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["3", "3"]
+    written = {path.parent.parent.parent.name for path in tmp_path.rglob("*.npy")}
+    assert written == {"machine_0", "one"}
+
+
+# Keys
+
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film", "long", "plot"]
+
+
+def tokenizer_of(words: list[str] = VOCABULARY, max_length: int = 12) -> PreTrainedTokenizerFast:
+    backend = BertWordPieceTokenizer({word: i for i, word in enumerate(words)})
+    return PreTrainedTokenizerFast(tokenizer_object=backend._tokenizer, pad_token="[PAD]", model_max_length=max_length)
+
+
+def test_key_of_texts() -> None:
+    config, tokenizer = BertConfig(), tokenizer_of()
+    rows = encode(["a good film", "a bad plot"], tokenizer, 12)
+    key = text_key(config, tokenizer, rows)
+    assert text_key(BertConfig(), tokenizer_of(), encode(["a good film", "a bad plot"], tokenizer_of(), 12)) == key
+    moved = BertConfig()
+    moved._name_or_path = "/home/me/model"
+    assert text_key(moved, tokenizer, rows) == key
+    ids = rows.ids.copy()
+    ids[1] += 1
+    types = np.zeros(len(rows.ids), dtype=np.int8)
+    others = [
+        text_key(BertConfig(layer_norm_eps=1e-3), tokenizer, rows),
+        text_key(config, tokenizer_of([*VOCABULARY, "more"]), rows),
+        text_key(config, tokenizer_of(max_length=11), rows),
+        *(
+            text_key(config, tokenizer, changed)
+            for changed in (
+                replace(rows, ids=ids),
+                replace(rows, offsets=np.array([0, 4, len(rows.ids)])),
+                replace(rows, type_ids=types),
+                replace(rows, type_ids=types + 1),
+                replace(rows, pad_left=True),
+                replace(rows, pad_id=1),
+                TokenRows(rows.ids[:5], rows.offsets[:2]),
+            )
+        ),
+    ]
+    for number, other in enumerate(others):
+        assert other != key and other not in others[:number]
+
+
+def test_hash_of_weights() -> None:
+    layer = torch.nn.Linear(3, 2)
+    first = hash_of_modules([layer])
+    assert hash_of_modules([layer]) == first
+    assert hash_of_modules([layer, layer]) != first
+    assert hash_of_modules([torch.nn.Linear(3, 2).bfloat16()]) != first
+    norm = torch.nn.BatchNorm1d(2)  # its count has no dimensions
+    before = hash_of_modules([norm])
+    norm(torch.randn(4, 2))
+    assert hash_of_modules([norm]) != before
+    with torch.no_grad():
+        layer.bias[0] += 1e-6
+    assert hash_of_modules([layer]) != first
+
+
+# Activations
+
+
+TEXTS = ["a good film", "bad", "", "a long long plot a bad bad film", "good plot"]
+
+
+def tiny_bert(seed: int = 0) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+    return BertForSequenceClassification(BertConfig(vocab_size=len(VOCABULARY), **sizes))
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_activations_are_those_of_each_text_alone(folder: Path, cut: int) -> None:
+    model, tokenizer = tiny_bert().train(), tokenizer_of()
+    tokens = encode(TEXTS, tokenizer, 12)
+    found = activations(model, tokenizer, tokens, cut)
+    assert found.shape == (len(tokens.ids), 8) and found.dtype == np.float16
+    assert model.training
+    model.eval()
+    for row in range(len(TEXTS)):
+        with torch.no_grad():
+            states = model.bert(**tokens.batch(np.array([row])), output_hidden_states=True).hidden_states
+        own = found[tokens.offsets[row] : tokens.offsets[row + 1]]
+        np.testing.assert_allclose(own, states[cut][0], atol=2e-3)
+
+
+def test_activations_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = tiny_bert(), tokenizer_of()
+    tokens = encode(TEXTS, tokenizer, 12)
+    found = activations(model, tokenizer, tokens, 1)
+    # What is above the cut may learn.
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.weight.zero_()
+        model.classifier.weight.zero_()
+    with monkeypatch.context() as patched:
+        patched.setattr(anatomy, "activations_below", None)
+        np.testing.assert_array_equal(activations(model, tokenizer, tokens, 1), found)
+    assert len([*folder.iterdir()]) == 1
+    assert not np.array_equal(activations(model, tokenizer, tokens, 2), found)
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.weight.zero_()
+    assert not np.array_equal(activations(model, tokenizer, tokens, 1), found)
+    assert activations(model, tokenizer, encode([], tokenizer, 12), 1).shape == (0, 8)

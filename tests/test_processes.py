@@ -6,14 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
+from conftest import write_rows
 
-from nlptransfer import processes
+from nlptransfer import Experiment, cli, finetune, processes
+from nlptransfer.errors import DataError
 
 SCRIPT = """
-import json, os, signal, sys
+import json, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, torch
@@ -25,7 +30,7 @@ from nlptransfer.labels import Labels
 from nlptransfer.objectives import Supervised, class_weights
 from nlptransfer.training import Examples, TrainingSettings, train
 
-folder, rows_a_process, die = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "die"
+folder, rows_a_process = Path(sys.argv[1]), int(sys.argv[2])
 
 class Tiny(nn.Module):
     def __init__(self):
@@ -37,8 +42,6 @@ class Tiny(nn.Module):
     def forward(self, features):
         if not self.training:
             self.seen += features[:, 0].tolist()
-        elif die and processes.rank() == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
         return SimpleNamespace(logits=self.head(torch.relu(self.body(features))))
 
 def examples(count, labels):
@@ -92,7 +95,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    two, one = start(TWO, script, folder, 2, "live"), start([sys.executable], script, folder, 4, "live")
+    two, one = start(TWO, script, folder, 2), start([sys.executable], script, folder, 4)
     assert (two.returncode, one.returncode) == (0, 0), two.stderr + one.stderr
     return folder, two
 
@@ -132,23 +135,6 @@ def test_files_and_progress_come_from_the_main_process_alone(runs):
     assert saved.name == "step_00000014"
 
 
-def test_a_process_that_dies_takes_the_run_down(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    started = time.monotonic()
-    done = start(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
-        script,
-        tmp_path,
-        2,
-        "die",
-    )
-    assert done.returncode != 0
-    assert f"exitcode  : -{signal.SIGKILL.value}" in done.stderr
-    assert time.monotonic() - started < 120
-    assert not (tmp_path / "one_2" / "final.safetensors").exists()
-
-
 def test_one_process_is_the_main_one_and_has_all_rows():
     assert (processes.rank(), processes.count(), processes.is_main()) == (0, 1, True)
     assert processes.from_main({"a": 1}) == {"a": 1}
@@ -161,9 +147,244 @@ def test_one_process_is_the_main_one_and_has_all_rows():
     assert found.tolist() == [[1.0], [2.0], [3.0]]
 
 
-def test_a_launcher_that_starts_one_of_several_is_found_out(monkeypatch, caplog):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+# accelerate launch --cpu, which starts one process
+
+
+ROOT = Path(__file__).parents[1]
+LAUNCH = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes", "2", "--cpu"]
+SETTINGS = {"head_type": "cnn", "dropout": 0.0, "num_train_epochs": 12, "save_steps": 5}
+
+FAILING = """
+import typer
+from nlptransfer import cli, processes
+from nlptransfer.errors import DataError
+
+cli.SECONDS_FOR_FIRST = {seconds}
+
+def main(of: str) -> None:
+    if processes.count() == 2 and str(processes.rank()) in of:
+        raise DataError("no such rows")
+    processes.wait()
+
+cli.run_verb(main, None)
+"""
+
+
+def launched(*arguments):
+    """A run under the launcher, all of whose processes can be stopped as one."""
+    return subprocess.Popen(
+        [*LAUNCH, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def ended(run):
+    try:
+        out, err = run.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)
+        raise
+    return SimpleNamespace(code=run.returncode, out=out, err=err)
+
+
+def largest_difference(one, two):
+    from safetensors.numpy import load_file
+
+    weights, others = (load_file(folder / "model" / "model.safetensors") for folder in (one, two))
+    assert weights.keys() == others.keys()
+    return max(np.abs(weights[name] - others[name]).max() for name in weights)
+
+
+@pytest.fixture(scope="module")
+def corpus(remarks, tmp_path_factory):
+    """107 rows to learn from: neither they nor their batches divide by two."""
+    folder = tmp_path_factory.mktemp("corpora") / "remarks"
+    folder.mkdir()
+    rows = list(zip(*remarks, strict=True))
+    for name, part in {"train": rows[:107], "validation": rows[107:130], "test": rows[130:]}.items():
+        write_rows(folder / f"{name}.jsonl", part)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def call(corpus, vectors_file):
+    """What a launched run is asked: half of the rows that one process takes at once."""
+    settings = {**SETTINGS, "per_device_train_batch_size": 8}
+    return [corpus, "--base", vectors_file, *(f"--set={name}={value}" for name, value in settings.items())]
+
+
+@pytest.fixture(scope="module")
+def recipe_of_two(call, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("launched") / "run"
+    return folder, ended(launched(ROOT / "recipes" / "topics.py", *call, "--output-dir", folder))
+
+
+def test_a_recipe_launched_on_the_cpu_is_learnt_by_all_its_processes(recipe_of_two, corpus, vectors_file, tmp_path):
+    folder, done = recipe_of_two
+    assert done.code == 0, done.err
+    assert done.out.count("word2vec cnn") == done.out.count(f"written: {folder}") == 1
+    assert done.err.count(f"-> {folder}") == done.err.count("84/84") == 1
+    two = Experiment(folder)
+    assert two.record["processes"] == 2
+    same = {**SETTINGS, "per_device_train_batch_size": 16, "progress": False}
+    one = finetune(corpus, base=vectors_file, output_dir=tmp_path, **same)
+    assert one.record["processes"] == 1
+    assert largest_difference(folder, tmp_path) < 1e-5
+    assert two.metrics["accuracy"] == one.metrics["accuracy"]
+
+
+def test_a_killed_process_takes_the_run_down_and_the_same_command_goes_on(recipe_of_two, call, tmp_path):
+    command = ["-m", "nlptransfer", "finetune", *call, "--output-dir", tmp_path / "run"]
+    run = launched(*command)
+    (victim,) = until(lambda: [each for each in processes_under(run) if each.environ().get("RANK") == "1"])
+    until(lambda: [*(tmp_path / "run" / "checkpoints").glob("step_*")])
+    others = processes_under(run)
+    victim.kill()
+    killed = time.monotonic()
+    done = ended(run)
+    assert time.monotonic() - killed < 20
+    assert done.code == 1 and not [each for each in others if each.is_running()]
+    said, _, launchers = done.err.partition("Traceback")
+    assert said.splitlines()[-1] == (
+        "error: rank 1 of 2 processes ended (signal 9, SIGKILL): the run was stopped; start the same command again "
+        "and it goes on from its last checkpoint"
+    )
+    # What follows is the launcher's own, and no other process has anything to say.
+    assert "Traceback" not in launchers and launchers.splitlines()[-1].startswith("subprocess.CalledProcessError")
+    assert json.loads((tmp_path / "run" / "experiment.json").read_text())["status"] == "running"
+    done = ended(launched(*command))
+    assert done.code == 0, done.err
+    resumed = Experiment(tmp_path / "run").record
+    assert (resumed["status"], resumed["processes"]) == ("finished", 2)
+    assert largest_difference(tmp_path / "run", recipe_of_two[0]) == 0
+
+
+def until(found):
+    give_up = time.monotonic() + 120
+    while not (result := found()):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    return result
+
+
+def processes_under(run):
+    def is_there(process):
+        try:
+            return process.environ() is not None
+        except psutil.Error:
+            return False
+
+    return [each for each in psutil.Process(run.pid).children(recursive=True) if is_there(each)]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "seconds", "said"), [("01", 20, "error: no such rows"), ("1", 1, "error (rank 1): no such rows")]
+)
+def test_an_error_on_purpose_is_said_once(ranks, seconds, said, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(FAILING.replace("{seconds}", str(seconds)))
+    done = ended(launched(script, ranks))
+    assert done.code == 1
+    assert [line for line in done.err.splitlines() if "rows" in line or "rank" in line] == [said]
+
+
+def test_what_is_asked_is_checked_before_any_process_is_started(command_line, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setattr(processes, "start_all", lambda: pytest.fail("started"))
+    assert command_line(cli.main, "finetune", "data", "--nonsense").code == 2
+    assert command_line(cli.main, "finetune", "--help").code == 0
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "seconds", "said"),
+    [
+        (0, DataError("no rows"), 0, "error: no rows\n"),
+        (1, DataError("no rows"), cli.SECONDS_FOR_FIRST, "error (rank 1): no rows\n"),
+        (0, KeyError("x"), cli.SECONDS_FOR_CAUSE, ""),
+        (1, KeyError("x"), cli.SECONDS_FOR_FIRST + cli.SECONDS_FOR_CAUSE, ""),
+    ],
+)
+def test_processes_that_fail_speak_in_turn(rank, error, seconds, said, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, str(rank))
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit if said else KeyError):
+        cli._guarded(fail)
+    assert (slept, capsys.readouterr().err) == ([seconds], said)
+
+
+def left_alone(monkeypatch, launcher):
+    """As a launcher with this command line starts one process of several."""
+    monkeypatch.setattr("sys.argv", ["topics.py", "data", "--seed", "1"])
+    parent = SimpleNamespace(cmdline=lambda: [*launcher, "topics.py", "data", "--seed", "1"])
+    monkeypatch.setattr("psutil.Process", lambda: SimpleNamespace(parent=lambda: parent))
+    for name, value in {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "here", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "expected"),
+    [
+        (["python", "/bin/accelerate", "launch", "--num_processes", "3", "--cpu"], (3, 1, 0)),
+        (["accelerate-launch", "--cpu", "--num-processes=3"], (3, 1, 0)),
+        (["python", "-m", "accelerate.commands.launch", "--num_processes=3", "--cpu"], (3, 1, 0)),
+        (["accelerate", "launch", "--num_processes=4", "--num_machines=2", "--machine_rank=1"], (4, 2, 1)),
+        (["accelerate", "launch", "--config_file", "CONFIG"], (5, 1, 0)),
+        (["accelerate", "launch", "--config_file", "CONFIG", "--num_processes", "2"], (2, 1, 0)),
+        (["accelerate", "launch", "--cpu"], None),
+        (["accelerate", "launch", "--num_processes=2", "--num_machines=4"], None),
+        (["accelerate", "launch", "--num_processes=2", "other.py"], (2, 1, 0)),
+        (["make", "all"], None),
+        ([], None),
+    ],
+)
+def test_how_many_were_asked_of_the_launcher(launcher, expected, monkeypatch, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("distributed_type: MULTI_CPU\nnum_processes: 5\nuse_cpu: true\n")
+    left_alone(monkeypatch, [str(config) if word == "CONFIG" else word for word in launcher])
+    assert processes._asked_of_launcher() == expected
+
+
+def test_who_is_not_this_processs_launcher_is_not_asked(monkeypatch):
+    left_alone(monkeypatch, ["accelerate", "launch", "--num_processes=2"])
+    monkeypatch.setattr("sys.argv", ["topics.py", "other"])
+    assert processes._asked_of_launcher() is None
+
+
+def test_machines_meet_where_the_launcher_says(monkeypatch):
+    left_alone(monkeypatch, ["accelerate", "launch", "--num_processes=4", "--num_machines=2", "--machine_rank=1"])
+    configs = []
+    monkeypatch.setattr(
+        "torch.distributed.launcher.elastic_launch", lambda config, _: lambda *words: configs.append(config)
+    )
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    with pytest.raises(SystemExit) as end:
+        processes.start_all()
+    assert not end.value.code
+    (config,) = configs
+    assert (config.nproc_per_node, config.min_nodes, config.max_nodes, config.max_restarts) == (2, 2, 2, 0)
+    assert (config.rdzv_backend, config.rdzv_endpoint) == ("static", "here:29500")
+    assert config.rdzv_configs["rank"] == 1
+
+
+def test_a_process_that_was_started_as_one_of_several_starts_none(monkeypatch):
+    left_alone(monkeypatch, ["accelerate", "launch", "--num_processes=4"])
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    processes.start_all()
+
+
+def test_a_script_that_is_left_alone_is_told_of_torchrun(monkeypatch, caplog):
+    left_alone(monkeypatch, ["accelerate", "launch", "--num_processes=2", "--cpu"])
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     processes._on_cpu.cache_clear()
     assert processes._on_cpu()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import BASE, Tiny, fit, one_thread, rows, same
+from test_training import BASE, PACES, Crowded, Tiny, fit, one_thread, rows, same
 
 __all__ = ["one_thread"]
 
@@ -58,9 +58,9 @@ for folder in folders:
 """
 
 
-def cut_off(folder, at, settings=SETTINGS, dropout=0.3):
+def cut_off(folder, at, settings=SETTINGS, dropout=0.3, paces=None):
     with pytest.raises(KeyboardInterrupt):
-        fit(folder, settings, Tiny(dropout, stop_at=at))
+        fit(folder, settings, Tiny(dropout, stop_at=at), paces=paces)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop", "adafactor"])
@@ -82,6 +82,25 @@ def test_a_run_cut_off_twice_and_saved_at_other_steps_ends_in_the_same_weights(t
     cut_off(tmp_path / "cut", 5)
     cut_off(tmp_path / "cut", 9, replace(SETTINGS, save_steps=2))
     assert same(whole, fit(tmp_path / "cut", SETTINGS, Tiny(0.3))[0])
+
+
+def test_paces_survive(tmp_path):
+    # Step 6 of 20 is before the start of the last parameter, and after that of another.
+    whole, _ = fit(tmp_path / "whole", SETTINGS, Tiny(0.3), paces=PACES)
+    cut_off(tmp_path / "cut", 8, paces=PACES)
+    assert same(whole, fit(tmp_path / "cut", SETTINGS, Tiny(0.3), paces=PACES)[0])
+    assert not same(whole, fit(tmp_path / "even", SETTINGS, Tiny(0.3))[0])
+
+
+def test_fewer_rows_of_a_pass_survive(tmp_path):
+    whole, expected = fit(tmp_path / "whole", SETTINGS, Crowded(fits=3, dropout=0.3))
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "cut", SETTINGS, Crowded(fits=3, dropout=0.3, stop_at=30))
+    # It is not tried again with as many as were asked for, although they would fit by now.
+    model, report = fit(tmp_path / "cut", SETTINGS, Crowded(fits=8, dropout=0.3))
+    assert same(whole, model)
+    assert (max(model.sizes), report.rows_per_pass) == (2, 2)
+    assert report.history == expected.history
 
 
 def test_the_best_weights_so_far_survive(tmp_path):

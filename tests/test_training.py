@@ -14,7 +14,7 @@ from nlptransfer.batching import FeatureRows, training_batches
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.labels import Labels
 from nlptransfer.objectives import Supervised
-from nlptransfer.training import Examples, TrainingSettings, make_optimizer, rate_share, train
+from nlptransfer.training import Examples, Pace, TrainingSettings, make_optimizer, rate_share, train
 
 LABELS = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)
@@ -48,6 +48,22 @@ class Tiny(nn.Module):
         return SimpleNamespace(logits=self.head(self.dropout(torch.relu(self.hidden(self.frozen(features))))))
 
 
+class Crowded(Tiny):
+    """From a training pass on, memory for a few rows only; notes how many rows each pass had."""
+
+    def __init__(self, fits=0, since=1, **settings):
+        super().__init__(**settings)
+        self.fits, self.since, self.sizes = fits, since, []
+
+    def forward(self, features):
+        found = super().forward(features)
+        if self.training:
+            self.sizes.append(len(features))
+            if self.fits < len(features) and self.since <= self.passes:
+                raise torch.OutOfMemoryError("out of memory")
+        return found
+
+
 def rows(count, seed=0, labels=LABELS):
     draw = np.random.default_rng(seed)
     features = draw.normal(size=(count, 6)).astype(np.float32)
@@ -60,11 +76,14 @@ def accuracy(validation):
     return lambda logits: float((logits.argmax(axis=1) == validation.targets).mean())
 
 
-def fit(folder, settings=BASE, model=None, examples=None, validation=None, judge=None, labels=LABELS, weights=None):
+def fit(
+    folder, settings=BASE, model=None, examples=None, validation=None, judge=None, labels=LABELS, weights=None,
+    paces=None,
+):  # fmt: skip
     model = model or Tiny()
     examples, validation = examples or rows(37), validation or rows(20, seed=1)
-    objective = Supervised(model, labels, weights, settings.label_smoothing)
-    report = train(objective, examples, validation, judge or accuracy(validation), settings, folder / "checkpoints")
+    objective, judge = Supervised(model, labels, weights, settings.label_smoothing), judge or accuracy(validation)
+    report = train(objective, examples, validation, judge, settings, folder / "checkpoints", paces)
     return model, report
 
 
@@ -121,6 +140,92 @@ def test_steps_are_those_of_a_loop_written_out(tmp_path, clip):
                 p -= 0.01 * rate_share(settings, step, 15) * speed[p]
     assert report.step == 15
     torch.testing.assert_close(model.state_dict(), plain.state_dict(), atol=1e-6, rtol=1e-5)
+
+
+PACES = {"hidden.0.weight": Pace(0.5), "hidden.0.bias": Pace(0.25, 0.25), "head.weight": Pace(1.0, 0.5)}
+STEPS = replace(
+    BASE, num_train_epochs=4, optimizer="sgd", lr_scheduler_type="constant", warmup_ratio=0, max_grad_norm=None,
+    weight_decay=0,
+)  # fmt: skip
+
+
+def weights_after(steps, folder, settings=STEPS):
+    """The weights after so many of 4 steps, each on all rows."""
+    model = Tiny(stop_at=steps + 1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(folder, settings, model, rows(8), rows(0), paces=PACES)
+    return dict(model.named_parameters())
+
+
+def test_each_parameter_learns_at_its_own_pace(tmp_path):
+    plain, examples = Tiny(), rows(8)
+    logits = plain(torch.from_numpy(examples.rows.features)).logits
+    functional.cross_entropy(logits, torch.from_numpy(examples.targets)).backward()
+    found = weights_after(1, tmp_path)
+    rates = {"hidden.0.weight": 0.005, "hidden.0.bias": 0.0, "head.weight": 0.0, "head.bias": 0.01}
+    for name, rate in rates.items():
+        before = plain.get_parameter(name)
+        assert before.grad.abs().min() > 0
+        torch.testing.assert_close(found[name], before - rate * before.grad, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop", "adafactor"])
+def test_a_parameter_whose_start_has_not_come_stays(tmp_path, optimizer):
+    settings, begins = replace(STEPS, optimizer=optimizer, weight_decay=0.1), {"hidden.0.bias": 1, "head.weight": 2}
+    before = dict(Tiny().named_parameters())
+    for steps in (1, 2, 3):
+        found = weights_after(steps, tmp_path / str(steps), settings)
+        still = {name for name, value in found.items() if torch.equal(value, before[name])}
+        late = {name for name, start in begins.items() if steps <= start}
+        assert still == {"frozen.weight", "frozen.bias"} | late
+
+
+def test_the_optimizer_groups_parameters_by_pace_and_decay():
+    model = Tiny()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    objective = Supervised(model, LABELS)
+    groups = {
+        tuple(names[id(p)] for p in group["params"]): (group["rate"], group["start"], group["weight_decay"])
+        for group in make_optimizer(objective, BASE, PACES).param_groups
+    }
+    assert groups == {
+        ("hidden.0.weight",): (0.5, 0.0, 0.01),
+        ("hidden.0.bias",): (0.25, 0.25, 0.0),
+        ("head.weight",): (1.0, 0.5, 0.01),
+        ("head.bias",): (1.0, 0.0, 0.0),
+    }
+    alike = make_optimizer(objective, BASE, dict.fromkeys(names.values(), Pace(0.5))).param_groups
+    assert [(len(group["params"]), group["rate"]) for group in alike] == [(2, 0.5), (2, 0.5)]
+
+
+def test_where_memory_runs_out_smaller_passes_make_the_same_steps(tmp_path, caplog):
+    asked = replace(BASE, per_device_train_batch_size=8)
+    crowded = Crowded(fits=3)
+    _, report = fit(tmp_path / "crowded", asked, crowded)
+    small = replace(BASE, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    plain, expected = fit(tmp_path / "plain", small)
+    assert same(plain, crowded)
+    assert [line.getMessage() for line in caplog.records] == [
+        f"out of memory with {rows} rows in one forward pass: on with {fewer} rows and twice as many passes a step"
+        for rows, fewer in ((8, 4), (4, 2))
+    ]
+    assert (report.rows_per_pass, expected.rows_per_pass) == (2, 2)
+    assert (report.step, report.examples, report.history) == (expected.step, expected.examples, expected.history)
+    assert crowded.sizes[:2] == [8, 4] and max(crowded.sizes[2:]) == 2
+
+
+def test_what_a_failed_step_had_added_up_is_forgotten(tmp_path):
+    settings = replace(BASE, optimizer="sgd", per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    plain, _ = fit(tmp_path / "plain", settings)
+    # The second pass of the third step.
+    crowded, report = fit(tmp_path / "crowded", settings, Crowded(fits=2, since=6))
+    assert (report.rows_per_pass, crowded.sizes[:9]) == (2, [4] * 6 + [2] * 3)
+    torch.testing.assert_close(crowded.state_dict(), plain.state_dict(), atol=1e-6, rtol=0)
+
+
+def test_a_row_that_does_not_fit_ends_with_advice(tmp_path):
+    with pytest.raises(TrainingError, match="out of memory with 1 rows in one forward pass: take a smaller max_length"):
+        fit(tmp_path, model=Crowded(fits=0))
 
 
 @pytest.mark.parametrize("labels", [LABELS, SEVERAL])

@@ -15,15 +15,18 @@ from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 
+import encoder_figures
+import figures
 import psutil
-from figures import FIGURES, Missing, Places, Row
+from figures import Missing, Places, Row
 from rich.console import Console
 from rich.table import Table
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 RESULTS = Path(__file__).with_name("RESULTS.md")
-STACK = ("nlptransfer", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn")
+STACK = ("nlptransfer", "torch", "transformers", "accelerate", "peft", "tokenizers", "numpy", "scipy", "scikit-learn")
 PEERS = ("fasttext-wheel", "model2vec", "gensim")
+FIGURES = figures.FIGURES | encoder_figures.FIGURES
 COLUMNS = ("times as fast", "measured", "nlptransfer", "peer", "limit", "")
 
 
@@ -38,7 +41,7 @@ class Section:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=SHARED / "data", help="folder with ag_news/*.jsonl.gz")
+    parser.add_argument("--data", type=Path, default=SHARED / "data", help="folder of data sets (ag_news, ...)")
     parser.add_argument(
         "--vectors",
         type=Path,
@@ -129,8 +132,8 @@ def markdown(section: Section) -> str:
 def cells(row: Row) -> list[str]:
     """A row as text, column by column."""
     limit = ""
-    if row.no_slower:
-        limit = "no slower"
+    if row.times is not None:
+        limit = "no slower" if row.times == 1 else f"{row.times:g} times"
     elif row.most is not None:
         limit = f"at most {row.most:g} {row.unit}"
     return [

@@ -1,0 +1,514 @@
+"""The anatomy of an encoder: its embeddings, layers and head, what of it is fresh, and its upper part by itself."""
+
+import copy
+import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as hf_logging
+
+from nlptransfer.encoders import BaseModel
+from nlptransfer.errors import BaseModelError, SettingError
+from nlptransfer.labels import Labels
+from nlptransfer.settings import check
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Where the parts of an architecture are; the paths begin at the encoder, and not every model has each of them."""
+
+    embeddings: tuple[str, ...]
+    """what makes the first hidden states, each of them taking what the one before gives"""
+    layers: str | None = None
+    """the list of layers; None where all are one"""
+    shared: tuple[str, ...] = ()
+    """what all layers read: it can learn only where the lowest layer may change"""
+    in_first_layer: str | None = None
+    """what belongs to the first layer but lies outside the list, and is left out where it is None"""
+    pretraining_only: str | None = None
+    """a parameter that no classifier uses"""
+    layers_give_pairs: bool = False
+    """whether a layer returns (hidden states, another thing)"""
+    tokens_first: bool = False
+    """whether hidden states are (tokens, batch, width) within the encoder"""
+    pools_by_padding: bool = False
+    """whether the head finds a text's last token by the padding id of the config"""
+
+
+_LIKE_LLAMA = ["gemma", "gemma2", "gemma3_text", "llama", "ministral", "mistral"]
+_LIKE_LLAMA += ["olmo2", "phi3", "qwen2", "qwen3", "smollm3"]
+_FAMILIES = {
+    "albert": _Family(("embeddings", "encoder.embedding_hidden_mapping_in")),
+    "deberta-v2": _Family(
+        ("embeddings",),
+        "encoder.layer",
+        shared=("encoder.rel_embeddings", "encoder.LayerNorm"),
+        in_first_layer="encoder.conv",
+        layers_give_pairs=True,
+    ),
+    "distilbert": _Family(("embeddings",), "transformer.layer"),
+    "modernbert": _Family(("embeddings",), "layers"),
+    "xlnet": _Family(
+        ("word_embedding",), "layer", pretraining_only="mask_emb", layers_give_pairs=True, tokens_first=True
+    ),
+    **dict.fromkeys(
+        ("bert", "camembert", "electra", "roberta", "xlm-roberta"),
+        _Family(("embeddings", "embeddings_project"), "encoder.layer"),
+    ),
+    **dict.fromkeys(_LIKE_LLAMA, _Family(("embed_tokens",), "layers", pools_by_padding=True)),
+}
+
+
+def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
+    """The tokenizer of a base; one without a padding token gets a token that it has (unknown, else end of text).
+
+    Raises:
+        BaseModelError: it cannot be read, is not a fast one, or has nothing to pad with.
+    """
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises the plain class
+        raise BaseModelError(
+            f"{base.id}: expected a tokenizer that transformers reads, found {_said(error)}"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise BaseModelError(
+            f"{base.id}: expected a fast tokenizer (tokenizer.json), found {type(tokenizer).__name__}: "
+            "take another encoder"
+        )
+    if tokenizer.pad_token is None:
+        # A new token would need a new row in the embeddings, which adapters do not carry.
+        known = tokenizer.get_vocab()
+        stand_in = next((token for token in (tokenizer.unk_token, tokenizer.eos_token) if token in known), None)
+        if stand_in is None:
+            raise BaseModelError(
+                f"{base.id}: expected a padding token, or an unknown or end token that can stand in, found none: "
+                "set pad_token in tokenizer_config.json"
+            )
+        tokenizer.pad_token = stand_in
+    return tokenizer
+
+
+def load_model(
+    base: BaseModel,
+    labels: Labels,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    *,
+    dropout: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    four_bit: bool = False,
+) -> tuple[PreTrainedModel, list[str]]:
+    """A classifier on a base, and the dotted names of its modules whose weights the base does not bring.
+
+    A head of the base stays only where its label names are these, in this order; of equal size but for other labels
+    its last layer starts anew. Fresh weights depend on the seed alone.
+
+    Args:
+        base: the encoder.
+        labels: what the classifier tells apart.
+        tokenizer: the base's, for its padding token.
+        seed: what fresh weights are drawn from; sets torch's global generator.
+        dropout: in place of every dropout probability of the config.
+        dtype: of the weights.
+        four_bit: whether the linear layers below the head are quantised (nf4).
+
+    Raises:
+        BaseModelError: there is no classifier for this architecture, or weights of the encoder are missing.
+        SettingError: dropout is no share, or four_bit without a GPU or bitsandbytes.
+    """
+    config = _config(base)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise BaseModelError(
+            f"{base.id}: expected an architecture with a classifier in transformers, found {config.model_type!r}: "
+            "take another encoder"
+        )
+    brought = tuple(name for _, name in sorted((config.id2label or {}).items()))
+    is_generic = all(re.fullmatch(r"LABEL_\d+", name) for name in brought)
+    config.update({"id2label": labels.id2label, "label2id": labels.label2id, "problem_type": labels.problem_type})
+    _set_padding(config, tokenizer, base.id)
+    if hasattr(config, "use_cache"):
+        config.use_cache = False  # it is for generating, and holds every layer's keys and values
+    if dropout is not None:
+        set_dropout(config, dropout)
+    options = _four_bit_options(config, dtype) if four_bit else {}
+    torch.manual_seed(seed)
+    model, fresh = _load(AutoModelForSequenceClassification, base, config, dtype, options)
+    last = last_layer(model)
+    name = next(name for name, module in model.named_modules() if module is last)
+    if name not in fresh and (is_generic or brought != labels.names):
+        for parameter in last.parameters():
+            vars(parameter)["_is_hf_initialized"] = False  # else it is taken for loaded, and left alone
+        model._init_weights(last)
+        fresh.add(name)
+    family = _FAMILIES.get(config.model_type)
+    if family and family.pretraining_only:
+        # DistributedDataParallel refuses parameters that get no gradient.
+        model.base_model.get_parameter(family.pretraining_only).requires_grad_(False)
+    return model, sorted(fresh)
+
+
+def load_encoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The encoder of a base without a head, in eval mode, with no parameter that learns.
+
+    Raises:
+        BaseModelError: weights are missing (a pooler's are not needed).
+    """
+    model, _ = _load(AutoModel, base, _config(base), dtype, {})
+    return model.eval().requires_grad_(False)
+
+
+def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Set every dropout probability that a config has; where it says None, a classifier's follows the others.
+
+    Raises:
+        SettingError: no share in [0, 1).
+    """
+    check(0 <= dropout < 1, "dropout", dropout, "a share in [0, 1)")
+    for name, value in list(vars(config).items()):
+        # token_dropout of ESM is a switch; layerdrop and drop_path leave out whole layers and are another matter.
+        if re.search("dropout|_pdrop$", name) and isinstance(value, (int, float)) and not isinstance(value, bool):
+            setattr(config, name, dropout)
+
+
+def layers_of(model: nn.Module) -> nn.ModuleList:
+    """The encoder's layers, lowest first, of a classifier, a bare encoder, or either within peft.
+
+    Raises:
+        BaseModelError: an architecture whose layers are not known here, or that has one for all (ALBERT).
+    """
+    plain = _plain(model)
+    family = _family(plain)
+    if family.layers is None:
+        raise BaseModelError(
+            f"{_kind(plain)}: expected layers that can be told apart, found one that all share: leave freezing and "
+            "layer settings out, or take another encoder"
+        )
+    layers = plain.base_model.get_submodule(family.layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def embeddings_of(model: nn.Module) -> list[nn.Module]:
+    """What is below the first layer, to be frozen with it: what makes its hidden states, and what it has outside.
+
+    The latter are DeBERTa's embeddings of distances, which every layer reads, and the convolution at its first layer.
+
+    Raises:
+        BaseModelError: an architecture that is not known here.
+    """
+    plain = _plain(model)
+    family = _family(plain)
+    return _parts(plain, (*family.embeddings, *family.shared, family.in_first_layer))
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Dotted names of the smallest modules that own the head's parameters: all outside the encoder, and poolers."""
+    return list(_head(_plain(model)))
+
+
+def last_layer(model: nn.Module) -> nn.Linear:
+    """The layer whose outputs are the logits; within peft the copy of it that is in use.
+
+    Raises:
+        BaseModelError: none is found.
+    """
+    plain = _plain(model)
+    found = [
+        module
+        for name, module in _head(plain).items()
+        if isinstance(module, nn.Linear)
+        and module.out_features == plain.config.num_labels
+        and not _is_within(name, _encoder_name(plain))
+    ]
+    if not found:
+        raise BaseModelError(
+            f"{_kind(plain)}: expected a linear layer with {plain.config.num_labels} outputs (the logits) outside the "
+            "encoder, found none: take another encoder"
+        )
+    return found[-1]
+
+
+def upper_layers(model: nn.Module, cut: int) -> nn.Module:
+    """The part of a model from layer ``cut`` on, over the same parameters and under the same names.
+
+    It is called as ``upper(activations, **inputs)`` with :func:`activations_below` of (batch, tokens, width), which are
+    cast to the embeddings' type, and with the model's inputs, since masks and positions come from them. It returns what
+    the model returns. What lies below the cut is gone: its parameters, its cost, its dropout. What all layers share
+    does not learn in it. Settings such as gradient checkpointing are made on the model, before it is cut.
+
+    Args:
+        model: a classifier, a bare encoder, or either within peft.
+        cut: how many layers are left out, from 1 to all.
+
+    Raises:
+        SettingError: no such cut.
+        BaseModelError: see :func:`layers_of`.
+    """
+    plain, layers = _plain(model), layers_of(model)
+    check(0 < cut <= len(layers), "cut", cut, f"a number of layers from 1 to {len(layers)}")
+    family = _family(plain)
+    makers = _parts(plain, family.embeddings)
+    given = _Given(next(makers[0].parameters()).dtype, family.tokens_first)
+    # deepcopy takes what the memo holds for a copy that is made already: parameters are shared, lower parts replaced.
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    memo[id(plain.config)] = plain.config
+    idle = [parameter for module in _parts(plain, family.shared) for parameter in module.parameters()]
+    if family.pretraining_only:
+        idle.append(plain.base_model.get_parameter(family.pretraining_only))
+    for parameter in idle:
+        if parameter.requires_grad:
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    memo |= {id(module): _StandIn(given) for module in makers}
+    memo |= {id(layer): _StandIn(given, family.layers_give_pairs, layer) for layer in layers[:cut]}
+    upper = copy.deepcopy(model, memo)
+    if family.in_first_layer:
+        owner, _, name = family.in_first_layer.rpartition(".")
+        setattr(_plain(upper).base_model.get_submodule(owner), name, None)
+    upper.register_forward_pre_hook(given.take, with_kwargs=True)
+    upper.register_forward_hook(given.forget, always_call=True)
+    return upper
+
+
+def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> Tensor:
+    """(batch, tokens, width): what layer ``cut`` takes, or for a cut above all layers what the last one gives.
+
+    The model computes them in eval mode and without gradients; only layers below the cut are run.
+
+    Raises:
+        SettingError: no such cut.
+        BaseModelError: see :func:`layers_of`.
+    """
+    plain, layers = _plain(model), layers_of(model)
+    check(0 < cut <= len(layers), "cut", cut, f"a number of layers from 1 to {len(layers)}")
+    family = _family(plain)
+    seen: list[Tensor] = []
+
+    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+        raise _Reached
+
+    def note(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    if cut < len(layers):
+        hooks = [layers[cut].register_forward_pre_hook(stop, with_kwargs=True)]
+    else:
+        # Where the first layer is the last, what belongs to it comes after it.
+        last = [layers[-1], *_parts(plain, (family.in_first_layer,))]
+        hooks = [module.register_forward_hook(note) for module in (last if cut == 1 else last[:1])]
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except _Reached:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+    return seen[-1].transpose(0, 1) if family.tokens_first else seen[-1]
+
+
+class _Reached(Exception):
+    """Ends a forward pass whose rest is not needed."""
+
+
+class _Given:
+    """Activations on their way from a call of an upper part to its stand-ins."""
+
+    def __init__(self, dtype: torch.dtype, tokens_first: bool) -> None:
+        self.dtype, self.tokens_first = dtype, tokens_first
+        self.activations: Tensor | None = None
+
+    # These are methods, not closures, so that a copy of an upper part hands over to its own stand-ins.
+    def take(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if "activations" in kwargs:
+            kwargs = dict(kwargs)
+            activations = kwargs.pop("activations")
+        else:
+            activations, *rest = args
+            args = tuple(rest)
+        self.activations = activations.to(self.dtype)
+        if self.tokens_first:
+            self.activations = self.activations.transpose(0, 1)
+        return args, kwargs
+
+    def forget(self, *_: Any) -> None:
+        self.activations = None
+
+
+class _StandIn(nn.Module):
+    """In place of embeddings or a lower layer: takes anything, and gives the activations."""
+
+    def __init__(self, given: _Given, gives_pair: bool = False, layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.given, self.gives_pair = given, gives_pair
+        # ModernBERT asks its layers for it.
+        self.attention_type = getattr(layer, "attention_type", None)
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> Any:
+        return (self.given.activations, None) if self.gives_pair else self.given.activations
+
+
+def _config(base: BaseModel) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(base.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BaseModelError(f"{base.id}: expected a config that transformers knows: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def _set_padding(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    family = _FAMILIES.get(config.model_type)
+    own = config.pad_token_id
+    # RoBERTa counts positions from its padding id, so what a config says stays wherever nothing is pooled by it.
+    if own is None or (own != tokenizer.pad_token_id and family and family.pools_by_padding):
+        size = getattr(config, "vocab_size", None)
+        if size is not None and tokenizer.pad_token_id >= size:
+            raise BaseModelError(
+                f"{name}: expected a padding token among the {size} that have embeddings, found "
+                f"{tokenizer.pad_token!r} with id {tokenizer.pad_token_id}: name another in tokenizer_config.json"
+            )
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def _four_bit_options(config: PreTrainedConfig, dtype: torch.dtype) -> dict[str, Any]:
+    missing = [] if torch.cuda.is_available() else ["a CUDA GPU"]
+    if importlib.util.find_spec("bitsandbytes") is None:
+        missing.append("the package bitsandbytes")
+    if missing:
+        raise SettingError(
+            "four_bit=True: expected a CUDA GPU and the package bitsandbytes, found all but "
+            f"{' and '.join(missing)}: leave it out, or run where both are"
+        )
+    with torch.device("meta"):
+        head = head_modules(AutoModelForSequenceClassification.from_config(config))
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=head,
+        ),
+        "device_map": {"": torch.cuda.current_device()},
+    }
+
+
+def _load(
+    auto: Any, base: BaseModel, config: PreTrainedConfig, dtype: torch.dtype, options: dict[str, Any]
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model and the names of its fresh modules, which are all of its head."""
+    with _quiet():
+        model, found = auto.from_pretrained(
+            base.path,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **options,
+        )
+    keys = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    fresh = {key.rpartition(".")[0] for key in keys}
+    if lacking := sorted(fresh - set(head_modules(model))):
+        listed = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+        raise BaseModelError(
+            f"{base.id}: expected every weight of the encoder in the shape that config.json says, found none for "
+            f"{listed}: fetch it again"
+        )
+    return model, fresh
+
+
+def _plain(model: Any) -> PreTrainedModel:
+    """The transformers model, also of one that peft has wrapped."""
+    plain = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    assert isinstance(plain, PreTrainedModel)
+    return plain
+
+
+def _family(model: PreTrainedModel) -> _Family:
+    if model.config.model_type not in _FAMILIES:
+        raise BaseModelError(
+            f"{_kind(model)}: expected an architecture whose layers are known ({', '.join(_FAMILIES)}), found another: "
+            "full fine-tuning and LoRA work with it, without freezing and layer settings"
+        )
+    return _FAMILIES[model.config.model_type]
+
+
+def _kind(model: PreTrainedModel) -> str:
+    return f"model type {model.config.model_type!r}"
+
+
+def _parts(model: PreTrainedModel, paths: tuple[str | None, ...]) -> list[nn.Module]:
+    """The modules at these paths in the encoder, but for those that this model does without."""
+    modules = dict(model.base_model.named_modules())
+    return [modules[path] for path in paths if path in modules]
+
+
+def _encoder_name(model: PreTrainedModel) -> str:
+    return "" if model.base_model is model else model.base_model_prefix
+
+
+def _is_within(name: str, encoder: str) -> bool:
+    return not encoder or name == encoder or name.startswith(f"{encoder}.")
+
+
+def _head(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The modules of the head that own parameters, in the model's order; in peft's wrappers the copies in use."""
+    encoder = _encoder_name(model)
+    return {
+        name: module
+        for name, module in _modules_in_use(model)
+        if (not _is_within(name, encoder) or "pooler" in name.removeprefix(encoder))
+        and next(module.parameters(recurse=False), None) is not None
+    }
+
+
+def _modules_in_use(module: Any, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    if {"original_module", "modules_to_save"} <= {child for child, _ in module.named_children()}:
+        is_off = module.disable_adapters or not module.active_adapters
+        module = module.original_module if is_off else module.modules_to_save[module.active_adapters[0]]
+    yield name, module
+    for child, part in module.named_children():
+        yield from _modules_in_use(part, f"{name}.{child}" if name else child)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # transformers shows a bar even for a single small file, and warns of every head that is fresh.
+    shown, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if shown:
+            hf_logging.enable_progress_bar()

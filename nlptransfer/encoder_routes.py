@@ -1,0 +1,350 @@
+"""The routes Full and Lora: the whole encoder learns, or small matrices beside its own."""
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
+
+from nlptransfer import anatomy
+from nlptransfer.batching import ActivationRows, Rows, compute, encode
+from nlptransfer.data import Data
+from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
+from nlptransfer.errors import RunFolderError, SettingError, nearest
+from nlptransfer.features import activations
+from nlptransfer.labels import Labels
+from nlptransfer.optimization import Pace
+from nlptransfer.route import Built, Route, saved_tokenizer
+from nlptransfer.settings import check
+
+log = logging.getLogger("nlptransfer")
+
+ADAPTER = "adapter_model.safetensors"
+UNKNOWN_WARNING = 0.05
+"""Share of unknown pieces from which a tokenizer does not know the language of the texts."""
+
+
+@dataclass(frozen=True)
+class EncoderRoute(Route):
+    """What Full and Lora share: a pretrained encoder with the head that transformers gives it."""
+
+    max_length: int = 256
+    """tokens that are read of a text"""
+    dropout: float | None = None
+    """share of the activations dropped in training, everywhere; None: as the base was trained"""
+    gradient_checkpointing: bool = False
+    """whether activations are computed twice to save memory"""
+
+    def check(self) -> None:
+        super().check()
+        check(self.max_length >= 1, "max_length", self.max_length, "a whole number from 1")
+        check(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
+
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int) -> Built:
+        self.check()
+        found = find_base(base, revision)
+        tokenizer = anatomy.load_tokenizer(found)
+        tokenizer.model_max_length = min(self.max_length, tokenizer.model_max_length)
+        model, fresh = self.make_model(found, data, tokenizer, seed)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        unknown = _unknown_share(data.train.texts, tokenizer)
+        if unknown > UNKNOWN_WARNING:
+            log.warning(
+                "%s: its tokenizer leaves %.0f%% of the pieces of these texts unknown: take a base of their language",
+                found.id,
+                100 * unknown,
+            )
+        record = {"kind": "encoder", **base_record(found), "fresh": fresh, "unknown_share": unknown}
+        return Built(model, tokenizer, record, self.defaults(data))
+
+    def make_model(
+        self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
+    ) -> tuple[PreTrainedModel, list[str]]:
+        """The model to train, and the names of its freshly initialised modules."""
+        return anatomy.load_model(base, data.labels, tokenizer, seed, dropout=self.dropout)
+
+    def defaults(self, data: Data) -> dict[str, Any]:
+        """Training settings that suit the data."""
+        raise NotImplementedError
+
+    def rows(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
+    ) -> Rows:
+        return encode(texts, tokenizer, tokenizer.model_max_length)
+
+    def head(self, model: PreTrainedModel) -> nn.Linear:
+        return anatomy.last_layer(model)
+
+
+@dataclass(frozen=True)
+class Full(EncoderRoute):
+    """All of the encoder learns, or its upper layers."""
+
+    name: ClassVar[str] = "full"
+
+    freeze_embeddings: bool = False
+    """whether the embeddings stay as they are"""
+    freeze_layers: int = 0
+    """lowest layers that stay as they are, and the embeddings with them; what they give is computed once"""
+    layer_decay: float = 1.0
+    """each layer learns at so much of the rate of the one above it (Clark et al. 2020)"""
+    gradual_unfreezing: bool = False
+    """whether layers begin to learn one after the other, the head first, all by half of the training
+    (Howard and Ruder 2018)"""
+    head_first: bool = False
+    """whether the last layer is solved on the frozen encoder before all learns (LP-FT, Kumar et al. 2022)"""
+
+    def check(self) -> None:
+        super().check()
+        check(self.freeze_layers >= 0, "freeze_layers", self.freeze_layers, "0 or more")
+        check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "a share in (0, 1]")
+
+    def make_model(
+        self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
+    ) -> tuple[PreTrainedModel, list[str]]:
+        model, fresh = super().make_model(base, data, tokenizer, seed)
+        if self.freeze_layers:
+            layers = len(anatomy.layers_of(model))
+            check(self.freeze_layers <= layers, "freeze_layers", self.freeze_layers, f"at most its {layers} layers")
+        frozen = [*anatomy.layers_of(model)[: self.freeze_layers]] if self.freeze_layers else []
+        if frozen or self.freeze_embeddings:
+            frozen += anatomy.embeddings_of(model)
+        for module in frozen:
+            module.requires_grad_(False)
+        return model, fresh
+
+    def defaults(self, data: Data) -> dict[str, Any]:
+        return _defaults(data, 1e-4)
+
+    def learning(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *splits: Sequence[str]
+    ) -> tuple[nn.Module, list[Rows]]:
+        if not self.freeze_layers:
+            return super().learning(model, tokenizer, *splits)
+        rows: list[Rows] = []
+        for texts in splits:
+            tokens = encode(texts, tokenizer, tokenizer.model_max_length)
+            rows.append(ActivationRows(tokens, activations(model, tokenizer, tokens, self.freeze_layers)))
+        return anatomy.upper_layers(model, self.freeze_layers), rows
+
+    def paces(self, model: PreTrainedModel) -> dict[str, Pace]:
+        if self.layer_decay == 1 and not self.gradual_unfreezing:
+            return {}
+        layers = anatomy.layers_of(model)
+        floors: dict[int, int] = {id(p): 0 for part in anatomy.embeddings_of(model) for p in part.parameters()}
+        floors |= {id(p): number for number, layer in enumerate(layers, start=1) for p in layer.parameters()}
+        top = len(layers) + 1
+        paces = {}
+        for name, parameter in model.named_parameters():
+            below = top - floors.get(id(parameter), top)
+            start = 0.5 * below / top if self.gradual_unfreezing else 0.0
+            paces[name] = Pace(self.layer_decay**below, start)
+        return paces
+
+    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
+        if not self.head_first:
+            return None
+        seen: list[torch.Tensor] = []
+        head = anatomy.last_layer(cast(PreTrainedModel, model))
+        hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+
+        def inputs_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            seen.clear()
+            model(**batch)
+            return seen[0].float()
+
+        try:
+            return compute(model, inputs_of, rows, share=True)
+        finally:
+            hook.remove()
+
+    def trains_on(self) -> bool:
+        return self.head_first
+
+
+@dataclass(frozen=True)
+class Lora(EncoderRoute):
+    """The encoder is frozen; a product of two small matrices is learnt beside each of its own (Hu et al. 2021)."""
+
+    name: ClassVar[str] = "lora"
+
+    rank: int = 8
+    """columns of the small matrices"""
+    lora_alpha: float = 16
+    """the product counts alpha / rank times, with rsLoRA alpha / sqrt(rank)"""
+    lora_dropout: float = 0.0
+    """share of the adapter's inputs dropped in training"""
+    use_rslora: bool = False
+    """whether the product is scaled by the root of the rank (Kalajdzievski 2023)"""
+    target_modules: tuple[str, ...] | None = None
+    """names, or endings of names, of the linear layers that are adapted; None: all of the encoder"""
+    base_precision: Literal["float32", "bfloat16", "4bit"] = "float32"
+    """number format of the frozen base; 4bit needs a GPU and bitsandbytes"""
+    merge: bool = False
+    """whether the product is added to the base when saved: a whole model, that plain transformers opens"""
+
+    def check(self) -> None:
+        super().check()
+        check(self.rank >= 1, "rank", self.rank, "a whole number from 1")
+        check(self.lora_alpha > 0, "lora_alpha", self.lora_alpha, "above 0")
+        check(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "a share in [0, 1)")
+        check(self.target_modules is None or len(self.target_modules) > 0, "target_modules", (), "at least one name")
+        check(
+            not (self.merge and self.base_precision == "4bit"), "merge", True, "a base in float32 or bfloat16, not 4bit"
+        )
+
+    def make_model(
+        self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
+    ) -> tuple[PreTrainedModel, list[str]]:
+        model, fresh = self._base_model(base, data.labels, tokenizer, seed)
+        # The head learns whole, and what is fresh anywhere must be saved: random again after a reload otherwise.
+        heads = _whole_heads(model, {*anatomy.head_modules(model), *fresh})
+        config = LoraConfig(
+            task_type="SEQ_CLS",
+            revision=base.revision,
+            r=self.rank,
+            lora_alpha=cast(int, self.lora_alpha),
+            lora_dropout=self.lora_dropout,
+            use_rslora=self.use_rslora,
+            target_modules=self._targets(model, heads),
+            modules_to_save=heads,
+        )
+        with _peft_quiet():
+            adapted = get_peft_model(model, config)
+        # Not the path that it was loaded from.
+        adapted.peft_config["default"].base_model_name_or_path = base.id
+        return cast(PreTrainedModel, _head_in_float32(adapted)), fresh
+
+    def defaults(self, data: Data) -> dict[str, Any]:
+        return _defaults(data, 1e-3)
+
+    def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+        """Write the adapter, the fresh modules, config and tokenizer; or the merged model."""
+        if self.merge and isinstance(model, PeftModel):
+            model = cast(Any, deepcopy(model)).merge_and_unload()
+        if not isinstance(model, PeftModel):
+            super().save(model, tokenizer, folder)
+            return
+        # The hub would be asked about embeddings, which are not trained.
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        tokenizer.save_pretrained(folder)
+        # peft's card is an empty form; and its own config has no labels, which plain loading needs.
+        (folder / "README.md").unlink()
+        base = model.get_base_model()
+        base.config.architectures = [type(base).__name__]
+        base.config.save_pretrained(folder)
+
+    def load(
+        self, folder: Path, record: dict[str, Any], base: str | None
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        if not (folder / ADAPTER).exists():
+            return super().load(folder, record, base)
+        tokenizer = saved_tokenizer(folder)
+        config = AutoConfig.from_pretrained(folder)
+        several = config.problem_type == "multi_label_classification"
+        labels = Labels(tuple(config.id2label[number] for number in range(config.num_labels)), several)
+        model, _ = self._base_model(recorded_base(record, base), labels, tokenizer, seed=0)
+        with _peft_quiet():
+            adapted = PeftModel.from_pretrained(model, str(folder))
+        with safe_open(folder / ADAPTER, "pt") as saved:
+            missing = sorted(set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) - set(saved.keys()))
+        if missing:
+            raise RunFolderError(f"{folder}: expected every weight of the adapter, found no {', '.join(missing)}")
+        return cast(PreTrainedModel, _head_in_float32(adapted).eval()), tokenizer
+
+    def _base_model(
+        self, base: BaseModel, labels: Labels, tokenizer: PreTrainedTokenizerFast, seed: int
+    ) -> tuple[PreTrainedModel, list[str]]:
+        return anatomy.load_model(
+            base,
+            labels,
+            tokenizer,
+            seed,
+            dropout=self.dropout,
+            dtype=torch.float32 if self.base_precision == "float32" else torch.bfloat16,
+            four_bit=self.base_precision == "4bit",
+        )
+
+    def _targets(self, model: PreTrainedModel, heads: Sequence[str]) -> list[str]:
+        """Names of the linear layers that are adapted, none of them in a head.
+
+        Raises:
+            SettingError: an asked one is not there.
+        """
+        linear = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, (nn.Linear, Conv1D)) and not any(f"{name}.".startswith(f"{head}.") for head in heads)
+        ]
+        if self.target_modules is None:
+            return linear
+        for target in self.target_modules:
+            if not any(_ends(name, target) for name in linear):
+                endings = {name.rsplit(".", 1)[-1] for name in linear}
+                raise SettingError(
+                    f"target_modules: no linear layer of the encoder is called {target!r}: {nearest(target, endings)}"
+                )
+        return [name for name in linear if any(_ends(name, target) for target in self.target_modules)]
+
+
+@contextmanager
+def _peft_quiet() -> Iterator[None]:
+    # peft asks transformers by an old name.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        yield
+
+
+def _ends(name: str, target: str) -> bool:
+    return f".{name}".endswith(f".{target}")
+
+
+def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:
+    """The heads that these modules are parts of: children of the classifier itself, or of its encoder."""
+    prefix = f"{model.base_model_prefix}."
+    depth = {name: 2 if name.startswith(prefix) else 1 for name in modules}
+    return sorted({".".join(name.split(".")[:parts]) for name, parts in depth.items()})
+
+
+def _head_in_float32(model: nn.Module) -> nn.Module:
+    """Heads learn in float32, also where a base in 16 bits hands them less."""
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.modules_to_save.float()
+            module.register_forward_pre_hook(_to_float32)
+    return model
+
+
+def _to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.float() if isinstance(value, torch.Tensor) else value for value in inputs)
+
+
+def _unknown_share(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> float:
+    """Share of the pieces of these texts that the tokenizer does not know."""
+    ids = encode(texts, tokenizer, tokenizer.model_max_length).ids
+    special = np.isin(ids, [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id])
+    known = ids[~special]
+    return float((known == tokenizer.unk_token_id).mean()) if len(known) and tokenizer.unk_token_id is not None else 0.0
+
+
+def _defaults(data: Data, learning_rate: float) -> dict[str, Any]:
+    # Small data gets more passes, so that it has steps enough; many classes need more than few.
+    rows = len(data.train)
+    return {
+        "num_train_epochs": 6 if rows < 10_000 else 3,
+        "learning_rate": learning_rate,
+        "per_device_train_batch_size": 32 if rows >= 1_000 else 16,
+    }

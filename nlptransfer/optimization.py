@@ -1,0 +1,147 @@
+"""How the loop learns: its settings, the optimizer, and the course and pace of the learning rate."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nlptransfer.errors import SettingError, TrainingError, nearest
+from nlptransfer.settings import check
+
+TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
+"""Trackers, and the packages any one of which each needs."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the loop learns. None means: what the route finds good."""
+
+    num_train_epochs: int | None = None
+    """passes over the training rows"""
+    learning_rate: float | None = None
+    """highest rate, reached at the end of the warm-up"""
+    per_device_train_batch_size: int | None = None
+    """rows of one forward pass on one process"""
+    gradient_accumulation_steps: int = 1
+    """forward passes before each step of the optimizer"""
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = "adamw"
+    """adamw and adafactor decay weights apart from the gradient; the others add weight_decay to it (L2)"""
+    weight_decay: float = 0.01
+    """L2 strength; biases and norms are spared"""
+    l1: float = 0.0
+    """L1 strength, added to the gradient after clipping; biases and norms are spared"""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """course of the learning rate after the warm-up"""
+    warmup_ratio: float = 0.06
+    """share of all steps in which the rate rises from 0"""
+    max_grad_norm: float | None = 1.0
+    """the gradient's norm is cut to this; None: not cut"""
+    label_smoothing: float = 0.0
+    """share of each label spread over all labels, in [0, 1)"""
+    class_weights: str | dict[str, float] | None = None
+    """"balanced", or weights by label name"""
+    early_stopping_patience: int | None = None
+    """epochs without a better validation score before training stops; of no effect without validation rows"""
+    metric_for_best_model: str | None = None
+    """validation score that picks the epoch: accuracy, or f1_micro with several labels"""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """number format of the forward pass"""
+    seed: int = 0
+    """moves initialisation and data order together, never a split"""
+    init_seed: int | None = None
+    """seed of initialisation and dropout alone; None: seed"""
+    data_seed: int | None = None
+    """seed of the data order alone; None: seed"""
+    save_steps: int = 500
+    """optimizer steps between checkpoints; one is also written after every epoch"""
+    keep_checkpoints: bool = False
+    """whether checkpoints stay after success"""
+    report_to: tuple[str, ...] = ()
+    """trackers: tensorboard, wandb, trackio"""
+    progress: bool = True
+    """whether the progress is shown"""
+
+    def check(self) -> None:
+        """Raise a SettingError for a number that makes no sense."""
+        for name in ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "save_steps"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, name, value, "a whole number from 1")
+        check(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        check(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "a share in [0, 1)")
+        check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "a share in [0, 1)")
+        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        check(self.l1 >= 0, "l1", self.l1, "0 or more")
+        check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
+        patience = self.early_stopping_patience
+        check(patience is None or patience >= 1, "early_stopping_patience", patience, "a whole number from 1")
+        for tracker in self.report_to:
+            if tracker not in TRACKERS:
+                raise SettingError(f"report_to: unknown tracker {tracker!r}: {nearest(tracker, TRACKERS)}")
+            if not any(find_spec(package) for package in TRACKERS[tracker]):
+                raise SettingError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker][0]}")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast one parameter learns beside the others."""
+
+    rate: float = 1.0
+    """share of the learning rate"""
+    start: float = 0.0
+    """share of the training after which it begins to learn, in [0, 1)"""
+
+
+def rate_share(settings: TrainingSettings, step: int, steps: int) -> float:
+    """The learning rate of step 0, 1, ... of ``steps``, as a share of the highest."""
+    warmup = round(settings.warmup_ratio * steps)
+    if step < warmup:
+        return step / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
+        settings.lr_scheduler_type
+    ]
+
+
+def make_optimizer(
+    objective: torch.nn.Module, settings: TrainingSettings, paces: Mapping[str, Pace] | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer over what requires a gradient; weight decay on matrices alone.
+
+    Args:
+        paces: by the parameter's name in the objective's model.
+
+    Raises:
+        TrainingError: nothing requires a gradient.
+    """
+    learning = [
+        (name.removeprefix("model."), value) for name, value in objective.named_parameters() if value.requires_grad
+    ]
+    if not learning:
+        raise TrainingError("expected parameters that learn, found all of them frozen: unfreeze some")
+    alike: dict[tuple[Pace, bool], list[Tensor]] = {}
+    for name, value in learning:
+        alike.setdefault(((paces or {}).get(name, Pace()), decays(value)), []).append(value)
+    groups = [
+        # Plain numbers: a checkpoint keeps the groups, and is read without running code.
+        {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, **asdict(pace)}
+        for (pace, decays), parameters in alike.items()
+    ]
+    rate = settings.learning_rate or 0.0
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, fused=True)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=rate, fused=True)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
+    if settings.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=rate)
+    return torch.optim.Adafactor(groups, lr=rate)
+
+
+def decays(parameter: Tensor) -> bool:
+    """Whether weight decay and L1 act on it: on matrices, not on biases and norms."""
+    return parameter.ndim > 1

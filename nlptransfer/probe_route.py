@@ -1,0 +1,250 @@
+"""The route Probe: a frozen encoder, whose pooled hidden states feed a small classifier."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from nlptransfer import anatomy, processes
+from nlptransfer.batching import FeatureRows, Rows, TokenRows, encode
+from nlptransfer.data import Data
+from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
+from nlptransfer.errors import BaseModelError, SettingError
+from nlptransfer.features import cached, pooled_vectors, text_key, through, to_float16
+from nlptransfer.probe import ProbeConfig, ProbeForSequenceClassification
+from nlptransfer.route import Built, Route
+from nlptransfer.settings import check
+from nlptransfer.vector_making import vectors_for
+from nlptransfer.word2vec import make_tokenizer, vocabulary
+
+log = logging.getLogger("nlptransfer")
+
+WORDS = "words"
+"""The folder in a saved classifier with what cuts texts into words."""
+
+
+@dataclass(frozen=True)
+class WordsBeside:
+    """Token rows, and for each row the pooled vectors of its words."""
+
+    tokens: TokenRows
+    word_features: np.ndarray
+    """(rows, dimensions) float32"""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.tokens.lengths
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """As the token rows', and ``word_features``, (len(indices), dimensions)."""
+        return {**self.tokens.batch(indices), "word_features": torch.from_numpy(self.word_features[indices])}
+
+
+@dataclass(frozen=True)
+class Probe(Route):
+    """A frozen encoder and a small classifier on its pooled layers."""
+
+    name: ClassVar[str] = "probe"
+
+    features: tuple[Literal["encoder", "word2vec"], ...] = ("encoder",)
+    """what the classifier sees: the encoder, or with word2vec also the mean of word vectors beside it"""
+    layers: Literal["all", "last"] | int | tuple[int, ...] = "all"
+    """layers of the encoder that are seen, side by side: all, last, or numbers from 1 (-1 is the last)"""
+    pooling: tuple[Literal["mean", "max", "cls"], ...] = ("mean",)
+    """what is taken over the tokens of a text, side by side; cls is the first one"""
+    head_type: Literal["linear", "mlp"] = "linear"
+    """linear: one layer, solved; mlp: two hidden layers, trained"""
+    mlp_sizes: tuple[int, ...] = (128, 64)
+    """widths of the hidden layers of mlp"""
+    dropout: float = 0.5
+    """share of the hidden layers' outputs dropped in training"""
+    max_length: int = 256
+    """tokens, and words, that are read of a text"""
+    vectors: str | None = None
+    """file or name of the word vectors beside; none: distilled from the same encoder"""
+    max_words: int = 100_000
+    """word vectors that are kept: those of the training texts, then the most frequent"""
+    dimensions: int = 256
+    """dimensions of word vectors that are distilled"""
+    allow_pickle: bool = False
+    """whether gensim's own files, which are pickles and can run code, are opened"""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("max_length", "max_words", "dimensions"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
+        check(0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
+        for name in ("features", "pooling", "mlp_sizes"):
+            value = getattr(self, name)
+            positive = all(isinstance(part, str) or part >= 1 for part in value)
+            check(len(value) > 0 and positive, name, value, "at least one, each from 1")
+            check(isinstance(value[0], int) or len(set(value)) == len(value), name, value, "each at most once")
+        if "encoder" not in self.features:
+            raise SettingError(
+                f"features={self.features!r}: expected encoder among them; for word vectors alone take route word2vec"
+            )
+        beside = "features=encoder,word2vec, which sees word vectors"
+        check(self.vectors is None or "word2vec" in self.features, "vectors", self.vectors, beside)
+        numbers = (self.layers,) if isinstance(self.layers, int) else self.layers
+        none_or_zero = not isinstance(numbers, str) and (not numbers or 0 in numbers)
+        check(not none_or_zero, "layers", self.layers, "all, last, or numbers from 1 (from -1 for the last)")
+
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int) -> Built:
+        self.check()
+        found = find_base(base, revision)
+        tokenizer = anatomy.load_tokenizer(found)
+        tokenizer.model_max_length = min(self.max_length, tokenizer.model_max_length)
+        encoder = anatomy.load_encoder(found)
+        record = {"kind": "encoder", **base_record(found)}
+        widths = _widths(encoder, found)
+        layers = self._layers(len(widths) - 1, found)
+        config = ProbeConfig(
+            base={name: record[name] for name in ("name", "revision", "sha256")},
+            layers=layers,
+            pooling=self.pooling,
+            encoder_width=sum(widths[number] for number in layers) * len(self.pooling),
+            head=self.head_type,
+            mlp_sizes=self.mlp_sizes,
+            dropout=self.dropout,
+            id2label=data.labels.id2label,
+            label2id=data.labels.label2id,
+            problem_type=data.labels.problem_type,
+        )
+        words, matrix = None, None
+        if "word2vec" in self.features:
+            vectors, record["vectors"] = vectors_for(
+                data.train.texts,
+                self.vectors or base,
+                None if self.vectors else revision,
+                dimensions=self.dimensions,
+                allow_pickle=self.allow_pickle,
+            )
+            kept, matrix = vocabulary(vectors, data.train.texts, self.max_words, unit_length=True)
+            words = make_tokenizer(kept, self.max_length)
+            config.vocab_size, config.word_dimensions = matrix.shape
+        torch.manual_seed(seed)
+        model = ProbeForSequenceClassification(config, encoder, words)
+        if model.vectors is not None and matrix is not None:
+            model.vectors.weight.data.copy_(torch.from_numpy(matrix))
+        model.to(processes.state().device)
+        train = self.rows(model, tokenizer, data.train.texts, share=True)
+        assert isinstance(train, FeatureRows)
+        model.body.standardize.fit(np.asarray(train.features, dtype=np.float32), torch.finfo(torch.float16).eps)
+        log.info("%s: %d features of layers %s", found.id, train.features.shape[1], ", ".join(map(str, layers)))
+        return Built(model, tokenizer, record, self._defaults(len(data.train)))
+
+    def rows(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
+    ) -> Rows:
+        own = _own(model)
+        tokens = encode(texts, tokenizer, tokenizer.model_max_length)
+        beside = None
+        if own.words is not None and own.vectors is not None:
+            words = encode(texts, own.words, own.words.model_max_length)
+            beside = pooled_vectors(own.vectors.weight, words, ("mean",)).features
+        if not share:
+            return tokens if beside is None else WordsBeside(tokens, beside)
+        found = _encoder_features(own, tokenizer, tokens)
+        if beside is not None:
+            found = np.concatenate([found, to_float16(torch.from_numpy(beside)).numpy()], axis=1)
+        return FeatureRows(found)
+
+    def head(self, model: PreTrainedModel) -> nn.Linear:
+        return _own(model).classifier
+
+    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
+        if self.head_type != "linear" or not isinstance(rows, FeatureRows):
+            return None
+        own = _own(model)
+        features = torch.from_numpy(np.asarray(rows.features, dtype=np.float32))
+        with torch.inference_mode():
+            return own.body(features.to(own.device)).cpu().numpy()
+
+    def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+        """Write what the encoder does not bring: head, word vectors, both tokenizers, and the config that names it."""
+        super().save(model, tokenizer, folder)
+        if (words := _own(model).words) is not None:
+            words.save_pretrained(folder / WORDS)
+
+    def load(
+        self, folder: Path, record: dict[str, Any], base: str | None
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        encoder = anatomy.load_encoder(recorded_base(record, base))
+        words = _tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
+        return ProbeForSequenceClassification.load(folder, encoder, words), _tokenizer(folder)
+
+    def _layers(self, count: int, base: BaseModel) -> list[int]:
+        """The numbers of the asked layers, from below."""
+        if self.layers == "all":
+            return list(range(1, count + 1))
+        asked = (-1,) if self.layers == "last" else self.layers
+        numbers = (asked,) if isinstance(asked, int) else asked
+        expected = f"numbers from 1 to {count}, or from -{count} to -1, as {base.id} has {count} layers"
+        check(all(1 <= abs(int(number)) <= count for number in numbers), "layers", self.layers, expected)
+        return sorted({int(number) % (count + 1) for number in numbers})
+
+    def _defaults(self, rows: int) -> dict[str, Any]:
+        # For mlp; as for word vectors, small data gets more passes and smaller batches.
+        return {
+            "num_train_epochs": 20 if rows < 10_000 else 10,
+            "learning_rate": 1e-3,
+            "per_device_train_batch_size": 64 if rows >= 2_000 else 32,
+        }
+
+
+def _encoder_features(
+    model: ProbeForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tokens: TokenRows
+) -> np.ndarray:
+    """(rows, encoder_width) float16, from the cache or into it."""
+    config = model.config
+    if not len(tokens):
+        return np.zeros((0, config.encoder_width), dtype=np.float16)
+    key = {
+        "kind": "pooled",
+        "weights": config.base["sha256"],
+        "layers": config.layers,
+        "pooling": config.pooling,
+        "dtype": str(model.encoder.dtype),
+        **text_key(model.encoder.config, tokenizer, tokens),
+    }
+    return cached(key, lambda: through(model, lambda inputs: model.encoder_features(**inputs), tokens))
+
+
+def _widths(encoder: PreTrainedModel, base: BaseModel) -> list[int]:
+    """Widths of an encoder's hidden states, those of its embeddings first.
+
+    Raises:
+        BaseModelError: it gives none, or not one for each token.
+    """
+    states = None
+    if not encoder.config.is_encoder_decoder:
+        ids = torch.ones((1, 8), dtype=torch.int64)
+        with torch.no_grad():
+            output = encoder(input_ids=ids, attention_mask=ids, output_hidden_states=True)
+        states = getattr(output, "hidden_states", None)
+    if not states or any(state.shape[:2] != (1, 8) for state in states):
+        raise BaseModelError(
+            f"{base.id}: expected an encoder with hidden states for each token, found none in model type "
+            f"{encoder.config.model_type!r}: take another encoder"
+        )
+    return [state.shape[2] for state in states]
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
+
+
+def _own(model: nn.Module) -> ProbeForSequenceClassification:
+    assert isinstance(model, ProbeForSequenceClassification)
+    return model

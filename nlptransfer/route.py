@@ -1,0 +1,128 @@
+"""What a route is: how a model is built for the data, fed with text, taught, saved and loaded."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as hf_logging
+
+from nlptransfer.batching import Rows
+from nlptransfer.data import Data
+from nlptransfer.errors import RunFolderError
+from nlptransfer.optimization import Pace
+from nlptransfer.settings import convert, fields_of
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model that is ready to be trained."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    record: dict[str, Any]
+    """where its knowledge comes from, for the saved record; no path of this machine"""
+    defaults: dict[str, Any]
+    """training settings that suit this route and data, where the user asks for none"""
+
+
+@dataclass(frozen=True)
+class Route(ABC):
+    """How a pretrained model becomes a classifier; its fields are the route's settings."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int) -> Built:
+        """A fresh model for the data's labels; only training texts are looked at."""
+
+    @abstractmethod
+    def rows(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
+    ) -> Rows:
+        """What the model takes of these texts.
+
+        Args:
+            share: whether all processes call this together, in a run: what is frozen is then computed once, each
+                process doing a part, and kept in the feature cache.
+        """
+
+    @abstractmethod
+    def head(self, model: PreTrainedModel) -> nn.Linear:
+        """The last layer, whose outputs are the logits."""
+
+    def learning(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *splits: Sequence[str]
+    ) -> tuple[nn.Module, list[Rows]]:
+        """The module that the loop trains, and what it takes of the texts of each split.
+
+        By default the model itself; a module that shares the model's parameters where the frozen part is left out.
+        """
+        return model, [self.rows(model, tokenizer, texts, share=True) for texts in splits]
+
+    def paces(self, model: PreTrainedModel) -> dict[str, Pace]:
+        """How fast each parameter learns beside the others, by name; those not named learn at the learning rate."""
+        return {}
+
+    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
+        """(rows, width) float32 inputs of the last layer where it is solved, not stepped; else None."""
+        return None
+
+    def trains_on(self) -> bool:
+        """Whether the loop goes on to train the model after a solved last layer."""
+        return False
+
+    def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+        """Write model and tokenizer as plain transformers reads them."""
+        with no_bars():
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+    def load(
+        self, folder: Path, record: dict[str, Any], base: str | None
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        """The model and tokenizer that were saved in a folder.
+
+        Args:
+            record: what ``Built.record`` said.
+            base: where the base model lies, for routes that save no copy of it; None: found by its record.
+
+        Raises:
+            RunFolderError: weights are missing, which transformers would fill with random numbers.
+        """
+        with no_bars():
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True
+            )
+        if missing := sorted(found["missing_keys"]):
+            raise RunFolderError(f"{folder}: expected every weight of the model, found no {', '.join(missing)}")
+        return model.eval(), saved_tokenizer(folder)
+
+    def check(self) -> None:
+        """Raise a SettingError for a value that makes no sense."""
+        for name, hint in fields_of(type(self)).items():
+            convert(name, getattr(self, name), hint)
+
+
+def saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that was saved in a folder."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """transformers' progress bars kept away: it shows one even for a single small file."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()

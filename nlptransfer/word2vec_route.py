@@ -1,0 +1,133 @@
+"""The route Word2Vec: frozen word vectors and a small classifier."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from nlptransfer import word2vec
+from nlptransfer.batching import FeatureRows, Rows, encode
+from nlptransfer.data import Data
+from nlptransfer.features import pooled_vectors
+from nlptransfer.route import Built, Route
+from nlptransfer.settings import check
+from nlptransfer.vector_making import vectors_for
+
+log = logging.getLogger("nlptransfer")
+
+
+@dataclass(frozen=True)
+class Word2Vec(Route):
+    """Frozen word vectors and a small classifier."""
+
+    name: ClassVar[str] = "word2vec"
+
+    head_type: Literal["cnn", "mlp", "linear"] = "cnn"
+    """cnn: convolutions over the words (Kim 2014); mlp: two hidden layers on pooled vectors; linear: one, solved"""
+    pooling: tuple[Literal["mean", "max"], ...] = ("mean",)
+    """what mlp and linear take over the words, side by side"""
+    mlp_sizes: tuple[int, ...] = (128, 64)
+    """widths of the hidden layers of mlp"""
+    kernel_sizes: tuple[int, ...] = (1, 2, 3, 4)
+    """words that the filters of cnn span"""
+    num_filters: int = 100
+    """filters of each span"""
+    dropout: float = 0.5
+    """share of the features dropped in training"""
+    train_vectors: bool = False
+    """whether the vectors learn too"""
+    unit_length: bool = True
+    """whether each vector is scaled to length 1"""
+    max_words: int = 100_000
+    """words that are kept: those of the training texts, then the most frequent"""
+    max_length: int = 512
+    """words that are read of a text"""
+    dimensions: int = 256
+    """dimensions of vectors that are distilled from an encoder"""
+    allow_pickle: bool = False
+    """whether gensim's own files, which are pickles and can run code, are opened"""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("num_filters", "max_words", "max_length", "dimensions"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
+        check(0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
+        for name in ("kernel_sizes", "mlp_sizes", "pooling"):
+            value = getattr(self, name)
+            positive = all(isinstance(size, str) or size >= 1 for size in value)
+            check(len(value) > 0 and positive, name, value, "at least one, each from 1")
+
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int) -> Built:
+        self.check()
+        vectors, record = vectors_for(
+            data.train.texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle
+        )
+        words, matrix = word2vec.vocabulary(vectors, data.train.texts, self.max_words, unit_length=self.unit_length)
+        config = word2vec.Word2VecConfig(
+            vocab_size=len(matrix),
+            hidden_size=matrix.shape[1],
+            head=self.head_type,
+            pooling=self.pooling,
+            mlp_sizes=self.mlp_sizes,
+            kernel_sizes=self.kernel_sizes,
+            num_filters=self.num_filters,
+            dropout=self.dropout,
+            train_vectors=self.train_vectors,
+            id2label=data.labels.id2label,
+            label2id=data.labels.label2id,
+            problem_type=data.labels.problem_type,
+        )
+        torch.manual_seed(seed)
+        model = word2vec.Word2VecForSequenceClassification(config)
+        model.vectors.weight.data.copy_(torch.from_numpy(matrix))
+        tokenizer = word2vec.make_tokenizer(words, self.max_length)
+        train = encode(data.train.texts, tokenizer, self.max_length)
+        record |= {"words": len(words), "dimensions": matrix.shape[1]}
+        record["unknown_share"] = word2vec.unknown_share(train.ids)
+        log.info(
+            "%d words of %d dimensions; %.1f%% of the training words have no vector",
+            len(words),
+            matrix.shape[1],
+            100 * record["unknown_share"],
+        )
+        if isinstance(model.body, word2vec.PooledBody):
+            pooled = pooled_vectors(model.vectors.weight, train, self.pooling)
+            model.body.standardize.fit(pooled.features)
+        return Built(model, tokenizer, record, self._defaults(len(data.train)))
+
+    def rows(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
+    ) -> Rows:
+        tokens = encode(texts, tokenizer, self.max_length)
+        if self.head_type == "cnn" or self.train_vectors:
+            return tokens
+        return pooled_vectors(_own(model).vectors.weight, tokens, self.pooling)
+
+    def head(self, model: PreTrainedModel) -> nn.Linear:
+        return _own(model).classifier
+
+    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
+        if self.head_type != "linear" or not isinstance(rows, FeatureRows):
+            return None
+        own = _own(model)
+        with torch.inference_mode():
+            return own.body(torch.from_numpy(rows.features).to(own.device)).cpu().numpy()
+
+    def _defaults(self, rows: int) -> dict[str, Any]:
+        # Small data gets more passes and smaller batches, so that it has steps enough. No early stopping: the best
+        # epochs come late, when the rate is low, and the validation score goes up and down before.
+        return {
+            "num_train_epochs": 20 if rows < 10_000 else 10,
+            "learning_rate": 4e-3 if self.head_type == "cnn" else 3e-3,
+            "per_device_train_batch_size": 64 if rows >= 2_000 else 32,
+        }
+
+
+def _own(model: nn.Module) -> word2vec.Word2VecForSequenceClassification:
+    assert isinstance(model, word2vec.Word2VecForSequenceClassification)
+    return model
