@@ -1,15 +1,14 @@
-"""The anatomy of an encoder: its embeddings, layers and head, what of it is fresh, and its upper part by itself."""
+"""The anatomy of an encoder: its embeddings, layers and head, and what of it is fresh."""
 
-import copy
 import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -30,7 +29,7 @@ from nlptransfer.settings import check
 
 
 @dataclass(frozen=True)
-class _Family:
+class Family:
     """Where the parts of an architecture are; the paths begin at the encoder, and not every model has each of them."""
 
     embeddings: tuple[str, ...]
@@ -49,34 +48,41 @@ class _Family:
     """whether hidden states are (tokens, batch, width) within the encoder"""
     pools_by_padding: bool = False
     """whether the head finds a text's last token by the padding id of the config"""
+    counts_from_padding: bool = False
+    """whether a text's first position is the one after the padding id"""
 
 
+_BERT = Family(("embeddings", "embeddings_project"), "encoder.layer")
 _LIKE_LLAMA = ["gemma", "gemma2", "gemma3_text", "llama", "ministral", "mistral"]
 _LIKE_LLAMA += ["olmo2", "phi3", "qwen2", "qwen3", "smollm3"]
 _FAMILIES = {
-    "albert": _Family(("embeddings", "encoder.embedding_hidden_mapping_in")),
-    "deberta-v2": _Family(
+    "bert": _BERT,
+    "electra": _BERT,
+    "albert": Family(("embeddings", "encoder.embedding_hidden_mapping_in")),
+    "deberta-v2": Family(
         ("embeddings",),
         "encoder.layer",
         shared=("encoder.rel_embeddings", "encoder.LayerNorm"),
         in_first_layer="encoder.conv",
         layers_give_pairs=True,
     ),
-    "distilbert": _Family(("embeddings",), "transformer.layer"),
-    "modernbert": _Family(("embeddings",), "layers"),
-    "xlnet": _Family(
+    "distilbert": Family(("embeddings",), "transformer.layer"),
+    "modernbert": Family(("embeddings",), "layers"),
+    "xlnet": Family(
         ("word_embedding",), "layer", pretraining_only="mask_emb", layers_give_pairs=True, tokens_first=True
     ),
     **dict.fromkeys(
-        ("bert", "camembert", "electra", "roberta", "xlm-roberta"),
-        _Family(("embeddings", "embeddings_project"), "encoder.layer"),
+        ("camembert", "roberta", "xlm-roberta"),
+        replace(_BERT, counts_from_padding=True),
     ),
-    **dict.fromkeys(_LIKE_LLAMA, _Family(("embed_tokens",), "layers", pools_by_padding=True)),
+    **dict.fromkeys(_LIKE_LLAMA, Family(("embed_tokens",), "layers", pools_by_padding=True)),
 }
 
 
-def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
+def load_tokenizer(base: BaseModel, max_length: int | None = None) -> PreTrainedTokenizerFast:
     """The tokenizer of a base; one without a padding token gets a token that it has (unknown, else end of text).
+
+    Texts are cut at ``max_length`` tokens, or where the tokenizer or the places of the model end before.
 
     Raises:
         BaseModelError: it cannot be read, is not a fast one, or has nothing to pad with.
@@ -103,6 +109,8 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
                 "set pad_token in tokenizer_config.json"
             )
         tokenizer.pad_token = stand_in
+    limits = (max_length, tokenizer.model_max_length, _places(_config(base)))
+    tokenizer.model_max_length = min(limit for limit in limits if limit is not None)
     return tokenizer
 
 
@@ -194,8 +202,8 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     Raises:
         BaseModelError: an architecture whose layers are not known here, or that has one for all (ALBERT).
     """
-    plain = _plain(model)
-    family = _family(plain)
+    plain = plain_model(model)
+    family = family_of(plain)
     if family.layers is None:
         raise BaseModelError(
             f"{_kind(plain)}: expected layers that can be told apart, found one that all share: leave freezing and "
@@ -214,14 +222,14 @@ def embeddings_of(model: nn.Module) -> list[nn.Module]:
     Raises:
         BaseModelError: an architecture that is not known here.
     """
-    plain = _plain(model)
-    family = _family(plain)
-    return _parts(plain, (*family.embeddings, *family.shared, family.in_first_layer))
+    plain = plain_model(model)
+    family = family_of(plain)
+    return parts_of(plain, (*family.embeddings, *family.shared, family.in_first_layer))
 
 
 def head_modules(model: nn.Module) -> list[str]:
     """Dotted names of the smallest modules that own the head's parameters: all outside the encoder, and poolers."""
-    return list(_head(_plain(model)))
+    return list(_head(plain_model(model)))
 
 
 def last_layer(model: nn.Module) -> nn.Linear:
@@ -230,7 +238,7 @@ def last_layer(model: nn.Module) -> nn.Linear:
     Raises:
         BaseModelError: none is found.
     """
-    plain = _plain(model)
+    plain = plain_model(model)
     found = [
         module
         for name, module in _head(plain).items()
@@ -246,137 +254,21 @@ def last_layer(model: nn.Module) -> nn.Linear:
     return found[-1]
 
 
-def upper_layers(model: nn.Module, cut: int) -> nn.Module:
-    """The part of a model from layer ``cut`` on, over the same parameters and under the same names.
-
-    It is called as ``upper(activations, **inputs)`` with :func:`activations_below` of (batch, tokens, width), which are
-    cast to the embeddings' type, and with the model's inputs, since masks and positions come from them. It returns what
-    the model returns. What lies below the cut is gone: its parameters, its cost, its dropout. What all layers share
-    does not learn in it. Settings such as gradient checkpointing are made on the model, before it is cut.
-
-    Args:
-        model: a classifier, a bare encoder, or either within peft.
-        cut: how many layers are left out, from 1 to all.
-
-    Raises:
-        SettingError: no such cut.
-        BaseModelError: see :func:`layers_of`.
-    """
-    plain, layers = _plain(model), layers_of(model)
-    check(0 < cut <= len(layers), "cut", cut, f"a number of layers from 1 to {len(layers)}")
-    family = _family(plain)
-    makers = _parts(plain, family.embeddings)
-    given = _Given(next(makers[0].parameters()).dtype, family.tokens_first)
-    # deepcopy takes what the memo holds for a copy that is made already: parameters are shared, lower parts replaced.
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    memo[id(plain.config)] = plain.config
-    idle = [parameter for module in _parts(plain, family.shared) for parameter in module.parameters()]
-    if family.pretraining_only:
-        idle.append(plain.base_model.get_parameter(family.pretraining_only))
-    for parameter in idle:
-        if parameter.requires_grad:
-            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    memo |= {id(module): _StandIn(given) for module in makers}
-    memo |= {id(layer): _StandIn(given, family.layers_give_pairs, layer) for layer in layers[:cut]}
-    upper = copy.deepcopy(model, memo)
-    if family.in_first_layer:
-        owner, _, name = family.in_first_layer.rpartition(".")
-        setattr(_plain(upper).base_model.get_submodule(owner), name, None)
-    upper.register_forward_pre_hook(given.take, with_kwargs=True)
-    upper.register_forward_hook(given.forget, always_call=True)
-    return upper
-
-
-def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> Tensor:
-    """(batch, tokens, width): what layer ``cut`` takes, or for a cut above all layers what the last one gives.
-
-    The model computes them in eval mode and without gradients; only layers below the cut are run.
-
-    Raises:
-        SettingError: no such cut.
-        BaseModelError: see :func:`layers_of`.
-    """
-    plain, layers = _plain(model), layers_of(model)
-    check(0 < cut <= len(layers), "cut", cut, f"a number of layers from 1 to {len(layers)}")
-    family = _family(plain)
-    seen: list[Tensor] = []
-
-    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(args[0] if args else kwargs["hidden_states"])
-        raise _Reached
-
-    def note(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
-
-    if cut < len(layers):
-        hooks = [layers[cut].register_forward_pre_hook(stop, with_kwargs=True)]
-    else:
-        # Where the first layer is the last, what belongs to it comes after it.
-        last = [layers[-1], *_parts(plain, (family.in_first_layer,))]
-        hooks = [module.register_forward_hook(note) for module in (last if cut == 1 else last[:1])]
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            model(**inputs)
-    except _Reached:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes:
-            module.training = mode
-    return seen[-1].transpose(0, 1) if family.tokens_first else seen[-1]
-
-
-class _Reached(Exception):
-    """Ends a forward pass whose rest is not needed."""
-
-
-class _Given:
-    """Activations on their way from a call of an upper part to its stand-ins."""
-
-    def __init__(self, dtype: torch.dtype, tokens_first: bool) -> None:
-        self.dtype, self.tokens_first = dtype, tokens_first
-        self.activations: Tensor | None = None
-
-    # These are methods, not closures, so that a copy of an upper part hands over to its own stand-ins.
-    def take(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if "activations" in kwargs:
-            kwargs = dict(kwargs)
-            activations = kwargs.pop("activations")
-        else:
-            activations, *rest = args
-            args = tuple(rest)
-        self.activations = activations.to(self.dtype)
-        if self.tokens_first:
-            self.activations = self.activations.transpose(0, 1)
-        return args, kwargs
-
-    def forget(self, *_: Any) -> None:
-        self.activations = None
-
-
-class _StandIn(nn.Module):
-    """In place of embeddings or a lower layer: takes anything, and gives the activations."""
-
-    def __init__(self, given: _Given, gives_pair: bool = False, layer: nn.Module | None = None) -> None:
-        super().__init__()
-        self.given, self.gives_pair = given, gives_pair
-        # ModernBERT asks its layers for it.
-        self.attention_type = getattr(layer, "attention_type", None)
-
-    def forward(self, *_args: Any, **_kwargs: Any) -> Any:
-        return (self.given.activations, None) if self.gives_pair else self.given.activations
-
-
 def _config(base: BaseModel) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(base.path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BaseModelError(f"{base.id}: expected a config that transformers knows: {_said(error)}") from error
+
+
+def _places(config: PreTrainedConfig) -> int | None:
+    """The tokens that there are positions for."""
+    places = getattr(config, "max_position_embeddings", None)
+    family = _FAMILIES.get(config.model_type)
+    if places and family and family.counts_from_padding:
+        places -= config.pad_token_id + 1
+    # XLNet says -1: it has no end.
+    return places if places and places > 0 else None
 
 
 def _said(error: Exception) -> str:
@@ -446,14 +338,14 @@ def _load(
     return model, fresh
 
 
-def _plain(model: Any) -> PreTrainedModel:
+def plain_model(model: Any) -> PreTrainedModel:
     """The transformers model, also of one that peft has wrapped."""
     plain = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     assert isinstance(plain, PreTrainedModel)
     return plain
 
 
-def _family(model: PreTrainedModel) -> _Family:
+def family_of(model: PreTrainedModel) -> Family:
     if model.config.model_type not in _FAMILIES:
         raise BaseModelError(
             f"{_kind(model)}: expected an architecture whose layers are known ({', '.join(_FAMILIES)}), found another: "
@@ -466,7 +358,7 @@ def _kind(model: PreTrainedModel) -> str:
     return f"model type {model.config.model_type!r}"
 
 
-def _parts(model: PreTrainedModel, paths: tuple[str | None, ...]) -> list[nn.Module]:
+def parts_of(model: PreTrainedModel, paths: tuple[str | None, ...]) -> list[nn.Module]:
     """The modules at these paths in the encoder, but for those that this model does without."""
     modules = dict(model.base_model.named_modules())
     return [modules[path] for path in paths if path in modules]

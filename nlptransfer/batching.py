@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from nlptransfer import processes
@@ -15,6 +14,8 @@ from nlptransfer.settings import check
 
 MEGABATCH = 50
 """Batches of like length are cut from at most so many batches of shuffled rows, so that each epoch mixes anew."""
+PREDICTED_NUMBERS = {"cpu": 400_000, "other": 12_000_000}
+"""Numbers of one batch's hidden states in prediction: what fits a processor's caches, and what fills an accelerator."""
 ENCODE_CHUNK = 4096
 """Texts that are tokenized at a time: what the tokenizer makes of a text is much larger than its ids."""
 
@@ -119,6 +120,24 @@ class ActivationRows:
         return {**self.tokens.batch(indices), "activations": torch.from_numpy(padded)}
 
 
+@dataclass(frozen=True)
+class FirstRows:
+    """The first of some rows."""
+
+    rows: Rows
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.rows.lengths[: self.count]
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        return self.rows.batch(indices)
+
+
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int) -> TokenRows:
     """Tokenize texts, each cut to ``max_length`` tokens, special ones included.
 
@@ -185,7 +204,7 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int
     return [batches[i] for i in draw.permutation(len(batches))]
 
 
-def prediction_batches(lengths: np.ndarray, tokens: int = 8192) -> Iterator[np.ndarray]:
+def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.ndarray]:
     """Batches for prediction: rows sorted by length, at most ``tokens`` with padding (or a single row)."""
     order = np.argsort(lengths, kind="stable")[::-1]
     start = 0
@@ -210,7 +229,7 @@ def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray
 
 
 def compute(
-    model: nn.Module,
+    model: Any,
     function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     rows: Rows,
     *,
@@ -229,9 +248,11 @@ def compute(
     Returns:
         (rows or places, ...)
     """
-    batches = list(prediction_batches(rows.lengths))
-    mine = batches[processes.rank() :: processes.count()] if share else batches
     device = next(model.parameters()).device
+    numbers = PREDICTED_NUMBERS["cpu" if device.type == "cpu" else "other"]
+    width = getattr(getattr(model, "config", None), "hidden_size", 384)
+    batches = list(prediction_batches(rows.lengths, numbers // width))
+    mine = batches[processes.rank() :: processes.count()] if share else batches
     was_training = model.training
     model.eval()
     # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.

@@ -1,7 +1,7 @@
 """Classifier: a trained model with its tokenizer and labels; predict, evaluate, save, load."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ class Classifier:
             self.route.save(self.model, self.tokenizer, new)
             record = {
                 "route": self.route.name,
-                "settings": asdict(self.route),
+                "settings": self.route.recorded(),
                 "labels": list(self.labels.names),
                 "multi_label": self.labels.multi_label,
                 "thresholds": None if self.thresholds is None else list(self.thresholds),

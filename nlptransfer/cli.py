@@ -36,11 +36,11 @@ Revision = Annotated[str | None, typer.Option(help="commit, branch or tag of a b
 SavedBase = Annotated[str | None, typer.Option("--base", help="the model's base, where it is not found by itself")]
 Output = Annotated[Path | None, typer.Option(help="file to write; standard output if none")]
 Metric = Annotated[list[str] | None, typer.Option(help="a further evaluate metric to score with")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="open gensim's own files, which can run code")]
+
 # How long a process that fails waits for another to say why, and to be stopped.
 SECONDS_FOR_FIRST = 5
 SECONDS_FOR_CAUSE = 2
-
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="open gensim's own files, which can run code")]
 
 
 def _launchable(verb: Callable[..., None]) -> Callable[..., None]:

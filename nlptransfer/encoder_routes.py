@@ -1,6 +1,7 @@
 """The routes Full and Lora: the whole encoder learns, or small matrices beside its own."""
 
 import logging
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,14 +12,21 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    PeftModelForSequenceClassification,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.utils import ModulesToSaveWrapper
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from nlptransfer import anatomy
+from nlptransfer import anatomy, cutting
 from nlptransfer.batching import ActivationRows, Rows, compute, encode
 from nlptransfer.data import Data
 from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
@@ -32,6 +40,7 @@ from nlptransfer.settings import check
 log = logging.getLogger("nlptransfer")
 
 ADAPTER = "adapter_model.safetensors"
+STEPS, STEPS_PER_LABEL = 600, 12
 UNKNOWN_WARNING = 0.05
 """Share of unknown pieces from which a tokenizer does not know the language of the texts."""
 
@@ -55,11 +64,10 @@ class EncoderRoute(Route):
     def build(self, data: Data, base: str | None, revision: str | None, seed: int) -> Built:
         self.check()
         found = find_base(base, revision)
-        tokenizer = anatomy.load_tokenizer(found)
-        tokenizer.model_max_length = min(self.max_length, tokenizer.model_max_length)
+        tokenizer = anatomy.load_tokenizer(found, self.max_length)
         model, fresh = self.make_model(found, data, tokenizer, seed)
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            _compute_activations_twice(model)
         unknown = _unknown_share(data.train.texts, tokenizer)
         if unknown > UNKNOWN_WARNING:
             log.warning(
@@ -138,7 +146,7 @@ class Full(EncoderRoute):
         for texts in splits:
             tokens = encode(texts, tokenizer, tokenizer.model_max_length)
             rows.append(ActivationRows(tokens, activations(model, tokenizer, tokens, self.freeze_layers)))
-        return anatomy.upper_layers(model, self.freeze_layers), rows
+        return cutting.upper_layers(model, self.freeze_layers), rows
 
     def paces(self, model: PreTrainedModel) -> dict[str, Pace]:
         if self.layer_decay == 1 and not self.gradual_unfreezing:
@@ -158,13 +166,20 @@ class Full(EncoderRoute):
         if not self.head_first:
             return None
         seen: list[torch.Tensor] = []
-        head = anatomy.last_layer(cast(PreTrainedModel, model))
-        hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        own = cast(PreTrainedModel, model)
+        hook = anatomy.last_layer(own).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
 
         def inputs_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
             seen.clear()
             model(**batch)
-            return seen[0].float()
+            (found,) = seen
+            if found.ndim == 3:
+                # A decoder's head takes every token, and the last one that is no padding is its answer.
+                ids = batch["input_ids"]
+                places = torch.arange(ids.shape[1], device=ids.device)
+                last = (places * (ids != own.config.pad_token_id)).argmax(dim=1)
+                found = found[torch.arange(len(found), device=found.device), last]
+            return found.float()
 
         try:
             return compute(model, inputs_of, rows, share=True)
@@ -212,6 +227,7 @@ class Lora(EncoderRoute):
         model, fresh = self._base_model(base, data.labels, tokenizer, seed)
         # The head learns whole, and what is fresh anywhere must be saved: random again after a reload otherwise.
         heads = _whole_heads(model, {*anatomy.head_modules(model), *fresh})
+        targets = self._targets(model, heads)
         config = LoraConfig(
             task_type="SEQ_CLS",
             revision=base.revision,
@@ -219,7 +235,9 @@ class Lora(EncoderRoute):
             lora_alpha=cast(int, self.lora_alpha),
             lora_dropout=self.lora_dropout,
             use_rslora=self.use_rslora,
-            target_modules=self._targets(model, heads),
+            target_modules=targets,
+            # GPT-2's linear layers keep their weights turned.
+            fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
             modules_to_save=heads,
         )
         with _peft_quiet():
@@ -229,12 +247,13 @@ class Lora(EncoderRoute):
         return cast(PreTrainedModel, _head_in_float32(adapted)), fresh
 
     def defaults(self, data: Data) -> dict[str, Any]:
-        return _defaults(data, 1e-3)
+        return _defaults(data, 2e-3)
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         """Write the adapter, the fresh modules, config and tokenizer; or the merged model."""
         if self.merge and isinstance(model, PeftModel):
-            model = cast(Any, deepcopy(model)).merge_and_unload()
+            # In 16 bits most of the product would be rounded away, and a head would be loaded in 16 too.
+            model = cast(Any, deepcopy(model).float()).merge_and_unload()
         if not isinstance(model, PeftModel):
             super().save(model, tokenizer, folder)
             return
@@ -257,13 +276,15 @@ class Lora(EncoderRoute):
         several = config.problem_type == "multi_label_classification"
         labels = Labels(tuple(config.id2label[number] for number in range(config.num_labels)), several)
         model, _ = self._base_model(recorded_base(record, base), labels, tokenizer, seed=0)
+        # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
         with _peft_quiet():
-            adapted = PeftModel.from_pretrained(model, str(folder))
-        with safe_open(folder / ADAPTER, "pt") as saved:
-            missing = sorted(set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) - set(saved.keys()))
-        if missing:
+            adapted = PeftModelForSequenceClassification(model, LoraConfig.from_pretrained(str(folder)))
+        _head_in_float32(adapted)
+        saved = load_file(folder / ADAPTER)
+        if missing := sorted(get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - saved.keys()):
             raise RunFolderError(f"{folder}: expected every weight of the adapter, found no {', '.join(missing)}")
-        return cast(PreTrainedModel, _head_in_float32(adapted).eval()), tokenizer
+        set_peft_model_state_dict(adapted, saved)
+        return cast(PreTrainedModel, adapted.eval()), tokenizer
 
     def _base_model(
         self, base: BaseModel, labels: Labels, tokenizer: PreTrainedTokenizerFast, seed: int
@@ -298,6 +319,15 @@ class Lora(EncoderRoute):
                     f"target_modules: no linear layer of the encoder is called {target!r}: {nearest(target, endings)}"
                 )
         return [name for name in linear if any(_ends(name, target) for target in self.target_modules)]
+
+
+def _compute_activations_twice(model: Any) -> None:
+    kind = model.config.model_type
+    possible = f"a base that can compute its activations twice, which {kind!r} cannot"
+    check(model.supports_gradient_checkpointing, "gradient_checkpointing", True, possible)
+    # transformers before 5.23 has the second name only.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 @contextmanager
@@ -341,10 +371,12 @@ def _unknown_share(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> 
 
 
 def _defaults(data: Data, learning_rate: float) -> dict[str, Any]:
-    # Small data gets more passes, so that it has steps enough; many classes need more than few.
-    rows = len(data.train)
+    # A task needs so many steps, more with more classes, however few rows it has.
+    rows = max(1, len(data.train))
+    batch = 32 if rows >= 2_000 else 16
+    epochs = math.ceil((STEPS + STEPS_PER_LABEL * data.labels.num_labels) * batch / rows)
     return {
-        "num_train_epochs": 6 if rows < 10_000 else 3,
+        "num_train_epochs": min(max(epochs, 3), 20),
         "learning_rate": learning_rate,
-        "per_device_train_batch_size": 32 if rows >= 1_000 else 16,
+        "per_device_train_batch_size": batch,
     }

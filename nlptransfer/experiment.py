@@ -20,13 +20,14 @@ import torch
 
 from nlptransfer import metrics as scores
 from nlptransfer import processes
+from nlptransfer.batching import FirstRows, predict_logits
 from nlptransfer.classifier import Classifier, to_probabilities
 from nlptransfer.data import Data, DataSettings, Split, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError
-from nlptransfer.files import atomic_file, content_stamp, read_json, size_mb, write_json
+from nlptransfer.files import atomic_file, read_json, size_mb, write_json
 from nlptransfer.objectives import Supervised, class_weights
 from nlptransfer.optimization import TrainingSettings
-from nlptransfer.route import Built, Route
+from nlptransfer.route import Built, Route, named_local
 from nlptransfer.routes import route_class
 from nlptransfer.settings import fields_of, fill
 from nlptransfer.solver import choose_strength, solve
@@ -213,18 +214,15 @@ class _Run:
     def _question(self) -> dict[str, Any]:
         """All that decides what is learnt; a local base by name and content, not by where it lies."""
         training = {name: value for name, value in asdict(self.asked).items() if name not in WITHOUT_EFFECT}
-        base = self.base
-        if base is not None and (local := Path(base).expanduser()).exists():
-            base = f"{local.name} ({content_stamp(local)[:16]})"
         question = {
             "fingerprints": self.data.fingerprints(),
             "route": self.route.name,
-            "base": base,
+            "base": named_local(self.base),
             "revision": self.revision,
             "further_metrics": self.further,
             **asdict(self.data_settings),
             **training,
-            **asdict(self.route),
+            **self.route.recorded(),
         }
         return json.loads(json.dumps(question))
 
@@ -243,7 +241,7 @@ class _Run:
             "base": built.record,
             "settings": {
                 "data": asdict(self.data_settings),
-                "route": {"name": self.route.name, **asdict(self.route)},
+                "route": {"name": self.route.name, **self.route.recorded()},
                 "training": asdict(settings),
             },
             "asked": question,
@@ -267,8 +265,8 @@ class _Run:
             return built, fitted
         lower = rate * COLLAPSED_RATE
         log.warning(
-            "collapsed: the validation score, %.4f, is that of one label for all rows; once more from the start, with "
-            "learning_rate=%g instead of %g",
+            "collapsed: the validation score, %.4f, is no better than one label for all rows; anew from the start, "
+            "with learning_rate=%g instead of %g",
             score,
             lower,
             rate,
@@ -324,17 +322,22 @@ class _Run:
         alone: bool,
     ) -> dict[str, Any]:
         """Choose the L2 strength on validation; where nothing else learns, solve again with the validation rows."""
-        data = self.data
-        chosen = choose_strength(objective, inputs, data.train.targets, lambda w, b: judge(held_out @ w.T + b))
+        data, head = self.data, self.route.head(model)
+        has_bias = head.bias is not None  # decoders have none
+
+        def score(weight: np.ndarray, bias: np.ndarray) -> float:
+            return judge(held_out @ weight.T + bias)
+
+        chosen = choose_strength(objective, inputs, data.train.targets, score, has_bias=has_bias)
         found = chosen.weight, chosen.bias
         if alone:
             both = np.concatenate([inputs, held_out]), np.concatenate([data.train.targets, data.validation.targets])
-            found = solve(objective, *both, chosen.strength, found)
+            found = solve(objective, *both, chosen.strength, found, has_bias=has_bias)
         weight, bias = processes.from_main(found)
-        head = self.route.head(model)
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(weight))
-            head.bias.copy_(torch.from_numpy(bias))
+            if has_bias:
+                head.bias.copy_(torch.from_numpy(bias))
         return {
             "solved": "train+validation",
             "l2_strength": chosen.strength,
@@ -375,16 +378,20 @@ class _Run:
         """
         report: dict[str, Any] = {}
         found: dict[str, np.ndarray] = {}
-        few = self.data.train.take(range(min(len(self.data.train), SCORED_TRAINING_ROWS)))
-        for name, split in (("train", few), ("validation", self.data.validation), ("test", self.data.test)):
+        data, route = self.data, classifier.route
+        for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
             if not len(split):
                 continue
             if name == "validation" and held_out is not None:
-                found[name] = to_probabilities(held_out, self.data.labels)
+                found[name] = to_probabilities(held_out, data.labels)
             else:
-                found[name] = classifier.probabilities(split.texts, share=True)
+                # All rows of the split, as they were for training: their features are in the cache.
+                rows = route.rows(classifier.model, classifier.tokenizer, split.texts, share=True)
+                if name == "train" and len(split) > SCORED_TRAINING_ROWS:
+                    split, rows = split.take(range(SCORED_TRAINING_ROWS)), FirstRows(rows, SCORED_TRAINING_ROWS)
+                found[name] = to_probabilities(predict_logits(classifier.model, rows, share=True), data.labels)
             report[name] = {"rows": len(split)} | scores.score(
-                split.targets, found[name], self.data.labels, thresholds=classifier.thresholds, metrics=self.further
+                split.targets, found[name], data.labels, thresholds=classifier.thresholds, metrics=self.further
             )
         del found["train"]
         return report, found

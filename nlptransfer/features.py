@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import anatomy, processes
+from nlptransfer import anatomy, cutting, processes
 from nlptransfer.batching import FeatureRows, TokenRows, compute
 from nlptransfer.errors import SettingError
 from nlptransfer.files import atomic_file, cache_folder
@@ -71,7 +71,7 @@ def activations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, toke
         model: a classifier or a bare encoder whose layers below the cut are frozen.
         tokenizer: what made the tokens.
         tokens: the rows.
-        cut: as :func:`nlptransfer.anatomy.upper_layers` has it.
+        cut: as :func:`nlptransfer.cutting.upper_layers` has it.
 
     Returns:
         (tokens of all rows, width) float16.
@@ -81,7 +81,7 @@ def activations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, toke
     lower = [*anatomy.embeddings_of(model), *anatomy.layers_of(model)[:cut]]
 
     def flat(inputs: dict[str, Tensor]) -> Tensor:
-        found = anatomy.activations_below(model, cut, inputs)
+        found = cutting.activations_below(model, cut, inputs)
         return to_float16(found[inputs["attention_mask"].bool()])
 
     key = {
@@ -184,7 +184,7 @@ def _opened(path: Path) -> np.ndarray | None:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # of a spoiled header numpy raises what Python's own tokenizer does
         log.warning("%s in the feature cache cannot be read and is computed again (%s)", path.name, error)
         return None
     with suppress(OSError):  # a cache that may only be read serves too

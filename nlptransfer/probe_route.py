@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import anatomy, processes
 from nlptransfer.batching import FeatureRows, Rows, TokenRows, encode
@@ -18,10 +18,10 @@ from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_bas
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.features import cached, pooled_vectors, text_key, through, to_float16
 from nlptransfer.probe import ProbeConfig, ProbeForSequenceClassification
-from nlptransfer.route import Built, Route
+from nlptransfer.route import Built, Route, named_local, saved_tokenizer
 from nlptransfer.settings import check
-from nlptransfer.vector_making import vectors_for
-from nlptransfer.word2vec import make_tokenizer, vocabulary
+from nlptransfer.vector_making import vectors_for, vocabulary
+from nlptransfer.word2vec import embedding_matrix, make_tokenizer
 
 log = logging.getLogger("nlptransfer")
 
@@ -98,11 +98,13 @@ class Probe(Route):
         none_or_zero = not isinstance(numbers, str) and (not numbers or 0 in numbers)
         check(not none_or_zero, "layers", self.layers, "all, last, or numbers from 1 (from -1 for the last)")
 
+    def recorded(self) -> dict[str, Any]:
+        return super().recorded() | {"vectors": named_local(self.vectors)}
+
     def build(self, data: Data, base: str | None, revision: str | None, seed: int) -> Built:
         self.check()
         found = find_base(base, revision)
-        tokenizer = anatomy.load_tokenizer(found)
-        tokenizer.model_max_length = min(self.max_length, tokenizer.model_max_length)
+        tokenizer = anatomy.load_tokenizer(found, self.max_length)
         encoder = anatomy.load_encoder(found)
         record = {"kind": "encoder", **base_record(found)}
         widths = _widths(encoder, found)
@@ -128,8 +130,8 @@ class Probe(Route):
                 dimensions=self.dimensions,
                 allow_pickle=self.allow_pickle,
             )
-            kept, matrix = vocabulary(vectors, data.train.texts, self.max_words, unit_length=True)
-            words = make_tokenizer(kept, self.max_length)
+            names, kept = vocabulary(vectors, data.train.texts, self.max_words, unit_length=True)
+            words, matrix = make_tokenizer(names, self.max_length), embedding_matrix(kept)
             config.vocab_size, config.word_dimensions = matrix.shape
         torch.manual_seed(seed)
         model = ProbeForSequenceClassification(config, encoder, words)
@@ -179,8 +181,8 @@ class Probe(Route):
         self, folder: Path, record: dict[str, Any], base: str | None
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         encoder = anatomy.load_encoder(recorded_base(record, base))
-        words = _tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
-        return ProbeForSequenceClassification.load(folder, encoder, words), _tokenizer(folder)
+        words = saved_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
+        return ProbeForSequenceClassification.load(folder, encoder, words), saved_tokenizer(folder)
 
     def _layers(self, count: int, base: BaseModel) -> list[int]:
         """The numbers of the asked layers, from below."""
@@ -237,12 +239,6 @@ def _widths(encoder: PreTrainedModel, base: BaseModel) -> list[int]:
             f"{encoder.config.model_type!r}: take another encoder"
         )
     return [state.shape[2] for state in states]
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    return tokenizer
 
 
 def _own(model: nn.Module) -> ProbeForSequenceClassification:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from transformers.utils import logging as hf_logging
 from nlptransfer.batching import Rows
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError
+from nlptransfer.files import content_stamp
 from nlptransfer.optimization import Pace
 from nlptransfer.settings import convert, fields_of
 
@@ -103,10 +104,21 @@ class Route(ABC):
             raise RunFolderError(f"{folder}: expected every weight of the model, found no {', '.join(missing)}")
         return model.eval(), saved_tokenizer(folder)
 
+    def recorded(self) -> dict[str, Any]:
+        """The settings as they are saved: no path of this machine."""
+        return asdict(self)
+
     def check(self) -> None:
         """Raise a SettingError for a value that makes no sense."""
         for name, hint in fields_of(type(self)).items():
             convert(name, getattr(self, name), hint)
+
+
+def named_local(source: str | None) -> str | None:
+    """A local file or folder by its name and content, and anything else as it is."""
+    if source is None or not (local := Path(source).expanduser()).exists():
+        return source
+    return f"{local.name} ({content_stamp(local)[:16]})"
 
 
 def saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

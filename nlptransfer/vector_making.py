@@ -15,7 +15,7 @@ import numpy as np
 from nlptransfer.encoders import BaseModel, find_base, is_encoder, weights_hash
 from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import cache_folder
-from nlptransfer.segmentation import PAD, UNKNOWN, is_unspaced, split_words
+from nlptransfer.segmentation import PAD, UNKNOWN, build_tokenizer, is_unspaced, split_words, surface_words
 from nlptransfer.settings import check
 from nlptransfer.vectors import WordVectors, cached_vectors, open_vectors
 
@@ -123,6 +123,32 @@ def vectors_for(
         encoder = find_base(base, revision)
         vectors = distil_for_texts(texts, encoder, dimensions=dimensions)
         return vectors, {"kind": "distilled", "name": encoder.id, "revision": encoder.revision}
+
+
+def vocabulary(
+    vectors: WordVectors, texts: Sequence[str], max_words: int, *, unit_length: bool
+) -> tuple[list[str], np.ndarray]:
+    """The words to keep, those of the texts before others, and their vectors.
+
+    Args:
+        unit_length: whether each vector is scaled to length 1.
+
+    Returns:
+        At most ``max_words`` words, most frequent first, and their (words, dimensions) float32.
+    """
+    places = np.arange(min(len(vectors), max_words))
+    if len(vectors) > max_words:
+        sample = vectors.words(0, 20_000)
+        # Unspaced text is cut by all the words; spaced text by habits that a sample shows.
+        habit = build_tokenizer(vectors.words() if is_unspaced(sample) else sample)
+        found = vectors.rows(sorted({word for words in surface_words(habit, texts) for word in words}))
+        found = np.sort(found[found >= 0])[:max_words]
+        places = np.union1d(found, np.setdiff1d(places, found)[: max_words - len(found)])
+    matrix = np.array(vectors.matrix[places], dtype=np.float32)
+    if unit_length:
+        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+        matrix /= np.where(norms > 0, norms, 1)
+    return vectors.words_at(places), matrix
 
 
 def distil_for_texts(

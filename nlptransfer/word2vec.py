@@ -22,16 +22,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from nlptransfer.segmentation import (
-    PAD,
-    PAD_ID,
-    UNKNOWN,
-    UNKNOWN_ID,
-    build_tokenizer,
-    is_unspaced,
-    surface_words,
-)
-from nlptransfer.vectors import WordVectors
+from nlptransfer.segmentation import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, build_tokenizer
 
 RESERVED = 2
 """Rows of the vector matrix before the first word: padding and unknown, both zero."""
@@ -159,7 +150,9 @@ class CnnBody(nn.Module):
         for size, (weight, bias) in zip(self.sizes, (c.parameters() for c in self.convolutions), strict=True):
             first = ((span - 1) // 2 - (size - 1) // 2) * dimensions
             window = windows[:, first : first + size * dimensions]
-            maps = functional.linear(window, weight.transpose(1, 2).flatten(1), bias).view(batch, words, -1)
+            # Transposing a kernel of one word would only give its gradient odd strides, of which DDP warns.
+            kernel = weight.transpose(1, 2).flatten(1) if size > 1 else weight.squeeze(2)
+            maps = functional.linear(window, kernel, bias).view(batch, words, -1)
             highest.append(maps.masked_fill(~known.unsqueeze(2), 0).amax(dim=1))
         return self.dropout(functional.relu(torch.cat(highest, dim=1)))
 
@@ -294,31 +287,9 @@ def make_tokenizer(words: Sequence[str], max_length: int) -> PreTrainedTokenizer
     )
 
 
-def vocabulary(
-    vectors: WordVectors, texts: Sequence[str], max_words: int, *, unit_length: bool
-) -> tuple[list[str], np.ndarray]:
-    """The words to keep, those of the texts before others, and their vectors.
-
-    Args:
-        unit_length: whether each vector is scaled to length 1.
-
-    Returns:
-        At most ``max_words`` words, most frequent first, and (words + RESERVED, dimensions) float32.
-    """
-    places = np.arange(min(len(vectors), max_words))
-    if len(vectors) > max_words:
-        sample = vectors.words(0, 20_000)
-        # Unspaced text is cut by all the words; spaced text by habits that a sample shows.
-        habit = build_tokenizer(vectors.words() if is_unspaced(sample) else sample)
-        found = vectors.rows(sorted({word for words in surface_words(habit, texts) for word in words}))
-        found = np.sort(found[found >= 0])[:max_words]
-        places = np.union1d(found, np.setdiff1d(places, found)[: max_words - len(found)])
-    matrix = np.zeros((len(places) + RESERVED, vectors.dimensions), dtype=np.float32)
-    matrix[RESERVED:] = vectors.matrix[places]
-    if unit_length:
-        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-        matrix /= np.where(norms > 0, norms, 1)
-    return vectors.words_at(places), matrix
+def embedding_matrix(vectors: np.ndarray) -> np.ndarray:
+    """(words, dimensions) with the reserved rows before them, (RESERVED + words, dimensions) float32."""
+    return np.concatenate([np.zeros((RESERVED, vectors.shape[1]), dtype=np.float32), vectors])
 
 
 def unknown_share(ids: np.ndarray) -> float:

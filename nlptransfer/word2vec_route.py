@@ -16,7 +16,7 @@ from nlptransfer.data import Data
 from nlptransfer.features import pooled_vectors
 from nlptransfer.route import Built, Route
 from nlptransfer.settings import check
-from nlptransfer.vector_making import vectors_for
+from nlptransfer.vector_making import vectors_for, vocabulary
 
 log = logging.getLogger("nlptransfer")
 
@@ -67,7 +67,8 @@ class Word2Vec(Route):
         vectors, record = vectors_for(
             data.train.texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle
         )
-        words, matrix = word2vec.vocabulary(vectors, data.train.texts, self.max_words, unit_length=self.unit_length)
+        words, kept = vocabulary(vectors, data.train.texts, self.max_words, unit_length=self.unit_length)
+        matrix = word2vec.embedding_matrix(kept)
         config = word2vec.Word2VecConfig(
             vocab_size=len(matrix),
             hidden_size=matrix.shape[1],

@@ -5,6 +5,7 @@ results worth having give Chinese word vectors, or train some on texts of yours.
 
 python recipes/chinese_sentiment.py                              the hotel reviews of data/
 python recipes/chinese_sentiment.py reviews.csv --base zh_vectors.txt.gz
+python recipes/chinese_sentiment.py reviews.csv --route full --base google-bert/bert-base-chinese
 python recipes/word2vec_from_scratch.py reviews.csv --texts more_reviews.txt
 """
 

@@ -4,6 +4,7 @@ On few rows a linear classifier on the mean of the word vectors holds up best; t
 given is fitted for each label on held-out rows.
 
 python recipes/multi_label.py                                  the tickets of data/
+python recipes/multi_label.py --route probe                    the same on a frozen encoder
 python recipes/multi_label.py rows.csv --set head_type=cnn     labels as a list, or joined by , ; or |
 """
 

@@ -1,7 +1,8 @@
-"""Sentiment of English remarks: word vectors with three small classifiers, side by side.
+"""Sentiment of English remarks: each route on the same rows, side by side.
 
-python recipes/sentiment.py                                   the films and gadgets of data/
-python recipes/sentiment.py reviews.csv --base vectors.txt    your rows, your word vectors
+python recipes/sentiment.py                                   the films of data/
+python recipes/sentiment.py reviews.csv --route lora          your rows, one route
+python recipes/sentiment.py data/films data/gadgets --route word2vec --base vectors.txt
 """
 
 from pathlib import Path
@@ -11,5 +12,5 @@ from nlptransfer.cli import recipe
 DATA = Path(__file__).parents[1] / "data"
 
 if __name__ == "__main__":
-    heads = [{"head_type": "linear"}, {"head_type": "mlp"}, {"head_type": "cnn"}]
-    recipe(DATA / "films", DATA / "gadgets", variants=heads)
+    routes = [{"route": "word2vec"}, {"route": "probe"}, {"route": "lora"}, {"route": "full"}]
+    recipe(DATA / "films", variants=routes)

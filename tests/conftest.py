@@ -1,5 +1,6 @@
 """Shared by the tests: caches of their own, small word vectors, and rows that these vectors can tell apart."""
 
+import gc
 import json
 import logging
 import os
@@ -27,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HOME"] = caches.name
     # On matrices as small as these, threads wait for each other longer than they work.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    # Every training ends with a garbage collection, which would look each time through all that was imported.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,6 @@ from transformers.utils import logging as hf_logging
 
 from nlptransfer import anatomy
 from nlptransfer.anatomy import (
-    activations_below,
     embeddings_of,
     head_modules,
     last_layer,
@@ -35,8 +34,8 @@ from nlptransfer.anatomy import (
     load_model,
     load_tokenizer,
     set_dropout,
-    upper_layers,
 )
+from nlptransfer.cutting import activations_below, upper_layers
 from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.labels import Labels

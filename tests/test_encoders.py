@@ -16,7 +16,7 @@ from huggingface_hub import constants, hf_hub_download
 from safetensors.numpy import save_file
 
 from nlptransfer import encoders
-from nlptransfer.encoders import DEFAULT_BASE, find_base, is_encoder, weights_hash
+from nlptransfer.encoders import DEFAULT_BASE, base_record, find_base, is_encoder, recorded_base, weights_hash
 from nlptransfer.errors import BaseModelError
 
 PACKAGE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
@@ -348,3 +348,57 @@ def test_folders_and_files(tmp_path):
     assert not is_encoder(str(tmp_path / "vectors"))
     (tmp_path / "plain").write_text("a 1")
     assert not is_encoder(str(tmp_path / "plain"))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this machine notes where local bases lie."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_a_local_base_is_found_again_by_what_the_machine_noted(tmp_path, own_cache):
+    base = find_base(str(make_folder(tmp_path / "mine")))
+    record = base_record(base)
+    assert record == {"name": "mine", "revision": None, "sha256": weights_hash(base)}
+    assert recorded_base(record) == base
+    # A copy that was used last is the one that is noted.
+    copy = find_base(str(make_folder(tmp_path / "copy")))
+    assert base_record(copy)["sha256"] == record["sha256"]
+    assert recorded_base(record) == copy
+    assert recorded_base(record, str(tmp_path / "mine")) == base
+
+
+def test_a_local_base_that_is_not_known_must_be_named(tmp_path, own_cache, hub):
+    record = base_record(find_base(str(make_folder(tmp_path / "mine"))))
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    with pytest.raises(BaseModelError, match=r"^mine: the base was a local folder, which is not known here: name it"):
+        recorded_base(record)
+    assert recorded_base(record, str(tmp_path / "moved")).path == (tmp_path / "moved").resolve()
+    # On another machine nothing is noted, and a model on the hub that happens to bear its name is not asked for.
+    for file in own_cache.rglob("*.json"):
+        file.unlink()
+    with pytest.raises(BaseModelError, match="which is not known here"):
+        recorded_base(record)
+    assert not hub.requests
+
+
+def test_a_base_with_other_weights_is_refused(tmp_path, own_cache):
+    record = base_record(find_base(str(make_folder(tmp_path / "mine"))))
+    make_folder(tmp_path / "other", value=2)
+    with pytest.raises(BaseModelError, match=rf"other: expected the weights .*{record['sha256'][:12]}.*found others"):
+        recorded_base(record, str(tmp_path / "other"))
+    make_folder(tmp_path / "mine", value=2)
+    with pytest.raises(BaseModelError, match="mine: expected the weights that the classifier was made with"):
+        recorded_base(record)
+
+
+def test_a_base_of_the_hub_is_had_at_its_commit(tmp_path, own_cache, hub):
+    hub.models["me/tiny"] = {MAIN: make_folder(tmp_path / "new", value=2), OLD: make_folder(tmp_path / "old")}
+    record = base_record(find_base("me/tiny", OLD))
+    assert record["revision"] == OLD and not list(own_cache.rglob("*"))
+    assert recorded_base(record) == find_base("me/tiny", OLD)
+    assert recorded_base(record, str(tmp_path / "old")).is_local
+    # The hub's copy of today is another model.
+    with pytest.raises(BaseModelError, match="me/tiny: expected the weights"):
+        recorded_base(record | {"revision": MAIN})

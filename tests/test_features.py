@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from nlptransfer import anatomy, features
+from nlptransfer import cutting, features
 from nlptransfer.batching import TokenRows, encode
 from nlptransfer.errors import SettingError
 from nlptransfer.features import activations, cached, hash_of_modules, pooled_vectors, text_key, to_float16
@@ -266,7 +266,7 @@ for _ in range(2):
 
 def test_processes_agree_on_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(ALONE)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launcher, str(tmp_path / "script.py"), str(tmp_path)],
@@ -376,7 +376,7 @@ def test_activations_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyP
         model.bert.encoder.layer[1].output.dense.weight.zero_()
         model.classifier.weight.zero_()
     with monkeypatch.context() as patched:
-        patched.setattr(anatomy, "activations_below", None)
+        patched.setattr(cutting, "activations_below", None)
         np.testing.assert_array_equal(activations(model, tokenizer, tokens, 1), found)
     assert len([*folder.iterdir()]) == 1
     assert not np.array_equal(activations(model, tokenizer, tokens, 2), found)

@@ -323,6 +323,16 @@ def test_processes_that_fail_speak_in_turn(rank, error, seconds, said, monkeypat
     assert (slept, capsys.readouterr().err) == ([seconds], said)
 
 
+@pytest.mark.parametrize("main", [True, False])
+def test_what_all_would_do_alike_is_done_by_the_main_process(main, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = []
+    monkeypatch.setattr(processes, "is_main", lambda: main)
+    monkeypatch.setattr(processes, "wait", lambda: done.append("waited"))
+    cli._once(lambda: done.append("worked"))
+    assert done == (["worked", "waited"] if main else ["waited"])
+
+
 def left_alone(monkeypatch, launcher):
     """As a launcher with this command line starts one process of several."""
     monkeypatch.setattr("sys.argv", ["topics.py", "data", "--seed", "1"])

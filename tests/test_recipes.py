@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from test_probe import make_base
 
 from nlptransfer import Experiment
 from nlptransfer.vector_making import train_vectors
@@ -16,9 +18,9 @@ from nlptransfer.vectors import save_vectors
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
-CORPORA = {"sentiment": ("films", "gadgets"), "topics": ("headlines",), "multi_label": ("tickets",)}
+CORPORA = {"sentiment": ("films",), "topics": ("headlines",), "multi_label": ("tickets",)}
 CORPORA |= {"chinese_sentiment": ("hotels_zh",)}
-HEADS = ("linear", "mlp", "cnn")
+ROUTES = ("word2vec", "probe", "lora", "full")
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +59,21 @@ def recipe(command_line, tmp_path, monkeypatch):
 def runs_of(printed: str) -> list[Experiment]:
     """The runs whose folders were printed, after a table with a row for each."""
     found = [Experiment(Path(line.removeprefix("written: "))) for line in printed.splitlines() if "written: " in line]
-    rows = [line for line in printed.splitlines() if " word2vec " in line]
+    rows = [line for line in printed.splitlines() if re.search(f" ({'|'.join(ROUTES)}) ", line)]
     assert len(rows) == len(found)
     for run, row in zip(found, rows, strict=True):
+        route = run.record["settings"]["route"]
         assert f" {run.record['data']['name']} " in row
-        assert f" word2vec {run.record['settings']['route']['head_type']} " in row
+        assert f" {route['name']} {route.get('head_type', '')}".rstrip() in row
         assert f" {run.metrics['accuracy']:.3f} [" in row and f" {run.metrics['f1_macro']:.3f} " in row
     return found
 
 
 def test_there_is_a_recipe_for_each_corpus():
     assert set(RECIPES) == {*CORPORA, "word2vec_from_scratch"}
-    assert {path.name for path in (ROOT / "data").iterdir() if path.is_dir()} == set(sum(CORPORA.values(), ()))
+    # gadgets is there for films to be compared with.
+    named = {*sum(CORPORA.values(), ()), "gadgets"}
+    assert {path.name for path in (ROOT / "data").iterdir() if path.is_dir()} == named
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -122,18 +127,27 @@ def test_the_command_line_wins_over_a_recipe(recipe, vectors, tmp_path, remarks_
     assert run.record["data"]["name"] == "remarks"
 
 
-def test_sentiment_compares_three_heads_on_two_corpora(recipe, vectors, tmp_path):
-    call = ["--base", vectors("sentiment"), "--num-train-epochs", 1, "--set", "num_filters=4", "--quiet"]
+def test_sentiment_compares_the_four_routes(recipe, tmp_path):
+    call = ["--base", make_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet"]
     ended = recipe("sentiment", *call, "--output-dir", "out")
     assert (ended.code, ended.err) == (0, "")
-    found = [(run.record["data"]["name"], run.record["settings"]["route"]["head_type"]) for run in runs_of(ended.out)]
-    assert found == [(corpus, head) for corpus in CORPORA["sentiment"] for head in HEADS]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{corpus}-{head}" for corpus, head in found}
-    # One head that is asked for is one run on each corpus.
-    found = runs_of(recipe("sentiment", *call, "--set", "head_type=linear").out)
-    assert [run.record["data"]["name"] for run in found] == list(CORPORA["sentiment"])
-    assert {run.record["settings"]["route"]["head_type"] for run in found} == {"linear"}
+    assert [run.record["settings"]["route"]["name"] for run in runs_of(ended.out)] == list(ROUTES)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"films-{route}" for route in ROUTES}
+    # A route that is asked for is one run on each corpus.
+    corpora = [ROOT / "data" / name for name in ("films", "gadgets")]
+    found = runs_of(recipe("sentiment", *corpora, *call, "--route", "probe").out)
+    assert [run.record["data"]["name"] for run in found] == ["films", "gadgets"]
+    assert {run.record["settings"]["route"]["name"] for run in found} == {"probe"}
     assert {run.folder.parent for run in found} == {Path("runs")}
+
+
+def test_another_route_leaves_the_settings_of_a_recipes_own_behind(recipe, tmp_path):
+    call = ["--base", make_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet"]
+    (run,) = runs_of(recipe("multi_label", *call, "--route", "full").out)
+    assert run.record["settings"]["route"]["name"] == "full" and run.record["data"]["multi_label"]
+    # linear is the recipe's choice, mlp the user's.
+    (run,) = runs_of(recipe("multi_label", *call, "--route", "probe", "--set", "head_type=mlp").out)
+    assert run.record["settings"]["route"]["head_type"] == "mlp"
 
 
 def test_errors_of_a_recipe_are_one_line(recipe):

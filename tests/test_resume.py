@@ -1,15 +1,17 @@
 """A run that is cut off goes on as if nothing had been; here by a stop in the process, and by a true SIGKILL."""
 
+import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_rows
 from safetensors.torch import load_file
+from test_anatomy import SIZES, make_base
+from test_encoder_routes import texts_of
 from test_training import BASE, PACES, Crowded, Tiny, fit, one_thread, rows, same
 
 __all__ = ["one_thread"]
@@ -17,44 +19,50 @@ __all__ = ["one_thread"]
 SETTINGS = replace(BASE, num_train_epochs=4, save_steps=3, early_stopping_patience=2)
 
 SCRIPT = """
-import json, os, signal, sys
+import gc, json, os, signal, sys
 from pathlib import Path
-import numpy as np, torch
-from safetensors.torch import save_file
-from nlptransfer.batching import encode
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import Supervised
-from nlptransfer.training import Examples, TrainingSettings, train
-from nlptransfer.word2vec import Word2VecConfig, Word2VecForSequenceClassification, make_tokenizer
+from nlptransfer import experiment
+from nlptransfer.encoder_routes import Full, Lora
+from nlptransfer.word2vec_route import Word2Vec
 
-films, kill_at, folders = Path(sys.argv[1]), int(sys.argv[2]), map(Path, sys.argv[3:])
-rows = [json.loads(line) for line in films.read_text(encoding="utf-8").splitlines()]
-tokenizer = make_tokenizer(sorted({word for row in rows for word in row["text"].split()}), 64)
-labels = Labels(("negative", "positive"))
-tokens = [encode([row["text"] for row in part], tokenizer, 64) for part in (rows[:200], rows[200:])]
-targets = labels.encode([row["label"] for row in rows])
-config = Word2VecConfig(vocab_size=len(tokenizer), hidden_size=16, num_filters=8, dropout=0.5, train_vectors=True)
-settings = TrainingSettings(
-    num_train_epochs=3, learning_rate=1e-2, per_device_train_batch_size=16, save_steps=4, progress=False
+words, encoder, folder = sys.argv[1:3], sys.argv[3:5], Path(sys.argv[5])
+settings = {"num_train_epochs": 3, "per_device_train_batch_size": 16, "save_steps": 3, "progress": False}
+routes = (
+    (Word2Vec(num_filters=8, dropout=0.5, train_vectors=True), *words, 2e-2, 17),
+    (Full(max_length=16, dropout=0.2), *encoder, 5e-3, 14),
+    (Lora(max_length=16, dropout=0.2, lora_dropout=0.2), *encoder, 5e-3, 11),
 )
+train, experiment.SPEED_SECONDS = experiment.train, 0.0
+gc.freeze()
 
-def kill(module, inputs):
-    global passes
-    passes += module.training
-    if passes == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-for folder in folders:
-    torch.manual_seed(0)
-    model = Word2VecForSequenceClassification(config)
+def run(route, data, base, rate, name, kill_at=None):
     passes = 0
-    model.register_forward_pre_hook(kill)
-    report = train(
-        Supervised(model, labels), Examples(tokens[0], targets[:200]), Examples(tokens[1], targets[200:]),
-        lambda logits: float((logits.argmax(1) == targets[200:]).mean()), settings, folder / "checkpoints",
-    )
-    save_file(model.state_dict(), folder / "final.safetensors")
-    print(passes, json.dumps(report.history))
+
+    def kill(*_):
+        nonlocal passes
+        passes += 1
+        if passes == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched(objective, *rest):
+        objective.register_forward_pre_hook(kill)
+        return train(objective, *rest)
+
+    experiment.train = watched
+    out = folder / f"{route.name}-{name}"
+    experiment.finetune(data, route=route, base=base, learning_rate=rate, output_dir=out, **settings)
+    return passes
+
+for *plan, kill_at in routes:
+    # By a fork, as the imports take longest; nothing has run in this process that would have started threads.
+    child = os.fork()
+    if not child:
+        run(*plan, "cut", kill_at)
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+for route, *plan, _ in routes:
+    kept = [path.name for path in (folder / f"{route.name}-cut").rglob("step_*")]
+    print(json.dumps([route.name, kept, run(route, *plan, "cut"), run(route, *plan, "whole")]))
 """
 
 
@@ -93,11 +101,12 @@ def test_paces_survive(tmp_path):
 
 
 def test_fewer_rows_of_a_pass_survive(tmp_path):
-    whole, expected = fit(tmp_path / "whole", SETTINGS, Crowded(fits=3, dropout=0.3))
+    examples = rows(38)
+    whole, expected = fit(tmp_path / "whole", SETTINGS, Crowded(fits=3, dropout=0.3), examples)
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "cut", SETTINGS, Crowded(fits=3, dropout=0.3, stop_at=30))
+        fit(tmp_path / "cut", SETTINGS, Crowded(fits=3, dropout=0.3, stop_at=30), examples)
     # It is not tried again with as many as were asked for, although they would fit by now.
-    model, report = fit(tmp_path / "cut", SETTINGS, Crowded(fits=8, dropout=0.3))
+    model, report = fit(tmp_path / "cut", SETTINGS, Crowded(fits=8, dropout=0.3), examples)
     assert same(whole, model)
     assert (max(model.sizes), report.rows_per_pass) == (2, 2)
     assert report.history == expected.history
@@ -148,23 +157,26 @@ def test_a_run_that_ended_but_for_its_last_epoch_needs_that_alone(tmp_path):
     assert model.passes <= 5
 
 
-def test_a_killed_process_resumes_bit_for_bit(tmp_path):
-    script, films = tmp_path / "script.py", Path(__file__).parents[1] / "data" / "films" / "train.jsonl"
+def test_killed_runs_of_every_route_resume_bit_for_bit(remarks_folder, vectors_file, tmp_path):
+    script, data = tmp_path / "script.py", tmp_path / "data"
     script.write_text(SCRIPT)
-
+    data.mkdir()
+    for name, count in (("train", 130), ("validation", 40), ("test", 20)):
+        write_rows(data / f"{name}.jsonl", list(zip(*texts_of(count, seed=count), strict=True)))
+    encoder = make_base(tmp_path / "bert", "bert", SIZES | {"num_hidden_layers": 2}).path
+    command = [sys.executable, script, remarks_folder, vectors_file, data, encoder, tmp_path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def start(kill_at, *folders):
-        command = [sys.executable, script, films, str(kill_at), *(tmp_path / folder for folder in folders)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
-
-    (tmp_path / "whole").mkdir()
-    # 13 batches an epoch: the kill comes in the middle of the second, after the checkpoint of step 20.
-    assert start(22, "cut").returncode == -signal.SIGKILL
-    assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()] == ["step_00000020"]
-    done = start(-1, "cut", "whole")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 0, done.stderr
-    resumed, whole = (line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert (resumed[0], whole[0], resumed[1]) == ("19", "39", whole[1])
-    weights = [load_file(tmp_path / name / "final.safetensors") for name in ("whole", "cut")]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    # 7 or 9 batches an epoch, 21 or 27 in all, and a checkpoint after each third and each epoch.
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        ["word2vec", ["step_00000015"], 6, 21],
+        ["full", ["step_00000012"], 15, 27],
+        ["lora", ["step_00000009"], 18, 27],
+    ]
+    for name in ("word2vec", "full", "lora"):
+        cut, whole = (tmp_path / f"{name}-{end}" for end in ("cut", "whole"))
+        (weights,) = (whole / "model").glob("*.safetensors")
+        assert weights.read_bytes() == (cut / "model" / weights.name).read_bytes()
+        trainings = [json.loads((folder / "experiment.json").read_text())["training"] for folder in (cut, whole)]
+        assert trainings[0]["history"] == trainings[1]["history"]

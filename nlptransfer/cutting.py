@@ -1,0 +1,136 @@
+"""An encoder cut in two: what its lower layers make of a text, and its upper part by itself."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlptransfer.anatomy import family_of, layers_of, parts_of, plain_model
+from nlptransfer.settings import check
+
+
+def upper_layers(model: nn.Module, cut: int) -> nn.Module:
+    """The part of a model from layer ``cut`` on, over the same parameters and under the same names.
+
+    It is called as ``upper(activations, **inputs)`` with :func:`activations_below` of (batch, tokens, width), which are
+    cast to the embeddings' type, and with the model's inputs, since masks and positions come from them. It returns what
+    the model returns. What lies below the cut is gone: its parameters, its cost, its dropout. What all layers share
+    does not learn in it. Settings such as gradient checkpointing are made on the model, before it is cut.
+
+    Args:
+        model: a classifier, a bare encoder, or either within peft.
+        cut: how many layers are left out, from 1 to all.
+
+    Raises:
+        SettingError: no such cut.
+        BaseModelError: see :func:`layers_of`.
+    """
+    plain, layers = plain_model(model), layers_of(model)
+    check(0 < cut <= len(layers), "cut", cut, f"a number of layers from 1 to {len(layers)}")
+    family = family_of(plain)
+    makers = parts_of(plain, family.embeddings)
+    given = _Given(next(makers[0].parameters()).dtype, family.tokens_first)
+    # deepcopy takes what the memo holds for a copy that is made already: parameters are shared, lower parts replaced.
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    memo[id(plain.config)] = plain.config
+    idle = [parameter for module in parts_of(plain, family.shared) for parameter in module.parameters()]
+    if family.pretraining_only:
+        idle.append(plain.base_model.get_parameter(family.pretraining_only))
+    for parameter in idle:
+        if parameter.requires_grad:
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    memo |= {id(module): _StandIn(given) for module in makers}
+    memo |= {id(layer): _StandIn(given, family.layers_give_pairs, layer) for layer in layers[:cut]}
+    upper = copy.deepcopy(model, memo)
+    if family.in_first_layer:
+        owner, _, name = family.in_first_layer.rpartition(".")
+        setattr(plain_model(upper).base_model.get_submodule(owner), name, None)
+    upper.register_forward_pre_hook(given.take, with_kwargs=True)
+    upper.register_forward_hook(given.forget, always_call=True)
+    return upper
+
+
+def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> Tensor:
+    """(batch, tokens, width): what layer ``cut`` takes, or for a cut above all layers what the last one gives.
+
+    The model computes them in eval mode and without gradients; only layers below the cut are run.
+
+    Raises:
+        SettingError: no such cut.
+        BaseModelError: see :func:`layers_of`.
+    """
+    plain, layers = plain_model(model), layers_of(model)
+    check(0 < cut <= len(layers), "cut", cut, f"a number of layers from 1 to {len(layers)}")
+    family = family_of(plain)
+    seen: list[Tensor] = []
+
+    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+        raise _Reached
+
+    def note(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    if cut < len(layers):
+        hooks = [layers[cut].register_forward_pre_hook(stop, with_kwargs=True)]
+    else:
+        # Where the first layer is the last, what belongs to it comes after it.
+        last = [layers[-1], *parts_of(plain, (family.in_first_layer,))]
+        hooks = [module.register_forward_hook(note) for module in (last if cut == 1 else last[:1])]
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except _Reached:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+    return seen[-1].transpose(0, 1) if family.tokens_first else seen[-1]
+
+
+class _Reached(Exception):
+    """Ends a forward pass whose rest is not needed."""
+
+
+class _Given:
+    """Activations on their way from a call of an upper part to its stand-ins."""
+
+    def __init__(self, dtype: torch.dtype, tokens_first: bool) -> None:
+        self.dtype, self.tokens_first = dtype, tokens_first
+        self.activations: Tensor | None = None
+
+    # These are methods, not closures, so that a copy of an upper part hands over to its own stand-ins.
+    def take(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if "activations" in kwargs:
+            kwargs = dict(kwargs)
+            activations = kwargs.pop("activations")
+        else:
+            activations, *rest = args
+            args = tuple(rest)
+        self.activations = activations.to(self.dtype)
+        if self.tokens_first:
+            self.activations = self.activations.transpose(0, 1)
+        return args, kwargs
+
+    def forget(self, *_: Any) -> None:
+        self.activations = None
+
+
+class _StandIn(nn.Module):
+    """In place of embeddings or a lower layer: takes anything, and gives the activations."""
+
+    def __init__(self, given: _Given, gives_pair: bool = False, layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.given, self.gives_pair = given, gives_pair
+        # ModernBERT asks its layers for it.
+        self.attention_type = getattr(layer, "attention_type", None)
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> Any:
+        return (self.given.activations, None) if self.gives_pair else self.given.activations

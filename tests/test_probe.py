@@ -1,0 +1,581 @@
+"""The route Probe: its features against plain transformers, its cache, what it saves, and what it refuses."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree, move
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    Olmo2Config,
+    Olmo2Model,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5Model,
+)
+from transformers.utils import logging as hf_logging
+
+from nlptransfer.batching import FeatureRows, Rows, predict_logits
+from nlptransfer.data import Data, Split
+from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
+from nlptransfer.labels import Labels
+from nlptransfer.objectives import Supervised
+from nlptransfer.probe import ProbeForSequenceClassification
+from nlptransfer.probe_route import Probe
+from nlptransfer.route import Built
+from nlptransfer.solver import solve
+from nlptransfer.training import Examples, TrainingSettings, train
+from nlptransfer.vectors import save_vectors
+
+WORDS = ["a", "and", "the", "film", "plot", "cast", "was", "good", "great", "gem", "bad", "dull", "mess", "long"]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+TEXTS = [
+    "a good film", "the plot was dull and long", "great cast", "a mess", "the film was a gem", "bad bad plot and cast",
+    "good", "long and dull and long and bad", "unheard of", "a great plot",
+]  # fmt: skip
+TARGETS = np.array([1, 0, 1, 0, 1, 0, 1, 0, 0, 1])
+WIDTH, DEPTH = 8, 3
+LAYERS: list[tuple[Any, list[int]]] = [
+    ("all", [1, 2, 3]),
+    ("last", [3]),
+    (2, [2]),
+    (-2, [2]),
+    ((1, -1), [1, 3]),
+    ((-1, 3, 1), [1, 3]),
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "nlptransfer" / "features"
+
+
+def make_base(folder: Path, kind: str = "bert", seed: int = 0) -> str:
+    """A random encoder of 3 layers, 8 wide; the decoder's tokenizer pads on the left and adds no token."""
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if kind == "bert":
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    side = "right" if kind == "bert" else "left"
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, padding_side=side, **special).save_pretrained(folder)
+    sizes: dict[str, Any] = {"num_hidden_layers": DEPTH, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes |= {"hidden_size": WIDTH, "vocab_size": len(VOCABULARY)}
+    torch.manual_seed(seed)
+    model: PreTrainedModel
+    if kind == "bert":
+        model = BertModel(BertConfig(**sizes, max_position_embeddings=32))
+    else:
+        model = Olmo2Model(Olmo2Config(**sizes, num_key_value_heads=2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return make_base(tmp_path / "encoder")
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> str:
+    """A file of 5-dimensional word vectors."""
+    matrix = np.random.default_rng(0).normal(0, 3, (len(WORDS), 5)).astype(np.float32)
+    save_vectors(tmp_path / "vectors.txt", WORDS, matrix)
+    return str(tmp_path / "vectors.txt")
+
+
+class Closed:
+    """A split that nobody may look at."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError(f"a split other than train was looked at: {name}")
+
+
+def data_of(texts: Sequence[str] = TEXTS, targets: np.ndarray = TARGETS, multi_label: bool = False) -> Data:
+    closed: Any = Closed()
+    return Data("toy", Labels(("bad", "good"), multi_label), Split(list(texts), targets), closed, closed, closed)
+
+
+def build(route: Probe, base: str, seed: int = 0, texts: Sequence[str] = TEXTS) -> Built:
+    return route.build(data_of(texts, np.arange(len(texts)) % 2), base, None, seed)
+
+
+def own(built: Built) -> ProbeForSequenceClassification:
+    assert isinstance(built.model, ProbeForSequenceClassification)
+    return built.model
+
+
+def rows_of(route: Probe, built: Built, texts: Sequence[str] = TEXTS, share: bool = True) -> Rows:
+    return route.rows(built.model, built.tokenizer, texts, share=share)
+
+
+def features_of(route: Probe, built: Built, texts: Sequence[str] = TEXTS) -> np.ndarray:
+    rows = rows_of(route, built, texts)
+    assert isinstance(rows, FeatureRows)
+    return rows.features
+
+
+def entries(cache: Path) -> int:
+    return len([*cache.glob("*")])
+
+
+def by_hand(base: str, texts: Sequence[str], layers: list[int], pooling: tuple[str, ...]) -> np.ndarray:
+    """Each text alone through plain transformers, with no padding."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    model = AutoModel.from_pretrained(base).eval()
+    found = []
+    for text in texts:
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
+        parts = []
+        for number in layers:
+            ways = {"mean": states[number][0].mean(0), "max": states[number][0].amax(0), "cls": states[number][0, 0]}
+            parts += [ways[way] for way in pooling]
+        found.append(torch.cat(parts).numpy())
+    return np.stack(found)
+
+
+# Features
+
+
+@pytest.mark.parametrize("kind", ["bert", "decoder"])
+@pytest.mark.parametrize("pooling", [("mean",), ("max", "mean"), ("cls",), ("mean", "cls", "max")])
+def test_features_are_those_of_plain_transformers(tmp_path: Path, kind: str, pooling: Any) -> None:
+    base = make_base(tmp_path / kind, kind)
+    route = Probe(pooling=pooling)
+    built = build(route, base)
+    found = features_of(route, built)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, by_hand(base, TEXTS, [1, 2, 3], pooling), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(("asked", "numbers"), LAYERS)
+def test_layers(base: str, asked: Any, numbers: list[int]) -> None:
+    route = Probe(layers=asked)
+    built = build(route, base)
+    assert own(built).config.layers == numbers
+    expected = by_hand(base, TEXTS, numbers, ("mean",))
+    np.testing.assert_allclose(features_of(route, built), expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["bert", "decoder"])
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_logits_from_the_cache_are_those_from_text(tmp_path: Path, kind: str, head: Any) -> None:
+    route = Probe(pooling=("mean", "cls"), head_type=head)
+    built = build(route, make_base(tmp_path / kind, kind))
+    cached = predict_logits(built.model, rows_of(route, built))
+    plain = predict_logits(built.model, rows_of(route, built, share=False))
+    np.testing.assert_allclose(cached, plain, atol=0.02)
+
+
+def test_text_of_no_token_is_zero(tmp_path: Path) -> None:
+    route = Probe(pooling=("mean", "max", "cls"))
+    built = build(route, make_base(tmp_path / "decoder", "decoder"))
+    found = features_of(route, built, ["", "a good film", " "])
+    assert not found[[0, 2]].any() and found[1].any()
+    alone = features_of(route, built, [""])
+    assert not alone.any()
+    assert np.isfinite(predict_logits(built.model, rows_of(route, built, ["", "good"], share=False))).all()
+
+
+def test_long_texts_are_cut(base: str) -> None:
+    route = Probe(max_length=5)
+    built = build(route, base)
+    assert built.tokenizer.model_max_length == 5
+    found = features_of(route, built, ["a good film and a bad plot", "a good film"])
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_no_texts(base: str, cache: Path) -> None:
+    route = Probe()
+    built = build(route, base)
+    before = entries(cache)
+    rows = rows_of(route, built, [])
+    inputs = route.head_inputs(built.model, rows)
+    assert inputs is not None and inputs.shape == (0, DEPTH * WIDTH)
+    assert predict_logits(built.model, rows).shape == (0, 2)
+    assert entries(cache) == before
+
+
+def test_what_float16_has_not_becomes_its_end(base: str) -> None:
+    weights = load_file(Path(base) / "model.safetensors")
+    weights["encoder.layer.2.output.LayerNorm.bias"][:2] = 1e6, -1e6
+    save_file(weights, Path(base) / "model.safetensors", metadata={"format": "pt"})
+    route = Probe(layers="last")
+    built = build(route, base)
+    found = features_of(route, built)
+    assert (found[:, 0] == 65504).all() and (found[:, 1] == -65504).all()
+    cached = predict_logits(built.model, rows_of(route, built))
+    assert np.isfinite(cached).all()
+    np.testing.assert_allclose(cached, predict_logits(built.model, rows_of(route, built, share=False)), atol=0.02)
+
+
+def test_constant_features_are_left_alone(base: str) -> None:
+    file, norm = Path(base) / "model.safetensors", "encoder.layer.2.output.LayerNorm"
+    weights = load_file(file)
+    weights[f"{norm}.weight"][:3] = 0, 1e-3, 0
+    weights[f"{norm}.bias"][:3] = 0.25, 0, 0
+    save_file(weights, file, metadata={"format": "pt"})
+    # Rounded to float16 the second one is now this, now that: its spread is that of the rounding.
+    middle = np.median(by_hand(base, TEXTS, [3], ("mean",))[:, 1])
+    weights[f"{norm}.bias"][1] = 1 + 2**-11 - middle
+    save_file(weights, file, metadata={"format": "pt"})
+    route = Probe(layers="last")
+    built = build(route, base)
+    assert len(np.unique(features_of(route, built)[:, 1])) == 2
+    assert own(built).body.standardize.scale[:3].tolist() == [1, 1, 1]
+    inputs = route.head_inputs(built.model, rows_of(route, built))
+    assert inputs is not None
+    assert np.abs(inputs[:, :3]).max() < 1e-3
+    np.testing.assert_allclose(inputs[:, 3:].mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(inputs[:, 3:].std(axis=0), 1, atol=1e-4)
+
+
+def test_padding_counts_for_nothing(base: str) -> None:
+    route = Probe(pooling=("mean", "max", "cls"))
+    built = build(route, base)
+    plain = rows_of(route, built, share=False)
+    expected = predict_logits(built.model, plain)
+
+    def spoil(_: Any, __: Any, inputs: dict[str, torch.Tensor], output: Any) -> Any:
+        padding = ~inputs["attention_mask"].bool().unsqueeze(2)
+        output.hidden_states = tuple(states.masked_fill(padding, torch.nan) for states in output.hidden_states)
+        return output
+
+    own(built).encoder.register_forward_hook(spoil, with_kwargs=True)
+    np.testing.assert_array_equal(predict_logits(built.model, plain), expected)
+
+
+# The cache
+
+
+def test_second_run_does_not_run_the_encoder(base: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    route = Probe()
+    first = features_of(route, build(route, base, seed=1))
+    assert entries(cache) == 1
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the encoder was run")
+
+    monkeypatch.setattr(ProbeForSequenceClassification, "encoder_features", refuse)
+    again = build(Probe(head_type="mlp"), base, seed=2)
+    np.testing.assert_array_equal(features_of(route, again), first)
+    with pytest.raises(AssertionError, match="the encoder was run"):
+        predict_logits(again.model, rows_of(route, again, share=False))
+
+
+def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path, cache: Path) -> None:
+    copied = copytree(base, tmp_path / "moved")
+    retrained = make_base(tmp_path / "retrained", seed=1)
+    reworded = copytree(base, tmp_path / "reworded")
+    tokens = json.loads((reworded / "tokenizer.json").read_text())
+    tokens["model"]["vocab"]["extra"] = len(VOCABULARY)
+    (reworded / "tokenizer.json").write_text(json.dumps(tokens))
+    reshaped = copytree(base, tmp_path / "reshaped")
+    config = json.loads((reshaped / "config.json").read_text())
+    (reshaped / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    others: list[tuple[Probe, str]] = [
+        (Probe(), base),
+        (Probe(), retrained),
+        (Probe(), str(reworded)),
+        (Probe(), str(reshaped)),
+        (Probe(layers=(1, 3)), base),
+        (Probe(pooling=("max",)), base),
+        (Probe(pooling=("mean", "max")), base),
+        (Probe(pooling=("max", "mean")), base),
+        (Probe(max_length=31), base),
+    ]
+    for number, (route, other) in enumerate(others, start=1):
+        build(route, other)
+        assert entries(cache) == number
+    built = build(Probe(), base, texts=TEXTS[:-1])
+    build(Probe(), base, texts=[*TEXTS[:-1], "a great film"])
+    build(Probe(), base, texts=TEXTS[::-1])
+    assert entries(cache) == len(others) + 3
+    for same in (Probe(), Probe(head_type="mlp", dropout=0.1), Probe(layers=(1, 2, -1))):
+        build(same, base)
+        build(same, str(copied))
+    rows_of(Probe(), built)
+    assert entries(cache) == len(others) + 3
+
+
+# Heads
+
+
+def test_solved_head_learns(base: str) -> None:
+    route = Probe()
+    built = build(route, base)
+    rows = rows_of(route, built)
+    inputs = route.head_inputs(built.model, rows)
+    assert inputs is not None and inputs.dtype == np.float32 and inputs.shape == (len(TEXTS), DEPTH * WIDTH)
+    objective = Supervised(built.model, Labels(("bad", "good"), False), None, 0.0)
+    weight, bias = solve(objective, inputs, TARGETS, 0.01)
+    with torch.no_grad():
+        route.head(built.model).weight.copy_(torch.from_numpy(weight))
+        route.head(built.model).bias.copy_(torch.from_numpy(bias))
+    for share in (True, False):
+        found = predict_logits(built.model, rows_of(route, built, share=share))
+        np.testing.assert_allclose(found, inputs @ weight.T + bias, atol=0.05)
+        assert (found.argmax(axis=1) == TARGETS).all()
+
+
+def test_mlp_learns_and_the_encoder_stays(base: str, tmp_path: Path) -> None:
+    route = Probe(head_type="mlp", mlp_sizes=(16, 8), dropout=0.1)
+    built = build(route, base)
+    rows = rows_of(route, built)
+    assert route.head_inputs(built.model, rows) is None
+    before = {name: value.clone() for name, value in own(built).encoder.state_dict().items()}
+    objective = Supervised(built.model, Labels(("bad", "good"), False), None, 0.0)
+    settings = TrainingSettings(
+        num_train_epochs=30, learning_rate=0.02, per_device_train_batch_size=5, progress=False, save_steps=1000
+    )
+    examples = Examples(rows, TARGETS)
+
+    def judge(logits: np.ndarray) -> float:
+        return float((logits.argmax(axis=1) == TARGETS).mean())
+
+    train(objective, examples, examples, judge, settings, tmp_path / "checkpoints")
+    found = predict_logits(built.model, rows_of(route, built, share=False))
+    assert (found.argmax(axis=1) == TARGETS).all()
+    for name, value in own(built).encoder.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert {"num_train_epochs", "learning_rate", "per_device_train_batch_size"} == set(built.defaults)
+
+
+def test_only_the_classifier_learns_and_the_encoder_is_always_in_eval_mode(base: str, vectors: str) -> None:
+    built = build(Probe(features=("encoder", "word2vec"), vectors=vectors, head_type="mlp"), base)
+    model = own(built)
+    learnt = {name.split(".")[0] for name, value in model.named_parameters() if value.requires_grad}
+    assert learnt == {"body", "classifier"}
+    objective = Supervised(model, Labels(("bad", "good"), False), None, 0.0)
+    for module in (model, objective):
+        module.train()
+        assert model.training and model.body.layers.training
+        assert not any(part.training for part in model.encoder.modules())
+    model.eval()
+    assert not model.body.training
+
+
+def test_initial_weights_depend_on_the_seed_alone(base: str) -> None:
+    heads = [own(build(Probe(head_type="mlp"), base, seed=seed)).classifier.weight for seed in (1, 1, 2)]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+
+
+def test_loss_and_hidden_states(base: str) -> None:
+    route = Probe(head_type="mlp")
+    built = build(route, base)
+    model = own(built).eval()
+    batch = rows_of(route, built, share=False).batch(np.arange(4))
+    plain = model(**batch)
+    assert plain.loss is None and plain.hidden_states is None
+    targets = torch.tensor([0, 1, 1, 0])
+    out = model(**batch, labels=targets, output_hidden_states=True)
+    torch.testing.assert_close(out.loss, torch.nn.functional.cross_entropy(plain.logits, targets))
+    (hidden,) = out.hidden_states
+    assert hidden.shape == (4, 64)
+    torch.testing.assert_close(model.classifier(hidden), out.logits)
+    assert torch.equal(model(**batch, return_dict=False)[0], plain.logits)
+    several = torch.tensor([[0.0, 1.0]] * 4)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(plain.logits, several)
+    torch.testing.assert_close(model(**batch, labels=several).loss, expected)
+    with pytest.raises(ValueError, match="expected input_ids or features"):
+        model()
+
+
+def test_several_labels_at_once(base: str) -> None:
+    data = data_of(targets=np.eye(2, dtype=np.float32)[TARGETS], multi_label=True)
+    built = Probe().build(data, base, None, 0)
+    assert built.model.config.problem_type == "multi_label_classification"
+
+
+# Words beside the encoder
+
+
+def test_word_vectors_beside(base: str, vectors: str) -> None:
+    route = Probe(features=("encoder", "word2vec"), vectors=vectors, layers="last")
+    built = build(route, base)
+    model = own(built)
+    assert model.vectors is not None and not model.vectors.weight[:2].any()
+    found = features_of(route, built)
+    assert found.shape == (len(TEXTS), WIDTH + 5) and found.dtype == np.float16
+    np.testing.assert_array_equal(
+        found[:, :WIDTH], features_of(Probe(layers="last"), build(Probe(layers="last"), base))
+    )
+    place = {word: i for i, word in enumerate(WORDS, start=2)}
+    vector = model.vectors.weight.numpy()
+    expected = np.mean([vector[place[word]] for word in TEXTS[0].split()], axis=0)
+    np.testing.assert_allclose(found[0, WIDTH:], expected, atol=1e-3)
+    assert not found[TEXTS.index("unheard of"), WIDTH:].any()
+    np.testing.assert_allclose(np.linalg.norm(vector[2:], axis=1), 1, rtol=1e-5)
+    plain = rows_of(route, built, share=False)
+    assert len(plain) == len(TEXTS) and plain.lengths.tolist() == [len(text.split()) + 2 for text in TEXTS]
+    np.testing.assert_allclose(
+        predict_logits(model, rows_of(route, built)), predict_logits(model, plain), rtol=0.01, atol=0.02
+    )
+    assert built.record["vectors"] == {"kind": "vectors", "name": "vectors.txt"}
+
+
+def test_word_vectors_out_of_the_same_encoder(base: str) -> None:
+    built = build(Probe(features=("word2vec", "encoder"), dimensions=4), base)
+    assert own(built).config.word_dimensions == 4
+    assert built.record["vectors"]["kind"] == "distilled"
+
+
+# Saved and loaded
+
+
+ROUTES = {
+    "linear": Probe(),
+    "mlp": Probe(head_type="mlp", layers=(1, -1), pooling=("max", "cls"), max_length=6),
+    "words": Probe(features=("encoder", "word2vec"), dimensions=6),
+}
+
+
+@pytest.mark.parametrize("kind", ROUTES)
+def test_saved_and_loaded(base: str, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    route, folder = ROUTES[kind], tmp_path / "saved"
+    built = build(route, base)
+    expected = predict_logits(built.model, rows_of(route, built, share=False))
+    route.save(built.model, built.tokenizer, folder)
+    files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    words = {f"words/{name}" for name in tokenizer} if kind == "words" else set()
+    assert files == {"model.safetensors", "config.json", *tokenizer, *words}
+    weights = load_file(folder / "model.safetensors")
+    assert not [name for name in weights if name.startswith("encoder.")]
+    assert weights["classifier.weight"].shape[0] == 2
+    extra = sum(value.size for name, value in weights.items() if name != "vectors.weight")
+    assert extra == sum(p.numel() for p in own(built).parameters() if p.requires_grad) + 2 * len(
+        own(built).body.standardize.mean
+    )
+    for file in folder.rglob("*"):
+        assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["base"] == {"name": "encoder", "revision": None, "sha256": built.record["sha256"]}
+    assert config["id2label"] == {"0": "bad", "1": "good"}
+    hf_logging.enable_propagation()
+    try:
+        torch.manual_seed(99)
+        model, tokenizer_again = route.load(folder, built.record, None)
+    finally:
+        hf_logging.disable_propagation()
+    assert not caplog.records
+    assert not model.training
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == [
+        name for name, p in built.model.named_parameters() if p.requires_grad
+    ]
+    again = replace(built, model=model, tokenizer=tokenizer_again)
+    np.testing.assert_array_equal(predict_logits(model, rows_of(route, again, share=False)), expected)
+    # The very entries of the cache, too.
+    np.testing.assert_array_equal(features_of(route, again), features_of(route, built))
+
+
+def test_saved_is_small_beside_its_base(base: str, tmp_path: Path) -> None:
+    built = build(Probe(layers="last"), base)
+    Probe().save(built.model, built.tokenizer, tmp_path / "saved")
+    size = (tmp_path / "saved" / "model.safetensors").stat().st_size
+    assert size < (Path(base) / "model.safetensors").stat().st_size / 5
+
+
+def test_base_that_moved(base: str, tmp_path: Path) -> None:
+    route, folder = Probe(), tmp_path / "saved"
+    built = build(route, base)
+    route.save(built.model, built.tokenizer, folder)
+    moved = str(move(base, tmp_path / "elsewhere"))
+    with pytest.raises(BaseModelError, match=r"encoder: the base was a local folder, .*name it \(base=FOLDER"):
+        route.load(folder, built.record, None)
+    model, _ = route.load(folder, built.record, moved)
+    expected = predict_logits(built.model, rows_of(route, built, share=False))
+    np.testing.assert_array_equal(predict_logits(model, rows_of(route, built, share=False)), expected)
+
+
+def test_base_that_changed(base: str, tmp_path: Path) -> None:
+    route, folder = Probe(), tmp_path / "saved"
+    built = build(route, base)
+    route.save(built.model, built.tokenizer, folder)
+    make_base(Path(base), seed=5)
+    other = make_base(tmp_path / "other", seed=6)
+    for given in (None, other):
+        with pytest.raises(BaseModelError, match="expected the weights that the classifier was made with"):
+            route.load(folder, built.record, given)
+
+
+def test_weights_that_are_missing(base: str, tmp_path: Path) -> None:
+    route, folder = Probe(head_type="mlp"), tmp_path / "saved"
+    built = build(route, base)
+    route.save(built.model, built.tokenizer, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if "scale" not in name}, folder / "model.safetensors")
+    with pytest.raises(RunFolderError, match=r"expected every weight .* found no body.standardize.scale$"):
+        route.load(folder, built.record, None)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(RunFolderError, match=r"found no body.layers.0.bias, .*, classifier.weight$"):
+        route.load(folder, built.record, None)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"features": ("word2vec",)}, "expected encoder among them; for word vectors alone take route word2vec"),
+        ({"features": ()}, "features=(): expected at least one"),
+        ({"features": ("encoder", "encoder")}, "expected each at most once"),
+        ({"features": ("glove",)}, "expected one of 'encoder', 'word2vec'"),
+        ({"vectors": "mine.txt"}, "vectors='mine.txt': expected features=encoder,word2vec"),
+        ({"layers": 0}, "layers=0: expected all, last, or numbers from 1"),
+        ({"layers": (2, 0)}, "layers=(2, 0): expected all, last, or numbers from 1"),
+        ({"layers": ()}, "layers=(): expected all, last, or numbers from 1"),
+        ({"layers": "top"}, "layers='top': expected one of 'all', 'last' or a whole number or a list"),
+        ({"layers": 4}, "layers=4: expected numbers from 1 to 3, or from -3 to -1, as encoder has 3 layers"),
+        ({"layers": (1, -4)}, "layers=(1, -4): expected numbers from 1 to 3"),
+        ({"pooling": ()}, "pooling=(): expected at least one"),
+        ({"pooling": ("mean", "mean")}, "pooling=('mean', 'mean'): expected each at most once"),
+        ({"pooling": ("last",)}, "expected one of 'mean', 'max', 'cls'"),
+        ({"head_type": "cnn"}, "head_type='cnn': expected one of 'linear', 'mlp'"),
+        ({"mlp_sizes": ()}, "mlp_sizes=(): expected at least one"),
+        ({"mlp_sizes": (8, 0)}, "mlp_sizes=(8, 0): expected at least one, each from 1"),
+        ({"dropout": 1.0}, "dropout=1.0: expected a share in [0, 1)"),
+        ({"max_length": 0}, "max_length=0: expected a whole number from 1"),
+        ({"max_length": 2}, "max_length=2: expected more than the 2 special tokens"),
+        ({"max_words": 0}, "max_words=0"),
+        ({"dimensions": 0}, "dimensions=0"),
+    ],
+)
+def test_settings_that_make_no_sense(base: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        build(Probe(**settings), base)
+    assert message in str(caught.value)
+
+
+def test_equal_layer_widths_of_mlp_are_no_mistake(base: str) -> None:
+    assert own(build(Probe(head_type="mlp", mlp_sizes=(8, 8)), base)).body.width == 8
+
+
+def test_bases_that_are_refused(base: str, vectors: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        BaseModelError, match=r"vectors.txt: expected the folder of an encoder or a hub id, found a file"
+    ):
+        build(Probe(), vectors)
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": len(VOCABULARY)}
+    both = copytree(base, tmp_path / "both")
+    T5Model(T5Config(**sizes)).save_pretrained(both)
+    with pytest.raises(BaseModelError, match=r"both: expected an encoder with hidden states for each token, .*'t5'"):
+        build(Probe(), str(both))
