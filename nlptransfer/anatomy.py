@@ -121,6 +121,7 @@ def load_model(
     seed: int,
     *,
     dropout: float | None = None,
+    attention_dropout: float | None = None,
     dtype: torch.dtype = torch.float32,
     four_bit: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
@@ -135,6 +136,7 @@ def load_model(
         tokenizer: the base's, for its padding token.
         seed: what fresh weights are drawn from; sets torch's global generator.
         dropout: in place of every dropout probability of the config.
+        attention_dropout: in place of those of attention weights, where the config has them apart.
         dtype: of the weights.
         four_bit: whether the linear layers below the head are quantised (nf4).
 
@@ -156,6 +158,8 @@ def load_model(
         config.use_cache = False  # it is for generating, and holds every layer's keys and values
     if dropout is not None:
         set_dropout(config, dropout)
+    if attention_dropout is not None:
+        set_dropout(config, attention_dropout, "attention.*dropout|attn_pdrop$")
     options = _four_bit_options(config, dtype) if four_bit else {}
     torch.manual_seed(seed)
     model, fresh = _load(AutoModelForSequenceClassification, base, config, dtype, options)
@@ -183,8 +187,11 @@ def load_encoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrai
     return model.eval().requires_grad_(False)
 
 
-def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+def set_dropout(config: PreTrainedConfig, dropout: float, names: str = "dropout|_pdrop$") -> None:
     """Set every dropout probability that a config has; where it says None, a classifier's follows the others.
+
+    Args:
+        names: a regular expression that their names match.
 
     Raises:
         SettingError: no share in [0, 1).
@@ -192,7 +199,7 @@ def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
     check(0 <= dropout < 1, "dropout", dropout, "a share in [0, 1)")
     for name, value in list(vars(config).items()):
         # token_dropout of ESM is a switch; layerdrop and drop_path leave out whole layers and are another matter.
-        if re.search("dropout|_pdrop$", name) and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if re.search(names, name) and isinstance(value, (int, float)) and not isinstance(value, bool):
             setattr(config, name, dropout)
 
 
@@ -295,7 +302,7 @@ def _four_bit_options(config: PreTrainedConfig, dtype: torch.dtype) -> dict[str,
         missing.append("the package bitsandbytes")
     if missing:
         raise SettingError(
-            "four_bit=True: expected a CUDA GPU and the package bitsandbytes, found all but "
+            "base_precision=4bit: expected a CUDA GPU and the package bitsandbytes, found all but "
             f"{' and '.join(missing)}: leave it out, or run where both are"
         )
     with torch.device("meta"):

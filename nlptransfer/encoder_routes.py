@@ -52,14 +52,18 @@ class EncoderRoute(Route):
     max_length: int = 256
     """tokens that are read of a text"""
     dropout: float | None = None
-    """share of the activations dropped in training, everywhere; None: as the base was trained"""
+    """share of the activations dropped in training; None: as the base was trained"""
+    attention_dropout: float | None = 0.0
+    """share of the attention weights dropped: with 0 they are computed in one fused step; None: as dropout says"""
     gradient_checkpointing: bool = False
     """whether activations are computed twice to save memory"""
 
     def check(self) -> None:
         super().check()
         check(self.max_length >= 1, "max_length", self.max_length, "a whole number from 1")
-        check(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
+        for name in ("dropout", "attention_dropout"):
+            share = getattr(self, name)
+            check(share is None or 0 <= share < 1, name, share, "a share in [0, 1)")
 
     def build(self, data: Data, base: str | None, revision: str | None, seed: int) -> Built:
         self.check()
@@ -82,7 +86,9 @@ class EncoderRoute(Route):
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> tuple[PreTrainedModel, list[str]]:
         """The model to train, and the names of its freshly initialised modules."""
-        return anatomy.load_model(base, data.labels, tokenizer, seed, dropout=self.dropout)
+        return anatomy.load_model(
+            base, data.labels, tokenizer, seed, dropout=self.dropout, attention_dropout=self.attention_dropout
+        )
 
     def defaults(self, data: Data) -> dict[str, Any]:
         """Training settings that suit the data."""
@@ -295,6 +301,7 @@ class Lora(EncoderRoute):
             tokenizer,
             seed,
             dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
             dtype=torch.float32 if self.base_precision == "float32" else torch.bfloat16,
             four_bit=self.base_precision == "4bit",
         )

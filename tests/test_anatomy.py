@@ -589,7 +589,7 @@ def test_configs_that_are_refused(bases, tmp_path):
 def test_four_bits_need_a_gpu_and_their_package(bases, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(anatomy.importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(SettingError, match=r"four_bit=True: .* all but a CUDA GPU and the package bitsandbytes"):
+    with pytest.raises(SettingError, match=r"base_precision=4bit: .* all but a CUDA GPU and the package bitsandbytes"):
         built(bases("bert"), four_bit=True)
 
 
