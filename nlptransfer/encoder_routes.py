@@ -383,7 +383,7 @@ def _defaults(data: Data, learning_rate: float) -> dict[str, Any]:
     batch = 32 if rows >= 2_000 else 16
     epochs = math.ceil((STEPS + STEPS_PER_LABEL * data.labels.num_labels) * batch / rows)
     return {
-        "num_train_epochs": min(max(epochs, 3), 20),
+        "num_train_epochs": min(max(epochs, 3), 12),
         "learning_rate": learning_rate,
         "per_device_train_batch_size": batch,
     }
