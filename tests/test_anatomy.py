@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -35,6 +36,7 @@ from nlptransfer.anatomy import (
     load_tokenizer,
     set_dropout,
 )
+from nlptransfer.batching import encode
 from nlptransfer.cutting import activations_below, upper_layers
 from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, SettingError
@@ -313,6 +315,9 @@ def test_which_settings_are_dropout():
     assert switch.token_dropout is True and switch.hidden_dropout_prob == 0.2
     bert = AutoConfig.for_model("bert")
     set_dropout(bert, 0.2)
+    set_dropout(bert, 0.0, "attention.*dropout|attn_pdrop$")
+    assert (bert.attention_probs_dropout_prob, bert.hidden_dropout_prob) == (0.0, 0.2)
+    set_dropout(bert, 0.2)
     assert bert.classifier_dropout is None
     for wrong in (-0.1, 1.0):
         with pytest.raises(SettingError, match=r"dropout=.*a share in \[0, 1\)"):
@@ -541,6 +546,25 @@ def test_a_token_to_pad_with(tmp_path, names, pad):
         together = model(**inputs).logits
         alone = torch.cat([model(input_ids=torch.tensor([row])).logits for row in ids])
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "electra", "roberta", "camembert", "xlm-roberta", "xlnet"])
+def test_texts_end_where_the_places_of_the_model_do(bases, kind):
+    base = bases(kind)
+    tokenizer = load_tokenizer(base, 40)
+    places = getattr(load_encoder(base).config, "max_position_embeddings", None) or 40
+    # RoBERTa's places begin after the padding id.
+    expected = (
+        40
+        if kind == "xlnet"
+        else places - (tokenizer.pad_token_id + 1 if "roberta" in kind or kind == "camembert" else 0)
+    )
+    assert tokenizer.model_max_length == expected
+    tokens = encode([" ".join(WORDS[index % len(WORDS)] for index in range(60))], tokenizer, tokenizer.model_max_length)
+    assert tokens.lengths.tolist() == [expected]
+    model, _ = load_model(base, LABELS, tokenizer, 0)
+    assert torch.isfinite(model.eval()(**tokens.batch(np.arange(1))).logits).all()
+    assert load_tokenizer(base, 5).model_max_length == 5
 
 
 def test_padding_that_cannot_be(tmp_path):

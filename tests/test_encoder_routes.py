@@ -587,6 +587,9 @@ def test_dropout_is_what_was_asked_for(route, bases):
     with torch.no_grad():
         first, second = (built.model.train()(**batch).logits for _ in range(2))
     assert torch.equal(first, second) == (route in (Full(dropout=0.0), Lora(dropout=0.0)))
+    assert built.model.config.attention_probs_dropout_prob == 0
+    apart = build(Full(attention_dropout=0.3), bases("bert")).model.config
+    assert (apart.attention_probs_dropout_prob, apart.hidden_dropout_prob) == (0.3, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import write_rows
+from test_probe import make_base
 
 from nlptransfer import Experiment, cli, finetune, processes
 from nlptransfer.errors import DataError
@@ -77,6 +78,32 @@ for several in (False, True):
     processes.wait()
 """
 
+ROUTES_SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from nlptransfer import Full, Lora, Probe, finetune
+from test_probe import WORDS
+
+base, folder, rows_a_process = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+draw = np.random.default_rng(0)
+texts = sorted({" ".join(draw.choice(WORDS, size=draw.integers(2, 12))) for _ in range(80)})
+labels = ["good" if {"good", "gem"} & {*text.split()} else "bad" if "bad" in text else "neither" for text in texts]
+routes = {
+    "full": Full(dropout=0.0),
+    "upper layers": Full(dropout=0.0, freeze_layers=1, layer_decay=0.8),
+    "lora": Lora(dropout=0.0),
+    "probe mlp": Probe(head_type="mlp", dropout=0.0, mlp_sizes=(8,)),
+    "probe linear": Probe(),
+}
+for name, route in routes.items():
+    finetune(
+        (texts, labels), route=route, base=base, output_dir=folder / name, num_train_epochs=8, learning_rate=1e-3,
+        per_device_train_batch_size=rows_a_process, gradient_accumulation_steps=3, class_weights="balanced",
+        progress=False,
+    )
+"""
+
 TWO = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
 TWO += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
 
@@ -84,6 +111,7 @@ TWO += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
 def start(launcher, script, *arguments):
     # The launcher would take a GPU where there is one.
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
     return subprocess.run(
         [*launcher, script, *map(str, arguments)], capture_output=True, text=True, timeout=200, env=environment
     )
@@ -133,6 +161,38 @@ def test_files_and_progress_come_from_the_main_process_alone(runs):
     assert len({path.name.split(".")[-2] for path in (folder / "one_2" / "logs").rglob("events.out*")}) == 1
     (saved,) = (folder / "one_2" / "checkpoints").iterdir()
     assert saved.name == "step_00000014"
+
+
+@pytest.fixture(scope="module")
+def every_route(tmp_path_factory):
+    """58 rows by each encoder route on 1 and on 2 processes: 24 steps of 3 passes, the last of an epoch not full."""
+    folder = tmp_path_factory.mktemp("routes")
+    script = folder / "script.py"
+    script.write_text(ROUTES_SCRIPT)
+    base = make_base(folder / "encoder")
+    two = start(TWO, script, base, folder / "2", 4)
+    one = start([sys.executable], script, base, folder / "1", 8)
+    assert (two.returncode, one.returncode) == (0, 0), two.stderr + one.stderr
+    return folder
+
+
+@pytest.mark.parametrize("route", ["full", "upper layers", "lora", "probe mlp", "probe linear"])
+def test_two_processes_learn_what_one_learns_by_every_encoder_route(route, every_route):
+    from safetensors.numpy import load_file
+
+    one, two = (Experiment(every_route / count / route) for count in ("1", "2"))
+    assert (one.record["processes"], two.record["processes"]) == (1, 2)
+    (name,) = (path.name for path in (one.folder / "model").glob("*.safetensors"))
+    weights, others = (load_file(run.folder / "model" / name) for run in (one, two))
+    assert weights.keys() == others.keys()
+    assert max(np.abs(weights[key] - others[key]).max() for key in weights) < 1e-5
+    assert one.metrics["per_class"] == two.metrics["per_class"] and one.metrics["rows"] == two.metrics["rows"]
+    histories = [run.record["training"].get("history", []) for run in (one, two)]
+    assert bool(histories[0]) == (route != "probe linear")
+    for mine, theirs in zip(*histories, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+    if histories[0]:
+        assert one.record["training"]["step"] == two.record["training"]["step"] == 24
 
 
 def test_one_process_is_the_main_one_and_has_all_rows():
