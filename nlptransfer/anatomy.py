@@ -88,7 +88,7 @@ def load_tokenizer(base: BaseModel, max_length: int | None = None) -> PreTrained
         BaseModelError: it cannot be read, is not a fast one, or has nothing to pad with.
     """
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
     except Exception as error:  # tokenizers raises the plain class
         raise BaseModelError(
@@ -323,7 +323,7 @@ def _load(
     auto: Any, base: BaseModel, config: PreTrainedConfig, dtype: torch.dtype, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model and the names of its fresh modules, which are all of its head."""
-    with _quiet():
+    with quiet():
         model, found = auto.from_pretrained(
             base.path,
             config=config,
@@ -353,6 +353,11 @@ def plain_model(model: Any) -> PreTrainedModel:
 
 
 def family_of(model: PreTrainedModel) -> Family:
+    """Where the parts of a model are.
+
+    Raises:
+        BaseModelError: an architecture that is not known here.
+    """
     if model.config.model_type not in _FAMILIES:
         raise BaseModelError(
             f"{_kind(model)}: expected an architecture whose layers are known ({', '.join(_FAMILIES)}), found another: "
@@ -400,8 +405,8 @@ def _modules_in_use(module: Any, name: str = "") -> Iterator[tuple[str, nn.Modul
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    # transformers shows a bar even for a single small file, and warns of every head that is fresh.
+def quiet() -> Iterator[None]:
+    """Without transformers' bars, of which even a small file has one, and its warnings of every head that is fresh."""
     shown, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()

@@ -98,12 +98,10 @@ class FeatureRows:
 
 
 @dataclass(frozen=True)
-class ActivationRows:
-    """What frozen lower layers make of token rows, computed once."""
+class _WithTokens:
+    """Token rows, and something beside them."""
 
     tokens: TokenRows
-    activations: np.ndarray
-    """(tokens of all rows, width) float16"""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -111,6 +109,26 @@ class ActivationRows:
     @property
     def lengths(self) -> np.ndarray:
         return self.tokens.lengths
+
+
+@dataclass(frozen=True)
+class WordsBeside(_WithTokens):
+    """Token rows, and for each row the pooled vectors of its words."""
+
+    word_features: np.ndarray
+    """(rows, dimensions) float32"""
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """As the token rows', and ``word_features``, (len(indices), dimensions)."""
+        return {**self.tokens.batch(indices), "word_features": torch.from_numpy(self.word_features[indices])}
+
+
+@dataclass(frozen=True)
+class ActivationRows(_WithTokens):
+    """Token rows, and what frozen lower layers make of each token, computed once."""
+
+    activations: np.ndarray
+    """(tokens of all rows, width) float16"""
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """As the token rows', and ``activations``, (len(indices), longest row, width)."""

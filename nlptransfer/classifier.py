@@ -80,9 +80,9 @@ class Classifier:
         rows = self.route.rows(self.model, self.tokenizer, texts, share=share)
         return predict_logits(self.model, rows, share=share)
 
-    def probabilities(self, texts: Sequence[str], *, share: bool = False) -> np.ndarray:
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """(texts, labels), rows summing to 1, or each label by itself with several labels at once."""
-        return to_probabilities(self.logits(texts, share=share), self.labels)
+        return to_probabilities(self.logits(texts), self.labels)
 
     def predict(self, texts: str | Path | Iterable[str], *, text_column: str | None = None) -> list[Prediction]:
         """Predictions in the order of the texts.
@@ -118,9 +118,9 @@ class Classifier:
         """
         return self.score(load_split(data, self.labels, settings, split), further)
 
-    def score(self, split: Split, further: Sequence[str] = (), *, share: bool = False) -> dict[str, Any]:
+    def score(self, split: Split, further: Sequence[str] = ()) -> dict[str, Any]:
         """Scores with intervals on a split."""
-        found = self.probabilities(split.texts, share=share)
+        found = self.probabilities(split.texts)
         return metrics.score(split.targets, found, self.labels, thresholds=self.thresholds, metrics=further)
 
     def save_pretrained(self, folder: str | Path) -> Path:

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from nlptransfer.anatomy import family_of, layers_of, parts_of, plain_model
+from nlptransfer.anatomy import Family, family_of, layers_of, parts_of, plain_model
 from nlptransfer.settings import check
 
 
@@ -26,9 +27,7 @@ def upper_layers(model: nn.Module, cut: int) -> nn.Module:
         SettingError: no such cut.
         BaseModelError: see :func:`layers_of`.
     """
-    plain, layers = plain_model(model), layers_of(model)
-    check(0 < cut <= len(layers), "cut", cut, f"a number of layers from 1 to {len(layers)}")
-    family = family_of(plain)
+    plain, layers, family = _parts(model, cut)
     makers = parts_of(plain, family.embeddings)
     given = _Given(next(makers[0].parameters()).dtype, family.tokens_first)
     # deepcopy takes what the memo holds for a copy that is made already: parameters are shared, lower parts replaced.
@@ -60,9 +59,7 @@ def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> 
         SettingError: no such cut.
         BaseModelError: see :func:`layers_of`.
     """
-    plain, layers = plain_model(model), layers_of(model)
-    check(0 < cut <= len(layers), "cut", cut, f"a number of layers from 1 to {len(layers)}")
-    family = family_of(plain)
+    plain, layers, family = _parts(model, cut)
     seen: list[Tensor] = []
 
     def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -91,6 +88,12 @@ def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> 
         for module, mode in modes:
             module.training = mode
     return seen[-1].transpose(0, 1) if family.tokens_first else seen[-1]
+
+
+def _parts(model: nn.Module, cut: int) -> tuple[PreTrainedModel, nn.ModuleList, Family]:
+    plain, layers = plain_model(model), layers_of(model)
+    check(0 < cut <= len(layers), "cut", cut, f"a number of layers from 1 to {len(layers)}")
+    return plain, layers, family_of(plain)
 
 
 class _Reached(Exception):

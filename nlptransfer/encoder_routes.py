@@ -3,6 +3,7 @@
 import logging
 import math
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -86,13 +87,18 @@ class EncoderRoute(Route):
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> tuple[PreTrainedModel, list[str]]:
         """The model to train, and the names of its freshly initialised modules."""
-        return anatomy.load_model(
-            base, data.labels, tokenizer, seed, dropout=self.dropout, attention_dropout=self.attention_dropout
-        )
+        return self.load_base(base, data.labels, tokenizer, seed)
 
+    def load_base(
+        self, base: BaseModel, labels: Labels, tokenizer: PreTrainedTokenizerFast, seed: int, **precision: Any
+    ) -> tuple[PreTrainedModel, list[str]]:
+        """A classifier on the base with this route's dropout, and the names of its freshly initialised modules."""
+        dropout: dict[str, Any] = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
+        return anatomy.load_model(base, labels, tokenizer, seed, **dropout, **precision)
+
+    @abstractmethod
     def defaults(self, data: Data) -> dict[str, Any]:
         """Training settings that suit the data."""
-        raise NotImplementedError
 
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
@@ -230,7 +236,7 @@ class Lora(EncoderRoute):
     def make_model(
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> tuple[PreTrainedModel, list[str]]:
-        model, fresh = self._base_model(base, data.labels, tokenizer, seed)
+        model, fresh = self.load_base(base, data.labels, tokenizer, seed, **self._precision)
         # The head learns whole, and what is fresh anywhere must be saved: random again after a reload otherwise.
         heads = _whole_heads(model, {*anatomy.head_modules(model), *fresh})
         targets = self._targets(model, heads)
@@ -281,7 +287,7 @@ class Lora(EncoderRoute):
         config = AutoConfig.from_pretrained(folder)
         several = config.problem_type == "multi_label_classification"
         labels = Labels(tuple(config.id2label[number] for number in range(config.num_labels)), several)
-        model, _ = self._base_model(recorded_base(record, base), labels, tokenizer, seed=0)
+        model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self._precision)
         # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
         with _peft_quiet():
             adapted = PeftModelForSequenceClassification(model, LoraConfig.from_pretrained(str(folder)))
@@ -292,19 +298,10 @@ class Lora(EncoderRoute):
         set_peft_model_state_dict(adapted, saved)
         return cast(PreTrainedModel, adapted.eval()), tokenizer
 
-    def _base_model(
-        self, base: BaseModel, labels: Labels, tokenizer: PreTrainedTokenizerFast, seed: int
-    ) -> tuple[PreTrainedModel, list[str]]:
-        return anatomy.load_model(
-            base,
-            labels,
-            tokenizer,
-            seed,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            dtype=torch.float32 if self.base_precision == "float32" else torch.bfloat16,
-            four_bit=self.base_precision == "4bit",
-        )
+    @property
+    def _precision(self) -> dict[str, Any]:
+        dtype = torch.float32 if self.base_precision == "float32" else torch.bfloat16
+        return {"dtype": dtype, "four_bit": self.base_precision == "4bit"}
 
     def _targets(self, model: PreTrainedModel, heads: Sequence[str]) -> list[str]:
         """Names of the linear layers that are adapted, none of them in a head.

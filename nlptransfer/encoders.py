@@ -325,7 +325,12 @@ def base_record(base: BaseModel) -> dict[str, Any]:
     """
     stamp = weights_hash(base)
     if base.is_local:
-        write_json(cache_folder("bases") / f"{stamp}.json", {"path": str(base.path)})
+        try:
+            write_json(cache_folder("bases") / f"{stamp}.json", {"path": str(base.path)})
+        except OSError as error:
+            logger.warning(
+                "%s: where it lies cannot be noted, and must be named when it is needed (%s)", base.id, error
+            )
     return {"name": base.id, "revision": base.revision, "sha256": stamp}
 
 

@@ -100,10 +100,11 @@ def through(
     tokens: TokenRows,
     places: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """As :func:`nlptransfer.batching.compute` of all processes, with a bar on a terminal."""
+    """As :func:`nlptransfer.batching.compute` of all processes, with a bar on a terminal where the log is shown."""
     # On stderr: what a command prints may be piped on.
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (processes.is_main() and console.is_terminal)) as bar:
+    shown = processes.is_main() and console.is_terminal and log.isEnabledFor(logging.INFO)
+    with Progress(console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(f"{len(tokens):,} texts through the encoder", total=len(tokens))
 
         def counted(inputs: dict[str, Tensor]) -> Tensor:

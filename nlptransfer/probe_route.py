@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import anatomy, processes
-from nlptransfer.batching import FeatureRows, Rows, TokenRows, encode
+from nlptransfer.batching import FeatureRows, Rows, TokenRows, WordsBeside, encode
 from nlptransfer.data import Data
 from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
 from nlptransfer.errors import BaseModelError, SettingError
@@ -27,26 +27,6 @@ log = logging.getLogger("nlptransfer")
 
 WORDS = "words"
 """The folder in a saved classifier with what cuts texts into words."""
-
-
-@dataclass(frozen=True)
-class WordsBeside:
-    """Token rows, and for each row the pooled vectors of its words."""
-
-    tokens: TokenRows
-    word_features: np.ndarray
-    """(rows, dimensions) float32"""
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return self.tokens.lengths
-
-    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """As the token rows', and ``word_features``, (len(indices), dimensions)."""
-        return {**self.tokens.batch(indices), "word_features": torch.from_numpy(self.word_features[indices])}
 
 
 @dataclass(frozen=True)
@@ -166,10 +146,7 @@ class Probe(Route):
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
         if self.head_type != "linear" or not isinstance(rows, FeatureRows):
             return None
-        own = _own(model)
-        features = torch.from_numpy(np.asarray(rows.features, dtype=np.float32))
-        with torch.inference_mode():
-            return own.body(features.to(own.device)).cpu().numpy()
+        return _own(model).body.outputs(rows.features)
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         """Write what the encoder does not bring: head, word vectors, both tokenizers, and the config that names it."""

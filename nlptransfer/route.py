@@ -1,8 +1,7 @@
 """What a route is: how a model is built for the data, fed with text, taught, saved and loaded."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import logging as hf_logging
 
+from nlptransfer.anatomy import quiet
 from nlptransfer.batching import Rows
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError
@@ -80,7 +79,7 @@ class Route(ABC):
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         """Write model and tokenizer as plain transformers reads them."""
-        with no_bars():
+        with quiet():
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
@@ -96,7 +95,7 @@ class Route(ABC):
         Raises:
             RunFolderError: weights are missing, which transformers would fill with random numbers.
         """
-        with no_bars():
+        with quiet():
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True
             )
@@ -126,15 +125,3 @@ def saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     return tokenizer
-
-
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """transformers' progress bars kept away: it shows one even for a single small file."""
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()

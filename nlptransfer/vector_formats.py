@@ -8,9 +8,8 @@
 The kind is seen in the content, never in the name, and each kind may be compressed by gzip. Nothing is
 allocated on a header's word: blocks grow with what is really read.
 
-A name of gensim's downloader stands for a file too, which is fetched by itself: none of the code that is
-published with it. A mirror is named by NLPTRANSFER_GENSIM_LIST_URL (the list of models) and
-NLPTRANSFER_GENSIM_DATA_URL (the folder with NAME/NAME.gz in it).
+A name of gensim's downloader stands for a file too, which is fetched by itself, without the code published with it.
+Mirrors: NLPTRANSFER_GENSIM_LIST_URL (the list of models), NLPTRANSFER_GENSIM_DATA_URL (holds NAME/NAME.gz).
 """
 
 import codecs

@@ -123,6 +123,12 @@ class PooledBody(nn.Module):
         """(batch, sizes[0]) -> (batch, sizes[-1])"""
         return self.layers(self.standardize(features))
 
+    def outputs(self, features: np.ndarray) -> np.ndarray:
+        """(rows, sizes[0]) -> (rows, sizes[-1]) float32: what the last layer is solved on."""
+        device = self.standardize.mean.device
+        with torch.inference_mode():
+            return self(torch.from_numpy(np.asarray(features, dtype=np.float32)).to(device)).cpu().numpy()
+
 
 class CnnBody(nn.Module):
     """Convolutions over words and the maximum over time of each filter (Kim 2014, static channel)."""

@@ -113,11 +113,11 @@ class Word2Vec(Route):
         return _own(model).classifier
 
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
+        body = _own(model).body
         if self.head_type != "linear" or not isinstance(rows, FeatureRows):
             return None
-        own = _own(model)
-        with torch.inference_mode():
-            return own.body(torch.from_numpy(rows.features).to(own.device)).cpu().numpy()
+        assert isinstance(body, word2vec.PooledBody)
+        return body.outputs(rows.features)
 
     def _defaults(self, rows: int) -> dict[str, Any]:
         # Small data gets more passes and smaller batches, so that it has steps enough. No early stopping: the best

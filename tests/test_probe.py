@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from test_word2vec_route import train_only
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModel,
@@ -26,7 +27,6 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from nlptransfer.batching import FeatureRows, Rows, predict_logits
-from nlptransfer.data import Data, Split
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.labels import Labels
 from nlptransfer.objectives import Supervised
@@ -100,20 +100,8 @@ def vectors(tmp_path: Path) -> str:
     return str(tmp_path / "vectors.txt")
 
 
-class Closed:
-    """A split that nobody may look at."""
-
-    def __getattribute__(self, name: str) -> Any:
-        raise AssertionError(f"a split other than train was looked at: {name}")
-
-
-def data_of(texts: Sequence[str] = TEXTS, targets: np.ndarray = TARGETS, multi_label: bool = False) -> Data:
-    closed: Any = Closed()
-    return Data("toy", Labels(("bad", "good"), multi_label), Split(list(texts), targets), closed, closed, closed)
-
-
 def build(route: Probe, base: str, seed: int = 0, texts: Sequence[str] = TEXTS) -> Built:
-    return route.build(data_of(texts, np.arange(len(texts)) % 2), base, None, seed)
+    return route.build(train_only(texts, np.arange(len(texts)) % 2), base, None, seed)
 
 
 def own(built: Built) -> ProbeForSequenceClassification:
@@ -399,7 +387,7 @@ def test_loss_and_hidden_states(base: str) -> None:
 
 
 def test_several_labels_at_once(base: str) -> None:
-    data = data_of(targets=np.eye(2, dtype=np.float32)[TARGETS], multi_label=True)
+    data = train_only(TEXTS, np.eye(2, dtype=np.float32)[TARGETS], multi_label=True)
     built = Probe().build(data, base, None, 0)
     assert built.model.config.problem_type == "multi_label_classification"
 

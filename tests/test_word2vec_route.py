@@ -55,13 +55,14 @@ class Closed:
         raise AssertionError(f"a split other than train was looked at: {name}")
 
 
-def data_of(texts: Sequence[str] = TEXTS, targets: np.ndarray = TARGETS, multi_label: bool = False) -> Data:
+def train_only(texts: Sequence[str], targets: np.ndarray, multi_label: bool = False) -> Data:
+    """Data of which nothing but the training split may be looked at."""
     closed: Any = Closed()
     return Data("toy", Labels(("bad", "good"), multi_label), Split(list(texts), targets), closed, closed, closed)
 
 
 def build(route: Word2Vec, base: str, texts: Sequence[str] = TEXTS, seed: int = 0) -> Built:
-    return route.build(data_of(texts, np.arange(len(texts)) % 2), base, None, seed)
+    return route.build(train_only(texts, np.arange(len(texts)) % 2), base, None, seed)
 
 
 def own(built: Built) -> Word2VecForSequenceClassification:
@@ -191,7 +192,7 @@ def test_settings_reach_the_model(base: str) -> None:
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_labels_reach_the_model(base: str, multi_label: bool) -> None:
     targets = np.eye(4, 2, dtype=np.float32) if multi_label else TARGETS
-    config = Word2Vec().build(data_of(TEXTS, targets, multi_label), base, None, 0).model.config
+    config = Word2Vec().build(train_only(TEXTS, targets, multi_label), base, None, 0).model.config
     assert config.id2label == {0: "bad", 1: "good"}
     assert config.label2id == {"bad": 0, "good": 1}
     assert config.problem_type == f"{'multi' if multi_label else 'single'}_label_classification"
@@ -313,7 +314,7 @@ def test_settings_that_make_no_sense(wrong: dict[str, Any], base: str) -> None:
 
 def test_vectors_have_no_revision(base: str) -> None:
     with pytest.raises(SettingError, match=r"revision='main'.*: expected none"):
-        Word2Vec().build(data_of(), base, "main", 0)
+        Word2Vec().build(train_only(TEXTS, TARGETS), base, "main", 0)
 
 
 def test_settings_that_make_sense() -> None:
