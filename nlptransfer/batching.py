@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from nlptransfer import processes
+from nlptransfer import arithmetic, processes
 from nlptransfer.settings import check
 
 MEGABATCH = 50
@@ -274,7 +274,7 @@ def compute(
     was_training = model.training
     model.eval()
     # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic.fast(model):
         found = [
             function({name: value.to(device) for name, value in rows.batch(batch).items()}).cpu().numpy()
             for batch in mine

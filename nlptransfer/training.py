@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nlptransfer import processes
+from nlptransfer import arithmetic, processes
 from nlptransfer.batching import Rows, predict_logits, training_batches
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.files import read_json, write_json
@@ -138,7 +138,7 @@ class _Loop:
         self._resume()
         if self.settings.report_to:
             self.accelerator.init_trackers("nlptransfer", config=_flat(asdict(self.settings)))
-        with self._bar() as bar:
+        with self._bar() as bar, arithmetic.fast(self.plain):
             task = bar.add_task("training", total=self.steps, completed=self.report.step, note="")
 
             def show(note: str | None) -> None:

@@ -1,0 +1,118 @@
+"""Faster float32 on a processor: who multiplies the matrices, and memory that is not given back between steps."""
+
+import ctypes
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Numbers of glibc's mallopt(3)."""
+KEPT_BYTES = 1 << 30
+"""Blocks up to this size are taken from memory that the process keeps."""
+CPU_INFO = Path("/proc/cpuinfo")
+ROUNDING = 1e-5
+"""Largest relative error of a product in float32; with factors rounded to bfloat16 it is some 1e-3."""
+
+
+@contextmanager
+def fast(model: nn.Module) -> Iterator[None]:
+    """Within it the model's linear layers on a processor run as fast as we can have it, in float32 as ever.
+
+    torch multiplies by MKL, which keeps to half of the width of a processor that Intel did not make. oneDNN, which
+    torch has too, does not, but is slower than MKL in the small products of attention: so it gets linear layers alone.
+    """
+    if any(value.device.type != "cpu" for value in model.parameters()):
+        yield
+        return
+    _keep_memory()
+    layers = [layer for layer in model.modules() if type(layer) is nn.Linear] if _onednn_gains() else []
+    for layer in layers:
+        layer.__class__ = _FastLinear
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = nn.Linear
+
+
+class _FastLinear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        alike = input.dtype == self.weight.dtype == torch.float32
+        if not alike or torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        return cast(Tensor, _Product.apply(input, self.weight, self.bias))
+
+
+class _Product(torch.autograd.Function):
+    """y = x Wᵀ + b and its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        with _onednn():
+            return functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        with _onednn():
+            return (
+                (rows @ weight).view(x.shape) if of_x else None,
+                rows.t() @ x.reshape(-1, x.shape[-1]) if of_weight else None,
+                rows.sum(dim=0) if of_bias else None,
+            )
+
+
+@contextmanager
+def _onednn() -> Iterator[None]:
+    # Allowed to round factors to bfloat16, torch hands products to oneDNN, which rounds where the processor multiplies
+    # blocks of bfloat16 (AMX) and nowhere else: _onednn_gains() has seen that this one does not.
+    matmul = cast(Any, torch.backends.mkldnn).matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+@cache
+def _onednn_gains() -> bool:
+    """Whether products by oneDNN are float32's, and faster by what the processor is: a clock might say otherwise when
+    a run is resumed, which would change its last digits."""
+    if not _is_held_back() or not hasattr(torch.backends.mkldnn, "matmul"):
+        return False
+    draw = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(256, 256, generator=draw) for _ in range(2))
+    exact = left.double() @ right.double()
+    with _onednn():
+        found = left @ right
+    return float((found - exact).norm() / exact.norm()) < ROUNDING
+
+
+def _is_held_back() -> bool:
+    wide = torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    try:
+        return wide and "GenuineIntel" not in CPU_INFO.read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+@cache
+def _keep_memory() -> None:
+    # glibc returns large blocks to the system at once, and to get them anew, zeroed page by page, takes a fifth of a
+    # step of full fine-tuning.
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(TRIM_THRESHOLD, KEPT_BYTES)

@@ -1,0 +1,159 @@
+"""Linear layers by oneDNN: the same numbers in float32, and nothing else touched."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from nlptransfer import arithmetic
+
+
+@pytest.fixture(autouse=True)
+def gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Everywhere the way that a processor takes on which it gains.
+    monkeypatch.setattr(arithmetic, "_onednn_gains", lambda: True)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The inputs' shapes of the layers that go our way."""
+    found = []
+    product = arithmetic._Product.apply
+
+    def counted(x, weight, bias):
+        found.append(x.shape)
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(arithmetic._Product, "apply", counted)
+    return found
+
+
+def gradients(layer: nn.Linear, x: torch.Tensor) -> list[torch.Tensor]:
+    layer.zero_grad()
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    y.sin().sum().backward()
+    return [y.detach(), x.grad, *[value.grad for value in layer.parameters()]]
+
+
+@settings(deadline=None)
+@given(
+    leading=st.lists(st.integers(1, 5), max_size=3),
+    width=st.integers(1, 40),
+    out=st.integers(1, 40),
+    bias=st.booleans(),
+)
+def test_layers_and_gradients_are_float64s(leading: list[int], width: int, out: int, bias: bool) -> None:
+    generator = torch.Generator().manual_seed(width)
+    layer = nn.Linear(width, out, bias=bias)
+    x = torch.randn(*leading, width, generator=generator)
+    with arithmetic.fast(layer):
+        found = gradients(layer, x)
+    expected = gradients(copy.deepcopy(layer).double(), x.double())
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_frozen_gets_no_gradient() -> None:
+    layer = nn.Linear(3, 2).requires_grad_(False)
+    x = torch.randn(4, 3, requires_grad=True)
+    with arithmetic.fast(layer):
+        layer(x).sum().backward()
+    assert layer.weight.grad is None and layer.bias.grad is None
+    torch.testing.assert_close(x.grad, layer.weight.sum(dim=0).expand(4, 3))
+
+
+def test_only_layers_in_float32_go_our_way(calls: list[torch.Size]) -> None:
+    class Own(nn.Linear):
+        """Quantised layers are such subclasses."""
+
+    whole = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2, dtype=torch.bfloat16), Own(3, 2)])
+    with arithmetic.fast(whole):
+        whole[0](torch.ones(4, 3))
+        whole[1](torch.ones(5, 3, dtype=torch.bfloat16))
+        whole[2](torch.ones(6, 3))
+        nn.Linear(3, 2)(torch.ones(7, 3))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert whole[0](torch.ones(8, 3)).dtype == torch.bfloat16
+    whole[0](torch.ones(9, 3))
+    assert calls == [(4, 3)]
+
+
+def test_no_accelerator_and_no_other_processor_is_touched(
+    calls: list[torch.Size], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, here = nn.Linear(3, 2, device="meta"), nn.Linear(3, 2)
+    with arithmetic.fast(elsewhere):
+        elsewhere(torch.ones(4, 3, device="meta"))
+    monkeypatch.setattr(arithmetic, "_onednn_gains", lambda: False)
+    with arithmetic.fast(here):
+        here(torch.ones(4, 3))
+    assert not calls
+
+
+def test_one_within_another_and_errors_leave_all_as_it_was(calls: list[torch.Size]) -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    layer = nn.Linear(3, 2)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), arithmetic.fast(layer):
+        with arithmetic.fast(layer):
+            layer(torch.ones(4, 3))
+        layer(torch.ones(4, 3))
+        layer(torch.ones(4, 5))
+    assert type(layer) is nn.Linear
+    assert calls == [(4, 3), (4, 3), (4, 5)]
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_activations_computed_twice(calls: list[torch.Size]) -> None:
+    layer, x = nn.Linear(3, 2), torch.ones(4, 3, requires_grad=True)
+    with arithmetic.fast(layer):
+        checkpoint(layer, x, use_reentrant=False).sum().backward()
+    assert len(calls) == 2
+    torch.testing.assert_close(layer.weight.grad, torch.full((2, 3), 4.0))
+
+
+@pytest.mark.parametrize(
+    ("maker", "width", "expected"),
+    [("AuthenticAMD", "AVX512", True), ("GenuineIntel", "AVX512", False), ("AuthenticAMD", "AVX2", False)],
+)
+def test_who_gains(maker: str, width: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = tmp_path / "cpuinfo"
+    described.write_text(f"vendor_id : {maker}\n")
+    monkeypatch.setattr(arithmetic, "CPU_INFO", described)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: width)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert arithmetic._is_held_back() is expected
+
+
+def test_a_system_that_does_not_describe_its_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "CPU_INFO", tmp_path / "none")
+    assert not arithmetic._is_held_back()
+
+
+@pytest.mark.parametrize(("rounds", "expected"), [(False, True), (True, False)])
+def test_a_processor_that_would_round_is_left_alone(
+    rounds: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(arithmetic, "_is_held_back", lambda: True)
+    product = torch.Tensor.__matmul__
+
+    def rounded(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        if left.dtype == torch.float64:
+            return product(left, right)
+        return product(left.bfloat16().float(), right.bfloat16().float())
+
+    if rounds:
+        monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
+    arithmetic._onednn_gains.cache_clear()
+    try:
+        assert arithmetic._onednn_gains() is expected
+    finally:
+        arithmetic._onednn_gains.cache_clear()
