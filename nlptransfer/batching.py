@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerFast
 
 from nlptransfer import arithmetic, processes
@@ -271,14 +272,17 @@ def compute(
     width = getattr(getattr(model, "config", None), "hidden_size", 384)
     batches = list(prediction_batches(rows.lengths, numbers // width))
     mine = batches[processes.rank() :: processes.count()] if share else batches
+    # Sharded weights meet in every pass, so no process may make one pass fewer.
+    sharded = share and any(isinstance(value, DTensor) for value in model.parameters())
+    idle = batches[:1] if sharded and len(mine) * processes.count() < len(batches) else []
     was_training = model.training
     model.eval()
     # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.
     with torch.no_grad(), arithmetic.fast(model):
         found = [
             function({name: value.to(device) for name, value in rows.batch(batch).items()}).cpu().numpy()
-            for batch in mine
-        ]
+            for batch in [*mine, *idle]
+        ][: len(mine)]
     model.train(was_training)
     if places is None:
         return processes.gather_rows(mine, found, len(rows), share=share)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +39,24 @@ class Supervised(nn.Module):
         weights = np.ones(labels.num_labels) if class_weights is None else class_weights
         self.register_buffer("class_weights", torch.as_tensor(weights, dtype=torch.float32), persistent=False)
 
-    def forward(self, inputs: dict[str, Tensor], targets: Tensor, total_weight: float) -> Tensor:
-        """The rows' share of the loss: their weighted losses over the weight of all rows of the step."""
-        return self.row_losses(self.model(**inputs).logits.float(), targets).sum() / total_weight
+    def forward(self, inputs: dict[str, Tensor], targets: Tensor | None = None, total_weight: float = 1.0) -> Tensor:
+        """The rows' share of the loss: their weighted losses over the weight of all rows of the step.
+
+        Without targets the logits, (rows, labels) float32.
+        """
+        logits = self.model(**inputs).logits.float()
+        return logits if targets is None else self.row_losses(logits, targets).sum() / total_weight
+
+    @property
+    def config(self) -> Any:
+        """The model's."""
+        return self.model.config
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Names of the classes of the model's layers: where Accelerate cuts weights into shards."""
+        names = getattr(self.model, "_no_split_modules", None) or ()
+        return sorted({type(module).__name__ for module in self.model.modules()} & {*names})
 
     def row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Weighted losses, (rows,), of logits (rows, labels) and targets (rows,) int64 or (rows, labels) float."""

@@ -22,6 +22,9 @@ log = logging.getLogger("nlptransfer")
 def state() -> PartialState:
     """Accelerate's view of the processes, which know each other from the first call on."""
     _part_at_exit()
+    # Where weights are sharded Accelerate's default is that one process loads a base and the others hold nothing, until
+    # it is prepared; but what is frozen is computed before that, by all.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     return PartialState(cpu=_on_cpu())
 
 

@@ -6,22 +6,24 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, set_seed
+from accelerate.state import AcceleratorState, is_initialized
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration, set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nlptransfer import arithmetic, processes
-from nlptransfer.batching import Rows, predict_logits, training_batches
+from nlptransfer.batching import Rows, compute, training_batches
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.objectives import Supervised
@@ -29,6 +31,8 @@ from nlptransfer.optimization import Pace, TrainingSettings, decays, make_optimi
 
 log = logging.getLogger("nlptransfer")
 
+TOGETHER = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU}
+"""How processes may work together beside sharded weights: each has all of them."""
 LOSS_CHECK_STEPS = 10
 """The loss is read, shown and checked for NaN every so many steps: reading it makes a GPU wait."""
 
@@ -126,10 +130,13 @@ class _Loop:
         self.lengths = examples.rows.lengths
         targets = torch.from_numpy(examples.targets).to(objective.class_weights.device)
         self.row_weights = objective.row_weights(targets).double().cpu().numpy()
-        self.learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        self.objective, self.optimizer = self.accelerator.prepare(objective, make_optimizer(objective, settings, paces))
-        self.accelerator.register_save_state_pre_hook(_drop_frozen)
         self.plain = objective
+        # Sharding takes a module's weights apart: a copy is trained then, and what it learns comes back whole.
+        self.trained = deepcopy(objective) if self.accelerator.is_fsdp2 else objective
+        optimizer = make_optimizer(self.trained, settings, paces)
+        self.objective, self.optimizer = self.accelerator.prepare(self.trained, optimizer)
+        self.learning = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
+        self.accelerator.register_save_state_pre_hook(_drop_frozen)
         self.report = TrainingReport(rows_per_pass=settings.per_device_train_batch_size)
         self.best: dict[str, Tensor] = {}
         set_seed(settings.seed if settings.init_seed is None else settings.init_seed, device_specific=True)
@@ -138,7 +145,7 @@ class _Loop:
         self._resume()
         if self.settings.report_to:
             self.accelerator.init_trackers("nlptransfer", config=_flat(asdict(self.settings)))
-        with self._bar() as bar, arithmetic.fast(self.plain):
+        with self._bar() as bar, arithmetic.fast(self.trained):
             task = bar.add_task("training", total=self.steps, completed=self.report.step, note="")
 
             def show(note: str | None) -> None:
@@ -149,7 +156,10 @@ class _Loop:
             while self.report.epoch < self.epochs and not self._out_of_patience():
                 self._epoch(show)
         if self.best:
-            self.plain.load_state_dict(self.best, strict=False)
+            self.trained.load_state_dict(self.best, strict=False)
+        if self.trained is not self.plain:
+            self.plain.load_state_dict(self._whole(_learnt(self.trained)), strict=False)
+            self.plain.to(self.accelerator.device)
         # Not end_training(): that takes down the process group, which evaluation still needs.
         for tracker in self.accelerator.trackers:
             tracker.finish()
@@ -280,7 +290,7 @@ class _Loop:
         if not len(self.validation.rows):
             report.best_epoch = report.epoch
             return
-        logits = predict_logits(self.plain.model, self.validation.rows, share=True)
+        logits = compute(self.trained, self.trained, self.validation.rows, share=True)
         if not np.isfinite(logits).all():
             raise self._diverged("the model's outputs are no longer numbers")
         score = entry["score"] = float(self.judge(logits))
@@ -292,7 +302,7 @@ class _Loop:
             self.accelerator.log({"epoch_loss": loss, "validation_score": score}, step=report.step)
         if report.best_score is None or score > report.best_score:
             report.best_score, report.best_epoch = score, report.epoch
-            self.best = {name: value.detach().clone() for name, value in _learnt(self.plain).items()}
+            self.best = {name: value.detach().clone() for name, value in _learnt(self.trained).items()}
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience
@@ -306,13 +316,14 @@ class _Loop:
     def _save(self) -> None:
         """Write a checkpoint under a temporary name, rename it, and remove the one before."""
         writing = self.checkpoints / "writing"
+        best = self._whole(self.best)
         if self.accelerator.is_main_process:
             shutil.rmtree(writing, ignore_errors=True)
             writing.mkdir(parents=True)
             progress = {"processes": self.accelerator.num_processes, **asdict(self.report)}
             write_json(writing / "progress.json", progress)
-            if self.best:
-                save_file({name: value.contiguous() for name, value in self.best.items()}, writing / "best.safetensors")
+            if best:
+                save_file({name: value.contiguous() for name, value in best.items()}, writing / "best.safetensors")
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(writing))
         self.accelerator.wait_for_everyone()
@@ -321,6 +332,15 @@ class _Loop:
             writing.rename(self.checkpoints / f"step_{self.report.step:08d}")
             for folder in older:
                 shutil.rmtree(folder)
+
+    def _whole(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors with their shards put together; all processes call this."""
+        return {
+            name: cast(DTensor, value.to(self.accelerator.device)).full_tensor()
+            if isinstance(value, DTensor)
+            else value
+            for name, value in state.items()
+        }
 
     def _resume(self) -> None:
         saved = _saved(self.checkpoints)
@@ -337,7 +357,9 @@ class _Loop:
         # Frozen weights are not in a checkpoint: the model has them already.
         self.accelerator.load_state(str(saved[-1]), strict=False)
         best = saved[-1] / "best.safetensors"
-        self.best = load_file(best, device=str(self.accelerator.device)) if best.exists() else {}
+        found, device = load_file(best) if best.exists() else {}, self.accelerator.device
+        shards = self.trained.state_dict()
+        self.best = {name: _sharded_as(shards[name], value.to(device)) for name, value in found.items()}
 
     def _bar(self) -> Progress:
         return Progress(
@@ -363,14 +385,21 @@ def _accelerator(settings: TrainingSettings, folder: Path) -> Accelerator:
     if settings.mixed_precision == "fp16" and processes.state().device.type == "cpu":
         raise SettingError("mixed_precision='fp16': expected a GPU, found a CPU: take bf16 or no")
     # Each training may ask for another precision; Accelerate remembers the first one otherwise.
-    AcceleratorState._reset_state()
-    return Accelerator(
+    if is_initialized() and AcceleratorState().mixed_precision != settings.mixed_precision:
+        AcceleratorState._reset_state()
+    accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
         log_with=list(settings.report_to) or None,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
         # The loop weighs its own batches; a launcher's setting would divide the loss once more.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
+    if accelerator.distributed_type not in TOGETHER and not accelerator.is_fsdp2:
+        raise SettingError(
+            f"the launcher asks for {accelerator.distributed_type.value}: expected several GPUs as they are, or "
+            "--use_fsdp with --fsdp_version 2"
+        )
+    return accelerator
 
 
 def _saved(checkpoints: Path) -> list[Path]:
@@ -383,8 +412,13 @@ def _learnt(objective: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in objective.state_dict().items() if name not in frozen}
 
 
+def _sharded_as(like: Tensor, whole: Tensor) -> Tensor:
+    return distribute_tensor(whole, like.device_mesh, like.placements) if isinstance(like, DTensor) else whole
+
+
 def _drop_frozen(models: list[torch.nn.Module], weights: list[dict[str, Tensor]], _: str) -> None:
-    for model, state in zip(models, weights, strict=True):
+    # Of sharded models there are none here: their weights are already written.
+    for model, state in zip(models, weights, strict=False):
         learnt = _learnt(model)
         for name in [name for name in state if name not in learnt]:
             del state[name]

@@ -104,13 +104,52 @@ for name, route in routes.items():
     )
 """
 
+SHARDED_SCRIPT = (
+    """
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+
+# Accelerate shards weights over accelerators alone, torch over processors too.
+made = AcceleratorState.__init__
+
+def sharded(self, *values, fsdp_plugin=None, **options):
+    made(self, *values, **options)
+    if fsdp_plugin is not None:
+        self.fsdp_plugin = fsdp_plugin
+        self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+AcceleratorState.__init__ = sharded
+
+# Each run stops after its third checkpoint and is gone on with.
+from nlptransfer import experiment, training
+
+whole, save, saved = experiment.finetune, training._Loop._save, []
+
+def stopping(loop):
+    save(loop)
+    saved.append(loop)
+    if len(saved) == 3:
+        raise KeyboardInterrupt
+
+def finetune(*values, **options):
+    saved.clear()
+    try:
+        whole(*values, **options)
+    except KeyboardInterrupt:
+        whole(*values, **options)
+
+training._Loop._save, experiment.finetune = stopping, finetune
+"""
+    + ROUTES_SCRIPT
+)
+
 TWO = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
 TWO += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
 
 
-def start(launcher, script, *arguments):
+def start(launcher, script, *arguments, **variables):
     # The launcher would take a GPU where there is one.
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **variables}
     environment["PYTHONPATH"] = str(Path(__file__).parent)
     return subprocess.run(
         [*launcher, script, *map(str, arguments)], capture_output=True, text=True, timeout=200, env=environment
@@ -172,15 +211,22 @@ def every_route(tmp_path_factory):
     base = make_base(folder / "encoder")
     two = start(TWO, script, base, folder / "2", 4)
     one = start([sys.executable], script, base, folder / "1", 8)
-    assert (two.returncode, one.returncode) == (0, 0), two.stderr + one.stderr
+    script.write_text(SHARDED_SCRIPT)
+    # What `accelerate launch --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP` sets.
+    sharding = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    sharding["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
+    sharded = start(TWO, script, base, folder / "2 sharded", 4, **sharding)
+    for run in (two, one, sharded):
+        assert run.returncode == 0, run.stderr
     return folder
 
 
+@pytest.mark.parametrize("processes_", ["2", "2 sharded"])
 @pytest.mark.parametrize("route", ["full", "upper layers", "lora", "probe mlp", "probe linear"])
-def test_two_processes_learn_what_one_learns_by_every_encoder_route(route, every_route):
+def test_two_processes_learn_what_one_learns_by_every_encoder_route(route, processes_, every_route):
     from safetensors.numpy import load_file
 
-    one, two = (Experiment(every_route / count / route) for count in ("1", "2"))
+    one, two = (Experiment(every_route / count / route) for count in ("1", processes_))
     assert (one.record["processes"], two.record["processes"]) == (1, 2)
     (name,) = (path.name for path in (one.folder / "model").glob("*.safetensors"))
     weights, others = (load_file(run.folder / "model" / name) for run in (one, two))

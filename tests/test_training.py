@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.nn import functional
 
+from nlptransfer import training
 from nlptransfer.batching import FeatureRows, training_batches
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.labels import Labels
@@ -293,6 +295,14 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
     if not torch.accelerator.is_available():
         with pytest.raises(SettingError, match="mixed_precision='fp16': expected a GPU, found a CPU"):
             fit(tmp_path, replace(BASE, mixed_precision="fp16"))
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_weights_are_sharded_in_one_way_alone(kind, tmp_path, monkeypatch):
+    made = SimpleNamespace(distributed_type=DistributedType[kind], is_fsdp2=False)
+    monkeypatch.setattr(training, "Accelerator", lambda **options: made)
+    with pytest.raises(SettingError, match=f"asks for {kind}: expected .* or --use_fsdp with --fsdp_version 2"):
+        fit(tmp_path, BASE)
 
 
 def test_tensorboard_gets_losses_rates_and_scores(tmp_path):
