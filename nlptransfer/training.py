@@ -66,6 +66,8 @@ class TrainingReport:
     """training rows seen, each epoch anew"""
     rows_per_pass: int = 0
     """rows of one forward pass on one process; fewer than asked where memory ran out"""
+    rehearsed: int = 0
+    """tokens of the largest step, padding counted, that is known to fit in every process's memory"""
     loss_sum: float = 0.0
     """sum of this epoch's step losses so far"""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -196,11 +198,15 @@ class _Loop:
     def _step(self, rows: np.ndarray) -> Tensor:
         """One step of the optimizer on the rows of all processes; returns this process's share of the loss."""
         self._set_rate()
+        self._rehearse(rows)
         while True:
             try:
                 loss = self._backward(rows)
                 break
             except torch.OutOfMemoryError as error:
+                if self.accelerator.num_processes > 1:
+                    # The other processes wait inside the step by now, and cannot be told.
+                    raise self._too_small() from error
                 self._halve(error)
         if self.settings.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.learning, self.settings.max_grad_norm)
@@ -214,8 +220,29 @@ class _Loop:
         self.optimizer.zero_grad()
         return loss
 
-    def _backward(self, rows: np.ndarray) -> Tensor:
-        """The gradients of a step, added up over forward passes; returns this process's share of the loss."""
+    def _rehearse(self, rows: np.ndarray) -> None:
+        """Halve the passes of all processes where one of them lacks the memory for the largest step so far."""
+        size = len(rows) * int(self.lengths[rows].max())
+        if size <= self.report.rehearsed or not _rehearses(self.accelerator):
+            return
+        while True:
+            failed: torch.OutOfMemoryError | None = None
+            try:
+                self._backward(rows, meet=False)
+            except torch.OutOfMemoryError as error:
+                failed = error
+            self.optimizer.zero_grad()
+            if not int(self.accelerator.reduce(torch.tensor(int(failed is not None), device=self.accelerator.device))):
+                break
+            self._halve(failed)
+        self.report.rehearsed = size
+
+    def _backward(self, rows: np.ndarray, *, meet: bool = True) -> Tensor:
+        """The gradients of a step, added up over forward passes; returns this process's share of the loss.
+
+        Args:
+            meet: whether the gradients of all processes are averaged.
+        """
         device, others = self.accelerator.device, self.accelerator.num_processes
         total = float(self.row_weights[rows].sum())
         loss = torch.zeros((), device=device)
@@ -225,38 +252,45 @@ class _Loop:
             share = mine if len(mine) else rows[:1]
             inputs = {name: value.to(device) for name, value in self.examples.rows.batch(share).items()}
             targets = torch.from_numpy(self.examples.targets[share]).to(device)
-            last = start + self.micro_rows >= len(rows)
-            with nullcontext() if last else self.accelerator.no_sync(self.objective):
-                part = self.objective(inputs, targets, total if len(mine) else math.inf)
+            waits = meet and start + self.micro_rows < len(rows)
+            with self.accelerator.no_sync(self.objective) if waits else nullcontext():
+                part = (self.objective if meet else self.trained)(inputs, targets, total if len(mine) else math.inf)
                 # Processes' gradients are averaged, and the loss is a sum over all rows.
                 self.accelerator.backward(part * others)
             loss += part.detach()
         return loss
 
-    def _halve(self, error: torch.OutOfMemoryError) -> None:
-        """Take half as many rows in one forward pass from here on, and twice as many passes: the same step."""
-        several = self.accelerator.num_processes > 1
-        rows = self.micro_rows // self.accelerator.num_processes
-        if several or rows < 2:
-            # The other processes wait inside a step by now, and cannot be told.
-            passes = self.settings.gradient_accumulation_steps * 2
-            advice = f"per_device_train_batch_size={rows // 2} with gradient_accumulation_steps={passes}, "
-            raise TrainingError(
-                f"out of memory with {rows} rows in one forward pass: take {advice if rows > 1 else ''}a smaller "
-                "max_length, gradient_checkpointing or a smaller base"
-            ) from error
-        self.micro_rows = rows // 2
-        log.warning(
-            "out of memory with %d rows in one forward pass: on with %d rows and twice as many passes a step",
-            rows,
-            self.micro_rows,
-        )
-        self.report.rows_per_pass = self.micro_rows
+    def _halve(self, error: torch.OutOfMemoryError | None) -> None:
+        """Take half as many rows in one forward pass from here on, and twice as many passes: the same step.
+
+        Args:
+            error: of this process, where it is the one that ran out.
+        """
+        rows = self.report.rows_per_pass
+        if rows < 2:
+            raise self._too_small() from error
+        self.report.rows_per_pass = rows // 2
+        self.micro_rows = self.report.rows_per_pass * self.accelerator.num_processes
+        if self.accelerator.is_main_process:
+            log.warning(
+                "out of memory with %d rows in one forward pass: on with %d rows and twice as many passes a step",
+                rows,
+                rows // 2,
+            )
         self.optimizer.zero_grad()
-        # What the failed pass holds must go before the memory is free.
-        error.__traceback__ = None
+        if error is not None:
+            # What the failed pass holds must go before the memory is free.
+            error.__traceback__ = None
         if torch.accelerator.is_available():
             torch.accelerator.empty_cache()
+
+    def _too_small(self) -> TrainingError:
+        rows, passes = self.report.rows_per_pass, self.settings.gradient_accumulation_steps * 2
+        advice = f"per_device_train_batch_size={rows // 2} with gradient_accumulation_steps={passes}, "
+        return TrainingError(
+            f"out of memory with {rows} rows in one forward pass: take {advice if rows > 1 else ''}a smaller "
+            "max_length, gradient_checkpointing or a smaller base"
+        )
 
     def _set_rate(self) -> None:
         share = rate_share(self.settings, self.report.step, self.steps)
@@ -400,6 +434,14 @@ def _accelerator(settings: TrainingSettings, folder: Path) -> Accelerator:
             "--use_fsdp with --fsdp_version 2"
         )
     return accelerator
+
+
+def _rehearses(accelerator: Accelerator) -> bool:
+    # A processor's memory does not run out with an error; and processes with shards of the weights wait for each other
+    # inside every layer.
+    return (
+        accelerator.num_processes > 1 and accelerator.device.type != "cpu" and accelerator.distributed_type in TOGETHER
+    )
 
 
 def _saved(checkpoints: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from types import SimpleNamespace
 import numpy as np, torch
 from safetensors.torch import save_file
 from torch import nn
-from nlptransfer import processes
+from nlptransfer import processes, training
 from nlptransfer.batching import FeatureRows, predict_logits
 from nlptransfer.labels import Labels
 from nlptransfer.objectives import Supervised, class_weights
@@ -33,9 +33,13 @@ from nlptransfer.training import Examples, TrainingSettings, train
 
 folder, rows_a_process = Path(sys.argv[1]), int(sys.argv[2])
 
+# As where there are GPUs.
+training._rehearses = lambda accelerator: accelerator.num_processes > 1
+
 class Tiny(nn.Module):
-    def __init__(self):
+    def __init__(self, crowded):
         super().__init__()
+        self.crowded = crowded
         torch.manual_seed(5)
         self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
         self.seen = []
@@ -43,6 +47,8 @@ class Tiny(nn.Module):
     def forward(self, features):
         if not self.training:
             self.seen += features[:, 0].tolist()
+        elif self.crowded and processes.rank() == 1 and len(features) > 1:
+            raise torch.OutOfMemoryError("out of memory")
         return SimpleNamespace(logits=self.head(torch.relu(self.body(features))))
 
 def examples(count, labels):
@@ -52,16 +58,16 @@ def examples(count, labels):
     targets = (scores > 0.5).astype(np.float32) if labels.multi_label else scores.argmax(axis=1)
     return Examples(FeatureRows(features), targets)
 
-for several in (False, True):
-    labels = Labels(("a", "b", "c"), several)
+for kind in ("one", "several", "crowded"):
+    labels = Labels(("a", "b", "c"), kind == "several")
     learn, judged = examples(37, labels), examples(11, labels)
-    model = Tiny()
+    model = Tiny(kind == "crowded")
     objective = Supervised(model, labels, class_weights("balanced", labels, learn.targets), 0.1)
     settings = TrainingSettings(
         num_train_epochs=4, learning_rate=0.01, per_device_train_batch_size=rows_a_process, save_steps=2,
-        gradient_accumulation_steps=3, progress=not several, report_to=("tensorboard",), l1=0.001,
+        gradient_accumulation_steps=3, progress=kind == "one", report_to=("tensorboard",), l1=0.001,
     )
-    name = f"several_{processes.count()}" if several else f"one_{processes.count()}"
+    name = f"{kind}_{processes.count()}"
     report = train(
         objective, learn, judged, lambda logits: float(logits.std()), settings, folder / name / "checkpoints"
     )
@@ -70,7 +76,7 @@ for several in (False, True):
     shared = predict_logits(model, judged.rows, share=True)
     part = len(model.seen)
     assert np.array_equal(shared, predict_logits(model, judged.rows))
-    record = [part, report.step, [entry["loss"] for entry in report.history], shared.tolist()]
+    record = [part, report.rows_per_pass, report.step, [entry["loss"] for entry in report.history], shared.tolist()]
     (folder / name / f"rank_{processes.rank()}.json").write_text(json.dumps(record))
     if processes.is_main():
         save_file(model.state_dict(), folder / name / "final.safetensors")
@@ -167,24 +173,25 @@ def runs(tmp_path_factory):
     return folder, two
 
 
-@pytest.mark.parametrize("kind", ["one", "several"])
+@pytest.mark.parametrize("kind", ["one", "several", "crowded"])
 def test_two_processes_learn_what_one_learns(runs, kind):
     from safetensors.numpy import load_file
 
-    folder, _ = runs
+    folder, run = runs
     one, two = (load_file(folder / f"{kind}_{count}" / "final.safetensors") for count in (1, 2))
     assert max(np.abs(one[name] - two[name]).max() for name in one) < 1e-5
-    (_, steps, losses, logits), *both = (
+    (_, _, steps, losses, logits), *both = (
         json.loads((folder / f"{kind}_{count}" / f"rank_{rank}.json").read_text())
         for count, rank in ((1, 0), (2, 0), (2, 1))
     )
     assert steps == 4 * 4
     assert losses[-1] < losses[0]
     for record in both:
-        assert record[1] == steps
-        np.testing.assert_allclose(record[2], losses, atol=1e-5)
-        np.testing.assert_allclose(record[3], logits, atol=1e-4)
+        assert record[1:3] == [1 if kind == "crowded" else 2, steps]
+        np.testing.assert_allclose(record[3], losses, atol=1e-5)
+        np.testing.assert_allclose(record[4], logits, atol=1e-4)
     assert both[0][1:] == both[1][1:]
+    assert run.stderr.count("out of memory with 2 rows in one forward pass: on with 1 rows") == 1
 
 
 @pytest.mark.parametrize("kind", ["one", "several"])
