@@ -42,6 +42,9 @@ log = logging.getLogger("nlptransfer")
 
 ADAPTER = "adapter_model.safetensors"
 STEPS, STEPS_PER_LABEL = 600, 12
+LEAST_EPOCHS, MOST_EPOCHS = 3, 12
+FEW_ROWS = 8_000
+"""Training rows below which a batch is small."""
 UNKNOWN_WARNING = 0.05
 """Share of unknown pieces from which a tokenizer does not know the language of the texts."""
 
@@ -377,10 +380,12 @@ def _unknown_share(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> 
 def _defaults(data: Data, learning_rate: float) -> dict[str, Any]:
     # A task needs so many steps, more with more classes, however few rows it has.
     rows = max(1, len(data.train))
-    batch = 32 if rows >= 2_000 else 16
+    batch = 16 if rows < FEW_ROWS else 32
     epochs = math.ceil((STEPS + STEPS_PER_LABEL * data.labels.num_labels) * batch / rows)
+    # Half the rows, half the rate; but where so many epochs would be too many, longer steps make up for fewer.
+    longer = batch == 32 or epochs > MOST_EPOCHS
     return {
-        "num_train_epochs": min(max(epochs, 3), 12),
-        "learning_rate": learning_rate,
+        "num_train_epochs": min(max(epochs, LEAST_EPOCHS), MOST_EPOCHS),
+        "learning_rate": learning_rate if longer else learning_rate / 2,
         "per_device_train_batch_size": batch,
     }

@@ -2,13 +2,15 @@
 
 import json
 import logging
+import math
 import random
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -653,6 +655,23 @@ def test_settings_that_make_no_sense(wrong):
 @pytest.mark.parametrize("route", [Full(), Lora()], ids=["full", "lora"])
 def test_defaults_are_training_settings(route, bases):
     TrainingSettings(**build(route, bases("bert")).defaults).check()
+
+
+@pytest.mark.parametrize("route", [Full(), Lora()], ids=["full", "lora"])
+@pytest.mark.parametrize("labels", [2, 6, 150])
+def test_few_rows_get_enough_steps_and_many_do_not_take_for_ever(route, labels):
+    found = {}
+    for rows in (20, 500, 3_000, 30_000, 500_000):
+        data = cast(Data, SimpleNamespace(train=range(rows), labels=SimpleNamespace(num_labels=labels)))
+        found[rows] = route.defaults(data)
+        steps = found[rows]["num_train_epochs"] * math.ceil(rows / found[rows]["per_device_train_batch_size"])
+        assert 3 <= found[rows]["num_train_epochs"] <= 12
+        assert steps >= 600 + 12 * labels or found[rows]["num_train_epochs"] == 12
+    assert found[500_000]["num_train_epochs"] == 3
+    if labels < 150:
+        # A batch of half the rows takes half the rate, but for rows so few that 12 epochs are few steps.
+        assert found[3_000]["learning_rate"] == found[30_000]["learning_rate"] / 2
+        assert found[20]["learning_rate"] == found[30_000]["learning_rate"]
 
 
 @pytest.mark.parametrize("unknown", [0, 1, 5])
