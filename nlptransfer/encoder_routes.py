@@ -42,7 +42,7 @@ log = logging.getLogger("nlptransfer")
 
 ADAPTER = "adapter_model.safetensors"
 STEPS, STEPS_PER_LABEL = 600, 12
-LEAST_EPOCHS, MOST_EPOCHS = 3, 12
+MOST_EPOCHS = 12
 FEW_ROWS = 8_000
 """Training rows below which a batch is small."""
 UNKNOWN_WARNING = 0.05
@@ -150,7 +150,7 @@ class Full(EncoderRoute):
         return model, fresh
 
     def defaults(self, data: Data) -> dict[str, Any]:
-        return _defaults(data, 1e-4)
+        return _defaults(data, 1e-4, least_epochs=3)
 
     def learning(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *splits: Sequence[str]
@@ -211,9 +211,9 @@ class Lora(EncoderRoute):
 
     name: ClassVar[str] = "lora"
 
-    rank: int = 8
+    rank: int = 32
     """columns of the small matrices"""
-    lora_alpha: float = 16
+    lora_alpha: float = 32
     """the product counts alpha / rank times, with rsLoRA alpha / sqrt(rank)"""
     lora_dropout: float = 0.0
     """share of the adapter's inputs dropped in training"""
@@ -262,7 +262,7 @@ class Lora(EncoderRoute):
         return cast(PreTrainedModel, _head_in_float32(adapted)), fresh
 
     def defaults(self, data: Data) -> dict[str, Any]:
-        return _defaults(data, 2e-3)
+        return _defaults(data, 1e-3, least_epochs=4)
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         """Write the adapter, the fresh modules, config and tokenizer; or the merged model."""
@@ -377,7 +377,7 @@ def _unknown_share(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> 
     return float((known == tokenizer.unk_token_id).mean()) if len(known) and tokenizer.unk_token_id is not None else 0.0
 
 
-def _defaults(data: Data, learning_rate: float) -> dict[str, Any]:
+def _defaults(data: Data, learning_rate: float, least_epochs: int) -> dict[str, Any]:
     # A task needs so many steps, more with more classes, however few rows it has.
     rows = max(1, len(data.train))
     batch = 16 if rows < FEW_ROWS else 32
@@ -385,7 +385,7 @@ def _defaults(data: Data, learning_rate: float) -> dict[str, Any]:
     # Half the rows, half the rate; but where so many epochs would be too many, longer steps make up for fewer.
     longer = batch == 32 or epochs > MOST_EPOCHS
     return {
-        "num_train_epochs": min(max(epochs, LEAST_EPOCHS), MOST_EPOCHS),
+        "num_train_epochs": min(max(epochs, least_epochs), MOST_EPOCHS),
         "learning_rate": learning_rate if longer else learning_rate / 2,
         "per_device_train_batch_size": batch,
     }

@@ -667,7 +667,7 @@ def test_few_rows_get_enough_steps_and_many_do_not_take_for_ever(route, labels):
         steps = found[rows]["num_train_epochs"] * math.ceil(rows / found[rows]["per_device_train_batch_size"])
         assert 3 <= found[rows]["num_train_epochs"] <= 12
         assert steps >= 600 + 12 * labels or found[rows]["num_train_epochs"] == 12
-    assert found[500_000]["num_train_epochs"] == 3
+    assert found[500_000]["num_train_epochs"] <= 4
     if labels < 150:
         # A batch of half the rows takes half the rate, but for rows so few that 12 epochs are few steps.
         assert found[3_000]["learning_rate"] == found[30_000]["learning_rate"] / 2

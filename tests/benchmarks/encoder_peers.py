@@ -75,15 +75,14 @@ def trainer(
 
 
 def pipeline(folder: Path) -> Callable[[Sequence[str]], list[dict[str, Any]]]:
-    """transformers' pipeline over a saved classifier, 32 texts at a time."""
+    """transformers' pipeline over a saved classifier, 32 texts at a time, cut where the saved tokenizer says."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers import pipeline as make
 
     _quiet()
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    options = {"truncation": True, "max_length": MAX_LENGTH, "device": "cpu"}
-    ready = make("text-classification", model=model, tokenizer=tokenizer, **options)
+    ready = make("text-classification", model=model, tokenizer=tokenizer, truncation=True, device="cpu")
     return lambda texts: ready(list(texts), batch_size=BATCH)
 
 
