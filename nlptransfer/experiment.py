@@ -257,7 +257,10 @@ class _Run:
         settings: TrainingSettings,
         folder: Path,
     ) -> tuple[Built, dict[str, Any]]:
-        """Train; where the validation score is no better than one label for all rows, once more at a lower rate."""
+        """Train; where the validation score is no better than one label for all rows, once more at a lower rate.
+
+        The better of the two is kept, of equals the second.
+        """
         fitted = self._fit(built, judge, weights, settings, folder / CHECKPOINTS)
         score, rate = fitted.get("best_score"), settings.learning_rate
         majority = self._majority_score(judge)
@@ -271,12 +274,12 @@ class _Run:
             lower,
             rate,
         )
-        built = self._build()
-        again = self._fit(built, judge, weights, replace(settings, learning_rate=lower), folder / RETRIED)
-        again["collapsed"] = {"learning_rate": rate, "history": fitted["history"]}
-        again["seconds"] += fitted["seconds"]
-        again["examples"] += fitted["examples"]
-        return built, again
+        anew = self._build()
+        again = self._fit(anew, judge, weights, replace(settings, learning_rate=lower), folder / RETRIED)
+        kept = (anew, again, fitted, rate) if again["best_score"] >= score else (built, fitted, again, lower)
+        model, best, other, others_rate = kept
+        both = {name: best[name] + other[name] for name in ("seconds", "examples")}
+        return model, {**best, **both, "collapsed": {"learning_rate": others_rate, "history": other["history"]}}
 
     def _majority_score(self, judge: Callable[[np.ndarray], float]) -> float | None:
         """The validation score of the most frequent label for every row; None where there is nothing to tell."""

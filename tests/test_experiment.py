@@ -227,12 +227,12 @@ def test_a_training_that_gives_one_label_to_all_rows_is_begun_anew_once(tune, re
     labels = ["rare" if row % 8 == 0 else "common" for row in range(len(texts))]
     run = tune((texts, labels), head_type="mlp", num_train_epochs=2, learning_rate=1e-3)
     training, rows = run.record["training"], run.record["data"]["fingerprints"]["train"]["rows"]
-    assert training["collapsed"]["learning_rate"] == 1e-3
     assert [entry["epoch"] for entry in training["collapsed"]["history"]] == [1, 2]
     assert training["examples"] == 4 * rows
     assert "with learning_rate=0.00025 instead of 0.001" in caplog.text and caplog.text.count("collapsed: ") == 1
-    rates = [entry["learning_rate"] for entry in training["history"]]
-    assert [4 * rate for rate in rates] == [entry["learning_rate"] for entry in training["collapsed"]["history"]]
+    kept, other = ([entry["learning_rate"] for entry in of["history"]] for of in (training, training["collapsed"]))
+    assert [4 * rate for rate in min(kept, other)] == max(kept, other)
+    assert training["collapsed"]["learning_rate"] == (1e-3 if other > kept else 0.00025)
     assert set(files_of(run.folder)) == RUN_FILES
 
 
@@ -250,6 +250,22 @@ def test_what_is_begun_anew_learns_what_a_quarter_of_the_rate_does(tune, remarks
         run = tune(remarks, learning_rate=0.08, **settings)
     found, expected = (load_file(each.folder / "model" / "model.safetensors") for each in (run, quarter))
     assert run.record["training"]["collapsed"]["learning_rate"] == 0.08
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_first_training_is_kept_where_the_second_scores_lower(tune, remarks, monkeypatch):
+    settings = {"head_type": "mlp", "num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 0.02}
+    first = tune(remarks, **settings)
+    # The first training, one label for all rows, the second training.
+    scores = iter([0.5, 0.5, 0.4])
+    monkeypatch.setattr("nlptransfer.experiment._judge", lambda data, metric: lambda logits: next(scores))
+    run = tune(remarks, overwrite=True, output_dir=first.folder.with_name("anew"), **settings)
+    training = run.record["training"]
+    assert training["best_score"] == 0.5
+    assert [entry["score"] for entry in training["collapsed"]["history"]] == [0.4]
+    assert training["collapsed"]["learning_rate"] == 0.005
+    assert training["examples"] == 2 * first.record["training"]["examples"]
+    found, expected = (load_file(each.folder / "model" / "model.safetensors") for each in (run, first))
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
