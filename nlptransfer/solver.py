@@ -21,7 +21,7 @@ STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
 
 AXES = 128
 """Principal axes that are looked for."""
-LARGE = 2**22
+LARGE = 2**20
 """Numbers of a feature matrix from which it is multiplied in float32."""
 PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""

@@ -54,7 +54,8 @@ def lora(places: Places) -> list[Row]:
         data = _few(_loaded(places, name), ROWS[name])
         found = _rounds(
             {
-                "Lora": lambda some: _fit(Lora(max_length=peers.MAX_LENGTH), some).training,
+                "Lora": lambda some: _fit(Lora(rank=8, max_length=peers.MAX_LENGTH), some).training,
+                "wider": lambda some: _fit(Lora(max_length=peers.MAX_LENGTH), some).training,
                 "Full": lambda some: _fit(Full(max_length=peers.MAX_LENGTH), some).training,
                 "Trainer": partial(_stock, lora=True),
             },
@@ -65,6 +66,7 @@ def lora(places: Places) -> list[Row]:
         rows += [
             Row(what, speed["Lora"], "examples/s", "Full", speed["Full"], times=1.15),
             Row(what, speed["Lora"], "examples/s", "transformers Trainer with peft", speed["Trainer"]),
+            Row(f"{what}, at the default rank of {Lora().rank}", speed["wider"], "examples/s", "Full", speed["Full"]),
         ]
     return rows
 
