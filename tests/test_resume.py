@@ -38,9 +38,9 @@ gc.freeze()
 def run(route, data, base, rate, name, kill_at=None):
     passes = 0
 
-    def kill(*_):
+    def kill(objective, _):
         nonlocal passes
-        passes += 1
+        passes += objective.training
         if passes == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
