@@ -1,6 +1,7 @@
 """Faster float32 on a processor: who multiplies the matrices, and memory that is not given back between steps."""
 
 import ctypes
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -111,8 +112,9 @@ def _is_held_back() -> bool:
 @cache
 def _keep_memory() -> None:
     # glibc returns large blocks to the system at once, and to get them anew, zeroed page by page, takes a fifth of a
-    # step of full fine-tuning.
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+    # step of full fine-tuning. It holds for the whole process from then on, but not against what its user has set.
+    asked = any(name.startswith("MALLOC_") for name in os.environ)
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and not asked:
         libc = ctypes.CDLL(None)
         libc.mallopt(MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(TRIM_THRESHOLD, KEPT_BYTES)

@@ -1,7 +1,10 @@
 """Linear layers by oneDNN: the same numbers in float32, and nothing else touched."""
 
 import copy
+import os
+import platform
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -135,6 +138,24 @@ def test_who_gains(maker: str, width: str, expected: bool, tmp_path: Path, monke
 def test_a_system_that_does_not_describe_its_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "CPU_INFO", tmp_path / "none")
     assert not arithmetic._is_held_back()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+@pytest.mark.parametrize(("variables", "told"), [({}, 2), ({"MALLOC_TRIM_THRESHOLD_": "65536"}, 0)])
+def test_memory_is_kept_unless_its_user_has_said_how(
+    variables: dict[str, str], told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda number, value: calls.append((number, value)))
+    monkeypatch.setattr(arithmetic.ctypes, "CDLL", lambda name: library)
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    arithmetic._keep_memory.__wrapped__()
+    assert len(calls) == told
+    # The numbers of malloc.h.
+    assert {number for number, _ in calls} <= {-1, -3}
 
 
 @pytest.mark.parametrize(("rounds", "expected"), [(False, True), (True, False)])
