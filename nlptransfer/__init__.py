@@ -12,25 +12,34 @@ if TYPE_CHECKING:
     from nlptransfer.classifier import Classifier, Prediction
     from nlptransfer.data import Data, load_data
     from nlptransfer.errors import NlpTransferError
-    from nlptransfer.experiment import Experiment, finetune
+    from nlptransfer.experiment import Experiment, finetune, gain_curve
     from nlptransfer.labels import Labels
     from nlptransfer.routes import ROUTES, Full, Lora, Probe, Word2Vec
+    from nlptransfer.transfer import TRANSFERS, Copy, Direct, Joint, Relate, Select, Sequential
     from nlptransfer.vectors import WordVectors, open_vectors
 
 _HOMES = {
     "Classifier": "classifier",
+    "Copy": "transfer",
     "Data": "data",
+    "Direct": "transfer",
     "Experiment": "experiment",
     "Full": "routes",
+    "Joint": "transfer",
     "Labels": "labels",
     "Lora": "routes",
     "NlpTransferError": "errors",
     "Prediction": "classifier",
     "Probe": "routes",
     "ROUTES": "routes",
+    "Relate": "transfer",
+    "Select": "transfer",
+    "Sequential": "transfer",
+    "TRANSFERS": "transfer",
     "Word2Vec": "routes",
     "WordVectors": "vectors",
     "finetune": "experiment",
+    "gain_curve": "experiment",
     "load_data": "data",
     "open_vectors": "vectors",
 }
@@ -38,18 +47,26 @@ _HOMES = {
 
 __all__ = [
     "ROUTES",
+    "TRANSFERS",
     "Classifier",
+    "Copy",
     "Data",
+    "Direct",
     "Experiment",
     "Full",
+    "Joint",
     "Labels",
     "Lora",
     "NlpTransferError",
     "Prediction",
     "Probe",
+    "Relate",
+    "Select",
+    "Sequential",
     "Word2Vec",
     "WordVectors",
     "finetune",
+    "gain_curve",
     "load_data",
     "open_vectors",
 ]

@@ -1,5 +1,6 @@
 """Rows that a model can take, and batches of like length, the same on every machine."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -140,6 +141,26 @@ class ActivationRows(_WithTokens):
 
 
 @dataclass(frozen=True)
+class TaughtRows:
+    """Rows, and for each what another model makes of it."""
+
+    rows: Rows
+    taught: np.ndarray
+    """(rows, width) float32"""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.rows.lengths
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """As the rows', and ``taught``, (len(indices), width)."""
+        return {**self.rows.batch(indices), "taught": torch.from_numpy(self.taught[indices])}
+
+
+@dataclass(frozen=True)
 class FirstRows:
     """The first of some rows."""
 
@@ -221,6 +242,16 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int
         chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
         batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
     return [batches[i] for i in draw.permutation(len(batches))]
+
+
+def endless_batches(lengths: np.ndarray, batch_size: int, seed: int, first: int, count: int) -> list[np.ndarray]:
+    """Batches ``first`` to ``first + count`` of one epoch's :func:`training_batches` after the other's."""
+    found: list[np.ndarray] = []
+    epoch, skipped = divmod(first, math.ceil(len(lengths) / batch_size))
+    while len(found) < count:
+        found += training_batches(lengths, batch_size, seed, epoch)[skipped:]
+        epoch, skipped = epoch + 1, 0
+    return found[:count]
 
 
 def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.ndarray]:

@@ -16,6 +16,7 @@ from nlptransfer.data import DataSettings, Split, load_split
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.labels import Labels
+from nlptransfer.normalisation import NORMALISATIONS, normalise
 from nlptransfer.reading import read_texts
 from nlptransfer.route import Route
 from nlptransfer.routes import route_class
@@ -69,6 +70,8 @@ class Classifier:
     """with several labels at once: the probability from which each is given; None: 0.5"""
     record: dict[str, Any] | None = None
     """where the model's knowledge comes from and how it was calibrated, saved with it"""
+    normalisation: str = "none"
+    """the form that texts are brought into before the tokenizer sees them, as they were in training"""
 
     def logits(self, texts: Sequence[str], *, share: bool = False) -> np.ndarray:
         """(texts, labels) float32.
@@ -77,7 +80,7 @@ class Classifier:
             share: whether all processes call this together, in a run: each works on a part, and what is frozen is
                 kept in the feature cache.
         """
-        rows = self.route.rows(self.model, self.tokenizer, texts, share=share)
+        rows = self.route.rows(self.model, self.tokenizer, normalise(self.normalisation, texts), share=share)
         return predict_logits(self.model, rows, share=share)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
@@ -142,6 +145,7 @@ class Classifier:
                 "labels": list(self.labels.names),
                 "multi_label": self.labels.multi_label,
                 "thresholds": None if self.thresholds is None else list(self.thresholds),
+                "normalisation": self.normalisation,
                 **(self.record or {}),
             }
             write_json(new / RECORD, record)
@@ -156,7 +160,7 @@ class Classifier:
                 not found by itself.
 
         Raises:
-            RunFolderError: no classifier is there, or a part of it is missing.
+            RunFolderError: no classifier is there, a part of it is missing, or it needs a newer nlptransfer.
             BaseModelError: the base model cannot be had, or is another one.
         """
         folder = Path(folder)
@@ -172,8 +176,10 @@ class Classifier:
         labels = Labels(tuple(record.pop("labels")), record.pop("multi_label"))
         thresholds = record.pop("thresholds")
         thresholds = None if thresholds is None else tuple(thresholds)
+        normalisation = _known_normalisation(record.pop("normalisation", "none"), folder)
         model, tokenizer = route.load(folder, record.get("base", {}), base)
-        return cls(route, model.to(processes.state().device), tokenizer, labels, thresholds, record)
+        model = model.to(processes.state().device)
+        return cls(route, model, tokenizer, labels, thresholds, record, normalisation)
 
     def _predictions(self, texts: Sequence[str]) -> Iterator[Prediction]:
         probabilities = self.probabilities(texts)
@@ -183,6 +189,15 @@ class Classifier:
             chosen = tuple(found) if self.labels.multi_label else (str(found),)
             by_name = dict(zip(self.labels.names, row, strict=True))
             yield Prediction(text, chosen, tuple(by_name[name] for name in chosen), by_name, self.labels.multi_label)
+
+
+def _known_normalisation(name: str, folder: Path) -> str:
+    if name not in NORMALISATIONS:
+        raise RunFolderError(
+            f"{folder / RECORD}: expected a normalisation among {', '.join(NORMALISATIONS)}, found {name!r}: upgrade "
+            "nlptransfer, as a newer one has saved this"
+        )
+    return name
 
 
 def to_probabilities(logits: np.ndarray, labels: Labels) -> np.ndarray:

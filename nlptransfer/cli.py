@@ -17,6 +17,8 @@ from nlptransfer.errors import NlpTransferError, SettingError
 from nlptransfer.files import atomic_file
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from nlptransfer.classifier import Prediction
     from nlptransfer.experiment import Experiment
 
@@ -69,6 +71,22 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
         ] = None,
         base: Base = None,
         revision: Revision = None,
+        source: Annotated[
+            list[str] | None, typer.Option(help="another task to learn from: rows, or a saved classifier")
+        ] = None,
+        transfer: Annotated[
+            list[str] | None, typer.Option(help="how: copy, sequential (default), joint, select or relate")
+        ] = None,
+        verdict: Annotated[
+            bool | None, typer.Option("--verdict/--no-verdict", help="measure what the source gains, over seeds")
+        ] = None,
+        gate: Annotated[
+            bool, typer.Option("--gate", help="go without the source where validation is better without it")
+        ] = False,
+        seeds: Annotated[int | None, typer.Option(help="of the verdict: 3 if nothing else is said")] = None,
+        sizes: Annotated[
+            str | None, typer.Option(metavar="N,N,...", help="measure the gain at so many labelled target rows")
+        ] = None,
         output_dir: Annotated[Path | None, typer.Option(help="the run's folder; by default one under runs/")] = None,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away a run with other settings")] = False,
         seed: Annotated[int | None, typer.Option(help="moves initialisation and data order, never a split")] = None,
@@ -85,16 +103,25 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
         asked = {
             "route": route, "base": base, "revision": revision, "seed": seed, "max_train_rows": max_train_rows,
             "text_column": text_column, "label_column": label_column, "num_train_epochs": num_train_epochs,
-            "learning_rate": learning_rate, "further_metrics": metric,
+            "learning_rate": learning_rate, "further_metrics": metric, "verdict": verdict, "gate": gate or None,
+            "seeds": seeds, "sizes": sizes, "transfer": transfer or None,
+            "source": source[0] if source and len(source) == 1 else source or None,
         }  # fmt: skip
-        given = {name: value for name, value in asked.items() if value is not None} | pairs(settings)
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None} | pairs(settings)
         given = _own_settings(defaults, given) | given
         for name in {"data", "output_dir", "overwrite"} & set(given):
             raise SettingError(f"--set {name}: not a setting; give DATA, --output-dir and --overwrite by themselves")
+        sizes_, ways = given.pop("sizes", None), given.pop("transfer", [])
+        if sizes_ is not None:
+            curves = [
+                {"data": rows, **_own_settings(variant, given), **given} for rows, variant in product(data, variants)
+            ]
+            return curves_and_show(curves, ways, _numbers(sizes_), output_dir, quiet)
         runs: dict[str, tuple[str, dict[str, Any]]] = {}
-        for source, variant in product(data, variants):
-            call = {"data": source, **_own_settings(variant, given), **given}
-            name = "-".join([Path(source).name.split(".")[0], *(str(call[setting]) for setting in variant)])
+        for rows, variant, way in product(data, variants, ways or [None]):
+            call = {"data": rows, **_own_settings(variant, given), **given} | ({"transfer": way} if way else {})
+            parts = [*(str(call[setting]) for setting in variant), *([way] if way else [])]
+            name = "-".join([Path(rows).name.split(".")[0], *parts])
             # A variant that the command line overrides is the same run once more.
             runs.setdefault(json.dumps(call, default=str), (name, call))
         names = [name for name, _ in runs.values()]
@@ -269,13 +296,73 @@ def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> Non
         show_runs(runs)
 
 
-def show_runs(runs: Sequence["Experiment"]) -> None:
-    """The table of finished runs, and their folders."""
-    from rich.console import Console
+def curves_and_show(
+    curves: Sequence[Mapping[str, Any]],
+    transfers: Sequence[str],
+    sizes: Sequence[int],
+    output_dir: Path | None,
+    quiet: bool = False,
+) -> None:
+    """Call ``gain_curve`` with each of these arguments and print the table of its gains, on the main process."""
+    from nlptransfer import processes
+    from nlptransfer.experiment import gain_curve
+
+    _log()
+    # What the many runs have to say would bury the gains.
+    logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
+    for curve in curves:
+        own = {"source": None, "progress": False, **curve}
+        for name in ("gate", "verdict", "further_metrics"):
+            if own.pop(name, None) is not None:
+                raise SettingError(f"{name}: expected no --sizes beside it, which are verdicts and keep no model")
+        name = f"{Path(str(own['data'])).name.split('.')[0]}-{own.get('route', 'word2vec')}-gains"
+        folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
+        found = gain_curve(**own, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
+        if processes.is_main():
+            show_gains(found)
+            typer.echo(f"written: {folder / 'gains.json'}")
+
+
+def show_gains(found: Sequence[Mapping[str, Any]]) -> None:
+    """The table of gains."""
     from rich.table import Table
 
     table = Table()
-    for name in ("data", "route"):
+    table.add_column("target rows", justify="right")
+    table.add_column("transfer")
+    for name in ("direct", "with source", "gain (95%)", "seeds"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for row in found:
+        table.add_row(
+            f"{row['size']:,}",
+            row["transfer"],
+            f"{row['direct']:.3f}",
+            f"{row['with_source']:.3f}",
+            _gain(row),
+            str(row["seeds"]),
+            row["verdict"],
+        )
+    _console().print(table)
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    return "{gain:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]".format(**row)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def show_runs(runs: Sequence["Experiment"]) -> None:
+    """The table of finished runs, and their folders."""
+    from rich.table import Table
+
+    table = Table()
+    told = any("transfer" in run.record for run in runs)
+    for name in ("data", "route", *(["transfer", "gain (95%)", "verdict"] if told else [])):
         table.add_column(name)
     for name in ("accuracy (95%)", "macro F1", "trainable", "train s", "texts/s", "MB"):
         table.add_column(name, justify="right")
@@ -285,6 +372,7 @@ def show_runs(runs: Sequence["Experiment"]) -> None:
         table.add_row(
             run.record["data"]["name"],
             f"{route['name']} {route['head_type']}" if "head_type" in route else route["name"],
+            *(_transfer_cells(run.record) if told else ()),
             accuracy.format(**test) if test else "no test rows",
             f"{test['f1_macro']:.3f}" if test else "",
             f"{run.cost['trainable_parameters']:,}",
@@ -292,10 +380,14 @@ def show_runs(runs: Sequence["Experiment"]) -> None:
             f"{run.cost['texts_per_second']:,.0f}",
             f"{run.cost['size_mb']:.1f}",
         )
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
+    _console().print(table)
     for run in runs:
         typer.echo(f"written: {run.folder}")
+
+
+def _transfer_cells(record: Mapping[str, Any]) -> tuple[str, str, str]:
+    name, verdict = record.get("transfer", {}).get("name", "direct"), record.get("verdict")
+    return (name, "", "not asked for") if verdict is None else (name, _gain(verdict), verdict["verdict"])
 
 
 def main() -> None:
@@ -355,6 +447,12 @@ def pairs(settings: Iterable[str] | None) -> dict[str, str]:
             raise SettingError(f"--set {setting}: expected KEY=VALUE")
         found[name.strip()] = value
     return found
+
+
+def _numbers(sizes: str | Sequence[int]) -> list[int]:
+    from nlptransfer.settings import convert
+
+    return list(convert("sizes", sizes, tuple[int, ...]))
 
 
 def _log() -> None:

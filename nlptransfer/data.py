@@ -1,7 +1,8 @@
 """Labelled text as four splits: train, validation, calibration, test.
 
-What the source does not split is split here, by ``split_seed`` alone, with identical texts on one side. Splits that
-the source has are kept as they are; texts that they share with train are counted in the log.
+What the source does not split is split here, by ``split_seed`` alone (``rows_seed`` can part what is not test in other
+ways), with identical texts on one side. Splits that the source has are kept as they are; texts that they share with
+train are counted in the log.
 """
 
 import hashlib
@@ -15,9 +16,10 @@ import numpy as np
 
 from nlptransfer.errors import DataError
 from nlptransfer.labels import Labels, Row, order_names, read_labels
+from nlptransfer.normalisation import NORMALISATIONS, Normalisation, normalise
 from nlptransfer.reading import SPLIT_NAMES, WHOLE, Source, Table, clean_text, find_columns, open_source, read_table
 from nlptransfer.settings import check
-from nlptransfer.splitting import Unit, carve, check_enough, count_rows, subset, units_of
+from nlptransfer.splitting import Unit, carve, check_enough, count_rows, reorder, subset, units_of
 
 logger = logging.getLogger("nlptransfer")
 
@@ -45,7 +47,7 @@ class DataSettings:
     label_delimiter: str | None = None
     """What joins the labels of one row of a multi-label column of strings, as "|" in "a|b"."""
     split_seed: int = 0
-    """The one number that all splits made here depend on."""
+    """The one number that all splits made here depend on, unless ``rows_seed`` is another."""
     test_size: float = 0.2
     """Share of all rows that become test where the source has none; 0 for no test, and so no test scores."""
     validation_size: float = 0.1
@@ -56,6 +58,14 @@ class DataSettings:
     max_train_rows: int | None = None
     """Most labelled rows outside test: train, validation and calibration together; all if None. Of a validation split
     that the source has, ``validation_size`` of this number is kept."""
+    rows_seed: int | None = None
+    """Seed of which rows ``max_train_rows`` leaves, and of how these are split; None: ``split_seed``. The test split
+    does not move with it."""
+    normalisation: Normalisation = "none"
+    """One form for all texts, so that those of two sources look alike: nfkc (Unicode NFKC, plain quotes, single
+    blanks), lower (nfkc in lower case) or web (nfkc without HTML, with stand-ins for addresses and users). Applied when
+    rows are read, before identical texts are looked for, and by the classifier to what it predicts; plain transformers
+    must be given texts that are in it."""
 
     def __post_init__(self) -> None:
         for name in ("test_size", "calibration_size"):
@@ -67,6 +77,8 @@ class DataSettings:
         enough = self.max_train_rows is None or self.max_train_rows > 0
         check(enough, "max_train_rows", self.max_train_rows, "1 or more")
         check(self.label_delimiter != "", "label_delimiter", self.label_delimiter, "one character or more")
+        known = f"one of {', '.join(NORMALISATIONS)}"
+        check(self.normalisation in NORMALISATIONS, "normalisation", self.normalisation, known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +160,7 @@ def load_data(source: Any, settings: DataSettings | None = None) -> Data:
         source: a hub id, a csv, tsv, jsonl, json or parquet file (plain or .gz), a folder of such files named train,
             validation (valid, val, dev) and test, a ``datasets`` Dataset or DatasetDict, a pandas DataFrame, a pair
             (texts, labels), or a mapping of split names to any of the last five.
-        settings: columns, sizes and the seed of the splits.
+        settings: columns, the form of texts, sizes and the seeds of the splits.
 
     Returns:
         The four splits. Splits that the source has are kept as they are; the others are carved out of its train,
@@ -182,7 +194,7 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
     Args:
         source: as in :func:`load_data`; a source without splits (a file, a Dataset, ...) is taken whole.
         labels: the classifier's labels; single labels are read as sets of one where it is multi-label.
-        settings: its columns and delimiter are used.
+        settings: its columns, delimiter and normalisation are used; a classifier applies its own besides.
         split: which split of a source that has several.
 
     Raises:
@@ -246,6 +258,7 @@ def _read_rows(table: Table, text_column: str, label_column: str, settings: Data
             raise DataError(f"{table.where}: expected the column {name!r} as in train, found {there}; rename it")
     where = f"{table.where}, column {text_column!r}"
     texts = [clean_text(text, f"{where}, row {row}") for row, text in enumerate(table.columns[text_column], 1)]
+    texts = normalise(settings.normalisation, texts)
     column = read_labels(
         table.columns[label_column],
         f"{table.where}, column {label_column!r}",
@@ -333,6 +346,8 @@ def _split(given: dict[str, Split], labels: Labels, settings: DataSettings) -> d
     least, test = 1 if validation_given else 2, list[Unit]()
     if carve_test:
         units, test = carve(units, settings.test_size, names, least_kept=least)
+    if settings.rows_seed is not None:
+        units = reorder(units, source.texts, settings.rows_seed)
     made = {"test": _gather(source, test), **given}
     if settings.max_train_rows is not None:
         most = settings.max_train_rows
@@ -355,7 +370,8 @@ def _gather(split: Split, units: list[Unit]) -> Split:
 
 
 def _fewer(split: Split, most: int, settings: DataSettings) -> Split:
-    fewer = _gather(split, subset(units_of(split.texts, split.targets, settings.split_seed), most, 0, ()))
+    seed = settings.split_seed if settings.rows_seed is None else settings.rows_seed
+    fewer = _gather(split, subset(units_of(split.texts, split.targets, seed), most, 0, ()))
     if not len(fewer):
         raise DataError(
             f"max_train_rows={settings.max_train_rows}, validation_size={settings.validation_size}: expected a "

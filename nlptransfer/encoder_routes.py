@@ -3,11 +3,10 @@
 import logging
 import math
 import warnings
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -33,10 +32,12 @@ from nlptransfer.data import Data
 from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
 from nlptransfer.errors import RunFolderError, SettingError, nearest
 from nlptransfer.features import activations
+from nlptransfer.heads import last_inputs, text_vectors
 from nlptransfer.labels import Labels
 from nlptransfer.optimization import Pace
 from nlptransfer.route import Built, Route, saved_tokenizer
 from nlptransfer.settings import check
+from nlptransfer.word2vec import pool
 
 log = logging.getLogger("nlptransfer")
 
@@ -45,6 +46,8 @@ STEPS, STEPS_PER_LABEL = 600, 12
 MOST_EPOCHS = 12
 FEW_ROWS = 8_000
 """Training rows below which a batch is small."""
+FROZEN_HERE = "frozen_by_nlptransfer"
+"""What a parameter is marked with that would learn if its layer were not frozen."""
 UNKNOWN_WARNING = 0.05
 """Share of unknown pieces from which a tokenizer does not know the language of the texts."""
 
@@ -69,14 +72,14 @@ class EncoderRoute(Route):
             share = getattr(self, name)
             check(share is None or 0 <= share < 1, name, share, "a share in [0, 1)")
 
-    def build(self, data: Data, base: str | None, revision: str | None, seed: int) -> Built:
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
         self.check()
         found = find_base(base, revision)
         tokenizer = anatomy.load_tokenizer(found, self.max_length)
         model, fresh = self.make_model(found, data, tokenizer, seed)
         if self.gradient_checkpointing:
             _compute_activations_twice(model)
-        unknown = _unknown_share(data.train.texts, tokenizer)
+        unknown = _unknown_share([*data.train.texts, *beside], tokenizer)
         if unknown > UNKNOWN_WARNING:
             log.warning(
                 "%s: its tokenizer leaves %.0f%% of the pieces of these texts unknown: take a base of their language",
@@ -84,7 +87,7 @@ class EncoderRoute(Route):
                 100 * unknown,
             )
         record = {"kind": "encoder", **base_record(found), "fresh": fresh, "unknown_share": unknown}
-        return Built(model, tokenizer, record, self.defaults(data))
+        return Built(model, tokenizer, record)
 
     def make_model(
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
@@ -99,10 +102,6 @@ class EncoderRoute(Route):
         dropout: dict[str, Any] = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
         return anatomy.load_model(base, labels, tokenizer, seed, **dropout, **precision)
 
-    @abstractmethod
-    def defaults(self, data: Data) -> dict[str, Any]:
-        """Training settings that suit the data."""
-
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
@@ -111,17 +110,43 @@ class EncoderRoute(Route):
     def head(self, model: PreTrainedModel) -> nn.Linear:
         return anatomy.last_layer(model)
 
+    def layer_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
+    ) -> list[np.ndarray]:
+        widths: list[int] = []
+
+        def pooled(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            real = batch["attention_mask"].bool()
+            states = model(**batch, output_hidden_states=True).hidden_states or ()
+            layers = [pool(state.float(), real, ("mean",)) for state in states[1:] if state.shape[:2] == real.shape]
+            widths[:] = [layer.shape[1] for layer in layers]
+            return torch.cat(layers, dim=1) if layers else real[:, :0].float()
+
+        found = compute(model, pooled, self.rows(model, tokenizer, [texts[place] for place in some]), share=True)
+        return np.split(found, np.cumsum(widths)[:-1], axis=1) if found.shape[1] else []
+
 
 @dataclass(frozen=True)
 class Full(EncoderRoute):
     """All of the encoder learns, or its upper layers."""
 
     name: ClassVar[str] = "full"
+    per_stage: ClassVar[tuple[str, ...]] = (
+        "freeze_embeddings",
+        "freeze_layers",
+        "layers",
+        "layer_decay",
+        "gradual_unfreezing",
+        "head_first",
+    )
+    varied: ClassVar[tuple[str, ...]] = ("freeze_layers",)
 
     freeze_embeddings: bool = False
     """whether the embeddings stay as they are"""
     freeze_layers: int = 0
     """lowest layers that stay as they are, and the embeddings with them; what they give is computed once"""
+    layers: Literal["auto"] | None = None
+    """auto: none, a third, two thirds and all layers are frozen in turn, and the best on validation is kept"""
     layer_decay: float = 1.0
     """each layer learns at so much of the rate of the one above it (Clark et al. 2020)"""
     gradual_unfreezing: bool = False
@@ -134,20 +159,41 @@ class Full(EncoderRoute):
         super().check()
         check(self.freeze_layers >= 0, "freeze_layers", self.freeze_layers, "0 or more")
         check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "a share in (0, 1]")
+        both = self.layers is not None and self.freeze_layers > 0
+        check(not both, "freeze_layers", self.freeze_layers, "0 beside layers=auto, which tries several")
 
     def make_model(
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> tuple[PreTrainedModel, list[str]]:
         model, fresh = super().make_model(base, data, tokenizer, seed)
+        self._freeze(model)
+        return model, fresh
+
+    def state(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        # Another stage may freeze other layers.
+        return model.state_dict()
+
+    def variants(self, model: PreTrainedModel) -> Sequence[Route]:
+        if self.layers is None:
+            return [self]
+        count = len(anatomy.layers_of(model))
+        numbers = sorted({0, round(count / 3), round(2 * count / 3), count})
+        return [replace(self, layers=None, freeze_layers=number) for number in numbers]
+
+    def _freeze(self, model: PreTrainedModel) -> None:
         if self.freeze_layers:
             layers = len(anatomy.layers_of(model))
             check(self.freeze_layers <= layers, "freeze_layers", self.freeze_layers, f"at most its {layers} layers")
         frozen = [*anatomy.layers_of(model)[: self.freeze_layers]] if self.freeze_layers else []
         if frozen or self.freeze_embeddings:
             frozen += anatomy.embeddings_of(model)
-        for module in frozen:
-            module.requires_grad_(False)
-        return model, fresh
+        # The stage before may have frozen other layers; what the base never learns stays as it is.
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.requires_grad or getattr(parameter, FROZEN_HERE, False))
+        for parameter in (parameter for module in frozen for parameter in module.parameters()):
+            if parameter.requires_grad:
+                setattr(parameter, FROZEN_HERE, True)
+            parameter.requires_grad_(False)
 
     def defaults(self, data: Data) -> dict[str, Any]:
         return _defaults(data, 1e-4, least_epochs=3)
@@ -155,6 +201,7 @@ class Full(EncoderRoute):
     def learning(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *splits: Sequence[str]
     ) -> tuple[nn.Module, list[Rows]]:
+        self._freeze(model)
         if not self.freeze_layers:
             return super().learning(model, tokenizer, *splits)
         rows: list[Rows] = []
@@ -180,29 +227,14 @@ class Full(EncoderRoute):
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
         if not self.head_first:
             return None
-        seen: list[torch.Tensor] = []
         own = cast(PreTrainedModel, model)
-        hook = anatomy.last_layer(own).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        with last_inputs(anatomy.last_layer(own)) as seen:
 
-        def inputs_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-            seen.clear()
-            model(**batch)
-            (found,) = seen
-            if found.ndim == 3:
-                # A decoder's head takes every token, and the last one that is no padding is its answer.
-                ids = batch["input_ids"]
-                places = torch.arange(ids.shape[1], device=ids.device)
-                last = (places * (ids != own.config.pad_token_id)).argmax(dim=1)
-                found = found[torch.arange(len(found), device=found.device), last]
-            return found.float()
+            def inputs_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+                model(**batch)
+                return text_vectors(seen[0], batch, own).float()
 
-        try:
             return compute(model, inputs_of, rows, share=True)
-        finally:
-            hook.remove()
-
-    def trains_on(self) -> bool:
-        return self.head_first
 
 
 @dataclass(frozen=True)
@@ -293,7 +325,10 @@ class Lora(EncoderRoute):
         model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self._precision)
         # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
         with _peft_quiet():
-            adapted = PeftModelForSequenceClassification(model, LoraConfig.from_pretrained(str(folder)))
+            adapter = LoraConfig.from_pretrained(str(folder))
+            # It may be gone on with.
+            adapter.inference_mode = False
+            adapted = PeftModelForSequenceClassification(model, adapter)
         _head_in_float32(adapted)
         saved = load_file(folder / ADAPTER)
         if missing := sorted(get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - saved.keys()):

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import evaluate
@@ -235,52 +235,74 @@ def score(
     """
     check(resamples >= 0, "resamples", resamples, "0 or more")
     p = _probabilities(probabilities, labels)
-    y = _targets(targets, p.shape, labels.multi_label)
+    y = checked_targets(targets, p.shape, labels.multi_label)
     guesses = predicted(p, labels, thresholds)
     counts, table = _outcomes(y, guesses, labels)
-    totals = _totals(counts @ table)
-    scores = {name: float(value) for name, value in _averages(totals, len(y), labels).items()}
-    scores |= _ranking_and_loss(p, y) if labels.multi_label else _matthews_and_loss(p, y, totals)
+    sums = counts @ table
+    scores = {name: float(value) for name, value in averages(sums, len(y), labels).items()}
+    scores |= _ranking_and_loss(p, y)
     result: dict[str, Any] = scores | _intervals(counts, table, labels, resamples, seed)
-    result["per_class"] = _per_class(totals, labels)
+    result["per_class"] = _per_class(sums, labels)
     for name in metrics:
         if name not in result:
             result |= _further(name, y, guesses, p)
     return result
 
 
-class _Totals(NamedTuple):
-    # Counts over rows; any leading axis is one of resamples.
-    both: np.ndarray  # (..., k) rows that have the label and are given it
-    given: np.ndarray  # (..., k)
-    actual: np.ndarray  # (..., k)
-    right: np.ndarray  # (...,) rows that are right as a whole
+def tally(targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> sparse.csr_array:
+    """What each of n rows adds to the sums that ``averages`` reads, (n, 3k + 1) of 0 and 1.
+
+    For each of k labels whether the row has it and is given it, is given it, has it; at last whether all is right.
+    Targets and guesses are ids (n,), or 0/1 (n, k) for several labels, as integers.
+    """
+    if labels.multi_label:
+        actual, given, right = sparse.csr_array(targets), sparse.csr_array(guesses), (targets == guesses).all(axis=1)
+    else:
+        actual, given = _one_hot(targets, labels.num_labels), _one_hot(guesses, labels.num_labels)
+        right = targets == guesses
+    columns = [actual.multiply(given), given, actual, sparse.csr_array(right[:, None])]
+    return sparse.csr_array(sparse.hstack(columns), dtype=np.float64)
+
+
+def averages(sums: np.ndarray, rows: int, labels: Labels) -> dict[str, np.ndarray]:
+    """The scores of predicted labels by name, (...,): those of ``score`` that need no probabilities.
+
+    ``sums`` are ``tally`` summed over ``rows`` rows, (..., 3k + 1); any leading axis is one of resamples.
+    """
+    both, given, actual, right = _parts(sums)
+    found = {"accuracy": right / rows}
+    if labels.multi_label:
+        found["subset_accuracy"] = found["accuracy"]
+    occurring = np.full(given.shape, True) if labels.multi_label else given + actual > 0
+    micro = _rates(both.sum(-1), given.sum(-1), actual.sum(-1))
+    for name, rates in _rates(both, given, actual).items():
+        found[f"{name}_macro"] = rates.sum(-1) / occurring.sum(-1)
+        found[f"{name}_micro"] = micro[name]
+        found[f"{name}_weighted"] = _ratio((rates * actual).sum(-1), actual.sum(-1))
+    if not labels.multi_label:
+        spread = np.sqrt((rows**2 - (given**2).sum(-1)) * (rows**2 - (actual**2).sum(-1)))
+        found["mcc"] = _ratio(rows * right - (given * actual).sum(-1), spread)
+    return found
 
 
 def _outcomes(targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> tuple[np.ndarray, sparse.csr_array]:
     """The distinct outcomes of a row: how often each occurs (m,), and what one adds to the totals (m, 3k + 1)."""
-    k = labels.num_labels
     if labels.multi_label:
         # Packed to bits the sort that finds equal rows moves an eighth of the bytes.
         packed = np.packbits(np.hstack([targets, guesses]).astype(bool), axis=1)
         _, first, counts = np.unique(packed, axis=0, return_index=True, return_counts=True)
-        actual, given = sparse.csr_array(targets[first]), sparse.csr_array(guesses[first])
-        right = (targets[first] == guesses[first]).all(axis=1)
     else:
-        cells, counts = np.unique(targets * k + guesses, return_counts=True)
-        actual, given = _one_hot(cells // k, k), _one_hot(cells % k, k)
-        right = cells // k == cells % k
-    columns = [actual.multiply(given), given, actual, sparse.csr_array(right[:, None])]
-    return counts, sparse.csr_array(sparse.hstack(columns), dtype=np.float64)
+        _, first, counts = np.unique(targets * labels.num_labels + guesses, return_index=True, return_counts=True)
+    return counts, tally(targets[first], guesses[first], labels)
 
 
 def _one_hot(ids: np.ndarray, k: int) -> sparse.csr_array:
     return sparse.csr_array((np.ones(len(ids)), (np.arange(len(ids)), ids)), shape=(len(ids), k))
 
 
-def _totals(sums: np.ndarray) -> _Totals:
+def _parts(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     both, given, actual = np.split(sums[..., :-1], 3, axis=-1)
-    return _Totals(both, given, actual, sums[..., -1])
+    return both, given, actual, sums[..., -1]
 
 
 def _rates(both: np.ndarray, given: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]:
@@ -292,33 +314,15 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.zeros(np.shape(top)), where=bottom > 0)
 
 
-def _averages(totals: _Totals, rows: int, labels: Labels) -> dict[str, np.ndarray]:
-    both, given, actual, right = totals
-    averages = {"accuracy": right / rows}
-    if labels.multi_label:
-        averages["subset_accuracy"] = averages["accuracy"]
-    occurring = np.full(given.shape, True) if labels.multi_label else given + actual > 0
-    micro = _rates(both.sum(-1), given.sum(-1), actual.sum(-1))
-    for name, rates in _rates(both, given, actual).items():
-        averages[f"{name}_macro"] = rates.sum(-1) / occurring.sum(-1)
-        averages[f"{name}_micro"] = micro[name]
-        averages[f"{name}_weighted"] = _ratio((rates * actual).sum(-1), actual.sum(-1))
-    return averages
-
-
-def _per_class(totals: _Totals, labels: Labels) -> dict[str, dict[str, float]]:
-    columns = {**_rates(totals.both, totals.given, totals.actual), "support": totals.actual.astype(int)}
+def _per_class(sums: np.ndarray, labels: Labels) -> dict[str, dict[str, float]]:
+    both, given, actual, _ = _parts(sums)
+    columns = {**_rates(both, given, actual), "support": actual.astype(int)}
     return {label: {name: column[i].item() for name, column in columns.items()} for i, label in enumerate(labels.names)}
 
 
-def _matthews_and_loss(p: np.ndarray, y: np.ndarray, totals: _Totals) -> dict[str, float]:
-    rows, given, actual = len(y), totals.given, totals.actual
-    spread = math.sqrt((rows**2 - given @ given) * (rows**2 - actual @ actual))
-    mcc = float(rows * totals.right - given @ actual) / spread if spread else 0.0
-    return {"mcc": mcc, "loss": float(-np.log(_clipped(p[np.arange(rows), y])).mean())}
-
-
 def _ranking_and_loss(p: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    if y.ndim == 1:
+        return {"loss": float(-np.log(_clipped(p[np.arange(len(y)), y])).mean())}
     loss = -np.log(_clipped(np.where(y == 1, p, 1 - p))).mean()
     return {"lrap": float(_ranking_precision(p, y)), "loss": float(loss)}
 
@@ -352,8 +356,8 @@ def _intervals(
     drawn = []
     for start in range(0, resamples, step):
         draws = rng.multinomial(rows, counts / rows, size=min(step, resamples - start))
-        averages = _averages(_totals(draws @ table), rows, labels)
-        drawn.append([averages[name] for name in names])
+        found = averages(draws @ table, rows, labels)
+        drawn.append([found[name] for name in names])
     bounds = np.quantile(np.concatenate(drawn, axis=1), [0.025, 0.975], axis=1).T
     return {f"{name}_interval": bound.tolist() for name, bound in zip(names, bounds, strict=True)}
 
@@ -403,7 +407,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, multi_label: bool = F
     from scipy.special import log_softmax
 
     z = _matrix(logits, "logits")
-    y = _targets(targets, z.shape, multi_label)
+    y = checked_targets(targets, z.shape, multi_label)
     rows, k = z.shape
     shares = (rows * (y if multi_label else np.eye(k)[y]) + (0.5 if multi_label else 1 / k)) / (rows + 1)
 
@@ -437,7 +441,7 @@ def fit_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> np.ndarray:
         DataError: no rows, probabilities outside [0, 1] or not finite, or targets that do not fit them.
     """
     p = _in_unit_interval(_matrix(probabilities, "probabilities"))
-    y = _targets(targets, p.shape, multi_label=True)
+    y = checked_targets(targets, p.shape, multi_label=True)
     shared = _best_cuts(p.reshape(-1, 1), y.reshape(-1, 1))
     return np.where(y.sum(axis=0) < _MIN_POSITIVES, shared, _best_cuts(p, y))
 
@@ -485,16 +489,21 @@ def _probabilities(probabilities: ArrayLike, labels: Labels) -> np.ndarray:
     return p
 
 
-def _targets(targets: ArrayLike, shape: tuple[int, ...], multi_label: bool) -> np.ndarray:
+def checked_targets(targets: ArrayLike, shape: tuple[int, ...], multi_label: bool, what: str = "targets") -> np.ndarray:
+    """Targets of n rows and k labels, ``shape`` being (n, k), as integers: ids (n,), or 0/1 (n, k) for several labels.
+
+    Raises:
+        DataError: another shape, or values that are no such targets.
+    """
     y, expected = np.asarray(targets), shape if multi_label else shape[:1]
     if y.shape != expected:
-        raise DataError(f"targets: expected shape {expected} to go with the predictions, found {y.shape}")
+        raise DataError(f"{what}: expected shape {expected} to go with the predictions, found {y.shape}")
     top = 1 if multi_label else shape[1] - 1
     kind = "0 or 1" if multi_label else f"label ids from 0 to {top}"
     if y.dtype.kind not in "biuf":
-        raise DataError(f"targets: expected {kind}, found values of type {y.dtype}")
+        raise DataError(f"{what}: expected {kind}, found values of type {y.dtype}")
     y = y.astype(np.float64)
     wrong = (y < 0) | (y > top) | (y != np.floor(y))
     if wrong.any():
-        raise DataError(f"targets: expected {kind}, found {y[wrong][0]} in row {np.argwhere(wrong)[0][0]}")
+        raise DataError(f"{what}: expected {kind}, found {y[wrong][0]} in row {np.argwhere(wrong)[0][0]}")
     return y.astype(np.int64)

@@ -1,7 +1,8 @@
 """The losses: each holds the model it trains, so that processes keep all of it in step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -11,52 +12,55 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nlptransfer.errors import SettingError, nearest
+from nlptransfer.heads import last_inputs, standing_in, text_vectors
 from nlptransfer.labels import Labels
 
+TARGET, SOURCE = "target", "source"
+"""The roles of rows: of the task that counts, and of the one that knowledge is taken from."""
 
-class Supervised(nn.Module):
-    """Cross-entropy of labelled rows, weighted by class: sum of weighted losses over the sum of row weights.
+
+@dataclass(frozen=True)
+class Judged:
+    """Rows of one forward pass, as an objective judges them."""
+
+    targets: Tensor
+    """(rows,) int64, or (rows, labels) float32"""
+    total_weight: float = 1.0
+    """what all rows of this role weigh in the step, class weights and ``weights`` counted; infinite for rows that
+    are to count nothing"""
+    weights: Tensor | None = None
+    """(rows,) what each row counts besides its class; None: all 1"""
+    role: str = TARGET
+    """which task the rows belong to"""
+    progress: float = 0.0
+    """share of the training that is done, in [0, 1)"""
+
+
+class LabelLoss(nn.Module):
+    """Cross-entropy of logits and labels, weighted by class.
 
     One label a row: torch's cross_entropy with these class weights and label smoothing (Szegedy et al. 2016),
     a row weighing what its class does. Several labels: binary cross-entropy averaged over labels, targets
     smoothed by half of ``label_smoothing``, positives weighted by class; every row weighs 1.
 
     Args:
-        model: ``forward(**inputs)`` gives an object with ``logits``, (rows, labels).
         class_weights: (labels,); None: all 1.
         label_smoothing: in [0, 1).
     """
 
     class_weights: Tensor
 
-    def __init__(
-        self, model: nn.Module, labels: Labels, class_weights: np.ndarray | None = None, label_smoothing: float = 0.0
-    ) -> None:
+    def __init__(self, labels: Labels, class_weights: np.ndarray | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        self.model = model
         self.multi_label = labels.multi_label
         self.label_smoothing = label_smoothing
         weights = np.ones(labels.num_labels) if class_weights is None else class_weights
         self.register_buffer("class_weights", torch.as_tensor(weights, dtype=torch.float32), persistent=False)
 
-    def forward(self, inputs: dict[str, Tensor], targets: Tensor | None = None, total_weight: float = 1.0) -> Tensor:
-        """The rows' share of the loss: their weighted losses over the weight of all rows of the step.
-
-        Without targets the logits, (rows, labels) float32.
-        """
-        logits = self.model(**inputs).logits.float()
-        return logits if targets is None else self.row_losses(logits, targets).sum() / total_weight
-
-    @property
-    def config(self) -> Any:
-        """The model's."""
-        return self.model.config
-
-    @property
-    def _no_split_modules(self) -> list[str]:
-        """Names of the classes of the model's layers: where Accelerate cuts weights into shards."""
-        names = getattr(self.model, "_no_split_modules", None) or ()
-        return sorted({type(module).__name__ for module in self.model.modules()} & {*names})
+    def forward(self, logits: Tensor, judged: Judged) -> Tensor:
+        """The rows' share of the loss of a step: their weighted losses over the weight of all."""
+        losses = self.row_losses(logits, judged.targets)
+        return (losses if judged.weights is None else losses * judged.weights).sum() / judged.total_weight
 
     def row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Weighted losses, (rows,), of logits (rows, labels) and targets (rows,) int64 or (rows, labels) float."""
@@ -70,10 +74,182 @@ class Supervised(nn.Module):
         )
 
     def row_weights(self, targets: Tensor) -> Tensor:
-        """(rows,) weights of the rows."""
+        """(rows,) weights of the rows by their classes."""
         if self.multi_label:
             return torch.ones(len(targets), device=targets.device)
         return self.class_weights[targets]
+
+    def share(self, judged: Judged) -> Tensor:
+        """Of all the rows of a step, the share that these weigh."""
+        rows = self.row_weights(judged.targets)
+        return (rows if judged.weights is None else rows * judged.weights).sum() / judged.total_weight
+
+
+class Objective(nn.Module):
+    """The loss of a model's logits; the objectives built on it add to that.
+
+    Args:
+        model: ``forward(**inputs)`` gives an object with ``logits``, (rows, labels).
+        criterion: the loss of the target's rows.
+    """
+
+    def __init__(self, model: nn.Module, criterion: LabelLoss) -> None:
+        super().__init__()
+        self.model, self.criterion = model, criterion
+
+    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
+        """The share of a step's loss of some rows, such that those of all rows of all roles add up to the loss.
+
+        Args:
+            inputs: what the model takes.
+            judged: the rows' targets, weights and role; None: the target's logits are given, (rows, labels) float32.
+        """
+        logits = self.model(**inputs).logits.float()
+        return logits if judged is None else self.criterion(logits, judged)
+
+    def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
+        """(rows,) weights that rows of a role have by their classes."""
+        return self.criterion.row_weights(targets)
+
+    @property
+    def config(self) -> Any:
+        """The model's."""
+        return self.model.config
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Names of the classes of the model's layers: where Accelerate cuts weights into shards."""
+        names = getattr(self.model, "_no_split_modules", None) or ()
+        return sorted({type(module).__name__ for module in self.model.modules()} & {*names})
+
+
+class Joint(Objective):
+    """alpha * Ls + beta * Lt: both tasks in every step, whatever their weights (Caruana 1997).
+
+    Args:
+        criterion: the loss of the target's rows.
+        source: the loss of the source's rows, of the same model.
+        weights: progress in [0, 1) -> (alpha, beta).
+        source_head: stands in for the model's last layer where the source's labels are others; None: shared.
+        last_layer: the model's last layer, where there is a ``source_head``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: LabelLoss,
+        source: LabelLoss,
+        weights: Callable[[float], tuple[float, float]],
+        source_head: nn.Linear | None = None,
+        last_layer: nn.Linear | None = None,
+    ) -> None:
+        super().__init__(model, criterion)
+        self.source, self.weights, self.source_head = source, weights, source_head
+        # Not as a module of its own: its weights have a name already.
+        self.last_layer = (last_layer,)
+
+    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
+        if judged is None:
+            return super().forward(inputs)
+        alpha, beta = self.weights(judged.progress)
+        if judged.role == TARGET:
+            return beta * super().forward(inputs, judged) + self._idle(self.source_head)
+        with standing_in(self.last_layer[0], self.source_head):
+            logits = self.model(**inputs).logits.float()
+        return alpha * self.source(logits, judged) + self._idle(self.last_layer[0])
+
+    def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
+        return (self.criterion if role == TARGET else self.source).row_weights(targets)
+
+    def _idle(self, head: nn.Linear | None) -> Tensor | float:
+        # Several processes wait for the gradient of every parameter in every pass, also of the other task's head.
+        learning = head.parameters() if self.source_head is not None and head is not None else ()
+        return sum((0 * value.sum() for value in learning), start=0.0)
+
+
+class TowardsSource(Objective):
+    """L2-SP: the task's loss + strength / 2 * |theta - theta_s|^2 over what the source has taught.
+
+    Li, Grandvalet and Davoine 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
+    equation 2.
+
+    Args:
+        strength: 0 or more.
+        start: theta_s, by the name of the parameter in the model; what is not named is free.
+    """
+
+    def __init__(self, model: nn.Module, criterion: LabelLoss, strength: float, start: Mapping[str, Tensor]) -> None:
+        super().__init__(model, criterion)
+        self.strength = strength
+        self.start = {name: value.detach().clone() for name, value in start.items()}
+
+    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
+        found = super().forward(inputs, judged)
+        if judged is None:
+            return found
+        held = [
+            (value - self.start[name]).square().sum()
+            for name, value in self.model.named_parameters()
+            if name in self.start and value.requires_grad
+        ]
+        return found + self.criterion.share(judged) * self.strength / 2 * torch.stack(held).sum()
+
+
+class Relational(Objective):
+    """The task's loss + what is lost of the distances and angles between rows as the source's model saw them.
+
+    RKD (Park, Kim, Lu and Cho 2019, "Relational Knowledge Distillation", equations 4 to 9), over the rows of one
+    forward pass: Huber losses between pairwise distances, each over their mean, and between the cosines of the
+    angles of all triplets. The inputs carry what the source's model made of the rows as ``taught``, (rows, width).
+
+    Args:
+        distance: weight of the distances.
+        angle: weight of the angles.
+        last_layer: the model's last layer; what it takes is the representation.
+    """
+
+    def __init__(
+        self, model: nn.Module, criterion: LabelLoss, distance: float, angle: float, last_layer: nn.Linear
+    ) -> None:
+        super().__init__(model, criterion)
+        self.distance, self.angle = distance, angle
+        self.last_layer = (last_layer,)
+
+    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
+        if judged is None:
+            return super().forward(inputs)
+        taught = inputs["taught"]
+        inputs = {name: value for name, value in inputs.items() if name != "taught"}
+        with last_inputs(self.last_layer[0]) as seen:
+            loss = super().forward(inputs, judged)
+        learnt = text_vectors(seen[0], inputs, self.model).float()
+        lost = self.distance * distance_loss(learnt, taught) + self.angle * angle_loss(learnt, taught)
+        return loss + self.criterion.share(judged) * lost
+
+
+def distance_loss(learnt: Tensor, taught: Tensor) -> Tensor:
+    """Huber loss between the pairwise distances of (rows, width) and (rows, other width), each over their mean."""
+    if len(learnt) < 2:
+        return learnt.sum() * 0
+    return functional.huber_loss(_distances(learnt), _distances(taught))
+
+
+def angle_loss(learnt: Tensor, taught: Tensor) -> Tensor:
+    """Huber loss between the cosines of the angles that each three rows make."""
+    if len(learnt) < 3:
+        return learnt.sum() * 0
+    return functional.huber_loss(_cosines(learnt), _cosines(taught))
+
+
+def _distances(vectors: Tensor) -> Tensor:
+    pairs = functional.pdist(vectors)
+    return pairs / pairs.mean().clamp(min=1e-12)
+
+
+def _cosines(vectors: Tensor) -> Tensor:
+    """(rows, rows, rows): of the angle at the first row between the two others."""
+    sides = functional.normalize(vectors[None] - vectors[:, None], dim=2)
+    return sides @ sides.transpose(1, 2)
 
 
 def class_weights(asked: str | Mapping[str, float] | None, labels: Labels, targets: np.ndarray) -> np.ndarray | None:

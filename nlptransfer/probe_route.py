@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ class Probe(Route):
     def recorded(self) -> dict[str, Any]:
         return super().recorded() | {"vectors": named_local(self.vectors)}
 
-    def build(self, data: Data, base: str | None, revision: str | None, seed: int) -> Built:
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
         self.check()
         found = find_base(base, revision)
         tokenizer = anatomy.load_tokenizer(found, self.max_length)
@@ -103,14 +103,15 @@ class Probe(Route):
         )
         words, matrix = None, None
         if "word2vec" in self.features:
+            texts = [*data.train.texts, *beside]
             vectors, record["vectors"] = vectors_for(
-                data.train.texts,
+                texts,
                 self.vectors or base,
                 None if self.vectors else revision,
                 dimensions=self.dimensions,
                 allow_pickle=self.allow_pickle,
             )
-            names, kept = vocabulary(vectors, data.train.texts, self.max_words, unit_length=True)
+            names, kept = vocabulary(vectors, texts, self.max_words, unit_length=True)
             words, matrix = make_tokenizer(names, self.max_length), embedding_matrix(kept)
             config.vocab_size, config.word_dimensions = matrix.shape
         torch.manual_seed(seed)
@@ -118,11 +119,12 @@ class Probe(Route):
         if model.vectors is not None and matrix is not None:
             model.vectors.weight.data.copy_(torch.from_numpy(matrix))
         model.to(processes.state().device)
-        train = self.rows(model, tokenizer, data.train.texts, share=True)
-        assert isinstance(train, FeatureRows)
-        model.body.standardize.fit(np.asarray(train.features, dtype=np.float32), torch.finfo(torch.float16).eps)
-        log.info("%s: %d features of layers %s", found.id, train.features.shape[1], ", ".join(map(str, layers)))
-        return Built(model, tokenizer, record, self._defaults(len(data.train)))
+        # Not of all texts at once: the rows of a task alone are what the cache has of it.
+        parts = [self.rows(model, tokenizer, texts, share=True) for texts in (data.train.texts, beside) if len(texts)]
+        features = np.concatenate([np.asarray(cast(FeatureRows, part).features, dtype=np.float32) for part in parts])
+        model.body.standardize.fit(features, torch.finfo(torch.float16).eps)
+        log.info("%s: %d features of layers %s", found.id, features.shape[1], ", ".join(map(str, layers)))
+        return Built(model, tokenizer, record)
 
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
@@ -140,13 +142,28 @@ class Probe(Route):
             found = np.concatenate([found, to_float16(torch.from_numpy(beside)).numpy()], axis=1)
         return FeatureRows(found)
 
+    @property
+    def is_frozen(self) -> bool:
+        return True
+
+    @property
+    def is_solved(self) -> bool:
+        return self.head_type == "linear"
+
     def head(self, model: PreTrainedModel) -> nn.Linear:
         return _own(model).classifier
 
+    def layer_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
+    ) -> list[np.ndarray]:
+        config = _own(model).config
+        rows = cast(FeatureRows, self.rows(model, tokenizer, texts, share=True))
+        own = np.asarray(rows.features[some, : config.encoder_width], dtype=np.float32)
+        # Layers that differ in width are not told apart.
+        return np.split(own, len(config.layers), axis=1) if own.shape[1] % len(config.layers) == 0 else [own]
+
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
-        if self.head_type != "linear" or not isinstance(rows, FeatureRows):
-            return None
-        return _own(model).body.outputs(rows.features)
+        return _own(model).body.outputs(cast(FeatureRows, rows).features) if self.is_solved else None
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         """Write what the encoder does not bring: head, word vectors, both tokenizers, and the config that names it."""
@@ -171,8 +188,9 @@ class Probe(Route):
         check(all(1 <= abs(int(number)) <= count for number in numbers), "layers", self.layers, expected)
         return sorted({int(number) % (count + 1) for number in numbers})
 
-    def _defaults(self, rows: int) -> dict[str, Any]:
+    def defaults(self, data: Data) -> dict[str, Any]:
         # For mlp; as for word vectors, small data gets more passes and smaller batches.
+        rows = len(data.train)
         return {
             "num_train_epochs": 20 if rows < 10_000 else 10,
             "learning_rate": 1e-3,

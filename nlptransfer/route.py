@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer.anatomy import quiet
@@ -17,6 +17,7 @@ from nlptransfer.errors import RunFolderError
 from nlptransfer.files import content_stamp
 from nlptransfer.optimization import Pace
 from nlptransfer.settings import convert, fields_of
+from nlptransfer.training import learnt_state
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,6 @@ class Built:
     tokenizer: PreTrainedTokenizerFast
     record: dict[str, Any]
     """where its knowledge comes from, for the saved record; no path of this machine"""
-    defaults: dict[str, Any]
-    """training settings that suit this route and data, where the user asks for none"""
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,32 @@ class Route(ABC):
     """How a pretrained model becomes a classifier; its fields are the route's settings."""
 
     name: ClassVar[str]
+    per_stage: ClassVar[tuple[str, ...]] = ()
+    """settings of how the model learns, which a stage of a transfer may have otherwise than the one before"""
+    varied: ClassVar[tuple[str, ...]] = ()
+    """settings in which ``variants`` differ"""
 
     @abstractmethod
-    def build(self, data: Data, base: str | None, revision: str | None, seed: int) -> Built:
-        """A fresh model for the data's labels; only training texts are looked at."""
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
+        """A fresh model for the data's labels; only training texts are looked at.
+
+        Args:
+            beside: training texts of another task, that the model is to read too.
+        """
+
+    @abstractmethod
+    def defaults(self, data: Data) -> dict[str, Any]:
+        """Epochs, learning rate and batch size that suit the data, where the user asks for none."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether a small classifier alone learns, on features that are computed once."""
+        return False
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the last layer alone learns, and is solved."""
+        return False
 
     @abstractmethod
     def rows(
@@ -65,6 +86,26 @@ class Route(ABC):
         """
         return model, [self.rows(model, tokenizer, texts, share=True) for texts in splits]
 
+    def variants(self, model: PreTrainedModel) -> Sequence["Route"]:
+        """The routes of which the best on validation is kept; one where there is nothing to choose."""
+        return [self]
+
+    def state(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """What this route may change in a model, by name: not a copy."""
+        return learnt_state(model)
+
+    def layer_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
+    ) -> list[np.ndarray]:
+        """What each layer makes of some of the texts: (len(some), width) float32 each, the mean over tokens.
+
+        All processes call this together. Empty where the route has nothing of that kind.
+
+        Args:
+            some: places in ``texts``; of frozen features those of all texts are in the cache.
+        """
+        return []
+
     def paces(self, model: PreTrainedModel) -> dict[str, Pace]:
         """How fast each parameter learns beside the others, by name; those not named learn at the learning rate."""
         return {}
@@ -72,10 +113,6 @@ class Route(ABC):
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
         """(rows, width) float32 inputs of the last layer where it is solved, not stepped; else None."""
         return None
-
-    def trains_on(self) -> bool:
-        """Whether the loop goes on to train the model after a solved last layer."""
-        return False
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         """Write model and tokenizer as plain transformers reads them."""

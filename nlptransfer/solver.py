@@ -12,12 +12,14 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from nlptransfer.errors import SettingError, TrainingError
-from nlptransfer.objectives import Supervised
+from nlptransfer.objectives import LabelLoss
 
 log = logging.getLogger("nlptransfer")
 
 STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
 """L2 strengths to choose from, each as a penalty strength / (2 * rows) * |W|^2 on standardised features."""
+TOWARDS_STRENGTHS = (1e5, 1e4, 1000.0, 100.0, 10.0, 1.0, 0.1)
+"""L2 strengths to choose from where the penalty holds a head at that of a source: from a copy of it to hardly held."""
 
 AXES = 128
 """Principal axes that are looked for."""
@@ -25,6 +27,14 @@ LARGE = 2**20
 """Numbers of a feature matrix from which it is multiplied in float32."""
 PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
+FEWEST = 4
+"""Rows from which there is cross-validation."""
+
+Head = tuple[np.ndarray, np.ndarray]
+"""A weight (labels, width) and a bias (labels,)."""
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Features (rows, width), their targets, and their weights (rows,); None: all 1."""
+Score = Callable[[np.ndarray, np.ndarray], float]
 
 
 @dataclass(frozen=True)
@@ -39,44 +49,61 @@ class LinearSolution:
     """the L2 strength that it was solved with"""
     scores: dict[float, float]
     """validation score by strength"""
+    held_out: np.ndarray | None = None
+    """(rows, labels) float32 out-of-fold logits at the chosen strength, where it was chosen by cross-validation"""
 
 
 def solve(
-    objective: Supervised,
+    objective: LabelLoss,
     features: np.ndarray,
     targets: np.ndarray,
     strength: float,
-    start: tuple[np.ndarray, np.ndarray] | None = None,
+    start: Head | None = None,
     *,
     has_bias: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
+    weights: np.ndarray | None = None,
+    towards: Head | None = None,
+) -> Head:
     """Minimise the objective + strength / (2 * rows) * |W|^2 over W and b (the bias is free).
+
+    With ``weights`` the objective is sum(weights * row_losses) / sum(weights * row_weights), where only proportions
+    matter: alpha / ns on source rows and beta / nt on target rows, ns and nt being the sums of their class weights,
+    give (alpha * Ls + beta * Lt) / (alpha + beta). ``rows`` in the penalty are those that weigh more than 0.
+
+    With ``towards``, a source's head (Ws, bs), the penalty is strength / (2 * rows) * (|W - Ws|^2 + |b - bs|^2): L2-SP
+    (Li et al. 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks", equation 2). It holds
+    the bias too, so that ever greater strengths end at the source's head itself.
 
     Args:
         features: (rows, width) standardised.
         targets: (rows,) int64, or (rows, labels) float32.
         strength: of the L2 penalty, 0 or more; sklearn's 1 / C where all rows weigh 1.
-        start: weight and bias to begin from.
-        has_bias: whether there is a bias; it stays 0 otherwise.
+        start: weight and bias to begin from; None: ``towards``, or zeros.
+        has_bias: whether there is a bias; it stays 0 otherwise, whatever that of ``towards``.
+        weights: (rows,) from 0, how much each row counts besides its class weight; None: all 1.
+        towards: weight (labels, width) and bias (labels,) that the penalty pulls to; None: zeros, and a free bias.
 
     Returns:
         weight (labels, width) and bias (labels,), float32.
 
     Raises:
-        SettingError: a strength below 0.
+        SettingError: a strength below 0; weights below 0, all 0, not finite or not one a row; a ``towards`` that is
+            not finite, or not of these labels and features.
         TrainingError: no rows, or features that are not all finite.
     """
-    return _Problem(objective, features, targets, has_bias).solve(strength, start)
+    return _Problem(objective, (features, targets, weights), towards, has_bias).solve(strength, start)
 
 
 def choose_strength(
-    objective: Supervised,
+    objective: LabelLoss,
     features: np.ndarray,
     targets: np.ndarray,
-    score: Callable[[np.ndarray, np.ndarray], float],
+    score: Score,
     strengths: Sequence[float] = STRENGTHS,
     *,
     has_bias: bool = True,
+    weights: np.ndarray | None = None,
+    towards: Head | None = None,
 ) -> LinearSolution:
     """Solve along the strengths, strongest first, each from the last, and keep the best by ``score``.
 
@@ -85,26 +112,20 @@ def choose_strength(
     Args:
         score: of a weight and a bias, judged on validation rows; higher is better, and of equals the
             strongest penalty is kept.
-        has_bias: whether there is a bias; it stays 0 otherwise.
+        strengths: to choose from; with ``towards`` better ``TOWARDS_STRENGTHS``.
+        has_bias, weights, towards: as ``solve`` takes them.
 
     Raises:
-        SettingError: no strength at all, or one below 0.
+        SettingError: no strength at all, or as ``solve``.
         TrainingError: as ``solve``, or a score that is not a number.
     """
-    if not strengths:
-        raise SettingError("strengths=(): expected at least one L2 strength, found none")
-    problem = _Problem(objective, features, targets, has_bias)
+    problem = _Problem(objective, (features, targets, weights), towards, has_bias)
     best: LinearSolution | None = None
     scores: dict[float, float] = {}
     start, worse = None, 0
-    for strength in sorted(strengths, reverse=True):
+    for strength in _strongest_first(strengths):
         start = problem.solve(strength, start)
-        scores[strength] = score(*start)
-        if not math.isfinite(scores[strength]):
-            found = scores[strength]
-            raise TrainingError(
-                f"expected a finite validation score, found {found}: choose another metric_for_best_model"
-            )
+        scores[strength] = _finite(score(*start))
         if best is None or scores[strength] > scores[best.strength]:
             best, worse = LinearSolution(*start, strength, scores), 0
         elif scores[strength] < scores[best.strength]:
@@ -115,6 +136,67 @@ def choose_strength(
     return best
 
 
+def cross_validated(
+    objective: LabelLoss,
+    features: np.ndarray,
+    targets: np.ndarray,
+    score: Score,
+    strengths: Sequence[float] = STRENGTHS,
+    *,
+    has_bias: bool = True,
+    weights: np.ndarray | None = None,
+    towards: Head | None = None,
+    beside: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> LinearSolution:
+    """Choose the strength by cross-validation, and solve with it on all rows: for rows too few to set some aside.
+
+    N target rows below 100: choices are made by cross-validation inside them. Every strength is solved in every fold
+    and scored once, on the logits that the rows got while held out. Folds are stratified, at most as many as the
+    rarest label has rows; where it has one, or rows have several labels, they are not, and may train without a label.
+
+    Args:
+        score: of targets and logits (rows, labels); higher is better, and of equals the strongest penalty is kept.
+        strengths: to choose from; with ``towards`` better ``TOWARDS_STRENGTHS``.
+        has_bias, weights, towards: as ``solve`` takes them; ``towards`` must not have seen these targets.
+        beside: features, targets and weights of rows that are always trained on and never scored: the source's in
+            joint training. Against them the rows left in a fold weigh as much as all rows do.
+        folds: 2 or more.
+        seed: of the folds.
+
+    Returns:
+        the solution on all rows, with ``held_out`` logits.
+
+    Raises:
+        SettingError: as ``choose_strength``, fewer than 2 folds, or a ``beside`` of other shapes.
+        TrainingError: as ``choose_strength``, or fewer than 4 rows.
+    """
+    strengths, parts = _strongest_first(strengths), _folds(targets, folds, seed)
+    own = _checked(np.ones(len(targets)) if weights is None else weights, len(targets))
+    always = (features[:0], targets[:0], own[:0]) if beside is None else beside
+    shapes = [(len(always[0]), *part.shape[1:]) for part in (features, targets, own)]
+    _check_parts("beside", always, shapes, "give rows of the same features and labels, and a weight for each")
+    counts = own * objective.row_weights(torch.from_numpy(targets)).double().numpy()
+
+    def problem(kept: np.ndarray | slice) -> _Problem:
+        grown = own[kept] * (counts.sum() / (counts[kept].sum() or 1.0))
+        pairs = zip((features[kept], targets[kept], grown), always, strict=True)
+        values, truth, weights = map(np.concatenate, pairs)
+        return _Problem(objective, (values, truth, weights), towards, has_bias)
+
+    logits = {strength: np.empty((len(targets), len(objective.class_weights)), np.float32) for strength in strengths}
+    with _threads_for((len(features) + len(always[0])) * features.shape[1] * len(objective.class_weights)):
+        for kept, out in parts:
+            fold, start = problem(kept), None
+            for strength in strengths:
+                start = fold.solve(strength, start)
+                logits[strength][out] = features[out] @ start[0].T + start[1]
+        scores = {strength: _finite(score(targets, logits[strength])) for strength in strengths}
+        best = max(strengths, key=scores.__getitem__)  # of equals the first
+        return LinearSolution(*problem(slice(None)).solve(best), best, scores, logits[best])
+
+
 class _Problem:
     """The objective in coordinates where it is about equally curved in every direction.
 
@@ -122,65 +204,136 @@ class _Problem:
     takes some ten steps where correlated features take hundreds. Of wide features the first axes are looked for, and
     across them all directions are taken for equally curved, so that nothing costs more than some passes over the
     features. In float64, since in float32 the line search gives up before the gradient is small; large features are
-    multiplied in float32, which is faster, and the steps end a little earlier.
+    multiplied in float32, which is faster, and the steps end a little earlier. What is stepped over is the distance
+    from the head where the penalty is 0.
     """
 
-    def __init__(self, objective: Supervised, features: np.ndarray, targets: np.ndarray, has_bias: bool = True) -> None:
+    def __init__(self, objective: LabelLoss, rows: Rows, towards: Head | None, has_bias: bool) -> None:
+        features, targets, weights = rows
         if not len(features) or not np.isfinite(features).all():
             found = "NaN or infinity" if len(features) else "none"
             raise TrainingError(f"features of shape {features.shape}: expected rows of finite numbers, found {found}")
+        if weights is not None:
+            features, targets, weights = _that_count(features, targets, _checked(weights, len(features)))
         self.objective, self.targets = objective, torch.from_numpy(targets)
+        self.weights = None if weights is None else torch.from_numpy(weights)
         self.rows, self.labels = len(features), len(objective.class_weights)
-        self.total_weight = objective.row_weights(self.targets).double().sum()
+        self.total_weight = self._weighted(objective.row_weights(self.targets).double()).sum()
         self.is_large = features.size > LARGE
         self.features = torch.from_numpy(features).to(torch.float32 if self.is_large else torch.float64)
-        self.axes, along, across = _principal_axes(self.features)
+        self.axes, along, across = _principal_axes(self._weighted(self.features, root=True))
         # The curvature of a label's logit where all are equally likely.
         several = objective.multi_label
         self.steepness = 1 / (4 * self.labels) if several else max(self.labels - 1, 1) / self.labels**2
         self.along, self.across = self.steepness * along, self.steepness * across
-        self.bias_scale = has_bias / math.sqrt(self.steepness)
+        self.has_bias, self.holds_bias = has_bias, towards is not None
+        shapes = [(self.labels, features.shape[1]), (self.labels,)]
+        towards = towards or (np.zeros(shapes[0]), np.zeros(shapes[1]))
+        _check_parts("towards", towards, shapes, "give a head of the same labels on the same features")
+        self.centre = torch.from_numpy(towards[0]).double(), torch.from_numpy(towards[1]).double() * has_bias
 
-    def solve(
-        self, strength: float, start: tuple[np.ndarray, np.ndarray] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _weighted(self, rows: torch.Tensor, root: bool = False) -> torch.Tensor:
+        if self.weights is None:
+            return rows
+        weights = self.weights.sqrt() if root else self.weights
+        return (rows.t() * weights.to(rows.dtype)).t()
+
+    def solve(self, strength: float, start: Head | None = None) -> Head:
         if not 0 <= strength < math.inf:
             raise SettingError(f"strength={strength!r}: expected a number from 0")
         penalty = strength / self.rows
+        bias_penalty = penalty * self.holds_bias
         along = (self.along + penalty).clamp(min=1e-9).rsqrt()
         across = max(self.across + penalty, 1e-9) ** -0.5
+        bias_root = math.sqrt(self.steepness + bias_penalty)
+        bias_scale = self.has_bias / bias_root
+        centre, bias_centre = self.centre
 
         def scaled(weight: torch.Tensor, power: int) -> torch.Tensor:
             """(labels, width) times the symmetric matrix of the scales, or its inverse."""
             return weight * across**power + (weight @ self.axes * (along**power - across**power)) @ self.axes.t()
 
-        def unpacked(flat: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        def steps(flat: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+            """From the centre: beside a great strength no digit of them is lost."""
             theta = torch.from_numpy(flat).view(self.labels, -1)
-            return scaled(theta[:, :-1], 1), theta[:, -1] * self.bias_scale
+            return scaled(theta[:, :-1], 1), theta[:, -1] * bias_scale
 
         def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            weight, bias = unpacked(flat)
+            step, bias_step = steps(flat)
             # By hand but for the losses: autograd would keep copies of what is large.
-            logits = (self.features @ weight.to(self.features.dtype).t()).double() + bias
+            logits = (self.features @ (centre + step).to(self.features.dtype).t()).double() + (bias_centre + bias_step)
             logits.requires_grad_()
-            value = self.objective.row_losses(logits, self.targets).sum() / self.total_weight
+            value = self._weighted(self.objective.row_losses(logits, self.targets)).sum() / self.total_weight
             (slope,) = torch.autograd.grad(value, logits)
-            gradient = (slope.to(self.features.dtype).t() @ self.features).double() + penalty * weight
-            parts = scaled(gradient, 1), slope.sum(dim=0)[:, None] * self.bias_scale
-            whole = value.item() + penalty * weight.square().sum().item() / 2
-            return whole, torch.cat(parts, dim=1).flatten().numpy()
+            gradient = (slope.to(self.features.dtype).t() @ self.features).double() + penalty * step
+            bias_gradient = slope.sum(dim=0) + bias_penalty * bias_step
+            parts = scaled(gradient, 1), bias_gradient[:, None] * bias_scale
+            held = penalty * step.square().sum().item() + bias_penalty * bias_step.square().sum().item()
+            return value.item() + held / 2, torch.cat(parts, dim=1).flatten().numpy()
 
         first = torch.zeros(self.labels, self.features.shape[1] + 1, dtype=torch.float64)
         if start is not None:
             weight, bias = (torch.from_numpy(part).double() for part in start)
-            first = torch.cat([scaled(weight, -1), bias[:, None] * math.sqrt(self.steepness)], dim=1)
+            first = torch.cat([scaled(weight - centre, -1), (bias - bias_centre)[:, None] * bias_root], dim=1)
         ends = {"gtol": 1e-4, "ftol": 1e-6} if self.is_large else {"gtol": 1e-5, "ftol": 1e-12}
         with _threads_for(self.features.numel() * self.labels):
             found = minimize(loss, first.numpy().ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, **ends})
         if not found.success:
             log.info("L2 strength %g: L-BFGS stopped early: %s", strength, found.message)
-        weight, bias = unpacked(found.x)
-        return weight.float().numpy(), bias.float().numpy()
+        step, bias_step = steps(found.x)
+        return (centre + step).float().numpy(), (bias_centre + bias_step).float().numpy()
+
+
+def _check_parts(name: str, parts: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]], advice: str) -> None:
+    found = [part.shape for part in parts]
+    if found != shapes:
+        raise SettingError(f"{name} of shapes {found}: expected {shapes}; {advice}")
+    if not all(np.isfinite(part).all() for part in parts):
+        raise SettingError(f"{name}: expected finite numbers, found NaN or infinity; {advice}")
+
+
+def _checked(weights: np.ndarray, rows: int) -> np.ndarray:
+    advice = "give each row a number from 0"
+    _check_parts("weights", [weights], [(rows,)], advice)
+    if (weights < 0).any():
+        raise SettingError(f"weights: expected none below 0, found {weights.min()}; {advice}")
+    return weights.astype(np.float64)
+
+
+def _that_count(features: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Rows:
+    """The rows that weigh more than 0, with weights of mean 1; None where all are alike."""
+    if not weights.any():
+        raise SettingError("weights: expected some above 0, found all 0; raise those of the rows to learn from")
+    if not weights.all():
+        counts = weights > 0
+        features, targets, weights = features[counts], targets[counts], weights[counts]
+    return features, targets, None if (weights == weights[0]).all() else weights / weights.mean()
+
+
+def _folds(targets: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers of the rows that are kept and held out, fold by fold."""
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    if folds < 2:
+        raise SettingError(f"folds={folds!r}: expected 2 or more")
+    rows = len(targets)
+    if rows < FEWEST:
+        raise TrainingError(f"expected {FEWEST} rows or more to cross-validate, found {rows}; add labelled rows")
+    rarest = 1 if targets.ndim == 2 else int(np.unique(targets, return_counts=True)[1].min())
+    kind = StratifiedKFold if rarest > 1 else KFold
+    return kind(min(folds, rarest if rarest > 1 else rows), shuffle=True, random_state=seed).split(targets, targets)
+
+
+def _strongest_first(strengths: Sequence[float]) -> list[float]:
+    if not strengths:
+        raise SettingError("strengths=(): expected at least one L2 strength, found none")
+    return sorted(strengths, reverse=True)
+
+
+def _finite(score: float) -> float:
+    if not math.isfinite(score):
+        raise TrainingError(f"expected a finite validation score, found {score}: choose another metric_for_best_model")
+    return score
 
 
 def _principal_axes(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:

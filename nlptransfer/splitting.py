@@ -43,9 +43,23 @@ def units_of(texts: Sequence[str], targets: np.ndarray, seed: int) -> list[Unit]
     else:
         for row, label in np.argwhere(targets > 0).tolist():
             carried[row].append(label)
+    return reorder([_unit(rows, carried) for rows in of_text.values()], texts, seed)
+
+
+def reorder(units: Sequence[Unit], texts: Sequence[str], seed: int) -> list[Unit]:
+    """Units in the order of the hash of their texts, keyed by ``seed``.
+
+    Args:
+        units: any of those of ``texts``.
+        texts: the texts whose rows the units hold.
+        seed: another seed gives another order.
+    """
     key = str(seed).encode()
-    order = sorted(of_text, key=lambda text: hashlib.blake2b(text.encode(), digest_size=16, key=key).digest())
-    return [_unit(of_text[text], carried) for text in order]
+
+    def place(unit: Unit) -> bytes:
+        return hashlib.blake2b(texts[unit.rows[0]].encode(), digest_size=16, key=key).digest()
+
+    return sorted(units, key=place)
 
 
 def _unit(rows: list[int], carried: list[list[int]]) -> Unit:

@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nlptransfer import arithmetic, processes
-from nlptransfer.batching import Rows, compute, training_batches
+from nlptransfer.batching import Rows, compute, endless_batches
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.files import read_json, write_json
-from nlptransfer.objectives import Supervised
+from nlptransfer.objectives import SOURCE, TARGET, Judged, Objective
 from nlptransfer.optimization import Pace, TrainingSettings, decays, make_optimizer, rate_share
 
 log = logging.getLogger("nlptransfer")
@@ -44,6 +44,8 @@ class Examples:
     rows: Rows
     targets: np.ndarray
     """(rows,) int64, or (rows, labels) float32"""
+    weights: np.ndarray | None = None
+    """(rows,) float32, what each row counts besides its class; None: all 1"""
 
 
 @dataclass
@@ -75,13 +77,14 @@ class TrainingReport:
 
 
 def train(
-    objective: Supervised,
+    objective: Objective,
     examples: Examples,
     validation: Examples,
     judge: Callable[[np.ndarray], float],
     settings: TrainingSettings,
     checkpoints: Path,
     paces: Mapping[str, Pace] | None = None,
+    source: Examples | None = None,
 ) -> TrainingReport:
     """Minimise the objective over the examples; leave the best epoch's weights in the model.
 
@@ -95,13 +98,17 @@ def train(
         judge: logits (rows, labels) -> score, higher is better; the same on every process.
         settings: with no None left among epochs, rate and batch size.
         checkpoints: folder for what a resume needs, shared by all processes; a checkpoint in it is gone on with.
+        paces: of the parameters that learn slower or later than the others, by their names in the model.
+        source: rows of the role "source": each step takes a batch of either role, an epoch passes over the larger of
+            both, and the smaller comes again and again, in a new order each time.
 
     Raises:
         SettingError: a setting that makes no sense or does not fit the machine.
         TrainingError: no rows, nothing that learns, or a loss or score that is not a number.
         RunFolderError: the checkpoint was written by another number of processes.
     """
-    return _Loop(objective, examples, validation, judge, settings, checkpoints, paces or {}).run()
+    roles = {TARGET: examples} | ({} if source is None else {SOURCE: source})
+    return _Loop(objective, roles, validation, judge, settings, checkpoints, paces or {}).run()
 
 
 class _Loop:
@@ -109,8 +116,8 @@ class _Loop:
 
     def __init__(
         self,
-        objective: Supervised,
-        examples: Examples,
+        objective: Objective,
+        roles: Mapping[str, Examples],
         validation: Examples,
         judge: Callable[[np.ndarray], float],
         settings: TrainingSettings,
@@ -120,18 +127,20 @@ class _Loop:
         if not settings.num_train_epochs or not settings.learning_rate or not settings.per_device_train_batch_size:
             raise SettingError("expected num_train_epochs, learning_rate and per_device_train_batch_size to be set")
         settings.check()
-        if not len(examples.rows):
+        if not all(len(examples.rows) for examples in roles.values()):
             raise TrainingError("expected training rows, found none")
-        self.settings, self.examples, self.validation = settings, examples, validation
+        self.settings, self.roles, self.validation = settings, roles, validation
         self.judge, self.checkpoints = judge, checkpoints
         self.epochs, self.rate = settings.num_train_epochs, settings.learning_rate
         self.accelerator = _accelerator(settings, checkpoints.parent)
         self.micro_rows = settings.per_device_train_batch_size * self.accelerator.num_processes
         self.step_rows = self.micro_rows * settings.gradient_accumulation_steps
-        self.steps = self.epochs * math.ceil(len(examples.rows) / self.step_rows)
-        self.lengths = examples.rows.lengths
-        targets = torch.from_numpy(examples.targets).to(objective.class_weights.device)
-        self.row_weights = objective.row_weights(targets).double().cpu().numpy()
+        self.epoch_steps = max(math.ceil(len(examples.rows) / self.step_rows) for examples in roles.values())
+        self.steps = self.epochs * self.epoch_steps
+        self.lengths = {role: examples.rows.lengths for role, examples in roles.items()}
+        device = self.accelerator.device
+        objective.to(device)
+        self.row_weights = {role: _row_weights(objective, role, examples, device) for role, examples in roles.items()}
         self.plain = objective
         # Sharding takes a module's weights apart: a copy is trained then, and what it learns comes back whole.
         self.trained = deepcopy(objective) if self.accelerator.is_fsdp2 else objective
@@ -160,7 +169,7 @@ class _Loop:
         if self.best:
             self.trained.load_state_dict(self.best, strict=False)
         if self.trained is not self.plain:
-            self.plain.load_state_dict(self._whole(_learnt(self.trained)), strict=False)
+            self.plain.load_state_dict(self._whole(learnt_state(self.trained)), strict=False)
             self.plain.to(self.accelerator.device)
         # Not end_training(): that takes down the process group, which evaluation still needs.
         for tracker in self.accelerator.trackers:
@@ -172,13 +181,24 @@ class _Loop:
     def _epoch(self, show: Callable[[str | None], None]) -> None:
         report, settings = self.report, self.settings
         data_seed = settings.seed if settings.data_seed is None else settings.data_seed
-        plan = training_batches(self.lengths, self.step_rows, data_seed, report.epoch)
+        first = report.epoch * self.epoch_steps
+        plan = [
+            dict(zip(self.roles, rows, strict=True))
+            for rows in zip(
+                *(
+                    endless_batches(self.lengths[role], self.step_rows, data_seed, first, self.epoch_steps)
+                    for role in self.roles
+                ),
+                strict=True,
+            )
+        ]
         self.objective.train()
         started = time.perf_counter()
         waiting: list[Tensor] = []
         for rows in plan[report.batch :]:
             waiting.append(self._step(rows))
-            report.step, report.batch, report.examples = report.step + 1, report.batch + 1, report.examples + len(rows)
+            report.step, report.batch = report.step + 1, report.batch + 1
+            report.examples += sum(map(len, rows.values()))
             last, save = report.batch == len(plan), report.step % settings.save_steps == 0
             show(None)
             if last or save or len(waiting) == LOSS_CHECK_STEPS:
@@ -195,7 +215,7 @@ class _Loop:
         if report.epoch < self.epochs:
             self._save()
 
-    def _step(self, rows: np.ndarray) -> Tensor:
+    def _step(self, rows: dict[str, np.ndarray]) -> Tensor:
         """One step of the optimizer on the rows of all processes; returns this process's share of the loss."""
         self._set_rate()
         self._rehearse(rows)
@@ -220,9 +240,9 @@ class _Loop:
         self.optimizer.zero_grad()
         return loss
 
-    def _rehearse(self, rows: np.ndarray) -> None:
+    def _rehearse(self, rows: dict[str, np.ndarray]) -> None:
         """Halve the passes of all processes where one of them lacks the memory for the largest step so far."""
-        size = len(rows) * int(self.lengths[rows].max())
+        size = max(len(places) * int(self.lengths[role][places].max()) for role, places in rows.items())
         if size <= self.report.rehearsed or not _rehearses(self.accelerator):
             return
         while True:
@@ -237,28 +257,40 @@ class _Loop:
             self._halve(failed)
         self.report.rehearsed = size
 
-    def _backward(self, rows: np.ndarray, *, meet: bool = True) -> Tensor:
+    def _backward(self, rows: dict[str, np.ndarray], *, meet: bool = True) -> Tensor:
         """The gradients of a step, added up over forward passes; returns this process's share of the loss.
 
         Args:
+            rows: of each role.
             meet: whether the gradients of all processes are averaged.
         """
-        device, others = self.accelerator.device, self.accelerator.num_processes
-        total = float(self.row_weights[rows].sum())
-        loss = torch.zeros((), device=device)
-        for start in range(0, len(rows), self.micro_rows):
-            mine = rows[start : start + self.micro_rows][self.accelerator.process_index :: others]
-            # Where a process has no row left it still takes part, with a row that weighs nothing.
-            share = mine if len(mine) else rows[:1]
-            inputs = {name: value.to(device) for name, value in self.examples.rows.batch(share).items()}
-            targets = torch.from_numpy(self.examples.targets[share]).to(device)
-            waits = meet and start + self.micro_rows < len(rows)
+        passes = [
+            (role, places[start : start + self.micro_rows])
+            for role, places in rows.items()
+            for start in range(0, len(places), self.micro_rows)
+        ]
+        total = {role: float(self.row_weights[role][places].sum()) for role, places in rows.items()}
+        loss = torch.zeros((), device=self.accelerator.device)
+        for number, (role, places) in enumerate(passes, start=1):
+            waits = meet and number < len(passes)
             with self.accelerator.no_sync(self.objective) if waits else nullcontext():
-                part = (self.objective if meet else self.trained)(inputs, targets, total if len(mine) else math.inf)
+                part = self._pass(self.objective if meet else self.trained, role, places, total[role])
                 # Processes' gradients are averaged, and the loss is a sum over all rows.
-                self.accelerator.backward(part * others)
+                self.accelerator.backward(part * self.accelerator.num_processes)
             loss += part.detach()
         return loss
+
+    def _pass(self, objective: torch.nn.Module, role: str, places: np.ndarray, total: float) -> Tensor:
+        """This process's share of the loss of one pass over the rows of one role."""
+        device, examples = self.accelerator.device, self.roles[role]
+        mine = places[self.accelerator.process_index :: self.accelerator.num_processes]
+        # Where a process has no row left it still takes part, with a row that weighs nothing.
+        share = mine if len(mine) else places[:1]
+        inputs = {name: value.to(device) for name, value in examples.rows.batch(share).items()}
+        targets = torch.from_numpy(examples.targets[share]).to(device)
+        weights = None if examples.weights is None else torch.from_numpy(examples.weights[share]).to(device)
+        progress = self.report.step / self.steps
+        return objective(inputs, Judged(targets, total if len(mine) else math.inf, weights, role, progress))
 
     def _halve(self, error: torch.OutOfMemoryError | None) -> None:
         """Take half as many rows in one forward pass from here on, and twice as many passes: the same step.
@@ -336,7 +368,7 @@ class _Loop:
             self.accelerator.log({"epoch_loss": loss, "validation_score": score}, step=report.step)
         if report.best_score is None or score > report.best_score:
             report.best_score, report.best_epoch = score, report.epoch
-            self.best = {name: value.detach().clone() for name, value in _learnt(self.trained).items()}
+            self.best = {name: value.detach().clone() for name, value in learnt_state(self.trained).items()}
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience
@@ -414,6 +446,12 @@ class _Loop:
         return f"epoch {report.epoch + (report.batch > 0)}/{self.epochs} loss {loss:.4f}{score}"
 
 
+def _row_weights(objective: Objective, role: str, examples: Examples, device: torch.device) -> np.ndarray:
+    """(rows,) float64: what each row weighs, by its class and by itself."""
+    weights = objective.row_weights(torch.from_numpy(examples.targets).to(device), role).double().cpu().numpy()
+    return weights if examples.weights is None else weights * examples.weights
+
+
 def _accelerator(settings: TrainingSettings, folder: Path) -> Accelerator:
     # Accelerate itself would go on in full precision without a word.
     if settings.mixed_precision == "fp16" and processes.state().device.type == "cpu":
@@ -448,10 +486,10 @@ def _saved(checkpoints: Path) -> list[Path]:
     return sorted(checkpoints.glob("step_*"))
 
 
-def _learnt(objective: torch.nn.Module) -> dict[str, Tensor]:
+def learnt_state(module: torch.nn.Module) -> dict[str, Tensor]:
     """What training changes: all of the state but frozen parameters (running means count)."""
-    frozen = {name for name, value in objective.named_parameters(remove_duplicate=False) if not value.requires_grad}
-    return {name: value for name, value in objective.state_dict().items() if name not in frozen}
+    frozen = {name for name, value in module.named_parameters(remove_duplicate=False) if not value.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name not in frozen}
 
 
 def _sharded_as(like: Tensor, whole: Tensor) -> Tensor:
@@ -461,7 +499,7 @@ def _sharded_as(like: Tensor, whole: Tensor) -> Tensor:
 def _drop_frozen(models: list[torch.nn.Module], weights: list[dict[str, Tensor]], _: str) -> None:
     # Of sharded models there are none here: their weights are already written.
     for model, state in zip(models, weights, strict=False):
-        learnt = _learnt(model)
+        learnt = learnt_state(model)
         for name in [name for name in state if name not in learnt]:
             del state[name]
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -62,12 +62,11 @@ class Word2Vec(Route):
             positive = all(isinstance(size, str) or size >= 1 for size in value)
             check(len(value) > 0 and positive, name, value, "at least one, each from 1")
 
-    def build(self, data: Data, base: str | None, revision: str | None, seed: int) -> Built:
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
         self.check()
-        vectors, record = vectors_for(
-            data.train.texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle
-        )
-        words, kept = vocabulary(vectors, data.train.texts, self.max_words, unit_length=self.unit_length)
+        texts = [*data.train.texts, *beside]
+        vectors, record = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
+        words, kept = vocabulary(vectors, texts, self.max_words, unit_length=self.unit_length)
         matrix = word2vec.embedding_matrix(kept)
         config = word2vec.Word2VecConfig(
             vocab_size=len(matrix),
@@ -87,7 +86,7 @@ class Word2Vec(Route):
         model = word2vec.Word2VecForSequenceClassification(config)
         model.vectors.weight.data.copy_(torch.from_numpy(matrix))
         tokenizer = word2vec.make_tokenizer(words, self.max_length)
-        train = encode(data.train.texts, tokenizer, self.max_length)
+        train = encode(texts, tokenizer, self.max_length)
         record |= {"words": len(words), "dimensions": matrix.shape[1]}
         record["unknown_share"] = word2vec.unknown_share(train.ids)
         log.info(
@@ -99,7 +98,7 @@ class Word2Vec(Route):
         if isinstance(model.body, word2vec.PooledBody):
             pooled = pooled_vectors(model.vectors.weight, train, self.pooling)
             model.body.standardize.fit(pooled.features)
-        return Built(model, tokenizer, record, self._defaults(len(data.train)))
+        return Built(model, tokenizer, record)
 
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
@@ -109,19 +108,33 @@ class Word2Vec(Route):
             return tokens
         return pooled_vectors(_own(model).vectors.weight, tokens, self.pooling)
 
+    @property
+    def is_frozen(self) -> bool:
+        return self.head_type != "cnn" and not self.train_vectors
+
+    @property
+    def is_solved(self) -> bool:
+        return self.head_type == "linear" and not self.train_vectors
+
     def head(self, model: PreTrainedModel) -> nn.Linear:
         return _own(model).classifier
 
-    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
-        body = _own(model).body
-        if self.head_type != "linear" or not isinstance(rows, FeatureRows):
-            return None
-        assert isinstance(body, word2vec.PooledBody)
-        return body.outputs(rows.features)
+    def layer_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
+    ) -> list[np.ndarray]:
+        tokens = encode([texts[place] for place in some], tokenizer, self.max_length)
+        return [pooled_vectors(_own(model).vectors.weight, tokens, ("mean",)).features]
 
-    def _defaults(self, rows: int) -> dict[str, Any]:
+    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
+        if not self.is_solved:
+            return None
+        assert isinstance(rows, FeatureRows)
+        return cast(word2vec.PooledBody, _own(model).body).outputs(rows.features)
+
+    def defaults(self, data: Data) -> dict[str, Any]:
         # Small data gets more passes and smaller batches, so that it has steps enough. No early stopping: the best
         # epochs come late, when the rate is low, and the validation score goes up and down before.
+        rows = len(data.train)
         return {
             "num_train_epochs": 20 if rows < 10_000 else 10,
             "learning_rate": 4e-3 if self.head_type == "cnn" else 3e-3,

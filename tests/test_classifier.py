@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,59 @@ def test_several_labels_or_none(several, tickets):
             _ = each.label
 
 
+# Normalisation
+
+
+@pytest.fixture(scope="module")
+def cased(remarks, vectors_file, tmp_path_factory) -> Classifier:
+    """A classifier that tells capitals from small letters, as its vectors do."""
+    header, *lines = vectors_file.read_text().splitlines()
+    rows, dimensions = map(int, header.split())
+    zeros = " ".join(["0.0"] * dimensions)
+    lines += [f"Word{letter} {zeros}" for letter in "ABCDEFGHIJ"]
+    path = tmp_path_factory.mktemp("vectors") / "cased.txt"
+    path.write_text("\n".join([f"{rows + 10} {dimensions}", *lines, ""]))
+    folder = tmp_path_factory.mktemp("run")
+    return finetune(remarks, base=path, head_type="linear", output_dir=folder).classifier
+
+
+def test_texts_are_normalised_wherever_they_come_in(cased, tmp_path):
+    loaded = Classifier.load(replace(cased, normalisation="lower").save_pretrained(tmp_path / "out"))
+    assert loaded.normalisation == "lower"
+    plain = ["wordaa goodae goodaf wordab", "wordac badae badaf"]
+    other = ["WORDAA  Goodae GOODAF wordab\n", "ＷＯＲＤＡＣ BADAE badaf"]
+    np.testing.assert_array_equal(loaded.logits(other), cased.logits(plain))
+    np.testing.assert_array_equal(loaded.probabilities(other), cased.probabilities(plain))
+    assert np.abs(cased.logits(other) - cased.logits(plain)).max() > 0.01
+    found = loaded.predict(other)
+    assert [each.text for each in found] == other
+    assert list(loaded.stream(other)) == found
+    for given, wanted in zip(found, cased.predict(plain), strict=True):
+        assert replace(given, text=wanted.text) == wanted
+    labels = ["positive", "negative"]
+    assert loaded.evaluate((other, labels)) == cased.evaluate((plain, labels))
+
+
+@pytest.mark.parametrize("name", ["none", "nfkc", "lower"])
+def test_good_film_in_capitals(cased, tmp_path, name):
+    loaded = Classifier.load(replace(cased, normalisation=name).save_pretrained(tmp_path / "out"))
+    capitals, small = loaded.predict(["GOODAE film", "goodae film"])
+    assert (capitals.probabilities == small.probabilities) == (name == "lower")
+
+
+def test_a_classifier_of_before_normalises_nothing(one, tmp_path):
+    folder = one.save_pretrained(tmp_path / "out")
+    record = json.loads((folder / "nlptransfer.json").read_text())
+    del record["normalisation"]
+    (folder / "nlptransfer.json").write_text(json.dumps(record))
+    loaded = Classifier.load(folder)
+    assert loaded.normalisation == "none" and loaded.predict(TEXTS) == one.predict(TEXTS)
+    (folder / "nlptransfer.json").write_text(json.dumps(record | {"normalisation": "emoji"}))
+    message = r"nlptransfer\.json: expected a normalisation among none, nfkc, lower, web, found 'emoji': upgrade nlptr"
+    with pytest.raises(RunFolderError, match=message):
+        Classifier.load(folder)
+
+
 # Scores
 
 
@@ -173,7 +227,10 @@ def test_what_nlptransfer_json_says(one, several, tmp_path):
     assert record["route"] == "word2vec" and record["settings"]["head_type"] == "linear"
     assert (record["labels"], record["multi_label"], record["thresholds"]) == (["negative", "positive"], False, None)
     assert record["base"]["name"] == "small.txt" and set(record["calibration"]) == {"rows", "temperature"}
-    assert set(record) == {"route", "settings", "labels", "multi_label", "thresholds", "base", "calibration"}
+    assert record["normalisation"] == "none"
+    assert set(record) == {
+        "route", "settings", "labels", "multi_label", "thresholds", "normalisation", "base", "calibration"
+    }  # fmt: skip
     record = json.loads((several.save_pretrained(tmp_path / "several") / "nlptransfer.json").read_text())
     assert record["multi_label"] and tuple(record["thresholds"]) == several.thresholds
     assert record["labels"] == ["billing", "delivery", "praise"]

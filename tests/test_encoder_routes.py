@@ -38,7 +38,7 @@ from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.labels import Labels
 from nlptransfer.metrics import fit_temperature
-from nlptransfer.objectives import Supervised
+from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.route import Built
 from nlptransfer.solver import STRENGTHS
 from nlptransfer.training import Examples, TrainingSettings, train
@@ -64,7 +64,7 @@ Bases = Callable[[str], BaseModel]
 
 @pytest.fixture(autouse=True)
 def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlptransfer.experiment.SPEED_SECONDS", 0.0)
+    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +146,7 @@ def fit(route: EncoderRoute, built: Built, folder: Path, whole: bool = False, **
     few = {"num_train_epochs": 1, "learning_rate": 2e-2, "per_device_train_batch_size": 8, "progress": False}
     targets = data.train.targets
     train(
-        Supervised(learner, LABELS), Examples(rows, targets), Examples(none, targets[:0]), lambda _: 0.0,
+        Objective(learner, LabelLoss(LABELS)), Examples(rows, targets), Examples(none, targets[:0]), lambda _: 0.0,
         TrainingSettings(**few | settings), folder / "checkpoints", route.paces(built.model),
     )  # fmt: skip
     return Classifier(route, built.model.eval(), built.tokenizer, LABELS, record={"base": built.record})
@@ -226,7 +226,7 @@ def ran(request: pytest.FixtureRequest, bases: Bases, tmp_path_factory: pytest.T
     settings = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "progress": False} | case.settings
     settings["learning_rate"] = case.learning_rate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlptransfer.experiment.SPEED_SECONDS", 0.0)
+        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
         folder = tmp_path_factory.mktemp("run")
         run = finetune(data, route=case.route, base=base.path, output_dir=folder, **settings)
     return Ran(run, case, base, data)
@@ -653,8 +653,8 @@ def test_settings_that_make_no_sense(wrong):
 
 
 @pytest.mark.parametrize("route", [Full(), Lora()], ids=["full", "lora"])
-def test_defaults_are_training_settings(route, bases):
-    TrainingSettings(**build(route, bases("bert")).defaults).check()
+def test_defaults_are_training_settings(route):
+    TrainingSettings(**route.defaults(data_of(["a", "b"]))).check()
 
 
 @pytest.mark.parametrize("route", [Full(), Lora()], ids=["full", "lora"])
@@ -701,7 +701,7 @@ def test_a_real_checkpoint_learns_and_reloads(route, tmp_path):
     settings = TrainingSettings(num_train_epochs=4, learning_rate=5e-3, per_device_train_batch_size=8, progress=False)
     none = route.rows(built.model, built.tokenizer, [])
     report = train(
-        Supervised(built.model, data.labels), Examples(rows, data.train.targets[:40]),
+        Objective(built.model, LabelLoss(data.labels)), Examples(rows, data.train.targets[:40]),
         Examples(none, data.train.targets[:0]), lambda _: 0.0, settings, tmp_path / "checkpoints",
     )  # fmt: skip
     assert report.history[-1]["loss"] < 0.8 * report.history[0]["loss"]

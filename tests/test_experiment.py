@@ -28,7 +28,7 @@ CASES = ("linear on texts", "mlp on a file", "cnn on a folder", "linear with sev
 @pytest.fixture(scope="module", autouse=True)
 def little_time_for_measuring_speed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlptransfer.experiment.SPEED_SECONDS", 0.0)
+        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
         yield
 
 
@@ -118,7 +118,7 @@ def test_cost(run):
 def test_record(run):
     record = json.loads((run.folder / "experiment.json").read_text())
     assert record["status"] == "finished"
-    assert set(record["settings"]) == {"data", "route", "training"}
+    assert set(record["settings"]) == {"data", "route", "training", "augment"}
     assert record["settings"]["data"]["split_seed"] == 0
     assert record["settings"]["route"]["name"] == "word2vec"
     assert record["settings"]["route"]["num_filters"] == QUICK["num_filters"]
@@ -238,7 +238,7 @@ def test_a_training_that_gives_one_label_to_all_rows_is_begun_anew_once(tune, re
 
 def as_if_collapsed(patch: pytest.MonkeyPatch) -> None:
     """Let every training score what one label for all rows scores."""
-    patch.setattr("nlptransfer.experiment._judge", lambda data, metric: lambda logits: 0.5)
+    patch.setattr("nlptransfer.stages._judge", lambda labels, metric: lambda targets, logits: 0.5)
 
 
 def test_what_is_begun_anew_learns_what_a_quarter_of_the_rate_does(tune, remarks, monkeypatch):
@@ -258,7 +258,7 @@ def test_the_first_training_is_kept_where_the_second_scores_lower(tune, remarks,
     first = tune(remarks, **settings)
     # The first training, one label for all rows, the second training.
     scores = iter([0.5, 0.5, 0.4])
-    monkeypatch.setattr("nlptransfer.experiment._judge", lambda data, metric: lambda logits: next(scores))
+    monkeypatch.setattr("nlptransfer.stages._judge", lambda labels, metric: lambda targets, logits: next(scores))
     run = tune(remarks, overwrite=True, output_dir=first.folder.with_name("anew"), **settings)
     training = run.record["training"]
     assert training["best_score"] == 0.5
@@ -288,7 +288,7 @@ def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, m
     settings = {"head_type": "mlp", "num_train_epochs": 3, "save_steps": 2}
     whole = tune(remarks, **settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("nlptransfer.experiment.train", cut_off_the_second)
+        patch.setattr("nlptransfer.stages.train", cut_off_the_second)
         tune(remarks, output_dir=tmp_path / "cut", **settings)
     kept = {path.parent.name for path in (tmp_path / "cut").glob("*/step_*")}
     assert kept == {"checkpoints", "checkpoints_retried"}

@@ -9,7 +9,7 @@ from test_training import BASE, LABELS, PACES, Tiny
 from transformers import get_scheduler
 
 from nlptransfer.errors import SettingError
-from nlptransfer.objectives import Supervised
+from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.optimization import Pace, make_optimizer, rate_share
 
 
@@ -37,7 +37,7 @@ def test_every_optimizer_spares_biases_from_decay(name):
 def test_the_optimizer_groups_parameters_by_pace_and_decay():
     model = Tiny()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    objective = Supervised(model, LABELS)
+    objective = Objective(model, LabelLoss(LABELS))
     groups = {
         tuple(names[id(p)] for p in group["params"]): (group["rate"], group["start"], group["weight_decay"])
         for group in make_optimizer(objective, BASE, PACES).param_groups

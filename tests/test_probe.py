@@ -29,7 +29,7 @@ from transformers.utils import logging as hf_logging
 from nlptransfer.batching import FeatureRows, Rows, predict_logits
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.labels import Labels
-from nlptransfer.objectives import Supervised
+from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.probe import ProbeForSequenceClassification
 from nlptransfer.probe_route import Probe
 from nlptransfer.route import Built
@@ -312,7 +312,7 @@ def test_solved_head_learns(base: str) -> None:
     rows = rows_of(route, built)
     inputs = route.head_inputs(built.model, rows)
     assert inputs is not None and inputs.dtype == np.float32 and inputs.shape == (len(TEXTS), DEPTH * WIDTH)
-    objective = Supervised(built.model, Labels(("bad", "good"), False), None, 0.0)
+    objective = LabelLoss(Labels(("bad", "good"), False))
     weight, bias = solve(objective, inputs, TARGETS, 0.01)
     with torch.no_grad():
         route.head(built.model).weight.copy_(torch.from_numpy(weight))
@@ -329,7 +329,7 @@ def test_mlp_learns_and_the_encoder_stays(base: str, tmp_path: Path) -> None:
     rows = rows_of(route, built)
     assert route.head_inputs(built.model, rows) is None
     before = {name: value.clone() for name, value in own(built).encoder.state_dict().items()}
-    objective = Supervised(built.model, Labels(("bad", "good"), False), None, 0.0)
+    objective = Objective(built.model, LabelLoss(Labels(("bad", "good"), False), None, 0.0))
     settings = TrainingSettings(
         num_train_epochs=30, learning_rate=0.02, per_device_train_batch_size=5, progress=False, save_steps=1000
     )
@@ -343,7 +343,8 @@ def test_mlp_learns_and_the_encoder_stays(base: str, tmp_path: Path) -> None:
     assert (found.argmax(axis=1) == TARGETS).all()
     for name, value in own(built).encoder.state_dict().items():
         assert torch.equal(value, before[name])
-    assert {"num_train_epochs", "learning_rate", "per_device_train_batch_size"} == set(built.defaults)
+    asked_for = {"num_train_epochs", "learning_rate", "per_device_train_batch_size"}
+    assert asked_for == set(route.defaults(train_only(TEXTS, TARGETS)))
 
 
 def test_only_the_classifier_learns_and_the_encoder_is_always_in_eval_mode(base: str, vectors: str) -> None:
@@ -351,7 +352,7 @@ def test_only_the_classifier_learns_and_the_encoder_is_always_in_eval_mode(base:
     model = own(built)
     learnt = {name.split(".")[0] for name, value in model.named_parameters() if value.requires_grad}
     assert learnt == {"body", "classifier"}
-    objective = Supervised(model, Labels(("bad", "good"), False), None, 0.0)
+    objective = Objective(model, LabelLoss(Labels(("bad", "good"), False), None, 0.0))
     for module in (model, objective):
         module.train()
         assert model.training and model.body.layers.training

@@ -28,7 +28,7 @@ from torch import nn
 from nlptransfer import processes, training
 from nlptransfer.batching import FeatureRows, predict_logits
 from nlptransfer.labels import Labels
-from nlptransfer.objectives import Supervised, class_weights
+from nlptransfer.objectives import LabelLoss, Objective, class_weights
 from nlptransfer.training import Examples, TrainingSettings, train
 
 folder, rows_a_process = Path(sys.argv[1]), int(sys.argv[2])
@@ -62,7 +62,7 @@ for kind in ("one", "several", "crowded"):
     labels = Labels(("a", "b", "c"), kind == "several")
     learn, judged = examples(37, labels), examples(11, labels)
     model = Tiny(kind == "crowded")
-    objective = Supervised(model, labels, class_weights("balanced", labels, learn.targets), 0.1)
+    objective = Objective(model, LabelLoss(labels, class_weights("balanced", labels, learn.targets), 0.1))
     settings = TrainingSettings(
         num_train_epochs=4, learning_rate=0.01, per_device_train_batch_size=rows_a_process, save_steps=2,
         gradient_accumulation_steps=3, progress=kind == "one", report_to=("tensorboard",), l1=0.001,

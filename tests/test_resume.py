@@ -21,7 +21,8 @@ SETTINGS = replace(BASE, num_train_epochs=4, save_steps=3, early_stopping_patien
 SCRIPT = """
 import gc, json, os, signal, sys
 from pathlib import Path
-from nlptransfer import experiment
+import nlptransfer.run
+from nlptransfer import experiment, stages
 from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.word2vec_route import Word2Vec
 
@@ -32,7 +33,7 @@ routes = (
     (Full(max_length=16, dropout=0.2), *encoder, 5e-3, 14),
     (Lora(max_length=16, dropout=0.2, lora_dropout=0.2), *encoder, 5e-3, 11),
 )
-train, experiment.SPEED_SECONDS = experiment.train, 0.0
+train, nlptransfer.run.SPEED_SECONDS = stages.train, 0.0
 gc.freeze()
 
 def run(route, data, base, rate, name, kill_at=None):
@@ -48,7 +49,7 @@ def run(route, data, base, rate, name, kill_at=None):
         objective.register_forward_pre_hook(kill)
         return train(objective, *rest)
 
-    experiment.train = watched
+    stages.train = watched
     out = folder / f"{route.name}-{name}"
     experiment.finetune(data, route=route, base=base, learning_rate=rate, output_dir=out, **settings)
     return passes

@@ -92,6 +92,53 @@ def test_the_split_seed_alone_decides():
     assert load_data(table).test.texts == load_data(table, DataSettings(calibration_size=0)).test.texts
 
 
+@settings(max_examples=40, deadline=None)
+@given(tables(), st.integers(0, 3), st.integers(0, 3), st.sampled_from([None, 20, 40]))
+def test_another_rows_seed_moves_all_but_test(table, seed, rows_seed, most):
+    chosen = {"split_seed": seed, "test_size": 0.3, "calibration_size": 0.2, "max_train_rows": most}
+    before, after = (load_data(table, DataSettings(**chosen, rows_seed=other)) for other in (None, rows_seed))
+    assert after.test.fingerprint() == before.test.fingerprint()
+    assert not set(after.test.texts) & set().union(*texts_of(after)[:3])
+    assert sum(map(len, texts_of(after))) == len(set().union(*texts_of(after)))
+    pools = [sum(len(split) for split in (data.train, data.validation, data.calibration)) for data in (before, after)]
+    assert max(pools) <= (most or len(table[0]))
+    if most is None:
+        assert pools[0] == pools[1]
+    if seed == rows_seed:
+        assert hashes(after) == hashes(before)
+    for split in (after.train, after.validation):
+        assert set(counts(split, after)) == set(after.labels.names)
+
+
+@pytest.mark.parametrize("given_splits", [(), ("test",), ("dev", "test")])
+@pytest.mark.parametrize("most", [None, 200])
+def test_what_a_rows_seed_moves(given_splits, most):
+    train, dev = rows_of({"a": 500, "b": 300}), ([f"dev {row}" for row in range(100)], ["a", "b"] * 50)
+    test = ["test 0", "test 1"], ["a", "b"]
+    source = {"train": train} | {name: {"dev": dev, "test": test}[name] for name in given_splits}
+    made = [
+        load_data(source, DataSettings(calibration_size=0.2, max_train_rows=most, rows_seed=seed))
+        for seed in (None, 0, 1, 2, 3)
+    ]
+    assert hashes(made[0]) == hashes(made[1])
+    assert len({hashes(data)["test"] for data in made}) == 1
+    moved = {"train", "calibration"} | ({"validation"} if most or "dev" not in given_splits else set())
+    for name in ("train", "validation", "calibration"):
+        found = [hashes(data)[name] for data in made[1:]]
+        assert len(set(found)) == (4 if name in moved else 1), name
+        assert len({len(data.splits[name]) for data in made}) == 1, name
+    pools = [set().union(*texts_of(data)[:3]) for data in made[1:]]
+    assert (pools[0] == pools[1]) == (most is None)
+
+
+def test_training_rows_of_another_rows_seed_are_nested_too():
+    pools = []
+    for most in (20, 100, 300):
+        data = load_data(rows_of({"a": 400, "b": 100}), DataSettings(max_train_rows=most, rows_seed=7))
+        pools.append(set().union(*texts_of(data)[:3]))
+    assert all(fewer < more for fewer, more in pairwise(pools))
+
+
 def test_splits_are_the_same_on_every_machine():
     data = load_data(rows_of({"a": 15, "b": 15}))
     assert data.validation.texts == ["text 12 of a", "text 0 of b"]
@@ -99,6 +146,10 @@ def test_splits_are_the_same_on_every_machine():
         "rows": 2,
         "hash": "2f52858143c0b245bb17a1805157ad098eaffc536cfb01def33d2a0b573bbd8f",
     }
+    assert load_data(rows_of({"a": 15, "b": 15}), DataSettings(rows_seed=1)).validation.texts == [
+        "text 7 of a",
+        "text 6 of b",
+    ]
 
 
 @pytest.mark.parametrize("carved", [True, False])

@@ -14,7 +14,7 @@ from nlptransfer import training
 from nlptransfer.batching import FeatureRows, training_batches
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.labels import Labels
-from nlptransfer.objectives import Supervised
+from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.optimization import Pace, TrainingSettings, rate_share
 from nlptransfer.training import Examples, train
 
@@ -84,7 +84,10 @@ def fit(
 ):  # fmt: skip
     model = model or Tiny()
     examples, validation = examples or rows(37), validation or rows(20, seed=1)
-    objective, judge = Supervised(model, labels, weights, settings.label_smoothing), judge or accuracy(validation)
+    objective, judge = (
+        Objective(model, LabelLoss(labels, weights, settings.label_smoothing)),
+        judge or accuracy(validation),
+    )
     report = train(objective, examples, validation, judge, settings, folder / "checkpoints", paces)
     return model, report
 

@@ -277,7 +277,7 @@ def _fit(route: Any, data: Any, epochs: int = 1, precision: str = "no", cached: 
     Args:
         cached: whether the route's way round frozen layers is taken; else the loop trains the model as it is.
     """
-    from nlptransfer.objectives import Supervised
+    from nlptransfer.objectives import LabelLoss, Objective
     from nlptransfer.training import Examples, TrainingSettings, train
 
     built = _built(route, data)
@@ -288,7 +288,7 @@ def _fit(route: Any, data: Any, epochs: int = 1, precision: str = "no", cached: 
     else:
         rows = route.rows(built.model, built.tokenizer, data.train.texts)
     preparing = time.perf_counter() - started
-    objective = Supervised(learner, data.labels)
+    objective = Objective(learner, LabelLoss(data.labels))
     settings = TrainingSettings(
         num_train_epochs=epochs,
         learning_rate=peers.LEARNING_RATE,

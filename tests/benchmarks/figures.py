@@ -157,7 +157,7 @@ def solve_head(route: Any, built: Any, data: Any) -> None:
     """What finetune() does with a linear head on frozen features: the features, a strength, the last solution."""
     import numpy as np
 
-    from nlptransfer.objectives import Supervised
+    from nlptransfer.objectives import LabelLoss
     from nlptransfer.solver import choose_strength, solve
 
     learner, parts = route.learning(built.model, built.tokenizer, data.train.texts, data.validation.texts)
@@ -166,7 +166,7 @@ def solve_head(route: Any, built: Any, data: Any) -> None:
     def accuracy(weight: np.ndarray, bias: np.ndarray) -> float:
         return float(((held_out @ weight.T + bias).argmax(axis=1) == data.validation.targets).mean())
 
-    objective = Supervised(learner, data.labels)
+    objective = LabelLoss(data.labels)
     chosen = choose_strength(objective, inputs, data.train.targets, accuracy)
     both = np.concatenate([inputs, held_out]), np.concatenate([data.train.targets, data.validation.targets])
     solve(objective, *both, chosen.strength, (chosen.weight, chosen.bias))

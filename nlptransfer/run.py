@@ -1,0 +1,381 @@
+"""One run: data, a route and a strategy in; a trained, calibrated and scored classifier in a folder out."""
+
+import hashlib
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from nlptransfer import metrics as scores
+from nlptransfer import processes
+from nlptransfer.augmentation import Augment, augment
+from nlptransfer.batching import FirstRows, predict_logits
+from nlptransfer.classifier import Classifier, to_probabilities
+from nlptransfer.data import Data, DataSettings, Split
+from nlptransfer.errors import RunFolderError
+from nlptransfer.files import atomic_file, read_json, size_mb, write_json
+from nlptransfer.heads import reorder
+from nlptransfer.objectives import SOURCE, TARGET
+from nlptransfer.optimization import TrainingSettings
+from nlptransfer.route import Built, Route, named_local
+from nlptransfer.source import Source
+from nlptransfer.stages import CHECKPOINTS, Course, Learnt, Task
+from nlptransfer.transfer import Direct, Transfer
+from nlptransfer.vector_making import vectors_for
+
+log = logging.getLogger("nlptransfer")
+
+SCORED_TRAINING_ROWS = 2000
+"""Training scores are taken on at most so many rows: they are a check, and cost a forward pass."""
+SPEED_SECONDS = 0.3
+"""Texts per second are measured for at least so long."""
+WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "keep_checkpoints")
+"""Settings that change nothing of what is learnt: a run may be resumed with others."""
+PACKAGES = (
+    "nlptransfer",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "gensim",
+    "tokenizers",
+    "numpy",
+    "peft",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides what is learnt."""
+
+    data: Data
+    route: Route
+    data_settings: DataSettings
+    asked: TrainingSettings
+    base: str | None = None
+    revision: str | None = None
+    further: tuple[str, ...] = ()
+    transfer: Transfer = field(default_factory=Direct)
+    source: Source | None = None
+    augment: Augment = field(default_factory=Augment)
+
+    def go(self, folder: Path, overwrite: bool = False) -> None:
+        """Train and write the folder; go on with what was cut off there, and leave a finished run as it is."""
+        # What is wrong with these settings shows before a folder is claimed.
+        if self.source is not None:
+            self.transfer.check_fits(self.route, self.source.sides(self.data))
+        tasks = self._tasks()
+        if claim(folder, self.question(), overwrite):
+            return
+        processes.quiet_others()
+        log.info("%s: %s -> %s", self.route.name, self.data, folder)
+        if self.source is not None:
+            log.info("%s from %s", self.transfer.name, self.source.data or self.source.name)
+        built, learnt_before = self._build()
+        agree = self.source is None or self.source.agrees(self.data)
+        course = Course(
+            self.route, self.transfer, self.asked, self._augmented(tasks), built, folder, agree, learnt_before
+        )
+        if processes.is_main():
+            write_json(folder / "experiment.json", {"status": "running", **self._record(built, course)})
+        learnt = course.take()
+        classifier, temperature = self._calibrated(built)
+        held_out = None if learnt.held_out is None else learnt.held_out / temperature
+        report, found = self._scores(classifier, held_out)
+        if learnt.scores:
+            report["transfer"] = learnt.scores
+        if processes.is_main():
+            self._write(folder, classifier, report, found, learnt, {**self._record(built, course)})
+        processes.wait()
+
+    def name(self) -> str:
+        """Of a folder, after the data and the settings."""
+        digest = hashlib.sha256(json.dumps(self.question(), sort_keys=True).encode()).hexdigest()[:8]
+        way = [] if self.source is None else [self.transfer.name]
+        return "-".join([self.data.name, self.route.name, *way, digest])
+
+    def question(self) -> dict[str, Any]:
+        """All that decides what is learnt; a local base by name and content, not by where it lies."""
+        training = {name: value for name, value in asdict(self.asked).items() if name not in WITHOUT_EFFECT}
+        question = {
+            "fingerprints": self.data.fingerprints(),
+            "route": self.route.name,
+            "base": named_local(self.base),
+            "revision": self.revision,
+            "further_metrics": self.further,
+            **asdict(self.data_settings),
+            **training,
+            **self.route.recorded(),
+            **asdict(self.augment),
+        }
+        if self.source is not None:
+            question |= {"source": self.source.fingerprints, "transfer": self.transfer.name, **asdict(self.transfer)}
+        return json.loads(json.dumps(question))
+
+    def _tasks(self) -> dict[str, Task]:
+        tasks = {TARGET: Task.of(self.data, self.asked)}
+        if self.source is None or self.source.data is None:
+            return tasks
+        asked = self.asked
+        if not self.source.agrees(self.data) and not isinstance(asked.class_weights, str):
+            # Weights by name are of the target's labels.
+            asked = replace(asked, class_weights=None)
+        return tasks | {SOURCE: Task.of(self.source.data, asked, self.source.weights)}
+
+    def _augmented(self, tasks: Mapping[str, Task]) -> dict[str, Task]:
+        """The tasks with altered copies of the target's training rows, where they are asked for."""
+        if not self.augment.augment_copies:
+            return dict(tasks)
+        vectors = None
+        if self.augment.augment_synonyms:
+            vectors, _ = vectors_for(self.data.train.texts, self.base, self.revision)
+        seed = self.asked.seed if self.asked.data_seed is None else self.asked.data_seed
+        train = augment(self.data.train, self.augment, seed, vectors)
+        log.info("%d altered copies of %d training texts", len(train) - len(self.data.train), len(self.data.train))
+        own = tasks[TARGET]
+        return {**tasks, TARGET: replace(own, data=replace(own.data, train=train))}
+
+    def _build(self) -> tuple[Built, bool]:
+        """The model that the first stage begins with, and whether it has learnt the source already."""
+        seed = self.asked.seed if self.asked.init_seed is None else self.asked.init_seed
+        source = self.source
+        if source is not None and source.classifier is not None:
+            saved = source.classifier
+            built = Built(deepcopy(saved.model), saved.tokenizer, (saved.record or {}).get("base", {}))
+            agree = source.agrees(self.data)
+            labels = self.data.labels if agree else source.labels
+            reorder(built.model, self.route.head(built.model), source.labels, labels)
+            return built, True
+        first: Data = self.data
+        beside: Sequence[str] = ()
+        if source is not None and source.data is not None:
+            first, beside = source.data, self.data.train.texts
+            if self.transfer.stages[0].roles[0] == TARGET:
+                first, beside = self.data, source.data.train.texts
+        built = self.route.build(first, self.base, self.revision, seed, beside)
+        built.model.to(processes.state().device)
+        return built, False
+
+    def _record(self, built: Built, course: Course) -> dict[str, Any]:
+        settings = course.settings
+        record: dict[str, Any] = {
+            "data": _told(self.data),
+            "base": built.record,
+            "settings": {
+                "data": asdict(self.data_settings),
+                "route": {"name": self.route.name, **self.route.recorded()},
+                "training": asdict(list(settings.values())[-1] if settings else self.asked),
+                "augment": asdict(self.augment),
+            },
+            "asked": self.question(),
+            "processes": processes.count(),
+            "versions": {name: version(name) for name in PACKAGES},
+        }
+        if self.source is not None:
+            data = self.source.data
+            told = {"name": self.source.name} if data is None else _told(data)
+            stages = {name: asdict(one) for name, one in settings.items()}
+            record["transfer"] = {"name": self.transfer.name, **asdict(self.transfer), "source": told}
+            record["settings"]["stages"] = stages
+        return record
+
+    def _write(
+        self,
+        folder: Path,
+        classifier: Classifier,
+        report: dict[str, Any],
+        found: Mapping[str, np.ndarray],
+        learnt: Learnt,
+        record: dict[str, Any],
+    ) -> None:
+        classifier.save_pretrained(folder / "model")
+        texts = self.data.test.texts or self.data.validation.texts
+        report["cost"] = _cost(classifier, texts, learnt.fitted["seconds"], learnt.fitted["examples"], folder)
+        _write_predictions(folder / "predictions.parquet", self.data, classifier, found)
+        write_json(folder / "metrics.json", report)
+        if self.source is not None:
+            record["transfer"] |= {"stages": learnt.stages, **learnt.record}
+        write_json(folder / "experiment.json", {"status": "finished", **record, "training": learnt.fitted})
+        if not self.asked.keep_checkpoints:
+            for checkpoints in folder.glob(f"{CHECKPOINTS}*"):
+                shutil.rmtree(checkpoints, ignore_errors=True)
+
+    def _calibrated(self, built: Built) -> tuple[Classifier, float]:
+        """The classifier with its thresholds and with its temperature in the last layer, both from calibration rows."""
+        data, model = self.data, built.model.eval()
+        classifier = Classifier(
+            self.route,
+            model,
+            built.tokenizer,
+            data.labels,
+            record={"base": built.record},
+            normalisation=self.data_settings.normalisation,
+        )
+        calibration = self._calibration()
+        if calibration is None:
+            saved = self.source.classifier if self.source is not None else None
+            return replace(classifier, thresholds=saved.thresholds if saved is not None else None), 1.0
+        rows = len(calibration)
+        if not rows:
+            return classifier, 1.0
+        logits = classifier.logits(calibration.texts, share=True)
+        temperature = scores.fit_temperature(logits, calibration.targets, data.labels.multi_label)
+        head = self.route.head(model)
+        with torch.no_grad():
+            # In the weights, so that whatever loads the folder gives calibrated probabilities.
+            for parameter in head.parameters():
+                parameter.div_(temperature)
+        record = {"base": built.record, "calibration": {"rows": rows, "temperature": temperature}}
+        classifier = replace(classifier, record=record)
+        if not data.labels.multi_label:
+            return classifier, temperature
+        probabilities = to_probabilities(logits / temperature, data.labels)
+        thresholds = scores.fit_thresholds(probabilities, calibration.targets)
+        return replace(classifier, thresholds=tuple(thresholds.tolist())), temperature
+
+    def _calibration(self) -> Split | None:
+        """Rows to calibrate by; None where a saved classifier is judged as it is."""
+        if any(TARGET in stage.roles for stage in self.transfer.stages):
+            return self.data.calibration
+        # No row of the target's is learnt from.
+        return self.source.data.calibration if self.source is not None and self.source.data is not None else None
+
+    def _scores(
+        self, classifier: Classifier, held_out: np.ndarray | None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Scores by split, and the probabilities of validation and test; test may be empty.
+
+        Args:
+            held_out: validation logits, where the classifier itself has learnt from these rows by now.
+        """
+        report: dict[str, Any] = {}
+        found: dict[str, np.ndarray] = {}
+        data, route = self.data, classifier.route
+        for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+            if not len(split):
+                continue
+            if name == "validation" and held_out is not None:
+                found[name] = to_probabilities(held_out, data.labels)
+            else:
+                # All rows of the split, as they were for training: their features are in the cache.
+                rows = route.rows(classifier.model, classifier.tokenizer, split.texts, share=True)
+                if name == "train" and len(split) > SCORED_TRAINING_ROWS:
+                    split, rows = split.take(range(SCORED_TRAINING_ROWS)), FirstRows(rows, SCORED_TRAINING_ROWS)
+                found[name] = to_probabilities(predict_logits(classifier.model, rows, share=True), data.labels)
+            report[name] = {"rows": len(split)} | scores.score(
+                split.targets, found[name], data.labels, thresholds=classifier.thresholds, metrics=self.further
+            )
+        del found["train"]
+        return report, found
+
+
+def claim(folder: Path, question: dict[str, Any], overwrite: bool) -> bool:
+    """Make the folder ours; all processes call this together. True when a finished run is there."""
+    return bool(processes.from_main(_claimed(folder, question, overwrite) if processes.is_main() else None))
+
+
+def _claimed(folder: Path, question: dict[str, Any], overwrite: bool) -> bool:
+    """True when a finished run with the same settings is there.
+
+    Raises:
+        RunFolderError: it holds a run with other settings, or something that is no run.
+    """
+    record = folder / "experiment.json"
+    if overwrite and record.exists():
+        shutil.rmtree(folder)
+    if not record.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunFolderError(
+                f"{folder}: expected a new folder or a run's, found other files: name another output_dir"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return False
+    saved = read_json(record)
+    known = saved["asked"]
+    changed = [name for name in {**known, **question} if known.get(name) != question.get(name)]
+    if changed:
+        name = changed[0]
+        raise RunFolderError(
+            f"{folder}: holds a run with {name}={known.get(name)!r}, asked for {name}={question.get(name)!r}"
+            + (f" (and {len(changed) - 1} more: {', '.join(changed[1:])})" if len(changed) > 1 else "")
+            + ": name another output_dir, or overwrite"
+        )
+    if saved["status"] == "finished":
+        log.info("%s: finished before, with the same settings; returned as it is", folder)
+        return True
+    return False
+
+
+def _told(data: Data) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "labels": list(data.labels.names),
+        "multi_label": data.labels.multi_label,
+        "fingerprints": data.fingerprints(),
+    }
+
+
+def _cost(
+    classifier: Classifier, texts: Sequence[str], seconds: float, examples: int, folder: Path
+) -> dict[str, float]:
+    parameters = [(p.numel(), p.requires_grad) for p in classifier.model.parameters()]
+    return {
+        "train_seconds": round(seconds, 3),
+        "examples_per_second": round(examples / seconds, 1) if seconds else 0.0,
+        "trainable_parameters": sum(size for size, learnt in parameters if learnt),
+        "total_parameters": sum(size for size, _ in parameters),
+        "peak_memory_mb": round(_peak_memory_mb(), 1),
+        "texts_per_second": round(_texts_per_second(classifier, texts), 1),
+        "size_mb": round(size_mb(folder / "model"), 3),
+    }
+
+
+def _texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
+    count = 64
+    while True:
+        some = list(islice(cycle(texts), count))
+        started = time.perf_counter()
+        classifier.probabilities(some)
+        if (spent := time.perf_counter() - started) > SPEED_SECONDS:
+            return count / spent
+        count *= 4
+
+
+def _peak_memory_mb() -> float:
+    """The most memory this process has held, in MiB."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    # Bytes on macOS, kibibytes elsewhere.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _write_predictions(path: Path, data: Data, classifier: Classifier, found: Mapping[str, np.ndarray]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, list[Any]] = {"split": [], "id": [], "true": [], "predicted": [], "probabilities": []}
+    for name, probabilities in found.items():
+        split: Split = getattr(data, name)
+        given = scores.predicted(probabilities, data.labels, classifier.thresholds)
+        columns["split"] += [name] * len(split)
+        columns["id"] += range(len(split))
+        columns["true"] += data.labels.decode(split.targets)
+        columns["predicted"] += data.labels.decode(given)
+        columns["probabilities"] += probabilities.astype(np.float32).tolist()
+    with atomic_file(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)

@@ -1,0 +1,172 @@
+"""A linear head for one task on frozen features: its strength chosen, then solved with all of the task's rows."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from nlptransfer.objectives import LabelLoss
+from nlptransfer.solver import (
+    STRENGTHS,
+    TOWARDS_STRENGTHS,
+    Head,
+    LinearSolution,
+    choose_strength,
+    cross_validated,
+    solve,
+)
+
+FEW_ROWS = 100
+"""Labelled rows below which a validation split is too small to choose by: all of them are cross-validated instead."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows of features for a linear head, and what they should come out as."""
+
+    values: np.ndarray
+    """(rows, width) float32, standardised"""
+    targets: np.ndarray
+    """(rows,) int64, or (rows, labels) float32"""
+    weights: np.ndarray | None = None
+    """(rows,) what each row counts besides its class; None: all 1"""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __add__(self, other: "Features") -> "Features":
+        """These rows, then the others."""
+        weights = None
+        if self.weights is not None or other.weights is not None:
+            weights = np.concatenate([self.row_weights(), other.row_weights()])
+        values, targets = np.concatenate([self.values, other.values]), np.concatenate([self.targets, other.targets])
+        return Features(values, targets, weights)
+
+    def row_weights(self) -> np.ndarray:
+        """(rows,) float64"""
+        return np.ones(len(self)) if self.weights is None else self.weights.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A head, and how it was come by."""
+
+    head: Head
+    score: float
+    """on rows that it had not seen, at the chosen strength"""
+    held_out: np.ndarray
+    """(validation rows, labels) logits of a head that has not seen these rows"""
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class HeadTask:
+    """A linear head to be solved for a task."""
+
+    criterion: LabelLoss
+    train: Features
+    validation: Features
+    score: Callable[[np.ndarray, np.ndarray], float]
+    """(targets, logits) -> score, higher is better"""
+    has_bias: bool = True
+    seed: int = 0
+    """of the folds"""
+
+    @property
+    def has_few_rows(self) -> bool:
+        """Whether choices are made by cross-validation."""
+        return len(self.train) + len(self.validation) < FEW_ROWS
+
+    def only(self, columns: np.ndarray) -> "HeadTask":
+        """The same task with all other features 0.
+
+        Args:
+            columns: (width,) bool
+        """
+        train, validation = (replace(part, values=part.values * columns) for part in (self.train, self.validation))
+        return replace(self, train=train, validation=validation)
+
+    def choose(
+        self, *, towards: Head | None = None, beside: Features | None = None, share: float = 1.0, refit: bool = True
+    ) -> Solved:
+        """The L2 strength that scores best on rows held out, and the head that it gives with all rows.
+
+        Args:
+            towards: a head that weights are held close to, in place of 0.
+            beside: rows of another task that are learnt too and never judged; their weights say what each counts.
+            share: what the rows of this task count together, where others are beside them.
+            refit: whether the validation rows are learnt in the end; without, they alone choose.
+
+        Raises:
+            TrainingError: features that are not all finite, or too few rows to hold any out.
+        """
+        folds = refit and self.has_few_rows
+        solution, held_out, head = (self._cross_validated if folds else self._validated)(towards, beside, share)
+        if not refit:
+            head = solution.weight, solution.bias
+        best = solution.scores[solution.strength]
+        record = {
+            "solved": "train+validation" if refit else "train",
+            "chosen_by": "cross-validation" if folds else "validation",
+            "l2_strength": solution.strength,
+            "validation_scores": {f"{strength:g}": score for strength, score in solution.scores.items()},
+            "best_score": best,
+        }
+        return Solved(head, best, held_out, record)
+
+    def _cross_validated(
+        self, towards: Head | None, beside: Features | None, share: float
+    ) -> tuple[LinearSolution, np.ndarray, Head]:
+        own = self.train + self.validation
+        found = cross_validated(
+            self.criterion,
+            own.values,
+            own.targets,
+            self.score,
+            STRENGTHS if towards is None else TOWARDS_STRENGTHS,
+            has_bias=self.has_bias,
+            towards=towards,
+            seed=self.seed,
+            weights=self._weights(own, share) if beside is not None else own.weights,
+            beside=None if beside is None else (beside.values, beside.targets, beside.row_weights()),
+        )
+        assert found.held_out is not None
+        return found, found.held_out[len(self.train) :], (found.weight, found.bias)
+
+    def _validated(
+        self, towards: Head | None, beside: Features | None, share: float
+    ) -> tuple[LinearSolution, np.ndarray, Head]:
+        def logits(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+            return self.validation.values @ weight.T + bias
+
+        def score(weight: np.ndarray, bias: np.ndarray) -> float:
+            return self.score(self.validation.targets, logits(weight, bias))
+
+        def rows(own: Features) -> Features:
+            return own if beside is None else replace(own, weights=self._weights(own, share)) + beside
+
+        given: dict[str, Any] = {"has_bias": self.has_bias, "towards": towards}
+        train, whole = rows(self.train), rows(self.train + self.validation)
+        strengths = STRENGTHS if towards is None else TOWARDS_STRENGTHS
+        chosen = choose_strength(
+            self.criterion, train.values, train.targets, score, strengths, weights=train.weights, **given
+        )
+        start = chosen.weight, chosen.bias
+        head = solve(
+            self.criterion, whole.values, whole.targets, chosen.strength, start, weights=whole.weights, **given
+        )
+        return chosen, logits(*start), head
+
+    def _weights(self, own: Features, share: float) -> np.ndarray:
+        """(rows,) weights of rows of this task that count ``share`` together."""
+        return share_weights(self.criterion, own, share)
+
+
+def share_weights(criterion: LabelLoss, rows: Features, share: float) -> np.ndarray:
+    """(rows,) weights in the proportions of the rows' own, that with those of their classes add up to ``share``."""
+    import torch
+
+    by_class = criterion.row_weights(torch.from_numpy(rows.targets)).numpy().astype(np.float64)
+    weights = rows.row_weights()
+    return share * weights / (weights * by_class).sum()

@@ -1,0 +1,413 @@
+"""A model's way through the stages of a transfer: what learns, from what start, on whose rows, and what it forgot."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nlptransfer import metrics, processes
+from nlptransfer.batching import Rows, compute, predict_logits
+from nlptransfer.classifier import to_probabilities
+from nlptransfer.data import Data
+from nlptransfer.files import atomic_folder, read_json, write_json
+from nlptransfer.heads import last_inputs, relabel, standing_in, text_vectors
+from nlptransfer.labels import Labels
+from nlptransfer.objectives import SOURCE, TARGET, LabelLoss, class_weights
+from nlptransfer.optimization import TrainingSettings
+from nlptransfer.route import Built, Route
+from nlptransfer.similarity import linear_cka, proxy_a_distance
+from nlptransfer.solver import Head
+from nlptransfer.solving import Features, HeadTask
+from nlptransfer.training import Examples, train
+from nlptransfer.transfer import Learner, Stage, Transfer
+
+log = logging.getLogger("nlptransfer")
+
+COLLAPSED_RATE = 0.25
+"""Where all rows came out as the most frequent label, the training begins anew at so much of the learning rate."""
+COMPARED_ROWS = 256
+"""Training texts of either side by which the layers are compared."""
+CHECKPOINTS = "checkpoints"
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One side of a transfer: its rows, what they cost, and how outputs for them are judged."""
+
+    data: Data
+    criterion: LabelLoss
+    judge: Callable[[np.ndarray, np.ndarray], float]
+    """(targets, logits) -> score, higher is better"""
+    weights: np.ndarray | None = None
+    """(training rows,) float32, what each counts besides its class; None: all 1"""
+
+    @classmethod
+    def of(cls, data: Data, settings: TrainingSettings, weights: np.ndarray | None = None) -> "Task":
+        """A task in the settings of a training.
+
+        Raises:
+            SettingError: a class weight or a metric that makes no sense for these labels.
+        """
+        of_classes = class_weights(settings.class_weights, data.labels, data.train.targets)
+        judge = _judge(data.labels, settings.metric_for_best_model)
+        return cls(data, LabelLoss(data.labels, of_classes, settings.label_smoothing), judge, weights)
+
+    def majority_score(self) -> float | None:
+        """The validation score of the most frequent label for every row; None where there is nothing to tell."""
+        data = self.data
+        if not len(data.validation) or data.labels.multi_label or len(set(data.train.targets.tolist())) < 2:
+            return None
+        counts = np.bincount(data.train.targets, minlength=data.labels.num_labels)
+        logits = np.tile(np.log(counts + 1e-9).astype(np.float32), (len(data.validation), 1))
+        return self.judge(data.validation.targets, logits)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What is worth knowing after all stages."""
+
+    fitted: dict[str, Any]
+    """of the last stage, with the seconds and rows of all"""
+    stages: dict[str, dict[str, Any]]
+    """of each stage"""
+    held_out: np.ndarray | None
+    """(validation rows, labels) logits of a model that has not learnt from these rows, where the final one has"""
+    scores: dict[str, Any]
+    """before and after the target was learnt, by role"""
+    record: dict[str, Any]
+    """how far the weights went, and how alike both sides are"""
+
+
+@dataclass
+class Course:
+    """A model on its way.
+
+    Args:
+        route: how it learns.
+        transfer: the strategy.
+        asked: training settings; None means what the route finds good for the rows of a stage.
+        tasks: by role; no source where a saved classifier stands in for it.
+        built: the model, in the state that the first stage begins with.
+        folder: of the run: every stage has a folder for its checkpoints in it.
+        agree: whether both sides have the same labels.
+        learnt_before: whether the source's stage is behind the model already.
+    """
+
+    route: Route
+    transfer: Transfer
+    asked: TrainingSettings
+    tasks: Mapping[str, Task]
+    built: Built
+    folder: Path
+    agree: bool = True
+    learnt_before: bool = False
+    source_head: nn.Linear | None = None
+    """for the source's labels, where they are others"""
+    settings: dict[str, TrainingSettings] = field(default_factory=dict)
+    """as resolved, by stage"""
+
+    def take(self) -> Learnt:
+        """Go through all stages."""
+        stages = [stage for stage in self.transfer.stages if not (self.learnt_before and stage.roles == (SOURCE,))]
+        found: dict[str, dict[str, Any]] = {}
+        scores: dict[str, Any] = {}
+        start: State = {}
+        layers: list[np.ndarray] = []
+        held_out = None
+        for stage in stages:
+            if stage.roles == (TARGET,) and (found or self.learnt_before):
+                scores |= self._scores("before")
+                layers = self._layers(TARGET)
+                start = _copied(self.route.state(self.built.model))
+                if not self.agree:
+                    self.source_head = relabel(
+                        self.built.model, self._head(), self.tasks[TARGET].data.labels, self._seed()
+                    )
+            if stage.roles == (TARGET, SOURCE) and not self.agree:
+                self.source_head = self._second_head()
+            found[stage.name] = self._stage(stage, last=stage is stages[-1])
+            logits = found[stage.name].pop("validation_logits", None)
+            held_out = logits if stage.roles[0] == TARGET else None
+        fitted = dict(found[stages[-1].name]) if stages else {"seconds": 0.0, "examples": 0}
+        for name in ("seconds", "examples"):
+            fitted[name] = sum(one[name] for one in found.values())
+        if SOURCE not in self.tasks:
+            return Learnt(fitted, found, held_out, scores, self._distances(start))
+        for role, after in self._scores("after").items():
+            scores[role] = scores.get(role, {}) | after
+        return Learnt(fitted, found, held_out, scores, self._distances(start) | self._alike(layers))
+
+    # One stage
+
+    def _stage(self, stage: Stage, last: bool) -> dict[str, Any]:
+        """Train or solve; of several variants of the route the best on validation is kept."""
+        route, asked = self.transfer.at(stage, self.route, self.asked)
+        largest = max((self.tasks[role].data for role in stage.roles), key=lambda data: len(data.train))
+        chosen = {name: value for name, value in route.defaults(largest).items() if getattr(asked, name) is None}
+        settings = self.settings[stage.name] = replace(asked, **chosen)
+        model, variants = self.built.model, route.variants(self.built.model)
+        parts = [] if last else [stage.name]
+        if len(variants) == 1:
+            return self._once(stage, variants[0], settings, parts, keep=not last)
+        start = _copied(route.state(model))
+        curve: list[dict[str, Any]] = []
+        best: tuple[dict[str, Any], State] | None = None
+        for variant in variants:
+            model.load_state_dict(start, strict=False)
+            named = {name: getattr(variant, name) for name in variant.varied}
+            label = "_".join(f"{name}{value}" for name, value in named.items())
+            fitted = self._once(stage, variant, settings, [*parts, label], keep=True)
+            curve.append({**named, **{name: fitted[name] for name in ("best_score", "seconds", "examples")}})
+            log.info("%s: validation score %.4f", ", ".join(f"{k}={v}" for k, v in named.items()), fitted["best_score"])
+            if best is None or fitted["best_score"] > best[0]["best_score"]:
+                best = {**fitted, "chosen": named}, _copied(route.state(model))
+        assert best is not None
+        model.load_state_dict(best[1], strict=False)
+        spent = {name: sum(one[name] for one in curve) for name in ("seconds", "examples")}
+        return {**best[0], **spent, "curve": curve}
+
+    def _once(
+        self, stage: Stage, route: Route, settings: TrainingSettings, parts: Sequence[str], *, keep: bool
+    ) -> dict[str, Any]:
+        """Fit, or go on from where the same was finished before.
+
+        Args:
+            parts: of the name of the checkpoints' folder.
+            keep: whether what is learnt is kept for a resume when something else follows.
+        """
+        folder = self.folder / "_".join([CHECKPOINTS, *parts])
+        done = folder / "finished"
+        if keep and (done / "fitted.json").exists():
+            self.built.model.load_state_dict(load_file(done / "state.safetensors"), strict=False)
+            return read_json(done / "fitted.json")
+        fitted = self._fit_twice_if_collapsed(stage, route, settings, folder)
+        if keep and processes.is_main():
+            fitted.pop("validation_logits", None)
+            with atomic_folder(done) as new:
+                save_file(_copied(route.state(self.built.model)), new / "state.safetensors")
+                write_json(new / "fitted.json", fitted)
+        processes.wait()
+        return fitted
+
+    def _fit_twice_if_collapsed(
+        self, stage: Stage, route: Route, settings: TrainingSettings, folder: Path
+    ) -> dict[str, Any]:
+        """Train; where the validation score is no better than one label for all rows, once more at a lower rate.
+
+        The better of the two is kept, of equals the second.
+        """
+        model = self.built.model
+        start = {} if route.is_solved else _copied(route.state(model))
+        fitted = self._fit(stage, route, settings, folder)
+        score, rate = fitted.get("best_score"), settings.learning_rate
+        majority = self.tasks[stage.roles[0]].majority_score()
+        if route.is_solved or score is None or majority is None or rate is None or score > majority:
+            return fitted
+        lower = rate * COLLAPSED_RATE
+        log.warning(
+            "collapsed: the validation score, %.4f, is no better than one label for all rows; anew from the start, "
+            "with learning_rate=%g instead of %g",
+            score,
+            lower,
+            rate,
+        )
+        first = _copied(route.state(model))
+        model.load_state_dict(start, strict=False)
+        retried = folder.with_name(f"{folder.name}_retried")
+        again = self._fit(stage, route, replace(settings, learning_rate=lower), retried)
+        kept, other, others_rate = (again, fitted, rate)
+        if again["best_score"] < score:
+            model.load_state_dict(first, strict=False)
+            kept, other, others_rate = (fitted, again, lower)
+        both = {name: kept[name] + other[name] for name in ("seconds", "examples")}
+        return {**kept, **both, "collapsed": {"learning_rate": others_rate, "history": other["history"]}}
+
+    def _fit(self, stage: Stage, route: Route, settings: TrainingSettings, checkpoints: Path) -> dict[str, Any]:
+        """Train the model in place; returns what is worth recording, the seconds and rows seen among it."""
+        model, tasks = self.built.model, {role: self.tasks[role] for role in stage.roles}
+        judged = tasks[stage.roles[0]]
+        started = time.perf_counter()
+        texts = [task.data.train.texts for task in tasks.values()]
+        learner, (*rows, validation) = route.learning(model, self.built.tokenizer, *texts, judged.data.validation.texts)
+        learnt = dict(zip(tasks, rows, strict=True))
+        inputs = {role: route.head_inputs(learner, own) for role, own in learnt.items()}
+        if inputs[stage.roles[0]] is not None:
+            held_out = Features(cast(Any, route.head_inputs(learner, validation)), judged.data.validation.targets)
+            solved = self._solve(stage, route, tasks, cast(dict[str, np.ndarray], inputs), held_out)
+            if route.is_solved:
+                seen = sum(map(len, rows)) + len(validation)
+                return solved | {"seconds": time.perf_counter() - started, "examples": seen}
+        prepared = time.perf_counter() - started
+        given = Learner(
+            module=learner,
+            last_layer=route.head(cast(Any, learner)),
+            criteria={role: task.criterion for role, task in tasks.items()},
+            examples={
+                role: Examples(learnt[role], task.data.train.targets, task.weights) for role, task in tasks.items()
+            },
+            taught=self._taught(learner, route.head(cast(Any, learner))),
+            represent=partial(_represent, learner, route.head(cast(Any, learner))),
+            source_head=self.source_head,
+        )
+        examples, targets = self.transfer.examples(stage, given), judged.data.validation.targets
+        report = train(
+            self.transfer.objective(stage, given),
+            examples[stage.roles[0]],
+            Examples(validation, targets),
+            partial(judged.judge, targets),
+            settings,
+            checkpoints,
+            route.paces(model),
+            examples[SOURCE] if len(stage.roles) > 1 else None,
+        )
+        return asdict(replace(report, seconds=report.seconds + prepared))
+
+    def _solve(
+        self,
+        stage: Stage,
+        route: Route,
+        tasks: Mapping[str, Task],
+        inputs: Mapping[str, np.ndarray],
+        held_out: Features,
+    ) -> dict[str, Any]:
+        """Solve the last layer and put it into the model."""
+        head = self._head()
+        none = Features(held_out.values[:0], held_out.targets[:0])
+        found = {
+            role: HeadTask(
+                task.criterion.cpu(),
+                Features(inputs[role], task.data.train.targets, task.weights),
+                held_out if role == stage.roles[0] else none,
+                task.judge,
+                has_bias=head.bias is not None,  # decoders have none
+                seed=self._seed(),
+            )
+            for role, task in tasks.items()
+        }
+        if route.is_solved:
+            solved = self.transfer.solve(stage, found, self._source_solution(head))
+        else:
+            solved = found[stage.roles[0]].choose(refit=False)
+        weight, bias = processes.from_main(solved.head)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(weight))
+            if head.bias is not None:
+                head.bias.copy_(torch.from_numpy(bias))
+        return {**solved.record, "validation_logits": solved.held_out}
+
+    def _source_solution(self, head: nn.Linear) -> Head:
+        own = self.source_head if self.source_head is not None else head
+        weight = own.weight.detach().cpu().numpy().copy()
+        bias = np.zeros(len(weight), np.float32) if own.bias is None else own.bias.detach().cpu().numpy().copy()
+        return weight, bias
+
+    def _taught(self, learner: nn.Module, head: nn.Linear) -> dict[str, Tensor]:
+        fresh = {id(parameter) for parameter in head.parameters()} if self.source_head is not None else set()
+        return {name: value for name, value in learner.named_parameters() if id(value) not in fresh}
+
+    def _second_head(self) -> nn.Linear:
+        """A fresh last layer for the source's labels, beside the target's."""
+        torch.manual_seed(self._seed())
+        own = self._head()
+        labels = self.tasks[SOURCE].data.labels.num_labels
+        return nn.Linear(own.in_features, labels, bias=own.bias is not None).to(own.weight)
+
+    # What is worth knowing of source and target
+
+    def _scores(self, when: str) -> dict[str, Any]:
+        """Scores of both sides as the model is now, on test where there is one: by role, then ``when``."""
+        found = {}
+        heads = {role: task for role, task in self.tasks.items() if role == SOURCE or (self.agree and when == "before")}
+        for role, task in heads.items():
+            name = "test" if len(task.data.test) else "validation"
+            split = task.data.splits[name]
+            rows = self.route.rows(self.built.model, self.built.tokenizer, split.texts, share=True)
+            with standing_in(self._head(), self.source_head if role == SOURCE else None):
+                logits = predict_logits(self.built.model, rows, share=True)
+            probabilities = to_probabilities(logits, task.data.labels)
+            found[role] = {"split": name, when: metrics.score(split.targets, probabilities, task.data.labels)}
+        return found
+
+    def _layers(self, role: str) -> list[np.ndarray]:
+        """What each layer makes of some training texts of a role, as the model is now."""
+        if role not in self.tasks:
+            return []
+        texts = self.tasks[role].data.train.texts
+        some = np.sort(np.random.default_rng(0).permutation(len(texts))[:COMPARED_ROWS])
+        return self.route.layer_vectors(self.built.model, self.built.tokenizer, texts, some)
+
+    def _alike(self, before: Sequence[np.ndarray]) -> dict[str, Any]:
+        """How alike both sides are to each layer, and how alike each layer is to what the source had made of it."""
+        found = []
+        target, source = self._layers(TARGET), self._layers(SOURCE)
+        for number, (one, other) in enumerate(zip(source, target, strict=True), start=1):
+            layer: dict[str, Any] = {"layer": number, "proxy_a_distance": proxy_a_distance(one, other)}
+            if before:
+                layer["cka_with_source"] = linear_cka(before[number - 1], other)
+            found.append(layer)
+        return {"similarity": found}
+
+    def _distances(self, start: State) -> dict[str, Any]:
+        """|theta_t - theta_s| of each layer."""
+        now = self.route.state(self.built.model)
+        fresh = {id(value) for value in self._head().parameters()} if self.source_head is not None else set()
+        squares: dict[str, float] = {}
+        for name, before in start.items():
+            if (
+                name in now
+                and before.is_floating_point()
+                and id(now[name]) not in fresh
+                and before.shape == now[name].shape
+            ):
+                part = _layer_name(name)
+                squares[part] = squares.get(part, 0.0) + float((now[name].cpu() - before).double().square().sum())
+        return {"distance_from_source": {part: square**0.5 for part, square in squares.items()}} if start else {}
+
+    def _head(self) -> nn.Linear:
+        return self.route.head(self.built.model)
+
+    def _seed(self) -> int:
+        return self.asked.seed if self.asked.init_seed is None else self.asked.init_seed
+
+
+def _judge(labels: Labels, metric: str | None) -> Callable[[np.ndarray, np.ndarray], float]:
+    name = metrics.known_score(metric or metrics.default_metric(labels), labels)
+    sign = 1.0 if metrics.higher_is_better(name) else -1.0
+
+    def judge(targets: np.ndarray, logits: np.ndarray) -> float:
+        return sign * metrics.score(targets, to_probabilities(logits, labels), labels, resamples=0)[name]
+
+    return judge
+
+
+def _represent(learner: nn.Module, head: nn.Linear, rows: Rows) -> np.ndarray:
+    """(rows, width) float32: what the last layer takes; all processes call this together."""
+    with last_inputs(head) as seen:
+
+        def taken(batch: dict[str, Tensor]) -> Tensor:
+            learner(**batch)
+            return text_vectors(seen[0], batch, learner).float()
+
+        return compute(learner, taken, rows, share=True)
+
+
+def _copied(state: State) -> dict[str, Tensor]:
+    # On the processor: a GPU's memory is for the training.
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+
+
+def _layer_name(parameter: str) -> str:
+    """The layer that a parameter belongs to: its name up to the first number, or without its last part."""
+    parts = parameter.split(".")
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[0] + 1] if numbers else parts[:-1])

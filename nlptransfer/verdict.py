@@ -1,0 +1,208 @@
+"""Did the source help? The same target rows, steps and tuning without it, over several seeds, and what differs."""
+
+import logging
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nlptransfer import metrics, processes
+from nlptransfer.data import DataSettings
+from nlptransfer.errors import DataError
+from nlptransfer.files import atomic_folder, read_json, write_json
+from nlptransfer.gains import Gain, transfer_gain
+from nlptransfer.labels import Labels
+from nlptransfer.optimization import TrainingSettings
+from nlptransfer.run import Run, claim
+from nlptransfer.solving import FEW_ROWS
+from nlptransfer.transfer import Copy, Direct
+
+log = logging.getLogger("nlptransfer")
+
+SEEDS = 3
+"""Seeds of either side where nothing else is asked for."""
+DRAWS_APART = 1000
+"""Between the seeds of the draws of rows of two sides of a verdict."""
+SIDES = "verdict"
+"""The folder in a run's with the runs that its verdict rests on."""
+
+Make = Callable[[DataSettings], Run]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Runs with a source and without, on the same rows under the same seeds."""
+
+    make: Make
+    """the run with the source on the rows that these settings give"""
+    settings: DataSettings
+    training: TrainingSettings
+    seeds: int
+
+    def runs(self, folder: Path, shared: Path | None = None) -> list[tuple[Path, Path]]:
+        """Make them, or find them finished: the folders with the source and without, by seed.
+
+        Args:
+            folder: for the runs with the source, and for those without that fit no other strategy.
+            shared: for runs without the source that other strategies are measured beside too.
+        """
+        found = []
+        for number in range(self.seeds):
+            seed = self.training.seed + number
+            own = self.make(self._rows(number))
+            own = replace(own, asked=replace(own.asked, seed=seed))
+            with_source = folder / f"{own.transfer.name}-{seed}"
+            own.go(with_source)
+            direct = self._direct(own, with_source)
+            home = shared if shared is not None and direct.asked == own.asked else folder
+            without = home / f"direct-{seed}"
+            direct.go(without)
+            found.append((with_source, without))
+        return found
+
+    def _rows(self, number: int) -> DataSettings:
+        if self.settings.max_train_rows is None:
+            return self.settings
+        # Which of the rows are taken is luck too, and each seed has its own.
+        first = self.settings.split_seed if self.settings.rows_seed is None else self.settings.rows_seed
+        return replace(self.settings, rows_seed=first + DRAWS_APART * number)
+
+    def _direct(self, own: Run, finished: Path) -> Run:
+        """The run without the source, with as many steps on the target's rows and the same tuning."""
+        base = own.base
+        if own.source is not None and own.source.classifier is not None and base is None:
+            base = ((own.source.classifier.record or {}).get("base") or {}).get("name")
+        asked = own.asked
+        if not own.route.is_solved and not isinstance(own.transfer, Copy):
+            record = read_json(finished / "experiment.json")
+            resolved = record["settings"]["training"]
+            names = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
+            asked = replace(asked, **{name: resolved[name] for name in names})
+            if "joint" in record["transfer"]["stages"]:
+                steps = record["transfer"]["stages"]["joint"]["step"]
+                a_step = (
+                    asked.gradient_accumulation_steps * (asked.per_device_train_batch_size or 1) * processes.count()
+                )
+                asked = replace(asked, num_train_epochs=math.ceil(steps / math.ceil(len(own.data.train) / a_step)))
+        return replace(own, transfer=Direct(), source=None, asked=asked, base=base)
+
+
+def seeds_for(run: Run, asked: int | None) -> int:
+    """How many seeds tell something: one, where a head is solved on the same rows and no choice is drawn."""
+    few = len(run.data.train) + len(run.data.validation) < FEW_ROWS
+    if run.route.is_solved and run.data_settings.max_train_rows is None and not few:
+        return 1
+    return SEEDS if asked is None else asked
+
+
+def gain_of(pairs: Sequence[tuple[Path, Path]], labels: Labels, metric: str) -> Gain:
+    """The gain of finished runs with a source over those without, on test.
+
+    Raises:
+        DataError: the data has no test rows.
+        SettingError: a metric that needs probabilities.
+    """
+    with_source, without = (
+        [_test_rows(side, labels, "predicted") for side in sides] for sides in zip(*pairs, strict=True)
+    )
+    return transfer_gain(_test_rows(pairs[0][1], labels), without, with_source, labels, metric)
+
+
+def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwrite: bool) -> None:
+    """Make the runs of a verdict, and of the first seed's the run itself: with the source, or as the gate says.
+
+    Args:
+        run: with the source, of the first seed.
+        pairs: its pairs.
+        folder: of the run; those of the verdict are in a folder in it.
+        gate: whether the run is the one without the source where that scores better on validation.
+        overwrite: whether a run with other settings in that folder is thrown away.
+    """
+    metric = gain_metric(run)
+    question = {**run.question(), "verdict": True, "gate": gate, "seeds": pairs.seeds}
+    if claim(folder, question, overwrite):
+        return
+    if processes.is_main():
+        write_json(folder / "experiment.json", {"status": "running", "asked": question})
+    processes.wait()
+    found = pairs.runs(folder / SIDES)
+    if processes.is_main():
+        gain = gain_of(found, run.data.labels, metric)
+        scores = [
+            float(np.mean([validation_score(side, metric) for side in sides])) for sides in zip(*found, strict=True)
+        ]
+        sign = 1.0 if metrics.higher_is_better(metric) else -1.0
+        taken = "direct" if gate and sign * scores[1] >= sign * scores[0] else run.transfer.name
+        told = {
+            **gain.to_dict(),
+            "validation": {run.transfer.name: scores[0], "direct": scores[1]},
+            "gate": gate,
+            "taken": taken,
+        }
+        _take(found[0][taken == "direct"], folder, question, told)
+        log.info("%s: %s", run.transfer.name, said(told))
+        if not run.asked.keep_checkpoints:
+            for side in (side for pair in found for side in pair):
+                shutil.rmtree(side / "model", ignore_errors=True)
+    processes.wait()
+
+
+def gain_metric(run: Run) -> str:
+    """The score that a gain is measured by.
+
+    Raises:
+        DataError: the data has no test rows to measure it on.
+    """
+    if not len(run.data.test):
+        raise DataError(
+            f"{run.data.name}: expected test rows, by which a gain is measured, found none: "
+            "set test_size, or ask for no verdict"
+        )
+    labels = run.data.labels
+    return metrics.known_score(run.asked.metric_for_best_model or metrics.default_metric(labels), labels)
+
+
+def validation_score(folder: Path, metric: str) -> float:
+    """A finished run's score on rows of the target that it has not learnt from, test left aside."""
+    record, report = read_json(folder / "experiment.json"), read_json(folder / "metrics.json")
+    if record.get("transfer", {}).get("name") == Copy.name:
+        # It has learnt from none of them.
+        splits = [report[name] for name in ("train", "validation") if name in report]
+        return sum(split["rows"] * split[metric] for split in splits) / sum(split["rows"] for split in splits)
+    if record["training"].get("chosen_by") == "cross-validation":
+        return float(record["training"]["best_score"])
+    return float(report["validation"][metric])
+
+
+def said(told: Mapping[str, Any]) -> str:
+    """A verdict in a line."""
+    low, high = told["interval"]
+    return (
+        f"{told['verdict']}: {told['metric']} {told['with_source']:.3f}, without the source {told['direct']:.3f}, "
+        f"gain {told['gain']:+.3f} [{low:+.3f}, {high:+.3f}] over {told['seeds']} "
+        f"{'seed' if told['seeds'] == 1 else 'seeds'}"
+    )
+
+
+def _take(side: Path, folder: Path, question: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Make a run of the verdict the run itself."""
+    with atomic_folder(folder / "model") as new:
+        shutil.copytree(side / "model", new, dirs_exist_ok=True)
+    shutil.copyfile(side / "predictions.parquet", folder / "predictions.parquet")
+    report = read_json(side / "metrics.json")
+    report["transfer"] = {**report.get("transfer", {}), "gain": dict(told)}
+    write_json(folder / "metrics.json", report)
+    record = read_json(side / "experiment.json")
+    write_json(folder / "experiment.json", {**record, "asked": question, "verdict": dict(told)})
+
+
+def _test_rows(folder: Path, labels: Labels, column: str = "true") -> np.ndarray:
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(folder / "predictions.parquet", columns=["split", column]).to_pydict()
+    names = [name for split, name in zip(rows["split"], rows[column], strict=True) if split == "test"]
+    return labels.encode(names)

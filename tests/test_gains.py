@@ -1,0 +1,298 @@
+"""Gains against scikit-learn, intervals against closed forms and a naive bootstrap, verdicts against McNemar."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics as sk
+
+from nlptransfer import gains
+from nlptransfer.errors import DataError, SettingError
+from nlptransfer.gains import Gain, transfer_gain
+from nlptransfer.labels import Labels
+
+TWO = Labels(("a", "b"))
+THREE = Labels(("a", "b", "c"))
+SEVERAL = Labels(("a", "b", "c"), multi_label=True)
+AVERAGED = [f"{rate}_{kind}" for rate in ("f1", "precision", "recall") for kind in ("macro", "micro", "weighted")]
+
+
+def flipped(rng: np.random.Generator, targets: np.ndarray, share: float, k: int = 2) -> np.ndarray:
+    """Predictions that are wrong in about that share of the rows (or of the cells), each by itself."""
+    return np.where(rng.random(targets.shape) < share, (targets + rng.integers(1, k, targets.shape)) % k, targets)
+
+
+def runs(
+    seed: int, labels: Labels, seeds: int = 3, rows: int = 80, wrong: tuple[float, float] = (0.4, 0.3)
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    k = 2 if labels.multi_label else labels.num_labels
+    targets = rng.integers(k, size=(rows, labels.num_labels) if labels.multi_label else rows)
+    direct, transfer = ([flipped(rng, targets, share, k) for _ in range(seeds)] for share in wrong)
+    return targets, direct, transfer
+
+
+def measure(metric: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """The score of that name by scikit-learn."""
+    if metric in ("accuracy", "subset_accuracy"):
+        return sk.accuracy_score
+    if metric == "mcc":
+        return sk.matthews_corrcoef
+    name, average = metric.split("_")
+    function = {"f1": sk.f1_score, "precision": sk.precision_score, "recall": sk.recall_score}[name]
+    return lambda targets, guesses: function(targets, guesses, average=average, zero_division=0)
+
+
+# scikit-learn warns of data with one class, which can be drawn here.
+@pytest.mark.filterwarnings("ignore:.*single label:UserWarning")
+@pytest.mark.parametrize(
+    ("labels", "metric"),
+    [
+        *((THREE, metric) for metric in ("accuracy", "mcc", *AVERAGED)),
+        *((SEVERAL, metric) for metric in ("accuracy", "subset_accuracy", *AVERAGED)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "several" if value.multi_label else "one",
+)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32), seeds=st.integers(1, 3), rows=st.integers(1, 30))
+def test_scores_are_the_means_of_scikit_learns(labels: Labels, metric: str, seed: int, seeds: int, rows: int) -> None:
+    targets, direct, transfer = runs(seed, labels, seeds, rows)
+    found = transfer_gain(targets, direct, transfer, labels, metric, resamples=5)
+    before, after = (np.mean([measure(metric)(targets, run) for run in side]) for side in (direct, transfer))
+    assert (found.direct, found.with_source, found.gain) == pytest.approx((before, after, after - before))
+    assert (found.metric, found.seeds, found.rows) == (metric, seeds, rows)
+
+
+@pytest.mark.parametrize("wrong", [(0.4, 0.2), (0.1, 0.3), (0.2, 0.2)])
+def test_one_seeds_accuracy_has_the_interval_of_a_paired_mean(wrong: tuple[float, float]) -> None:
+    targets, direct, transfer = runs(3, TWO, 1, 2000, wrong)
+    found = transfer_gain(targets, direct, transfer, TWO, "accuracy", resamples=20_000)
+    differences = (transfer[0] == targets).astype(float) - (direct[0] == targets)
+    half = 1.96 * differences.std() / np.sqrt(2000)
+    assert found.gain == pytest.approx(differences.mean(), abs=1e-12)
+    assert found.interval == pytest.approx((differences.mean() - half, differences.mean() + half), abs=0.04 * half)
+
+
+@pytest.mark.parametrize(("lost", "won"), [(20, 60), (60, 20), (5, 20), (44, 40), (15, 18), (0, 9), (0, 0)])
+def test_verdicts_of_one_seed_go_with_mcnemars_test(lost: int, won: int) -> None:
+    targets = np.zeros(300, dtype=int)
+    direct, transfer = targets.copy(), targets.copy()
+    transfer[:lost], direct[lost : lost + won] = 1, 1
+    found = transfer_gain(targets, [direct], [transfer], TWO, "accuracy")
+    p = stats.binomtest(won, lost + won).pvalue if lost + won else 1.0
+    assert p < 0.02 or p > 0.2
+    assert found.verdict == ("no evidence" if p > 0.2 else "helps" if won > lost else "hurts")
+
+
+def quick_accuracy(targets: np.ndarray, guesses: np.ndarray) -> float:
+    return float((targets == guesses).mean())
+
+
+def quick_f1_micro(targets: np.ndarray, guesses: np.ndarray) -> float:
+    return float(2 * (targets & guesses).sum() / (targets.sum() + guesses.sum()))
+
+
+def quick_f1_macro(targets: np.ndarray, guesses: np.ndarray) -> float:
+    ids = range(max(targets.max(), guesses.max()) + 1)
+    return float(np.mean([quick_f1_micro(targets == i, guesses == i) for i in ids]))
+
+
+def quick_mcc(targets: np.ndarray, guesses: np.ndarray) -> float:
+    return float(np.corrcoef(targets, guesses)[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric", "score"),
+    [
+        (THREE, "accuracy", quick_accuracy),
+        (THREE, "f1_macro", quick_f1_macro),
+        (TWO, "mcc", quick_mcc),
+        (SEVERAL, "f1_micro", quick_f1_micro),
+    ],
+    ids=["accuracy", "f1_macro", "mcc", "f1_micro"],
+)
+def test_intervals_agree_with_a_naive_bootstrap(
+    labels: Labels, metric: str, score: Callable[[np.ndarray, np.ndarray], float]
+) -> None:
+    targets, direct, transfer = runs(5, labels, rows=60)
+    # Seeds that differ: one that the transfer spoils.
+    transfer[0] = flipped(np.random.default_rng(0), targets, 0.6, 2 if labels.multi_label else labels.num_labels)
+    rng, drawn = np.random.default_rng(7), []
+    for _ in range(1000):
+        seeds, rows = rng.integers(3, size=3), rng.integers(60, size=60)
+        pairs = [(transfer[seed][rows], direct[seed][rows]) for seed in seeds]
+        drawn.append(np.mean([score(targets[rows], after) - score(targets[rows], before) for after, before in pairs]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    found = transfer_gain(targets, direct, transfer, labels, metric, resamples=20_000)
+    assert found.interval == pytest.approx((low, high), abs=0.1 * (high - low))
+
+
+@pytest.mark.parametrize(("seeds", "least", "most"), [(1, 0.01, 0.08), (5, 0.0, 0.08)])
+def test_without_a_true_gain_verdicts_are_rare(seeds: int, least: float, most: float) -> None:
+    verdicts = []
+    for data in range(200):
+        targets, direct, transfer = runs(data, TWO, seeds, 150, wrong=(0.25, 0.25))
+        verdicts.append(transfer_gain(targets, direct, transfer, TWO, "accuracy", resamples=400).verdict)
+    assert least <= 1 - verdicts.count("no evidence") / 200 <= most
+
+
+def test_a_true_gain_is_found_and_never_turned_round() -> None:
+    found = [
+        transfer_gain(*runs(data, TWO, 3, 300, wrong=(0.35, 0.2)), TWO, "f1_macro", resamples=400) for data in range(30)
+    ]
+    assert [gain.verdict for gain in found].count("helps") >= 28
+    assert not any(gain.verdict == "hurts" for gain in found)
+    covered = [gain.interval[0] <= 0.15 <= gain.interval[1] for gain in found]
+    assert sum(covered) >= 26
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    seeds=st.integers(1, 4),
+    rows=st.integers(1, 40),
+    several=st.booleans(),
+    metric=st.sampled_from(["accuracy", "f1_macro", "f1_micro", "precision_weighted"]),
+)
+def test_changing_places_negates_the_gain(seed: int, seeds: int, rows: int, several: bool, metric: str) -> None:
+    labels = SEVERAL if several else THREE
+    targets, direct, transfer = runs(seed, labels, seeds, rows)
+    there = transfer_gain(targets, direct, transfer, labels, metric, resamples=50)
+    back = transfer_gain(targets, transfer, direct, labels, metric, resamples=50)
+    assert (back.direct, back.with_source) == (there.with_source, there.direct)
+    assert back.gain == pytest.approx(-there.gain, abs=1e-12)
+    assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]), abs=1e-12)
+    assert {there.verdict, back.verdict} in ({"helps", "hurts"}, {"no evidence"})
+    assert -1 <= there.interval[0] <= there.interval[1] <= 1
+    low, high = there.interval
+    assert there.verdict == ("helps" if low > 0 else "hurts" if high < 0 else "no evidence")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "mcc"])
+def test_runs_that_agree_leave_the_interval_to_the_rows(metric: str) -> None:
+    targets, direct, transfer = runs(1, THREE, 1)
+    one = transfer_gain(targets, direct, transfer, THREE, metric)
+    three = transfer_gain(targets, direct * 3, transfer * 3, THREE, metric)
+    assert three.interval == pytest.approx(one.interval, abs=1e-9)
+    assert one.interval[0] < one.interval[1]
+    assert three.seeds == 3
+
+
+def test_what_both_sides_share_cancels_out() -> None:
+    targets, direct, _ = runs(2, THREE, 3, 90)
+    for share, run in zip((0.1, 0.4, 0.7), range(3), strict=True):
+        direct[run] = flipped(np.random.default_rng(run), targets, share, 3)
+    found = transfer_gain(targets, direct, [run.copy() for run in direct], THREE, "f1_macro")
+    assert (found.gain, found.interval, found.verdict) == (0.0, (0.0, 0.0), "no evidence")
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    targets = np.zeros(1000, dtype=int)
+    right, wrong = targets, np.r_[np.ones(100, dtype=int), np.zeros(900, dtype=int)]
+    steady = transfer_gain(targets, [wrong] * 4, [right] * 4, TWO, "accuracy")
+    torn = transfer_gain(targets, [wrong, wrong, right, right], [right, right, right, wrong], TWO, "accuracy")
+    assert (steady.verdict, torn.verdict) == ("helps", "no evidence")
+    # Of four seeds that gain .1, .1, 0 and -.1 a mean of -.05 or less is drawn in 5% of the resamples.
+    assert torn.interval[0] == pytest.approx(-0.05, abs=0.02)
+
+
+def test_sums_that_are_zero_but_for_rounding_are_no_gain() -> None:
+    # Gains of .3, -.1 and -.2 in all rows alike would sum to 2.8e-17.
+    targets = np.zeros(10, dtype=int)
+    worse = [np.r_[np.ones(wrong, dtype=int), np.zeros(10 - wrong, dtype=int)] for wrong in range(4)]
+    direct, transfer = [worse[3], worse[0], worse[0]], [worse[0], worse[1], worse[2]]
+    tables = [[gains.tally(targets, run, TWO) for run in side] for side in (direct, transfer)]
+    resampled = gains._resampled(np.ones(10, dtype=int), tables, TWO, "accuracy", 2000, 0)
+    assert np.isin((resampled * 30).round(6) % 1, (0.0, 1.0)).all()
+    assert not ((resampled != 0) & (np.abs(resampled) < 1e-6)).any()
+
+
+def test_of_a_score_that_wants_less_a_fall_is_the_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, direct, transfer = runs(0, TWO, rows=400)
+    more = transfer_gain(targets, direct, transfer, TWO, "accuracy")
+    monkeypatch.setattr(gains, "higher_is_better", lambda metric: False)
+    less = transfer_gain(targets, direct, transfer, TWO, "accuracy")
+    assert (less.direct, less.with_source, less.gain) == (more.direct, more.with_source, -more.gain)
+    assert less.interval == pytest.approx((-more.interval[1], -more.interval[0]))
+    assert (more.verdict, less.verdict) == ("helps", "hurts")
+
+
+def test_intervals_depend_on_the_seed_alone_and_not_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: Any = (*runs(4, THREE), THREE, "f1_macro")
+    found = transfer_gain(*arguments)
+    assert transfer_gain(*arguments) == found
+    assert transfer_gain(*arguments, seed=1).interval != found.interval
+    monkeypatch.setattr(gains, "_BLOCK", 2000)
+    assert transfer_gain(*arguments) == found
+
+
+def test_a_gain_goes_through_json() -> None:
+    found = transfer_gain(*runs(6, SEVERAL), SEVERAL, "f1_micro")
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert plain == found.to_dict()
+    assert list(plain) == ["direct", "with_source", "gain", "interval", "verdict", "metric", "seeds", "rows"]
+    assert Gain(**{**plain, "interval": tuple(plain["interval"])}) == found
+
+
+def test_targets_may_be_lists_and_floats() -> None:
+    targets, direct, transfer = runs(6, SEVERAL)
+    floats = targets.astype(np.float32), [run.astype(bool) for run in direct], [run.tolist() for run in transfer]
+    assert transfer_gain(*floats, SEVERAL, "accuracy") == transfer_gain(targets, direct, transfer, SEVERAL, "accuracy")
+
+
+def test_two_thousand_resamples_take_a_fraction_of_a_second() -> None:
+    arguments: Any = (*runs(0, Labels(tuple("abcdef")), 3, 2000), Labels(tuple("abcdef")), "f1_macro")
+    start = time.process_time()
+    transfer_gain(*arguments)
+    assert time.process_time() - start < 1.0
+
+
+ROW = np.array([0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("targets", "direct", "transfer", "message"),
+    [
+        (ROW, [], [], r"same seeds on both sides, at least one, found 0 of direct and 0 of transfer"),
+        (ROW, [ROW, ROW], [ROW], r"found 2 of direct and 1 of transfer; run what is missing"),
+        ([], [[]], [[]], r"targets: expected at least one test row, found none"),
+        (ROW, [ROW], [ROW[:2]], r"transfer\[0\]: expected predictions of shape \(3,\).*found \(2,\); give one array"),
+        (ROW, [ROW, np.eye(3)], [ROW, ROW], r"direct\[1\]: expected predictions of shape \(3,\).*found \(3, 3\)"),
+        (ROW, ROW, ROW, r"direct\[0\]: expected predictions of shape \(3,\).*found \(\); give one array"),
+        (ROW, [ROW], [ROW + 1], r"transfer\[0\]: expected label ids from 0 to 1, found 2.0 in row 1"),
+        (ROW / 2, [ROW], [ROW], r"targets: expected label ids from 0 to 1, found 0.5 in row 1"),
+        (np.eye(3), [np.eye(3)], [np.eye(3)], r"targets: expected shape \(3,\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(targets: Any, direct: Any, transfer: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        transfer_gain(targets, direct, transfer, TWO, "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric", "message"),
+    [
+        (
+            THREE,
+            "loss",
+            r"metric='loss': expected a score of predicted labels.*choose one of accuracy, precision_macro, .*, mcc$",
+        ),
+        (SEVERAL, "lrap", r"metric='lrap': expected .*choose one of accuracy, subset_accuracy, precision_macro"),
+        (THREE, "acuracy", r"unknown score 'acuracy': did you mean 'accuracy'\?"),
+        (SEVERAL, "mcc", r"unknown score 'mcc'"),
+    ],
+)
+def test_other_scores_are_refused(labels: Labels, metric: str, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        transfer_gain(*runs(0, labels), labels, metric)
+
+
+def test_no_resamples_are_refused() -> None:
+    with pytest.raises(SettingError, match="resamples=0: expected 1 or more"):
+        transfer_gain(ROW, [ROW], [ROW], TWO, "accuracy", resamples=0)

@@ -1,0 +1,464 @@
+"""From source to target: whole runs of every strategy on tiny models, what they write, and what they refuse."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import text_of
+from safetensors.numpy import load_file
+from test_encoder_routes import LABELS, bases, texts_of
+from test_experiment import RUN_FILES, files_of
+
+from nlptransfer import Classifier, Experiment, finetune
+from nlptransfer.encoder_routes import Full, Lora
+from nlptransfer.errors import NlpTransferError, SettingError
+from nlptransfer.optimization import TrainingSettings
+from nlptransfer.probe_route import Probe
+from nlptransfer.transfer import (
+    FROM_SOURCE,
+    ON_TARGET,
+    TRANSFERS,
+    Joint,
+    Relate,
+    Select,
+    Sequential,
+    Sides,
+    transfer_class,
+)
+from nlptransfer.word2vec_route import Word2Vec
+
+__all__ = ["bases"]
+
+QUICK = {
+    "num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "progress": False,
+    "calibration_size": 0.0, "verdict": False,
+}  # fmt: skip
+WORDS = {
+    "num_train_epochs": 20,
+    "learning_rate": 0.03,
+    "num_filters": 8,
+    "kernel_sizes": (1, 2),
+    "mlp_sizes": (8,),
+    "dropout": 0.0,
+}
+ROUTES: dict[str, dict[str, Any]] = {
+    "words linear": {"route": "word2vec", "head_type": "linear"},
+    "words mlp": {"route": "word2vec", "head_type": "mlp", **WORDS},
+    "words cnn": {"route": "word2vec", "head_type": "cnn", **WORDS},
+    "probe linear": {"route": "probe"},
+    "probe mlp": {"route": "probe", "head_type": "mlp", "mlp_sizes": (8,)},
+    "full": {"route": "full", "max_length": 16},
+    "lora": {"route": "lora", "max_length": 16, "rank": 4},
+}
+SOLVED = ("words linear", "probe linear")
+OTHER_NAMES = {"bad": "no", "good": "yes"}
+
+
+@pytest.fixture(autouse=True)
+def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
+
+
+def splits(train: int, seed: int, names: dict[str, str] | None = None) -> dict[str, Any]:
+    """Rows for encoders, of splits of their own, under other label names if asked for."""
+    found = {}
+    for number, (name, rows) in enumerate({"train": train, "validation": 16, "test": 20}.items()):
+        texts, labels = texts_of(rows, seed + number)
+        found[name] = (texts, [(names or {}).get(label, label) for label in labels])
+    return found
+
+
+@pytest.fixture
+def sides(request, vectors_file) -> Callable[..., tuple[Any, Any, Any]]:
+    """Source rows, target rows and a base that a route can read."""
+    import random
+
+    def of_words(rows: int, seed: int, names: dict[str, str]) -> dict[str, Any]:
+        draw = random.Random(seed)
+        found = {}
+        for name, count in {"train": rows, "validation": 16, "test": 20}.items():
+            topics = ["good", "bad"] * (count // 2)
+            found[name] = ([text_of(draw, [topic]) for topic in topics], [names.get(topic, topic) for topic in topics])
+        return found
+
+    def call(route: str, names: dict[str, str] | None = None) -> tuple[Any, Any, Any]:
+        if route.startswith("words"):
+            return of_words(60, 0, names or {}), of_words(24, 1, {}), vectors_file
+        return splits(60, 0, names), splits(24, 5), str(request.getfixturevalue("bases")("bert").path)
+
+    return call
+
+
+@pytest.fixture
+def tune(sides, tmp_path) -> Callable[..., Experiment]:
+    """finetune with a source, small settings, and a folder of its own."""
+    count = iter(range(99))
+
+    def call(route: str, transfer: Any, *, names: dict[str, str] | None = None, **settings: Any) -> Experiment:
+        source, target, base = sides(route, names)
+        given = {**QUICK, **ROUTES[route], "base": base, "output_dir": tmp_path / str(next(count)), **settings}
+        return finetune(given.pop("data", target), source=given.pop("source", source), transfer=transfer, **given)
+
+    return call
+
+
+def weights(run: Experiment) -> dict[str, np.ndarray]:
+    (file,) = [*(run.folder / "model").glob("*.safetensors")]
+    return load_file(file)
+
+
+FITTING = [
+    (route, name)
+    for route in ROUTES
+    for name in TRANSFERS
+    if name != "direct"
+    and not (name == "select" and route not in SOLVED)
+    and not (name == "relate" and route in SOLVED)
+]
+
+
+@pytest.mark.parametrize(("route", "name"), FITTING)
+def test_every_strategy_by_every_route_that_it_fits(route, name, tune):
+    run = tune(route, name)
+    assert run.record["transfer"]["name"] == name
+    assert list(run.record["transfer"]["stages"]) == [stage.name for stage in TRANSFERS[name].stages]
+    assert set(files_of(run.folder)) >= RUN_FILES - {"model/model.safetensors"}
+    assert not [*run.folder.glob("checkpoints*")]
+    told = run.report["transfer"]
+    assert told["source"]["split"] == "test" and 0 <= told["source"]["after"]["accuracy"] <= 1
+    assert ("before" in told["source"]) == (name in ("sequential", "select", "relate"))
+    assert run.metrics["accuracy"] > 0.6
+    # What was saved is what was scored.
+    found = pq.read_table(run.folder / "predictions.parquet").to_pydict()
+    target = [place for place, split in enumerate(found["split"]) if split == "test"]
+    again = run.classifier.predict(tune_texts(run, route))
+    expected = [found["probabilities"][place] for place in target]
+    np.testing.assert_allclose([[*one.probabilities.values()] for one in again], expected, atol=2e-3)
+
+
+def tune_texts(run: Experiment, route: str) -> list[str]:
+    import random
+
+    if not route.startswith("words"):
+        return splits(24, 5)["test"][0]
+    draw = random.Random(1)
+    for count in (24, 16):
+        [text_of(draw, [topic]) for topic in ["good", "bad"] * (count // 2)]
+    return [text_of(draw, [topic]) for topic in ["good", "bad"] * 10]
+
+
+@pytest.mark.parametrize("route", ["words mlp", "probe mlp", "full", "lora"])
+@pytest.mark.parametrize("name", ["sequential", "joint", "relate"])
+def test_other_labels_get_a_head_of_their_own(route, name, tune):
+    run = tune(route, name, names=OTHER_NAMES)
+    config = json.loads((run.folder / "model" / "config.json").read_text())
+    assert set(config["id2label"].values()) == {"bad", "good"}
+    assert {one.label for one in run.classifier.predict(["word1 word2 gooda badb"])} <= {"bad", "good"}
+    # The source is still judged by its own labels.
+    assert run.report["transfer"]["source"]["after"]["per_class"].keys() == {"no", "yes"}
+    assert "target" not in run.report["transfer"]
+
+
+@pytest.mark.parametrize("route", ["words linear", "full"])
+def test_names_are_matched_by_a_mapping_whatever_their_order(route, tune):
+    same = tune(route, "copy")
+    # Sorted, these names stand the other way round.
+    mapped = tune(route, "copy", names={"bad": "z", "good": "a"}, label_mapping={"z": "bad", "a": "good"})
+    assert mapped.metrics["accuracy"] == same.metrics["accuracy"] > 0.7
+    assert mapped.report["transfer"]["source"]["after"]["per_class"].keys() == {"bad", "good"}
+
+
+def test_several_labels_of_a_source_may_become_one(tune, sides):
+    source, *_ = sides("words linear")
+    texts, labels = source["train"]
+    finer = [f"very {label}" if number % 3 == 0 else label for number, label in enumerate(labels)]
+    run = tune(
+        "words linear", "sequential", source={**source, "train": (texts, finer)},
+        label_mapping={"very good": "good", "very bad": "bad"},
+    )  # fmt: skip
+    assert run.record["transfer"]["source"]["labels"] == ["bad", "good"]
+
+
+WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
+    ("words linear", "copy", {"names": OTHER_NAMES}, "found no, yes in the source and bad, good in the target"),
+    ("words linear", "sequential", {"names": OTHER_NAMES}, "where the labels agree, found no, yes"),
+    ("probe linear", "joint", {"names": OTHER_NAMES}, "where the labels agree"),
+    ("words linear", "relate", {}, "found word2vec with a solved last layer"),
+    ("full", "select", {}, "found full: take probe"),
+    ("words linear", Joint(weighting="scheduled"), {}, "weighting='scheduled': expected fixed or size"),
+    ("words linear", Sequential(l2_sp=0.1), {}, "l2_sp=0.1: expected 0 where"),
+    ("full", "sequential", {"l2_sp": -1}, "l2_sp=-1.0: expected 0 or more"),
+    ("full", "joint", {"alpha": 0, "beta": 0}, "expected more than 0"),
+    ("full", "joint", {"alpha": -1}, "alpha=-1.0: expected 0 or more"),
+    ("full", "joint", {"source_settings": {"learning_rate": 1.0}}, "joint has no such stage"),
+    ("full", "copy", {"target_settings": {"learning_rate": 1.0}}, "copy has no such stage"),
+    ("full", "sequential", {"target_settings": {"max_length": 8}}, "'max_length' cannot differ by stage"),
+    ("full", "sequential", {"target_settings": {"freeze_layers": 9}}, "at most its 2 layers"),
+    ("full", "sequential", {"temperature": 0.5}, "temperature=0.5: expected 1 or more"),
+    ("full", "sequential", {"max_source_rows": 0}, "max_source_rows=0: expected a whole number from 1"),
+    ("full", "relate", {"angle_weight": -1}, "angle_weight=-1.0: expected 0 or more"),
+    ("full", "sequential", {"label_mapping": {"goood": "good"}}, "no label 'goood': did you mean 'good'"),
+    ("full", "sequentail", {}, "unknown transfer 'sequentail': did you mean 'sequential'"),
+    ("full", "direct", {}, "transfer='direct': expected a strategy that has a source"),
+    ("full", "copy", {"source": None}, "transfer='copy': expected a source, found source=None"),
+    ("full", Sequential(), {"l2_sp": 0.1}, r"give it to Sequential\(l2_sp=...\), which was passed as the transfer"),
+    ("full", "sequential", {"source_label_column": "nosuch"}, "nosuch"),
+]
+
+
+@pytest.mark.parametrize(("route", "transfer", "settings", "message"), WRONG)
+def test_what_makes_no_sense_is_refused_with_a_reason(route, transfer, settings, message, tune, tmp_path):
+    with pytest.raises(NlpTransferError, match=message):
+        tune(route, transfer, **settings)
+    assert not [*tmp_path.rglob("model")]
+
+
+def test_names_of_strategies():
+    assert transfer_class("joint") is Joint
+    for kind in TRANSFERS.values():
+        kind().check()
+
+
+# From a saved classifier
+
+
+@pytest.mark.parametrize("route", ["words linear", "words cnn", "probe linear", "full", "lora"])
+def test_a_copied_classifier_needs_no_training_and_scores_as_its_own_evaluate_says(route, tune, sides, tmp_path):
+    source, target, base = sides(route)
+    own = {**QUICK, **ROUTES[route], "base": base, "calibration_size": 0.3}
+    del own["verdict"]
+    saved = finetune(source, output_dir=tmp_path / "saved", **own)
+    run = finetune(target, source=saved.folder, transfer="copy", output_dir=tmp_path / "copy", verdict=False)
+    assert run.record["training"] == {"seconds": 0.0, "examples": 0}
+    evaluated = Classifier.load(saved.folder).evaluate(target)
+    for name, value in run.metrics.items():
+        if name not in ("rows", "per_class"):
+            assert value == pytest.approx(evaluated[name]), name
+    found, expected = weights(run), weights(saved)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("route", ["full", "lora"])
+def test_a_saved_source_is_gone_on_with_as_one_that_was_just_learnt(route, tune, sides, tmp_path):
+    source, target, base = sides(route)
+    whole = tune(route, "sequential")
+    own = {name: value for name, value in QUICK.items() if name != "verdict"} | ROUTES[route]
+    saved = finetune(source, output_dir=tmp_path / "saved", base=base, **own)
+    settings = {name: value for name, value in QUICK.items()}
+    for given in (saved.folder, saved.classifier, saved):
+        run = finetune(target, source=given, output_dir=tmp_path / "on", overwrite=True, **settings)
+        assert list(run.record["transfer"]["stages"]) == ["target"]
+        found, expected = weights(run), weights(whole)
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    # The one that was handed over is as it was.
+    assert all(np.array_equal(weights(saved)[name], value) for name, value in weights(Experiment(saved.folder)).items())
+
+
+def test_what_a_saved_classifier_cannot_do_is_refused(tune, sides, tmp_path):
+    _, target, _ = sides("full")
+    saved = tune("full", "copy")
+    for settings, message in (
+        ({"transfer": "joint"}, "expected rows of a source, found a saved classifier"),
+        ({"route": "lora"}, "route=lora: expected full"),
+        ({"route": Lora()}, "route=lora: expected full"),
+        ({"route": Full(max_length=99)}, "max_length=99: expected 16"),
+        ({"max_length": 99}, "give it to Full"),
+        ({"temperature": 2.0}, "temperature=2.0: expected rows of a source"),
+        ({"label_mapping": {"good": "bad"}}, "another name for each label of a saved classifier"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            finetune(target, source=saved.folder, output_dir=tmp_path / "no", **settings)
+
+
+# Stages
+
+
+def test_stages_have_settings_of_their_own(tune):
+    run = tune(
+        "full", "sequential", source_settings={"num_train_epochs": 2},
+        target_settings={"num_train_epochs": 3, "freeze_layers": 1, "learning_rate": 1e-4},
+    )  # fmt: skip
+    stages = run.record["transfer"]["stages"]
+    assert [len(stages[name]["history"]) for name in ("source", "target")] == [2, 3]
+    assert run.record["settings"]["stages"]["target"]["learning_rate"] == 1e-4
+    moved = run.record["transfer"]["distance_from_source"]
+    below = {name: value for name, value in moved.items() if "embeddings" in name or name.endswith("layer.0")}
+    assert len(below) >= 2 and set(below.values()) == {0.0}
+    assert moved["bert.encoder.layer.1"] > 0 and moved["classifier"] > 0
+
+
+def test_what_the_source_stage_froze_learns_on_the_target(tune):
+    run = tune("full", "sequential", source_settings={"freeze_layers": 2})
+    assert all(value > 0 for value in run.record["transfer"]["distance_from_source"].values())
+
+
+@pytest.mark.parametrize("source", [True, False], ids=["sequential", "direct"])
+def test_the_layers_to_freeze_are_tried_on_validation(source, tune, tmp_path, sides):
+    if source:
+        run = tune("full", "sequential", target_settings={"layers": "auto"})
+        assert "curve" not in run.record["transfer"]["stages"]["source"]
+    else:
+        _, target, base = sides("full")
+        own = {name: value for name, value in QUICK.items() if name != "verdict"}
+        run = finetune(target, route=Full(layers="auto", max_length=16), base=base, output_dir=tmp_path / "d", **own)
+    training = run.record["training"]
+    assert [entry["freeze_layers"] for entry in training["curve"]] == [0, 1, 2]
+    best = max(training["curve"], key=lambda entry: entry["best_score"])
+    assert training["chosen"]["freeze_layers"] == best["freeze_layers"]
+    assert training["best_score"] == best["best_score"]
+    assert run.report["validation"]["accuracy"] == pytest.approx(best["best_score"])
+
+
+def test_l2_sp_holds_to_the_source(tune):
+    free, none, held = (tune("full", Sequential(l2_sp=strength)) for strength in (0.0, 1e-12, 1e3))
+    plain = tune("full", "sequential")
+    assert all(np.array_equal(weights(free)[name], weights(plain)[name]) for name in weights(plain))
+    far, near = (sum(run.record["transfer"]["distance_from_source"].values()) for run in (free, held))
+    assert near < far / 3
+    assert sum(none.record["transfer"]["distance_from_source"].values()) == pytest.approx(far, rel=1e-2)
+
+
+def test_relations_hold_the_angles_that_the_source_saw(tune):
+    free, held = (tune("full", Relate(distance_weight=weight, angle_weight=weight)) for weight in (0.0, 100.0))
+    kept = [run.record["transfer"]["similarity"][-1]["cka_with_source"] for run in (free, held)]
+    assert kept[1] > kept[0]
+
+
+def test_joint_weights_over_the_training():
+    rows = {"source": 300, "target": 100}
+    assert Joint(alpha=2, beta=3).shares(rows, 0.5) == (2, 3)
+    assert Joint(alpha=2, beta=3, weighting="scheduled").shares(rows, 0.75) == (0.5, 3)
+    assert Joint(weighting="size").shares(rows, 0.1) == (0.75, 0.25)
+
+
+@pytest.mark.parametrize("route", ["words linear", "words mlp"])
+def test_joint_with_no_weight_on_the_source_is_the_target_alone(route, tune, sides):
+    source, *_ = sides(route)
+    run = tune(route, Joint(alpha=0.0))
+    # The source's labels turned round do no harm.
+    texts, labels = source["train"]
+    turned = tune(route, Joint(alpha=0.0), source={**source, "train": (texts, [OTHER[label] for label in labels])})
+    for name, value in weights(run).items():
+        np.testing.assert_allclose(weights(turned)[name], value, atol=1e-6)
+
+
+OTHER = {"good": "bad", "bad": "good"}
+
+
+def test_select_keeps_what_counts_on_the_source(tune):
+    run = tune("words linear", "select")
+    stage = run.record["transfer"]["stages"]["target"]
+    assert set(stage["scores_by_share"]) == {"1", "0.5", "0.25", "0.1", "0.05"}
+    assert stage["scores_by_share"][f"{stage['kept_features']:g}"] == max(stage["scores_by_share"].values())
+    unused = (weights(run)["classifier.weight"] == 0).all(axis=0).sum()
+    assert unused == 8 - max(1, round(stage["kept_features"] * 8))
+
+
+# Which rows count
+
+
+def test_sources_are_mixed_by_temperature(sides):
+    from nlptransfer.data import DataSettings, load_data
+    from nlptransfer.source import load_source
+
+    (large, target, _), (small, *_) = sides("words linear"), sides("words linear")
+    small = {**small, "train": tuple(part[:12] for part in small["train"])}
+    data = load_data(target, DataSettings(calibration_size=0.0))
+
+    def shares(temperature: float) -> tuple[float, ...]:
+        transfer = Sequential(temperature=temperature)
+        source = load_source([large, small], data, DataSettings(calibration_size=0.0), transfer, 0)
+        weights = np.ones(72) if source.weights is None else source.weights
+        assert len(source.data.train) == 72 and weights.mean() == pytest.approx(1, abs=1e-6)
+        return weights[:60].sum() / 72, weights[60:].sum() / 72
+
+    assert shares(1.0) == pytest.approx((60 / 72, 12 / 72))
+    assert shares(1e9) == pytest.approx((0.5, 0.5), abs=1e-6)
+    root = np.sqrt([60, 12])
+    assert shares(2.0) == pytest.approx(root / root.sum())
+
+
+def test_rows_that_look_like_the_target_count_more(tune, sides):
+    from nlptransfer.data import DataSettings, load_data
+    from nlptransfer.source import load_source
+
+    source, target, _ = sides("words linear")
+    texts, labels = source["train"]
+    alien = [f"zzz yyy xxx {text[:9]}" if row % 2 else text for row, text in enumerate(texts)]
+    settings = DataSettings(calibration_size=0.0)
+    data = load_data(target, settings)
+    found = load_source(
+        {**source, "train": (alien, labels)}, data, DataSettings(calibration_size=0.0), Sequential(target_like=True), 0
+    )
+    assert found.weights[0::2].mean() > 2 * found.weights[1::2].mean()
+    assert tune("words linear", Sequential(target_like=True)).metrics["accuracy"] > 0.6
+
+
+def test_fewer_source_rows(tune):
+    run = tune("words linear", "sequential", max_source_rows=30)
+    rows = {name: told["rows"] for name, told in run.record["transfer"]["source"]["fingerprints"].items()}
+    assert rows["train"] + rows["validation"] == 30 and rows["test"] == 20
+
+
+def test_kinds_of_labels_may_differ_where_all_learns(tune, sides):
+    source, *_ = sides("full")
+    several = {name: (texts, [[label] for label in labels]) for name, (texts, labels) in source.items()}
+    run = tune("full", "sequential", source=several)
+    assert run.record["data"]["multi_label"] is False
+    assert run.record["transfer"]["source"]["multi_label"] is True
+    with pytest.raises(SettingError, match="in all of the sources, or lists"):
+        tune("full", "sequential", source=[source, several])
+
+
+def test_similarity_of_both_sides(tune):
+    for route, layers in (("words linear", 1), ("probe linear", 2), ("full", 2), ("lora", 2)):
+        similarity = tune(route, "sequential").record["transfer"]["similarity"]
+        assert [entry["layer"] for entry in similarity] == list(range(1, layers + 1))
+        for entry in similarity:
+            assert 0 <= entry["proxy_a_distance"] <= 2
+            assert 0 <= entry["cka_with_source"] <= 1 + 1e-6
+    # Frozen layers are what they were.
+    assert similarity and tune("probe linear", "sequential").record["transfer"]["similarity"][0][
+        "cka_with_source"
+    ] == pytest.approx(1)
+
+
+def test_augmented_rows_are_learnt_and_are_no_part_of_the_data(tune):
+    run = tune("words linear", "sequential", augment_copies=2, augment_synonyms=0.3)
+    plain = tune("words linear", "sequential")
+    rows = [one.record["data"]["fingerprints"]["train"]["rows"] for one in (run, plain)]
+    assert rows[0] == rows[1] == 24
+    assert (
+        run.record["transfer"]["stages"]["target"]["examples"]
+        > plain.record["transfer"]["stages"]["target"]["examples"]
+    )
+    assert run.record["settings"]["augment"]["augment_copies"] == 2
+
+
+def test_normalised_texts_are_normalised_in_prediction_too(tune):
+    run = tune("words linear", "sequential", normalisation="lower")
+    lower, upper = run.classifier.predict(["goodae goodbf word", "GOODAE Goodbf WORD"])
+    assert lower.probabilities == upper.probabilities and upper.text == "GOODAE Goodbf WORD"
+
+
+def test_settings_of_a_stage_are_converted_and_checked():
+    route, training = Sequential(target_settings={"freeze_layers": "1", "num_train_epochs": "7"}).at(
+        ON_TARGET, Full(), TrainingSettings()
+    )
+    assert (route.freeze_layers, training.num_train_epochs) == (1, 7)
+    same, _ = Sequential(target_settings={"freeze_layers": 1}).at(FROM_SOURCE, Full(), TrainingSettings())
+    assert same == Full()
+    with pytest.raises(SettingError, match="learning_rate"):
+        Sequential(target_settings={"learning_rate": -1}).at(ON_TARGET, Full(), TrainingSettings())
+
+
+def test_select_and_relate_say_what_they_need():
+    fits = Sides(LABELS.names, LABELS.names, True, True)
+    Select().check_fits(Probe(), fits)
+    Relate().check_fits(Probe(head_type="mlp"), fits)
+    Relate().check_fits(Word2Vec(), fits)
+    with pytest.raises(SettingError, match="take full, lora or head_type=mlp"):
+        Relate().check_fits(Probe(), fits)
