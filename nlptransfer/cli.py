@@ -362,23 +362,33 @@ def show_runs(runs: Sequence["Experiment"]) -> None:
 
     table = Table()
     told = any("transfer" in run.record for run in runs)
-    for name in ("data", "route", *(["transfer", "gain (95%)", "verdict"] if told else [])):
+    # What a source gained stands where it fits beside, in place of what tells routes apart.
+    for name in ("data", "route", *(["transfer"] if told else [])):
         table.add_column(name)
-    for name in ("accuracy (95%)", "macro F1", "trainable", "train s", "texts/s", "MB"):
+    sizes = ("macro F1", "trainable", "train s", "texts/s", "MB")
+    for name in ("accuracy (95%)", *(("gain (95%)", "verdict", "train s") if told else sizes)):
         table.add_column(name, justify="right")
     for run in runs:
-        route, test = run.record["settings"]["route"], run.report.get("test")
+        route, test, cost = run.record["settings"]["route"], run.report.get("test"), run.cost
         accuracy = "{accuracy:.3f} [{accuracy_interval[0]:.3f}, {accuracy_interval[1]:.3f}]"
+        name, gain, verdict = _transfer_cells(run.record)
+        seconds = f"{cost['train_seconds']:.1f}"
         table.add_row(
             run.record["data"]["name"],
             f"{route['name']} {route['head_type']}" if "head_type" in route else route["name"],
-            *(_transfer_cells(run.record) if told else ()),
+            *([name] if told else []),
             accuracy.format(**test) if test else "no test rows",
-            f"{test['f1_macro']:.3f}" if test else "",
-            f"{run.cost['trainable_parameters']:,}",
-            f"{run.cost['train_seconds']:.1f}",
-            f"{run.cost['texts_per_second']:,.0f}",
-            f"{run.cost['size_mb']:.1f}",
+            *(
+                [gain, verdict, seconds]
+                if told
+                else [
+                    f"{test['f1_macro']:.3f}" if test else "",
+                    f"{cost['trainable_parameters']:,}",
+                    seconds,
+                    f"{cost['texts_per_second']:,.0f}",
+                    f"{cost['size_mb']:.1f}",
+                ]
+            ),
         )
     _console().print(table)
     for run in runs:

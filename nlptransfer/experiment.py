@@ -175,7 +175,7 @@ def gain_curve(
             plan = _Plan.of(data, route, base, revision, source, transfer, (), given)
             run = plan.run(plan.data_settings)
             metric, pairs = gain_metric(run), Pairs(plan.run, plan.data_settings, plan.training, seeds or SEEDS)
-            runs = pairs.runs(folder / str(size), shared=folder / str(size))
+            runs = pairs.runs(folder / str(size))
             if processes.is_main():
                 gain = gain_of(runs, run.data.labels, metric)
                 found.append({"size": size, "transfer": run.transfer.name, **gain.to_dict()})

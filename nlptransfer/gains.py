@@ -101,6 +101,18 @@ def transfer_gain(
     return Gain(*means, gain, (low, high), verdict, metric, len(before), len(y))
 
 
+def measure(metric: str, labels: Labels) -> str:
+    """The metric, if a gain can be measured by it.
+
+    Raises:
+        SettingError: an unknown score or one that needs probabilities.
+    """
+    known_score(metric, labels)
+    row = np.zeros((1, labels.num_labels) if labels.multi_label else 1, dtype=np.int64)
+    _refuse_probabilities(metric, averages(np.ones((1, 1)) @ tally(row, row, labels), 1, labels))
+    return metric
+
+
 def _paired(
     targets: ArrayLike, direct: Sequence[ArrayLike], transfer: Sequence[ArrayLike], labels: Labels
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from nlptransfer.objectives import LabelLoss
 from nlptransfer.solver import (
@@ -17,7 +18,7 @@ from nlptransfer.solver import (
     solve,
 )
 
-FEW_ROWS = 100
+FEW_ROWS = 1000
 """Labelled rows below which a validation split is too small to choose by: all of them are cross-validated instead."""
 
 
@@ -72,6 +73,8 @@ class HeadTask:
     has_bias: bool = True
     seed: int = 0
     """of the folds"""
+    by_loss: bool = True
+    """whether cross-validation goes by the loss, which tells more of few rows than a score does"""
 
     @property
     def has_few_rows(self) -> bool:
@@ -106,6 +109,8 @@ class HeadTask:
         if not refit:
             head = solution.weight, solution.bias
         best = solution.scores[solution.strength]
+        if folds and self.by_loss and solution.held_out is not None:
+            best = self.score(self._rows.targets, solution.held_out)
         record = {
             "solved": "train+validation" if refit else "train",
             "chosen_by": "cross-validation" if folds else "validation",
@@ -115,24 +120,38 @@ class HeadTask:
         }
         return Solved(head, best, held_out, record)
 
+    @property
+    def _rows(self) -> Features:
+        return self.train + self.validation
+
+    def _minus_loss(self, targets: np.ndarray, logits: np.ndarray) -> float:
+        truth = torch.from_numpy(targets)
+        losses = self.criterion.row_losses(torch.from_numpy(logits).double(), truth)
+        return -float(losses.sum() / self.criterion.row_weights(truth).double().sum())
+
     def _cross_validated(
         self, towards: Head | None, beside: Features | None, share: float
     ) -> tuple[LinearSolution, np.ndarray, Head]:
-        own = self.train + self.validation
+        own = self._rows
+        values = own.values if beside is None else np.concatenate([own.values, beside.values])
+        inside, back = _span(values)
+        held = None if towards is None else (inside(towards[0]), towards[1])
         found = cross_validated(
             self.criterion,
-            own.values,
+            inside(own.values),
             own.targets,
-            self.score,
+            self._minus_loss if self.by_loss else self.score,
             STRENGTHS if towards is None else TOWARDS_STRENGTHS,
             has_bias=self.has_bias,
-            towards=towards,
+            towards=held,
             seed=self.seed,
             weights=self._weights(own, share) if beside is not None else own.weights,
-            beside=None if beside is None else (beside.values, beside.targets, beside.row_weights()),
+            beside=None if beside is None else (inside(beside.values), beside.targets, beside.row_weights()),
         )
         assert found.held_out is not None
-        return found, found.held_out[len(self.train) :], (found.weight, found.bias)
+        start = (0.0, 0.0) if towards is None or held is None else (towards[0], held[0])
+        weight = start[0] + back(found.weight - start[1])
+        return found, found.held_out[len(self.train) :], (weight, found.bias)
 
     def _validated(
         self, towards: Head | None, beside: Features | None, share: float
@@ -161,6 +180,14 @@ class HeadTask:
     def _weights(self, own: Features, share: float) -> np.ndarray:
         """(rows,) weights of rows of this task that count ``share`` together."""
         return share_weights(self.criterion, own, share)
+
+
+def _span(values: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+    """Into coordinates of the space that some rows span, and back: all that can be learnt of few rows lies in it."""
+    if 2 * len(values) > values.shape[1]:
+        return (lambda rows: rows), (lambda rows: rows)
+    basis = np.linalg.qr(values.T)[0].astype(np.float32)
+    return (lambda rows: rows @ basis), (lambda rows: rows @ basis.T)
 
 
 def share_weights(criterion: LabelLoss, rows: Features, share: float) -> np.ndarray:

@@ -291,6 +291,7 @@ class Course:
                 task.judge,
                 has_bias=head.bias is not None,  # decoders have none
                 seed=self._seed(),
+                by_loss=self.asked.metric_for_best_model is None,
             )
             for role, task in tasks.items()
         }

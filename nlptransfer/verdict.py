@@ -14,12 +14,12 @@ from nlptransfer import metrics, processes
 from nlptransfer.data import DataSettings
 from nlptransfer.errors import DataError
 from nlptransfer.files import atomic_folder, read_json, write_json
-from nlptransfer.gains import Gain, transfer_gain
+from nlptransfer.gains import Gain, measure, transfer_gain
 from nlptransfer.labels import Labels
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.run import Run, claim
 from nlptransfer.solving import FEW_ROWS
-from nlptransfer.transfer import Copy, Direct
+from nlptransfer.transfer import ON_TARGET, Copy, Direct, Joint
 
 log = logging.getLogger("nlptransfer")
 
@@ -27,6 +27,8 @@ SEEDS = 3
 """Seeds of either side where nothing else is asked for."""
 DRAWS_APART = 1000
 """Between the seeds of the draws of rows of two sides of a verdict."""
+STEPS_OF_THEIR_OWN = (Joint.name,)
+"""Strategies that step over the target's rows more often than a run on these alone would."""
 SIDES = "verdict"
 """The folder in a run's with the runs that its verdict rests on."""
 
@@ -43,12 +45,10 @@ class Pairs:
     training: TrainingSettings
     seeds: int
 
-    def runs(self, folder: Path, shared: Path | None = None) -> list[tuple[Path, Path]]:
-        """Make them, or find them finished: the folders with the source and without, by seed.
+    def runs(self, folder: Path) -> list[tuple[Path, Path]]:
+        """Make them in a folder, or find them finished there: the folders with the source and without, by seed.
 
-        Args:
-            folder: for the runs with the source, and for those without that fit no other strategy.
-            shared: for runs without the source that other strategies are measured beside too.
+        Runs without the source are shared by all strategies beside which they have the same steps.
         """
         found = []
         for number in range(self.seeds):
@@ -58,8 +58,8 @@ class Pairs:
             with_source = folder / f"{own.transfer.name}-{seed}"
             own.go(with_source)
             direct = self._direct(own, with_source)
-            home = shared if shared is not None and direct.asked == own.asked else folder
-            without = home / f"direct-{seed}"
+            as_many = own.transfer.name in STEPS_OF_THEIR_OWN and not own.route.is_solved
+            without = folder / (f"direct-as-{own.transfer.name}-{seed}" if as_many else f"direct-{seed}")
             direct.go(without)
             found.append((with_source, without))
         return found
@@ -76,19 +76,18 @@ class Pairs:
         base = own.base
         if own.source is not None and own.source.classifier is not None and base is None:
             base = ((own.source.classifier.record or {}).get("base") or {}).get("name")
-        asked = own.asked
-        if not own.route.is_solved and not isinstance(own.transfer, Copy):
-            record = read_json(finished / "experiment.json")
-            resolved = record["settings"]["training"]
-            names = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
-            asked = replace(asked, **{name: resolved[name] for name in names})
-            if "joint" in record["transfer"]["stages"]:
-                steps = record["transfer"]["stages"]["joint"]["step"]
-                a_step = (
-                    asked.gradient_accumulation_steps * (asked.per_device_train_batch_size or 1) * processes.count()
-                )
-                asked = replace(asked, num_train_epochs=math.ceil(steps / math.ceil(len(own.data.train) / a_step)))
-        return replace(own, transfer=Direct(), source=None, asked=asked, base=base)
+        route, asked = own.transfer.at(ON_TARGET, own.route, own.asked)
+        if not route.is_solved:
+            resolved = route.defaults(own.data)
+            stages = read_json(finished / "experiment.json")["settings"]["stages"]
+            for stage in ("target", "joint"):
+                resolved = {name: stages.get(stage, resolved)[name] for name in resolved}
+            asked = replace(asked, **{name: value for name, value in resolved.items()})
+            if own.transfer.name in STEPS_OF_THEIR_OWN:
+                steps = read_json(finished / "experiment.json")["transfer"]["stages"]["joint"]["step"]
+                rows = asked.gradient_accumulation_steps * (asked.per_device_train_batch_size or 1) * processes.count()
+                asked = replace(asked, num_train_epochs=math.ceil(steps / math.ceil(len(own.data.train) / rows)))
+        return replace(own, route=route, transfer=Direct(), source=None, asked=asked, base=base)
 
 
 def seeds_for(run: Run, asked: int | None) -> int:
@@ -156,14 +155,14 @@ def gain_metric(run: Run) -> str:
 
     Raises:
         DataError: the data has no test rows to measure it on.
+        SettingError: the metric needs probabilities.
     """
     if not len(run.data.test):
         raise DataError(
             f"{run.data.name}: expected test rows, by which a gain is measured, found none: "
             "set test_size, or ask for no verdict"
         )
-    labels = run.data.labels
-    return metrics.known_score(run.asked.metric_for_best_model or metrics.default_metric(labels), labels)
+    return measure(run.asked.metric_for_best_model or metrics.default_metric(run.data.labels), run.data.labels)
 
 
 def validation_score(folder: Path, metric: str) -> float:

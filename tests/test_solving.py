@@ -1,0 +1,138 @@
+"""A head for one task: by what its strength is chosen, and what it is solved with."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from nlptransfer.labels import Labels
+from nlptransfer.objectives import LabelLoss
+from nlptransfer.solver import STRENGTHS, TOWARDS_STRENGTHS, cross_validated, solve
+from nlptransfer.solving import FEW_ROWS, Features, HeadTask, share_weights
+
+LABELS = Labels(("a", "b", "c"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def rows(count, width=6, seed=0):
+    draw = np.random.default_rng(seed)
+    values = draw.normal(size=(count, width)).astype(np.float32)
+    scores = values[:, :3] @ np.random.default_rng(9).normal(size=(3, 3)) + 0.5 * draw.normal(size=(count, 3))
+    return Features(values, scores.argmax(axis=1))
+
+
+def accuracy(targets, logits):
+    return float((logits.argmax(axis=1) == targets).mean())
+
+
+def task(train, validation, **options):
+    return HeadTask(LabelLoss(LABELS), train, validation, accuracy, **options)
+
+
+def log_loss(targets, logits):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(targets)), targets]).mean())
+
+
+def test_few_rows_are_cross_validated_and_many_are_not():
+    few, many = task(rows(40), rows(9, seed=1)), task(rows(FEW_ROWS), rows(60, seed=1))
+    assert few.has_few_rows and not many.has_few_rows
+    assert few.choose().record["chosen_by"] == "cross-validation"
+    assert many.choose().record["chosen_by"] == "validation"
+
+
+def test_cross_validation_goes_by_the_loss_and_tells_the_score():
+    own = task(rows(40), rows(9, seed=1))
+    found = own.choose()
+    both = own.train + own.validation
+    by_loss = cross_validated(own.criterion, both.values, both.targets, lambda y, z: -log_loss(y, z))
+    assert found.record["l2_strength"] == by_loss.strength
+    assert found.record["validation_scores"] == pytest.approx(
+        {f"{k:g}": v for k, v in by_loss.scores.items()}, rel=1e-4
+    )
+    assert found.score == found.record["best_score"] == accuracy(both.targets, by_loss.held_out)
+    np.testing.assert_array_equal(found.held_out, by_loss.held_out[40:])
+    peer = LogisticRegression(C=1 / by_loss.strength, tol=1e-10, max_iter=10_000).fit(both.values, both.targets)
+    np.testing.assert_allclose(found.head[0], peer.coef_, atol=2e-3)
+
+
+def test_a_metric_that_is_asked_for_is_gone_by():
+    own = task(rows(40), rows(9, seed=1), by_loss=False)
+    both = own.train + own.validation
+    expected = cross_validated(own.criterion, both.values, both.targets, accuracy)
+    assert own.choose().record["l2_strength"] == expected.strength
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_in_the_span_of_few_rows_the_solution_is_the_same(held):
+    wide = task(rows(20, 80), rows(5, 80, seed=1))
+    draw = np.random.default_rng(3)
+    towards = (draw.normal(size=(3, 80)).astype(np.float32), draw.normal(size=3).astype(np.float32)) if held else None
+    found = wide.choose(towards=towards)
+    both = wide.train + wide.validation
+    strengths = TOWARDS_STRENGTHS if held else STRENGTHS
+    expected = cross_validated(
+        wide.criterion, both.values, both.targets, lambda y, z: -log_loss(y, z), strengths, towards=towards
+    )
+    assert found.record["l2_strength"] == expected.strength
+    np.testing.assert_allclose(found.head[0], expected.weight, atol=5e-3)
+    np.testing.assert_allclose(found.held_out, expected.held_out[20:], atol=5e-2)
+
+
+def test_many_rows_are_solved_again_with_the_validation_rows():
+    own = task(rows(FEW_ROWS), rows(60, seed=1))
+    found, kept = own.choose(), own.choose(refit=False)
+    assert found.record["solved"] == "train+validation" and kept.record["solved"] == "train"
+    both = own.train + own.validation
+    expected = solve(own.criterion, both.values, both.targets, found.record["l2_strength"])
+    np.testing.assert_allclose(found.head[0], expected[0], atol=1e-3)
+    alone = solve(own.criterion, own.train.values, own.train.targets, found.record["l2_strength"])
+    np.testing.assert_allclose(kept.head[0], alone[0], atol=1e-3)
+    # Both are judged by a head that has not seen the validation rows.
+    np.testing.assert_allclose(found.held_out, own.validation.values @ alone[0].T + alone[1], atol=1e-2)
+    np.testing.assert_array_equal(found.held_out, kept.held_out)
+
+
+def test_few_rows_that_must_not_be_learnt_choose_alone():
+    own = task(rows(40), rows(9, seed=1))
+    kept = own.choose(refit=False)
+    assert kept.record["chosen_by"] == "validation" and kept.record["solved"] == "train"
+
+
+@pytest.mark.parametrize("count", [40, FEW_ROWS])
+def test_rows_beside_are_learnt_in_the_share_that_is_asked_for(count):
+    own, others = task(rows(count), rows(10, seed=1)), rows(90, seed=2)
+    criterion = own.criterion
+    beside = Features(others.values, others.targets, share_weights(criterion, others, 3.0))
+    found = own.choose(beside=beside, share=0.5)
+    both = own.train + own.validation
+    values = np.concatenate([both.values, others.values])
+    targets = np.concatenate([both.targets, others.targets])
+    weights = np.concatenate([np.full(len(both), 0.5 / len(both)), np.full(len(others), 3.0 / len(others))])
+    strength = found.record["l2_strength"]
+    # scikit-learn adds losses up, and its penalty is |W|^2 / (2 C).
+    peer = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=10_000)
+    peer.fit(values, targets, sample_weight=weights / weights.sum() * len(weights))
+    np.testing.assert_allclose(found.head[0] - found.head[0].mean(axis=0), peer.coef_, atol=5e-3)
+
+
+def test_columns_left_out_count_nothing():
+    own = task(rows(40), rows(9, seed=1))
+    columns = np.array([True, False, True, True, False, True])
+    found = own.only(columns).choose()
+    assert abs(found.head[0][:, ~columns]).max() < 1e-6 and abs(found.head[0][:, columns]).min() > 0
+
+
+def test_shares_follow_the_classes_and_the_rows_weights():
+    criterion = LabelLoss(LABELS, np.array([1.0, 2.0, 4.0]))
+    own = Features(np.zeros((4, 2), np.float32), np.array([0, 1, 2, 2]), np.array([1, 1, 1, 3], np.float32))
+    found = share_weights(criterion, own, 2.0)
+    np.testing.assert_allclose(found / found[0], [1, 1, 1, 3])
+    assert (found * [1, 2, 4, 4]).sum() == pytest.approx(2.0)

@@ -1,0 +1,280 @@
+"""Did the source help? Runs with and without it, on the same rows, and what is said of them."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import text_of, write_rows
+from safetensors.numpy import load_file
+from test_experiment import RUN_FILES, files_of
+
+from nlptransfer import Experiment, finetune, gain_curve
+from nlptransfer.cli import main
+from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
+from nlptransfer.run import Run
+from nlptransfer.transfer import Copy, Joint, Sequential
+
+WITHOUT_MODEL = {"experiment.json", "metrics.json", "predictions.parquet"}
+MLP = {"route": "word2vec", "head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3}
+LINEAR = {"route": "word2vec", "head_type": "linear"}
+
+
+@pytest.fixture(autouse=True)
+def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
+
+
+def remarks_of(rows: int, seed: int, *, turned: bool = False) -> tuple[list[str], list[str]]:
+    draw = random.Random(seed)
+    topics = ["good", "bad"] * (rows // 2)
+    names = ["bad", "good"] * (rows // 2) if turned else topics
+    return [text_of(draw, [topic]) for topic in topics], names
+
+
+SOURCE = {"train": remarks_of(80, 0), "validation": remarks_of(20, 1), "test": remarks_of(20, 2)}
+TURNED = {"train": remarks_of(80, 0, turned=True), "validation": remarks_of(20, 1, turned=True)}
+TARGET = {"train": remarks_of(60, 3), "test": remarks_of(80, 4)}
+
+
+def noisy(rows: tuple[list[str], list[str]], share: float = 0.35) -> tuple[list[str], list[str]]:
+    """With so many labels wrong that they alone teach little."""
+    draw, turned = random.Random(9), {"good": "bad", "bad": "good"}
+    return rows[0], [turned[label] if draw.random() < share else label for label in rows[1]]
+
+
+NOISY = {"train": noisy(TARGET["train"]), "test": TARGET["test"]}
+
+
+@pytest.fixture
+def tune(vectors_file: Path, tmp_path: Path) -> Callable[..., Experiment]:
+    def call(name: str = "run", **settings: Any) -> Experiment:
+        given = {**LINEAR, "base": vectors_file, "source": SOURCE, "max_train_rows": 10, "progress": False, **settings}
+        return finetune(given.pop("data", TARGET), output_dir=tmp_path / name, **given)
+
+    return call
+
+
+def report_of(side: Path) -> dict[str, Any]:
+    return json.loads((side / "metrics.json").read_text())
+
+
+def record_of(side: Path) -> dict[str, Any]:
+    return json.loads((side / "experiment.json").read_text())
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_a_verdict_rests_on_runs_of_both_sides_on_the_same_rows(tune):
+    run = tune()
+    sides = {f"{side}-{seed}" for side in ("sequential", "direct") for seed in range(3)}
+    assert set(files_of(run.folder)) == RUN_FILES | {
+        f"verdict/{side}/{name}" for side in sides for name in WITHOUT_MODEL
+    }
+    told = run.record["verdict"]
+    assert told == run.report["transfer"]["gain"]
+    means = {}
+    for side in ("sequential", "direct"):
+        folders = [run.folder / "verdict" / f"{side}-{seed}" for seed in range(3)]
+        means[side] = np.mean([report_of(folder)["test"]["accuracy"] for folder in folders])
+        rows = [record_of(folder)["data"]["fingerprints"] for folder in folders]
+        # Each seed has its own ten rows; test is the same for all.
+        assert len({one["train"]["hash"] for one in rows}) == 3 and len({one["test"]["hash"] for one in rows}) == 1
+        means[f"{side} rows"] = rows
+    assert means["sequential rows"] == means["direct rows"]
+    assert told["with_source"] == pytest.approx(means["sequential"]) and told["direct"] == pytest.approx(
+        means["direct"]
+    )
+    assert told["gain"] == pytest.approx(means["sequential"] - means["direct"], abs=1e-9)
+    assert told["interval"][0] <= told["gain"] <= told["interval"][1]
+    assert (told["seeds"], told["rows"], told["metric"], told["gate"]) == (3, 80, "accuracy", False)
+    # The run itself is the first side.
+    assert run.metrics == report_of(run.folder / "verdict" / "sequential-0")["test"]
+    assert run.record["transfer"]["name"] == "sequential" and told["taken"] == "sequential"
+
+
+def test_words_follow_from_the_interval(tune):
+    helps = tune("helps", transfer=Copy(), data=NOISY)
+    hurts = tune("hurts", transfer=Copy(), source=TURNED, max_train_rows=60)
+    for run, word in ((helps, "helps"), (hurts, "hurts")):
+        low, high = run.record["verdict"]["interval"]
+        expected = "helps" if low > 0 else "hurts" if high < 0 else "no evidence"
+        assert run.record["verdict"]["verdict"] == expected == word
+
+
+def test_the_gate_goes_by_validation(tune):
+    run = tune("gated", transfer="copy", source=TURNED, max_train_rows=60, gate=True)
+    assert run.record["verdict"]["taken"] == "direct" and run.record["verdict"]["gate"]
+    assert "transfer" not in run.record
+    alone = tune("alone", source=None, max_train_rows=60)
+    assert run.metrics == alone.metrics
+    assert all(np.array_equal(weights(run.folder)[name], value) for name, value in weights(alone.folder).items())
+    kept = tune("kept", transfer="copy", data=NOISY, gate=True)
+    assert kept.record["verdict"]["taken"] == "copy" and kept.record["transfer"]["name"] == "copy"
+    validation = kept.record["verdict"]["validation"]
+    assert validation["copy"] > validation["direct"]
+
+
+def test_where_all_rows_are_used_a_solved_head_needs_one_seed(tune):
+    many = {"train": remarks_of(1100, 3), "test": remarks_of(20, 4)}
+    run = tune(data=many, max_train_rows=None)
+    assert run.record["verdict"]["seeds"] == 1
+    assert {path.name for path in (run.folder / "verdict").iterdir()} == {"sequential-0", "direct-0"}
+
+
+@pytest.mark.parametrize("transfer", [Sequential(), Joint()], ids=["sequential", "joint"])
+def test_both_sides_have_the_same_steps_on_the_target(transfer, tune):
+    run = tune(**MLP, transfer=transfer, verdict=True, max_train_rows=40, seeds=2)
+    name = transfer.name
+    stage = "target" if name == "sequential" else "joint"
+    for seed in range(2):
+        with_source = record_of(run.folder / "verdict" / f"{name}-{seed}")
+        beside = "direct" if name == "sequential" else "direct-as-joint"
+        direct = record_of(run.folder / "verdict" / f"{beside}-{seed}")
+        assert abs(direct["training"]["step"] - with_source["transfer"]["stages"][stage]["step"]) <= 1
+        for setting in ("learning_rate", "per_device_train_batch_size", "weight_decay", "seed"):
+            assert direct["settings"]["training"][setting] == with_source["settings"]["training"][setting]
+
+
+def test_a_verdict_is_made_by_itself_where_it_is_cheap(tune, caplog):
+    caplog.set_level("INFO", logger="nlptransfer")
+    assert "verdict" in tune("linear").record
+    assert "no verdict" not in caplog.text
+    assert "verdict" not in tune("cnn", route="word2vec", head_type="cnn", num_filters=4, num_train_epochs=1).record
+    assert "whether the source helped was not asked for" in caplog.text
+    assert "verdict" not in tune("no", verdict=False).record
+
+
+def test_a_verdict_cut_off_is_gone_on_with(tune, monkeypatch):
+    whole = tune("whole")
+    go, gone = Run.go, []
+
+    def stopping(self: Run, folder: Path, overwrite: bool = False) -> None:
+        gone.append(folder.name)
+        if len(gone) == 4:
+            raise KeyboardInterrupt
+        go(self, folder, overwrite)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "go", stopping)
+        tune("cut")
+    run = tune("cut")
+    assert run.record["verdict"] == whole.record["verdict"]
+    assert all(np.array_equal(weights(run.folder)[name], value) for name, value in weights(whole.folder).items())
+    before = files_of(run.folder)
+    assert files_of(tune("cut").folder) == before
+    for changed in ({"seeds": 2}, {"gate": True}, {"transfer": "copy"}, {"source": TURNED}, {"verdict": False}):
+        with pytest.raises(RunFolderError, match="holds a run with"):
+            tune("cut", **changed)
+    assert tune("cut", seeds=2, overwrite=True).record["verdict"]["seeds"] == 2
+
+
+WRONG = [
+    ({"source": None, "verdict": True}, SettingError, "expected a source, whose gain it tells"),
+    ({"gate": True, "verdict": False}, SettingError, "expected a verdict, which it rests on"),
+    ({"seeds": 0}, SettingError, "seeds=0: expected a whole number from 1"),
+    ({"data": remarks_of(60, 3), "test_size": 0.0}, DataError, "expected test rows, by which a gain is measured"),
+    ({"metric_for_best_model": "loss"}, SettingError, "loss"),
+]
+
+
+@pytest.mark.parametrize(("settings", "kind", "message"), WRONG)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(settings, kind, message, tune, tmp_path):
+    with pytest.raises(kind, match=message):
+        tune(**settings)
+    assert not [*tmp_path.rglob("experiment.json")]
+
+
+@pytest.fixture
+def curve(vectors_file: Path, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    def call(**settings: Any) -> list[dict[str, Any]]:
+        given = {**LINEAR, "base": vectors_file, "source": SOURCE, "sizes": (8, 30), "progress": False, **settings}
+        return gain_curve(TARGET, output_dir=tmp_path / "curve", **given)
+
+    return call
+
+
+def test_gains_against_the_rows_of_the_target(curve, tmp_path):
+    found = curve(transfers=("copy", "sequential"))
+    assert [(row["size"], row["transfer"]) for row in found] == [
+        (size, name) for size in (8, 30) for name in ("copy", "sequential")
+    ]
+    assert json.loads((tmp_path / "curve" / "gains.json").read_text()) == found
+    # All strategies are measured beside the same runs without the source.
+    assert {path.name for path in (tmp_path / "curve" / "8").iterdir()} == {
+        f"{side}-{seed}" for side in ("copy", "sequential", "direct") for seed in range(3)
+    }
+    assert not [*tmp_path.rglob("model")]
+    assert found[0]["direct"] == found[1]["direct"]
+    assert found[0]["gain"] > found[2]["gain"] or found[0]["with_source"] == 1
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("experiment.json")}
+    assert curve(transfers=("copy", "sequential")) == found
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("experiment.json")} == stamps
+
+
+def test_strategies_that_take_other_steps_have_runs_of_their_own_beside_them(curve, tmp_path):
+    found = curve(**MLP, transfers=("sequential", "joint"), sizes=(30,), seeds=1)
+    assert len(found) == 2
+    assert {path.name for path in (tmp_path / "curve" / "30").iterdir()} == {
+        "sequential-0", "joint-0", "direct-0", "direct-as-joint-0",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"sizes": ()}, "sizes"), ({"sizes": (0,)}, "sizes"), ({"max_train_rows": 9}, "max_train_rows=9: expected sizes")],
+)
+def test_sizes_that_make_no_sense(settings, message, curve):
+    with pytest.raises(NlpTransferError, match=message):
+        curve(**settings)
+
+
+# On the command line
+
+
+@pytest.fixture
+def corpora(tmp_path: Path) -> tuple[Path, Path]:
+    for name, splits in (("source", SOURCE), ("target", TARGET)):
+        (tmp_path / name).mkdir()
+        for split, rows in splits.items():
+            write_rows(tmp_path / name / f"{split}.jsonl", list(zip(*rows, strict=True)))
+    return tmp_path / "source", tmp_path / "target"
+
+
+def test_source_and_transfer_on_the_command_line(command_line, corpora, vectors_file, tmp_path):
+    source, target = corpora
+    ended = command_line(
+        main, "finetune", target, "--source", source, "--transfer", "copy", "--transfer", "sequential",
+        "--base", vectors_file, "--set", "head_type=linear", "--max-train-rows", 10, "--seeds", 2,
+        "--output-dir", tmp_path / "out", "--quiet",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    for name in ("copy", "sequential"):
+        run = Experiment(tmp_path / "out" / f"target-{name}")
+        verdict = run.record["verdict"]
+        (row,) = [line for line in ended.out.splitlines() if f" {name} " in line]
+        assert verdict["verdict"] in row and f"{verdict['gain']:+.3f} [" in row and verdict["seeds"] == 2
+    assert "gain (95%)" in ended.out
+
+
+def test_sizes_on_the_command_line(command_line, corpora, vectors_file, tmp_path):
+    source, target = corpora
+    call = ("finetune", target, "--source", source, "--base", vectors_file, "--set", "head_type=linear")
+    ended = command_line(main, *call, "--sizes", "8,20", "--seeds", 1, "--output-dir", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    found = json.loads((tmp_path / "out" / "gains.json").read_text())
+    for row in found:
+        (line,) = [line for line in ended.out.splitlines() if f" {row['size']} │" in line]
+        assert f"{row['gain']:+.3f} [" in line and row["verdict"] in line and " sequential " in line
+    assert f"written: {tmp_path / 'out' / 'gains.json'}" in ended.out.replace("\n", "")
+    ended = command_line(main, *call, "--sizes", "8,20", "--gate")
+    assert ended.code == 2 and "gate: expected no --sizes beside it" in ended.err
+    ended = command_line(main, *call, "--sizes", "8,x")
+    assert ended.code == 2 and "sizes" in ended.err
+    ended = command_line(main, "finetune", target, "--sizes", "8")
+    assert ended.code == 2 and "expected a source" in ended.err
