@@ -166,7 +166,7 @@ class Full(EncoderRoute):
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> tuple[PreTrainedModel, list[str]]:
         model, fresh = super().make_model(base, data, tokenizer, seed)
-        self._freeze(model)
+        self.freeze(model)
         return model, fresh
 
     def state(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -180,7 +180,7 @@ class Full(EncoderRoute):
         numbers = sorted({0, round(count / 3), round(2 * count / 3), count})
         return [replace(self, layers=None, freeze_layers=number) for number in numbers]
 
-    def _freeze(self, model: PreTrainedModel) -> None:
+    def freeze(self, model: PreTrainedModel) -> None:
         if self.freeze_layers:
             layers = len(anatomy.layers_of(model))
             check(self.freeze_layers <= layers, "freeze_layers", self.freeze_layers, f"at most its {layers} layers")
@@ -201,7 +201,7 @@ class Full(EncoderRoute):
     def learning(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *splits: Sequence[str]
     ) -> tuple[nn.Module, list[Rows]]:
-        self._freeze(model)
+        self.freeze(model)
         if not self.freeze_layers:
             return super().learning(model, tokenizer, *splits)
         rows: list[Rows] = []

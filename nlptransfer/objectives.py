@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -93,6 +93,9 @@ class Objective(nn.Module):
         criterion: the loss of the target's rows.
     """
 
+    can_be_sharded: ClassVar[bool] = True
+    """whether it works where each process holds a part of the weights"""
+
     def __init__(self, model: nn.Module, criterion: LabelLoss) -> None:
         super().__init__()
         self.model, self.criterion = model, criterion
@@ -177,6 +180,8 @@ class TowardsSource(Objective):
         strength: 0 or more.
         start: theta_s, by the name of the parameter in the model; what is not named is free.
     """
+
+    can_be_sharded: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, criterion: LabelLoss, strength: float, start: Mapping[str, Tensor]) -> None:
         super().__init__(model, criterion)

@@ -136,7 +136,8 @@ def make_optimizer(
     if settings.optimizer == "adam":
         return torch.optim.Adam(groups, lr=rate, fused=True)
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=True)
+        # Fused, it knows no weights in shards.
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9)
     if settings.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=rate)
     return torch.optim.Adafactor(groups, lr=rate)

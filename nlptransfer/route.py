@@ -90,6 +90,10 @@ class Route(ABC):
         """The routes of which the best on validation is kept; one where there is nothing to choose."""
         return [self]
 
+    def freeze(self, model: PreTrainedModel) -> None:
+        """Say of each parameter whether it learns, as the settings of this stage have it."""
+        return None
+
     def state(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """What this route may change in a model, by name: not a copy."""
         return learnt_state(model)

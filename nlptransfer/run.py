@@ -97,6 +97,7 @@ class Run:
         report, found = self._scores(classifier, held_out)
         if learnt.scores:
             report["transfer"] = learnt.scores
+            _log_forgetting(learnt.scores, scores.default_metric(self.data.labels))
         if processes.is_main():
             self._write(folder, classifier, report, found, learnt, {**self._record(built, course)})
         processes.wait()
@@ -317,6 +318,12 @@ def _claimed(folder: Path, question: dict[str, Any], overwrite: bool) -> bool:
         log.info("%s: finished before, with the same settings; returned as it is", folder)
         return True
     return False
+
+
+def _log_forgetting(told: Mapping[str, Any], metric: str) -> None:
+    for role, found in told.items():
+        parts = [f"{when} {found[when][metric]:.4f}" for when in ("before", "after") if metric in found.get(when, {})]
+        log.info("%s (%s): %s %s", role, found["split"], metric, ", ".join(parts))
 
 
 def _told(data: Data) -> dict[str, Any]:

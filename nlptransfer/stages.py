@@ -115,25 +115,22 @@ class Course:
     """for the source's labels, where they are others"""
     settings: dict[str, TrainingSettings] = field(default_factory=dict)
     """as resolved, by stage"""
+    scores: dict[str, Any] = field(default_factory=dict)
+    """by role: before and after the target is learnt"""
+    start: State = field(default_factory=dict)
+    """theta_s, where the target is learnt after the source"""
+    layers_before: list[np.ndarray] = field(default_factory=list)
+    """what each layer makes of some of the target's texts at theta_s"""
 
     def take(self) -> Learnt:
         """Go through all stages."""
         stages = [stage for stage in self.transfer.stages if not (self.learnt_before and stage.roles == (SOURCE,))]
         found: dict[str, dict[str, Any]] = {}
-        scores: dict[str, Any] = {}
-        start: State = {}
-        layers: list[np.ndarray] = []
         held_out = None
         for stage in stages:
             if stage.roles == (TARGET,) and (found or self.learnt_before):
-                scores |= self._scores("before")
-                layers = self._layers(TARGET)
-                start = _copied(self.route.state(self.built.model))
-                if not self.agree:
-                    self.source_head = relabel(
-                        self.built.model, self._head(), self.tasks[TARGET].data.labels, self._seed()
-                    )
-            if stage.roles == (TARGET, SOURCE) and not self.agree:
+                self._leave_source()
+            elif stage.roles == (TARGET, SOURCE) and not self.agree:
                 self.source_head = self._second_head()
             found[stage.name] = self._stage(stage, last=stage is stages[-1])
             logits = found[stage.name].pop("validation_logits", None)
@@ -141,11 +138,19 @@ class Course:
         fitted = dict(found[stages[-1].name]) if stages else {"seconds": 0.0, "examples": 0}
         for name in ("seconds", "examples"):
             fitted[name] = sum(one[name] for one in found.values())
-        if SOURCE not in self.tasks:
-            return Learnt(fitted, found, held_out, scores, self._distances(start))
-        for role, after in self._scores("after").items():
-            scores[role] = scores.get(role, {}) | after
-        return Learnt(fitted, found, held_out, scores, self._distances(start) | self._alike(layers))
+        if SOURCE in self.tasks:
+            for role, after in self._scores("after").items():
+                self.scores[role] = self.scores.get(role, {}) | after
+        return Learnt(fitted, found, held_out, self.scores, self._distances() | self._alike())
+
+    def _leave_source(self) -> None:
+        """Note what is known of the model before it learns the target, and give it the target's labels."""
+        self.scores = self._scores("before")
+        self.layers_before = self._layers(TARGET)
+        self.start = _copied(self.route.state(self.built.model))
+        if not self.agree:
+            labels = self.tasks[TARGET].data.labels
+            self.source_head = relabel(self.built.model, self._head(), labels, self._seed())
 
     # One stage
 
@@ -161,7 +166,7 @@ class Course:
             return self._once(stage, variants[0], settings, parts, keep=not last)
         start = _copied(route.state(model))
         curve: list[dict[str, Any]] = []
-        best: tuple[dict[str, Any], State] | None = None
+        best: tuple[dict[str, Any], State, Route] | None = None
         for variant in variants:
             model.load_state_dict(start, strict=False)
             named = {name: getattr(variant, name) for name in variant.varied}
@@ -170,9 +175,10 @@ class Course:
             curve.append({**named, **{name: fitted[name] for name in ("best_score", "seconds", "examples")}})
             log.info("%s: validation score %.4f", ", ".join(f"{k}={v}" for k, v in named.items()), fitted["best_score"])
             if best is None or fitted["best_score"] > best[0]["best_score"]:
-                best = {**fitted, "chosen": named}, _copied(route.state(model))
+                best = {**fitted, "chosen": named}, _copied(route.state(model)), variant
         assert best is not None
         model.load_state_dict(best[1], strict=False)
+        best[2].freeze(model)
         spent = {name: sum(one[name] for one in curve) for name in ("seconds", "examples")}
         return {**best[0], **spent, "curve": curve}
 
@@ -255,7 +261,7 @@ class Course:
             examples={
                 role: Examples(learnt[role], task.data.train.targets, task.weights) for role, task in tasks.items()
             },
-            taught=self._taught(learner, route.head(cast(Any, learner))),
+            taught=self._taught(learner),
             represent=partial(_represent, learner, route.head(cast(Any, learner))),
             source_head=self.source_head,
         )
@@ -312,9 +318,16 @@ class Course:
         bias = np.zeros(len(weight), np.float32) if own.bias is None else own.bias.detach().cpu().numpy().copy()
         return weight, bias
 
-    def _taught(self, learner: nn.Module, head: nn.Linear) -> dict[str, Tensor]:
-        fresh = {id(parameter) for parameter in head.parameters()} if self.source_head is not None else set()
-        return {name: value for name, value in learner.named_parameters() if id(value) not in fresh}
+    def _taught(self, learner: nn.Module) -> dict[str, Tensor]:
+        fresh = self._fresh(learner)
+        return {name: value for name, value in learner.named_parameters() if name not in fresh}
+
+    def _fresh(self, module: nn.Module) -> set[str]:
+        """Names of the parameters of the last layer, where it is new on the target."""
+        if self.source_head is None:
+            return set()
+        own = {id(parameter) for parameter in self.route.head(cast(Any, module)).parameters()}
+        return {name for name, value in module.named_parameters() if id(value) in own}
 
     def _second_head(self) -> nn.Linear:
         """A fresh last layer for the source's labels, beside the target's."""
@@ -347,32 +360,30 @@ class Course:
         some = np.sort(np.random.default_rng(0).permutation(len(texts))[:COMPARED_ROWS])
         return self.route.layer_vectors(self.built.model, self.built.tokenizer, texts, some)
 
-    def _alike(self, before: Sequence[np.ndarray]) -> dict[str, Any]:
+    def _alike(self) -> dict[str, Any]:
         """How alike both sides are to each layer, and how alike each layer is to what the source had made of it."""
+        if SOURCE not in self.tasks:
+            return {}
         found = []
-        target, source = self._layers(TARGET), self._layers(SOURCE)
-        for number, (one, other) in enumerate(zip(source, target, strict=True), start=1):
-            layer: dict[str, Any] = {"layer": number, "proxy_a_distance": proxy_a_distance(one, other)}
-            if before:
-                layer["cka_with_source"] = linear_cka(before[number - 1], other)
+        for number, (source, target) in enumerate(zip(self._layers(SOURCE), self._layers(TARGET), strict=True)):
+            layer: dict[str, Any] = {"layer": number + 1, "proxy_a_distance": proxy_a_distance(source, target)}
+            if self.layers_before:
+                layer["cka_with_source"] = linear_cka(self.layers_before[number], target)
             found.append(layer)
         return {"similarity": found}
 
-    def _distances(self, start: State) -> dict[str, Any]:
+    def _distances(self) -> dict[str, Any]:
         """|theta_t - theta_s| of each layer."""
+        if not self.start:
+            return {}
         now = self.route.state(self.built.model)
-        fresh = {id(value) for value in self._head().parameters()} if self.source_head is not None else set()
+        fresh = self._fresh(self.built.model)
         squares: dict[str, float] = {}
-        for name, before in start.items():
-            if (
-                name in now
-                and before.is_floating_point()
-                and id(now[name]) not in fresh
-                and before.shape == now[name].shape
-            ):
+        for name, before in self.start.items():
+            if name in now and before.is_floating_point() and name not in fresh:
                 part = _layer_name(name)
                 squares[part] = squares.get(part, 0.0) + float((now[name].cpu() - before).double().square().sum())
-        return {"distance_from_source": {part: square**0.5 for part, square in squares.items()}} if start else {}
+        return {"distance_from_source": {part: square**0.5 for part, square in squares.items()}}
 
     def _head(self) -> nn.Linear:
         return self.route.head(self.built.model)

@@ -142,6 +142,8 @@ class _Loop:
         objective.to(device)
         self.row_weights = {role: _row_weights(objective, role, examples, device) for role, examples in roles.items()}
         self.plain = objective
+        if self.accelerator.is_fsdp2 and not objective.can_be_sharded:
+            raise SettingError("l2_sp: expected whole weights on every process, found shards: leave out --use_fsdp")
         # Sharding takes a module's weights apart: a copy is trained then, and what it learns comes back whole.
         self.trained = deepcopy(objective) if self.accelerator.is_fsdp2 else objective
         optimizer = make_optimizer(self.trained, settings, paces)

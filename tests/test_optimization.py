@@ -31,7 +31,7 @@ def test_every_optimizer_spares_biases_from_decay(name):
     groups = [(group["weight_decay"], {p.ndim for p in group["params"]}) for group in optimizer.param_groups]
     assert groups == [(0.01, {2}), (0, {1})]
     assert type(optimizer).__name__.lower() == name
-    assert bool(optimizer.defaults.get("fused")) == (name in ("adamw", "adam", "sgd"))
+    assert bool(optimizer.defaults.get("fused")) == (name in ("adamw", "adam"))
 
 
 def test_the_optimizer_groups_parameters_by_pace_and_decay():

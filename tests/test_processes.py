@@ -84,11 +84,14 @@ for kind in ("one", "several", "crowded"):
     processes.wait()
 """
 
+NOT_SHARDED = ("sequential", "held to the source", "relate", "solved joint")
+"""Of the transfers below, those that are not run with weights in shards."""
+
 ROUTES_SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
-from nlptransfer import Full, Lora, Probe, finetune
+from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, finetune
 from test_probe import WORDS
 
 base, folder, rows_a_process = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -102,11 +105,32 @@ routes = {
     "probe mlp": Probe(head_type="mlp", dropout=0.0, mlp_sizes=(8,)),
     "probe linear": Probe(),
 }
-for name, route in routes.items():
+sources = sorted({" ".join(draw.choice(WORDS, size=draw.integers(2, 12))) for _ in range(110)})
+theirs = ["good" if "gem" in text else "bad" if "dull" in text or "bad" in text else "neither" for text in sources]
+other_names = [f"very {label}" for label in theirs]
+transfers = {
+    "sequential": (Full(dropout=0.0), Sequential(l2_sp=0.0), theirs),
+    "joint": (Full(dropout=0.0), Joint(alpha=0.7, weighting="scheduled"), theirs),
+    "joint with two heads": (Full(dropout=0.0), Joint(alpha=0.7), other_names),
+    "relate": (Full(dropout=0.0), Relate(), theirs),
+    "held to the source": (Full(dropout=0.0), Sequential(l2_sp=0.1), theirs),
+    "solved joint": (Probe(), Joint(), theirs),
+}
+plans = {name: (route, {}) for name, route in routes.items()} | {
+    # Adam makes whole steps of what rounding has left of a gradient where the pull to the source is all there is.
+    name: (route, {
+        "source": (sources, names), "transfer": transfer, "verdict": False, "num_train_epochs": 3, "optimizer": "sgd",
+        "learning_rate": 0.05,
+    })
+    for name, (route, transfer, names) in transfers.items()
+}
+for name, (route, given) in plans.items():
+    if name in sys.argv[4:]:
+        continue
+    settings = {"num_train_epochs": 8, "learning_rate": 1e-3, **given}
     finetune(
-        (texts, labels), route=route, base=base, output_dir=folder / name, num_train_epochs=8, learning_rate=1e-3,
-        per_device_train_batch_size=rows_a_process, gradient_accumulation_steps=3, class_weights="balanced",
-        progress=False,
+        (texts, labels), route=route, base=base, output_dir=folder / name, class_weights="balanced", progress=False,
+        per_device_train_batch_size=rows_a_process, gradient_accumulation_steps=3, **settings,
     )
 """
 
@@ -222,17 +246,25 @@ def every_route(tmp_path_factory):
     # What `accelerate launch --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP` sets.
     sharding = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
     sharding["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
-    sharded = start(TWO, script, base, folder / "2 sharded", 4, **sharding)
+    sharded = start(TWO, script, base, folder / "2 sharded", 4, *NOT_SHARDED, **sharding)
     for run in (two, one, sharded):
         assert run.returncode == 0, run.stderr
     return folder
 
 
 @pytest.mark.parametrize("processes_", ["2", "2 sharded"])
-@pytest.mark.parametrize("route", ["full", "upper layers", "lora", "probe mlp", "probe linear"])
+@pytest.mark.parametrize(
+    "route",
+    [
+        "full", "upper layers", "lora", "probe mlp", "probe linear",
+        "sequential", "joint", "joint with two heads", "held to the source", "solved joint",
+    ],
+)  # fmt: skip
 def test_two_processes_learn_what_one_learns_by_every_encoder_route(route, processes_, every_route):
     from safetensors.numpy import load_file
 
+    if processes_ == "2 sharded" and route in NOT_SHARDED:
+        pytest.skip("not run with shards")
     one, two = (Experiment(every_route / count / route) for count in ("1", processes_))
     assert (one.record["processes"], two.record["processes"]) == (1, 2)
     (name,) = (path.name for path in (one.folder / "model").glob("*.safetensors"))
@@ -241,11 +273,19 @@ def test_two_processes_learn_what_one_learns_by_every_encoder_route(route, proce
     assert max(np.abs(weights[key] - others[key]).max() for key in weights) < 1e-5
     assert one.metrics["per_class"] == two.metrics["per_class"] and one.metrics["rows"] == two.metrics["rows"]
     histories = [run.record["training"].get("history", []) for run in (one, two)]
-    assert bool(histories[0]) == (route != "probe linear")
+    assert bool(histories[0]) == (route not in ("probe linear", "solved joint"))
     for mine, theirs in zip(*histories, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
     if histories[0]:
-        assert one.record["training"]["step"] == two.record["training"]["step"] == 24
+        steps = 12 if route.startswith("joint") else 9 if route in NOT_SHARDED else 24
+        assert one.record["training"]["step"] == two.record["training"]["step"] == steps
+
+
+def test_relations_are_those_of_a_pass_and_two_processes_score_as_one(every_route):
+    one, two = (Experiment(every_route / count / "relate") for count in ("1", "2"))
+    low, high = one.metrics["accuracy_interval"]
+    assert low <= two.metrics["accuracy"] <= high and two.metrics["rows"] == one.metrics["rows"]
+    assert one.record["training"]["step"] == two.record["training"]["step"] == 9
 
 
 def test_one_process_is_the_main_one_and_has_all_rows():

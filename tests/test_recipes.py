@@ -70,8 +70,8 @@ def runs_of(printed: str) -> list[Experiment]:
 
 
 def test_there_is_a_recipe_for_each_corpus():
-    assert set(RECIPES) == {*CORPORA, "word2vec_from_scratch"}
-    # gadgets is there for films to be compared with.
+    assert set(RECIPES) == {*CORPORA, "word2vec_from_scratch", "source_to_target"}
+    # gadgets is what films are the source of.
     named = {*sum(CORPORA.values(), ()), "gadgets"}
     assert {path.name for path in (ROOT / "data").iterdir() if path.is_dir()} == named
 
@@ -139,6 +139,26 @@ def test_sentiment_compares_the_four_routes(recipe, tmp_path):
     assert [run.record["data"]["name"] for run in found] == ["films", "gadgets"]
     assert {run.record["settings"]["route"]["name"] for run in found} == {"probe"}
     assert {run.folder.parent for run in found} == {Path("runs")}
+
+
+def test_source_to_target_prints_what_the_source_gains(recipe, tmp_path):
+    call = ["--base", make_base(tmp_path / "encoder"), "--sizes", "12,40", "--seeds", 1, "--quiet"]
+    ended = recipe("source_to_target", *call)
+    assert (ended.code, ended.err) == (0, "")
+    found = json.loads(Path("runs/gadgets-probe-gains/gains.json").read_text())
+    named = [(row["size"], row["transfer"]) for row in found]
+    assert named == [(size, name) for size in (12, 40) for name in ("copy", "sequential", "joint")]
+    for row in found:
+        pattern = rf"│ +{row['size']} │ {row['transfer']} +│ +{row['direct']:.3f} │ +{row['with_source']:.3f} │"
+        assert re.search(pattern, ended.out)
+        record = json.loads(
+            Path(f"runs/gadgets-probe-gains/{row['size']}/{row['transfer']}-0/experiment.json").read_text()
+        )
+        assert (record["data"]["name"], record["transfer"]["source"]["name"]) == ("gadgets", "films")
+    # What is asked for takes the place of the recipe's own.
+    recipe("source_to_target", *call, "--transfer", "select", "--source", ROOT / "data" / "gadgets", "--sizes", 12)
+    (row,) = json.loads(Path("runs/gadgets-probe-gains/gains.json").read_text())
+    assert row["transfer"] == "select"
 
 
 def test_another_route_leaves_the_settings_of_a_recipes_own_behind(recipe, tmp_path):

@@ -67,6 +67,57 @@ for route, *plan, _ in routes:
 """
 
 
+STAGES_SCRIPT = """
+import gc, json, os, signal, sys
+from pathlib import Path
+import nlptransfer.run
+from nlptransfer import Copy, Full, Joint, Lora, Relate, Sequential, experiment, stages
+
+source, target, encoder, folder = *sys.argv[1:4], Path(sys.argv[4])
+settings = {
+    "num_train_epochs": 3, "per_device_train_batch_size": 16, "save_steps": 3, "progress": False, "base": encoder,
+    "learning_rate": 5e-3, "verdict": False,
+}
+full = Full(max_length=16, dropout=0.2)
+auto = Sequential(target_settings={"layers": "auto"})
+# Passes: 27 on the source, 9 on the target, 54 on both together.
+plans = {
+    "source": (full, Sequential(), 14), "target": (full, Sequential(), 32), "held": (full, Sequential(l2_sp=0.1), 32),
+    "copy": (full, Copy(), 14), "joint": (full, Joint(weighting="scheduled"), 29), "relate": (full, Relate(), 33),
+    "second choice": (full, auto, 27 + 9 + 5), "lora": (Lora(max_length=16, dropout=0.2), Sequential(), 33),
+}
+train, nlptransfer.run.SPEED_SECONDS = stages.train, 0.0
+gc.freeze()
+
+def run(name, end, route, transfer, kill_at=None):
+    passes = 0
+
+    def kill(objective, _):
+        nonlocal passes
+        passes += objective.training
+        if passes == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched(objective, *rest):
+        objective.register_forward_pre_hook(kill)
+        return train(objective, *rest)
+
+    stages.train = watched
+    out = folder / f"{name}-{end}"
+    experiment.finetune(target, source=source, route=route, transfer=transfer, output_dir=out, **settings)
+    return passes
+
+for name, (route, transfer, kill_at) in plans.items():
+    child = os.fork()
+    if not child:
+        run(name, "cut", route, transfer, kill_at)
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    kept = sorted(path.relative_to(folder / f"{name}-cut").as_posix() for path in folder.glob(f"{name}-cut/*/*"))
+    print(json.dumps([name, kept, run(name, "cut", route, transfer), run(name, "whole", route, transfer)]))
+"""
+
+
 def cut_off(folder, at, settings=SETTINGS, dropout=0.3, paces=None):
     with pytest.raises(KeyboardInterrupt):
         fit(folder, settings, Tiny(dropout, stop_at=at), paces=paces)
@@ -181,3 +232,35 @@ def test_killed_runs_of_every_route_resume_bit_for_bit(remarks_folder, vectors_f
         assert weights.read_bytes() == (cut / "model" / weights.name).read_bytes()
         trainings = [json.loads((folder / "experiment.json").read_text())["training"] for folder in (cut, whole)]
         assert trainings[0]["history"] == trainings[1]["history"]
+
+
+def test_killed_transfers_resume_bit_for_bit_in_every_stage(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(STAGES_SCRIPT)
+    for side, train_rows in (("source", 130), ("target", 40)):
+        (tmp_path / side).mkdir()
+        for name, count in (("train", train_rows), ("validation", 20), ("test", 20)):
+            found = texts_of(count, seed=train_rows + count)
+            write_rows(tmp_path / side / f"{name}.jsonl", list(zip(*found, strict=True)))
+    encoder = make_base(tmp_path / "bert", "bert", SIZES | {"num_hidden_layers": 2}).path
+    command = [sys.executable, script, tmp_path / "source", tmp_path / "target", encoder, tmp_path]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    told = {name: (kept, left, whole) for name, kept, left, whole in map(json.loads, done.stdout.splitlines())}
+    assert len(told) == 8
+    # In the second stage what the first has learnt is kept, and is not learnt again.
+    finished = "checkpoints_source/finished"
+    for name, (kept, left, whole) in told.items():
+        assert (finished in kept) == (name not in ("source", "copy", "joint"))
+        assert left < whole and (left <= 9 or finished not in kept or name == "second choice")
+    assert any(place.startswith("checkpoints_freeze_layers1/step_") for place in told["second choice"][0])
+    assert "checkpoints_freeze_layers0/finished" in told["second choice"][0]
+    for name in told:
+        cut, whole = (tmp_path / f"{name}-{end}" for end in ("cut", "whole"))
+        (weights,) = (whole / "model").glob("*.safetensors")
+        assert weights.read_bytes() == (cut / "model" / weights.name).read_bytes()
+        for report in ("test", "transfer"):
+            found, expected = (json.loads((folder / "metrics.json").read_text())[report] for folder in (cut, whole))
+            assert found == expected
+        assert not [*cut.glob("checkpoints*")]

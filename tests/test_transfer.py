@@ -162,6 +162,21 @@ def test_other_labels_get_a_head_of_their_own(route, name, tune):
     assert "target" not in run.report["transfer"]
 
 
+@pytest.mark.parametrize("transfer", [Sequential(l2_sp=0.1), Joint(), Relate()], ids=["sequential", "joint", "relate"])
+@pytest.mark.parametrize("route", ["words mlp", "full", "lora"])
+def test_the_source_may_have_more_labels(route, transfer, tune, sides):
+    source, *_ = sides(route)
+    texts, labels = source["train"]
+    more = {**source, "train": (texts, [f"{label} {number % 3}" for number, label in enumerate(labels)])}
+    for name in ("validation", "test"):
+        more[name] = (source[name][0], [f"{label} 0" for label in source[name][1]])
+    run = tune(route, transfer, source=more)
+    assert len(run.record["transfer"]["source"]["labels"]) == 6
+    assert len(run.report["transfer"]["source"]["after"]["per_class"]) == 6
+    moved = run.record["transfer"].get("distance_from_source", {})
+    assert not [part for part in moved if part.endswith(("classifier", "default"))]
+
+
 @pytest.mark.parametrize("route", ["words linear", "full"])
 def test_names_are_matched_by_a_mapping_whatever_their_order(route, tune):
     same = tune(route, "copy")
@@ -309,6 +324,8 @@ def test_the_layers_to_freeze_are_tried_on_validation(source, tune, tmp_path, si
     best = max(training["curve"], key=lambda entry: entry["best_score"])
     assert training["chosen"]["freeze_layers"] == best["freeze_layers"]
     assert training["best_score"] == best["best_score"]
+    frozen = run.cost["total_parameters"] - run.cost["trainable_parameters"]
+    assert (frozen > 0) == (best["freeze_layers"] > 0)
     assert run.report["validation"]["accuracy"] == pytest.approx(best["best_score"])
 
 
@@ -462,3 +479,35 @@ def test_select_and_relate_say_what_they_need():
     Relate().check_fits(Word2Vec(), fits)
     with pytest.raises(SettingError, match="take full, lora or head_type=mlp"):
         Relate().check_fits(Probe(), fits)
+
+
+@pytest.mark.parametrize("route", ["probe linear", "full"])
+def test_what_is_frozen_of_the_source_is_computed_once_too(route, tune, monkeypatch):
+    frozen = (
+        {"source_settings": {"freeze_layers": 1}, "target_settings": {"freeze_layers": 1}} if route == "full" else {}
+    )
+    first = tune(route, "sequential", **frozen)
+    passes = []
+    monkeypatch.setattr("nlptransfer.features.through", lambda *values: passes.append(values))
+    again = tune(route, Sequential(l2_sp=1e-9, **frozen) if route == "full" else "joint")
+    assert not passes
+    assert again.record["data"]["fingerprints"] == first.record["data"]["fingerprints"]
+
+
+def test_scores_before_and_after_are_said_and_written(tune, caplog):
+    caplog.set_level("INFO", logger="nlptransfer")
+    run = tune("full", "sequential")
+    told = run.report["transfer"]
+    for role in ("source", "target"):
+        assert f"{role} (test): accuracy before {told[role]['before']['accuracy']:.4f}" in caplog.text
+    assert f"after {told['source']['after']['accuracy']:.4f}" in caplog.text
+    copied = tune("full", "copy")
+    assert told["target"]["before"]["accuracy"] == copied.metrics["accuracy"]
+    assert told["source"]["before"] == copied.report["transfer"]["source"]["after"]
+
+
+def test_no_path_of_this_machine_is_written(tune, sides, tmp_path):
+    saved, (_, target, _) = tune("full", "copy"), sides("full")
+    run = finetune(target, source=str(saved.folder), output_dir=tmp_path / "on", **QUICK)
+    for file in run.folder.rglob("*.json"):
+        assert str(tmp_path) not in file.read_text(), file
