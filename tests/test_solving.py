@@ -2,23 +2,17 @@
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
+from test_training import one_thread
 
 from nlptransfer.labels import Labels
 from nlptransfer.objectives import LabelLoss
 from nlptransfer.solver import STRENGTHS, TOWARDS_STRENGTHS, cross_validated, solve
 from nlptransfer.solving import FEW_ROWS, Features, HeadTask, share_weights
 
+__all__ = ["one_thread"]
+
 LABELS = Labels(("a", "b", "c"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def rows(count, width=6, seed=0):
