@@ -226,7 +226,11 @@ class _Plan:
             kinds[name] = find(value) if isinstance(value, str) else type(value)
             if not isinstance(value, str):
                 given |= _checked_apart(name, value, settings, set() if saved is None else {*value.per_stage})
+        if saved is not None:
+            given["normalisation"] = saved.normalisation
         filled = fill(kinds, {**given, **settings})
+        own_way = saved is None or filled["data"].normalisation == saved.normalisation
+        check(own_way, "normalisation", filled["data"].normalisation, "that of the source's classifier")
         for name in ("training", "augment", "route", "transfer"):
             filled[name].check()
         needs = isinstance(filled["transfer"], FromSource)

@@ -162,6 +162,15 @@ def test_other_labels_get_a_head_of_their_own(route, name, tune):
     assert "target" not in run.report["transfer"]
 
 
+@pytest.mark.parametrize("name", ["sequential", "joint", "relate"])
+def test_heads_of_their_own_above_layers_that_are_computed_once(name, tune):
+    run = tune("full", name, names=OTHER_NAMES, freeze_layers=1)
+    assert run.report["transfer"]["source"]["after"]["per_class"].keys() == {"no", "yes"}
+    moved = run.record["transfer"].get("distance_from_source", {})
+    assert all(value == 0 for part, value in moved.items() if part.endswith(("embeddings", "layer.0")))
+    assert {one.label for one in run.classifier.predict(["word1 word2", "word7"])} <= {"bad", "good"}
+
+
 @pytest.mark.parametrize("transfer", [Sequential(l2_sp=0.1), Joint(), Relate()], ids=["sequential", "joint", "relate"])
 @pytest.mark.parametrize("route", ["words mlp", "full", "lora"])
 def test_the_source_may_have_more_labels(route, transfer, tune, sides):
@@ -459,6 +468,15 @@ def test_normalised_texts_are_normalised_in_prediction_too(tune):
     run = tune("words linear", "sequential", normalisation="lower")
     lower, upper = run.classifier.predict(["goodae goodbf word", "GOODAE Goodbf WORD"])
     assert lower.probabilities == upper.probabilities and upper.text == "GOODAE Goodbf WORD"
+
+
+def test_a_saved_source_brings_its_normalisation(tune, sides, tmp_path):
+    saved, (_, target, _) = tune("words linear", "copy", normalisation="lower"), sides("words linear")
+    settings = {**QUICK, "source": saved.folder, "output_dir": tmp_path / "on"}
+    run = finetune(target, **settings)
+    assert run.classifier.normalisation == "lower" and run.record["settings"]["data"]["normalisation"] == "lower"
+    with pytest.raises(SettingError, match="normalisation='web': expected that of the source's classifier"):
+        finetune(target, normalisation="web", **settings)
 
 
 def test_settings_of_a_stage_are_converted_and_checked():
