@@ -122,20 +122,23 @@ def finetune(
     """
     plan = _Plan.of(data, route, base, revision, source, transfer, further_metrics, settings)
     run = plan.run(plan.data_settings)
-    wanted = run.source is not None and (run.route.is_frozen if verdict is None else verdict or gate)
     check(verdict is not False or not gate, "gate", gate, "a verdict, which it rests on")
     check(run.source is not None or not (verdict or gate), "verdict", verdict, "a source, whose gain it tells")
     check(seeds is None or seeds >= 1, "seeds", seeds, "a whole number from 1")
-    if not wanted:
-        folder = Path(output_dir) if output_dir else Path("runs") / run.name()
-        run.go(folder, overwrite)
-        if run.source is not None:
-            log.info("whether the source helped was not asked for: verdict")
-        return Experiment(folder)
-    pairs = Pairs(plan.run, plan.data_settings, plan.training, seeds_for(run, seeds))
     folder = Path(output_dir) if output_dir else Path("runs") / run.name()
-    run_with_verdict(run, pairs, folder, gate=gate, overwrite=overwrite)
+    if gate or (_is_cheap(run) if verdict is None else verdict):
+        pairs = Pairs(plan.run, plan.data_settings, plan.training, seeds_for(run, seeds))
+        run_with_verdict(run, pairs, folder, gate=gate, overwrite=overwrite)
+        return Experiment(folder)
+    run.go(folder, overwrite)
+    if run.source is not None:
+        log.info("no verdict on whether the source helped was asked for, or none is possible without test rows")
     return Experiment(folder)
+
+
+def _is_cheap(run: Run) -> bool:
+    """Whether a verdict is made without being asked for."""
+    return run.source is not None and run.route.is_frozen and len(run.data.test) > 0
 
 
 def gain_curve(

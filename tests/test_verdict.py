@@ -145,8 +145,14 @@ def test_a_verdict_is_made_by_itself_where_it_is_cheap(tune, caplog):
     caplog.set_level("INFO", logger="nlptransfer")
     assert "verdict" in tune("linear").record
     assert "no verdict" not in caplog.text
+    caplog.clear()
+    assert "verdict" not in tune("untested", data=remarks_of(60, 3), test_size=0.0).record
+    assert "no verdict" in caplog.text
+    caplog.clear()
     assert "verdict" not in tune("cnn", route="word2vec", head_type="cnn", num_filters=4, num_train_epochs=1).record
-    assert "whether the source helped was not asked for" in caplog.text
+    assert "no verdict on whether the source helped was asked for" in caplog.text
+    quick = {"route": "word2vec", "head_type": "cnn", "num_filters": 4, "num_train_epochs": 1, "seeds": 1}
+    assert tune("gated", gate=True, **quick).record["verdict"]["gate"]
     assert "verdict" not in tune("no", verdict=False).record
 
 
@@ -178,7 +184,11 @@ WRONG = [
     ({"source": None, "verdict": True}, SettingError, "expected a source, whose gain it tells"),
     ({"gate": True, "verdict": False}, SettingError, "expected a verdict, which it rests on"),
     ({"seeds": 0}, SettingError, "seeds=0: expected a whole number from 1"),
-    ({"data": remarks_of(60, 3), "test_size": 0.0}, DataError, "expected test rows, by which a gain is measured"),
+    (
+        {"data": remarks_of(60, 3), "test_size": 0.0, "verdict": True},
+        DataError,
+        "expected test rows, by which a gain is measured",
+    ),
     ({"metric_for_best_model": "loss"}, SettingError, "loss"),
 ]
 
