@@ -5,11 +5,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.objectives import LabelLoss
@@ -360,6 +361,12 @@ def _principal_axes(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor,
     return axes, spread.clamp(min=0), max(rest, 0.0) / (width - AXES)
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    # Looking for them takes longer than a small problem.
+    return ThreadpoolController()
+
+
 @contextmanager
 def _threads_for(products: int) -> Iterator[None]:
     # On small matrices threads wait for each other longer than they work, above all on a busy machine; scipy's own
@@ -367,7 +374,7 @@ def _threads_for(products: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1 if products < 5e8 else before)
     try:
-        with threadpool_limits(1, user_api="blas"):
+        with _libraries().limit(limits=1, user_api="blas"):
             yield
     finally:
         torch.set_num_threads(before)
