@@ -14,6 +14,7 @@ from nlptransfer.batching import (
     TokenRows,
     compute,
     encode,
+    endless_batches,
     predict_logits,
     prediction_batches,
     training_batches,
@@ -213,3 +214,14 @@ def test_special_tokens_count_and_must_leave_room():
     assert encode(["good film"], tokenizer, 3).ids.tolist() == [known["[CLS]"], known["good"], known["[SEP]"]]
     with pytest.raises(SettingError, match="max_length=2: expected more than the 2 special tokens"):
         encode(["good film"], tokenizer, 2)
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 60), st.integers(0, 30))
+@settings(max_examples=60, deadline=None)
+def test_endless_batches_are_one_epochs_after_the_others(rows, size, first, count):
+    lengths = np.random.default_rng(rows).integers(1, 9, rows)
+    found = endless_batches(lengths, size, 3, first, count)
+    epochs = [batch for epoch in range(first + count + 1) for batch in training_batches(lengths, size, 3, epoch)]
+    assert len(found) == count
+    for one, other in zip(found, epochs[first : first + count], strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -14,7 +14,7 @@ from nlptransfer import training
 from nlptransfer.batching import FeatureRows, training_batches
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.labels import Labels
-from nlptransfer.objectives import LabelLoss, Objective
+from nlptransfer.objectives import Joint, LabelLoss, Objective
 from nlptransfer.optimization import Pace, TrainingSettings, rate_share
 from nlptransfer.training import Examples, train
 
@@ -346,3 +346,40 @@ def test_a_checkpoint_of_other_processes_is_refused(tmp_path):
     saved.write_text(saved.read_text().replace('"processes": 1', '"processes": 2'))
     with pytest.raises(RunFolderError, match=r"written by 2 processes, found 1: start as many, or .* overwrite"):
         fit(tmp_path)
+
+
+def test_a_step_takes_a_batch_of_either_role_and_the_smaller_comes_again(tmp_path):
+    """The weights are those of alpha * Ls + beta * Lt stepped on in a loop written out."""
+    target, source = rows(11), rows(37, seed=4)
+    settings = replace(BASE, num_train_epochs=3, per_device_train_batch_size=8, optimizer="sgd", learning_rate=0.1)
+    settings = replace(settings, max_grad_norm=None, lr_scheduler_type="constant", warmup_ratio=0.0, weight_decay=0.0)
+    weights = np.linspace(0.5, 1.5, 37).astype(np.float32)
+    model, criterion = Tiny(), LabelLoss(LABELS)
+    objective = Joint(model, criterion, criterion, lambda progress: (0.7 * (1 - progress), 2.0))
+    beside = replace(source, weights=weights)
+    report = train(objective, target, rows(0), lambda logits: 0.0, settings, tmp_path / "c", source=beside)
+    other = Tiny().train()
+    optimizer = torch.optim.SGD([p for p in other.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    sources = [batch for epoch in range(3) for batch in training_batches(np.ones(37), 8, 0, epoch)]
+    targets = [batch for epoch in range(8) for batch in training_batches(np.ones(11), 8, 0, epoch)][:15]
+    # Five batches of the source an epoch; two of the target, which come again.
+    assert report.step == 15 and report.examples == 3 * 37 + sum(map(len, targets))
+    for step, (of_source, of_target) in enumerate(zip(sources, targets, strict=True)):
+        loss = 0.0
+        for share, examples, places, weigh in (
+            (0.7 * (1 - step / 15), source, of_source, weights[of_source]),
+            (2.0, target, of_target, np.ones(len(of_target), np.float32)),
+        ):
+            logits = other(torch.from_numpy(examples.rows.features[places])).logits
+            losses = functional.cross_entropy(logits, torch.from_numpy(examples.targets[places]), reduction="none")
+            loss = loss + share * (losses * torch.from_numpy(weigh)).sum() / float(weigh.sum())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), atol=1e-6, rtol=1e-5)
+
+
+def test_both_roles_need_rows(tmp_path):
+    objective = Joint(Tiny(), LabelLoss(LABELS), LabelLoss(LABELS), lambda progress: (1.0, 1.0))
+    with pytest.raises(TrainingError, match="expected training rows, found none"):
+        train(objective, rows(5), rows(5), lambda logits: 0.0, BASE, tmp_path / "c", source=rows(0))
