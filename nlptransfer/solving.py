@@ -18,8 +18,8 @@ from nlptransfer.solver import (
     solve,
 )
 
-FEW_ROWS = 1000
-"""Labelled rows below which a validation split is too small to choose by: all of them are cross-validated instead."""
+FEW_ROWS, FEW_TO_CHOOSE_BY = 1000, 100
+"""Fewer labelled rows than the first, with fewer for validation than the second, are all cross-validated instead."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class HeadTask:
     @property
     def has_few_rows(self) -> bool:
         """Whether choices are made by cross-validation."""
-        return len(self.train) + len(self.validation) < FEW_ROWS
+        return are_few(len(self.train), len(self.validation))
 
     def only(self, columns: np.ndarray) -> "HeadTask":
         """The same task with all other features 0.
@@ -180,6 +180,11 @@ class HeadTask:
     def _weights(self, own: Features, share: float) -> np.ndarray:
         """(rows,) weights of rows of this task that count ``share`` together."""
         return share_weights(self.criterion, own, share)
+
+
+def are_few(train: int, validation: int) -> bool:
+    """Whether so many rows are too few for the validation rows to choose by."""
+    return validation < FEW_TO_CHOOSE_BY and train + validation < FEW_ROWS
 
 
 def _span(values: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:

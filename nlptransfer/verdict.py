@@ -18,7 +18,7 @@ from nlptransfer.gains import Gain, measure, transfer_gain
 from nlptransfer.labels import Labels
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.run import Run, claim
-from nlptransfer.solving import FEW_ROWS
+from nlptransfer.solving import are_few
 from nlptransfer.transfer import ON_TARGET, Copy, Direct, Joint
 
 log = logging.getLogger("nlptransfer")
@@ -92,7 +92,7 @@ class Pairs:
 
 def seeds_for(run: Run, asked: int | None) -> int:
     """How many seeds tell something: one, where a head is solved on the same rows and no choice is drawn."""
-    few = len(run.data.train) + len(run.data.validation) < FEW_ROWS
+    few = are_few(len(run.data.train), len(run.data.validation))
     if run.route.is_solved and run.data_settings.max_train_rows is None and not few:
         return 1
     return SEEDS if asked is None else asked

@@ -84,7 +84,7 @@ for kind in ("one", "several", "crowded"):
     processes.wait()
 """
 
-NOT_SHARDED = ("sequential", "held to the source", "relate", "solved joint")
+NOT_SHARDED = ("held to the source", "relate", "solved joint")
 """Of the transfers below, those that are not run with weights in shards."""
 
 ROUTES_SCRIPT = """
@@ -109,9 +109,7 @@ sources = sorted({" ".join(draw.choice(WORDS, size=draw.integers(2, 12))) for _ 
 theirs = ["good" if "gem" in text else "bad" if "dull" in text or "bad" in text else "neither" for text in sources]
 other_names = [f"very {label}" for label in theirs]
 transfers = {
-    "sequential": (Full(dropout=0.0), Sequential(l2_sp=0.0), theirs),
-    "joint": (Full(dropout=0.0), Joint(alpha=0.7, weighting="scheduled"), theirs),
-    "joint with two heads": (Full(dropout=0.0), Joint(alpha=0.7), other_names),
+    "joint": (Full(dropout=0.0), Joint(alpha=0.7, weighting="scheduled"), other_names),
     "relate": (Full(dropout=0.0), Relate(), theirs),
     "held to the source": (Full(dropout=0.0), Sequential(l2_sp=0.1), theirs),
     "solved joint": (Probe(), Joint(), theirs),
@@ -257,7 +255,7 @@ def every_route(tmp_path_factory):
     "route",
     [
         "full", "upper layers", "lora", "probe mlp", "probe linear",
-        "sequential", "joint", "joint with two heads", "held to the source", "solved joint",
+        "joint", "held to the source", "solved joint",
     ],
 )  # fmt: skip
 def test_two_processes_learn_what_one_learns_by_every_encoder_route(route, processes_, every_route):
