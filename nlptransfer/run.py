@@ -99,7 +99,7 @@ class Run:
             report["transfer"] = learnt.scores
             _log_forgetting(learnt.scores, scores.default_metric(self.data.labels))
         if processes.is_main():
-            self._write(folder, classifier, report, found, learnt, {**self._record(built, course)})
+            self._write(folder, classifier, report, found, learnt, self._record(built, course))
         processes.wait()
 
     def name(self) -> str:
@@ -147,7 +147,7 @@ class Run:
         train = augment(self.data.train, self.augment, seed, vectors)
         log.info("%d altered copies of %d training texts", len(train) - len(self.data.train), len(self.data.train))
         own = tasks[TARGET]
-        return {**tasks, TARGET: replace(own, data=replace(own.data, train=train))}
+        return {**tasks, TARGET: replace(own, data=replace(own.data, train=train), has_copies=True)}
 
     def _build(self) -> tuple[Built, bool]:
         """The model that the first stage begins with, and whether it has learnt the source already."""

@@ -75,11 +75,13 @@ class HeadTask:
     """of the folds"""
     by_loss: bool = True
     """whether cross-validation goes by the loss, which tells more of few rows than a score does"""
+    has_copies: bool = False
+    """whether altered copies are among the training rows: a fold that held out a row would learn from its copies"""
 
     @property
     def has_few_rows(self) -> bool:
         """Whether choices are made by cross-validation."""
-        return are_few(len(self.train), len(self.validation))
+        return not self.has_copies and are_few(len(self.train), len(self.validation))
 
     def only(self, columns: np.ndarray) -> "HeadTask":
         """The same task with all other features 0.

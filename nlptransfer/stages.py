@@ -50,6 +50,8 @@ class Task:
     """(targets, logits) -> score, higher is better"""
     weights: np.ndarray | None = None
     """(training rows,) float32, what each counts besides its class; None: all 1"""
+    has_copies: bool = False
+    """whether altered copies of its rows are among the training rows"""
 
     @classmethod
     def of(cls, data: Data, settings: TrainingSettings, weights: np.ndarray | None = None) -> "Task":
@@ -298,6 +300,7 @@ class Course:
                 has_bias=head.bias is not None,  # decoders have none
                 seed=self._seed(),
                 by_loss=self.asked.metric_for_best_model is None,
+                has_copies=task.has_copies,
             )
             for role, task in tasks.items()
         }

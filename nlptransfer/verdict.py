@@ -82,7 +82,7 @@ class Pairs:
             stages = read_json(finished / "experiment.json")["settings"]["stages"]
             for stage in ("target", "joint"):
                 resolved = {name: stages.get(stage, resolved)[name] for name in resolved}
-            asked = replace(asked, **{name: value for name, value in resolved.items()})
+            asked = replace(asked, **resolved)
             if own.transfer.name in STEPS_OF_THEIR_OWN:
                 steps = read_json(finished / "experiment.json")["transfer"]["stages"]["joint"]["step"]
                 rows = asked.gradient_accumulation_steps * (asked.per_device_train_batch_size or 1) * processes.count()

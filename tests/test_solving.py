@@ -39,6 +39,7 @@ def test_few_rows_are_cross_validated_and_many_are_not():
     few, many = task(rows(40), rows(9, seed=1)), task(rows(FEW_ROWS), rows(60, seed=1))
     assert few.has_few_rows and not many.has_few_rows
     assert not task(rows(40), rows(100, seed=1)).has_few_rows
+    assert task(rows(40), rows(9, seed=1), has_copies=True).choose().record["chosen_by"] == "validation"
     assert few.choose().record["chosen_by"] == "cross-validation"
     assert many.choose().record["chosen_by"] == "validation"
 

@@ -462,6 +462,9 @@ def test_augmented_rows_are_learnt_and_are_no_part_of_the_data(tune):
         > plain.record["transfer"]["stages"]["target"]["examples"]
     )
     assert run.record["settings"]["augment"]["augment_copies"] == 2
+    # A row must not be held out whose copies are learnt from.
+    chosen = [one.record["transfer"]["stages"]["target"]["chosen_by"] for one in (run, plain)]
+    assert chosen == ["validation", "cross-validation"]
 
 
 def test_normalised_texts_are_normalised_in_prediction_too(tune):
