@@ -112,7 +112,10 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
         for name in {"data", "output_dir", "overwrite"} & set(given):
             raise SettingError(f"--set {name}: not a setting; give DATA, --output-dir and --overwrite by themselves")
         sizes_, ways = given.pop("sizes", None), given.pop("transfer", [])
+        ways = [ways] if isinstance(ways, str) else ways
         if sizes_ is not None:
+            if overwrite:
+                raise SettingError("--overwrite: expected no --sizes beside it: name another --output-dir")
             curves = [
                 {"data": rows, **_own_settings(variant, given), **given} for rows, variant in product(data, variants)
             ]

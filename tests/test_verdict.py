@@ -272,6 +272,15 @@ def test_source_and_transfer_on_the_command_line(command_line, corpora, vectors_
     assert "gain (95%)" in ended.out
 
 
+def test_a_transfer_may_be_a_setting_like_any_other(command_line, corpora, vectors_file, tmp_path):
+    source, target = corpora
+    call = ("finetune", target, "--source", source, "--base", vectors_file, "--set", "head_type=linear", "--no-verdict")
+    ended = command_line(main, *call, "--set", "transfer=joint", "--set", "alpha=0.5", "--output-dir", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert Experiment(tmp_path / "out").record["transfer"]["alpha"] == 0.5
+    assert " joint " in ended.out and " not asked for " in ended.out
+
+
 def test_sizes_on_the_command_line(command_line, corpora, vectors_file, tmp_path):
     source, target = corpora
     call = ("finetune", target, "--source", source, "--base", vectors_file, "--set", "head_type=linear")
@@ -284,6 +293,8 @@ def test_sizes_on_the_command_line(command_line, corpora, vectors_file, tmp_path
     assert f"written: {tmp_path / 'out' / 'gains.json'}" in ended.out.replace("\n", "")
     ended = command_line(main, *call, "--sizes", "8,20", "--gate")
     assert ended.code == 2 and "gate: expected no --sizes beside it" in ended.err
+    ended = command_line(main, *call, "--sizes", "8,20", "--overwrite")
+    assert ended.code == 2 and "--overwrite: expected no --sizes beside it" in ended.err
     ended = command_line(main, *call, "--sizes", "8,x")
     assert ended.code == 2 and "sizes" in ended.err
     ended = command_line(main, "finetune", target, "--sizes", "8")
