@@ -233,18 +233,44 @@ def distil_vectors(
     words = list(dict.fromkeys(words))
     if not words:
         raise VectorsError("expected words to distil, found none")
-    digest = hashlib.sha256(f"{_RECIPE}\0{weights_hash(encoder)}\0{dimensions}\0".encode())
-    for file in sorted(path for path in encoder.path.glob("*") if _shapes_tokens(path)):
-        digest.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
-    digest.update("\n".join(words).encode("utf-8", "surrogatepass"))
     source = f"{encoder.id} distilled"
 
     def make() -> tuple[list[str], np.ndarray]:
         logger.info("%s: %s words through the encoder, kept in the cache for the next time", source, f"{len(words):,}")
-        states = _encode_words(words, encoder, batch_size, progress)
+        states = _word_states(words, encoder, batch_size, progress)
         return words, _main_components(states, dimensions) * _zipf_weights(len(words))
 
-    return cached_vectors(cache_folder("vectors") / f"distilled-{digest.hexdigest()[:32]}", source, make)
+    return cached_vectors(_cached(f"distilled {dimensions}", encoder, words), source, make)
+
+
+def _word_states(words: list[str], encoder: BaseModel, batch_size: int, progress: bool) -> np.ndarray:
+    """As ``_encode_words``; where the encoder's own words are among them, those come from the cache.
+
+    They are most of the words of a small corpus, and the same for every one.
+    """
+    own = whole_words((), encoder)
+    if not own or not set(own) <= set(words):
+        return _encode_words(words, encoder, batch_size, progress)
+    kept = cached_vectors(
+        _cached("states", encoder, own),
+        f"{encoder.id} word by word",
+        lambda: (own, _encode_words(own, encoder, batch_size, progress)),
+    )
+    states = np.empty((len(words), kept.dimensions), dtype=np.float32)
+    places = kept.rows(words)
+    states[places >= 0] = kept.matrix[places[places >= 0]]
+    if others := [word for word, place in zip(words, places, strict=True) if place < 0]:
+        states[places < 0] = _encode_words(others, encoder, batch_size, progress)
+    return states
+
+
+def _cached(kind: str, encoder: BaseModel, words: list[str]) -> Path:
+    """Where the cache keeps what an encoder and its tokenizer make of words."""
+    digest = hashlib.sha256(f"{_RECIPE}\0{weights_hash(encoder)}\0{kind}\0".encode())
+    for file in sorted(path for path in encoder.path.glob("*") if _shapes_tokens(path)):
+        digest.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+    digest.update("\n".join(words).encode("utf-8", "surrogatepass"))
+    return cache_folder("vectors") / f"{kind.partition(' ')[0]}-{digest.hexdigest()[:32]}"
 
 
 _READ_BY_TOKENIZER = {

@@ -182,7 +182,19 @@ def test_distil_for_texts(encoder, passes):
     assert all(UNKNOWN_ID not in encoded.ids for encoded in tokenizer.encode_batch(TEXTS))
     assert vectors.coverage(surface_words(tokenizer, TEXTS)).tokens == 1
     distil_for_texts(TEXTS, encoder, dimensions=5, progress=False)
-    assert len(passes) == 1
+    own = whole_words([], encoder)
+    assert passes == [len(own), len(set(words) - set(own))]
+
+
+def test_another_corpus_needs_only_its_own_words(encoder, passes):
+    distil_for_texts(TEXTS, encoder, dimensions=5, progress=False)
+    before = sum(passes)
+    vectors = distil_for_texts(["a zebra barked at the gnu"], encoder, dimensions=99, progress=False)
+    words = vectors.words()
+    assert sum(passes) == before + len({*words} - {*whole_words([], encoder)}) > before
+    is_bpe = "Ġ" in "".join(AutoTokenizer.from_pretrained(encoder.path).get_vocab())
+    expected = plain_states(words, encoder, space=" " if is_bpe else "") * zipf_weights(len(words))
+    np.testing.assert_allclose(vectors.matrix, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_whole_words_of_the_vocabulary_follow(encoder):
