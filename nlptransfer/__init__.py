@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from nlptransfer.experiment import Experiment, finetune, gain_curve
     from nlptransfer.labels import Labels
     from nlptransfer.routes import ROUTES, Full, Lora, Probe, Word2Vec
+    from nlptransfer.shared_base import SharedBase
+    from nlptransfer.soup import average
     from nlptransfer.transfer import TRANSFERS, Copy, Direct, Joint, Relate, Select, Sequential
     from nlptransfer.vectors import WordVectors, open_vectors
 
@@ -35,9 +37,11 @@ _HOMES = {
     "Relate": "transfer",
     "Select": "transfer",
     "Sequential": "transfer",
+    "SharedBase": "shared_base",
     "TRANSFERS": "transfer",
     "Word2Vec": "routes",
     "WordVectors": "vectors",
+    "average": "soup",
     "finetune": "experiment",
     "gain_curve": "experiment",
     "load_data": "data",
@@ -63,8 +67,10 @@ __all__ = [
     "Relate",
     "Select",
     "Sequential",
+    "SharedBase",
     "Word2Vec",
     "WordVectors",
+    "average",
     "finetune",
     "gain_curve",
     "load_data",

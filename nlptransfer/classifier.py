@@ -1,28 +1,38 @@
-"""Classifier: a trained model with its tokenizer and labels; predict, evaluate, save, load."""
+"""Classifier: a trained model with its tokenizer and labels; predict, evaluate, save, load, push."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peft import PeftModel
 from scipy.special import expit, softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import metrics, processes
 from nlptransfer.batching import predict_logits
+from nlptransfer.card import model_card
 from nlptransfer.data import DataSettings, Split, load_split
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.files import atomic_folder, read_json, write_json
+from nlptransfer.hub import Pushed, fetch, is_hub_id, push
 from nlptransfer.labels import Labels
 from nlptransfer.normalisation import NORMALISATIONS, normalise
+from nlptransfer.onnx_export import export_onnx
 from nlptransfer.reading import read_texts
 from nlptransfer.route import Route
-from nlptransfer.routes import route_class
-from nlptransfer.settings import fill
+from nlptransfer.routes import saved_route_class
+from nlptransfer.settings import check, fill
+from nlptransfer.shared_base import SharedBase
+from nlptransfer.verifying import check_equal, check_logits, made_texts, reopened_logits, verified
 
 RECORD = "nlptransfer.json"
+LONG_TEXTS = "truncate"
+"""What is done with a text of more tokens than the model reads."""
 CHUNK = 4096
 """Texts that are tokenized and predicted at a time, so that a stream of any length fits in memory."""
 
@@ -126,59 +136,143 @@ class Classifier:
         found = self.probabilities(split.texts)
         return metrics.score(split.targets, found, self.labels, thresholds=self.thresholds, metrics=further)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write weights (safetensors), tokenizer, config and nlptransfer.json; all or nothing.
+    def merge(self) -> "Classifier":
+        """The same classifier as one whole model, its adapter added to the weights of the base.
+
+        Raises:
+            SettingError: it has no adapter.
+            VerificationError: the merged model gives other logits.
+        """
+        merged = replace(self.route, **{"merge": True}) if hasattr(self.route, "merge") else self.route
+        found = replace(self, route=merged, model=self.route.merged(self.model))
+        # In float32, as the merged one is.
+        live = replace(self, model=deepcopy(self.model).float())
+        texts = made_texts(self.labels, self.tokenizer)
+        check_equal(live.logits(texts), found.logits(texts), "after merging the adapter")
+        return found
+
+    def export_onnx(self, folder: str | Path, *, int8: bool = False) -> "Classifier":
+        """Write the classifier as ONNX, which onnxruntime runs; ``Classifier.load`` takes the folder or its graph.
+
+        Args:
+            int8: whether weights are kept in 8 bits: a quarter of the size, and scores that may differ a little.
+
+        Returns:
+            The classifier in this form: it predicts, and cannot learn.
+
+        Raises:
+            SettingError: the packages of the extra ``onnx`` are missing, or it was exported before.
+            BaseModelError: the architecture cannot be exported.
+            VerificationError: the graph gives other logits.
+            RunFolderError: the folder holds something that is not a saved classifier.
+        """
+        texts = made_texts(self.labels, self.tokenizer)
+        with tempfile.TemporaryDirectory() as place:
+            found = export_onnx(self.route, self.model, self.tokenizer, texts, Path(place), int8=int8)
+            exported = replace(
+                self, route=found.route, model=found.model, record={**(self.record or {}), **found.record}
+            )
+            return Classifier.load(exported.save_pretrained(folder))
+
+    def save_pretrained(self, folder: str | Path, examples: Sequence[str] = ()) -> Path:
+        """Write weights (safetensors), tokenizer, config and nlptransfer.json; all or nothing, and proved.
+
+        What was written is opened again, by the classes that its model card names and under another seed, and must
+        give the logits of the live model.
+
+        Args:
+            examples: texts on which that is tried beside some that are made of label names; none of them is saved.
 
         Raises:
             RunFolderError: the folder holds something that is not a saved classifier.
+            VerificationError: it gives other logits; the folder is then as it was.
         """
         folder = Path(folder)
         if folder.exists() and not (folder / RECORD).exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunFolderError(
                 f"{folder}: expected a new folder or a saved classifier, found other files: name another"
             )
+        if getattr(self.route, "merge", False) and isinstance(self.model, PeftModel):
+            return self.merge().save_pretrained(folder, examples)
+        made = made_texts(self.labels, self.tokenizer)
+        texts = [*made, *normalise(self.normalisation, examples)]
         with atomic_folder(folder) as new:
             self.route.save(self.model, self.tokenizer, new)
-            record = {
-                "route": self.route.name,
-                "settings": self.route.recorded(),
-                "labels": list(self.labels.names),
-                "multi_label": self.labels.multi_label,
-                "thresholds": None if self.thresholds is None else list(self.thresholds),
-                "normalisation": self.normalisation,
-                **(self.record or {}),
-            }
+            record = self._record()
+            rows = self.route.rows(self.model, self.tokenizer, texts)
+            record["verified"] = verified(
+                self.route, new, record, texts, predict_logits(self.model, rows), made=len(made)
+            )
             write_json(new / RECORD, record)
         return folder
 
-    @classmethod
-    def load(cls, folder: str | Path, base: str | None = None) -> "Classifier":
-        """The classifier that ``save_pretrained`` wrote, or the one in a run's folder; on a GPU where there is one.
+    def push_to_hub(self, repo_id: str, *, merged: bool = False, **options: Any) -> Pushed:
+        """Save the classifier for a moment and push it to a model hub, as :func:`push_saved` does.
 
         Args:
-            base: folder or hub id of the base model, where the classifier was saved without a copy of it and it is
-                not found by itself.
+            repo_id: owner/name.
+            merged: whether an adapter is added to its base first, so that plain transformers opens it.
+            **options: of ``push_saved``: private, revision, create_pr, token, license, language, ...
+        """
+        with tempfile.TemporaryDirectory() as place:
+            saved = (self.merge() if merged else self).save_pretrained(Path(place) / "model")
+            return push_saved(saved, repo_id, **options)
+
+    def _record(self) -> dict[str, Any]:
+        """nlptransfer.json: all that the weights and config do not say."""
+        return {
+            "route": self.route.name,
+            "settings": self.route.recorded(),
+            "labels": list(self.labels.names),
+            "multi_label": self.labels.multi_label,
+            "thresholds": None if self.thresholds is None else list(self.thresholds),
+            "normalisation": self.normalisation,
+            "max_length": self.tokenizer.model_max_length,
+            "long_texts": LONG_TEXTS,
+            **(self.record or {}),
+        }
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        base: str | SharedBase | None = None,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> "Classifier":
+        """The classifier that ``save_pretrained`` wrote, one in a run's folder, or one on the hub.
+
+        It is on a GPU where there is one, and gives the logits that it was saved with.
+
+        Args:
+            source: a folder, or a hub id (owner/name).
+            base: the base model, where the classifier was saved without a copy of it: its folder or hub id where it
+                is not found by itself, or one that is in memory for several classifiers.
+            revision: of a classifier on the hub: commit, branch or tag.
+            token: of a private one; None: the one that this machine is logged in with.
 
         Raises:
             RunFolderError: no classifier is there, a part of it is missing, or it needs a newer nlptransfer.
+            HubError: the hub has none of that name, or cannot be reached.
             BaseModelError: the base model cannot be had, or is another one.
+            VerificationError: it gives other logits than those it was saved with.
         """
-        folder = Path(folder)
-        if not (folder / RECORD).exists() and (folder / "model" / RECORD).exists():
-            folder = folder / "model"
-        if not (folder / RECORD).exists():
-            raise RunFolderError(
-                f"{folder}: expected a saved classifier, found no {RECORD}: give a run's folder or its model folder"
-            )
+        folder = _saved_folder(_local_folder(source, revision, token))
         record = read_json(folder / RECORD)
-        kind = route_class(record.pop("route"))
-        route: Route = fill({"route": kind}, record.pop("settings"))["route"]
+        route = _route_of(record)
+        del record["route"], record["settings"]
         labels = Labels(tuple(record.pop("labels")), record.pop("multi_label"))
         thresholds = record.pop("thresholds")
         thresholds = None if thresholds is None else tuple(thresholds)
-        normalisation = _known_normalisation(record.pop("normalisation", "none"), folder)
+        normalisation = _known("normalisation", record.pop("normalisation", "none"), NORMALISATIONS, folder)
+        _known("way with long texts", record.pop("long_texts", LONG_TEXTS), (LONG_TEXTS,), folder)
+        record.pop("max_length", None)
+        told = record.pop("verified", None)
         model, tokenizer = route.load(folder, record.get("base", {}), base)
         model = model.to(processes.state().device)
+        if told is not None:
+            check_logits(told, predict_logits(model, route.rows(model, tokenizer, told["texts"])), str(source))
         return cls(route, model, tokenizer, labels, thresholds, record, normalisation)
 
     def _predictions(self, texts: Sequence[str]) -> Iterator[Prediction]:
@@ -191,11 +285,102 @@ class Classifier:
             yield Prediction(text, chosen, tuple(by_name[name] for name in chosen), by_name, self.labels.multi_label)
 
 
-def _known_normalisation(name: str, folder: Path) -> str:
-    if name not in NORMALISATIONS:
+def push_saved(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+    dry_run: bool = False,
+    license: str | None = None,
+    language: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    examples: Sequence[str] = (),
+) -> Pushed:
+    """Push a saved classifier with a model card to a hub: one commit, private unless told otherwise.
+
+    Before anything is sent, the folder is opened again under another seed, and must give the logits of its record.
+
+    Args:
+        folder: of a run, or of a saved classifier.
+        repo_id: owner/name.
+        private: None: a new repo is private, an existing one stays as it is.
+        revision: a branch, made where it is not there.
+        create_pr: whether a pull request is opened instead.
+        token: None: the one that this machine is logged in with.
+        dry_run: whether only that is done which needs no network.
+        license: the hub's id of a licence, for the card.
+        language: codes of languages, for the card.
+        datasets: hub ids, for the card.
+        examples: texts that the card shows; no text of yours is in it otherwise.
+
+    Raises:
+        RunFolderError: no saved classifier, one that was never verified, whose base is on this machine only, or with
+            something in it that must not leave this machine.
+        VerificationError: it gives other logits than those it was saved with.
+        HubError: the hub cannot be reached, or refuses.
+    """
+    folder = _saved_folder(Path(folder))
+    record = read_json(folder / RECORD)
+    route = _route_of(record)
+    if not (told := record.get("verified")):
         raise RunFolderError(
-            f"{folder / RECORD}: expected a normalisation among {', '.join(NORMALISATIONS)}, found {name!r}: upgrade "
-            "nlptransfer, as a newer one has saved this"
+            f"{folder}: expected a classifier that was opened again after it was saved, found no sign of it: save it "
+            "anew, Classifier.load(FOLDER).save_pretrained(OTHER)"
+        )
+    base = record.get("base", {})
+    if base.get("revision") is None and route.needs_base(folder):
+        raise RunFolderError(
+            f"{folder}: expected a base that others can fetch, found a local folder ({base.get('name')}): push the "
+            "base and train with its hub id, or push a merged model"
+        )
+    check_logits(told, reopened_logits(route, folder, base, told["texts"]), str(folder))
+    card = model_card(record, repo_id, license=license, language=language, datasets=datasets, examples=examples)
+    return push(
+        folder, repo_id, card, private=private, revision=revision, create_pr=create_pr, token=token, dry_run=dry_run
+    )
+
+
+def note_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Add to the record of a saved classifier how it was made and what it scores, for its model card."""
+    record = read_json(folder / RECORD)
+    told = record.pop("verified")
+    write_json(folder / RECORD, {**record, "results": {**record.get("results", {}), **results}, "verified": told})
+
+
+def _saved_folder(folder: Path) -> Path:
+    """The folder of a saved classifier, given it or its run's."""
+    found = next((place for place in (folder, folder / "model") if (place / RECORD).exists()), None)
+    if found is None:
+        raise RunFolderError(
+            f"{folder}: expected a saved classifier, found no {RECORD}: give a run's folder, its model folder or a hub "
+            "id (owner/name)"
+        )
+    return found
+
+
+def _route_of(record: Mapping[str, Any]) -> Route:
+    return fill({"route": saved_route_class(record["route"])}, record["settings"])["route"]
+
+
+def _local_folder(source: str | Path, revision: str | None, token: str | None) -> Path:
+    """Where a classifier lies: here, or in the cache after it was fetched from the hub."""
+    folder = Path(source).expanduser()
+    if folder.suffix == ".onnx":
+        return folder.parent
+    if folder.exists() or isinstance(source, Path) or "/" not in source or not is_hub_id(source):
+        check(revision is None, "revision", revision, "none, as a local folder has no revisions")
+        return folder
+    return fetch(source, revision, token)
+
+
+def _known(what: str, name: str, known: Collection[str], folder: Path) -> str:
+    if name not in known:
+        raise RunFolderError(
+            f"{folder / RECORD}: expected a {what} among {', '.join(known)}, found {name!r}: upgrade nlptransfer, as a "
+            "newer one has saved this"
         )
     return name
 

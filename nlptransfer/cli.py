@@ -15,12 +15,23 @@ import typer
 
 from nlptransfer.errors import NlpTransferError, SettingError
 from nlptransfer.files import atomic_file
+from nlptransfer.shipping import shipping_app
+from nlptransfer.terminal import (
+    AllowPickle,
+    Base,
+    LabelColumn,
+    Metric,
+    Output,
+    Revision,
+    SavedBase,
+    TextColumn,
+    show_gains,
+    show_runs,
+    start_log,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from nlptransfer.classifier import Prediction
-    from nlptransfer.experiment import Experiment
 
 app = typer.Typer(
     help="Transfer pretrained language models to your own text.",
@@ -30,15 +41,7 @@ app = typer.Typer(
 )
 vectors_app = typer.Typer(help="Make and look at word vectors.", no_args_is_help=True)
 app.add_typer(vectors_app, name="vectors")
-
-TextColumn = Annotated[str | None, typer.Option(help="column of the texts; found by itself when unambiguous")]
-LabelColumn = Annotated[str | None, typer.Option(help="column of the labels; found by itself when unambiguous")]
-Base = Annotated[str | None, typer.Option(help="encoder (hub id or folder) or file of word vectors")]
-Revision = Annotated[str | None, typer.Option(help="commit, branch or tag of a base on the hub")]
-SavedBase = Annotated[str | None, typer.Option("--base", help="the model's base, where it is not found by itself")]
-Output = Annotated[Path | None, typer.Option(help="file to write; standard output if none")]
-Metric = Annotated[list[str] | None, typer.Option(help="a further evaluate metric to score with")]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="open gensim's own files, which can run code")]
+app.add_typer(shipping_app)
 
 # How long a process that fails waits for another to say why, and to be stopped.
 SECONDS_FOR_FIRST = 5
@@ -199,7 +202,7 @@ def train_vectors_verb(
         save_vectors(output, words, matrix)
         typer.echo(f"{output}: {len(words)} words of {matrix.shape[1]} dimensions")
 
-    _log()
+    start_log()
     _once(make)
 
 
@@ -217,7 +220,7 @@ def distil_vectors_verb(
     from nlptransfer.reading import read_texts
     from nlptransfer.vector_making import distil_for_texts
 
-    _log()
+    start_log()
     encoder = find_base(base, revision)
     vectors = distil_for_texts(list(read_texts(texts, text_column)), encoder, dimensions=dimensions)
     vectors.export(output)
@@ -237,7 +240,7 @@ def show_vectors_verb(
     from nlptransfer.segmentation import build_tokenizer, surface_words
     from nlptransfer.vectors import open_vectors
 
-    _log()
+    start_log()
     opened = open_vectors(vectors, allow_pickle=allow_pickle)
     typer.echo(f"{opened.source}: {len(opened)} words of {opened.dimensions} dimensions")
     typer.echo(f"most frequent: {' '.join(opened.words(0, 20))}")
@@ -293,7 +296,7 @@ def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> Non
     if quiet:
         logging.getLogger("nlptransfer").setLevel(logging.ERROR)
     else:
-        _log()
+        start_log()
     runs = [finetune(**{"progress": not quiet, **call}) for call in calls]
     if processes.is_main():
         show_runs(runs)
@@ -310,7 +313,7 @@ def curves_and_show(
     from nlptransfer import processes
     from nlptransfer.experiment import gain_curve
 
-    _log()
+    start_log()
     # What the many runs have to say would bury the gains.
     logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
     for curve in curves:
@@ -324,83 +327,6 @@ def curves_and_show(
         if processes.is_main():
             show_gains(found)
             typer.echo(f"written: {folder / 'gains.json'}")
-
-
-def show_gains(found: Sequence[Mapping[str, Any]]) -> None:
-    """The table of gains."""
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("target rows", justify="right")
-    table.add_column("transfer")
-    for name in ("direct", "with source", "gain (95%)", "seeds"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    for row in found:
-        table.add_row(
-            f"{row['size']:,}",
-            row["transfer"],
-            f"{row['direct']:.3f}",
-            f"{row['with_source']:.3f}",
-            _gain(row),
-            str(row["seeds"]),
-            row["verdict"],
-        )
-    _console().print(table)
-
-
-def _gain(row: Mapping[str, Any]) -> str:
-    return "{gain:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]".format(**row)
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 120)
-
-
-def show_runs(runs: Sequence["Experiment"]) -> None:
-    """The table of finished runs, and their folders."""
-    from rich.table import Table
-
-    table = Table()
-    told = any("transfer" in run.record for run in runs)
-    # What a source gained stands where it fits beside, in place of what tells routes apart.
-    for name in ("data", "route", *(["transfer"] if told else [])):
-        table.add_column(name)
-    sizes = ("macro F1", "trainable", "train s", "texts/s", "MB")
-    for name in ("accuracy (95%)", *(("gain (95%)", "verdict", "train s") if told else sizes)):
-        table.add_column(name, justify="right")
-    for run in runs:
-        route, test, cost = run.record["settings"]["route"], run.report.get("test"), run.cost
-        accuracy = "{accuracy:.3f} [{accuracy_interval[0]:.3f}, {accuracy_interval[1]:.3f}]"
-        name, gain, verdict = _transfer_cells(run.record)
-        seconds = f"{cost['train_seconds']:.1f}"
-        table.add_row(
-            run.record["data"]["name"],
-            f"{route['name']} {route['head_type']}" if "head_type" in route else route["name"],
-            *([name] if told else []),
-            accuracy.format(**test) if test else "no test rows",
-            *(
-                [gain, verdict, seconds]
-                if told
-                else [
-                    f"{test['f1_macro']:.3f}" if test else "",
-                    f"{cost['trainable_parameters']:,}",
-                    seconds,
-                    f"{cost['texts_per_second']:,.0f}",
-                    f"{cost['size_mb']:.1f}",
-                ]
-            ),
-        )
-    _console().print(table)
-    for run in runs:
-        typer.echo(f"written: {run.folder}")
-
-
-def _transfer_cells(record: Mapping[str, Any]) -> tuple[str, str, str]:
-    name, verdict = record.get("transfer", {}).get("name", "direct"), record.get("verdict")
-    return (name, "", "not asked for") if verdict is None else (name, _gain(verdict), verdict["verdict"])
 
 
 def main() -> None:
@@ -466,16 +392,6 @@ def _numbers(sizes: str | Sequence[int]) -> list[int]:
     from nlptransfer.settings import convert
 
     return list(convert("sizes", sizes, tuple[int, ...]))
-
-
-def _log() -> None:
-    log = logging.getLogger("nlptransfer")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        # The main process speaks for all, already before they know each other.
-        log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
 
 
 def _as_json(prediction: "Prediction") -> str:

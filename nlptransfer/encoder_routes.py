@@ -3,7 +3,7 @@
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,20 +23,22 @@ from peft import (
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from nlptransfer import anatomy, cutting
+from nlptransfer.anatomy import quiet
 from nlptransfer.batching import ActivationRows, Rows, compute, encode
 from nlptransfer.data import Data
 from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
-from nlptransfer.errors import RunFolderError, SettingError, nearest
+from nlptransfer.errors import RunFolderError, SettingError, VerificationError, nearest
 from nlptransfer.features import activations
 from nlptransfer.heads import last_inputs, text_vectors
 from nlptransfer.labels import Labels
 from nlptransfer.optimization import Pace
-from nlptransfer.route import Built, Route, saved_tokenizer
+from nlptransfer.route import Built, Route, plain_logits, saved_tokenizer
 from nlptransfer.settings import check
+from nlptransfer.shared_base import SharedBase
 from nlptransfer.word2vec import pool
 
 log = logging.getLogger("nlptransfer")
@@ -242,6 +244,7 @@ class Lora(EncoderRoute):
     """The encoder is frozen; a product of two small matrices is learnt beside each of its own (Hu et al. 2021)."""
 
     name: ClassVar[str] = "lora"
+    opened_by: ClassVar[str] = "peft"
 
     rank: int = 32
     """columns of the small matrices"""
@@ -271,7 +274,7 @@ class Lora(EncoderRoute):
     def make_model(
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> tuple[PreTrainedModel, list[str]]:
-        model, fresh = self.load_base(base, data.labels, tokenizer, seed, **self._precision)
+        model, fresh = self.load_base(base, data.labels, tokenizer, seed, **self.precision)
         # The head learns whole, and what is fresh anywhere must be saved: random again after a reload otherwise.
         heads = _whole_heads(model, {*anatomy.head_modules(model), *fresh})
         targets = self._targets(model, heads)
@@ -296,11 +299,21 @@ class Lora(EncoderRoute):
     def defaults(self, data: Data) -> dict[str, Any]:
         return _defaults(data, 1e-3, least_epochs=4)
 
+    def needs_base(self, folder: Path) -> bool:
+        return (folder / ADAPTER).exists()
+
+    def merged(self, model: PreTrainedModel) -> PreTrainedModel:
+        if not isinstance(model, PeftModel):
+            raise SettingError("merge: expected an adapter, found a model that it was added to before")
+        check(self.base_precision != "4bit", "merge", True, "a base in float32 or bfloat16, not 4bit")
+        # In 16 bits most of the product would be rounded away, and a head would be loaded in 16 too.
+        try:
+            return cast(Any, deepcopy(model).float()).merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise VerificationError(f"merge: expected finite weights, found others ({error}): train it anew") from error
+
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-        """Write the adapter, the fresh modules, config and tokenizer; or the merged model."""
-        if self.merge and isinstance(model, PeftModel):
-            # In 16 bits most of the product would be rounded away, and a head would be loaded in 16 too.
-            model = cast(Any, deepcopy(model).float()).merge_and_unload()
+        """Write the adapter, the fresh modules, config and tokenizer; a merged model whole."""
         if not isinstance(model, PeftModel):
             super().save(model, tokenizer, folder)
             return
@@ -314,30 +327,41 @@ class Lora(EncoderRoute):
         base.config.save_pretrained(folder)
 
     def load(
-        self, folder: Path, record: dict[str, Any], base: str | None
+        self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-        if not (folder / ADAPTER).exists():
+        if not self.needs_base(folder):
             return super().load(folder, record, base)
         tokenizer = saved_tokenizer(folder)
         config = AutoConfig.from_pretrained(folder)
         several = config.problem_type == "multi_label_classification"
         labels = Labels(tuple(config.id2label[number] for number in range(config.num_labels)), several)
-        model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self._precision)
-        # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
-        with _peft_quiet():
-            adapter = LoraConfig.from_pretrained(str(folder))
-            # It may be gone on with.
-            adapter.inference_mode = False
-            adapted = PeftModelForSequenceClassification(model, adapter)
-        _head_in_float32(adapted)
-        saved = load_file(folder / ADAPTER)
-        if missing := sorted(get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - saved.keys()):
-            raise RunFolderError(f"{folder}: expected every weight of the adapter, found no {', '.join(missing)}")
-        set_peft_model_state_dict(adapted, saved)
-        return cast(PreTrainedModel, adapted.eval()), tokenizer
+        if isinstance(base, SharedBase):
+            model = base.classifier(record, labels, **self.precision)
+        else:
+            model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self.precision)
+        # It may be gone on with.
+        adapter = replace(LoraConfig.from_pretrained(str(folder)), inference_mode=False)
+        try:
+            return adapted(model, adapter, load_file(folder / ADAPTER)), tokenizer
+        except KeyError as missing:
+            raise RunFolderError(
+                f"{folder}: expected every weight of the adapter, found no {missing.args[0]}"
+            ) from missing
+
+    def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
+        if not self.needs_base(folder) or self.base_precision != "float32":
+            # Plain peft fills a head in the base's number format, which is not float32.
+            return super().reopened_logits(folder, record, texts)
+        config, path = AutoConfig.from_pretrained(folder), recorded_base(record).path
+        with quiet(), _peft_quiet():
+            base = AutoModelForSequenceClassification.from_pretrained(
+                path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, use_safetensors=True
+            )
+            model = PeftModel.from_pretrained(base, str(folder))
+        return plain_logits(cast(PreTrainedModel, model), saved_tokenizer(folder), texts)
 
     @property
-    def _precision(self) -> dict[str, Any]:
+    def precision(self) -> dict[str, Any]:
         dtype = torch.float32 if self.base_precision == "float32" else torch.bfloat16
         return {"dtype": dtype, "four_bit": self.base_precision == "4bit"}
 
@@ -361,6 +385,26 @@ class Lora(EncoderRoute):
                     f"target_modules: no linear layer of the encoder is called {target!r}: {nearest(target, endings)}"
                 )
         return [name for name in linear if any(_ends(name, target) for target in self.target_modules)]
+
+
+def adapted(model: PreTrainedModel, config: LoraConfig, state: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+    """A model with an adapter whose weights are these, in eval mode.
+
+    Args:
+        model: of the base, with a head for the adapter's labels; it is changed.
+        state: as peft saves it.
+
+    Raises:
+        KeyError: names of weights that the adapter has and ``state`` has not.
+    """
+    # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
+    with _peft_quiet():
+        found = PeftModelForSequenceClassification(model, config)
+    _head_in_float32(found)
+    if missing := sorted(get_peft_model_state_dict(found, save_embedding_layers=False).keys() - state.keys()):
+        raise KeyError(", ".join(missing))
+    set_peft_model_state_dict(found, dict(state))
+    return cast(PreTrainedModel, found.eval())
 
 
 def _compute_activations_twice(model: Any) -> None:

@@ -268,6 +268,8 @@ def _from_hub(hub_id: str, revision: str | None) -> BaseModel:
             ignore_patterns=_UNWANTED,
             etag_timeout=_CONNECT_SECONDS,
         )
+        if revision == info.sha and (newest := HfApi().model_info(hub_id, timeout=_CONNECT_SECONDS).sha) != revision:
+            logger.warning("%s: has moved on to commit %s; %s is taken, as asked for", hub_id, newest, revision)
         return _hub_base(Path(folder), hub_id)
     except GatedRepoError as error:
         raise BaseModelError(
@@ -324,14 +326,18 @@ def base_record(base: BaseModel) -> dict[str, Any]:
     Where the base is a local folder, this machine notes outside of anything saved where it lies.
     """
     stamp = weights_hash(base)
-    if base.is_local:
-        try:
-            write_json(cache_folder("bases") / f"{stamp}.json", {"path": str(base.path)})
-        except OSError as error:
-            logger.warning(
-                "%s: where it lies cannot be noted, and must be named when it is needed (%s)", base.id, error
-            )
+    _note(base, stamp)
     return {"name": base.id, "revision": base.revision, "sha256": stamp}
+
+
+def _note(base: BaseModel, stamp: str) -> None:
+    """Outside of anything saved: where on this machine a local base lies."""
+    if not base.is_local:
+        return
+    try:
+        write_json(cache_folder("bases") / f"{stamp}.json", {"path": str(base.path)})
+    except OSError as error:
+        logger.warning("%s: where it lies cannot be noted, and must be named when it is needed (%s)", base.id, error)
 
 
 def recorded_base(record: Mapping[str, Any], given: str | None = None) -> BaseModel:
@@ -349,10 +355,32 @@ def recorded_base(record: Mapping[str, Any], given: str | None = None) -> BaseMo
         raise BaseModelError(
             f"{record['name']}: the base was a local folder, which is not known here: name it (base=FOLDER, --base)"
         )
-    base = find_base(given or noted) if given or noted else find_base(record["name"], record["revision"])
+    base = find_base(given or noted) if given or noted else _at_commit(record)
+    check_weights(base, record)
+    if given:
+        _note(base, record["sha256"])
+    return base
+
+
+def _at_commit(record: Mapping[str, Any]) -> BaseModel:
+    try:
+        return find_base(record["name"], record["revision"])
+    except BaseModelError as gone:
+        # Its history may have been written anew, or another commit of it lies in the cache.
+        try:
+            other = find_base(record["name"])
+        except BaseModelError:
+            raise gone from None
+        if weights_hash(other) != record["sha256"]:
+            raise
+        logger.warning("%s; its commit %s has the same weights and is taken", gone, other.revision)
+        return other
+
+
+def check_weights(base: BaseModel, record: Mapping[str, Any]) -> None:
+    """Raise a BaseModelError unless these are the weights that a saved classifier was made with."""
     if (found := weights_hash(base)) != record["sha256"]:
         raise BaseModelError(
             f"{base.id}: expected the weights that the classifier was made with (sha256 {record['sha256'][:12]}...), "
             f"found others ({found[:12]}...): name the right base (base=FOLDER, --base)"
         )
-    return base

@@ -6,7 +6,9 @@
     ├── VectorsError        a file of word vectors that cannot be read or trusted
     ├── BaseModelError      a pretrained model that cannot be found or used
     ├── TrainingError       training that cannot go on (a NaN loss)
-    └── RunFolderError      a run's or a classifier's folder that does not fit what was asked
+    ├── RunFolderError      a run's or a classifier's folder that does not fit what was asked
+    ├── VerificationError   a saved model that does not give what the live one gave
+    └── HubError            the model hub cannot be reached, or refuses
 
 Each message says what was expected, what was found, where, and what to do. The
 command line prints it on one line and exits with code 2.
@@ -42,6 +44,14 @@ class TrainingError(NlpTransferError):
 
 class RunFolderError(NlpTransferError):
     """A folder of a run or a classifier that does not fit what was asked."""
+
+
+class VerificationError(NlpTransferError):
+    """A saved, merged or loaded model that does not give what the live one gave."""
+
+
+class HubError(NlpTransferError):
+    """The model hub cannot be reached, or refuses."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """The route Probe: a frozen encoder, whose pooled hidden states feed a small classifier."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import anatomy, processes
-from nlptransfer.batching import FeatureRows, Rows, TokenRows, WordsBeside, encode
+from nlptransfer.batching import FeatureRows, Rows, TokenRows, WordsBeside, encode, predict_logits
 from nlptransfer.data import Data
 from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
 from nlptransfer.errors import BaseModelError, SettingError
@@ -20,6 +20,7 @@ from nlptransfer.features import cached, pooled_vectors, text_key, through, to_f
 from nlptransfer.probe import ProbeConfig, ProbeForSequenceClassification
 from nlptransfer.route import Built, Route, named_local, saved_tokenizer
 from nlptransfer.settings import check
+from nlptransfer.shared_base import SharedBase
 from nlptransfer.vector_making import vectors_for, vocabulary
 from nlptransfer.word2vec import embedding_matrix, make_tokenizer
 
@@ -34,6 +35,7 @@ class Probe(Route):
     """A frozen encoder and a small classifier on its pooled layers."""
 
     name: ClassVar[str] = "probe"
+    opened_by: ClassVar[str] = "nlptransfer"
 
     features: tuple[Literal["encoder", "word2vec"], ...] = ("encoder",)
     """what the classifier sees: the encoder, or with word2vec also the mean of word vectors beside it"""
@@ -172,11 +174,22 @@ class Probe(Route):
             words.save_pretrained(folder / WORDS)
 
     def load(
-        self, folder: Path, record: dict[str, Any], base: str | None
+        self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-        encoder = anatomy.load_encoder(recorded_base(record, base))
+        if isinstance(base, SharedBase):
+            encoder = base.encoder(record)
+        else:
+            encoder = anatomy.load_encoder(recorded_base(record, base))
         words = saved_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
         return ProbeForSequenceClassification.load(folder, encoder, words), saved_tokenizer(folder)
+
+    def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
+        model, tokenizer = self.load(folder, record, None)
+        model.to(processes.state().device)
+        return predict_logits(model, self.rows(model, tokenizer, texts))
+
+    def needs_base(self, folder: Path) -> bool:
+        return True
 
     def _layers(self, count: int, base: BaseModel) -> list[int]:
         """The numbers of the asked layers, from below."""

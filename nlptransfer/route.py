@@ -1,22 +1,25 @@
 """What a route is: how a model is built for the data, fed with text, taught, saved and loaded."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from nlptransfer import processes
 from nlptransfer.anatomy import quiet
 from nlptransfer.batching import Rows
 from nlptransfer.data import Data
-from nlptransfer.errors import RunFolderError
+from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
 from nlptransfer.optimization import Pace
 from nlptransfer.settings import convert, fields_of
+from nlptransfer.shared_base import SharedBase
 from nlptransfer.training import learnt_state
 
 
@@ -39,6 +42,8 @@ class Route(ABC):
     """settings of how the model learns, which a stage of a transfer may have otherwise than the one before"""
     varied: ClassVar[tuple[str, ...]] = ()
     """settings in which ``variants`` differ"""
+    opened_by: ClassVar[str] = "transformers"
+    """what else than nlptransfer opens a saved folder"""
 
     @abstractmethod
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
@@ -125,13 +130,14 @@ class Route(ABC):
             tokenizer.save_pretrained(folder)
 
     def load(
-        self, folder: Path, record: dict[str, Any], base: str | None
+        self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """The model and tokenizer that were saved in a folder.
 
         Args:
             record: what ``Built.record`` said.
-            base: where the base model lies, for routes that save no copy of it; None: found by its record.
+            base: for routes that save no copy of it, where the base model lies, or one that is in memory; None: found
+                by its record.
 
         Raises:
             RunFolderError: weights are missing, which transformers would fill with random numbers.
@@ -144,6 +150,26 @@ class Route(ABC):
             raise RunFolderError(f"{folder}: expected every weight of the model, found no {', '.join(missing)}")
         return model.eval(), saved_tokenizer(folder)
 
+    def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
+        """(texts, labels) float32 logits of a saved folder that is opened as its model card says.
+
+        Args:
+            record: what ``Built.record`` said.
+        """
+        return plain_logits(*self.load(folder, record, None), texts)
+
+    def needs_base(self, folder: Path) -> bool:
+        """Whether a saved folder holds no copy of the base model."""
+        return False
+
+    def merged(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A copy of a model with its adapter added to the weights beside it.
+
+        Raises:
+            SettingError: the route has no adapter, or this model none any more.
+        """
+        raise SettingError(f"merge: expected an adapter (route lora), found a whole model (route {self.name})")
+
     def recorded(self) -> dict[str, Any]:
         """The settings as they are saved: no path of this machine."""
         return asdict(self)
@@ -152,6 +178,14 @@ class Route(ABC):
         """Raise a SettingError for a value that makes no sense."""
         for name, hint in fields_of(type(self)).items():
             convert(name, getattr(self, name), hint)
+
+
+def plain_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> np.ndarray:
+    """(texts, labels) float32 logits with no line of this project: the tokenizer's own padding, one batch."""
+    model = model.eval().to(processes.state().device)
+    tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        return model(**tokens).logits.float().cpu().numpy()
 
 
 def named_local(source: str | None) -> str | None:

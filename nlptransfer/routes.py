@@ -2,12 +2,14 @@
 
 from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.errors import SettingError, nearest
+from nlptransfer.onnx_model import Exported
 from nlptransfer.probe_route import Probe
 from nlptransfer.route import Route
 from nlptransfer.word2vec_route import Word2Vec
 
 ROUTES: dict[str, type[Route]] = {route.name: route for route in (Word2Vec, Probe, Full, Lora)}
 """The routes by name."""
+_SAVED: dict[str, type[Route]] = {**ROUTES, Exported.name: Exported}
 
 
 def route_class(name: str) -> type[Route]:
@@ -16,6 +18,19 @@ def route_class(name: str) -> type[Route]:
     Raises:
         SettingError: no such route.
     """
-    if name not in ROUTES:
-        raise SettingError(f"unknown route {name!r}: {nearest(name, ROUTES)}")
-    return ROUTES[name]
+    return _found(name, ROUTES)
+
+
+def saved_route_class(name: str) -> type[Route]:
+    """The route of that name, or what a classifier in ONNX has in place of one.
+
+    Raises:
+        SettingError: no such route.
+    """
+    return _found(name, _SAVED)
+
+
+def _found(name: str, known: dict[str, type[Route]]) -> type[Route]:
+    if name not in known:
+        raise SettingError(f"unknown route {name!r}: {nearest(name, known)}")
+    return known[name]

@@ -3,16 +3,17 @@
 import hashlib
 import json
 import logging
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -22,14 +23,16 @@ from nlptransfer import metrics as scores
 from nlptransfer import processes
 from nlptransfer.augmentation import Augment, augment
 from nlptransfer.batching import FirstRows, predict_logits
-from nlptransfer.classifier import Classifier, to_probabilities
+from nlptransfer.classifier import Classifier, note_results, to_probabilities
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.errors import RunFolderError
 from nlptransfer.files import atomic_file, read_json, size_mb, write_json
 from nlptransfer.heads import reorder
+from nlptransfer.labels import Labels
 from nlptransfer.objectives import SOURCE, TARGET
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Built, Route, named_local
+from nlptransfer.settings import as_text
 from nlptransfer.source import Source
 from nlptransfer.stages import CHECKPOINTS, Course, Learnt, Task
 from nlptransfer.transfer import Direct, Transfer
@@ -39,6 +42,8 @@ log = logging.getLogger("nlptransfer")
 
 SCORED_TRAINING_ROWS = 2000
 """Training scores are taken on at most so many rows: they are a check, and cost a forward pass."""
+VERIFIED_TEXTS = 8
+"""Training texts on which the saved classifier is compared with the live one."""
 SPEED_SECONDS = 0.3
 """Texts per second are measured for at least so long."""
 WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "keep_checkpoints")
@@ -173,7 +178,7 @@ class Run:
     def _record(self, built: Built, course: Course) -> dict[str, Any]:
         settings = course.settings
         record: dict[str, Any] = {
-            "data": _told(self.data),
+            "data": described(self.data),
             "base": built.record,
             "settings": {
                 "data": asdict(self.data_settings),
@@ -187,7 +192,7 @@ class Run:
         }
         if self.source is not None:
             data = self.source.data
-            told = {"name": self.source.name} if data is None else _told(data)
+            told = {"name": self.source.name} if data is None else described(data)
             stages = {name: asdict(one) for name, one in settings.items()}
             record["transfer"] = {"name": self.transfer.name, **asdict(self.transfer), "source": told}
             record["settings"]["stages"] = stages
@@ -202,17 +207,38 @@ class Run:
         learnt: Learnt,
         record: dict[str, Any],
     ) -> None:
-        classifier.save_pretrained(folder / "model")
+        classifier.save_pretrained(folder / "model", self.data.train.texts[:VERIFIED_TEXTS])
+        note_results(folder / "model", self._results(record, report))
         texts = self.data.test.texts or self.data.validation.texts
         report["cost"] = _cost(classifier, texts, learnt.fitted["seconds"], learnt.fitted["examples"], folder)
-        _write_predictions(folder / "predictions.parquet", self.data, classifier, found)
+        write_predictions(folder / "predictions.parquet", self.data, classifier.thresholds, found)
         write_json(folder / "metrics.json", report)
         if self.source is not None:
             record["transfer"] |= {"stages": learnt.stages, **learnt.record}
+        note_results(folder / "model", {"cost": report["cost"]})
         write_json(folder / "experiment.json", {"status": "finished", **record, "training": learnt.fitted})
         if not self.asked.keep_checkpoints:
             for checkpoints in folder.glob(f"{CHECKPOINTS}*"):
                 shutil.rmtree(checkpoints, ignore_errors=True)
+
+    def _results(self, record: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
+        """What others should know of the making of a classifier and its scores: for its model card."""
+        data, train = self.data, self.data.train
+        given = [name for row in data.labels.decode(train.targets) for name in ([row] if isinstance(row, str) else row)]
+        results = {
+            "data": data.name,
+            "rows": {name: len(split) for name, split in data.splits.items()},
+            "label_counts": {name: given.count(name) for name in data.labels.names},
+            "fingerprints": data.fingerprints(),
+            "command": command(self),
+            "seed": self.asked.seed,
+            "training": record["settings"]["training"],
+            "versions": record["versions"],
+        }
+        if self.source is not None:
+            told = record["transfer"]["source"]
+            results["transfer"] = {"name": self.transfer.name, "source": {"name": told["name"]}}
+        return results | ({"test": report["test"]} if "test" in report else {})
 
     def _calibrated(self, built: Built) -> tuple[Classifier, float]:
         """The classifier with its thresholds and with its temperature in the last layer, both from calibration rows."""
@@ -283,18 +309,40 @@ class Run:
         return report, found
 
 
-def claim(folder: Path, question: dict[str, Any], overwrite: bool) -> bool:
-    """Make the folder ours; all processes call this together. True when a finished run is there."""
-    return bool(processes.from_main(_claimed(folder, question, overwrite) if processes.is_main() else None))
+def command(run: Run) -> str:
+    """The command line that asks for a run, with names in place of paths."""
+    words = ["nlptransfer", "finetune", run.data.name, "--route", run.route.name]
+    if run.base is not None:
+        words += ["--base", Path(run.base).name if Path(run.base).exists() else run.base]
+    if run.revision is not None:
+        words += ["--revision", run.revision]
+    if run.source is not None:
+        words += ["--source", run.source.name, "--transfer", run.transfer.name]
+    for settings in (run.data_settings, run.asked, run.route, run.transfer, run.augment):
+        for setting in fields(cast(Any, settings)):
+            value = getattr(settings, setting.name)
+            if value != setting.default and setting.name not in WITHOUT_EFFECT:
+                value = named_local(value) if isinstance(value, str) else value
+                words += ["--set", f"{setting.name}={as_text(value)}"]
+    return shlex.join(words)
 
 
-def _claimed(folder: Path, question: dict[str, Any], overwrite: bool) -> bool:
+def claim(folder: Path, question: dict[str, Any], overwrite: bool, record: str = "experiment.json") -> bool:
+    """Make the folder ours; all processes call this together. True when a finished run is there.
+
+    Args:
+        record: the file that says what was asked for and whether it is finished.
+    """
+    return bool(processes.from_main(_claimed(folder / record, question, overwrite) if processes.is_main() else None))
+
+
+def _claimed(record: Path, question: dict[str, Any], overwrite: bool) -> bool:
     """True when a finished run with the same settings is there.
 
     Raises:
         RunFolderError: it holds a run with other settings, or something that is no run.
     """
-    record = folder / "experiment.json"
+    folder = record.parent
     if overwrite and record.exists():
         shutil.rmtree(folder)
     if not record.exists():
@@ -326,7 +374,8 @@ def _log_forgetting(told: Mapping[str, Any], metric: str) -> None:
         log.info("%s (%s): %s %s", role, found["split"], metric, ", ".join(parts))
 
 
-def _told(data: Data) -> dict[str, Any]:
+def described(data: Data) -> dict[str, Any]:
+    """What a record says of the data: name, labels, and the fingerprint of each split."""
     return {
         "name": data.name,
         "labels": list(data.labels.names),
@@ -344,7 +393,7 @@ def _cost(
         "examples_per_second": round(examples / seconds, 1) if seconds else 0.0,
         "trainable_parameters": sum(size for size, learnt in parameters if learnt),
         "total_parameters": sum(size for size, _ in parameters),
-        "peak_memory_mb": round(_peak_memory_mb(), 1),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
         "texts_per_second": round(_texts_per_second(classifier, texts), 1),
         "size_mb": round(size_mb(folder / "model"), 3),
     }
@@ -361,7 +410,7 @@ def _texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
         count *= 4
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
     """The most memory this process has held, in MiB."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**20
@@ -371,14 +420,22 @@ def _peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _write_predictions(path: Path, data: Data, classifier: Classifier, found: Mapping[str, np.ndarray]) -> None:
+def write_predictions(
+    path: Path, data: Data, thresholds: Sequence[float] | None, found: Mapping[str, np.ndarray]
+) -> None:
+    """Write a run's predictions.parquet.
+
+    Args:
+        thresholds: with several labels at once, the probability from which each is given; None: 0.5.
+        found: by split, the probabilities (rows, labels) of all its rows.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns: dict[str, list[Any]] = {"split": [], "id": [], "true": [], "predicted": [], "probabilities": []}
     for name, probabilities in found.items():
         split: Split = getattr(data, name)
-        given = scores.predicted(probabilities, data.labels, classifier.thresholds)
+        given = scores.predicted(probabilities, data.labels, thresholds)
         columns["split"] += [name] * len(split)
         columns["id"] += range(len(split))
         columns["true"] += data.labels.decode(split.targets)
@@ -386,3 +443,15 @@ def _write_predictions(path: Path, data: Data, classifier: Classifier, found: Ma
         columns["probabilities"] += probabilities.astype(np.float32).tolist()
     with atomic_file(path) as temporary:
         pq.write_table(pa.table(columns), temporary)
+
+
+def predictions_on_test(folder: Path, labels: Labels, column: str = "predicted") -> np.ndarray:
+    """Targets of the test rows of a finished run: ids (rows,), or 0/1 (rows, labels).
+
+    Args:
+        column: "predicted", or "true".
+    """
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(folder / "predictions.parquet", columns=["split", column]).to_pydict()
+    return labels.encode([name for split, name in zip(rows["split"], rows[column], strict=True) if split == "test"])

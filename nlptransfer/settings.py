@@ -75,6 +75,13 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     return _plain(name, value, hint)
 
 
+def as_text(value: Any) -> str:
+    """A setting as it is written on a command line; :func:`convert` reads it back."""
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value), ensure_ascii=False)
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def _mapping(name: str, value: Any, hint: Any) -> dict[str, Any]:
     try:
         pairs = dict(json.loads(value) if isinstance(value, str) else value)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nlptransfer import metrics, processes
+from nlptransfer.classifier import note_results
 from nlptransfer.data import DataSettings
 from nlptransfer.errors import DataError
 from nlptransfer.files import atomic_folder, read_json, write_json
@@ -191,6 +192,7 @@ def _take(side: Path, folder: Path, question: Mapping[str, Any], told: Mapping[s
     """Make a run of the verdict the run itself."""
     with atomic_folder(folder / "model") as new:
         shutil.copytree(side / "model", new, dirs_exist_ok=True)
+        note_results(new, {"verdict": dict(told)})
     shutil.copyfile(side / "predictions.parquet", folder / "predictions.parquet")
     report = read_json(side / "metrics.json")
     report["transfer"] = {**report.get("transfer", {}), "gain": dict(told)}

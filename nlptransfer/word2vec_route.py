@@ -26,6 +26,7 @@ class Word2Vec(Route):
     """Frozen word vectors and a small classifier."""
 
     name: ClassVar[str] = "word2vec"
+    opened_by: ClassVar[str] = "transformers after import nlptransfer.word2vec"
 
     head_type: Literal["cnn", "mlp", "linear"] = "cnn"
     """cnn: convolutions over the words (Kim 2014); mlp: two hidden layers on pooled vectors; linear: one, solved"""

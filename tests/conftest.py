@@ -6,7 +6,7 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hub_server import Hub, free_port
 
 TOPICS = ("good", "bad", "delivery", "billing", "praise")
 FILLER = [f"word{a}{b}" for a, b in product("abcdefghij", "abcdefghijkl")]
@@ -26,6 +27,14 @@ def pytest_configure(config: pytest.Config) -> None:
     caches = tempfile.TemporaryDirectory(prefix="nlptransfer-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(caches.cleanup)
     os.environ["HF_HOME"] = caches.name
+    # No test reaches the public hub: what asks for one finds the tests' own, where it runs, or a closed port.
+    os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{free_port()}"
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+    os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        os.environ.pop(name, None)
+    # The client uploads large files in a way that its own HTTP library advises against.
+    config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
     # On matrices as small as these, threads wait for each other longer than they work.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -34,6 +43,17 @@ def pytest_collection_finish() -> None:
     # Every training ends with a garbage collection, which would look each time through all that was imported.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A model hub of this test's own, where the client looks for one."""
+    # Read from the environment once, when the client is imported; another test may have gone offline.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    hub = Hub(int(os.environ["HF_ENDPOINT"].rpartition(":")[2]))
+    hub.start()
+    yield hub
+    hub.stop()
 
 
 @pytest.fixture(scope="session")

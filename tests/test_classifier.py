@@ -218,8 +218,13 @@ def test_saved_and_loaded_it_is_the_same(run, tmp_path):
             run.classifier.labels, run.classifier.thresholds, run.classifier.route
         )  # fmt: skip
     again = loaded.save_pretrained(tmp_path / "again")
-    for name in MODEL_FILES - {"tokenizer_config.json"}:
+    for name in MODEL_FILES - {"tokenizer_config.json", "nlptransfer.json"}:
         assert (again / name).read_bytes() == (run.folder / "model" / name).read_bytes(), name
+    one, other = (json.loads((place / "nlptransfer.json").read_text()) for place in (again, run.folder / "model"))
+    for record in (one, other):
+        # The run was compared on more texts.
+        assert record["verified"].pop("max_difference") < 1e-5
+    assert one == other and list(one) == list(other)
 
 
 def test_what_nlptransfer_json_says(one, several, tmp_path):
@@ -228,12 +233,27 @@ def test_what_nlptransfer_json_says(one, several, tmp_path):
     assert (record["labels"], record["multi_label"], record["thresholds"]) == (["negative", "positive"], False, None)
     assert record["base"]["name"] == "small.txt" and set(record["calibration"]) == {"rows", "temperature"}
     assert record["normalisation"] == "none"
+    assert (record["max_length"], record["long_texts"]) == (512, "truncate")
     assert set(record) == {
-        "route", "settings", "labels", "multi_label", "thresholds", "normalisation", "base", "calibration"
+        "route", "settings", "labels", "multi_label", "thresholds", "normalisation", "max_length", "long_texts",
+        "base", "calibration", "results", "verified",
     }  # fmt: skip
     record = json.loads((several.save_pretrained(tmp_path / "several") / "nlptransfer.json").read_text())
     assert record["multi_label"] and tuple(record["thresholds"]) == several.thresholds
     assert record["labels"] == ["billing", "delivery", "praise"]
+
+
+def test_the_record_says_how_it_was_made_and_what_it_scores(one_run, remarks):
+    found = json.loads((one_run.folder / "model" / "nlptransfer.json").read_text())["results"]
+    assert found["test"] == one_run.metrics and found["cost"] == one_run.cost
+    assert found["fingerprints"] == one_run.record["data"]["fingerprints"]
+    assert found["rows"] == {name: each["rows"] for name, each in found["fingerprints"].items()}
+    assert sum(found["label_counts"].values()) == found["rows"]["train"] and set(found["label_counts"]) == set(
+        remarks[1]
+    )
+    settings = ["--set calibration_size=0.2", "--set head_type=linear"]
+    assert found["command"].startswith("nlptransfer finetune data --route word2vec --base small.txt ")
+    assert all(setting in found["command"] for setting in settings) and str(one_run.folder) not in str(found)
 
 
 def test_config_has_the_labels(several, tmp_path):

@@ -1,0 +1,113 @@
+"""The verbs that ship a saved classifier: push, export, average."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from nlptransfer.files import size_mb
+from nlptransfer.terminal import LabelColumn, SavedBase, TextColumn, start_log
+
+if TYPE_CHECKING:
+    from nlptransfer.hub import Pushed
+
+shipping_app = typer.Typer()
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or a saved classifier")]
+
+
+@shipping_app.command("push")
+def push_verb(
+    run: Run,
+    repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="the repo on the hub; made if it is not there")],
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="of a new repo; private if nothing is said")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="branch to push to; made if it is not there")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="open a pull request instead")] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="push an adapter as one whole model")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show files, sizes and the card; send nothing")] = False,
+    license: Annotated[str | None, typer.Option(help="the hub's id of a licence, for the card")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="code of a language, for the card")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="hub id of the data, for the card")] = None,
+    example: Annotated[list[str] | None, typer.Option(help="a text that the card may show")] = None,
+    base: SavedBase = None,
+) -> None:
+    """Push a saved classifier with its model card to a model hub, in one commit, private unless told otherwise."""
+    from nlptransfer.classifier import Classifier, push_saved
+
+    start_log()
+    options: dict[str, Any] = {
+        "private": private, "revision": revision, "create_pr": create_pr, "dry_run": dry_run, "license": license,
+        "language": language or (), "datasets": dataset or (), "examples": example or (),
+    }  # fmt: skip
+    if merged:
+        pushed = Classifier.load(run, base).push_to_hub(repo_id, merged=True, **options)
+    else:
+        pushed = push_saved(run, repo_id, **options)
+    _show_pushed(pushed, dry_run)
+
+
+def _show_pushed(pushed: "Pushed", dry_run: bool) -> None:
+    for name, size in pushed.files.items():
+        typer.echo(f"{size:>13,} bytes  {name}{'' if dry_run or name in pushed.sent else '  (was there)'}")
+    if dry_run:
+        typer.echo(f"\n{pushed.card}\nnothing was sent to {pushed.url}")
+    else:
+        typer.echo(pushed.pull_request or pushed.url)
+
+
+@shipping_app.command("export")
+def export_verb(
+    run: Run,
+    to: Annotated[Literal["onnx", "merged"], typer.Option(help="a graph for onnxruntime; or an adapter made whole")],
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: weights in 8 bits, a quarter of the size")] = False,
+    output_dir: Annotated[Path | None, typer.Option(help="folder to write; by default one in RUN")] = None,
+    base: SavedBase = None,
+) -> None:
+    """Write a saved classifier in another form, once it gives what the original gives."""
+    from nlptransfer.classifier import Classifier
+    from nlptransfer.settings import check
+
+    start_log()
+    check(to == "onnx" or not int8, "--int8", int8, "--to onnx beside it")
+    classifier = Classifier.load(run, base)
+    folder = output_dir or run / (f"{to}-int8" if int8 else to)
+    if to == "onnx":
+        classifier.export_onnx(folder, int8=int8)
+    else:
+        classifier.merge().save_pretrained(folder)
+    typer.echo(f"written: {folder} ({size_mb(folder):,.1f} MB)")
+
+
+@shipping_app.command("average")
+def average_verb(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="adapters of one base: runs, or saved ones")],
+    output_dir: Annotated[Path, typer.Option(help="folder to write")],
+    weights: Annotated[str | None, typer.Option(metavar="W,W,...", help="of each; all alike if none")] = None,
+    data: Annotated[str | None, typer.Option(help="labelled text to score each of them and the average on")] = None,
+    split: Annotated[str, typer.Option(help="of the data, where there are several")] = "validation",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    base: SavedBase = None,
+) -> None:
+    """Make one adapter of several of the same base and labels: their weighted average."""
+    from nlptransfer import metrics
+    from nlptransfer.classifier import Classifier
+    from nlptransfer.data import DataSettings
+    from nlptransfer.settings import convert
+    from nlptransfer.soup import average
+
+    start_log()
+    shares = None if weights is None else convert("weights", weights, tuple[float, ...])
+    parts = [Classifier.load(run, base) for run in runs]
+    found = average(parts, shares, base)
+    if data is not None:
+        columns = DataSettings(text_column=text_column, label_column=label_column)
+        metric = metrics.default_metric(found.labels)
+        for name, one in [*zip(map(str, runs), parts, strict=True), ("average", found)]:
+            scores = one.evaluate(data, settings=columns, split=split)
+            low, high = scores[f"{metric}_interval"]
+            typer.echo(f"{metric} {scores[metric]:.4f} [{low:.4f}, {high:.4f}]  {name}")
+    found.save_pretrained(output_dir)
+    typer.echo(f"written: {output_dir} ({size_mb(output_dir):,.1f} MB)")

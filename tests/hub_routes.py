@@ -1,0 +1,364 @@
+"""What the model hub of the tests answers, one function an address."""
+
+import hmac
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, parse_qsl, unquote
+
+from hub_store import PREFIXES, Answer, Commit, Refused, Repo, as_json, card_metadata, card_problems, folder_oids
+
+if TYPE_CHECKING:
+    from hub_server import Hub
+
+NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]{0,95}(?<![.-])")
+MEMBERS = {"team": ("me",)}
+ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Answer]]] = []
+
+
+@dataclass(frozen=True)
+class Access:
+    """Whom a token belongs to, and what for: ``read`` or ``write``."""
+
+    user: str
+    role: str
+
+
+def route(method: str, template: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    """Register what answers ``method`` at addresses like ``template``; what is in braces becomes arguments."""
+    special = {"kinds": "models|datasets|spaces", "repo": "[^/]+/[^/]+", "path": ".+"}
+    pattern = re.sub(r"{(\w+)}", lambda name: f"(?P<{name[1]}>{special.get(name[1], '[^/]+')})", template)
+
+    def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
+        ROUTES.append((method, re.compile(pattern), function))
+        return function
+
+    return register
+
+
+def checked(value: Any, schema: Mapping[str, Any], what: str = "body") -> dict[str, Any]:
+    """``value``, if it is an object of these fields and no others; one whose name ends in "?" may be absent."""
+    kinds = {name.rstrip("?"): kind for name, kind in schema.items()}
+    if not isinstance(value, dict):
+        raise Refused(400, f"{what}: expected an object, found {value!r}")
+    for name, found in value.items():
+        if name not in kinds:
+            raise Refused(400, f"{what}: unknown field {name!r}")
+        if not isinstance(found, kinds[name]):
+            raise Refused(400, f"{what}: {name!r} cannot be {found!r}")
+    if missing := [name for name in schema if not name.endswith("?") and name not in value]:
+        raise Refused(400, f"{what}: {', '.join(missing)} missing")
+    return value
+
+
+def parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise Refused(400, f"no JSON: {error}") from None
+
+
+def checked_path(path: str) -> str:
+    if "\0" in path or any(part in ("", ".", "..", ".git") for part in path.split("/")):
+        raise Refused(400, f"invalid path: {path!r}")
+    return path
+
+
+@dataclass
+class Call:
+    """One request, as its route sees it."""
+
+    hub: "Hub"
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+    kind: str = "model"
+    repo_id: str = ""
+
+    def answer(self) -> Answer:
+        """Find the route and follow it."""
+        path = self.target.partition("?")[0]
+        for method, pattern, function in ROUTES:
+            if method == self.method.replace("HEAD", "GET") and (match := pattern.fullmatch(path)):
+                found = {name: unquote(value) for name, value in match.groupdict().items() if value is not None}
+                self.kind = found.pop("kinds", "models").removesuffix("s")
+                self.repo_id = found.pop("repo", "")
+                # A wrong token is refused everywhere.
+                _ = self.who
+                return function(self, **found)
+        raise Refused(404, f"no such address: {self.method} {path}")
+
+    @cached_property
+    def query(self) -> dict[str, str]:
+        return dict(parse_qsl(self.target.partition("?")[2]))
+
+    @cached_property
+    def who(self) -> Access | None:
+        header = self.headers.get("Authorization")
+        if header is None:
+            return None
+        scheme, _, token = header.partition(" ")
+        access = self.hub.tokens.get(token)
+        if access is None or scheme != "Bearer":
+            raise Refused(401, "Invalid credentials in Authorization header")
+        return access
+
+    def json(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        return checked(parsed(self.body), schema)
+
+    def writer(self) -> Access:
+        """Who asks, if he has a token, and that one to write with."""
+        if self.who is None:
+            # The client takes a 401 for a missing repo by itself, but at https addresses only.
+            code = "RepoNotFound" if self.repo_id and self.target.startswith("/api/") else None
+            raise Refused(401, "Invalid username or password.", code)
+        if self.who.role != "write":
+            raise Refused(403, "Forbidden: you must use a write token to upload to a repository.")
+        return self.who
+
+    def is_member(self, namespace: str) -> bool:
+        return self.who is not None and self.who.user in (namespace, *MEMBERS.get(namespace, ()))
+
+    def readable(self) -> Repo:
+        """The repo that is asked for, if who asks may see it."""
+        repo, is_member = self.hub.repos.get(self.repo_id), self.is_member(self.repo_id.partition("/")[0])
+        if repo is None or repo.kind != self.kind or (repo.private and not is_member):
+            if self.who is None:
+                raise Refused(401, "Invalid username or password.", "RepoNotFound")
+            raise Refused(404, "Repository not found", "RepoNotFound")
+        return repo
+
+    def writable(self, *, by_pull_request: bool = False) -> Repo:
+        """The repo, if who asks may write there; a pull request may come from anybody with a token to write."""
+        repo = self.readable()
+        self.writer()
+        if not by_pull_request and not self.is_member(repo.id.partition("/")[0]):
+            raise Refused(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
+        return repo
+
+    def signed(self) -> Repo:
+        """The repo that a signed address belongs to."""
+        target, _, signature = self.target.rpartition("&signature=")
+        if not hmac.compare_digest(signature, self.hub.signature(self.method.replace("HEAD", "GET"), target)):
+            raise Refused(403, "SignatureDoesNotMatch")
+        if self.repo_id not in self.hub.repos:
+            raise Refused(404, "NoSuchBucket")
+        return self.hub.repos[self.repo_id]
+
+
+def without_token(call: Call) -> None:
+    # The storage has another owner: a token that is sent there has leaked.
+    if "Authorization" in call.headers:
+        raise Refused(400, "Only one auth mechanism allowed")
+
+
+@route("GET", "/api/whoami-v2")
+def whoami(call: Call) -> Answer:
+    if call.who is None:
+        raise Refused(401, "Invalid username or password.")
+    name, role = call.who.user, call.who.role
+    organisations = [{"type": "org", "name": org, "roleInOrg": role} for org in MEMBERS if call.is_member(org)]
+    token = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
+    return as_json({"type": "user", "id": name, "name": name, "fullname": name, "orgs": organisations, "auth": token})
+
+
+@route("POST", "/api/validate-yaml")
+def validate_card(call: Call) -> Answer:
+    errors, warnings = card_problems(call.json({"content": str, "repoType": str})["content"])
+    found = {"errors": [{"message": line} for line in errors], "warnings": [{"message": line} for line in warnings]}
+    return as_json(found, 400 if errors else 200)
+
+
+REPO = {"name": str, "organization": str | None, "type?": str}
+
+
+def asked_repo(call: Call, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a request that names a repo; sets the call's ``kind`` and ``repo_id``."""
+    who, asked = call.writer(), call.json(schema)
+    namespace = asked["organization"] or who.user
+    call.kind, call.repo_id = asked.get("type", "model"), f"{namespace}/{asked['name']}"
+    if call.kind not in PREFIXES or not NAME.fullmatch(asked["name"]):
+        raise Refused(400, f"Invalid repo name or type: {call.kind} {call.repo_id}")
+    if not call.is_member(namespace):
+        raise Refused(403, f'You don\'t have the rights to create a {call.kind} under the namespace "{namespace}"')
+    return asked
+
+
+@route("POST", "/api/repos/create")
+def create_repo(call: Call) -> Answer:
+    is_private = _is_private(asked_repo(call, REPO | {"visibility?": str}))
+    if call.repo_id in call.hub.repos:
+        repo = call.hub.repos[call.repo_id]
+        message = f"You already created this {repo.kind} repo: {repo.id}"
+        raise Refused(409, message, more={"url": call.hub.address(repo)})
+    call.hub.add_repo(call.repo_id, private=bool(is_private), repo_type=call.kind)
+    return as_json({"url": call.hub.address(call.hub.repos[call.repo_id]), "name": call.repo_id})
+
+
+def _is_private(asked: dict[str, Any]) -> bool | None:
+    if asked.get("visibility") not in ("public", "private", None):
+        raise Refused(400, f"unknown visibility: {asked['visibility']!r}")
+    return None if "visibility" not in asked else asked["visibility"] == "private"
+
+
+@route("DELETE", "/api/repos/delete")
+def delete_repo(call: Call) -> Answer:
+    asked_repo(call, REPO)
+    del call.hub.repos[call.readable().id]
+    return as_json({})
+
+
+@route("PUT", "/api/{kinds}/{repo}/settings")
+def change_settings(call: Call) -> Answer:
+    repo = call.writable()
+    is_private = _is_private(call.json({"visibility?": str}))
+    repo.private = repo.private if is_private is None else is_private
+    return as_json({"private": repo.private})
+
+
+@route("GET", "/api/{kinds}/{repo}")
+@route("GET", "/api/{kinds}/{repo}/revision/{revision}")
+def repo_info(call: Call, revision: str = "main") -> Answer:
+    repo = call.readable()
+    commit = repo.find(revision)
+    siblings: list[dict[str, Any]] = [{"rfilename": path} for path in sorted(commit.files)]
+    if call.query.get("blobs") == "true":
+        for sibling in siblings:
+            blob = commit.files[sibling["rfilename"]]
+            sibling |= {"blobId": blob.oid} | blob.describe("sha256")
+    about: dict[str, Any] = {"id": repo.id, "modelId": repo.id, "author": repo.id.partition("/")[0], "sha": commit.id}
+    about |= {"private": repo.private, "gated": False, "disabled": False, "lastModified": commit.when}
+    card = commit.files.get("README.md")
+    metadata = card_metadata(card.content.decode()) if card else None
+    about |= {"cardData": json.loads(json.dumps(metadata, default=str))} if metadata else {}
+    return as_json(about | {"siblings": siblings})
+
+
+def described(commit: Commit, folder: str = "", *, recursive: bool = True) -> list[dict[str, Any]]:
+    """The files and folders in ``folder``, or below it."""
+    folders = {path: oid for path, oid in folder_oids(commit.files).items() if path}
+    listed = [{"type": "directory", "path": path, "oid": oid, "size": 0} for path, oid in folders.items()]
+    for path, blob in commit.files.items():
+        listed.append({"type": "file", "path": path, "oid": blob.oid, **blob.describe("oid")})
+    start = f"{folder}/" if folder else ""
+    inside = [entry for entry in listed if entry["path"].startswith(start)]
+    wanted = [entry for entry in inside if recursive or "/" not in entry["path"].removeprefix(start)]
+    return sorted(wanted, key=lambda entry: entry["path"])
+
+
+@route("GET", "/api/{kinds}/{repo}/tree/{revision}")
+@route("GET", "/api/{kinds}/{repo}/tree/{revision}/{path}")
+def tree(call: Call, revision: str, path: str = "") -> Answer:
+    commit = call.readable().find(revision)
+    if path and path not in folder_oids(commit.files):
+        raise Refused(404, f"{path} does not exist on {revision}", "EntryNotFound")
+    return as_json(described(commit, path, recursive=call.query.get("recursive") == "true"))
+
+
+@route("POST", "/api/{kinds}/{repo}/paths-info/{revision}")
+def paths_info(call: Call, revision: str) -> Answer:
+    wanted = parse_qs(call.body.decode())["paths"]
+    return as_json([entry for entry in described(call.readable().find(revision)) if entry["path"] in wanted])
+
+
+@route("GET", "/api/{kinds}/{repo}/commits/{revision}")
+def list_commits(call: Call, revision: str) -> Answer:
+    repo, listed = call.readable(), []
+    for one in repo.history(repo.find(revision)):
+        written = {"date": one.when, "authors": [{"user": one.author}]}
+        listed.append({"id": one.id, "title": one.title, "message": one.message, **written})
+    return as_json(listed)
+
+
+@route("GET", "/api/{kinds}/{repo}/refs")
+def list_refs(call: Call) -> Answer:
+    refs = call.readable().refs
+    starts = {"branches": "refs/heads/", "tags": "refs/tags/", "pullRequests": "refs/pr/"}
+    listed = {
+        kind: [
+            {"name": ref.removeprefix(start), "ref": ref, "targetCommit": oid}
+            for ref, oid in refs.items()
+            if ref.startswith(start)
+        ]
+        for kind, start in starts.items()
+    }
+    return as_json({**listed, "converts": []})
+
+
+@route("POST", "/api/{kinds}/{repo}/branch/{name}")
+def create_branch(call: Call, name: str) -> Answer:
+    return _create_ref(call.writable(), f"refs/heads/{name}", call.json({"startingPoint?": str}).get("startingPoint"))
+
+
+@route("POST", "/api/{kinds}/{repo}/tag/{revision}")
+def create_tag(call: Call, revision: str) -> Answer:
+    return _create_ref(call.writable(), f"refs/tags/{call.json({'tag': str, 'message?': str})['tag']}", revision)
+
+
+def _create_ref(repo: Repo, ref: str, revision: str | None) -> Answer:
+    commit = repo.find(revision or "main")
+    if ref in repo.refs:
+        raise Refused(409, f"Reference already exists: {ref}")
+    repo.refs[ref] = commit.id
+    return as_json({})
+
+
+@route("DELETE", "/api/{kinds}/{repo}/branch/{name}")
+def delete_branch(call: Call, name: str) -> Answer:
+    if name == "main":
+        raise Refused(403, "main cannot be deleted")
+    return _delete_ref(call.writable(), f"refs/heads/{name}")
+
+
+@route("DELETE", "/api/{kinds}/{repo}/tag/{name}")
+def delete_tag(call: Call, name: str) -> Answer:
+    return _delete_ref(call.writable(), f"refs/tags/{name}")
+
+
+def _delete_ref(repo: Repo, ref: str) -> Answer:
+    if repo.refs.pop(ref, None) is None:
+        raise Refused(404, f"Invalid rev id: {ref}", "RevisionNotFound")
+    return as_json({})
+
+
+@route("GET", "/storage/{repo}/{oid}")
+def get_object(call: Call, oid: str) -> Answer:
+    repo = call.signed()
+    without_token(call)
+    if oid not in repo.objects:
+        raise Refused(404, "NoSuchKey")
+    return _content(call, repo.objects[oid], {"ETag": f'"{oid}"'})
+
+
+@route("GET", "/(?:{kinds}/)?{repo}/resolve/{revision}/{path}")
+def resolve(call: Call, revision: str, path: str) -> Answer:
+    repo = call.readable()
+    commit = repo.find(revision)
+    headers = {"X-Repo-Commit": commit.id}
+    if path not in commit.files:
+        raise Refused(404, f"Entry not found: {path}", "EntryNotFound", headers)
+    blob = commit.files[path]
+    if not blob.is_lfs:
+        return _content(call, blob.content, headers | {"ETag": f'"{blob.oid}"'})
+    size = len(blob.content)
+    place = call.hub.storage_url + call.hub.signed("GET", f"/storage/{repo.id}/{blob.sha256}?size={size}")
+    linked = {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(size), "Location": place}
+    return Answer(302, headers=headers | linked)
+
+
+def _content(call: Call, content: bytes, headers: Mapping[str, str]) -> Answer:
+    """The bytes, or the range of them that is asked for."""
+    headers, size = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", **headers}, len(content)
+    asked = re.fullmatch(r"bytes=(\d*)-(\d*)", call.headers.get("Range", ""))
+    if asked is None:
+        return Answer(200, content, headers)
+    first, last = asked.groups()
+    start = int(first) if first else max(0, size - int(last or 0))
+    stop = min(size, int(last) + 1) if first and last else size
+    if start >= stop:
+        raise Refused(416, "range not satisfiable", headers={"Content-Range": f"bytes */{size}"})
+    return Answer(206, content[start:stop], headers | {"Content-Range": f"bytes {start}-{stop - 1}/{size}"})

@@ -1,0 +1,594 @@
+"""Model cards: what the hub reads, what people read, and the lines that open a classifier without nlptransfer."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import unicodedata
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard, constants
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from test_anatomy import SHAPES, make_base
+
+import nlptransfer
+from nlptransfer import Classifier, Full, Lora, Word2Vec, finetune
+from nlptransfer.card import loading_code, model_card
+from nlptransfer.errors import SettingError
+from nlptransfer.files import read_json
+from nlptransfer.route import Route
+
+# peft 0.21 asks transformers 5.23 by an old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+REPO = "acme/films"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ENCODER = {"kind": "encoder", "name": "acme/tiny-base", "revision": COMMIT, "sha256": "ab" * 32}
+LOCAL = ENCODER | {"name": "tiny-base", "revision": None}
+TEST = {
+    "rows": 120,
+    "accuracy": 1 / 3,
+    "accuracy_interval": [0.25, 0.41],
+    "f1_macro": 0.3,
+    "f1_macro_interval": [0.2, 0.4],
+    "precision_macro": 0.31,
+    "recall_macro": 0.32,
+    "mcc": -0.1,
+    "loss": 0.7,
+    "per_class": {name: {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": 60} for name in ("bad", "good")},
+}
+SEVERAL_TEST = {name: value for name, value in TEST.items() if name != "mcc"} | {
+    "f1_micro": 0.45,
+    "f1_micro_interval": [0.4, 0.5],
+    "subset_accuracy": 1 / 3,
+    "lrap": 0.6,
+}
+RESULTS = {
+    "data": "films",
+    "rows": {"train": 1216, "validation": 24, "calibration": 20, "test": 120},
+    "label_counts": {"bad": 1000, "good": 216},
+    "fingerprints": {"train": {"rows": 1216, "hash": "cd" * 32}, "test": {"rows": 120, "hash": "ef" * 32}},
+    "seed": 3,
+    "training": {
+        "num_train_epochs": 4,
+        "learning_rate": 5e-5,
+        "per_device_train_batch_size": 16,
+        "class_weights": None,
+    },
+    "test": TEST,
+    "cost": {"train_seconds": 12.3, "trainable_parameters": 4610, "total_parameters": 22_717_826, "size_mb": 0.716},
+    "versions": {"nlptransfer": "0.1.0", "torch": "2.13.0"},
+    "command": "nlptransfer finetune films --route full",
+}
+VERDICT = {"verdict": "helps", "metric": "accuracy", "gain": 0.1, "interval": [0.02, 0.18], "seeds": 3}
+VERDICT |= {"direct": 0.7, "with_source": 0.8}
+
+
+def record_of(route: str = "full", base: dict[str, Any] = ENCODER, **more: Any) -> dict[str, Any]:
+    """A record of two labels with results; ``more`` overrides, and None leaves out."""
+    record = {
+        "route": route,
+        "settings": {"max_length": 256},
+        "labels": ["bad", "good"],
+        "multi_label": False,
+        "thresholds": None,
+        "normalisation": "none",
+        "max_length": 256,
+        "long_texts": "truncate",
+        "base": base,
+        "calibration": {"rows": 20, "temperature": 1.25},
+        "verified": {"opened_by": "transformers", "texts": 8, "max_difference": 2e-7},
+        "results": deepcopy(RESULTS),
+    }
+    return {name: value for name, value in {**record, **more}.items() if value is not None or name == "thresholds"}
+
+
+def with_results(**more: Any) -> dict[str, Any]:
+    return record_of(results={name: value for name, value in {**RESULTS, **more}.items() if value is not None})
+
+
+WORDS = {"kind": "vectors", "name": "glove.txt.gz", "words": 2000, "dimensions": 50}
+DISTILLED = {"kind": "distilled", "name": "acme/tiny-base", "revision": COMMIT, "words": 2000, "dimensions": 50}
+PROBE = {"head_type": "linear", "layers": "all", "pooling": ["mean"], "max_length": 256}
+LORA = {"rank": 8, "lora_alpha": 16.0, "max_length": 256}
+MERGED = LORA | {"merge": True}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the card of one kind of record must say."""
+
+    record: dict[str, Any]
+    library: str
+    relation: str | None = None
+    trained: str = ""
+
+
+KINDS = {
+    "full": Kind(record_of(), "transformers", "finetune", "All of the encoder learnt"),
+    "full, upper layers": Kind(
+        record_of(settings={"freeze_layers": 2}), "transformers", "finetune", "the lowest 2 layers stayed as they are"
+    ),
+    "probe": Kind(record_of("probe", settings=PROBE), "nlptransfer", "adapter", "A head (`linear`) was solved"),
+    "lora": Kind(record_of("lora", settings=LORA), "peft", "adapter", "LoRA matrices of rank 8 (alpha 16)"),
+    "merged lora": Kind(
+        record_of("lora", settings=MERGED), "transformers", "finetune", "the matrices are merged into the encoder"
+    ),
+    "average of loras": Kind(
+        record_of("lora", settings=LORA, average={"weights": [0.5, 0.5]}), "peft", "adapter", "average of 2 such"
+    ),
+    "word2vec": Kind(
+        record_of("word2vec", WORDS, settings={"head_type": "cnn"}), "nlptransfer", None, "those of glove.txt.gz: 2,000"
+    ),
+    "word2vec distilled": Kind(
+        record_of("word2vec", DISTILLED, settings={"head_type": "linear"}), "nlptransfer", None, "distilled from acme/"
+    ),
+    "onnx": Kind(record_of(format="onnx"), "nlptransfer", "finetune", "exported to ONNX"),
+    "onnx int8": Kind(
+        record_of("probe", settings=PROBE, format="onnx int8"), "nlptransfer", "quantized", "with weights in int8"
+    ),
+}
+
+
+def metadata(card: str) -> dict[str, Any]:
+    """The YAML block as another parser than the card's own reads it."""
+    _, block, _ = re.split(r"^---$", card, maxsplit=2, flags=re.MULTILINE)
+    return dict(yaml.safe_load(block))
+
+
+def body(card: str) -> str:
+    return re.split(r"^---$", card, maxsplit=2, flags=re.MULTILINE)[2]
+
+
+def tokens_of(card: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(body(card))
+
+
+def shown(token: Token) -> str:
+    """What a reader sees of a line; anything but text and code would be markup that a user's name has smuggled in."""
+    assert {child.type for child in token.children} <= {"text", "text_special", "code_inline", "softbreak"}
+    return "".join("\n" if child.type == "softbreak" else child.content for child in token.children)
+
+
+def headings(card: str) -> list[str]:
+    tokens = tokens_of(card)
+    return [shown(tokens[place + 1]) for place, token in enumerate(tokens) if token.type == "heading_open"]
+
+
+def table(card: str, first: str) -> list[list[str]]:
+    """The rows of the first table below the heading ``first``."""
+    rows: list[list[str]] = []
+    tokens = tokens_of(card)
+    start = next(place for place, token in enumerate(tokens) if token.type == "inline" and token.content == first)
+    for token in tokens[start + 1 :]:
+        if token.type == "tr_open":
+            rows.append([])
+        elif rows and token.type == "inline":
+            rows[-1].append(shown(token))
+        elif token.type in ("table_close", "heading_open"):
+            break
+    return rows[1:]
+
+
+def code_blocks(text: str) -> list[str]:
+    return [token.content for token in MarkdownIt("commonmark").parse(text) if token.type == "fence"]
+
+
+def visible(name: str) -> str:
+    """A name on one line: what ends a line, controls something or turns the direction of writing is a blank."""
+    turning = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    hidden = [
+        unicodedata.category(sign) in ("Cc", "Zl", "Zp") or unicodedata.bidirectional(sign) in turning for sign in name
+    ]
+    return "".join(" " if is_hidden else sign for sign, is_hidden in zip(name, hidden, strict=True))
+
+
+# What the hub and people read
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_hub_is_told_what_kind_of_model_it_is(kind):
+    case = KINDS[kind]
+    card = model_card(case.record, REPO, license="apache-2.0", language=["en", "no"], datasets=["acme/reviews"])
+    told = metadata(card)
+    assert (told["library_name"], told.get("base_model_relation")) == (case.library, case.relation)
+    assert told.get("base_model") == (None if case.record["base"] is WORDS else "acme/tiny-base")
+    assert told["tags"][:3] == ["nlptransfer", case.record["route"], "text-classification"]
+    assert ("onnx" in told["tags"]) == ("onnx" in kind)
+    assert (told["license"], told["language"], told["datasets"]) == ("apache-2.0", ["en", "no"], ["acme/reviews"])
+    assert told["pipeline_tag"] == "text-classification"
+    assert told["widget"] == [{"text": "This is bad."}, {"text": "This is good."}]
+    # As the client reads and writes it, before the hub checks it.
+    assert metadata(str(ModelCard(card))) == told
+    assert case.trained in card
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_part_is_there_and_says_what_it_is(kind):
+    card = model_card(KINDS[kind].record, REPO)
+    parts = ["Labels", "How it was trained", "Scores", "Calibration", "Cost", "Limits", "How to load it"]
+    assert headings(card) == [REPO, *parts, "How to repeat it"]
+    assert table(card, "Labels") == [["bad", "1,000"], ["good", "216"]]
+    assert ["accuracy", "0.333", "[0.250, 0.410]"] in table(card, "Scores")
+    assert "| good | 0.500 | 0.250 | 0.333 | 60 |" in card
+    assert "temperature of 1.250 was fitted on 20 rows" in card
+    assert ["parameters in all", "22,717,826"] in table(card, "Cost")
+    unit = "words" if "word2vec" in kind else "tokens"
+    assert f"reads the first 256 {unit} of a text; what is longer is cut" in card
+    assert f'Classifier.load("{REPO}").predict([text])[0]' in card
+    assert ["train", "1,216", "cd" * 32] in table(card, "How to repeat it")
+    assert "Seed 3." in card and "torch 2.13.0" in card
+    assert code_blocks(card)[-1] == "nlptransfer finetune films --route full\n"
+    assert not re.search(r"None|Undefined|\n{4}", body(card).replace("top_k=None", ""))
+
+
+def test_settings_of_the_loop_are_shown_where_there_was_one():
+    rows = table(model_card(KINDS["full"].record, REPO), "How it was trained")
+    assert rows == [["num_train_epochs", "4"], ["learning_rate", "5e-05"], ["per_device_train_batch_size", "16"]]
+    assert table(model_card(KINDS["probe"].record, REPO), "How it was trained") == []
+
+
+def test_a_record_made_by_hand_has_a_sensible_card():
+    record = record_of("lora", settings=LORA, results=None, calibration=None, verified=None, max_length=None)
+    card = model_card(record, REPO)
+    assert not metadata(card).keys() & {"model-index", "metrics", "model_name", "license", "language", "datasets"}
+    assert headings(card) == [
+        REPO, "Labels", "How it was trained", "Scores", "Calibration", "Limits", "How to load it"
+    ]  # fmt: skip
+    assert table(card, "Labels") == [["bad"], ["good"]]
+    assert "it was not measured on test rows" in card and "the probabilities are as training left them" in card
+    assert "How good it is, is not known" in card
+    # An old record has it among the settings alone.
+    assert "the first 256 tokens" in card
+
+
+@pytest.mark.parametrize("base", [LOCAL, {}], ids=["local", "none"])
+def test_a_base_that_is_not_on_the_hub_is_not_named_to_it(base):
+    card = model_card(record_of(base=base), REPO)
+    assert not metadata(card).keys() & {"base_model", "base_model_relation"}
+    assert ("tiny-base, a local folder" in card) == bool(base)
+
+
+def test_several_labels_at_once():
+    thresholds = [0.25, 0.75]
+    record = record_of(multi_label=True, thresholds=thresholds, results=RESULTS | {"test": SEVERAL_TEST})
+    card = model_card(record, REPO)
+    assert "any number of 2 labels" in card
+    assert table(card, "Labels") == [["bad", "1,000", "0.250"], ["good", "216", "0.750"]]
+    scores = table(card, "Scores")
+    assert [row[0] for row in scores][:3] == ["F1 (micro)", "F1 (macro)", "all labels right"]
+    metrics = metadata(card)["model-index"][0]["results"][0]["metrics"]
+    assert [(metric["type"], metric["value"], metric.get("args")) for metric in metrics] == [
+        ("f1", 0.45, {"average": "micro"}), ("f1", 0.3, {"average": "macro"}), ("accuracy", 1 / 3, None)
+    ]  # fmt: skip
+    assert "fitted on the same rows" in card
+    assert "sigmoid" in loading_code(record, REPO) and "softmax" not in card
+    plain = model_card(record_of(multi_label=True, results=None), REPO)
+    assert "given from a probability of 0.5" in plain
+
+
+def test_scores_reach_the_hub_as_they_are_with_their_intervals():
+    card = model_card(record_of(), REPO, datasets=["acme/reviews"])
+    (index,) = metadata(card)["model-index"]
+    (result,) = index["results"]
+    assert index["name"] == "films"
+    assert result["dataset"] == {"name": "films", "type": "acme/reviews", "split": "test"}
+    found = {metric["name"]: (metric["type"], metric["value"]) for metric in result["metrics"]}
+    assert found == {
+        "accuracy (95% interval 0.250 to 0.410)": ("accuracy", 1 / 3),
+        "F1 (macro) (95% interval 0.200 to 0.400)": ("f1", 0.3),
+        "precision (macro)": ("precision", 0.31),
+        "recall (macro)": ("recall", 0.32),
+        "Matthews correlation": ("matthews_correlation", -0.1),
+    }
+    assert metadata(card)["metrics"] == ["accuracy", "f1", "precision", "recall", "matthews_correlation"]
+    # Rows of which of the two?
+    two = metadata(model_card(record_of(), REPO, datasets=["acme/reviews", "acme/more"]))
+    assert two["model-index"][0]["results"][0]["dataset"]["type"] == "unknown"
+
+
+def test_numbers_of_numpy_are_written_as_plain_ones():
+    record = record_of()
+    test = record["results"]["test"]
+    test |= {"accuracy": np.float64(1 / 3), "accuracy_interval": np.array([0.25, 0.41]), "rows": np.int64(120)}
+    assert model_card(record, REPO) == model_card(record_of(), REPO)
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.float64("inf")])
+def test_what_is_no_number_is_left_out(value):
+    record = with_results(test=TEST | {"mcc": value, "accuracy_interval": [value, 0.4]})
+    card = model_card(record, REPO)
+    metrics = metadata(card)["model-index"][0]["results"][0]["metrics"]
+    assert [metric["name"] for metric in metrics if metric["type"] in ("accuracy", "matthews_correlation")] == [
+        "accuracy"
+    ]
+    assert not re.search(r"\b(nan|inf)\b", card)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [("helps", "The source helped:"), ("hurts", "The source hurt:"), ("no evidence", "There is no evidence that")],
+)
+def test_the_verdict_on_a_source_in_words(verdict, words):
+    told = {"transfer": {"name": "joint", "source": {"name": "gadgets"}}, "verdict": VERDICT | {"verdict": verdict}}
+    card = model_card(with_results(**told), REPO)
+    assert words in card and "Knowledge came from the source gadgets by the transfer `joint`" in card
+    assert "accuracy 0.800 with it and 0.700 without, a gain of +0.100" in card
+    assert "(95% interval +0.020 to +0.180), over 3 seeds." in card
+    assert "trained without it" not in card
+
+
+def test_a_source_that_was_left_out_by_its_verdict():
+    card = model_card(with_results(verdict=VERDICT | {"verdict": "hurts", "taken": "direct", "seeds": 1}), REPO)
+    assert "over 1 seed.\nThis is the classifier that was trained without it." in card
+    assert "Knowledge came" not in card
+
+
+def test_what_a_reader_must_know_of_the_texts():
+    assert "languages that its base has not read" in model_card(record_of(), REPO)
+    assert "trained and tested on texts in: de, fr;" in model_card(record_of(), REPO, language=["de", "fr"])
+    words = model_card(KINDS["word2vec"].record, REPO)
+    assert "words of the training texts can be read there" in words and "a vector mean nothing" in words
+    web = model_card(record_of(normalisation="web"), REPO)
+    assert "brought into the form `web`" in web and "brought into" not in words
+
+
+def test_a_base_in_16_bits_is_opened_in_32():
+    record = KINDS["lora"].record
+    halved = record | {"settings": LORA | {"base_precision": "bfloat16"}}
+    assert "dtype=torch.float32," in loading_code(halved, REPO) and "dtype" not in loading_code(record, REPO)
+    assert "in bfloat16, which these lines hold in float32" in model_card(halved, REPO)
+    quantised = record | {"settings": LORA | {"base_precision": "4bit"}}
+    assert "takes a GPU and bitsandbytes" in model_card(quantised, REPO)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"repo_id": "../films"}, "repo_id='../films'"),
+        ({"repo_id": "a/b/c"}, "owner/name"),
+        ({"license": "Apache 2.0"}, "license='Apache 2.0': expected the hub's id"),
+        ({"language": ["english"]}, "language='english': expected an ISO 639 code"),
+        ({"language": "en"}, "language='en': expected a list"),
+        ({"datasets": ["reviews.csv"]}, "datasets='reviews.csv': expected the hub id"),
+        ({"datasets": ["acme/reviews", "/home/me/reviews"]}, "datasets='/home/me/reviews'"),
+        ({"datasets": ["./reviews"]}, "datasets='./reviews'"),
+        ({"datasets": "acme/reviews"}, "expected a list"),
+        ({"examples": "a text"}, "examples='a text': expected a list"),
+    ],
+    ids=str,
+)
+def test_what_the_hub_cannot_know_is_refused(wrong, expected):
+    with pytest.raises(SettingError, match=re.escape(expected)):
+        model_card(record_of(), **{"repo_id": REPO} | wrong)
+
+
+def test_a_data_set_that_is_a_folder_here_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model_card(record_of(), REPO, datasets=["data/films"])
+    (tmp_path / "data" / "films").mkdir(parents=True)
+    with pytest.raises(SettingError, match=r"data/films.*no path of this machine"):
+        model_card(record_of(), REPO, datasets=["data/films"])
+
+
+# Names that users give
+
+
+SIGNS = r"""|`*_[](){}<>&$~#!@:\'"-+=.%?,;/""" + "\n\r\t\x00\x85\u2028\u202e\ufeff "
+TRICKS = (
+    "a|b", "<b>", "`", "``` ```", "---", "\n---\n", "{{ 7 * 7 }}", "{% for %}", "[x](javascript:y)", "&amp;", "&#124;",
+    "$$x$$", r"\(x\)", "# x", "- x", "yes", "null", "1e3", "0x1F", "'", '"', ": x", "!!python/object:os.system", "*a",
+    "http://x.y", "<!-- x", "]]>", "_x_", "__x__", "~~x~~", "|---|", "\\", "\\|", "好", "🎬", "é",
+)  # fmt: skip
+NAMES = st.text(st.sampled_from(SIGNS) | st.characters(codec="utf-8"), min_size=1, max_size=20) | st.lists(
+    st.sampled_from(TRICKS), min_size=1, max_size=3
+).map("".join)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(NAMES, min_size=1, max_size=4, unique=True), NAMES, st.booleans())
+@example(list(TRICKS), "\n---\n", True)
+def test_names_are_shown_as_they_are_and_break_nothing(names, other, several):
+    test = SEVERAL_TEST if several else TEST
+    per_class = dict.fromkeys(names, TEST["per_class"]["bad"])
+    results = RESULTS | {"label_counts": dict.fromkeys(names, 7), "test": test | {"per_class": per_class}}
+    results |= {
+        "data": other,
+        "transfer": {"name": "copy", "source": {"name": other}},
+        "command": f"finetune '{other}'",
+    }
+    base = LOCAL | {"name": other}
+    card = model_card(
+        record_of(base=base, labels=names, multi_label=several, results=results), REPO, examples=[other, "x"]
+    )
+    told = ModelCard(card).data
+    assert [widget["text"] for widget in told.widget] == [f"This is {visible(name)}." for name in names[:5]]
+    assert {result.dataset_name for result in told.eval_results} == {visible(other)}
+    assert metadata(card) == told.to_dict()
+    assert headings(card) == [*headings(model_card(record_of(), REPO)), "Examples"]
+    rows = [[visible(name).strip(), "7"] for name in names]
+    assert [[cell.strip() for cell in row] for row in table(card, "Labels")] == rows
+    lines = [shown(token) for token in tokens_of(card) if token.type == "inline"]
+    for words in ("learnt from the data {}.", "from {}, a local folder", "the source {} by the transfer"):
+        assert any(words.format(visible(other)) in line for line in lines)
+    assert table(card, "Examples") == [[visible(other).strip()], ["x"]]
+    assert code_blocks(card)[-1] == f"finetune '{visible(other)}'\n"
+
+
+def test_few_labels_of_many_have_an_example_text():
+    names = [f"label{number}" for number in range(150)]
+    card = model_card(record_of(labels=names, results=None), REPO)
+    assert len(metadata(card)["widget"]) == 5 and len(table(card, "Labels")) == 150
+
+
+# The lines that open a classifier
+
+
+HOSTILE = ["<b>", 'a|"b"', "né\nw"]
+TEXT = "word1 word7 word3"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A classifier as it lies on the hub, in the cache of this machine."""
+
+    repo_id: str
+    classifier: Classifier
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return dict(read_json(snapshot(self.repo_id) / "nlptransfer.json"))
+
+    @property
+    def expected(self) -> dict[str, float]:
+        (row,) = self.classifier.probabilities([TEXT]).tolist()
+        return dict(zip(self.classifier.labels.names, row, strict=True))
+
+
+def snapshot(repo_id: str) -> Path:
+    """Where the hub's cache has a commit of a repository; a fresh one is there as if it had been fetched."""
+    root = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True, exist_ok=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    return root / "snapshots" / COMMIT
+
+
+def rows_of(several: bool) -> tuple[list[str], list[Any]]:
+    texts = [f"word{row % 3} word{3 + row % 7}" for row in range(36)]
+    labels = [HOSTILE[row % 3] for row in range(36)]
+    return texts, [[label] * (row % 4 > 0) for row, label in enumerate(labels)] if several else labels
+
+
+def train(name: str, route: Route, base: str | Path, several: bool, folder: Path, **more: Any) -> Saved:
+    quick = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "progress": False}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
+        finetune(rows_of(several), route=route, base=base, output_dir=folder / name, **quick, **more)
+    repo_id = f"acme/card-{name}"
+    snapshot(repo_id).parent.mkdir(parents=True)
+    (folder / name / "model").rename(snapshot(repo_id))
+    return Saved(repo_id, Classifier.load(snapshot(repo_id)))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> dict[str, Saved]:
+    """Tiny classifiers of every kind that opens without nlptransfer, and one of word vectors."""
+    base, folder = "acme/tiny-bert", tmp_path_factory.mktemp("runs")
+    make_base(snapshot(base), "bert", SHAPES["bert"] | {"num_hidden_layers": 2})
+    on = {"base": base, "revision": COMMIT, "folder": folder}
+    # Digits are words of their own.
+    vectors = folder / "vectors.txt"
+    vectors.write_text("".join(f"{number} {number % 3 - 1} {number % 5} 1\n" for number in range(10)))
+    return {
+        "full": train("full", Full(max_length=4), several=False, **on),
+        "full, several labels": train("full-several", Full(max_length=4), several=True, **on),
+        "lora": train("lora", Lora(max_length=4), several=False, **on),
+        "lora, several labels": train("lora-several", Lora(max_length=4), several=True, **on),
+        "merged lora": train("merged", Lora(max_length=4, merge=True), several=False, **on),
+        "word2vec": train("words", Word2Vec(head_type="linear"), vectors, several=False, folder=folder),
+    }
+
+
+RUNNER = """
+import json, sys
+blocked, free, text = json.load(sys.stdin)
+sys.modules["nlptransfer"] = None
+try:
+    import nlptransfer
+except ImportError:
+    print("BLOCKED")
+def run(code):
+    names = {"text": text}
+    exec(code, names)
+    return names["probabilities"]
+found = {name: run(code) for name, code in blocked.items()}
+del sys.modules["nlptransfer"]
+print("FOUND", json.dumps(found | {name: run(code) for name, code in free.items()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def opened(saved, tmp_path_factory) -> dict[str, dict[str, float]]:
+    """What the lines of the cards give in another process, where nothing of nlptransfer can be imported."""
+    blocked, free = {}, {}
+    for name, each in saved.items():
+        plain = next(code for code in code_blocks(model_card(each.record, each.repo_id)) if "transformers" in code)
+        (free if name == "word2vec" else blocked)[name] = plain
+        assert (loading_code(each.record, each.repo_id) == f"```python\n{plain}```") == (name != "word2vec")
+    # Where the base was a folder, and lies here under its name.
+    here = tmp_path_factory.mktemp("here")
+    (here / "tiny-bert").symlink_to(snapshot("acme/tiny-bert"))
+    local = saved["lora"].record
+    local["base"] |= {"name": "tiny-bert", "revision": None}
+    (blocked["lora on a folder"],) = code_blocks(loading_code(local, saved["lora"].repo_id))
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps([blocked, free, TEXT]),
+        cwd=here,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "BLOCKED" in lines
+    found = next(line for line in lines if line.startswith("FOUND "))
+    return dict(json.loads(found.removeprefix("FOUND ")))
+
+
+OPENED = ["full", "full, several labels", "lora", "lora, several labels", "merged lora", "lora on a folder", "word2vec"]
+
+
+@pytest.mark.parametrize("name", OPENED)
+def test_the_lines_of_the_card_give_the_same_probabilities_and_labels(name, saved, opened):
+    expected = saved["lora" if name == "lora on a folder" else name].expected
+    assert opened[name] == pytest.approx(expected, abs=1e-5)
+    assert opened[name].keys() == set(HOSTILE)
+    # Labels that were mixed up would show.
+    assert np.diff(sorted(expected.values())).min() > 1e-3
+    assert ("several" in name) == (abs(sum(expected.values()) - 1) > 1e-3)
+
+
+def test_the_card_of_a_run_has_its_scores(saved):
+    for each in saved.values():
+        record = each.record
+        metrics = metadata(model_card(record, each.repo_id))["model-index"][0]["results"][0]["metrics"]
+        found = [metric["value"] for metric in metrics if metric["type"] == "accuracy"]
+        assert found == [record["results"]["test"]["accuracy"]]
+
+
+def test_texts_of_users_are_shown_only_when_they_are_given(saved):
+    texts, _ = rows_of(several=False)
+    for each in saved.values():
+        card = model_card(each.record, each.repo_id)
+        assert "word" in texts[0] and not [text for text in texts if text in card]
+        assert texts[5] in body(model_card(each.record, each.repo_id, examples=[texts[5]]))
+
+
+@pytest.mark.parametrize("kind", ["probe", "word2vec", "word2vec distilled", "onnx", "onnx int8"])
+def test_what_needs_nlptransfer_has_no_plain_lines(kind):
+    record = KINDS[kind].record
+    assert loading_code(record, REPO) == ""
+    assert loading_code(record_of("lora", {}, settings=LORA), REPO) == ""
+    registered = "import nlptransfer.word2vec" in model_card(record, REPO)
+    assert registered == kind.startswith("word2vec")
+
+
+def test_the_template_is_packaged():
+    package = Path(nlptransfer.__file__).parent
+    told = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = told["tool"]["setuptools"]["package-data"]["nlptransfer"]
+    packaged = {path for pattern in patterns for path in package.glob(pattern)}
+    assert package / "templates" / "model_card.md" in packaged

@@ -1,0 +1,299 @@
+"""What must not be pushed is found, wherever it stands; what may be pushed is left in peace."""
+
+import io
+import json
+import os
+import pickle
+import re
+import string
+import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from nlptransfer import leaks
+from nlptransfer.errors import RunFolderError
+from nlptransfer.leaks import Leak, find_leaks
+
+LETTERS = (string.ascii_letters + string.digits) * 3
+# Put together here, so that no scanner takes them for real ones.
+TOKENS = {
+    "hub": "hf_" + LETTERS[:34],
+    "hub, by a login": "hf_" + "oauth_" + LETTERS[:34],
+    "GitHub": "ghp_" + LETTERS[:36],
+    "GitHub, of an app": "ghs_" + LETTERS[:36],
+    "GitHub, fine-grained": "github_" + "pat_" + LETTERS[:22] + "_" + LETTERS[:59],
+    "AWS": "AKIA" + "ABCDEFGH23456789",
+    "OpenAI": "sk-" + LETTERS[:48],
+    "OpenAI, of a project": "sk-" + "proj-" + "a_b-" * 20,
+    "Slack": "xoxb-" + "1234567890-1234567890-abc",
+}
+HOMES = [
+    "/home/alice/models/base",
+    "file:///home/alice/x",
+    "/Users/alice/models/base",
+    "/mnt/c/Users/alice/x",
+    "/root/models",
+    r"C:\Users\Alice Smith\models",
+    r"C:\\Users\\alice\\models",
+    r"c:\\\\users\\\\alice\\\\models",
+    "C:/Users/alice/models",
+]
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that nobody is logged in on, whose user lives where no other path of these tests does."""
+    monkeypatch.setenv("HOME", "/srv/people/zoë")
+    monkeypatch.setenv("USERPROFILE", "/srv/people/zoë")
+    monkeypatch.setattr(leaks, "tempfile", SimpleNamespace(gettempdir=lambda: "/scratch/tmp"))
+    monkeypatch.setattr(leaks, "get_token", lambda: None)
+
+
+def found(folder: Path, **options: object) -> list[tuple[str, int | None, str]]:
+    return [(leak.file, leak.line, leak.what) for leak in find_leaks(folder, **options)]  # type: ignore[arg-type]
+
+
+def test_a_clean_folder(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"base": "sentence-transformers/all-MiniLM-L6-v2", "x": [1, 2]}))
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"\x08\x08\xff\xfe")
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "vocab.txt").write_text(
+        "hf_ sk- /home /home/ home/x/ AKIA xoxb- ghp_ /Users sk-learn-and-a-few-words\n"
+    )
+    (tmp_path / "README.md").write_text(
+        "See https://example.com/home/page/1, api/Users/me/x and a.b/root/c. risk-free\n"
+    )
+    assert found(tmp_path, extra={"card.md": "A card"}) == []
+
+
+@pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
+def test_tokens(tmp_path, token):
+    (tmp_path / "config.json").write_text(f'{{\n  "a": 1,\n  "token": "{token}"\n}}')
+    assert found(tmp_path) == [("config.json", 3, "access token")]
+    assert token not in str(find_leaks(tmp_path)[0])
+
+
+@pytest.mark.parametrize("kind", ["", "RSA ", "OPENSSH ", "ENCRYPTED "])
+def test_private_keys(tmp_path, kind):
+    (tmp_path / "notes.txt").write_text(f"one\n-----BEGIN {kind}PRIVATE KEY-----\nMII\n")
+    assert found(tmp_path) == [("notes.txt", 2, "private key")]
+
+
+def test_a_public_key_is_none(tmp_path):
+    (tmp_path / "notes.txt").write_text("-----BEGIN PUBLIC KEY-----\nMII\n")
+    assert found(tmp_path) == []
+
+
+def test_the_machines_own_token_and_given_ones_whatever_they_look_like(tmp_path, monkeypatch):
+    monkeypatch.setattr(leaks, "get_token", lambda: "not.like+others")
+    (tmp_path / "a.txt").write_text("x\nnot.like+others\nnotXlike+others\n(given)\n")
+    assert found(tmp_path) == [("a.txt", 2, "access token")]
+    assert found(tmp_path, secrets=["(given)", ""]) == [("a.txt", 2, "access token"), ("a.txt", 4, "access token")]
+
+
+@pytest.mark.parametrize("path", HOMES)
+def test_home_paths(tmp_path, path):
+    (tmp_path / "config.json").write_text(f'{{\n"_name_or_path": "{path}"}}')
+    assert found(tmp_path) == [("config.json", 2, "home path")]
+
+
+@pytest.mark.parametrize("path", ["/srv/people/zoë/x", "/scratch/tmp/run-1/model"])
+@pytest.mark.parametrize("dump", [str, json.dumps])
+def test_this_users_own_folders(tmp_path, path, dump):
+    (tmp_path / "a.json").write_text(f"{dump(path)}\n/backup{path} /srv/people/zoëlle/x\n", encoding="utf-8")
+    what = "home path" if "people" in path else "path of temporary files"
+    assert found(tmp_path) == [("a.json", 1, what)]
+
+
+@pytest.mark.parametrize("text", [r"D:\Data\zoe\x", r"D:\\Data\\zoe\\x", "D:/Data/zoe/x"])
+def test_own_folder_on_windows(text):
+    pattern = leaks._path_pattern(r"D:\Data\zoe")
+    assert pattern.search(text.encode())
+    assert not pattern.search(text.replace("zoe", "zoey").encode())
+
+
+def test_a_user_who_lives_at_the_root_has_no_home_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/")
+    (tmp_path / "a.txt").write_text("/usr/lib/x\n")
+    assert found(tmp_path) == []
+
+
+def test_where_a_linked_home_really_lies(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "home").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a.txt").write_text(f"{tmp_path / 'home'}/x\n{tmp_path / 'real'}/x\n")
+    assert [line for _, line, what in found(tmp_path / "f") if what == "home path"] == [1, 2]
+
+
+def test_metadata_of_safetensors(tmp_path):
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / "model.safetensors", {"path": "/home/alice/x"})
+    assert found(tmp_path) == [("model.safetensors", None, "home path")]
+
+
+def test_weights_are_not_searched(tmp_path):
+    weights = np.frombuffer(b"/home/alice/models/" + b"-" * 5, np.uint8)
+    save_file({"a": weights}, tmp_path / "model.safetensors", {"format": "pt"})
+    assert found(tmp_path) == []
+
+
+def test_onnx_is_searched_for_paths_and_other_binaries_for_secrets(tmp_path):
+    content = b"\xff\x00/home/alice/venv/lib/x.py\x00" + TOKENS["hub"].encode() + b"\xfe"
+    for name in ("model.onnx", "spiece.model"):
+        (tmp_path / name).write_bytes(content)
+    assert found(tmp_path) == [
+        ("model.onnx", None, "access token"),
+        ("model.onnx", None, "home path"),
+        ("spiece.model", None, "access token"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a.pt", "a.PTH", "a.pkl", "a.pickle", "a.ckpt", "a.joblib"])
+def test_pickles_by_name(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    assert found(tmp_path) == [(name, None, "pickle")]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("name", ["vectors.model", "model.safetensors", "weights"])
+def test_pickles_by_their_first_bytes(tmp_path, protocol, name):
+    (tmp_path / name).write_bytes(pickle.dumps({"a": [1]}, protocol))
+    assert found(tmp_path) == [(name, None, "pickle")]
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_what_torch_saves(tmp_path, new):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "weights.dat", _use_new_zipfile_serialization=new)
+    assert found(tmp_path) == [("weights.dat", None, "pickle")]
+
+
+def test_what_only_starts_like_a_pickle_or_an_archive(tmp_path):
+    # 640 = 0x280 is a common length of a header: the file starts with the two bytes of a pickle of protocol 2.
+    for length in (640, 0x280280):
+        header = json.dumps({"__metadata__": {}}).encode().ljust(length)
+        (tmp_path / f"{length}.safetensors").write_bytes(length.to_bytes(8, "little") + header)
+    (tmp_path / "PK.txt").write_text("PK is a name\n")
+    with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
+        archive.writestr("a.txt", "text")
+    assert found(tmp_path) == []
+
+
+def test_leftovers_of_training(tmp_path):
+    names = [
+        "optimizer.pt",
+        "scheduler.pt",
+        "random_states_0.pkl",
+        "rng_state.pth",
+        "training_args.bin",
+        "__0_0.distcp",
+    ]
+    names += ["events.out.tfevents.1.host"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint-500" / "model.pt").write_bytes(b"x")
+    assert found(tmp_path) == [(name, None, "leftover of training") for name in sorted([*names, "checkpoint-500"])]
+
+
+def test_hidden_files_at_any_depth(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").write_text(TOKENS["hub"])
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / ".env").write_text("")
+    assert found(tmp_path) == [(".git", None, "hidden file"), ("sub/.env", None, "hidden file")]
+
+
+def test_links(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "secret.txt").write_text("x")
+    (folder / "config.json").write_text("{}")
+    for name, target in {
+        "a_out": "../secret.txt",
+        "b_out": "..",
+        "c_gone": "nothing",
+        "d_folder": "sub",
+        "e_fine": "config.json",
+        "f_loop": "f_loop",
+    }.items():
+        (folder / name).symlink_to(target)
+    assert found(folder) == [
+        ("a_out", None, "link that leads out of the folder"),
+        ("b_out", None, "link that leads out of the folder"),
+        ("c_gone", None, "link to nothing"),
+        ("d_folder", None, "link to a folder"),
+        ("f_loop", None, "link to nothing"),
+    ]
+
+
+def test_a_pipe_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert found(tmp_path) == [("pipe", None, "neither a file nor a folder")]
+
+
+def test_further_texts_take_the_place_of_files(tmp_path):
+    (tmp_path / "README.md").write_text(f"{TOKENS['hub']} /home/alice/x\n")
+    assert found(tmp_path, extra={"README.md": "clean"}) == []
+    card = f"# A card\n\n{TOKENS['hub']} and /home/alice/x\n"
+    assert found(tmp_path, extra={"README.md": card}) == [
+        ("README.md", 3, "access token"),
+        ("README.md", 3, "home path"),
+    ]
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(RunFolderError, match=r"gone: expected the folder of a saved classifier, found none"):
+        find_leaks(tmp_path / "gone")
+
+
+def test_how_a_leak_reads():
+    assert str(Leak("a/b.json", 3, "home path")) == "a/b.json, line 3: home path"
+    assert str(Leak("c.pt", None, "pickle")) == "c.pt: pickle"
+
+
+PIECES = st.sampled_from([TOKENS["hub"], TOKENS["AWS"], "/home/al/", "\n", "\n\n", " ", "a", "/", "é", "hf_", "AKIA"])
+
+
+@given(st.lists(PIECES, max_size=60), st.integers(1, 50))
+def test_parts_of_a_file_make_no_difference(pieces, part):
+    text = "".join(pieces)
+    plain = re.compile(
+        rb"(?P<token>(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{20}|AKIA[A-Z0-9]{16}(?![A-Za-z0-9])))"
+        rb"|(?P<home>(?<![\w.-])/home/[^/\s\"'\\<>]{1,64}/)"
+    )
+    expected = set()
+    for line, content in enumerate(text.encode().split(b"\n"), 1):
+        for start in range(len(content)):
+            if match := plain.match(content, start):
+                expected.add((line, "access token" if match["token"] else "home path"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leaks, "_PART", part)
+        patch.setattr(leaks, "_OVERLAP", 100)
+        assert leaks._search(io.BytesIO(text.encode()), leaks._SECRETS + leaks._PATHS) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    "piece", ["hf_", "sk-", "sk-proj-", "/home/", "c:\\\\Users\\\\", "/", "-----BEGIN RSA ", "a", "xoxb-1"]
+)
+def test_one_long_line_takes_no_time(tmp_path, piece):
+    (tmp_path / "tokenizer.json").write_text(piece * (4 * 2**20 // len(piece)))
+    start = time.perf_counter()
+    find_leaks(tmp_path)
+    assert time.perf_counter() - start < 5
+
+
+def test_many_leaks_in_one_file_take_no_time(tmp_path):
+    (tmp_path / "a.txt").write_text("/root/x\n" * 50_000)
+    start = time.perf_counter()
+    assert len(find_leaks(tmp_path)) == 50_000
+    assert time.perf_counter() - start < 10

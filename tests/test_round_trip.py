@@ -1,0 +1,113 @@
+"""Saved, and loaded under another seed, a classifier of any architecture is the same, here and in plain libraries."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_encoder_routes import ADAPTER, TEXTS, WHOLE, make, plain_logits, plain_model
+
+from nlptransfer import Classifier, Full, Lora, Probe, finetune
+from nlptransfer.data import Data, Split
+from nlptransfer.encoders import BaseModel
+from nlptransfer.labels import Labels
+from nlptransfer.route import Route
+
+KINDS = (
+    "albert",
+    "bert",
+    "deberta-v2",
+    "distilbert",
+    "electra",
+    "llama",
+    "modernbert",
+    "roberta",
+    "xlm-roberta",
+    "xlnet",
+)
+ROUTES = {
+    "full": Full(max_length=12),
+    "lora": Lora(max_length=12, rank=2),
+    "merged": Lora(max_length=12, rank=2, merge=True),
+}
+FIVE = ("awful", "bad", "fair", "good", "great")
+LABELS = {"two labels": Labels(FIVE[1::2]), "five labels": Labels(FIVE), "several": Labels(FIVE[:3], multi_label=True)}
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BaseModel]:
+    made: dict[str, BaseModel] = {}
+    root = tmp_path_factory.mktemp("bases")
+
+    def base(kind: str) -> BaseModel:
+        if kind not in made:
+            made[kind] = make(kind, root / kind)
+        return made[kind]
+
+    return base
+
+
+def changed(route: Route, base: BaseModel, labels: Labels) -> Classifier:
+    """A classifier that has learnt noise: every parameter that learns is another one than at the start."""
+    targets = labels.encode([[name] for name in labels.names] if labels.multi_label else labels.names)
+    texts = [TEXTS[0]] * labels.num_labels
+    data = Data("toy", labels, Split(texts, targets), *[Split([], targets[:0])] * 3)
+    built = route.build(data, str(base.path), None, seed=1)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in built.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return Classifier(route, built.model.eval(), built.tokenizer, labels, record={"base": built.record})
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize("way", ROUTES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_comes_back(bases, kind, way, labels, tmp_path):
+    live = changed(ROUTES[way], bases(kind), labels)
+    wanted = live.logits(TEXTS)
+    folder = live.save_pretrained(tmp_path / "out")
+    assert {path.name for path in folder.iterdir()} == (ADAPTER if way == "lora" else WHOLE)
+    torch.manual_seed(99)
+    loaded = Classifier.load(folder)
+    assert loaded.labels == labels
+    np.testing.assert_allclose(loaded.logits(TEXTS), wanted, atol=1e-4, rtol=0)
+    plain = plain_model(folder, bases(kind), seed=100)
+    np.testing.assert_allclose(plain_logits(plain, folder), wanted, atol=1e-4, rtol=0)
+    assert {int(number): name for number, name in plain.config.id2label.items()} == labels.id2label
+
+
+LOADS = """
+import json, sys
+import torch
+from nlptransfer import Classifier
+torch.manual_seed(int(sys.argv[2]))
+print(json.dumps(Classifier.load(sys.argv[1]).logits(json.loads(sys.argv[3])).tolist()))
+"""
+
+
+def test_each_route_comes_back_in_a_process_of_its_own(bases, remarks, vectors_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
+    base = str(bases("bert").path)
+    few = {"num_train_epochs": 1, "max_train_rows": 40, "progress": False}
+    texts = [*TEXTS, *remarks[0][:3]]
+    wanted, processes = {}, {}
+    for route in (Full(max_length=12), Lora(max_length=12, rank=2), Probe(max_length=12), "word2vec"):
+        name = route if isinstance(route, str) else route.name
+        own = str(vectors_file) if name == "word2vec" else base
+        run = finetune(remarks, route=route, base=own, output_dir=tmp_path / name, **few)
+        wanted[name] = run.classifier.logits(texts)
+        arguments = [str(run.folder), "7", json.dumps(texts)]
+        processes[name] = subprocess.Popen(
+            [sys.executable, "-c", LOADS, *arguments], stdout=subprocess.PIPE, cwd=Path(tmp_path), text=True
+        )
+    for name, process in processes.items():
+        out, _ = process.communicate(timeout=120)
+        np.testing.assert_allclose(json.loads(out), wanted[name], atol=1e-4, rtol=0, err_msg=name)

@@ -1,0 +1,226 @@
+"""From a run to the hub and back on another machine: every route, what is shown, and what must not leave."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from test_encoder_routes import TEXTS, make
+
+from nlptransfer import Classifier, Experiment, Full, Lora, Probe, Word2Vec, finetune
+from nlptransfer.cli import main
+from nlptransfer.errors import HubError, RunFolderError, SettingError
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+ROUTES = {
+    "word2vec": Word2Vec(head_type="linear"),
+    "probe": Probe(max_length=12),
+    "full": Full(max_length=12),
+    "lora": Lora(max_length=12, rank=2, lora_alpha=2),
+}
+BASE = "team/tiny"
+
+Away = Callable[[], None]
+
+
+@pytest.fixture(autouse=True)
+def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="session")
+def base_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    base = make("bert", tmp_path_factory.mktemp("bases") / "bert")
+    return {path.name: path.read_bytes() for path in base.path.iterdir()}
+
+
+@pytest.fixture
+def to_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Away:
+    """From now on, caches are empty."""
+
+    def away() -> None:
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "elsewhere"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "elsewhere" / "hub"))
+
+    return away
+
+
+def run_of(route: str, rows: Any, vectors: Path, folder: Path, **settings: Any) -> Experiment:
+    few = {"num_train_epochs": 1, "max_train_rows": 60, "progress": False}
+    base = vectors if route == "word2vec" else BASE
+    return finetune(rows, route=ROUTES[route], base=base, output_dir=folder, **few, **settings)
+
+
+@pytest.mark.parametrize("way", [*ROUTES, "merged"])
+def test_there_and_back(way, hub, base_files, remarks, vectors_file, tmp_path, command_line, to_another_machine):
+    commit = hub.add_repo(BASE, base_files)
+    route = "lora" if way == "merged" else way
+    run = run_of(route, remarks, vectors_file, tmp_path / "run")
+    wanted = run.classifier.logits(TEXTS)
+    options = ["--merged"] if way == "merged" else []
+    to_another_machine()
+    os.environ["HF_TOKEN"] = hub.token
+    try:
+        ended = command_line(main, "push", run.folder, "me/name", "--license", "mit", "--language", "en", *options)
+        assert ended.code == 0, ended.err
+        assert ended.out.splitlines()[-1] == f"{hub.url}/me/name" and hub.is_private("me/name")
+        card = ModelCard(hub.files("me/name")["README.md"].decode())
+        loaded = Classifier.load("me/name")
+    finally:
+        del os.environ["HF_TOKEN"]
+    np.testing.assert_allclose(loaded.logits(TEXTS), wanted, atol=1e-4)
+    assert loaded.labels == run.classifier.labels and loaded.thresholds == run.classifier.thresholds
+    assert loaded.record["results"]["test"] == run.metrics
+    assert (card.data.license, card.data.language) == ("mit", ["en"])
+    accuracy = next(each for each in card.data.eval_results if each.metric_type == "accuracy")
+    assert accuracy.metric_value == run.metrics["accuracy"]
+    if way in ("probe", "lora"):
+        assert loaded.record["base"]["revision"] == commit and card.data.base_model == BASE
+    if way == "lora":
+        adapter = json.loads(hub.files("me/name")["adapter_config.json"])
+        assert (adapter["base_model_name_or_path"], adapter["revision"]) == (BASE, commit)
+    pushed = hub.files("me/name").items()
+    assert not [name for name, content in pushed if str(tmp_path).encode() in content]
+
+
+def test_a_private_one_needs_its_owner(hub, remarks, vectors_file, tmp_path, to_another_machine):
+    run = run_of("word2vec", remarks, vectors_file, tmp_path / "run")
+    pushed = run.classifier.push_to_hub("me/name", token=hub.token, revision="trial")
+    assert pushed.private and pushed.commit == hub.commits("me/name", "trial")[0]
+    for token in (None, hub.other_token):
+        with pytest.raises(HubError, match="me/name"):
+            Classifier.load("me/name", revision="trial", token=token)
+    loaded = Classifier.load("me/name", revision="trial", token=hub.token)
+    np.testing.assert_allclose(loaded.logits(TEXTS), run.classifier.logits(TEXTS), atol=1e-5)
+    with pytest.raises(HubError):
+        Classifier.load("me/name", revision="nowhere", token=hub.token)
+    with pytest.raises(SettingError, match="revision='trial': expected none, as a local folder has no revisions"):
+        Classifier.load(run.folder, revision="trial")
+
+
+def test_a_dry_run_shows_all_and_sends_nothing(hub, remarks, vectors_file, tmp_path, command_line):
+    run = run_of("word2vec", remarks, vectors_file, tmp_path / "run")
+    ended = command_line(main, "push", run.folder, "me/name", "--dry-run", "--example", "what a *film*")
+    assert ended.code == 0, ended.err
+    sizes = {path.name: path.stat().st_size for path in (run.folder / "model").iterdir()}
+    for name, size in sizes.items():
+        assert f"{size:>13,} bytes  {name}\n" in ended.out
+    assert "README.md\n" in ended.out and "pipeline_tag: text-classification\n" in ended.out
+    assert f"accuracy | {run.metrics['accuracy']:.3f}" in ended.out and "film" in ended.out
+    assert ended.out.endswith(f"nothing was sent to {hub.url}/me/name\n")
+    assert hub.requests == []
+
+
+def plant(what: str, folder: Path) -> str:
+    """Something that must not leave, and what the error says of it."""
+    if what == "a token in a card":
+        path, line = folder / "notes.md", 3
+        path.write_text("# Notes\n\nuse hf_" + "abcdEFGH" * 4 + "ab\n")
+    elif what == "a home path in a config":
+        path = folder / "config.json"
+        lines = (
+            path.read_text().replace('"model_type"', '"from": "/home/ann/films/model",\n  "model_type"').splitlines()
+        )
+        path.write_text("\n".join(lines))
+        line = next(number for number, each in enumerate(lines, start=1) if "/home/ann" in each)
+    elif what == "a pickle":
+        path, line = folder / "training_args.bin", None
+        path.write_bytes(b"\x80\x04K\x01.")
+    else:
+        path, line = folder / "checkpoint-5", None
+        path.mkdir()
+        (path / "state.json").write_text("{}")
+    return f"{path.relative_to(folder)}, line {line}" if line else str(path.relative_to(folder))
+
+
+@pytest.mark.parametrize("what", ["a token in a card", "a home path in a config", "a pickle", "a checkpoint"])
+def test_what_must_not_leave(what, hub, remarks, vectors_file, tmp_path, command_line):
+    run = run_of("word2vec", remarks, vectors_file, tmp_path / "run")
+    where = plant(what, run.folder / "model")
+    ended = command_line(main, "push", run.folder, "me/name")
+    assert ended.code == 2 and where in ended.err and "hf_abcd" not in ended.err and "ann" not in ended.err
+    assert len(ended.err.splitlines()) == 1 and hub.requests == []
+
+
+def test_a_base_that_moved_on(hub, base_files, remarks, vectors_file, tmp_path, to_another_machine, caplog):
+    first = hub.add_repo(BASE, base_files)
+    run = run_of("lora", remarks, vectors_file, tmp_path / "run")
+    wanted = run.classifier.logits(TEXTS)
+    moved = hub.commit(BASE, {"model.safetensors": b"another model"})
+    to_another_machine()
+    np.testing.assert_allclose(Classifier.load(run.folder).logits(TEXTS), wanted, atol=1e-5)
+    assert f"{BASE}: has moved on to commit {moved}; {first} is taken, as asked for" in caplog.messages
+
+
+def test_a_base_whose_history_was_written_anew(
+    hub, base_files, remarks, vectors_file, tmp_path, to_another_machine, caplog
+):
+    hub.add_repo(BASE, base_files)
+    run = run_of("lora", remarks, vectors_file, tmp_path / "run")
+    record = json.loads((run.folder / "model" / "nlptransfer.json").read_text())
+    record["base"]["revision"] = "0" * 40
+    (run.folder / "model" / "nlptransfer.json").write_text(json.dumps(record))
+    to_another_machine()
+    np.testing.assert_allclose(Classifier.load(run.folder).logits(TEXTS), run.classifier.logits(TEXTS), atol=1e-5)
+    assert any("has the same weights and is taken" in message for message in caplog.messages)
+
+
+OFFLINE = """
+import json, socket, sys
+
+def closed(*_): raise AssertionError("the network was asked for")
+
+socket.socket.connect = socket.socket.connect_ex = socket.create_connection = socket.getaddrinfo = closed
+from nlptransfer import Classifier, finetune
+from nlptransfer.cli import main
+
+rows, folder, base, vectors = json.loads(sys.argv[1]), *sys.argv[2:5]
+few = {"num_train_epochs": 1, "max_train_rows": 40, "progress": False, "max_length": 12}
+for route, own in (("lora", base), ("probe", base), ("word2vec", vectors)):
+    run = finetune(tuple(rows), route=route, base=own, output_dir=f"{folder}/{route}", **few)
+    loaded = Classifier.load(run.folder)
+    loaded.save_pretrained(f"{folder}/{route}-again")
+    if route == "lora":
+        loaded.merge().save_pretrained(f"{folder}/merged")
+sys.argv[1:] = ["push", f"{folder}/word2vec", "me/name", "--dry-run"]
+main()
+"""
+
+
+@pytest.mark.parametrize("where", ["in the hub's cache", "in a folder"])
+def test_without_a_network_all_but_pushing_works(where, hub, base_files, remarks, vectors_file, tmp_path, monkeypatch):
+    base = tmp_path / "tiny"
+    base.mkdir()
+    for name, content in base_files.items():
+        (base / name).write_bytes(content)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    if where == "in the hub's cache":
+        from huggingface_hub import snapshot_download
+
+        hub.add_repo(BASE, base_files)
+        snapshot_download(BASE, cache_dir=tmp_path / "home" / "hub")
+    arguments = [json.dumps(remarks), tmp_path, base if where == "in a folder" else BASE, vectors_file]
+    ended = subprocess.run(
+        [sys.executable, "-c", OFFLINE, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "nothing was sent" in ended.stdout
+    assert {"lora", "lora-again", "merged", "probe", "probe-again", "word2vec"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_names_that_are_no_classifier(hub):
+    with pytest.raises(RunFolderError, match="expected a saved classifier"):
+        Classifier.load("nowhere")
+    with pytest.raises(HubError, match="me/nothing"):
+        Classifier.load("me/nothing", token=hub.token)
