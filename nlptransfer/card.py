@@ -93,7 +93,8 @@ def model_card(
     for name in _each("datasets", datasets):
         known = name.count("/") == 1 and _is_hub_id(name) and not Path(name).expanduser().exists()
         check(known, "datasets", name, "the hub id of a data set, owner/name, and no path of this machine")
-    told = _plain(record)
+    # What was exported says what it was exported from.
+    told = _plain({**record, **(record.get("learnt") or {})})
     data = _metadata(told, repo_id.rpartition("/")[2], license, list(language), list(datasets))
     template = _environment().get_template("model_card.md")
     body = template.render(

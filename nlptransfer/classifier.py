@@ -166,12 +166,13 @@ class Classifier:
             VerificationError: the graph gives other logits.
             RunFolderError: the folder holds something that is not a saved classifier.
         """
+        _ours(folder)
         texts = made_texts(self.labels, self.tokenizer)
         with tempfile.TemporaryDirectory() as place:
             found = export_onnx(self.route, self.model, self.tokenizer, texts, Path(place), int8=int8)
-            exported = replace(
-                self, route=found.route, model=found.model, record={**(self.record or {}), **found.record}
-            )
+            learnt = {"route": self.route.name, "settings": self.route.recorded()}
+            record = {**(self.record or {}), **found.record, "learnt": learnt}
+            exported = replace(self, route=found.route, model=found.model, record=record)
             return Classifier.load(exported.save_pretrained(folder))
 
     def save_pretrained(self, folder: str | Path, examples: Sequence[str] = ()) -> Path:
@@ -187,11 +188,7 @@ class Classifier:
             RunFolderError: the folder holds something that is not a saved classifier.
             VerificationError: it gives other logits; the folder is then as it was.
         """
-        folder = Path(folder)
-        if folder.exists() and not (folder / RECORD).exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RunFolderError(
-                f"{folder}: expected a new folder or a saved classifier, found other files: name another"
-            )
+        folder = _ours(folder)
         if getattr(self.route, "merge", False) and isinstance(self.model, PeftModel):
             return self.merge().save_pretrained(folder, examples)
         made = made_texts(self.labels, self.tokenizer)
@@ -348,6 +345,18 @@ def note_results(folder: Path, results: Mapping[str, Any]) -> None:
     record = read_json(folder / RECORD)
     told = record.pop("verified")
     write_json(folder / RECORD, {**record, "results": {**record.get("results", {}), **results}, "verified": told})
+
+
+def _ours(folder: str | Path) -> Path:
+    """A folder to save to.
+
+    Raises:
+        RunFolderError: it holds something that is not a saved classifier.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / RECORD).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(f"{folder}: expected a new folder or a saved classifier, found other files: name another")
+    return folder
 
 
 def _saved_folder(folder: Path) -> Path:

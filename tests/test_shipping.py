@@ -90,6 +90,43 @@ def test_there_and_back(way, hub, base_files, remarks, vectors_file, tmp_path, c
     assert not [name for name, content in pushed if str(tmp_path).encode() in content]
 
 
+def test_an_export_goes_there_and_back(
+    hub, base_files, remarks, vectors_file, tmp_path, command_line, to_another_machine
+):
+    hub.add_repo(BASE, base_files)
+    run = run_of("lora", remarks, vectors_file, tmp_path / "run")
+    ended = command_line(main, "export", run.folder, "--to", "onnx", "--output-dir", tmp_path / "graph")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith(f"written: {tmp_path / 'graph'} (")
+    live = Classifier.load(tmp_path / "graph" / "model.onnx")
+    np.testing.assert_allclose(live.logits(TEXTS), run.classifier.logits(TEXTS), atol=1e-3)
+    pushed = live.push_to_hub("me/graph", token=hub.token)
+    assert "model.onnx" in pushed.files and "model.safetensors" not in pushed.files
+    card = hub.files("me/graph")["README.md"].decode()
+    assert "by the route `lora`" in card and "exported to ONNX" in card and "Classifier.load(" in card
+    hub.commit(BASE, {"model.safetensors": b"gone"})
+    to_another_machine()
+    loaded = Classifier.load("me/graph", token=hub.token)
+    np.testing.assert_allclose(loaded.logits(TEXTS), live.logits(TEXTS), atol=1e-4)
+    assert loaded.labels == run.classifier.labels and loaded.record["results"]["test"] == run.metrics
+
+
+def test_what_cannot_be_exported(hub, base_files, remarks, vectors_file, tmp_path, command_line):
+    hub.add_repo(BASE, base_files)
+    run = run_of("full", remarks, vectors_file, tmp_path / "run")
+    for options, message in {
+        ("--to", "merged"): "merge: expected an adapter (route lora), found a whole model (route full)",
+        ("--to", "merged", "--int8"): "--int8=True: expected --to onnx beside it",
+    }.items():
+        ended = command_line(main, "export", run.folder, *options, "--output-dir", tmp_path / "out")
+        assert (ended.code, message in ended.err) == (2, True) and not (tmp_path / "out").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    ended = command_line(main, "export", run.folder, "--to", "onnx", "--output-dir", tmp_path / "mine")
+    assert ended.code == 2 and "found other files" in ended.err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
 def test_a_private_one_needs_its_owner(hub, remarks, vectors_file, tmp_path, to_another_machine):
     run = run_of("word2vec", remarks, vectors_file, tmp_path / "run")
     pushed = run.classifier.push_to_hub("me/name", token=hub.token, revision="trial")
