@@ -10,6 +10,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
     from nlptransfer.classifier import Classifier, Prediction
+    from nlptransfer.comparison import Comparison, compare
     from nlptransfer.data import Data, load_data
     from nlptransfer.errors import NlpTransferError
     from nlptransfer.experiment import Experiment, finetune, gain_curve
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Classifier": "classifier",
+    "Comparison": "comparison",
     "Copy": "transfer",
     "Data": "data",
     "Direct": "transfer",
@@ -42,6 +44,7 @@ _HOMES = {
     "Word2Vec": "routes",
     "WordVectors": "vectors",
     "average": "soup",
+    "compare": "comparison",
     "finetune": "experiment",
     "gain_curve": "experiment",
     "load_data": "data",
@@ -53,6 +56,7 @@ __all__ = [
     "ROUTES",
     "TRANSFERS",
     "Classifier",
+    "Comparison",
     "Copy",
     "Data",
     "Direct",
@@ -71,6 +75,7 @@ __all__ = [
     "Word2Vec",
     "WordVectors",
     "average",
+    "compare",
     "finetune",
     "gain_curve",
     "load_data",

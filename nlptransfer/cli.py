@@ -25,6 +25,7 @@ from nlptransfer.terminal import (
     Revision,
     SavedBase,
     TextColumn,
+    show_comparison,
     show_gains,
     show_runs,
     start_log,
@@ -143,6 +144,54 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
 app.command("finetune")(_launchable(_finetune(...)))
 
 
+def comparing(data_default: Any) -> Callable[..., None]:
+    """The verb compare with other data."""
+
+    def verb(
+        data: Annotated[
+            str, typer.Argument(metavar="DATA", help="hub id, file of rows, or folder of split files")
+        ] = data_default,
+        routes: Annotated[str | None, typer.Option(metavar="A,B,...", help="rungs to climb; all if none")] = None,
+        bases: Annotated[str | None, typer.Option(metavar="A,B,...", help="encoders to start from")] = None,
+        revision: Revision = None,
+        seeds: Annotated[int, typer.Option(help="runs of each rung")] = 3,
+        trials: Annotated[int, typer.Option(help="learning rates that a rung tries on validation")] = 1,
+        max_minutes: Annotated[float | None, typer.Option(help="leave out what would not fit")] = None,
+        delta: Annotated[float, typer.Option(help="a loss in score that does not matter")] = 0.01,
+        sizes: Annotated[str | None, typer.Option(metavar="N,N,...", help="rows of a learning curve")] = None,
+        output_dir: Annotated[Path | None, typer.Option(help="the folder; by default one under runs/")] = None,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away one with other settings")] = False,
+        max_train_rows: Annotated[int | None, typer.Option(help="use so many labelled training rows")] = None,
+        text_column: TextColumn = None,
+        label_column: LabelColumn = None,
+        settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting")] = None,
+        quiet: Annotated[bool, typer.Option("--quiet", help="show no progress and no log")] = False,
+    ) -> None:
+        """Train by all routes on one split, say which one is worth it, and write a report."""
+        from nlptransfer import processes
+        from nlptransfer.comparison import compare
+
+        if quiet:
+            logging.getLogger("nlptransfer").setLevel(logging.ERROR)
+        else:
+            start_log()
+        asked = {
+            "routes": _listed(routes), "bases": _listed(bases), "revision": revision,
+            "sizes": None if sizes is None else _numbers(sizes), "output_dir": output_dir,
+            "max_train_rows": max_train_rows, "text_column": text_column, "label_column": label_column,
+        }  # fmt: skip
+        options = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta, "progress": not quiet}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None} | options
+        found = compare(data, overwrite=overwrite, **(given | pairs(settings)))
+        if processes.is_main():
+            show_comparison(found)
+
+    return verb
+
+
+app.command("compare")(_launchable(comparing(...)))
+
+
 @app.command("predict")
 def predict_verb(
     model_dir: Annotated[Path, typer.Argument(help="a run's folder, or a saved classifier")],
@@ -176,6 +225,18 @@ def evaluate_verb(
     columns = DataSettings(text_column=text_column, label_column=label_column)
     found = Classifier.load(model_dir, base).evaluate(data, settings=columns, split=split, further=metric or ())
     _write_lines([json.dumps(found, indent=2, ensure_ascii=False)], output)
+
+
+@app.command("report")
+def report_verb(
+    run: Annotated[Path, typer.Argument(help="a run's folder, or a comparison's")],
+    data: Annotated[str | None, typer.Argument(help="what it was trained on: shows mistakes with their texts")] = None,
+) -> None:
+    """Write report.html into a folder: scores with intervals, calibration, mistakes, cost, settings; one file."""
+    from nlptransfer.reporting import report_on
+
+    start_log()
+    typer.echo(f"written: {report_on(run, data)}")
 
 
 @vectors_app.command("train")
@@ -386,6 +447,10 @@ def pairs(settings: Iterable[str] | None) -> dict[str, str]:
             raise SettingError(f"--set {setting}: expected KEY=VALUE")
         found[name.strip()] = value
     return found
+
+
+def _listed(names: str | None) -> list[str] | None:
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _numbers(sizes: str | Sequence[int]) -> list[int]:

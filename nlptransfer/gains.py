@@ -4,7 +4,7 @@ Both sides are runs on the same test rows under the same seeds, so that what mak
 out of the difference, and the interval is about the transfer alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -86,14 +86,12 @@ def transfer_gain(
         SettingError: an unknown score or one that needs probabilities; fewer than 1 resample.
     """
     check(resamples >= 1, "resamples", resamples, "1 or more")
-    known_score(metric, labels)
     y, before, after = _paired(targets, direct, transfer, labels)
-    first, counts = _outcomes([y, *before, *after])
-    tables = [[tally(y[first], guesses[first], labels) for guesses in side] for side in (before, after)]
-    _refuse_probabilities(metric, averages(counts @ tables[0][0], len(y), labels))
-    direct_scores, transfer_scores = _scores(counts[None], tables, labels, metric)[..., 0]
+    measure(metric, labels)
+    counts, tables = outcomes(y, [*before, *after], labels)
+    direct_scores, transfer_scores = scores(counts[None], tables, labels, metric).reshape(2, -1)
     sign = 1 if higher_is_better(metric) else -1
-    gain = float(_rounded(sign * (transfer_scores.mean() - direct_scores.mean())))
+    gain = float(rounded(sign * (transfer_scores.mean() - direct_scores.mean())))
     resampled = sign * _resampled(counts, tables, labels, metric, resamples, seed)
     low, high = np.quantile(resampled, [0.025, 0.975]).tolist()
     verdict: Verdict = "helps" if low > 0 else "hurts" if high < 0 else "no evidence"
@@ -109,26 +107,33 @@ def measure(metric: str, labels: Labels) -> str:
     """
     known_score(metric, labels)
     row = np.zeros((1, labels.num_labels) if labels.multi_label else 1, dtype=np.int64)
-    _refuse_probabilities(metric, averages(np.ones((1, 1)) @ tally(row, row, labels), 1, labels))
+    possible = averages(np.ones((1, 1)) @ tally(row, row, labels), 1, labels)
+    if metric not in possible:
+        raise SettingError(
+            f"metric={metric!r}: expected a score of predicted labels, found one that needs probabilities; "
+            f"choose one of {', '.join(possible)}"
+        )
     return metric
 
 
-def _paired(
-    targets: ArrayLike, direct: Sequence[ArrayLike], transfer: Sequence[ArrayLike], labels: Labels
-) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    if len(direct) != len(transfer) or not len(direct):
-        raise DataError(
-            "transfer_gain: expected predictions of the same seeds on both sides, at least one, found "
-            f"{len(direct)} of direct and {len(transfer)} of transfer; run what is missing"
-        )
+def checked_rows(targets: ArrayLike, labels: Labels) -> np.ndarray:
+    """The targets of test rows as integers: ids (rows,), or 0/1 (rows, labels) for several labels.
+
+    Raises:
+        DataError: no rows, or values that are no such targets.
+    """
     rows = len(np.atleast_1d(targets))
     if not rows:
         raise DataError("targets: expected at least one test row, found none")
-    y = checked_targets(targets, (rows, labels.num_labels), labels.multi_label)
-    return y, _side("direct", direct, y, labels), _side("transfer", transfer, y, labels)
+    return checked_targets(targets, (rows, labels.num_labels), labels.multi_label)
 
 
-def _side(name: str, runs: Sequence[ArrayLike], y: np.ndarray, labels: Labels) -> list[np.ndarray]:
+def checked_runs(name: str, runs: Sequence[ArrayLike], y: np.ndarray, labels: Labels) -> list[np.ndarray]:
+    """What each seed's run predicted, in the shape of the checked targets ``y``; ``name`` is for messages.
+
+    Raises:
+        DataError: another shape, or values that are no such targets.
+    """
     for index, guesses in enumerate(runs):
         if np.shape(guesses) != y.shape:
             raise DataError(
@@ -139,50 +144,64 @@ def _side(name: str, runs: Sequence[ArrayLike], y: np.ndarray, labels: Labels) -
     return [checked_targets(run, shape, labels.multi_label, f"{name}[{index}]") for index, run in enumerate(runs)]
 
 
-def _refuse_probabilities(metric: str, possible: dict[str, np.ndarray]) -> None:
-    if metric not in possible:
-        raise SettingError(
-            f"metric={metric!r}: expected a score of predicted labels, found one that needs probabilities; "
-            f"choose one of {', '.join(possible)}"
-        )
-
-
-def _outcomes(columns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that differ in what is true or predicted: the first of each kind (m,), and how often it occurs (m,)."""
-    together = np.column_stack(columns)
+def outcomes(y: np.ndarray, runs: Sequence[np.ndarray], labels: Labels) -> tuple[np.ndarray, list[sparse.csr_array]]:
+    """Rows that differ in what is true or predicted: how often each kind occurs (m,), and each run's tally of one."""
+    together = np.column_stack([y, *runs])
     _, first, counts = np.unique(together, axis=0, return_index=True, return_counts=True)
-    # In the order of the rows, the two sides can change places without changing what is drawn.
+    # In the order of the rows, runs can change places without changing what is drawn.
     order = np.argsort(first)
-    return first[order], counts[order]
+    first = first[order]
+    return counts[order], [tally(y[first], guesses[first], labels) for guesses in runs]
 
 
-def _scores(draws: np.ndarray, tables: list[list[sparse.csr_array]], labels: Labels, metric: str) -> np.ndarray:
-    """Scores of resamples, (2 sides, seeds, resamples), from how often each outcome was drawn (resamples, m)."""
+def scores(draws: np.ndarray, tables: Sequence[sparse.csr_array], labels: Labels, metric: str) -> np.ndarray:
+    """Each run's score in each resample, (runs, resamples), from how often each outcome was drawn (resamples, m)."""
     rows = int(draws[0].sum())
-    return np.array([[averages(draws @ table, rows, labels)[metric] for table in side] for side in tables])
+    return np.array([averages(draws @ table, rows, labels)[metric] for table in tables])
+
+
+def resampled_scores(
+    rng: np.random.Generator,
+    counts: np.ndarray,
+    tables: Sequence[sparse.csr_array],
+    labels: Labels,
+    metric: str,
+    resamples: int,
+) -> np.ndarray:
+    """Each run's score on rows drawn with replacement, (runs, resamples); all runs are scored on the same draws.
+
+    Drawing how often each outcome occurs is drawing rows, only faster; ``counts`` and ``tables`` are of ``outcomes``.
+    """
+    rows, step, found = int(counts.sum()), max(1, _BLOCK // max(tables[0].shape)), []
+    for start in range(0, resamples, step):
+        draws = rng.multinomial(rows, counts / rows, size=min(step, resamples - start))
+        found.append(scores(draws, tables, labels, metric))
+    return np.concatenate(found, axis=1)
+
+
+def rounded(differences: np.ndarray | float) -> np.ndarray:
+    """Differences of scores without the error of floats: 0 but for rounding must not look like a gain, nor like -0."""
+    return np.round(differences, 12) + 0.0
+
+
+def _paired(
+    targets: ArrayLike, direct: Sequence[ArrayLike], transfer: Sequence[ArrayLike], labels: Labels
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    if len(direct) != len(transfer) or not len(direct):
+        raise DataError(
+            "transfer_gain: expected predictions of the same seeds on both sides, at least one, found "
+            f"{len(direct)} of direct and {len(transfer)} of transfer; run what is missing"
+        )
+    y = checked_rows(targets, labels)
+    return y, checked_runs("direct", direct, y, labels), checked_runs("transfer", transfer, y, labels)
 
 
 def _resampled(
-    counts: np.ndarray, tables: list[list[sparse.csr_array]], labels: Labels, metric: str, resamples: int, seed: int
+    counts: np.ndarray, tables: list[sparse.csr_array], labels: Labels, metric: str, resamples: int, seed: int
 ) -> np.ndarray:
-    """Transfer less direct in each resample, (resamples,)."""
-    seeds = len(tables[0])
+    """Transfer less direct in each resample, (resamples,); the first half of ``tables`` is of direct."""
+    seeds = len(tables) // 2
     of_rows, of_seeds = np.random.default_rng(seed).spawn(2)
     shares = of_seeds.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    differences = [
-        np.subtract(*_scores(draws, tables, labels, metric)[::-1])
-        for draws in _drawn(of_rows, counts, resamples, max(1, _BLOCK // max(tables[0][0].shape)))
-    ]
-    return _rounded((shares * np.concatenate(differences, axis=1).T).sum(axis=1))
-
-
-def _drawn(rng: np.random.Generator, counts: np.ndarray, resamples: int, step: int) -> Iterator[np.ndarray]:
-    """How often each outcome is drawn, ``step`` resamples at once: drawing rows with replacement, only faster."""
-    rows = int(counts.sum())
-    for start in range(0, resamples, step):
-        yield rng.multinomial(rows, counts / rows, size=min(step, resamples - start))
-
-
-def _rounded(gains: np.ndarray) -> np.ndarray:
-    # What is 0 but for rounding must not look like a gain, nor 0 like -0.
-    return np.round(gains, 12) + 0.0
+    found = resampled_scores(of_rows, counts, tables, labels, metric, resamples)
+    return rounded((shares * (found[seeds:] - found[:seeds]).T).sum(axis=1))

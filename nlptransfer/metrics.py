@@ -440,7 +440,7 @@ def fit_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> np.ndarray:
     Raises:
         DataError: no rows, probabilities outside [0, 1] or not finite, or targets that do not fit them.
     """
-    p = _in_unit_interval(_matrix(probabilities, "probabilities"))
+    p = checked_probabilities(probabilities)
     y = checked_targets(targets, p.shape, multi_label=True)
     shared = _best_cuts(p.reshape(-1, 1), y.reshape(-1, 1))
     return np.where(y.sum(axis=0) < _MIN_POSITIVES, shared, _best_cuts(p, y))
@@ -472,7 +472,13 @@ def _matrix(values: ArrayLike, what: str) -> np.ndarray:
     return array
 
 
-def _in_unit_interval(p: np.ndarray) -> np.ndarray:
+def checked_probabilities(probabilities: ArrayLike) -> np.ndarray:
+    """Probabilities (n, k) in float64.
+
+    Raises:
+        DataError: another shape, no rows, or values outside [0, 1] or not finite.
+    """
+    p = _matrix(probabilities, "probabilities")
     # Half precision can round a softmax a little above 1.
     if p.min() < 0 or p.max() > 1.001:
         raise DataError(
@@ -483,7 +489,7 @@ def _in_unit_interval(p: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(probabilities: ArrayLike, labels: Labels) -> np.ndarray:
-    p = _in_unit_interval(_matrix(probabilities, "probabilities"))
+    p = checked_probabilities(probabilities)
     if p.shape[1] != labels.num_labels:
         raise DataError(f"probabilities: expected {labels.num_labels} columns, one a label, found {p.shape[1]}")
     return p

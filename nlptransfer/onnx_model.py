@@ -51,13 +51,12 @@ class OnnxForSequenceClassification(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig, folder: Path, words: PreTrainedTokenizerFast | None = None) -> None:
         super().__init__(config)
         self.folder, self.words = folder, words
-        self.session = open_session(folder / GRAPH)
+        self.session = _opened(folder / GRAPH)
         self.takes = [value.name for value in self.session.get_inputs()]
-        (given,) = self.session.get_outputs()
-        if (given.name, given.shape[-1]) != (LOGITS, config.num_labels):
+        given = ", ".join(f"{value.name} of {value.shape[-1]}" for value in self.session.get_outputs())
+        if given != (wanted := f"{LOGITS} of {config.num_labels}"):
             raise RunFolderError(
-                f"{folder / GRAPH}: expected {LOGITS} of {config.num_labels} labels, as config.json has them, found "
-                f"{given.name} of {given.shape[-1]}: export it again"
+                f"{folder / GRAPH}: expected {wanted} labels, as config.json has them, found {given}: export it again"
             )
         # Whoever asks where a model is asks its parameters.
         self.place = nn.Parameter(torch.empty(0), requires_grad=False)
@@ -171,7 +170,7 @@ class Exported(Route):
         return predict_logits(model, self.rows(model, tokenizer, texts))
 
 
-def open_session(path: Path) -> Any:
+def _opened(path: Path) -> Any:
     """An onnxruntime.InferenceSession of a graph.
 
     Raises:

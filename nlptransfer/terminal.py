@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nlptransfer.comparison import Comparison
     from nlptransfer.experiment import Experiment
 
 TextColumn = Annotated[str | None, typer.Option(help="column of the texts; found by itself when unambiguous")]
@@ -66,6 +67,40 @@ def _console() -> "Console":
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def show_comparison(found: "Comparison") -> None:
+    """The table of a comparison's rungs, its recommendation, and where the report is."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("rung")
+    metric = found.record["metric"]
+    for name in ("validation", f"test {metric} (95%)", "spread", "train s", "MB", "texts/s"):
+        table.add_column(name, justify="right")
+    for row in found.table:
+        if row["score"] is None:
+            table.add_row(row["name"], f"{row['status']}: {row['reason']}", *[""] * 5)
+            continue
+        chosen = row["name"] == found.recommended
+        table.add_row(
+            f"[bold]{row['name']}[/bold]" if chosen else row["name"],
+            _or_none(row["validation"], ".3f"),
+            f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+            _or_none(row["spread"], ".3f"),
+            _or_none(row.get("train_seconds"), ".1f"),
+            _or_none(row.get("size_mb"), ".1f"),
+            _or_none(row.get("texts_per_second_64"), ",.0f"),
+        )
+    _console().print(table)
+    for warning in found.record["data"]["warnings"]:
+        typer.echo(f"data: {warning}")
+    typer.echo(found.record["recommendation"]["sentence"])
+    typer.echo(f"written: {found.folder / 'report.html'}")
+
+
+def _or_none(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def show_runs(runs: Sequence["Experiment"]) -> None:

@@ -207,7 +207,7 @@ def test_sums_that_are_zero_but_for_rounding_are_no_gain() -> None:
     targets = np.zeros(10, dtype=int)
     worse = [np.r_[np.ones(wrong, dtype=int), np.zeros(10 - wrong, dtype=int)] for wrong in range(4)]
     direct, transfer = [worse[3], worse[0], worse[0]], [worse[0], worse[1], worse[2]]
-    tables = [[gains.tally(targets, run, TWO) for run in side] for side in (direct, transfer)]
+    tables = [gains.tally(targets, run, TWO) for run in [*direct, *transfer]]
     resampled = gains._resampled(np.ones(10, dtype=int), tables, TWO, "accuracy", 2000, 0)
     assert np.isin((resampled * 30).round(6) % 1, (0.0, 1.0)).all()
     assert not ((resampled != 0) & (np.abs(resampled) < 1e-6)).any()

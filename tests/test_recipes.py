@@ -4,8 +4,6 @@ import importlib.util
 import json
 import re
 import runpy
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,7 +68,7 @@ def runs_of(printed: str) -> list[Experiment]:
 
 
 def test_there_is_a_recipe_for_each_corpus():
-    assert set(RECIPES) == {*CORPORA, "word2vec_from_scratch", "source_to_target"}
+    assert set(RECIPES) == {*CORPORA, "compare", "word2vec_from_scratch", "source_to_target"}
     # gadgets is what films are the source of.
     named = {*sum(CORPORA.values(), ()), "gadgets"}
     assert {path.name for path in (ROOT / "data").iterdir() if path.is_dir()} == named
@@ -177,13 +175,12 @@ def test_errors_of_a_recipe_are_one_line(recipe):
     assert ended.code == 2 and ended.err.splitlines()[-1].startswith("error: ") and "Traceback" not in ended.err
 
 
-def test_vectors_from_scratch_in_a_process_of_its_own(tmp_path):
-    call = ["--dimensions", "10", "--epochs", "2", "--set", "head_type=linear"]
-    script = ROOT / "recipes" / "word2vec_from_scratch.py"
-    ended = subprocess.run([sys.executable, script, *call], capture_output=True, text=True, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    lines = ended.stdout.splitlines()
+def test_vectors_from_scratch(recipe, tmp_path):
+    ended = recipe("word2vec_from_scratch", "--dimensions", 10, "--epochs", 2, "--set", "head_type=linear")
+    assert ended.code == 0, ended.err
+    lines = ended.out.splitlines()
     assert lines[0].startswith("runs/own_vectors.txt.gz: ") and lines[0].endswith(" words of 10 dimensions")
-    run = Experiment(tmp_path / lines[-1].removeprefix("written: "))
+    (run,) = runs_of(ended.out)
+    assert lines[-1] == f"written: {run.folder}" and (tmp_path / run.folder).is_dir()
     assert run.record["base"]["name"] == "own_vectors.txt.gz" and run.record["base"]["dimensions"] == 10
     assert run.record["data"]["name"] == "headlines"

@@ -1,0 +1,146 @@
+"""How far probabilities can be trusted: likelihood, Brier score, calibration error, and what abstaining buys."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit, softmax
+
+from nlptransfer.metrics import checked_probabilities, checked_targets
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Forecasts by bins of equal width over [0, 1]; empty bins are left out."""
+
+    confidence: np.ndarray
+    """(bins,): mean probability that was given"""
+    frequency: np.ndarray
+    """(bins,): share of the forecasts that came true"""
+    count: np.ndarray
+    """(bins,): forecasts"""
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the mean distance of both over the forecasts."""
+        return float(np.average(np.abs(self.confidence - self.frequency), weights=self.count))
+
+
+def reliability(
+    targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False, bins: int = BINS
+) -> Reliability:
+    """What was forecast beside what came true (Guo et al. 2017, section 2).
+
+    With one label a row the forecast is the probability of the likeliest label; with several each label of each row is
+    a forecast of its own. A bin holds its upper edge.
+
+    Args:
+        targets: ids (n,), or 0/1 (n, k) for several labels.
+        probabilities: (n, k).
+        multi_label: whether a row has several labels.
+        bins: how many, of equal width.
+
+    Raises:
+        DataError: no rows, or targets or probabilities that do not fit.
+    """
+    p, y = _checked(targets, probabilities, multi_label)
+    forecast, came = (p.ravel(), y.ravel()) if multi_label else (p.max(axis=1), p.argmax(axis=1) == y)
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.searchsorted(edges[1:-1], forecast, side="left")
+    count = np.bincount(place, minlength=bins)
+    filled = count > 0
+    sums = [np.bincount(place, weights=values, minlength=bins)[filled] for values in (forecast, came)]
+    return Reliability(sums[0] / count[filled], sums[1] / count[filled], count[filled])
+
+
+def expected_calibration_error(
+    targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False, bins: int = BINS
+) -> float:
+    """The mean distance between what was forecast and what came true, by bins (Guo et al. 2017, eq. 3).
+
+    Arguments and errors are those of :func:`reliability`.
+    """
+    return reliability(targets, probabilities, multi_label=multi_label, bins=bins).error
+
+
+def brier_score(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False) -> float:
+    """The mean squared distance from the truth, 0 at best.
+
+    With one label a row it is summed over the labels (Brier 1950), 2 at worst; with several it is the mean over rows
+    and labels, 1 at worst.
+
+    Args:
+        targets: ids (n,), or 0/1 (n, k) for several labels.
+        probabilities: (n, k).
+        multi_label: whether a row has several labels.
+
+    Raises:
+        DataError: no rows, or targets or probabilities that do not fit.
+    """
+    p, y = _checked(targets, probabilities, multi_label)
+    if multi_label:
+        return float(((p - y) ** 2).mean())
+    return float(((p - np.eye(p.shape[1])[y]) ** 2).sum(axis=1).mean())
+
+
+def negative_log_likelihood(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False) -> float:
+    """Minus the mean log of the probability that the truth was given, in nats: the loss of ``metrics.score``.
+
+    With several labels the mean is over rows and labels. Probabilities are clipped 2.2e-16 away from 0 and 1.
+
+    Args:
+        targets: ids (n,), or 0/1 (n, k) for several labels.
+        probabilities: (n, k).
+        multi_label: whether a row has several labels.
+
+    Raises:
+        DataError: no rows, or targets or probabilities that do not fit.
+    """
+    p, y = _checked(targets, probabilities, multi_label)
+    given = np.where(y == 1, p, 1 - p) if multi_label else p[np.arange(len(y)), y]
+    tiny = np.finfo(np.float64).eps
+    return float(-np.log(np.clip(given, tiny, 1 - tiny)).mean())
+
+
+def untempered(probabilities: ArrayLike, temperature: float, *, multi_label: bool = False) -> np.ndarray:
+    """The probabilities (n, k) as they were before their logits were divided by a temperature.
+
+    Logits are known from probabilities but for what softmax does not see, so that nothing is computed by the model
+    again.
+
+    Raises:
+        DataError: probabilities of another shape, outside [0, 1] or not finite.
+    """
+    p = checked_probabilities(probabilities)
+    # As close to 0 and 1 as the float32 that is saved can tell.
+    low = np.finfo(np.float32).tiny
+    if multi_label:
+        return expit(temperature * logit(np.clip(p, low, 1 - np.finfo(np.float32).epsneg / 2)))
+    return softmax(temperature * np.log(np.maximum(p, low)), axis=1)
+
+
+def coverage_curve(confidences: ArrayLike, right: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is gained where the least confident rows are left to somebody else (El-Yaniv and Wiener 2010).
+
+    Args:
+        confidences: (n,), at least one.
+        right: (n,) of booleans.
+
+    Returns:
+        For each distinct confidence, from the highest: itself, the share of rows with at least that, and the share of
+        these that are right. The last are all rows.
+    """
+    confidences, right = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    order = np.argsort(-confidences, kind="stable")
+    sorted_ones = confidences[order]
+    # Equal confidences cannot be parted: only the last of a run is a place to cut.
+    last = np.append(np.flatnonzero(np.diff(sorted_ones)), len(sorted_ones) - 1)
+    kept = last + 1
+    return sorted_ones[last], kept / len(sorted_ones), right[order].cumsum()[last] / kept
+
+
+def _checked(targets: ArrayLike, probabilities: ArrayLike, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
+    p = checked_probabilities(probabilities)
+    return p, checked_targets(targets, p.shape, multi_label)

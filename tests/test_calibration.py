@@ -1,0 +1,156 @@
+"""Calibration figures against scikit-learn, closed forms and loops."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, softmax
+from sklearn import metrics as sk
+
+from nlptransfer import metrics
+from nlptransfer.calibration import (
+    brier_score,
+    coverage_curve,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability,
+    untempered,
+)
+from nlptransfer.errors import DataError
+from nlptransfer.labels import Labels
+
+ROWS = 300
+
+
+def single_rows(rng: np.random.Generator, n: int = ROWS, k: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    return rng.integers(0, k, n), softmax(rng.normal(0, 2, (n, k)), axis=1)
+
+
+def multi_rows(rng: np.random.Generator, n: int = ROWS, k: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    return rng.integers(0, 2, (n, k)), expit(rng.normal(0, 2, (n, k)))
+
+
+def error_by_loops(forecast: np.ndarray, came: np.ndarray, bins: int) -> float:
+    """The definition, bin by bin: a bin is (low, high], the first one holds 0 too."""
+    total = 0.0
+    for number in range(bins):
+        low, high = number / bins, (number + 1) / bins
+        inside = (forecast > low) & (forecast <= high) | ((number == 0) & (forecast == 0))
+        if inside.any():
+            total += inside.sum() * abs(forecast[inside].mean() - came[inside].mean())
+    return total / len(forecast)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 60), k=st.integers(2, 6))
+def test_one_label_a_row_is_scored_as_scikit_learn_scores_it(seed: int, n: int, k: int) -> None:
+    targets, p = single_rows(np.random.default_rng(seed), n, k)
+    ones = np.eye(k)[targets]
+    assert brier_score(targets, p) == pytest.approx(k * sk.mean_squared_error(ones, p))
+    assert negative_log_likelihood(targets, p) == pytest.approx(sk.log_loss(targets, p, labels=range(k)))
+    assert expected_calibration_error(targets, p) == pytest.approx(
+        error_by_loops(p.max(axis=1), p.argmax(axis=1) == targets, 15)
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 60), k=st.integers(1, 6))
+def test_several_labels_are_forecasts_of_their_own(seed: int, n: int, k: int) -> None:
+    targets, p = multi_rows(np.random.default_rng(seed), n, k)
+    columns = [sk.brier_score_loss(targets[:, i], p[:, i], pos_label=1) for i in range(k)]
+    assert brier_score(targets, p, multi_label=True) == pytest.approx(np.mean(columns))
+    losses = [sk.log_loss(targets[:, i], p[:, i], labels=[0, 1]) for i in range(k)]
+    assert negative_log_likelihood(targets, p, multi_label=True) == pytest.approx(np.mean(losses))
+    expected = error_by_loops(p.ravel(), targets.ravel(), 15)
+    assert expected_calibration_error(targets, p, multi_label=True) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_likelihood_is_the_loss_that_scores_have(multi_label: bool) -> None:
+    targets, p = (multi_rows if multi_label else single_rows)(np.random.default_rng(0))
+    labels = Labels(("a", "b", "c", "d"), multi_label)
+    found = negative_log_likelihood(targets, p, multi_label=multi_label)
+    assert found == pytest.approx(metrics.score(targets, p, labels, resamples=0)["loss"])
+
+
+def test_best_and_worst_figures() -> None:
+    right, wrong = np.eye(2)[[0, 1, 1]], np.eye(2)[[1, 0, 0]]
+    assert brier_score([0, 1, 1], right) == 0
+    assert brier_score([0, 1, 1], wrong) == 2
+    assert brier_score(wrong, right, multi_label=True) == 1
+    assert expected_calibration_error([0, 1, 1], right) == 0
+    assert expected_calibration_error([0, 1, 1], wrong) == 1
+    assert np.isfinite(negative_log_likelihood([0, 1, 1], wrong))
+
+
+def test_reliability_of_a_few_rows_by_hand() -> None:
+    # Two rows at .9, one of them right, and one at .6, on the edge of the 9th of 15 bins, right.
+    found = reliability([0, 1, 0], [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
+    assert found.confidence.tolist() == pytest.approx([0.6, 0.9])
+    assert found.frequency.tolist() == [1.0, 0.5]
+    assert found.count.tolist() == [1, 2]
+    assert found.error == pytest.approx((0.4 + 2 * 0.4) / 3)
+
+
+def test_forecasts_that_hold_what_they_say_have_little_error() -> None:
+    rng = np.random.default_rng(0)
+    p = softmax(rng.normal(0, 1.5, (100_000, 3)), axis=1)
+    targets = (rng.random((len(p), 1)) > p.cumsum(axis=1)).sum(axis=1)
+    assert expected_calibration_error(targets, p) < 0.01
+    assert expected_calibration_error(targets, softmax(3 * np.log(p), axis=1)) > 0.1
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), temperature=st.floats(0.5, 5), multi_label=st.booleans())
+def test_what_a_temperature_did_is_undone(seed: int, temperature: float, multi_label: bool) -> None:
+    logits = np.random.default_rng(seed).normal(0, 2, (20, 4))
+
+    def probabilities(z: np.ndarray) -> np.ndarray:
+        return expit(z) if multi_label else softmax(z, axis=1)
+
+    saved = probabilities(logits / temperature).astype(np.float32)
+    found = untempered(saved, temperature, multi_label=multi_label)
+    np.testing.assert_allclose(found, probabilities(logits), atol=2e-3)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_certain_probabilities_stay_numbers_without_their_temperature(multi_label: bool) -> None:
+    found = untempered([[1.0, 0.0], [0.0, 1.0]], 0.05, multi_label=multi_label)
+    assert np.isfinite(found).all()
+    assert (found.argmax(axis=1) == [0, 1]).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.7, 0.9]), st.booleans()), min_size=1, max_size=30))
+def test_coverage_by_trying_every_cut(rows: list[tuple[float, bool]]) -> None:
+    confidences, right = (np.array(column) for column in zip(*rows, strict=True))
+    cuts, coverage, accuracy = coverage_curve(confidences, right)
+    assert cuts.tolist() == sorted(set(confidences.tolist()), reverse=True)
+    for cut, share, correct in zip(cuts, coverage, accuracy, strict=True):
+        answered = confidences >= cut
+        assert share == pytest.approx(answered.mean())
+        assert correct == pytest.approx(right[answered].mean())
+    assert coverage[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("targets", "probabilities", "message"),
+    [
+        ([0, 1], [[0.5, 0.5]], r"targets: expected shape \(1,\)"),
+        ([2], [[0.5, 0.5]], "label ids from 0 to 1"),
+        ([0], [[1.5, -0.5]], r"expected numbers in \[0, 1\]"),
+        ([0], [[float("nan"), 0.5]], "expected finite numbers"),
+        ([], np.empty((0, 2)), "expected at least one row"),
+    ],
+)
+@pytest.mark.parametrize("figure", [reliability, expected_calibration_error, brier_score, negative_log_likelihood])
+def test_rows_that_do_not_fit_are_refused(figure: Any, targets: Any, probabilities: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        figure(targets, probabilities)
+
+
+def test_only_probabilities_are_untempered() -> None:
+    with pytest.raises(DataError, match=r"expected numbers in \[0, 1\]"):
+        untempered([[2.0, -1.0]], 1.5)

@@ -1,0 +1,686 @@
+"""The report: what it shows, that it shows the saved numbers, and that no text of a user becomes a part of the page."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, log_loss
+
+from nlptransfer import finetune, metrics
+from nlptransfer.calibration import expected_calibration_error
+from nlptransfer.errors import DataError, RunFolderError
+from nlptransfer.figures import Point, learning_curve, plain, score_against_cost
+from nlptransfer.files import read_json, write_json
+from nlptransfer.labels import Labels
+from nlptransfer.report import MATRIX_LABELS, SECTIONS, WordEffects, write_report
+
+VOID = {"meta", "br", "link", "input", "img", "hr"}
+OF_A_COMPARISON = {"ladder", "pairs", "curve"}
+ONE_LABEL = Labels(("bad", "good", "mixed"))
+SEVERAL = Labels(("bug", "billing", "praise"), multi_label=True)
+
+
+class Page(HTMLParser):
+    """What a page holds, as a browser reads it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: dict[str, str] = {}
+        """text by section, the header's under "" """
+        self.tables: dict[str, list[list[str]]] = {}
+        """cells by the label of their box"""
+        self._open: list[str] = []
+        self._section, self._box = "", ""
+        self.feed(html)
+        self.close()
+        assert not self._open, f"not closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attributes}
+        self.tags.append((tag, given))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "section":
+            self._section = given["id"]
+        elif given.get("class") == "scroll":
+            self._box = given["aria-label"]
+            self.tables[self._box] = []
+        elif tag == "tr":
+            self.tables[self._box].append([])
+        elif tag in ("td", "th"):
+            self.tables[self._box][-1].append("")
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attributes}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open and self._open[-1] == tag, f"</{tag}> inside {self._open[-3:]}"
+        self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.texts[self._section] = self.texts.get(self._section, "") + data
+        if "td" in self._open or "th" in self._open:
+            self.tables[self._box][-1][-1] += data
+
+    @property
+    def ids(self) -> list[str]:
+        return [given["id"] for _, given in self.tags if "id" in given]
+
+    @property
+    def sections(self) -> set[str]:
+        return {given["id"] for tag, given in self.tags if tag == "section"} - {"detail"}
+
+    @property
+    def figures(self) -> set[str]:
+        return {given["aria-labelledby"].split("-title")[0] for tag, given in self.tags if tag == "svg"}
+
+    def row(self, box: str, first: str) -> list[str]:
+        return next(row[1:] for row in self.tables[box] if row[0] == first)
+
+
+def page_of(folder: Path, **given: Any) -> Page:
+    return Page(write_report(folder, **given).read_text(encoding="utf-8"))
+
+
+def rows_of(labels: Labels, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Targets, and probabilities that lean towards them."""
+    rng, k = np.random.default_rng(0), labels.num_labels
+    if labels.multi_label:
+        targets = rng.integers(0, 2, (n, k))
+        return targets, 1 / (1 + np.exp(-rng.normal(0, 2, (n, k)) - 2 * targets + 1))
+    targets = rng.integers(0, k, n)
+    raised = np.exp(rng.normal(0, 1, (n, k)) + 2 * np.eye(k)[targets])
+    return targets, raised / raised.sum(axis=1, keepdims=True)
+
+
+def write_run(folder: Path, labels: Labels = ONE_LABEL, n: int = 60, data: str = "remarks", **record: Any) -> Path:
+    """The folder of a finished run, as finetune() writes it, without training."""
+    targets, p = rows_of(labels, n)
+    p = p.astype(np.float32).astype(np.float64)
+    prints = {name: {"rows": rows, "hash": name * 8} for name, rows in (("train", 90), ("calibration", 0), ("test", n))}
+    told = {"name": data, "labels": list(labels.names), "multi_label": labels.multi_label, "fingerprints": prints}
+    known = {
+        "status": "finished",
+        "data": told,
+        "base": {"kind": "encoder", "name": "acme/tiny"},
+        "settings": {"route": {"name": "full", "freeze_layers": 2}, "training": {"learning_rate": 5e-5, "seed": 7}},
+        "versions": {"torch": "2.13.0"},
+        "machine": {"processor": "a test's", "cores": 2},
+        "training": {"history": [{"epoch": i, "loss": 1 / i, "score": 0.5 + 0.1 * i} for i in (1, 2, 3)]},
+    }
+    write_json(folder / "experiment.json", {**known, **record})
+    cost = {"train_seconds": 12.5, "trainable_parameters": 1234, "size_mb": 0.5}
+    scores = {"rows": n, **metrics.score(targets, p, labels, resamples=10)}
+    write_json(folder / "metrics.json", {"test": scores, "cost": cost})
+    results = {"command": f"nlptransfer finetune {data}", "label_counts": {name: 30 for name in labels.names}}
+    write_json(
+        folder / "model" / "nlptransfer.json",
+        {"thresholds": None, "calibration": {"rows": 20, "temperature": 1.5}, "results": results},
+    )
+    columns = {
+        "split": ["test"] * n,
+        "id": list(range(n)),
+        "true": labels.decode(targets),
+        "predicted": labels.decode(metrics.predicted(p, labels)),
+        "probabilities": p.tolist(),
+    }
+    pq.write_table(pa.table(columns), folder / "predictions.parquet")
+    return folder
+
+
+def write_comparison(folder: Path, names: tuple[str, ...] = ("tf-idf", "probe", "full"), **told: Any) -> Path:
+    cheap, chosen, best = names
+    for seed in (0, 1):
+        write_run(folder / "rungs" / f"chosen-{seed}")
+    cost = {"peak_memory_mb": 800.0, "trainable_parameters": 4610, "size_mb": 0.7, "texts_per_second_1": 90.0}
+
+    def rung(name: str, mean: float, seconds: float) -> dict[str, Any]:
+        return {
+            "name": name,
+            "route": "probe",
+            "base": None,
+            "status": "finished",
+            "seeds": [0, 1],
+            "runs": ["rungs/chosen-0", "rungs/chosen-1"] if name == chosen else [],
+            "settings": {"learning_rate": 0.001},
+            "trials": [{"settings": {"learning_rate": 0.001}, "validation": 0.81}],
+            "validation": 0.81,
+            "test": {"mean": mean, "spread": 0.0123, "interval": [mean - 0.04, mean + 0.03], "scores": [mean, mean]},
+            "cost": {**cost, "train_seconds": seconds, "texts_per_second_64": 444.0},
+        }
+
+    skipped = {"name": "lora", "route": "lora", "status": "skipped", "reason": "would take 48 minutes", "seeds": []}
+    known = {
+        "status": "finished",
+        "asked": {"seeds": 2, "delta": 0.01},
+        "data": {**read_json(folder / "rungs/chosen-0/experiment.json")["data"], "warnings": ["3 rows <b>leak</b>"]},
+        "metric": "accuracy",
+        "delta": 0.01,
+        "machine": {"processor": "a test's", "cores": 2, "gpu": None},
+        "versions": {"torch": "2.13.0"},
+        "rungs": [rung(cheap, 0.701, 0.0), rung(chosen, 0.802, 3.5), rung(best, 0.806, 200.0), skipped],
+        "pairs": [
+            {
+                "one": best,
+                "other": chosen,
+                "difference": 0.004,
+                "interval": [-0.01, 0.02],
+                "p": 0.5,
+                "holm_p": 1e-9,
+                "mcnemar_p": 0.03125,
+            }
+        ],
+        "recommendation": {"rung": chosen, "best": best, "sentence": f"{chosen}: as good as {best} & cheaper"},
+        "curve": [
+            {"rung": name, "size": size, "mean": 0.5 + size / 1000, "interval": [0.4, 0.8]}
+            for name in (chosen, best)
+            for size in (100, 300)
+        ],
+        "curve_left_out": [{"rung": cheap, "size": 100, "reason": "no time"}],
+        "rows_to_reach": [{"one": best, "other": chosen, "rows": 250.4}, {"one": best, "other": cheap, "rows": None}],
+    }
+    write_json(folder / "comparison.json", {**known, **told})
+    return folder
+
+
+def texts_of(n: int, text: str = "a lovely film") -> dict[str, list[str]]:
+    return {"test": [f"{text} {row}" for row in range(n)]}
+
+
+WORDS = [WordEffects("good", 0.8, [("a", 0.0), ("lovely", 0.25), ("film", -0.125)])]
+VERDICT = {
+    "verdict": "helps",
+    "metric": "accuracy",
+    "with_source": 0.81,
+    "direct": 0.75,
+    "gain": 0.06,
+    "interval": [0.01, 0.11],
+    "seeds": 3,
+    "rows": 60,
+}
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all that a report can show, and its report."""
+    folder = write_run(tmp_path_factory.mktemp("report") / "run", verdict=VERDICT)
+    write_report(folder, texts=texts_of(60), words=WORDS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def comparison_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_comparison(tmp_path_factory.mktemp("report") / "comparison")
+    write_report(folder, texts=texts_of(60), words=WORDS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report") / "hostile"
+    hostile_page(folder, HOSTILE)
+    return folder
+
+
+def html_of(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_has_every_part(run_folder: Path) -> None:
+    page = Page(html_of(run_folder))
+    assert page.sections == {*SECTIONS} - OF_A_COMPARISON
+    assert page.figures == {"figure-reliability", "figure-coverage", "figure-training"}
+    links = [given["href"] for tag, given in page.tags if tag == "a"]
+    assert links == [f"#{name}" for name in SECTIONS if name not in OF_A_COMPARISON]
+
+
+def test_a_comparison_has_every_part_and_its_advice_first(comparison_folder: Path) -> None:
+    page = Page(html_of(comparison_folder))
+    # Its costs are in the ladder, and it says nothing of a source.
+    assert page.sections == {*SECTIONS} - {"verdict", "cost"}
+    assert page.figures >= {"figure-cost", "figure-learning", "figure-reliability", "figure-coverage"}
+    assert "probe: as good as full & cheaper" in page.texts[""]
+    assert page.ids.index("recommendation") == 0
+    assert "the first of its 2 seeds" in page.texts["detail"]
+    assert "3 rows <b>leak</b>" in page.texts["data"]
+    assert "processor a test's, cores 2, gpu none" in page.texts["ladder"]
+
+
+def test_the_numbers_of_a_run_are_those_of_its_files(run_folder: Path) -> None:
+    page, saved = Page(html_of(run_folder)), read_json(run_folder / "metrics.json")
+    test = saved["test"]
+    low, high = test["accuracy_interval"]
+    assert f"accuracy {test['accuracy']:.3f}, 95% interval {low:.3f} to {high:.3f}, on 60 test rows" in page.texts[""]
+    for name in ("f1_macro", "precision_macro", "recall_macro", "mcc", "loss"):
+        assert f"{test[name]:.3f}" in page.texts[""]
+    for label, scores in test["per_class"].items():
+        support, precision, recall, f1 = page.row("Scores by label", label)
+        assert [support, precision, f1] == [str(scores["support"]), f"{scores['precision']:.3f}", f"{scores['f1']:.3f}"]
+        assert recall.startswith(f"{scores['recall']:.3f} [")
+    assert page.row("Cost", "train seconds") == ["12"]
+    assert page.row("Cost", "size MB") == ["0.500"]
+    assert page.row("Label balance", "good")[:2] == ["30", str(test["per_class"]["good"]["support"])]
+    assert "nlptransfer finetune remarks" in page.texts["repeat"]
+    assert page.row("Settings: training", "seed") == ["7"]
+    assert page.row("Versions", "torch") == ["2.13.0"]
+    assert page.row("Machine", "processor") == ["a test's"]
+
+
+def test_the_numbers_of_a_comparison_are_those_of_its_file(comparison_folder: Path) -> None:
+    page = Page(html_of(comparison_folder))
+    assert page.row("The ladder", "probe") == [
+        "0.802 [0.762, 0.832]", "2", "0.012", "3.5", "4,610", "800", "0.7", "90", "444"
+    ]  # fmt: skip
+    assert page.row("The ladder", "lora") == ["skipped: would take 48 minutes"]
+    assert page.row("Differences of each pair", "full") == [
+        "probe", "+0.004", "[-0.010, +0.020]", "0.5000", "<0.0001", "0.0312", "–"
+    ]  # fmt: skip
+    assert page.tables["Scores by number of rows"][1:3] == [
+        ["probe", "100", "0.600 [0.400, 0.800]"],
+        ["probe", "300", "0.800 [0.400, 0.800]"],
+    ]
+    assert page.tables["Rows to reach the same score"][1:] == [["full", "probe", "250"], ["full", "tf-idf", "–"]]
+    assert "tf-idf with 100 rows: no time" in page.texts["curve"]
+    assert page.tables["Trials of probe"][1] == ["learning_rate=0.001", "0.810"]
+
+
+def test_the_confusion_matrix_is_that_of_scikit_learn(run_folder: Path) -> None:
+    page = Page(html_of(run_folder))
+    columns = pq.read_table(run_folder / "predictions.parquet").to_pydict()
+    expected = confusion_matrix(columns["true"], columns["predicted"], labels=ONE_LABEL.names)
+    assert [row[1:] for row in page.tables["Confusion matrix"][1:]] == [[str(n) for n in row] for row in expected]
+
+
+def test_of_many_labels_the_most_confused_pairs_and_the_weakest_are_shown(tmp_path: Path) -> None:
+    labels = Labels(tuple(f"label {i}" for i in range(max(MATRIX_LABELS, 20) + 1)))
+    page = page_of(write_run(tmp_path, labels, n=400))
+    assert "Confusion matrix" not in page.tables
+    columns = pq.read_table(tmp_path / "predictions.parquet").to_pydict()
+    pairs = Counter(zip(columns["true"], columns["predicted"], strict=True))
+    counts = [int(row[2]) for row in page.tables["Most confused pairs"][1:]]
+    assert counts == sorted((n for (a, b), n in pairs.items() if a != b), reverse=True)[: len(counts)]
+    assert all(pairs[row[0], row[1]] == int(row[2]) for row in page.tables["Most confused pairs"][1:])
+    weakest = [float(row[-1]) for row in page.tables["Labels of the lowest F1"][1:]]
+    assert weakest == sorted(float(row[-1]) for row in page.tables["Scores by label"][1:])[: len(weakest)]
+    folded = [given for tag, given in page.tags if tag == "details"]
+    assert not any("open" in given for given in folded)
+
+
+@pytest.mark.parametrize("labels", [ONE_LABEL, SEVERAL])
+def test_calibration_before_and_after_is_that_of_the_predictions(tmp_path: Path, labels: Labels) -> None:
+    page = page_of(write_run(tmp_path, labels))
+    targets, p = rows_of(labels, 60)
+    several = labels.multi_label
+    after = expected_calibration_error(targets, p, multi_label=several)
+    ece, nll, _ = page.row("Calibration figures", "as it predicts")
+    assert float(ece) == pytest.approx(after, abs=6e-4)
+    if not several:
+        assert float(nll) == pytest.approx(log_loss(targets, p), abs=6e-4)
+    assert page.row("Calibration figures", "before scaling") != page.row("Calibration figures", "as it predicts")
+    assert "Temperature 1.500, fitted on 20 rows" in page.texts["calibration"]
+    assert "before scaling" in page.texts["calibration"]
+
+
+def test_several_labels(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, SEVERAL)
+    saved = read_json(folder / "metrics.json")["test"]
+    page = page_of(folder, texts=texts_of(60))
+    assert page.sections == {*SECTIONS} - OF_A_COMPARISON - {"verdict", "confusion", "words"}
+    assert f"micro F1 {saved['f1_micro']:.3f}, 95% interval" in page.texts[""]
+    assert "all labels right" in page.texts[""]
+    # Right is where all labels are: with everything answered that is the subset accuracy.
+    assert page.tables["Accuracy by share that is answered"][1][1:] == ["100.0%", f"{saved['accuracy']:.1%}"]
+    assert "(none)" in page.texts["mistakes"] + page.texts["margins"]
+
+
+def test_mistakes_are_the_surest_and_close_calls_the_closest(run_folder: Path) -> None:
+    page = Page(html_of(run_folder))
+    targets, p = rows_of(ONE_LABEL, 60)
+    wrong = np.flatnonzero(p.argmax(axis=1) != targets)
+    surest = wrong[np.argsort(-p.max(axis=1)[wrong])][:10]
+    top = np.sort(p, axis=1)
+    closest = np.argsort(top[:, -1] - top[:, -2])[:10]
+    for section, rows in (("mistakes", surest), ("margins", closest)):
+        assert re.findall(r"a lovely film (\d+)", page.texts[section]) == [str(row) for row in rows]
+    assert f"probability {p.max(axis=1)[surest[0]]:.3f}" in page.texts["mistakes"]
+
+
+def test_the_data_is_told_with_its_warnings_and_what_was_cut_off(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    record = read_json(folder / "experiment.json")
+    record["data"] |= {"warnings": ["leak: 3 of 60 test texts in train too"], "truncated": 0.125}
+    write_json(folder / "experiment.json", record)
+    page = page_of(folder, texts={"test": ["one two three"] * 59 + ["four " * 9]})
+    assert "leak: 3 of 60 test texts in train too" in page.texts["data"]
+    assert "12.5% of the texts are longer than what the model reads" in page.texts["data"]
+    assert "median 3, 95 of 100 have at most 3, longest 9" in page.texts["data"]
+    assert page.tables["Rows by split"] == [["train", "calibration", "test"], ["90", "0", "60"]]
+
+
+def test_words_are_shown_with_what_they_count_for(run_folder: Path) -> None:
+    page = Page(html_of(run_folder))
+    assert "good, probability 0.800" in page.texts["words"]
+    assert "lovely +0.250" in page.texts["words"]
+    spans = [given for tag, given in page.tags if tag == "span" and "title" in given]
+    assert [(given["class"], given["title"], given["style"]) for given in spans[1:]] == [
+        ("for", "+0.250", "--share: 100.0%"),
+        ("against", "-0.125", "--share: 50.0%"),
+    ]
+
+
+def test_the_verdict_on_a_source_is_shown(run_folder: Path) -> None:
+    text = Page(html_of(run_folder)).texts["verdict"]
+    assert "helps: accuracy 0.810 with the source, 0.750 without; gain +0.060 [+0.010, +0.110], over 3 seeds" in text
+
+
+@pytest.mark.parametrize(
+    ("gone", "sections"),
+    [
+        ("predictions.parquet", {"classes", "confusion", "calibration", "coverage"}),
+        ("history", {"training"}),
+        ("cost", {"cost"}),
+    ],
+)
+def test_a_part_without_its_file_is_left_out(tmp_path: Path, gone: str, sections: set[str]) -> None:
+    folder = write_run(tmp_path)
+    if gone == "history":
+        write_json(
+            folder / "experiment.json", {**read_json(folder / "experiment.json"), "training": {"solved": "train"}}
+        )
+    elif gone == "cost":
+        write_json(folder / "metrics.json", {"test": read_json(folder / "metrics.json")["test"]})
+    else:
+        (folder / gone).unlink()
+    without_texts = {*SECTIONS} - OF_A_COMPARISON - {"mistakes", "margins", "words", "verdict"}
+    assert page_of(folder).sections == without_texts - sections
+
+
+def test_a_run_whose_model_is_gone_has_neither_temperature_nor_command(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    shutil.rmtree(folder / "model")
+    page = page_of(folder)
+    assert "No temperature was fitted" in page.texts["calibration"]
+    assert "nlptransfer finetune" not in page.texts["repeat"]
+
+
+def test_a_comparison_of_which_nothing_was_recommended(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path, recommendation=None, pairs=[], curve=[], rungs=[], status="running")
+    page = page_of(folder)
+    assert "Nothing is recommended yet" in page.texts[""]
+    assert "This comparison is running" in page.texts["ladder"]
+    assert page.sections == {"ladder", "data", "repeat"}
+
+
+def test_without_test_rows_validation_is_shown_with_a_warning(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    report = read_json(folder / "metrics.json")
+    write_json(folder / "metrics.json", {"validation": report["test"], "cost": report["cost"]})
+    columns = pq.read_table(folder / "predictions.parquet").to_pydict()
+    pq.write_table(pa.table({**columns, "split": ["validation"] * 60}), folder / "predictions.parquet")
+    page = page_of(folder)
+    assert "on 60 validation rows" in page.texts[""]
+    assert "There were no test rows" in page.texts[""]
+
+
+def test_a_run_that_was_scored_on_training_rows_alone(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    (folder / "predictions.parquet").unlink()
+    write_json(folder / "metrics.json", {"train": read_json(folder / "metrics.json")["test"]})
+    page = page_of(folder)
+    assert "on train rows" in page.texts[""]
+    assert "Training rows are what was learnt" in page.texts[""]
+
+
+HOSTILE = '</td></svg><script>alert(1)</script><img src=x onerror="alert(1)">{{ 7*7 }}{% raw %}&amp;$x_1$\\'
+
+
+def hostile_page(folder: Path, text: str) -> Page:
+    """A comparison in which all that a user can name is ``text``."""
+    names = (f"{text} 1", f"{text} 2", f"{text} 3")
+    write_comparison(folder, names=names)
+    chosen = write_run(folder / "rungs" / "chosen-0", Labels(names), data=text)
+    told = read_json(folder / "comparison.json")
+    told |= {"data": read_json(chosen / "experiment.json")["data"] | {"warnings": [text]}, "metric": f"m{text}"}
+    told |= {"asked": {f"k{text}": text}, "machine": {"processor": text}, "versions": {"torch": text}}
+    told["rungs"][3] |= {"reason": text}
+    write_json(folder / "comparison.json", told)
+    words = [WordEffects(text, 0.5, [(text, 0.2)])]
+    return page_of(folder, texts={"test": [text, "x" * 500] * 30}, words=words)
+
+
+def run_page(folder: Path, names: list[str]) -> Page:
+    """A run in which every name is another one."""
+    labels = Labels(tuple(f"{number}{name}" for number, name in enumerate(names[:4])))
+    settings = {"route": {"name": names[4], "freeze": names[5]}}
+    write_run(folder, labels, data=names[6], settings=settings, versions={names[7]: names[8]}, training={})
+    words = [WordEffects(name, 0.5, [(name, 0.2)]) for name in names]
+    return page_of(folder, texts={"test": [names[row % len(names)] for row in range(60)]}, words=words)
+
+
+@pytest.fixture(scope="module")
+def harmless(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, list[str]]]:
+    page = run_page(tmp_path_factory.mktemp("harmless"), ["harmless"] * 12)
+    return [(tag, list(attributes)) for tag, attributes in page.tags]
+
+
+ANY = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60) | st.text("<>&\"'/ ={}%-!", min_size=1)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(ANY, min_size=12, max_size=12))
+def test_no_text_becomes_a_part_of_the_page(
+    tmp_path: Path, harmless: list[tuple[str, list[str]]], names: list[str]
+) -> None:
+    page = run_page(tmp_path, names)
+    assert [(tag, list(attributes)) for tag, attributes in page.tags] == harmless
+    assert all(plain(name) in page.texts["words"] for name in names)
+
+
+def test_a_hostile_text_reads_as_it_was_written(hostile_folder: Path) -> None:
+    page = Page(html_of(hostile_folder))
+    for section in ("", "ladder", "pairs", "classes", "confusion", "mistakes", "margins", "words", "data", "repeat"):
+        assert HOSTILE in page.texts[section], section
+    assert not any(name.startswith("on") for _, given in page.tags for name in given)
+
+
+@pytest.mark.parametrize("name", ["名前 $x$", "\x00\x1b[31m\ud800", "x" * 200, "‮gnp.exe"])
+def test_plots_take_any_name(name: str) -> None:
+    plots = [
+        score_against_cost({name: Point(1.0, 0.5)}, name, name),
+        learning_curve({name: [Point(10, 0.5), Point(20, 0.6, (0.5, 0.7))]}, name),
+    ]
+    for plot in plots:
+        page = Page(str(plot))
+        assert " ".join(plain(name).split())[:20] in "".join(page.texts.values())
+        assert plot == plain(plot)
+
+
+def test_nothing_is_fetched(run_folder: Path, comparison_folder: Path) -> None:
+    for folder in (run_folder, comparison_folder):
+        html = html_of(folder)
+        page = Page(html)
+        assert not {tag for tag, _ in page.tags} & {"script", "img", "link", "iframe", "object", "embed", "base"}
+        links = [given[name] for _, given in page.tags for name in ("src", "href", "data", "action") if name in given]
+        assert links and all(link.startswith("#") for link in links)
+        assert not re.search(r"https?:|@import|url\((?!#)", html)
+
+
+def test_ids_are_unique_and_those_that_are_used_are_there(comparison_folder: Path) -> None:
+    html = html_of(comparison_folder)
+    page = Page(html)
+    assert len(page.ids) == len(set(page.ids))
+    used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html)
+    assert used and {a or b for a, b in used} <= set(page.ids)
+    described = [attributes["aria-labelledby"] for tag, attributes in page.tags if tag == "svg"]
+    assert {name for names in described for name in names.split()} <= set(page.ids)
+
+
+def test_colours_of_plots_are_those_of_the_page(comparison_folder: Path) -> None:
+    html = html_of(comparison_folder)
+    plots = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert not re.search(r"#[0-9a-f]{6}", plots)
+    used = set(re.findall(r"var\((--[\w-]+)\)", html))
+    light, dark = (set(re.findall(r"(--[\w-]+):", part)) for part in html.split("prefers-color-scheme")[:2])
+    assert {name for name in used if name != "--share"} <= light & dark
+
+
+def test_the_same_files_give_the_same_page_whatever_style_the_caller_draws_in(comparison_folder: Path) -> None:
+    first = html_of(comparison_folder)
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black", "svg.fonttype": "path"}):
+        write_report(comparison_folder, texts=texts_of(60), words=WORDS)
+        assert html_of(comparison_folder) == first
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_a_report_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path)
+    before, files = write_report(folder).read_bytes(), {path.name for path in folder.iterdir()}
+
+    def half(path: Path, text: str, **options: Any) -> int:
+        path.write_bytes(text.encode()[:100])
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="the disk is full"):
+        write_report(folder, words=WORDS)
+    assert (folder / "report.html").read_bytes() == before
+    assert {path.name for path in folder.iterdir()} == files
+
+
+def test_a_large_run_makes_a_small_file(tmp_path: Path) -> None:
+    labels = Labels(tuple(f"label {i}" for i in range(40)))
+    folder = write_run(tmp_path, labels, n=7600)
+    assert write_report(folder, texts=texts_of(7600, "word " * 300)).stat().st_size < 2**20
+
+
+def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"found no experiment\.json and no comparison\.json"):
+        write_report(tmp_path)
+    write_run(tmp_path, status="running")
+    with pytest.raises(RunFolderError, match=r"expected the folder of a finished run .* found a run that is running"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_too_few_texts_are_refused(run_folder: Path) -> None:
+    with pytest.raises(DataError, match=r"texts\['test'\]: expected one for each of 60 predictions, found 59"):
+        write_report(run_folder, texts=texts_of(59))
+
+
+@pytest.mark.parametrize("route", ["cnn", "linear"])
+def test_what_finetune_writes_has_a_report(
+    route: str, remarks_folder: Path, vectors_file: Path, tmp_path: Path
+) -> None:
+    chosen = {"head_type": route, **({"num_train_epochs": 2} if route == "cnn" else {})}
+    run = finetune(
+        remarks_folder, route="word2vec", base=vectors_file, output_dir=tmp_path / "run", progress=False, **chosen
+    )
+    texts = [json.loads(line)["text"] for line in (remarks_folder / "test.jsonl").read_text().splitlines()]
+    page = page_of(run.folder, texts={"test": texts})
+    assert f"accuracy {run.metrics['accuracy']:.3f}" in page.texts[""]
+    assert ("training" in page.sections) == (route == "cnn")
+    assert {"classes", "confusion", "calibration", "coverage", "margins", "data", "cost", "repeat"} <= page.sections
+    assert page.row("Calibration figures", "as it predicts")[1] == f"{run.metrics['loss']:.3f}"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no chromium is installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open a report; whatever the console says fails the test."""
+    said: list[str] = []
+    contexts = []
+
+    def open_page(path: Path, width: int, scheme: str = "light", **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: None if request.url == path.as_uri() else said.append(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+# What sticks out of the page, but for what scrolls in a box of its own.
+OVERFLOWING = """() => [...document.querySelectorAll("body *")].filter(element =>
+    !element.parentElement.closest(".scroll, svg") && element.getBoundingClientRect().right > innerWidth + 1
+).map(element => element.outerHTML.slice(0, 200))"""
+FIGURES = """() => [...document.querySelectorAll("figure svg")].map(svg => {
+    const box = svg.getBoundingClientRect();
+    const inside = [...svg.querySelectorAll("text")].every(text => {
+        const it = text.getBoundingClientRect();
+        return it.left >= box.left - 2 && it.right <= box.right + 2;
+    });
+    return [box.width > 250, box.height > 150, svg.querySelectorAll("path").length > 5, inside];
+})"""
+CONTRAST = """() => {
+    const luminance = colour => {
+        const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+            .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+        return .2126 * r + .7152 * g + .0722 * b;
+    };
+    const paper = luminance(getComputedStyle(document.body).backgroundColor);
+    return Math.min(...[...document.querySelectorAll("svg text, p, td, th")].map(element => {
+        const style = getComputedStyle(element);
+        const ink = luminance(element.closest("svg") ? style.fill : style.color);
+        return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
+    }));
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser(
+    opened: Callable[..., Any], run_folder: Path, comparison_folder: Path, width: int, scheme: str
+) -> None:
+    for folder, figures in ((run_folder, 3), (comparison_folder, 5)):
+        page = opened(folder / "report.html", width, scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(OVERFLOWING) == []
+        assert page.evaluate(FIGURES) == [[True] * 4] * figures
+        # WCAG 2.2, 1.4.3.
+        assert page.evaluate(CONTRAST) >= 4.5
+
+
+def test_hostile_names_in_a_browser(opened: Callable[..., Any], hostile_folder: Path) -> None:
+    page = opened(hostile_folder / "report.html", 390)
+    assert page.evaluate("document.querySelectorAll('script, img').length") == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_without_scripts_and_on_paper(opened: Callable[..., Any], run_folder: Path) -> None:
+    page = opened(run_folder / "report.html", 700, "dark", java_script_enabled=False)
+    page.emulate_media(media="print")
+    # What is folded on the screen is written out on paper, which is white.
+    assert page.locator("text=freeze_layers").is_visible()
+    assert page.pdf()[:5] == b"%PDF-"

@@ -1,0 +1,502 @@
+"""Intervals against closed forms and Welch's, tests against scipy and statsmodels, and how often all are right."""
+
+import importlib.util
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from simulated_rungs import correlations, simulated
+from sklearn import metrics as sk
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from nlptransfer.errors import DataError, SettingError
+from nlptransfer.labels import Labels
+from nlptransfer.significance import (
+    Difference,
+    Recommendation,
+    Rung,
+    ScoreInterval,
+    holm,
+    mcnemar,
+    paired,
+    recommended,
+    rows_to_reach,
+    rung_interval,
+    wilson_interval,
+)
+
+TWO = Labels(("a", "b"))
+SIX = Labels(tuple("abcdef"))
+SEVERAL = Labels(("a", "b", "c"), multi_label=True)
+
+
+def right_in(*shares: float, rows: int = 1000, start: int = 0) -> list[np.ndarray]:
+    """For each share a run that is right (predicts 0) in that share of the rows, one unbroken run of rows."""
+    return [np.roll(np.arange(rows) >= round(share * rows), start).astype(int) for share in shares]
+
+
+def labelled(seed: int, labels: Labels, runs: int, rows: int = 60) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Targets, and runs that are wrong in a third of the rows or cells, each by itself."""
+    rng = np.random.default_rng(seed)
+    k = 2 if labels.multi_label else labels.num_labels
+    targets = rng.integers(k, size=(rows, labels.num_labels) if labels.multi_label else rows)
+    noise = [rng.random(targets.shape) < 0.3 for _ in range(runs)]
+    return targets, [np.where(wrong, (targets + rng.integers(1, k, targets.shape)) % k, targets) for wrong in noise]
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric"), [(SIX, "accuracy"), (SIX, "f1_macro"), (SIX, "mcc"), (SEVERAL, "f1_micro")]
+)
+def test_mean_and_spread_are_those_of_scikit_learns_scores(labels: Labels, metric: str) -> None:
+    targets, runs = labelled(0, labels, 4)
+    score = {
+        "accuracy": sk.accuracy_score,
+        "mcc": sk.matthews_corrcoef,
+        "f1_macro": lambda y, guesses: sk.f1_score(y, guesses, average="macro"),
+        "f1_micro": lambda y, guesses: sk.f1_score(y, guesses, average="micro"),
+    }[metric]
+    expected = [score(targets, run) for run in runs]
+    found = rung_interval(targets, runs, labels, metric, resamples=50)
+    assert (found.mean, found.spread) == pytest.approx((np.mean(expected), np.std(expected, ddof=1)))
+    assert (found.metric, found.seeds, found.rows) == (metric, 4, 60)
+    assert found.interval[0] < found.mean < found.interval[1]
+
+
+def test_one_seeds_interval_is_over_the_rows_alone() -> None:
+    targets, (run, *_) = labelled(1, TWO, 1, 2000)
+    found = rung_interval(targets, [run], TWO, "accuracy", resamples=20_000)
+    half = 1.96 * np.sqrt(found.mean * (1 - found.mean) / 2000)
+    assert found.interval == pytest.approx((found.mean - half, found.mean + half), abs=0.05 * half)
+    assert found.spread is None
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "mcc"])
+def test_seeds_that_agree_leave_the_interval_to_the_rows(metric: str) -> None:
+    targets, runs = labelled(2, SIX, 1)
+    one, three = (rung_interval(targets, runs * seeds, SIX, metric) for seeds in (1, 3))
+    assert three.interval == pytest.approx(one.interval)
+    assert (three.spread, three.seeds) == (pytest.approx(0), 3)
+
+
+def test_seeds_that_differ_only_by_the_rows_they_err_on_add_nothing() -> None:
+    # Equally good seeds with errors of their own: the mean is as good as that of independent rows.
+    targets, (runs,) = simulated(np.random.default_rng(0), 1, 10, 2000)
+    found = rung_interval(targets, runs, TWO, "accuracy")
+    right = np.mean([run == targets for run in runs], axis=0)
+    half = 1.96 * right.std() / np.sqrt(2000)
+    assert (found.interval[1] - found.interval[0]) / 2 == pytest.approx(half, rel=0.15)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.7), (0.6, 0.7, 0.75), (0.7, 0.72, 0.8, 0.83, 0.9)])
+def test_where_rows_are_many_the_interval_is_students(shares: tuple[float, ...]) -> None:
+    targets = np.zeros(200_000, dtype=int)
+    found = rung_interval(targets, right_in(*shares, rows=200_000), TWO, "accuracy", resamples=50_000)
+    expected = stats.t.interval(0.95, len(shares) - 1, np.mean(shares), stats.sem(shares))
+    assert found.interval == pytest.approx(np.clip(expected, 0, 1), rel=0.05)
+
+
+def test_intervals_stay_where_scores_can_be() -> None:
+    targets = np.zeros(100, dtype=int)
+    two = right_in(0.5, 1.0, rows=100)
+    assert rung_interval(targets, two, TWO, "accuracy").interval == (0.0, 1.0)
+    apart = paired(targets, two, right_in(0.1, 0.5, rows=100), TWO, "accuracy").interval
+    assert -1 <= apart[0] < 0 and apart[1] == 1
+    assert rung_interval(np.arange(100) % 2, labelled(0, TWO, 2, 100)[1], TWO, "mcc").interval[0] >= -1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [((0.6, 0.7, 0.75), (0.5, 0.52, 0.6)), ((0.8, 0.7, 0.6, 0.5), (0.61, 0.63)), ((0.7, 0.8), (0.7, 0.82))],
+)
+def test_where_rows_are_many_a_difference_is_welchs(one: tuple[float, ...], other: tuple[float, ...]) -> None:
+    targets, sides = np.zeros(50_000, dtype=int), [right_in(*side, rows=50_000) for side in (one, other)]
+    found = paired(targets, *sides, TWO, "accuracy", resamples=50_000)
+    reference = stats.ttest_ind(one, other, equal_var=False)
+    low, high = reference.confidence_interval()
+    assert found.interval == pytest.approx((low, high), abs=0.05 * (high - low))
+    assert found.p_value == pytest.approx(reference.pvalue, abs=0.01)
+    assert (found.one, found.other, found.seeds) == (np.mean(one), np.mean(other), (len(one), len(other)))
+
+
+def test_beside_a_side_that_does_not_vary_a_difference_is_students() -> None:
+    one, rows = (0.6, 0.7, 0.75), 50_000
+    found = paired(
+        np.zeros(rows, dtype=int),
+        right_in(*one, rows=rows),
+        right_in(0.6, rows=rows),
+        TWO,
+        "accuracy",
+        resamples=50_000,
+    )
+    reference = stats.ttest_1samp(np.subtract(one, 0.6), 0)
+    low, high = reference.confidence_interval()
+    assert found.interval == pytest.approx((low, high), abs=0.05 * (high - low))
+    assert found.p_value == pytest.approx(reference.pvalue, abs=0.01)
+
+
+@pytest.mark.parametrize("shift", [0, 20, 200])
+def test_of_one_seed_the_difference_is_a_paired_mean(shift: int) -> None:
+    # The same rows in both runs cancel out: only what is right in one alone counts.
+    targets, one, other = np.zeros(1000, dtype=int), right_in(0.8), right_in(0.75, start=shift)
+    found = paired(targets, one, other, TWO, "accuracy", resamples=20_000)
+    differences = (one[0] == 0).astype(float) - (other[0] == 0)
+    half = 1.96 * differences.std() / np.sqrt(1000)
+    assert found.difference == pytest.approx(0.05)
+    assert found.interval == pytest.approx((0.05 - half, 0.05 + half), abs=0.05 * half)
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(0.05 / (half / 1.96)), abs=0.005)
+
+
+def test_intervals_agree_with_a_naive_bootstrap() -> None:
+    targets, (one, other) = labelled(5, TWO, 2)
+    rng, drawn = np.random.default_rng(7), []
+    for _ in range(2000):
+        rows = rng.integers(60, size=60)
+        drawn.append(quick_f1_macro(targets[rows], one[rows]) - quick_f1_macro(targets[rows], other[rows]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    found = paired(targets, [one], [other], TWO, "f1_macro", resamples=20_000)
+    assert found.interval == pytest.approx((low, high), abs=0.08 * (high - low))
+
+
+def quick_f1_macro(targets: np.ndarray, guesses: np.ndarray) -> float:
+    both = [((targets == i) & (guesses == i)).sum() for i in range(2)]
+    either = [(targets == i).sum() + (guesses == i).sum() for i in range(2)]
+    return float(2 * np.divide(both, either).mean())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    seeds=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    rows=st.integers(1, 40),
+    several=st.booleans(),
+    metric=st.sampled_from(["accuracy", "f1_macro", "precision_weighted"]),
+)
+def test_changing_places_negates_the_difference_and_tests_agree_with_intervals(
+    seed: int, seeds: tuple[int, int], rows: int, several: bool, metric: str
+) -> None:
+    labels = SEVERAL if several else SIX
+    targets, runs = labelled(seed, labels, sum(seeds), rows)
+    one, other = runs[: seeds[0]], runs[seeds[0] :]
+    there = paired(targets, one, other, labels, metric, resamples=200)
+    back = paired(targets, other, one, labels, metric, resamples=200)
+    assert (back.one, back.other, back.difference) == (there.other, there.one, pytest.approx(-there.difference))
+    assert back.interval == pytest.approx((-there.interval[1], -there.interval[0]), abs=1e-9)
+    assert (back.p_value, back.mcnemar_p_value) == pytest.approx((there.p_value, there.mcnemar_p_value), abs=0.01)
+    low, high = there.interval
+    assert -1 <= low <= high <= 1
+    assert 0 < there.p_value <= 1
+    # Within one draw of .05 the two may differ.
+    assert abs(there.p_value - 0.05) < 0.011 or (there.p_value < 0.05) == (low > 0 or high < 0)
+
+
+def test_results_depend_on_the_seed_alone() -> None:
+    targets, runs = labelled(4, SIX, 6)
+    arguments: Any = (targets, runs[:3], runs[3:], SIX, "f1_macro")
+    assert paired(*arguments) == paired(*arguments) != paired(*arguments, seed=1)
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (3, 3), (2, 9), (9, 2), (40, 61), (0, 20)])
+def test_mcnemar_is_scipys_and_statsmodels(b: int, c: int) -> None:
+    expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
+    assert mcnemar(b, c) == pytest.approx(expected)
+    assert mcnemar(b, c) == pytest.approx(reference_mcnemar([[5, b], [c, 7]], exact=True).pvalue)
+
+
+def test_mcnemar_is_made_of_the_first_seeds_and_of_whole_rows() -> None:
+    targets = np.zeros(100, dtype=int)
+    first, second = right_in(0.9, rows=100), right_in(0.8, rows=100)
+    assert paired(targets, [*first, *second], [*second, *first], TWO, "accuracy").mcnemar_p_value == mcnemar(10, 0)
+    rows = np.array([[1, 0, 1]] * 20)
+    half_wrong = rows.copy()
+    half_wrong[:8, 1] = 1
+    half_wrong[:8, 2] = 0
+    assert paired(rows, [rows], [half_wrong], SEVERAL, "f1_micro").mcnemar_p_value == mcnemar(8, 0)
+
+
+@pytest.mark.parametrize(("right", "rows"), [(0, 1), (1, 1), (0, 30), (30, 30), (17, 20), (850, 1000)])
+def test_wilson_is_that_of_statsmodels(right: int, rows: int) -> None:
+    assert wilson_interval(right, rows) == pytest.approx(proportion_confint(right, rows, method="wilson"), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.01, 0.05, 1.0])), max_size=20))
+def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
+    expected = multipletests(p_values, method="holm")[1].tolist() if p_values else []
+    assert holm(p_values) == pytest.approx(expected)
+
+
+TARGETS = np.zeros(2000, dtype=int)
+
+
+def rung(name: str, validation: float, *shares: float, start: int = 0) -> Rung:
+    return Rung(name, right_in(*shares, rows=2000, start=start), validation)
+
+
+MAJORITY = rung("majority", 0.5, 0.5)
+
+
+def advice(*rungs: Rung, **options: Any) -> Recommendation:
+    return recommended(TARGETS, rungs, TWO, "accuracy", **options)
+
+
+def test_the_cheapest_that_surely_loses_little_is_recommended() -> None:
+    cheap, good = rung("tfidf", 0.8, 0.80, 0.80), rung("probe", 0.89, 0.898, 0.898, 0.898)
+    found = advice(MAJORITY, cheap, good, rung("lora", 0.89, 0.9), rung("full", 0.9, 0.9, 0.9), majority="majority")
+    assert (found.rung, found.best) == ("probe", "full")
+    low, high = found.against_best["probe"].interval
+    assert found.reason == (
+        "probe is the cheapest route whose 95% interval against full, the best on validation, excludes a loss of more "
+        "than 1 point of accuracy: it has accuracy 0.898 against 0.900 on test, "
+        f"a difference of -0.002 [{low:+.3f}, {high:+.3f}]"
+    )
+    assert list(found.against_best) == ["majority", "tfidf", "probe", "lora"]
+    assert list(found.against_majority) == ["tfidf", "probe", "lora", "full"]
+    assert found.against_best["tfidf"] == paired(
+        TARGETS, cheap.predictions, right_in(0.9, 0.9, rows=2000), TWO, "accuracy"
+    )
+
+
+def test_a_difference_that_is_small_but_unsure_is_no_reason_to_save() -> None:
+    unsure = rung("probe", 0.89, 0.898, start=500)
+    found = advice(unsure, rung("full", 0.9, 0.9))
+    low, high = found.against_best["probe"].interval
+    assert found.rung == "full" and low < -0.01 < 0 < high
+    assert found.reason == (
+        "full is the best on validation, and of no cheaper route does the 95% interval against it exclude a loss of "
+        "more than 1 point of accuracy: the nearest, probe, has accuracy 0.898 against 0.900 on test, "
+        f"a difference of -0.002 [{low:+.3f}, {high:+.3f}]"
+    )
+    assert advice(unsure, rung("full", 0.9, 0.9), delta=0.05).rung == "probe"
+
+
+def test_the_best_is_chosen_on_validation_and_not_on_test() -> None:
+    found = advice(rung("probe", 0.9, 0.8), rung("full", 0.8, 0.9))
+    assert (found.rung, found.best) == ("probe", "probe")
+    assert found.reason == "probe is the best on validation, and no route is cheaper"
+    assert advice(rung("lora", 0.9, 0.7), rung("full", 0.9, 0.9)).best == "lora"
+
+
+def test_a_loss_of_just_delta_is_no_larger_one() -> None:
+    # Seeds and rows alike, so that the interval is the loss itself.
+    assert advice(rung("probe", 0.8, 0.0), rung("full", 0.9, 1.0), delta=1.0).rung == "probe"
+    assert advice(rung("probe", 0.8, 0.0), rung("full", 0.9, 1.0), delta=0.99).rung == "full"
+
+
+def test_routes_that_guess_are_not_recommended() -> None:
+    found = advice(MAJORITY, rung("probe", 0.6, 0.49), rung("full", 0.7, 0.505, start=40), majority="majority")
+    low, high = found.against_majority["full"].interval
+    assert (found.rung, found.best) == (None, "full")
+    assert found.reason == (
+        "no route beats the majority: the nearest, full, has accuracy 0.505 against 0.500 on test, "
+        f"a difference of +0.005 [{low:+.3f}, {high:+.3f}]"
+    )
+
+
+def test_the_majority_itself_is_never_recommended() -> None:
+    found = advice(rung("majority", 0.9, 0.895), rung("probe", 0.9, 0.9), majority="majority")
+    assert found.against_best["majority"].interval[0] > -0.01
+    assert found.rung == "probe"
+
+
+def test_labels_that_were_shuffled_beat_no_majority() -> None:
+    rng = np.random.default_rng(3)
+    targets = rng.integers(2, size=1000)
+    guesses = [Rung(name, [rng.integers(2, size=1000) for _ in range(3)], 0.5) for name in ("probe", "lora", "full")]
+    majority = Rung("majority", [np.zeros(1000, dtype=int)], 0.5)
+    found = recommended(targets, [majority, *guesses], TWO, "accuracy", majority="majority")
+    assert found.rung is None and found.reason.startswith("no route beats the majority")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ({100: 0.6, 1000: 0.8}, {100: 0.5, 1000: 0.7}, 10**2.5),
+        ({100: 0.6, 1000: 0.8}, {1000: 0.8}, 1000.0),
+        ({1000: 0.8, 100: 0.6}, {300: 0.6}, 100.0),
+        ({50: 0.9, 100: 0.6}, {300: 0.6, 100: 0.9}, 50.0),
+        ({10: 0.5, 100: 0.4, 1000: 0.6}, {10: 0.5}, 10.0),
+        ({10: 0.3, 100: 0.4, 1000: 0.6, 10000: 0.2}, {10: 0.55}, 10**2.75),
+        ({100: 0.6, 1000: 0.8}, {100: 0.81}, None),
+    ],
+)
+def test_rows_to_reach_a_score(one: dict[int, float], other: dict[int, float], expected: float | None) -> None:
+    assert rows_to_reach(one, other) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_results_go_through_json() -> None:
+    targets, runs = labelled(6, SEVERAL, 4)
+    score = rung_interval(targets, runs, SEVERAL, "f1_micro")
+    assert ScoreInterval(**{**json.loads(json.dumps(score.to_dict())), "interval": score.interval}) == score
+    pair = paired(targets, runs[:1], runs[1:], SEVERAL, "f1_micro")
+    plain = json.loads(json.dumps(pair.to_dict(), allow_nan=False))
+    assert plain == pair.to_dict()
+    assert Difference(**{**plain, "interval": pair.interval, "seeds": (1, 3)}) == pair
+    found = advice(MAJORITY, rung("probe", 0.9, 0.9), majority="majority")
+    told = json.loads(json.dumps(found.to_dict()))
+    assert told["against_majority"]["probe"] == found.against_majority["probe"].to_dict()
+    assert (told["rung"], told["best"], told["reason"]) == ("probe", "probe", found.reason)
+
+
+def test_two_thousand_resamples_take_a_fraction_of_a_second() -> None:
+    targets, sides = simulated(np.random.default_rng(0), 2, 3, 2000, classes=6)
+    start = time.process_time()
+    rung_interval(targets, sides[0], SIX, "f1_macro")
+    assert time.process_time() - start < 0.7
+
+
+def covering(seeds: int, rows: int, spread: float, sets: int = 150) -> float:
+    """How many of so many intervals cover the true accuracy, .85."""
+    found = []
+    for index in range(sets):
+        y, (runs,) = simulated(np.random.default_rng([1, index]), 1, seeds, rows, 0.85, spread)
+        found.append(rung_interval(y, runs, TWO, "accuracy", resamples=300, seed=index).interval)
+    return float(np.mean([low <= 0.85 <= high for low, high in found]))
+
+
+# The bounds are three standard errors around what 2,000 sets give: see tests/benchmarks/coverage.py.
+@pytest.mark.parametrize(("seeds", "rows", "spread"), [(1, 500, 0.0), (3, 2000, 0.02)])
+def test_intervals_cover_the_true_score(seeds: int, rows: int, spread: float) -> None:
+    assert 0.9 <= covering(seeds, rows, spread) <= 0.995
+
+
+@pytest.mark.parametrize(("seeds", "spread", "sets"), [(1, 0.0, 200), (3, 0.02, 100)])
+def test_without_a_true_difference_tests_seldom_find_one(seeds: int, spread: float, sets: int) -> None:
+    p_values = []
+    for index in range(sets):
+        y, sides = simulated(np.random.default_rng([2, index]), 2, seeds, 500, 0.85, spread)
+        found = paired(y, *sides, TWO, "accuracy", resamples=300, seed=index)
+        p_values.append((found.p_value, found.mcnemar_p_value))
+    rejected, by_mcnemar = (np.array(p_values) < 0.05).mean(axis=0)
+    assert 0 < rejected <= 0.12
+    if not spread:
+        assert by_mcnemar <= 0.09
+
+
+def test_a_true_difference_is_found() -> None:
+    p_values = []
+    for index in range(20):
+        y, (one,) = simulated(np.random.default_rng(index), 1, 3, 1000, 0.9, 0.01)
+        worse = [np.where(np.arange(1000) % 5 == 0, 1 - y, run) for run in one]
+        found = paired(y, one, worse, TWO, "accuracy", resamples=300)
+        p_values.append(found.p_value)
+    assert max(p_values) < 0.05
+
+
+def test_simulated_rungs_err_on_the_same_rows_as_real_ones_do() -> None:
+    of_rungs, of_seeds = correlations()
+    assert 0.25 < of_rungs < 0.35 and 0.4 < of_seeds < 0.5
+    y, (one, other) = simulated(np.random.default_rng(0), 2, 2, 50_000, classes=6)
+    right = [run == y for run in (*one, *other)]
+    assert np.mean(right) == pytest.approx(0.85, abs=0.01)
+    assert np.corrcoef(right[0], right[1])[0, 1] == pytest.approx(of_seeds, abs=0.02)
+    assert np.corrcoef(right[0], right[2])[0, 1] == pytest.approx(of_rungs, abs=0.02)
+    assert sk.f1_score(y, one[0], average="macro") == pytest.approx(0.85, abs=0.01)
+
+
+def test_the_table_of_coverage_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).parent / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_of_intervals", path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr("sys.path", [])
+    spec.loader.exec_module(script)
+    monkeypatch.setattr("sys.argv", ["coverage.py", "--sets", "1", "--resamples", "20"])
+    script.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert all(line.count("|") == lines[0].count("|") for line in lines[:14])
+    assert sum("| 3 | 2.0% | 2,000 |" in line for line in lines) == 2
+    assert sum("| 3 and 3 | 2% and 2% |" in line for line in lines) == 3
+
+
+ROW = np.array([0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("targets", "one", "other", "message"),
+    [
+        (ROW, [], [ROW], r"one: expected the predictions of at least one seed, found none"),
+        (ROW, [ROW], [], r"other: expected the predictions of at least one seed, found none"),
+        ([], [[]], [[]], r"targets: expected at least one test row, found none"),
+        (ROW, [ROW], [ROW, ROW[:2]], r"other\[1\]: expected predictions of shape \(3,\).*found \(2,\); give one array"),
+        (ROW, [ROW + 1], [ROW], r"one\[0\]: expected label ids from 0 to 1, found 2.0 in row 1"),
+        (ROW / 2, [ROW], [ROW], r"targets: expected label ids from 0 to 1, found 0.5 in row 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(targets: Any, one: Any, other: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        paired(targets, one, other, TWO, "accuracy")
+
+
+def test_an_interval_of_no_predictions_is_refused() -> None:
+    with pytest.raises(DataError, match="predictions: expected the predictions of at least one seed, found none"):
+        rung_interval(ROW, [], TWO, "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("metric", "resamples", "message"),
+    [
+        ("loss", 10, r"metric='loss': expected a score of predicted labels"),
+        ("acuracy", 10, r"unknown score 'acuracy': did you mean 'accuracy'\?"),
+        ("accuracy", 0, r"resamples=0: expected 1 or more"),
+    ],
+)
+def test_other_scores_and_no_resamples_are_refused(metric: str, resamples: int, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        rung_interval(ROW, [ROW], TWO, metric, resamples=resamples)
+    with pytest.raises(SettingError, match=message):
+        paired(ROW, [ROW], [ROW], TWO, metric, resamples=resamples)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: wilson_interval(0, 0), r"rows=0: expected 1 or more"),
+        (lambda: wilson_interval(3, 2), r"right=3: expected 0 to 2, the number of rows"),
+        (lambda: mcnemar(-1, 2), r"only_one=-1: expected 0 or more rows"),
+        (lambda: mcnemar(1, -2), r"only_other=-2: expected 0 or more rows"),
+        (lambda: holm([0.5, 1.2]), r"p_values=\[0.5, 1.2\]: expected numbers from 0 to 1"),
+        (lambda: holm([float("nan")]), r"p_values=\[nan\]: expected numbers from 0 to 1"),
+        (lambda: advice(MAJORITY, majority="majorty"), r"majority='majorty': expected one of majority"),
+        (lambda: advice(MAJORITY, delta=-0.1), r"delta=-0.1: expected 0 or more"),
+        (lambda: advice(rung("probe", float("nan"), 0.9)), r"validation of probe=nan: expected a number"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(call: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("rungs", "majority", "message"),
+    [
+        ([], None, r"rungs: expected at least one beside the majority, found none"),
+        ([MAJORITY], "majority", r"rungs: expected at least one beside the majority, found majority"),
+        ([MAJORITY, MAJORITY], None, r"rungs: expected every name once, found majority, majority"),
+    ],
+)
+def test_rungs_that_cannot_be_compared_are_refused(rungs: Sequence[Rung], majority: str | None, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        advice(*rungs, majority=majority)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ({}, {10: 0.5}, r"curve_one: expected scores by rows, at least one, of 1 row or more, found \{\}"),
+        ({10: 0.5}, {}, r"curve_other: expected scores by rows"),
+        ({0: 0.5}, {10: 0.5}, r"curve_one: expected .* found \{0: 0.5\}"),
+        ({10: 0.5}, {10: float("nan")}, r"curve_other: expected .* found \{10: nan\}"),
+    ],
+)
+def test_curves_without_scores_are_refused(one: dict[int, float], other: dict[int, float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        rows_to_reach(one, other)
