@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, XLNetModel
 
 from nlptransfer.batching import predict_logits
 from nlptransfer.errors import BaseModelError, SettingError, VerificationError
@@ -68,6 +68,7 @@ def export_onnx(
         raise SettingError("export: expected a model in torch, found one in ONNX: take what it was exported from")
     plain = route.merged(model) if isinstance(model, PeftModel) else deepcopy(model)
     plain = plain.cpu().float().eval()
+    plain.config.architectures = [type(plain).__name__]
     # A live model in 16 bits is further from itself in float32 than a graph may be.
     live = model if model.dtype == torch.float32 else plain
     # Also texts that are short, long, or nothing.
@@ -82,20 +83,20 @@ def export_onnx(
     try:
         _write_graph(plain, graph_rows(tokenizer, words, texts).batch(np.arange(len(texts))), folder / GRAPH)
         graph, difference = opened()
+        exact = difference
+        if int8 and exact <= TOLERANCE:
+            _round_to_int8(folder)
+            graph, difference = opened()
     except Exception as error:  # torch and onnxruntime raise what they please
         raise BaseModelError(
-            f"expected a model that torch exports to ONNX and onnxruntime runs, found model type "
-            f"{plain.config.model_type!r}, which fails with {_cause(error)}: keep it as it is saved, or take another "
-            "base"
+            f"expected a model that torch exports to ONNX and onnxruntime runs, found model type {_kind(plain)!r}, "
+            f"which fails with {_cause(error)}: keep it as it is saved, or take another base"
         ) from error
-    if not difference <= TOLERANCE:
+    if not exact <= TOLERANCE:
         raise VerificationError(
-            f"expected logits as the live model has them (to {TOLERANCE:g}), found a difference of {difference:.3g} "
+            f"expected logits as the live model has them (to {TOLERANCE:g}), found a difference of {exact:.3g} "
             "after exporting it to ONNX: keep it as it is saved, and please report it with the name of the base"
         )
-    if int8:
-        _round_to_int8(folder)
-        graph, difference = opened()
     return OnnxExport(exported, graph, {"format": "onnx int8" if int8 else "onnx", "max_logit_difference": difference})
 
 
@@ -113,8 +114,8 @@ class _Graph(nn.Module):
         token_type_ids: Tensor | None = None,
         word_ids: Tensor | None = None,
     ) -> Tensor:
-        if self.model.config.model_type == "xlnet":
-            # It subtracts the mask from 1.0, which torch exports of a float only.
+        if isinstance(self.model.base_model, XLNetModel):
+            # It subtracts the mask from 1.0, which torch exports of floats only.
             attention_mask = attention_mask.float()
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
@@ -189,6 +190,11 @@ def _difference(
     alone = np.concatenate([predict_logits(graph, route.rows(graph, tokenizer, [text])) for text in texts])
     difference = float(np.abs(np.stack([together, alone]) - wanted).max())
     return difference if np.isfinite(difference) else float("inf")
+
+
+def _kind(model: PreTrainedModel) -> str:
+    """What a model is, or a probe's encoder."""
+    return getattr(model.base_model, "config", model.config).model_type
 
 
 def _cause(error: BaseException) -> str:

@@ -277,7 +277,7 @@ def pool(vectors: Tensor, known: Tensor, pooling: Sequence[str]) -> Tensor:
             highest = vectors.masked_fill(~mask, -torch.inf).amax(dim=1)
             parts.append(torch.where(mask.any(dim=1), highest, 0.0))
         else:
-            first = vectors[torch.arange(len(known), device=known.device), known.int().argmax(dim=1)]
+            first = vectors[torch.arange(known.shape[0], device=known.device), known.int().argmax(dim=1)]
             parts.append(torch.where(mask.any(dim=1), first, 0.0))
     return torch.cat(parts, dim=1)
 

@@ -207,10 +207,10 @@ print("loaded:", [name for name in heavy if name in sys.modules])
 
 
 def test_an_error_is_one_line_and_exit_code_2_in_a_process_of_its_own(tmp_path):
-    ended = started("predict", tmp_path, "texts.txt")
+    ended = started("vectors", "show", tmp_path / "nowhere.txt")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
-    assert "expected a saved classifier" in ended.stderr
+    assert "nowhere.txt: no such file" in ended.stderr
 
 
 ERRORS = {

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -239,47 +237,6 @@ def test_float16_has_an_end() -> None:
     assert found.tolist() == [65504, -65504, 65504, -65504, 65504, 0.5, 0]
     assert found.dtype == torch.float16
     assert to_float16(torch.tensor([torch.nan])).isnan().all()
-
-
-ALONE = """
-import os, sys
-from pathlib import Path
-import numpy as np
-from nlptransfer import processes
-rank = processes.rank()
-out = Path(sys.argv[1])
-os.environ["HF_HOME"] = str(out / f"machine_{rank}")
-from nlptransfer.features import cached
-calls = []
-def make():
-    calls.append(1)
-    processes.wait()
-    return np.ones((2, 2), dtype=np.float16)
-for _ in range(2):
-    assert cached({"of": "each its own"}, make).sum() == 4
-    os.environ["HF_HOME"] = str(out / "one")
-    assert cached({"of": "one"}, make).sum() == 4
-    os.environ["HF_HOME"] = str(out / f"machine_{rank}")
-(out / f"{rank}.txt").write_text(f"{len(calls)}")
-"""
-
-
-def test_processes_agree_on_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(ALONE)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, str(tmp_path / "script.py"), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
-    # A machine without the entry lets all compute again; where all see one folder, nobody does.
-    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["3", "3"]
-    written = {path.parent.parent.parent.name for path in tmp_path.rglob("*.npy")}
-    assert written == {"machine_0", "one"}
 
 
 # Keys

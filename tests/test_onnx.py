@@ -1,6 +1,7 @@
 """Classifiers of every route as ONNX: what onnxruntime makes of them, alone and through Classifier; 8 bits; errors."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 FILES = {"config.json", "model.onnx", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
 ONE = Labels(("bad", "fair", "good"))
 SEVERAL = Labels(("bad", "fair", "good"), multi_label=True)
-TEXTS = ["word1 word2 word12", "word7", "word8 word3 unheard", " ".join(WORDS * 2), "word4 " * 9]
+TEXTS = ["word1 word2 word12", "word7", "word8 word3 unheard", " ".join(WORDS * 2), "word4 " * 9, ""]
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,10 @@ def test_onnxruntime_alone_gives_them(pair):
 def test_folder_is_whole(pair):
     with_words = {"words"} if isinstance(pair.live.route, Probe) and "word2vec" in pair.live.route.features else set()
     assert {path.name for path in pair.folder.iterdir()} == FILES | with_words
-    assert read_json(pair.folder / "config.json")["id2label"] == {"0": "bad", "1": "fair", "2": "good"}
+    config = read_json(pair.folder / "config.json")
+    assert config["id2label"] == {"0": "bad", "1": "fair", "2": "good"}
+    assert config["problem_type"] == pair.live.labels.problem_type
+    assert re.fullmatch(r"\w+ForSequenceClassification", *config["architectures"])
     record = read_json(pair.folder / "nlptransfer.json")
     assert record["route"] == "onnx" and record["settings"] == {"learnt_by": pair.live.route.name}
     assert record["format"] == "onnx" and 0 <= record["max_logit_difference"] < 1e-4
@@ -260,7 +264,7 @@ def test_packages_that_are_not_installed(words, package, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
     if package != "onnxruntime":
         # To predict takes one of them.
-        assert Classifier.load(words.folder).logits(TEXTS).shape == (5, 3)
+        assert Classifier.load(words.folder).logits(TEXTS).shape == (6, 3)
         return
     with pytest.raises(SettingError, match=r"needs the package onnxruntime: pip install 'nlptransfer\[onnx\]'"):
         Classifier.load(words.folder)

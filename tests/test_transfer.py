@@ -37,8 +37,8 @@ QUICK = {
     "calibration_size": 0.0, "verdict": False,
 }  # fmt: skip
 WORDS = {
-    "num_train_epochs": 20,
-    "learning_rate": 0.03,
+    "num_train_epochs": 8,
+    "learning_rate": 0.05,
     "num_filters": 8,
     "kernel_sizes": (1, 2),
     "mlp_sizes": (8,),
@@ -92,15 +92,28 @@ def sides(request, vectors_file) -> Callable[..., tuple[Any, Any, Any]]:
     return call
 
 
+@pytest.fixture(scope="module")
+def known() -> dict[str, Experiment]:
+    """Runs by what they were asked: what one test has asked for another need not train once more."""
+    return {}
+
+
 @pytest.fixture
-def tune(sides, tmp_path) -> Callable[..., Experiment]:
-    """finetune with a source, small settings, and a folder of its own."""
+def tune(sides, known, tmp_path) -> Callable[..., Experiment]:
+    """finetune with a source, small settings, and a folder of its own; ``anew`` where the same may be known."""
     count = iter(range(99))
 
-    def call(route: str, transfer: Any, *, names: dict[str, str] | None = None, **settings: Any) -> Experiment:
-        source, target, base = sides(route, names)
-        given = {**QUICK, **ROUTES[route], "base": base, "output_dir": tmp_path / str(next(count)), **settings}
-        return finetune(given.pop("data", target), source=given.pop("source", source), transfer=transfer, **given)
+    def call(
+        route: str, transfer: Any, *, names: dict[str, str] | None = None, anew: bool = False, **settings: Any
+    ) -> Experiment:
+        asked = repr((route, transfer, names, settings))
+        if anew or asked not in known:
+            source, target, base = sides(route, names)
+            given = {**QUICK, **ROUTES[route], "base": base, "output_dir": tmp_path / str(next(count)), **settings}
+            known[asked] = finetune(
+                given.pop("data", target), source=given.pop("source", source), transfer=transfer, **given
+            )
+        return known[asked]
 
     return call
 
@@ -510,14 +523,14 @@ def test_what_is_frozen_of_the_source_is_computed_once_too(route, tune, monkeypa
     first = tune(route, "sequential", **frozen)
     passes = []
     monkeypatch.setattr("nlptransfer.features.through", lambda *values: passes.append(values))
-    again = tune(route, Sequential(l2_sp=1e-9, **frozen) if route == "full" else "joint")
+    again = tune(route, Sequential(l2_sp=1e-9, **frozen) if route == "full" else "joint", anew=True)
     assert not passes
     assert again.record["data"]["fingerprints"] == first.record["data"]["fingerprints"]
 
 
 def test_scores_before_and_after_are_said_and_written(tune, caplog):
     caplog.set_level("INFO", logger="nlptransfer")
-    run = tune("full", "sequential")
+    run = tune("full", "sequential", anew=True)
     told = run.report["transfer"]
     for role in ("source", "target"):
         assert f"{role} (test): accuracy before {told[role]['before']['accuracy']:.4f}" in caplog.text
@@ -528,7 +541,7 @@ def test_scores_before_and_after_are_said_and_written(tune, caplog):
 
 
 def test_no_path_of_this_machine_is_written(tune, sides, tmp_path):
-    saved, (_, target, _) = tune("full", "copy"), sides("full")
+    saved, (_, target, _) = tune("full", "copy", anew=True), sides("full")
     run = finetune(target, source=str(saved.folder), output_dir=tmp_path / "on", **QUICK)
     for file in run.folder.rglob("*.json"):
         assert str(tmp_path) not in file.read_text(), file

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import encoder_figures
 import figures
+import onnx_figures
 import psutil
 from figures import Missing, Places, Row
 from rich.console import Console
@@ -25,8 +26,8 @@ from rich.table import Table
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 RESULTS = Path(__file__).with_name("RESULTS.md")
 STACK = ("nlptransfer", "torch", "transformers", "accelerate", "peft", "tokenizers", "numpy", "scipy", "scikit-learn")
-PEERS = ("fasttext-wheel", "model2vec", "gensim")
-FIGURES = figures.FIGURES | encoder_figures.FIGURES
+PEERS = ("fasttext-wheel", "model2vec", "gensim", "onnxruntime")
+FIGURES = figures.FIGURES | encoder_figures.FIGURES | onnx_figures.FIGURES
 COLUMNS = ("times as fast", "measured", "nlptransfer", "peer", "limit", "")
 
 

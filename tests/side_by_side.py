@@ -1,0 +1,222 @@
+"""The trainings of test_processes.py, which one process runs and several run side by side, on the same batches.
+
+python side_by_side.py FOLDER ENCODER CORPUS VECTORS
+"""
+
+import json
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
+from test_probe import WORDS
+from torch import nn
+
+import nlptransfer.run
+from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, finetune, processes, training
+from nlptransfer.batching import FeatureRows, predict_logits
+from nlptransfer.features import cached
+from nlptransfer.labels import Labels
+from nlptransfer.objectives import LabelLoss, Objective, class_weights
+from nlptransfer.stages import Task
+from nlptransfer.training import Examples, TrainingSettings, train
+
+CNN = {"head_type": "cnn", "dropout": 0.0, "num_train_epochs": 12, "save_steps": 5}
+"""Settings of a run on word vectors."""
+ROUTES = {
+    "full": Full(dropout=0.0),
+    "upper layers": Full(dropout=0.0, freeze_layers=1, layer_decay=0.8),
+    "lora": Lora(dropout=0.0),
+    "probe mlp": Probe(head_type="mlp", dropout=0.0, mlp_sizes=(8,)),
+    "probe linear": Probe(),
+}
+TRANSFERS = {
+    "joint": (Full(dropout=0.0), Joint(alpha=0.7, weighting="scheduled")),
+    "relate": (Full(dropout=0.0), Relate()),
+    "held to the source": (Full(dropout=0.0), Sequential(l2_sp=0.1)),
+    "solved joint": (Probe(), Joint()),
+}
+SOLVED = ("probe linear", "solved joint")
+"""Of both, those without a training loop."""
+NOT_SHARDED = ("held to the source", "relate", "solved joint")
+"""Of both, those that are not run with weights in shards."""
+BEGUN_ANEW = "full"
+"""The one that begins anew, at a lower rate, where its validation score is no better than one label for all rows."""
+
+
+class Tiny(nn.Module):
+    """Two layers; a crowded one runs out of memory on the second process."""
+
+    def __init__(self, crowded: bool) -> None:
+        super().__init__()
+        self.crowded = crowded
+        torch.manual_seed(5)
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.seen: list[float] = []
+
+    def forward(self, features: torch.Tensor) -> SimpleNamespace:
+        if not self.training:
+            self.seen += features[:, 0].tolist()
+        elif self.crowded and processes.rank() == 1 and len(features) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return SimpleNamespace(logits=self.head(torch.relu(self.body(features))))
+
+
+def share_of(rows: int) -> int:
+    """The rows that each process takes at once, of so many that all take."""
+    return rows // processes.count()
+
+
+def examples(count: int, labels: Labels) -> Examples:
+    draw = np.random.default_rng(count)
+    features = draw.normal(size=(count, 6)).astype(np.float32)
+    scores = features[:, :3] + draw.normal(size=(count, 3))
+    targets = (scores > 0.5).astype(np.float32) if labels.multi_label else scores.argmax(axis=1)
+    return Examples(FeatureRows(features), targets)
+
+
+def train_tiny(kind: str, folder: Path) -> None:
+    """37 rows; what is predicted and reported goes to a file of each process."""
+    labels = Labels(("a", "b", "c"), kind == "several")
+    learn, judged = examples(37, labels), examples(11, labels)
+    model = Tiny(kind == "crowded")
+    objective = Objective(model, LabelLoss(labels, class_weights("balanced", labels, learn.targets), 0.1))
+    settings = TrainingSettings(
+        num_train_epochs=4, learning_rate=0.01, per_device_train_batch_size=share_of(4), save_steps=2,
+        gradient_accumulation_steps=3, progress=kind == "one", report_to=("tensorboard",), l1=0.001,
+    )  # fmt: skip
+    report = train(objective, learn, judged, lambda logits: float(logits.std()), settings, folder / "checkpoints")
+    model.seen.clear()
+    shared = predict_logits(model, judged.rows, share=True)
+    part = len(model.seen)
+    assert np.array_equal(shared, predict_logits(model, judged.rows))
+    record = [part, report.rows_per_pass, report.step, [entry["loss"] for entry in report.history], shared.tolist()]
+    (folder / f"rank_{processes.rank()}.json").write_text(json.dumps(record))
+    if processes.is_main():
+        save_file(model.state_dict(), folder / "final.safetensors")
+    assert processes.from_main(processes.rank()) == 0
+    processes.wait()
+
+
+def compute_features(folder: Path) -> None:
+    """Twice what each process keeps in a cache of its own, and twice what all keep in one; how often, to a file."""
+    calls = []
+
+    def make() -> np.ndarray:
+        calls.append(1)
+        processes.wait()
+        return np.ones((2, 2), dtype=np.float16)
+
+    for cache in (f"machine_{processes.rank()}", "one") * 2:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_HOME", str(folder / cache))
+            assert cached({"of": cache[:3]}, make).sum() == 4
+    (folder / f"computed_{processes.rank()}.txt").write_text(f"{len(calls)}")
+
+
+def texts_of(rows: int, draw: np.random.Generator) -> list[str]:
+    return sorted({" ".join(draw.choice(WORDS, size=draw.integers(2, 12))) for _ in range(rows)})
+
+
+def calls(base: str) -> dict[str, dict[str, Any]]:
+    """What finetune is given, by name: 58 rows to learn from, in 3 passes a step, the last of an epoch not full."""
+    draw = np.random.default_rng(0)
+    texts = texts_of(80, draw)
+    labels = ["good" if {"good", "gem"} & {*text.split()} else "bad" if "bad" in text else "neither" for text in texts]
+    sources = texts_of(110, draw)
+    theirs = ["good" if "gem" in text else "bad" if "dull" in text or "bad" in text else "neither" for text in sources]
+    common = {
+        "data": (texts, labels), "base": base, "class_weights": "balanced", "progress": False,
+        "per_device_train_batch_size": share_of(8), "gradient_accumulation_steps": 3, "num_train_epochs": 3,
+    }  # fmt: skip
+    found = {name: common | {"route": ROUTES[name], "learning_rate": 1e-3} for name in ROUTES}
+    for name, (route, transfer) in TRANSFERS.items():
+        names = [f"very {label}" for label in theirs] if name == "joint" else theirs
+        # Adam makes whole steps of what rounding has left of a gradient where the pull to the source is all there is.
+        found[name] = common | {
+            "route": route, "source": (sources, names), "transfer": transfer, "verdict": False,
+            "optimizer": "sgd", "learning_rate": 0.05,
+        }  # fmt: skip
+    return found
+
+
+def finetune_once(name: str, call: dict[str, Any], folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if name != BEGUN_ANEW:
+            patch.setattr(Task, "majority_score", lambda task: None)
+        finetune(**call, output_dir=folder / name)
+
+
+def finetune_cut_off(name: str, call: dict[str, Any], folder: Path) -> None:
+    """Stop after the second checkpoint, and go on from there."""
+    save, saved = training._Loop._save, []
+
+    def stopping(loop: training._Loop) -> None:
+        save(loop)
+        saved.append(loop)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Loop, "_save", stopping)
+        with nullcontext() if name in SOLVED else pytest.raises(KeyboardInterrupt):
+            finetune_once(name, call, folder)
+    finetune_once(name, call, folder)
+
+
+def shard_weights(patch: pytest.MonkeyPatch) -> None:
+    """As ``accelerate launch --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP``."""
+    for name, value in {
+        "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    }.items():  # fmt: skip
+        patch.setenv(name, value)
+    # Accelerate shards weights over accelerators alone, torch over processors too.
+    made = AcceleratorState.__init__
+
+    def sharded(self: AcceleratorState, *values: Any, fsdp_plugin: Any = None, **options: Any) -> None:
+        made(self, *values, **options)
+        if fsdp_plugin is not None:
+            self.fsdp_plugin = fsdp_plugin
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    patch.setattr(AcceleratorState, "__init__", sharded)
+    AcceleratorState._reset_state()
+
+
+def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
+    several = processes.count() > 1
+    with pytest.MonkeyPatch.context() as patch:
+        # No run here is asked how fast it is.
+        patch.setattr(nlptransfer.run, "SPEED_SECONDS", 0.0)
+        with patch.context() as gpus:
+            # As where there are GPUs.
+            gpus.setattr(training, "_rehearses", lambda accelerator: several)
+            for kind in ("one", "several", "crowded"):
+                train_tiny(kind, folder / kind)
+        rows = share_of(16)
+        finetune(
+            corpus, base=vectors, output_dir=folder / "cnn", per_device_train_batch_size=rows, progress=False, **CNN
+        )
+        for name, call in calls(encoder).items():
+            finetune_once(name, call, folder)
+        if several:
+            compute_features(folder / "features")
+            # Features that were computed above are not to be found.
+            patch.setenv("HF_HOME", f"{os.environ['HF_HOME']}_sharded")
+            shard_weights(patch)
+            for name, call in calls(encoder).items():
+                if name not in NOT_SHARDED:
+                    finetune_cut_off(name, call, folder / "sharded")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
