@@ -24,6 +24,7 @@ from nlptransfer.terminal import (
     Output,
     Revision,
     SavedBase,
+    SavedRevision,
     TextColumn,
     show_comparison,
     show_gains,
@@ -194,22 +195,27 @@ app.command("compare")(_launchable(comparing(...)))
 
 @app.command("predict")
 def predict_verb(
-    model_dir: Annotated[Path, typer.Argument(help="a run's folder, or a saved classifier")],
+    model_dir: Annotated[
+        str, typer.Argument(help="a run's folder, a saved classifier, or one on the hub (owner/name)")
+    ],
     texts: Annotated[str, typer.Argument(help="file of texts, or - for standard input")],
     output: Output = None,
     text_column: TextColumn = None,
     base: SavedBase = None,
+    revision: SavedRevision = None,
 ) -> None:
     """Label texts: one JSON object a line, in their order."""
     from nlptransfer.classifier import Classifier
 
-    classifier = Classifier.load(model_dir, base)
+    classifier = Classifier.load(model_dir, base, revision=revision)
     _write_lines((_as_json(p) for p in classifier.stream(texts, text_column=text_column)), output)
 
 
 @app.command("evaluate")
 def evaluate_verb(
-    model_dir: Annotated[Path, typer.Argument(help="a run's folder, or a saved classifier")],
+    model_dir: Annotated[
+        str, typer.Argument(help="a run's folder, a saved classifier, or one on the hub (owner/name)")
+    ],
     data: Annotated[str, typer.Argument(help="labelled text: a file, or a folder or hub id with the split")],
     split: Annotated[str, typer.Option(help="which split, where there are several")] = "test",
     text_column: TextColumn = None,
@@ -217,13 +223,15 @@ def evaluate_verb(
     metric: Metric = None,
     output: Output = None,
     base: SavedBase = None,
+    revision: SavedRevision = None,
 ) -> None:
     """Score a saved classifier on labelled text: one JSON object."""
     from nlptransfer.classifier import Classifier
     from nlptransfer.data import DataSettings
 
     columns = DataSettings(text_column=text_column, label_column=label_column)
-    found = Classifier.load(model_dir, base).evaluate(data, settings=columns, split=split, further=metric or ())
+    classifier = Classifier.load(model_dir, base, revision=revision)
+    found = classifier.evaluate(data, settings=columns, split=split, further=metric or ())
     _write_lines([json.dumps(found, indent=2, ensure_ascii=False)], output)
 
 

@@ -118,7 +118,7 @@ def test_two_processes_learn_what_one_learns_by_every_encoder_route(name, by, ru
     (file,) = (path.name for path in (one.folder / "model").glob("*.safetensors"))
     for weight, difference in differences(*(run.folder / "model" / file for run in (one, two))).items():
         # A key's bias moves all scores of a query alike: Adam makes whole steps of its gradient's rounding.
-        assert difference < (1e-4 if weight.endswith("key.bias") else 1e-6), weight
+        assert difference < (1e-4 if weight.endswith("key.bias") else 1e-5), weight
     assert one.metrics["per_class"] == two.metrics["per_class"] and one.metrics["rows"] == two.metrics["rows"]
     trainings = [run.record["training"] for run in (one, two)]
     if name in SOLVED:

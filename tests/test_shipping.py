@@ -142,6 +142,20 @@ def test_a_private_one_needs_its_owner(hub, remarks, vectors_file, tmp_path, to_
         Classifier.load(run.folder, revision="trial")
 
 
+def test_one_on_the_hub_on_the_command_line(hub, remarks, vectors_file, tmp_path, command_line):
+    run = run_of("word2vec", remarks, vectors_file, tmp_path / "run")
+    run.classifier.push_to_hub("me/name", token=hub.token, private=False, revision="trial")
+    (tmp_path / "texts.txt").write_text("\n".join(remarks[0][:3]))
+    ended = command_line(main, "predict", "me/name", tmp_path / "texts.txt", "--revision", "trial")
+    assert ended.code == 0, ended.err
+    wanted = [found.label for found in run.classifier.predict(remarks[0][:3])]
+    assert [json.loads(line)["label"] for line in ended.out.splitlines()] == wanted
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": t, "label": name}) + "\n" for t, name in zip(*remarks, strict=True)))
+    ended = command_line(main, "evaluate", "me/name", rows, "--revision", "trial")
+    assert json.loads(ended.out)["accuracy"] == run.classifier.evaluate(rows)["accuracy"]
+
+
 def test_a_dry_run_shows_all_and_sends_nothing(hub, remarks, vectors_file, tmp_path, command_line):
     run = run_of("word2vec", remarks, vectors_file, tmp_path / "run")
     ended = command_line(main, "push", run.folder, "me/name", "--dry-run", "--example", "what a *film*")
@@ -220,10 +234,11 @@ from nlptransfer.cli import main
 
 rows, folder, base, vectors = json.loads(sys.argv[1]), *sys.argv[2:5]
 few = {"num_train_epochs": 1, "max_train_rows": 40, "progress": False, "max_length": 12}
-for route, own in (("lora", base), ("probe", base), ("word2vec", vectors)):
+for route, own in (("lora", base), ("full", base), ("probe", base), ("word2vec", vectors)):
     run = finetune(tuple(rows), route=route, base=own, output_dir=f"{folder}/{route}", **few)
     loaded = Classifier.load(run.folder)
     loaded.save_pretrained(f"{folder}/{route}-again")
+    loaded.evaluate({"test": (rows[0][:20], rows[1][:20])})
     if route == "lora":
         loaded.merge().save_pretrained(f"{folder}/merged")
 sys.argv[1:] = ["push", f"{folder}/word2vec", "me/name", "--dry-run"]
