@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
+from nlptransfer.files import templates
 from nlptransfer.settings import check
 
 TASK = "text-classification"
@@ -251,20 +252,14 @@ def _relation(record: Mapping[str, Any]) -> str | None:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return templates(
+        {
+            "md": _markdown,
+            "fenced": lambda command: Markup(_fenced(_one_line(command), "")),
+            "count": lambda number: f"{number:,}",
+            "score": lambda number: "" if number is None else f"{number:.3f}",
+        }
     )
-    environment.filters |= {
-        "md": _markdown,
-        "fenced": lambda command: Markup(_fenced(_one_line(command), "")),
-        "count": lambda number: f"{number:,}",
-        "score": lambda number: "" if number is None else f"{number:.3f}",
-    }
-    return environment
 
 
 def _markdown(text: str) -> Markup:

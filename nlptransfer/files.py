@@ -5,10 +5,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 @contextmanager
@@ -94,6 +97,21 @@ def content_stamp(path: str | Path) -> str:
                 stream.seek(place)
                 digest.update(stream.read(2**16))
     return digest.hexdigest()
+
+
+def templates(filters: Mapping[str, Callable[..., Any]]) -> "Environment":
+    """The package's templates, which escape what is put into them, with filters of their own."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    return environment
 
 
 def cache_folder(kind: str) -> Path:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 from scipy.stats import binomtest
 
 from nlptransfer import calibration, figures, metrics
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evidence import Evidence, Judged, read_if_there
-from nlptransfer.files import atomic_file, read_json
+from nlptransfer.files import atomic_file, read_json, templates
 
 REPORT = "report.html"
 MATRIX_LABELS = 12
@@ -419,21 +419,15 @@ def _name(metric: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return templates(
+        {
+            "amount": _amount,
+            "count": lambda number: _number(number, ",.0f"),
+            "figure": _figure,
+            "interval": lambda ends: "" if not ends or None in ends else f"[{ends[0]:.3f}, {ends[1]:.3f}]",
+            "p_value": lambda p: "<0.0001" if p is not None and p < 0.0001 else _figure(p, 4),
+            "percent": lambda share: f"{share:.1%}",
+            "signed": lambda number: _number(number, "+.3f"),
+            "words": _in_words,
+        }
     )
-    environment.filters |= {
-        "amount": _amount,
-        "count": lambda number: _number(number, ",.0f"),
-        "figure": _figure,
-        "interval": lambda ends: "" if not ends or None in ends else f"[{ends[0]:.3f}, {ends[1]:.3f}]",
-        "p_value": lambda p: "<0.0001" if p is not None and p < 0.0001 else _figure(p, 4),
-        "percent": lambda share: f"{share:.1%}",
-        "signed": lambda number: _number(number, "+.3f"),
-        "words": _in_words,
-    }
-    return environment

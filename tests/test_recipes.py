@@ -21,6 +21,13 @@ CORPORA |= {"chinese_sentiment": ("hotels_zh",)}
 ROUTES = ("word2vec", "probe", "lora", "full")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def little_time_for_measuring_speed():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory) -> Callable[[str], Path]:
     """Word vectors of a few dimensions for the texts of a recipe."""
