@@ -480,7 +480,7 @@ def part_of(name: str) -> str:
         ("roberta", {"freeze_layers": 2}, {"embeddings", "layer.0", "layer.1"}),
         ("llama", {"freeze_layers": 3}, {"embeddings", "layer.0", "layer.1", "layer.2"}),
     ],
-    ids=str,
+    ids=["nothing", "embeddings", "two layers", "all layers"],
 )
 def test_what_is_frozen_stays_bit_for_bit_and_all_else_learns(kind, settings, still, bases, tmp_path):
     route = Full(max_length=LENGTH, **settings)
