@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 import torch
@@ -58,7 +59,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        with _onednn():
+        with _onednn:
             return functional.linear(x, weight, bias)
 
     @staticmethod
@@ -67,7 +68,7 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
         rows = gradient.reshape(-1, gradient.shape[-1])
-        with _onednn():
+        with _onednn:
             return (
                 (rows @ weight).view(x.shape) if of_x else None,
                 rows.t() @ x.reshape(-1, x.shape[-1]) if of_weight else None,
@@ -75,16 +76,29 @@ class _Product(torch.autograd.Function):
             )
 
 
-@contextmanager
-def _onednn() -> Iterator[None]:
-    # Allowed to round factors to bfloat16, torch hands products to oneDNN, which rounds where the processor multiplies
-    # blocks of bfloat16 (AMX) and nowhere else: _onednn_gains() has seen that this one does not.
-    matmul = cast(Any, torch.backends.mkldnn).matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
+class _OneDnn:
+    """Within it, products go to oneDNN. The switch is one for all threads: the last to leave turns it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        # Allowed to round factors to bfloat16, torch hands products to oneDNN, which rounds where the processor
+        # multiplies blocks of bfloat16 (AMX) and nowhere else: _onednn_gains() has seen that this one does not.
+        matmul = cast(Any, torch.backends.mkldnn).matmul
+        with self._lock:
+            if not self._inside:
+                self._before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                cast(Any, torch.backends.mkldnn).matmul.fp32_precision = self._before
+
+
+_onednn = _OneDnn()
 
 
 @cache
@@ -96,7 +110,7 @@ def _onednn_gains() -> bool:
     draw = torch.Generator().manual_seed(0)
     left, right = (torch.randn(256, 256, generator=draw) for _ in range(2))
     exact = left.double() @ right.double()
-    with _onednn():
+    with _onednn:
         found = left @ right
     return float((found - exact).norm() / exact.norm()) < ROUNDING
 

@@ -178,3 +178,16 @@ def test_a_processor_that_would_round_is_left_alone(
         assert arithmetic._onednn_gains() is expected
     finally:
         arithmetic._onednn_gains.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch has no such switch")
+def test_who_leaves_last_turns_the_switch_back():
+    switch = torch.backends.mkldnn.matmul
+    before = switch.fp32_precision
+    first, second = arithmetic._onednn, arithmetic._onednn
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert switch.fp32_precision == "bf16"
+    second.__exit__(None, None, None)
+    assert switch.fp32_precision == before

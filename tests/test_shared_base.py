@@ -53,7 +53,8 @@ def test_adapters_on_one_base_are_what_they_are_alone(base, folders, monkeypatch
             assert classifier.labels == labels
     with ThreadPoolExecutor(3) as pool:
         for found, wanted in zip(pool.map(lambda each: each.logits(TEXTS), together), alone, strict=True):
-            np.testing.assert_allclose(found, wanted, atol=1e-6)
+            # Threads share the choice of a library for products, which rounds in its own way.
+            np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
 def test_each_further_adapter_costs_its_own_weights(base, folders):
