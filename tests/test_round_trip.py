@@ -85,11 +85,19 @@ def test_every_architecture_comes_back(bases, kind, way, labels, tmp_path):
 
 
 LOADS = """
-import json, sys
+import json, os, sys
 import torch
 from nlptransfer import Classifier
-torch.manual_seed(int(sys.argv[2]))
-print(json.dumps(Classifier.load(sys.argv[1]).logits(json.loads(sys.argv[3])).tolist()))
+
+texts, *folders = sys.argv[1:]
+for folder in folders:
+    # By a fork, as the imports take longest: no classifier has been loaded in this process.
+    child = os.fork()
+    if not child:
+        torch.manual_seed(7)
+        print(json.dumps(Classifier.load(folder).logits(json.loads(texts)).tolist()), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
 
 
@@ -98,16 +106,15 @@ def test_each_route_comes_back_in_a_process_of_its_own(bases, remarks, vectors_f
     base = str(bases("bert").path)
     few = {"num_train_epochs": 1, "max_train_rows": 40, "progress": False}
     texts = [*TEXTS, *remarks[0][:3]]
-    wanted, processes = {}, {}
+    wanted, folders = {}, []
     for route in (Full(max_length=12), Lora(max_length=12, rank=2), Probe(max_length=12), "word2vec"):
         name = route if isinstance(route, str) else route.name
         own = str(vectors_file) if name == "word2vec" else base
         run = finetune(remarks, route=route, base=own, output_dir=tmp_path / name, **few)
         wanted[name] = run.classifier.logits(texts)
-        arguments = [str(run.folder), "7", json.dumps(texts)]
-        processes[name] = subprocess.Popen(
-            [sys.executable, "-c", LOADS, *arguments], stdout=subprocess.PIPE, cwd=Path(tmp_path), text=True
-        )
-    for name, process in processes.items():
-        out, _ = process.communicate(timeout=120)
-        np.testing.assert_allclose(json.loads(out), wanted[name], atol=1e-4, rtol=0, err_msg=name)
+        folders.append(str(run.folder))
+    command = [sys.executable, "-c", LOADS, json.dumps(texts), *folders]
+    done = subprocess.run(command, capture_output=True, cwd=Path(tmp_path), text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for (name, expected), found in zip(wanted.items(), done.stdout.splitlines(), strict=True):
+        np.testing.assert_allclose(json.loads(found), expected, atol=1e-4, rtol=0, err_msg=name)
