@@ -9,41 +9,54 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
+    from nlptransfer.adaptation import Coral, Dann, Mmd, Reweight, SelfTrain
     from nlptransfer.classifier import Classifier, Prediction
     from nlptransfer.comparison import Comparison, compare
+    from nlptransfer.contrast import Contrast
     from nlptransfer.data import Data, load_data
+    from nlptransfer.domains import close_the_gap
     from nlptransfer.errors import NlpTransferError
     from nlptransfer.experiment import Experiment, finetune, gain_curve
     from nlptransfer.labels import Labels
+    from nlptransfer.pretraining import Pretrain
     from nlptransfer.routes import ROUTES, Full, Lora, Probe, Word2Vec
     from nlptransfer.shared_base import SharedBase
     from nlptransfer.soup import average
-    from nlptransfer.transfer import TRANSFERS, Copy, Direct, Joint, Relate, Select, Sequential
+    from nlptransfer.strategies import Copy, Direct, Joint, Relate, Select, Sequential
+    from nlptransfer.transfers import TRANSFERS
     from nlptransfer.vectors import WordVectors, open_vectors
 
 _HOMES = {
     "Classifier": "classifier",
     "Comparison": "comparison",
-    "Copy": "transfer",
+    "Contrast": "contrast",
+    "Copy": "strategies",
+    "Coral": "adaptation",
+    "Dann": "adaptation",
     "Data": "data",
-    "Direct": "transfer",
+    "Direct": "strategies",
     "Experiment": "experiment",
     "Full": "routes",
-    "Joint": "transfer",
+    "Joint": "strategies",
     "Labels": "labels",
     "Lora": "routes",
+    "Mmd": "adaptation",
     "NlpTransferError": "errors",
     "Prediction": "classifier",
+    "Pretrain": "pretraining",
     "Probe": "routes",
     "ROUTES": "routes",
-    "Relate": "transfer",
-    "Select": "transfer",
-    "Sequential": "transfer",
+    "Relate": "strategies",
+    "Reweight": "adaptation",
+    "Select": "strategies",
+    "SelfTrain": "adaptation",
+    "Sequential": "strategies",
     "SharedBase": "shared_base",
-    "TRANSFERS": "transfer",
+    "TRANSFERS": "transfers",
     "Word2Vec": "routes",
     "WordVectors": "vectors",
     "average": "soup",
+    "close_the_gap": "domains",
     "compare": "comparison",
     "finetune": "experiment",
     "gain_curve": "experiment",
@@ -57,7 +70,10 @@ __all__ = [
     "TRANSFERS",
     "Classifier",
     "Comparison",
+    "Contrast",
     "Copy",
+    "Coral",
+    "Dann",
     "Data",
     "Direct",
     "Experiment",
@@ -65,16 +81,21 @@ __all__ = [
     "Joint",
     "Labels",
     "Lora",
+    "Mmd",
     "NlpTransferError",
     "Prediction",
+    "Pretrain",
     "Probe",
     "Relate",
+    "Reweight",
     "Select",
+    "SelfTrain",
     "Sequential",
     "SharedBase",
     "Word2Vec",
     "WordVectors",
     "average",
+    "close_the_gap",
     "compare",
     "finetune",
     "gain_curve",

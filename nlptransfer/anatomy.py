@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -185,6 +189,39 @@ def load_encoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrai
     """
     model, _ = _load(AutoModel, base, _config(base), dtype, {})
     return model.eval().requires_grad_(False)
+
+
+def load_language_model(base: BaseModel, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, bool]:
+    """A base with the head that it was pretrained with, and whether that predicts masked tokens, not the next one.
+
+    Raises:
+        BaseModelError: the base has no such head, or not its weights.
+    """
+    config = _config(base)
+    is_masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    if config.is_encoder_decoder or not (is_masked or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise BaseModelError(_no_language_head(base, f"model type {config.model_type!r}"))
+    model, fresh = _load(AutoModelForMaskedLM if is_masked else AutoModelForCausalLM, base, config, dtype, {})
+    if fresh:
+        raise BaseModelError(_no_language_head(base, f"none for {', '.join(sorted(fresh))}"))
+    if not is_masked and _looks_ahead(model):
+        raise BaseModelError(_no_language_head(base, f"model type {config.model_type!r}, which reads both ways"))
+    return model, is_masked
+
+
+def _no_language_head(base: BaseModel, found: str) -> str:
+    return (
+        f"{base.id}: expected the weights of a head that predicts masked tokens, or the next one, as pretrain needs "
+        f"it, found {found}: take transfer contrast or selftrain, or a base that has them, as "
+        "distilbert/distilbert-base-uncased"
+    )
+
+
+def _looks_ahead(model: PreTrainedModel) -> bool:
+    """Whether what comes later in a text changes what is predicted before it."""
+    with torch.no_grad():
+        one, other = model.eval()(input_ids=torch.tensor([[1, 1, 1], [1, 1, 2]])).logits[:, 0]
+    return not torch.allclose(one, other, atol=1e-4)
 
 
 def set_dropout(config: PreTrainedConfig, dropout: float, names: str = "dropout|_pdrop$") -> None:

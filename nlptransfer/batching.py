@@ -1,33 +1,34 @@
 """Rows that a model can take, and batches of like length, the same on every machine."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedTokenizerFast
 
 from nlptransfer import arithmetic, processes
-from nlptransfer.settings import check
+from nlptransfer.tokens import TokenRows, ranges
 
 MEGABATCH = 50
 """Batches of like length are cut from at most so many batches of shuffled rows, so that each epoch mixes anew."""
 PREDICTED_NUMBERS = {"cpu": 400_000, "other": 12_000_000}
 """Numbers of one batch's hidden states in prediction: what fits a processor's caches, and what fills an accelerator."""
-ENCODE_CHUNK = 4096
-"""Texts that are tokenized at a time: what the tokenizer makes of a text is much larger than its ids."""
 
 
 class Rows(Protocol):
-    """Inputs of a model, row by row."""
+    """Inputs of a model, row by row: a row is a text, or a window of one."""
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens per row, (rows,)."""
+
+    @property
+    def windows(self) -> np.ndarray | None:
+        """(texts + 1,) int64: text i is rows ``windows[i]`` to ``windows[i + 1]``; None: each row is a text."""
 
     def __len__(self) -> int: ...
 
@@ -36,57 +37,11 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
-class TokenRows:
-    """Token ids of many texts, one after the other, without padding."""
-
-    ids: np.ndarray
-    """(tokens of all rows,) int32"""
-    offsets: np.ndarray
-    """(rows + 1,) int64: row i is ``ids[offsets[i]:offsets[i + 1]]``"""
-    pad_id: int = 0
-    type_ids: np.ndarray | None = None
-    """(tokens of all rows,) int8, where the tokenizer gives segments that are not all 0 (XLNet)"""
-    pad_left: bool = False
-    """whether padding goes before a row, as the model was trained"""
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
-
-    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """``input_ids`` and ``attention_mask``, (len(indices), longest row), int64; at least one token wide."""
-        places, real = self.places(indices)
-        input_ids = np.full(real.shape, self.pad_id, dtype=np.int64)
-        input_ids[real] = self.ids[places]
-        inputs = {"input_ids": input_ids, "attention_mask": real.astype(np.int64)}
-        if self.type_ids is not None:
-            inputs["token_type_ids"] = np.zeros(real.shape, dtype=np.int64)
-            inputs["token_type_ids"][real] = self.type_ids[places]
-        return {name: torch.from_numpy(value) for name, value in inputs.items()}
-
-    def places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the tokens of these rows lie in ``ids``, and where they go in a batch, (rows, longest) bool."""
-        starts = self.offsets[indices]
-        lengths = self.offsets[indices + 1] - starts
-        width = max(1, int(lengths.max(initial=0)))
-        columns = np.arange(width)
-        if self.pad_left:
-            real = columns >= (width - lengths)[:, None]
-            starts = starts - (width - lengths)
-        else:
-            real = columns < lengths[:, None]
-        return (starts[:, None] + columns)[real], real
-
-
-@dataclass(frozen=True)
 class FeatureRows:
-    """One vector of features per row, computed once by a frozen model."""
+    """One vector of features per text, computed once by a frozen model."""
 
     features: np.ndarray
-    """(rows, width) float32, or float16 as the cache keeps them"""
+    """(texts, width) float32, or float16 as the cache keeps them"""
 
     def __len__(self) -> int:
         return len(self.features)
@@ -94,6 +49,10 @@ class FeatureRows:
     @property
     def lengths(self) -> np.ndarray:
         return np.ones(len(self.features), dtype=np.int64)
+
+    @property
+    def windows(self) -> None:
+        return None
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         return {"features": torch.from_numpy(self.features[indices]).float()}
@@ -111,6 +70,10 @@ class _WithTokens:
     @property
     def lengths(self) -> np.ndarray:
         return self.tokens.lengths
+
+    @property
+    def windows(self) -> np.ndarray | None:
+        return self.tokens.windows
 
 
 @dataclass(frozen=True)
@@ -142,11 +105,11 @@ class ActivationRows(_WithTokens):
 
 @dataclass(frozen=True)
 class TaughtRows:
-    """Rows, and for each what another model makes of it."""
+    """Rows, and for each what another model makes of its text."""
 
     rows: Rows
     taught: np.ndarray
-    """(rows, width) float32"""
+    """(texts, width) float32"""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -155,68 +118,89 @@ class TaughtRows:
     def lengths(self) -> np.ndarray:
         return self.rows.lengths
 
+    @property
+    def windows(self) -> np.ndarray | None:
+        return self.rows.windows
+
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """As the rows', and ``taught``, (len(indices), width)."""
-        return {**self.rows.batch(indices), "taught": torch.from_numpy(self.taught[indices])}
+        taught = self.taught[texts_of_rows(self.rows, indices)]
+        return {**self.rows.batch(indices), "taught": torch.from_numpy(taught)}
 
 
 @dataclass(frozen=True)
-class FirstRows:
-    """The first of some rows."""
+class SomeRows:
+    """The rows of some of the texts."""
 
     rows: Rows
-    count: int
+    texts: np.ndarray
+    """their places, (texts,) int64"""
 
     def __len__(self) -> int:
-        return self.count
+        return len(self._places)
 
     @property
     def lengths(self) -> np.ndarray:
-        return self.rows.lengths[: self.count]
+        return self.rows.lengths[self._places]
+
+    @property
+    def windows(self) -> np.ndarray | None:
+        if self.rows.windows is None:
+            return None
+        return np.concatenate([[0], np.cumsum(np.diff(self.rows.windows)[self.texts])])
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        return self.rows.batch(indices)
+        return self.rows.batch(self._places[indices])
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        windows = self.rows.windows
+        return self.texts if windows is None else ranges(windows[self.texts], np.diff(windows)[self.texts])
 
 
-def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int) -> TokenRows:
-    """Tokenize texts, each cut to ``max_length`` tokens, special ones included.
+@dataclass(frozen=True)
+class Examples:
+    """Texts in rows, and what they should come out as."""
 
-    Raises:
-        SettingError: no token of the text fits beside the special ones.
-    """
-    backend = tokenizer.backend_tokenizer
-    special = backend.num_special_tokens_to_add(False)
-    check(max_length > special, "max_length", max_length, f"more than the {special} special tokens of each text")
-    truncation, padding = backend.truncation, backend.padding
-    backend.no_padding()
-    backend.enable_truncation(max_length)
-    typed = "token_type_ids" in tokenizer.model_input_names
-    ids, types, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int8)], [np.zeros(1, dtype=np.int64)]
-    try:
-        for start in range(0, len(texts), ENCODE_CHUNK):
-            found = backend.encode_batch_fast(texts[start : start + ENCODE_CHUNK])
-            chunk = [encoding.ids for encoding in found]
-            lengths.append(np.fromiter(map(len, chunk), dtype=np.int64, count=len(chunk)))
-            ids.append(np.fromiter(chain.from_iterable(chunk), dtype=np.int32, count=int(lengths[-1].sum())))
-            if typed:
-                segments = chain.from_iterable(encoding.type_ids for encoding in found)
-                types.append(np.fromiter(segments, dtype=np.int8, count=int(lengths[-1].sum())))
-    finally:
-        # The tokenizer is saved with the model, and not with our settings of it.
-        if truncation:
-            backend.enable_truncation(**truncation)
-        else:
-            backend.no_truncation()
-        if padding:
-            backend.enable_padding(**padding)
-    type_ids = np.concatenate(types)
-    return TokenRows(
-        np.concatenate(ids),
-        np.cumsum(np.concatenate(lengths)),
-        tokenizer.pad_token_id or 0,
-        type_ids if type_ids.any() else None,
-        tokenizer.padding_side == "left",
-    )
+    rows: Rows
+    targets: np.ndarray
+    """(texts,) int64, or (texts, labels) float32"""
+    weights: np.ndarray | None = None
+    """(texts,) float32, what each text counts besides its class; None: all 1"""
+
+    @property
+    def by_row(self) -> "Examples":
+        """Each window with the target of its text, and with an equal share of the text's weight."""
+        if self.rows.windows is None:
+            return self
+        counts = np.diff(self.rows.windows)
+        weights = (1 if self.weights is None else self.weights) / counts
+        targets, weights = (np.repeat(values, counts, axis=0) for values in (self.targets, weights))
+        return Examples(self.rows, targets, weights.astype(np.float32))
+
+
+def tokens_of_texts(rows: Rows) -> np.ndarray:
+    """(texts,) tokens of each text, over all its windows."""
+    return rows.lengths if rows.windows is None else np.add.reduceat(rows.lengths, rows.windows[:-1])
+
+
+def texts_of_rows(rows: Rows, places: np.ndarray) -> np.ndarray:
+    """The places of the texts that some rows belong to."""
+    return places if rows.windows is None else np.searchsorted(rows.windows, places, side="right") - 1
+
+
+def rows_of_texts(rows: Rows, texts: np.ndarray) -> np.ndarray:
+    """The places of the rows that texts have, those of like length together where texts have several."""
+    if rows.windows is None:
+        return texts
+    found = ranges(rows.windows[texts], np.diff(rows.windows)[texts])
+    return found[np.argsort(rows.lengths[found], kind="stable")]
+
+
+def _over_windows(values: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """(rows, ...) -> (texts, ...) float32: the mean over a text's windows."""
+    counts = np.diff(windows).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
+    return np.add.reduceat(values, windows[:-1], axis=0, dtype=np.float32) / counts
 
 
 def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -265,13 +249,13 @@ def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.n
 
 
 def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray:
-    """The model's logits in evaluation mode, in the order of the rows.
+    """The model's logits in evaluation mode, in the order of the texts.
 
     Args:
         share: whether all processes call this and work on a part each; everyone gets all rows.
 
     Returns:
-        (rows, labels) float32.
+        (texts, labels) float32, of a text in windows the mean of theirs.
     """
     if not len(rows):
         return np.zeros((0, model.config.num_labels), dtype=np.float32)
@@ -286,7 +270,7 @@ def compute(
     share: bool = False,
     places: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """A function of batches of rows, with the model in evaluation mode, in the order of the rows.
+    """A function of batches of rows, with the model in evaluation mode, in the order of the texts.
 
     Args:
         function: of a batch of n rows, on the model's device; gives (n, ...).
@@ -296,7 +280,7 @@ def compute(
             together are 0, 1, ... each once.
 
     Returns:
-        (rows or places, ...)
+        (texts, ...), of a text in windows the mean of theirs; or (places, ...)
     """
     device = next(model.parameters()).device
     numbers = PREDICTED_NUMBERS["cpu" if device.type == "cpu" else "other"]
@@ -316,6 +300,7 @@ def compute(
         ][: len(mine)]
     model.train(was_training)
     if places is None:
-        return processes.gather_rows(mine, found, len(rows), share=share)
+        every = processes.gather_rows(mine, found, len(rows), share=share)
+        return every if rows.windows is None else _over_windows(every, rows.windows)
     count = sum(len(places(batch)) for batch in batches)
     return processes.gather_rows([places(batch) for batch in mine], found, count, share=share)

@@ -121,6 +121,28 @@ def untempered(probabilities: ArrayLike, temperature: float, *, multi_label: boo
     return softmax(temperature * np.log(np.maximum(p, low)), axis=1)
 
 
+def sureness(probabilities: ArrayLike, given: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
+    """The probability of each answer that was given: (n,), or (n, k) for several labels, a yes or no for each.
+
+    Args:
+        probabilities: (n, k).
+        given: what is predicted, ids (n,), or 0/1 (n, k) for several labels.
+        multi_label: whether a row has several labels.
+    """
+    # As float64, so that a saved row and a live one lie on the same side of a limit.
+    p = np.asarray(probabilities, dtype=np.float64)
+    return np.where(given == 1, p, 1 - p) if multi_label else np.take_along_axis(p, given[:, None], axis=1)[:, 0]
+
+
+def confidence(probabilities: ArrayLike, given: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
+    """(n,): how sure each row's answer is; with several labels its least sure yes or no.
+
+    Arguments are those of :func:`sureness`.
+    """
+    found = sureness(probabilities, given, multi_label=multi_label)
+    return found.min(axis=1) if multi_label else found
+
+
 def coverage_curve(confidences: ArrayLike, right: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What is gained where the least confident rows are left to somebody else (El-Yaniv and Wiener 2010).
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment
 from markupsafe import Markup
 
 from nlptransfer.files import templates
+from nlptransfer.hub import is_hub_id
 from nlptransfer.settings import check
 
 TASK = "text-classification"
@@ -86,13 +85,13 @@ def model_card(
     Raises:
         SettingError: a repo_id, licence, language or data set that the hub cannot know.
     """
-    check(_is_hub_id(repo_id), "repo_id", repo_id, "a name on the hub, owner/name")
+    check(is_hub_id(repo_id), "repo_id", repo_id, "a name on the hub, owner/name")
     known = license is None or re.fullmatch(_LICENSE, license) is not None
     check(known, "license", license, "the hub's id of a licence, as apache-2.0, cc-by-4.0 or other")
     for code in _each("language", language):
         check(re.fullmatch(_LANGUAGE, code) is not None, "language", code, "an ISO 639 code, as en, or multilingual")
     for name in _each("datasets", datasets):
-        known = name.count("/") == 1 and _is_hub_id(name) and not Path(name).expanduser().exists()
+        known = name.count("/") == 1 and is_hub_id(name) and not Path(name).expanduser().exists()
         check(known, "datasets", name, "the hub id of a data set, owner/name, and no path of this machine")
     # What was exported says what it was exported from.
     told = _plain({**record, **(record.get("learnt") or {})})
@@ -295,11 +294,3 @@ def _plain(value: Any) -> Any:
 def _each(name: str, values: Iterable[str]) -> list[str]:
     check(not isinstance(values, str), name, values, "a list of strings, not one")
     return list(values)
-
-
-def _is_hub_id(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True

@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from peft import PeftModel
@@ -15,8 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import metrics, processes
 from nlptransfer.batching import predict_logits
+from nlptransfer.calibration import confidence
 from nlptransfer.card import model_card
 from nlptransfer.data import DataSettings, Split, load_split
+from nlptransfer.encoders import recorded_base
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.hub import Pushed, fetch, is_hub_id, push
@@ -28,11 +30,10 @@ from nlptransfer.route import Route
 from nlptransfer.routes import saved_route_class
 from nlptransfer.settings import check, fill
 from nlptransfer.shared_base import SharedBase
+from nlptransfer.tokens import LongText
 from nlptransfer.verifying import check_equal, check_logits, made_texts, reopened_logits, verified
 
 RECORD = "nlptransfer.json"
-LONG_TEXTS = "truncate"
-"""What is done with a text of more tokens than the model reads."""
 CHUNK = 4096
 """Texts that are tokenized and predicted at a time, so that a stream of any length fits in memory."""
 
@@ -43,13 +44,15 @@ class Prediction:
 
     text: str
     labels: tuple[str, ...]
-    """the label; with several labels at once, all that reach their threshold, perhaps none"""
+    """the label; with several labels at once, all that reach their threshold, perhaps none; none where it abstained"""
     scores: tuple[float, ...]
     """the probability of each of ``labels``"""
     probabilities: dict[str, float]
     """the probability of every label"""
     multi_label: bool = False
     """whether a text may have several labels at once, or none"""
+    abstained: bool = False
+    """whether the classifier is less sure than was asked for, and gives no label"""
 
     @property
     def label(self) -> str:
@@ -58,6 +61,8 @@ class Prediction:
         Raises:
             DataError: there is none, or several; look at ``labels``.
         """
+        if self.abstained:
+            raise DataError("expected a label, found that the classifier abstains from this text: look at .abstained")
         if len(self.labels) != 1:
             raise DataError(f"expected one label, found {len(self.labels)}: look at .labels")
         return self.labels[0]
@@ -97,23 +102,34 @@ class Classifier:
         """(texts, labels), rows summing to 1, or each label by itself with several labels at once."""
         return to_probabilities(self.logits(texts), self.labels)
 
-    def predict(self, texts: str | Path | Iterable[str], *, text_column: str | None = None) -> list[Prediction]:
+    def predict(
+        self, texts: str | Path | Iterable[str], *, text_column: str | None = None, min_confidence: float = 0.0
+    ) -> list[Prediction]:
         """Predictions in the order of the texts.
 
         Args:
             texts: a list of texts, or the path of a file of them.
             text_column: where the file has several columns.
+            min_confidence: a text that the classifier is less sure of gets no label: the probability of its label is
+                lower, or with several labels at once that of the least sure yes or no. What a run's report has under
+                "Leaving out the unsure" says what this costs and gains.
 
         Raises:
             DataError: a single string that is no file, or a file that cannot be read.
+            SettingError: a ``min_confidence`` outside [0, 1].
         """
-        return list(self.stream(texts, text_column=text_column))
+        return list(self.stream(texts, text_column=text_column, min_confidence=min_confidence))
 
-    def stream(self, texts: str | Path | Iterable[str], *, text_column: str | None = None) -> Iterator[Prediction]:
+    def stream(
+        self, texts: str | Path | Iterable[str], *, text_column: str | None = None, min_confidence: float = 0.0
+    ) -> Iterator[Prediction]:
         """As ``predict``, one after the other; "-" reads standard input."""
-        source = iter(read_texts(texts, text_column))
-        while chunk := list(islice(source, CHUNK)):
-            yield from self._predictions(chunk)
+        check(0 <= min_confidence <= 1, "min_confidence", min_confidence, "a probability from 0 to 1")
+        return self._streamed(iter(read_texts(texts, text_column)), min_confidence)
+
+    def _streamed(self, texts: Iterator[str], min_confidence: float) -> Iterator[Prediction]:
+        while chunk := list(islice(texts, CHUNK)):
+            yield from self._predictions(chunk, min_confidence)
 
     def evaluate(
         self, data: Any, *, settings: DataSettings | None = None, split: str = "test", further: Sequence[str] = ()
@@ -143,7 +159,8 @@ class Classifier:
             SettingError: it has no adapter.
             VerificationError: the merged model gives other logits.
         """
-        merged = replace(self.route, **{"merge": True}) if hasattr(self.route, "merge") else self.route
+        whole: dict[str, Any] = {"merge": True} if hasattr(self.route, "merge") else {}
+        merged = replace(self.route, **whole)
         found = replace(self, route=merged, model=self.route.merged(self.model))
         # In float32, as the merged one is.
         live = replace(self, model=deepcopy(self.model).float())
@@ -225,7 +242,7 @@ class Classifier:
             "thresholds": None if self.thresholds is None else list(self.thresholds),
             "normalisation": self.normalisation,
             "max_length": self.tokenizer.model_max_length,
-            "long_texts": LONG_TEXTS,
+            "long_texts": self.route.long_text,
             **(self.record or {}),
         }
 
@@ -247,7 +264,7 @@ class Classifier:
             base: the base model, where the classifier was saved without a copy of it: its folder or hub id where it
                 is not found by itself, or one that is in memory for several classifiers.
             revision: of a classifier on the hub: commit, branch or tag.
-            token: of a private one; None: the one that this machine is logged in with.
+            token: of a private one, and of a private base; None: the one that this machine is logged in with.
 
         Raises:
             RunFolderError: no classifier is there, a part of it is missing, or it needs a newer nlptransfer.
@@ -257,29 +274,33 @@ class Classifier:
         """
         folder = _saved_folder(_local_folder(source, revision, token))
         record = read_json(folder / RECORD)
+        _known("way with long texts", record.pop("long_texts", "truncate"), get_args(LongText), folder)
         route = _route_of(record)
         del record["route"], record["settings"]
         labels = Labels(tuple(record.pop("labels")), record.pop("multi_label"))
         thresholds = record.pop("thresholds")
         thresholds = None if thresholds is None else tuple(thresholds)
         normalisation = _known("normalisation", record.pop("normalisation", "none"), NORMALISATIONS, folder)
-        _known("way with long texts", record.pop("long_texts", LONG_TEXTS), (LONG_TEXTS,), folder)
         record.pop("max_length", None)
         told = record.pop("verified", None)
+        if token is not None and not isinstance(base, SharedBase) and route.needs_base(folder):
+            # What the token opens lies in the cache from now on, where the route finds it.
+            recorded_base(record["base"], base, token)
         model, tokenizer = route.load(folder, record.get("base", {}), base)
         model = model.to(processes.state().device)
         if told is not None:
             check_logits(told, predict_logits(model, route.rows(model, tokenizer, told["texts"])), str(source))
         return cls(route, model, tokenizer, labels, thresholds, record, normalisation)
 
-    def _predictions(self, texts: Sequence[str]) -> Iterator[Prediction]:
-        probabilities = self.probabilities(texts)
+    def _predictions(self, texts: Sequence[str], min_confidence: float) -> Iterator[Prediction]:
+        probabilities, several = self.probabilities(texts), self.labels.multi_label
         given = metrics.predicted(probabilities, self.labels, self.thresholds)
+        unsure = confidence(probabilities, given, multi_label=several) < min_confidence
         names = self.labels.decode(given)
-        for text, row, found in zip(texts, probabilities.tolist(), names, strict=True):
-            chosen = tuple(found) if self.labels.multi_label else (str(found),)
+        for text, row, found, abstained in zip(texts, probabilities.tolist(), names, unsure.tolist(), strict=True):
+            chosen = () if abstained else tuple(found) if several else (str(found),)
             by_name = dict(zip(self.labels.names, row, strict=True))
-            yield Prediction(text, chosen, tuple(by_name[name] for name in chosen), by_name, self.labels.multi_label)
+            yield Prediction(text, chosen, tuple(by_name[name] for name in chosen), by_name, several, abstained)
 
 
 def push_saved(

@@ -15,6 +15,8 @@ import typer
 
 from nlptransfer.errors import NlpTransferError, SettingError
 from nlptransfer.files import atomic_file
+from nlptransfer.gap import gap_verb
+from nlptransfer.settings import pairs
 from nlptransfer.shipping import shipping_app
 from nlptransfer.terminal import (
     AllowPickle,
@@ -80,7 +82,11 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
             list[str] | None, typer.Option(help="another task to learn from: rows, or a saved classifier")
         ] = None,
         transfer: Annotated[
-            list[str] | None, typer.Option(help="how: copy, sequential (default), joint, select or relate")
+            list[str] | None,
+            typer.Option(help="how: sequential (default), joint, coral, selftrain, ...; 'pretrain >> joint' in turn"),
+        ] = None,
+        unlabelled: Annotated[
+            str | None, typer.Option(metavar="FILE", help="texts of the target without labels, for some ways")
         ] = None,
         verdict: Annotated[
             bool | None, typer.Option("--verdict/--no-verdict", help="measure what the source gains, over seeds")
@@ -94,6 +100,7 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
         ] = None,
         output_dir: Annotated[Path | None, typer.Option(help="the run's folder; by default one under runs/")] = None,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away a run with other settings")] = False,
+        no_report: Annotated[bool, typer.Option("--no-report", help="write no report.html")] = False,
         seed: Annotated[int | None, typer.Option(help="moves initialisation and data order, never a split")] = None,
         max_train_rows: Annotated[int | None, typer.Option(help="use so many labelled training rows")] = None,
         text_column: TextColumn = None,
@@ -109,18 +116,22 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
             "route": route, "base": base, "revision": revision, "seed": seed, "max_train_rows": max_train_rows,
             "text_column": text_column, "label_column": label_column, "num_train_epochs": num_train_epochs,
             "learning_rate": learning_rate, "further_metrics": metric, "verdict": verdict, "gate": gate or None,
-            "seeds": seeds, "sizes": sizes, "transfer": transfer or None,
+            "seeds": seeds, "sizes": sizes, "transfer": transfer or None, "unlabelled": unlabelled,
             "source": source[0] if source and len(source) == 1 else source or None,
         }  # fmt: skip
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None} | pairs(settings)
         given = _own_settings(defaults, given) | given
-        for name in {"data", "output_dir", "overwrite"} & set(given):
-            raise SettingError(f"--set {name}: not a setting; give DATA, --output-dir and --overwrite by themselves")
+        for name in {"data", "output_dir", "overwrite", "report"} & set(given):
+            raise SettingError(
+                f"--set {name}: not a setting; give DATA, --output-dir, --overwrite and --no-report by themselves"
+            )
         sizes_, ways = given.pop("sizes", None), given.pop("transfer", [])
         ways = [ways] if isinstance(ways, str) else ways
         if sizes_ is not None:
             if overwrite:
                 raise SettingError("--overwrite: expected no --sizes beside it: name another --output-dir")
+            if no_report:
+                raise SettingError("--no-report: expected no --sizes beside it, whose runs have no report anyway")
             curves = [
                 {"data": rows, **_own_settings(variant, given), **given} for rows, variant in product(data, variants)
             ]
@@ -136,13 +147,14 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
         for number, (name, call) in enumerate(runs.values(), start=1):
             own = name if names.count(name) == 1 else f"{name}-{number}"
             folder = output_dir / own if output_dir and len(runs) > 1 else output_dir
-            call |= {"output_dir": folder, "overwrite": overwrite}
+            call |= {"output_dir": folder, "overwrite": overwrite, "report": not no_report}
         run_and_show([call for _, call in runs.values()], quiet)
 
     return verb
 
 
 app.command("finetune")(_launchable(_finetune(...)))
+app.command("gap")(_launchable(gap_verb()))
 
 
 def comparing(data_default: Any) -> Callable[..., None]:
@@ -201,6 +213,9 @@ def predict_verb(
     texts: Annotated[str, typer.Argument(help="file of texts, or - for standard input")],
     output: Output = None,
     text_column: TextColumn = None,
+    min_confidence: Annotated[
+        float, typer.Option(metavar="P", help="give no label (null) where the classifier is less sure than this")
+    ] = 0.0,
     base: SavedBase = None,
     revision: SavedRevision = None,
 ) -> None:
@@ -208,7 +223,8 @@ def predict_verb(
     from nlptransfer.classifier import Classifier
 
     classifier = Classifier.load(model_dir, base, revision=revision)
-    _write_lines((_as_json(p) for p in classifier.stream(texts, text_column=text_column)), output)
+    found = classifier.stream(texts, text_column=text_column, min_confidence=min_confidence)
+    _write_lines(map(_as_json, found), output)
 
 
 @app.command("evaluate")
@@ -387,7 +403,7 @@ def curves_and_show(
     logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
     for curve in curves:
         own = {"source": None, "progress": False, **curve}
-        for name in ("gate", "verdict", "further_metrics"):
+        for name in ("gate", "verdict", "further_metrics", "unlabelled"):
             if own.pop(name, None) is not None:
                 raise SettingError(f"{name}: expected no --sizes beside it, which are verdicts and keep no model")
         name = f"{Path(str(own['data'])).name.split('.')[0]}-{own.get('route', 'word2vec')}-gains"
@@ -442,21 +458,6 @@ def _take_turn(meant: bool) -> str:
     return "" if first else f" (rank {os.environ.get('RANK', '?')})"
 
 
-def pairs(settings: Iterable[str] | None) -> dict[str, str]:
-    """Settings that were given as KEY=VALUE.
-
-    Raises:
-        SettingError: one without "=".
-    """
-    found = {}
-    for setting in settings or ():
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise SettingError(f"--set {setting}: expected KEY=VALUE")
-        found[name.strip()] = value
-    return found
-
-
 def _listed(names: str | None) -> list[str] | None:
     return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
 
@@ -468,8 +469,11 @@ def _numbers(sizes: str | Sequence[int]) -> list[int]:
 
 
 def _as_json(prediction: "Prediction") -> str:
-    if prediction.multi_label:
-        found: dict[str, Any] = {"labels": list(prediction.labels), "scores": list(prediction.scores)}
+    if prediction.abstained:
+        # An empty list would say that no label fits.
+        found: dict[str, Any] = dict.fromkeys(("labels", "scores") if prediction.multi_label else ("label", "score"))
+    elif prediction.multi_label:
+        found = {"labels": list(prediction.labels), "scores": list(prediction.scores)}
     else:
         found = {"label": prediction.label, "score": prediction.score}
     return json.dumps({"text": prediction.text, **found}, ensure_ascii=False)

@@ -21,12 +21,11 @@ from nlptransfer.ladder import (
     Workshop,
     costs,
     labelled_rows,
-    machine,
     next_rate,
     versions,
-    watched_memory,
     without_test,
 )
+from nlptransfer.machine import machine, watched_memory
 from nlptransfer.run import predictions_on_test
 from nlptransfer.verdict import validation_score
 

@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,16 @@ import numpy as np
 from nlptransfer.errors import DataError
 from nlptransfer.labels import Labels, Row, order_names, read_labels
 from nlptransfer.normalisation import NORMALISATIONS, Normalisation, normalise
-from nlptransfer.reading import SPLIT_NAMES, WHOLE, Source, Table, clean_text, find_columns, open_source, read_table
+from nlptransfer.reading import (
+    SPLIT_NAMES,
+    WHOLE,
+    Source,
+    Table,
+    clean_text,
+    find_columns,
+    open_source,
+    read_table,
+)
 from nlptransfer.settings import check
 from nlptransfer.splitting import Unit, carve, check_enough, count_rows, reorder, subset, units_of
 
@@ -136,20 +145,41 @@ class Data:
     """Rows for temperature and thresholds; empty where there are too few to spare."""
     test: Split
     """Rows to be opened once; empty with ``test_size=0``."""
+    unlabelled: tuple[str, ...] = ()
+    """Texts of the same kind whose labels nobody sees: no split, and never scored."""
 
     @property
     def splits(self) -> dict[str, Split]:
         """The four splits by name."""
         return {name: getattr(self, name) for name in ("train", "validation", "calibration", "test")}
 
+    def with_splits(self, labels: Labels, splits: Mapping[str, Split]) -> "Data":
+        """Other rows under the same name.
+
+        Args:
+            splits: the four, by name.
+        """
+        return replace(
+            self,
+            labels=labels,
+            train=splits["train"],
+            validation=splits["validation"],
+            calibration=splits["calibration"],
+            test=splits["test"],
+        )
+
     def fingerprints(self) -> dict[str, dict[str, Any]]:
-        """Row count and hash of each split, by its name."""
-        return {name: split.fingerprint() for name, split in self.splits.items()}
+        """Row count and hash of each split, by its name; of texts without labels too, where there are any."""
+        found = {name: split.fingerprint() for name, split in self.splits.items()}
+        if self.unlabelled:
+            found["unlabelled"] = Split([*self.unlabelled], np.zeros(len(self.unlabelled), np.int64)).fingerprint()
+        return found
 
     def __repr__(self) -> str:
         names = ", ".join(self.labels.names[:8]) + (", ..." if self.labels.num_labels > 8 else "")
         kind = "multi-label, " if self.labels.multi_label else ""
-        rows = ", ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
+        counts = {name: len(split) for name, split in self.splits.items()} | {"unlabelled": len(self.unlabelled)}
+        rows = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count or name in self.splits)
         return f"Data({self.name!r}, {kind}{self.labels.num_labels} labels ({names}), rows: {rows})"
 
 
@@ -185,7 +215,8 @@ def load_data(source: Any, settings: DataSettings | None = None) -> Data:
         _same_kind(these, labels)
     given = {split: _encode(these, labels, split) for split, these in rows.items()}
     _log_shared(given)
-    return Data(found.name, labels, **_split(given, labels, settings))
+    splits = _split(given, labels, settings)
+    return Data(found.name, labels, splits["train"], splits["validation"], splits["calibration"], splits["test"])
 
 
 def load_split(source: Any, labels: Labels, settings: DataSettings | None = None, split: str = "test") -> Split:

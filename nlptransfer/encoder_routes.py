@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from nlptransfer import anatomy, cutting
 from nlptransfer.anatomy import quiet
-from nlptransfer.batching import ActivationRows, Rows, compute, encode
+from nlptransfer.batching import ActivationRows, Rows, compute
 from nlptransfer.data import Data
 from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
 from nlptransfer.errors import RunFolderError, SettingError, VerificationError, nearest
@@ -36,9 +36,10 @@ from nlptransfer.features import activations
 from nlptransfer.heads import last_inputs, text_vectors
 from nlptransfer.labels import Labels
 from nlptransfer.optimization import Pace
-from nlptransfer.route import Built, Route, plain_logits, saved_tokenizer
+from nlptransfer.route import Built, Route, check_length, saved_tokenizer, set_length
 from nlptransfer.settings import check
 from nlptransfer.shared_base import SharedBase
+from nlptransfer.tokens import TokenRows, encode
 from nlptransfer.word2vec import pool
 
 log = logging.getLogger("nlptransfer")
@@ -58,8 +59,8 @@ UNKNOWN_WARNING = 0.05
 class EncoderRoute(Route):
     """What Full and Lora share: a pretrained encoder with the head that transformers gives it."""
 
-    max_length: int = 256
-    """tokens that are read of a text"""
+    max_length: int | Literal["auto"] = 256
+    """tokens that are read of a text, or at once; auto: as many as 99% of the training texts have at most"""
     dropout: float | None = None
     """share of the activations dropped in training; None: as the base was trained"""
     attention_dropout: float | None = 0.0
@@ -69,7 +70,7 @@ class EncoderRoute(Route):
 
     def check(self) -> None:
         super().check()
-        check(self.max_length >= 1, "max_length", self.max_length, "a whole number from 1")
+        check_length(self.max_length)
         for name in ("dropout", "attention_dropout"):
             share = getattr(self, name)
             check(share is None or 0 <= share < 1, name, share, "a share in [0, 1)")
@@ -77,11 +78,12 @@ class EncoderRoute(Route):
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
         self.check()
         found = find_base(base, revision)
-        tokenizer = anatomy.load_tokenizer(found, self.max_length)
+        texts = [*data.train.texts, *beside]
+        tokenizer = set_length(anatomy.load_tokenizer(found), self.max_length, texts)
         model, fresh = self.make_model(found, data, tokenizer, seed)
         if self.gradient_checkpointing:
             _compute_activations_twice(model)
-        unknown = _unknown_share([*data.train.texts, *beside], tokenizer)
+        unknown = _unknown_share(texts, tokenizer)
         if unknown > UNKNOWN_WARNING:
             log.warning(
                 "%s: its tokenizer leaves %.0f%% of the pieces of these texts unknown: take a base of their language",
@@ -106,8 +108,8 @@ class EncoderRoute(Route):
 
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
-    ) -> Rows:
-        return encode(texts, tokenizer, tokenizer.model_max_length)
+    ) -> TokenRows:
+        return encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
 
     def head(self, model: PreTrainedModel) -> nn.Linear:
         return anatomy.last_layer(model)
@@ -208,7 +210,7 @@ class Full(EncoderRoute):
             return super().learning(model, tokenizer, *splits)
         rows: list[Rows] = []
         for texts in splits:
-            tokens = encode(texts, tokenizer, tokenizer.model_max_length)
+            tokens = self.rows(model, tokenizer, texts)
             rows.append(ActivationRows(tokens, activations(model, tokenizer, tokens, self.freeze_layers)))
         return cutting.upper_layers(model, self.freeze_layers), rows
 
@@ -358,7 +360,7 @@ class Lora(EncoderRoute):
                 path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, use_safetensors=True
             )
             model = PeftModel.from_pretrained(base, str(folder))
-        return plain_logits(cast(PreTrainedModel, model), saved_tokenizer(folder), texts)
+        return self.opened_logits(cast(PreTrainedModel, model), saved_tokenizer(folder), texts)
 
     @property
     def precision(self) -> dict[str, Any]:

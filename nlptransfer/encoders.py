@@ -55,7 +55,7 @@ class BaseModel:
     """Whether the user gave a folder, so that there may be no hub id to point others to."""
 
 
-def find_base(name: str | None = None, revision: str | None = None) -> BaseModel:
+def find_base(name: str | None = None, revision: str | None = None, token: str | None = None) -> BaseModel:
     """Find an encoder: a local folder, then the hub's cache, then the hub.
 
     The default one comes from its package (the extra ``offline``) before the hub where that is installed, unless
@@ -64,6 +64,7 @@ def find_base(name: str | None = None, revision: str | None = None) -> BaseModel
     Args:
         name: a folder or a hub id; "minilm" and "all-MiniLM-L6-v2" mean the default, as None does.
         revision: the hub's branch, tag or commit.
+        token: of a private one; None: the one that this machine is logged in with.
 
     Raises:
         BaseModelError: it cannot be had, has no safetensors weights, or is not what it should be.
@@ -81,7 +82,7 @@ def find_base(name: str | None = None, revision: str | None = None) -> BaseModel
     if package and revision in (None, _PACKAGE_REVISION):
         return _from_package(package)
     try:
-        return _from_hub(hub_id, revision)
+        return _from_hub(hub_id, revision, token)
     except BaseModelError as error:
         if package is None:
             raise
@@ -237,7 +238,7 @@ def _from_package(folder: Path) -> BaseModel:
     return BaseModel(folder, id=DEFAULT_BASE, revision=_PACKAGE_REVISION, is_local=False)
 
 
-def _from_hub(hub_id: str, revision: str | None) -> BaseModel:
+def _from_hub(hub_id: str, revision: str | None, token: str | None) -> BaseModel:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -253,7 +254,8 @@ def _from_hub(hub_id: str, revision: str | None) -> BaseModel:
     which = f"{hub_id} (revision {revision})" if revision else hub_id
     try:
         # snapshot_download asks this too, but without a time limit, and only it notes which commit a branch is at.
-        info = HfApi().model_info(hub_id, revision=revision, timeout=_CONNECT_SECONDS)
+        api = HfApi(token=token)
+        info = api.model_info(hub_id, revision=revision, timeout=_CONNECT_SECONDS)
         names = [file.rfilename for file in info.siblings or []]
         if not {_WEIGHTS, _INDEX} & set(names):
             raise BaseModelError(
@@ -267,8 +269,9 @@ def _from_hub(hub_id: str, revision: str | None) -> BaseModel:
             allow_patterns=_WANTED,
             ignore_patterns=_UNWANTED,
             etag_timeout=_CONNECT_SECONDS,
+            token=token,
         )
-        if revision == info.sha and (newest := HfApi().model_info(hub_id, timeout=_CONNECT_SECONDS).sha) != revision:
+        if revision == info.sha and (newest := api.model_info(hub_id, timeout=_CONNECT_SECONDS).sha) != revision:
             logger.warning("%s: has moved on to commit %s; %s is taken, as asked for", hub_id, newest, revision)
         return _hub_base(Path(folder), hub_id)
     except GatedRepoError as error:
@@ -340,8 +343,13 @@ def _note(base: BaseModel, stamp: str) -> None:
         logger.warning("%s: where it lies cannot be noted, and must be named when it is needed (%s)", base.id, error)
 
 
-def recorded_base(record: Mapping[str, Any], given: str | None = None) -> BaseModel:
+def recorded_base(record: Mapping[str, Any], given: str | None = None, token: str | None = None) -> BaseModel:
     """The base that a saved classifier needs: the given one, one noted on this machine, or the hub's; it is checked.
+
+    Args:
+        record: what the classifier says of its base.
+        given: a folder or a hub id.
+        token: of a private one on the hub; None: the one that this machine is logged in with.
 
     Raises:
         BaseModelError: it cannot be had, or has other weights.
@@ -355,20 +363,20 @@ def recorded_base(record: Mapping[str, Any], given: str | None = None) -> BaseMo
         raise BaseModelError(
             f"{record['name']}: the base was a local folder, which is not known here: name it (base=FOLDER, --base)"
         )
-    base = find_base(given or noted) if given or noted else _at_commit(record)
+    base = find_base(given or noted, token=token) if given or noted else _at_commit(record, token)
     check_weights(base, record)
     if given:
         _note(base, record["sha256"])
     return base
 
 
-def _at_commit(record: Mapping[str, Any]) -> BaseModel:
+def _at_commit(record: Mapping[str, Any], token: str | None) -> BaseModel:
     try:
-        return find_base(record["name"], record["revision"])
+        return find_base(record["name"], record["revision"], token)
     except BaseModelError as gone:
         # Its history may have been written anew, or another commit of it lies in the cache.
         try:
-            other = find_base(record["name"])
+            other = find_base(record["name"], token=token)
         except BaseModelError:
             raise gone from None
         if weights_hash(other) != record["sha256"]:

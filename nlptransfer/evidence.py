@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer import metrics
+from nlptransfer import calibration, metrics
 from nlptransfer.files import read_json
 from nlptransfer.labels import Labels
 
@@ -35,15 +35,12 @@ class Judged:
     @cached_property
     def sureness(self) -> np.ndarray:
         """The probability of each answer that was given: (n,), or (n, labels) for several, a yes or no for each."""
-        p = self.probabilities
-        if self.labels.multi_label:
-            return np.where(self.guesses == 1, p, 1 - p)
-        return np.take_along_axis(p, self.guesses[:, None], axis=1)[:, 0]
+        return calibration.sureness(self.probabilities, self.guesses, multi_label=self.labels.multi_label)
 
     @property
     def confidences(self) -> np.ndarray:
         """(n,): of a row; with several labels of its least sure answer."""
-        return self.sureness.min(axis=1) if self.labels.multi_label else self.sureness
+        return calibration.confidence(self.probabilities, self.guesses, multi_label=self.labels.multi_label)
 
     @property
     def regrets(self) -> np.ndarray:

@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from nlptransfer import metrics as scores
 from nlptransfer import processes
 from nlptransfer.augmentation import Augment
 from nlptransfer.classifier import Classifier
-from nlptransfer.data import DataSettings, load_data
+from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.optimization import TrainingSettings
@@ -21,7 +21,10 @@ from nlptransfer.routes import route_class
 from nlptransfer.run import Run
 from nlptransfer.settings import check, fields_of, fill
 from nlptransfer.source import load_source, saved_classifier
-from nlptransfer.transfer import FromSource, Transfer, transfer_class
+from nlptransfer.strategies import Direct
+from nlptransfer.transfer import FromSource, Transfer
+from nlptransfer.transfers import transfer_classes
+from nlptransfer.unlabelled import load_unlabelled, with_unlabelled
 from nlptransfer.verdict import SEEDS, Pairs, gain_metric, gain_of, run_with_verdict, said, seeds_for
 
 log = logging.getLogger("nlptransfer")
@@ -83,12 +86,14 @@ def finetune(
     base: str | Path | None = None,
     revision: str | None = None,
     source: Any = None,
+    unlabelled: Any = None,
     transfer: str | Transfer | None = None,
     verdict: bool | None = None,
     gate: bool = False,
     seeds: int | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
+    report: bool = True,
     further_metrics: Sequence[str] = (),
     **settings: Any,
 ) -> Experiment:
@@ -103,7 +108,11 @@ def finetune(
         revision: commit, branch or tag of a base on the hub.
         source: another task that knowledge is taken from: data in any form, a list of several, or a saved classifier
             or its folder.
-        transfer: how: a name of ``TRANSFERS``, or a strategy with its settings; None: sequential.
+        unlabelled: further texts of the target that have no labels, for strategies that learn from such: a file, or a
+            list of texts. Where a strategy sees no label of the target, those of ``data`` that are not test count as
+            such texts too, and ``data`` needs no labels.
+        transfer: how: a name of ``TRANSFERS``, several with ">>" between them, or a strategy with its settings; None:
+            sequential.
         verdict: whether the same is done without the source too, over several seeds, and the gain is measured on
             test; None: where the route's features are frozen, which makes it cheap.
         gate: whether the run without the source is returned where it scores better on validation; needs a verdict.
@@ -111,6 +120,7 @@ def finetune(
         output_dir: the run's folder; by default one under runs/ that is named after the data and the settings.
             The same call resumes a run that was cut off there, and returns a finished one as it is.
         overwrite: whether a run with other settings in that folder is thrown away.
+        report: whether report.html is written into the folder, with some of the texts that were judged.
         further_metrics: names of other ``evaluate`` metrics to score with.
         **settings: fields of DataSettings, TrainingSettings, Augment, of the route and of the strategy.
 
@@ -120,25 +130,42 @@ def finetune(
         RunFolderError: the folder holds a run with other settings, or other files.
         TrainingError: the loss is no longer a number.
     """
-    plan = _Plan.of(data, route, base, revision, source, transfer, further_metrics, settings)
+    plan = _Plan.of(data, route, base, revision, source, unlabelled, transfer, further_metrics, settings)
     run = plan.run(plan.data_settings)
     check(verdict is not False or not gate, "gate", gate, "a verdict, which it rests on")
-    check(run.source is not None or not (verdict or gate), "verdict", verdict, "a source, whose gain it tells")
+    tells = run.source is not None and not run.transfer.label_free
+    check(
+        tells or not (verdict or gate), "verdict", verdict, "a source beside labels of the target, whose gain it tells"
+    )
     check(seeds is None or seeds >= 1, "seeds", seeds, "a whole number from 1")
     folder = Path(output_dir) if output_dir else Path("runs") / run.name()
     if gate or (_is_cheap(run) if verdict is None else verdict):
         pairs = Pairs(plan.run, plan.data_settings, plan.training, seeds_for(run, seeds))
         run_with_verdict(run, pairs, folder, gate=gate, overwrite=overwrite)
-        return Experiment(folder)
-    run.go(folder, overwrite)
-    if run.source is not None:
-        log.info("no verdict on whether the source helped was asked for, or none is possible without test rows")
+    else:
+        run.go(folder, overwrite)
+        if run.source is not None:
+            log.info("no verdict on whether the source helped was asked for, or none is possible without test rows")
+    if report:
+        _report(folder, run.data)
     return Experiment(folder)
+
+
+def _report(folder: Path, data: Data) -> None:
+    """Write a finished run's report, unless it is there."""
+    # Plots take half a second to import, which nobody should wait for who asks for no report.
+    from nlptransfer.report import REPORT
+    from nlptransfer.reporting import report_with_texts
+
+    if processes.is_main() and not (folder / REPORT).exists():
+        report_with_texts(folder, data)
+    processes.wait()
 
 
 def _is_cheap(run: Run) -> bool:
     """Whether a verdict is made without being asked for."""
-    return run.source is not None and run.route.is_frozen and len(run.data.test) > 0
+    free = run.transfer.label_free
+    return run.source is not None and not free and run.route.is_frozen and len(run.data.test) > 0
 
 
 def gain_curve(
@@ -175,7 +202,8 @@ def gain_curve(
     for size in sizes:
         for transfer in transfers:
             given = {**settings, "max_train_rows": size}
-            plan = _Plan.of(data, route, base, revision, source, transfer, (), given)
+            plan = _Plan.of(data, route, base, revision, source, None, transfer, (), given)
+            check(not plan.transfer.label_free, "transfer", plan.transfer.name, "one that learns from target labels")
             run = plan.run(plan.data_settings)
             metric, pairs = gain_metric(run), Pairs(plan.run, plan.data_settings, plan.training, seeds or SEEDS)
             runs = pairs.runs(folder / str(size))
@@ -196,6 +224,7 @@ class _Plan:
 
     data: Any
     source: Any
+    unlabelled: Any
     route: Route
     transfer: Transfer
     data_settings: DataSettings
@@ -213,6 +242,7 @@ class _Plan:
         base: str | Path | None,
         revision: str | None,
         source: Any,
+        unlabelled: Any,
         transfer: str | Transfer | None,
         further: Sequence[str],
         settings: Mapping[str, Any],
@@ -222,38 +252,56 @@ class _Plan:
             transfer = "direct" if source is None else "sequential"
         kinds: dict[str, type] = {"data": DataSettings, "training": TrainingSettings, "augment": Augment}
         route = (route or "word2vec") if saved is None else _as_saved(saved.route, route)
-        own: dict[str, Any] = {"route": route, "transfer": transfer}
+        kinds["route"] = route_class(route) if isinstance(route, str) else type(route)
         given: dict[str, Any] = {}
-        for name, find in (("route", route_class), ("transfer", transfer_class)):
-            value = own[name]
-            kinds[name] = find(value) if isinstance(value, str) else type(value)
-            if not isinstance(value, str):
-                given |= _checked_apart(name, value, settings, set() if saved is None else {*value.per_stage})
+        if isinstance(route, Route):
+            given = _checked_apart("route", route, settings, set() if saved is None else {*route.per_stage})
+        if isinstance(transfer, str):
+            kinds |= {f"transfer {number}": kind for number, kind in enumerate(transfer_classes(transfer))}
+        else:
+            for part in transfer.parts:
+                _checked_apart("transfer", part, settings, set())
         if saved is not None:
             given["normalisation"] = saved.normalisation
         filled = fill(kinds, {**given, **settings})
+        parts = [filled[name] for name in kinds if name.startswith("transfer")]
+        asked = reduce(Transfer.__rshift__, parts) if isinstance(transfer, str) else transfer
+        filled["transfer"] = _completed(asked, source is not None)
         own_way = saved is None or filled["data"].normalisation == saved.normalisation
         check(own_way, "normalisation", filled["data"].normalisation, "that of the source's classifier")
         for name in ("training", "augment", "route", "transfer"):
             filled[name].check()
-        needs = isinstance(filled["transfer"], FromSource)
-        if needs != (source is not None):
-            expected = "a source" if needs else "a strategy that has a source: copy, sequential, joint, ..."
-            raise SettingError(
-                f"transfer={filled['transfer'].name!r}: expected {expected}, found source={source!r:.80}"
-            )
+        way: Transfer = filled["transfer"]
+        if (source is None and way.needs_source) or (source is not None and not way.takes_source):
+            expected = "a source" if way.needs_source else "a strategy that has a source: copy, sequential, joint, ..."
+            raise SettingError(f"transfer={way.name!r}: expected {expected}, found source={source!r:.80}")
+        learns = way.takes_unlabelled or unlabelled is None
+        check(learns, "unlabelled", unlabelled, f"none, as {way.name} learns from labelled texts alone")
+        copies = filled["augment"].augment_copies
+        check(not (way.label_free and copies), "augment_copies", copies, "0 where no label of the target is seen")
         for name in further:
             scores.load_metric(name)
         base = None if base is None else str(base)
         own_kinds = (filled["route"], filled["transfer"], filled["data"], filled["training"], filled["augment"])
-        return cls(data, source if saved is None else saved, *own_kinds, base, revision, tuple(further))
+        return cls(data, source if saved is None else saved, unlabelled, *own_kinds, base, revision, tuple(further))
 
     def run(self, rows: DataSettings) -> Run:
         """The run on the rows that these settings give."""
-        data = load_data(self.data, rows)
+        own = next((part for part in self.transfer.parts if isinstance(part, FromSource)), None)
         source = None
-        if isinstance(self.transfer, FromSource):
-            source = load_source(self.source, data, rows, self.transfer, self.training.seed)
+        if own is not None and self.source is not None and self.transfer.label_free:
+            source = load_source(self.source, None, rows, own)
+            data = load_unlabelled(self.data, source.labels, rows)
+        else:
+            data = load_data(self.data, rows)
+            if own is not None and self.source is not None:
+                source = load_source(self.source, data.labels, rows, own)
+        if self.unlabelled is not None:
+            data = with_unlabelled(data, self.unlabelled, rows)
+        there = not self.transfer.needs_unlabelled or data.unlabelled
+        check(bool(there), "unlabelled", None, f"texts without labels, which {self.transfer.name} learns from")
+        if own is not None and source is not None:
+            source = source.weighed(data, own, self.training.seed)
         return Run(
             data,
             self.route,
@@ -265,7 +313,13 @@ class _Plan:
             self.transfer,
             source,
             self.augment,
+            Path(self.unlabelled).name if isinstance(self.unlabelled, (str, Path)) else None,
         )
+
+
+def _completed(transfer: Transfer, has_source: bool) -> Transfer:
+    """A strategy that makes a classifier, as it is with a source or without."""
+    return (transfer >> Direct() if transfer.is_prelude else transfer).beside(has_source)
 
 
 def _checked_apart(name: str, value: Any, settings: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:

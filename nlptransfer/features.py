@@ -20,9 +20,10 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import anatomy, cutting, processes
-from nlptransfer.batching import FeatureRows, TokenRows, compute
+from nlptransfer.batching import FeatureRows, compute
 from nlptransfer.errors import SettingError
 from nlptransfer.files import atomic_file, cache_folder
+from nlptransfer.tokens import TokenRows
 from nlptransfer.word2vec import RESERVED
 
 log = logging.getLogger("nlptransfer")
@@ -125,7 +126,7 @@ def text_key(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, token
     """The parts of a key for :func:`cached` that say what texts an encoder reads and how, but for its weights."""
     shape = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
     rows = hashlib.sha256(f"{len(tokens)} {tokens.pad_id} {tokens.pad_left} {tokens.type_ids is not None}\0".encode())
-    for part in (tokens.ids, tokens.offsets, tokens.type_ids):
+    for part in (tokens.ids, tokens.offsets, tokens.type_ids, tokens.windows):
         if part is not None:
             rows.update(np.ascontiguousarray(part).data)
     return {
@@ -134,7 +135,7 @@ def text_key(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, token
         "architecture": _hash(json.dumps(shape, sort_keys=True, default=str)),
         "tokenizer": _hash(tokenizer.backend_tokenizer.to_str()),
         "max_length": tokenizer.model_max_length,
-        "long_texts": "truncate",
+        "long_texts": tokens.long_text,
         "normalisation": "none",
         "rows": rows.hexdigest(),
     }
@@ -157,10 +158,10 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
 
     Args:
         key: all that the array depends on, of what JSON has.
-        make: computes the float16 array, when any process has no whole entry; all processes call it then.
+        make: computes the array, when any process has no whole entry; all processes call it then.
 
     Returns:
-        The float16 array, memory-mapped and read-only where the cache holds it.
+        The array, memory-mapped and read-only where the cache holds it.
 
     Raises:
         SettingError: NLPTRANSFER_CACHE_GB is no number.

@@ -201,7 +201,7 @@ def training_curves(history: Sequence[Mapping[str, float]], metric: str) -> Mark
             panels[1].plot([one["epoch"] for one in scored], [one["score"] for one in scored], "s-", **_line(1))
             panels[1].set_ylabel(f"validation\n{_short(metric)}")
         panels[-1].set_xlabel("epoch")
-        panels[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        panels[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
 
     told = f"{len(history)} epochs; loss {history[0]['loss']:.3f} to {history[-1]['loss']:.3f}"
     if scored:

@@ -3,13 +3,14 @@
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import sleep
 from typing import NoReturn, TypeVar
 
-from huggingface_hub import HfApi, ModelInfo, constants, get_token
+from huggingface_hub import HfApi, ModelInfo, constants, get_session, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -30,6 +31,8 @@ FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
 """seconds, where the hub asks for more"""
 CONNECT_SECONDS = 10
+STALLED_SECONDS = 120.0
+"""of silence in the middle of a request, after which it counts as lost"""
 _PASSING_STATUSES = (429, 500, 502, 503, 504)
 
 _T = TypeVar("_T")
@@ -65,7 +68,8 @@ class HubClient:
         attempts = attempts or ATTEMPTS
         for attempt in range(1, attempts + 1):
             try:
-                return call()
+                with _time_limits():
+                    return call()
             except (HTTPError, OSError, ValueError, RuntimeError) as error:
                 problem = _root(error)
             is_lost = if_lost is not None and _is_passing(problem) and status_of(problem) in (None, 502, 504)
@@ -149,6 +153,19 @@ class HubClient:
         if head is None:
             raise HubError(f"{self.repo_id}: expected the branch {revision or 'main'}, found none: run this again")
         return head
+
+
+@contextmanager
+def _time_limits() -> Iterator[None]:
+    """Let requests that have no limit of their own, as the client's uploads, be given up where the hub falls silent."""
+    session = get_session()
+    before = session.timeout
+    if before.read is None:
+        session.timeout = (CONNECT_SECONDS, STALLED_SECONDS, STALLED_SECONDS, STALLED_SECONDS)
+    try:
+        yield
+    finally:
+        session.timeout = before
 
 
 def _root(error: Exception) -> Exception:

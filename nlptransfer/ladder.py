@@ -3,10 +3,8 @@
 import logging
 import platform
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -16,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
-import torch
 
 from nlptransfer import metrics, processes
 from nlptransfer.augmentation import Augment
@@ -26,10 +22,11 @@ from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.files import read_json, write_json
+from nlptransfer.machine import machine, peak_memory_mb
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route, named_local
 from nlptransfer.routes import ROUTES
-from nlptransfer.run import PACKAGES, SCORED_TRAINING_ROWS, Run, claim, described, peak_memory_mb, write_predictions
+from nlptransfer.run import PACKAGES, SCORED_TRAINING_ROWS, Run, claim, described, write_predictions
 
 log = logging.getLogger("nlptransfer")
 
@@ -39,8 +36,6 @@ SPEED_SECONDS = 0.3
 """Texts per second are measured for at least so long, after a warm-up."""
 PILOT_ROWS = 192
 """Training rows of a pilot, by which the time of a rung is estimated."""
-PEAK_EVERY = 0.02
-"""Seconds between two looks at the memory in use."""
 FIRST_RATES = (1.0, 1 / 3, 3.0)
 """Learning rates that are tried first, beside what the route finds good."""
 WIDEST = 10.0
@@ -250,6 +245,7 @@ def run_baseline(baseline: Baseline, data: Data, settings: DataSettings, folder:
         "settings": {"data": asdict(settings), "route": {"name": baseline.name}},
         "asked": question,
         "processes": processes.count(),
+        "machine": machine(),
         "versions": versions(),
     }
     write_json(folder / "experiment.json", {"status": "running", **record})
@@ -314,37 +310,6 @@ def speeds(probabilities: Callable[[Sequence[str]], np.ndarray], texts: Sequence
             done, spent = done + at_once, time.perf_counter() - started
         found[f"texts_per_second_{at_once}"] = round(done / spent, 1)
     return found
-
-
-@contextmanager
-def watched_memory() -> Iterator[list[float]]:
-    """Yield a list whose one number is the most memory that this process has held meanwhile, in MiB."""
-    process, over = psutil.Process(), threading.Event()
-    peak = [process.memory_info().rss / 2**20]
-
-    def watch() -> None:
-        while not over.wait(PEAK_EVERY):
-            peak[0] = max(peak[0], process.memory_info().rss / 2**20)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        watcher.join()
-
-
-def machine() -> dict[str, Any]:
-    """What figures of cost were measured on."""
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if (info := Path("/proc/cpuinfo")).exists() else None
-    return {
-        "processor": found[1].strip() if found else platform.processor() or platform.machine(),
-        "cores": psutil.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "platform": platform.platform(),
-    }
 
 
 @cache

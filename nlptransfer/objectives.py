@@ -15,8 +15,9 @@ from nlptransfer.errors import SettingError, nearest
 from nlptransfer.heads import last_inputs, standing_in, text_vectors
 from nlptransfer.labels import Labels
 
-TARGET, SOURCE = "target", "source"
-"""The roles of rows: of the task that counts, and of the one that knowledge is taken from."""
+TARGET, SOURCE, UNLABELLED = "target", "source", "unlabelled"
+"""The roles of rows: of the task that counts, of the one that knowledge is taken from, and the target's texts whose
+labels nobody sees."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class Objective(nn.Module):
 
     can_be_sharded: ClassVar[bool] = True
     """whether it works where each process holds a part of the weights"""
+    together: ClassVar[bool] = False
+    """whether a forward pass takes the rows of all roles at once, ``inputs`` and ``judged`` being of each role"""
 
     def __init__(self, model: nn.Module, criterion: LabelLoss) -> None:
         super().__init__()
@@ -113,6 +116,10 @@ class Objective(nn.Module):
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
         """(rows,) weights that rows of a role have by their classes."""
         return self.criterion.row_weights(targets)
+
+    def notes(self) -> dict[str, float]:
+        """What the history of the training has of the last step beside its loss."""
+        return {}
 
     @property
     def config(self) -> Any:
@@ -135,6 +142,7 @@ class Joint(Objective):
         weights: progress in [0, 1) -> (alpha, beta).
         source_head: stands in for the model's last layer where the source's labels are others; None: shared.
         last_layer: the model's last layer, where there is a ``source_head``.
+        other: the role of the rows that ``source`` is of.
     """
 
     def __init__(
@@ -145,9 +153,10 @@ class Joint(Objective):
         weights: Callable[[float], tuple[float, float]],
         source_head: nn.Linear | None = None,
         last_layer: nn.Linear | None = None,
+        other: str = SOURCE,
     ) -> None:
         super().__init__(model, criterion)
-        self.source, self.weights, self.source_head = source, weights, source_head
+        self.source, self.weights, self.source_head, self.other = source, weights, source_head, other
         # Not as a module of its own: its weights have a name already.
         self.last_layer = (last_layer,)
 
@@ -155,14 +164,14 @@ class Joint(Objective):
         if judged is None:
             return super().forward(inputs)
         alpha, beta = self.weights(judged.progress)
-        if judged.role == TARGET:
+        if judged.role != self.other:
             return beta * super().forward(inputs, judged) + self._idle(self.source_head)
         with standing_in(self.last_layer[0], self.source_head):
             logits = self.model(**inputs).logits.float()
         return alpha * self.source(logits, judged) + self._idle(self.last_layer[0])
 
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
-        return (self.criterion if role == TARGET else self.source).row_weights(targets)
+        return (self.source if role == self.other else self.criterion).row_weights(targets)
 
     def _idle(self, head: nn.Linear | None) -> Tensor | float:
         # Several processes wait for the gradient of every parameter in every pass, also of the other task's head.

@@ -59,13 +59,24 @@ def export_onnx(
             them. The difference is then told and has no limit.
 
     Raises:
-        SettingError: packages are missing, it was exported before, or its base is in 4 bits.
+        SettingError: packages are missing, it was exported before, its base is in 4 bits, or it is a probe with a
+            head of several layers on windows of long texts.
         BaseModelError: torch cannot export this architecture, or onnxruntime cannot run it.
         VerificationError: a logit differs by more than ``TOLERANCE``.
     """
     _need_packages()
     if isinstance(route, Exported):
         raise SettingError("export: expected a model in torch, found one in ONNX: take what it was exported from")
+    if (
+        isinstance(model, ProbeForSequenceClassification)
+        and model.config.head == "mlp"
+        and route.long_text == "windows"
+    ):
+        # It is given the mean of the windows' features; a graph gives logits of each.
+        raise SettingError(
+            "export: expected a probe with head_type=linear where long_text=windows, found mlp: train it with "
+            "head_type=linear, long_text=head_tail or a larger max_length"
+        )
     plain = route.merged(model) if isinstance(model, PeftModel) else deepcopy(model)
     plain = plain.cpu().float().eval()
     plain.config.architectures = [type(plain).__name__]
@@ -74,14 +85,16 @@ def export_onnx(
     # Also texts that are short, long, or nothing.
     texts = [*texts, texts[0][:1], " ".join([*texts] * 8), ""]
     wanted = predict_logits(live, route.rows(live, tokenizer, texts))
-    words, exported = getattr(plain, "words", None), Exported(learnt_by=route.name)
+    words = getattr(plain, "words", None)
+    exported = Exported(learnt_by=route.name, long_text=route.long_text)
 
     def opened() -> tuple[OnnxForSequenceClassification, float]:
         graph = OnnxForSequenceClassification(plain.config, folder, words).eval()
         return graph, _difference(wanted, exported, graph, tokenizer, texts)
 
     try:
-        _write_graph(plain, graph_rows(tokenizer, words, texts).batch(np.arange(len(texts))), folder / GRAPH)
+        rows = graph_rows(plain.config, tokenizer, words, texts, route.long_text)
+        _write_graph(plain, rows.batch(np.arange(len(rows))), folder / GRAPH)
         graph, difference = opened()
         exact = difference
         if int8 and exact <= TOLERANCE:

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from nlptransfer.batching import Rows, TokenRows, encode, predict_logits
+from nlptransfer.batching import Rows, predict_logits, texts_of_rows
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.probe_route import WORDS
 from nlptransfer.route import Built, Route, saved_tokenizer
 from nlptransfer.shared_base import SharedBase
+from nlptransfer.tokens import LongText, TokenRows, encode, encode_words
+from nlptransfer.word2vec import Word2VecConfig
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.onnx.data"
@@ -86,10 +88,11 @@ class OnnxForSequenceClassification(PreTrainedModel):
 
 @dataclass(frozen=True)
 class WithWordIds:
-    """Token rows, and the words of each row by their ids."""
+    """Token rows, and for each row the words of its text by their ids."""
 
     tokens: TokenRows
     words: TokenRows
+    """of each text"""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -98,21 +101,34 @@ class WithWordIds:
     def lengths(self) -> np.ndarray:
         return self.tokens.lengths
 
+    @property
+    def windows(self) -> np.ndarray | None:
+        return self.tokens.windows
+
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
         """As the token rows', and ``word_ids``, (len(indices), most words) int64."""
-        return {**self.tokens.batch(indices), "word_ids": self.words.batch(indices)["input_ids"]}
+        words = self.words.batch(texts_of_rows(self, indices))["input_ids"]
+        return {**self.tokens.batch(indices), "word_ids": words}
 
 
 def graph_rows(
-    tokenizer: PreTrainedTokenizerFast, words: PreTrainedTokenizerFast | None, texts: Sequence[str]
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    words: PreTrainedTokenizerFast | None,
+    texts: Sequence[str],
+    long_text: LongText,
 ) -> TokenRows | WithWordIds:
     """What a graph takes of texts.
 
     Args:
+        config: of the model that was exported.
         words: what cuts texts for word vectors beside an encoder.
+        long_text: as the route has it.
     """
-    tokens = encode(texts, tokenizer, tokenizer.model_max_length)
-    return tokens if words is None else WithWordIds(tokens, encode(texts, words, words.model_max_length))
+    if isinstance(config, Word2VecConfig) and config.only_pools:
+        return encode_words(texts, tokenizer, long_text)
+    tokens = encode(texts, tokenizer, tokenizer.model_max_length, long_text)
+    return tokens if words is None else WithWordIds(tokens, encode_words(texts, words, long_text))
 
 
 @dataclass(frozen=True)
@@ -143,7 +159,8 @@ class Exported(Route):
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
-        return graph_rows(tokenizer, _own(model).words, texts)
+        own = _own(model)
+        return graph_rows(own.config, tokenizer, own.words, texts, self.long_text)
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         """Write the graph, its config, and the tokenizers."""

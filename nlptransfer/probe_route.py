@@ -12,15 +12,16 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import anatomy, processes
-from nlptransfer.batching import FeatureRows, Rows, TokenRows, WordsBeside, encode, predict_logits
+from nlptransfer.batching import FeatureRows, Rows, WordsBeside, compute, predict_logits
 from nlptransfer.data import Data
 from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.features import cached, pooled_vectors, text_key, through, to_float16
 from nlptransfer.probe import ProbeConfig, ProbeForSequenceClassification
-from nlptransfer.route import Built, Route, named_local, saved_tokenizer
+from nlptransfer.route import Built, Route, check_length, named_local, saved_tokenizer, set_length
 from nlptransfer.settings import check
 from nlptransfer.shared_base import SharedBase
+from nlptransfer.tokens import TokenRows, encode, encode_words
 from nlptransfer.vector_making import vectors_for, vocabulary
 from nlptransfer.word2vec import embedding_matrix, make_tokenizer
 
@@ -49,8 +50,9 @@ class Probe(Route):
     """widths of the hidden layers of mlp"""
     dropout: float = 0.5
     """share of the hidden layers' outputs dropped in training"""
-    max_length: int = 256
-    """tokens, and words, that are read of a text"""
+    max_length: int | Literal["auto"] = 256
+    """tokens, and words, that are read of a text, or at once; auto: as many tokens as 99% of the training texts have
+    at most"""
     vectors: str | None = None
     """file or name of the word vectors beside; none: distilled from the same encoder"""
     max_words: int = 100_000
@@ -62,7 +64,8 @@ class Probe(Route):
 
     def check(self) -> None:
         super().check()
-        for name in ("max_length", "max_words", "dimensions"):
+        check_length(self.max_length)
+        for name in ("max_words", "dimensions"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
         check(0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
         for name in ("features", "pooling", "mlp_sizes"):
@@ -86,7 +89,7 @@ class Probe(Route):
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
         self.check()
         found = find_base(base, revision)
-        tokenizer = anatomy.load_tokenizer(found, self.max_length)
+        tokenizer = set_length(anatomy.load_tokenizer(found), self.max_length, [*data.train.texts, *beside])
         encoder = anatomy.load_encoder(found)
         record = {"kind": "encoder", **base_record(found)}
         widths = _widths(encoder, found)
@@ -114,7 +117,8 @@ class Probe(Route):
                 allow_pickle=self.allow_pickle,
             )
             names, kept = vocabulary(vectors, texts, self.max_words, unit_length=True)
-            words, matrix = make_tokenizer(names, self.max_length), embedding_matrix(kept)
+            length = tokenizer.model_max_length if self.max_length == "auto" else self.max_length
+            words, matrix = make_tokenizer(names, length), embedding_matrix(kept)
             config.vocab_size, config.word_dimensions = matrix.shape
         torch.manual_seed(seed)
         model = ProbeForSequenceClassification(config, encoder, words)
@@ -132,14 +136,15 @@ class Probe(Route):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
         own = _own(model)
-        tokens = encode(texts, tokenizer, tokenizer.model_max_length)
+        tokens = encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
         beside = None
         if own.words is not None and own.vectors is not None:
-            words = encode(texts, own.words, own.words.model_max_length)
+            words = encode_words(texts, own.words, self.long_text)
             beside = pooled_vectors(own.vectors.weight, words, ("mean",)).features
-        if not share:
+        if not share and tokens.windows is None:
             return tokens if beside is None else WordsBeside(tokens, beside)
-        found = _encoder_features(own, tokenizer, tokens)
+        # A text in windows is one row of features: their mean, each window counting alike.
+        found = _encoder_features(own, tokenizer, tokens, share)
         if beside is not None:
             found = np.concatenate([found, to_float16(torch.from_numpy(beside)).numpy()], axis=1)
         return FeatureRows(found)
@@ -212,12 +217,18 @@ class Probe(Route):
 
 
 def _encoder_features(
-    model: ProbeForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tokens: TokenRows
+    model: ProbeForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tokens: TokenRows, share: bool
 ) -> np.ndarray:
-    """(rows, encoder_width) float16, from the cache or into it."""
+    """(texts, encoder_width) float16, or float32 where some are in windows; from the cache or into it where shared."""
     config = model.config
     if not len(tokens):
         return np.zeros((0, config.encoder_width), dtype=np.float16)
+
+    def pooled(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return model.encoder_features(**inputs)
+
+    if not share:
+        return compute(model, pooled, tokens)
     key = {
         "kind": "pooled",
         "weights": config.base["sha256"],
@@ -226,7 +237,7 @@ def _encoder_features(
         "dtype": str(model.encoder.dtype),
         **text_key(model.encoder.config, tokenizer, tokens),
     }
-    return cached(key, lambda: through(model, lambda inputs: model.encoder_features(**inputs), tokens))
+    return cached(key, lambda: through(model, pooled, tokens))
 
 
 def _widths(encoder: PreTrainedModel, base: BaseModel) -> list[int]:

@@ -53,6 +53,32 @@ def from_main(value: Any) -> Any:
     return value if count() == 1 else broadcast_object_list([value])[0]
 
 
+class _Gathered(torch.autograd.Function):
+    """The rows of all processes; what each makes of them comes back to the process that they are of, added up."""
+
+    @staticmethod
+    def forward(_: Any, rows: torch.Tensor) -> torch.Tensor:
+        found = [torch.empty_like(rows) for _ in range(count())]
+        torch.distributed.all_gather(found, rows.contiguous())
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(_: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        whole = gradients[0].contiguous()
+        torch.distributed.all_reduce(whole)
+        return whole.chunk(count())[rank()]
+
+
+def gather_with_gradient(rows: torch.Tensor) -> torch.Tensor:
+    """(rows of all processes, ...): those of each process, as many on each, one after the other."""
+    return rows if count() == 1 else _Gathered.apply(rows)
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers."""
+    return number if count() == 1 else max(gather_object([number]))
+
+
 def gather_rows(indices: Sequence[np.ndarray], values: Sequence[np.ndarray], rows: int, *, share: bool) -> np.ndarray:
     """Put rows that were worked on in batches back in order.
 

@@ -397,7 +397,17 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _text_column(table: Table, text_column: str | None) -> str:
+def has_labels(table: Table, label_column: str | None = None) -> bool:
+    """Whether a table has the label column that is asked for, or one by that name."""
+    return bool(_asked(table, "label_column", label_column) or _known(table, "label_column", _LABEL_COLUMNS, ()))
+
+
+def text_column_of(table: Table, text_column: str | None = None) -> str:
+    """The name of the column of the texts, in a table that may have no labels.
+
+    Raises:
+        DataError: a column that is not there, or none or several that could be meant.
+    """
     found = _asked(table, "text_column", text_column) or _known(table, "text_column", _TEXT_COLUMNS, ())
     if found is None and len(table.columns) > 1:
         labels = {name for group in _LABEL_COLUMNS for name in group}
@@ -410,7 +420,7 @@ def _texts_of_objects(rows: Iterator[dict[str, Any]], where: str, text_column: s
     column = None
     for number, row in enumerate(rows, 1):
         if column is None:
-            column = _text_column(_columns_of([row], where), text_column)
+            column = text_column_of(_columns_of([row], where), text_column)
         if column not in row:
             raise DataError(
                 f"{where}, row {number}: expected {column!r}, found {', '.join(map(repr, row)) or 'nothing'}"
@@ -425,7 +435,7 @@ def _texts_of_csv(path: Path, text_column: str | None) -> Iterator[str]:
     if header is None or first is None:
         return
     named = {name: [value] for name, value in zip(header, first, strict=True)}
-    index = header.index(_text_column(Table(str(path), named), text_column))
+    index = header.index(text_column_of(Table(str(path), named), text_column))
     for number, record in enumerate(chain([first], records), 1):
         yield clean_text(record[index], f"{path}, row {number}")
 
@@ -437,7 +447,7 @@ def _texts_of_parquet(path: Path, text_column: str | None) -> Iterator[str]:
     first = next(batches, None)
     if first is None:
         return
-    column = _text_column(_from_arrow(pyarrow.Table.from_batches([first]), str(path), {}), text_column)
+    column = text_column_of(_from_arrow(pyarrow.Table.from_batches([first]), str(path), {}), text_column)
     values = chain.from_iterable(batch.column(column).to_pylist() for batch in chain([first], batches))
     for number, value in enumerate(values, 1):
         yield clean_text(value, f"{path}, row {number}, column {column!r}")

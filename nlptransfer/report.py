@@ -83,7 +83,7 @@ def write_report(
     Args:
         folder: what holds experiment.json, or comparison.json.
         texts: texts by split, in the order of the ids in predictions.parquet: for the lists of mistakes and close
-            calls, which are left out without. A run keeps no texts by itself.
+            calls, which are left out without. The files of a run hold no texts.
         words: what words count for, of some texts.
 
     Returns:
@@ -128,14 +128,14 @@ def _run(run: Evidence, texts: Mapping[str, Sequence[str]] | None) -> dict[str, 
         "detail": None,
         "metric": _name(metric),
         "verdict": record.get("verdict"),
-        "data": _data(record["data"], run),
+        "data": _data(record["data"], run, {route: record}),
         "cost": run.metrics.get("cost"),
         "repeat": {
             "command": (run.saved.get("results") or {}).get("command"),
             "settings": {name: _flat(values) for name, values in settings.items()},
             "base": _flat(record.get("base") or {}),
             "versions": record.get("versions") or {},
-            "machine": _flat(record.get("machine") or {}),
+            "machine": [(_in_words(name), value) for name, value in _flat(record.get("machine") or {})],
             "fingerprints": _hashes(record["data"]),
             "rungs": [],
         },
@@ -181,6 +181,11 @@ def _comparison(folder: Path, texts: Mapping[str, Sequence[str]] | None) -> dict
     runs = [run for rung in finished if rung["name"] == chosen for run in rung.get("runs") or []]
     first = folder / runs[0] if runs else None
     record = (read_if_there(first / "experiment.json") if first else {}) | {"data": told["data"]}
+    records = {
+        rung["name"]: read_if_there(folder / rung["runs"][0] / "experiment.json")
+        for rung in finished
+        if rung.get("runs")
+    }
     run = Evidence(first or folder, record)
     return {
         "title": f"{told['data']['name']}: a comparison",
@@ -198,7 +203,7 @@ def _comparison(folder: Path, texts: Mapping[str, Sequence[str]] | None) -> dict
         "pairs": told.get("pairs"),
         "curve": _learning(told, metric),
         "verdict": None,
-        "data": _data(told["data"], run),
+        "data": _data(told["data"], run, records),
         "repeat": {
             "command": None,
             "settings": {"asked": _flat(told.get("asked") or {})},
@@ -303,14 +308,16 @@ def _calibration(run: Evidence, judged: Judged) -> dict[str, Any]:
 
 def _coverage(judged: Judged) -> dict[str, Any]:
     cuts, coverage, accuracy = calibration.coverage_curve(judged.confidences, judged.right)
-    # At least so many rows are answered: the first place that has them.
+    # At least so many rows are answered: the first place that has them, at a limit as it is shown.
     places = [int(np.searchsorted(coverage, share - 1e-9)) for share in (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)]
+    limits = dict.fromkeys(float(np.floor(1000 * cuts[place]) / 1000) for place in places)
+    answered = {limit: judged.confidences >= limit for limit in limits}
     drawn = np.unique(np.linspace(0, len(cuts) - 1, CURVE_POINTS).astype(int))
     return {
         "figure": figures.coverage_plot(coverage[drawn], accuracy[drawn]),
         "rows": [
-            {"cut": float(cuts[place]), "coverage": float(coverage[place]), "accuracy": float(accuracy[place])}
-            for place in dict.fromkeys(places)
+            {"cut": limit, "coverage": float(rows.mean()), "accuracy": float(judged.right[rows].mean())}
+            for limit, rows in answered.items()
         ],
     }
 
@@ -349,7 +356,8 @@ def _lengths(texts: Sequence[str]) -> dict[str, int]:
     return {name: int(np.percentile(words, share)) for name, share in named.items()}
 
 
-def _data(told: Mapping[str, Any], run: Evidence) -> dict[str, Any]:
+def _data(told: Mapping[str, Any], run: Evidence, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What is told of the data, and by the name of each run how much of the texts it has not read."""
     results = run.saved.get("results") or {}
     rows = {name: one["rows"] for name, one in (told.get("fingerprints") or {}).items()}
     counts: dict[str, Mapping[str, int]] = {}
@@ -368,7 +376,11 @@ def _data(told: Mapping[str, Any], run: Evidence) -> dict[str, Any]:
         "most": [max(of.values(), default=0) for of in counts.values()],
         "balance": balance,
         "warnings": told.get("warnings") or [],
-        "truncated": told.get("truncated"),
+        "truncated": {
+            name: record["data"]["truncated"]
+            for name, record in records.items()
+            if record.get("data", {}).get("truncated")
+        },
     }
 
 

@@ -13,7 +13,7 @@ from nlptransfer.settings import fill
 
 MOST_WORDS = 60
 """Words of a text that are tried; what follows stays as it is."""
-SHOWN_WORDS = 4
+SHOWN_WORDS = 3
 """Texts of which the report shows what their words count for."""
 
 
@@ -22,8 +22,8 @@ def report_on(folder: str | Path, data: Any = None) -> Path:
 
     Args:
         folder: the run's, or the comparison's.
-        data: what it was trained on; then mistakes are shown with their texts, and what words count for. A run keeps
-            no texts by itself.
+        data: what it was trained on; then mistakes are shown with their texts, and what words count for. The files
+            that a report is made of hold no texts.
 
     Raises:
         RunFolderError: neither a finished run nor a comparison is there.

@@ -1,10 +1,11 @@
 """What a route is: how a model is built for the data, fed with text, taught, saved and loaded."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,14 +14,20 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from nlptransfer import processes
 from nlptransfer.anatomy import quiet
-from nlptransfer.batching import Rows
+from nlptransfer.batching import Rows, predict_logits
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
 from nlptransfer.optimization import Pace
-from nlptransfer.settings import convert, fields_of
+from nlptransfer.settings import check, convert, fields_of
 from nlptransfer.shared_base import SharedBase
+from nlptransfer.tokens import LongText, token_counts
 from nlptransfer.training import learnt_state
+
+log = logging.getLogger("nlptransfer")
+
+SHARE_READ_WHOLE = 99
+"""Of 100 training texts so many are read to their end with max_length="auto", where the model can."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,11 @@ class Route(ABC):
     """settings in which ``variants`` differ"""
     opened_by: ClassVar[str] = "transformers"
     """what else than nlptransfer opens a saved folder"""
+
+    long_text: LongText = field(default="truncate", kw_only=True)
+    """what is read of a text of more than max_length tokens: truncate: the first ones; head_tail: a quarter from the
+    beginning and the rest from the end; windows: all, in windows that overlap by a quarter, pooled into one prediction
+    and counting as one text in the loss"""
 
     @abstractmethod
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
@@ -81,6 +93,12 @@ class Route(ABC):
     @abstractmethod
     def head(self, model: PreTrainedModel) -> nn.Linear:
         """The last layer, whose outputs are the logits."""
+
+    def cut(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> int:
+        """How many of the texts have tokens that are not read."""
+        if self.long_text == "windows":
+            return 0
+        return int((token_counts(texts, tokenizer) > tokenizer.model_max_length).sum())
 
     def learning(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *splits: Sequence[str]
@@ -156,7 +174,17 @@ class Route(ABC):
         Args:
             record: what ``Built.record`` said.
         """
-        return plain_logits(*self.load(folder, record, None), texts)
+        return self.opened_logits(*self.load(folder, record, None), texts)
+
+    def opened_logits(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+    ) -> np.ndarray:
+        """(texts, labels) float32 logits of a model that others have opened."""
+        if self.long_text == "truncate":
+            return plain_logits(model, tokenizer, texts)
+        # Others would cut what is long.
+        model = model.eval().to(processes.state().device)
+        return predict_logits(model, self.rows(model, tokenizer, texts))
 
     def needs_base(self, folder: Path) -> bool:
         """Whether a saved folder holds no copy of the base model."""
@@ -186,6 +214,29 @@ def plain_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tex
     tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
     with torch.inference_mode():
         return model(**tokens).logits.float().cpu().numpy()
+
+
+def set_length(
+    tokenizer: PreTrainedTokenizerFast, max_length: int | Literal["auto"], texts: Sequence[str]
+) -> PreTrainedTokenizerFast:
+    """Say how many tokens of a text are read, special ones included; never more than the tokenizer allowed before.
+
+    Args:
+        max_length: "auto": as many as ``SHARE_READ_WHOLE`` percent of the texts have at most.
+    """
+    if max_length == "auto":
+        counts = token_counts(texts, tokenizer)
+        # One token at least besides the special ones, also where no text has any.
+        least = tokenizer.backend_tokenizer.num_special_tokens_to_add(False) + 1
+        max_length = max(least, int(np.percentile(counts, SHARE_READ_WHOLE, method="higher")))
+        log.info("max_length=auto: %d tokens", min(max_length, tokenizer.model_max_length))
+    tokenizer.model_max_length = min(max_length, tokenizer.model_max_length)
+    return tokenizer
+
+
+def check_length(max_length: int | Literal["auto"]) -> None:
+    """Raise a SettingError for a length that makes no sense."""
+    check(max_length == "auto" or int(max_length) >= 1, "max_length", max_length, "a whole number from 1, or auto")
 
 
 def named_local(source: str | None) -> str | None:

@@ -5,7 +5,6 @@ import json
 import logging
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -16,26 +15,29 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import psutil
 import torch
 
 from nlptransfer import metrics as scores
 from nlptransfer import processes
 from nlptransfer.augmentation import Augment, augment
-from nlptransfer.batching import FirstRows, predict_logits
+from nlptransfer.batching import SomeRows, predict_logits
 from nlptransfer.classifier import Classifier, note_results, to_probabilities
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.errors import RunFolderError
 from nlptransfer.files import atomic_file, read_json, size_mb, write_json
 from nlptransfer.heads import reorder
 from nlptransfer.labels import Labels
-from nlptransfer.objectives import SOURCE, TARGET
+from nlptransfer.machine import machine, peak_memory_mb
+from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
 from nlptransfer.optimization import TrainingSettings
+from nlptransfer.pretraining import pretrained_base
 from nlptransfer.route import Built, Route, named_local
 from nlptransfer.settings import as_text
 from nlptransfer.source import Source
-from nlptransfer.stages import CHECKPOINTS, Course, Learnt, Task
-from nlptransfer.transfer import Direct, Transfer
+from nlptransfer.stages import CHECKPOINTS, Course, Learnt
+from nlptransfer.strategies import Direct
+from nlptransfer.task import Task
+from nlptransfer.transfer import Sides, Transfer
 from nlptransfer.vector_making import vectors_for
 
 log = logging.getLogger("nlptransfer")
@@ -44,6 +46,8 @@ SCORED_TRAINING_ROWS = 2000
 """Training scores are taken on at most so many rows: they are a check, and cost a forward pass."""
 VERIFIED_TEXTS = 8
 """Training texts on which the saved classifier is compared with the live one."""
+TRUNCATED_WARNING = 0.05
+"""Share of training texts that are not read whole, from which the log says so."""
 SPEED_SECONDS = 0.3
 """Texts per second are measured for at least so long."""
 WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "keep_checkpoints")
@@ -76,12 +80,15 @@ class Run:
     transfer: Transfer = field(default_factory=Direct)
     source: Source | None = None
     augment: Augment = field(default_factory=Augment)
+    unlabelled: str | None = None
+    """what the further texts without labels are called"""
 
     def go(self, folder: Path, overwrite: bool = False) -> None:
         """Train and write the folder; go on with what was cut off there, and leave a finished run as it is."""
         # What is wrong with these settings shows before a folder is claimed.
-        if self.source is not None:
-            self.transfer.check_fits(self.route, self.source.sides(self.data))
+        names = self.data.labels.names
+        sides = Sides(names, names, agree=True, has_rows=True) if self.source is None else self.source.sides(self.data)
+        self.transfer.check_fits(self.route, sides)
         tasks = self._tasks()
         if claim(folder, self.question(), overwrite):
             return
@@ -94,8 +101,9 @@ class Run:
         course = Course(
             self.route, self.transfer, self.asked, self._augmented(tasks), built, folder, agree, learnt_before
         )
+        truncated = self._truncated(built) if processes.is_main() else {}
         if processes.is_main():
-            write_json(folder / "experiment.json", {"status": "running", **self._record(built, course)})
+            write_json(folder / "experiment.json", {"status": "running", **self._record(built, course, truncated)})
         learnt = course.take()
         classifier, temperature = self._calibrated(built)
         held_out = None if learnt.held_out is None else learnt.held_out / temperature
@@ -104,13 +112,13 @@ class Run:
             report["transfer"] = learnt.scores
             _log_forgetting(learnt.scores, scores.default_metric(self.data.labels))
         if processes.is_main():
-            self._write(folder, classifier, report, found, learnt, self._record(built, course))
+            self._write(folder, classifier, report, found, learnt, self._record(built, course, truncated))
         processes.wait()
 
     def name(self) -> str:
         """Of a folder, after the data and the settings."""
         digest = hashlib.sha256(json.dumps(self.question(), sort_keys=True).encode()).hexdigest()[:8]
-        way = [] if self.source is None else [self.transfer.name]
+        way = [] if isinstance(self.transfer, Direct) else [self.transfer.name.replace(" >> ", "-")]
         return "-".join([self.data.name, self.route.name, *way, digest])
 
     def question(self) -> dict[str, Any]:
@@ -127,12 +135,19 @@ class Run:
             **self.route.recorded(),
             **asdict(self.augment),
         }
+        if not isinstance(self.transfer, Direct):
+            question |= {"transfer": self.transfer.name}
+            for part in self.transfer.parts:
+                question |= asdict(part)
         if self.source is not None:
-            question |= {"source": self.source.fingerprints, "transfer": self.transfer.name, **asdict(self.transfer)}
+            question |= {"source": self.source.fingerprints}
         return json.loads(json.dumps(question))
 
     def _tasks(self) -> dict[str, Task]:
-        tasks = {TARGET: Task.of(self.data, self.asked)}
+        free = self.transfer.label_free
+        tasks = {} if free else {TARGET: Task.of(self.data, self.asked)}
+        if self.data.unlabelled:
+            tasks[UNLABELLED] = Task.unlabelled(self.data)
         if self.source is None or self.source.data is None:
             return tasks
         asked = self.asked
@@ -166,19 +181,35 @@ class Run:
             reorder(built.model, self.route.head(built.model), source.labels, labels)
             return built, True
         first: Data = self.data
-        beside: Sequence[str] = ()
+        beside: Sequence[str] = self.data.unlabelled
         if source is not None and source.data is not None:
-            first, beside = source.data, self.data.train.texts
-            if self.transfer.stages[0].roles[0] == TARGET:
-                first, beside = self.data, source.data.train.texts
-        built = self.route.build(first, self.base, self.revision, seed, beside)
+            first, beside = source.data, [*self.data.train.texts, *self.data.unlabelled]
+            labelled = next(stage for stage in self.transfer.stages if stage.learns != "language")
+            if labelled.roles[0] == TARGET and not self.transfer.label_free:
+                first, beside = self.data, [*source.data.train.texts, *self.data.unlabelled]
+        others = [] if source is None or source.data is None else [source.data]
+        base, revision = pretrained_base(self.transfer, self.route, self.base, self.revision, self.data, others, seed)
+        built = self.route.build(first, base, revision, seed, beside)
         built.model.to(processes.state().device)
         return built, False
 
-    def _record(self, built: Built, course: Course) -> dict[str, Any]:
+    def _truncated(self, built: Built) -> dict[str, float]:
+        """By split, the share of its texts that have tokens which are not read."""
+        splits = {name: split.texts for name, split in self.data.splits.items() if len(split)}
+        found = {name: self.route.cut(built.tokenizer, texts) / len(texts) for name, texts in splits.items()}
+        if found.get("train", 0.0) > TRUNCATED_WARNING:
+            log.warning(
+                "%.0f%% of the training texts have more than %d tokens and are not read whole: long_text=windows reads "
+                "all of a text, head_tail its end too, a larger max_length more of it at once",
+                100 * found["train"],
+                built.tokenizer.model_max_length,
+            )
+        return found
+
+    def _record(self, built: Built, course: Course, truncated: Mapping[str, float]) -> dict[str, Any]:
         settings = course.settings
         record: dict[str, Any] = {
-            "data": described(self.data),
+            "data": described(self.data) | {"truncated": truncated},
             "base": built.record,
             "settings": {
                 "data": asdict(self.data_settings),
@@ -188,14 +219,17 @@ class Run:
             },
             "asked": self.question(),
             "processes": processes.count(),
+            "machine": machine(),
             "versions": {name: version(name) for name in PACKAGES},
         }
+        if not isinstance(self.transfer, Direct):
+            record["transfer"] = {"name": self.transfer.name, "label_free": self.transfer.label_free}
+            for part in self.transfer.parts:
+                record["transfer"] |= asdict(part)
+            record["settings"]["stages"] = {name: asdict(one) for name, one in settings.items()}
         if self.source is not None:
             data = self.source.data
-            told = {"name": self.source.name} if data is None else described(data)
-            stages = {name: asdict(one) for name, one in settings.items()}
-            record["transfer"] = {"name": self.transfer.name, **asdict(self.transfer), "source": told}
-            record["settings"]["stages"] = stages
+            record["transfer"]["source"] = {"name": self.source.name} if data is None else described(data)
         return record
 
     def _write(
@@ -207,13 +241,14 @@ class Run:
         learnt: Learnt,
         record: dict[str, Any],
     ) -> None:
-        classifier.save_pretrained(folder / "model", self.data.train.texts[:VERIFIED_TEXTS])
+        seen = self.data.train.texts or self.data.unlabelled
+        classifier.save_pretrained(folder / "model", seen[:VERIFIED_TEXTS])
         note_results(folder / "model", self._results(record, report))
-        texts = self.data.test.texts or self.data.validation.texts
+        texts = self.data.test.texts or self.data.validation.texts or self.data.unlabelled
         report["cost"] = _cost(classifier, texts, learnt.fitted["seconds"], learnt.fitted["examples"], folder)
         write_predictions(folder / "predictions.parquet", self.data, classifier.thresholds, found)
         write_json(folder / "metrics.json", report)
-        if self.source is not None:
+        if "transfer" in record:
             record["transfer"] |= {"stages": learnt.stages, **learnt.record}
         note_results(folder / "model", {"cost": report["cost"]})
         write_json(folder / "experiment.json", {"status": "finished", **record, "training": learnt.fitted})
@@ -275,7 +310,7 @@ class Run:
 
     def _calibration(self) -> Split | None:
         """Rows to calibrate by; None where a saved classifier is judged as it is."""
-        if any(TARGET in stage.roles for stage in self.transfer.stages):
+        if not self.transfer.label_free and any(TARGET in stage.roles for stage in self.transfer.stages):
             return self.data.calibration
         # No row of the target's is learnt from.
         return self.source.data.calibration if self.source is not None and self.source.data is not None else None
@@ -300,12 +335,15 @@ class Run:
                 # All rows of the split, as they were for training: their features are in the cache.
                 rows = route.rows(classifier.model, classifier.tokenizer, split.texts, share=True)
                 if name == "train" and len(split) > SCORED_TRAINING_ROWS:
-                    split, rows = split.take(range(SCORED_TRAINING_ROWS)), FirstRows(rows, SCORED_TRAINING_ROWS)
+                    split, rows = (
+                        split.take(range(SCORED_TRAINING_ROWS)),
+                        SomeRows(rows, np.arange(SCORED_TRAINING_ROWS)),
+                    )
                 found[name] = to_probabilities(predict_logits(classifier.model, rows, share=True), data.labels)
             report[name] = {"rows": len(split)} | scores.score(
                 split.targets, found[name], data.labels, thresholds=classifier.thresholds, metrics=self.further
             )
-        del found["train"]
+        found.pop("train", None)
         return report, found
 
 
@@ -316,9 +354,15 @@ def command(run: Run) -> str:
         words += ["--base", Path(run.base).name if Path(run.base).exists() else run.base]
     if run.revision is not None:
         words += ["--revision", run.revision]
+    for metric in run.further:
+        words += ["--metric", metric]
     if run.source is not None:
-        words += ["--source", run.source.name, "--transfer", run.transfer.name]
-    for settings in (run.data_settings, run.asked, run.route, run.transfer, run.augment):
+        words += ["--source", run.source.name]
+    if not isinstance(run.transfer, Direct):
+        words += ["--transfer", run.transfer.name]
+    if run.unlabelled is not None:
+        words += ["--unlabelled", run.unlabelled]
+    for settings in (run.data_settings, run.asked, run.route, *run.transfer.parts, run.augment):
         for setting in fields(cast(Any, settings)):
             value = getattr(settings, setting.name)
             if value != setting.default and setting.name not in WITHOUT_EFFECT:
@@ -408,16 +452,6 @@ def _texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
         if (spent := time.perf_counter() - started) > SPEED_SECONDS:
             return count / spent
         count *= 4
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process has held, in MiB."""
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset / 2**20
-    import resource
-
-    # Bytes on macOS, kibibytes elsewhere.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def write_predictions(

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -39,6 +39,21 @@ def fill(kinds: Mapping[str, type], flat: Mapping[str, Any]) -> dict[str, Any]:
         key: kind(**{name: convert(name, flat[name], hint) for name, hint in fields_of(kind).items() if name in flat})
         for key, kind in kinds.items()
     }
+
+
+def pairs(settings: Iterable[str] | None) -> dict[str, str]:
+    """Settings that were given as KEY=VALUE.
+
+    Raises:
+        SettingError: one without "=".
+    """
+    found = {}
+    for setting in settings or ():
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise SettingError(f"--set {setting}: expected KEY=VALUE")
+        found[name.strip()] = value
+    return found
 
 
 def convert(name: str, value: Any, hint: Any) -> Any:

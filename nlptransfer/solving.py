@@ -83,14 +83,18 @@ class HeadTask:
         """Whether choices are made by cross-validation."""
         return not self.has_copies and are_few(len(self.train), len(self.validation))
 
+    def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "HeadTask":
+        """The same task with a function of its features, (rows, width) -> (rows, width)."""
+        train, validation = (replace(part, values=function(part.values)) for part in (self.train, self.validation))
+        return replace(self, train=train, validation=validation)
+
     def only(self, columns: np.ndarray) -> "HeadTask":
         """The same task with all other features 0.
 
         Args:
             columns: (width,) bool
         """
-        train, validation = (replace(part, values=part.values * columns) for part in (self.train, self.validation))
-        return replace(self, train=train, validation=validation)
+        return self.mapped(lambda values: values * columns)
 
     def choose(
         self, *, towards: Head | None = None, beside: Features | None = None, share: float = 1.0, refit: bool = True

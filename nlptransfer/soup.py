@@ -73,6 +73,7 @@ def _check_alike(first: Classifier, other: Classifier, number: int) -> None:
             "adapted layers": sorted(_config(one).target_modules or ()),
             "normalisation": one.normalisation,
             "max_length": one.tokenizer.model_max_length,
+            "long_text": one.route.long_text,
         }
         for one in (first, other)
     ]

@@ -30,6 +30,18 @@ class Source:
     classifier: Classifier | None = None
     weights: np.ndarray | None = None
     """(training rows,) float32, mean 1: what each of them counts; None: all 1"""
+    sizes: tuple[int, ...] = ()
+    """training rows of each of several sources, in their order"""
+
+    def weighed(self, target: Data, transfer: FromSource, seed: int) -> "Source":
+        """With what each row counts for a target.
+
+        Args:
+            seed: of the domain classifier.
+        """
+        if self.data is None:
+            return self
+        return replace(self, weights=_weights(self.sizes, self.data, target, transfer, seed))
 
     def sides(self, target: Data) -> Sides:
         """What a strategy has to fit."""
@@ -48,21 +60,20 @@ class Source:
         return {"classifier": hash_of_modules([self.classifier.model])}
 
 
-def load_source(given: Any, target: Data, settings: DataSettings, transfer: FromSource, seed: int) -> Source:
+def load_source(given: Any, target: Labels | None, settings: DataSettings, transfer: FromSource) -> Source:
     """Read a source and put it into the target's terms.
 
     Args:
         given: data in any form of :func:`load_data`, a list of several such, a saved classifier or its folder.
-        target: what is transferred to.
+        target: the labels of what is transferred to; None where nobody is to see them.
         settings: of the target's data; how many rows are taken and from which columns says the transfer.
-        seed: of the domain classifier.
 
     Raises:
         DataError: rows that cannot be read.
         SettingError: a label mapping that names no label, or sources of different kinds.
     """
     if (saved := saved_classifier(given)) is not None:
-        return _of_classifier(saved, target, transfer)
+        return _of_classifier(saved, transfer)
     own = replace(
         settings,
         text_column=transfer.source_text_column,
@@ -77,10 +88,10 @@ def load_source(given: Any, target: Data, settings: DataSettings, transfer: From
         raise SettingError("source: expected one label a row in all of the sources, or lists of labels in all")
     names = tuple(dict.fromkeys(name for part in parts for name in part.labels.names))
     found = Labels(names, parts[0].labels.multi_label)
-    labels = target.labels if _alike(found, target.labels) else found
-    sizes = [len(part.train) for part in parts]
+    labels = target if target is not None and _alike(found, target) else found
+    sizes = tuple(len(part.train) for part in parts)
     data = _joined([_relabelled(part, labels) for part in parts], labels)
-    return Source(data.name, labels, data, weights=_weights(sizes, data, target, transfer, seed))
+    return Source(data.name, labels, data, sizes=sizes)
 
 
 def saved_classifier(given: Any) -> Classifier | None:
@@ -96,7 +107,7 @@ def saved_classifier(given: Any) -> Classifier | None:
     return own if isinstance(own, Classifier) else None
 
 
-def _of_classifier(saved: Classifier, target: Data, transfer: FromSource) -> Source:
+def _of_classifier(saved: Classifier, transfer: FromSource) -> Source:
     mapping = _checked(transfer.label_mapping, saved.labels.names)
     names = [mapping.get(name, name) for name in saved.labels.names]
     if len(set(names)) < len(names):
@@ -138,7 +149,7 @@ def _relabelled(data: Data, labels: Labels, mapping: Mapping[str, str] = Mapping
             rows = [mapping.get(name, name) for name in rows]
         return Split(old.texts, labels.encode(rows))
 
-    return Data(data.name, labels, **{name: split(old) for name, old in data.splits.items()})
+    return data.with_splits(labels, {name: split(old) for name, old in data.splits.items()})
 
 
 def _joined(parts: Sequence[Data], labels: Labels) -> Data:
@@ -151,7 +162,7 @@ def _joined(parts: Sequence[Data], labels: Labels) -> Data:
         )
         for name in parts[0].splits
     }
-    return Data("+".join(part.name for part in parts), labels, **splits)
+    return replace(parts[0].with_splits(labels, splits), name="+".join(part.name for part in parts))
 
 
 def _weights(sizes: Sequence[int], data: Data, target: Data, transfer: FromSource, seed: int) -> np.ndarray | None:
@@ -160,5 +171,5 @@ def _weights(sizes: Sequence[int], data: Data, target: Data, transfer: FromSourc
         wanted = np.array(sizes) ** (1 / transfer.temperature)
         weights *= np.repeat(wanted / wanted.sum() * sum(sizes) / np.array(sizes), sizes)
     if transfer.target_like:
-        weights *= domain_odds(data.train.texts, target.train.texts, seed)
+        weights *= domain_odds(data.train.texts, target.unlabelled or target.train.texts, seed)
     return None if (weights == 1).all() else (weights / weights.mean()).astype(np.float32)

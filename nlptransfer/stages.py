@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,20 +14,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nlptransfer import metrics, processes
-from nlptransfer.batching import Rows, compute, predict_logits
+from nlptransfer.adaptation import LabelFree
+from nlptransfer.batching import Examples, Rows, compute, predict_logits
+from nlptransfer.choosing import Evidence, choose
 from nlptransfer.classifier import to_probabilities
-from nlptransfer.data import Data
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.heads import last_inputs, relabel, standing_in, text_vectors
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import SOURCE, TARGET, LabelLoss, class_weights
+from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
 from nlptransfer.optimization import TrainingSettings
+from nlptransfer.pretraining import Pretrain, language_texts
 from nlptransfer.route import Built, Route
-from nlptransfer.similarity import linear_cka, proxy_a_distance
+from nlptransfer.similarity import domain_odds, linear_cka, proxy_a_distance
 from nlptransfer.solver import Head
 from nlptransfer.solving import Features, HeadTask
-from nlptransfer.training import Examples, train
-from nlptransfer.transfer import Learner, Stage, Transfer
+from nlptransfer.task import Task
+from nlptransfer.training import train
+from nlptransfer.transfer import FROM_SOURCE, Learner, Stage, Transfer
 
 log = logging.getLogger("nlptransfer")
 
@@ -38,40 +40,6 @@ COMPARED_ROWS = 256
 CHECKPOINTS = "checkpoints"
 
 State = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One side of a transfer: its rows, what they cost, and how outputs for them are judged."""
-
-    data: Data
-    criterion: LabelLoss
-    judge: Callable[[np.ndarray, np.ndarray], float]
-    """(targets, logits) -> score, higher is better"""
-    weights: np.ndarray | None = None
-    """(training rows,) float32, what each counts besides its class; None: all 1"""
-    has_copies: bool = False
-    """whether altered copies of its rows are among the training rows"""
-
-    @classmethod
-    def of(cls, data: Data, settings: TrainingSettings, weights: np.ndarray | None = None) -> "Task":
-        """A task in the settings of a training.
-
-        Raises:
-            SettingError: a class weight or a metric that makes no sense for these labels.
-        """
-        of_classes = class_weights(settings.class_weights, data.labels, data.train.targets)
-        judge = _judge(data.labels, settings.metric_for_best_model)
-        return cls(data, LabelLoss(data.labels, of_classes, settings.label_smoothing), judge, weights)
-
-    def majority_score(self) -> float | None:
-        """The validation score of the most frequent label for every row; None where there is nothing to tell."""
-        data = self.data
-        if not len(data.validation) or data.labels.multi_label or len(set(data.train.targets.tolist())) < 2:
-            return None
-        counts = np.bincount(data.train.targets, minlength=data.labels.num_labels)
-        logits = np.tile(np.log(counts + 1e-9).astype(np.float32), (len(data.validation), 1))
-        return self.judge(data.validation.targets, logits)
 
 
 @dataclass(frozen=True)
@@ -88,6 +56,28 @@ class Learnt:
     """before and after the target was learnt, by role"""
     record: dict[str, Any]
     """how far the weights went, and how alike both sides are"""
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One of the ways to go through a stage."""
+
+    route: Route
+    transfer: Transfer | None
+    """None: not at all"""
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What tells it from the others."""
+        own: Mapping[str, Any] = {"adapted": False} if self.transfer is None else self.transfer.chosen
+        return {name: getattr(self.route, name) for name in self.route.varied} | dict(own)
+
+    @property
+    def label(self) -> str:
+        return "_".join(f"{name}{value}" for name, value in self.named.items()) or "adapted"
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.named.items()) or "adapted"
 
 
 @dataclass
@@ -123,6 +113,10 @@ class Course:
     """theta_s, where the target is learnt after the source"""
     layers_before: list[np.ndarray] = field(default_factory=list)
     """what each layer makes of some of the target's texts at theta_s"""
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """for the model as it is, where choices are made without labels"""
+    odds: np.ndarray | None = None
+    """(training and validation rows,) how much likelier each labelled text is in the target, where that is asked"""
 
     def take(self) -> Learnt:
         """Go through all stages."""
@@ -130,7 +124,7 @@ class Course:
         found: dict[str, dict[str, Any]] = {}
         held_out = None
         for stage in stages:
-            if stage.roles == (TARGET,) and (found or self.learnt_before):
+            if stage.roles == (TARGET,) and (FROM_SOURCE.name in found or self.learnt_before):
                 self._leave_source()
             elif stage.roles == (TARGET, SOURCE) and not self.agree:
                 self.source_head = self._second_head()
@@ -159,33 +153,56 @@ class Course:
     def _stage(self, stage: Stage, last: bool) -> dict[str, Any]:
         """Train or solve; of several variants of the route the best on validation is kept."""
         route, asked = self.transfer.at(stage, self.route, self.asked)
+        self.transfer.prepare(stage, route, self.built.model)
+        if stage.learns == "language":
+            self.settings[stage.name] = asked
+            return self._once(stage, _Way(route, self.transfer), asked, [stage.name], keep=True)
         largest = max((self.tasks[role].data for role in stage.roles), key=lambda data: len(data.train))
         chosen = {name: value for name, value in route.defaults(largest).items() if getattr(asked, name) is None}
         settings = self.settings[stage.name] = replace(asked, **chosen)
-        model, variants = self.built.model, route.variants(self.built.model)
-        parts = [] if last else [stage.name]
-        if len(variants) == 1:
-            return self._once(stage, variants[0], settings, parts, keep=not last)
+        model, parts = self.built.model, [] if last else [stage.name]
+        ways = [_Way(variant, own) for variant in route.variants(model) for own in self.transfer.candidates(stage)]
+        if len(ways) == 1:
+            fitted = self._once(stage, ways[0], settings, parts, keep=not last)
+            self.evidence = fitted.get("evidence", self.evidence)
+            return fitted
         start = _copied(route.state(model))
-        curve: list[dict[str, Any]] = []
-        best: tuple[dict[str, Any], State, Route] | None = None
-        for variant in variants:
+
+        def take(way: _Way) -> dict[str, Any]:
             model.load_state_dict(start, strict=False)
-            named = {name: getattr(variant, name) for name in variant.varied}
-            label = "_".join(f"{name}{value}" for name, value in named.items())
-            fitted = self._once(stage, variant, settings, [*parts, label], keep=True)
-            curve.append({**named, **{name: fitted[name] for name in ("best_score", "seconds", "examples")}})
-            log.info("%s: validation score %.4f", ", ".join(f"{k}={v}" for k, v in named.items()), fitted["best_score"])
-            if best is None or fitted["best_score"] > best[0]["best_score"]:
-                best = {**fitted, "chosen": named}, _copied(route.state(model)), variant
-        assert best is not None
-        model.load_state_dict(best[1], strict=False)
-        best[2].freeze(model)
-        spent = {name: sum(one[name] for one in curve) for name in ("seconds", "examples")}
-        return {**best[0], **spent, "curve": curve}
+            return self._once(stage, way, settings, [*parts, way.label], keep=True)
+
+        found = [take(way) for way in ways]
+        best = self._best(stage, ways, found)
+        told = ("best_score", "evidence", "seconds", "examples")
+        curve = [
+            {**way.named, **{name: one[name] for name in told if one.get(name) is not None}}
+            for way, one in zip(ways, found, strict=True)
+        ]
+        # As it was kept: not all of them fit into memory side by side.
+        fitted = take(ways[best])
+        ways[best].route.freeze(model)
+        self.evidence = fitted.get("evidence", self.evidence)
+        spent = {name: sum(one[name] for one in found) for name in ("seconds", "examples")}
+        return {**fitted, **spent, "chosen": ways[best].named, "curve": curve}
+
+    def _best(self, stage: Stage, ways: Sequence["_Way"], found: Sequence[Mapping[str, Any]]) -> int:
+        """The place of the way that is kept: by its validation score, or without a label of the target."""
+        if not self.transfer.judged_without_labels(stage):
+            for way, one in zip(ways, found, strict=True):
+                log.info("%s: validation score %.4f", way, one["best_score"])
+            return max(range(len(ways)), key=lambda place: found[place]["best_score"])
+        evidence = [Evidence(**one["evidence"]) for one in found]
+        own = cast(LabelFree, next(way.transfer for way in ways if way.transfer is not None))
+        names = self.tasks[stage.roles[0]].data.labels.names
+        best = choose(evidence, own.choose_by, names, whatever_shift=own.allow_label_shift)
+        for way, given in zip(ways, evidence, strict=True):
+            log.info("%s: information %.4f, risk %.4f", way, given.information, given.risk)
+        log.info("%s: kept, chosen by %s", ways[best], own.choose_by)
+        return best
 
     def _once(
-        self, stage: Stage, route: Route, settings: TrainingSettings, parts: Sequence[str], *, keep: bool
+        self, stage: Stage, way: "_Way", settings: TrainingSettings, parts: Sequence[str], *, keep: bool
     ) -> dict[str, Any]:
         """Fit, or go on from where the same was finished before.
 
@@ -193,30 +210,74 @@ class Course:
             parts: of the name of the checkpoints' folder.
             keep: whether what is learnt is kept for a resume when something else follows.
         """
+        if way.transfer is None:
+            return {"evidence": self.evidence, "seconds": 0.0, "examples": 0}
         folder = self.folder / "_".join([CHECKPOINTS, *parts])
         done = folder / "finished"
         if keep and (done / "fitted.json").exists():
             self.built.model.load_state_dict(load_file(done / "state.safetensors"), strict=False)
             return read_json(done / "fitted.json")
-        fitted = self._fit_twice_if_collapsed(stage, route, settings, folder)
-        if keep and processes.is_main():
+        fits = {"language": self._learn_language, "head": self._solve_head}
+        fitted = fits.get(stage.learns, self._fit_twice_if_collapsed)(stage, way, settings, folder)
+        if self.transfer.judged_without_labels(stage):
+            fitted["evidence"] = asdict(self._evidence(stage, fitted.get("validation_logits")))
+        if keep:
             fitted.pop("validation_logits", None)
+        if keep and processes.is_main():
             with atomic_folder(done) as new:
-                save_file(_copied(route.state(self.built.model)), new / "state.safetensors")
+                save_file(_copied(way.route.state(self.built.model)), new / "state.safetensors")
                 write_json(new / "fitted.json", fitted)
         processes.wait()
         return fitted
 
+    def _evidence(self, stage: Stage, held_out: np.ndarray | None) -> Evidence:
+        """What tells of the model as it is, without a label of the target.
+
+        Args:
+            held_out: validation logits, where the model has learnt from these rows by now.
+        """
+        task, texts = self.tasks[stage.roles[0]], self.tasks[UNLABELLED].data.train.texts
+        validation, model = task.data.validation, self.built.model
+        rows_of = partial(self.route.rows, model, self.built.tokenizer, share=True)
+        if held_out is None:
+            held_out = predict_logits(model, rows_of(validation.texts), share=True)
+        unlabelled = predict_logits(model, rows_of(texts), share=True)
+        if self.odds is None:
+            own = [*task.data.train.texts, *validation.texts]
+            same = stage.roles[0] == TARGET
+            self.odds = np.ones(len(own)) if same else domain_odds(own, texts, self._seed())
+        weights = self.odds[-len(validation) :]
+        return Evidence.of(task.data.labels, held_out, validation.targets, weights, unlabelled)
+
+    def _learn_language(
+        self, stage: Stage, way: "_Way", settings: TrainingSettings, checkpoints: Path
+    ) -> dict[str, Any]:
+        own = cast(Pretrain, next(part for part in self.transfer.parts if stage in part.stages))
+        target, *others = (task.data for task in self.tasks.values())
+        texts = language_texts(target, others, self._seed())
+        return own.learn(way.route, self.built, texts, settings, checkpoints)
+
+    def _solve_head(self, stage: Stage, way: "_Way", settings: TrainingSettings, checkpoints: Path) -> dict[str, Any]:
+        """Solve the last layer on what the rest of the model gives as it is."""
+        started, role, model = time.perf_counter(), stage.roles[0], self.built.model
+        task = self.tasks[role]
+        texts = task.data.train.texts, task.data.validation.texts
+        rows = [way.route.rows(model, self.built.tokenizer, some, share=True) for some in texts]
+        train, validation = (_represent(model, self._head(), some) for some in rows)
+        held_out = Features(validation, task.data.validation.targets)
+        solved = self._solve(stage, way, {role: task}, {role: train}, held_out)
+        return solved | {"seconds": time.perf_counter() - started, "examples": len(train) + len(validation)}
+
     def _fit_twice_if_collapsed(
-        self, stage: Stage, route: Route, settings: TrainingSettings, folder: Path
+        self, stage: Stage, way: "_Way", settings: TrainingSettings, folder: Path
     ) -> dict[str, Any]:
         """Train; where the validation score is no better than one label for all rows, once more at a lower rate.
 
         The better of the two is kept, of equals the second.
         """
-        model = self.built.model
+        model, route = self.built.model, way.route
         start = {} if route.is_solved else _copied(route.state(model))
-        fitted = self._fit(stage, route, settings, folder)
+        fitted = self._fit(stage, way, settings, folder)
         score, rate = fitted.get("best_score"), settings.learning_rate
         majority = self.tasks[stage.roles[0]].majority_score()
         if route.is_solved or score is None or majority is None or rate is None or score > majority:
@@ -232,7 +293,7 @@ class Course:
         first = _copied(route.state(model))
         model.load_state_dict(start, strict=False)
         retried = folder.with_name(f"{folder.name}_retried")
-        again = self._fit(stage, route, replace(settings, learning_rate=lower), retried)
+        again = self._fit(stage, way, replace(settings, learning_rate=lower), retried)
         kept, other, others_rate = (again, fitted, rate)
         if again["best_score"] < score:
             model.load_state_dict(first, strict=False)
@@ -240,18 +301,23 @@ class Course:
         both = {name: kept[name] + other[name] for name in ("seconds", "examples")}
         return {**kept, **both, "collapsed": {"learning_rate": others_rate, "history": other["history"]}}
 
-    def _fit(self, stage: Stage, route: Route, settings: TrainingSettings, checkpoints: Path) -> dict[str, Any]:
+    def _fit(self, stage: Stage, way: "_Way", settings: TrainingSettings, checkpoints: Path) -> dict[str, Any]:
         """Train the model in place; returns what is worth recording, the seconds and rows seen among it."""
         model, tasks = self.built.model, {role: self.tasks[role] for role in stage.roles}
-        judged = tasks[stage.roles[0]]
+        judged, route, transfer = tasks[stage.roles[0]], way.route, cast(Transfer, way.transfer)
         started = time.perf_counter()
         texts = [task.data.train.texts for task in tasks.values()]
-        learner, (*rows, validation) = route.learning(model, self.built.tokenizer, *texts, judged.data.validation.texts)
+        watched = judged.data.validation
+        if stage.learns == "representation" or (UNLABELLED in tasks and not route.is_solved):
+            # Nothing tells of an epoch without a head, and the one that is best for the source need not be so for the
+            # target: the last one is taken.
+            watched = watched.take([])
+        learner, (*rows, validation) = route.learning(model, self.built.tokenizer, *texts, watched.texts)
         learnt = dict(zip(tasks, rows, strict=True))
         inputs = {role: route.head_inputs(learner, own) for role, own in learnt.items()}
         if inputs[stage.roles[0]] is not None:
-            held_out = Features(cast(Any, route.head_inputs(learner, validation)), judged.data.validation.targets)
-            solved = self._solve(stage, route, tasks, cast(dict[str, np.ndarray], inputs), held_out)
+            held_out = Features(cast(Any, route.head_inputs(learner, validation)), watched.targets)
+            solved = self._solve(stage, way, tasks, cast(dict[str, np.ndarray], inputs), held_out)
             if route.is_solved:
                 seen = sum(map(len, rows)) + len(validation)
                 return solved | {"seconds": time.perf_counter() - started, "examples": seen}
@@ -265,25 +331,27 @@ class Course:
             },
             taught=self._taught(learner),
             represent=partial(_represent, learner, route.head(cast(Any, learner))),
+            classify=partial(predict_logits, learner, share=True),
             source_head=self.source_head,
         )
-        examples, targets = self.transfer.examples(stage, given), judged.data.validation.targets
+        examples, targets = transfer.examples(stage, given), watched.targets
         report = train(
-            self.transfer.objective(stage, given),
+            transfer.objective(stage, given),
             examples[stage.roles[0]],
             Examples(validation, targets),
             partial(judged.judge, targets),
             settings,
             checkpoints,
             route.paces(model),
-            examples[SOURCE] if len(stage.roles) > 1 else None,
+            examples[stage.roles[1]] if len(stage.roles) > 1 else None,
+            (stage.roles[0], stage.roles[-1]),
         )
         return asdict(replace(report, seconds=report.seconds + prepared))
 
     def _solve(
         self,
         stage: Stage,
-        route: Route,
+        way: "_Way",
         tasks: Mapping[str, Task],
         inputs: Mapping[str, np.ndarray],
         held_out: Features,
@@ -304,8 +372,8 @@ class Course:
             )
             for role, task in tasks.items()
         }
-        if route.is_solved:
-            solved = self.transfer.solve(stage, found, self._source_solution(head))
+        if way.route.is_solved or stage.learns == "head":
+            solved = cast(Transfer, way.transfer).solve(stage, found, self._source_solution(head))
         else:
             solved = found[stage.roles[0]].choose(refit=False)
         weight, bias = processes.from_main(solved.head)
@@ -357,6 +425,7 @@ class Course:
 
     def _layers(self, role: str) -> list[np.ndarray]:
         """What each layer makes of some training texts of a role, as the model is now."""
+        role = UNLABELLED if role == TARGET and TARGET not in self.tasks else role
         if role not in self.tasks:
             return []
         texts = self.tasks[role].data.train.texts
@@ -395,18 +464,8 @@ class Course:
         return self.asked.seed if self.asked.init_seed is None else self.asked.init_seed
 
 
-def _judge(labels: Labels, metric: str | None) -> Callable[[np.ndarray, np.ndarray], float]:
-    name = metrics.known_score(metric or metrics.default_metric(labels), labels)
-    sign = 1.0 if metrics.higher_is_better(name) else -1.0
-
-    def judge(targets: np.ndarray, logits: np.ndarray) -> float:
-        return sign * metrics.score(targets, to_probabilities(logits, labels), labels, resamples=0)[name]
-
-    return judge
-
-
 def _represent(learner: nn.Module, head: nn.Linear, rows: Rows) -> np.ndarray:
-    """(rows, width) float32: what the last layer takes; all processes call this together."""
+    """(texts, width) float32: what the last layer takes; all processes call this together."""
     with last_inputs(head) as seen:
 
         def taken(batch: dict[str, Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nlptransfer.comparison import Comparison
+    from nlptransfer.domains import Closed
     from nlptransfer.experiment import Experiment
 
 TextColumn = Annotated[str | None, typer.Option(help="column of the texts; found by itself when unambiguous")]
@@ -59,6 +60,34 @@ def show_gains(found: Sequence[Mapping[str, Any]]) -> None:
             str(row["seeds"]),
             row["verdict"],
         )
+    _console().print(table)
+
+
+def show_closed(found: Mapping[str, Sequence["Closed"]]) -> None:
+    """The table of what strategies close of the gap between domains.
+
+    Args:
+        found: by what the route is called.
+    """
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("route")
+    table.add_column("strategy")
+    for name in ("accuracy", "gain (95%)", "of the gap (95%)", "adapted"):
+        table.add_column(name, justify="right")
+    for route, rows in found.items():
+        for row in rows:
+            compared = row.transfer not in ("source only", "oracle")
+            share = f"{row.share:.0%} [{row.share_interval[0]:.0%}, {row.share_interval[1]:.0%}]"
+            table.add_row(
+                route,
+                row.transfer,
+                f"{row.accuracy:.3f}",
+                "" if row.transfer == "source only" else _gain({"gain": row.gain, "interval": row.interval}),
+                share if compared else "",
+                f"{row.adapted} of {len(row.pairs)}" if compared else "",
+            )
     _console().print(table)
 
 
@@ -147,4 +176,6 @@ def show_runs(runs: Sequence["Experiment"]) -> None:
 
 def _transfer_cells(record: Mapping[str, Any]) -> tuple[str, str, str]:
     name, verdict = record.get("transfer", {}).get("name", "direct"), record.get("verdict")
-    return (name, "", "not asked for") if verdict is None else (name, _gain(verdict), verdict["verdict"])
+    if verdict is None:
+        return name, "", "no labels" if record.get("transfer", {}).get("label_free") else "not asked for"
+    return name, _gain(verdict), verdict["verdict"]

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nlptransfer import arithmetic, processes
-from nlptransfer.batching import Rows, compute, endless_batches
+from nlptransfer.batching import Examples, compute, endless_batches, rows_of_texts, tokens_of_texts
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.objectives import SOURCE, TARGET, Judged, Objective
@@ -35,17 +35,6 @@ TOGETHER = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI
 """How processes may work together beside sharded weights: each has all of them."""
 LOSS_CHECK_STEPS = 10
 """The loss is read, shown and checked for NaN every so many steps: reading it makes a GPU wait."""
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Rows and what they should come out as."""
-
-    rows: Rows
-    targets: np.ndarray
-    """(rows,) int64, or (rows, labels) float32"""
-    weights: np.ndarray | None = None
-    """(rows,) float32, what each row counts besides its class; None: all 1"""
 
 
 @dataclass
@@ -65,7 +54,7 @@ class TrainingReport:
     seconds: float = 0.0
     """time spent, validation included, over all resumes"""
     examples: int = 0
-    """training rows seen, each epoch anew"""
+    """training texts seen, each epoch anew"""
     rows_per_pass: int = 0
     """rows of one forward pass on one process; fewer than asked where memory ran out"""
     rehearsed: int = 0
@@ -84,7 +73,8 @@ def train(
     settings: TrainingSettings,
     checkpoints: Path,
     paces: Mapping[str, Pace] | None = None,
-    source: Examples | None = None,
+    beside: Examples | None = None,
+    roles: tuple[str, str] = (TARGET, SOURCE),
 ) -> TrainingReport:
     """Minimise the objective over the examples; leave the best epoch's weights in the model.
 
@@ -99,16 +89,17 @@ def train(
         settings: with no None left among epochs, rate and batch size.
         checkpoints: folder for what a resume needs, shared by all processes; a checkpoint in it is gone on with.
         paces: of the parameters that learn slower or later than the others, by their names in the model.
-        source: rows of the role "source": each step takes a batch of either role, an epoch passes over the larger of
+        beside: rows of a second role: each step takes a batch of either role, an epoch passes over the larger of
             both, and the smaller comes again and again, in a new order each time.
+        roles: of ``examples``, and of ``beside``.
 
     Raises:
         SettingError: a setting that makes no sense or does not fit the machine.
         TrainingError: no rows, nothing that learns, or a loss or score that is not a number.
         RunFolderError: the checkpoint was written by another number of processes.
     """
-    roles = {TARGET: examples} | ({} if source is None else {SOURCE: source})
-    return _Loop(objective, roles, validation, judge, settings, checkpoints, paces or {}).run()
+    given = {roles[0]: examples} | ({} if beside is None else {roles[1]: beside})
+    return _Loop(objective, given, validation, judge, settings, checkpoints, paces or {}).run()
 
 
 class _Loop:
@@ -129,18 +120,20 @@ class _Loop:
         settings.check()
         if not all(len(examples.rows) for examples in roles.values()):
             raise TrainingError("expected training rows, found none")
-        self.settings, self.roles, self.validation = settings, roles, validation
-        self.judge, self.checkpoints = judge, checkpoints
+        self.settings, self.validation, self.judge, self.checkpoints = settings, validation, judge, checkpoints
+        # A step is of so many texts, with all their windows: else what a step weighs would depend on their number.
+        self.roles = {role: examples.by_row for role, examples in roles.items()}
+        self.texts = {role: tokens_of_texts(examples.rows) for role, examples in roles.items()}
         self.epochs, self.rate = settings.num_train_epochs, settings.learning_rate
         self.accelerator = _accelerator(settings, checkpoints.parent)
         self.micro_rows = settings.per_device_train_batch_size * self.accelerator.num_processes
         self.step_rows = self.micro_rows * settings.gradient_accumulation_steps
-        self.epoch_steps = max(math.ceil(len(examples.rows) / self.step_rows) for examples in roles.values())
+        self.epoch_steps = max(math.ceil(len(tokens) / self.step_rows) for tokens in self.texts.values())
         self.steps = self.epochs * self.epoch_steps
-        self.lengths = {role: examples.rows.lengths for role, examples in roles.items()}
+        self.lengths = {role: examples.rows.lengths for role, examples in self.roles.items()}
         device = self.accelerator.device
         objective.to(device)
-        self.row_weights = {role: _row_weights(objective, role, examples, device) for role, examples in roles.items()}
+        self.row_weights = {role: _row_weights(objective, role, own, device) for role, own in self.roles.items()}
         self.plain = objective
         if self.accelerator.is_fsdp2 and not objective.can_be_sharded:
             raise SettingError("l2_sp: expected whole weights on every process, found shards: leave out --use_fsdp")
@@ -185,10 +178,10 @@ class _Loop:
         data_seed = settings.seed if settings.data_seed is None else settings.data_seed
         first = report.epoch * self.epoch_steps
         plan = [
-            dict(zip(self.roles, rows, strict=True))
-            for rows in zip(
+            dict(zip(self.roles, texts, strict=True))
+            for texts in zip(
                 *(
-                    endless_batches(self.lengths[role], self.step_rows, data_seed, first, self.epoch_steps)
+                    endless_batches(self.texts[role], self.step_rows, data_seed, first, self.epoch_steps)
                     for role in self.roles
                 ),
                 strict=True,
@@ -197,10 +190,10 @@ class _Loop:
         self.objective.train()
         started = time.perf_counter()
         waiting: list[Tensor] = []
-        for rows in plan[report.batch :]:
-            waiting.append(self._step(rows))
+        for texts in plan[report.batch :]:
+            waiting.append(self._step({role: rows_of_texts(self.roles[role].rows, own) for role, own in texts.items()}))
             report.step, report.batch = report.step + 1, report.batch + 1
-            report.examples += sum(map(len, rows.values()))
+            report.examples += sum(map(len, texts.values()))
             last, save = report.batch == len(plan), report.step % settings.save_steps == 0
             show(None)
             if last or save or len(waiting) == LOSS_CHECK_STEPS:
@@ -266,24 +259,36 @@ class _Loop:
             rows: of each role.
             meet: whether the gradients of all processes are averaged.
         """
-        passes = [
-            (role, places[start : start + self.micro_rows])
-            for role, places in rows.items()
-            for start in range(0, len(places), self.micro_rows)
-        ]
+        passes = self._passes(rows)
         total = {role: float(self.row_weights[role][places].sum()) for role, places in rows.items()}
         loss = torch.zeros((), device=self.accelerator.device)
-        for number, (role, places) in enumerate(passes, start=1):
+        for number, some in enumerate(passes, start=1):
             waits = meet and number < len(passes)
             with self.accelerator.no_sync(self.objective) if waits else nullcontext():
-                part = self._pass(self.objective if meet else self.trained, role, places, total[role])
+                given = {role: self._given(role, places, total[role]) for role, places in some.items()}
+                inputs, judged = ({role: pair[part] for role, pair in given.items()} for part in (0, 1))
+                objective = self.objective if meet else self.trained
+                part = objective(inputs, judged) if self.plain.together else objective(*given[next(iter(some))])
                 # Processes' gradients are averaged, and the loss is a sum over all rows.
                 self.accelerator.backward(part * self.accelerator.num_processes)
             loss += part.detach()
         return loss
 
-    def _pass(self, objective: torch.nn.Module, role: str, places: np.ndarray, total: float) -> Tensor:
-        """This process's share of the loss of one pass over the rows of one role."""
+    def _passes(self, rows: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """The rows of a step by forward pass: of one role each, or of all roles in as many parts."""
+        if self.plain.together:
+            parts = max(math.ceil(len(places) / self.micro_rows) for places in rows.values())
+            parts = min(parts, *map(len, rows.values()))
+            split = {role: np.array_split(places, parts) for role, places in rows.items()}
+            return [{role: split[role][part] for role in rows} for part in range(parts)]
+        return [
+            {role: places[start : start + self.micro_rows]}
+            for role, places in rows.items()
+            for start in range(0, len(places), self.micro_rows)
+        ]
+
+    def _given(self, role: str, places: np.ndarray, total: float) -> tuple[dict[str, Tensor], Judged]:
+        """What this process takes of some rows of one role in a forward pass, and how they are judged."""
         device, examples = self.accelerator.device, self.roles[role]
         mine = places[self.accelerator.process_index :: self.accelerator.num_processes]
         # Where a process has no row left it still takes part, with a row that weighs nothing.
@@ -292,7 +297,7 @@ class _Loop:
         targets = torch.from_numpy(examples.targets[share]).to(device)
         weights = None if examples.weights is None else torch.from_numpy(examples.weights[share]).to(device)
         progress = self.report.step / self.steps
-        return objective(inputs, Judged(targets, total if len(mine) else math.inf, weights, role, progress))
+        return inputs, Judged(targets, total if len(mine) else math.inf, weights, role, progress)
 
     def _halve(self, error: torch.OutOfMemoryError | None) -> None:
         """Take half as many rows in one forward pass from here on, and twice as many passes: the same step.
@@ -353,7 +358,7 @@ class _Loop:
 
     def _validate(self, loss: float) -> None:
         report = self.report
-        entry = {"epoch": report.epoch, "loss": loss, "learning_rate": self._rate()}
+        entry = {"epoch": report.epoch, "loss": loss, "learning_rate": self._rate(), **self.trained.notes()}
         report.history.append(entry)
         if not len(self.validation.rows):
             report.best_epoch = report.epoch
@@ -489,9 +494,11 @@ def _saved(checkpoints: Path) -> list[Path]:
 
 
 def learnt_state(module: torch.nn.Module) -> dict[str, Tensor]:
-    """What training changes: all of the state but frozen parameters (running means count)."""
-    frozen = {name for name, value in module.named_parameters(remove_duplicate=False) if not value.requires_grad}
-    return {name: value for name, value in module.state_dict().items() if name not in frozen}
+    """What training changes: all of the state but frozen parameters (running means count); what has two names, once."""
+    every = dict(module.named_parameters(remove_duplicate=False))
+    first = dict(module.named_parameters())
+    left = {name for name, value in every.items() if name not in first or not value.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name not in left}
 
 
 def _sharded_as(like: Tensor, whole: Tensor) -> Tensor:

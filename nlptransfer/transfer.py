@@ -1,27 +1,22 @@
-"""The strategies: how knowledge reaches the target. Each is a list of stages, and a stage is data and an objective."""
+"""What a strategy is: how knowledge reaches the target, as a list of stages; a stage is data and an objective."""
 
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from nlptransfer.batching import Rows, TaughtRows
+from nlptransfer.batching import Examples, Rows
 from nlptransfer.errors import SettingError, nearest
-from nlptransfer.objectives import SOURCE, TARGET, LabelLoss, Objective, Relational, TowardsSource
-from nlptransfer.objectives import Joint as JointLoss
+from nlptransfer.objectives import SOURCE, TARGET, LabelLoss, Objective
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route
 from nlptransfer.settings import check, convert, fields_of
 from nlptransfer.solver import Head
-from nlptransfer.solving import HeadTask, Solved, share_weights
-from nlptransfer.training import Examples
-
-KEPT_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
-"""Shares of the features that Select tries."""
+from nlptransfer.solving import HeadTask, Solved
 
 
 @dataclass(frozen=True)
@@ -32,6 +27,9 @@ class Stage:
     """of its checkpoints and in the record"""
     roles: tuple[str, ...]
     """the first one is judged, on its validation rows"""
+    learns: Literal["model", "representation", "head", "language"] = "model"
+    """what the route lets learn; that without the last layer, so that no score tells of it; the last layer alone, which
+    is solved; or the model's language, without any label"""
 
 
 FROM_SOURCE, ON_TARGET = Stage("source", (SOURCE,)), Stage("target", (TARGET,))
@@ -52,7 +50,9 @@ class Learner:
     taught: Mapping[str, Tensor]
     """parameters that bring something from the stage before, by name; not copies"""
     represent: Callable[[Rows], np.ndarray]
-    """rows -> (rows, width): what the last layer takes of them, as the model is now"""
+    """rows -> (texts, width): what the last layer takes of them, as the model is now"""
+    classify: Callable[[Rows], np.ndarray]
+    """rows -> (texts, labels): logits, as the model is now"""
     source_head: nn.Linear | None = None
     """for the source's labels, where they are others than the target's"""
 
@@ -75,6 +75,36 @@ class Transfer(ABC):
 
     name: ClassVar[str]
     stages: ClassVar[tuple[Stage, ...]]
+    needs_source: ClassVar[bool] = False
+    takes_source: ClassVar[bool] = False
+    takes_unlabelled: ClassVar[bool] = False
+    """whether it learns from texts of the target that have no labels"""
+    needs_unlabelled: ClassVar[bool] = False
+    """whether it cannot do without them"""
+    is_prelude: ClassVar[bool] = False
+    """whether it makes no classifier, and another strategy comes after it"""
+
+    @property
+    def parts(self) -> tuple["Transfer", ...]:
+        """The strategies that it is put together of, in their order."""
+        return (self,)
+
+    @property
+    def label_free(self) -> bool:
+        """Whether no label of the target is looked at."""
+        return False
+
+    def __rshift__(self, after: "Transfer") -> "Transfer":
+        """This strategy, then the other one on the model that it leaves.
+
+        Raises:
+            SettingError: the first one makes a classifier already.
+        """
+        return Chain((*self.parts, *after.parts))
+
+    def beside(self, has_source: bool) -> "Transfer":
+        """The strategy as it is where there is a source, or none."""
+        return self
 
     def check(self) -> None:
         """Raise a SettingError for a value that makes no sense."""
@@ -88,6 +118,10 @@ class Transfer(ABC):
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
         """The settings of a stage."""
         return route, training
+
+    def prepare(self, stage: Stage, route: Route, model: PreTrainedModel) -> None:
+        """Give the model the shape that it has from a stage on, also where the stage itself is done already."""
+        return None
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         """What the loop minimises in a stage."""
@@ -106,18 +140,116 @@ class Transfer(ABC):
         """
         return tasks[stage.roles[0]].choose()
 
+    def judged_without_labels(self, stage: Stage) -> bool:
+        """Whether the model is looked at after a stage for a choice that sees no label of the target."""
+        return False
+
+    def candidates(self, stage: Stage) -> Sequence["Transfer | None"]:
+        """The ways to go through a stage that are chosen from; None: not at all. The first one does not adapt."""
+        return [self]
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """What tells a candidate from the others."""
+        return {}
+
 
 @dataclass(frozen=True)
-class Direct(Transfer):
-    """No source: min Lt. What all other strategies are measured beside."""
+class Chain(Transfer):
+    """Strategies one after the other on the same model."""
 
-    name: ClassVar[str] = "direct"
-    stages: ClassVar[tuple[Stage, ...]] = (ON_TARGET,)
+    chained: tuple[Transfer, ...]
+
+    def __post_init__(self) -> None:
+        *first, last = self.chained
+        for part in first:
+            if not part.is_prelude:
+                raise SettingError(
+                    f"{part.name} >> {last.name}: expected something before that makes no classifier, as pretrain, "
+                    f"found {part.name}: {last.name} would forget it"
+                )
+        names = [part.name for part in self.chained]
+        check(len({*names}) == len(names), "transfer", " >> ".join(names), "each strategy at most once")
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return " >> ".join(part.name for part in self.chained)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:  # type: ignore[override]
+        return tuple(stage for part in self.chained for stage in part.stages)
+
+    @property
+    def parts(self) -> tuple[Transfer, ...]:
+        return self.chained
+
+    @property
+    def needs_source(self) -> bool:  # type: ignore[override]
+        return any(part.needs_source for part in self.chained)
+
+    @property
+    def takes_source(self) -> bool:  # type: ignore[override]
+        return any(part.takes_source for part in self.chained)
+
+    @property
+    def takes_unlabelled(self) -> bool:  # type: ignore[override]
+        return any(part.takes_unlabelled for part in self.chained)
+
+    @property
+    def needs_unlabelled(self) -> bool:  # type: ignore[override]
+        return any(part.needs_unlabelled for part in self.chained)
+
+    @property
+    def is_prelude(self) -> bool:  # type: ignore[override]
+        return self.chained[-1].is_prelude
+
+    @property
+    def label_free(self) -> bool:
+        return self.chained[-1].label_free
+
+    def beside(self, has_source: bool) -> Transfer:
+        return Chain(tuple(part.beside(has_source) for part in self.chained))
+
+    def check(self) -> None:
+        for part in self.chained:
+            part.check()
+
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        for part in self.chained:
+            part.check_fits(route, sides)
+
+    def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
+        return self._owner(stage).at(stage, route, training)
+
+    def prepare(self, stage: Stage, route: Route, model: PreTrainedModel) -> None:
+        self._owner(stage).prepare(stage, route, model)
+
+    def objective(self, stage: Stage, learner: Learner) -> Objective:
+        return self._owner(stage).objective(stage, learner)
+
+    def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
+        return self._owner(stage).examples(stage, learner)
+
+    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+        return self._owner(stage).solve(stage, tasks, source)
+
+    def judged_without_labels(self, stage: Stage) -> bool:
+        return self._owner(stage).judged_without_labels(stage)
+
+    def candidates(self, stage: Stage) -> Sequence[Transfer | None]:
+        # As they are asked, not as parts: a part alone answers for its own stages.
+        return self._owner(stage).candidates(stage)
+
+    def _owner(self, stage: Stage) -> Transfer:
+        return next(part for part in self.chained if stage in part.stages)
 
 
 @dataclass(frozen=True)
 class FromSource(Transfer):
     """What the strategies with a source share."""
+
+    needs_source: ClassVar[bool] = True
+    takes_source: ClassVar[bool] = True
 
     label_mapping: dict[str, str] | None = None
     """the target's name of a label of the source, where they differ: {"pos": "positive"}"""
@@ -165,222 +297,3 @@ class FromSource(Transfer):
         route.check()
         training.check()
         return route, training
-
-
-@dataclass(frozen=True)
-class Copy(FromSource):
-    """theta_t = theta_s: min Ls, judged on the target; no row of the target's is learnt from."""
-
-    name: ClassVar[str] = "copy"
-    stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE,)
-
-    def check_fits(self, route: Route, sides: Sides) -> None:
-        super().check_fits(route, sides)
-        if not sides.agree:
-            raise SettingError(
-                f"transfer=copy: expected the same labels on both sides, found {_listed(sides.source_labels)} in the "
-                f"source and {_listed(sides.target_labels)} in the target: give label_mapping, as in "
-                '{"pos": "positive"}, or take sequential'
-            )
-
-
-@dataclass(frozen=True)
-class Sequential(FromSource):
-    """theta_s = argmin Ls, then min Lt from theta_s on; the last layer is carried over where the labels agree.
-
-    The loop begins at theta_s, and may be held to it by strength / 2 * |theta - theta_s|^2 (L2-SP, Li et al. 2018). A
-    last layer that is solved forgets where it began: min Lt + strength / (2n) * |theta - theta_s|^2, with the strength
-    that scores best on validation.
-    """
-
-    name: ClassVar[str] = "sequential"
-    stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
-
-    l2_sp: float = 0.0
-    """strength of the pull back to what the source has taught"""
-
-    def check(self) -> None:
-        super().check()
-        check(self.l2_sp >= 0, "l2_sp", self.l2_sp, "0 or more")
-
-    def check_fits(self, route: Route, sides: Sides) -> None:
-        super().check_fits(route, sides)
-        if route.is_solved:
-            _same_labels(self, sides)
-            check(self.l2_sp == 0, "l2_sp", self.l2_sp, "0 where the last layer is solved: there validation chooses it")
-
-    def objective(self, stage: Stage, learner: Learner) -> Objective:
-        if stage is FROM_SOURCE or not self.l2_sp:
-            return super().objective(stage, learner)
-        return TowardsSource(learner.module, learner.criteria[TARGET], self.l2_sp, learner.taught)
-
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
-        return tasks[stage.roles[0]].choose(towards=source if stage is ON_TARGET else None)
-
-
-@dataclass(frozen=True)
-class Joint(FromSource):
-    """min alpha * Ls + beta * Lt: a batch of either in each step (Caruana 1997).
-
-    The last layer is shared where the labels agree; else each task has one, and the target's is saved.
-    """
-
-    name: ClassVar[str] = "joint"
-    stages: ClassVar[tuple[Stage, ...]] = (Stage("joint", (TARGET, SOURCE)),)
-
-    alpha: float = 1.0
-    """weight of the source's loss"""
-    beta: float = 1.0
-    """weight of the target's loss"""
-    weighting: Literal["fixed", "scheduled", "size"] = "fixed"
-    """fixed; scheduled: alpha falls to 0 over the training; size: times each side's share of the rows"""
-
-    def check(self) -> None:
-        super().check()
-        for name in ("alpha", "beta"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        check(self.alpha + self.beta > 0, "alpha + beta", 0, "more than 0")
-
-    def check_fits(self, route: Route, sides: Sides) -> None:
-        super().check_fits(route, sides)
-        if not sides.has_rows:
-            raise SettingError("transfer=joint: expected rows of a source, found a saved classifier: take sequential")
-        if route.is_solved:
-            _same_labels(self, sides)
-            check(
-                self.weighting != "scheduled", "weighting", self.weighting, "fixed or size: a solved layer has no steps"
-            )
-
-    def shares(self, rows: Mapping[str, int], progress: float) -> tuple[float, float]:
-        """alpha and beta at a point of the training."""
-        if self.weighting == "scheduled":
-            return self.alpha * (1 - progress), self.beta
-        if self.weighting == "size":
-            total = rows[SOURCE] + rows[TARGET]
-            return self.alpha * rows[SOURCE] / total, self.beta * rows[TARGET] / total
-        return self.alpha, self.beta
-
-    def objective(self, stage: Stage, learner: Learner) -> Objective:
-        rows = {role: len(examples.rows) for role, examples in learner.examples.items()}
-        return JointLoss(
-            learner.module,
-            learner.criteria[TARGET],
-            learner.criteria[SOURCE],
-            partial(self.shares, rows),
-            learner.source_head,
-            learner.last_layer if learner.source_head is not None else None,
-        )
-
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
-        rows = {role: len(task.train) for role, task in tasks.items()}
-        alpha, beta = self.shares(rows, 0.0)
-        others = tasks[SOURCE].train
-        beside = replace(others, weights=share_weights(tasks[SOURCE].criterion, others, alpha))
-        return tasks[TARGET].choose(beside=beside, share=beta)
-
-
-@dataclass(frozen=True)
-class Select(FromSource):
-    """The features of a frozen route that count on the source are those that the target may use.
-
-    A feature counts what the norm of its weights in the source's solved last layer says, features being standardised;
-    what share of them is kept is chosen on the target's validation (Guyon et al. 2002, in one elimination).
-    """
-
-    name: ClassVar[str] = "select"
-    stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
-
-    def check_fits(self, route: Route, sides: Sides) -> None:
-        super().check_fits(route, sides)
-        if not route.is_solved:
-            raise SettingError(
-                f"transfer=select: expected a route with a solved last layer on frozen features, found {route.name}: "
-                "take probe, or word2vec with head_type=linear"
-            )
-
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
-        task = tasks[stage.roles[0]]
-        if stage is FROM_SOURCE or source is None:
-            return task.choose()
-        order = np.argsort(-np.linalg.norm(source[0], axis=0), kind="stable")
-        found: dict[float, Solved] = {}
-        for share in KEPT_SHARES:
-            columns = np.zeros(len(order), dtype=bool)
-            columns[order[: max(1, round(share * len(order)))]] = True
-            solved = task.only(columns).choose()
-            # What rounding has left there must not be multiplied by features in prediction.
-            found[share] = replace(solved, head=(solved.head[0] * columns, solved.head[1]))
-        # Of equals the one with the most features.
-        best = max(found, key=lambda share: (found[share].score, share))
-        scores = {f"{share:g}": solved.score for share, solved in found.items()}
-        return replace(found[best], record={**found[best].record, "kept_features": best, "scores_by_share": scores})
-
-
-@dataclass(frozen=True)
-class Relate(FromSource):
-    """theta_s = argmin Ls, then min Lt + distance * L_D + angle * L_A from theta_s on (RKD, Park et al. 2019).
-
-    L_D and L_A keep the distances and angles between the target's rows as the source's model saw them.
-    """
-
-    name: ClassVar[str] = "relate"
-    stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
-
-    distance_weight: float = 1.0
-    """weight of the pairwise distances"""
-    angle_weight: float = 2.0
-    """weight of the angles of three rows"""
-
-    def check(self) -> None:
-        super().check()
-        for name in ("distance_weight", "angle_weight"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-
-    def check_fits(self, route: Route, sides: Sides) -> None:
-        super().check_fits(route, sides)
-        if route.is_solved:
-            raise SettingError(
-                f"transfer=relate: expected a route that learns a representation, found {route.name} with a solved "
-                "last layer: take full, lora or head_type=mlp"
-            )
-
-    def objective(self, stage: Stage, learner: Learner) -> Objective:
-        if stage is FROM_SOURCE:
-            return super().objective(stage, learner)
-        weights = self.distance_weight, self.angle_weight
-        return Relational(learner.module, learner.criteria[TARGET], *weights, learner.last_layer)
-
-    def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
-        if stage is FROM_SOURCE:
-            return learner.examples
-        # The source's model is frozen: what it makes of the rows is computed once.
-        own = learner.examples[TARGET]
-        return {TARGET: replace(own, rows=TaughtRows(own.rows, learner.represent(own.rows)))}
-
-
-TRANSFERS: dict[str, type[Transfer]] = {kind.name: kind for kind in (Direct, Copy, Sequential, Joint, Select, Relate)}
-"""The strategies, by name."""
-
-
-def transfer_class(name: str) -> type[Transfer]:
-    """The strategy of a name.
-
-    Raises:
-        SettingError: there is none; the nearest is named.
-    """
-    if name not in TRANSFERS:
-        raise SettingError(f"unknown transfer {name!r}: {nearest(name, TRANSFERS)}")
-    return TRANSFERS[name]
-
-
-def _same_labels(transfer: Transfer, sides: Sides) -> None:
-    if not sides.agree:
-        raise SettingError(
-            f"transfer={transfer.name}: a solved last layer on frozen features can only be handed on where the labels "
-            f"agree, found {_listed(sides.source_labels)} in the source and {_listed(sides.target_labels)} in the "
-            "target: give label_mapping, take transfer=select, or a route that learns more: head_type=mlp, lora, full"
-        )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

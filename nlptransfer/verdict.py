@@ -18,9 +18,10 @@ from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.gains import Gain, measure, transfer_gain
 from nlptransfer.labels import Labels
 from nlptransfer.optimization import TrainingSettings
-from nlptransfer.run import Run, claim
+from nlptransfer.run import Run, claim, command, predictions_on_test
 from nlptransfer.solving import are_few
-from nlptransfer.transfer import ON_TARGET, Copy, Direct, Joint
+from nlptransfer.strategies import Copy, Direct, Joint
+from nlptransfer.transfer import ON_TARGET
 
 log = logging.getLogger("nlptransfer")
 
@@ -106,10 +107,8 @@ def gain_of(pairs: Sequence[tuple[Path, Path]], labels: Labels, metric: str) -> 
         DataError: the data has no test rows.
         SettingError: a metric that needs probabilities.
     """
-    with_source, without = (
-        [_test_rows(side, labels, "predicted") for side in sides] for sides in zip(*pairs, strict=True)
-    )
-    return transfer_gain(_test_rows(pairs[0][1], labels), without, with_source, labels, metric)
+    with_source, without = ([predictions_on_test(side, labels) for side in sides] for sides in zip(*pairs, strict=True))
+    return transfer_gain(predictions_on_test(pairs[0][1], labels, "true"), without, with_source, labels, metric)
 
 
 def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwrite: bool) -> None:
@@ -143,7 +142,8 @@ def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwr
             "gate": gate,
             "taken": taken,
         }
-        _take(found[0][taken == "direct"], folder, question, told)
+        asked = f"{command(run)} --verdict --seeds {pairs.seeds}" + (" --gate" if gate else "")
+        _take(found[0][taken == "direct"], folder, question, told, asked)
         log.info("%s: %s", run.transfer.name, said(told))
         if not run.asked.keep_checkpoints:
             for side in (side for pair in found for side in pair):
@@ -188,22 +188,18 @@ def said(told: Mapping[str, Any]) -> str:
     )
 
 
-def _take(side: Path, folder: Path, question: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    """Make a run of the verdict the run itself."""
+def _take(side: Path, folder: Path, question: Mapping[str, Any], told: Mapping[str, Any], asked: str) -> None:
+    """Make a run of the verdict the run itself.
+
+    Args:
+        asked: the command line that asks for the verdict.
+    """
     with atomic_folder(folder / "model") as new:
         shutil.copytree(side / "model", new, dirs_exist_ok=True)
-        note_results(new, {"verdict": dict(told)})
+        note_results(new, {"verdict": dict(told), "command": asked})
     shutil.copyfile(side / "predictions.parquet", folder / "predictions.parquet")
     report = read_json(side / "metrics.json")
     report["transfer"] = {**report.get("transfer", {}), "gain": dict(told)}
     write_json(folder / "metrics.json", report)
     record = read_json(side / "experiment.json")
     write_json(folder / "experiment.json", {**record, "asked": question, "verdict": dict(told)})
-
-
-def _test_rows(folder: Path, labels: Labels, column: str = "true") -> np.ndarray:
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(folder / "predictions.parquet", columns=["split", column]).to_pydict()
-    names = [name for split, name in zip(rows["split"], rows[column], strict=True) if split == "test"]
-    return labels.encode(names)

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils.generic import can_return_tuple
 
 from nlptransfer.segmentation import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, build_tokenizer
@@ -70,6 +71,11 @@ class Word2VecConfig(PreTrainedConfig):
         self.train_vectors = train_vectors
         self.pad_token_id = pad_token_id
         super().__init__(**kwargs)
+
+    @property
+    def only_pools(self) -> bool:
+        """Whether a text is no more to the model than its pooled vectors, which stay as they are."""
+        return self.head != "cnn" and not self.train_vectors
 
 
 class Standardize(nn.Module):
@@ -127,7 +133,8 @@ class PooledBody(nn.Module):
         """(rows, sizes[0]) -> (rows, sizes[-1]) float32: what the last layer is solved on."""
         device = self.standardize.mean.device
         with torch.inference_mode():
-            return self(torch.from_numpy(np.asarray(features, dtype=np.float32)).to(device)).cpu().numpy()
+            # A copy: the cache's own array may not be written, and torch wants one that may.
+            return self(torch.from_numpy(np.array(features, dtype=np.float32)).to(device)).cpu().numpy()
 
 
 class CnnBody(nn.Module):
@@ -282,7 +289,7 @@ def pool(vectors: Tensor, known: Tensor, pooling: Sequence[str]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def make_tokenizer(words: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
+def make_tokenizer(words: Sequence[str], max_length: int = VERY_LARGE_INTEGER) -> PreTrainedTokenizerFast:
     """The fast tokenizer over a vocabulary, most frequent word first."""
     return PreTrainedTokenizerFast(
         tokenizer_object=build_tokenizer(words),

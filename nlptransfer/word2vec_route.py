@@ -11,11 +11,12 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import word2vec
-from nlptransfer.batching import FeatureRows, Rows, encode
+from nlptransfer.batching import FeatureRows, Rows
 from nlptransfer.data import Data
 from nlptransfer.features import pooled_vectors
-from nlptransfer.route import Built, Route
+from nlptransfer.route import Built, Route, check_length, set_length
 from nlptransfer.settings import check
+from nlptransfer.tokens import TokenRows, encode, encode_words
 from nlptransfer.vector_making import vectors_for, vocabulary
 
 log = logging.getLogger("nlptransfer")
@@ -46,8 +47,8 @@ class Word2Vec(Route):
     """whether each vector is scaled to length 1"""
     max_words: int = 100_000
     """words that are kept: those of the training texts, then the most frequent"""
-    max_length: int = 512
-    """words that are read of a text"""
+    max_length: int | Literal["auto"] = 512
+    """words that are read of a text, or at once; auto: as many as 99% of the training texts have at most"""
     dimensions: int = 256
     """dimensions of vectors that are distilled from an encoder"""
     allow_pickle: bool = False
@@ -55,7 +56,8 @@ class Word2Vec(Route):
 
     def check(self) -> None:
         super().check()
-        for name in ("num_filters", "max_words", "max_length", "dimensions"):
+        check_length(self.max_length)
+        for name in ("num_filters", "max_words", "dimensions"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
         check(0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
         for name in ("kernel_sizes", "mlp_sizes", "pooling"):
@@ -86,8 +88,8 @@ class Word2Vec(Route):
         torch.manual_seed(seed)
         model = word2vec.Word2VecForSequenceClassification(config)
         model.vectors.weight.data.copy_(torch.from_numpy(matrix))
-        tokenizer = word2vec.make_tokenizer(words, self.max_length)
-        train = encode(texts, tokenizer, self.max_length)
+        tokenizer = set_length(word2vec.make_tokenizer(words), self.max_length, texts)
+        train = self._tokens(tokenizer, texts)
         record |= {"words": len(words), "dimensions": matrix.shape[1]}
         record["unknown_share"] = word2vec.unknown_share(train.ids)
         log.info(
@@ -104,10 +106,15 @@ class Word2Vec(Route):
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
-        tokens = encode(texts, tokenizer, self.max_length)
-        if self.head_type == "cnn" or self.train_vectors:
+        tokens = self._tokens(tokenizer, texts)
+        if not self.is_frozen:
             return tokens
         return pooled_vectors(_own(model).vectors.weight, tokens, self.pooling)
+
+    def _tokens(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> TokenRows:
+        if self.is_frozen:
+            return encode_words(texts, tokenizer, self.long_text)
+        return encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
 
     @property
     def is_frozen(self) -> bool:
@@ -123,7 +130,7 @@ class Word2Vec(Route):
     def layer_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
     ) -> list[np.ndarray]:
-        tokens = encode([texts[place] for place in some], tokenizer, self.max_length)
+        tokens = encode_words([texts[place] for place in some], tokenizer, self.long_text)
         return [pooled_vectors(_own(model).vectors.weight, tokens, ("mean",)).features]
 
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:

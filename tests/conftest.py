@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,6 +44,27 @@ def pytest_collection_finish() -> None:
     # Every training ends with a garbage collection, which would look each time through all that was imported.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_reports() -> Iterator[Callable[..., None] | None]:
+    """Runs write no report, which takes longer than most of them; a test that is about it asks for ``reports``."""
+    if not {"nlptransfer.experiment", "nlptransfer.cli"} & sys.modules.keys():
+        # None of the tests to come makes a run, and importing what does takes seconds.
+        yield None
+        return
+    from nlptransfer import experiment
+
+    with pytest.MonkeyPatch.context() as patch:
+        written = experiment._report
+        patch.setattr(experiment, "_report", lambda folder, data: None)
+        yield written
+
+
+@pytest.fixture
+def reports(no_reports: Callable[..., None] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs write their report, as they do for users."""
+    monkeypatch.setattr("nlptransfer.experiment._report", no_reports)
 
 
 @pytest.fixture

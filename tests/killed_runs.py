@@ -22,7 +22,8 @@ Run = Callable[..., Any]
 def plans(folder: Path) -> dict[str, tuple[int, Run]]:
     """By name: the forward pass in training that a run is killed at, and the run, which takes its output_dir."""
     encoder = str(folder / "encoder")
-    settings = {"num_train_epochs": 3, "per_device_train_batch_size": 16, "save_steps": 3, "progress": False}
+    settings = {"num_train_epochs": 3, "per_device_train_batch_size": 16, "save_steps": 3}
+    settings |= {"progress": False, "report": False}
     words = partial(
         experiment.finetune, folder / "remarks", base=folder / "vectors.txt", learning_rate=2e-2, **settings
     )

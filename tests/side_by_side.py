@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,26 +17,31 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
+from conftest import write_rows
 from safetensors.torch import save_file
 from test_probe import WORDS
 from torch import nn
+from transformers import BertConfig, BertForMaskedLM
 
 import nlptransfer.run
-from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, finetune, processes, training
-from nlptransfer.batching import FeatureRows, predict_logits
+from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, finetune, ladder, processes, training
+from nlptransfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
+from nlptransfer.batching import FeatureRows, SomeRows, predict_logits
 from nlptransfer.features import cached
 from nlptransfer.labels import Labels
-from nlptransfer.objectives import LabelLoss, Objective, class_weights
-from nlptransfer.stages import Task
+from nlptransfer.objectives import SOURCE, UNLABELLED, LabelLoss, Objective, class_weights
+from nlptransfer.pretraining import LanguageLoss, Masking, _lowered
+from nlptransfer.task import Task
+from nlptransfer.tokens import TokenRows
 from nlptransfer.training import Examples, TrainingSettings, train
 
 CNN = {"head_type": "cnn", "dropout": 0.0, "num_train_epochs": 12, "save_steps": 5}
 """Settings of a run on word vectors."""
 ROUTES = {
     "full": Full(dropout=0.0),
-    "upper layers": Full(dropout=0.0, freeze_layers=1, layer_decay=0.8),
+    "upper layers": Full(dropout=0.0, freeze_layers=1, layer_decay=0.8, max_length=8, long_text="windows"),
     "lora": Lora(dropout=0.0),
-    "probe mlp": Probe(head_type="mlp", dropout=0.0, mlp_sizes=(8,)),
+    "probe mlp": Probe(head_type="mlp", dropout=0.0, mlp_sizes=(8,), max_length=8, long_text="windows"),
     "probe linear": Probe(),
 }
 TRANSFERS = {
@@ -44,6 +50,8 @@ TRANSFERS = {
     "held to the source": (Full(dropout=0.0), Sequential(l2_sp=0.1)),
     "solved joint": (Probe(), Joint()),
 }
+DISTANCES = {"correlation": Correlation, "means": MeanDiscrepancy, "adversary": partial(Adversary, 8)}
+"""Between domains, by name."""
 SOLVED = ("probe linear", "solved joint")
 """Of both, those without a training loop."""
 NOT_SHARDED = ("held to the source", "relate", "solved joint")
@@ -106,6 +114,56 @@ def train_tiny(kind: str, folder: Path) -> None:
     processes.wait()
 
 
+def align_tiny(kind: str, folder: Path) -> None:
+    """37 labelled rows and 29 of another domain: neither they nor their passes divide by two."""
+    labels = Labels(("a", "b", "c"), False)
+    learn, others = examples(37, labels), examples(29, labels)
+    unseen = Examples(FeatureRows(2 * others.rows.features + 1), np.full(29, -1))
+    model = Tiny(crowded=False)
+    torch.manual_seed(1)
+    objective = Aligned(model, LabelLoss(labels), DISTANCES[kind](), lambda progress: 0.5 * progress, model.head)
+    settings = TrainingSettings(
+        num_train_epochs=3, learning_rate=0.2, per_device_train_batch_size=share_of(4), optimizer="sgd",
+        gradient_accumulation_steps=2, progress=False,
+    )  # fmt: skip
+    none = Examples(FeatureRows(learn.rows.features[:0]), learn.targets[:0])
+    report = train(
+        objective, learn, none, lambda logits: 0.0, settings, folder / "checkpoints", None, unseen, (SOURCE, UNLABELLED)
+    )
+    record = [entry["discrepancy"] for entry in report.history]
+    (folder / f"rank_{processes.rank()}.json").write_text(json.dumps(record))
+    # The critic is a part of it.
+    save_file(objective.state_dict(), folder / f"rank_{processes.rank()}.safetensors")
+    processes.wait()
+
+
+def learn_language(folder: Path) -> None:
+    """A tiny encoder learns masked tokens; 45 rows, in passes that do not divide by two."""
+    torch.manual_seed(5)
+    draw = np.random.default_rng(1)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = BertConfig(vocab_size=20, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes)
+    lengths = draw.integers(3, 9, size=56)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    rows = TokenRows((3 + np.arange(offsets[-1]) % 17).astype(np.int32), offsets)
+    masking = Masking(1, np.arange(20) > 2, 0.3, 0)
+    every = Examples(rows, np.zeros(56, np.int64), masking.counts(rows).astype(np.float32))
+    learn, held_out = (
+        Examples(SomeRows(rows, some), every.targets[some], every.weights[some])
+        for some in np.split(np.arange(56), [45])
+    )
+    settings = TrainingSettings(
+        num_train_epochs=3, learning_rate=0.5, per_device_train_batch_size=share_of(4), save_steps=4,
+        gradient_accumulation_steps=3, progress=False, optimizer="sgd",
+    )  # fmt: skip
+    model = BertForMaskedLM(config)
+    found = _lowered(LanguageLoss(model, masking), learn, held_out, settings, folder / "checkpoints", {})
+    if processes.is_main():
+        (folder / "language.json").write_text(json.dumps([found["language"], found["history"]]))
+        save_file(dict(model.bert.state_dict()), folder / "final.safetensors")
+    processes.wait()
+
+
 def compute_features(folder: Path) -> None:
     """Twice what each process keeps in a cache of its own, and twice what all keep in one; how often, to a file."""
     calls = []
@@ -136,6 +194,7 @@ def calls(base: str) -> dict[str, dict[str, Any]]:
     common = {
         "data": (texts, labels), "base": base, "class_weights": "balanced", "progress": False,
         "per_device_train_batch_size": share_of(8), "gradient_accumulation_steps": 3, "num_train_epochs": 3,
+        "report": False,
     }  # fmt: skip
     found = {name: common | {"route": ROUTES[name], "learning_rate": 1e-3} for name in ROUTES}
     for name, (route, transfer) in TRANSFERS.items():
@@ -146,6 +205,29 @@ def calls(base: str) -> dict[str, dict[str, Any]]:
             "optimizer": "sgd", "learning_rate": 0.05,
         }  # fmt: skip
     return found
+
+
+def compare_routes(encoder: str, folder: Path) -> None:
+    """nlptransfer compare: timed, and trained in steps over two seeds."""
+    rows = folder.with_suffix(".jsonl")
+    if processes.is_main():
+        texts, labels = calls(encoder)["full"]["data"]
+        write_rows(rows, list(zip(texts, labels, strict=True)))
+    processes.wait()
+    words = [
+        "compare",
+        str(rows),
+        "--routes",
+        "majority,word2vec,probe",
+        "--bases",
+        encoder,
+        "--output-dir",
+        str(folder),
+    ]
+    words += ["--seeds", "2", "--max-minutes", "30", "--quiet"]
+    settings = {"head_type": "mlp", "mlp_sizes": 8, "dropout": 0, "num_train_epochs": 3, "test_size": 0.3}
+    settings["per_device_train_batch_size"] = share_of(8)
+    cli.app([*words, *(f"--set={name}={value}" for name, value in settings.items())], standalone_mode=False)
 
 
 def finetune_once(name: str, call: dict[str, Any], folder: Path) -> None:
@@ -202,17 +284,23 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
             gpus.setattr(training, "_rehearses", lambda accelerator: several)
             for kind in ("one", "several", "crowded"):
                 train_tiny(kind, folder / kind)
+        for kind in DISTANCES:
+            align_tiny(kind, folder / kind)
+        learn_language(folder / "language")
         rows = share_of(16)
         finetune(
             corpus, base=vectors, output_dir=folder / "cnn", per_device_train_batch_size=rows, progress=False, **CNN
         )
         for name, call in calls(encoder).items():
             finetune_once(name, call, folder)
+        patch.setattr(ladder, "SPEED_SECONDS", 0.0)
+        compare_routes(encoder, folder / "comparison")
         if several:
             compute_features(folder / "features")
             # Features that were computed above are not to be found.
             patch.setenv("HF_HOME", f"{os.environ['HF_HOME']}_sharded")
             shard_weights(patch)
+            learn_language(folder / "sharded" / "language")
             for name, call in calls(encoder).items():
                 if name not in NOT_SHARDED:
                     finetune_cut_off(name, call, folder / "sharded")

@@ -36,11 +36,11 @@ from nlptransfer.anatomy import (
     load_tokenizer,
     set_dropout,
 )
-from nlptransfer.batching import encode
 from nlptransfer.cutting import activations_below, upper_layers
 from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.labels import Labels
+from nlptransfer.tokens import encode
 
 WORDS = [f"word{number}" for number in range(20)]
 SPECIAL = ["<unk>", "<pad>", "<s>", "</s>"]

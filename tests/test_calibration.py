@@ -12,10 +12,12 @@ from sklearn import metrics as sk
 from nlptransfer import metrics
 from nlptransfer.calibration import (
     brier_score,
+    confidence,
     coverage_curve,
     expected_calibration_error,
     negative_log_likelihood,
     reliability,
+    sureness,
     untempered,
 )
 from nlptransfer.errors import DataError
@@ -154,3 +156,16 @@ def test_rows_that_do_not_fit_are_refused(figure: Any, targets: Any, probabiliti
 def test_only_probabilities_are_untempered() -> None:
     with pytest.raises(DataError, match=r"expected numbers in \[0, 1\]"):
         untempered([[2.0, -1.0]], 1.5)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_confidence_is_that_of_the_answer_and_of_several_the_least(multi_label: bool) -> None:
+    _, p = (multi_rows if multi_label else single_rows)(np.random.default_rng(1))
+    labels = Labels(("a", "b", "c", "d"), multi_label)
+    given = metrics.predicted(p, labels, (0.2, 0.5, 0.6, 0.9) if multi_label else None)
+    if multi_label:
+        answers = [[q if yes else 1 - q for q, yes in zip(*row, strict=True)] for row in zip(p, given, strict=True)]
+        assert sureness(p, given, multi_label=True).tolist() == answers
+        assert confidence(p, given, multi_label=True).tolist() == [min(row) for row in answers]
+    else:
+        assert confidence(p, given).tolist() == sureness(p, given).tolist() == p.max(axis=1).tolist()

@@ -13,8 +13,10 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from nlptransfer import Classifier, Experiment, finetune
+from nlptransfer.calibration import coverage_curve
 from nlptransfer.classifier import CHUNK
-from nlptransfer.errors import DataError, RunFolderError
+from nlptransfer.errors import DataError, RunFolderError, SettingError
+from nlptransfer.evidence import Evidence
 
 MODEL_FILES = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "", "words that no vector knows"]
@@ -124,6 +126,51 @@ def test_several_labels_or_none(several, tickets):
     for each in (found, empty):
         with pytest.raises(DataError, match=r"expected one label, found \d: look at .labels"):
             _ = each.label
+
+
+# Abstaining
+
+
+@pytest.fixture(scope="module", params=["one label", "several labels"])
+def judged_run(request, remarks, tickets, vectors_file, tmp_path_factory) -> tuple[Experiment, list[str]]:
+    """A run on so few rows that it is wrong now and then, and its test texts."""
+    texts, labels = remarks if request.param == "one label" else tickets
+    rows = {"train": (texts[:24], labels[:24]), "test": (texts[24:], labels[24:])}
+    folder = tmp_path_factory.mktemp("run")
+    return finetune(rows, base=vectors_file, head_type="linear", output_dir=folder, progress=False), texts[24:]
+
+
+def test_abstaining_does_what_the_curve_of_the_report_says(judged_run):
+    run, texts = judged_run
+    judged = Evidence(run.folder, run.record).judged
+    cuts, coverage, accuracy = coverage_curve(judged.confidences, judged.right)
+    assert 0.2 < accuracy[-1] < 1, "nothing to gain"
+    # Between two confidences that rounding leaves apart.
+    apart = np.flatnonzero(cuts[:-1] - cuts[1:] > 1e-4)
+    for place in apart[:: max(1, len(apart) // 8)]:
+        found = run.classifier.predict(texts, min_confidence=float(cuts[place : place + 2].mean()))
+        kept = np.array([not each.abstained for each in found])
+        assert kept.mean() == coverage[place]
+        assert judged.right[kept].mean() == accuracy[place]
+    assert [each.abstained for each in run.classifier.predict(texts)] == [False] * len(texts)
+
+
+def test_what_is_abstained_from_has_no_label_and_says_so(one, several):
+    for classifier, text in ((one, TEXTS[3]), (several, "wordaa wordab")):
+        (sure,) = classifier.predict([text])
+        (unsure,) = classifier.predict([text], min_confidence=1)
+        assert (unsure.abstained, unsure.labels, unsure.scores) == (True, (), ())
+        assert unsure.probabilities == sure.probabilities and not sure.abstained
+        with pytest.raises(DataError, match=r"abstains from this text: look at \.abstained"):
+            _ = unsure.label
+    assert one.predict(TEXTS[:1], min_confidence=one.predict(TEXTS[:1])[0].score)[0].labels
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.01, float("nan")])
+def test_a_confidence_is_a_probability(one, value):
+    for verb in (one.predict, one.stream):
+        with pytest.raises(SettingError, match=r"min_confidence=.*: expected a probability from 0 to 1"):
+            verb(TEXTS, min_confidence=value)
 
 
 # Normalisation

@@ -141,6 +141,18 @@ def test_predict_several_labels(command_line, several, texts_file):
     assert "delivery" in found[2]["labels"] and len(found[2]["labels"]) == len(found[2]["scores"])
 
 
+def test_predict_gives_null_where_it_abstains(command_line, run, several, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text(f"no word that it knows\n{TEXTS[0]}\n")
+    for model, keys in ((run, ["label", "score"]), (several, ["labels", "scores"])):
+        ended = command_line(main, "predict", model.folder, texts, "--min-confidence", 0.99)
+        assert (ended.code, ended.err) == (0, "")
+        unsure, other = map(json.loads, ended.out.splitlines())
+        assert unsure == {"text": "no word that it knows", **dict.fromkeys(keys)}
+        assert list(other) == ["text", *keys]
+        assert model is several or (other["label"] == "positive" and other["score"] > 0.99)
+
+
 def test_predict_from_standard_input_into_a_file(command_line, run, texts_file, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("schön 好 goodae\n".encode())))
     ended = command_line(main, "predict", run.folder, "-", "--output", tmp_path / "new" / "labels.jsonl")
@@ -234,6 +246,9 @@ ERRORS = {
     "finetune {data} --set output_dir=here --set head_type=linear": "output_dir",
     "predict {run} nowhere.txt": "nowhere.txt: expected a file of texts",
     "predict {data} texts.txt": "expected a saved classifier",
+    "predict {run} texts.txt --min-confidence 1.5": "min_confidence=1.5: expected a probability from 0 to 1",
+    "finetune {data} --set report=no": "--set report: not a setting",
+    "finetune {data} --source {data} --sizes 9 --no-report": "--no-report: expected no --sizes beside it",
     "evaluate {run} {data} --split dev2": "expected a dev2 split",
     "evaluate {run} nowhere.csv": "nowhere.csv: no such file or folder",
     "vectors show nowhere.txt": "nowhere.txt: no such file",

@@ -23,7 +23,8 @@ from nlptransfer import Lora, Word2Vec, ladder
 from nlptransfer.comparison import Comparison, compare
 from nlptransfer.data import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, TrainingError
-from nlptransfer.ladder import Workshop, few_rows, next_rate, rungs_of, speeds, watched_memory, without_test
+from nlptransfer.ladder import Workshop, few_rows, next_rate, rungs_of, speeds, without_test
+from nlptransfer.machine import watched_memory
 
 LINEAR = {"head_type": "linear"}
 MLP = {"head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3}
@@ -171,6 +172,7 @@ def test_the_model_of_the_first_seed_alone_is_kept(whole):
     assert (whole.folder / "rungs" / "word2vec-0" / "model").exists()
     kept = {path.parent.name for path in whole.folder.rglob("model")}
     assert kept == {"word2vec-0"} and not (whole.folder / "curve" / "40" / "word2vec-0" / "model").exists()
+    assert [path.parent for path in whole.folder.rglob("report.html")] == [whole.folder]
 
 
 def test_a_finished_comparison_is_returned_as_it_is(whole, climb, tmp_path):

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from nlptransfer import Experiment, Word2Vec, finetune
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
+from nlptransfer.machine import machine
 from nlptransfer.training import train
 
 MODEL_FILES = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
@@ -131,6 +132,7 @@ def test_record(run):
         "kind": "vectors", "name": "small.txt", "words": 220, "dimensions": 8, "unknown_share": 0.0
     }  # fmt: skip
     assert record["training"]["seconds"] > 0
+    assert record["machine"] == machine() and record["machine"]["cores"] >= 1 and record["machine"]["processor"]
 
 
 def test_no_path_of_this_machine_in_any_file(run, tmp_path_factory):
@@ -238,7 +240,7 @@ def test_a_training_that_gives_one_label_to_all_rows_is_begun_anew_once(tune, re
 
 def as_if_collapsed(patch: pytest.MonkeyPatch) -> None:
     """Let every training score what one label for all rows scores."""
-    patch.setattr("nlptransfer.stages._judge", lambda labels, metric: lambda targets, logits: 0.5)
+    patch.setattr("nlptransfer.task._judge", lambda labels, metric: lambda targets, logits: 0.5)
 
 
 def test_what_is_begun_anew_learns_what_a_quarter_of_the_rate_does(tune, remarks, monkeypatch):
@@ -258,7 +260,7 @@ def test_the_first_training_is_kept_where_the_second_scores_lower(tune, remarks,
     first = tune(remarks, **settings)
     # The first training, one label for all rows, the second training.
     scores = iter([0.5, 0.5, 0.4])
-    monkeypatch.setattr("nlptransfer.stages._judge", lambda labels, metric: lambda targets, logits: next(scores))
+    monkeypatch.setattr("nlptransfer.task._judge", lambda labels, metric: lambda targets, logits: next(scores))
     run = tune(remarks, overwrite=True, output_dir=first.folder.with_name("anew"), **settings)
     training = run.record["training"]
     assert training["best_score"] == 0.5

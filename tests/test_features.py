@@ -16,9 +16,9 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from nlptransfer import cutting, features
-from nlptransfer.batching import TokenRows, encode
 from nlptransfer.errors import SettingError
 from nlptransfer.features import activations, cached, hash_of_modules, pooled_vectors, text_key, to_float16
+from nlptransfer.tokens import TokenRows, encode
 from nlptransfer.word2vec import RESERVED, pool
 
 MATRIX = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))

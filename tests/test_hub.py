@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from hub_server import Hub
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_session, hf_hub_download
 from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.numpy import save
 
@@ -474,6 +474,26 @@ def test_a_server_that_goes_between_upload_and_commit_and_comes_back_later(logge
     push(folder, REPO, CARD)
     assert logged_in.files(REPO) == WHOLE
     assert asked(logged_in, "PUT", "") == [len(WEIGHTS)]
+
+
+@pytest.mark.parametrize(("method", "part"), [("PUT", "/storage/"), ("POST", "/commit/"), ("GET", "whoami")])
+def test_a_hub_that_falls_silent_is_left(logged_in, folder, monkeypatch, method, part):
+    monkeypatch.setattr(hub_client, "STALLED_SECONDS", 0.1)
+    spoken = threading.Event()
+    logged_in.fail(method, part, before=lambda: spoken.wait(30), times=100)
+    try:
+        refused("the hub cannot be reached", folder=folder)
+    finally:
+        spoken.set()
+    assert get_session().timeout.read is None, "the client is shared with others"
+
+
+def test_a_time_limit_of_the_users_own_stays(logged_in, folder, monkeypatch):
+    session, seen = get_session(), []
+    monkeypatch.setattr(session, "timeout", 50)
+    logged_in.fail("GET", "whoami", status=None, before=lambda: seen.append(session.timeout.read))
+    push(folder, REPO, CARD)
+    assert seen == [50]
 
 
 @pytest.mark.parametrize(

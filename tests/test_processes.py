@@ -13,10 +13,10 @@ import numpy as np
 import psutil
 import pytest
 from conftest import write_rows
-from side_by_side import BEGUN_ANEW, CNN, NOT_SHARDED, ROUTES, SOLVED, TRANSFERS
+from side_by_side import BEGUN_ANEW, CNN, DISTANCES, NOT_SHARDED, ROUTES, SOLVED, TRANSFERS
 from test_probe import make_base
 
-from nlptransfer import Experiment, cli, processes
+from nlptransfer import Comparison, Experiment, cli, processes
 from nlptransfer.errors import DataError
 
 ROOT = Path(__file__).parents[1]
@@ -71,12 +71,12 @@ def runs(corpus, vectors_file, tmp_path_factory):
 
     two, one = (ended(run, 300) for run in [begin(TWO, "2"), begin([sys.executable], "1")])
     assert (two.code, one.code) == (0, 0), two.err + one.err
-    return folder, two.err
+    return folder, two.err, two.out
 
 
 @pytest.mark.parametrize("kind", ["one", "several", "crowded"])
 def test_two_processes_learn_what_one_learns(runs, kind):
-    folder, said = runs
+    folder, said, _ = runs
     assert max(differences(*(folder / count / kind / "final.safetensors" for count in "12")).values()) < 1e-5
     (_, _, steps, losses, logits), *both = (
         json.loads((folder / count / kind / f"rank_{rank}.json").read_text())
@@ -94,12 +94,33 @@ def test_two_processes_learn_what_one_learns(runs, kind):
 
 @pytest.mark.parametrize("kind", ["one", "several"])
 def test_each_row_is_predicted_by_one_process_alone(runs, kind):
-    folder, _ = runs
+    folder = runs[0]
     assert sum(json.loads((folder / "2" / kind / f"rank_{rank}.json").read_text())[0] for rank in (0, 1)) == 11
 
 
+@pytest.mark.parametrize("kind", DISTANCES)
+def test_two_processes_align_domains_as_one_and_keep_the_critic_in_step(runs, kind):
+    folder = runs[0]
+    alone, *both = (folder / place / kind / f"rank_{rank}" for place, rank in (("1", 0), ("2", 0), ("2", 1)))
+    assert max(differences(*(path.with_suffix(".safetensors") for path in both)).values()) == 0
+    assert max(differences(*(path.with_suffix(".safetensors") for path in (alone, both[0]))).values()) < 1e-5
+    apart = [json.loads(path.with_suffix(".json").read_text()) for path in (alone, *both)]
+    np.testing.assert_allclose(apart[1:], apart[:1] * 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("by", ["2", "2/sharded"])
+def test_two_processes_learn_a_language_as_one(runs, by):
+    one, two = (runs[0] / folder / "language" for folder in ("1", by))
+    assert max(differences(*(folder / "final.safetensors" for folder in (one, two))).values()) < 1e-5
+    (told, history), (other, others) = (json.loads((folder / "language.json").read_text()) for folder in (one, two))
+    assert told["kept"] and told["loss_after"] < told["loss_before"]
+    assert {**other, "kept": True} == pytest.approx(told, abs=1e-5)
+    for mine, theirs in zip(history, others, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+
+
 def test_files_and_progress_come_from_the_main_process_alone(runs):
-    folder, said = runs
+    folder, said, _ = runs
     assert said.count("16/16") == 1
     # An event file's name ends in its writer's process id and a count.
     assert len({path.name.split(".")[-2] for path in (folder / "2" / "one" / "logs").rglob("events.out*")}) == 1
@@ -141,6 +162,26 @@ def test_relations_are_those_of_a_pass_and_two_processes_score_as_one(runs):
     low, high = one.metrics["accuracy_interval"]
     assert low <= two.metrics["accuracy"] <= high and two.metrics["rows"] == one.metrics["rows"]
     assert one.record["training"]["step"] == two.record["training"]["step"] == 9
+
+
+def test_two_processes_compare_as_one(runs):
+    folder, _, printed = runs
+    one, two = (Comparison(folder / count / "comparison") for count in "12")
+    assert [rung["status"] for rung in two.rungs] == ["finished"] * 3
+    for mine, theirs in zip(one.rungs, two.rungs, strict=True):
+        # Estimates of the time are of its own processes.
+        assert (
+            (mine["estimated_seconds"] is None) == (theirs["estimated_seconds"] is None) == (mine["name"] == "majority")
+        )
+        for name in ("name", "seeds", "validation", "test"):
+            assert mine[name] == theirs[name], (mine["name"], name)
+    for name in ("data", "pairs", "recommendation"):
+        assert one.record[name] == two.record[name]
+    runs_of_two = [json.loads(path.read_text()) for path in two.folder.rglob("experiment.json")]
+    assert {record["processes"] for record in runs_of_two} == {2}
+    # What is printed and written at the end is so once.
+    assert printed.count(f"written: {two.folder / 'report.html'}") == 1
+    assert [path.name for path in two.folder.iterdir() if path.name.startswith(".")] == []
 
 
 def test_processes_agree_on_what_is_in_the_caches(runs):

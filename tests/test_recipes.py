@@ -75,7 +75,8 @@ def runs_of(printed: str) -> list[Experiment]:
 
 
 def test_there_is_a_recipe_for_each_corpus():
-    assert set(RECIPES) == {*CORPORA, "compare", "word2vec_from_scratch", "source_to_target"}
+    others = {"compare", "word2vec_from_scratch", "source_to_target", "few_shot", "cross_domain_sentiment"}
+    assert set(RECIPES) == {*CORPORA} | others
     # gadgets is what films are the source of.
     named = {*sum(CORPORA.values(), ()), "gadgets"}
     assert {path.name for path in (ROOT / "data").iterdir() if path.is_dir()} == named
@@ -164,6 +165,23 @@ def test_source_to_target_prints_what_the_source_gains(recipe, tmp_path):
     recipe("source_to_target", *call, "--transfer", "select", "--source", ROOT / "data" / "gadgets", "--sizes", 12)
     (row,) = json.loads(Path("runs/gadgets-probe-gains/gains.json").read_text())
     assert row["transfer"] == "select"
+
+
+def test_few_shot_sets_contrast_beside_what_learns_without_it(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("nlptransfer.contrast.LEAST_PAIRS", 16)
+    base, call = make_base(tmp_path / "encoder"), ["--quiet", "--num-train-epochs", 1]
+    ended = recipe("few_shot", "--base", base, *call)
+    assert (ended.code, ended.err) == (0, "")
+    found = [Experiment(Path(line.removeprefix("written: "))) for line in ended.out.splitlines() if "written" in line]
+    told = [(run.record["settings"]["route"]["name"], run.record.get("transfer", {}).get("name")) for run in found]
+    assert told == [("probe", None), ("full", None), ("full", "contrast")]
+    for run in found:
+        assert f" {run.metrics['accuracy']:.3f} [" in ended.out
+        assert run.report["train"]["rows"] + run.report["validation"]["rows"] == 48
+    # One way alone.
+    ended = recipe("few_shot", "--base", base, "--route", "lora", "--transfer", "contrast", *call)
+    run = Experiment(Path(ended.out.splitlines()[-1].removeprefix("written: ")))
+    assert run.record["settings"]["route"]["name"] == "lora" and run.record["transfer"]["name"] == "contrast"
 
 
 def test_another_route_leaves_the_settings_of_a_recipes_own_behind(recipe, tmp_path):

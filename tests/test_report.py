@@ -361,13 +361,26 @@ def test_mistakes_are_the_surest_and_close_calls_the_closest(run_folder: Path) -
 def test_the_data_is_told_with_its_warnings_and_what_was_cut_off(tmp_path: Path) -> None:
     folder = write_run(tmp_path)
     record = read_json(folder / "experiment.json")
-    record["data"] |= {"warnings": ["leak: 3 of 60 test texts in train too"], "truncated": 0.125}
+    record["data"] |= {
+        "warnings": ["leak: 3 of 60 test texts in train too"],
+        "truncated": {"train": 0.125, "test": 0.5},
+    }
     write_json(folder / "experiment.json", record)
     page = page_of(folder, texts={"test": ["one two three"] * 59 + ["four " * 9]})
     assert "leak: 3 of 60 test texts in train too" in page.texts["data"]
-    assert "12.5% of the texts are longer than what the model reads" in page.texts["data"]
+    told = page.tables["Texts that are not read whole"]
+    assert told == [["", "train", "test"], ["full", "12.5%", "50.0%"]]
     assert "median 3, 95 of 100 have at most 3, longest 9" in page.texts["data"]
     assert page.tables["Rows by split"] == [["train", "calibration", "test"], ["90", "0", "60"]]
+
+
+def test_a_comparison_tells_for_each_rung_what_was_cut_off(tmp_path: Path) -> None:
+    folder = write_comparison(tmp_path)
+    first = folder / "rungs/chosen-0/experiment.json"
+    record = read_json(first)
+    write_json(first, record | {"data": record["data"] | {"truncated": {"train": 0.25}}})
+    told = page_of(folder).tables["Texts that are not read whole"]
+    assert told == [["", "train", "test"], ["probe", "25.0%", "–"]]
 
 
 def test_words_are_shown_with_what_they_count_for(run_folder: Path) -> None:

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_experiment import RUN_FILES, files_of
 
 from nlptransfer import Classifier, finetune
 from nlptransfer.cli import main
+from nlptransfer.data import load_data
 from nlptransfer.errors import DataError, RunFolderError
+from nlptransfer.evidence import Evidence
+from nlptransfer.report import REPORT
 from nlptransfer.reporting import MOST_WORDS, report_on, word_effects
 
 
@@ -65,3 +69,55 @@ def test_other_data_is_refused(run, remarks, tmp_path, command_line):
     assert ((run / "report.html").read_bytes() if (run / "report.html").exists() else None) == before
     with pytest.raises(RunFolderError, match="expected the folder of a finished run or of a comparison"):
         report_on(tmp_path)
+
+
+# With a run
+
+
+def test_a_run_writes_its_report_with_texts_from_memory(reports, remarks, vectors_file, tmp_path):
+    call = {"base": vectors_file, "head_type": "linear", "output_dir": tmp_path / "run", "progress": False}
+    run = finetune(remarks, **call)
+    assert set(files_of(run.folder)) == {*RUN_FILES, REPORT}
+    page = (run.folder / REPORT).read_text()
+    low, high = run.metrics["accuracy_interval"]
+    assert f"{run.metrics['accuracy']:.3f}" in page and f"{low:.3f} to {high:.3f}" in page
+    assert run.record["machine"]["processor"] in page
+    assert all(f'id="{part}"' in page for part in ("margins", "words", "coverage", "cost", "repeat"))
+    judged = Evidence(run.folder, run.record).judged
+    # The closest call is shown by its text, which no file of the run has.
+    closest = judged.ids[judged.margins.argmin()]
+    text = load_data(remarks).test.texts[closest]
+    assert text in page and str(tmp_path) not in page
+    assert not [name for name in RUN_FILES if text.encode() in (run.folder / name).read_bytes()]
+
+    before = files_of(run.folder)
+    finetune(remarks, **call)
+    assert files_of(run.folder) == before, "a finished run with its report is left alone"
+    (run.folder / REPORT).unlink()
+    finetune(remarks, **call, report=False)
+    assert set(files_of(run.folder)) == RUN_FILES
+    finetune(remarks, **call)
+    assert (run.folder / REPORT).read_text() == page and files_of(run.folder).items() >= {
+        (name, time) for name, time in before.items() if name != REPORT
+    }
+
+
+def test_a_verdict_has_one_report_and_its_runs_have_none(reports, remarks, vectors_file, tmp_path):
+    texts, labels = remarks
+    source, target = ({"train": (texts[:80], labels[:80])}, {"train": (texts[80:110], labels[80:110])})
+    target["test"] = (texts[110:], labels[110:])
+    run = finetune(
+        target, source=source, base=vectors_file, head_type="linear", seeds=1, output_dir=tmp_path / "run",
+        verdict=True, progress=False,
+    )  # fmt: skip
+    assert [path.parent for path in run.folder.rglob(REPORT)] == [run.folder]
+    assert f"gain {run.record['verdict']['gain']:+.3f}" in (run.folder / REPORT).read_text()
+
+
+def test_no_report_on_the_command_line(reports, remarks_folder, vectors_file, tmp_path, command_line):
+    call = ("finetune", remarks_folder, "--base", vectors_file, "--set", "head_type=linear", "--output-dir", tmp_path)
+    ended = command_line(main, *call, "--no-report")
+    assert ended.code == 0, ended.err
+    assert not (tmp_path / REPORT).exists()
+    assert command_line(main, *call).code == 0
+    assert (tmp_path / REPORT).exists()

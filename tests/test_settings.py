@@ -57,6 +57,8 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         ("none", int | None, None),
         (None, float | None, None),
         ("4", int | None, 4),
+        ("4", int | Literal["auto"], 4),
+        ("auto", int | Literal["auto"], "auto"),
         ("none", str, "none"),
         ("cnn", Literal["cnn", "mlp"], "cnn"),
         ("2", Literal[1, 2], 2),

@@ -15,7 +15,7 @@ from test_encoder_routes import TEXTS, make
 
 from nlptransfer import Classifier, Experiment, Full, Lora, Probe, Word2Vec, finetune
 from nlptransfer.cli import main
-from nlptransfer.errors import HubError, RunFolderError, SettingError
+from nlptransfer.errors import BaseModelError, HubError, RunFolderError, SettingError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -140,6 +140,21 @@ def test_a_private_one_needs_its_owner(hub, remarks, vectors_file, tmp_path, to_
         Classifier.load("me/name", revision="nowhere", token=hub.token)
     with pytest.raises(SettingError, match="revision='trial': expected none, as a local folder has no revisions"):
         Classifier.load(run.folder, revision="trial")
+
+
+@pytest.mark.parametrize("route", ["probe", "lora"])
+def test_a_private_base_is_had_with_the_same_token(
+    route, hub, base_files, remarks, vectors_file, tmp_path, to_another_machine
+):
+    hub.add_repo(BASE, base_files)
+    run = run_of(route, remarks, vectors_file, tmp_path / "run")
+    run.classifier.push_to_hub("me/name", token=hub.token, private=False)
+    hub.repos[BASE].private = True
+    to_another_machine()
+    with pytest.raises(BaseModelError, match=f"{BASE}.* no such model on the hub"):
+        Classifier.load("me/name")
+    loaded = Classifier.load("me/name", token=hub.token)
+    np.testing.assert_allclose(loaded.logits(TEXTS), run.classifier.logits(TEXTS), atol=1e-5)
 
 
 def test_one_on_the_hub_on_the_command_line(hub, remarks, vectors_file, tmp_path, command_line):

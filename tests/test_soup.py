@@ -106,6 +106,7 @@ def test_what_does_not_go_together(parts, base, tmp_path):
             Lora(max_length=12, rank=2, target_modules=("q_lin",)), base, LABELS
         ),
         "expected the same max_length as": changed(Lora(max_length=11, rank=2), base, LABELS),
+        "expected the same long_text as": changed(Lora(max_length=12, rank=2, long_text="windows"), base, LABELS),
     }
     for message, other in others.items():
         with pytest.raises(SettingError, match=message):

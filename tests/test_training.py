@@ -357,7 +357,7 @@ def test_a_step_takes_a_batch_of_either_role_and_the_smaller_comes_again(tmp_pat
     model, criterion = Tiny(), LabelLoss(LABELS)
     objective = Joint(model, criterion, criterion, lambda progress: (0.7 * (1 - progress), 2.0))
     beside = replace(source, weights=weights)
-    report = train(objective, target, rows(0), lambda logits: 0.0, settings, tmp_path / "c", source=beside)
+    report = train(objective, target, rows(0), lambda logits: 0.0, settings, tmp_path / "c", beside=beside)
     other = Tiny().train()
     optimizer = torch.optim.SGD([p for p in other.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
     sources = [batch for epoch in range(3) for batch in training_batches(np.ones(37), 8, 0, epoch)]
@@ -382,4 +382,4 @@ def test_a_step_takes_a_batch_of_either_role_and_the_smaller_comes_again(tmp_pat
 def test_both_roles_need_rows(tmp_path):
     objective = Joint(Tiny(), LabelLoss(LABELS), LabelLoss(LABELS), lambda progress: (1.0, 1.0))
     with pytest.raises(TrainingError, match="expected training rows, found none"):
-        train(objective, rows(5), rows(5), lambda logits: 0.0, BASE, tmp_path / "c", source=rows(0))
+        train(objective, rows(5), rows(5), lambda logits: 0.0, BASE, tmp_path / "c", beside=rows(0))

@@ -16,7 +16,7 @@ from nlptransfer import Experiment, finetune, gain_curve
 from nlptransfer.cli import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.run import Run
-from nlptransfer.transfer import Copy, Joint, Sequential
+from nlptransfer.strategies import Copy, Joint, Sequential
 
 WITHOUT_MODEL = {"experiment.json", "metrics.json", "predictions.parquet"}
 MLP = {"route": "word2vec", "head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3}
@@ -120,6 +120,15 @@ def test_the_gate_goes_by_validation(tune):
     assert validation["copy"] > validation["direct"]
 
 
+def test_the_recorded_command_asks_for_the_verdict(tune):
+    run = tune("gated", transfer="copy", source=TURNED, max_train_rows=60, gate=True, seeds=1)
+    told = json.loads((run.folder / "model" / "nlptransfer.json").read_text())["results"]
+    assert run.record["verdict"]["taken"] == "direct"
+    # Of the run that was asked for, and not of the side that was taken.
+    assert "--source data --transfer copy " in told["command"]
+    assert told["command"].endswith(" --verdict --seeds 1 --gate")
+
+
 def test_where_all_rows_are_used_a_solved_head_needs_one_seed(tune):
     many = {"train": remarks_of(1100, 3), "test": remarks_of(20, 4)}
     run = tune(data=many, max_train_rows=None)
@@ -181,7 +190,7 @@ def test_a_verdict_cut_off_is_gone_on_with(tune, monkeypatch):
 
 
 WRONG = [
-    ({"source": None, "verdict": True}, SettingError, "expected a source, whose gain it tells"),
+    ({"source": None, "verdict": True}, SettingError, "expected a source beside labels of the target"),
     ({"gate": True, "verdict": False}, SettingError, "expected a verdict, which it rests on"),
     ({"seeds": 0}, SettingError, "seeds=0: expected a whole number from 1"),
     (

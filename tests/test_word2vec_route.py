@@ -12,11 +12,12 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
-from nlptransfer.batching import FeatureRows, TokenRows
+from nlptransfer.batching import FeatureRows
 from nlptransfer.data import Data, Split
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.labels import Labels
 from nlptransfer.route import Built
+from nlptransfer.tokens import TokenRows
 from nlptransfer.vectors import save_vectors
 from nlptransfer.word2vec import RESERVED, Word2VecForSequenceClassification
 from nlptransfer.word2vec_route import Word2Vec

@@ -238,8 +238,8 @@ def _few(data: Any, rows: int) -> Any:
 
 def _lengths(data: Any) -> Any:
     from nlptransfer.anatomy import load_tokenizer
-    from nlptransfer.batching import encode
     from nlptransfer.encoders import find_base
+    from nlptransfer.tokens import encode
 
     return encode(data.train.texts, load_tokenizer(find_base()), peers.MAX_LENGTH).lengths
 

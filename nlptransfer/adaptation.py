@@ -1,0 +1,305 @@
+"""The strategies for a target without labels: domains aligned, source rows weighed, the model's own labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+from scipy.special import softmax
+
+from nlptransfer.alignment import (
+    Adversary,
+    Aligned,
+    Correlation,
+    Discrepancy,
+    MeanDiscrepancy,
+    correlation_map,
+    warmed_up,
+)
+from nlptransfer.batching import Examples, SomeRows
+from nlptransfer.choosing import ChooseBy
+from nlptransfer.errors import SettingError
+from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED, Objective
+from nlptransfer.objectives import Joint as JointLoss
+from nlptransfer.route import Route
+from nlptransfer.settings import check
+from nlptransfer.solver import Head
+from nlptransfer.solving import Features, HeadTask, Solved, share_weights
+from nlptransfer.transfer import FROM_SOURCE, FromSource, Learner, Sides, Stage, Transfer
+
+ALIGN = Stage("align", (SOURCE, UNLABELLED))
+
+
+@dataclass(frozen=True)
+class LabelFree(FromSource):
+    """What the strategies share that see no label of the target.
+
+    They learn from the source's labels and the target's texts. What is chosen between, is chosen by
+    :func:`nlptransfer.choosing.choose`, and not to adapt is always among it.
+    """
+
+    takes_unlabelled: ClassVar[bool] = True
+    needs_unlabelled: ClassVar[bool] = True
+
+    choose_by: ChooseBy = "information"
+    """information, importance_weighted, deep_embedded, entropy or margin: see :func:`nlptransfer.choosing.choose`"""
+    allow_label_shift: bool = False
+    """whether the model is adapted too where the labels' proportions seem to be others in the target"""
+
+    @property
+    def label_free(self) -> bool:
+        return True
+
+    def judged_without_labels(self, stage: Stage) -> bool:
+        return True
+
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        super().check_fits(route, sides)
+        if not sides.has_rows:
+            raise SettingError(
+                f"transfer={self.name}: expected rows of a source, found a saved classifier: give its training data"
+            )
+
+
+@dataclass(frozen=True)
+class Reweight(LabelFree):
+    """min sum w_i Ls_i: each source row counts as much as it looks like the target (importance weighting).
+
+    w is the ratio of the densities of the texts, from a classifier that tells the domains apart: Shimodaira 2000,
+    "Improving predictive inference under covariate shift", equation 7; see :func:`nlptransfer.similarity.domain_odds`.
+    Under the other strategies ``target_like`` does the same.
+    """
+
+    name: ClassVar[str] = "reweight"
+    stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE,)
+
+    target_like: bool = True
+
+
+@dataclass(frozen=True)
+class Alignment(LabelFree):
+    """min Ls + lambda * D(Ps, Pt) over what the last layer takes; lambda is chosen without a label of the target."""
+
+    stages: ClassVar[tuple[Stage, ...]] = (ALIGN,)
+    discrepancy: ClassVar[type[Discrepancy]]
+
+    strengths: tuple[float, ...] = ()
+    """values of lambda to choose from, beside 0"""
+    warm_up: bool = False
+    """whether lambda rises from 0 over the training, as 2 / (1 + exp(-10 p)) - 1"""
+
+    def check(self) -> None:
+        super().check()
+        check(len(self.strengths) > 0, "strengths", self.strengths, "at least one value of lambda")
+        check(
+            all(value > 0 for value in self.strengths), "strengths", self.strengths, "values above 0; 0 is tried anyway"
+        )
+
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        super().check_fits(route, sides)
+        if route.is_solved:
+            raise SettingError(
+                f"transfer={self.name}: expected a representation that learns, found {route.name} with a linear head, "
+                "on whose frozen features D has no gradient: take head_type=mlp, lora or full, or transfer=coral, "
+                "which has a closed form there"
+            )
+
+    def candidates(self, stage: Stage) -> Sequence[Transfer | None]:
+        return [replace(self, strengths=(value,)) for value in (0.0, *sorted(self.strengths))]
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        return {"strength": self.strengths[0]} if len(self.strengths) == 1 else {}
+
+    def objective(self, stage: Stage, learner: Learner) -> Objective:
+        (strength,) = self.strengths
+        course = partial(warmed_up, strength) if self.warm_up else lambda _: strength
+        discrepancy = self.made(learner.last_layer.in_features)
+        return Aligned(learner.module, learner.criteria[SOURCE], discrepancy, course, learner.last_layer)
+
+    def made(self, width: int) -> Discrepancy:
+        """D, for representations of a width."""
+        return self.discrepancy()
+
+
+@dataclass(frozen=True)
+class Coral(Alignment):
+    """min Ls + lambda * |Cs - Ct|^2 / (4 d^2): covariances aligned (Deep CORAL, Sun and Saenko 2016, equation 1).
+
+    Where the last layer is solved on frozen features, the source's rows are mapped instead, before it is solved (CORAL,
+    Sun et al. 2016, algorithm 1): x + lambda * (xA - x), with A = Cs^(-1/2) Ct^(1/2), and their mean moves to the
+    target's; see :func:`nlptransfer.alignment.correlation_map`.
+    """
+
+    name: ClassVar[str] = "coral"
+    discrepancy: ClassVar[type[Discrepancy]] = Correlation
+
+    strengths: tuple[float, ...] = (0.5, 1.0)
+    shrinkage: float = 0.9
+    """of the covariances in the closed form, towards a multiple of the identity: 0 for none, 1 for means alone"""
+
+    def check(self) -> None:
+        super().check()
+        check(0 <= self.shrinkage <= 1, "shrinkage", self.shrinkage, "a share in [0, 1]")
+
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        # Not that of Alignment: there is a closed form.
+        LabelFree.check_fits(self, route, sides)
+        if route.is_solved:
+            inside = all(value <= 1 for value in self.strengths)
+            check(
+                inside, "strengths", self.strengths, "at most 1 where the last layer is solved: there the map is whole"
+            )
+
+    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+        (strength,) = self.strengths
+        task = tasks[SOURCE]
+        if strength:
+            mapped = correlation_map(task.train.values, tasks[UNLABELLED].train.values, self.shrinkage)
+            task = task.mapped(lambda values: values + strength * (mapped(values) - values))
+        return task.choose()
+
+
+@dataclass(frozen=True)
+class Mmd(Alignment):
+    """min Ls + lambda * MMD^2(Ps, Pt) with several Gaussian kernels (DAN, Long et al. 2015, equations 2 and 7)."""
+
+    name: ClassVar[str] = "mmd"
+    discrepancy: ClassVar[type[Discrepancy]] = MeanDiscrepancy
+
+    strengths: tuple[float, ...] = (0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class Dann(Alignment):
+    """min Ls over the model and max lambda * domain loss, so that no critic can tell the domains.
+
+    DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equation 9): the critic's
+    gradient is turned round on its way into the model, and lambda is warmed up.
+    """
+
+    name: ClassVar[str] = "dann"
+    discrepancy: ClassVar[type[Discrepancy]] = Adversary
+
+    strengths: tuple[float, ...] = (0.1, 0.5)
+    warm_up: bool = True
+
+    def made(self, width: int) -> Discrepancy:
+        return Adversary(width)
+
+
+@dataclass(frozen=True)
+class SelfTrain(LabelFree):
+    """min L + weight * Lp in rounds, Lp being the loss of confident texts under the labels the model gives them itself.
+
+    Lee 2013, "Pseudo-Label", equation 15, in rounds (Yarowsky 1995). Before the most confident texts of each label
+    are taken, the predictions are scaled so that their mean is the labelled rows' shares of the labels (distribution
+    alignment, Berthelot et al. 2020): no label can crowd out the others. A round is kept where a choice without labels
+    prefers it, else it was the last one. With a source the labelled rows are the source's, and no label of the target
+    is seen; without one they are the task's own, and the texts are those given as ``unlabelled``.
+    """
+
+    name: ClassVar[str] = "selftrain"
+    needs_source: ClassVar[bool] = False
+
+    rounds: int = 3
+    """at most so many"""
+    share: float = 0.8
+    """of the texts, the most confident of each label, that are learnt from in the last round; in round i i / rounds of
+    it"""
+    pseudo_weight: float = 1.0
+    """weight of the loss of these texts beside that of the labelled rows"""
+    within: bool = False
+    """whether the labelled rows are of the same task; so where there is no source"""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:  # type: ignore[override]
+        rounds = (Stage(f"round_{number + 1}", (self._role, UNLABELLED)) for number in range(self.rounds))
+        return (Stage("labelled", (self._role,)), *rounds)
+
+    @property
+    def label_free(self) -> bool:
+        return not self.within
+
+    def beside(self, has_source: bool) -> Transfer:
+        return replace(self, within=not has_source)
+
+    def check(self) -> None:
+        super().check()
+        check(self.rounds >= 1, "rounds", self.rounds, "a whole number from 1")
+        check(0 < self.share <= 1, "share", self.share, "a share above 0")
+        check(self.pseudo_weight > 0, "pseudo_weight", self.pseudo_weight, "above 0")
+
+    def candidates(self, stage: Stage) -> Sequence[Transfer | None]:
+        return [None, self] if UNLABELLED in stage.roles else [self]
+
+    def objective(self, stage: Stage, learner: Learner) -> Objective:
+        _one_label(learner.criteria[self._role].multi_label)
+        if UNLABELLED not in stage.roles:
+            return super().objective(stage, learner)
+        labelled, own = learner.criteria[self._role], learner.criteria[UNLABELLED]
+        weights = self.pseudo_weight, 1.0
+        return JointLoss(learner.module, labelled, own, lambda _: weights, other=UNLABELLED)
+
+    def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
+        if UNLABELLED not in stage.roles:
+            return learner.examples
+        own, labelled = learner.examples[UNLABELLED], learner.examples[self._role]
+        texts, targets = self._labelled(stage, learner.classify(own.rows), labelled.targets)
+        return {**learner.examples, UNLABELLED: Examples(SomeRows(own.rows, texts), targets)}
+
+    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+        task = tasks[self._role]
+        _one_label(task.criterion.multi_label)
+        if UNLABELLED not in stage.roles or source is None:
+            return task.choose()
+        values = tasks[UNLABELLED].train.values
+        texts, targets = self._labelled(stage, values @ source[0].T + source[1], task.train.targets)
+        rows = Features(values[texts], targets)
+        weights = share_weights(tasks[UNLABELLED].criterion, rows, self.pseudo_weight)
+        return task.choose(beside=replace(rows, weights=weights), share=1.0)
+
+    @property
+    def _role(self) -> str:
+        return TARGET if self.within else SOURCE
+
+    def _labelled(self, stage: Stage, logits: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        number = self.stages.index(stage)
+        shares = np.bincount(known, minlength=logits.shape[1]) / len(known)
+        return pseudo_labels(logits, shares, self.share * number / self.rounds)
+
+
+def pseudo_labels(logits: np.ndarray, shares: np.ndarray, kept: float) -> tuple[np.ndarray, np.ndarray]:
+    """The most confident texts and the labels that they are given.
+
+    Args:
+        logits: (texts, labels)
+        shares: (labels,) that the mean prediction is brought to.
+        kept: share of the texts of each label, the most confident first.
+
+    Returns:
+        Places of texts, ascending, and their labels, int64.
+    """
+    bias = np.zeros(logits.shape[1])
+    wanted = np.log(np.clip(shares, 1e-6, None))
+    for _ in range(100):
+        step = wanted - np.log(np.clip(softmax(logits + bias, axis=1).mean(axis=0), 1e-12, None))
+        bias += step
+        if np.abs(step).max() < 1e-6:
+            break
+    probabilities = softmax(logits + bias, axis=1)
+    given, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    chosen = [
+        own[np.argsort(-sure[own], kind="stable")[: max(1, round(kept * len(own)))]]
+        for label in range(logits.shape[1])
+        if len(own := np.flatnonzero(given == label))
+    ]
+    places = np.sort(np.concatenate(chosen))
+    return places, given[places].astype(np.int64)
+
+
+def _one_label(multi_label: bool) -> None:
+    check(
+        not multi_label, "transfer", "selftrain", "rows with one label: several labels at once have no shares to keep"
+    )

@@ -1,0 +1,18 @@
+"""From films to gadgets and back, no label of the target looked at: what is closed of the gap to one that knew them?
+
+python recipes/cross_domain_sentiment.py                                  by coral and self-training, solved
+python recipes/cross_domain_sentiment.py --all                            by mmd and dann too, trained
+python recipes/cross_domain_sentiment.py books dvd kitchen --all          folders of yours, each to each other
+python recipes/cross_domain_sentiment.py books dvd --unlabelled unlabeled.jsonl.gz
+python recipes/cross_domain_sentiment.py --route word2vec --seeds 1
+"""
+
+from pathlib import Path
+
+from nlptransfer.cli import run_verb
+from nlptransfer.gap import gap_verb
+
+DATA = Path(__file__).parents[1] / "data"
+
+if __name__ == "__main__":
+    run_verb(gap_verb([str(DATA / "films"), str(DATA / "gadgets")]), __doc__)

@@ -1,0 +1,295 @@
+"""Strategies without target labels, in whole runs: what they read, write, choose and refuse."""
+
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import text_of
+from test_encoder_routes import bases
+from test_experiment import RUN_FILES, files_of
+from test_transfer import QUICK, ROUTES, SOLVED, splits, weights
+
+from nlptransfer import Classifier, Experiment, finetune
+from nlptransfer.adaptation import Coral, Dann, LabelFree, Mmd, Reweight, SelfTrain
+from nlptransfer.data import DataSettings, load_data
+from nlptransfer.errors import DataError, SettingError
+from nlptransfer.labels import Labels
+from nlptransfer.transfers import TRANSFERS
+from nlptransfer.unlabelled import load_texts, load_unlabelled, with_unlabelled
+
+__all__ = ["bases"]
+
+STEPPED_ONLY = ("mmd", "dann")
+FREE = [name for name, kind in TRANSFERS.items() if issubclass(kind, LabelFree)]
+ANY_SHIFT = {"allow_label_shift": True}
+
+
+@pytest.fixture(autouse=True)
+def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
+
+
+def words(rows: dict[str, int], seed: int) -> dict[str, Any]:
+    draw = random.Random(seed)
+    found = {}
+    for name, count in rows.items():
+        topics = ["good", "bad"] * (count // 2)
+        found[name] = ([text_of(draw, [topic]) for topic in topics], topics)
+    return found
+
+
+@pytest.fixture
+def adapt(request, vectors_file, tmp_path) -> Callable[..., Experiment]:
+    """finetune from a source to a target whose labels are not to be seen."""
+    count = iter(range(99))
+
+    def call(route: str, transfer: Any, **settings: Any) -> Experiment:
+        if route.startswith("words"):
+            sizes = {"train": 60, "validation": 16, "test": 20}
+            source, target, base = words(sizes, 0), words({**sizes, "train": 30}, 1), vectors_file
+        else:
+            source, target = splits(60, 0), splits(30, 5)
+            base = str(request.getfixturevalue("bases")("bert").path)
+        given = {**QUICK, **ROUTES[route], "base": base, "output_dir": tmp_path / str(next(count)), **settings}
+        return finetune(given.pop("data", target), source=given.pop("source", source), transfer=transfer, **given)
+
+    return call
+
+
+FITTING = [(route, name) for route in ROUTES for name in FREE if not (name in STEPPED_ONLY and route in SOLVED)]
+
+
+@pytest.mark.parametrize(("route", "name"), FITTING)
+def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
+    own = ANY_SHIFT | ({"strengths": (0.5,)} if name in ("mmd", "dann", "coral") else {})
+    own |= {"rounds": 1} if name == "selftrain" else {}
+    run = adapt(route, name, **own)
+    told = run.record["transfer"]
+    assert told["name"] == name and told["label_free"] is True
+    assert list(told["stages"]) == [stage.name for stage in TRANSFERS[name](**own).stages]
+    assert set(files_of(run.folder)) >= RUN_FILES - {"model/model.safetensors"}
+    assert not [*run.folder.glob("checkpoints*")]
+    rows = {part: one["rows"] for part, one in run.record["data"]["fingerprints"].items()}
+    assert rows == {
+        "train": 0,
+        "validation": 0,
+        "calibration": 0,
+        "test": 20,
+        "unlabelled": 46 - (not route.startswith("words")),
+    }
+    assert set(run.report) == {"test", "transfer", "cost"}
+    assert run.metrics["accuracy"] >= 0.55
+    assert Classifier.load(run.folder).predict(["good bad"])[0].label in ("good", "bad")
+    if name == "reweight":
+        return
+    stage = [*told["stages"].values()][-1]
+    evidence = [one["evidence"] for one in stage["curve"]]
+    assert len(evidence) == 2 and all(0 <= one["label_shift"] <= 1 for one in evidence)
+    if name != "selftrain" and route not in SOLVED:
+        # Where D is asked to count nothing it has no gradient, and one where it does.
+        assert stage["curve"][0]["strength"] == 0
+
+
+@pytest.mark.parametrize("route", ["words mlp", "full"])
+@pytest.mark.parametrize("strategy", [Coral(strengths=(1.0,)), Mmd(strengths=(1.0,)), Dann(strengths=(1.0,))])
+def test_distance_has_a_gradient_that_is_logged(route, strategy, adapt, monkeypatch):
+    monkeypatch.setattr("nlptransfer.stages.choose", lambda found, *_, **__: 1)
+    run = adapt(route, strategy)
+    history = run.record["training"]["history"]
+    assert all(entry["discrepancy_gradient"] > 0 for entry in history)
+    assert run.record["training"]["chosen"]["strength"] == 1.0
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_no_label_of_the_target_is_reached(name, adapt):
+    sizes = {"train": 30, "validation": 16, "test": 20}
+    rows = words(sizes, 1)
+    turned = {part: (texts, list(reversed(labels))) for part, (texts, labels) in rows.items()} | {"test": rows["test"]}
+    route = "words mlp" if name in STEPPED_ONLY else "words linear"
+    one, other = (adapt(route, name, data=data, **ANY_SHIFT) for data in (rows, turned))
+    assert one.record["data"] == other.record["data"]
+    assert one.metrics == other.metrics
+    first, second = weights(one), weights(other)
+    assert all(np.array_equal(first[weight], second[weight]) for weight in first)
+
+
+def test_no_test_row_is_reached_by_a_choice(adapt):
+    sizes = {"train": 30, "validation": 16, "test": 20}
+    rows = words(sizes, 1)
+    others = rows | {"test": words(sizes, 7)["test"]}
+    one, other = (adapt("words linear", "selftrain", data=data, **ANY_SHIFT) for data in (rows, others))
+    first, second = weights(one), weights(other)
+    assert all(np.array_equal(first[weight], second[weight]) for weight in first)
+    told, others_told = (run.record["transfer"]["stages"] for run in (one, other))
+    assert [stage.get("chosen") for stage in told.values()] == [stage.get("chosen") for stage in others_told.values()]
+
+
+def test_texts_alone_are_target_enough(adapt, tmp_path):
+    texts = words({"train": 40}, 3)["train"][0]
+    file = tmp_path / "unrated.txt"
+    file.write_text("\n".join(texts), encoding="utf-8")
+    run = adapt("words linear", "coral", data=str(file), **ANY_SHIFT)
+    assert set(run.report) == {"transfer", "cost"}
+    assert run.record["data"]["labels"] == ["bad", "good"]
+    assert run.record["data"]["fingerprints"]["unlabelled"]["rows"] == len({*texts})
+    assert run.classifier.predict(texts[:1])[0].label == "good"
+
+
+def test_further_texts_count_and_test_texts_do_not(adapt, tmp_path, caplog):
+    sizes = {"train": 30, "validation": 16, "test": 20}
+    rows = words(sizes, 1)
+    further = [*words({"train": 12}, 9)["train"][0], rows["test"][0][0]]
+    with caplog.at_level(logging.WARNING, "nlptransfer"):
+        run = adapt("words linear", "coral", data=rows, unlabelled=further, **ANY_SHIFT)
+    assert run.record["data"]["fingerprints"]["unlabelled"]["rows"] == 30 + 16 + 12
+    assert "1 of the texts without labels are test texts" in caplog.text
+
+
+def test_within_one_task_unlabelled_texts_are_learnt_from(adapt):
+    rows = words({"train": 12, "validation": 8, "test": 20}, 1)
+    texts = words({"train": 60}, 4)["train"][0]
+    run = adapt("words linear", "selftrain", data=rows, source=None, unlabelled=texts, rounds=2)
+    told = run.record["transfer"]
+    assert told["within"] is True and told["label_free"] is False
+    assert list(told["stages"]) == ["labelled", "round_1", "round_2"]
+    assert run.report["validation"]["rows"] == 8 and run.metrics["accuracy"] > 0.7
+
+
+def test_a_shift_of_labels_is_said_and_keeps_the_source_alone(adapt, caplog):
+    draw = random.Random(2)
+    texts = [text_of(draw, ["good"]) for _ in range(60)] + [text_of(draw, ["bad"]) for _ in range(3)]
+    with caplog.at_level(logging.WARNING, "nlptransfer"):
+        run = adapt("words linear", "coral", data=words({"test": 20}, 1) | {"train": (texts, ["good"] * 63)})
+    assert "labels seem to be shared out otherwise" in caplog.text
+    assert run.record["training"]["chosen"] == {"strength": 0.0}
+    assert run.record["training"]["curve"][0]["evidence"]["label_shares"][1] > 0.85
+
+
+def test_resumes_without_doing_a_candidate_twice(adapt, tmp_path, monkeypatch):
+    from nlptransfer.stages import Course
+
+    strategy = Coral(strengths=(0.5, 1.0), allow_label_shift=True)
+    whole = adapt("words mlp", strategy)
+    done, fit = [], Course._fit
+
+    def once(self, stage, way, *rest):
+        done.append(way.transfer.chosen)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return fit(self, stage, way, *rest)
+
+    folder = tmp_path / "cut off"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Course, "_fit", once)
+        adapt("words mlp", strategy, output_dir=folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Course, "_fit", lambda *given: done.append(given[2].transfer.chosen) or fit(*given))
+        again = adapt("words mlp", strategy, output_dir=folder)
+    assert done == [{"strength": value} for value in (0.0, 0.5, 0.5, 1.0)]
+    first, second = weights(whole), weights(again)
+    assert all(np.array_equal(first[weight], second[weight]) for weight in first)
+    assert whole.metrics == again.metrics
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("name", STEPPED_ONLY)
+def test_no_gradient_on_frozen_features_with_a_linear_head(name, adapt):
+    with pytest.raises(SettingError, match=r"no gradient.*head_type=mlp, lora or full, or transfer=coral"):
+        adapt("words linear", name)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (Coral(strengths=()), "at least one value of lambda"),
+        (Mmd(strengths=(0.0,)), "values above 0"),
+        (Coral(shrinkage=2.0), "a share in"),
+        (SelfTrain(rounds=0), "from 1"),
+        (SelfTrain(share=0.0), "above 0"),
+        (SelfTrain(pseudo_weight=0.0), "above 0"),
+        (Dann(choose_by="luck"), "expected one of"),
+    ],
+)
+def test_values_that_make_no_sense(strategy, message):
+    with pytest.raises(SettingError, match=message):
+        strategy.check()
+
+
+def test_a_whole_map_is_the_most(adapt):
+    with pytest.raises(SettingError, match="at most 1 where the last layer is solved"):
+        adapt("words linear", Coral(strengths=(1.5,)))
+
+
+def test_pairs_that_make_no_sense(adapt, tmp_path):
+    saved = adapt("words linear", "copy")
+    with pytest.raises(SettingError, match="expected rows of a source, found a saved classifier"):
+        finetune(
+            words({"train": 30, "validation": 8, "test": 8}, 1),
+            source=saved.folder,
+            transfer=Reweight(),
+            output_dir=tmp_path / "no",
+        )
+    with pytest.raises(SettingError, match="expected a source, found source=None"):
+        adapt("words linear", "coral", source=None)
+    with pytest.raises(SettingError, match="unlabelled=None: expected texts without labels"):
+        adapt("words linear", "selftrain", source=None)
+    with pytest.raises(SettingError, match="learns from labelled texts alone"):
+        adapt("words linear", "sequential", unlabelled=["good"])
+    with pytest.raises(SettingError, match="labels of the target"):
+        adapt("words linear", "coral", verdict=True)
+    with pytest.raises(SettingError, match="no label of the target is seen"):
+        adapt("words linear", "coral", augment_copies=1)
+    with pytest.raises(SettingError, match=r"coral >> sequential: expected something before that makes no classifier"):
+        Coral() >> TRANSFERS["sequential"]()
+    with pytest.raises(SettingError, match="rows with one label"):
+        texts = [f"{word} {number}" for number in range(9) for word in ("good", "bad", "good bad")]
+        several = {"train": (texts, [["good"], ["bad"], ["good", "bad"]] * 9)}
+        (tmp_path / "texts.txt").write_text("good\nbad\nfine\n")
+        adapt("words linear", "selftrain", source=several, data=str(tmp_path / "texts.txt"))
+
+
+# Texts without labels
+
+
+def test_texts_are_read_once_each_and_normalised(tmp_path):
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "One  text"}\n{"text": "one text"}\n{"text": " "}\n{"text": "two"}\n')
+    assert load_texts(file, DataSettings(normalisation="lower")) == ("one text", "two")
+    with pytest.raises(DataError, match="expected texts, found none"):
+        load_texts(["", "  "])
+
+
+def test_labels_of_training_rows_are_not_read(tmp_path):
+    labels = Labels(("bad", "good"), False)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.csv").write_text("text,label\na,what\nb,ever\nc,\n")
+    (folder / "test.csv").write_text("text,label\nd,good\nb,bad\n")
+    data = load_unlabelled(folder, labels)
+    # What is in test too is left out.
+    assert data.unlabelled == ("a", "c") and data.test.texts == ["d", "b"]
+    assert [len(split) for split in data.splits.values()] == [0, 0, 0, 2]
+    (folder / "test.csv").write_text("text,label\nd,fine\n")
+    with pytest.raises(DataError, match="fine"):
+        load_unlabelled(folder, labels)
+
+
+def test_a_table_with_labels_and_no_test_gets_one(tmp_path):
+    rows = words({"train": 60}, 0)["train"]
+    labels = Labels(("bad", "good"), False)
+    data = load_unlabelled(rows, labels, DataSettings(max_train_rows=20))
+    assert len(data.test) == len(load_data(rows).test) and len(data.unlabelled) == 20
+    with pytest.raises(DataError, match="label_mapping"):
+        load_unlabelled((rows[0], ["x", "y"] * 30), labels)
+
+
+def test_further_texts_are_part_of_the_fingerprint():
+    data = load_data(words({"train": 30, "test": 4}, 0))
+    more = with_unlabelled(data, ["one", "two"])
+    assert "unlabelled" not in data.fingerprints()
+    assert more.fingerprints()["unlabelled"]["rows"] == 2 and "unlabelled 2" in repr(more)

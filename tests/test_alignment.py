@@ -1,0 +1,213 @@
+"""Distances between domains, against closed forms; the reversed gradient; what an aligned training minimises."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import sqrtm
+from sklearn.metrics.pairwise import rbf_kernel
+from torch import nn
+from torch.nn import functional
+
+from nlptransfer.alignment import (
+    KERNELS,
+    Adversary,
+    Aligned,
+    Correlation,
+    MeanDiscrepancy,
+    correlation_map,
+    covariance,
+    reverse_gradient,
+    warmed_up,
+)
+from nlptransfer.labels import Labels
+from nlptransfer.objectives import SOURCE, UNLABELLED, Judged, LabelLoss
+
+
+def alike(*counts: int) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.full((count,), 1 / count, dtype=torch.float64) for count in counts)
+
+
+def gaussians(first: int = 40, second: int = 55, width: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    source = torch.randn(first, width, generator=draw, dtype=torch.float64)
+    return source, torch.randn(second, width, generator=draw, dtype=torch.float64) * 2 + 1
+
+
+def test_correlation_is_the_distance_of_plain_covariances():
+    source, target = gaussians()
+    apart = torch.cov(source.T) - torch.cov(target.T)
+    found = Correlation()(source, target, alike(40, 55), 1.0)
+    assert float(found) == pytest.approx(float(apart.square().sum() / (4 * 25)), rel=1e-12)
+
+
+def test_mean_discrepancy_is_the_textbook_estimate():
+    source, target = (side.numpy() for side in gaussians())
+    rows = np.concatenate([source, target])
+    middle = ((rows[:, None] - rows) ** 2).sum(axis=2)
+    counts = np.concatenate([np.full(40, 0.5 / 40), np.full(55, 0.5 / 55)])
+    middle = counts @ middle @ counts
+    expected = 0.0
+    for width in KERNELS:
+        gamma = 1 / (2 * width * middle)
+        within = rbf_kernel(source, gamma=gamma).mean() + rbf_kernel(target, gamma=gamma).mean()
+        expected += (within - 2 * rbf_kernel(source, target, gamma=gamma).mean()) / len(KERNELS)
+    found = MeanDiscrepancy()(*map(torch.from_numpy, (source, target)), alike(40, 55), 1.0)
+    assert float(found) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Correlation, MeanDiscrepancy])
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 12), st.integers(0, 1000))
+def test_a_domain_is_at_no_distance_from_itself_and_order_does_not_count(kind, rows, seed):
+    draw = torch.Generator().manual_seed(seed)
+    source, target = (torch.randn(rows, 3, generator=draw, dtype=torch.float64) for _ in range(2))
+    found = kind()(source, target, alike(rows, rows), 1.0)
+    assert float(found) >= -1e-12
+    assert float(kind()(source, source.flip(0), alike(rows, rows), 1.0)) == pytest.approx(0, abs=1e-9)
+    assert float(kind()(target.flip(0), source, alike(rows, rows), 1.0)) == pytest.approx(float(found), abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", [Correlation, MeanDiscrepancy])
+def test_rows_without_weight_count_for_nothing(kind):
+    source, target = gaussians()
+    weights = alike(40, 55)
+    more = torch.cat([source, 1e3 * torch.ones(3, 5, dtype=torch.float64)])
+    padded = torch.cat([weights[0], torch.zeros(3, dtype=torch.float64)])
+    plain, with_more = kind()(source, target, weights, 0.7), kind()(more, target, (padded, weights[1]), 0.7)
+    assert float(with_more) == pytest.approx(float(plain), rel=1e-9)
+
+
+def test_covariance_of_weights_is_numpys():
+    rows, _ = gaussians()
+    weights = torch.rand(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights /= weights.sum()
+    expected = np.cov(rows.numpy().T, aweights=weights.numpy())
+    np.testing.assert_allclose(covariance(rows, weights), expected, rtol=1e-9)
+
+
+def test_reversed_gradient_is_minus_the_plain_one():
+    rows = torch.randn(4, 3, requires_grad=True)
+    weight = torch.randn(4, 3)
+    (plain,) = torch.autograd.grad((rows * weight).sum(), rows)
+    (turned,) = torch.autograd.grad((reverse_gradient(rows, 0.3) * weight).sum(), rows)
+    assert torch.equal(turned, -0.3 * plain)
+    assert torch.equal(reverse_gradient(rows, 0.3), rows)
+
+
+def test_critic_learns_at_full_rate_while_its_gradient_is_turned_round():
+    source, target = (side.float().requires_grad_() for side in gaussians())
+    weights = tuple(part.float() for part in alike(40, 55))
+    torch.manual_seed(0)
+    adversary = Adversary(5)
+    loss = adversary(source, target, weights, 0.25)
+    outputs = adversary.critic(torch.cat([source, target]))[:, 0]
+    domains = torch.cat([torch.zeros(40), torch.ones(55)])
+    plain = (
+        functional.binary_cross_entropy_with_logits(outputs, domains, weight=torch.cat(weights), reduction="sum") / 2
+    )
+    assert torch.allclose(loss, plain)
+    for mine, theirs in zip(
+        torch.autograd.grad(loss, adversary.critic.parameters(), retain_graph=True),
+        torch.autograd.grad(plain, adversary.critic.parameters(), retain_graph=True),
+        strict=True,
+    ):
+        assert torch.allclose(mine, theirs)
+    assert torch.allclose(torch.autograd.grad(loss, source)[0], -0.25 * torch.autograd.grad(plain, source)[0])
+
+
+def test_warming_up():
+    assert warmed_up(2.0, 0.0) == 0
+    assert warmed_up(2.0, 0.5) == pytest.approx(2 * (2 / (1 + np.exp(-5)) - 1))
+    assert warmed_up(2.0, 1.0) == pytest.approx(2, abs=1e-3)
+
+
+# The closed form
+
+
+def test_map_gives_the_rows_the_other_mean_and_covariance():
+    draw = np.random.default_rng(0)
+    first, second = (side @ side.T / 6 + np.eye(6) for side in draw.normal(size=(2, 6, 6)))
+    source = draw.multivariate_normal(np.arange(6), first, size=4000)
+    target = draw.multivariate_normal(-np.arange(6), second, size=5000)
+    mapped = correlation_map(source, target, 0.0)(source)
+    np.testing.assert_allclose(np.cov(mapped.T), np.cov(target.T), atol=1e-6)
+    np.testing.assert_allclose(mapped.mean(axis=0), target.mean(axis=0), atol=1e-9)
+    root = np.linalg.inv(sqrtm(np.cov(source.T))) @ sqrtm(np.cov(target.T))
+    expected = (source - source.mean(axis=0)) @ root.real + target.mean(axis=0)
+    np.testing.assert_allclose(mapped, expected, atol=1e-6)
+
+
+def test_map_shrunk_wholly_moves_and_scales():
+    source, target = (side.numpy() for side in gaussians())
+    spread = [np.trace(np.cov(side.T)) for side in (source, target)]
+    mapped = correlation_map(source, target, 1.0)(source)
+    expected = (source - source.mean(axis=0)) * np.sqrt(spread[1] / spread[0]) + target.mean(axis=0)
+    np.testing.assert_allclose(mapped, expected, atol=1e-9)
+
+
+def test_map_of_wide_features_moves_all_and_keeps_what_is_across():
+    draw = np.random.default_rng(0)
+    source, target = draw.normal(size=(2, 150, 300)).astype(np.float32)
+    source[:, 7] = 3.0
+    mapped = correlation_map(source, target, 0.5)(source)
+    assert mapped.dtype == np.float32 and np.isfinite(mapped).all()
+    np.testing.assert_allclose(mapped.mean(axis=0), target.mean(axis=0), atol=1e-3)
+
+
+def test_no_shift_is_no_map():
+    source, _ = (side.numpy() for side in gaussians())
+    np.testing.assert_allclose(correlation_map(source, source, 0.3)(source), source, atol=1e-9)
+
+
+# The objective
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, features: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.head(torch.tanh(self.body(features))))
+
+
+def given_rows(targets: torch.Tensor) -> tuple[dict, dict]:
+    draw = torch.Generator().manual_seed(5)
+    inputs = {role: {"features": torch.randn(6, 4, generator=draw)} for role in (SOURCE, UNLABELLED)}
+    judged = {
+        SOURCE: Judged(torch.tensor([0, 1, 0, 1, 1, 0]), 6.0, role=SOURCE, progress=0.5),
+        UNLABELLED: Judged(targets, 6.0, role=UNLABELLED, progress=0.5),
+    }
+    return inputs, judged
+
+
+@pytest.mark.parametrize("kind", [Correlation, MeanDiscrepancy, Adversary])
+def test_loss_is_the_sources_plus_the_distance_and_no_target_label_is_looked_at(kind):
+    model, criterion = Small(), LabelLoss(Labels(("a", "b"), False))
+    discrepancy = Adversary(6) if kind is Adversary else kind()
+    objective = Aligned(model, criterion, discrepancy, lambda progress: 0.8 * progress, model.head)
+    inputs, judged = given_rows(torch.full((6,), -1))
+    loss = objective(inputs, judged)
+    sides = [torch.tanh(model.body(inputs[role]["features"])) for role in (SOURCE, UNLABELLED)]
+    own = criterion(model(**inputs[SOURCE]).logits, judged[SOURCE])
+    weights = tuple(torch.full((6,), 1 / 6) for _ in range(2))
+    assert torch.allclose(loss, own + discrepancy(*sides, weights, 0.4))
+    assert objective.notes()["discrepancy_gradient"] > 0
+    other = objective(inputs, given_rows(torch.tensor([1, 0, 1, 1, 0, 0]))[1])
+    assert torch.equal(loss, other)
+    loss.backward()
+    assert model.body.weight.grad.abs().sum() > 0
+
+
+def test_strength_0_is_the_source_alone():
+    model, criterion = Small(), LabelLoss(Labels(("a", "b"), False))
+    objective = Aligned(model, criterion, MeanDiscrepancy(), lambda _: 0.0, model.head)
+    inputs, judged = given_rows(torch.full((6,), -1))
+    found = torch.autograd.grad(objective(inputs, judged), model.body.weight)[0]
+    expected = torch.autograd.grad(criterion(model(**inputs[SOURCE]).logits, judged[SOURCE]), model.body.weight)[0]
+    assert torch.allclose(found, expected, atol=1e-8)

