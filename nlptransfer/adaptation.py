@@ -125,7 +125,7 @@ class Alignment(LabelFree):
 
 @dataclass(frozen=True)
 class Coral(Alignment):
-    """min Ls + lambda * |Cs - Ct|^2 / (4 d^2): covariances aligned (Deep CORAL, Sun and Saenko 2016, equation 1).
+    """min Ls + lambda * (|Cs - Ct|^2 / (4 d^2) + |ms - mt|^2 / d) (Deep CORAL, Sun and Saenko 2016, and the means).
 
     Where the last layer is solved on frozen features, the source's rows are mapped instead, before it is solved (CORAL,
     Sun et al. 2016, algorithm 1): x + lambda * (xA - x), with A = Cs^(-1/2) Ct^(1/2), and their mean moves to the

@@ -38,11 +38,16 @@ class Discrepancy(nn.Module, ABC):
 
 
 class Correlation(Discrepancy):
-    """|Cs - Ct|^2 / (4 * width^2) of the covariances (Deep CORAL, Sun and Saenko 2016, equation 1)."""
+    """|Cs - Ct|^2 / (4 * width^2) of the covariances, and |ms - mt|^2 / width of the means.
+
+    The first is Deep CORAL's (Sun and Saenko 2016, equation 1), which says nothing of the means; they are aligned too,
+    as in the closed form.
+    """
 
     def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
         apart = covariance(source, weights[0]) - covariance(target, weights[1])
-        return strength * apart.square().sum() / (4 * source.shape[1] ** 2)
+        means = weights[0] @ source - weights[1] @ target
+        return strength * (apart.square().sum() / (4 * source.shape[1] ** 2) + means.square().mean())
 
 
 class MeanDiscrepancy(Discrepancy):

@@ -130,7 +130,11 @@ class Course:
                 self.source_head = self._second_head()
             found[stage.name] = self._stage(stage, last=stage is stages[-1])
             logits = found[stage.name].pop("validation_logits", None)
-            held_out = logits if stage.roles[0] == TARGET else None
+            if found[stage.name].get("chosen", {}).get("adapted") is False:
+                # The model is the one that the stage before has left.
+                continue
+            known = logits is not None and stage.roles[0] == TARGET
+            held_out = np.asarray(logits, dtype=np.float32) if known else None
         fitted = dict(found[stages[-1].name]) if stages else {"seconds": 0.0, "examples": 0}
         for name in ("seconds", "examples"):
             fitted[name] = sum(one[name] for one in found.values())
@@ -221,8 +225,8 @@ class Course:
         fitted = fits.get(stage.learns, self._fit_twice_if_collapsed)(stage, way, settings, folder)
         if self.transfer.judged_without_labels(stage):
             fitted["evidence"] = asdict(self._evidence(stage, fitted.get("validation_logits")))
-        if keep:
-            fitted.pop("validation_logits", None)
+        if keep and (logits := fitted.get("validation_logits")) is not None:
+            fitted["validation_logits"] = logits.tolist()
         if keep and processes.is_main():
             with atomic_folder(done) as new:
                 save_file(_copied(way.route.state(self.built.model)), new / "state.safetensors")

@@ -140,9 +140,10 @@ def show_runs(runs: Sequence["Experiment"]) -> None:
     from rich.table import Table
 
     table = Table()
-    told = any("transfer" in run.record for run in runs)
+    named = any("transfer" in run.record for run in runs)
+    told = any("source" in run.record.get("transfer", {}) for run in runs)
     # What a source gained stands where it fits beside, in place of what tells routes apart.
-    for name in ("data", "route", *(["transfer"] if told else [])):
+    for name in ("data", "route", *(["transfer"] if named else [])):
         table.add_column(name)
     sizes = ("macro F1", "trainable", "train s", "texts/s", "MB")
     for name in ("accuracy (95%)", *(("gain (95%)", "verdict", "train s") if told else sizes)):
@@ -155,7 +156,7 @@ def show_runs(runs: Sequence["Experiment"]) -> None:
         table.add_row(
             run.record["data"]["name"],
             f"{route['name']} {route['head_type']}" if "head_type" in route else route["name"],
-            *([name] if told else []),
+            *([name] if named else []),
             accuracy.format(**test) if test else "no test rows",
             *(
                 [gain, verdict, seconds]

@@ -293,3 +293,12 @@ def test_further_texts_are_part_of_the_fingerprint():
     more = with_unlabelled(data, ["one", "two"])
     assert "unlabelled" not in data.fingerprints()
     assert more.fingerprints()["unlabelled"]["rows"] == 2 and "unlabelled 2" in repr(more)
+
+
+def test_validation_is_scored_by_a_head_that_has_not_learnt_it(adapt):
+    rows = words({"train": 12, "validation": 8, "test": 20}, 1)
+    # Labels that nothing in a text tells: who has learnt them by heart scores too well.
+    blind = (rows["validation"][0], ["good", "good", "bad", "bad"] * 2)
+    texts = words({"train": 60}, 4)["train"][0]
+    run = adapt("words linear", "selftrain", data=rows | {"validation": blind}, source=None, unlabelled=texts)
+    assert run.report["validation"]["accuracy"] <= 0.75
