@@ -195,9 +195,10 @@ class SelfTrain(LabelFree):
 
     Lee 2013, "Pseudo-Label", equation 15, in rounds (Yarowsky 1995). Before the most confident texts of each label
     are taken, the predictions are scaled so that their mean is the labelled rows' shares of the labels (distribution
-    alignment, Berthelot et al. 2020): no label can crowd out the others. A round is kept where a choice without labels
-    prefers it, else it was the last one. With a source the labelled rows are the source's, and no label of the target
-    is seen; without one they are the task's own, and the texts are those given as ``unlabelled``.
+    alignment, Berthelot et al. 2020): no label can crowd out the others. What a round has learnt is kept where a choice
+    without labels prefers it, else the model stays as it was before. With a source the labelled rows are the source's,
+    and no label of the target is seen; without one they are the task's own, and the texts those given as
+    ``unlabelled``.
     """
 
     name: ClassVar[str] = "selftrain"

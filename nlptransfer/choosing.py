@@ -76,31 +76,38 @@ class Evidence:
         )
 
 
-def choose(found: Sequence[Evidence], by: ChooseBy, names: Sequence[str] = (), *, whatever_shift: bool = True) -> int:
-    """The place of the best of some models; the first is the one that was not adapted.
-
-    Where the labels seem to be shared out otherwise in the target, that is said, and the first one is taken: to align
-    the domains, or to label texts in the source's proportions, would then give many the wrong label.
+def warn_of_shift(found: Evidence, names: Sequence[str], *, whatever_shift: bool) -> None:
+    """Say it where the labels seem to be shared out otherwise in the target.
 
     Args:
-        names: of the labels, for the log.
+        names: of the labels.
+        whatever_shift: whether the model may be adapted all the same.
+    """
+    if found.label_shift > LARGE_SHIFT:
+        log.warning(
+            "the labels seem to be shared out otherwise among the target's texts: %.0f%% of them would have to be "
+            "others (estimated: %s). To align the domains would give many the wrong label%s",
+            100 * found.label_shift,
+            ", ".join(f"{name} {share:.2f}" for name, share in zip(names, found.label_shares, strict=True)),
+            "" if whatever_shift else "; the model stays as it is (allow_label_shift=true adapts it anyway)",
+        )
+
+
+def choose(found: Sequence[Evidence], by: ChooseBy, *, whatever_shift: bool = True) -> int:
+    """The place of the best of some models; the first is the one that was not adapted.
+
+    Where the labels seem to be shared out otherwise in the target the first one is taken: to align the domains, or to
+    label texts in the source's proportions, would then give many the wrong label.
+
+    Args:
         whatever_shift: whether one that was adapted may be taken then too.
         by: information: the most information about the target, of those whose risk is at most a standard error above
             the first one's; the lowest importance-weighted or deep embedded risk; the lowest entropy or the largest
             margin of the predictions. Of equals the first.
     """
     plain = found[0]
-    if plain.label_shift > LARGE_SHIFT:
-        shares = ", ".join(f"{name} {share:.2f}" for name, share in zip(names, plain.label_shares, strict=False))
-        log.warning(
-            "the labels seem to be shared out otherwise among the target's texts: %.0f%% of them would have to be "
-            "others (estimated: %s). To align the domains would give many the wrong label%s",
-            100 * plain.label_shift,
-            shares,
-            "" if whatever_shift else "; the model stays as it is (allow_label_shift=true adapts it anyway)",
-        )
-        if not whatever_shift:
-            return 0
+    if plain.label_shift > LARGE_SHIFT and not whatever_shift:
+        return 0
     if by == "information":
         allowed = [one for one in found if one.risk <= plain.risk + plain.risk_error]
         best = max(allowed, key=lambda one: one.information)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nlptransfer import metrics, processes
 from nlptransfer.adaptation import LabelFree
 from nlptransfer.batching import Examples, Rows, compute, predict_logits
-from nlptransfer.choosing import Evidence, choose
+from nlptransfer.choosing import Evidence, choose, warn_of_shift
 from nlptransfer.classifier import to_probabilities
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.heads import last_inputs, relabel, standing_in, text_vectors
@@ -115,6 +115,8 @@ class Course:
     """what each layer makes of some of the target's texts at theta_s"""
     evidence: dict[str, Any] = field(default_factory=dict)
     """for the model as it is, where choices are made without labels"""
+    told_of_shift: bool = False
+    """whether the log has what is known of the labels' shares"""
     odds: np.ndarray | None = None
     """(training and validation rows,) how much likelier each labelled text is in the target, where that is asked"""
 
@@ -199,7 +201,10 @@ class Course:
         evidence = [Evidence(**one["evidence"]) for one in found]
         own = cast(LabelFree, next(way.transfer for way in ways if way.transfer is not None))
         names = self.tasks[stage.roles[0]].data.labels.names
-        best = choose(evidence, own.choose_by, names, whatever_shift=own.allow_label_shift)
+        if not self.told_of_shift:
+            warn_of_shift(evidence[0], names, whatever_shift=own.allow_label_shift)
+            self.told_of_shift = True
+        best = choose(evidence, own.choose_by, whatever_shift=own.allow_label_shift)
         for way, given in zip(ways, evidence, strict=True):
             log.info("%s: information %.4f, risk %.4f", way, given.information, given.risk)
         log.info("%s: kept, chosen by %s", ways[best], own.choose_by)

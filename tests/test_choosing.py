@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from nlptransfer.adaptation import pseudo_labels
-from nlptransfer.choosing import LARGE_SHIFT, Evidence, choose, label_shares, row_losses
+from nlptransfer.choosing import LARGE_SHIFT, Evidence, choose, label_shares, row_losses, warn_of_shift
 from nlptransfer.labels import Labels
 
 TWO, THREE = Labels(("bad", "good"), False), Labels(("a", "b", "c"), False)
@@ -133,18 +133,22 @@ def test_other_ways_to_choose(by, name, better):
     assert choose(found, by) == 2 and choose(found[:2], by) == 0
 
 
-def test_a_large_shift_of_labels_is_said_and_keeps_the_model_as_it_was(caplog):
-    shifted = replace(EVEN, label_shift=LARGE_SHIFT + 0.1, label_shares=(0.15, 0.85))
+def test_a_large_shift_of_labels_keeps_the_model_as_it_was():
+    shifted = replace(EVEN, label_shift=LARGE_SHIFT + 0.1)
     better = replace(shifted, information=0.9)
+    assert choose([shifted, better], "information", whatever_shift=False) == 0
+    assert choose([shifted, better], "information", whatever_shift=True) == 1
+    assert choose([EVEN, better], "information", whatever_shift=False) == 1
+
+
+@pytest.mark.parametrize("whatever", [True, False])
+def test_a_large_shift_of_labels_is_said(whatever, caplog):
+    shifted = replace(EVEN, label_shift=LARGE_SHIFT + 0.1, label_shares=(0.15, 0.85))
     with caplog.at_level(logging.WARNING, "nlptransfer"):
-        assert choose([shifted, better], "information", TWO.names, whatever_shift=False) == 0
-        assert "good 0.85" in caplog.text and "allow_label_shift" in caplog.text
-        caplog.clear()
-        assert choose([shifted, better], "information", TWO.names, whatever_shift=True) == 1
-        assert "good 0.85" in caplog.text and "allow_label_shift" not in caplog.text
-        caplog.clear()
-        assert choose([EVEN, better], "information", TWO.names, whatever_shift=False) == 1
+        warn_of_shift(EVEN, TWO.names, whatever_shift=whatever)
         assert not caplog.text
+        warn_of_shift(shifted, TWO.names, whatever_shift=whatever)
+    assert "bad 0.15, good 0.85" in caplog.text and ("allow_label_shift" in caplog.text) is not whatever
 
 
 @settings(max_examples=50, deadline=None)
