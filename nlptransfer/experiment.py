@@ -271,14 +271,7 @@ class _Plan:
         check(own_way, "normalisation", filled["data"].normalisation, "that of the source's classifier")
         for name in ("training", "augment", "route", "transfer"):
             filled[name].check()
-        way: Transfer = filled["transfer"]
-        if (source is None and way.needs_source) or (source is not None and not way.takes_source):
-            expected = "a source" if way.needs_source else "a strategy that has a source: copy, sequential, joint, ..."
-            raise SettingError(f"transfer={way.name!r}: expected {expected}, found source={source!r:.80}")
-        learns = way.takes_unlabelled or unlabelled is None
-        check(learns, "unlabelled", unlabelled, f"none, as {way.name} learns from labelled texts alone")
-        copies = filled["augment"].augment_copies
-        check(not (way.label_free and copies), "augment_copies", copies, "0 where no label of the target is seen")
+        _check_given(filled["transfer"], source, unlabelled, filled["augment"])
         for name in further:
             scores.load_metric(name)
         base = None if base is None else str(base)
@@ -320,6 +313,17 @@ class _Plan:
 def _completed(transfer: Transfer, has_source: bool) -> Transfer:
     """A strategy that makes a classifier, as it is with a source or without."""
     return (transfer >> Direct() if transfer.is_prelude else transfer).beside(has_source)
+
+
+def _check_given(way: Transfer, source: Any, unlabelled: Any, copies: Augment) -> None:
+    """Raise a SettingError where a strategy lacks what it learns from, or is given what it does not."""
+    if (source is None and way.needs_source) or (source is not None and not way.takes_source):
+        expected = "a source" if way.needs_source else "a strategy that has a source: copy, sequential, joint, ..."
+        raise SettingError(f"transfer={way.name!r}: expected {expected}, found source={source!r:.80}")
+    learns = way.takes_unlabelled or unlabelled is None
+    check(learns, "unlabelled", unlabelled, f"none, as {way.name} learns from labelled texts alone")
+    seen = not (way.label_free and copies.augment_copies)
+    check(seen, "augment_copies", copies.augment_copies, "0 where no label of the target is seen")
 
 
 def _checked_apart(name: str, value: Any, settings: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
