@@ -232,6 +232,10 @@ class SelfTrain(LabelFree):
         check(0 < self.share <= 1, "share", self.share, "a share above 0")
         check(self.pseudo_weight > 0, "pseudo_weight", self.pseudo_weight, "above 0")
 
+    @property
+    def chosen(self) -> dict[str, float]:
+        return {"adapted": True}
+
     def candidates(self, stage: Stage) -> Sequence[Transfer | None]:
         return [None, self] if UNLABELLED in stage.roles else [self]
 
