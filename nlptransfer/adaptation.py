@@ -23,7 +23,7 @@ from nlptransfer.errors import SettingError
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED, Objective
 from nlptransfer.objectives import Joint as JointLoss
 from nlptransfer.route import Route
-from nlptransfer.settings import check
+from nlptransfer.settings import check, fields_of
 from nlptransfer.solver import Head
 from nlptransfer.solving import Features, HeadTask, Solved, share_weights
 from nlptransfer.transfer import FROM_SOURCE, FromSource, Learner, Sides, Stage, Transfer
@@ -35,23 +35,14 @@ ALIGN = Stage("align", (SOURCE, UNLABELLED))
 class LabelFree(FromSource):
     """What the strategies share that see no label of the target.
 
-    They learn from the source's labels and the target's texts. What is chosen between, is chosen by
-    :func:`nlptransfer.choosing.choose`, and not to adapt is always among it.
+    They learn from the source's labels and the target's texts.
     """
 
     takes_unlabelled: ClassVar[bool] = True
     needs_unlabelled: ClassVar[bool] = True
 
-    choose_by: ChooseBy = "information"
-    """information, importance_weighted, deep_embedded, entropy or margin: see :func:`nlptransfer.choosing.choose`"""
-    allow_label_shift: bool = False
-    """whether the model is adapted too where the labels' proportions seem to be others in the target"""
-
     @property
     def label_free(self) -> bool:
-        return True
-
-    def judged_without_labels(self, stage: Stage) -> bool:
         return True
 
     def check_fits(self, route: Route, sides: Sides) -> None:
@@ -78,7 +69,20 @@ class Reweight(LabelFree):
 
 
 @dataclass(frozen=True)
-class Alignment(LabelFree):
+class Chosen(LabelFree):
+    """What the strategies share that are chosen by :func:`nlptransfer.choosing.choose`, beside not adapting at all."""
+
+    choose_by: ChooseBy = "information"
+    """information, importance_weighted, deep_embedded, entropy or margin: see :func:`nlptransfer.choosing.choose`"""
+    allow_label_shift: bool = False
+    """whether the model is adapted too where the labels' proportions seem to be others in the target"""
+
+    def judged_without_labels(self, stage: Stage) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Alignment(Chosen):
     """min Ls + lambda * D(Ps, Pt) over what the last layer takes; lambda is chosen without a label of the target."""
 
     stages: ClassVar[tuple[Stage, ...]] = (ALIGN,)
@@ -146,6 +150,10 @@ class Coral(Alignment):
     def check_fits(self, route: Route, sides: Sides) -> None:
         # Not that of Alignment: there is a closed form.
         LabelFree.check_fits(self, route, sides)
+        for name, used in (("warm_up", not route.is_solved), ("shrinkage", route.is_solved)):
+            value, unset = getattr(self, name), type(self).__dataclass_fields__[name].default
+            head = "a last layer that is stepped" if name == "warm_up" else "a last layer that is solved"
+            check(used or value == unset, name, value, f"{unset}, as it is of {head}")
         if route.is_solved:
             inside = all(value <= 1 for value in self.strengths)
             check(
@@ -190,7 +198,7 @@ class Dann(Alignment):
 
 
 @dataclass(frozen=True)
-class SelfTrain(LabelFree):
+class SelfTrain(Chosen):
     """min L + weight * Lp in rounds, Lp being the loss of confident texts under the labels the model gives them itself.
 
     Lee 2013, "Pseudo-Label", equation 15, in rounds (Yarowsky 1995). Before the most confident texts of each label
@@ -224,6 +232,10 @@ class SelfTrain(LabelFree):
         return not self.within
 
     def beside(self, has_source: bool) -> Transfer:
+        check(not (has_source and self.within), "within", True, "false where there is a source")
+        for name in () if has_source else fields_of(FromSource):
+            value, unset = getattr(self, name), FromSource.__dataclass_fields__[name].default
+            check(value == unset, name, value, "a source, which it is of")
         return replace(self, within=not has_source)
 
     def check(self) -> None:

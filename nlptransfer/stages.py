@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nlptransfer import metrics, processes
-from nlptransfer.adaptation import LabelFree
+from nlptransfer.adaptation import Chosen
 from nlptransfer.batching import Examples, Rows, compute, predict_logits
 from nlptransfer.choosing import Evidence, choose, warn_of_shift
 from nlptransfer.classifier import to_probabilities
@@ -199,7 +199,7 @@ class Course:
                 log.info("%s: validation score %.4f", way, one["best_score"])
             return max(range(len(ways)), key=lambda place: found[place]["best_score"])
         evidence = [Evidence(**one["evidence"]) for one in found]
-        own = cast(LabelFree, next(way.transfer for way in ways if way.transfer is not None))
+        own = cast(Chosen, next(way.transfer for way in ways if way.transfer is not None))
         names = self.tasks[stage.roles[0]].data.labels.names
         if not self.told_of_shift:
             warn_of_shift(evidence[0], names, whatever_shift=own.allow_label_shift)

@@ -237,7 +237,6 @@ class Chain(Transfer):
         return self._owner(stage).judged_without_labels(stage)
 
     def candidates(self, stage: Stage) -> Sequence[Transfer | None]:
-        # As they are asked, not as parts: a part alone answers for its own stages.
         return self._owner(stage).candidates(stage)
 
     def _owner(self, stage: Stage) -> Transfer:

@@ -69,7 +69,9 @@ FITTING = [
 
 @pytest.mark.parametrize(("route", "name"), FITTING)
 def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
-    own = ANY_SHIFT | ({"strengths": (0.5,)} if name in ("mmd", "dann", "coral") else {})
+    own = ({} if name == "reweight" else ANY_SHIFT) | (
+        {"strengths": (0.5,)} if name in ("mmd", "dann", "coral") else {}
+    )
     own |= {"rounds": 1} if name == "selftrain" else {}
     run = adapt(route, name, **own)
     told = run.record["transfer"]
@@ -114,7 +116,8 @@ def test_no_label_of_the_target_is_reached(name, adapt):
     rows = words(sizes, 1)
     turned = {part: (texts, list(reversed(labels))) for part, (texts, labels) in rows.items()} | {"test": rows["test"]}
     route = "words mlp" if name in STEPPED_ONLY else "words linear"
-    one, other = (adapt(route, name, data=data, **ANY_SHIFT) for data in (rows, turned))
+    own = {} if name == "reweight" else ANY_SHIFT
+    one, other = (adapt(route, name, data=data, **own) for data in (rows, turned))
     assert one.record["data"] == other.record["data"]
     assert one.metrics == other.metrics
     first, second = weights(one), weights(other)
@@ -228,6 +231,26 @@ def test_values_that_make_no_sense(strategy, message):
 def test_a_whole_map_is_the_most(adapt):
     with pytest.raises(SettingError, match="at most 1 where the last layer is solved"):
         adapt("words linear", Coral(strengths=(1.5,)))
+
+
+@pytest.mark.parametrize(
+    ("route", "strategy", "message"),
+    [
+        ("words linear", Coral(warm_up=True), "warm_up=True: expected False, as it is of a last layer that is stepped"),
+        ("words mlp", Coral(shrinkage=0.1), "shrinkage=0.1: expected 0.9, as it is of a last layer that is solved"),
+        ("words linear", SelfTrain(within=True), "within=True: expected false where there is a source"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(route, strategy, message, adapt):
+    with pytest.raises(SettingError, match=message):
+        adapt(route, strategy)
+
+
+def test_settings_of_a_source_need_one(adapt):
+    with pytest.raises(SettingError, match="max_source_rows=9: expected a source"):
+        adapt("words linear", SelfTrain(max_source_rows=9), source=None, unlabelled=["good"])
+    with pytest.raises(SettingError, match="choose_by"):
+        adapt("words linear", "reweight", choose_by="entropy")
 
 
 def test_pairs_that_make_no_sense(adapt, tmp_path):
