@@ -386,13 +386,13 @@ def _split(given: dict[str, Split], labels: Labels, settings: DataSettings) -> d
             made["validation"] = _fewer(given["validation"], max(1, round(most * settings.validation_size)), settings)
             most -= len(made["validation"])
         units = subset(units, most, least, names)
-    pool = count_rows(units)
+    pool, size = units, count_rows(units)
     if not validation_given:
-        units, validation = carve(units, min(settings.validation_size, MOST_VALIDATION_ROWS / pool), names)
+        units, validation = carve(pool, min(settings.validation_size, MOST_VALIDATION_ROWS / size), names)
         made["validation"] = _gather(source, validation)
-    rows, calibration = _calibration_rows(pool, count_rows(units), labels, settings), list[Unit]()
+    rows, calibration = _calibration_rows(size, count_rows(units), labels, settings), list[Unit]()
     if rows:
-        units, calibration = carve(units, rows / count_rows(units), names, least_taken=0)
+        units, calibration = carve(units, rows / size, names, of=pool, least_taken=0)
     return made | {"train": _gather(source, units), "calibration": _gather(source, calibration)}
 
 

@@ -95,7 +95,13 @@ def check_enough(units: Sequence[Unit], names: Sequence[str], carved: Sequence[s
 
 
 def carve(
-    units: list[Unit], share: float, names: Sequence[str], least_kept: int = 1, least_taken: int = 1
+    units: list[Unit],
+    share: float,
+    names: Sequence[str],
+    *,
+    of: Sequence[Unit] | None = None,
+    least_kept: int = 1,
+    least_taken: int = 1,
 ) -> tuple[list[Unit], list[Unit]]:
     """Part ``units`` in (kept, taken), ``share`` of every label's rows being taken.
 
@@ -103,14 +109,16 @@ def carve(
         units: in the order in which they are dealt out.
         share: from 0 to 1.
         names: of the labels, for messages.
+        of: the units that the share is of, where some of them have been taken before; None: ``units``.
         least_kept: units of every label that must be kept.
         least_taken: units of every label that must be taken.
 
     Raises:
         DataError: a label cannot have its least on both sides.
     """
-    wanted = _wanted(_label_rows(units), share, least_taken)
-    taken = _stratify(units, wanted, round(share * count_rows(units)))
+    whole = units if of is None else of
+    wanted = _wanted(_label_rows(whole), share, least_taken)
+    taken = _stratify(units, wanted, round(share * count_rows(whole)))
     _move_rarest(units, taken, (least_kept, least_taken), names)
     kept = [unit for unit, side in zip(units, taken, strict=True) if not side]
     return kept, [unit for unit, side in zip(units, taken, strict=True) if side]

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_data import counts, hashes, rows_of, texts_of
 
@@ -41,6 +41,7 @@ def test_splits_are_a_partition_with_identical_texts_on_one_side(table, seed):
 
 
 @settings(max_examples=60, deadline=None)
+@example([33, 34, 52], 0.3984375, 0.375, 0.3984375, 0)  # what each of three carves rounds must not add up
 @given(
     st.lists(st.integers(3, 60), min_size=2, max_size=5),
     st.floats(0.05, 0.4),
