@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from nlptransfer import features
 from nlptransfer.errors import DataError
 from nlptransfer.similarity import domain_odds, linear_cka, proxy_a_distance
 
@@ -222,3 +223,17 @@ def test_texts_without_words_get_a_weight_too() -> None:
 def test_odds_refuse(source: list[str], target: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         domain_odds(source, target)
+
+
+def test_odds_are_computed_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    first = features.kept_odds(FILMS, GADGETS, 1)
+    np.testing.assert_array_equal(first, domain_odds(FILMS, GADGETS, 1))
+    computed = []
+    monkeypatch.setattr(features, "domain_odds", lambda *asked: computed.append(asked) or np.ones(len(asked[0])))
+    np.testing.assert_array_equal(features.kept_odds(FILMS, GADGETS, 1), first)
+    assert not computed
+    # Of other texts, the other way round, or with another seed they are others.
+    for asked in ((FILMS, GADGETS, 2), (GADGETS, FILMS, 1), ([*FILMS[1:], FILMS[0]], GADGETS, 1)):
+        features.kept_odds(*asked)
+        assert computed[-1] == asked
