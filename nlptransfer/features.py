@@ -1,6 +1,6 @@
 """What is frozen is computed once: pooled word vectors, and a cache of what frozen encoders make of texts.
 
-In the cache is also how much likelier the texts of one domain are in another, which hangs on the texts alone.
+So is what tells two domains apart: the odds of one's texts in the other, and the distance of their features.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from nlptransfer import anatomy, cutting, processes
 from nlptransfer.batching import FeatureRows, compute
 from nlptransfer.errors import SettingError
 from nlptransfer.files import atomic_file, cache_folder
-from nlptransfer.similarity import domain_odds
+from nlptransfer.similarity import domain_odds, proxy_a_distance
 from nlptransfer.tokens import TokenRows
 from nlptransfer.word2vec import RESERVED
 
@@ -187,9 +187,20 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
 
 def kept_odds(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
     """As :func:`nlptransfer.similarity.domain_odds`, from the cache or into it; all processes call this together."""
-    sides = {name: _hash(json.dumps([*texts])) for name, texts in (("source", source_texts), ("target", target_texts))}
-    key = {"kind": "odds", "recipe": _RECIPE, "scikit-learn": sklearn.__version__, "seed": seed, **sides}
+    sides = [_hash(json.dumps([*texts])) for texts in (source_texts, target_texts)]
+    key = {"kind": "odds", "recipe": _RECIPE, "scikit-learn": sklearn.__version__, "seed": seed, "sides": sides}
     return cached(key, lambda: domain_odds(source_texts, target_texts, seed))
+
+
+def kept_distance(source: np.ndarray, target: np.ndarray) -> float:
+    """As :func:`nlptransfer.similarity.proxy_a_distance`, from the cache or into it; all processes call this together.
+
+    Args:
+        source, target: (rows, width) features of a frozen model, which come again.
+    """
+    sides = [f"{side.dtype} {side.shape} {hashlib.sha256(side.tobytes()).hexdigest()}" for side in (source, target)]
+    key = {"kind": "distance", "recipe": _RECIPE, "scikit-learn": sklearn.__version__, "sides": sides}
+    return float(cached(key, lambda: np.array(proxy_a_distance(source, target))))
 
 
 def _opened(path: Path) -> np.ndarray | None:

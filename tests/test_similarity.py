@@ -237,3 +237,14 @@ def test_odds_are_computed_once(monkeypatch, tmp_path):
     for asked in ((FILMS, GADGETS, 2), (GADGETS, FILMS, 1), ([*FILMS[1:], FILMS[0]], GADGETS, 1)):
         features.kept_odds(*asked)
         assert computed[-1] == asked
+
+
+def test_distances_of_frozen_features_are_computed_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    draw = np.random.default_rng(0)
+    source, target = draw.normal(size=(40, 3)).astype(np.float32), draw.normal(1, 1, (30, 3)).astype(np.float32)
+    first = features.kept_distance(source, target)
+    assert first == proxy_a_distance(source, target)
+    monkeypatch.setattr(features, "proxy_a_distance", lambda *_: 0.5)
+    assert features.kept_distance(source.copy(), target) == first
+    assert features.kept_distance(source[1:], target) == features.kept_distance(source.T, target.T) == 0.5
