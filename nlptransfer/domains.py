@@ -1,13 +1,22 @@
 """Between domains: what strategies without target labels close of the gap between the source alone and an oracle."""
 
 import logging
-import shutil
-from collections.abc import Mapping, Sequence
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits
 
 from nlptransfer import processes
 from nlptransfer.data import load_data
@@ -24,6 +33,8 @@ log = logging.getLogger("nlptransfer")
 
 SOURCE_ONLY, ORACLE = "source only", "oracle"
 RESAMPLES = 2000
+ORPHAN_SECONDS = 1.0
+"""How often a worker looks whether the process that it works for is still there."""
 
 Pair = tuple[str, str]
 
@@ -39,13 +50,31 @@ class Closed:
     """over the source alone"""
     interval: tuple[float, float]
     """95% interval of the gain, over test rows and seeds"""
-    share: float
-    """of the gap between the source alone and the oracle, that is closed"""
-    share_interval: tuple[float, float]
+    share: float | None
+    """of the gap between the source alone and the oracle, that is closed; None without an oracle"""
+    share_interval: tuple[float, float] | None
     adapted: int
     """pairs in which the choice without labels fell on adapting, in the first seed"""
     pairs: dict[str, float]
     """accuracy of each pair, "source > target", mean over seeds"""
+
+
+@contextmanager
+def side_by_side(jobs: int) -> Iterator[Executor | None]:
+    """Worker processes of one thread each, for :func:`close_the_gap`; None for one job, which needs none.
+
+    They are started anew, not forked: a script that opens them keeps its work under ``if __name__ == "__main__"``.
+    """
+    check(jobs >= 1, "jobs", jobs, "a whole number from 1")
+    if jobs == 1:
+        yield None
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_work, (os.getpid(),)) as workers:
+        try:
+            yield workers
+        except BaseException:
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def close_the_gap(
@@ -56,7 +85,10 @@ def close_the_gap(
     route: str | Route = "probe",
     unlabelled: str | None = None,
     seeds: int = 3,
+    oracle: bool = True,
     output_dir: str | Path,
+    workers: Executor | None = None,
+    progress: bool = True,
     **settings: Any,
 ) -> list[Closed]:
     """Each strategy from source to target, beside the source alone and an oracle that has learnt the target's labels.
@@ -70,7 +102,10 @@ def close_the_gap(
         transfers: settings of :func:`finetune` by what the table calls them; at least ``transfer``.
         unlabelled: name of a file in the target's folder, whose texts are taken in place of the training rows'.
         seeds: of all runs; one where the last layer is solved, which no seed moves.
-        output_dir: of the runs, and of gap.json. Of the runs no models are kept.
+        oracle: whether there is one; without it nobody knows how wide the gap is.
+        output_dir: of the runs, and of gap.json. The same call goes on with what was cut off. No models are kept.
+        workers: processes that make the runs, as :func:`side_by_side` opens them; None: this one, one after the other.
+        progress: whether a bar counts the runs.
         **settings: of all runs.
 
     Raises:
@@ -82,17 +117,25 @@ def close_the_gap(
         raise DataError(f"expected two domains or more, found {', '.join(folders) or 'none'}: give a folder for each")
     check(seeds >= 1, "seeds", seeds, "a whole number from 1")
     asked = list(pairs) if pairs is not None else [(a, b) for a in folders for b in folders if a != b]
-    study = _Study(folders, route, unlabelled, seeds, Path(output_dir), settings)
-    rights = {name: [study.rights(name, pair, own) for pair in asked] for name, own in transfers.items()}
-    plain = [study.rights(SOURCE_ONLY, pair, {"transfer": "copy"}) for pair in asked]
-    best = [study.oracle(target) for _, target in asked]
-    targets = [target for _, target in asked]
-    names = [f"{source} > {target}" for source, target in asked]
+    for name in {name for pair in asked for name in pair} - {*folders}:
+        raise DataError(f"pairs: expected names out of {', '.join(folders)}, found {name}")
+    call = {"route": route, **settings, "progress": False}
+    study = _Study(folders, unlabelled, call, Path(output_dir))
+    ways = {SOURCE_ONLY: {"transfer": "copy"}, **transfers}
+    # Pair by pair, so that what the runs of a pair share is used while it is at hand.
+    plans = {(name, pair): study.plan(name, pair, own) for pair in asked for name, own in ways.items()}
+    if oracle:
+        plans |= {(ORACLE, pair): study.oracle(pair[1]) for pair in asked}
+    called = " ".join([route if isinstance(route, str) else route.name, str(settings.get("head_type", ""))]).strip()
+    runs = _all_runs(plans, seeds, workers, called, progress)
+    rights = {name: [_right(runs[name, pair]) for pair in asked] for name in [*ways, *([ORACLE] if oracle else [])]}
+    plain, best = rights[SOURCE_ONLY], rights.get(ORACLE)
+    targets, names = [target for _, target in asked], [f"{source} > {target}" for source, target in asked]
     found = []
-    for name, own in {SOURCE_ONLY: plain, **rights, ORACLE: best}.items():
+    for name, own in rights.items():
         gain, share, interval, share_interval = _interval(own, plain, best, targets)
         scores = [float(one.mean()) for one in own]
-        adapted = sum(study.adapted.get((name, pair), False) for pair in asked)
+        adapted = sum(name in transfers and _has_adapted(runs[name, pair][0]) for pair in asked)
         means = dict(zip(names, scores, strict=True))
         found.append(Closed(name, float(np.mean(scores)), gain, interval, share, share_interval, adapted, means))
     if processes.is_main():
@@ -100,55 +143,113 @@ def close_the_gap(
     return found
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is done, over seeds."""
+
+    folder: str
+    """of the runs, without the seed"""
+    data: Path
+    unlabelled: str | None
+    """file in the folder of the data, whose texts are taken in place of its training rows"""
+    call: Mapping[str, Any]
+    """what else finetune() is given"""
+
+    def run(self, seed: int) -> Experiment:
+        """Make the run of a seed, or find it."""
+        data: Any = self.data if self.unlabelled is None else _with_texts_of(self.data, self.unlabelled)
+        own = {**self.call, "seed": seed}
+        return finetune(data, output_dir=f"{self.folder}-{seed}", report=False, verdict=False, save_model=False, **own)
+
+
+@dataclass(frozen=True)
 class _Study:
-    """The runs, each made once."""
+    """How each run is called, and where it goes."""
 
-    def __init__(
-        self,
-        folders: Mapping[str, Path],
-        route: str | Route,
-        unlabelled: str | None,
-        seeds: int,
-        folder: Path,
-        settings: Mapping[str, Any],
-    ) -> None:
-        self.folders, self.route, self.unlabelled = folders, route, unlabelled
-        self.seeds, self.folder, self.settings = seeds, folder, settings
-        self.adapted: dict[tuple[str, Pair], bool] = {}
-        self.oracles: dict[str, np.ndarray] = {}
+    folders: Mapping[str, Path]
+    unlabelled: str | None
+    call: Mapping[str, Any]
+    folder: Path
 
-    def rights(self, name: str, pair: Pair, own: Mapping[str, Any]) -> np.ndarray:
-        """(seeds, test rows) whether each row was right."""
+    def plan(self, name: str, pair: Pair, own: Mapping[str, Any]) -> _Plan:
         source, target = pair
-        given = {"source": self.folders[source], **own}
-        runs = self._runs(f"{source}-{target}-{name.replace(' ', '-')}", target, given)
-        stages = runs[0].record["transfer"]["stages"].values()
-        chosen = [stage["chosen"] for stage in stages if "chosen" in stage]
-        self.adapted[name, pair] = any(one.get("strength", one.get("adapted", 1)) for one in chosen)
-        return _right(runs)
+        place = self.folder / f"{source}-{target}-{name.replace(' ', '-')}"
+        texts = self.unlabelled if own.get("transfer", "copy") != "copy" else None
+        return _Plan(str(place), self.folders[target], texts, {**self.call, "source": self.folders[source], **own})
 
-    def oracle(self, target: str) -> np.ndarray:
-        if target not in self.oracles:
-            self.oracles[target] = _right(self._runs(f"{target}-oracle", target, {}))
-        return self.oracles[target]
+    def oracle(self, target: str) -> _Plan:
+        return _Plan(str(self.folder / f"{target}-oracle"), self.folders[target], None, self.call)
 
-    def _runs(self, name: str, target: str, given: Mapping[str, Any]) -> list[Experiment]:
-        data: Any = self.folders[target]
-        if self.unlabelled is not None and given.get("transfer", "copy") != "copy":
-            data = _with_texts_of(data, self.unlabelled)
-        runs: list[Experiment] = []
-        for seed in range(self.seeds):
-            folder = self.folder / f"{name}-{seed}"
-            call = {"route": self.route, "progress": False, **self.settings, **given, "seed": seed}
-            runs.append(finetune(data, output_dir=folder, report=False, verdict=False, **call))
-            if processes.is_main():
-                shutil.rmtree(folder / "model", ignore_errors=True)
-            processes.wait()
-            log.info("%s, seed %d: %.4f", name, seed, runs[-1].metrics["accuracy"])
-            if runs[0].record["training"].get("solved"):
-                # No seed moves what is solved on the same rows.
-                return runs * self.seeds
-        return runs
+
+def _all_runs(
+    plans: Mapping[tuple[str, Pair], _Plan], seeds: int, workers: Executor | None, name: str, progress: bool
+) -> dict[tuple[str, Pair], list[Experiment]]:
+    """The runs of all plans, by seed; where the last layer is solved the first seed's stands for all of them."""
+    # Pairs with the same target share its oracle.
+    by_folder = {plan.folder: plan for plan in plans.values()}
+    with _bar(progress) as bar:
+        task = bar.add_task(name, total=len(by_folder) * seeds)
+
+        def made(asked: Sequence[tuple[_Plan, int]]) -> None:
+            for plan, seed, run in _each(asked, workers):
+                found[plan.folder, seed] = run
+                log.info("%s, seed %d: %.4f", Path(plan.folder).name, seed, run.metrics["accuracy"])
+                bar.advance(task)
+
+        found: dict[tuple[str, int], Experiment] = {}
+        made([(plan, 0) for plan in by_folder.values()])
+        solved = {folder for folder in by_folder if found[folder, 0].record["training"].get("solved")}
+        bar.advance(task, len(solved) * (seeds - 1))
+        stepped = [plan for plan in by_folder.values() if plan.folder not in solved]
+        made([(plan, seed) for plan in stepped for seed in range(1, seeds)])
+    return {
+        key: [found[plan.folder, 0 if plan.folder in solved else seed] for seed in range(seeds)]
+        for key, plan in plans.items()
+    }
+
+
+def _each(asked: Sequence[tuple[_Plan, int]], workers: Executor | None) -> Iterator[tuple[_Plan, int, Experiment]]:
+    """Runs as they are done."""
+    if workers is None:
+        yield from ((plan, seed, plan.run(seed)) for plan, seed in asked)
+        return
+    waiting = {workers.submit(plan.run, seed): (plan, seed) for plan, seed in asked}
+    for done in as_completed(waiting):
+        yield (*waiting[done], done.result())
+
+
+def _begin_work(boss: int) -> None:
+    """Make this process a worker: of one thread, that says nothing of its own and ends with the one it works for."""
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+    log.setLevel(logging.ERROR)
+
+    def watch() -> None:
+        # Two of a kind would write into one folder, where the same call is made again.
+        while os.getppid() == boss:
+            time.sleep(ORPHAN_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _bar(shown: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(),
+        TextColumn("runs"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not (shown and processes.is_main()),
+    )
+
+
+def _has_adapted(run: Experiment) -> bool:
+    """Whether the choice without labels fell on adapting."""
+    stages = run.record["transfer"]["stages"].values()
+    chosen = [stage["chosen"] for stage in stages if "chosen" in stage]
+    return any(one.get("strength", one.get("adapted", 1)) for one in chosen)
 
 
 def _with_texts_of(folder: Path, name: str) -> dict[str, Any]:
@@ -161,6 +262,7 @@ def _with_texts_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _right(runs: Sequence[Experiment]) -> np.ndarray:
+    """(seeds, test rows) whether each row was right."""
     rows = []
     for run in runs:
         labels = Labels(tuple(run.record["data"]["labels"]), False)
@@ -170,8 +272,11 @@ def _right(runs: Sequence[Experiment]) -> np.ndarray:
 
 
 def _interval(
-    own: Sequence[np.ndarray], plain: Sequence[np.ndarray], best: Sequence[np.ndarray], targets: Sequence[str]
-) -> tuple[float, float, tuple[float, float], tuple[float, float]]:
+    own: Sequence[np.ndarray],
+    plain: Sequence[np.ndarray],
+    best: Sequence[np.ndarray] | None,
+    targets: Sequence[str],
+) -> tuple[float, float | None, tuple[float, float], tuple[float, float] | None]:
     """The mean gain, the share of the gap, and their 95% intervals by a bootstrap over seeds and test rows.
 
     The rows of a target are drawn once for all pairs that end there, as they share them.
@@ -183,14 +288,21 @@ def _interval(
         seeds, rows = plain[places[0]].shape
         counts = draw.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES) / rows
         drawn = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
+
         for place in places:
-            gain = own[place].astype(float) - plain[place]
-            gap = best[place].astype(float) - plain[place]
-            gains += np.einsum("is,sr,ir->i", drawn, gain, counts) / len(targets)
-            gaps += np.einsum("is,sr,ir->i", drawn, gap, counts) / len(targets)
-    gain = float(np.mean([a.mean() - b.mean() for a, b in zip(own, plain, strict=True)]))
-    gap = float(np.mean([a.mean() - b.mean() for a, b in zip(best, plain, strict=True)]))
-    shares = np.divide(gains, gaps, out=np.zeros(RESAMPLES), where=np.abs(gaps) > 1e-9)
+            for total, side in ((gains, own), (gaps, best)):
+                if side is not None:
+                    apart = side[place].astype(float) - plain[place]
+                    total += np.einsum("is,is->i", drawn, counts @ apart.T) / len(targets)
+    gain = _mean_apart(own, plain)
     low, high = np.quantile(gains, [0.025, 0.975]).tolist()
+    if best is None:
+        return gain, None, (low, high), None
+    gap = _mean_apart(best, plain)
+    shares = np.divide(gains, gaps, out=np.zeros(RESAMPLES), where=np.abs(gaps) > 1e-9)
     share_low, share_high = np.quantile(shares, [0.025, 0.975]).tolist()
     return gain, gain / gap if gap else 0.0, (low, high), (share_low, share_high)
+
+
+def _mean_apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
+    return float(np.mean([a.mean() - b.mean() for a, b in zip(one, other, strict=True)]))

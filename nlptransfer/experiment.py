@@ -75,7 +75,13 @@ class Experiment:
 
     @cached_property
     def classifier(self) -> Classifier:
-        """The trained classifier, as it was saved."""
+        """The trained classifier, as it was saved.
+
+        Raises:
+            RunFolderError: it was not kept.
+        """
+        if not (self.folder / "model").is_dir():
+            raise RunFolderError(f"{self.folder}: expected a saved model, found none: run it anew with save_model=True")
         return Classifier.load(self.folder / "model")
 
 
@@ -94,6 +100,7 @@ def finetune(
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     report: bool = True,
+    save_model: bool = True,
     further_metrics: Sequence[str] = (),
     **settings: Any,
 ) -> Experiment:
@@ -121,6 +128,8 @@ def finetune(
             The same call resumes a run that was cut off there, and returns a finished one as it is.
         overwrite: whether a run with other settings in that folder is thrown away.
         report: whether report.html is written into the folder, with some of the texts that were judged.
+        save_model: whether the classifier is saved; else the run is its record, scores and predictions, and no time is
+            spent on proving what was saved, nor on measuring its speed and size. A verdict needs it saved.
         further_metrics: names of other ``evaluate`` metrics to score with.
         **settings: fields of DataSettings, TrainingSettings, Augment, of the route and of the strategy.
 
@@ -141,9 +150,10 @@ def finetune(
     folder = Path(output_dir) if output_dir else Path("runs") / run.name()
     if gate or (_is_cheap(run) if verdict is None else verdict):
         pairs = Pairs(plan.run, plan.data_settings, plan.training, seeds_for(run, seeds))
+        check(save_model, "save_model", save_model, "true beside a verdict, which picks a model: or verdict=False")
         run_with_verdict(run, pairs, folder, gate=gate, overwrite=overwrite)
     else:
-        run.go(folder, overwrite)
+        run.go(folder, overwrite, save_model=save_model)
         if run.source is not None:
             log.info("no verdict on whether the source helped was asked for, or none is possible without test rows")
     if report:

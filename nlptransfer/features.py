@@ -1,4 +1,7 @@
-"""What is frozen is computed once: pooled word vectors, and a cache of what frozen encoders make of texts."""
+"""What is frozen is computed once: pooled word vectors, and a cache of what frozen encoders make of texts.
+
+So is what tells two domains apart: the odds of one's texts in the other, and the distance of their features.
+"""
 
 import hashlib
 import json
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn
 import torch
 import transformers
 from rich.console import Console
@@ -23,6 +27,7 @@ from nlptransfer import anatomy, cutting, processes
 from nlptransfer.batching import FeatureRows, compute
 from nlptransfer.errors import SettingError
 from nlptransfer.files import atomic_file, cache_folder
+from nlptransfer.similarity import domain_odds, proxy_a_distance
 from nlptransfer.tokens import TokenRows
 from nlptransfer.word2vec import RESERVED
 
@@ -178,6 +183,24 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
     processes.wait()
     found = _opened(path)
     return made if found is None else found
+
+
+def kept_odds(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
+    """As :func:`nlptransfer.similarity.domain_odds`, from the cache or into it; all processes call this together."""
+    sides = [_hash(json.dumps([*texts])) for texts in (source_texts, target_texts)]
+    key = {"kind": "odds", "recipe": _RECIPE, "scikit-learn": sklearn.__version__, "seed": seed, "sides": sides}
+    return cached(key, lambda: domain_odds(source_texts, target_texts, seed))
+
+
+def kept_distance(source: np.ndarray, target: np.ndarray) -> float:
+    """As :func:`nlptransfer.similarity.proxy_a_distance`, from the cache or into it; all processes call this together.
+
+    Args:
+        source, target: (rows, width) features of a frozen model, which come again.
+    """
+    sides = [f"{side.dtype} {side.shape} {hashlib.sha256(side.tobytes()).hexdigest()}" for side in (source, target)]
+    key = {"kind": "distance", "recipe": _RECIPE, "scikit-learn": sklearn.__version__, "sides": sides}
+    return float(cached(key, lambda: np.array(proxy_a_distance(source, target))))
 
 
 def _opened(path: Path) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """The verb gap: each domain to each other, no label of the target looked at; what is closed of the gap?"""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,10 +11,18 @@ import typer
 from nlptransfer.settings import pairs
 from nlptransfer.terminal import Base, show_closed, start_log
 
-QUICK = {name: {"transfer": name} for name in ("coral", "selftrain")}
-"""Strategies that are solved on frozen features."""
-STEPPED = {name: {"transfer": name} for name in ("coral", "mmd", "dann", "selftrain")}
-"""Strategies through a head with layers of its own."""
+SOLVED, STEPPED = ("coral", "selftrain"), ("coral", "mmd", "dann", "selftrain")
+EVERY = {
+    ("probe", "linear"): SOLVED,
+    ("probe", "mlp"): STEPPED,
+    ("word2vec", "mlp"): SOLVED,
+}
+"""Strategies by route and head: all that --all compares."""
+STEP_ROWS = 128
+"""Rows of a step of an mlp: as good on validation rows, as far as they tell, as a quarter of them, which it would take
+by itself, in half of the time."""
+MOST_JOBS = 8
+"""Each job holds an encoder in memory."""
 
 
 def gap_verb(default: Any = ...) -> Callable[..., None]:
@@ -21,37 +30,59 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
 
     def gap(
         domains: Annotated[list[str], typer.Argument(metavar="DOMAINS", help="folders of labelled rows")] = default,
-        route: Annotated[str, typer.Option(help="probe or word2vec, whose features are computed once")] = "probe",
+        route: Annotated[
+            list[str] | None, typer.Option(help="probe (default) or word2vec, whose features are computed once")
+        ] = None,
         base: Base = None,
-        every: Annotated[bool, typer.Option("--all", help="mmd and dann too, by an mlp")] = False,
+        vectors: Annotated[
+            str | None, typer.Option(help="word vectors for word2vec; distilled from the encoder if none")
+        ] = None,
+        every: Annotated[
+            bool, typer.Option("--all", help="probe solved and by an mlp (mmd and dann too), word2vec by an mlp")
+        ] = False,
         unlabelled: Annotated[
             str | None,
             typer.Option(metavar="NAME", help="file in each folder, in place of training texts"),
         ] = None,
         seeds: Annotated[int, typer.Option(help="of what is trained; what is solved has none")] = 3,
+        jobs: Annotated[int | None, typer.Option(help="runs side by side; by default one a core, at most 8")] = None,
         output_dir: Annotated[Path, typer.Option(help="of the runs")] = Path("runs/gap"),
         settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting")] = None,
     ) -> None:
         """What strategies that see no label of the target close of the gap to one that has learnt them."""
         from nlptransfer import processes
-        from nlptransfer.domains import close_the_gap
+        from nlptransfer.domains import close_the_gap, side_by_side
 
         start_log()
         # What the many runs have to say would bury the table.
         logging.getLogger("nlptransfer").setLevel(logging.ERROR)
-        given: dict[str, Any] = pairs(settings) | ({"base": base} if base else {})
+        given: dict[str, Any] = pairs(settings)
+        asked = route or (["probe", "word2vec"] if every else ["probe"])
+        heads = [way for way in EVERY if way[0] in asked] if every else [(name, "linear") for name in asked]
         found = {}
-        for head, transfers in {"linear": QUICK, **({"mlp": STEPPED} if every else {})}.items():
-            found[f"{route} {head}"] = close_the_gap(
-                domains,
-                transfers=transfers,
-                route=route,
-                unlabelled=unlabelled,
-                seeds=seeds,
-                output_dir=output_dir / head,
-                **{**given, "head_type": head},
-            )
+        with side_by_side(jobs or _jobs()) as workers:
+            for name, head in heads:
+                stepped = {"per_device_train_batch_size": STEP_ROWS} if head == "mlp" else {}
+                own_base = (vectors if name == "word2vec" else None) or base
+                found[f"{name} {head}"] = close_the_gap(
+                    domains,
+                    transfers={transfer: {"transfer": transfer} for transfer in EVERY.get((name, head), SOLVED)},
+                    route=name,
+                    unlabelled=unlabelled,
+                    seeds=seeds,
+                    output_dir=output_dir / f"{name}-{head}",
+                    workers=workers,
+                    **{**stepped, **given, "head_type": head, **({"base": own_base} if own_base else {})},
+                )
         if processes.is_main():
             show_closed(found)
 
     return gap
+
+
+def _jobs() -> int:
+    """One for each core; on an accelerator, or where a launcher has started several processes, one."""
+    from nlptransfer import processes
+
+    alone = processes.count() == 1 and processes.state().device.type == "cpu"
+    return min(os.cpu_count() or 1, MOST_JOBS) if alone else 1

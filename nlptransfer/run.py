@@ -83,7 +83,7 @@ class Run:
     unlabelled: str | None = None
     """what the further texts without labels are called"""
 
-    def go(self, folder: Path, overwrite: bool = False) -> None:
+    def go(self, folder: Path, overwrite: bool = False, *, save_model: bool = True) -> None:
         """Train and write the folder; go on with what was cut off there, and leave a finished run as it is."""
         # What is wrong with these settings shows before a folder is claimed.
         names = self.data.labels.names
@@ -112,7 +112,11 @@ class Run:
             report["transfer"] = learnt.scores
             _log_forgetting(learnt.scores, scores.default_metric(self.data.labels))
         if processes.is_main():
-            self._write(folder, classifier, report, found, learnt, self._record(built, course, truncated))
+            record = self._record(built, course, truncated)
+            report["cost"] = _cost(classifier, learnt.fitted["seconds"], learnt.fitted["examples"])
+            if save_model:
+                self._save(folder / "model", classifier, record, report)
+            self._write(folder, classifier, report, found, learnt, record)
         processes.wait()
 
     def name(self) -> str:
@@ -232,6 +236,16 @@ class Run:
             record["transfer"]["source"] = {"name": self.source.name} if data is None else described(data)
         return record
 
+    def _save(self, model: Path, classifier: Classifier, record: Mapping[str, Any], report: Mapping[str, Any]) -> None:
+        """Save the classifier, and measure what it is to use."""
+        seen = self.data.train.texts or self.data.unlabelled
+        classifier.save_pretrained(model, seen[:VERIFIED_TEXTS])
+        note_results(model, self._results(record, report))
+        texts = self.data.test.texts or self.data.validation.texts or self.data.unlabelled
+        report["cost"]["texts_per_second"] = round(_texts_per_second(classifier, texts), 1)
+        report["cost"]["size_mb"] = round(size_mb(model), 3)
+        note_results(model, {"cost": report["cost"]})
+
     def _write(
         self,
         folder: Path,
@@ -241,16 +255,10 @@ class Run:
         learnt: Learnt,
         record: dict[str, Any],
     ) -> None:
-        seen = self.data.train.texts or self.data.unlabelled
-        classifier.save_pretrained(folder / "model", seen[:VERIFIED_TEXTS])
-        note_results(folder / "model", self._results(record, report))
-        texts = self.data.test.texts or self.data.validation.texts or self.data.unlabelled
-        report["cost"] = _cost(classifier, texts, learnt.fitted["seconds"], learnt.fitted["examples"], folder)
         write_predictions(folder / "predictions.parquet", self.data, classifier.thresholds, found)
         write_json(folder / "metrics.json", report)
         if "transfer" in record:
             record["transfer"] |= {"stages": learnt.stages, **learnt.record}
-        note_results(folder / "model", {"cost": report["cost"]})
         write_json(folder / "experiment.json", {"status": "finished", **record, "training": learnt.fitted})
         if not self.asked.keep_checkpoints:
             for checkpoints in folder.glob(f"{CHECKPOINTS}*"):
@@ -428,9 +436,7 @@ def described(data: Data) -> dict[str, Any]:
     }
 
 
-def _cost(
-    classifier: Classifier, texts: Sequence[str], seconds: float, examples: int, folder: Path
-) -> dict[str, float]:
+def _cost(classifier: Classifier, seconds: float, examples: int) -> dict[str, float]:
     parameters = [(p.numel(), p.requires_grad) for p in classifier.model.parameters()]
     return {
         "train_seconds": round(seconds, 3),
@@ -438,8 +444,6 @@ def _cost(
         "trainable_parameters": sum(size for size, learnt in parameters if learnt),
         "total_parameters": sum(size for size, _ in parameters),
         "peak_memory_mb": round(peak_memory_mb(), 1),
-        "texts_per_second": round(_texts_per_second(classifier, texts), 1),
-        "size_mb": round(size_mb(folder / "model"), 3),
     }
 
 

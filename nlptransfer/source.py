@@ -12,9 +12,8 @@ import numpy as np
 from nlptransfer.classifier import RECORD, Classifier
 from nlptransfer.data import Data, DataSettings, Split, load_data
 from nlptransfer.errors import SettingError, nearest
-from nlptransfer.features import hash_of_modules
+from nlptransfer.features import hash_of_modules, kept_odds
 from nlptransfer.labels import Labels
-from nlptransfer.similarity import domain_odds
 from nlptransfer.transfer import FromSource, Sides
 
 
@@ -171,5 +170,5 @@ def _weights(sizes: Sequence[int], data: Data, target: Data, transfer: FromSourc
         wanted = np.array(sizes) ** (1 / transfer.temperature)
         weights *= np.repeat(wanted / wanted.sum() * sum(sizes) / np.array(sizes), sizes)
     if transfer.target_like:
-        weights *= domain_odds(data.train.texts, target.unlabelled or target.train.texts, seed)
+        weights *= kept_odds(data.train.texts, target.unlabelled or target.train.texts, seed)
     return None if (weights == 1).all() else (weights / weights.mean()).astype(np.float32)

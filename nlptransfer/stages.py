@@ -18,13 +18,14 @@ from nlptransfer.adaptation import Chosen
 from nlptransfer.batching import Examples, Rows, compute, predict_logits
 from nlptransfer.choosing import Evidence, choose, warn_of_shift
 from nlptransfer.classifier import to_probabilities
+from nlptransfer.features import kept_distance, kept_odds
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.heads import last_inputs, relabel, standing_in, text_vectors
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import Pretrain, language_texts
 from nlptransfer.route import Built, Route
-from nlptransfer.similarity import domain_odds, linear_cka, proxy_a_distance
+from nlptransfer.similarity import linear_cka, proxy_a_distance
 from nlptransfer.solver import Head
 from nlptransfer.solving import Features, HeadTask
 from nlptransfer.task import Task
@@ -254,7 +255,7 @@ class Course:
         if self.odds is None:
             own = [*task.data.train.texts, *validation.texts]
             same = stage.roles[0] == TARGET
-            self.odds = np.ones(len(own)) if same else domain_odds(own, texts, self._seed())
+            self.odds = np.ones(len(own)) if same else kept_odds(own, texts, self._seed())
         weights = self.odds[-len(validation) :]
         return Evidence.of(task.data.labels, held_out, validation.targets, weights, unlabelled)
 
@@ -445,9 +446,9 @@ class Course:
         """How alike both sides are to each layer, and how alike each layer is to what the source had made of it."""
         if SOURCE not in self.tasks:
             return {}
-        found = []
+        found, distance = [], kept_distance if self.route.is_frozen else proxy_a_distance
         for number, (source, target) in enumerate(zip(self._layers(SOURCE), self._layers(TARGET), strict=True)):
-            layer: dict[str, Any] = {"layer": number + 1, "proxy_a_distance": proxy_a_distance(source, target)}
+            layer: dict[str, Any] = {"layer": number + 1, "proxy_a_distance": distance(source, target)}
             if self.layers_before:
                 layer["cka_with_source"] = linear_cka(self.layers_before[number], target)
             found.append(layer)

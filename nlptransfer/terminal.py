@@ -79,16 +79,21 @@ def show_closed(found: Mapping[str, Sequence["Closed"]]) -> None:
     for route, rows in found.items():
         for row in rows:
             compared = row.transfer not in ("source only", "oracle")
-            share = f"{row.share:.0%} [{row.share_interval[0]:.0%}, {row.share_interval[1]:.0%}]"
             table.add_row(
                 route,
                 row.transfer,
                 f"{row.accuracy:.3f}",
                 "" if row.transfer == "source only" else _gain({"gain": row.gain, "interval": row.interval}),
-                share if compared else "",
+                _share(row) if compared else "",
                 f"{row.adapted} of {len(row.pairs)}" if compared else "",
             )
     _console().print(table)
+
+
+def _share(row: "Closed") -> str:
+    if row.share is None or row.share_interval is None:
+        return "no oracle"
+    return f"{row.share:.0%} [{row.share_interval[0]:.0%}, {row.share_interval[1]:.0%}]"
 
 
 def _gain(row: Mapping[str, Any]) -> str:

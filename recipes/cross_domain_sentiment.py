@@ -1,10 +1,10 @@
 """From films to gadgets and back, no label of the target looked at: what is closed of the gap to one that knew them?
 
 python recipes/cross_domain_sentiment.py                                  by coral and self-training, solved
-python recipes/cross_domain_sentiment.py --all                            by mmd and dann too, trained
+python recipes/cross_domain_sentiment.py --all                            by mmd and dann too, and by word vectors
 python recipes/cross_domain_sentiment.py books dvd kitchen --all          folders of yours, each to each other
 python recipes/cross_domain_sentiment.py books dvd --unlabelled unlabeled.jsonl.gz
-python recipes/cross_domain_sentiment.py --route word2vec --seeds 1
+python recipes/cross_domain_sentiment.py --all --vectors vectors.txt.gz --seeds 1
 """
 
 from pathlib import Path

@@ -2,15 +2,16 @@
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
 from conftest import text_of, write_rows
 
-from nlptransfer import Experiment, close_the_gap
+from nlptransfer import Experiment, close_the_gap, finetune
 from nlptransfer.cli import app
-from nlptransfer.domains import _interval
-from nlptransfer.errors import DataError, SettingError
+from nlptransfer.domains import _interval, side_by_side
+from nlptransfer.errors import DataError, RunFolderError, SettingError
 
 TRANSFERS = {
     "coral": {"transfer": "coral", "allow_label_shift": True},
@@ -84,6 +85,42 @@ def test_seeds_count_where_something_is_trained(domains, vectors_file, tmp_path)
     assert found[1].adapted in (0, 1)
 
 
+def test_side_by_side_as_one_after_the_other(domains, vectors_file, tmp_path, monkeypatch):
+    call = {"route": "word2vec", "base": str(vectors_file), "head_type": "mlp", "mlp_sizes": (4,), "seeds": 2}
+    call |= {"num_train_epochs": 2, "transfers": {"mmd": {"transfer": "mmd", "strengths": (1.0,)}}, "oracle": False}
+    alone = close_the_gap(domains, output_dir=tmp_path / "alone", **call)
+    with side_by_side(2) as workers:
+        beside = close_the_gap(domains, output_dir=tmp_path / "beside", workers=workers, **call)
+        for path in (tmp_path / "alone").glob("*/predictions.parquet"):
+            other = tmp_path / "beside" / path.relative_to(tmp_path / "alone")
+            assert other.read_bytes() == path.read_bytes()
+        assert beside == alone and [one.transfer for one in beside] == ["source only", "mmd"]
+        assert {one.share for one in beside} == {None}
+        # What is finished is not made anew.
+        shutil.rmtree(tmp_path / "beside" / "films-books-mmd-1")
+        monkeypatch.setattr("nlptransfer.run.Run._build", None)
+        with pytest.raises(TypeError):
+            close_the_gap(domains, output_dir=tmp_path / "beside", **call)
+        monkeypatch.undo()
+        assert close_the_gap(domains, output_dir=tmp_path / "beside", workers=workers, **call) == alone
+        # An error of a run comes through.
+        with pytest.raises(SettingError, match="dropout=2"):
+            close_the_gap(domains, output_dir=tmp_path / "wrong", workers=workers, **{**call, "dropout": 2})
+
+
+def test_a_run_that_keeps_no_model(domains, vectors_file, tmp_path):
+    call = {"base": str(vectors_file), "head_type": "linear", "report": False}
+    kept = finetune(domains[0], output_dir=tmp_path / "kept", **call)
+    run = finetune(domains[0], output_dir=tmp_path / "run", save_model=False, **call)
+    assert {path.name for path in kept.folder.iterdir()} - {path.name for path in run.folder.iterdir()} == {"model"}
+    assert run.metrics == kept.metrics
+    assert {*kept.cost} - {*run.cost} == {"texts_per_second", "size_mb"}
+    with pytest.raises(RunFolderError, match="expected a saved model, found none"):
+        run.classifier  # noqa: B018
+    with pytest.raises(SettingError, match="save_model=False"):
+        finetune(domains[0], source=domains[1], output_dir=tmp_path / "both", save_model=False, **call)
+
+
 def test_intervals_are_of_a_plain_bootstrap_where_there_is_one_pair():
     draw = np.random.default_rng(0)
     plain, own, best = (draw.random((1, 4000)) < share for share in (0.7, 0.75, 0.9))
@@ -106,12 +143,13 @@ def test_pairs_with_the_same_target_share_its_rows():
 
 
 def test_the_verb_shows_the_table(domains, vectors_file, tmp_path, command_line):
-    call = ["gap", *domains, "--route", "word2vec", "--base", vectors_file, "--output-dir", tmp_path / "out"]
+    call = ["gap", *domains, "--route", "word2vec", "--vectors", vectors_file, "--jobs", 1]
+    call += ["--output-dir", tmp_path / "out"]
     ended = command_line(app, *call)
     assert ended.code == 0, ended.err
     lines = [line for line in ended.out.splitlines() if "word2vec linear" in line]
     assert [line.split("│")[2].strip() for line in lines] == ["source only", "coral", "selftrain", "oracle"]
-    assert " of 2 " in lines[1] and (tmp_path / "out" / "linear" / "gap.json").exists()
+    assert " of 2 " in lines[1] and (tmp_path / "out" / "word2vec-linear" / "gap.json").exists()
 
 
 def test_what_is_refused(domains, tmp_path):
@@ -119,3 +157,7 @@ def test_what_is_refused(domains, tmp_path):
         close_the_gap(domains[:1], transfers=TRANSFERS, output_dir=tmp_path / "gap")
     with pytest.raises(SettingError, match="seeds=0"):
         close_the_gap(domains, transfers=TRANSFERS, output_dir=tmp_path / "gap", seeds=0)
+    with pytest.raises(DataError, match="expected names out of films, books, found toys"):
+        close_the_gap(domains, transfers=TRANSFERS, output_dir=tmp_path / "gap", pairs=[("films", "toys")])
+    with pytest.raises(SettingError, match="jobs=0"), side_by_side(0):
+        pass
