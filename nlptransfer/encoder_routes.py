@@ -211,7 +211,7 @@ class Full(EncoderRoute):
         rows: list[Rows] = []
         for texts in splits:
             tokens = self.rows(model, tokenizer, texts)
-            rows.append(ActivationRows(tokens, activations(model, tokenizer, tokens, self.freeze_layers)))
+            rows.append(ActivationRows(tokens, activations(model, tokenizer, texts, tokens, self.freeze_layers)))
         return cutting.upper_layers(model, self.freeze_layers), rows
 
     def paces(self, model: PreTrainedModel) -> dict[str, Pace]:

@@ -28,7 +28,7 @@ from nlptransfer.batching import FeatureRows, compute
 from nlptransfer.errors import SettingError
 from nlptransfer.files import atomic_file, cache_folder
 from nlptransfer.similarity import domain_odds, proxy_a_distance
-from nlptransfer.tokens import TokenRows
+from nlptransfer.tokens import LongText, TokenRows
 from nlptransfer.word2vec import RESERVED
 
 log = logging.getLogger("nlptransfer")
@@ -40,7 +40,7 @@ CACHE_LIMIT = "NLPTRANSFER_CACHE_GB"
 CACHE_GB = 20.0
 """GiB that it may hold where nothing is said."""
 
-_RECIPE = 1
+_RECIPE = 2
 """Version of what is computed here; another one is computed again."""
 
 
@@ -70,12 +70,15 @@ def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]
     return FeatureRows(features.reshape(len(rows), len(pooling) * matrix.shape[1]))
 
 
-def activations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tokens: TokenRows, cut: int) -> np.ndarray:
+def activations(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], tokens: TokenRows, cut: int
+) -> np.ndarray:
     """What layer ``cut`` takes of every token, from the cache or into it; all processes call this together.
 
     Args:
         model: a classifier or a bare encoder whose layers below the cut are frozen.
         tokenizer: what made the tokens.
+        texts: what it made them of.
         tokens: the rows.
         cut: as :func:`nlptransfer.cutting.upper_layers` has it.
 
@@ -95,7 +98,7 @@ def activations(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, toke
         "weights": hash_of_modules(lower),
         "layers": [cut],
         "dtype": str(model.dtype),
-        **text_key(model.config, tokenizer, tokens),
+        **text_key(model.config, tokenizer, texts, tokens.long_text),
     }
     return cached(key, lambda: through(model, flat, tokens, lambda rows: tokens.places(rows)[0]))
 
@@ -127,22 +130,26 @@ def to_float16(values: Tensor) -> Tensor:
     return values.clamp(-highest, highest).half()
 
 
-def text_key(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, tokens: TokenRows) -> dict[str, Any]:
-    """The parts of a key for :func:`cached` that say what texts an encoder reads and how, but for its weights."""
+def text_key(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], long_text: LongText
+) -> dict[str, Any]:
+    """The parts of a key for :func:`cached` that say what texts an encoder reads and how, but for its weights.
+
+    Of the texts themselves: where the cache has what is made of them, they are not cut into tokens.
+    """
     shape = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
-    rows = hashlib.sha256(f"{len(tokens)} {tokens.pad_id} {tokens.pad_left} {tokens.type_ids is not None}\0".encode())
-    for part in (tokens.ids, tokens.offsets, tokens.type_ids, tokens.windows):
-        if part is not None:
-            rows.update(np.ascontiguousarray(part).data)
     return {
         "recipe": _RECIPE,
         "transformers": transformers.__version__,
         "architecture": _hash(json.dumps(shape, sort_keys=True, default=str)),
         "tokenizer": _hash(tokenizer.backend_tokenizer.to_str()),
+        "padding": [tokenizer.padding_side, tokenizer.pad_token_id],
+        "inputs": tokenizer.model_input_names,
         "max_length": tokenizer.model_max_length,
-        "long_texts": tokens.long_text,
+        "long_texts": long_text,
         "normalisation": "none",
-        "rows": rows.hexdigest(),
+        # With their lengths: where one ends and the next begins.
+        "texts": _hash("".join(f"{len(text)} {text}" for text in texts)),
     }
 
 

@@ -136,18 +136,45 @@ class Probe(Route):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
         own = _own(model)
-        tokens = encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
         beside = None
         if own.words is not None and own.vectors is not None:
             words = encode_words(texts, own.words, self.long_text)
             beside = pooled_vectors(own.vectors.weight, words, ("mean",)).features
-        if not share and tokens.windows is None:
-            return tokens if beside is None else WordsBeside(tokens, beside)
-        # A text in windows is one row of features: their mean, each window counting alike.
-        found = _encoder_features(own, tokenizer, tokens, share)
+        if share:
+            found = self._shared_features(own, tokenizer, texts)
+        else:
+            tokens = self._tokens(tokenizer, texts)
+            if tokens.windows is None:
+                return tokens if beside is None else WordsBeside(tokens, beside)
+            # A text in windows is one row of features: their mean, each window counting alike.
+            found = compute(own, lambda inputs: own.encoder_features(**inputs), tokens)
         if beside is not None:
             found = np.concatenate([found, to_float16(torch.from_numpy(beside)).numpy()], axis=1)
         return FeatureRows(found)
+
+    def _tokens(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> TokenRows:
+        return encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
+
+    def _shared_features(
+        self, model: ProbeForSequenceClassification, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+    ) -> np.ndarray:
+        """(texts, encoder_width) float16, or float32 where some are in windows; from the cache or into it."""
+        config = model.config
+        if not len(texts):
+            return np.zeros((0, config.encoder_width), dtype=np.float16)
+        key = {
+            "kind": "pooled",
+            "weights": config.base["sha256"],
+            "layers": config.layers,
+            "pooling": config.pooling,
+            "dtype": str(model.encoder.dtype),
+            **text_key(model.encoder.config, tokenizer, texts, self.long_text),
+        }
+
+        def computed() -> np.ndarray:
+            return through(model, lambda inputs: model.encoder_features(**inputs), self._tokens(tokenizer, texts))
+
+        return cached(key, computed)
 
     @property
     def is_frozen(self) -> bool:
@@ -214,30 +241,6 @@ class Probe(Route):
             "learning_rate": 1e-3,
             "per_device_train_batch_size": 64 if rows >= 2_000 else 32,
         }
-
-
-def _encoder_features(
-    model: ProbeForSequenceClassification, tokenizer: PreTrainedTokenizerFast, tokens: TokenRows, share: bool
-) -> np.ndarray:
-    """(texts, encoder_width) float16, or float32 where some are in windows; from the cache or into it where shared."""
-    config = model.config
-    if not len(tokens):
-        return np.zeros((0, config.encoder_width), dtype=np.float16)
-
-    def pooled(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return model.encoder_features(**inputs)
-
-    if not share:
-        return compute(model, pooled, tokens)
-    key = {
-        "kind": "pooled",
-        "weights": config.base["sha256"],
-        "layers": config.layers,
-        "pooling": config.pooling,
-        "dtype": str(model.encoder.dtype),
-        **text_key(model.encoder.config, tokenizer, tokens),
-    }
-    return cached(key, lambda: through(model, pooled, tokens))
 
 
 def _widths(encoder: PreTrainedModel, base: BaseModel) -> list[int]:

@@ -12,6 +12,7 @@ import torch
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
+from nlptransfer.arithmetic import fast_products
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.objectives import LabelLoss
 
@@ -22,8 +23,12 @@ STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
 TOWARDS_STRENGTHS = (1e5, 1e4, 1000.0, 100.0, 10.0, 1.0, 0.1)
 """L2 strengths to choose from where the penalty holds a head at that of a source: from a copy of it to hardly held."""
 
-AXES = 128
+AXES = 256
 """Principal axes that are looked for."""
+FLATTEST = 1e-3
+"""Least curvature that is taken to be along an axis, beside that where all labels are equally likely."""
+REMEMBERED = 20
+"""Steps out of which L-BFGS makes its picture of the curvature."""
 LARGE = 2**20
 """Numbers of a feature matrix from which it is multiplied in float32."""
 PATIENCE = 2
@@ -52,6 +57,8 @@ class LinearSolution:
     """validation score by strength"""
     held_out: np.ndarray | None = None
     """(rows, labels) float32 out-of-fold logits at the chosen strength, where it was chosen by cross-validation"""
+    axes: torch.Tensor | None = None
+    """(width, axes) principal axes of the features: they serve for nearly the same rows too"""
 
 
 def solve(
@@ -59,7 +66,7 @@ def solve(
     features: np.ndarray,
     targets: np.ndarray,
     strength: float,
-    start: Head | None = None,
+    start: Head | LinearSolution | None = None,
     *,
     has_bias: bool = True,
     weights: np.ndarray | None = None,
@@ -79,7 +86,7 @@ def solve(
         features: (rows, width) standardised.
         targets: (rows,) int64, or (rows, labels) float32.
         strength: of the L2 penalty, 0 or more; sklearn's 1 / C where all rows weigh 1.
-        start: weight and bias to begin from; None: ``towards``, or zeros.
+        start: weight and bias to begin from, or a solution for some of these rows; None: ``towards``, or zeros.
         has_bias: whether there is a bias; it stays 0 otherwise, whatever that of ``towards``.
         weights: (rows,) from 0, how much each row counts besides its class weight; None: all 1.
         towards: weight (labels, width) and bias (labels,) that the penalty pulls to; None: zeros, and a free bias.
@@ -92,7 +99,10 @@ def solve(
             not finite, or not of these labels and features.
         TrainingError: no rows, or features that are not all finite.
     """
-    return _Problem(objective, (features, targets, weights), towards, has_bias).solve(strength, start)
+    axes = None
+    if isinstance(start, LinearSolution):
+        axes, start = start.axes, (start.weight, start.bias)
+    return _Problem(objective, (features, targets, weights), towards, has_bias, axes).solve(strength, start)
 
 
 def choose_strength(
@@ -128,7 +138,7 @@ def choose_strength(
         start = problem.solve(strength, start)
         scores[strength] = _finite(score(*start))
         if best is None or scores[strength] > scores[best.strength]:
-            best, worse = LinearSolution(*start, strength, scores), 0
+            best, worse = LinearSolution(*start, strength, scores, axes=problem.axes), 0
         elif scores[strength] < scores[best.strength]:
             worse += 1
             if worse == PATIENCE:
@@ -201,15 +211,23 @@ def cross_validated(
 class _Problem:
     """The objective in coordinates where it is about equally curved in every direction.
 
-    The weights are scaled along the principal axes of the features by the root of the curvature there: L-BFGS then
-    takes some ten steps where correlated features take hundreds. Of wide features the first axes are looked for, and
-    across them all directions are taken for equally curved, so that nothing costs more than some passes over the
-    features. In float64, since in float32 the line search gives up before the gradient is small; large features are
-    multiplied in float32, which is faster, and the steps end a little earlier. What is stepped over is the distance
-    from the head where the penalty is 0.
+    The weights of each label are scaled along the principal axes of the features by the root of the curvature that
+    they have there at the start: L-BFGS then takes some ten steps where correlated features take hundreds, and rare
+    labels as many as frequent ones. Of wide features the first axes are looked for, and across them all directions
+    are taken for equally curved, so that nothing costs more than some passes over the features. In float64, since in
+    float32 the line search gives up before the gradient is small; large features are multiplied in float32, which is
+    faster, and the steps end a little earlier. What is stepped over is the distance from the head where the penalty
+    is 0.
     """
 
-    def __init__(self, objective: LabelLoss, rows: Rows, towards: Head | None, has_bias: bool) -> None:
+    def __init__(
+        self,
+        objective: LabelLoss,
+        rows: Rows,
+        towards: Head | None,
+        has_bias: bool,
+        axes: torch.Tensor | None = None,
+    ) -> None:
         features, targets, weights = rows
         if not len(features) or not np.isfinite(features).all():
             found = "NaN or infinity" if len(features) else "none"
@@ -219,14 +237,17 @@ class _Problem:
         self.objective, self.targets = objective, torch.from_numpy(targets)
         self.weights = None if weights is None else torch.from_numpy(weights)
         self.rows, self.labels = len(features), len(objective.class_weights)
-        self.total_weight = self._weighted(objective.row_weights(self.targets).double()).sum()
+        row_weights = self._weighted(objective.row_weights(self.targets).double())
+        self.total_weight = row_weights.sum()
+        self.shares = (row_weights / self.total_weight)[:, None]
         self.is_large = features.size > LARGE
         self.features = torch.from_numpy(features).to(torch.float32 if self.is_large else torch.float64)
-        self.axes, along, across = _principal_axes(self._weighted(self.features, root=True))
-        # The curvature of a label's logit where all are equally likely.
-        several = objective.multi_label
-        self.steepness = 1 / (4 * self.labels) if several else max(self.labels - 1, 1) / self.labels**2
-        self.along, self.across = self.steepness * along, self.steepness * across
+        with _threads_for(self.features.numel() * AXES):
+            self.axes = _principal_axes(self._weighted(self.features, root=True)) if axes is None else axes
+            # Squares of each row's parts: along the axes, and the mean of those across them.
+            self.along = (self.features @ self.axes).square_()
+            rest = torch.linalg.vector_norm(self.features, dim=1).square() - self.along.sum(dim=1)
+        self.across = (rest.clamp(min=0) / max(features.shape[1] - self.axes.shape[1], 1))[:, None]
         self.has_bias, self.holds_bias = has_bias, towards is not None
         shapes = [(self.labels, features.shape[1]), (self.labels,)]
         towards = towards or (np.zeros(shapes[0]), np.zeros(shapes[1]))
@@ -244,20 +265,24 @@ class _Problem:
             raise SettingError(f"strength={strength!r}: expected a number from 0")
         penalty = strength / self.rows
         bias_penalty = penalty * self.holds_bias
-        along = (self.along + penalty).clamp(min=1e-9).rsqrt()
-        across = max(self.across + penalty, 1e-9) ** -0.5
-        bias_root = math.sqrt(self.steepness + bias_penalty)
-        bias_scale = self.has_bias / bias_root
         centre, bias_centre = self.centre
+        weight, bias = self.centre if start is None else (torch.from_numpy(part).double() for part in start)
+        along, across, bias_scale = self._scales(weight, bias, penalty, bias_penalty)
+        # From the centre: beside a great strength no digit of them is lost.
+        first, bias_first = weight - centre, (bias - bias_centre) * self.has_bias
 
-        def scaled(weight: torch.Tensor, power: int) -> torch.Tensor:
-            """(labels, width) times the symmetric matrix of the scales, or its inverse."""
-            return weight * across**power + (weight @ self.axes * (along**power - across**power)) @ self.axes.t()
+        def scaled(weight: torch.Tensor) -> torch.Tensor:
+            """(labels, width) times each label's symmetric matrix of the scales."""
+            parts = (weight.to(self.axes.dtype) @ self.axes).double() * (along - across)
+            return weight * across + (parts.to(self.axes.dtype) @ self.axes.t()).double()
 
         def steps(flat: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-            """From the centre: beside a great strength no digit of them is lost."""
             theta = torch.from_numpy(flat).view(self.labels, -1)
-            return scaled(theta[:, :-1], 1), theta[:, -1] * bias_scale
+            step, bias_step = first + scaled(theta[:, :-1]), bias_first + theta[:, -1] * bias_scale
+            if not self.objective.multi_label:
+                # What is the same for all labels changes no probability, and the penalty wants it 0.
+                step, bias_step = step - step.mean(dim=0), bias_step - bias_step.mean()
+            return step, bias_step
 
         def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
             step, bias_step = steps(flat)
@@ -268,21 +293,36 @@ class _Problem:
             (slope,) = torch.autograd.grad(value, logits)
             gradient = (slope.to(self.features.dtype).t() @ self.features).double() + penalty * step
             bias_gradient = slope.sum(dim=0) + bias_penalty * bias_step
-            parts = scaled(gradient, 1), bias_gradient[:, None] * bias_scale
+            parts = scaled(gradient), (bias_gradient * bias_scale)[:, None]
             held = penalty * step.square().sum().item() + bias_penalty * bias_step.square().sum().item()
             return value.item() + held / 2, torch.cat(parts, dim=1).flatten().numpy()
 
-        first = torch.zeros(self.labels, self.features.shape[1] + 1, dtype=torch.float64)
-        if start is not None:
-            weight, bias = (torch.from_numpy(part).double() for part in start)
-            first = torch.cat([scaled(weight - centre, -1), (bias - bias_centre)[:, None] * bias_root], dim=1)
+        begin = np.zeros(self.labels * (self.features.shape[1] + 1))
         ends = {"gtol": 1e-4, "ftol": 1e-6} if self.is_large else {"gtol": 1e-5, "ftol": 1e-12}
+        options = {"maxiter": 500, "maxcor": REMEMBERED, **ends}
         with _threads_for(self.features.numel() * self.labels):
-            found = minimize(loss, first.numpy().ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, **ends})
+            found = minimize(loss, begin, jac=True, method="L-BFGS-B", options=options)
         if not found.success:
             log.info("L2 strength %g: L-BFGS stopped early: %s", strength, found.message)
         step, bias_step = steps(found.x)
         return (centre + step).float().numpy(), (bias_centre + bias_step).float().numpy()
+
+    def _scales(
+        self, weight: torch.Tensor, bias: torch.Tensor, penalty: float, bias_penalty: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """1 over the root of the curvature at a head, of each label's weights along the axes, (labels, axes), and
+        across them, (labels, 1), and of its bias, (labels,)."""
+        logits = (self.features @ weight.to(self.features.dtype).t()).double() + bias
+        several = self.objective.multi_label
+        chances = logits.sigmoid() if several else logits.softmax(dim=1)
+        spread = chances * (1 - chances) / (self.labels if several else 1)
+        if several:
+            spread *= torch.where(self.targets > 0, self.objective.class_weights.double(), 1.0)
+        # A head that is sure of all rows would have none; nowhere is it more than 1 / 4.
+        spread = (spread.clamp(min=FLATTEST / self.labels) * self.shares).to(self.features.dtype).t()
+        along, across = ((spread @ part).double() + penalty for part in (self.along, self.across))
+        biases = spread.double().sum(dim=1) + bias_penalty
+        return along.clamp(min=1e-9).rsqrt(), across.clamp(min=1e-9).rsqrt(), self.has_bias * biases.rsqrt()
 
 
 def _check_parts(name: str, parts: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]], advice: str) -> None:
@@ -337,28 +377,20 @@ def _finite(score: float) -> float:
     return score
 
 
-def _principal_axes(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """The principal axes of standardised features, the spread along them, and the mean spread across them.
+def _principal_axes(features: torch.Tensor) -> torch.Tensor:
+    """(width, axes), orthonormal: the principal axes of standardised features.
 
     All axes of at most ``AXES`` features; of more the first ones, by subspace iteration (Halko et al. 2011).
-
-    Returns:
-        (width, axes) and (axes,) float64, and a number.
     """
     rows, width = features.shape
     if width <= AXES:
-        spread, axes = torch.linalg.eigh((features.t() @ features / rows).double())
-        return axes, spread.clamp(min=0), 0.0
+        return torch.linalg.eigh((features.t() @ features / rows).double())[1].to(features.dtype)
     draw = torch.Generator().manual_seed(0)
     basis = torch.randn(width, AXES, generator=draw, dtype=features.dtype)
     for _ in range(2):
         basis, _ = torch.linalg.qr(features.t() @ (features @ basis))
-    projected = (features @ basis).double()
-    spread, turn = torch.linalg.eigh(projected.t() @ projected / rows)
-    rest = float(features.square().sum(dtype=torch.float64)) / rows - float(spread.sum())
-    # Orthonormal also to the last digits, or scaling back would not undo scaling.
-    axes, _ = torch.linalg.qr(basis.double() @ turn)
-    return axes, spread.clamp(min=0), max(rest, 0.0) / (width - AXES)
+    projected = features @ basis
+    return basis @ torch.linalg.eigh((projected.t() @ projected / rows).double())[1].to(features.dtype)
 
 
 @cache
@@ -374,7 +406,7 @@ def _threads_for(products: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1 if products < 5e8 else before)
     try:
-        with _libraries().limit(limits=1, user_api="blas"):
+        with _libraries().limit(limits=1, user_api="blas"), fast_products():
             yield
     finally:
         torch.set_num_threads(before)

@@ -177,11 +177,10 @@ class HeadTask:
         chosen = choose_strength(
             self.criterion, train.values, train.targets, score, strengths, weights=train.weights, **given
         )
-        start = chosen.weight, chosen.bias
         head = solve(
-            self.criterion, whole.values, whole.targets, chosen.strength, start, weights=whole.weights, **given
+            self.criterion, whole.values, whole.targets, chosen.strength, chosen, weights=whole.weights, **given
         )
-        return chosen, logits(*start), head
+        return chosen, logits(chosen.weight, chosen.bias), head
 
     def _weights(self, own: Features, share: float) -> np.ndarray:
         """(rows,) weights of rows of this task that count ``share`` together."""

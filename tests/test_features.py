@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,30 +250,32 @@ def tokenizer_of(words: list[str] = VOCABULARY, max_length: int = 12) -> PreTrai
 
 
 def test_key_of_texts() -> None:
-    config, tokenizer = BertConfig(), tokenizer_of()
-    rows = encode(["a good film", "a bad plot"], tokenizer, 12)
-    key = text_key(config, tokenizer, rows)
-    assert text_key(BertConfig(), tokenizer_of(), encode(["a good film", "a bad plot"], tokenizer_of(), 12)) == key
+    config, tokenizer, texts = BertConfig(), tokenizer_of(), ["a good film", "a bad plot"]
+    key = text_key(config, tokenizer, texts, "truncate")
+    assert text_key(BertConfig(), tokenizer_of(), tuple(texts), "truncate") == key
     moved = BertConfig()
     moved._name_or_path = "/home/me/model"
-    assert text_key(moved, tokenizer, rows) == key
-    ids = rows.ids.copy()
-    ids[1] += 1
-    types = np.zeros(len(rows.ids), dtype=np.int8)
+    assert text_key(moved, tokenizer, texts, "truncate") == key
+    left, typed, padded = tokenizer_of(), tokenizer_of(), tokenizer_of()
+    left.padding_side, padded.pad_token = "left", "[UNK]"
+    typed.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     others = [
-        text_key(BertConfig(layer_norm_eps=1e-3), tokenizer, rows),
-        text_key(config, tokenizer_of([*VOCABULARY, "more"]), rows),
-        text_key(config, tokenizer_of(max_length=11), rows),
+        text_key(BertConfig(layer_norm_eps=1e-3), tokenizer, texts, "truncate"),
+        text_key(config, tokenizer, texts, "windows"),
         *(
-            text_key(config, tokenizer, changed)
+            text_key(config, changed, texts, "truncate")
+            for changed in (tokenizer_of([*VOCABULARY, "more"]), tokenizer_of(max_length=11), left, typed, padded)
+        ),
+        *(
+            text_key(config, tokenizer, changed, "truncate")
             for changed in (
-                replace(rows, ids=ids),
-                replace(rows, offsets=np.array([0, 4, len(rows.ids)])),
-                replace(rows, type_ids=types),
-                replace(rows, type_ids=types + 1),
-                replace(rows, pad_left=True),
-                replace(rows, pad_id=1),
-                TokenRows(rows.ids[:5], rows.offsets[:2]),
+                texts[:1],
+                texts[::-1],
+                ["a good film", "a bad plot "],
+                ["a good film", "a bad Plot"],
+                ["a good film" + texts[1]],
+                ["a good film10 a bad plot"],
+                [*texts, ""],
             )
         ),
     ]
@@ -313,7 +314,7 @@ def tiny_bert(seed: int = 0) -> BertForSequenceClassification:
 def test_activations_are_those_of_each_text_alone(folder: Path, cut: int) -> None:
     model, tokenizer = tiny_bert().train(), tokenizer_of()
     tokens = encode(TEXTS, tokenizer, 12)
-    found = activations(model, tokenizer, tokens, cut)
+    found = activations(model, tokenizer, TEXTS, tokens, cut)
     assert found.shape == (len(tokens.ids), 8) and found.dtype == np.float16
     assert model.training
     model.eval()
@@ -327,17 +328,17 @@ def test_activations_are_those_of_each_text_alone(folder: Path, cut: int) -> Non
 def test_activations_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = tiny_bert(), tokenizer_of()
     tokens = encode(TEXTS, tokenizer, 12)
-    found = activations(model, tokenizer, tokens, 1)
+    found = activations(model, tokenizer, TEXTS, tokens, 1)
     # What is above the cut may learn.
     with torch.no_grad():
         model.bert.encoder.layer[1].output.dense.weight.zero_()
         model.classifier.weight.zero_()
     with monkeypatch.context() as patched:
         patched.setattr(cutting, "activations_below", None)
-        np.testing.assert_array_equal(activations(model, tokenizer, tokens, 1), found)
+        np.testing.assert_array_equal(activations(model, tokenizer, TEXTS, tokens, 1), found)
     assert len([*folder.iterdir()]) == 1
-    assert not np.array_equal(activations(model, tokenizer, tokens, 2), found)
+    assert not np.array_equal(activations(model, tokenizer, TEXTS, tokens, 2), found)
     with torch.no_grad():
         model.bert.encoder.layer[0].output.dense.weight.zero_()
-    assert not np.array_equal(activations(model, tokenizer, tokens, 1), found)
-    assert activations(model, tokenizer, encode([], tokenizer, 12), 1).shape == (0, 8)
+    assert not np.array_equal(activations(model, tokenizer, TEXTS, tokens, 1), found)
+    assert activations(model, tokenizer, [], encode([], tokenizer, 12), 1).shape == (0, 8)

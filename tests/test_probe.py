@@ -26,6 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from nlptransfer import probe_route
 from nlptransfer.batching import FeatureRows, Rows, predict_logits
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.labels import Labels
@@ -253,7 +254,9 @@ def test_padding_counts_for_nothing(base: str) -> None:
 # The cache
 
 
-def test_second_run_does_not_run_the_encoder(base: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_neither_runs_the_encoder_nor_the_tokenizer(
+    base: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     route = Probe()
     first = features_of(route, build(route, base, seed=1))
     assert entries(cache) == 1
@@ -262,8 +265,10 @@ def test_second_run_does_not_run_the_encoder(base: str, cache: Path, monkeypatch
         raise AssertionError("the encoder was run")
 
     monkeypatch.setattr(ProbeForSequenceClassification, "encoder_features", refuse)
-    again = build(Probe(head_type="mlp"), base, seed=2)
-    np.testing.assert_array_equal(features_of(route, again), first)
+    with monkeypatch.context() as patched:
+        patched.setattr(probe_route, "encode", refuse)
+        again = build(Probe(head_type="mlp"), base, seed=2)
+        np.testing.assert_array_equal(features_of(route, again), first)
     with pytest.raises(AssertionError, match="the encoder was run"):
         predict_logits(again.model, rows_of(route, again, share=False))
 

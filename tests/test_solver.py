@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, StratifiedKFold
 
+from nlptransfer import solver
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.labels import Labels
 from nlptransfer.objectives import LabelLoss
@@ -163,6 +164,49 @@ def test_a_warm_start_ends_where_a_cold_one_does():
     np.testing.assert_allclose(warm[0], cold[0], atol=2e-3)
 
 
+@pytest.mark.parametrize(("rows", "width"), [(700, 300), (120, 300), (40, 20)])
+@pytest.mark.parametrize("strength", [10.0, 0.1])
+def test_features_of_all_sizes_and_a_rare_label_end_where_the_gradient_vanishes(rows, width, strength):
+    draw = np.random.default_rng(4)
+    features = problem(rows, width)[0] * 10 ** draw.uniform(-3, 1, size=width).astype(np.float32)
+    targets = (features @ draw.normal(size=(width, 2)) > 0).sum(axis=1) % 2
+    targets[:5] = 2
+    weight, bias = solve(criterion(ONE), features, targets, strength)
+    gaps = (softmax(features @ weight.T.astype(np.float64) + bias) - np.eye(3)[targets]) / rows
+    assert np.abs(gaps.T @ features + strength / rows * weight).max() < 5e-5 and np.abs(gaps.sum(axis=0)).max() < 5e-5
+    np.testing.assert_allclose(weight.sum(axis=0), 0, atol=1e-4)
+
+
+def test_a_rare_label_takes_no_more_steps(count_steps):
+    features, targets, _ = problem(rows=2000, width=30)
+    objective = criterion(ONE)
+    calls, steps = count_steps(objective), []
+    for kept in (np.arange(2000), np.flatnonzero((targets > 0) | (np.arange(2000) < 30))):
+        solve(objective, features[kept], targets[kept], 10.0, solve(objective, features[kept], targets[kept], 1000.0))
+        steps.append(len(calls))
+        calls.clear()
+    assert steps[1] <= 1.5 * steps[0]
+
+
+def test_a_solution_is_gone_on_from_by_its_own_axes_with_some_rows_more(monkeypatch):
+    features, targets, _ = problem(rows=500, width=300)
+    chosen = choose_strength(criterion(ONE), features[:450], targets[:450], lambda *_: 0.0, (10.0,))
+    cold = solve(criterion(ONE), features, targets, 10.0)
+    monkeypatch.setattr(solver, "_principal_axes", None)
+    warm = solve(criterion(ONE), features, targets, 10.0, chosen)
+    assert_same_head(warm, cold, atol=2e-3)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_bias_stays_out_where_there_is_none(multi_label):
+    features, *targets = problem()
+    labels = SEVERAL if multi_label else ONE
+    targets = targets_of(labels, *targets)
+    found = solve(criterion(labels), features, targets, 1.0, some_head(), has_bias=False)
+    assert not found[1].any()
+    assert_same_head(found, solve(criterion(labels), features, targets, 1.0, has_bias=False))
+
+
 def test_rows_that_a_plane_separates_are_solved_without_a_penalty_too():
     features = np.array([[-1.0], [1.0]], dtype=np.float32)
     weight, bias = solve(criterion(Labels(("a", "b"))), features, np.array([0, 1]), 0.0)
@@ -214,7 +258,7 @@ def test_row_weights_are_sklearns_up_to_the_scale_of_the_loss(classes):
 
 
 @pytest.mark.parametrize("labels", [ONE, SEVERAL])
-@pytest.mark.parametrize("width", [6, 150])
+@pytest.mark.parametrize("width", [6, 300])
 def test_a_row_that_weighs_two_is_two_rows_also_in_the_number_of_steps(labels, width, count_steps):
     features, *targets = problem(width=width)
     targets = targets_of(labels, *targets)
@@ -277,7 +321,7 @@ def test_towards_a_head_is_the_minimum_with_the_distance_from_it_as_the_penalty(
     assert has_bias or not found[1].any()
 
 
-@pytest.mark.parametrize("width", [6, 150])
+@pytest.mark.parametrize("width", [6, 300])
 def test_the_strongest_pull_ends_at_the_source(width, count_steps):
     features, targets, _ = problem(width=width)
     objective, source = criterion(ONE), some_head(width)

@@ -132,7 +132,7 @@ def probe(places: Places) -> list[Row]:
         peer = f"an epoch of Full on these rows, by tokens from one on {len(few.train)} of them", epoch
         described = _described(data)
         rows += [
-            Row(f"Probe, {described}: tokens, features, strength, solution", found["refit"], "s", *peer, times=100),
+            Row(f"Probe, {described}: features, strength, solution", found["refit"], "s", *peer, times=100),
             Row(
                 f"Probe, {described}: and build(), which loads the encoder and standardises",
                 found["refit"] + found["build"],

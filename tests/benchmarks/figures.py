@@ -169,7 +169,7 @@ def solve_head(route: Any, built: Any, data: Any) -> None:
     objective = LabelLoss(data.labels)
     chosen = choose_strength(objective, inputs, data.train.targets, accuracy)
     both = np.concatenate([inputs, held_out]), np.concatenate([data.train.targets, data.validation.targets])
-    solve(objective, *both, chosen.strength, (chosen.weight, chosen.bias))
+    solve(objective, *both, chosen.strength, chosen)
 
 
 def predict(places: Places) -> list[Row]:
