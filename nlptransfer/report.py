@@ -37,6 +37,7 @@ SECTIONS = {
     "pairs": "Differences",
     "curve": "Learning curve",
     "verdict": "What the source gave",
+    "choice": "Chosen without labels",
     "classes": "By label",
     "confusion": "What is taken for what",
     "calibration": "Can the probabilities be trusted?",
@@ -128,6 +129,7 @@ def _run(run: Evidence, texts: Mapping[str, Sequence[str]] | None) -> dict[str, 
         "detail": None,
         "metric": _name(metric),
         "verdict": record.get("verdict"),
+        "choice": _choice(record),
         "data": _data(record["data"], run, {route: record}),
         "cost": run.metrics.get("cost"),
         "repeat": {
@@ -236,6 +238,29 @@ def _learning(told: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
         "points": told["curve"],
         "reached": told.get("rows_to_reach"),
         "left_out": told.get("curve_left_out"),
+    }
+
+
+def _choice(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was chosen from without a label of the target, and what told of each candidate."""
+    stages = (record.get("transfer") or {}).get("stages") or {}
+    rows: list[dict[str, Any]] = []
+    told_apart = True
+    for name, stage in stages.items():
+        if "told_apart" not in stage:
+            continue
+        told_apart = stage["told_apart"]
+        for one in stage["curve"]:
+            named = {key: one[key] for key in stage["chosen"]}
+            words = ", ".join(f"{_in_words(key)} {_said(value)}" for key, value in named.items())
+            rows.append({"stage": name, "candidate": words, "kept": named == stage["chosen"], **one["evidence"]})
+    if not rows:
+        return None
+    return {
+        "rows": rows,
+        "by": record["transfer"].get("choose_by"),
+        "told_apart": told_apart,
+        "shares": list(zip(record["data"]["labels"], rows[0]["label_shares"], strict=True)),
     }
 
 
@@ -361,7 +386,7 @@ def _data(told: Mapping[str, Any], run: Evidence, records: Mapping[str, Mapping[
     results = run.saved.get("results") or {}
     rows = {name: one["rows"] for name, one in (told.get("fingerprints") or {}).items()}
     counts: dict[str, Mapping[str, int]] = {}
-    if results.get("label_counts"):
+    if any((results.get("label_counts") or {}).values()):
         counts["train"] = results["label_counts"]
     if run.judged is not None:
         of_labels = run.judged.targets if told["multi_label"] else np.eye(len(told["labels"]))[run.judged.targets]

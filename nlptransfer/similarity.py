@@ -95,6 +95,18 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> flo
     return float(np.clip(2 * (1 - 2 * error), 0, 2))
 
 
+def chance_distance(rows: int) -> float:
+    """The proxy A-distance that two samples of one domain rarely pass.
+
+    The accuracy of a classifier that knows nothing has a standard deviation of 1 / (2 sqrt(rows)) about 1/2 (Lopez-Paz
+    and Oquab 2017, "Revisiting Classifier Two-Sample Tests", section 3); three of them are the limit.
+
+    Args:
+        rows: of both sides together.
+    """
+    return 3 * 2 / float(rows) ** 0.5
+
+
 def domain_odds(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
     """A weight for each source text: how much likelier it is among the target's texts than among the source's.
 

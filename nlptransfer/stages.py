@@ -25,7 +25,7 @@ from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import Pretrain, language_texts
 from nlptransfer.route import Built, Route
-from nlptransfer.similarity import linear_cka, proxy_a_distance
+from nlptransfer.similarity import chance_distance, linear_cka, proxy_a_distance
 from nlptransfer.solver import Head
 from nlptransfer.solving import Features, HeadTask
 from nlptransfer.task import Task
@@ -116,6 +116,8 @@ class Course:
     """what each layer makes of some of the target's texts at theta_s"""
     evidence: dict[str, Any] = field(default_factory=dict)
     """for the model as it is, where choices are made without labels"""
+    told_apart: bool = True
+    """whether the texts of source and target are told apart better than by chance, before anything is adapted"""
     told_of_shift: bool = False
     """whether the log has what is known of the labels' shares"""
     odds: np.ndarray | None = None
@@ -124,6 +126,8 @@ class Course:
     def take(self) -> Learnt:
         """Go through all stages."""
         stages = [stage for stage in self.transfer.stages if not (self.learnt_before and stage.roles == (SOURCE,))]
+        if self.transfer.label_free and any(map(self.transfer.judged_without_labels, stages)):
+            self.told_apart = self._told_apart()
         found: dict[str, dict[str, Any]] = {}
         held_out = None
         for stage in stages:
@@ -181,9 +185,9 @@ class Course:
 
         found = [take(way) for way in ways]
         best = self._best(stage, ways, found)
-        told = ("best_score", "evidence", "seconds", "examples")
+        shown = ("best_score", "evidence", "seconds", "examples")
         curve = [
-            {**way.named, **{name: one[name] for name in told if one.get(name) is not None}}
+            {**way.named, **{name: one[name] for name in shown if one.get(name) is not None}}
             for way, one in zip(ways, found, strict=True)
         ]
         # As it was kept: not all of them fit into memory side by side.
@@ -191,7 +195,8 @@ class Course:
         ways[best].route.freeze(model)
         self.evidence = fitted.get("evidence", self.evidence)
         spent = {name: sum(one[name] for one in found) for name in ("seconds", "examples")}
-        return {**fitted, **spent, "chosen": ways[best].named, "curve": curve}
+        told = {"told_apart": self.told_apart} if self.transfer.judged_without_labels(stage) else {}
+        return {**fitted, **spent, **told, "chosen": ways[best].named, "curve": curve}
 
     def _best(self, stage: Stage, ways: Sequence["_Way"], found: Sequence[Mapping[str, Any]]) -> int:
         """The place of the way that is kept: by its validation score, or without a label of the target."""
@@ -205,10 +210,11 @@ class Course:
         if not self.told_of_shift:
             warn_of_shift(evidence[0], names, whatever_shift=own.allow_label_shift)
             self.told_of_shift = True
-        best = choose(evidence, own.choose_by, whatever_shift=own.allow_label_shift)
+        best = choose(evidence, own.choose_by, whatever_shift=own.allow_label_shift) if self.told_apart else 0
         for way, given in zip(ways, evidence, strict=True):
             log.info("%s: information %.4f, risk %.4f", way, given.information, given.risk)
-        log.info("%s: kept, chosen by %s", ways[best], own.choose_by)
+        why = f"chosen by {own.choose_by}" if self.told_apart else "as source and target are not told apart"
+        log.info("%s: kept, %s", ways[best], why)
         return best
 
     def _once(
@@ -453,6 +459,12 @@ class Course:
                 layer["cka_with_source"] = linear_cka(self.layers_before[number], target)
             found.append(layer)
         return {"similarity": found}
+
+    def _told_apart(self) -> bool:
+        """Whether a classifier tells the texts of both sides apart better than by chance (Lopez-Paz and Oquab 2017)."""
+        distances = [layer["proxy_a_distance"] for layer in self._alike().get("similarity", [])]
+        rows = sum(min(len(self.tasks[role].data.train), COMPARED_ROWS) for role in (SOURCE, UNLABELLED))
+        return not distances or float(np.mean(distances)) > chance_distance(rows)
 
     def _distances(self) -> dict[str, Any]:
         """|theta_t - theta_s| of each layer."""

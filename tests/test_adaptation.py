@@ -166,6 +166,16 @@ def test_within_one_task_unlabelled_texts_are_learnt_from(adapt):
     assert run.report["validation"]["rows"] == 8 and run.metrics["accuracy"] > 0.7
 
 
+def test_nothing_is_adapted_where_source_and_target_are_not_told_apart(adapt, reports):
+    run = adapt("words linear", SelfTrain(allow_label_shift=True, rounds=1))
+    stage = run.record["transfer"]["stages"]["round_1"]
+    assert stage["told_apart"] is False and stage["chosen"] == {"adapted": False}
+    page = (run.folder / "report.html").read_text()
+    assert "not told apart better than by chance" in page and "Candidates and what tells of them" in page
+    # Nobody has labelled its training rows: a table of zeros would say otherwise.
+    assert ">train</th><th" not in page.split("Label balance")[1].split("</tr>")[0]
+
+
 def test_a_shift_of_labels_is_said_and_keeps_the_source_alone(adapt, caplog):
     draw = random.Random(2)
     texts = [text_of(draw, ["good"]) for _ in range(60)] + [text_of(draw, ["bad"]) for _ in range(3)]

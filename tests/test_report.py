@@ -28,6 +28,8 @@ from nlptransfer.report import MATRIX_LABELS, SECTIONS, WordEffects, write_repor
 
 VOID = {"meta", "br", "link", "input", "img", "hr"}
 OF_A_COMPARISON = {"ladder", "pairs", "curve"}
+NOT_OF_THIS_RUN = OF_A_COMPARISON | {"choice"}
+"""Its target has labels."""
 ONE_LABEL = Labels(("bad", "good", "mixed"))
 SEVERAL = Labels(("bug", "billing", "praise"), multi_label=True)
 
@@ -241,16 +243,16 @@ def html_of(folder: Path) -> str:
 
 def test_a_run_has_every_part(run_folder: Path) -> None:
     page = Page(html_of(run_folder))
-    assert page.sections == {*SECTIONS} - OF_A_COMPARISON
+    assert page.sections == {*SECTIONS} - NOT_OF_THIS_RUN
     assert page.figures == {"figure-reliability", "figure-coverage", "figure-training"}
     links = [given["href"] for tag, given in page.tags if tag == "a"]
-    assert links == [f"#{name}" for name in SECTIONS if name not in OF_A_COMPARISON]
+    assert links == [f"#{name}" for name in SECTIONS if name not in NOT_OF_THIS_RUN]
 
 
 def test_a_comparison_has_every_part_and_its_advice_first(comparison_folder: Path) -> None:
     page = Page(html_of(comparison_folder))
     # Its costs are in the ladder, and it says nothing of a source.
-    assert page.sections == {*SECTIONS} - {"verdict", "cost"}
+    assert page.sections == {*SECTIONS} - {"verdict", "choice", "cost"}
     assert page.figures >= {"figure-cost", "figure-learning", "figure-reliability", "figure-coverage"}
     assert "probe: as good as full & cheaper" in page.texts[""]
     assert page.ids.index("recommendation") == 0
@@ -338,7 +340,7 @@ def test_several_labels(tmp_path: Path) -> None:
     folder = write_run(tmp_path, SEVERAL)
     saved = read_json(folder / "metrics.json")["test"]
     page = page_of(folder, texts=texts_of(60))
-    assert page.sections == {*SECTIONS} - OF_A_COMPARISON - {"verdict", "confusion", "words"}
+    assert page.sections == {*SECTIONS} - NOT_OF_THIS_RUN - {"verdict", "confusion", "words"}
     assert f"micro F1 {saved['f1_micro']:.3f}, 95% interval" in page.texts[""]
     assert "all labels right" in page.texts[""]
     # Right is where all labels are: with everything answered that is the subset accuracy.
@@ -417,7 +419,7 @@ def test_a_part_without_its_file_is_left_out(tmp_path: Path, gone: str, sections
         write_json(folder / "metrics.json", {"test": read_json(folder / "metrics.json")["test"]})
     else:
         (folder / gone).unlink()
-    without_texts = {*SECTIONS} - OF_A_COMPARISON - {"mistakes", "margins", "words", "verdict"}
+    without_texts = {*SECTIONS} - NOT_OF_THIS_RUN - {"mistakes", "margins", "words", "verdict"}
     assert page_of(folder).sections == without_texts - sections
 
 
