@@ -184,14 +184,13 @@ class Dann(Alignment):
     """min Ls over the model and max lambda * domain loss, so that no critic can tell the domains.
 
     DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equation 9): the critic's
-    gradient is turned round on its way into the model, and lambda is warmed up. The critic's slope is held
-    small, so lambda may be large.
+    gradient is turned round on its way into the model, and lambda is warmed up.
     """
 
     name: ClassVar[str] = "dann"
     discrepancy: ClassVar[type[Discrepancy]] = Adversary
 
-    strengths: tuple[float, ...] = (3.0, 30.0)
+    strengths: tuple[float, ...] = (0.1, 0.5)
     warm_up: bool = True
 
     def made(self, width: int) -> Discrepancy:

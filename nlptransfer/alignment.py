@@ -10,21 +10,17 @@ import torch
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import parametrizations
 
 from nlptransfer import processes
 from nlptransfer.heads import last_inputs, text_vectors
 from nlptransfer.objectives import SOURCE, UNLABELLED, Judged, LabelLoss, Objective
-from nlptransfer.optimization import Pace
 
 KERNELS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Bandwidths of the kernels of the discrepancy of means, as multiples of the mean squared distance."""
 AXES = 128
 """Principal axes whose covariances are aligned in the closed form."""
-CRITIC_WIDTH = 128
+CRITIC_WIDTH = 64
 """Hidden units of the domain critic."""
-CRITIC_RATE = 5.0
-"""How much faster the critic learns than the model, so that it keeps up with what moves."""
 
 
 class Discrepancy(nn.Module, ABC):
@@ -72,10 +68,7 @@ class Adversary(Discrepancy):
     """A critic that tells the domains apart, through whose reversed gradient the representation learns not to let it.
 
     DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equations 9 and 18): the critic
-    minimises its cross-entropy at its own rate, and ``strength`` acts on the gradient that is turned round. A critic
-    that may be steep draws each text to the nearest ones of the other domain, of whatever label: this one has slope 1
-    at most (spectral normalisation, Miyato et al. 2018), and pays for the squares of its logits, so that it does not
-    run after its own last word.
+    minimises its cross-entropy at full rate, and ``strength`` acts on the gradient that is turned round.
 
     Args:
         width: of the representation.
@@ -83,16 +76,16 @@ class Adversary(Discrepancy):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        layers = nn.Linear(width, CRITIC_WIDTH), nn.Linear(CRITIC_WIDTH, 1)
-        first, last = (parametrizations.spectral_norm(layer) for layer in layers)
-        self.critic = nn.Sequential(first, nn.ReLU(), last)
+        # Batches of one domain each differ in mean at once: without its own scale the critic would see little else.
+        self.critic = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, CRITIC_WIDTH), nn.ReLU(), nn.Linear(CRITIC_WIDTH, 1)
+        )
 
     def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
-        rows = torch.cat([source, target])
-        logits, own = (self.critic(some).squeeze(1) for some in (reverse_gradient(rows, strength), rows.detach()))
+        rows = reverse_gradient(torch.cat([source, target]), strength)
         domains = torch.cat([torch.zeros_like(weights[0]), torch.ones_like(weights[1])])
-        losses = functional.binary_cross_entropy_with_logits(logits, domains, reduction="none")
-        return (torch.cat(weights) * (losses + own.square())).sum() / 2
+        losses = functional.binary_cross_entropy_with_logits(self.critic(rows).squeeze(1), domains, reduction="none")
+        return (losses * torch.cat(weights)).sum() / 2
 
 
 class Aligned(Objective):
@@ -154,9 +147,6 @@ class Aligned(Objective):
 
     def notes(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.noted.items()}
-
-    def paces(self) -> dict[str, Pace]:
-        return {f"discrepancy.{name}": Pace(CRITIC_RATE) for name, _ in self.discrepancy.named_parameters()}
 
     def _counts(self, judged: Judged) -> Tensor:
         """(rows,) what each row counts of the step."""

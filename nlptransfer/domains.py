@@ -198,7 +198,7 @@ def _all_runs(
 
         found: dict[tuple[str, int], Experiment] = {}
         made([(plan, 0) for plan in by_folder.values()])
-        solved = {folder for folder in by_folder if found[folder, 0].record["training"].get("solved")}
+        solved = {folder for folder in by_folder if not _was_stepped(found[folder, 0])}
         bar.advance(task, len(solved) * (seeds - 1))
         stepped = [plan for plan in by_folder.values() if plan.folder not in solved]
         made([(plan, seed) for plan in stepped for seed in range(1, seeds)])
@@ -206,6 +206,12 @@ def _all_runs(
         key: [found[plan.folder, 0 if plan.folder in solved else seed] for seed in range(seeds)]
         for key, plan in plans.items()
     }
+
+
+def _was_stepped(run: Experiment) -> bool:
+    """Whether the loop trained any stage of it."""
+    stages = (run.record.get("transfer") or {}).get("stages") or {}
+    return any("history" in told for told in (run.record["training"], *stages.values()))
 
 
 def _each(asked: Sequence[tuple[_Plan, int]], workers: Executor | None) -> Iterator[tuple[_Plan, int, Experiment]]:

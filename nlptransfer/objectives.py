@@ -14,7 +14,6 @@ from torch.nn import functional
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.heads import last_inputs, standing_in, text_vectors
 from nlptransfer.labels import Labels
-from nlptransfer.optimization import Pace
 
 TARGET, SOURCE, UNLABELLED = "target", "source", "unlabelled"
 """The roles of rows: of the task that counts, of the one that knowledge is taken from, and the target's texts whose
@@ -120,10 +119,6 @@ class Objective(nn.Module):
 
     def notes(self) -> dict[str, float]:
         """What the history of the training has of the last step beside its loss."""
-        return {}
-
-    def paces(self) -> Mapping[str, Pace]:
-        """How fast what the objective brings itself learns beside the model, by the parameter's name."""
         return {}
 
     @property

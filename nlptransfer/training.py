@@ -139,7 +139,7 @@ class _Loop:
             raise SettingError("l2_sp: expected whole weights on every process, found shards: leave out --use_fsdp")
         # Sharding takes a module's weights apart: a copy is trained then, and what it learns comes back whole.
         self.trained = deepcopy(objective) if self.accelerator.is_fsdp2 else objective
-        optimizer = make_optimizer(self.trained, settings, {**paces, **objective.paces()})
+        optimizer = make_optimizer(self.trained, settings, paces)
         self.objective, self.optimizer = self.accelerator.prepare(self.trained, optimizer)
         self.learning = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
         self.accelerator.register_save_state_pre_hook(_drop_frozen)
