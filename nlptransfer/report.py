@@ -252,7 +252,7 @@ def _choice(record: Mapping[str, Any]) -> dict[str, Any] | None:
         told_apart = stage["told_apart"]
         for one in stage["curve"]:
             named = {key: one[key] for key in stage["chosen"]}
-            words = ", ".join(f"{_in_words(key)} {_said(value)}" for key, value in named.items())
+            words = ", ".join(_candidate(_in_words(key), value) for key, value in named.items())
             rows.append({"stage": name, "candidate": words, "kept": named == stage["chosen"], **one["evidence"]})
     if not rows:
         return None
@@ -262,6 +262,13 @@ def _choice(record: Mapping[str, Any]) -> dict[str, Any] | None:
         "told_apart": told_apart,
         "shares": list(zip(record["data"]["labels"], rows[0]["label_shares"], strict=True)),
     }
+
+
+def _candidate(name: str, value: Any) -> str:
+    """A setting that was chosen from: strength 0.5; not adapted."""
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
+    return f"{name} {_said(value)}"
 
 
 def _scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -174,6 +174,7 @@ def test_nothing_is_adapted_where_source_and_target_are_not_told_apart(adapt, re
     assert stage["told_apart"] is False and stage["chosen"] == {"adapted": False}
     page = (run.folder / "report.html").read_text()
     assert "not told apart better than by chance" in page and "Candidates and what tells of them" in page
+    assert "<td>not adapted <b>(kept)</b></td>" in page and "<td>adapted</td>" in page
     # Nobody has labelled its training rows: a table of zeros would say otherwise.
     assert ">train</th><th" not in page.split("Label balance")[1].split("</tr>")[0]
 
