@@ -93,7 +93,9 @@ def show_closed(found: Mapping[str, Sequence["Closed"]]) -> None:
 def _share(row: "Closed") -> str:
     if row.share is None or row.share_interval is None:
         return "no oracle"
-    return f"{row.share:.0%} [{row.share_interval[0]:.0%}, {row.share_interval[1]:.0%}]"
+    # Plus 0, as nobody closes -0% of a gap.
+    share, low, high = (f"{round(part, 2) + 0.0:.0%}" for part in (row.share, *row.share_interval))
+    return f"{share} [{low}, {high}]"
 
 
 def _gain(row: Mapping[str, Any]) -> str:
