@@ -48,7 +48,7 @@ class TrainingReport:
     step: int = 0
     """optimizer steps taken"""
     best_epoch: int = 0
-    """the epoch whose weights are kept"""
+    """the epoch that scored best so far; at the end the one whose weights are kept"""
     best_score: float | None = None
     """its validation score"""
     seconds: float = 0.0
@@ -78,6 +78,10 @@ def train(
 ) -> TrainingReport:
     """Minimise the objective over the examples; leave the best epoch's weights in the model.
 
+    That is the epoch that scores best on validation, but for the last one where it scores as well to within a
+    standard error (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3) and its rate has come
+    down to 0: few validation rows would else often choose weights that have not settled.
+
     With the same settings, seed and number of processes the same weights come out, also where the run was cut off
     and resumed on the way (bit for bit on a CPU).
 
@@ -85,7 +89,8 @@ def train(
         objective: holds the model; what requires a gradient in it is trained.
         examples: training rows.
         validation: rows whose logits are judged after each epoch; without any, the last epoch's weights stay.
-        judge: logits (rows, labels) -> score, higher is better; the same on every process.
+        judge: logits (rows, labels) -> score, higher is better; the same on every process. One outside [0, 1] has no
+            standard error.
         settings: with no None left among epochs, rate and batch size.
         checkpoints: folder for what a resume needs, shared by all processes; a checkpoint in it is gone on with.
         paces: of the parameters that learn slower or later than the others, by their names in the model.
@@ -161,7 +166,7 @@ class _Loop:
 
             while self.report.epoch < self.epochs and not self._out_of_patience():
                 self._epoch(show)
-        if self.best:
+        if self.best and not self._settled():
             self.trained.load_state_dict(self.best, strict=False)
         if self.trained is not self.plain:
             self.plain.load_state_dict(self._whole(learnt_state(self.trained)), strict=False)
@@ -376,6 +381,17 @@ class _Loop:
         if report.best_score is None or score > report.best_score:
             report.best_score, report.best_epoch = score, report.epoch
             self.best = {name: value.detach().clone() for name, value in learnt_state(self.trained).items()}
+
+    def _settled(self) -> bool:
+        """Keep the last epoch where its rate has come to its end and it scores within a standard error of the best."""
+        report = self.report
+        ended = report.epoch == self.epochs and self.settings.lr_scheduler_type != "constant"
+        best, last = float(report.best_score or 0.0), report.history[-1]["score"]
+        error = math.sqrt(max(best * (1 - best), 0.0) / len(self.validation.targets))
+        if not ended or last < best - error:
+            return False
+        report.best_epoch, report.best_score = report.epoch, last
+        return True
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience

@@ -105,7 +105,7 @@ def test_one_label_is_learnt_and_the_report_tells_how(tmp_path):
     assert (report.epoch, report.step, report.examples) == (10, 10 * 38, 10 * 300)
     assert [entry["epoch"] for entry in report.history] == list(range(1, 11))
     assert report.history[-1]["loss"] < report.history[0]["loss"] / 2
-    assert report.best_score == max(entry["score"] for entry in report.history)
+    assert report.best_score == report.history[report.best_epoch - 1]["score"]
     assert torch.equal(model.frozen.weight, frozen)
     assert not model.training
     json.dumps(vars(report), allow_nan=False)
@@ -262,6 +262,24 @@ def test_training_stops_early_and_keeps_the_best_epochs_weights(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "c", settings, model=(cut := Tiny(stop_at=11)), judge=lambda _: 0.5)
     assert same(model, cut)
+
+
+def test_the_last_epoch_is_kept_within_a_standard_error_of_the_best_where_its_rate_has_come_down(tmp_path):
+    def trained(name, scores, **settings):
+        scores = iter(scores)
+        return fit(tmp_path / name, replace(BASE, **settings), judge=lambda _: next(scores))
+
+    # Of 20 rows: 0.6 +- 0.1095, 0.7 +- 0.1025.
+    last, _ = trained("rising", [0.1, 0.2, 0.3])
+    model, report = trained("near", [0.5, 0.6, 0.5])
+    assert (report.best_epoch, report.best_score) == (3, 0.5)
+    assert same(model, last)
+    model, report = trained("far", [0.5, 0.7, 0.59])
+    assert (report.best_epoch, report.best_score) == (2, 0.7)
+    assert not same(model, last)
+    assert trained("constant", [0.5, 0.6, 0.5], lr_scheduler_type="constant")[1].best_epoch == 2
+    assert trained("stopped", [0.5, 0.6, 0.5], early_stopping_patience=1, num_train_epochs=4)[1].best_epoch == 2
+    assert trained("losses", [-0.5, -0.4, -0.41])[1].best_epoch == 2
 
 
 def test_without_validation_rows_the_last_weights_stay(tmp_path):
