@@ -28,15 +28,14 @@ from nlptransfer.transfer import Learner, Sides, Stage, Transfer
 from nlptransfer.word2vec import pool
 
 CONTRAST, HEAD = Stage("contrast", (TARGET,), learns="representation"), Stage("head", (TARGET,), learns="head")
-LEAST_PAIRS, PAIRS_PER_ROW = 192, 4
+PAIRS_PER_STEP = 64
+"""So many that each of a few dozen rows is in almost every step."""
+LEAST_PAIRS, PAIRS_PER_ROW = 12 * PAIRS_PER_STEP, 4
 """Pairs of an epoch, where none are asked for: so many, or so many for each row if that is more."""
-PAIRS_PER_STEP = 16
 RATES = {"full": 1e-4, "lora": 1e-3}
 """Learning rates by route."""
 PARTS = 4
 """Rows of a step, which are of any length, go through the encoder in so many parts of like length."""
-HEAD_STRENGTH = 0.1
-"""L2 strength of the head where rows are few, as a share of the mean squared length of what it takes."""
 MEAN_LAYERED = ("bert", "camembert", "roberta", "xlm-roberta")
 """Model types that can have a layer that makes the mean."""
 OUTWEIGHING, LEVEL = 1000.0, 0.2
@@ -58,15 +57,16 @@ class Contrast(Transfer):
     (Reimers and Gurevych 2019, "Sentence-BERT", section 3, regression objective). z is what the last layer takes of a
     text; P(i) are the other rows of the batch that share a label with row i, and N(i) those that share none: either
     kind counts alike, as in SetFit, which draws as many pairs of one as of the other. Batches are drawn as pairs of
-    rows that share a label, and all rows of a batch are compared with each other: there is no list of all pairs, and
-    the memory grows with the rows. The last layer is then solved on what the tuned encoder gives.
+    rows that share a label; each row of a batch goes through the encoder once, however many pairs it is in, and is
+    compared with all others: there is no list of all pairs, and the memory grows with the rows. The last layer is then
+    solved on what the tuned encoder gives.
     """
 
     name: ClassVar[str] = "contrast"
     stages: ClassVar[tuple[Stage, ...]] = (CONTRAST, HEAD)
 
     num_pairs: int | None = None
-    """pairs of rows that are drawn, and passed over in each epoch; None: 192, or 4 for each row if that is more"""
+    """pairs of rows that are drawn, and passed over in each epoch; None: 768, or 4 for each row if that is more"""
     mean_start: bool = True
     """whether the last layer begins with the mean over a text's tokens, where what sentence encoders have learnt lies,
     and not with the first token: by a further layer that attends to all tokens alike, and for lora, whose base must
@@ -123,8 +123,8 @@ class Contrast(Transfer):
         task = replace(tasks[TARGET], folds_know=True)
         if not are_few(len(task.train), len(task.validation)):
             return task.choose()
-        squared_length = float(np.square(task.train.values).sum(axis=1).mean())
-        return replace(task, strength=HEAD_STRENGTH * squared_length).choose()
+        # 1 on vectors of length 1, as SetFit's logistic regression has it.
+        return replace(task, strength=float(np.square(task.train.values).sum(axis=1).mean())).choose()
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,7 @@ class PairRows:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of the longest row, for each pair, (pairs,): in batches of like length the few longest rows would meet
-        themselves."""
+        """Tokens of the longest row, for each pair, (pairs,): batches of like length would be of the same few rows."""
         return np.full(len(self.pairs), self.rows.lengths.max())
 
     @property
@@ -151,16 +150,20 @@ class PairRows:
         return None
 
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """As the rows', all first ones and then all second ones, and ``has_label``, (2 * len(indices), labels) bool."""
-        labels = np.concatenate([self.labels[indices, side] for side in (0, 1)])
-        return {**self.rows.batch(self.pairs[indices].T.reshape(-1)), "has_label": torch.from_numpy(labels)}
+        """As the rows', each once, with ``has_label``, (rows, labels) bool, and ``pairs``, (len(indices), 2), by which
+        of these rows they are of."""
+        pairs = self.pairs[indices]
+        rows, first, places = np.unique(pairs, return_index=True, return_inverse=True)
+        labels = self.labels[indices].reshape(pairs.size, -1)[first]
+        own = {"has_label": torch.from_numpy(labels), "pairs": torch.from_numpy(places.reshape(pairs.shape))}
+        return {**self.rows.batch(rows), **own}
 
 
 def drawn_pairs(examples: Examples, num_labels: int, count: int, seed: int = 0) -> Examples:
     """Pairs of texts that share a label, drawn one by one; of a text in windows one window.
 
     All texts with a label come first in a pair equally often. The other one has one of its labels, drawn at random; a
-    text that is alone with it is paired with itself, whose two passes differ by dropout (Gao et al. 2021, "SimCSE").
+    text that is alone with it is paired with itself.
 
     Args:
         num_labels: labels there are.
@@ -195,7 +198,7 @@ def _partner(text: int, others: np.ndarray, draw: np.random.Generator) -> int:
 
 
 class Contrastive(Objective):
-    """The contrastive loss of pairs of rows, among all rows of a forward pass.
+    """The contrastive loss of pairs of rows, among all rows of a forward pass, each of which is there once.
 
     A pair loses the mean of what its two rows do, and weighs what the class of its first row does.
 
@@ -215,13 +218,14 @@ class Contrastive(Objective):
         if judged is None:
             return super().forward(inputs)
         labels = inputs["has_label"].float()
-        vectors, logits = self._seen({name: value for name, value in inputs.items() if name != "has_label"})
-        losses = contrastive_losses(vectors, labels @ labels.T > 0)
+        own = {name: value for name, value in inputs.items() if name not in ("has_label", "pairs")}
+        vectors, logits = self._seen(own)
+        losses = contrastive_losses(vectors, labels @ labels.T > 0)[inputs["pairs"]].mean(dim=1)
         weights = self.criterion.row_weights(judged.targets)
         if judged.weights is not None:
             weights = weights * judged.weights
         # Several processes wait for the gradient of every parameter, also of the head.
-        return (losses.view(2, -1).mean(dim=0) * weights).sum() / judged.total_weight + 0 * logits.float().sum()
+        return (losses * weights).sum() / judged.total_weight + 0 * logits.float().sum()
 
     def _seen(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Representations, (rows, width), in the order of the rows; and logits, in some order."""
