@@ -58,8 +58,8 @@ class Contrast(Transfer):
     text; P(i) are the other rows of the batch that share a label with row i, and N(i) those that share none: either
     kind counts alike, as in SetFit, which draws as many pairs of one as of the other. Batches are drawn as pairs of
     rows that share a label; each row of a batch goes through the encoder once, however many pairs it is in, and is
-    compared with all others: there is no list of all pairs, and the memory grows with the rows. The last layer is then
-    solved on what the tuned encoder gives.
+    compared with all others (of its own process): there is no list of all pairs, and the memory grows with the rows.
+    The last layer is then solved on what the tuned encoder gives. Validation rows are learnt by the last layer alone.
     """
 
     name: ClassVar[str] = "contrast"
