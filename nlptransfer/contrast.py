@@ -32,7 +32,7 @@ PAIRS_PER_STEP = 64
 """So many that each of a few dozen rows is in almost every step."""
 LEAST_PAIRS, PAIRS_PER_ROW = 12 * PAIRS_PER_STEP, 4
 """Pairs of an epoch, where none are asked for: so many, or so many for each row if that is more."""
-RATES = {"full": 1e-4, "lora": 1e-3}
+RATES = {"full": 1e-4, "lora": 5e-4}
 """Learning rates by route."""
 PARTS = 4
 """Rows of a step, which are of any length, go through the encoder in so many parts of like length."""
