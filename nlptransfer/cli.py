@@ -142,7 +142,7 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
             parts = [*(str(call[setting]) for setting in variant), *([way] if way else [])]
             name = "-".join([Path(rows).name.split(".")[0], *parts])
             # A variant that the command line overrides is the same run once more.
-            runs.setdefault(json.dumps(call, default=str), (name, call))
+            runs.setdefault(json.dumps(call, default=str, sort_keys=True), (name, call))
         names = [name for name, _ in runs.values()]
         for number, (name, call) in enumerate(runs.values(), start=1):
             own = name if names.count(name) == 1 else f"{name}-{number}"

@@ -21,16 +21,21 @@ from nlptransfer.objectives import TARGET, Judged, LabelLoss, Objective
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route
 from nlptransfer.settings import check
+from nlptransfer.solver import Head
+from nlptransfer.solving import HeadTask, Solved, are_few
 from nlptransfer.tokens import TokenRows
 from nlptransfer.transfer import Learner, Sides, Stage, Transfer
 from nlptransfer.word2vec import pool
 
 CONTRAST, HEAD = Stage("contrast", (TARGET,), learns="representation"), Stage("head", (TARGET,), learns="head")
-LEAST_PAIRS, PAIRS_PER_ROW = 240, 4
+PAIRS_PER_STEP = 64
+"""So many that each of a few dozen rows is in almost every step."""
+LEAST_PAIRS, PAIRS_PER_ROW = 12 * PAIRS_PER_STEP, 4
 """Pairs of an epoch, where none are asked for: so many, or so many for each row if that is more."""
-PAIRS_PER_STEP = 16
-RATES = {"full": 5e-5, "lora": 5e-4}
-"""Learning rates by route: half of what cross-entropy takes."""
+RATES = {"full": 1e-4, "lora": 5e-4}
+"""Learning rates by route."""
+PARTS = 4
+"""Rows of a step, which are of any length, go through the encoder in so many parts of like length."""
 MEAN_LAYERED = ("bert", "camembert", "roberta", "xlm-roberta")
 """Model types that can have a layer that makes the mean."""
 OUTWEIGHING, LEVEL = 1000.0, 0.2
@@ -45,22 +50,23 @@ LARGEST = 0.5
 
 @dataclass(frozen=True)
 class Contrast(Transfer):
-    """min sum_i -1/|P(i)| sum_{p in P(i)} log(exp(z_i z_p / tau) / sum_{a != i} exp(z_i z_a / tau)), then a head.
+    """min mean_i [mean_{p in P(i)} (1 - cos(z_i, z_p))^2 + mean_{n in N(i)} cos(z_i, z_n)^2] / 2, then a head.
 
-    Supervised contrastive learning (Khosla et al. 2020, "Supervised Contrastive Learning", equation 2), for few rows of
-    each class: z is what the last layer takes of a text, at length 1; P(i) are the other rows of the batch that share a
-    label with row i, and a runs over all other rows of it. Batches are drawn as pairs of rows that share a label, as in
-    SetFit (Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts"), but there is no list of all pairs: the
-    memory grows with the rows. The last layer is then solved on what the tuned encoder gives.
+    For few rows of each class, as SetFit (Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts", section
+    3.1), whose loss it is: the squared error of a cosine that should be 1 of two texts of a class and 0 of others
+    (Reimers and Gurevych 2019, "Sentence-BERT", section 3, regression objective). z is what the last layer takes of a
+    text; P(i) are the other rows of the batch that share a label with row i, and N(i) those that share none: either
+    kind counts alike, as in SetFit, which draws as many pairs of one as of the other. Batches are drawn as pairs of
+    rows that share a label; each row of a batch goes through the encoder once, however many pairs it is in, and is
+    compared with all others (of its own process): there is no list of all pairs, and the memory grows with the rows.
+    The last layer is then solved on what the tuned encoder gives. Validation rows are learnt by the last layer alone.
     """
 
     name: ClassVar[str] = "contrast"
     stages: ClassVar[tuple[Stage, ...]] = (CONTRAST, HEAD)
 
-    contrast_temperature: float = 0.1
-    """tau: the smaller, the more the nearest rows of other classes count"""
     num_pairs: int | None = None
-    """pairs of rows that are drawn, and passed over in each epoch; None: 240, or 4 for each row if that is more"""
+    """pairs of rows that are drawn, and passed over in each epoch; None: 768, or 4 for each row if that is more"""
     mean_start: bool = True
     """whether the last layer begins with the mean over a text's tokens, where what sentence encoders have learnt lies,
     and not with the first token: by a further layer that attends to all tokens alike, and for lora, whose base must
@@ -68,7 +74,6 @@ class Contrast(Transfer):
 
     def check(self) -> None:
         super().check()
-        check(self.contrast_temperature > 0, "contrast_temperature", self.contrast_temperature, "above 0")
         check(self.num_pairs is None or self.num_pairs >= 1, "num_pairs", self.num_pairs, "a whole number from 1")
 
     def check_fits(self, route: Route, sides: Sides) -> None:
@@ -106,13 +111,20 @@ class Contrast(Transfer):
                 pass_on(pooler)
             else:
                 begin_at_mean(learner.module, pooler, rows)
-        last = learner.last_layer
-        return Contrastive(learner.module, learner.criteria[TARGET], self.contrast_temperature, last, pooler)
+        return Contrastive(learner.module, learner.criteria[TARGET], learner.last_layer, pooler)
 
     def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
         own = learner.examples[TARGET]
         count = self.num_pairs or max(LEAST_PAIRS, PAIRS_PER_ROW * len(own.targets))
         return {TARGET: drawn_pairs(own, learner.last_layer.out_features, count)}
+
+    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+        # The encoder has learnt from the training rows: what folds of them say of a strength is too good to be true.
+        task = replace(tasks[TARGET], folds_know=True)
+        if not are_few(len(task.train), len(task.validation)):
+            return task.choose()
+        # 1 on vectors of length 1, as SetFit's logistic regression has it.
+        return replace(task, strength=float(np.square(task.train.values).sum(axis=1).mean())).choose()
 
 
 @dataclass(frozen=True)
@@ -130,24 +142,28 @@ class PairRows:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of the longer row of each pair, (pairs,)."""
-        return self.rows.lengths[self.pairs].max(axis=1)
+        """Tokens of the longest row, for each pair, (pairs,): batches of like length would be of the same few rows."""
+        return np.full(len(self.pairs), self.rows.lengths.max())
 
     @property
     def windows(self) -> None:
         return None
 
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """As the rows', all first ones and then all second ones, and ``has_label``, (2 * len(indices), labels) bool."""
-        labels = np.concatenate([self.labels[indices, side] for side in (0, 1)])
-        return {**self.rows.batch(self.pairs[indices].T.reshape(-1)), "has_label": torch.from_numpy(labels)}
+        """As the rows', each once, with ``has_label``, (rows, labels) bool, and ``pairs``, (len(indices), 2), by which
+        of these rows they are of."""
+        pairs = self.pairs[indices]
+        rows, first, places = np.unique(pairs, return_index=True, return_inverse=True)
+        labels = self.labels[indices].reshape(pairs.size, -1)[first]
+        own = {"has_label": torch.from_numpy(labels), "pairs": torch.from_numpy(places.reshape(pairs.shape))}
+        return {**self.rows.batch(rows), **own}
 
 
 def drawn_pairs(examples: Examples, num_labels: int, count: int, seed: int = 0) -> Examples:
     """Pairs of texts that share a label, drawn one by one; of a text in windows one window.
 
     All texts with a label come first in a pair equally often. The other one has one of its labels, drawn at random; a
-    text that is alone with it is paired with itself, whose two passes differ by dropout (Gao et al. 2021, "SimCSE").
+    text that is alone with it is paired with itself.
 
     Args:
         num_labels: labels there are.
@@ -182,59 +198,61 @@ def _partner(text: int, others: np.ndarray, draw: np.random.Generator) -> int:
 
 
 class Contrastive(Objective):
-    """The supervised contrastive loss of pairs of rows, among all rows of a forward pass.
+    """The contrastive loss of pairs of rows, among all rows of a forward pass, each of which is there once.
 
     A pair loses the mean of what its two rows do, and weighs what the class of its first row does.
 
     Args:
-        temperature: tau.
         last_layer: the model's last layer; what it takes is the representation.
         pooler: the layer whose tanh that is, where there is one: seen there, the dropout between is left out.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        criterion: LabelLoss,
-        temperature: float,
-        last_layer: nn.Linear,
-        pooler: nn.Linear | None = None,
+        self, model: nn.Module, criterion: LabelLoss, last_layer: nn.Linear, pooler: nn.Linear | None = None
     ) -> None:
         super().__init__(model, criterion)
-        self.temperature = temperature
         # Not as modules of its own: their weights have a name already.
         self.layers = last_layer, pooler
 
     def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
         if judged is None:
             return super().forward(inputs)
-        own = {name: value for name, value in inputs.items() if name != "has_label"}
-        last_layer, pooler = self.layers
-        with last_inputs(last_layer) as seen, _outputs(pooler) as pooled:
-            logits = self.model(**own).logits
-        vectors = pooled[0].tanh() if pooled else text_vectors(seen[0], own, self.model)
         labels = inputs["has_label"].float()
-        losses = contrastive_losses(vectors, labels @ labels.T > 0, self.temperature)
+        own = {name: value for name, value in inputs.items() if name not in ("has_label", "pairs")}
+        vectors, logits = self._seen(own)
+        losses = contrastive_losses(vectors, labels @ labels.T > 0)[inputs["pairs"]].mean(dim=1)
         weights = self.criterion.row_weights(judged.targets)
         if judged.weights is not None:
             weights = weights * judged.weights
         # Several processes wait for the gradient of every parameter, also of the head.
-        return (losses.view(2, -1).mean(dim=0) * weights).sum() / judged.total_weight + 0 * logits.float().sum()
+        return (losses * weights).sum() / judged.total_weight + 0 * logits.float().sum()
+
+    def _seen(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Representations, (rows, width), in the order of the rows; and logits, in some order."""
+        last_layer, pooler = self.layers
+        order = inputs["attention_mask"].sum(dim=1).argsort()
+        vectors, logits = [], []
+        for rows in order.tensor_split(min(PARTS, len(order))):
+            columns = inputs["attention_mask"][rows].any(dim=0)
+            part = {name: value[rows][:, columns] for name, value in inputs.items()}
+            with last_inputs(last_layer) as taken, _outputs(pooler) as pooled:
+                logits.append(self.model(**part).logits)
+            vectors.append(pooled[0].tanh() if pooled else text_vectors(taken[0], part, self.model))
+        return torch.cat(vectors)[order.argsort()], torch.cat(logits)
 
 
-def contrastive_losses(vectors: Tensor, alike: Tensor, temperature: float) -> Tensor:
-    """(rows,) float32: what each row loses by equation 2 of Khosla et al. 2020; 0 where no other row is like it.
+def contrastive_losses(vectors: Tensor, alike: Tensor) -> Tensor:
+    """(rows,) float32: what each row loses; where no other row is like it, or all are, that half is 0.
 
     Args:
         vectors: (rows, width), of any length.
         alike: (rows, rows) bool, whether two rows share a label.
-        temperature: above 0.
     """
     unit = functional.normalize(vectors.float(), dim=1)
     itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    shares = (unit @ unit.T / temperature).masked_fill(itself, -torch.inf).log_softmax(dim=1)
-    positive = alike & ~itself
-    return -shares.masked_fill(~positive, 0.0).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
+    errors = (unit @ unit.T - alike.float()).square()
+    halves = [(errors * kind).sum(dim=1) / kind.sum(dim=1).clamp(min=1) for kind in (alike & ~itself, ~alike)]
+    return (halves[0] + halves[1]) / 2
 
 
 def append_mean_layer(model: PreTrainedModel) -> bool:

@@ -1,6 +1,6 @@
 """A linear head for one task on frozen features: its strength chosen, then solved with all of the task's rows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,13 +75,16 @@ class HeadTask:
     """of the folds"""
     by_loss: bool = True
     """whether cross-validation goes by the loss, which tells more of few rows than a score does"""
-    has_copies: bool = False
-    """whether altered copies are among the training rows: a fold that held out a row would learn from its copies"""
+    folds_know: bool = False
+    """whether a fold that held out a training row would know it all the same: from altered copies of it, or from an
+    encoder that has learnt from it"""
+    strength: float | None = None
+    """the L2 strength, above 0, where it is not to be chosen"""
 
     @property
     def has_few_rows(self) -> bool:
         """Whether choices are made by cross-validation."""
-        return not self.has_copies and are_few(len(self.train), len(self.validation))
+        return not self.folds_know and are_few(len(self.train), len(self.validation))
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "HeadTask":
         """The same task with a function of its features, (rows, width) -> (rows, width)."""
@@ -119,7 +122,7 @@ class HeadTask:
             best = self.score(self._rows.targets, solution.held_out)
         record = {
             "solved": "train+validation" if refit else "train",
-            "chosen_by": "cross-validation" if folds else "validation",
+            "chosen_by": "default" if self.strength else "cross-validation" if folds else "validation",
             "l2_strength": solution.strength,
             "validation_scores": {f"{strength:g}": score for strength, score in solution.scores.items()},
             "best_score": best,
@@ -147,7 +150,7 @@ class HeadTask:
             inside(own.values),
             own.targets,
             self._minus_loss if self.by_loss else self.score,
-            STRENGTHS if towards is None else TOWARDS_STRENGTHS,
+            self._strengths(towards),
             has_bias=self.has_bias,
             towards=held,
             seed=self.seed,
@@ -173,7 +176,7 @@ class HeadTask:
 
         given: dict[str, Any] = {"has_bias": self.has_bias, "towards": towards}
         train, whole = rows(self.train), rows(self.train + self.validation)
-        strengths = STRENGTHS if towards is None else TOWARDS_STRENGTHS
+        strengths = self._strengths(towards)
         chosen = choose_strength(
             self.criterion, train.values, train.targets, score, strengths, weights=train.weights, **given
         )
@@ -181,6 +184,11 @@ class HeadTask:
             self.criterion, whole.values, whole.targets, chosen.strength, chosen, weights=whole.weights, **given
         )
         return chosen, logits(chosen.weight, chosen.bias), head
+
+    def _strengths(self, towards: Head | None) -> Sequence[float]:
+        if self.strength:
+            return (self.strength,)
+        return STRENGTHS if towards is None else TOWARDS_STRENGTHS
 
     def _weights(self, own: Features, share: float) -> np.ndarray:
         """(rows,) weights of rows of this task that count ``share`` together."""

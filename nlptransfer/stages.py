@@ -384,7 +384,7 @@ class Course:
                 has_bias=head.bias is not None,  # decoders have none
                 seed=self._seed(),
                 by_loss=self.asked.metric_for_best_model is None,
-                has_copies=task.has_copies,
+                folds_know=task.has_copies,
             )
             for role, task in tasks.items()
         }

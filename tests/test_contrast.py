@@ -1,6 +1,8 @@
 """Contrast: its loss and its pairs beside plain formulas, where it begins, and whole runs on tiny encoders."""
 
 import tracemalloc
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from nlptransfer.anatomy import last_layer
 from nlptransfer.batching import Examples
 from nlptransfer.contrast import (
     CONTRAST,
+    HEAD,
     Contrastive,
     append_mean_layer,
     begin_at_mean,
@@ -34,7 +37,7 @@ from nlptransfer.heads import last_inputs
 from nlptransfer.labels import Labels
 from nlptransfer.objectives import Judged, LabelLoss
 from nlptransfer.optimization import TrainingSettings
-from nlptransfer.solving import HeadTask
+from nlptransfer.solving import Features, HeadTask
 from nlptransfer.tokens import TokenRows
 from nlptransfer.training import train
 
@@ -43,7 +46,14 @@ __all__ = ["bases"]
 # peft 0.21 asks transformers 5.23 by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-QUICK = {"max_length": 12, "progress": False, "report": False, "calibration_size": 0.0, "num_pairs": 96}
+QUICK = {
+    "max_length": 12,
+    "progress": False,
+    "report": False,
+    "calibration_size": 0.0,
+    "num_pairs": 96,
+    "per_device_train_batch_size": 16,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -54,32 +64,43 @@ def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 # The loss
 
 
-def plain_losses(vectors: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndarray:
-    """Equation 2 of Khosla et al. 2020, row by row."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+def plain_losses(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Row by row the mean of sentence-transformers' CosineSimilarityLoss over its pairs of either kind, halved."""
     found = []
-    for row in range(len(unit)):
-        others = [other for other in range(len(unit)) if other != row]
-        below = sum(np.exp(unit[row] @ unit[other] / temperature) for other in others)
-        alike = [other for other in others if labels[other] == labels[row]]
-        found.append(-sum(np.log(np.exp(unit[row] @ unit[other] / temperature) / below) for other in alike))
-        found[-1] /= max(1, len(alike))
+    for row in range(len(vectors)):
+        errors: dict[float, list[float]] = {1.0: [], 0.0: []}
+        for other in (other for other in range(len(vectors)) if other != row):
+            first, second = vectors[row], vectors[other]
+            cosine = first @ second / np.sqrt((first @ first) * (second @ second))
+            wanted = float(labels[other] == labels[row])
+            errors[wanted].append((cosine - wanted) ** 2)
+        found.append(sum(np.mean(kind) for kind in errors.values() if kind) / 2)
     return np.array(found)
 
 
-def losses_of(vectors: np.ndarray, labels: np.ndarray, temperature: float = 0.5) -> np.ndarray:
+def losses_of(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     alike = torch.from_numpy(labels[:, None] == labels[None])
-    return contrastive_losses(torch.from_numpy(vectors), alike, temperature).numpy()
+    return contrastive_losses(torch.from_numpy(vectors), alike).numpy()
 
 
-@pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_loss_is_that_of_the_paper(temperature):
+def test_loss_is_that_of_setfit():
     vectors = np.random.default_rng(0).normal(size=(7, 5))
     labels = np.array([0, 1, 0, 2, 1, 0, 3])
-    found = losses_of(vectors, labels, temperature)
-    np.testing.assert_allclose(found, plain_losses(vectors, labels, temperature), rtol=1e-5)
-    # Alone in their classes.
-    assert found[3] == found[6] == 0
+    np.testing.assert_allclose(losses_of(vectors, labels), plain_losses(vectors, labels), rtol=1e-5)
+    # Classes of equal size: the mean over the rows is that over equally many pairs of either kind.
+    balanced = np.array([0, 0, 1, 1, 2, 2])
+    unit = vectors[:6] / np.linalg.norm(vectors[:6], axis=1, keepdims=True)
+    first, second = np.triu_indices(6, 1)
+    wanted = (balanced[first] == balanced[second]).astype(float)
+    errors = ((unit[first] * unit[second]).sum(axis=1) - wanted) ** 2
+    expected = (errors[wanted == 1].mean() + errors[wanted == 0].mean()) / 2
+    assert losses_of(vectors[:6], balanced).mean() == pytest.approx(expected, rel=1e-5)
+
+
+def test_loss_is_without_a_kind_of_pairs_that_is_not_there():
+    vectors = np.array([[1.0, 0.0], [1.0, 1.0]])
+    assert losses_of(vectors, np.array([0, 1])) == pytest.approx([0.25, 0.25])
+    assert losses_of(vectors, np.array([0, 0])) == pytest.approx([(1 - 0.5**0.5) ** 2 / 2] * 2)
 
 
 @given(st.integers(0, 10**6))
@@ -98,36 +119,38 @@ def test_loss_falls_as_a_class_comes_together():
     assert losses_of(apart, right).mean() < losses_of(apart, wrong).mean()
 
 
-class Wide(nn.Module):
-    """A last layer on the inputs as they are, through one linear map."""
+class Sums(nn.Module):
+    """A last layer on sums over the tokens of each row, and how many tokens each of its passes had."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.body, self.head, self.passes = nn.Embedding(50, 4), nn.Linear(4, 2), list[tuple[int, ...]]()
 
-    def forward(self, values: torch.Tensor) -> Any:
-        from types import SimpleNamespace
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        self.passes.append(tuple(input_ids.shape))
+        return SimpleNamespace(logits=self.head((self.body(input_ids) * attention_mask[:, :, None]).sum(dim=1)))
 
-        return SimpleNamespace(logits=self.head(self.body(values)))
 
-
-def test_objective_weighs_pairs_and_moves_all_but_the_head():
-    model, criterion = Wide(), LabelLoss(Labels(("bad", "good")), np.array([1.0, 3.0]))
-    objective = Contrastive(model, criterion, 0.5, model.head)
-    values, classes = torch.randn(6, 4), np.array([0, 1, 1])
-    has = torch.from_numpy(np.eye(2, dtype=bool)[np.tile(classes, 2)])
-    weights = torch.tensor([1.0, 2.0, 0.0])
-    judged = Judged(torch.from_numpy(classes), total_weight=7.0, weights=weights)
-    loss = objective({"values": values, "has_label": has}, judged)
-    rows = plain_losses(model.body(values).detach().numpy(), np.tile(classes, 2), 0.5)
-    pairs = rows.reshape(2, 3).mean(axis=0)
-    assert loss.item() == pytest.approx((pairs[0] + 6 * pairs[1]) / 7, rel=1e-5)
+@pytest.mark.parametrize("pad_left", [False, True])
+def test_objective_weighs_pairs_and_moves_all_but_the_head(pad_left):
+    model, criterion = Sums(), LabelLoss(Labels(("bad", "good")), np.array([1.0, 3.0]))
+    objective = Contrastive(model, criterion, model.head)
+    rows, classes = replace(token_rows(6), pad_left=pad_left), np.array([0, 1, 1, 0, 1, 1])
+    inputs = rows.batch(np.arange(6))
+    has, pairs = torch.from_numpy(np.eye(2, dtype=bool)[classes]), torch.tensor([[0, 3], [1, 4], [5, 1]])
+    judged = Judged(torch.tensor([0, 1, 1]), total_weight=7.0, weights=torch.tensor([1.0, 2.0, 0.0]))
+    loss = objective({**inputs, "has_label": has, "pairs": pairs}, judged)
+    # Rows of 3 to 7 tokens, in parts of like length.
+    assert model.passes == [(2, 3), (2, 5), (1, 6), (1, 7)]
+    sums = (model.body(inputs["input_ids"]) * inputs["attention_mask"][:, :, None]).sum(dim=1)
+    losses = plain_losses(sums.detach().numpy(), classes)
+    assert loss.item() == pytest.approx((losses[[0, 3]].mean() + 6 * losses[[1, 4]].mean()) / 7, rel=1e-5)
     loss.backward()
     assert model.body.weight.grad.norm() > 1e-3
     assert model.head.weight.grad is not None and model.head.weight.grad.norm() == 0
     # Without targets it gives logits, as others do.
-    torch.testing.assert_close(objective({"values": values}), model(values).logits)
+    torch.testing.assert_close(objective(inputs), model(**inputs).logits)
 
 
 # Pairs
@@ -173,15 +196,18 @@ def test_memory_grows_with_the_rows_and_not_with_their_pairs():
     assert peak < 100 * rows
 
 
-def test_a_batch_has_first_rows_then_second_ones():
+def test_a_batch_has_each_row_of_its_pairs_once():
     examples = Examples(token_rows(6), np.array([0, 0, 1, 1, 2, 2]), np.arange(6, dtype=np.float32))
-    found = drawn_pairs(examples, 3, 10)
-    some = np.array([7, 2])
+    found = drawn_pairs(examples, 3, 12)
+    some = np.array([7, 2, 7, 11])
     batch, pairs = found.rows.batch(some), found.rows.pairs[some]
-    own = examples.rows.batch(np.concatenate([pairs[:, 0], pairs[:, 1]]))
+    rows = np.unique(pairs)
+    own = examples.rows.batch(rows)
     torch.testing.assert_close(batch["input_ids"], own["input_ids"])
-    assert batch["has_label"].int().argmax(dim=1).tolist() == [*found.targets[some], *found.targets[some]]
-    assert (found.rows.lengths == examples.rows.lengths[found.rows.pairs].max(axis=1)).all()
+    assert batch["has_label"].int().argmax(dim=1).tolist() == examples.targets[rows].tolist()
+    assert (rows[batch["pairs"].numpy()] == pairs).all()
+    # All the same, or batches would be of the same few rows, of like length.
+    assert {*found.rows.lengths} == {examples.rows.lengths.max()}
     assert (found.weights == found.rows.pairs[:, 0]).all()
 
 
@@ -357,16 +383,36 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(cut, bases, tmp_path
     assert all((found[name] == expected[name]).all() for name in found)
 
 
+# The head
+
+
+def head_task(train: int, validation: int) -> HeadTask:
+    draw = np.random.default_rng(0)
+    values = draw.normal(size=(train + validation, 6)).astype(np.float32)
+    rows = Features(values, values[:, :2].argmax(axis=1))
+    parts = [Features(rows.values[some], rows.targets[some]) for some in (slice(train), slice(train, None))]
+    return HeadTask(LabelLoss(LABELS), *parts, lambda targets, logits: (logits.argmax(axis=1) == targets).mean())
+
+
+def test_no_fold_of_rows_that_the_encoder_has_learnt_chooses_the_strength():
+    few, many = (head_task(*size) for size in ((30, 10), (30, 100)))
+    found = Contrast().solve(HEAD, {"target": few}, None)
+    assert found.record["chosen_by"] == "default"
+    assert found.record["l2_strength"] == pytest.approx((few.train.values**2).sum() / 30, rel=1e-5)
+    # The score is of rows that neither the encoder nor the head has learnt from.
+    assert found.score == few.score(few.validation.targets, found.held_out)
+    assert Contrast().solve(HEAD, {"target": many}, None).record["chosen_by"] == "validation"
+
+
 # Settings
 
 
 def test_settings_that_nobody_asked_for_are_its_own():
     contrast, asked = Contrast(), TrainingSettings()
-    for route, rate in ((Full(), 5e-5), (Lora(), 5e-4)):
+    for route, rate in ((Full(), 1e-4), (Lora(), 5e-4)):
         _, found = contrast.at(CONTRAST, route, asked)
         got = found.num_train_epochs, found.learning_rate, found.per_device_train_batch_size
-        assert got == (1, contrast.at(CONTRAST, route, asked)[1].learning_rate, 16)
-        assert found.learning_rate == pytest.approx(rate)
+        assert got == (1, rate, 64)
     _, found = contrast.at(CONTRAST, Full(), TrainingSettings(num_train_epochs=3, learning_rate=0.1))
     assert (found.num_train_epochs, found.learning_rate) == (3, 0.1)
 
@@ -376,7 +422,6 @@ REFUSED = [
     ({"route": "full", "freeze_layers": 1}, "freeze_layers.*layer_decay"),
     ({"route": "full", "layers": "auto"}, "layers.*layer_decay"),
     ({"route": "full", "head_first": True}, "head_first"),
-    ({"route": "full", "contrast_temperature": 0.0}, "contrast_temperature.*above 0"),
     ({"route": "full", "num_pairs": 0}, "num_pairs.*a whole number from 1"),
     ({"route": "full", "source": splits_of()}, "transfer='contrast'"),
 ]

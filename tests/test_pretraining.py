@@ -20,7 +20,7 @@ from test_experiment import RUN_FILES, files_of
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from nlptransfer import Experiment, anatomy, finetune, load_data, training
+from nlptransfer import Contrast, Experiment, anatomy, finetune, load_data, training
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.encoders import BaseModel, find_base
@@ -505,6 +505,21 @@ def test_it_comes_before_a_strategy_that_sees_no_label_of_the_target(masked, tmp
     # There are no validation rows: a tenth of the target's own texts is held out.
     assert told["held_out"] < 12 and told["texts"] > 120
     assert run.metrics["rows"] == 20
+
+
+def test_it_comes_before_contrast(masked, tmp_path):
+    transfer = replace(PRETRAIN, pretrain_epochs=1) >> Contrast(num_pairs=48)
+    run = run_of(masked, tmp_path / "run", transfer)
+    told = run.record["transfer"]
+    assert told["name"] == "pretrain >> contrast" and [*told["stages"]] == ["pretrain", "contrast", "head"]
+    assert told["stages"]["pretrain"]["language"]["texts"] > 0 and told["stages"]["contrast"]["examples"] == 48
+    # Contrast's further layer makes the mean of what the base's two have become.
+    model = AutoModelForSequenceClassification.from_pretrained(run.folder / "model").eval()
+    assert model.config.num_hidden_layers == 3
+    rows = run.classifier.route.rows(model, run.classifier.tokenizer, counted(5, 30)[0])
+    with torch.no_grad():
+        logits = model(**rows.batch(np.arange(5))).logits
+    np.testing.assert_allclose(logits.numpy(), run.classifier.logits(counted(5, 30)[0]), atol=1e-5)
 
 
 def test_by_name_it_is_followed_by_direct():

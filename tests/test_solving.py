@@ -39,7 +39,7 @@ def test_few_rows_are_cross_validated_and_many_are_not():
     few, many = task(rows(40), rows(9, seed=1)), task(rows(FEW_ROWS), rows(60, seed=1))
     assert few.has_few_rows and not many.has_few_rows
     assert not task(rows(40), rows(100, seed=1)).has_few_rows
-    assert task(rows(40), rows(9, seed=1), has_copies=True).choose().record["chosen_by"] == "validation"
+    assert task(rows(40), rows(9, seed=1), folds_know=True).choose().record["chosen_by"] == "validation"
     assert few.choose().record["chosen_by"] == "cross-validation"
     assert many.choose().record["chosen_by"] == "validation"
 
@@ -94,6 +94,20 @@ def test_many_rows_are_solved_again_with_the_validation_rows():
     # Both are judged by a head that has not seen the validation rows.
     np.testing.assert_allclose(found.held_out, own.validation.values @ alone[0].T + alone[1], atol=1e-2)
     np.testing.assert_array_equal(found.held_out, kept.held_out)
+
+
+@pytest.mark.parametrize("folds_know", [True, False])
+def test_a_strength_that_is_given_is_taken_as_it_is(folds_know):
+    own = task(rows(40), rows(9, seed=1), strength=3.0, folds_know=folds_know)
+    found, both = own.choose(), own.train + own.validation
+    assert (found.record["l2_strength"], found.record["chosen_by"]) == (3.0, "default")
+    expected = solve(own.criterion, both.values, both.targets, 3.0)
+    np.testing.assert_allclose(found.head[0], expected[0], atol=1e-3)
+    if folds_know:
+        # Judged on the validation rows alone, by a head that has not seen them.
+        alone = solve(own.criterion, own.train.values, own.train.targets, 3.0)
+        np.testing.assert_allclose(found.held_out, own.validation.values @ alone[0].T + alone[1], atol=1e-2)
+        assert found.score == accuracy(own.validation.targets, found.held_out)
 
 
 def test_few_rows_that_must_not_be_learnt_choose_alone():
