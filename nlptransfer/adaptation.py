@@ -112,12 +112,18 @@ class Alignment(Chosen):
     def candidates(self, stage: Stage) -> Sequence[Transfer | None]:
         return [replace(self, strengths=(value,)) for value in (0.0, *sorted(self.strengths))]
 
+    def learns_from(self, stage: Stage) -> tuple[str, ...]:
+        # Where D counts nothing, it is what the source alone gives.
+        return stage.roles if any(self.strengths) else (SOURCE,)
+
     @property
     def chosen(self) -> dict[str, float]:
         return {"strength": self.strengths[0]} if len(self.strengths) == 1 else {}
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         (strength,) = self.strengths
+        if not strength:
+            return super().objective(stage, learner)
         course = partial(warmed_up, strength) if self.warm_up else lambda _: strength
         discrepancy = self.made(learner.last_layer.in_features)
         return Aligned(learner.module, learner.criteria[SOURCE], discrepancy, course, learner.last_layer)

@@ -118,7 +118,7 @@ class Aligned(Objective):
         self.discrepancy, self.strength = discrepancy, strength
         # Not as a module of its own: its weights have a name already.
         self.last_layer = (last_layer,)
-        self.noted: dict[str, Tensor] = {}
+        self.seen: tuple[list[Tensor], tuple[Tensor, Tensor], float] | None = None
 
     def forward(self, inputs: dict, judged: dict | None = None) -> Tensor:  # type: ignore[override]
         if judged is None:
@@ -138,7 +138,7 @@ class Aligned(Objective):
             weights.append(counts / counts.sum())
         strength = self.strength(judged[SOURCE].progress)
         apart = self.discrepancy(sides[0], sides[1], (weights[0], weights[1]), strength)
-        self._note(apart, sides)
+        self.seen = [side.detach() for side in sides], (weights[0], weights[1]), strength
         # All processes have the same D, and their losses are added up; a pass counts as much as its rows do.
         return loss + apart * (shares[0].detach() / processes.count())
 
@@ -146,19 +146,20 @@ class Aligned(Objective):
         return self.criterion.row_weights(targets) if role == SOURCE else torch.ones(len(targets)).to(targets.device)
 
     def notes(self) -> dict[str, float]:
-        return {name: float(value) for name, value in self.noted.items()}
+        """D of the representations that the last pass saw, and the norm of its gradient with respect to them."""
+        if self.seen is None:
+            return {}
+        sides, weights, strength = self.seen
+        with torch.enable_grad():
+            sides = [side.requires_grad_() for side in sides]
+            apart = self.discrepancy(sides[0], sides[1], weights, strength)
+            found = torch.autograd.grad(apart, sides)
+        return {"discrepancy": apart.item(), "discrepancy_gradient": float(torch.cat(found).norm())}
 
     def _counts(self, judged: Judged) -> Tensor:
         """(rows,) what each row counts of the step."""
         rows = self.row_weights(judged.targets, judged.role).float()
         return (rows if judged.weights is None else rows * judged.weights) / judged.total_weight
-
-    def _note(self, apart: Tensor, sides: list[Tensor]) -> None:
-        """D as it is minimised, and the norm of its gradient with respect to the representations."""
-        self.noted = {"discrepancy": apart.detach()}
-        if apart.requires_grad and any(side.requires_grad for side in sides):
-            found = torch.autograd.grad(apart, sides, retain_graph=True)
-            self.noted["discrepancy_gradient"] = torch.cat(found).norm().detach()
 
 
 class _Reversed(torch.autograd.Function):
@@ -190,8 +191,11 @@ def covariance(rows: Tensor, weights: Tensor) -> Tensor:
 
 def _kernel(rows: Tensor, weights: Tensor) -> Tensor:
     """(rows, rows): the mean of Gaussian kernels of several bandwidths."""
-    squared = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
     shares = weights / weights.sum()
+    # Around their mean, so that little is lost where squares are taken from each other.
+    rows = rows - shares @ rows.detach()
+    squares = rows.square().sum(dim=1)
+    squared = (squares[:, None] + squares - 2 * rows @ rows.t()).clamp(min=0)
     middle = (shares @ squared @ shares).detach().clamp(min=1e-12)
     return torch.stack([torch.exp(-squared / (2 * width * middle)) for width in KERNELS]).mean(dim=0)
 

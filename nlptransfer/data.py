@@ -10,6 +10,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from nlptransfer.errors import DataError
 from nlptransfer.labels import Labels, Row, order_names, read_labels
 from nlptransfer.normalisation import NORMALISATIONS, Normalisation, normalise
+from nlptransfer.once import once
 from nlptransfer.reading import (
     SPLIT_NAMES,
     WHOLE,
@@ -201,6 +203,12 @@ def load_data(source: Any, settings: DataSettings | None = None) -> Data:
         DataError: rows that cannot be read, mapped to text and label, or split.
     """
     settings = settings or DataSettings()
+    if isinstance(source, (str, Path)):
+        return once(("data", str(source), str(settings)), lambda: _load(source, settings))
+    return _load(source, settings)
+
+
+def _load(source: Any, settings: DataSettings) -> Data:
     found = open_source(source)
     parts = {"train" if split == WHOLE else split: part for split, part in found.parts.items()}
     if "train" not in parts:

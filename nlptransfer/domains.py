@@ -24,6 +24,7 @@ from nlptransfer.errors import DataError
 from nlptransfer.experiment import Experiment, finetune
 from nlptransfer.files import write_json
 from nlptransfer.labels import Labels
+from nlptransfer.once import shared_work
 from nlptransfer.route import Route
 from nlptransfer.run import predictions_on_test
 from nlptransfer.settings import check
@@ -105,7 +106,7 @@ def close_the_gap(
         oracle: whether there is one; without it nobody knows how wide the gap is.
         output_dir: of the runs, and of gap.json. The same call goes on with what was cut off. No models are kept.
         workers: processes that make the runs, as :func:`side_by_side` opens them; None: this one, one after the other.
-        progress: whether a bar counts the runs.
+        progress: whether a bar is shown.
         **settings: of all runs.
 
     Raises:
@@ -119,10 +120,9 @@ def close_the_gap(
     asked = list(pairs) if pairs is not None else [(a, b) for a in folders for b in folders if a != b]
     for name in {name for pair in asked for name in pair} - {*folders}:
         raise DataError(f"pairs: expected names out of {', '.join(folders)}, found {name}")
-    call = {"route": route, **settings, "progress": False}
+    call = {"route": route, "save_epochs": False, **settings, "progress": False}
     study = _Study(folders, unlabelled, call, Path(output_dir))
     ways = {SOURCE_ONLY: {"transfer": "copy"}, **transfers}
-    # Pair by pair, so that what the runs of a pair share is used while it is at hand.
     plans = {(name, pair): study.plan(name, pair, own) for pair in asked for name, own in ways.items()}
     if oracle:
         plans |= {(ORACLE, pair): study.oracle(pair[1]) for pair in asked}
@@ -161,6 +161,11 @@ class _Plan:
         own = {**self.call, "seed": seed}
         return finetune(data, output_dir=f"{self.folder}-{seed}", report=False, verdict=False, save_model=False, **own)
 
+    def runs(self, seeds: int) -> list[Experiment]:
+        """The runs by seed; where the last layer is solved the first one stands for all."""
+        first = self.run(0)
+        return [first, *(self.run(seed) if _was_stepped(first) else first for seed in range(1, seeds))]
+
 
 @dataclass(frozen=True)
 class _Study:
@@ -184,28 +189,20 @@ class _Study:
 def _all_runs(
     plans: Mapping[tuple[str, Pair], _Plan], seeds: int, workers: Executor | None, name: str, progress: bool
 ) -> dict[tuple[str, Pair], list[Experiment]]:
-    """The runs of all plans, by seed; where the last layer is solved the first seed's stands for all of them."""
-    # Pairs with the same target share its oracle.
-    by_folder = {plan.folder: plan for plan in plans.values()}
+    """The runs of all plans, by seed."""
+    # What a pair's runs have in common is made once. Pairs with the same target share its oracle.
+    groups: dict[Any, dict[str, _Plan]] = {}
+    for (way, pair), plan in plans.items():
+        groups.setdefault((ORACLE, pair[1]) if way == ORACLE else pair, {})[plan.folder] = plan
+    found: dict[str, list[Experiment]] = {}
     with _bar(progress) as bar:
-        task = bar.add_task(name, total=len(by_folder) * seeds)
-
-        def made(asked: Sequence[tuple[_Plan, int]]) -> None:
-            for plan, seed, run in _each(asked, workers):
-                found[plan.folder, seed] = run
-                log.info("%s, seed %d: %.4f", Path(plan.folder).name, seed, run.metrics["accuracy"])
-                bar.advance(task)
-
-        found: dict[tuple[str, int], Experiment] = {}
-        made([(plan, 0) for plan in by_folder.values()])
-        solved = {folder for folder in by_folder if not _was_stepped(found[folder, 0])}
-        bar.advance(task, len(solved) * (seeds - 1))
-        stepped = [plan for plan in by_folder.values() if plan.folder not in solved]
-        made([(plan, seed) for plan in stepped for seed in range(1, seeds)])
-    return {
-        key: [found[plan.folder, 0 if plan.folder in solved else seed] for seed in range(seeds)]
-        for key, plan in plans.items()
-    }
+        task = bar.add_task(name, total=len(groups))
+        for runs in _each([list(group.values()) for group in groups.values()], seeds, workers):
+            found |= runs
+            for folder, own in runs.items():
+                log.info("%s: %s", Path(folder).name, ", ".join(f"{run.metrics['accuracy']:.4f}" for run in own))
+            bar.advance(task)
+    return {key: found[plan.folder] for key, plan in plans.items()}
 
 
 def _was_stepped(run: Experiment) -> bool:
@@ -214,14 +211,21 @@ def _was_stepped(run: Experiment) -> bool:
     return any("history" in told for told in (run.record["training"], *stages.values()))
 
 
-def _each(asked: Sequence[tuple[_Plan, int]], workers: Executor | None) -> Iterator[tuple[_Plan, int, Experiment]]:
-    """Runs as they are done."""
+def _each(
+    groups: Sequence[Sequence[_Plan]], seeds: int, workers: Executor | None
+) -> Iterator[dict[str, list[Experiment]]]:
+    """The runs of each group, as they are done."""
     if workers is None:
-        yield from ((plan, seed, plan.run(seed)) for plan, seed in asked)
+        yield from (_together(group, seeds) for group in groups)
         return
-    waiting = {workers.submit(plan.run, seed): (plan, seed) for plan, seed in asked}
-    for done in as_completed(waiting):
-        yield (*waiting[done], done.result())
+    waiting = [workers.submit(_together, group, seeds) for group in groups]
+    yield from (done.result() for done in as_completed(waiting))
+
+
+def _together(plans: Sequence[_Plan], seeds: int) -> dict[str, list[Experiment]]:
+    """The runs of some plans, by their folder."""
+    with shared_work():
+        return {plan.folder: plan.runs(seeds) for plan in plans}
 
 
 def _begin_work(boss: int) -> None:
@@ -244,7 +248,7 @@ def _bar(shown: bool) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TextColumn("runs"),
+        TextColumn("done"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=not (shown and processes.is_main()),

@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nlptransfer.anatomy import plain_model
+from nlptransfer.batching import Rows, compute
 from nlptransfer.labels import Labels
 
 
@@ -48,6 +50,17 @@ def text_vectors(inputs: Tensor, batch: Mapping[str, Tensor], model: Any) -> Ten
     places = torch.arange(ids.shape[1], device=ids.device)
     last = (places * (ids != model.config.pad_token_id)).argmax(dim=1)
     return inputs[torch.arange(len(inputs), device=inputs.device), last]
+
+
+def represent(learner: nn.Module, head: nn.Linear, rows: Rows) -> np.ndarray:
+    """(texts, width) float32: what the last layer takes; all processes call this together."""
+    with last_inputs(head) as seen:
+
+        def taken(batch: dict[str, Tensor]) -> Tensor:
+            learner(**batch)
+            return text_vectors(seen[0], batch, learner).float()
+
+        return compute(learner, taken, rows, share=True)
 
 
 def relabel(model: PreTrainedModel, head: nn.Linear, labels: Labels, seed: int) -> nn.Linear:

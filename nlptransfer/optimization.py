@@ -57,7 +57,9 @@ class TrainingSettings:
     data_seed: int | None = None
     """seed of the data order alone; None: seed"""
     save_steps: int = 500
-    """optimizer steps between checkpoints; one is also written after every epoch"""
+    """optimizer steps between checkpoints"""
+    save_epochs: bool = True
+    """whether one is also written after every epoch: not worth it where a training takes seconds"""
     keep_checkpoints: bool = False
     """whether checkpoints stay after success"""
     report_to: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from nlptransfer.data import Data
 from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.features import cached, pooled_vectors, text_key, through, to_float16
+from nlptransfer.once import once
 from nlptransfer.probe import ProbeConfig, ProbeForSequenceClassification
 from nlptransfer.route import Built, Route, check_length, named_local, saved_tokenizer, set_length
 from nlptransfer.settings import check
@@ -89,8 +90,12 @@ class Probe(Route):
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
         self.check()
         found = find_base(base, revision)
-        tokenizer = set_length(anatomy.load_tokenizer(found), self.max_length, [*data.train.texts, *beside])
-        encoder = anatomy.load_encoder(found)
+        read = (*data.train.texts, *beside)
+        tokenizer = once(
+            ("tokenizer", found.path, self.max_length, read),
+            lambda: set_length(anatomy.load_tokenizer(found), self.max_length, read),
+        )
+        encoder = once(("encoder", found.path), lambda: anatomy.load_encoder(found))
         record = {"kind": "encoder", **base_record(found)}
         widths = _widths(encoder, found)
         layers = self._layers(len(widths) - 1, found)

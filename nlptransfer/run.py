@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
@@ -29,6 +30,7 @@ from nlptransfer.heads import reorder
 from nlptransfer.labels import Labels
 from nlptransfer.machine import machine, peak_memory_mb
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
+from nlptransfer.once import once
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import pretrained_base
 from nlptransfer.route import Built, Route, named_local
@@ -50,7 +52,7 @@ TRUNCATED_WARNING = 0.05
 """Share of training texts that are not read whole, from which the log says so."""
 SPEED_SECONDS = 0.3
 """Texts per second are measured for at least so long."""
-WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "keep_checkpoints")
+WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "save_epochs", "keep_checkpoints")
 """Settings that change nothing of what is learnt: a run may be resumed with others."""
 PACKAGES = (
     "nlptransfer",
@@ -200,7 +202,11 @@ class Run:
     def _truncated(self, built: Built) -> dict[str, float]:
         """By split, the share of its texts that have tokens which are not read."""
         splits = {name: split.texts for name, split in self.data.splits.items() if len(split)}
-        found = {name: self.route.cut(built.tokenizer, texts) / len(texts) for name, texts in splits.items()}
+        route, tokenizer = self.route, built.tokenizer
+        found = {
+            name: once((str(route), tokenizer, tuple(texts)), partial(route.cut, tokenizer, texts)) / len(texts)
+            for name, texts in splits.items()
+        }
         if found.get("train", 0.0) > TRUNCATED_WARNING:
             log.warning(
                 "%.0f%% of the training texts have more than %d tokens and are not read whole: long_text=windows reads "

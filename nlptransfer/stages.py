@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from nlptransfer import metrics, processes
 from nlptransfer.adaptation import Chosen
-from nlptransfer.batching import Examples, Rows, compute, predict_logits
+from nlptransfer.batching import Examples, predict_logits
 from nlptransfer.choosing import Evidence, choose, warn_of_shift
 from nlptransfer.classifier import to_probabilities
 from nlptransfer.features import kept_distance, kept_odds
 from nlptransfer.files import atomic_folder, read_json, write_json
-from nlptransfer.heads import last_inputs, relabel, standing_in, text_vectors
+from nlptransfer.heads import relabel, represent, standing_in
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
+from nlptransfer.once import once
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import Pretrain, language_texts
 from nlptransfer.route import Built, Route
@@ -234,7 +235,7 @@ class Course:
             self.built.model.load_state_dict(load_file(done / "state.safetensors"), strict=False)
             return read_json(done / "fitted.json")
         fits = {"language": self._learn_language, "head": self._solve_head}
-        fitted = fits.get(stage.learns, self._fit_twice_if_collapsed)(stage, way, settings, folder)
+        fitted = fits.get(stage.learns, self._fit_once)(stage, way, settings, folder)
         if self.transfer.judged_without_labels(stage):
             fitted["evidence"] = asdict(self._evidence(stage, fitted.get("validation_logits")))
         if keep and (logits := fitted.get("validation_logits")) is not None:
@@ -279,10 +280,25 @@ class Course:
         task = self.tasks[role]
         texts = task.data.train.texts, task.data.validation.texts
         rows = [way.route.rows(model, self.built.tokenizer, some, share=True) for some in texts]
-        train, validation = (_represent(model, self._head(), some) for some in rows)
+        train, validation = (represent(model, self._head(), some) for some in rows)
         held_out = Features(validation, task.data.validation.targets)
         solved = self._solve(stage, way, {role: task}, {role: train}, held_out)
         return solved | {"seconds": time.perf_counter() - started, "examples": len(train) + len(validation)}
+
+    def _fit_once(self, stage: Stage, way: "_Way", settings: TrainingSettings, folder: Path) -> dict[str, Any]:
+        """Train; what a frozen route learns of the source alone is the same for all strategies of a pair."""
+        route, model = way.route, self.built.model
+        fit = partial(self._fit_twice_if_collapsed, stage, way, settings, folder)
+        if not route.is_frozen or cast(Transfer, way.transfer).learns_from(stage) != (SOURCE,):
+            return fit()
+        task, last = self.tasks[SOURCE], _takes_last_epoch(stage, route)
+        asked = str((stage.learns, last, route, settings, self.asked, task.data.fingerprints()))
+        state = (*route.state(model).values(), *([] if task.weights is None else [torch.from_numpy(task.weights)]))
+        # The tokenizer stands for the base and for the texts that the vocabulary is of.
+        key = "learnt", self.built.tokenizer, asked, *(value.detach().cpu().numpy().tobytes() for value in state)
+        fitted, learnt = once(key, lambda: (fit(), _copied(route.state(model))))
+        model.load_state_dict(learnt, strict=False)
+        return dict(fitted)
 
     def _fit_twice_if_collapsed(
         self, stage: Stage, way: "_Way", settings: TrainingSettings, folder: Path
@@ -319,19 +335,18 @@ class Course:
 
     def _fit(self, stage: Stage, way: "_Way", settings: TrainingSettings, checkpoints: Path) -> dict[str, Any]:
         """Train the model in place; returns what is worth recording, the seconds and rows seen among it."""
-        model, tasks = self.built.model, {role: self.tasks[role] for role in stage.roles}
-        judged, route, transfer = tasks[stage.roles[0]], way.route, cast(Transfer, way.transfer)
-        started = time.perf_counter()
+        route, transfer = way.route, cast(Transfer, way.transfer)
+        model, roles, started = self.built.model, transfer.learns_from(stage), time.perf_counter()
+        tasks = {role: self.tasks[role] for role in roles}
+        judged = tasks[roles[0]]
         texts = [task.data.train.texts for task in tasks.values()]
         watched = judged.data.validation
-        if stage.learns == "representation" or (UNLABELLED in tasks and not route.is_solved):
-            # Nothing tells of an epoch without a head, and the one that is best for the source need not be so for the
-            # target: the last one is taken.
+        if _takes_last_epoch(stage, route):
             watched = watched.take([])
         learner, (*rows, validation) = route.learning(model, self.built.tokenizer, *texts, watched.texts)
         learnt = dict(zip(tasks, rows, strict=True))
         inputs = {role: route.head_inputs(learner, own) for role, own in learnt.items()}
-        if inputs[stage.roles[0]] is not None:
+        if inputs[roles[0]] is not None:
             held_out = Features(cast(Any, route.head_inputs(learner, validation)), watched.targets)
             solved = self._solve(stage, way, tasks, cast(dict[str, np.ndarray], inputs), held_out)
             if route.is_solved:
@@ -346,21 +361,21 @@ class Course:
                 role: Examples(learnt[role], task.data.train.targets, task.weights) for role, task in tasks.items()
             },
             taught=self._taught(learner),
-            represent=partial(_represent, learner, route.head(cast(Any, learner))),
+            represent=partial(represent, learner, route.head(cast(Any, learner))),
             classify=partial(predict_logits, learner, share=True),
             source_head=self.source_head,
         )
         examples, targets = transfer.examples(stage, given), watched.targets
         report = train(
             transfer.objective(stage, given),
-            examples[stage.roles[0]],
+            examples[roles[0]],
             Examples(validation, targets),
             partial(judged.judge, targets),
             settings,
             checkpoints,
             route.paces(model),
-            examples[stage.roles[1]] if len(stage.roles) > 1 else None,
-            (stage.roles[0], stage.roles[-1]),
+            examples[roles[1]] if len(roles) > 1 else None,
+            (roles[0], roles[-1]),
         )
         return asdict(replace(report, seconds=report.seconds + prepared))
 
@@ -486,15 +501,10 @@ class Course:
         return self.asked.seed if self.asked.init_seed is None else self.asked.init_seed
 
 
-def _represent(learner: nn.Module, head: nn.Linear, rows: Rows) -> np.ndarray:
-    """(texts, width) float32: what the last layer takes; all processes call this together."""
-    with last_inputs(head) as seen:
-
-        def taken(batch: dict[str, Tensor]) -> Tensor:
-            learner(**batch)
-            return text_vectors(seen[0], batch, learner).float()
-
-        return compute(learner, taken, rows, share=True)
+def _takes_last_epoch(stage: Stage, route: Route) -> bool:
+    # Nothing tells of an epoch without a head, and the one that is best for the source need not be so for the target;
+    # candidates are compared as they are at the same epoch, that of the source alone too.
+    return stage.learns == "representation" or (UNLABELLED in stage.roles and not route.is_solved)
 
 
 def _copied(state: State) -> dict[str, Tensor]:

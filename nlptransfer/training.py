@@ -175,7 +175,9 @@ class _Loop:
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.plain.eval()
-        self.accelerator.free_memory()
+        if self.accelerator.device.type != "cpu":
+            # It looks through all that Python holds.
+            self.accelerator.free_memory()
         return self.report
 
     def _epoch(self, show: Callable[[str | None], None]) -> None:
@@ -212,7 +214,7 @@ class _Loop:
         self._validate(loss)
         self._clock(started)
         show(self._note())
-        if report.epoch < self.epochs:
+        if settings.save_epochs and report.epoch < self.epochs:
             self._save()
 
     def _step(self, rows: dict[str, np.ndarray]) -> Tensor:
@@ -531,6 +533,4 @@ def _drop_frozen(models: list[torch.nn.Module], weights: list[dict[str, Tensor]]
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     # Trackers take plain values only.
-    return {
-        name: value if isinstance(value, (int, float, str, bool)) else str(value) for name, value in settings.items()
-    }
+    return {name: one if isinstance(one, (int, float, str, bool)) else str(one) for name, one in settings.items()}

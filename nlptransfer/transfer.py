@@ -123,6 +123,10 @@ class Transfer(ABC):
         """Give the model the shape that it has from a stage on, also where the stage itself is done already."""
         return None
 
+    def learns_from(self, stage: Stage) -> tuple[str, ...]:
+        """The roles whose rows the stage takes; of the source alone, the loss of its labels is minimised."""
+        return stage.roles
+
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         """What the loop minimises in a stage."""
         return Objective(learner.module, learner.criteria[stage.roles[0]])
@@ -223,6 +227,9 @@ class Chain(Transfer):
 
     def prepare(self, stage: Stage, route: Route, model: PreTrainedModel) -> None:
         self._owner(stage).prepare(stage, route, model)
+
+    def learns_from(self, stage: Stage) -> tuple[str, ...]:
+        return self._owner(stage).learns_from(stage)
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         return self._owner(stage).objective(stage, learner)

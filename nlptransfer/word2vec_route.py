@@ -14,6 +14,7 @@ from nlptransfer import word2vec
 from nlptransfer.batching import FeatureRows, Rows
 from nlptransfer.data import Data
 from nlptransfer.features import pooled_vectors
+from nlptransfer.once import once
 from nlptransfer.route import Built, Route, check_length, set_length
 from nlptransfer.settings import check
 from nlptransfer.tokens import TokenRows, encode, encode_words
@@ -67,10 +68,9 @@ class Word2Vec(Route):
 
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
         self.check()
-        texts = [*data.train.texts, *beside]
-        vectors, record = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
-        words, kept = vocabulary(vectors, texts, self.max_words, unit_length=self.unit_length)
-        matrix = word2vec.embedding_matrix(kept)
+        texts = (*data.train.texts, *beside)
+        key = "words", str(self), base, revision, texts
+        matrix, tokenizer, record, train = once(key, lambda: self._words(texts, base, revision))
         config = word2vec.Word2VecConfig(
             vocab_size=len(matrix),
             hidden_size=matrix.shape[1],
@@ -88,6 +88,18 @@ class Word2Vec(Route):
         torch.manual_seed(seed)
         model = word2vec.Word2VecForSequenceClassification(config)
         model.vectors.weight.data.copy_(torch.from_numpy(matrix))
+        if isinstance(model.body, word2vec.PooledBody):
+            pooled = pooled_vectors(model.vectors.weight, train, self.pooling)
+            model.body.standardize.fit(pooled.features)
+        return Built(model, tokenizer, dict(record))
+
+    def _words(
+        self, texts: Sequence[str], base: str | None, revision: str | None
+    ) -> tuple[np.ndarray, PreTrainedTokenizerFast, dict[str, Any], TokenRows]:
+        """The vectors of the texts' words, what cuts texts into words, where they come from, and the texts' words."""
+        vectors, record = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
+        words, kept = vocabulary(vectors, texts, self.max_words, unit_length=self.unit_length)
+        matrix = word2vec.embedding_matrix(kept)
         tokenizer = set_length(word2vec.make_tokenizer(words), self.max_length, texts)
         train = self._tokens(tokenizer, texts)
         record |= {"words": len(words), "dimensions": matrix.shape[1]}
@@ -98,10 +110,7 @@ class Word2Vec(Route):
             matrix.shape[1],
             100 * record["unknown_share"],
         )
-        if isinstance(model.body, word2vec.PooledBody):
-            pooled = pooled_vectors(model.vectors.weight, train, self.pooling)
-            model.body.standardize.fit(pooled.features)
-        return Built(model, tokenizer, record)
+        return matrix, tokenizer, record, train
 
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False

@@ -203,7 +203,11 @@ def test_loss_is_the_sources_plus_the_distance_and_no_target_label_is_looked_at(
     own = criterion(model(**inputs[SOURCE]).logits, judged[SOURCE])
     weights = tuple(torch.full((6,), 1 / 6) for _ in range(2))
     assert torch.allclose(loss, own + discrepancy(*sides, weights, 0.4))
-    assert objective.notes()["discrepancy_gradient"] > 0
+    apart = discrepancy(*sides, weights, 0.4)
+    gradient = torch.cat(torch.autograd.grad(apart, sides)).norm()
+    noted = {"discrepancy": apart.item(), "discrepancy_gradient": gradient.item()}
+    assert objective.notes() == pytest.approx(noted)
+    assert noted["discrepancy_gradient"] > 0
     other = objective(inputs, given_rows(torch.tensor([1, 0, 1, 1, 0, 0]))[1])
     assert torch.equal(loss, other)
     loss.backward()

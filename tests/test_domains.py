@@ -3,15 +3,20 @@
 import json
 import random
 import shutil
+from collections import Counter
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import text_of, write_rows
 
 from nlptransfer import Experiment, close_the_gap, finetune
+from nlptransfer.alignment import Aligned
 from nlptransfer.cli import app
 from nlptransfer.domains import _interval, side_by_side
 from nlptransfer.errors import DataError, RunFolderError, SettingError
+from nlptransfer.objectives import Objective
+from nlptransfer.training import train
 
 TRANSFERS = {
     "coral": {"transfer": "coral", "allow_label_shift": True},
@@ -75,14 +80,37 @@ def test_texts_of_a_file_in_place_of_the_training_rows(domains, vectors_file, tm
     assert rows["unlabelled"] <= 15 and rows["test"] == 20
 
 
-def test_seeds_count_where_something_is_trained(domains, vectors_file, tmp_path):
-    mlp = {"head_type": "mlp", "mlp_sizes": (4,), "num_train_epochs": 1}
+def test_seeds_count_where_something_is_trained_and_what_is_common_is_learnt_once(
+    domains, vectors_file, tmp_path, monkeypatch
+):
+    trained = []
+
+    def noted(objective, examples, validation, *given):
+        if not len(validation.rows):
+            trained.append(type(objective))
+        return train(objective, examples, validation, *given)
+
+    monkeypatch.setattr("nlptransfer.stages.train", noted)
+    call = {"route": "word2vec", "base": str(vectors_file), "head_type": "mlp", "mlp_sizes": (4,)}
+    call |= {"num_train_epochs": 1}
+    transfers = {name: {"transfer": name, "strengths": (1.0,)} for name in ("mmd", "dann")}
     found = close_the_gap(
-        domains, transfers={"mmd": {"transfer": "mmd", "strengths": (1.0,)}}, route="word2vec",
-        base=str(vectors_file), output_dir=tmp_path / "gap", seeds=2, pairs=[("films", "books")], **mlp,
-    )  # fmt: skip
+        domains, transfers=transfers, output_dir=tmp_path / "gap", seeds=2, pairs=[("films", "books")], **call
+    )
     assert {f"films-books-mmd-{seed}" for seed in (0, 1)} <= {path.name for path in (tmp_path / "gap").iterdir()}
     assert found[1].adapted in (0, 1)
+    # For each seed strength 0 of both strategies, and their own.
+    assert Counter(trained) == {Objective: 2 * 1, Aligned: 2 * 2}
+    alone = finetune(
+        domains[1], source=domains[0], seed=1, output_dir=tmp_path / "alone", report=False, **transfers["dann"], **call
+    )
+    same = tmp_path / "gap" / "films-books-dann-1"
+    assert np.array_equal(probabilities_of(alone.folder), probabilities_of(same))
+
+
+def probabilities_of(folder):
+    table = pq.read_table(folder / "predictions.parquet").to_pydict()
+    return np.array(table["probabilities"])
 
 
 def test_side_by_side_as_one_after_the_other(domains, vectors_file, tmp_path, monkeypatch):

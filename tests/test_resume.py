@@ -46,6 +46,15 @@ def test_a_run_cut_off_twice_and_saved_at_other_steps_ends_in_the_same_weights(t
     assert same(whole, fit(tmp_path / "cut", SETTINGS, Tiny(0.3))[0])
 
 
+def test_no_checkpoint_is_written_after_epochs_where_none_is_wanted(tmp_path):
+    whole, _ = fit(tmp_path / "whole", SETTINGS, Tiny(0.3))
+    for name, wanted, kept in (("often", True, "step_00000005"), ("cut", False, "step_00000004")):
+        settings = replace(SETTINGS, save_epochs=wanted, save_steps=4)
+        cut_off(tmp_path / name, 7, settings)
+        assert [path.name for path in (tmp_path / name / "checkpoints").iterdir()] == [kept]
+    assert same(whole, fit(tmp_path / "cut", settings, Tiny(0.3))[0])
+
+
 def test_paces_survive(tmp_path):
     # Step 6 of 20 is before the start of the last parameter, and after that of another.
     whole, _ = fit(tmp_path / "whole", SETTINGS, Tiny(0.3), paces=PACES)

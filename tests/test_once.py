@@ -1,0 +1,28 @@
+"""What several runs have in common."""
+
+import pytest
+
+from nlptransfer.once import once, shared_work
+
+
+def test_each_thing_is_made_once_within_and_anew_outside():
+    made = []
+
+    def make():
+        made.append(len(made))
+        return made[-1]
+
+    assert [once("a", make), once("a", make)] == [0, 1]
+    with shared_work():
+        assert [once("a", make), once("b", make), once("a", make)] == [2, 3, 2]
+        with shared_work():
+            assert once("a", make) == 4
+        assert once("a", make) == 2
+    assert once("a", make) == 5
+
+
+def test_what_failed_is_tried_again():
+    with shared_work():
+        with pytest.raises(ZeroDivisionError):
+            once("a", lambda: 1 / 0)
+        assert once("a", lambda: 1) == 1
