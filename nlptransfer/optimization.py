@@ -1,7 +1,7 @@
 """How the loop learns: its settings, the optimizer, and the course and pace of the learning rate."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Literal
@@ -86,6 +86,12 @@ class TrainingSettings:
             if not any(find_spec(package) for package in TRACKERS[tracker]):
                 raise SettingError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker][0]}")
 
+    def flat(self) -> dict[str, int | float | str | bool]:
+        """As trackers take them: plain values only."""
+        return {
+            name: one if isinstance(one, (int, float, str, bool)) else str(one) for name, one in asdict(self).items()
+        }
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -106,6 +112,21 @@ def rate_share(settings: TrainingSettings, step: int, steps: int) -> float:
     return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
         settings.lr_scheduler_type
     ]
+
+
+def has_settled(settings: TrainingSettings, scores: Sequence[float], rows: int) -> bool:
+    """Whether the last epoch, its rate come to its end, scores within a standard error of the best.
+
+    Few validation rows would else often choose weights that have not settled (the one-standard-error rule, Breiman et
+    al. 1984, "Classification and Regression Trees", section 3.4.3). Scores outside [0, 1] have no standard error.
+
+    Args:
+        scores: of the epochs so far.
+        rows: validation rows, by which they were scored.
+    """
+    ended = len(scores) == settings.num_train_epochs and settings.lr_scheduler_type != "constant"
+    best = max(scores)
+    return ended and scores[-1] >= best - math.sqrt(max(best * (1 - best), 0.0) / rows)
 
 
 def make_optimizer(

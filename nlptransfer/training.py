@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from nlptransfer.batching import Examples, compute, endless_batches, rows_of_tex
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.objectives import SOURCE, TARGET, Judged, Objective
-from nlptransfer.optimization import Pace, TrainingSettings, decays, make_optimizer, rate_share
+from nlptransfer.optimization import Pace, TrainingSettings, decays, has_settled, make_optimizer, rate_share
 
 log = logging.getLogger("nlptransfer")
 
@@ -78,9 +78,7 @@ def train(
 ) -> TrainingReport:
     """Minimise the objective over the examples; leave the best epoch's weights in the model.
 
-    That is the epoch that scores best on validation, but for the last one where it scores as well to within a
-    standard error (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3) and its rate has come
-    down to 0: few validation rows would else often choose weights that have not settled.
+    That is the one that scores best on validation; of scores within a standard error the last, its rate come down.
 
     With the same settings, seed and number of processes the same weights come out, also where the run was cut off
     and resumed on the way (bit for bit on a CPU).
@@ -89,8 +87,7 @@ def train(
         objective: holds the model; what requires a gradient in it is trained.
         examples: training rows.
         validation: rows whose logits are judged after each epoch; without any, the last epoch's weights stay.
-        judge: logits (rows, labels) -> score, higher is better; the same on every process. One outside [0, 1] has no
-            standard error.
+        judge: logits (rows, labels) -> score, higher is better; the same on every process.
         settings: with no None left among epochs, rate and batch size.
         checkpoints: folder for what a resume needs, shared by all processes; a checkpoint in it is gone on with.
         paces: of the parameters that learn slower or later than the others, by their names in the model.
@@ -155,7 +152,7 @@ class _Loop:
     def run(self) -> TrainingReport:
         self._resume()
         if self.settings.report_to:
-            self.accelerator.init_trackers("nlptransfer", config=_flat(asdict(self.settings)))
+            self.accelerator.init_trackers("nlptransfer", config=self.settings.flat())
         with self._bar() as bar, arithmetic.fast(self.trained):
             task = bar.add_task("training", total=self.steps, completed=self.report.step, note="")
 
@@ -166,7 +163,10 @@ class _Loop:
 
             while self.report.epoch < self.epochs and not self._out_of_patience():
                 self._epoch(show)
-        if self.best and not self._settled():
+        scores = [entry["score"] for entry in self.report.history if "score" in entry]
+        if scores and has_settled(self.settings, scores, len(self.validation.targets)):
+            self.report.best_epoch, self.report.best_score = self.report.epoch, self.report.history[-1]["score"]
+        elif self.best:
             self.trained.load_state_dict(self.best, strict=False)
         if self.trained is not self.plain:
             self.plain.load_state_dict(self._whole(learnt_state(self.trained)), strict=False)
@@ -384,17 +384,6 @@ class _Loop:
             report.best_score, report.best_epoch = score, report.epoch
             self.best = {name: value.detach().clone() for name, value in learnt_state(self.trained).items()}
 
-    def _settled(self) -> bool:
-        """Keep the last epoch where its rate has come to its end and it scores within a standard error of the best."""
-        report = self.report
-        ended = report.epoch == self.epochs and self.settings.lr_scheduler_type != "constant"
-        best, last = float(report.best_score or 0.0), report.history[-1]["score"]
-        error = math.sqrt(max(best * (1 - best), 0.0) / len(self.validation.targets))
-        if not ended or last < best - error:
-            return False
-        report.best_epoch, report.best_score = report.epoch, last
-        return True
-
     def _out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience
         return patience is not None and self.report.epoch - self.report.best_epoch >= patience
@@ -529,8 +518,3 @@ def _drop_frozen(models: list[torch.nn.Module], weights: list[dict[str, Tensor]]
         learnt = learnt_state(model)
         for name in [name for name in state if name not in learnt]:
             del state[name]
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    # Trackers take plain values only.
-    return {name: one if isinstance(one, (int, float, str, bool)) else str(one) for name, one in settings.items()}
