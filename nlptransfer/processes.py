@@ -8,15 +8,29 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import psutil
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState, is_initialized
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    ProjectConfiguration,
+    broadcast_object_list,
+    gather_object,
+    parse_flag_from_env,
+)
+
+from nlptransfer.errors import SettingError
 
 log = logging.getLogger("nlptransfer")
+
+TOGETHER = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU}
+"""How processes may work together beside sharded weights: each has all of them."""
 
 
 def state() -> PartialState:
@@ -26,6 +40,36 @@ def state() -> PartialState:
     # it is prepared; but what is frozen is computed before that, by all.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     return PartialState(cpu=_on_cpu())
+
+
+def accelerator(mixed_precision: str, trackers: Sequence[str], folder: Path) -> Accelerator:
+    """What a training runs on.
+
+    Args:
+        folder: of the run; trackers write into ``logs`` in it.
+
+    Raises:
+        SettingError: a precision that the machine has not, or a launcher's way of working together that is not ours.
+    """
+    # Accelerate itself would go on in full precision without a word.
+    if mixed_precision == "fp16" and state().device.type == "cpu":
+        raise SettingError("mixed_precision='fp16': expected a GPU, found a CPU: take bf16 or no")
+    # Each training may ask for another precision; Accelerate remembers the first one otherwise.
+    if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()
+    made = Accelerator(
+        mixed_precision=mixed_precision,
+        log_with=list(trackers) or None,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+        # The loop weighs its own batches; a launcher's setting would divide the loss once more.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
+    if made.distributed_type not in TOGETHER and not made.is_fsdp2:
+        raise SettingError(
+            f"the launcher asks for {made.distributed_type.value}: expected several GPUs as they are, or "
+            "--use_fsdp with --fsdp_version 2"
+        )
+    return made
 
 
 def is_main() -> bool:

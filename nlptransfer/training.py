@@ -14,8 +14,7 @@ from typing import cast
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, is_initialized
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration, set_seed
+from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
@@ -31,8 +30,6 @@ from nlptransfer.optimization import Pace, TrainingSettings, decays, has_settled
 
 log = logging.getLogger("nlptransfer")
 
-TOGETHER = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU}
-"""How processes may work together beside sharded weights: each has all of them."""
 LOSS_CHECK_STEPS = 10
 """The loss is read, shown and checked for NaN every so many steps: reading it makes a GPU wait."""
 
@@ -127,7 +124,7 @@ class _Loop:
         self.roles = {role: examples.by_row for role, examples in roles.items()}
         self.texts = {role: tokens_of_texts(examples.rows) for role, examples in roles.items()}
         self.epochs, self.rate = settings.num_train_epochs, settings.learning_rate
-        self.accelerator = _accelerator(settings, checkpoints.parent)
+        self.accelerator = processes.accelerator(settings.mixed_precision, settings.report_to, checkpoints.parent)
         self.micro_rows = settings.per_device_train_batch_size * self.accelerator.num_processes
         self.step_rows = self.micro_rows * settings.gradient_accumulation_steps
         self.epoch_steps = max(math.ceil(len(tokens) / self.step_rows) for tokens in self.texts.values())
@@ -466,33 +463,13 @@ def _row_weights(objective: Objective, role: str, examples: Examples, device: to
     return weights if examples.weights is None else weights * examples.weights
 
 
-def _accelerator(settings: TrainingSettings, folder: Path) -> Accelerator:
-    # Accelerate itself would go on in full precision without a word.
-    if settings.mixed_precision == "fp16" and processes.state().device.type == "cpu":
-        raise SettingError("mixed_precision='fp16': expected a GPU, found a CPU: take bf16 or no")
-    # Each training may ask for another precision; Accelerate remembers the first one otherwise.
-    if is_initialized() and AcceleratorState().mixed_precision != settings.mixed_precision:
-        AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision,
-        log_with=list(settings.report_to) or None,
-        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
-        # The loop weighs its own batches; a launcher's setting would divide the loss once more.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-    )
-    if accelerator.distributed_type not in TOGETHER and not accelerator.is_fsdp2:
-        raise SettingError(
-            f"the launcher asks for {accelerator.distributed_type.value}: expected several GPUs as they are, or "
-            "--use_fsdp with --fsdp_version 2"
-        )
-    return accelerator
-
-
 def _rehearses(accelerator: Accelerator) -> bool:
     # A processor's memory does not run out with an error; and processes with shards of the weights wait for each other
     # inside every layer.
     return (
-        accelerator.num_processes > 1 and accelerator.device.type != "cpu" and accelerator.distributed_type in TOGETHER
+        accelerator.num_processes > 1
+        and accelerator.device.type != "cpu"
+        and accelerator.distributed_type in processes.TOGETHER
     )
 
 

@@ -73,7 +73,9 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
         {"strengths": (0.5,)} if name in ("mmd", "dann", "coral") else {}
     )
     own |= {"rounds": 1} if name == "selftrain" else {}
-    run = adapt(route, name, **own, **({"num_train_epochs": 12} if route == "lora" else {}))
+    # The adapter of a tiny random base has not learnt much after three epochs.
+    longer = {"num_train_epochs": 12} if route == "lora" else {}
+    run = adapt(route, name, **own, **longer)
     told = run.record["transfer"]
     assert told["name"] == name and told["label_free"] is True
     assert list(told["stages"]) == [stage.name for stage in TRANSFERS[name](**own).stages]

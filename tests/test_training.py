@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 from torch.nn import functional
 
-from nlptransfer import training
+from nlptransfer import processes
 from nlptransfer.batching import FeatureRows, training_batches
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.labels import Labels
@@ -321,7 +321,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_weights_are_sharded_in_one_way_alone(kind, tmp_path, monkeypatch):
     made = SimpleNamespace(distributed_type=DistributedType[kind], is_fsdp2=False)
-    monkeypatch.setattr(training, "Accelerator", lambda **options: made)
+    monkeypatch.setattr(processes, "Accelerator", lambda **options: made)
     with pytest.raises(SettingError, match=f"asks for {kind}: expected .* or --use_fsdp with --fsdp_version 2"):
         fit(tmp_path, BASE)
 
