@@ -184,12 +184,13 @@ def coverage_plot(coverage: np.ndarray, accuracy: np.ndarray) -> Markup:
     return _svg("coverage", "Accuracy against coverage", told, draw)
 
 
-def training_curves(history: Sequence[Mapping[str, float]], metric: str) -> Markup:
-    """Loss, and the validation score where there is one, by epoch.
+def training_curves(history: Sequence[Mapping[str, float]], metric: str, kept: int) -> Markup:
+    """Loss, and the validation score where there is one, by epoch, with a ring around the epoch that is kept.
 
     Args:
         history: one entry an epoch: epoch, loss, and score on validation.
         metric: what the score is, in words.
+        kept: its epoch.
     """
     scored = [entry for entry in history if entry.get("score") is not None]
 
@@ -200,13 +201,15 @@ def training_curves(history: Sequence[Mapping[str, float]], metric: str) -> Mark
         if scored:
             panels[1].plot([one["epoch"] for one in scored], [one["score"] for one in scored], "s-", **_line(1))
             panels[1].set_ylabel(f"validation\n{_short(metric)}")
+            ring = [one["score"] for one in scored if one["epoch"] == kept]
+            panels[1].plot([kept] * len(ring), ring, "o", color=_LINES[1], fillstyle="none", markersize=11)
         panels[-1].set_xlabel("epoch")
         panels[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
 
     told = f"{len(history)} epochs; loss {history[0]['loss']:.3f} to {history[-1]['loss']:.3f}"
     if scored:
         best = max(scored, key=lambda entry: entry["score"])
-        told += f"; highest {metric} on validation {best['score']:.3f} in epoch {best['epoch']:g}"
+        told += f"; highest {metric} on validation {best['score']:.3f} in epoch {best['epoch']:g}; kept: epoch {kept}"
     return _svg("training", "Training curves", told, draw)
 
 

@@ -146,11 +146,12 @@ def _run(run: Evidence, texts: Mapping[str, Sequence[str]] | None) -> dict[str, 
 
 def _details(run: Evidence, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
     """What can be seen in the predictions and the training of one run."""
-    history = (run.record.get("training") or {}).get("history")
+    trained = run.record.get("training") or {}
+    history, kept = trained.get("history"), trained.get("best_epoch", 0)
     found: dict[str, Any] = {
         "judged": None,
         "lengths": None,
-        "training": figures.training_curves(history, "score") if history else None,
+        "training": figures.training_curves(history, "score", kept) if history else None,
     }
     judged = run.judged
     if judged is None:

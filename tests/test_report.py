@@ -121,7 +121,10 @@ def write_run(folder: Path, labels: Labels = ONE_LABEL, n: int = 60, data: str =
         "settings": {"route": {"name": "full", "freeze_layers": 2}, "training": {"learning_rate": 5e-5, "seed": 7}},
         "versions": {"torch": "2.13.0"},
         "machine": {"processor": "a test's", "cores": 2},
-        "training": {"history": [{"epoch": i, "loss": 1 / i, "score": 0.5 + 0.1 * i} for i in (1, 2, 3)]},
+        "training": {
+            "history": [{"epoch": i, "loss": 1 / i, "score": 0.9 - 0.1 * (i - 2) ** 2} for i in (1, 2, 3)],
+            "best_epoch": 3,
+        },
     }
     write_json(folder / "experiment.json", {**known, **record})
     cost = {"train_seconds": 12.5, "trainable_parameters": 1234, "size_mb": 0.5}
@@ -245,6 +248,7 @@ def test_a_run_has_every_part(run_folder: Path) -> None:
     page = Page(html_of(run_folder))
     assert page.sections == {*SECTIONS} - NOT_OF_THIS_RUN
     assert page.figures == {"figure-reliability", "figure-coverage", "figure-training"}
+    assert "highest score on validation 0.900 in epoch 2; kept: epoch 3" in html_of(run_folder)
     links = [given["href"] for tag, given in page.tags if tag == "a"]
     assert links == [f"#{name}" for name in SECTIONS if name not in NOT_OF_THIS_RUN]
 
