@@ -196,7 +196,7 @@ class Dann(Alignment):
     name: ClassVar[str] = "dann"
     discrepancy: ClassVar[type[Discrepancy]] = Adversary
 
-    strengths: tuple[float, ...] = (0.1, 0.5)
+    strengths: tuple[float, ...] = (0.05, 0.1)
     warm_up: bool = True
 
     def made(self, width: int) -> Discrepancy:

@@ -27,7 +27,7 @@ class Evidence:
     """mean loss of labelled rows that it has not learnt from, each weighing what it looks like the target:
     importance-weighted validation (Sugiyama et al. 2007)"""
     risk_error: float
-    """its standard error"""
+    """its standard error; at least what one row that loses a nat more would move it by"""
     deep_embedded: float
     """the risk with the weights as a control variate (You et al. 2019, "Towards Accurate Model Selection in Deep
     Unsupervised Domain Adaptation", equation 8)"""
@@ -65,7 +65,8 @@ class Evidence:
         apart = np.abs(shares - own)
         return cls(
             risk=float(weighed.mean()),
-            risk_error=float(weighed.std() / len(weighed) ** 0.5),
+            # Where a model is sure and right throughout, the spread of a few losses says too little.
+            risk_error=max(float(weighed.std()) / len(weighed) ** 0.5, 1 / len(weighed)),
             # The weights have mean 1 here, as they have in the long run.
             deep_embedded=float((weighed - slope * (weights - 1)).mean()),
             entropy=float(inside),

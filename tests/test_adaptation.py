@@ -3,14 +3,18 @@
 import logging
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import text_of
+from test_anatomy import SHAPES, make_base
+from test_anatomy import WORDS as ENCODER_WORDS
 from test_encoder_routes import bases
 from test_experiment import RUN_FILES, files_of
 from test_transfer import QUICK, ROUTES, SOLVED, splits, weights
+from transformers import AutoModelForMaskedLM
 
 from nlptransfer import Classifier, Experiment, finetune
 from nlptransfer.adaptation import Coral, Dann, LabelFree, Mmd, Reweight, SelfTrain
@@ -112,6 +116,46 @@ def test_distance_has_a_gradient_that_is_logged(route, strategy, adapt, monkeypa
     history = run.record["training"]["history"]
     assert all(entry["discrepancy_gradient"] > 0 for entry in history)
     assert run.record["training"]["chosen"]["strength"] == 1.0
+
+
+def swapped(rows: dict[str, int], seed: int, *, swap: bool) -> dict[str, Any]:
+    """Rows of three words that tell the label and three that do not; swapped, words of "bad" tell nothing, and others
+    stand for them."""
+    draw = random.Random(seed)
+    tells, other = {"bad": ENCODER_WORDS[:5], "good": ENCODER_WORDS[5:10]}, ENCODER_WORDS[10:15]
+    stands_for = dict(zip(tells["bad"] + other, other + tells["bad"], strict=True)) if swap else {}
+    found = {}
+    for name, count in rows.items():
+        labels = ["bad", "good"] * (count // 2)
+        texts = [draw.sample(draw.choices(tells[label], k=3) + draw.choices(other, k=3), 6) for label in labels]
+        found[name] = ([" ".join(stands_for.get(word, word) for word in text) for text in texts], labels)
+    return found
+
+
+@pytest.fixture(scope="module")
+def wider(tmp_path_factory) -> Path:
+    """A tiny encoder with room for what tells the domains beside what tells the labels."""
+    shape = SHAPES["bert"] | {"num_hidden_layers": 2, "hidden_size": 32}
+    return make_base(tmp_path_factory.mktemp("wider"), "bert", shape, AutoModelForMaskedLM).path
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Coral(strengths=(1.0,), warm_up=True, **ANY_SHIFT),
+        Mmd(strengths=(0.3,), warm_up=True, **ANY_SHIFT),
+        Dann(strengths=(1.0,), **ANY_SHIFT),
+    ],
+)
+def test_an_encoder_undoes_a_swap_of_words(strategy, wider, adapt):
+    source = swapped({"train": 200, "validation": 60}, 0, swap=False)
+    target = swapped({"train": 200, "validation": 60, "test": 400}, 1, swap=True)
+    longer = {"num_train_epochs": 15, "per_device_train_batch_size": 32, "learning_rate": 3e-3, "save_epochs": False}
+    call = {"source": source, "data": target, "base": str(wider), **longer}
+    plain, run = adapt("full", "copy", **call), adapt("full", strategy, **call)
+    assert plain.metrics["accuracy"] < 0.7 and run.metrics["accuracy"] > 0.85
+    assert run.record["training"]["chosen"]["strength"] == strategy.strengths[0]
+    assert all(entry["discrepancy_gradient"] > 0 for entry in run.record["training"]["history"])
 
 
 @pytest.mark.parametrize("name", FREE)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from nlptransfer.alignment import (
+    CRITIC_PENALTY,
     KERNELS,
     Adversary,
     Aligned,
@@ -109,19 +110,23 @@ def test_critic_learns_at_full_rate_while_its_gradient_is_turned_round():
     weights = tuple(part.float() for part in alike(40, 55))
     torch.manual_seed(0)
     adversary = Adversary(5)
+    critic = nn.Sequential(adversary.hidden, nn.ReLU(), adversary.output, nn.Flatten(0))
     loss = adversary(source, target, weights, 0.25)
-    outputs = adversary.critic(torch.cat([source, target]))[:, 0]
+    rows, counts = torch.cat([source, target]), torch.cat(weights)
     domains = torch.cat([torch.zeros(40), torch.ones(55)])
-    plain = (
-        functional.binary_cross_entropy_with_logits(outputs, domains, weight=torch.cat(weights), reduction="sum") / 2
-    )
-    assert torch.allclose(loss, plain)
+    plain = functional.binary_cross_entropy_with_logits(critic(rows), domains, weight=counts, reduction="sum") / 2
+    # R1 as it is written down: through a second derivative.
+    apart = rows.detach().requires_grad_()
+    (slopes,) = torch.autograd.grad(critic(apart).sum(), apart, create_graph=True)
+    held = plain + CRITIC_PENALTY / 2 * (counts * slopes.square().sum(dim=1)).sum() / 2
+    assert torch.allclose(loss, held)
+    learning = [adversary.hidden.weight, adversary.hidden.bias, adversary.output.weight, adversary.output.bias]
     for mine, theirs in zip(
-        torch.autograd.grad(loss, adversary.critic.parameters(), retain_graph=True),
-        torch.autograd.grad(plain, adversary.critic.parameters(), retain_graph=True),
+        torch.autograd.grad(loss, learning, retain_graph=True),
+        torch.autograd.grad(held, learning, retain_graph=True),
         strict=True,
     ):
-        assert torch.allclose(mine, theirs)
+        assert torch.allclose(mine, theirs, atol=1e-7)
     assert torch.allclose(torch.autograd.grad(loss, source)[0], -0.25 * torch.autograd.grad(plain, source)[0])
 
 
@@ -223,18 +228,19 @@ def test_strength_0_is_the_source_alone():
     assert torch.allclose(found, expected, atol=1e-8)
 
 
-# A made shift: turned by 25 degrees, stretched and moved
+# A made shift: turned by 25 degrees, stretched and moved. The axes that are turned differ in spread, or the covariances
+# would not tell that they are.
 
 
 def made(rows: int, seed: int, *, shifted: bool) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(seed)
     targets = np.arange(rows) % 2
-    features = draw.normal(size=(rows, 4)) * [1, 2, 0.5, 1]
+    features = draw.normal(size=(rows, 4)) * [1, 1, 0.5, 1]
     features[:, 0] += 2 * (2 * targets - 1)
     if shifted:
         angle, turn = np.deg2rad(25), np.eye(4)
         turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-        features = features @ turn * [1.5, 0.8, 1.2, 1] + [3, 1, -1, 0.5]
+        features = features @ turn * [1.5, 0.8, 1.2, 1] + [3.5, 1, -1, 0.5]
     return features.astype(np.float32), targets
 
 
@@ -264,10 +270,9 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("discrepancy", "strength", "least"),
-    [(Correlation, 1.0, 0.85), (MeanDiscrepancy, 5.0, 0.85), (lambda: Adversary(8), 3.0, 0.75)],
+    ("discrepancy", "strength"), [(Correlation, 1.0), (MeanDiscrepancy, 5.0), (lambda: Adversary(8), 5.0)]
 )
-def test_what_learns_undoes_a_made_shift(discrepancy, strength, least, tmp_path):
+def test_what_learns_undoes_a_made_shift(discrepancy, strength, tmp_path):
     (source, known), (target, truth) = made(600, 0, shifted=False), made(600, 1, shifted=True)
     found = {}
     for value in (0.0, strength):
@@ -289,5 +294,5 @@ def test_what_learns_undoes_a_made_shift(discrepancy, strength, least, tmp_path)
         )
         with torch.no_grad():
             found[value] = right(net(torch.from_numpy(target)).logits.numpy(), truth)
-    assert found[0.0] < 0.7 and found[strength] > least
+    assert found[0.0] < 0.7 and found[strength] > 0.85
     assert all(entry["discrepancy_gradient"] > 0 for entry in report.history)
