@@ -31,7 +31,7 @@ from nlptransfer.solver import Head
 from nlptransfer.solving import Features, HeadTask
 from nlptransfer.task import Task
 from nlptransfer.training import train
-from nlptransfer.transfer import FROM_SOURCE, Learner, Stage, Transfer
+from nlptransfer.transfer import FROM_SOURCE, Learner, Stage, Transfer, Way
 
 log = logging.getLogger("nlptransfer")
 
@@ -58,28 +58,6 @@ class Learnt:
     """before and after the target was learnt, by role"""
     record: dict[str, Any]
     """how far the weights went, and how alike both sides are"""
-
-
-@dataclass(frozen=True)
-class _Way:
-    """One of the ways to go through a stage."""
-
-    route: Route
-    transfer: Transfer | None
-    """None: not at all"""
-
-    @property
-    def named(self) -> dict[str, Any]:
-        """What tells it from the others."""
-        own: Mapping[str, Any] = {"adapted": False} if self.transfer is None else self.transfer.chosen
-        return {name: getattr(self.route, name) for name in self.route.varied} | dict(own)
-
-    @property
-    def label(self) -> str:
-        return "_".join(f"{name}{value}" for name, value in self.named.items()) or "adapted"
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.named.items()) or "adapted"
 
 
 @dataclass
@@ -168,24 +146,29 @@ class Course:
         self.transfer.prepare(stage, route, self.built.model)
         if stage.learns == "language":
             self.settings[stage.name] = asked
-            return self._once(stage, _Way(route, self.transfer), asked, [stage.name], keep=True)
+            return self._once(stage, Way(route, self.transfer), asked, [stage.name], keep=True)
         largest = max((self.tasks[role].data for role in stage.roles), key=lambda data: len(data.train))
         chosen = {name: value for name, value in route.defaults(largest).items() if getattr(asked, name) is None}
         settings = self.settings[stage.name] = replace(asked, **chosen)
         model, parts = self.built.model, [] if last else [stage.name]
-        ways = [_Way(variant, own) for variant in route.variants(model) for own in self.transfer.candidates(stage)]
-        if len(ways) == 1:
+        ways = [Way(variant, own) for variant in route.variants(model) for own in self.transfer.candidates(stage)]
+        told = {"told_apart": self.told_apart} if self.transfer.judged_without_labels(stage) else {}
+        if told and not self.told_apart:
+            # Where there is nothing to adapt to, none of the others could be taken.
+            ways = ways[:1]
+            log.info("%s: kept, as source and target are not told apart", ways[0])
+        elif len(ways) == 1:
             fitted = self._once(stage, ways[0], settings, parts, keep=not last)
             self.evidence = fitted.get("evidence", self.evidence)
             return fitted
         start = _copied(route.state(model))
 
-        def take(way: _Way) -> dict[str, Any]:
+        def take(way: Way) -> dict[str, Any]:
             model.load_state_dict(start, strict=False)
             return self._once(stage, way, settings, [*parts, way.label], keep=True)
 
         found = [take(way) for way in ways]
-        best = self._best(stage, ways, found)
+        best = self._best(stage, ways, found) if len(ways) > 1 else 0
         shown = ("best_score", "evidence", "seconds", "examples")
         curve = [
             {**way.named, **{name: one[name] for name in shown if one.get(name) is not None}}
@@ -196,10 +179,9 @@ class Course:
         ways[best].route.freeze(model)
         self.evidence = fitted.get("evidence", self.evidence)
         spent = {name: sum(one[name] for one in found) for name in ("seconds", "examples")}
-        told = {"told_apart": self.told_apart} if self.transfer.judged_without_labels(stage) else {}
         return {**fitted, **spent, **told, "chosen": ways[best].named, "curve": curve}
 
-    def _best(self, stage: Stage, ways: Sequence["_Way"], found: Sequence[Mapping[str, Any]]) -> int:
+    def _best(self, stage: Stage, ways: Sequence[Way], found: Sequence[Mapping[str, Any]]) -> int:
         """The place of the way that is kept: by its validation score, or without a label of the target."""
         if not self.transfer.judged_without_labels(stage):
             for way, one in zip(ways, found, strict=True):
@@ -211,15 +193,14 @@ class Course:
         if not self.told_of_shift:
             warn_of_shift(evidence[0], names, whatever_shift=own.allow_label_shift)
             self.told_of_shift = True
-        best = choose(evidence, own.choose_by, whatever_shift=own.allow_label_shift) if self.told_apart else 0
+        best = choose(evidence, own.choose_by, whatever_shift=own.allow_label_shift)
         for way, given in zip(ways, evidence, strict=True):
             log.info("%s: information %.4f, risk %.4f", way, given.information, given.risk)
-        why = f"chosen by {own.choose_by}" if self.told_apart else "as source and target are not told apart"
-        log.info("%s: kept, %s", ways[best], why)
+        log.info("%s: kept, chosen by %s", ways[best], own.choose_by)
         return best
 
     def _once(
-        self, stage: Stage, way: "_Way", settings: TrainingSettings, parts: Sequence[str], *, keep: bool
+        self, stage: Stage, way: Way, settings: TrainingSettings, parts: Sequence[str], *, keep: bool
     ) -> dict[str, Any]:
         """Fit, or go on from where the same was finished before.
 
@@ -266,15 +247,13 @@ class Course:
         weights = self.odds[-len(validation) :]
         return Evidence.of(task.data.labels, held_out, validation.targets, weights, unlabelled)
 
-    def _learn_language(
-        self, stage: Stage, way: "_Way", settings: TrainingSettings, checkpoints: Path
-    ) -> dict[str, Any]:
+    def _learn_language(self, stage: Stage, way: Way, settings: TrainingSettings, checkpoints: Path) -> dict[str, Any]:
         own = cast(Pretrain, next(part for part in self.transfer.parts if stage in part.stages))
         target, *others = (task.data for task in self.tasks.values())
         texts = language_texts(target, others, self._seed())
         return own.learn(way.route, self.built, texts, settings, checkpoints)
 
-    def _solve_head(self, stage: Stage, way: "_Way", settings: TrainingSettings, checkpoints: Path) -> dict[str, Any]:
+    def _solve_head(self, stage: Stage, way: Way, settings: TrainingSettings, checkpoints: Path) -> dict[str, Any]:
         """Solve the last layer on what the rest of the model gives as it is."""
         started, role, model = time.perf_counter(), stage.roles[0], self.built.model
         task = self.tasks[role]
@@ -285,7 +264,7 @@ class Course:
         solved = self._solve(stage, way, {role: task}, {role: train}, held_out)
         return solved | {"seconds": time.perf_counter() - started, "examples": len(train) + len(validation)}
 
-    def _fit_once(self, stage: Stage, way: "_Way", settings: TrainingSettings, folder: Path) -> dict[str, Any]:
+    def _fit_once(self, stage: Stage, way: Way, settings: TrainingSettings, folder: Path) -> dict[str, Any]:
         """Train; what a frozen route learns of the source alone is the same for all strategies of a pair."""
         route, model = way.route, self.built.model
         fit = partial(self._fit_twice_if_collapsed, stage, way, settings, folder)
@@ -301,7 +280,7 @@ class Course:
         return dict(fitted)
 
     def _fit_twice_if_collapsed(
-        self, stage: Stage, way: "_Way", settings: TrainingSettings, folder: Path
+        self, stage: Stage, way: Way, settings: TrainingSettings, folder: Path
     ) -> dict[str, Any]:
         """Train; where the validation score is no better than one label for all rows, once more at a lower rate.
 
@@ -333,7 +312,7 @@ class Course:
         both = {name: kept[name] + other[name] for name in ("seconds", "examples")}
         return {**kept, **both, "collapsed": {"learning_rate": others_rate, "history": other["history"]}}
 
-    def _fit(self, stage: Stage, way: "_Way", settings: TrainingSettings, checkpoints: Path) -> dict[str, Any]:
+    def _fit(self, stage: Stage, way: Way, settings: TrainingSettings, checkpoints: Path) -> dict[str, Any]:
         """Train the model in place; returns what is worth recording, the seconds and rows seen among it."""
         route, transfer = way.route, cast(Transfer, way.transfer)
         model, roles, started = self.built.model, transfer.learns_from(stage), time.perf_counter()
@@ -382,7 +361,7 @@ class Course:
     def _solve(
         self,
         stage: Stage,
-        way: "_Way",
+        way: Way,
         tasks: Mapping[str, Task],
         inputs: Mapping[str, np.ndarray],
         held_out: Features,

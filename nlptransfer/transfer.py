@@ -303,3 +303,25 @@ class FromSource(Transfer):
         route.check()
         training.check()
         return route, training
+
+
+@dataclass(frozen=True)
+class Way:
+    """One of the ways to go through a stage."""
+
+    route: Route
+    transfer: Transfer | None
+    """None: not at all"""
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What tells it from the others."""
+        own: Mapping[str, Any] = {"adapted": False} if self.transfer is None else self.transfer.chosen
+        return {name: getattr(self.route, name) for name in self.route.varied} | dict(own)
+
+    @property
+    def label(self) -> str:
+        return "_".join(f"{name}{value}" for name, value in self.named.items()) or "adapted"
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.named.items()) or "adapted"

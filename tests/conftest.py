@@ -159,6 +159,12 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     return call
 
 
+@pytest.fixture
+def told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides of a toy are drawn alike, and would be left as they are."""
+    monkeypatch.setattr("nlptransfer.stages.chance_distance", lambda rows: -1.0)
+
+
 def text_of(draw: random.Random, topics: list[str]) -> str:
     """Three words of each topic among seven that say nothing."""
     words = draw.sample(FILLER, 7) + [word for topic in topics for word in draw.sample(TOPIC_WORDS[topic], 3)]

@@ -62,6 +62,16 @@ def test_weights_that_are_all_alike_change_nothing():
     assert found.risk == found.deep_embedded == pytest.approx(row_losses(logits, targets).mean())
 
 
+def test_a_few_tiny_losses_do_not_make_the_risk_certain():
+    targets = np.arange(50) % 2
+    logits = 8.0 * np.eye(2)[targets]
+    found = Evidence.of(TWO, logits, targets, np.ones(50), logits)
+    assert found.risk < 1e-3 and found.risk_error == pytest.approx(1 / 50)
+    logits, targets = rows_of(TWO, 50)
+    spread = row_losses(logits, targets).std()
+    assert Evidence.of(TWO, logits, targets, np.ones(50), logits).risk_error == pytest.approx(spread / 50**0.5)
+
+
 def test_entropy_margin_and_information():
     sure, torn = np.array([[9e3, 0.0], [0.0, 9e3]]), np.zeros((2, 2))
     logits, targets = rows_of(TWO, 10)

@@ -80,6 +80,7 @@ def test_texts_of_a_file_in_place_of_the_training_rows(domains, vectors_file, tm
     assert rows["unlabelled"] <= 15 and rows["test"] == 20
 
 
+@pytest.mark.usefixtures("told_apart")
 def test_seeds_count_where_something_is_trained_and_what_is_common_is_learnt_once(
     domains, vectors_file, tmp_path, monkeypatch
 ):
