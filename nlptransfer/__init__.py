@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
-    from nlptransfer.adaptation import Coral, Dann, Mmd, Reweight, SelfTrain
+    from nlptransfer.adaptation import Adapt, Coral, Dann, Mmd, Reweight, SelfTrain
     from nlptransfer.classifier import Classifier, Prediction
     from nlptransfer.comparison import Comparison, compare
     from nlptransfer.contrast import Contrast
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nlptransfer.vectors import WordVectors, open_vectors
 
 _HOMES = {
+    "Adapt": "adaptation",
     "Classifier": "classifier",
     "Comparison": "comparison",
     "Contrast": "contrast",
@@ -68,6 +69,7 @@ _HOMES = {
 __all__ = [
     "ROUTES",
     "TRANSFERS",
+    "Adapt",
     "Classifier",
     "Comparison",
     "Contrast",

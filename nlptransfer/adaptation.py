@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import softmax
@@ -22,6 +22,7 @@ from nlptransfer.choosing import ChooseBy
 from nlptransfer.errors import SettingError
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED, Objective
 from nlptransfer.objectives import Joint as JointLoss
+from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route
 from nlptransfer.settings import check, fields_of
 from nlptransfer.solver import Head
@@ -92,9 +93,13 @@ class Alignment(Chosen):
     """values of lambda to choose from, beside 0"""
     warm_up: bool = False
     """whether lambda rises from 0 over the training, as 2 / (1 + exp(-10 p)) - 1"""
+    epochs: tuple[int, ...] = ()
+    """passes over the rows to choose from, each with each lambda, the first one where nothing is to be adapted; none:
+    what num_train_epochs says"""
 
     def check(self) -> None:
         super().check()
+        check(all(value >= 1 for value in self.epochs), "epochs", self.epochs, "whole numbers from 1")
         check(len(self.strengths) > 0, "strengths", self.strengths, "at least one value of lambda")
         check(
             all(value > 0 for value in self.strengths), "strengths", self.strengths, "values above 0; 0 is tried anyway"
@@ -109,16 +114,25 @@ class Alignment(Chosen):
                 "which has a closed form there"
             )
 
-    def candidates(self, stage: Stage) -> Sequence[Transfer | None]:
-        return [replace(self, strengths=(value,)) for value in (0.0, *sorted(self.strengths))]
+    def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
+        route, training = super().at(stage, route, training)
+        return route, replace(training, num_train_epochs=self.epochs[0]) if len(self.epochs) == 1 else training
+
+    def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
+        strengths = (0.0, *sorted(self.strengths))
+        if not self.epochs:
+            return [replace(self, strengths=(value,)) for value in strengths]
+        return [replace(self, strengths=(value,), epochs=(count,)) for value in strengths for count in self.epochs]
 
     def learns_from(self, stage: Stage) -> tuple[str, ...]:
         # Where D counts nothing, it is what the source alone gives.
         return stage.roles if any(self.strengths) else (SOURCE,)
 
     @property
-    def chosen(self) -> dict[str, float]:
-        return {"strength": self.strengths[0]} if len(self.strengths) == 1 else {}
+    def chosen(self) -> dict[str, Any]:
+        if len(self.strengths) != 1:
+            return {}
+        return {"strength": self.strengths[0]} | ({"num_train_epochs": self.epochs[0]} if self.epochs else {})
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         (strength,) = self.strengths
@@ -156,9 +170,10 @@ class Coral(Alignment):
     def check_fits(self, route: Route, sides: Sides) -> None:
         # Not that of Alignment: there is a closed form.
         LabelFree.check_fits(self, route, sides)
-        for name, used in (("warm_up", not route.is_solved), ("shrinkage", route.is_solved)):
+        stepped = not route.is_solved
+        for name, used in (("warm_up", stepped), ("epochs", stepped), ("shrinkage", not stepped)):
             value, unset = getattr(self, name), type(self).__dataclass_fields__[name].default
-            head = "a last layer that is stepped" if name == "warm_up" else "a last layer that is solved"
+            head = "a last layer that is solved" if name == "shrinkage" else "a last layer that is stepped"
             check(used or value == unset, name, value, f"{unset}, as it is of {head}")
         if route.is_solved:
             inside = all(value <= 1 for value in self.strengths)
@@ -251,10 +266,10 @@ class SelfTrain(Chosen):
         check(self.pseudo_weight > 0, "pseudo_weight", self.pseudo_weight, "above 0")
 
     @property
-    def chosen(self) -> dict[str, float]:
+    def chosen(self) -> dict[str, Any]:
         return {"adapted": True}
 
-    def candidates(self, stage: Stage) -> Sequence[Transfer | None]:
+    def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
         return [None, self] if UNLABELLED in stage.roles else [self]
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
@@ -291,6 +306,64 @@ class SelfTrain(Chosen):
         number = self.stages.index(stage)
         shares = np.bincount(known, minlength=logits.shape[1]) / len(known)
         return pseudo_labels(logits, shares, self.share * number / self.rounds)
+
+
+ALIGNMENTS: tuple[type[Alignment], ...] = (Coral, Mmd, Dann)
+
+
+@dataclass(frozen=True)
+class Method(Transfer):
+    """An alignment at one lambda, as one of several methods."""
+
+    name: ClassVar[str] = "method"
+    stages: ClassVar[tuple[Stage, ...]] = (ALIGN,)
+
+    alignment: Alignment
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        own = self.alignment.chosen
+        return {"method": self.alignment.name if own["strength"] else "none"} | own
+
+    def learns_from(self, stage: Stage) -> tuple[str, ...]:
+        return self.alignment.learns_from(stage)
+
+    def objective(self, stage: Stage, learner: Learner) -> Objective:
+        return self.alignment.objective(stage, learner)
+
+    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+        return self.alignment.solve(stage, tasks, source)
+
+
+@dataclass(frozen=True)
+class Adapt(Chosen):
+    """The method too is chosen without a label of the target: an alignment and its lambda, or none, then self-training.
+
+    The source alone is trained, and beside it each alignment that the route takes, at each of its strengths; on the one
+    that is kept come the rounds of self-training. Every step is one of :func:`nlptransfer.choosing.choose`.
+    """
+
+    name: ClassVar[str] = "adapt"
+
+    methods: tuple[str, ...] = (*(kind.name for kind in ALIGNMENTS), SelfTrain.name)
+    """of coral, mmd, dann and selftrain, each with its own defaults; what the route does not take is left out"""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:  # type: ignore[override]
+        return (ALIGN, *(SelfTrain().stages[1:] if SelfTrain.name in self.methods else ()))
+
+    def check(self) -> None:
+        super().check()
+        known = type(self).methods
+        fits = len(self.methods) > 0 and {*self.methods} <= {*known}
+        check(fits, "methods", self.methods, f"some of {', '.join(known)}")
+
+    def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
+        if stage != ALIGN:
+            return [None, SelfTrain()]
+        kinds = [Coral] if route.is_solved else ALIGNMENTS
+        aligned = [kind(strengths=(value,)) for kind in kinds if kind.name in self.methods for value in kind.strengths]
+        return [Method(one) for one in (Coral(strengths=(0.0,)), *aligned)]
 
 
 def pseudo_labels(logits: np.ndarray, shares: np.ndarray, kept: float) -> tuple[np.ndarray, np.ndarray]:

@@ -151,7 +151,9 @@ class Course:
         chosen = {name: value for name, value in route.defaults(largest).items() if getattr(asked, name) is None}
         settings = self.settings[stage.name] = replace(asked, **chosen)
         model, parts = self.built.model, [] if last else [stage.name]
-        ways = [Way(variant, own) for variant in route.variants(model) for own in self.transfer.candidates(stage)]
+        ways = [
+            Way(variant, own) for variant in route.variants(model) for own in self.transfer.candidates(stage, route)
+        ]
         told = {"told_apart": self.told_apart} if self.transfer.judged_without_labels(stage) else {}
         if told and not self.told_apart:
             # Where there is nothing to adapt to, none of the others could be taken.
@@ -165,7 +167,9 @@ class Course:
 
         def take(way: Way) -> dict[str, Any]:
             model.load_state_dict(start, strict=False)
-            return self._once(stage, way, settings, [*parts, way.label], keep=True)
+            # A strategy that is chosen among has settings of its own; a variant of the route has those of the stage.
+            own = way.transfer.at(stage, way.route, settings)[1] if told and way.transfer else settings
+            return self._once(stage, way, own, [*parts, way.label], keep=True)
 
         found = [take(way) for way in ways]
         best = self._best(stage, ways, found) if len(ways) > 1 else 0
@@ -188,7 +192,7 @@ class Course:
                 log.info("%s: validation score %.4f", way, one["best_score"])
             return max(range(len(ways)), key=lambda place: found[place]["best_score"])
         evidence = [Evidence(**one["evidence"]) for one in found]
-        own = cast(Chosen, next(way.transfer for way in ways if way.transfer is not None))
+        own = cast(Chosen, next(part for part in self.transfer.parts if stage in part.stages))
         names = self.tasks[stage.roles[0]].data.labels.names
         if not self.told_of_shift:
             warn_of_shift(evidence[0], names, whatever_shift=own.allow_label_shift)

@@ -148,12 +148,12 @@ class Transfer(ABC):
         """Whether the model is looked at after a stage for a choice that sees no label of the target."""
         return False
 
-    def candidates(self, stage: Stage) -> Sequence["Transfer | None"]:
+    def candidates(self, stage: Stage, route: Route) -> Sequence["Transfer | None"]:
         """The ways to go through a stage that are chosen from; None: not at all. The first one does not adapt."""
         return [self]
 
     @property
-    def chosen(self) -> dict[str, float]:
+    def chosen(self) -> dict[str, Any]:
         """What tells a candidate from the others."""
         return {}
 
@@ -243,8 +243,8 @@ class Chain(Transfer):
     def judged_without_labels(self, stage: Stage) -> bool:
         return self._owner(stage).judged_without_labels(stage)
 
-    def candidates(self, stage: Stage) -> Sequence[Transfer | None]:
-        return self._owner(stage).candidates(stage)
+    def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
+        return self._owner(stage).candidates(stage, route)
 
     def _owner(self, stage: Stage) -> Transfer:
         return next(part for part in self.chained if stage in part.stages)
@@ -316,8 +316,8 @@ class Way:
     @property
     def named(self) -> dict[str, Any]:
         """What tells it from the others."""
-        own: Mapping[str, Any] = {"adapted": False} if self.transfer is None else self.transfer.chosen
-        return {name: getattr(self.route, name) for name in self.route.varied} | dict(own)
+        own = {"adapted": False} if self.transfer is None else self.transfer.chosen
+        return {name: getattr(self.route, name) for name in self.route.varied} | own
 
     @property
     def label(self) -> str:

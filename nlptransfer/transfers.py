@@ -1,13 +1,28 @@
 """The table of strategies."""
 
-from nlptransfer.adaptation import Coral, Dann, Mmd, Reweight, SelfTrain
+from nlptransfer.adaptation import Adapt, Coral, Dann, Mmd, Reweight, SelfTrain
 from nlptransfer.contrast import Contrast
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.pretraining import Pretrain
 from nlptransfer.strategies import Copy, Direct, Joint, Relate, Select, Sequential
 from nlptransfer.transfer import Transfer
 
-KINDS = (Direct, Copy, Sequential, Joint, Select, Relate, Reweight, Coral, Mmd, Dann, SelfTrain, Pretrain, Contrast)
+KINDS = (
+    Direct,
+    Copy,
+    Sequential,
+    Joint,
+    Select,
+    Relate,
+    Reweight,
+    Coral,
+    Mmd,
+    Dann,
+    SelfTrain,
+    Adapt,
+    Pretrain,
+    Contrast,
+)
 TRANSFERS: dict[str, type[Transfer]] = {kind.name: kind for kind in KINDS}
 """The strategies, by name."""
 THEN = ">>"

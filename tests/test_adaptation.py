@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from test_transfer import QUICK, ROUTES, SOLVED, splits, weights
 from transformers import AutoModelForMaskedLM
 
 from nlptransfer import Classifier, Experiment, finetune
-from nlptransfer.adaptation import Coral, Dann, LabelFree, Mmd, Reweight, SelfTrain
+from nlptransfer.adaptation import Adapt, Coral, Dann, LabelFree, Mmd, Reweight, SelfTrain
 from nlptransfer.data import DataSettings, load_data
 from nlptransfer.errors import DataError, SettingError
 from nlptransfer.labels import Labels
@@ -77,7 +78,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
     own = ({} if name == "reweight" else ANY_SHIFT) | (
         {"strengths": (0.5,)} if name in ("mmd", "dann", "coral") else {}
     )
-    own |= {"rounds": 1} if name == "selftrain" else {}
+    own |= {"selftrain": {"rounds": 1}, "adapt": {"methods": ("coral", "selftrain")}}.get(name, {})
     # The adapter of a tiny random base has not learnt much after three epochs.
     longer = {"num_train_epochs": 12} if route == "lora" else {}
     run = adapt(route, name, **own, **longer)
@@ -102,7 +103,10 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
     stage = [*told["stages"].values()][-1]
     evidence = [one["evidence"] for one in stage["curve"]]
     assert len(evidence) == 2 and all(0 <= one["label_shift"] <= 1 for one in evidence)
-    if name != "selftrain" and route not in SOLVED:
+    if name == "adapt":
+        tried = told["stages"]["align"]["curve"]
+        assert [(one["method"], one["strength"]) for one in tried] == [("none", 0), ("coral", 0.5), ("coral", 1)]
+    elif name != "selftrain" and route not in SOLVED:
         # Where D is asked to count nothing it has no gradient, and one where it does.
         assert stage["curve"][0]["strength"] == 0
 
@@ -159,6 +163,31 @@ def test_an_encoder_undoes_a_swap_of_words(strategy, wider, adapt):
     assert run.metrics["accuracy"] > 0.85
     assert run.record["training"]["chosen"]["strength"] == strategy.strengths[0]
     assert all(entry["discrepancy_gradient"] > 0 for entry in run.record["training"]["history"])
+
+
+@pytest.mark.usefixtures("told_apart")
+def test_any_method_is_taken_that_the_evidence_prefers(adapt, reports, monkeypatch):
+    kept = iter([5, 1, 0, 0])
+    monkeypatch.setattr("nlptransfer.stages.choose", lambda found, *_, **__: next(kept))
+    run = adapt("words mlp", Adapt())
+    stages = run.record["transfer"]["stages"]
+    tried = [(one["method"], one["strength"]) for one in stages["align"]["curve"]]
+    assert tried == [("none", 0), ("coral", 0.5), ("coral", 1), ("mmd", 0.3), ("mmd", 1), ("dann", 0.05), ("dann", 0.1)]
+    assert stages["align"]["chosen"] == {"method": "dann", "strength": 0.05}
+    assert [stages[f"round_{number}"]["chosen"]["adapted"] for number in (1, 2, 3)] == [True, False, False]
+    # What was kept is gone on from: it is the second round's way of not adapting.
+    assert stages["round_2"]["curve"][0]["evidence"] == stages["round_1"]["curve"][1]["evidence"]
+    assert run.record["transfer"]["methods"] == ["coral", "mmd", "dann", "selftrain"]
+    assert "method dann, strength 0.05 <b>(kept)</b>" in (run.folder / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("told_apart")
+def test_epochs_are_chosen_from_too(adapt, monkeypatch):
+    monkeypatch.setattr("nlptransfer.stages.choose", lambda found, *_, **__: 3)
+    run = adapt("words mlp", Coral(strengths=(0.5,), epochs=(2, 5)))
+    tried = [(one["strength"], one["num_train_epochs"]) for one in run.record["training"]["curve"]]
+    assert tried == [(0, 2), (0, 5), (0.5, 2), (0.5, 5)]
+    assert len(run.record["training"]["history"]) == 5
 
 
 @pytest.mark.usefixtures("told_apart")
@@ -291,6 +320,9 @@ def test_no_gradient_on_frozen_features_with_a_linear_head(name, adapt):
         (SelfTrain(share=0.0), "above 0"),
         (SelfTrain(pseudo_weight=0.0), "above 0"),
         (Dann(choose_by="luck"), "expected one of"),
+        (Mmd(epochs=(3, 0)), "whole numbers from 1"),
+        (Adapt(methods=()), "expected some of coral, mmd, dann, selftrain"),
+        (Adapt(methods=("coral", "luck")), "expected some of coral, mmd, dann, selftrain"),
     ],
 )
 def test_values_that_make_no_sense(strategy, message):
@@ -307,12 +339,13 @@ def test_a_whole_map_is_the_most(adapt):
     ("route", "strategy", "message"),
     [
         ("words linear", Coral(warm_up=True), "warm_up=True: expected False, as it is of a last layer that is stepped"),
+        ("probe linear", Coral(epochs=(1, 2)), "epochs=(1, 2): expected (), as it is of a last layer that is stepped"),
         ("words mlp", Coral(shrinkage=0.1), "shrinkage=0.1: expected 0.9, as it is of a last layer that is solved"),
         ("words linear", SelfTrain(within=True), "within=True: expected false where there is a source"),
     ],
 )
 def test_a_setting_that_would_do_nothing_is_refused(route, strategy, message, adapt):
-    with pytest.raises(SettingError, match=message):
+    with pytest.raises(SettingError, match=re.escape(message)):
         adapt(route, strategy)
 
 
