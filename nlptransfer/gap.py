@@ -13,7 +13,7 @@ from nlptransfer.terminal import Base, show_closed, start_log
 
 CLOSED_FORM, LEARNT = ("coral", "selftrain"), ("coral", "mmd", "dann", "selftrain")
 EVERY = {
-    ("probe", "linear"): CLOSED_FORM,
+    ("probe", "linear"): (*CLOSED_FORM, "adapt"),
     ("probe", "mlp"): LEARNT,
     ("word2vec", "mlp"): CLOSED_FORM,
 }
