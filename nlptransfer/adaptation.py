@@ -358,10 +358,15 @@ class Adapt(Chosen):
         fits = len(self.methods) > 0 and {*self.methods} <= {*known}
         check(fits, "methods", self.methods, f"some of {', '.join(known)}")
 
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        super().check_fits(route, sides)
+        fits = not route.is_solved or {*self.methods} & {Coral.name, SelfTrain.name}
+        check(bool(fits), "methods", self.methods, "coral or selftrain where the last layer is solved")
+
     def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
         if stage != ALIGN:
             return [None, SelfTrain()]
-        kinds = [Coral] if route.is_solved else ALIGNMENTS
+        kinds = (Coral,) if route.is_solved else ALIGNMENTS
         aligned = [kind(strengths=(value,)) for kind in kinds if kind.name in self.methods for value in kind.strengths]
         return [Method(one) for one in (Coral(strengths=(0.0,)), *aligned)]
 

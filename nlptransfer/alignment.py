@@ -71,8 +71,8 @@ class Adversary(Discrepancy):
 
     DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equations 9 and 18): the critic
     minimises its cross-entropy at full rate, and ``strength`` acts on the gradient that is turned round. The critic's
-    own slope is held down, without which the two chase each other and often end where nothing is learnt: R1 of
-    Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", equation 9, over both domains.
+    own slope is held down on the rows of both, without which the two chase each other and often end where nothing is
+    learnt (R1 and R2 of Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", section 4.1).
 
     Args:
         width: of the representation.

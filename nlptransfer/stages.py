@@ -151,12 +151,11 @@ class Course:
         chosen = {name: value for name, value in route.defaults(largest).items() if getattr(asked, name) is None}
         settings = self.settings[stage.name] = replace(asked, **chosen)
         model, parts = self.built.model, [] if last else [stage.name]
-        ways = [
-            Way(variant, own) for variant in route.variants(model) for own in self.transfer.candidates(stage, route)
-        ]
+        candidates = self.transfer.candidates(stage, route)
+        ways = [Way(variant, own) for variant in route.variants(model) for own in candidates]
         told = {"told_apart": self.told_apart} if self.transfer.judged_without_labels(stage) else {}
-        if told and not self.told_apart:
-            # Where there is nothing to adapt to, none of the others could be taken.
+        if len(candidates) > 1 and not self.told_apart:
+            # There is nothing to adapt to, and none of the others could be taken.
             ways = ways[:1]
             log.info("%s: kept, as source and target are not told apart", ways[0])
         elif len(ways) == 1:

@@ -255,6 +255,7 @@ def test_nothing_is_adapted_where_source_and_target_are_not_told_apart(adapt, re
     run = adapt("words linear", SelfTrain(allow_label_shift=True, rounds=1))
     stage = run.record["transfer"]["stages"]["round_1"]
     assert stage["told_apart"] is False and stage["chosen"] == {"adapted": False}
+    assert "chosen" not in run.record["transfer"]["stages"]["labelled"]
     # What could not be kept is not tried.
     assert [one["adapted"] for one in stage["curve"]] == [False]
     page = (run.folder / "report.html").read_text()
@@ -341,6 +342,7 @@ def test_a_whole_map_is_the_most(adapt):
         ("words linear", Coral(warm_up=True), "warm_up=True: expected False, as it is of a last layer that is stepped"),
         ("probe linear", Coral(epochs=(1, 2)), "epochs=(1, 2): expected (), as it is of a last layer that is stepped"),
         ("words mlp", Coral(shrinkage=0.1), "shrinkage=0.1: expected 0.9, as it is of a last layer that is solved"),
+        ("probe linear", Adapt(methods=("mmd",)), "expected coral or selftrain where the last layer is solved"),
         ("words linear", SelfTrain(within=True), "within=True: expected false where there is a source"),
     ],
 )

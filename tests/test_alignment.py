@@ -115,7 +115,7 @@ def test_critic_learns_at_full_rate_while_its_gradient_is_turned_round():
     rows, counts = torch.cat([source, target]), torch.cat(weights)
     domains = torch.cat([torch.zeros(40), torch.ones(55)])
     plain = functional.binary_cross_entropy_with_logits(critic(rows), domains, weight=counts, reduction="sum") / 2
-    # R1 as it is written down: through a second derivative.
+    # The penalty as it is written down: through a second derivative.
     apart = rows.detach().requires_grad_()
     (slopes,) = torch.autograd.grad(critic(apart).sum(), apart, create_graph=True)
     held = plain + CRITIC_PENALTY / 2 * (counts * slopes.square().sum(dim=1)).sum() / 2
