@@ -198,8 +198,8 @@ class Course:
             self.told_of_shift = True
         best = choose(evidence, own.choose_by, whatever_shift=own.allow_label_shift)
         for way, given in zip(ways, evidence, strict=True):
-            log.info("%s: information %.4f, risk %.4f", way, given.information, given.risk)
-        log.info("%s: kept, chosen by %s", ways[best], own.choose_by)
+            log.info("%s, %s: information %.4f, risk %.4f", stage.name, way, given.information, given.risk)
+        log.info("%s, %s: kept, chosen by %s", stage.name, ways[best], own.choose_by)
         return best
 
     def _once(
