@@ -118,8 +118,10 @@ def test_is_unspaced():
     assert not is_unspaced([])
 
 
+# Half a surrogate pair is refused where texts are read, and no tokenizer takes it.
 TEXTS = st.text(
-    st.sampled_from("aieodtn'’ .,!-35é北京大学我们的。，㐀😀\u0301\u200d\n\x96") | st.characters(exclude_characters="[")
+    st.sampled_from("aieodtn'’ .,!-35é北京大学我们的。，㐀😀\u0301\u200d\n\x96")
+    | st.characters(codec="utf-8", exclude_characters="[")
 )
 
 
