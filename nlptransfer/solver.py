@@ -33,6 +33,8 @@ LARGE = 2**20
 """Numbers of a feature matrix from which it is multiplied in float32."""
 PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
+ROUGH = 1e-5
+"""What the objective of large features must fall by in a step, as a share of it, while losses alone are compared."""
 FEWEST = 4
 """Rows from which there is cross-validation."""
 
@@ -112,6 +114,7 @@ def choose_strength(
     score: Score,
     strengths: Sequence[float] = STRENGTHS,
     *,
+    by_loss: bool = False,
     has_bias: bool = True,
     weights: np.ndarray | None = None,
     towards: Head | None = None,
@@ -124,6 +127,9 @@ def choose_strength(
         score: of a weight and a bias, judged on validation rows; higher is better, and of equals the
             strongest penalty is kept.
         strengths: to choose from; with ``towards`` better ``TOWARDS_STRENGTHS``.
+        by_loss: whether ``score`` is minus a loss. Where a score wavers along the strengths, a loss has one valley: the
+            first that is worse ends the choice. And it is nearly that of the minimum some way before it: large
+            features are not solved to the end, and the solution is one to go on from.
         has_bias, weights, towards: as ``solve`` takes them.
 
     Raises:
@@ -135,13 +141,13 @@ def choose_strength(
     scores: dict[float, float] = {}
     start, worse = None, 0
     for strength in _strongest_first(strengths):
-        start = problem.solve(strength, start)
+        start = problem.solve(strength, start, rough=by_loss)
         scores[strength] = _finite(score(*start))
         if best is None or scores[strength] > scores[best.strength]:
             best, worse = LinearSolution(*start, strength, scores, axes=problem.axes), 0
         elif scores[strength] < scores[best.strength]:
             worse += 1
-            if worse == PATIENCE:
+            if by_loss or worse == PATIENCE:
                 break
     assert best is not None
     return best
@@ -260,7 +266,7 @@ class _Problem:
         weights = self.weights.sqrt() if root else self.weights
         return (rows.t() * weights.to(rows.dtype)).t()
 
-    def solve(self, strength: float, start: Head | None = None) -> Head:
+    def solve(self, strength: float, start: Head | None = None, *, rough: bool = False) -> Head:
         if not 0 <= strength < math.inf:
             raise SettingError(f"strength={strength!r}: expected a number from 0")
         penalty = strength / self.rows
@@ -298,7 +304,7 @@ class _Problem:
             return value.item() + held / 2, torch.cat(parts, dim=1).flatten().numpy()
 
         begin = np.zeros(self.labels * (self.features.shape[1] + 1))
-        ends = {"gtol": 1e-4, "ftol": 1e-6} if self.is_large else {"gtol": 1e-5, "ftol": 1e-12}
+        ends = {"gtol": 1e-4, "ftol": ROUGH if rough else 1e-6} if self.is_large else {"gtol": 1e-5, "ftol": 1e-12}
         options = {"maxiter": 500, "maxcor": REMEMBERED, **ends}
         with _threads_for(self.features.numel() * self.labels):
             found = minimize(loss, begin, jac=True, method="L-BFGS-B", options=options)

@@ -74,7 +74,7 @@ class HeadTask:
     seed: int = 0
     """of the folds"""
     by_loss: bool = True
-    """whether cross-validation goes by the loss, which tells more of few rows than a score does"""
+    """whether the strength is chosen by the loss, which tells more of the same rows than a score does; else by that"""
     folds_know: bool = False
     """whether a fold that held out a training row would know it all the same: from altered copies of it, or from an
     encoder that has learnt from it"""
@@ -114,12 +114,11 @@ class HeadTask:
             TrainingError: features that are not all finite, or too few rows to hold any out.
         """
         folds = refit and self.has_few_rows
-        solution, held_out, head = (self._cross_validated if folds else self._validated)(towards, beside, share)
-        if not refit:
-            head = solution.weight, solution.bias
-        best = solution.scores[solution.strength]
-        if folds and self.by_loss and solution.held_out is not None:
-            best = self.score(self._rows.targets, solution.held_out)
+        if folds:
+            solution, logits, head = self._cross_validated(towards, beside, share)
+        else:
+            solution, logits, head = self._validated(towards, beside, share, refit)
+        best = self.score((self._rows if folds else self.validation).targets, logits)
         record = {
             "solved": "train+validation" if refit else "train",
             "chosen_by": "default" if self.strength else "cross-validation" if folds else "validation",
@@ -127,13 +126,16 @@ class HeadTask:
             "validation_scores": {f"{strength:g}": score for strength, score in solution.scores.items()},
             "best_score": best,
         }
-        return Solved(head, best, held_out, record)
+        return Solved(head, best, logits[len(logits) - len(self.validation) :], record)
 
     @property
     def _rows(self) -> Features:
         return self.train + self.validation
 
-    def _minus_loss(self, targets: np.ndarray, logits: np.ndarray) -> float:
+    def _judge(self, targets: np.ndarray, logits: np.ndarray) -> float:
+        """What the strength is chosen by, higher is better."""
+        if not self.by_loss:
+            return self.score(targets, logits)
         truth = torch.from_numpy(targets)
         losses = self.criterion.row_losses(torch.from_numpy(logits).double(), truth)
         return -float(losses.sum() / self.criterion.row_weights(truth).double().sum())
@@ -149,7 +151,7 @@ class HeadTask:
             self.criterion,
             inside(own.values),
             own.targets,
-            self._minus_loss if self.by_loss else self.score,
+            self._judge,
             self._strengths(towards),
             has_bias=self.has_bias,
             towards=held,
@@ -160,25 +162,32 @@ class HeadTask:
         assert found.held_out is not None
         start = (0.0, 0.0) if towards is None or held is None else (towards[0], held[0])
         weight = start[0] + back(found.weight - start[1])
-        return found, found.held_out[len(self.train) :], (weight, found.bias)
+        return found, found.held_out, (weight, found.bias)
 
     def _validated(
-        self, towards: Head | None, beside: Features | None, share: float
+        self, towards: Head | None, beside: Features | None, share: float, refit: bool
     ) -> tuple[LinearSolution, np.ndarray, Head]:
         def logits(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
             return self.validation.values @ weight.T + bias
 
         def score(weight: np.ndarray, bias: np.ndarray) -> float:
-            return self.score(self.validation.targets, logits(weight, bias))
+            return self._judge(self.validation.targets, logits(weight, bias))
 
         def rows(own: Features) -> Features:
             return own if beside is None else replace(own, weights=self._weights(own, share)) + beside
 
         given: dict[str, Any] = {"has_bias": self.has_bias, "towards": towards}
-        train, whole = rows(self.train), rows(self.train + self.validation)
-        strengths = self._strengths(towards)
+        train = rows(self.train)
+        whole = rows(self._rows) if refit else train
         chosen = choose_strength(
-            self.criterion, train.values, train.targets, score, strengths, weights=train.weights, **given
+            self.criterion,
+            train.values,
+            train.targets,
+            score,
+            self._strengths(towards),
+            by_loss=self.by_loss,
+            weights=train.weights,
+            **given,
         )
         head = solve(
             self.criterion, whole.values, whole.targets, chosen.strength, chosen, weights=whole.weights, **given

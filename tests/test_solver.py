@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from nlptransfer import solver
@@ -394,6 +395,30 @@ def test_strengths_are_chosen_with_weights_and_towards_too():
     assert pull == sorted(pull) and list(best.scores) == [1e5, 1e4, 1000.0, 100.0, 10.0, 1.0]
     assert best.strength == 100.0 and best.held_out is None
     assert_same_head((best.weight, best.bias), solve(criterion(ONE), features, targets, 100.0, **options))
+
+
+def test_the_first_worse_loss_ends_the_choice():
+    features, targets, _ = problem()
+    losses = iter([3.0, 2.0, 2.0, 2.5, 1.0])
+    best = choose_strength(criterion(ONE), features, targets, lambda *_: -next(losses), by_loss=True)
+    assert best.scores == {1000.0: -3.0, 100.0: -2.0, 10.0: -2.0, 1.0: -2.5} and best.strength == 100.0
+
+
+def test_losses_of_large_features_are_compared_before_the_minimum_is_reached(count_steps, monkeypatch):
+    monkeypatch.setattr(solver, "LARGE", 0)
+    (features, targets, _), objective = problem(), criterion(ONE)
+    steps = count_steps(objective)
+
+    def score(weight, bias):
+        return -log_loss(targets, softmax(features @ weight.T + bias))
+
+    rough = choose_strength(objective, features, targets, score, (10.0, 1.0, 0.1), by_loss=True)
+    few = len(steps)
+    whole = choose_strength(objective, features, targets, score, (10.0, 1.0, 0.1))
+    assert few < len(steps) - few and rough.scores == pytest.approx(whole.scores, abs=1e-2)
+    # Gone on with, it ends where the minimum is.
+    expected = solve(objective, features, targets, rough.strength)
+    assert_same_head(solve(objective, features, targets, rough.strength, rough), expected, atol=2e-2)
 
 
 @pytest.mark.parametrize("labels", [ONE, SEVERAL])

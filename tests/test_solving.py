@@ -7,7 +7,7 @@ from test_training import one_thread
 
 from nlptransfer.labels import Labels
 from nlptransfer.objectives import LabelLoss
-from nlptransfer.solver import STRENGTHS, TOWARDS_STRENGTHS, cross_validated, solve
+from nlptransfer.solver import STRENGTHS, TOWARDS_STRENGTHS, choose_strength, cross_validated, solve
 from nlptransfer.solving import FEW_ROWS, Features, HeadTask, share_weights
 
 __all__ = ["one_thread"]
@@ -59,11 +59,37 @@ def test_cross_validation_goes_by_the_loss_and_tells_the_score():
     np.testing.assert_allclose(found.head[0], peer.coef_, atol=2e-3)
 
 
-def test_a_metric_that_is_asked_for_is_gone_by():
-    own = task(rows(40), rows(9, seed=1), by_loss=False)
+def test_validation_goes_by_the_loss_and_tells_the_score():
+    own = task(rows(FEW_ROWS), rows(60, seed=1))
+    found = own.choose()
+    losses = {}
+    for strength in STRENGTHS:
+        peer = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=10_000).fit(own.train.values, own.train.targets)
+        losses[strength] = log_loss(own.validation.targets, peer.decision_function(own.validation.values))
+    best = min(losses, key=losses.get)
+    assert found.record["l2_strength"] == best and found.record["chosen_by"] == "validation"
+    # All from the strongest to the first that is worse again.
+    tried = STRENGTHS[: STRENGTHS.index(best) + 2]
+    assert found.record["validation_scores"] == pytest.approx({f"{s:g}": -losses[s] for s in tried}, rel=1e-3)
+    assert found.score == found.record["best_score"] == accuracy(own.validation.targets, found.held_out)
+
+
+@pytest.mark.parametrize("count", [40, FEW_ROWS])
+def test_a_metric_that_is_asked_for_is_gone_by(count):
+    own = task(rows(count), rows(9, seed=1), by_loss=False)
     both = own.train + own.validation
-    expected = cross_validated(own.criterion, both.values, both.targets, accuracy)
-    assert own.choose().record["l2_strength"] == expected.strength
+    if count == 40:
+        expected = cross_validated(own.criterion, both.values, both.targets, accuracy)
+    else:
+
+        def score(weight, bias):
+            return accuracy(own.validation.targets, own.validation.values @ weight.T + bias)
+
+        expected = choose_strength(own.criterion, own.train.values, own.train.targets, score)
+    found = own.choose().record
+    assert found["l2_strength"] == expected.strength
+    assert found["validation_scores"] == {f"{s:g}": score for s, score in expected.scores.items()}
+    assert found["best_score"] == expected.scores[expected.strength]
 
 
 @pytest.mark.parametrize("held", [False, True])
