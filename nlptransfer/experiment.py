@@ -1,7 +1,6 @@
 """finetune(): data and a route in, a classifier and the record of its making out. gain_curve(): what a source gains."""
 
 import logging
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -222,8 +221,6 @@ def gain_curve(
                 found.append({"size": size, "transfer": run.transfer.name, **gain.to_dict()})
                 write_json(folder / "gains.json", found)
                 log.info("%d rows, %s: %s", size, run.transfer.name, said(found[-1]))
-                for side in () if run.asked.keep_checkpoints else (side for pair in runs for side in pair):
-                    shutil.rmtree(side / "model", ignore_errors=True)
             processes.wait()
     return found
 

@@ -47,22 +47,26 @@ class Pairs:
     training: TrainingSettings
     seeds: int
 
-    def runs(self, folder: Path) -> list[tuple[Path, Path]]:
+    def runs(self, folder: Path, models: int = 0) -> list[tuple[Path, Path]]:
         """Make them in a folder, or find them finished there: the folders with the source and without, by seed.
 
         Runs without the source are shared by all strategies beside which they have the same steps.
+
+        Args:
+            models: seeds, from the first on, whose models are saved; all with ``keep_checkpoints``.
         """
         found = []
         for number in range(self.seeds):
+            save_model = number < models or self.training.keep_checkpoints
             seed = self.training.seed + number
             own = self.make(self._rows(number))
             own = replace(own, asked=replace(own.asked, seed=seed))
             with_source = folder / f"{own.transfer.name}-{seed}"
-            own.go(with_source)
+            own.go(with_source, save_model=save_model)
             direct = self._direct(own, with_source)
             as_many = own.transfer.name in STEPS_OF_THEIR_OWN and not own.route.is_solved
             without = folder / (f"direct-as-{own.transfer.name}-{seed}" if as_many else f"direct-{seed}")
-            direct.go(without)
+            direct.go(without, save_model=save_model)
             found.append((with_source, without))
         return found
 
@@ -128,7 +132,7 @@ def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwr
     if processes.is_main():
         write_json(folder / "experiment.json", {"status": "running", "asked": question})
     processes.wait()
-    found = pairs.runs(folder / SIDES)
+    found = pairs.runs(folder / SIDES, models=1)
     if processes.is_main():
         gain = gain_of(found, run.data.labels, metric)
         scores = [
@@ -146,7 +150,7 @@ def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwr
         _take(found[0][taken == "direct"], folder, question, told, asked)
         log.info("%s: %s", run.transfer.name, said(told))
         if not run.asked.keep_checkpoints:
-            for side in (side for pair in found for side in pair):
+            for side in found[0]:
                 shutil.rmtree(side / "model", ignore_errors=True)
     processes.wait()
 

@@ -12,7 +12,7 @@ from conftest import text_of, write_rows
 from safetensors.numpy import load_file
 from test_experiment import RUN_FILES, files_of
 
-from nlptransfer import Experiment, finetune, gain_curve
+from nlptransfer import Classifier, Experiment, finetune, gain_curve
 from nlptransfer.cli import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.run import Run
@@ -98,6 +98,22 @@ def test_a_verdict_rests_on_runs_of_both_sides_on_the_same_rows(tune):
     assert run.record["transfer"]["name"] == "sequential" and told["taken"] == "sequential"
 
 
+def test_models_are_saved_where_one_may_be_taken_or_all_are_kept(tune, curve, tmp_path, monkeypatch):
+    saved, save = [], Classifier.save_pretrained
+
+    def noting(self: Classifier, folder: Path, *given: Any) -> None:
+        saved.append(folder.parent.name)
+        save(self, folder, *given)
+
+    monkeypatch.setattr(Classifier, "save_pretrained", noting)
+    tune()
+    assert saved == ["sequential-0", "direct-0"]
+    saved.clear()
+    curve(sizes=(8,), seeds=2, keep_checkpoints=True)
+    sides = {f"{side}-{seed}" for side in ("sequential", "direct") for seed in range(2)}
+    assert {*saved} == {path.parent.name for path in (tmp_path / "curve").rglob("model")} == sides
+
+
 def test_words_follow_from_the_interval(tune):
     helps = tune("helps", transfer=Copy(), data=NOISY)
     hurts = tune("hurts", transfer=Copy(), source=TURNED, max_train_rows=60)
@@ -169,11 +185,11 @@ def test_a_verdict_cut_off_is_gone_on_with(tune, monkeypatch):
     whole = tune("whole")
     go, gone = Run.go, []
 
-    def stopping(self: Run, folder: Path, overwrite: bool = False) -> None:
+    def stopping(self: Run, folder: Path, **options: Any) -> None:
         gone.append(folder.name)
         if len(gone) == 4:
             raise KeyboardInterrupt
-        go(self, folder, overwrite)
+        go(self, folder, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Run, "go", stopping)
