@@ -258,6 +258,13 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
+def layer_name(parameter: str) -> str:
+    """The layer that a parameter belongs to: its name up to the first number, or without its last part."""
+    parts = parameter.split(".")
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[0] + 1] if numbers else parts[:-1])
+
+
 def embeddings_of(model: nn.Module) -> list[nn.Module]:
     """What is below the first layer, to be frozen with it: what makes its hidden states, and what it has outside.
 

@@ -11,9 +11,10 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from nlptransfer.calibration import fit_temperature, fit_thresholds
 from nlptransfer.data import Data
 from nlptransfer.labels import Labels
-from nlptransfer.metrics import averages, fit_temperature, fit_thresholds, score, tally
+from nlptransfer.metrics import averages, score, tally
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Inverse L2 strengths (scikit-learn's C) that validation chooses among."""

@@ -22,10 +22,9 @@ from nlptransfer.ladder import (
     costs,
     labelled_rows,
     next_rate,
-    versions,
     without_test,
 )
-from nlptransfer.machine import machine, watched_memory
+from nlptransfer.machine import machine, versions, watched_memory
 from nlptransfer.run import predictions_on_test
 from nlptransfer.verdict import validation_score
 

@@ -1,13 +1,10 @@
 """The rungs of a comparison: what each is, which learning rates it tries, how long it takes, what it costs."""
 
 import logging
-import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
@@ -22,11 +19,11 @@ from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.files import read_json, write_json
-from nlptransfer.machine import machine, peak_memory_mb
+from nlptransfer.machine import machine, peak_memory_mb, versions
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route, named_local
 from nlptransfer.routes import ROUTES
-from nlptransfer.run import PACKAGES, SCORED_TRAINING_ROWS, Run, claim, described, write_predictions
+from nlptransfer.run import SCORED_TRAINING_ROWS, Run, claim, described, write_predictions
 
 log = logging.getLogger("nlptransfer")
 
@@ -310,10 +307,3 @@ def speeds(probabilities: Callable[[Sequence[str]], np.ndarray], texts: Sequence
             done, spent = done + at_once, time.perf_counter() - started
         found[f"texts_per_second_{at_once}"] = round(done / spent, 1)
     return found
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what comes out."""
-    names = (*PACKAGES, "scikit-learn", "scipy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}

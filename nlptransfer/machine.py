@@ -1,4 +1,4 @@
-"""This machine, as figures of cost name it, and the memory that this process holds."""
+"""This machine and what is installed on it, as records name them, and the memory that this process holds."""
 
 import platform
 import re
@@ -6,6 +6,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,21 @@ import torch
 
 PEAK_EVERY = 0.02
 """Seconds between two looks at the memory in use."""
+PACKAGES = (
+    "nlptransfer",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "gensim",
+    "tokenizers",
+    "numpy",
+    "peft",
+    "scikit-learn",
+    "scipy",
+)
+"""That decide what comes out."""
 
 
 def machine() -> dict[str, Any]:
@@ -26,6 +43,12 @@ def machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "platform": platform.platform(),
     }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what comes out."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def peak_memory_mb() -> float:

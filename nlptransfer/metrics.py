@@ -1,9 +1,9 @@
-"""Scores with intervals, as plain numbers and as ``evaluate`` metrics; temperature and thresholds.
+"""Scores with intervals, as plain numbers and as ``evaluate`` metrics.
 
 ``score`` counts each row's outcome once and derives every number from those counts, so that a thousand
 bootstrap resamples cost one draw of counts and not a thousand calls of scikit-learn; its numbers are
 scikit-learn's with ``zero_division=0``. ``METRICS`` holds the same measures as ``evaluate.Metric`` classes that
-need no download. ``fit_temperature`` and ``fit_thresholds`` belong on rows that trained nothing.
+need no download.
 """
 
 import inspect
@@ -25,8 +25,6 @@ from nlptransfer.settings import check
 _AVERAGED = [f"{rate}_{kind}" for rate in ("f1", "precision", "recall") for kind in ("macro", "micro", "weighted")]
 _SINGLE_LABEL = ["accuracy", *_AVERAGED, "mcc", "loss"]
 _MULTI_LABEL = ["accuracy", "subset_accuracy", *_AVERAGED, "lrap", "loss"]
-_TEMPERATURES = (0.05, 20.0)
-_MIN_POSITIVES = 5
 # How many drawn counts are held at once (64-bit: 32 MiB).
 _BLOCK = 2**22
 _IDS = datasets.Value("int32")
@@ -385,84 +383,12 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def fit_temperature(logits: ArrayLike, targets: ArrayLike, multi_label: bool = False) -> float:
-    """The temperature T in [0.05, 20] that makes softmax(logits / T), or sigmoid, likeliest (Guo et al. 2017).
-
-    One row's worth of the n rows' targets is shared out among all labels, as Platt (1999) smooths his: a few rows that
-    are all predicted right would otherwise ask for certainty. Convex in 1/T, so that one bounded search over log T is
-    enough. Predictions of single labels do not change.
-
-    Args:
-        logits: (n, k), of rows that trained nothing.
-        targets: ids (n,), or 0/1 (n, k) with ``multi_label``.
-        multi_label: each label by itself, by sigmoid.
-
-    Returns:
-        T; 1.0 where no other does better.
+def checked_matrix(values: ArrayLike, what: str) -> np.ndarray:
+    """Numbers (n, k) in float64.
 
     Raises:
-        DataError: no rows, logits that are not finite, or targets that do not fit them.
+        DataError: another shape, no rows, or numbers that are not finite.
     """
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-
-    z = _matrix(logits, "logits")
-    y = checked_targets(targets, z.shape, multi_label)
-    rows, k = z.shape
-    shares = (rows * (y if multi_label else np.eye(k)[y]) + (0.5 if multi_label else 1 / k)) / (rows + 1)
-
-    def loss(log_temperature: float) -> float:
-        scaled = z / np.exp(log_temperature)
-        if multi_label:
-            return float((np.logaddexp(0, scaled) - shares * scaled).mean())
-        return float(-(shares * log_softmax(scaled, axis=1)).sum(axis=1).mean())
-
-    found = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-4})
-    # Logits that say nothing lose the same at any T: they are left as they are.
-    return float(np.exp(found.x)) if found.fun < loss(0.0) - 1e-12 else 1.0
-
-
-def fit_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> np.ndarray:
-    """For each label the threshold with the best F1 on these rows.
-
-    Candidates lie midway between neighbouring scores; of equally good ones the nearest to .5 is taken. Fewer than 5
-    positives say too little about a label's own threshold (one row can move it anywhere), so that such a label takes
-    the one with the best micro F1 when all labels share it, or .5 if nothing is positive. Rare labels have a fallback
-    of this kind in SCutFBR too (Yang 2001).
-
-    Args:
-        probabilities: (n, k), of rows that trained nothing.
-        targets: 0/1 (n, k).
-
-    Returns:
-        (k,); a label is predicted where its probability is at least its threshold.
-
-    Raises:
-        DataError: no rows, probabilities outside [0, 1] or not finite, or targets that do not fit them.
-    """
-    p = checked_probabilities(probabilities)
-    y = checked_targets(targets, p.shape, multi_label=True)
-    shared = _best_cuts(p.reshape(-1, 1), y.reshape(-1, 1))
-    return np.where(y.sum(axis=0) < _MIN_POSITIVES, shared, _best_cuts(p, y))
-
-
-def _best_cuts(p: np.ndarray, y: np.ndarray) -> np.ndarray:
-    order = np.argsort(-p, axis=0, kind="stable")
-    upper = np.take_along_axis(p, order, axis=0)
-    lower = np.vstack([upper[1:], np.zeros((1, p.shape[1]))])
-    middle = lower + (upper - lower) / 2
-    # Between two neighbouring floats there is no middle; then the upper one parts them.
-    cuts = np.where(middle > lower, middle, upper)
-    found = np.take_along_axis(y, order, axis=0).cumsum(axis=0)
-    f1 = 2 * found / (np.arange(1, len(p) + 1)[:, None] + y.sum(axis=0))
-    # Equal scores cannot be parted: only the last of a run is a candidate.
-    f1[:-1][upper[:-1] == upper[1:]] = -1.0
-    best = f1 >= f1.max(axis=0) - 1e-12
-    nearest_to_half = np.where(best, np.abs(cuts - 0.5), np.inf).argmin(axis=0)
-    return np.where(y.any(axis=0), np.take_along_axis(cuts, nearest_to_half[None], axis=0)[0], 0.5)
-
-
-def _matrix(values: ArrayLike, what: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or 0 in array.shape:
         raise DataError(f"{what}: expected at least one row and one column a label, found shape {array.shape}")
@@ -478,7 +404,7 @@ def checked_probabilities(probabilities: ArrayLike) -> np.ndarray:
     Raises:
         DataError: another shape, no rows, or values outside [0, 1] or not finite.
     """
-    p = _matrix(probabilities, "probabilities")
+    p = checked_matrix(probabilities, "probabilities")
     # Half precision can round a softmax a little above 1.
     if p.min() < 0 or p.max() > 1.001:
         raise DataError(

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, cast
@@ -22,13 +21,14 @@ from nlptransfer import metrics as scores
 from nlptransfer import processes
 from nlptransfer.augmentation import Augment, augment
 from nlptransfer.batching import SomeRows, predict_logits
+from nlptransfer.calibration import fit_temperature, fit_thresholds
 from nlptransfer.classifier import Classifier, note_results, to_probabilities
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.errors import RunFolderError
 from nlptransfer.files import atomic_file, read_json, size_mb, write_json
 from nlptransfer.heads import reorder
 from nlptransfer.labels import Labels
-from nlptransfer.machine import machine, peak_memory_mb
+from nlptransfer.machine import machine, peak_memory_mb, versions
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
 from nlptransfer.once import once
 from nlptransfer.optimization import TrainingSettings
@@ -54,18 +54,6 @@ SPEED_SECONDS = 0.3
 """Texts per second are measured for at least so long."""
 WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "save_epochs", "keep_checkpoints")
 """Settings that change nothing of what is learnt: a run may be resumed with others."""
-PACKAGES = (
-    "nlptransfer",
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "gensim",
-    "tokenizers",
-    "numpy",
-    "peft",
-)
 
 
 @dataclass(frozen=True)
@@ -230,7 +218,7 @@ class Run:
             "asked": self.question(),
             "processes": processes.count(),
             "machine": machine(),
-            "versions": {name: version(name) for name in PACKAGES},
+            "versions": versions(),
         }
         if not isinstance(self.transfer, Direct):
             record["transfer"] = {"name": self.transfer.name, "label_free": self.transfer.label_free}
@@ -308,7 +296,7 @@ class Run:
         if not rows:
             return classifier, 1.0
         logits = classifier.logits(calibration.texts, share=True)
-        temperature = scores.fit_temperature(logits, calibration.targets, data.labels.multi_label)
+        temperature = fit_temperature(logits, calibration.targets, data.labels.multi_label)
         head = self.route.head(model)
         with torch.no_grad():
             # In the weights, so that whatever loads the folder gives calibrated probabilities.
@@ -319,7 +307,7 @@ class Run:
         if not data.labels.multi_label:
             return classifier, temperature
         probabilities = to_probabilities(logits / temperature, data.labels)
-        thresholds = scores.fit_thresholds(probabilities, calibration.targets)
+        thresholds = fit_thresholds(probabilities, calibration.targets)
         return replace(classifier, thresholds=tuple(thresholds.tolist())), temperature
 
     def _calibration(self) -> Split | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nlptransfer import metrics, processes
 from nlptransfer.adaptation import Chosen
+from nlptransfer.anatomy import layer_name
 from nlptransfer.batching import Examples, predict_logits
 from nlptransfer.choosing import Evidence, choose, warn_of_shift
 from nlptransfer.classifier import to_probabilities
@@ -472,7 +473,7 @@ class Course:
         squares: dict[str, float] = {}
         for name, before in self.start.items():
             if name in now and before.is_floating_point() and name not in fresh:
-                part = _layer_name(name)
+                part = layer_name(name)
                 squares[part] = squares.get(part, 0.0) + float((now[name].cpu() - before).double().square().sum())
         return {"distance_from_source": {part: square**0.5 for part, square in squares.items()}}
 
@@ -492,10 +493,3 @@ def _takes_last_epoch(stage: Stage, route: Route) -> bool:
 def _copied(state: State) -> dict[str, Tensor]:
     # On the processor: a GPU's memory is for the training.
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
-
-
-def _layer_name(parameter: str) -> str:
-    """The layer that a parameter belongs to: its name up to the first number, or without its last part."""
-    parts = parameter.split(".")
-    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
-    return ".".join(parts[: numbers[0] + 1] if numbers else parts[:-1])

@@ -15,6 +15,8 @@ from nlptransfer.calibration import (
     confidence,
     coverage_curve,
     expected_calibration_error,
+    fit_temperature,
+    fit_thresholds,
     negative_log_likelihood,
     reliability,
     sureness,
@@ -169,3 +171,99 @@ def test_confidence_is_that_of_the_answer_and_of_several_the_least(multi_label: 
         assert confidence(p, given, multi_label=True).tolist() == [min(row) for row in answers]
     else:
         assert confidence(p, given).tolist() == sureness(p, given).tolist() == p.max(axis=1).tolist()
+
+
+# Temperature and thresholds
+
+
+def smoothed_nll(logits: np.ndarray, targets: np.ndarray, temperature: float) -> float:
+    """Loss of the rows, and of one more row that every label has an equal share of, spread over their logits."""
+    logs = np.log(softmax(logits / temperature, axis=1))
+    return -logs[np.arange(len(targets)), targets].sum() - logs.mean()
+
+
+def test_temperature_is_the_best_of_a_grid() -> None:
+    rng = np.random.default_rng(4)
+    logits, targets = 3 * rng.normal(size=(80, 5)), rng.integers(5, size=80)
+    logits[np.arange(80), targets] += 2
+    grid = np.geomspace(0.05, 20, 2000)
+    best = min(grid, key=lambda t: smoothed_nll(logits, targets, t))
+    assert fit_temperature(logits, targets) == pytest.approx(best, rel=5e-3)
+
+
+@pytest.mark.parametrize("true_temperature", [0.3, 1.0, 2.5, 8.0])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_temperature_that_made_logits_miscalibrated_is_found(true_temperature: float, multi_label: bool) -> None:
+    rng = np.random.default_rng(5)
+    logits = 2 * rng.normal(size=(30000, 3))
+    if multi_label:
+        targets = (rng.random(logits.shape) < expit(logits)).astype(float)
+    else:
+        targets = (rng.random((len(logits), 1)) > softmax(logits, axis=1).cumsum(axis=1)).sum(axis=1).clip(max=2)
+    assert fit_temperature(logits * true_temperature, targets, multi_label) == pytest.approx(true_temperature, rel=0.05)
+
+
+@pytest.mark.parametrize("n", [2, 20, 400])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_rows_that_are_all_right_do_not_make_a_model_certain(n: int, multi_label: bool) -> None:
+    # n rows right and one of either label: the likeliest share of right ones is (n + 1/2) / (n + 1).
+    targets = np.arange(n) % 2
+    logits = np.where(targets[:, None] == [0, 1], 1.0, -1.0)
+    expected = (2.0 if not multi_label else 1.0) / np.log(2 * n + 1)
+    given = np.eye(2)[targets] if multi_label else targets
+    assert fit_temperature(logits, given, multi_label) == pytest.approx(expected, rel=1e-3)
+
+
+def test_temperature_at_its_bounds_and_where_nothing_helps() -> None:
+    assert fit_temperature([[2.0, 0.0], [0.0, 2.0]], [1, 0]) == pytest.approx(20, rel=1e-3)
+    assert fit_temperature(1e4 * np.eye(3), [0, 1, 2]) == pytest.approx(20, rel=1e-3)
+    assert 0.05 <= fit_temperature(1e-3 * np.eye(3), [0, 1, 2]) < 0.051
+    assert fit_temperature(np.zeros((4, 3)), [0, 1, 2, 0]) == 1.0
+    with pytest.raises(DataError, match="at least one row"):
+        fit_temperature(np.zeros((0, 3)), [])
+
+
+def best_f1_by_trying(p: np.ndarray, y: np.ndarray) -> float:
+    return max(2 * y[p >= cut].sum() / ((p >= cut).sum() + y.sum()) for cut in [*p, 0.0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 40), ties=st.booleans())
+def test_thresholds_are_the_best_by_brute_force(seed: int, n: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    targets, probabilities = multi_rows(rng, n, 4)
+    probabilities = probabilities.round(1) if ties else probabilities
+    thresholds = fit_thresholds(probabilities, targets)
+    guesses = (probabilities >= thresholds).astype(int)
+    rare = targets.sum(axis=0) < 5
+    for j in np.flatnonzero(~rare):
+        found = sk.f1_score(targets[:, j], guesses[:, j], zero_division=0)
+        assert found == pytest.approx(best_f1_by_trying(probabilities[:, j], targets[:, j]))
+    for shared in set(thresholds[rare]):
+        found = sk.f1_score(targets.ravel(), (probabilities >= shared).ravel(), zero_division=0)
+        assert found == pytest.approx(best_f1_by_trying(probabilities.ravel(), targets.ravel()))
+
+
+def test_thresholds_lie_midway_and_near_a_half_and_rare_labels_share_one() -> None:
+    p = np.array([[0.9, 0.9]] * 5 + [[0.2, 0.2]] * 5)
+    y = np.array([[1, 0]] * 5 + [[0, 1]] * 2 + [[0, 0]] * 3)
+    assert fit_thresholds(p[:, :1], y[:, :1]) == pytest.approx([0.55])
+    # Alone, the second label would be best off with .1; with 2 positives it takes what is best for both together.
+    together = fit_thresholds(p, y)
+    assert together == pytest.approx([0.55, 0.55])
+    assert fit_thresholds(p, np.zeros_like(y)).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("scores", "expected"), [((0.7, 0.5, 0.2, 0.1), 0.6), ((0.9, 0.6, 0.4, 0.3), 0.35)])
+def test_of_equally_good_thresholds_the_nearest_to_a_half_is_taken(scores: tuple[float, ...], expected: float) -> None:
+    # 4 of 6 positives without a mistake, or all 6 with 3 mistakes: F1 is .8 either way.
+    p = np.repeat(scores, [4, 3, 2, 5])[:, None]
+    y = np.repeat([1, 0, 1, 0], [4, 3, 2, 5])[:, None]
+    assert fit_thresholds(p, y) == pytest.approx([expected])
+
+
+def test_thresholds_between_neighbouring_floats_part_them() -> None:
+    # Halfway rounds to the even one, so one of these two pairs rounds down.
+    for low in (0.3, np.nextafter(0.3, 1)):
+        p, y = np.array([[np.nextafter(low, 1)]] * 5 + [[low]] * 5), np.array([[1]] * 5 + [[0]] * 5)
+        assert (p >= fit_thresholds(p, y)).astype(int).tolist() == y.tolist()

@@ -32,12 +32,12 @@ from transformers.pytorch_utils import Conv1D
 
 from nlptransfer import Classifier, Experiment, anatomy, finetune
 from nlptransfer.batching import ActivationRows
+from nlptransfer.calibration import fit_temperature
 from nlptransfer.data import Data, DataSettings, Split, load_data
 from nlptransfer.encoder_routes import EncoderRoute, Full, Lora
 from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.labels import Labels
-from nlptransfer.metrics import fit_temperature
 from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.route import Built
 from nlptransfer.solver import STRENGTHS
