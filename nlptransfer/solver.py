@@ -31,6 +31,8 @@ REMEMBERED = 20
 """Steps out of which L-BFGS makes its picture of the curvature."""
 LARGE = 2**20
 """Numbers of a feature matrix from which it is multiplied in float32."""
+SHARED_OUT = 3e7
+"""Multiplications of a product from which several threads do it."""
 PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
 ROUGH = 1e-5
@@ -410,7 +412,7 @@ def _threads_for(products: int) -> Iterator[None]:
     # On small matrices threads wait for each other longer than they work, above all on a busy machine; scipy's own
     # steps are always small.
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if products < 5e8 else before)
+    torch.set_num_threads(1 if products < SHARED_OUT else before)
     try:
         with _libraries().limit(limits=1, user_api="blas"), fast_products():
             yield

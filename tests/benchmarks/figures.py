@@ -155,21 +155,19 @@ def _features_and_head(texts: list[str], labels: list[str], vectors: Path) -> No
 
 def solve_head(route: Any, built: Any, data: Any) -> None:
     """What finetune() does with a linear head on frozen features: the features, a strength, the last solution."""
-    import numpy as np
-
     from nlptransfer.objectives import LabelLoss
-    from nlptransfer.solver import choose_strength, solve
+    from nlptransfer.solving import Features, HeadTask
 
-    learner, parts = route.learning(built.model, built.tokenizer, data.train.texts, data.validation.texts)
-    inputs, held_out = (route.head_inputs(learner, rows) for rows in parts)
+    splits = data.train, data.validation
+    learner, parts = route.learning(built.model, built.tokenizer, *(split.texts for split in splits))
+    train, validation = (
+        Features(route.head_inputs(learner, rows), split.targets) for rows, split in zip(parts, splits, strict=True)
+    )
 
-    def accuracy(weight: np.ndarray, bias: np.ndarray) -> float:
-        return float(((held_out @ weight.T + bias).argmax(axis=1) == data.validation.targets).mean())
+    def accuracy(targets: Any, logits: Any) -> float:
+        return float((logits.argmax(axis=1) == targets).mean())
 
-    objective = LabelLoss(data.labels)
-    chosen = choose_strength(objective, inputs, data.train.targets, accuracy)
-    both = np.concatenate([inputs, held_out]), np.concatenate([data.train.targets, data.validation.targets])
-    solve(objective, *both, chosen.strength, chosen)
+    HeadTask(LabelLoss(data.labels), train, validation, accuracy).choose()
 
 
 def predict(places: Places) -> list[Row]:
