@@ -54,9 +54,11 @@ class Family:
     """whether the head finds a text's last token by the padding id of the config"""
     counts_from_padding: bool = False
     """whether a text's first position is the one after the padding id"""
+    after_attention: str | None = None
+    """in a layer, what its attention gives to; where classifiers read the first token of the last layer alone"""
 
 
-_BERT = Family(("embeddings", "embeddings_project"), "encoder.layer")
+_BERT = Family(("embeddings", "embeddings_project"), "encoder.layer", after_attention="attention.output")
 _LIKE_LLAMA = ["gemma", "gemma2", "gemma3_text", "llama", "ministral", "mistral"]
 _LIKE_LLAMA += ["olmo2", "phi3", "qwen2", "qwen3", "smollm3"]
 _FAMILIES = {
@@ -394,6 +396,26 @@ def plain_model(model: Any) -> PreTrainedModel:
     plain = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     assert isinstance(plain, PreTrainedModel)
     return plain
+
+
+@contextmanager
+def first_token_alone(model: Any) -> Iterator[None]:
+    """Within it the last layer of BERT and its kin makes nothing of tokens that the classifier does not read.
+
+    Its attention sees them all, so that logits are the same; of 6 layers an eighth of the work is saved.
+    """
+    plain = model.get_base_model() if hasattr(model, "peft_config") else model
+    kind = getattr(getattr(plain, "config", None), "model_type", "")
+    family = _FAMILIES.get(kind) if type(plain).__name__.endswith("ForSequenceClassification") else None
+    if family is None or family.after_attention is None:
+        yield
+        return
+    rest = layers_of(plain)[-1].get_submodule(family.after_attention)
+    hook = rest.register_forward_pre_hook(lambda _, inputs: tuple(states[:, :1] for states in inputs))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def family_of(model: PreTrainedModel) -> Family:

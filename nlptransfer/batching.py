@@ -11,6 +11,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from nlptransfer import arithmetic, processes
+from nlptransfer.anatomy import first_token_alone
 from nlptransfer.tokens import TokenRows, ranges
 
 MEGABATCH = 50
@@ -259,7 +260,8 @@ def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray
     """
     if not len(rows):
         return np.zeros((0, model.config.num_labels), dtype=np.float32)
-    return compute(model, lambda inputs: model(**inputs).logits.float(), rows, share=share)
+    with first_token_alone(model):
+        return compute(model, lambda inputs: model(**inputs).logits.float(), rows, share=share)
 
 
 def compute(

@@ -28,6 +28,7 @@ from transformers.utils import logging as hf_logging
 from nlptransfer import anatomy
 from nlptransfer.anatomy import (
     embeddings_of,
+    first_token_alone,
     head_modules,
     last_layer,
     layers_of,
@@ -98,6 +99,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     DECODER,
 )
 LAYERED = [kind for kind in SHAPES if kind != "albert"]
+FIRST_READ = ["bert", "camembert", "electra", "roberta", "xlm-roberta"]
 # What an encoder-only checkpoint lacks, by the source of each.
 FRESH = {
     "albert": ["classifier"],
@@ -302,6 +304,45 @@ def test_without_dropout_training_is_deterministic(bases, kind):
         with torch.no_grad():
             first, second = (model(**inputs).logits for _ in range(2))
         assert torch.equal(first, second) == (dropout == 0)
+
+
+# peft 0.21 asks transformers 5.23 by an old name.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", FIRST_READ)
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_last_layer_makes_only_what_is_read(bases, kind, adapted):
+    model = built(bases(kind)).eval()
+    last = layers_of(model)[-1]
+    if adapted:
+        model = get_peft_model(
+            model, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", init_lora_weights=False)
+        ).eval()
+    inputs, made = batch(bases(kind)), list[torch.Size]()
+    last.intermediate.register_forward_hook(lambda _, given, output: made.append(output.shape[:2]))
+    with torch.no_grad():
+        whole = model(**inputs).logits
+        with first_token_alone(model):
+            alone = model(**inputs).logits
+        after = model(**inputs).logits
+    assert made == [inputs["input_ids"].shape, (3, 1), inputs["input_ids"].shape]
+    torch.testing.assert_close(alone, whole, atol=1e-6, rtol=1e-5)
+    assert torch.equal(after, whole)
+
+
+@pytest.mark.parametrize("kind", sorted(SHAPES.keys() - {*FIRST_READ}))
+def test_where_other_tokens_may_be_read_all_are_made(bases, kind):
+    model = built(bases(kind)).eval()
+    with torch.no_grad(), first_token_alone(model):
+        alone = model(**batch(bases(kind))).logits
+    with torch.no_grad():
+        assert torch.equal(alone, model(**batch(bases(kind))).logits)
+
+
+def test_hidden_states_of_an_encoder_stay_whole(bases):
+    encoder = load_encoder(bases("bert"))
+    inputs = batch(bases("bert"))
+    with torch.no_grad(), first_token_alone(encoder):
+        assert encoder(**inputs).last_hidden_state.shape[:2] == inputs["input_ids"].shape
 
 
 def test_which_settings_are_dropout():
