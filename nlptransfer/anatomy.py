@@ -405,8 +405,10 @@ def first_token_alone(model: Any) -> Iterator[None]:
     Its attention sees them all, so that logits are the same; of 6 layers an eighth of the work is saved.
     """
     plain = model.get_base_model() if hasattr(model, "peft_config") else model
-    kind = getattr(getattr(plain, "config", None), "model_type", "")
-    family = _FAMILIES.get(kind) if type(plain).__name__.endswith("ForSequenceClassification") else None
+    config: Any = getattr(plain, "config", None)
+    # Its own class, not one of ours with such a config: a graph has no layers.
+    known = config is not None and type(plain) is MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    family = _FAMILIES.get(config.model_type) if known else None
     if family is None or family.after_attention is None:
         yield
         return
