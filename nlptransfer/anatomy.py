@@ -393,9 +393,13 @@ def _load(
 
 def plain_model(model: Any) -> PreTrainedModel:
     """The transformers model, also of one that peft has wrapped."""
-    plain = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    plain = _within_peft(model)
     assert isinstance(plain, PreTrainedModel)
     return plain
+
+
+def _within_peft(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
 
 
 @contextmanager
@@ -404,7 +408,7 @@ def first_token_alone(model: Any) -> Iterator[None]:
 
     Its attention sees them all, so that logits are the same; of 6 layers an eighth of the work is saved.
     """
-    plain = model.get_base_model() if hasattr(model, "peft_config") else model
+    plain = _within_peft(model)
     config: Any = getattr(plain, "config", None)
     # Its own class, not one of ours with such a config: a graph has no layers.
     known = config is not None and type(plain) is MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
