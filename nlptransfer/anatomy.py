@@ -413,10 +413,12 @@ def first_token_alone(model: Any) -> Iterator[None]:
     # Its own class, not one of ours with such a config: a graph has no layers.
     known = config is not None and type(plain) is MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     family = _FAMILIES.get(config.model_type) if known else None
-    if family is None or family.after_attention is None:
+    path = family and family.after_attention
+    # What stands in for a layer that was cut away has no attention.
+    rest = dict(layers_of(plain)[-1].named_modules()).get(path) if path else None
+    if rest is None:
         yield
         return
-    rest = layers_of(plain)[-1].get_submodule(family.after_attention)
     hook = rest.register_forward_pre_hook(lambda _, inputs: tuple(states[:, :1] for states in inputs))
     try:
         yield

@@ -20,16 +20,22 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
 """Blocks up to this size are taken from memory that the process keeps."""
 CPU_INFO = Path("/proc/cpuinfo")
+PACKED_NUMBERS = 1 << 28
+"""Most weights that are kept a second time, packed."""
 ROUNDING = 1e-5
 """Largest relative error of a product in float32; with factors rounded to bfloat16 it is some 1e-3."""
 
 
 @contextmanager
-def fast(model: nn.Module) -> Iterator[None]:
+def fast(model: nn.Module, *, constant: bool = False) -> Iterator[None]:
     """Within it the model's linear layers on a processor run as fast as we can have it, in float32 as ever.
 
     torch multiplies by MKL, which keeps to half of the width of a processor that Intel did not make. oneDNN, which
     torch has too, does not, but is slower than MKL in the small products of attention: so it gets linear layers alone.
+
+    Args:
+        constant: whether several batches pass and no weight changes: the weights are packed once, in the order in which
+            oneDNN reads them, and not for every product.
     """
     if any(value.device.type != "cpu" for value in model.parameters()):
         yield
@@ -38,9 +44,16 @@ def fast(model: nn.Module) -> Iterator[None]:
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear] if _onednn_gains() else []
     for layer in layers:
         layer.__class__ = _FastLinear
+    packing = [layer for layer in model.modules() if type(layer) is _FastLinear and layer.packed is None]
+    if not constant or not _can_pack() or sum(layer.weight.numel() for layer in packing) > PACKED_NUMBERS:
+        packing = []
+    for layer in packing:
+        layer.packed = _Packed()
     try:
         yield
     finally:
+        for layer in packing:
+            layer.packed = None
         for layer in layers:
             layer.__class__ = nn.Linear
 
@@ -51,11 +64,28 @@ def fast_products() -> AbstractContextManager[object]:
 
 
 class _FastLinear(nn.Linear):
+    packed: "_Packed | None" = None
+
     def forward(self, input: Tensor) -> Tensor:
         alike = input.dtype == self.weight.dtype == torch.float32
         if not alike or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
+        packed = self.packed  # once: another thread may take it away
+        if packed is not None and not torch.is_grad_enabled():
+            return packed.product(input, self)
         return cast(Tensor, _Product.apply(input, self.weight, self.bias))
+
+
+class _Packed:
+    """The weight of a layer in oneDNN's order, from its first product on."""
+
+    def __init__(self) -> None:
+        self.weight: Tensor | None = None
+
+    def product(self, x: Tensor, layer: nn.Linear) -> Tensor:
+        if self.weight is None:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight, x.numel() // layer.in_features)
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self.weight, layer.bias, "none", [], ""))
 
 
 class _Product(torch.autograd.Function):
@@ -118,6 +148,11 @@ def _onednn_gains() -> bool:
     with _onednn:
         found = left @ right
     return float((found - exact).norm() / exact.norm()) < ROUNDING
+
+
+def _can_pack() -> bool:
+    # What torch's compiler makes of linear layers, and no promise.
+    return all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
 
 
 def _is_held_back() -> bool:

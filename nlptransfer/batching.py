@@ -295,7 +295,7 @@ def compute(
     was_training = model.training
     model.eval()
     # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.
-    with torch.no_grad(), arithmetic.fast(model):
+    with torch.no_grad(), arithmetic.fast(model, constant=len(mine) > 1):
         found = [
             function({name: value.to(device) for name, value in rows.batch(batch).items()}).cpu().numpy()
             for batch in [*mine, *idle]

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nlptransfer import arithmetic, processes
+from nlptransfer.anatomy import first_token_alone
 from nlptransfer.batching import Examples, compute, endless_batches, rows_of_texts, tokens_of_texts
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.files import read_json, write_json
@@ -150,7 +151,7 @@ class _Loop:
         self._resume()
         if self.settings.report_to:
             self.accelerator.init_trackers("nlptransfer", config=self.settings.flat())
-        with self._bar() as bar, arithmetic.fast(self.trained):
+        with self._bar() as bar, arithmetic.fast(self.trained), first_token_alone(self.trained.model):
             task = bar.add_task("training", total=self.steps, completed=self.report.step, note="")
 
             def show(note: str | None) -> None:

@@ -64,6 +64,61 @@ def test_layers_and_gradients_are_float64s(leading: list[int], width: int, out: 
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5)
 
 
+@settings(deadline=None)
+@given(
+    shapes=st.lists(st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=3),
+    width=st.integers(1, 40),
+    out=st.integers(1, 40),
+    bias=st.booleans(),
+)
+def test_packed_weights_give_the_same(shapes: list[list[int]], width: int, out: int, bias: bool) -> None:
+    generator = torch.Generator().manual_seed(width)
+    layer = nn.Linear(width, out, bias=bias)
+    double = copy.deepcopy(layer).double()
+    with torch.no_grad(), arithmetic.fast(layer, constant=True):
+        for leading in shapes:
+            x = torch.randn(*leading, width, generator=generator)
+            torch.testing.assert_close(layer(x).double(), double(x.double()), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_are_packed_once_while_they_are_constant(
+    calls: list[torch.Size], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = []
+    pack = torch.ops.mkldnn._reorder_linear_weight
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda *given: packed.append(given) or pack(*given))
+    layer, x = nn.Linear(3, 2), torch.ones(4, 3)
+
+    def learnt(*, constant: bool) -> torch.Tensor:
+        with torch.no_grad(), arithmetic.fast(layer, constant=constant):
+            for _ in range(3):
+                found = layer(x)
+            with torch.enable_grad():
+                assert layer(x).requires_grad
+        return found
+
+    first = learnt(constant=True)
+    assert (len(packed), len(calls)) == (1, 1)
+    with torch.no_grad():
+        layer.weight += 1
+    torch.testing.assert_close(learnt(constant=True), first + 3)
+    assert (len(packed), len(calls)) == (2, 2)
+    learnt(constant=False)
+    monkeypatch.setattr(arithmetic, "PACKED_NUMBERS", 5)
+    learnt(constant=True)
+    assert (len(packed), len(calls)) == (2, 10)
+
+
+def test_one_within_another_packs_for_the_outer_one() -> None:
+    layer, x = nn.Linear(3, 2), torch.ones(4, 3)
+    with torch.no_grad(), arithmetic.fast(layer, constant=True):
+        with arithmetic.fast(layer, constant=True):
+            layer(x)
+        assert layer.packed is not None
+        torch.testing.assert_close(layer(x), layer(x))
+    assert layer.packed is None and type(layer) is nn.Linear
+
+
 def test_what_is_frozen_gets_no_gradient() -> None:
     layer = nn.Linear(3, 2).requires_grad_(False)
     x = torch.randn(4, 3, requires_grad=True)

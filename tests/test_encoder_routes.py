@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,11 +198,13 @@ class Case:
 
 CASES = {
     "full bert": Case(Full(max_length=LENGTH), "bert"),
-    "full roberta with several labels": Case(Full(max_length=LENGTH), "roberta", SEVERAL),
+    "full roberta with several labels": Case(
+        Full(max_length=LENGTH), "roberta", SEVERAL, settings={"num_train_epochs": 20}
+    ),
     "full modernbert": Case(Full(max_length=LENGTH), "modernbert"),
     "full xlnet": Case(Full(max_length=LENGTH), "xlnet"),
     "full llama, calibrated": Case(Full(max_length=LENGTH), "llama", settings={"calibration_size": 0.4}),
-    "lora bert": Case(Lora(max_length=LENGTH), "bert", LABELS, 1e-2),
+    "lora bert": Case(Lora(max_length=LENGTH), "bert", LABELS, 1e-2, {"num_train_epochs": 8}),
     "lora xlnet with several labels": Case(Lora(max_length=LENGTH), "xlnet", SEVERAL, 3e-2),
     "merged lora modernbert": Case(Lora(max_length=LENGTH, merge=True), "modernbert", LABELS, 1e-2),
 }
@@ -507,6 +510,33 @@ def test_cached_activations_teach_what_the_whole_model_would(kind, bases, tmp_pa
     monkeypatch.setattr("nlptransfer.cutting.activations_below", None)
     fit(route, built, tmp_path / "cached", **settings)
     torch.testing.assert_close(weights_of(built.model), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("route", "frozen"),
+    [(Full(dropout=0.0), False), (Full(dropout=0.0), True), (Lora(dropout=0.0), False)],
+    ids=["full", "full but for all layers", "lora"],
+)
+@pytest.mark.parametrize("kind", ["bert", "electra", "roberta"])
+def test_tokens_that_nothing_reads_teach_nothing(kind, route, frozen, bases, tmp_path, monkeypatch):
+    route, made, learnt = replace(route, max_length=LENGTH), dict[str, set[int]](), []
+    if frozen:
+        route = replace(route, freeze_layers=len(anatomy.layers_of(build(route, bases(kind)).model)))
+    for name in ("first", "all"):
+        if name == "all":
+            monkeypatch.setattr("nlptransfer.training.first_token_alone", lambda model: nullcontext())
+        built, seen = build(route, bases(kind)), set[int]()
+        last = anatomy.layers_of(built.model)[-1].get_submodule("output.LayerNorm")
+        last.register_forward_hook(lambda _, given, output, seen=seen: seen.add(output.shape[1]))
+        before = weights_of(built.model)
+        fit(route, built, tmp_path / name, optimizer="sgd", learning_rate=0.05)
+        assert moved(before, built.model)
+        learnt.append(weights_of(built.model))
+        made[name] = seen
+    torch.testing.assert_close(learnt[0], learnt[1], atol=1e-5, rtol=0)
+    # What is computed once, below a cut, is whole.
+    assert (1 in made["first"]) != frozen and 1 not in made["all"]
+    assert frozen or len(made["first"]) == 1 < len(made["all"])
 
 
 def test_layers_that_all_are_one_are_trained_but_not_frozen(bases, tmp_path):
