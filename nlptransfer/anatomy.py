@@ -71,8 +71,9 @@ _FAMILIES = {
         shared=("encoder.rel_embeddings", "encoder.LayerNorm"),
         in_first_layer="encoder.conv",
         layers_give_pairs=True,
+        after_attention="attention.output",
     ),
-    "distilbert": Family(("embeddings",), "transformer.layer"),
+    "distilbert": Family(("embeddings",), "transformer.layer", after_attention="sa_layer_norm"),
     "modernbert": Family(("embeddings",), "layers"),
     "xlnet": Family(
         ("word_embedding",), "layer", pretraining_only="mask_emb", layers_give_pairs=True, tokens_first=True
@@ -393,37 +394,19 @@ def _load(
 
 def plain_model(model: Any) -> PreTrainedModel:
     """The transformers model, also of one that peft has wrapped."""
-    plain = _within_peft(model)
+    plain = within_peft(model)
     assert isinstance(plain, PreTrainedModel)
     return plain
 
 
-def _within_peft(model: Any) -> Any:
+def within_peft(model: Any) -> Any:
+    """What peft has wrapped; any other model as it is."""
     return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
 
 
-@contextmanager
-def first_token_alone(model: Any) -> Iterator[None]:
-    """Within it the last layer of BERT and its kin makes nothing of tokens that the classifier does not read.
-
-    Its attention sees them all, so that logits are the same; of 6 layers an eighth of the work is saved.
-    """
-    plain = _within_peft(model)
-    config: Any = getattr(plain, "config", None)
-    # Its own class, not one of ours with such a config: a graph has no layers.
-    known = config is not None and type(plain) is MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
-    family = _FAMILIES.get(config.model_type) if known else None
-    path = family and family.after_attention
-    # What stands in for a layer that was cut away has no attention.
-    rest = dict(layers_of(plain)[-1].named_modules()).get(path) if path else None
-    if rest is None:
-        yield
-        return
-    hook = rest.register_forward_pre_hook(lambda _, inputs: tuple(states[:, :1] for states in inputs))
-    try:
-        yield
-    finally:
-        hook.remove()
+def known_family(model: PreTrainedModel) -> Family | None:
+    """Where the parts of a model are; None of an architecture that is not known here."""
+    return _FAMILIES.get(model.config.model_type)
 
 
 def family_of(model: PreTrainedModel) -> Family:
@@ -432,12 +415,13 @@ def family_of(model: PreTrainedModel) -> Family:
     Raises:
         BaseModelError: an architecture that is not known here.
     """
-    if model.config.model_type not in _FAMILIES:
+    family = known_family(model)
+    if family is None:
         raise BaseModelError(
             f"{_kind(model)}: expected an architecture whose layers are known ({', '.join(_FAMILIES)}), found another: "
             "full fine-tuning and LoRA work with it, without freezing and layer settings"
         )
-    return _FAMILIES[model.config.model_type]
+    return family
 
 
 def _kind(model: PreTrainedModel) -> str:

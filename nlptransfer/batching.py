@@ -11,7 +11,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from nlptransfer import arithmetic, processes
-from nlptransfer.anatomy import first_token_alone
+from nlptransfer.cutting import first_token_alone
 from nlptransfer.tokens import TokenRows, ranges
 
 MEGABATCH = 50

@@ -1,13 +1,15 @@
-"""An encoder cut in two: what its lower layers make of a text, and its upper part by itself."""
+"""An encoder cut in two: what its lower layers make of a text, and its upper part by itself; and one cut short."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
 
-from nlptransfer.anatomy import Family, family_of, layers_of, parts_of, plain_model
+from nlptransfer.anatomy import Family, family_of, known_family, layers_of, parts_of, plain_model, within_peft
 from nlptransfer.settings import check
 
 
@@ -88,6 +90,37 @@ def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> 
         for module, mode in modes:
             module.training = mode
     return seen[-1].transpose(0, 1) if family.tokens_first else seen[-1]
+
+
+@contextmanager
+def first_token_alone(model: Any) -> Iterator[None]:
+    """Within it the last layer of BERT and its kin makes nothing of tokens that the classifier does not read.
+
+    Its attention sees them all, so that logits are the same; of 6 layers an eighth of the work is saved.
+    """
+    rest = _after_last_attention(within_peft(model))
+    if rest is None:
+        yield
+        return
+    hook = rest.register_forward_pre_hook(lambda _, inputs: tuple(states[:, :1] for states in inputs))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _after_last_attention(model: Any) -> nn.Module | None:
+    # transformers' own class, not one of ours with such a config: a graph has no layers.
+    kinds: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    config = type(getattr(model, "config", None))
+    family = known_family(model) if config in kinds and type(model) is kinds[config] else None
+    if family is None or family.after_attention is None:
+        return None
+    layers = layers_of(model)
+    if len(layers) == 1 and parts_of(model, (family.in_first_layer,)):
+        return None  # it reads all tokens of its layer
+    # What stands in for a layer that was cut away has no attention.
+    return dict(layers[-1].named_modules()).get(family.after_attention)
 
 
 def _parts(model: nn.Module, cut: int) -> tuple[PreTrainedModel, nn.ModuleList, Family]:

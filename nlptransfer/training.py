@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nlptransfer import arithmetic, processes
-from nlptransfer.anatomy import first_token_alone
 from nlptransfer.batching import Examples, compute, endless_batches, rows_of_texts, tokens_of_texts
+from nlptransfer.cutting import first_token_alone
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.objectives import SOURCE, TARGET, Judged, Objective

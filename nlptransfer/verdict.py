@@ -47,17 +47,17 @@ class Pairs:
     training: TrainingSettings
     seeds: int
 
-    def runs(self, folder: Path, models: int = 0) -> list[tuple[Path, Path]]:
+    def runs(self, folder: Path, *, save_first: bool = False) -> list[tuple[Path, Path]]:
         """Make them in a folder, or find them finished there: the folders with the source and without, by seed.
 
         Runs without the source are shared by all strategies beside which they have the same steps.
 
         Args:
-            models: seeds, from the first on, whose models are saved; all with ``keep_checkpoints``.
+            save_first: whether the models of the first seed are saved; with ``keep_checkpoints`` all are.
         """
         found = []
         for number in range(self.seeds):
-            save_model = number < models or self.training.keep_checkpoints
+            save_model = (save_first and number == 0) or self.training.keep_checkpoints
             seed = self.training.seed + number
             own = self.make(self._rows(number))
             own = replace(own, asked=replace(own.asked, seed=seed))
@@ -132,7 +132,7 @@ def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwr
     if processes.is_main():
         write_json(folder / "experiment.json", {"status": "running", "asked": question})
     processes.wait()
-    found = pairs.runs(folder / SIDES, models=1)
+    found = pairs.runs(folder / SIDES, save_first=True)
     if processes.is_main():
         gain = gain_of(found, run.data.labels, metric)
         scores = [

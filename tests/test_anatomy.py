@@ -28,7 +28,6 @@ from transformers.utils import logging as hf_logging
 from nlptransfer import anatomy
 from nlptransfer.anatomy import (
     embeddings_of,
-    first_token_alone,
     head_modules,
     last_layer,
     layers_of,
@@ -37,7 +36,7 @@ from nlptransfer.anatomy import (
     load_tokenizer,
     set_dropout,
 )
-from nlptransfer.cutting import activations_below, upper_layers
+from nlptransfer.cutting import activations_below, first_token_alone, upper_layers
 from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.labels import Labels
@@ -99,7 +98,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     DECODER,
 )
 LAYERED = [kind for kind in SHAPES if kind != "albert"]
-FIRST_READ = ["bert", "camembert", "electra", "roberta", "xlm-roberta"]
+FIRST_READ = ["bert", "camembert", "deberta-v2", "distilbert", "electra", "roberta", "xlm-roberta"]
 # What an encoder-only checkpoint lacks, by the source of each.
 FRESH = {
     "albert": ["classifier"],
@@ -315,10 +314,17 @@ def test_the_last_layer_makes_only_what_is_read(bases, kind, adapted):
     last = layers_of(model)[-1]
     if adapted:
         model = get_peft_model(
-            model, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", init_lora_weights=False)
+            model,
+            LoraConfig(
+                task_type="SEQ_CLS",
+                target_modules="all-linear",
+                exclude_modules=".*pre_classifier",
+                init_lora_weights=False,
+            ),
         ).eval()
     inputs, made = batch(bases(kind)), list[torch.Size]()
-    last.intermediate.register_forward_hook(lambda _, given, output: made.append(output.shape[:2]))
+    between = last.ffn if kind == "distilbert" else last.intermediate
+    between.register_forward_hook(lambda _, given, output: made.append(output.shape[:2]))
     with torch.no_grad():
         whole = model(**inputs).logits
         with first_token_alone(model):
@@ -336,6 +342,15 @@ def test_where_other_tokens_may_be_read_all_are_made(bases, kind):
         alone = model(**batch(bases(kind))).logits
     with torch.no_grad():
         assert torch.equal(alone, model(**batch(bases(kind))).logits)
+
+
+def test_the_only_layer_makes_all_that_a_convolution_reads(tmp_path):
+    model = built(make_base(tmp_path, "deberta-v2", SHAPES["deberta-v2"] | {"num_hidden_layers": 1})).eval()
+    inputs = {"input_ids": torch.tensor([[2, 5, 6, 7, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
+    with torch.no_grad(), first_token_alone(model):
+        alone = model(**inputs).logits
+    with torch.no_grad():
+        assert torch.equal(alone, model(**inputs).logits)
 
 
 def test_hidden_states_of_an_encoder_stay_whole(bases):

@@ -517,7 +517,7 @@ def test_cached_activations_teach_what_the_whole_model_would(kind, bases, tmp_pa
     [(Full(dropout=0.0), False), (Full(dropout=0.0), True), (Lora(dropout=0.0), False)],
     ids=["full", "full but for all layers", "lora"],
 )
-@pytest.mark.parametrize("kind", ["bert", "electra", "roberta"])
+@pytest.mark.parametrize("kind", ["bert", "deberta-v2", "distilbert", "electra", "roberta"])
 def test_tokens_that_nothing_reads_teach_nothing(kind, route, frozen, bases, tmp_path, monkeypatch):
     route, made, learnt = replace(route, max_length=LENGTH), dict[str, set[int]](), []
     if frozen:
@@ -526,7 +526,8 @@ def test_tokens_that_nothing_reads_teach_nothing(kind, route, frozen, bases, tmp
         if name == "all":
             monkeypatch.setattr("nlptransfer.training.first_token_alone", lambda model: nullcontext())
         built, seen = build(route, bases(kind)), set[int]()
-        last = anatomy.layers_of(built.model)[-1].get_submodule("output.LayerNorm")
+        last = anatomy.layers_of(built.model)[-1]
+        last = last.get_submodule("output_layer_norm" if kind == "distilbert" else "output.LayerNorm")
         last.register_forward_hook(lambda _, given, output, seen=seen: seen.add(output.shape[1]))
         before = weights_of(built.model)
         fit(route, built, tmp_path / name, optimizer="sgd", learning_rate=0.05)
