@@ -295,12 +295,13 @@ class _Problem:
         def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
             step, bias_step = steps(flat)
             # By hand but for the losses: autograd would keep copies of what is large.
-            logits = (self.features @ (centre + step).to(self.features.dtype).t()).double() + (bias_centre + bias_step)
-            logits.requires_grad_()
-            value = self._weighted(self.objective.row_losses(logits, self.targets)).sum() / self.total_weight
+            whole, bias_whole = (part.to(self.features.dtype) for part in (centre + step, bias_centre + bias_step))
+            logits = (self.features @ whole.t()).add_(bias_whole).requires_grad_()
+            losses = self._weighted(self.objective.row_losses(logits, self.targets).double())
+            value = losses.sum() / self.total_weight
             (slope,) = torch.autograd.grad(value, logits)
-            gradient = (slope.to(self.features.dtype).t() @ self.features).double() + penalty * step
-            bias_gradient = slope.sum(dim=0) + bias_penalty * bias_step
+            gradient = (slope.t() @ self.features).double() + penalty * step
+            bias_gradient = slope.sum(dim=0, dtype=torch.float64) + bias_penalty * bias_step
             parts = scaled(gradient), (bias_gradient * bias_scale)[:, None]
             held = penalty * step.square().sum().item() + bias_penalty * bias_step.square().sum().item()
             return value.item() + held / 2, torch.cat(parts, dim=1).flatten().numpy()
