@@ -56,9 +56,16 @@ class Family:
     """whether a text's first position is the one after the padding id"""
     after_attention: str | None = None
     """in a layer, what its attention gives to; where classifiers read the first token of the last layer alone"""
+    attention: str | None = None
+    """in such a layer, what attends by transformers' AttentionInterface"""
 
 
-_BERT = Family(("embeddings", "embeddings_project"), "encoder.layer", after_attention="attention.output")
+_BERT = Family(
+    ("embeddings", "embeddings_project"),
+    "encoder.layer",
+    after_attention="attention.output",
+    attention="attention.self",
+)
 _LIKE_LLAMA = ["gemma", "gemma2", "gemma3_text", "llama", "ministral", "mistral"]
 _LIKE_LLAMA += ["olmo2", "phi3", "qwen2", "qwen3", "smollm3"]
 _FAMILIES = {
@@ -73,7 +80,7 @@ _FAMILIES = {
         layers_give_pairs=True,
         after_attention="attention.output",
     ),
-    "distilbert": Family(("embeddings",), "transformer.layer", after_attention="sa_layer_norm"),
+    "distilbert": Family(("embeddings",), "transformer.layer", after_attention="sa_layer_norm", attention="attention"),
     "modernbert": Family(("embeddings",), "layers"),
     "xlnet": Family(
         ("word_embedding",), "layer", pretraining_only="mask_emb", layers_give_pairs=True, tokens_first=True

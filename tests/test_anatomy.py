@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -309,7 +310,7 @@ def test_without_dropout_training_is_deterministic(bases, kind):
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", FIRST_READ)
 @pytest.mark.parametrize("adapted", [False, True])
-def test_the_last_layer_makes_only_what_is_read(bases, kind, adapted):
+def test_the_last_layer_makes_only_what_is_read(bases, kind, adapted, monkeypatch):
     model = built(bases(kind)).eval()
     last = layers_of(model)[-1]
     if adapted:
@@ -325,14 +326,52 @@ def test_the_last_layer_makes_only_what_is_read(bases, kind, adapted):
     inputs, made = batch(bases(kind)), list[torch.Size]()
     between = last.ffn if kind == "distilbert" else last.intermediate
     between.register_forward_hook(lambda _, given, output: made.append(output.shape[:2]))
+    attend, queries = functional.scaled_dot_product_attention, list[int]()
+    monkeypatch.setattr(
+        functional,
+        "scaled_dot_product_attention",
+        lambda query, *rest, **more: queries.append(query.shape[2]) or attend(query, *rest, **more),
+    )
     with torch.no_grad():
         whole = model(**inputs).logits
         with first_token_alone(model):
             alone = model(**inputs).logits
         after = model(**inputs).logits
-    assert made == [inputs["input_ids"].shape, (3, 1), inputs["input_ids"].shape]
+    tokens = inputs["input_ids"].shape[1]
+    assert made == [(3, tokens), (3, 1), (3, tokens)]
+    if kind != "deberta-v2":  # it has an attention of its own
+        below = len(layers_of(model)) - 1
+        assert queries == [*[tokens] * (below + 1), *[tokens] * below, 1, *[tokens] * (below + 1)]
     torch.testing.assert_close(alone, whole, atol=1e-6, rtol=1e-5)
     assert torch.equal(after, whole)
+
+
+@pytest.mark.parametrize("settings", [{"_attn_implementation": "eager"}, {"is_decoder": True}], ids=["eager", "causal"])
+def test_another_attention_stays_as_it_is(bases, settings):
+    model = built(bases("bert")).eval()
+    for name, value in settings.items():
+        setattr(model.config, name, value)
+    model = type(model)(model.config).eval()
+    inputs = batch(bases("bert"))
+    with torch.no_grad():
+        whole = model(**inputs).logits
+        with first_token_alone(model):
+            torch.testing.assert_close(model(**inputs).logits, whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("first_out", [0, 1], ids=["the first ends first", "the second ends first"])
+def test_two_threads_may_cut_one_model_short(bases, first_out):
+    model = built(bases("bert")).eval()
+    inputs = batch(bases("bert"))
+    with torch.no_grad():
+        expected = model(**inputs).logits, model.bert(**inputs).last_hidden_state
+        users = [first_token_alone(model) for _ in range(2)]
+        for user in users:
+            user.__enter__()
+        for user in (users[first_out], users[1 - first_out]):
+            torch.testing.assert_close(model(**inputs).logits, expected[0], atol=1e-6, rtol=1e-5)
+            user.__exit__(None, None, None)
+        assert torch.equal(model.bert(**inputs).last_hidden_state, expected[1])
 
 
 @pytest.mark.parametrize("kind", sorted(SHAPES.keys() - {*FIRST_READ}))
