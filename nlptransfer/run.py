@@ -25,7 +25,7 @@ from nlptransfer.calibration import fit_temperature, fit_thresholds
 from nlptransfer.classifier import Classifier, note_results, to_probabilities
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.errors import RunFolderError
-from nlptransfer.files import atomic_file, read_json, size_mb, write_json
+from nlptransfer.files import atomic_file, no_empty_folder, read_json, size_mb, write_json
 from nlptransfer.heads import reorder
 from nlptransfer.labels import Labels
 from nlptransfer.machine import machine, peak_memory_mb, versions
@@ -80,20 +80,22 @@ class Run:
         sides = Sides(names, names, agree=True, has_rows=True) if self.source is None else self.source.sides(self.data)
         self.transfer.check_fits(self.route, sides)
         tasks = self._tasks()
-        if claim(folder, self.question(), overwrite):
-            return
-        processes.quiet_others()
-        log.info("%s: %s -> %s", self.route.name, self.data, folder)
-        if self.source is not None:
-            log.info("%s from %s", self.transfer.name, self.source.data or self.source.name)
-        built, learnt_before = self._build()
-        agree = self.source is None or self.source.agrees(self.data)
-        course = Course(
-            self.route, self.transfer, self.asked, self._augmented(tasks), built, folder, agree, learnt_before
-        )
-        truncated = self._truncated(built) if processes.is_main() else {}
-        if processes.is_main():
-            write_json(folder / "experiment.json", {"status": "running", **self._record(built, course, truncated)})
+        # Some settings are refused only when the base is known.
+        with no_empty_folder(folder):
+            if claim(folder, self.question(), overwrite):
+                return
+            processes.quiet_others()
+            log.info("%s: %s -> %s", self.route.name, self.data, folder)
+            if self.source is not None:
+                log.info("%s from %s", self.transfer.name, self.source.data or self.source.name)
+            built, learnt_before = self._build()
+            agree = self.source is None or self.source.agrees(self.data)
+            course = Course(
+                self.route, self.transfer, self.asked, self._augmented(tasks), built, folder, agree, learnt_before
+            )
+            truncated = self._truncated(built) if processes.is_main() else {}
+            if processes.is_main():
+                write_json(folder / "experiment.json", {"status": "running", **self._record(built, course, truncated)})
         learnt = course.take()
         classifier, temperature = self._calibrated(built)
         held_out = None if learnt.held_out is None else learnt.held_out / temperature

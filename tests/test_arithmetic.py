@@ -109,6 +109,18 @@ def test_weights_are_packed_once_while_they_are_constant(
     assert (len(packed), len(calls)) == (2, 10)
 
 
+def test_without_the_inner_operators_products_are_as_in_training(
+    calls: list[torch.Size], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, x = nn.Linear(3, 2), torch.ones(4, 3)
+    with torch.no_grad(), arithmetic.fast(layer, constant=True):
+        packed = layer(x)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    with torch.no_grad(), arithmetic.fast(layer, constant=True):
+        torch.testing.assert_close(layer(x), packed)
+    assert calls == [(4, 3)]
+
+
 def test_one_within_another_packs_for_the_outer_one() -> None:
     layer, x = nn.Linear(3, 2), torch.ones(4, 3)
     with torch.no_grad(), arithmetic.fast(layer, constant=True):

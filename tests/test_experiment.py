@@ -413,6 +413,7 @@ def test_a_mistake_that_is_put_right_can_use_the_same_folder(tune, remarks, tmp_
     for name, (value, message) in mistakes.items():
         with pytest.raises(NlpTransferError, match=message):
             tune(remarks, output_dir=tmp_path / "run", **{name: value})
+        assert not (tmp_path / "run").exists()
     assert tune(remarks, output_dir=tmp_path / "run").metrics["accuracy"] > 0.8
 
 

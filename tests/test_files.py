@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from nlptransfer.files import atomic_file, atomic_folder, cache_folder, read_json, size_mb, write_json
+from nlptransfer.files import atomic_file, atomic_folder, cache_folder, no_empty_folder, read_json, size_mb, write_json
 
 
 def names(folder):
@@ -64,6 +64,21 @@ def test_atomic_folder_puts_the_old_one_back_when_the_last_step_fails(tmp_path, 
         (new / "new").write_text("new")
     assert names(tmp_path) == ["model"]
     assert names(tmp_path / "model") == ["old"]
+
+
+def test_no_folder_stays_that_an_error_left_empty(tmp_path):
+    full, old = tmp_path / "full", tmp_path / "old"
+    old.mkdir()
+    for folder, stays in ((tmp_path / "new", False), (full, True), (old, True)):
+        with pytest.raises(KeyboardInterrupt), no_empty_folder(folder):
+            folder.mkdir(exist_ok=True)
+            if folder == full:
+                (folder / "part").touch()
+            raise KeyboardInterrupt
+        assert folder.exists() == stays
+    with no_empty_folder(tmp_path / "quiet"):
+        (tmp_path / "quiet").mkdir()
+    assert (tmp_path / "quiet").exists()
 
 
 def test_json_keeps_any_text_and_reads_back(tmp_path):
