@@ -16,6 +16,8 @@ from nlptransfer.tokens import TokenRows, ranges
 
 MEGABATCH = 50
 """Batches of like length are cut from at most so many batches of shuffled rows, so that each epoch mixes anew."""
+BATCH_COST = 0.05
+"""What a batch in prediction costs besides its tokens, as a share of the most tokens that it may have."""
 PREDICTED_NUMBERS = {"cpu": 400_000, "other": 12_000_000}
 """Numbers of one batch's hidden states in prediction: what fits a processor's caches, and what fills an accelerator."""
 
@@ -240,13 +242,28 @@ def endless_batches(lengths: np.ndarray, batch_size: int, seed: int, first: int,
 
 
 def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.ndarray]:
-    """Batches for prediction: rows sorted by length, at most ``tokens`` with padding (or a single row)."""
-    order = np.argsort(lengths, kind="stable")[::-1]
-    start = 0
-    while start < len(order):
-        rows = max(1, tokens // max(1, int(lengths[order[start]])))
-        yield order[start : start + rows]
-        start += rows
+    """Batches for prediction: rows of like length, the longest first; at most ``tokens`` with padding, or a single row.
+
+    Where one batch ends and the next begins is chosen for the least work: all tokens with padding, and what each
+    batch costs by itself (dynamic programming over the lengths that there are).
+    """
+    order = np.argsort(lengths, kind="stable")
+    found, counts = np.unique(lengths, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    most = np.maximum(tokens // np.maximum(found, 1), 1)
+    least = np.zeros(len(found) + 1)
+    lowest = np.zeros(len(found), dtype=np.int64)
+    for top, longest in enumerate(found):
+        # As long as the longest: rows from each of the lengths on up to this one.
+        rows = below[top + 1] - below[: top + 1]
+        work = least[: top + 1] + rows * longest + np.ceil(rows / most[top]) * BATCH_COST * tokens
+        lowest[top], least[top + 1] = work.argmin(), work.min()
+    end = len(found)
+    while end:
+        start = lowest[end - 1]
+        together = order[below[start] : below[end]][::-1]
+        yield from np.array_split(together, -(-len(together) // most[end - 1]))
+        end = start
 
 
 def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray:

@@ -1,3 +1,4 @@
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 
 from nlptransfer.batching import (
+    BATCH_COST,
     ActivationRows,
     FeatureRows,
     compute,
@@ -75,6 +77,29 @@ def test_prediction_batches_take_every_row_once_and_stay_small(lengths, tokens):
     assert sorted(np.concatenate([[], *batches]).tolist()) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(1, lengths[batch].max()) <= tokens
+
+
+def work(batches, tokens):
+    return sum(tokens * BATCH_COST + len(batch) * max(batch) for batch in batches)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(9, 100))
+def test_prediction_batches_are_cut_where_it_is_cheapest(lengths, tokens):
+    lengths, cheapest = np.sort(lengths), np.inf
+    changes = np.flatnonzero(np.diff(lengths)) + 1
+    # All ways to part the lengths, each part in batches that are as full as they may be.
+    for cut in product([False, True], repeat=len(changes)):
+        parts = np.split(lengths, changes[list(cut)])
+        full = [[part.max()] * min(tokens // part.max(), len(part)) for part in parts]
+        counts = [-(-len(part) // len(batch)) for part, batch in zip(parts, full, strict=True)]
+        padded = sum(len(part) * part.max() for part in parts)
+        cheapest = min(cheapest, padded + sum(counts) * tokens * BATCH_COST)
+    assert work([lengths[batch] for batch in prediction_batches(lengths, tokens)], tokens) <= cheapest + 1e-9
+
+
+def test_short_rows_are_not_padded_to_a_few_long_ones():
+    batches = list(prediction_batches(np.array([5, 5, 100, 5, 90, 5, 6])))
+    assert [sorted(batch.tolist()) for batch in batches] == [[2, 4], [0, 1, 3, 5, 6]]
 
 
 @settings(max_examples=25, deadline=None)
