@@ -1,5 +1,6 @@
 """Linear heads on frozen features, solved by L-BFGS on the objective that the loop would step on."""
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import ThreadpoolController
 
 from nlptransfer.arithmetic import fast_products
@@ -37,6 +38,12 @@ PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
 ROUGH = 1e-5
 """What the objective of large features must fall by in a step, as a share of it, while losses alone are compared."""
+SETTLED = 10
+"""Steps after which a weaker strength may be given up, as its validation loss has come near to where it will stay."""
+FAR_WORSE = 1.03
+"""Times the best validation loss from which a weaker strength is given up."""
+STOPPED = 99
+"""scipy's status where a callback has ended the minimisation."""
 FEWEST = 4
 """Rows from which there is cross-validation."""
 
@@ -130,8 +137,9 @@ def choose_strength(
             strongest penalty is kept.
         strengths: to choose from; with ``towards`` better ``TOWARDS_STRENGTHS``.
         by_loss: whether ``score`` is minus a loss. Where a score wavers along the strengths, a loss has one valley: the
-            first that is worse ends the choice. And it is nearly that of the minimum some way before it: large
-            features are not solved to the end, and the solution is one to go on from.
+            first that is worse ends the choice, and one that is far worse is given up on its way, its score being that
+            of where it was. And a loss is nearly that of the minimum some way before it: large features are not solved
+            to the end, and the solution is one to go on from.
         has_bias, weights, towards: as ``solve`` takes them.
 
     Raises:
@@ -142,8 +150,12 @@ def choose_strength(
     best: LinearSolution | None = None
     scores: dict[float, float] = {}
     start, worse = None, 0
+
+    def is_hopeless(weight: np.ndarray, bias: np.ndarray) -> bool:
+        return best is not None and score(weight, bias) < FAR_WORSE * scores[best.strength]
+
     for strength in _strongest_first(strengths):
-        start = problem.solve(strength, start, rough=by_loss)
+        start = problem.solve(strength, start, rough=by_loss, is_hopeless=is_hopeless if by_loss else None)
         scores[strength] = _finite(score(*start))
         if best is None or scores[strength] > scores[best.strength]:
             best, worse = LinearSolution(*start, strength, scores, axes=problem.axes), 0
@@ -268,7 +280,14 @@ class _Problem:
         weights = self.weights.sqrt() if root else self.weights
         return (rows.t() * weights.to(rows.dtype)).t()
 
-    def solve(self, strength: float, start: Head | None = None, *, rough: bool = False) -> Head:
+    def solve(
+        self,
+        strength: float,
+        start: Head | None = None,
+        *,
+        rough: bool = False,
+        is_hopeless: Callable[[np.ndarray, np.ndarray], bool] | None = None,
+    ) -> Head:
         if not 0 <= strength < math.inf:
             raise SettingError(f"strength={strength!r}: expected a number from 0")
         penalty = strength / self.rows
@@ -306,15 +325,24 @@ class _Problem:
             held = penalty * step.square().sum().item() + bias_penalty * bias_step.square().sum().item()
             return value.item() + held / 2, torch.cat(parts, dim=1).flatten().numpy()
 
+        def head(flat: np.ndarray) -> Head:
+            step, bias_step = steps(flat)
+            return (centre + step).float().numpy(), (bias_centre + bias_step).float().numpy()
+
+        taken = itertools.count(1)
+
+        def look(intermediate_result: OptimizeResult) -> None:
+            if is_hopeless is not None and next(taken) >= SETTLED and is_hopeless(*head(intermediate_result.x)):
+                raise StopIteration
+
         begin = np.zeros(self.labels * (self.features.shape[1] + 1))
         ends = {"gtol": 1e-4, "ftol": ROUGH if rough else 1e-6} if self.is_large else {"gtol": 1e-5, "ftol": 1e-12}
         options = {"maxiter": 500, "maxcor": REMEMBERED, **ends}
         with _threads_for(self.features.numel() * self.labels):
-            found = minimize(loss, begin, jac=True, method="L-BFGS-B", options=options)
-        if not found.success:
+            found = minimize(loss, begin, jac=True, method="L-BFGS-B", callback=look, options=options)
+        if not found.success and found.status != STOPPED:
             log.info("L2 strength %g: L-BFGS stopped early: %s", strength, found.message)
-        step, bias_step = steps(found.x)
-        return (centre + step).float().numpy(), (bias_centre + bias_step).float().numpy()
+        return head(found.x)
 
     def _scales(
         self, weight: torch.Tensor, bias: torch.Tensor, penalty: float, bias_penalty: float

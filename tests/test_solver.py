@@ -404,6 +404,28 @@ def test_the_first_worse_loss_ends_the_choice():
     assert best.scores == {1000.0: -3.0, 100.0: -2.0, 10.0: -2.0, 1.0: -2.5} and best.strength == 100.0
 
 
+def test_a_strength_that_is_far_worse_is_given_up_on_its_way(count_steps, monkeypatch):
+    # More features than rows: without a penalty all that is learnt is noise.
+    (features, targets, _), objective = problem(rows=200, width=150), criterion(ONE)
+    train, out = slice(120), slice(120, None)
+    steps, ended = count_steps(objective), []
+
+    def score(weight, bias):
+        return -log_loss(targets[out], softmax(features[out] @ weight.T + bias))
+
+    for given_up_at in (np.inf, solver.FAR_WORSE):
+        monkeypatch.setattr(solver, "FAR_WORSE", given_up_at)
+        best = choose_strength(objective, features[train], targets[train], score, by_loss=True)
+        ended.append((best, len(steps)))
+    (whole, all_steps), (best, both) = ended
+    assert both - all_steps < all_steps
+    assert best.strength == whole.strength > min(best.scores)
+    assert_same_head((best.weight, best.bias), (whole.weight, whole.bias), atol=0)
+    *others, given_up = best.scores.items()
+    assert others == list(whole.scores.items())[:-1]
+    assert given_up[1] < solver.FAR_WORSE * best.scores[best.strength]
+
+
 def test_losses_of_large_features_are_compared_before_the_minimum_is_reached(count_steps, monkeypatch):
     monkeypatch.setattr(solver, "LARGE", 0)
     (features, targets, _), objective = problem(), criterion(ONE)
