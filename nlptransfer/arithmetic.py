@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -21,21 +22,24 @@ KEPT_BYTES = 1 << 30
 """Blocks up to this size are taken from memory that the process keeps."""
 CPU_INFO = Path("/proc/cpuinfo")
 PACKED_NUMBERS = 1 << 28
-"""Most weights that are kept a second time, packed."""
+"""Most weights that are kept packed beside the model's own."""
+PACKED_ROWS = 1024
+"""Rows of a product that weights are packed for; always the same, or a resumed run could round otherwise."""
 ROUNDING = 1e-5
 """Largest relative error of a product in float32; with factors rounded to bfloat16 it is some 1e-3."""
 
 
 @contextmanager
-def fast(model: nn.Module, *, constant: bool = False) -> Iterator[None]:
+def fast(model: nn.Module, *, packed: Literal["none", "frozen", "all"] = "none") -> Iterator[None]:
     """Within it the model's linear layers on a processor run as fast as we can have it, in float32 as ever.
 
     torch multiplies by MKL, which keeps to half of the width of a processor that Intel did not make. oneDNN, which
     torch has too, does not, but is slower than MKL in the small products of attention: so it gets linear layers alone.
 
     Args:
-        constant: whether several batches pass and no weight changes: the weights are packed once, in the order in which
-            oneDNN reads them, and not for every product.
+        packed: which weights do not change, where several batches pass: those that do not learn, or all, as long as no
+            gradients are asked for. They are packed once, in the order in which oneDNN reads them, and not for every
+            product.
     """
     if any(value.device.type != "cpu" for value in model.parameters()):
         yield
@@ -44,11 +48,9 @@ def fast(model: nn.Module, *, constant: bool = False) -> Iterator[None]:
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear] if _onednn_gains() else []
     for layer in layers:
         layer.__class__ = _FastLinear
-    packing = [layer for layer in model.modules() if type(layer) is _FastLinear and layer.packed is None]
-    if not constant or not _can_pack() or sum(layer.weight.numel() for layer in packing) > PACKED_NUMBERS:
-        packing = []
+    packing = _to_pack(model, packed)
     for layer in packing:
-        layer.packed = _Packed()
+        layer.packed = _Packed(is_frozen=packed == "frozen")
     try:
         yield
     finally:
@@ -71,21 +73,66 @@ class _FastLinear(nn.Linear):
         if not alike or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         packed = self.packed  # once: another thread may take it away
-        if packed is not None and not torch.is_grad_enabled():
-            return packed.product(input, self)
+        if packed is not None and packed.serves(self.weight):
+            if not torch.is_grad_enabled():
+                return packed.product(input, self.weight, self.bias)
+            return cast(Tensor, _PackedProduct.apply(input, self.weight, self.bias, packed))
         return cast(Tensor, _Product.apply(input, self.weight, self.bias))
 
 
+def _to_pack(model: nn.Module, which: str) -> list[_FastLinear]:
+    found = [layer for layer in model.modules() if type(layer) is _FastLinear and layer.packed is None]
+    found = [layer for layer in found if not isinstance(layer.weight, DTensor)]  # each process is to hold but a part
+    if which == "frozen":
+        found = [layer for layer in found if not any(value.requires_grad for value in layer.parameters())]
+    orders = {"none": 0, "frozen": 2, "all": 1}[which]
+    numbers = orders * sum(layer.weight.numel() for layer in found)
+    return found if 0 < numbers <= PACKED_NUMBERS and _can_pack() else []
+
+
 class _Packed:
-    """The weight of a layer in oneDNN's order, from its first product on."""
+    """The weight of a layer in oneDNN's order, and if it is frozen its transpose for gradients, each once needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_frozen: bool) -> None:
+        self.is_frozen = is_frozen
         self.weight: Tensor | None = None
+        self.transpose: Tensor | None = None
 
-    def product(self, x: Tensor, layer: nn.Linear) -> Tensor:
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """Nothing: a copy of the layer may change when this one does not."""
+
+    def serves(self, weight: Tensor) -> bool:
+        """Whether the weight is what was packed, and no gradient of it is asked for."""
+        return not (weight.requires_grad if self.is_frozen else torch.is_grad_enabled())
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.weight is None:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight, x.numel() // layer.in_features)
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self.weight, layer.bias, "none", [], ""))
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_ROWS)
+        return _packed_product(x, self.weight, bias)
+
+    def back(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        if self.transpose is None:
+            transpose = weight.detach().t().contiguous()
+            self.transpose = torch.ops.mkldnn._reorder_linear_weight(transpose, PACKED_ROWS)
+        return _packed_product(gradient, self.transpose, None)
+
+
+def _packed_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+
+
+class _PackedProduct(torch.autograd.Function):
+    """y = x Wᵀ + b of a frozen layer, and the gradient of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, packed: _Packed) -> Tensor:
+        ctx.weight, ctx.packed = weight, packed
+        return packed.product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        found = ctx.packed.back(gradients[0].contiguous(), ctx.weight) if ctx.needs_input_grad[0] else None
+        return found, None, None, None
 
 
 class _Product(torch.autograd.Function):

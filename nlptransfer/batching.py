@@ -312,7 +312,7 @@ def compute(
     was_training = model.training
     model.eval()
     # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.
-    with torch.no_grad(), arithmetic.fast(model, constant=len(mine) > 1):
+    with torch.no_grad(), arithmetic.fast(model, packed="all" if len(mine) > 1 else "none"):
         found = [
             function({name: value.to(device) for name, value in rows.batch(batch).items()}).cpu().numpy()
             for batch in [*mine, *idle]

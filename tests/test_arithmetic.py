@@ -75,56 +75,131 @@ def test_packed_weights_give_the_same(shapes: list[list[int]], width: int, out: 
     generator = torch.Generator().manual_seed(width)
     layer = nn.Linear(width, out, bias=bias)
     double = copy.deepcopy(layer).double()
-    with torch.no_grad(), arithmetic.fast(layer, constant=True):
+    with torch.no_grad(), arithmetic.fast(layer, packed="all"):
         for leading in shapes:
             x = torch.randn(*leading, width, generator=generator)
             torch.testing.assert_close(layer(x).double(), double(x.double()), rtol=1e-4, atol=1e-5)
 
 
-def test_weights_are_packed_once_while_they_are_constant(
-    calls: list[torch.Size], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    packed = []
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The shapes of the weights that are packed."""
+    found = []
     pack = torch.ops.mkldnn._reorder_linear_weight
-    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda *given: packed.append(given) or pack(*given))
+    monkeypatch.setattr(
+        torch.ops.mkldnn,
+        "_reorder_linear_weight",
+        lambda weight, rows: found.append(tuple(weight.shape)) or pack(weight, rows),
+    )
+    return found
+
+
+def test_weights_are_packed_once_while_they_are_constant(
+    calls: list[torch.Size], packed: list[torch.Size], monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer, x = nn.Linear(3, 2), torch.ones(4, 3)
 
-    def learnt(*, constant: bool) -> torch.Tensor:
-        with torch.no_grad(), arithmetic.fast(layer, constant=constant):
+    def learnt(which: str) -> torch.Tensor:
+        with torch.no_grad(), arithmetic.fast(layer, packed=which):
             for _ in range(3):
                 found = layer(x)
             with torch.enable_grad():
                 assert layer(x).requires_grad
         return found
 
-    first = learnt(constant=True)
+    first = learnt("all")
     assert (len(packed), len(calls)) == (1, 1)
     with torch.no_grad():
         layer.weight += 1
-    torch.testing.assert_close(learnt(constant=True), first + 3)
+    torch.testing.assert_close(learnt("all"), first + 3)
     assert (len(packed), len(calls)) == (2, 2)
-    learnt(constant=False)
+    learnt("none")
+    learnt("frozen")
     monkeypatch.setattr(arithmetic, "PACKED_NUMBERS", 5)
-    learnt(constant=True)
-    assert (len(packed), len(calls)) == (2, 10)
+    learnt("all")
+    assert (len(packed), len(calls)) == (2, 14)
+
+
+@settings(deadline=None)
+@given(
+    leading=st.lists(st.integers(1, 5), max_size=3),
+    width=st.integers(1, 40),
+    out=st.integers(1, 40),
+    bias=st.booleans(),
+)
+def test_packed_frozen_layers_give_float64s_gradients(leading: list[int], width: int, out: int, bias: bool) -> None:
+    generator = torch.Generator().manual_seed(width)
+    layer = nn.Linear(width, out, bias=bias).requires_grad_(False)
+    with arithmetic.fast(layer, packed="frozen"):
+        for _ in range(2):
+            x = torch.randn(*leading, width, generator=generator)
+            y, gradient, *others = gradients(layer, x)
+            expected = gradients(copy.deepcopy(layer).double(), x.double())
+            torch.testing.assert_close([y.double(), gradient.double()], expected[:2], rtol=1e-4, atol=1e-5)
+            assert others == [None] * len(others)
+
+
+def test_what_is_frozen_is_packed_both_ways_and_never_once_it_learns(
+    calls: list[torch.Size], packed: list[torch.Size]
+) -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4), nn.Linear(4, 2))
+    model[1].requires_grad_(False)
+    x = torch.ones(6, 3)
+
+    def step() -> torch.Tensor:
+        y = model(x).sum()
+        y.backward()
+        return y
+
+    with arithmetic.fast(model, packed="frozen"):
+        for _ in range(2):
+            step()
+        # Of layers that learn nothing is kept from one evaluation to the next.
+        for _ in range(2):
+            with torch.no_grad(), arithmetic.fast(model, packed="all"):
+                before = model(x)
+            with torch.no_grad():
+                model[2].bias += 1
+        with torch.no_grad(), arithmetic.fast(model, packed="all"):
+            torch.testing.assert_close(model(x), before + 1)
+        assert packed == [(4, 5), (5, 4), *[(5, 3), (2, 4)] * 3]
+        copied = copy.deepcopy(model)
+        with torch.no_grad():
+            copied[1].weight.zero_()
+            assert not torch.equal(copied(x), model(x))
+        model[1].requires_grad_(True)
+        step()
+        assert model[1].weight.grad is not None
+    assert calls == [(6, 3), (6, 4)] * 2 + [(6, 3), (6, 5), (6, 4)] + [(6, 3), (6, 4)] + [(6, 3), (6, 5), (6, 4)]
+
+
+def test_both_orders_count_where_frozen_weights_are_packed(
+    packed: list[torch.Size], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, x = nn.Linear(3, 2).requires_grad_(False), torch.ones(4, 3, requires_grad=True)
+    for most, times in ((11, 0), (12, 2)):
+        monkeypatch.setattr(arithmetic, "PACKED_NUMBERS", most)
+        with arithmetic.fast(layer, packed="frozen"):
+            layer(x).sum().backward()
+        assert len(packed) == times
 
 
 def test_without_the_inner_operators_products_are_as_in_training(
     calls: list[torch.Size], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer, x = nn.Linear(3, 2), torch.ones(4, 3)
-    with torch.no_grad(), arithmetic.fast(layer, constant=True):
+    with torch.no_grad(), arithmetic.fast(layer, packed="all"):
         packed = layer(x)
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
-    with torch.no_grad(), arithmetic.fast(layer, constant=True):
+    with torch.no_grad(), arithmetic.fast(layer, packed="all"):
         torch.testing.assert_close(layer(x), packed)
     assert calls == [(4, 3)]
 
 
 def test_one_within_another_packs_for_the_outer_one() -> None:
     layer, x = nn.Linear(3, 2), torch.ones(4, 3)
-    with torch.no_grad(), arithmetic.fast(layer, constant=True):
-        with arithmetic.fast(layer, constant=True):
+    with torch.no_grad(), arithmetic.fast(layer, packed="all"):
+        with arithmetic.fast(layer, packed="all"):
             layer(x)
         assert layer.packed is not None
         torch.testing.assert_close(layer(x), layer(x))
