@@ -73,7 +73,7 @@ class _FastLinear(nn.Linear):
         if not alike or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         packed = self.packed  # once: another thread may take it away
-        if packed is not None and packed.serves(self.weight):
+        if packed is not None and packed.serves(self):
             if not torch.is_grad_enabled():
                 return packed.product(input, self.weight, self.bias)
             return cast(Tensor, _PackedProduct.apply(input, self.weight, self.bias, packed))
@@ -84,10 +84,14 @@ def _to_pack(model: nn.Module, which: str) -> list[_FastLinear]:
     found = [layer for layer in model.modules() if type(layer) is _FastLinear and layer.packed is None]
     found = [layer for layer in found if not isinstance(layer.weight, DTensor)]  # each process is to hold but a part
     if which == "frozen":
-        found = [layer for layer in found if not any(value.requires_grad for value in layer.parameters())]
+        found = [layer for layer in found if not _learns(layer)]
     orders = {"none": 0, "frozen": 2, "all": 1}[which]
     numbers = orders * sum(layer.weight.numel() for layer in found)
     return found if 0 < numbers <= PACKED_NUMBERS and _can_pack() else []
+
+
+def _learns(layer: nn.Linear) -> bool:
+    return layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
 
 
 class _Packed:
@@ -101,9 +105,9 @@ class _Packed:
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """Nothing: a copy of the layer may change when this one does not."""
 
-    def serves(self, weight: Tensor) -> bool:
-        """Whether the weight is what was packed, and no gradient of it is asked for."""
-        return not (weight.requires_grad if self.is_frozen else torch.is_grad_enabled())
+    def serves(self, layer: nn.Linear) -> bool:
+        """Whether the layer is still what was packed, and no gradient of it is asked for."""
+        return not (_learns(layer) if self.is_frozen else torch.is_grad_enabled())
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.weight is None:

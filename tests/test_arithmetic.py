@@ -15,6 +15,13 @@ from torch.utils.checkpoint import checkpoint
 
 from nlptransfer import arithmetic
 
+SHAPES = given(
+    leading=st.lists(st.integers(1, 5), max_size=3),
+    width=st.integers(1, 40),
+    out=st.integers(1, 40),
+    bias=st.booleans(),
+)
+
 
 @pytest.fixture(autouse=True)
 def gains(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,12 +52,7 @@ def gradients(layer: nn.Linear, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 @settings(deadline=None)
-@given(
-    leading=st.lists(st.integers(1, 5), max_size=3),
-    width=st.integers(1, 40),
-    out=st.integers(1, 40),
-    bias=st.booleans(),
-)
+@SHAPES
 def test_layers_and_gradients_are_float64s(leading: list[int], width: int, out: int, bias: bool) -> None:
     generator = torch.Generator().manual_seed(width)
     layer = nn.Linear(width, out, bias=bias)
@@ -121,12 +123,7 @@ def test_weights_are_packed_once_while_they_are_constant(
 
 
 @settings(deadline=None)
-@given(
-    leading=st.lists(st.integers(1, 5), max_size=3),
-    width=st.integers(1, 40),
-    out=st.integers(1, 40),
-    bias=st.booleans(),
-)
+@SHAPES
 def test_packed_frozen_layers_give_float64s_gradients(leading: list[int], width: int, out: int, bias: bool) -> None:
     generator = torch.Generator().manual_seed(width)
     layer = nn.Linear(width, out, bias=bias).requires_grad_(False)
@@ -167,10 +164,11 @@ def test_what_is_frozen_is_packed_both_ways_and_never_once_it_learns(
         with torch.no_grad():
             copied[1].weight.zero_()
             assert not torch.equal(copied(x), model(x))
-        model[1].requires_grad_(True)
-        step()
-        assert model[1].weight.grad is not None
-    assert calls == [(6, 3), (6, 4)] * 2 + [(6, 3), (6, 5), (6, 4)] + [(6, 3), (6, 4)] + [(6, 3), (6, 5), (6, 4)]
+        for value in (model[1].bias, model[1].weight):
+            value.requires_grad_(True)
+            step()
+            assert value.grad is not None
+    assert calls == [(6, 3), (6, 4)] * 2 + [(6, 3), (6, 5), (6, 4)] + [(6, 3), (6, 4)] + [(6, 3), (6, 5), (6, 4)] * 2
 
 
 def test_both_orders_count_where_frozen_weights_are_packed(
