@@ -33,6 +33,18 @@ from nlptransfer.settings import check
 
 
 @dataclass(frozen=True)
+class SelfAttention:
+    """Scaled dot-product attention in a layer: where it is, and the names of its linear layers."""
+
+    path: str
+    query: str
+    key: str
+    value: str
+    output: str | None = None
+    """what its result goes through before it leaves"""
+
+
+@dataclass(frozen=True)
 class Family:
     """Where the parts of an architecture are; the paths begin at the encoder, and not every model has each of them."""
 
@@ -56,15 +68,15 @@ class Family:
     """whether a text's first position is the one after the padding id"""
     after_attention: str | None = None
     """in a layer, what its attention gives to; where classifiers read the first token of the last layer alone"""
-    attention: str | None = None
-    """in such a layer, what attends by transformers' AttentionInterface"""
+    attention: SelfAttention | None = None
+    """that of such a layer, where it is known"""
 
 
 _BERT = Family(
     ("embeddings", "embeddings_project"),
     "encoder.layer",
     after_attention="attention.output",
-    attention="attention.self",
+    attention=SelfAttention("attention.self", "query", "key", "value"),
 )
 _LIKE_LLAMA = ["gemma", "gemma2", "gemma3_text", "llama", "ministral", "mistral"]
 _LIKE_LLAMA += ["olmo2", "phi3", "qwen2", "qwen3", "smollm3"]
@@ -80,7 +92,12 @@ _FAMILIES = {
         layers_give_pairs=True,
         after_attention="attention.output",
     ),
-    "distilbert": Family(("embeddings",), "transformer.layer", after_attention="sa_layer_norm", attention="attention"),
+    "distilbert": Family(
+        ("embeddings",),
+        "transformer.layer",
+        after_attention="sa_layer_norm",
+        attention=SelfAttention("attention", "q_lin", "k_lin", "v_lin", "out_lin"),
+    ),
     "modernbert": Family(("embeddings",), "layers"),
     "xlnet": Family(
         ("word_embedding",), "layer", pretraining_only="mask_emb", layers_give_pairs=True, tokens_first=True

@@ -359,6 +359,15 @@ def test_another_attention_stays_as_it_is(bases, settings):
             torch.testing.assert_close(model(**inputs).logits, whole, atol=1e-6, rtol=1e-5)
 
 
+def test_a_copy_attends_by_its_own_weights(bases):
+    model = built(bases("bert")).eval()
+    inputs = batch(bases("bert"))
+    with torch.no_grad(), first_token_alone(model):
+        copied = copy.deepcopy(model)
+        layers_of(copied)[-1].attention.self.value.weight.zero_()
+        assert not torch.allclose(copied(**inputs).logits, model(**inputs).logits)
+
+
 @pytest.mark.parametrize("first_out", [0, 1], ids=["the first ends first", "the second ends first"])
 def test_two_threads_may_cut_one_model_short(bases, first_out):
     model = built(bases("bert")).eval()
