@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,12 +120,9 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
             "seeds": seeds, "sizes": sizes, "transfer": transfer or None, "unlabelled": unlabelled,
             "source": source[0] if source and len(source) == 1 else source or None,
         }  # fmt: skip
-        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None} | pairs(settings)
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        given |= pairs(settings, own=("data", "output_dir", "overwrite", "report"))
         given = _own_settings(defaults, given) | given
-        for name in {"data", "output_dir", "overwrite", "report"} & set(given):
-            raise SettingError(
-                f"--set {name}: not a setting; give DATA, --output-dir, --overwrite and --no-report by themselves"
-            )
         sizes_, ways = given.pop("sizes", None), given.pop("transfer", [])
         ways = [ways] if isinstance(ways, str) else ways
         if sizes_ is not None:
@@ -195,7 +193,8 @@ def comparing(data_default: Any) -> Callable[..., None]:
         }  # fmt: skip
         options = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta, "progress": not quiet}
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None} | options
-        found = compare(data, overwrite=overwrite, **(given | pairs(settings)))
+        given |= pairs(settings, own=signature(compare).parameters)
+        found = compare(data, overwrite=overwrite, **given)
         if processes.is_main():
             show_comparison(found)
 

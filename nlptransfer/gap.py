@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +58,8 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
         start_log()
         # What the many runs have to say would bury the table.
         logging.getLogger("nlptransfer").setLevel(logging.ERROR)
-        given: dict[str, Any] = pairs(settings)
+        own = {*signature(close_the_gap).parameters, "transfer", "head_type", "base"}
+        given: dict[str, Any] = pairs(settings, own)
         asked = route or (["probe", "word2vec"] if every else ["probe"])
         heads = [way for way in EVERY if way[0] in asked] if every else [(name, "linear") for name in asked]
         found = {}

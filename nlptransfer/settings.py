@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -41,17 +41,22 @@ def fill(kinds: Mapping[str, type], flat: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def pairs(settings: Iterable[str] | None) -> dict[str, str]:
+def pairs(settings: Iterable[str] | None, own: Collection[str] = ()) -> dict[str, str]:
     """Settings that were given as KEY=VALUE.
 
+    Args:
+        own: what the command has arguments of its own for.
+
     Raises:
-        SettingError: one without "=".
+        SettingError: one without "=", or one of ``own``.
     """
     found = {}
     for setting in settings or ():
         name, equals, value = setting.partition("=")
         if not equals:
             raise SettingError(f"--set {setting}: expected KEY=VALUE")
+        if name.strip() in own:
+            raise SettingError(f"--set {name.strip()}: not a setting but an argument by itself; see --help")
         found[name.strip()] = value
     return found
 

@@ -105,12 +105,14 @@ def _gain(row: Mapping[str, Any]) -> str:
 def _console() -> "Console":
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 120)
+    # What stands in brackets is the user's, or an extra to install, and no style.
+    return Console(width=None if sys.stdout.isatty() else 120, markup=False)
 
 
 def show_comparison(found: "Comparison") -> None:
     """The table of a comparison's rungs, its recommendation, and where the report is."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     table.add_column("rung")
@@ -123,7 +125,7 @@ def show_comparison(found: "Comparison") -> None:
             continue
         chosen = row["name"] == found.recommended
         table.add_row(
-            f"[bold]{row['name']}[/bold]" if chosen else row["name"],
+            Text(row["name"], style="bold" if chosen else ""),
             _or_none(row["validation"], ".3f"),
             f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
             _or_none(row["spread"], ".3f"),

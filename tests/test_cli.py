@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nlptransfer import Experiment, finetune
 from nlptransfer.cli import main
+from nlptransfer.terminal import show_comparison
 from nlptransfer.vectors import open_vectors
 
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "deliveryae deliveryaf wordab"]
@@ -210,6 +212,7 @@ def test_help_of_every_verb_loads_nothing_heavy():
     code = f"""
 import sys
 from nlptransfer.cli import main
+from nlptransfer.terminal import show_comparison
 for verb in {VERBS!r}:
     sys.argv = ["nlptransfer", *verb.split(), "--help"]
     try:
@@ -248,6 +251,10 @@ ERRORS = {
     "predict {data} texts.txt": "expected a saved classifier",
     "predict {run} texts.txt --min-confidence 1.5": "min_confidence=1.5: expected a probability from 0 to 1",
     "finetune {data} --set report=no": "--set report: not a setting",
+    "compare {data} --set max_minutes=1": "--set max_minutes: not a setting",
+    "compare {data} --set overwrite=yes": "--set overwrite: not a setting",
+    "gap {data} {data} --set seeds=1": "--set seeds: not a setting",
+    "gap {data} {data} --set head_type=mlp": "--set head_type: not a setting",
     "finetune {data} --source {data} --sizes 9 --no-report": "--no-report: expected no --sizes beside it",
     "evaluate {run} {data} --split dev2": "expected a dev2 split",
     "evaluate {run} nowhere.csv": "nowhere.csv: no such file or folder",
@@ -271,6 +278,14 @@ def test_errors_are_one_line(call, command_line, run, remarks_folder, vectors_fi
     assert last.startswith("error: ") and ERRORS[call] in last
     assert "Traceback" not in ended.err and ended.err.count("error: ") == 1
     assert not list(tmp_path.glob("own*"))
+
+
+def test_what_stands_in_brackets_is_shown(capsys):
+    rows = [{"name": "full [mine]", "score": None, "status": "failed", "reason": "pip install 'nlptransfer[offline]'"}]
+    record = {"metric": "accuracy", "data": {"warnings": []}, "recommendation": {"sentence": "none"}}
+    show_comparison(SimpleNamespace(table=rows, record=record, recommended="full [mine]", folder=Path("runs")))
+    shown = capsys.readouterr().out
+    assert "nlptransfer[offline]" in shown and "full [mine]" in shown
 
 
 @pytest.mark.parametrize("call", ["finetune", "predict one", "finetunes data", "predict a b --no-such-option"])
