@@ -14,8 +14,9 @@ from transformers import AutoModelForMaskedLM
 from helpers.corpora import WORDS, splits, text_of
 from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
+from helpers.runs import finetune
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
-from nlptransfer import Classifier, Experiment, finetune
+from nlptransfer import Classifier, Experiment
 from nlptransfer.adaptation import Adapt, Coral, Dann, LabelFree, Mmd, Reweight, SelfTrain
 from nlptransfer.data import DataSettings, load_data
 from nlptransfer.errors import DataError, SettingError
@@ -157,10 +158,10 @@ def test_an_encoder_undoes_a_swap_of_words(strategy, wider, adapt):
 
 
 @pytest.mark.usefixtures("told_apart")
-def test_any_method_is_taken_that_the_evidence_prefers(adapt, reports, monkeypatch):
+def test_any_method_is_taken_that_the_evidence_prefers(adapt, monkeypatch):
     kept = iter([5, 1, 0, 0])
     monkeypatch.setattr("nlptransfer.stages.choose", lambda found, *_, **__: next(kept))
-    run = adapt("words mlp", Adapt())
+    run = adapt("words mlp", Adapt(), report=True)
     stages = run.record["transfer"]["stages"]
     tried = [(one["method"], one["strength"]) for one in stages["align"]["curve"]]
     assert tried == [("none", 0), ("coral", 0.5), ("coral", 1), ("mmd", 0.3), ("mmd", 1), ("dann", 0.05), ("dann", 0.1)]
@@ -242,8 +243,8 @@ def test_within_one_task_unlabelled_texts_are_learnt_from(adapt):
     assert run.report["validation"]["rows"] == 8 and run.metrics["accuracy"] > 0.7
 
 
-def test_nothing_is_adapted_where_source_and_target_are_not_told_apart(adapt, reports):
-    run = adapt("words linear", SelfTrain(allow_label_shift=True, rounds=1))
+def test_nothing_is_adapted_where_source_and_target_are_not_told_apart(adapt):
+    run = adapt("words linear", SelfTrain(allow_label_shift=True, rounds=1), report=True)
     stage = run.record["transfer"]["stages"]["round_1"]
     assert stage["told_apart"] is False and stage["chosen"] == {"adapted": False}
     assert "chosen" not in run.record["transfer"]["stages"]["labelled"]

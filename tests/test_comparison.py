@@ -19,8 +19,9 @@ import pytest
 from helpers.corpora import FILLER, TOPIC_WORDS, write_rows
 from helpers.encoders import make_film_base
 from helpers.folders import files_of
+from helpers.runs import compare
 from nlptransfer import Lora, Word2Vec, ladder
-from nlptransfer.comparison import Comparison, compare
+from nlptransfer.comparison import Comparison
 from nlptransfer.data import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, TrainingError
 from nlptransfer.ladder import Workshop, few_rows, next_rate, rungs_of, speeds, without_test
@@ -47,7 +48,7 @@ DATA = {"train": remarks_of(100, 0, 0), "validation": remarks_of(40, 1, 1), "tes
 @pytest.fixture
 def climb(vectors_file: Path, tmp_path: Path) -> Callable[..., Comparison]:
     def call(name: str = "out", **settings: Any) -> Comparison:
-        given = {"bases": (vectors_file,), "progress": False, "seeds": 2, **settings}
+        given = {"bases": (vectors_file,), "seeds": 2, **settings}
         given.setdefault("routes", ("majority", "tfidf", "word2vec"))
         return compare(given.pop("data", DATA), output_dir=tmp_path / name, **given)
 
@@ -70,7 +71,7 @@ def whole(vectors_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Three rungs over two seeds, with a curve."""
     folder = tmp_path_factory.mktemp("comparison") / "out"
     routes = ("word2vec", "tfidf", "majority")
-    given = {"progress": False, "seeds": 2, "sizes": (90, 40), "max_minutes": 60, **LINEAR}
+    given = {"seeds": 2, "sizes": (90, 40), "max_minutes": 60, **LINEAR}
     yield compare(DATA, routes=routes, bases=(vectors_file,), output_dir=folder, **given)
 
 
@@ -589,7 +590,7 @@ def test_changed_settings_and_other_files_are_refused(climb, tmp_path):
 
 def test_folders_are_named_after_data_and_settings(climb, vectors_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = [compare(DATA, routes=("majority",), seeds=seeds, progress=False).folder for seeds in (1, 2)]
+    found = [compare(DATA, routes=("majority",), seeds=seeds).folder for seeds in (1, 2)]
     assert found[0] != found[1] and all(folder.parent == Path("runs") for folder in found)
 
 

@@ -17,7 +17,8 @@ from torch import nn
 from helpers.classifiers import LABELS, SEVERAL, build, plain_logits, plain_model
 from helpers.corpora import splits_of
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, files_of
-from nlptransfer import Classifier, Contrast, Experiment, finetune, stages
+from helpers.runs import finetune
+from nlptransfer import Classifier, Contrast, Experiment, stages
 from nlptransfer.anatomy import last_layer
 from nlptransfer.batching import Examples
 from nlptransfer.contrast import (
@@ -44,8 +45,6 @@ from nlptransfer.training import train
 
 QUICK = {
     "max_length": 12,
-    "progress": False,
-    "report": False,
     "calibration_size": 0.0,
     "num_pairs": 96,
     "per_device_train_batch_size": 16,

@@ -23,7 +23,8 @@ from transformers import BertConfig, BertForMaskedLM
 
 import nlptransfer.run
 from helpers.corpora import FILM_WORDS, write_rows
-from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, finetune, ladder, processes, training
+from helpers.runs import finetune
+from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, ladder, processes, training
 from nlptransfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
 from nlptransfer.batching import FeatureRows, SomeRows, predict_logits
 from nlptransfer.features import cached
@@ -191,9 +192,8 @@ def calls(base: str) -> dict[str, dict[str, Any]]:
     sources = texts_of(110, draw)
     theirs = ["good" if "gem" in text else "bad" if "dull" in text or "bad" in text else "neither" for text in sources]
     common = {
-        "data": (texts, labels), "base": base, "class_weights": "balanced", "progress": False,
+        "data": (texts, labels), "base": base, "class_weights": "balanced",
         "per_device_train_batch_size": share_of(8), "gradient_accumulation_steps": 3, "num_train_epochs": 3,
-        "report": False,
     }  # fmt: skip
     found = {name: common | {"route": ROUTES[name], "learning_rate": 1e-3} for name in ROUTES}
     for name, (route, transfer) in TRANSFERS.items():
@@ -287,9 +287,7 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
             align_tiny(kind, folder / kind)
         learn_language(folder / "language")
         rows = share_of(16)
-        finetune(
-            corpus, base=vectors, output_dir=folder / "cnn", per_device_train_batch_size=rows, progress=False, **CNN
-        )
+        finetune(corpus, base=vectors, output_dir=folder / "cnn", per_device_train_batch_size=rows, **CNN)
         for name, call in calls(encoder).items():
             finetune_once(name, call, folder)
         patch.setattr(ladder, "SPEED_SECONDS", 0.0)
