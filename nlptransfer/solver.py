@@ -263,7 +263,9 @@ class _Problem:
         self.is_large = features.size > LARGE
         self.features = torch.from_numpy(features).to(torch.float32 if self.is_large else torch.float64)
         with _threads_for(self.features.numel() * AXES):
-            self.axes = _principal_axes(self._weighted(self.features, root=True)) if axes is None else axes
+            if axes is None:
+                axes = _principal_axes(self._weighted(self.features, root=True))
+            self.axes = axes.to(self.features.dtype)  # given ones may be of fewer rows, and so of another precision
             # Squares of each row's parts: along the axes, and the mean of those across them.
             self.along = (self.features @ self.axes).square_()
             rest = torch.linalg.vector_norm(self.features, dim=1).square() - self.along.sum(dim=1)

@@ -198,6 +198,21 @@ def test_a_solution_is_gone_on_from_by_its_own_axes_with_some_rows_more(monkeypa
     assert_same_head(warm, cold, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weights": np.linspace(0.5, 1.5, 320)}, {"towards": (np.full((3, 30), 0.1), np.zeros(3))}],
+    ids=["plain", "weights", "towards"],
+)
+def test_a_solution_is_gone_on_from_where_some_rows_more_make_the_features_large(options, monkeypatch):
+    features, targets, _ = problem(rows=320, width=30)
+    monkeypatch.setattr(solver, "LARGE", features[:300].size)
+    fewer = {name: value[:300] if name == "weights" else value for name, value in options.items()}
+    chosen = choose_strength(criterion(ONE), features[:300], targets[:300], lambda *_: 0.0, (10.0,), **fewer)
+    warm = solve(criterion(ONE), features, targets, 10.0, chosen, **options)
+    # Large features are multiplied in another precision, and their steps end earlier.
+    assert_same_head(warm, solve(criterion(ONE), features, targets, 10.0, **options), atol=2e-2)
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_the_bias_stays_out_where_there_is_none(multi_label):
     features, *targets = problem()
