@@ -1,7 +1,6 @@
 """Shared by the tests: caches of their own, small word vectors, and rows that these vectors can tell apart."""
 
 import gc
-import json
 import logging
 import os
 import random
@@ -9,18 +8,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hub_server import Hub, free_port
 
-TOPICS = ("good", "bad", "delivery", "billing", "praise")
-FILLER = [f"word{a}{b}" for a, b in product("abcdefghij", "abcdefghijkl")]
-TOPIC_WORDS = {topic: [f"{topic}{a}{b}" for a, b in product("abcd", "efghi")] for topic in TOPICS}
-DIMENSIONS = 8
+from helpers.corpora import DIMENSIONS, FILLER, TOPIC_WORDS, TOPICS, text_of, write_rows
+from helpers.folders import ROOT
+from helpers.hub_server import Hub, free_port
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,6 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(name, None)
     # The client uploads large files in a way that its own HTTP library advises against.
     config.addinivalue_line("filterwarnings", "ignore:Use 'content=:DeprecationWarning")
+    # Scripts that tests start find what tests share.
+    paths = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     # On matrices as small as these, threads wait for each other longer than they work.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -61,6 +61,15 @@ def no_reports() -> Iterator[Callable[..., None] | None]:
         yield written
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_time_for_measuring_speed() -> Iterator[None]:
+    """Predictions are timed once, however fast they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in {"nlptransfer.run", "nlptransfer.ladder"} & sys.modules.keys():
+            patch.setattr(f"{name}.SPEED_SECONDS", 0.0)
+        yield
+
+
 @pytest.fixture
 def reports(no_reports: Callable[..., None] | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs write their report, as they do for users."""
@@ -76,6 +85,16 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.start()
     yield hub
     hub.stop()
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Checkpoints without a classifier, by model type, each made once."""
+    # Imported here, after the environment is set: libraries read it once.
+    from helpers.encoders import base_of
+
+    folder = tmp_path_factory.mktemp("bases")
+    return cache(lambda kind: base_of(kind, folder / kind))
 
 
 @pytest.fixture(scope="session")
@@ -163,15 +182,3 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 def told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both sides of a toy are drawn alike, and would be left as they are."""
     monkeypatch.setattr("nlptransfer.stages.chance_distance", lambda rows: -1.0)
-
-
-def text_of(draw: random.Random, topics: list[str]) -> str:
-    """Three words of each topic among seven that say nothing."""
-    words = draw.sample(FILLER, 7) + [word for topic in topics for word in draw.sample(TOPIC_WORDS[topic], 3)]
-    return " ".join(draw.sample(words, len(words)))
-
-
-def write_rows(path: Path, rows: list[tuple[str, Any]]) -> Path:
-    name = "label" if isinstance(rows[0][1], str) else "labels"
-    path.write_text("".join(json.dumps({"text": text, name: label}) + "\n" for text, label in rows))
-    return path

@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import text_of
-from test_anatomy import SHAPES, make_base
-from test_anatomy import WORDS as ENCODER_WORDS
-from test_encoder_routes import bases
-from test_experiment import RUN_FILES, files_of
-from test_transfer import QUICK, ROUTES, SOLVED, splits, weights
 from transformers import AutoModelForMaskedLM
 
+from helpers.corpora import WORDS, splits, text_of
+from helpers.encoders import SHAPES, make_base
+from helpers.folders import RUN_FILES, files_of
+from helpers.transfers import QUICK, ROUTES, SOLVED, weights
 from nlptransfer import Classifier, Experiment, finetune
 from nlptransfer.adaptation import Adapt, Coral, Dann, LabelFree, Mmd, Reweight, SelfTrain
 from nlptransfer.data import DataSettings, load_data
@@ -25,16 +23,9 @@ from nlptransfer.labels import Labels
 from nlptransfer.transfers import TRANSFERS
 from nlptransfer.unlabelled import load_texts, load_unlabelled, with_unlabelled
 
-__all__ = ["bases"]
-
 STEPPED_ONLY = ("mmd", "dann")
 FREE = [name for name, kind in TRANSFERS.items() if issubclass(kind, LabelFree)]
 ANY_SHIFT = {"allow_label_shift": True}
-
-
-@pytest.fixture(autouse=True)
-def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
 
 
 def words(rows: dict[str, int], seed: int) -> dict[str, Any]:
@@ -126,7 +117,7 @@ def swapped(rows: dict[str, int], seed: int, *, swap: bool) -> dict[str, Any]:
     """Rows of three words that tell the label and three that do not; swapped, words of "bad" tell nothing, and others
     stand for them."""
     draw = random.Random(seed)
-    tells, other = {"bad": ENCODER_WORDS[:5], "good": ENCODER_WORDS[5:10]}, ENCODER_WORDS[10:15]
+    tells, other = {"bad": WORDS[:5], "good": WORDS[5:10]}, WORDS[10:15]
     stands_for = dict(zip(tells["bad"] + other, other + tells["bad"], strict=True)) if swap else {}
     found = {}
     for name, count in rows.items():

@@ -3,8 +3,6 @@
 import copy
 import json
 import logging
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,20 +10,33 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForSequenceClassification,
     BartConfig,
     CanineTokenizer,
     EsmConfig,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as hf_logging
 
+from helpers.corpora import WORDS
+from helpers.encoders import (
+    DECODER,
+    LAYERS,
+    SHAPES,
+    SIZES,
+    SPECIAL,
+    STORIES,
+    UNKNOWN,
+    WIDTH,
+    Bases,
+    make_base,
+    make_tokenizer,
+    strip,
+)
+from helpers.folders import needs_shared
 from nlptransfer import anatomy
 from nlptransfer.anatomy import (
     embeddings_of,
@@ -43,61 +54,7 @@ from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.labels import Labels
 from nlptransfer.tokens import encode
 
-WORDS = [f"word{number}" for number in range(20)]
-SPECIAL = ["<unk>", "<pad>", "<s>", "</s>"]
 TEXTS = ["word1 word2 word3 word4 word5 word6", "word7", "word8 word9 word10"]
-LAYERS, WIDTH = 3, 16
-STORIES = Path(__file__).parents[2] / "shared/checkpoints/stories260k"
-
-PADS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
-SIZES = PADS | {
-    "hidden_size": WIDTH,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "vocab_size": 24,
-    "max_position_embeddings": 24,
-}
-DECODER = SIZES | {"num_key_value_heads": 1, "head_dim": 8}
-DISTANCES = {
-    "relative_attention": True,
-    "position_buckets": 4,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "conv_kernel_size": 3,
-    "position_biased_input": False,
-    "type_vocab_size": 0,
-}
-SHAPES: dict[str, dict[str, Any]] = {
-    "albert": SIZES | {"embedding_size": 8},
-    "bert": SIZES,
-    "camembert": SIZES,
-    "deberta-v2": SIZES | DISTANCES,
-    "distilbert": PADS
-    | {"dim": WIDTH, "n_layers": LAYERS, "n_heads": 2, "hidden_dim": 24, "vocab_size": 24}
-    | {"max_position_embeddings": 24},
-    "electra": SIZES | {"embedding_size": 8},
-    "modernbert": SIZES | {"local_attention": 4, "global_attn_every_n_layers": 2, "cls_token_id": 2, "sep_token_id": 3},
-    "roberta": SIZES,
-    "xlm-roberta": SIZES,
-    "xlnet": PADS | {"d_model": WIDTH, "n_layer": LAYERS, "n_head": 2, "d_inner": 24, "vocab_size": 24},
-} | dict.fromkeys(
-    (
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "llama",
-        "ministral",
-        "mistral",
-        "olmo2",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "smollm3",
-    ),
-    DECODER,
-)
 LAYERED = [kind for kind in SHAPES if kind != "albert"]
 FIRST_READ = ["bert", "camembert", "deberta-v2", "distilbert", "electra", "roberta", "xlm-roberta"]
 # What an encoder-only checkpoint lacks, by the source of each.
@@ -113,35 +70,7 @@ FRESH = {
     "xlm-roberta": ["classifier.dense", "classifier.out_proj"],
     "xlnet": ["logits_proj", "sequence_summary.summary"],
 }
-UNKNOWN: dict[str, dict[str, Any]] = {
-    "convbert": SIZES | {"embedding_size": WIDTH, "conv_kernel_size": 3, "head_ratio": 1},
-    "gpt2": PADS | {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": 24, "vocab_size": 24},
-    "mpnet": SIZES,
-}
 LABELS = Labels(("bad", "fair", "good"))
-
-Bases = Callable[[str], BaseModel]
-
-
-def make_tokenizer(**special: str) -> PreTrainedTokenizerFast:
-    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
-    plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    plain.pre_tokenizer = pre_tokenizers.Whitespace()
-    plain.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])
-    names = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=plain, **(special or names))
-
-
-def make_base(folder: Path, kind: str, shape: dict[str, Any], auto: Any = AutoModel) -> BaseModel:
-    torch.manual_seed(0)
-    model = auto.from_config(AutoConfig.for_model(kind, **shape))
-    # Norms and biases that start as ones and zeros would hide one that is left out.
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.2)
-    model.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return find_base(str(folder))
 
 
 @pytest.fixture(scope="session")
@@ -306,8 +235,6 @@ def test_without_dropout_training_is_deterministic(bases, kind):
         assert torch.equal(first, second) == (dropout == 0)
 
 
-# peft 0.21 asks transformers 5.23 by an old name.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", FIRST_READ)
 @pytest.mark.parametrize("adapted", [False, True])
 def test_the_last_layer_makes_only_what_is_read(bases, kind, adapted, monkeypatch):
@@ -583,8 +510,6 @@ def test_copy_of_an_upper_part(bases):
         assert torch.equal(upper(hidden, **inputs).logits, model(**inputs).logits)
 
 
-# peft 0.21 asks transformers 5.23 by an old name.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", ["bert", "deberta-v2", "distilbert", "electra", "llama", "modernbert", "xlnet"])
 def test_within_peft(bases, kind):
     base = bases(kind)
@@ -623,16 +548,6 @@ def test_within_peft(bases, kind):
     assert all(parameter.grad is not None for parameter in learning.values())
     merged: Any = adapted.merge_and_unload()
     assert last_layer(merged).weight is last.weight and head_modules(merged) == heads
-
-
-def strip(base: BaseModel, *names: str) -> BaseModel:
-    """The base with a tokenizer that has these special tokens alone, and a config without a padding id."""
-    make_tokenizer(**{name: {"unk_token": "<unk>", "eos_token": "</s>"}[name] for name in names}).save_pretrained(
-        base.path
-    )
-    config = json.loads((base.path / "config.json").read_text())
-    (base.path / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
-    return base
 
 
 @pytest.mark.parametrize("names, pad", [(("unk_token", "eos_token"), "<unk>"), (("eos_token",), "</s>")])
@@ -721,7 +636,7 @@ def test_four_bits_need_a_gpu_and_their_package(bases, monkeypatch):
         built(bases("bert"), four_bit=True)
 
 
-@pytest.mark.skipif(not STORIES.is_dir(), reason="the shared checkpoint stories260k is not on this machine")
+@needs_shared
 def test_a_real_checkpoint():
     base = find_base(str(STORIES))
     tokenizer = load_tokenizer(base)

@@ -4,13 +4,13 @@ import random
 
 import numpy as np
 import pytest
-from conftest import text_of
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
+from helpers.corpora import text_of
 from nlptransfer.baselines import BASELINES, STRENGTHS, Majority, Tfidf
 from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.metrics import predicted, score

@@ -20,17 +20,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from test_anatomy import SHAPES, make_base
 
 import nlptransfer
+from helpers.encoders import SHAPES, make_base
 from nlptransfer import Classifier, Full, Lora, Word2Vec, finetune
 from nlptransfer.card import loading_code, model_card
 from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
 from nlptransfer.route import Route
-
-# peft 0.21 asks transformers 5.23 by an old name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 REPO = "acme/films"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -472,9 +469,7 @@ def rows_of(several: bool) -> tuple[list[str], list[Any]]:
 
 def train(name: str, route: Route, base: str | Path, several: bool, folder: Path, **more: Any) -> Saved:
     quick = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "progress": False}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-        finetune(rows_of(several), route=route, base=base, output_dir=folder / name, **quick, **more)
+    finetune(rows_of(several), route=route, base=base, output_dir=folder / name, **quick, **more)
     repo_id = f"acme/card-{name}"
     snapshot(repo_id).parent.mkdir(parents=True)
     (folder / name / "model").rename(snapshot(repo_id))

@@ -18,13 +18,6 @@ TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "deliveryae delive
 VERBS = ("finetune", "predict", "evaluate", "vectors", "vectors train", "vectors distil", "vectors show")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def little_time_for_measuring_speed():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-        yield
-
-
 @pytest.fixture(scope="module")
 def run(remarks_folder, vectors_file, tmp_path_factory) -> Experiment:
     return finetune(remarks_folder, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run"))

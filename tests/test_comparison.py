@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import FILLER, TOPIC_WORDS, write_rows
-from test_experiment import files_of
-from test_probe import make_base
 
+from helpers.corpora import FILLER, TOPIC_WORDS, write_rows
+from helpers.encoders import make_film_base
+from helpers.folders import files_of
 from nlptransfer import Lora, Word2Vec, ladder
 from nlptransfer.comparison import Comparison, compare
 from nlptransfer.data import DataSettings, load_data
@@ -31,12 +31,6 @@ MLP = {"head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_
 RUNG = {
     "name", "route", "base", "status", "reason", "seeds", "runs", "settings", "trials", "validation", "test", "cost",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-    monkeypatch.setattr("nlptransfer.ladder.SPEED_SECONDS", 0.0)
 
 
 def remarks_of(rows: int, seed: int, part: int) -> tuple[list[str], list[str]]:
@@ -74,13 +68,10 @@ def said_again(record: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def whole(vectors_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comparison]:
     """Three rungs over two seeds, with a curve."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-        patch.setattr("nlptransfer.ladder.SPEED_SECONDS", 0.0)
-        folder = tmp_path_factory.mktemp("comparison") / "out"
-        routes = ("word2vec", "tfidf", "majority")
-        given = {"progress": False, "seeds": 2, "sizes": (90, 40), "max_minutes": 60, **LINEAR}
-        yield compare(DATA, routes=routes, bases=(vectors_file,), output_dir=folder, **given)
+    folder = tmp_path_factory.mktemp("comparison") / "out"
+    routes = ("word2vec", "tfidf", "majority")
+    given = {"progress": False, "seeds": 2, "sizes": (90, 40), "max_minutes": 60, **LINEAR}
+    yield compare(DATA, routes=routes, bases=(vectors_file,), output_dir=folder, **given)
 
 
 # What a comparison leaves behind
@@ -385,7 +376,7 @@ def test_where_nothing_is_finished_nothing_is_recommended(climb):
 
 
 def test_routes_from_an_encoder(climb, tmp_path):
-    base = make_base(tmp_path / "encoder")
+    base = make_film_base(tmp_path / "encoder")
     quick = {"num_train_epochs": 1, "max_length": 16, "seeds": 1, "max_minutes": 60}
     found = climb(routes=("full", "lora", "probe"), bases=(base,), **quick, learning_rate=1e-3)
     assert [rung["name"] for rung in found.rungs] == ["probe", "lora", "full"]

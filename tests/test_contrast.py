@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from scipy.special import softmax
-from test_encoder_routes import ADAPTER, LABELS, SEVERAL, WHOLE, bases, build, plain_logits, plain_model, splits_of
-from test_experiment import files_of
 from torch import nn
 
+from helpers.classifiers import LABELS, SEVERAL, build, plain_logits, plain_model
+from helpers.corpora import splits_of
+from helpers.folders import ADAPTER_FILES, MODEL_FILES, files_of
 from nlptransfer import Classifier, Contrast, Experiment, finetune, stages
 from nlptransfer.anatomy import last_layer
 from nlptransfer.batching import Examples
@@ -41,11 +42,6 @@ from nlptransfer.solving import Features, HeadTask
 from nlptransfer.tokens import TokenRows
 from nlptransfer.training import train
 
-__all__ = ["bases"]
-
-# peft 0.21 asks transformers 5.23 by an old name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 QUICK = {
     "max_length": 12,
     "progress": False,
@@ -54,11 +50,6 @@ QUICK = {
     "num_pairs": 96,
     "per_device_train_batch_size": 16,
 }
-
-
-@pytest.fixture(autouse=True)
-def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
 
 
 # The loss
@@ -294,16 +285,19 @@ RUNS = {
 @pytest.fixture(scope="module", params=RUNS)
 def ran(request, tmp_path_factory, bases) -> Any:
     route, kind, labels = RUNS[request.param]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-        folder = tmp_path_factory.mktemp("contrast") / "run"
-        rate = 1e-3 if route == "full" else 1e-2
-        yield tuned(splits_of(labels), bases(kind), folder, route, learning_rate=rate), route, bases(kind), labels
+    folder = tmp_path_factory.mktemp("contrast") / "run"
+    rate = 1e-3 if route == "full" else 1e-2
+    return (
+        tuned(splits_of(labels.multi_label), bases(kind), folder, route, learning_rate=rate),
+        route,
+        bases(kind),
+        labels,
+    )
 
 
 def test_a_run_writes_what_others_write_and_opens_in_plain_libraries(ran):
     run, route, base, labels = ran
-    model = WHOLE if route == "full" else ADAPTER
+    model = MODEL_FILES if route == "full" else ADAPTER_FILES
     written = {"experiment.json", "metrics.json", "predictions.parquet", *(f"model/{name}" for name in model)}
     assert set(files_of(run.folder)) >= written
     assert not [*run.folder.glob("checkpoints*")]

@@ -4,14 +4,15 @@ import json
 import re
 from collections import Counter
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-DATA = Path(__file__).parent.parent / "data"
+from helpers.folders import ROOT
+
+DATA = ROOT / "data"
 ROWS = {"films": 360, "gadgets": 360, "headlines": 480, "tickets": 300, "hotels_zh": 240}
 CLASSES = {"films": 2, "gadgets": 2, "headlines": 6, "tickets": 7, "hotels_zh": 2}
 

@@ -5,36 +5,18 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nlptransfer.data import Data, DataSettings, Split, load_data, load_split
+from helpers.corpora import counts, hashes, rows_of, texts_by_split
+from helpers.folders import SHARED, needs_shared
+from nlptransfer.data import DataSettings, Split, load_data, load_split
 from nlptransfer.errors import DataError, SettingError
 from nlptransfer.labels import Labels
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+DATA = SHARED / "data"
 ROWS = re.compile(r"\b(train|validation|test) ([\d,]*\d)")
-
-
-def rows_of(sizes: dict[str, int]) -> tuple[list[str], list[str]]:
-    """Distinct texts, so many of each label."""
-    pairs = [(f"text {number} of {label}", label) for label, size in sizes.items() for number in range(size)]
-    return [text for text, _ in pairs], [label for _, label in pairs]
-
-
-def counts(split: Split, data: Data) -> Counter[str]:
-    names = data.labels.decode(split.targets)
-    return Counter(name for row in names for name in ([row] if isinstance(row, str) else row))
-
-
-def hashes(data: Data) -> dict[str, str]:
-    return {name: found["hash"] for name, found in data.fingerprints().items()}
-
-
-def texts_of(data: Data) -> list[set[str]]:
-    return [set(split.texts) for split in data.splits.values()]
 
 
 # Where splits come from
@@ -190,12 +172,12 @@ def test_texts_are_normalised_before_identical_ones_are_looked_for():
     texts, labels = rows_of({"a": 40, "b": 40})
     again = [f"TEXT  {text[5:]}" for text in texts]
     data = load_data((texts + again, labels * 2), DataSettings(normalisation="lower"))
-    sides = texts_of(data)
+    sides = texts_by_split(data)
     assert set().union(*sides) == set(texts) and sum(map(len, sides)) == 80
     assert all(list(split.texts.count(text) for text in set(split.texts)) == [2] * (len(split) // 2)
                for split in data.splits.values())  # fmt: skip
     raw = load_data((texts + again, labels * 2))
-    assert set().union(*texts_of(raw)) == {*texts, *again} and hashes(raw) != hashes(data)
+    assert set().union(*texts_by_split(raw)) == {*texts, *again} and hashes(raw) != hashes(data)
 
 
 def test_given_splits_and_those_to_evaluate_are_normalised_too():
@@ -374,7 +356,7 @@ def test_settings_that_make_no_sense(values, message):
 
 def public_sets() -> list[tuple[str, dict[str, int], int]]:
     """Name, rows by split and number of classes, as the table of the data's own README has them."""
-    table = (SHARED / "README.md").read_text(encoding="utf-8") if SHARED.is_dir() else ""
+    table = (DATA / "README.md").read_text(encoding="utf-8")
     cells = [[cell.strip() for cell in line.split("|")] for line in table.splitlines() if line.startswith("| `")]
     return [
         (row[1].strip("`"), {split: int(n.replace(",", "")) for split, n in ROWS.findall(row[4])}, int(row[5]))
@@ -382,13 +364,12 @@ def public_sets() -> list[tuple[str, dict[str, int], int]]:
     ]
 
 
+@needs_shared
 def test_every_public_data_set_loads_whole_and_without_leaks_of_our_own():
-    if not SHARED.is_dir():
-        pytest.skip("needs the public data sets in ../shared/data")
     sets = public_sets()
     assert len(sets) == 16
     for name, rows, classes in sets:
-        data = load_data(SHARED / name)
+        data = load_data(DATA / name)
         assert data.labels.num_labels == classes and data.labels.multi_label == (name == "go_emotions"), name
         assert len(data.test) == rows["test"], name
         pool = [data.train, data.calibration, *(() if "validation" in rows else (data.validation,))]
@@ -400,10 +381,9 @@ def test_every_public_data_set_loads_whole_and_without_leaks_of_our_own():
         assert all(unicodedata.is_normalized("NFC", text) for text in whole), name
 
 
+@needs_shared
 def test_real_multi_label_data_is_stratified():
-    source = SHARED / "go_emotions" / "test.jsonl.gz"
-    if not source.is_file():
-        pytest.skip("needs the public data sets in ../shared/data")
+    source = DATA / "go_emotions" / "test.jsonl.gz"
     data = load_data(source, DataSettings(validation_size=0.2, calibration_size=0.1))
     total = sum((counts(split, data) for split in data.splits.values()), Counter())
     assert sum(len(split) for split in data.splits.values()) == 5_427 and len(total) == 28
@@ -412,10 +392,9 @@ def test_real_multi_label_data_is_stratified():
             assert abs(counts(split, data)[name] - share * rows) <= max(2, 0.01 * rows), name
 
 
+@needs_shared
 def test_real_budgets_count_validation_and_real_unseen_labels_are_named():
-    if not SHARED.is_dir():
-        pytest.skip("needs the public data sets in ../shared/data")
-    data = load_data(SHARED / "clinc150", DataSettings(max_train_rows=600))
+    data = load_data(DATA / "clinc150", DataSettings(max_train_rows=600))
     assert (len(data.train) + len(data.calibration), len(data.validation), len(data.test)) == (540, 60, 4_500)
     with pytest.raises(DataError, match=r"found 'oos' \(1200 rows, first in row 1\)"):
-        load_split(SHARED / "clinc150" / "out_of_scope.jsonl.gz", data.labels)
+        load_split(DATA / "clinc150" / "out_of_scope.jsonl.gz", data.labels)

@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import text_of, write_rows
 
+from helpers.corpora import text_of, write_rows
 from nlptransfer import Experiment, close_the_gap, finetune
 from nlptransfer.alignment import Aligned
 from nlptransfer.cli import app
@@ -22,11 +22,6 @@ TRANSFERS = {
     "coral": {"transfer": "coral", "allow_label_shift": True},
     "selftrain": {"transfer": "selftrain", "rounds": 1},
 }
-
-
-@pytest.fixture(autouse=True)
-def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
 
 
 @pytest.fixture

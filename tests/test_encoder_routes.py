@@ -3,10 +3,8 @@
 import json
 import logging
 import math
-import random
 import re
 import shutil
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,25 +14,23 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from scipy.special import softmax
-from test_anatomy import SHAPES, SPECIAL, UNKNOWN, WORDS, make_base, strip
 from torch.nn import functional
 from transformers import (
-    AutoConfig,
-    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
-    XLNetTokenizer,
     pipeline,
 )
 from transformers.pytorch_utils import Conv1D
 
+from helpers.classifiers import LABELS, ONE_STEP, SEVERAL, TEXTS, build, data_of, plain_logits, plain_model, weights_of
+from helpers.corpora import splits_of, texts_of
+from helpers.encoders import STORIES, Bases
+from helpers.folders import ADAPTER_FILES, MODEL_FILES, SHARED, needs_shared, no_path_in
 from nlptransfer import Classifier, Experiment, anatomy, finetune
 from nlptransfer.batching import ActivationRows
 from nlptransfer.calibration import fit_temperature
-from nlptransfer.data import Data, DataSettings, Split, load_data
+from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.encoder_routes import EncoderRoute, Full, Lora
 from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
@@ -44,91 +40,7 @@ from nlptransfer.route import Built
 from nlptransfer.solver import STRENGTHS
 from nlptransfer.training import Examples, TrainingSettings, train
 
-# peft 0.21 asks transformers 5.23 by an old name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-SHARED = Path(__file__).parents[2] / "shared"
-WHOLE = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
-ADAPTER = WHOLE - {"model.safetensors"} | {"adapter_config.json", "adapter_model.safetensors"}
-LABELS = Labels(("bad", "good"))
-SEVERAL = Labels(("bad", "good"), multi_label=True)
 LENGTH = 12
-TEXTS = ["word1 word2 word12", "word7", "word8 word3 unheard", " ".join(WORDS * 2), ""]
-# One step on all rows, of a size that is known.
-ONE_STEP = {
-    "optimizer": "sgd", "learning_rate": 0.1, "num_train_epochs": 1, "per_device_train_batch_size": 60,
-    "lr_scheduler_type": "constant", "warmup_ratio": 0.0, "max_grad_norm": None, "weight_decay": 0.0,
-}  # fmt: skip
-
-Bases = Callable[[str], BaseModel]
-
-
-@pytest.fixture(autouse=True)
-def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-
-
-@pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
-    """Checkpoints without a classifier, by model type, each made once."""
-    made: dict[str, BaseModel] = {}
-    root = tmp_path_factory.mktemp("bases")
-
-    def base(kind: str) -> BaseModel:
-        if kind not in made:
-            made[kind] = make(kind, root / kind)
-        return made[kind]
-
-    return base
-
-
-def make(kind: str, folder: Path) -> BaseModel:
-    shape = (SHAPES | UNKNOWN)[kind]
-    if kind == "bert":
-        # Without a pooler; of two layers.
-        return make_base(folder, kind, shape | {"num_hidden_layers": 2}, AutoModelForMaskedLM)
-    if kind == "llama":
-        return strip(make_base(folder, kind, shape), "unk_token", "eos_token")
-    if kind == "xlnet":
-        names = [*SPECIAL, "<sep>", "<cls>", "<mask>", "<eop>", "<eod>", *(f"▁{word}" for word in WORDS)]
-        inputs = ["input_ids", "token_type_ids", "attention_mask"]
-        tokenizer = XLNetTokenizer(vocab=[(name, -1.0) for name in names], model_input_names=inputs)
-        make_base(folder, kind, shape | {"vocab_size": len(tokenizer)})
-        tokenizer.save_pretrained(folder)
-        return find_base(str(folder))
-    # So many linear layers that peft writes endings of their names.
-    return make_base(folder, kind, shape | ({"num_hidden_layers": 4} if kind == "roberta" else {}))
-
-
-def texts_of(count: int, seed: int) -> tuple[list[str], list[str]]:
-    """Texts whose words tell their label, and some that do not."""
-    draw = random.Random(seed)
-    texts, labels = [], []
-    for row in range(count):
-        words = draw.choices(WORDS[5 * (row % 2) :][:5], k=draw.randint(2, 4)) + draw.choices(WORDS[10:], k=row % 3)
-        texts.append(" ".join(draw.sample(words, len(words))))
-        labels.append(LABELS.names[row % 2])
-    return texts, labels
-
-
-def splits_of(labels: Labels = LABELS) -> dict[str, Any]:
-    found = {name: texts_of(*size) for name, size in {"train": (60, 0), "validation": (20, 1), "test": (20, 2)}.items()}
-    if labels.multi_label:
-        return {
-            name: (texts, [[label] * (row % 5 > 0) for row, label in enumerate(names)])
-            for name, (texts, names) in found.items()
-        }
-    return dict(found)
-
-
-def data_of(texts: list[str] | None = None) -> Data:
-    texts, names = (texts, [LABELS.names[row % 2] for row in range(len(texts))]) if texts else texts_of(60, 0)
-    none = Split([], LABELS.encode([]))
-    return Data("toy", LABELS, Split(texts, LABELS.encode(names)), none, none, none)
-
-
-def build(route: EncoderRoute, base: BaseModel, texts: list[str] | None = None, seed: int = 0) -> Built:
-    return route.build(data_of(texts), str(base.path), None, seed)
 
 
 def fit(route: EncoderRoute, built: Built, folder: Path, whole: bool = False, **settings: Any) -> Classifier:
@@ -155,33 +67,6 @@ def fit(route: EncoderRoute, built: Built, folder: Path, whole: bool = False, **
 
 def trained(route: EncoderRoute, base: BaseModel, folder: Path, **settings: Any) -> Classifier:
     return fit(route, build(route, base), folder, **settings)
-
-
-def weights_of(model: Any) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in model.named_parameters()}
-
-
-def plain_model(folder: Path, base: BaseModel, seed: int = 99) -> Any:
-    """The classifier in the lines that a user of plain transformers and peft would write."""
-    torch.manual_seed(seed)
-    if not (folder / "adapter_config.json").exists():
-        return AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    config = AutoConfig.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(base.path, config=config)
-    return PeftModel.from_pretrained(model, folder).eval()
-
-
-def plain_logits(model: Any, folder: Path, texts: list[str] = TEXTS) -> np.ndarray:
-    tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="pt")
-    with torch.no_grad():
-        return model(**tokens).logits.numpy()
-
-
-def no_path_in(folder: Path, root: Path) -> None:
-    places = [root, Path.cwd(), Path.home(), Path(__file__).parents[1]]
-    secrets = [str(place).encode() for place in places if len(place.parts) > 1]
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    assert files and not [path for path in files for secret in secrets if secret in path.read_bytes()]
 
 
 # Whole runs
@@ -225,13 +110,11 @@ class Ran:
 @pytest.fixture(scope="module", params=CASES)
 def ran(request: pytest.FixtureRequest, bases: Bases, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     case = CASES[request.param]
-    base, data = bases(case.kind), splits_of(case.labels)
+    base, data = bases(case.kind), splits_of(case.labels.multi_label)
     settings = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "progress": False} | case.settings
     settings["learning_rate"] = case.learning_rate
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-        folder = tmp_path_factory.mktemp("run")
-        run = finetune(data, route=case.route, base=base.path, output_dir=folder, **settings)
+    folder = tmp_path_factory.mktemp("run")
+    run = finetune(data, route=case.route, base=base.path, output_dir=folder, **settings)
     return Ran(run, case, base, data)
 
 
@@ -240,7 +123,7 @@ def test_a_run_leaves_exactly_these_files(ran):
     files = {path.relative_to(ran.run.folder).as_posix() for path in ran.run.folder.rglob("*") if path.is_file()}
     assert files == {
         "experiment.json", "metrics.json", "predictions.parquet",
-        *(f"model/{name}" for name in (ADAPTER if is_adapter else WHOLE)),
+        *(f"model/{name}" for name in (ADAPTER_FILES if is_adapter else MODEL_FILES)),
     }  # fmt: skip
 
 
@@ -336,7 +219,7 @@ def test_no_path_of_this_machine_beside_an_adapter(bases, tmp_path, tmp_path_fac
     again = Classifier.load(folder).save_pretrained(tmp_path / "again")
     for saved in (folder, again):
         no_path_in(saved, tmp_path_factory.getbasetemp())
-        assert {path.name for path in saved.iterdir()} == ADAPTER
+        assert {path.name for path in saved.iterdir()} == ADAPTER_FILES
         assert json.loads((saved / "adapter_config.json").read_text())["base_model_name_or_path"] == "bert"
     np.testing.assert_array_equal(Classifier.load(again).logits(TEXTS), Classifier.load(folder).logits(TEXTS))
 
@@ -348,7 +231,7 @@ def test_a_merged_weight_is_the_base_plus_the_scaled_product(rslora, bases, tmp_
     classifier = trained(route, base, tmp_path)
     adapter = load_file(classifier.save_pretrained(tmp_path / "adapter") / "adapter_model.safetensors")
     folder = replace(classifier, route=replace(route, merge=True)).save_pretrained(tmp_path / "merged")
-    assert {path.name for path in folder.iterdir()} == WHOLE
+    assert {path.name for path in folder.iterdir()} == MODEL_FILES
     merged, before = load_file(folder / "model.safetensors"), load_file(base.path / "model.safetensors")
     scale = 6 / (2 if rslora else 4)
     names = [name.removesuffix(".lora_A.weight") for name in adapter if name.endswith(".lora_A.weight")]
@@ -721,11 +604,11 @@ def test_a_tokenizer_that_does_not_know_the_words_is_pointed_out(unknown, bases,
 # A published checkpoint
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared checkpoint stories260k is not on this machine")
+@needs_shared
 @pytest.mark.parametrize("route", [Full(max_length=32), Lora(max_length=32)], ids=["full", "lora"])
 def test_a_real_checkpoint_learns_and_reloads(route, tmp_path):
     data = load_data(SHARED / "data" / "trec6", DataSettings(max_train_rows=48))
-    base = find_base(str(SHARED / "checkpoints" / "stories260k"))
+    base = find_base(str(STORIES))
     built = route.build(data, str(base.path), None, 0)
     texts = data.train.texts[:40]
     rows = route.rows(built.model, built.tokenizer, texts)

@@ -1,7 +1,7 @@
 """finetune(): whole runs on tiny vectors, what they write, and what they refuse."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,17 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of
 from nlptransfer import Experiment, Word2Vec, finetune
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.machine import machine
 from nlptransfer.training import train
 
-MODEL_FILES = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
-RUN_FILES = {"experiment.json", "metrics.json", "predictions.parquet", *(f"model/{name}" for name in MODEL_FILES)}
 QUICK = {
     "num_filters": 24, "kernel_sizes": (1, 2), "mlp_sizes": (16,), "dropout": 0.1, "num_train_epochs": 12,
     "learning_rate": 0.02, "per_device_train_batch_size": 16, "calibration_size": 0.2, "progress": False,
 }  # fmt: skip
 CASES = ("linear on texts", "mlp on a file", "cnn on a folder", "linear with several labels", "cnn with several labels")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_time_for_measuring_speed() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +48,6 @@ def run(request, tune, remarks, remarks_folder, tickets, tickets_file, tmp_path_
         "linear with several labels": lambda: tune(tickets_file),
         "cnn with several labels": lambda: tune(tickets, head_type="cnn"),
     }[request.param]()
-
-
-def files_of(folder: Path) -> dict[str, int]:
-    """Every file below a folder and when it was written."""
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()
-    }
 
 
 def predictions_of(run: Experiment, split: str) -> dict[str, list]:
@@ -136,7 +121,7 @@ def test_record(run):
 
 
 def test_no_path_of_this_machine_in_any_file(run, tmp_path_factory):
-    places = [tmp_path_factory.getbasetemp(), Path.cwd(), Path.home(), Path(__file__).parents[1]]
+    places = [tmp_path_factory.getbasetemp(), Path.cwd(), Path.home(), ROOT]
     secrets = [str(place).encode() for place in places if len(place.parts) > 1]
     for path in run.folder.rglob("*"):
         if path.is_file():

@@ -4,13 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_encoder_routes import Bases, bases
 
+from helpers.encoders import Bases
 from nlptransfer import anatomy
 from nlptransfer.heads import last_inputs, relabel, reorder, standing_in, text_vectors
 from nlptransfer.labels import Labels
-
-__all__ = ["bases"]
 
 TWO, FOUR = Labels(("bad", "good")), Labels(("a", "b", "c", "d"))
 

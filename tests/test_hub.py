@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hub_server import Hub
 from huggingface_hub import get_session, hf_hub_download
 from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.numpy import save
 
+from helpers.hub_server import Hub
 from nlptransfer import hub_client
 from nlptransfer.errors import HubError, RunFolderError, SettingError
 from nlptransfer.hub import Pushed, _quiet_unless_on_a_terminal, fetch, is_hub_id, push

@@ -1,13 +1,11 @@
 """The tests' own model hub, as the real client sees it."""
 
-import hashlib
 import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hub_server import Hub
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationCopy,
@@ -28,9 +26,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import _http
 
-CARD = b"---\nlicense: mit\ntags: [small]\n---\n# A model\n"
-WEIGHTS = bytes(range(256)) * 40
-FILES = {"README.md": CARD, "config.json": b"{}\n", "model.safetensors": WEIGHTS, "sub/deep/words.txt": b"a\nb\n"}
+from helpers.hub_server import FILES, WEIGHTS, Hub, digest, log
 
 
 @pytest.fixture
@@ -53,15 +49,6 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds: list[float] = []
     monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=seconds.append))
     return seconds
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def log(hub, method: str, part: str) -> list[int]:
-    """The statuses of the requests of one kind."""
-    return [request.status for request in hub.requests if request.method == method and part in request.path]
 
 
 # The client's own ways.

@@ -10,10 +10,11 @@ import time
 from typing import Any
 
 import pytest
-from hub_store import Repo
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from test_hub_server import FILES, WEIGHTS, digest, log
+
+from helpers.hub_server import FILES, WEIGHTS, digest, log
+from helpers.hub_store import Repo
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from helpers.folders import ROOT
+
 PACKAGE = ROOT / "nlptransfer"
 FILES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 MOST_LINES = 520

@@ -11,13 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_anatomy import SPECIAL, WORDS
-from test_anatomy import make_tokenizer as template_tokenizer
-from test_encoder_routes import LABELS, ONE_STEP, Bases, build, make, texts_of, weights_of
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, XLNetTokenizer
+from transformers import PreTrainedTokenizerFast
 
+from helpers.classifiers import LABELS, ONE_STEP, build, weights_of
+from helpers.corpora import WORDS, texts_of
+from helpers.encoders import Bases, xlnet_tokenizer
+from helpers.encoders import make_tokenizer as template_tokenizer
 from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relate, Word2Vec, finetune
 from nlptransfer.batching import (
     Examples,
@@ -42,26 +43,8 @@ from nlptransfer.tokens import TokenRows, encode, encode_words, token_counts
 from nlptransfer.training import TrainingSettings, train
 from nlptransfer.word2vec import make_tokenizer
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 MODES = ("truncate", "head_tail", "windows")
 LONG = [" ".join(WORDS[(row + place) % len(WORDS)] for place in range(size)) for row, size in enumerate((3, 30, 0, 17))]
-
-
-@pytest.fixture(autouse=True)
-def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
-    made: dict[str, Any] = {}
-    root = tmp_path_factory.mktemp("bases")
-
-    def base(kind: str) -> Any:
-        return made.get(kind) or made.setdefault(kind, make(kind, root / kind))
-
-    return base
 
 
 # Tokens, beside what the tokenizer itself gives
@@ -86,12 +69,6 @@ def bytes_of(after: Any) -> PreTrainedTokenizerFast:
     return of_model(pieces, pre_tokenizers.ByteLevel(), after)
 
 
-def xlnet() -> PreTrainedTokenizerFast:
-    names = [*SPECIAL, "<sep>", "<cls>", "<mask>", "<eop>", "<eod>", *(f"▁{word}" for word in WORDS)]
-    inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    return XLNetTokenizer(vocab=[(name, -1.0) for name in names], model_input_names=inputs)
-
-
 START_ONLY = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
 TOKENIZERS: dict[str, PreTrainedTokenizerFast] = {
     "words": make_tokenizer(WORDS),
@@ -99,7 +76,7 @@ TOKENIZERS: dict[str, PreTrainedTokenizerFast] = {
     "bert": bert(),
     "roberta": bytes_of(processors.RobertaProcessing(("</s>", 3), ("<s>", 2))),
     "start only": bytes_of(processors.Sequence([processors.ByteLevel(), START_ONLY])),
-    "xlnet": xlnet(),
+    "xlnet": xlnet_tokenizer(),
 }
 SOME_TEXTS = st.lists(
     st.lists(st.sampled_from([*WORDS[:6], "unheard", "[CLS]"]), max_size=12).map(" ".join), max_size=6

@@ -12,11 +12,12 @@ import onnxruntime
 import pytest
 import torch
 from peft import PeftModel
-from test_anatomy import SHAPES, SPECIAL, WORDS, make_base
 from torch import Tensor, nn
-from transformers import AutoTokenizer, XLNetTokenizer
+from transformers import AutoTokenizer
 
 import nlptransfer
+from helpers.corpora import WORDS
+from helpers.encoders import SHAPES, make_base, xlnet_tokenizer
 from nlptransfer import Classifier, Full, Lora, Probe, Word2Vec
 from nlptransfer.data import Data, Split
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError, VerificationError
@@ -24,9 +25,6 @@ from nlptransfer.files import read_json, size_mb, write_json
 from nlptransfer.labels import Labels
 from nlptransfer.onnx_model import OnnxForSequenceClassification
 from nlptransfer.route import Route
-
-# peft asks transformers by an old name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 FILES = {"config.json", "model.onnx", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
 ONE = Labels(("bad", "fair", "good"))
@@ -61,9 +59,7 @@ def make_encoder(kind: str, folder: Path) -> Path:
     """A tiny encoder of one layer."""
     shape = SHAPES[kind] | {"num_hidden_layers": 1, "n_layers": 1, "n_layer": 1}
     if kind == "xlnet":
-        names = [*SPECIAL, "<sep>", "<cls>", "<mask>", "<eop>", "<eod>", *(f"▁{word}" for word in WORDS)]
-        inputs = ["input_ids", "token_type_ids", "attention_mask"]
-        tokenizer = XLNetTokenizer(vocab=[(name, -1.0) for name in names], model_input_names=inputs)
+        tokenizer = xlnet_tokenizer()
         make_base(folder, kind, shape | {"vocab_size": len(tokenizer)})
         tokenizer.save_pretrained(folder)
     else:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training import BASE, LABELS, PACES, Tiny
 from transformers import get_scheduler
 
+from helpers.training import BASE, LABELS, PACES, Tiny
 from nlptransfer.errors import SettingError
 from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.optimization import Pace, make_optimizer, rate_share

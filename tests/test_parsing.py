@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from test_reading import KINDS, QUOTED, parquet, write
 
+from helpers.tables import KINDS, QUOTED, parquet, write
 from nlptransfer.errors import DataError
 from nlptransfer.parsing import kind_of, stem_of
 from nlptransfer.reading import read_table, read_texts

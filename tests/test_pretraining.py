@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import text_of
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_anatomy import DECODER, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, WORDS, make_base, make_tokenizer
-from test_encoder_routes import WHOLE, bases
-from test_experiment import RUN_FILES, files_of
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from helpers.corpora import WORDS, text_of
+from helpers.encoders import DECODER, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, make_base, make_tokenizer
+from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of, needs_shared
 from nlptransfer import Contrast, Experiment, anatomy, finetune, load_data, training
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.encoder_routes import Full, Lora
@@ -46,11 +45,6 @@ from nlptransfer.vector_making import continued_vectors
 from nlptransfer.vectors import save_vectors
 from nlptransfer.word2vec_route import Word2Vec
 
-__all__ = ["bases"]
-
-# peft 0.21 asks transformers 5.23 by an old name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 LABELS = Labels(("even", "odd"))
 MASK = len(SPECIAL) + len(WORDS)
 MASKED = ("albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
@@ -75,11 +69,6 @@ LITTLE = {
     "num_train_epochs": 1, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "progress": False,
     "calibration_size": 0.0,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -316,9 +305,9 @@ def test_killed_and_gone_on_with_it_learns_the_same(masked, tmp_path, monkeypatc
     assert found["language"] == told["language"] and found["history"] == told["history"]
 
 
-@pytest.mark.skipif(not STORIES.is_dir(), reason="the shared checkpoint stories260k is not on this machine")
+@needs_shared
 def test_a_real_decoder_predicts_the_next_token_better(tmp_path):
-    data = load_data(str(Path(__file__).parents[1] / "data/films"), DataSettings(max_train_rows=60))
+    data = load_data(str(ROOT / "data/films"), DataSettings(max_train_rows=60))
     route, own = Full(max_length=48), Pretrain(pretrain_epochs=2, pretrain_learning_rate=1e-3, pretrain_batch_size=8)
     made = route.build(data, str(STORIES), None, 0)
     texts = language_texts(data, [], 0)
@@ -459,7 +448,9 @@ def run_of(base: BaseModel, folder: Path, transfer: Any, data: Any = None, **set
 def test_a_run_writes_a_whole_model_that_plain_transformers_opens(masked, tmp_path):
     unlabelled = [*counted(30, 20)[0], counted(20, 10)[0][0]]
     run = run_of(masked, tmp_path / "run", PRETRAIN, unlabelled=unlabelled)
-    assert {*files_of(run.folder)} == RUN_FILES and {path.name for path in (run.folder / "model").iterdir()} == WHOLE
+    assert {*files_of(run.folder)} == RUN_FILES and {
+        path.name for path in (run.folder / "model").iterdir()
+    } == MODEL_FILES
     told = run.record["transfer"]["stages"]["pretrain"]["language"]
     assert told["loss_after"] < told["loss_before"] and told["texts"] > 80
     assert run.record["transfer"]["name"] == "pretrain >> direct"

@@ -11,21 +11,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from test_word2vec_route import train_only
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModel,
-    BertConfig,
-    BertModel,
-    Olmo2Config,
-    Olmo2Model,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
     T5Config,
     T5Model,
 )
 from transformers.utils import logging as hf_logging
 
+from helpers.classifiers import train_only
+from helpers.corpora import FILM_WORDS
+from helpers.encoders import make_film_base
 from nlptransfer import probe_route
 from nlptransfer.batching import FeatureRows, Rows, predict_logits
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
@@ -38,14 +34,11 @@ from nlptransfer.solver import solve
 from nlptransfer.training import Examples, TrainingSettings, train
 from nlptransfer.vectors import save_vectors
 
-WORDS = ["a", "and", "the", "film", "plot", "cast", "was", "good", "great", "gem", "bad", "dull", "mess", "long"]
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
 TEXTS = [
     "a good film", "the plot was dull and long", "great cast", "a mess", "the film was a gem", "bad bad plot and cast",
     "good", "long and dull and long and bad", "unheard of", "a great plot",
 ]  # fmt: skip
 TARGETS = np.array([1, 0, 1, 0, 1, 0, 1, 0, 0, 1])
-WIDTH, DEPTH = 8, 3
 LAYERS: list[tuple[Any, list[int]]] = [
     ("all", [1, 2, 3]),
     ("last", [3]),
@@ -62,42 +55,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home" / "nlptransfer" / "features"
 
 
-def make_base(folder: Path, kind: str = "bert", seed: int = 0) -> str:
-    """A random encoder of 3 layers, 8 wide; the decoder's tokenizer pads on the left and adds no token."""
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    if kind == "bert":
-        backend.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-        )
-    side = "right" if kind == "bert" else "left"
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, padding_side=side, **special).save_pretrained(folder)
-    sizes: dict[str, Any] = {"num_hidden_layers": DEPTH, "num_attention_heads": 2, "intermediate_size": 16}
-    sizes |= {"hidden_size": WIDTH, "vocab_size": len(VOCABULARY)}
-    torch.manual_seed(seed)
-    model: PreTrainedModel
-    if kind == "bert":
-        model = BertModel(BertConfig(**sizes, max_position_embeddings=32))
-    else:
-        model = Olmo2Model(Olmo2Config(**sizes, num_key_value_heads=2))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
 def base(tmp_path: Path) -> str:
-    return make_base(tmp_path / "encoder")
+    return make_film_base(tmp_path / "encoder")
 
 
 @pytest.fixture
 def vectors(tmp_path: Path) -> str:
     """A file of 5-dimensional word vectors."""
-    matrix = np.random.default_rng(0).normal(0, 3, (len(WORDS), 5)).astype(np.float32)
-    save_vectors(tmp_path / "vectors.txt", WORDS, matrix)
+    matrix = np.random.default_rng(0).normal(0, 3, (len(FILM_WORDS), 5)).astype(np.float32)
+    save_vectors(tmp_path / "vectors.txt", FILM_WORDS, matrix)
     return str(tmp_path / "vectors.txt")
 
 
@@ -146,7 +113,7 @@ def by_hand(base: str, texts: Sequence[str], layers: list[int], pooling: tuple[s
 @pytest.mark.parametrize("kind", ["bert", "decoder"])
 @pytest.mark.parametrize("pooling", [("mean",), ("max", "mean"), ("cls",), ("mean", "cls", "max")])
 def test_features_are_those_of_plain_transformers(tmp_path: Path, kind: str, pooling: Any) -> None:
-    base = make_base(tmp_path / kind, kind)
+    base = make_film_base(tmp_path / kind, kind)
     route = Probe(pooling=pooling)
     built = build(route, base)
     found = features_of(route, built)
@@ -167,7 +134,7 @@ def test_layers(base: str, asked: Any, numbers: list[int]) -> None:
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_logits_from_the_cache_are_those_from_text(tmp_path: Path, kind: str, head: Any) -> None:
     route = Probe(pooling=("mean", "cls"), head_type=head)
-    built = build(route, make_base(tmp_path / kind, kind))
+    built = build(route, make_film_base(tmp_path / kind, kind))
     cached = predict_logits(built.model, rows_of(route, built))
     plain = predict_logits(built.model, rows_of(route, built, share=False))
     np.testing.assert_allclose(cached, plain, atol=0.02)
@@ -175,7 +142,7 @@ def test_logits_from_the_cache_are_those_from_text(tmp_path: Path, kind: str, he
 
 def test_text_of_no_token_is_zero(tmp_path: Path) -> None:
     route = Probe(pooling=("mean", "max", "cls"))
-    built = build(route, make_base(tmp_path / "decoder", "decoder"))
+    built = build(route, make_film_base(tmp_path / "decoder", "decoder"))
     found = features_of(route, built, ["", "a good film", " "])
     assert not found[[0, 2]].any() and found[1].any()
     alone = features_of(route, built, [""])
@@ -197,7 +164,7 @@ def test_no_texts(base: str, cache: Path) -> None:
     before = entries(cache)
     rows = rows_of(route, built, [])
     inputs = route.head_inputs(built.model, rows)
-    assert inputs is not None and inputs.shape == (0, DEPTH * WIDTH)
+    assert inputs is not None and inputs.shape == (0, 3 * 8)
     assert predict_logits(built.model, rows).shape == (0, 2)
     assert entries(cache) == before
 
@@ -275,10 +242,10 @@ def test_second_run_neither_runs_the_encoder_nor_the_tokenizer(
 
 def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path, cache: Path) -> None:
     copied = copytree(base, tmp_path / "moved")
-    retrained = make_base(tmp_path / "retrained", seed=1)
+    retrained = make_film_base(tmp_path / "retrained", seed=1)
     reworded = copytree(base, tmp_path / "reworded")
     tokens = json.loads((reworded / "tokenizer.json").read_text())
-    tokens["model"]["vocab"]["extra"] = len(VOCABULARY)
+    tokens["model"]["vocab"]["extra"] = len(FILM_WORDS) + 4
     (reworded / "tokenizer.json").write_text(json.dumps(tokens))
     reshaped = copytree(base, tmp_path / "reshaped")
     config = json.loads((reshaped / "config.json").read_text())
@@ -316,7 +283,7 @@ def test_solved_head_learns(base: str) -> None:
     built = build(route, base)
     rows = rows_of(route, built)
     inputs = route.head_inputs(built.model, rows)
-    assert inputs is not None and inputs.dtype == np.float32 and inputs.shape == (len(TEXTS), DEPTH * WIDTH)
+    assert inputs is not None and inputs.dtype == np.float32 and inputs.shape == (len(TEXTS), 3 * 8)
     objective = LabelLoss(Labels(("bad", "good"), False))
     weight, bias = solve(objective, inputs, TARGETS, 0.01)
     with torch.no_grad():
@@ -407,15 +374,13 @@ def test_word_vectors_beside(base: str, vectors: str) -> None:
     model = own(built)
     assert model.vectors is not None and not model.vectors.weight[:2].any()
     found = features_of(route, built)
-    assert found.shape == (len(TEXTS), WIDTH + 5) and found.dtype == np.float16
-    np.testing.assert_array_equal(
-        found[:, :WIDTH], features_of(Probe(layers="last"), build(Probe(layers="last"), base))
-    )
-    place = {word: i for i, word in enumerate(WORDS, start=2)}
+    assert found.shape == (len(TEXTS), 8 + 5) and found.dtype == np.float16
+    np.testing.assert_array_equal(found[:, :8], features_of(Probe(layers="last"), build(Probe(layers="last"), base)))
+    place = {word: i for i, word in enumerate(FILM_WORDS, start=2)}
     vector = model.vectors.weight.numpy()
     expected = np.mean([vector[place[word]] for word in TEXTS[0].split()], axis=0)
-    np.testing.assert_allclose(found[0, WIDTH:], expected, atol=1e-3)
-    assert not found[TEXTS.index("unheard of"), WIDTH:].any()
+    np.testing.assert_allclose(found[0, 8:], expected, atol=1e-3)
+    assert not found[TEXTS.index("unheard of"), 8:].any()
     np.testing.assert_allclose(np.linalg.norm(vector[2:], axis=1), 1, rtol=1e-5)
     plain = rows_of(route, built, share=False)
     assert len(plain) == len(TEXTS) and plain.lengths.tolist() == [len(text.split()) + 2 for text in TEXTS]
@@ -503,8 +468,8 @@ def test_base_that_changed(base: str, tmp_path: Path) -> None:
     route, folder = Probe(), tmp_path / "saved"
     built = build(route, base)
     route.save(built.model, built.tokenizer, folder)
-    make_base(Path(base), seed=5)
-    other = make_base(tmp_path / "other", seed=6)
+    make_film_base(Path(base), seed=5)
+    other = make_film_base(tmp_path / "other", seed=6)
     for given in (None, other):
         with pytest.raises(BaseModelError, match="expected the weights that the classifier was made with"):
             route.load(folder, built.record, given)
@@ -568,7 +533,7 @@ def test_bases_that_are_refused(base: str, vectors: str, tmp_path: Path) -> None
         BaseModelError, match=r"vectors.txt: expected the folder of an encoder or a hub id, found a file"
     ):
         build(Probe(), vectors)
-    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": len(VOCABULARY)}
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": len(FILM_WORDS) + 4}
     both = copytree(base, tmp_path / "both")
     T5Model(T5Config(**sizes)).save_pretrained(both)
     with pytest.raises(BaseModelError, match=r"both: expected an encoder with hidden states for each token, .*'t5'"):

@@ -12,14 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from conftest import write_rows
-from side_by_side import BEGUN_ANEW, CNN, DISTANCES, NOT_SHARDED, ROUTES, SOLVED, TRANSFERS
-from test_probe import make_base
 
+from helpers.corpora import write_rows
+from helpers.encoders import make_film_base
+from helpers.folders import ROOT
+from helpers.side_by_side import BEGUN_ANEW, CNN, DISTANCES, NOT_SHARDED, ROUTES, SOLVED, TRANSFERS
 from nlptransfer import Comparison, Experiment, cli, processes
 from nlptransfer.errors import DataError
 
-ROOT = Path(__file__).parents[1]
 TWO = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
 TWO += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
 LAUNCH = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes", "2", "--cpu"]
@@ -61,11 +61,11 @@ def corpus(remarks, tmp_path_factory):
 def runs(corpus, vectors_file, tmp_path_factory):
     """The same trainings by one process and by two, on the same batches; what the two said."""
     folder = tmp_path_factory.mktemp("runs")
-    encoder = make_base(folder / "encoder")
+    encoder = make_film_base(folder / "encoder")
 
     def begin(launcher, count):
         (folder / count).mkdir()
-        call = [Path(__file__).with_name("side_by_side.py"), folder / count, encoder, corpus, vectors_file]
+        call = ["-m", "helpers.side_by_side", folder / count, encoder, corpus, vectors_file]
         # The launcher would take a GPU where there is one. Neither finds the features that the other has computed.
         return start(*launcher, *call, ACCELERATE_USE_CPU="true", HF_HOME=str(folder / "caches" / count))
 

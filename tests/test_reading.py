@@ -1,8 +1,6 @@
 """Every kind of source as raw columns, texts as a stream, and what broken ones say."""
 
-import gzip
 import io
-import json
 import logging
 import subprocess
 import sys
@@ -12,40 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.tables import KINDS, QUOTED, ROWS, parquet, write
 from nlptransfer.errors import DataError
 from nlptransfer.reading import WHOLE, Table, clean_text, find_columns, open_source, read_table, read_texts
-
-ROWS = [{"text": "good, very", "label": "pos"}, {"text": 'a "bad"\nfilm', "label": "neg"}]
-QUOTED = 'text,label\n"good, very",pos\n"a ""bad""\nfilm",neg\n'
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    content = content.encode() if isinstance(content, str) else content
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-    return path
 
 
 def read(path: Path) -> list[dict]:
     table = read_table(path, "")
     return [dict(zip(table.columns, row, strict=True)) for row in zip(*table.columns.values(), strict=True)]
-
-
-def parquet(rows: list[dict]) -> bytes:
-    import pyarrow
-    import pyarrow.parquet
-
-    sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
-    return sink.getvalue()
-
-
-KINDS = {
-    ".csv": QUOTED,
-    ".tsv": QUOTED.replace('"good, very",', "good, very\t").replace(",", "\t").replace("good\t", "good,"),
-    ".jsonl": "".join(json.dumps(row) + "\n\n" for row in ROWS),
-    ".json": json.dumps(ROWS, indent=2),
-    ".parquet": parquet(ROWS),
-}
 
 
 @pytest.mark.parametrize("packed", ["", ".gz"])

@@ -8,24 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_probe import make_base
 
+from helpers.encoders import make_film_base
+from helpers.folders import ROOT
 from nlptransfer import Experiment
 from nlptransfer.vector_making import train_vectors
 from nlptransfer.vectors import save_vectors
 
-ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
 CORPORA = {"sentiment": ("films",), "topics": ("headlines",), "multi_label": ("tickets",)}
 CORPORA |= {"chinese_sentiment": ("hotels_zh",)}
 ROUTES = ("word2vec", "probe", "lora", "full")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_time_for_measuring_speed():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +127,7 @@ def test_the_command_line_wins_over_a_recipe(recipe, vectors, tmp_path, remarks_
 
 
 def test_sentiment_compares_the_four_routes(recipe, tmp_path):
-    call = ["--base", make_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet"]
+    call = ["--base", make_film_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet"]
     ended = recipe("sentiment", *call, "--output-dir", "out")
     assert (ended.code, ended.err) == (0, "")
     assert [run.record["settings"]["route"]["name"] for run in runs_of(ended.out)] == list(ROUTES)
@@ -148,7 +141,7 @@ def test_sentiment_compares_the_four_routes(recipe, tmp_path):
 
 
 def test_source_to_target_prints_what_the_source_gains(recipe, tmp_path):
-    call = ["--base", make_base(tmp_path / "encoder"), "--sizes", "12,40", "--seeds", 1, "--quiet"]
+    call = ["--base", make_film_base(tmp_path / "encoder"), "--sizes", "12,40", "--seeds", 1, "--quiet"]
     ended = recipe("source_to_target", *call)
     assert (ended.code, ended.err) == (0, "")
     found = json.loads(Path("runs/gadgets-probe-gains/gains.json").read_text())
@@ -169,7 +162,7 @@ def test_source_to_target_prints_what_the_source_gains(recipe, tmp_path):
 
 def test_few_shot_sets_contrast_beside_what_learns_without_it(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("nlptransfer.contrast.LEAST_PAIRS", 16)
-    base, call = make_base(tmp_path / "encoder"), ["--quiet", "--num-train-epochs", 1]
+    base, call = make_film_base(tmp_path / "encoder"), ["--quiet", "--num-train-epochs", 1]
     ended = recipe("few_shot", "--base", base, *call)
     assert (ended.code, ended.err) == (0, "")
     found = [Experiment(Path(line.removeprefix("written: "))) for line in ended.out.splitlines() if "written" in line]
@@ -185,7 +178,7 @@ def test_few_shot_sets_contrast_beside_what_learns_without_it(recipe, tmp_path, 
 
 
 def test_another_route_leaves_the_settings_of_a_recipes_own_behind(recipe, tmp_path):
-    call = ["--base", make_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet"]
+    call = ["--base", make_film_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet"]
     (run,) = runs_of(recipe("multi_label", *call, "--route", "full").out)
     assert run.record["settings"]["route"]["name"] == "full" and run.record["data"]["multi_label"]
     # linear is the recipe's choice, mlp the user's.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_experiment import RUN_FILES, files_of
 
+from helpers.folders import RUN_FILES, files_of
 from nlptransfer import Classifier, finetune
 from nlptransfer.cli import main
 from nlptransfer.data import load_data

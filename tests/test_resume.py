@@ -5,17 +5,14 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_rows
 from safetensors.torch import load_file
-from test_anatomy import SIZES, make_base
-from test_encoder_routes import texts_of
-from test_training import BASE, PACES, Crowded, Tiny, fit, one_thread, rows, same
 
-__all__ = ["one_thread"]
+from helpers.corpora import texts_of, write_rows
+from helpers.encoders import SIZES, make_base
+from helpers.training import BASE, PACES, Crowded, Tiny, fit, rows, same
 
 SETTINGS = replace(BASE, num_train_epochs=4, save_steps=3, early_stopping_patience=2)
 
@@ -132,7 +129,7 @@ def killed(remarks_folder, vectors_file, tmp_path_factory):
             found = texts_of(count, seed=sizes[0] + count)
             write_rows(folder / name / f"{split}.jsonl", list(zip(*found, strict=True)))
     make_base(folder / "encoder", "bert", SIZES | {"num_hidden_layers": 2})
-    command = [sys.executable, Path(__file__).with_name("killed_runs.py"), folder]
+    command = [sys.executable, "-m", "helpers.killed_runs", folder]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr

@@ -3,19 +3,16 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_encoder_routes import ADAPTER, TEXTS, WHOLE, make, plain_logits, plain_model
 
+from helpers.classifiers import FIVE, TEXTS, changed, plain_logits, plain_model
+from helpers.folders import ADAPTER_FILES, MODEL_FILES
 from nlptransfer import Classifier, Full, Lora, Probe, finetune
-from nlptransfer.data import Data, Split
-from nlptransfer.encoders import BaseModel
 from nlptransfer.labels import Labels
-from nlptransfer.route import Route
 
 KINDS = (
     "albert",
@@ -34,37 +31,7 @@ ROUTES = {
     "lora": Lora(max_length=12, rank=2),
     "merged": Lora(max_length=12, rank=2, merge=True),
 }
-FIVE = ("awful", "bad", "fair", "good", "great")
 LABELS = {"two labels": Labels(FIVE[1::2]), "five labels": Labels(FIVE), "several": Labels(FIVE[:3], multi_label=True)}
-
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BaseModel]:
-    made: dict[str, BaseModel] = {}
-    root = tmp_path_factory.mktemp("bases")
-
-    def base(kind: str) -> BaseModel:
-        if kind not in made:
-            made[kind] = make(kind, root / kind)
-        return made[kind]
-
-    return base
-
-
-def changed(route: Route, base: BaseModel, labels: Labels) -> Classifier:
-    """A classifier that has learnt noise: every parameter that learns is another one than at the start."""
-    targets = labels.encode([[name] for name in labels.names] if labels.multi_label else labels.names)
-    texts = [TEXTS[0]] * labels.num_labels
-    data = Data("toy", labels, Split(texts, targets), *[Split([], targets[:0])] * 3)
-    built = route.build(data, str(base.path), None, seed=1)
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for parameter in built.model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.3)
-    return Classifier(route, built.model.eval(), built.tokenizer, labels, record={"base": built.record})
 
 
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
@@ -74,7 +41,7 @@ def test_every_architecture_comes_back(bases, kind, way, labels, tmp_path):
     live = changed(ROUTES[way], bases(kind), labels)
     wanted = live.logits(TEXTS)
     folder = live.save_pretrained(tmp_path / "out")
-    assert {path.name for path in folder.iterdir()} == (ADAPTER if way == "lora" else WHOLE)
+    assert {path.name for path in folder.iterdir()} == (ADAPTER_FILES if way == "lora" else MODEL_FILES)
     torch.manual_seed(99)
     loaded = Classifier.load(folder)
     assert loaded.labels == labels
@@ -102,7 +69,6 @@ for folder in folders:
 
 
 def test_each_route_comes_back_in_a_process_of_its_own(bases, remarks, vectors_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
     base = str(bases("bert").path)
     few = {"num_train_epochs": 1, "max_train_rows": 40, "progress": False}
     texts = [*TEXTS, *remarks[0][:3]]

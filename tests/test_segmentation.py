@@ -6,13 +6,13 @@ import logging
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from helpers.folders import SHARED, needs_shared
 from nlptransfer.errors import VectorsError
 from nlptransfer.segmentation import (
     PAD,
@@ -25,7 +25,6 @@ from nlptransfer.segmentation import (
     surface_words,
 )
 
-SHARED = Path(__file__).parents[2] / "shared"
 PLAIN = ["the", ".", "film", "don't", "it's", "2008", "3.5", "naive", "!", "well", "made"]
 TREEBANK = ["the", ".", "do", "n't", "'s", "it", "o'clock", "``", "''", "...", "ca"]
 CASED = ["the", "The", "Paris", "a", "Rome"]
@@ -224,10 +223,7 @@ def read_texts(name: str, rows: int) -> list[str]:
 
 
 def read_vocabulary(language: str) -> list[str]:
-    path = SHARED / "vectors" / f"{language}_word2vec_100d.txt.gz"
-    if not path.exists() or not (SHARED / "data").exists():
-        pytest.skip("needs the shared vectors and texts, which are not part of the repository")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
+    with gzip.open(SHARED / "vectors" / f"{language}_word2vec_100d.txt.gz", "rt", encoding="utf-8") as lines:
         return [line.split(" ", 1)[0] for line in lines][1:]
 
 
@@ -236,12 +232,14 @@ def english() -> Tokenizer:
     return build_tokenizer(read_vocabulary("en"))
 
 
+@needs_shared
 @pytest.mark.parametrize(("name", "most"), [("trec6", 0.018), ("ag_news", 0.022), ("sst2", 0.010)])
 def test_share_of_unknown_words(english, name, most):
     ids = [word for encoded in english.encode_batch(read_texts(name, 4000)) for word in encoded.ids]
     assert ids.count(UNKNOWN_ID) / len(ids) < most
 
 
+@needs_shared
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::SyntaxWarning")
 def test_chinese_words_agree_with_a_segmenter():
     """Boundaries of 300 reviews against jieba's: F1 was 0.939, where every boundary of jieba's was found but 0.5%."""

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from test_encoder_routes import TEXTS, make
-from test_round_trip import FIVE, changed
 
+from helpers.classifiers import FIVE, TEXTS, changed
+from helpers.encoders import base_of
 from nlptransfer import Classifier, Lora, Probe, SharedBase, anatomy
 from nlptransfer.encoders import BaseModel
 from nlptransfer.errors import BaseModelError
@@ -17,12 +17,10 @@ from nlptransfer.labels import Labels
 
 LABELS = [Labels(FIVE[1::2]), Labels(FIVE), Labels(FIVE[:3], multi_label=True)]
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 
 @pytest.fixture(scope="module", params=["bert", "deberta-v2", "distilbert", "llama", "xlnet"])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return make(request.param, tmp_path_factory.mktemp("bases") / request.param)
+    return base_of(request.param, tmp_path_factory.mktemp("bases") / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +86,6 @@ def test_probes_share_the_encoder(base, tmp_path):
 
 
 def test_another_base_is_refused(folders, tmp_path):
-    other = make("roberta", tmp_path / "roberta")
+    other = base_of("roberta", tmp_path / "roberta")
     with pytest.raises(BaseModelError, match="expected the weights that the classifier was made with"):
         Classifier.load(folders[0], base=SharedBase(str(other.path)))

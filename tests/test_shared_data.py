@@ -1,19 +1,14 @@
 """On real text, where it lies beside the repository: what is learnt is far above guessing, on validation rows."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.folders import SHARED, needs_shared
 from nlptransfer import Experiment, finetune
 
-SHARED = Path(__file__).parents[2] / "shared"
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (SHARED / "data").exists(), reason="there is no shared/data beside the repository"),
-]
+pytestmark = [pytest.mark.slow, needs_shared]
 
 
 @pytest.fixture

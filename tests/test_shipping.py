@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from test_encoder_routes import TEXTS, make
 
+from helpers.classifiers import TEXTS
+from helpers.encoders import base_of
 from nlptransfer import Classifier, Experiment, Full, Lora, Probe, Word2Vec, finetune
 from nlptransfer.cli import main
 from nlptransfer.errors import BaseModelError, HubError, RunFolderError, SettingError
-
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 ROUTES = {
     "word2vec": Word2Vec(head_type="linear"),
@@ -30,14 +29,9 @@ BASE = "team/tiny"
 Away = Callable[[], None]
 
 
-@pytest.fixture(autouse=True)
-def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-
-
 @pytest.fixture(scope="session")
 def base_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    base = make("bert", tmp_path_factory.mktemp("bases") / "bert")
+    base = base_of("bert", tmp_path_factory.mktemp("bases") / "bert")
     return {path.name: path.read_bytes() for path in base.path.iterdir()}
 
 

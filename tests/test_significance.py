@@ -4,7 +4,6 @@ import importlib.util
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from simulated_rungs import correlations, simulated
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from helpers.folders import ROOT
+from helpers.simulated_rungs import correlations, simulated
 from nlptransfer.errors import DataError, SettingError
 from nlptransfer.labels import Labels
 from nlptransfer.significance import (
@@ -403,7 +403,7 @@ def test_simulated_rungs_err_on_the_same_rows_as_real_ones_do() -> None:
 
 
 def test_the_table_of_coverage_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    path = Path(__file__).parent / "benchmarks" / "coverage.py"
+    path = ROOT / "tests" / "benchmarks" / "coverage.py"
     spec = importlib.util.spec_from_file_location("coverage_of_intervals", path)
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)

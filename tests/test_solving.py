@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from test_training import one_thread
 
 from nlptransfer.labels import Labels
 from nlptransfer.objectives import LabelLoss
 from nlptransfer.solver import STRENGTHS, TOWARDS_STRENGTHS, choose_strength, cross_validated, solve
 from nlptransfer.solving import FEW_ROWS, Features, HeadTask, share_weights
-
-__all__ = ["one_thread"]
 
 LABELS = Labels(("a", "b", "c"))
 

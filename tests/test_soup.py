@@ -7,21 +7,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_encoder_routes import LABELS, TEXTS, make
-from test_round_trip import FIVE, changed
 
+from helpers.classifiers import FIVE, LABELS, TEXTS, changed
+from helpers.encoders import base_of
 from nlptransfer import Classifier, Full, Lora, average
 from nlptransfer.cli import main
 from nlptransfer.encoders import BaseModel
 from nlptransfer.errors import SettingError
 from nlptransfer.labels import Labels
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return make("distilbert", tmp_path_factory.mktemp("bases") / "distilbert")
+    return base_of("distilbert", tmp_path_factory.mktemp("bases") / "distilbert")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +99,7 @@ def test_what_does_not_go_together(parts, base, tmp_path):
         "expected the same several labels as": changed(
             Lora(max_length=12, rank=2), base, Labels(LABELS.names, multi_label=True)
         ),
-        "expected the same base as": changed(Lora(max_length=12, rank=2), make("bert", tmp_path / "bert"), LABELS),
+        "expected the same base as": changed(Lora(max_length=12, rank=2), base_of("bert", tmp_path / "bert"), LABELS),
         "expected the same adapted layers as": changed(
             Lora(max_length=12, rank=2, target_modules=("q_lin",)), base, LABELS
         ),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_data import counts, hashes, rows_of, texts_of
 
+from helpers.corpora import counts, hashes, rows_of, texts_by_split
 from nlptransfer.data import DataSettings, load_data
 from nlptransfer.labels import Labels
 
@@ -34,7 +34,7 @@ def test_splits_are_a_partition_with_identical_texts_on_one_side(table, seed):
         for text, name in zip(split.texts, data.labels.decode(split.targets), strict=True)
     ]
     assert sorted(found) == sorted(zip(*table, strict=True))
-    sides = texts_of(data)
+    sides = texts_by_split(data)
     assert sum(map(len, sides)) == len(set().union(*sides))
     for split in (data.train, data.validation, data.test):
         assert set(counts(split, data)) == set(data.labels.names)
@@ -81,15 +81,15 @@ def test_texts_with_two_labels_are_not_gathered_in_one_split():
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_has_no_say(random):
     rows = list(zip(*rows_of({"a": 40, "b": 25}), strict=True))
-    before = texts_of(load_data(tuple(zip(*rows, strict=True))))
+    before = texts_by_split(load_data(tuple(zip(*rows, strict=True))))
     random.shuffle(rows)
-    assert texts_of(load_data(tuple(zip(*rows, strict=True)))) == before
+    assert texts_by_split(load_data(tuple(zip(*rows, strict=True)))) == before
 
 
 def test_the_split_seed_alone_decides():
     table = rows_of({"a": 300, "b": 300})
     assert hashes(load_data(table)) == hashes(load_data(table))
-    assert texts_of(load_data(table)) != texts_of(load_data(table, DataSettings(split_seed=1)))
+    assert texts_by_split(load_data(table)) != texts_by_split(load_data(table, DataSettings(split_seed=1)))
     assert load_data(table).test.texts == load_data(table, DataSettings(calibration_size=0)).test.texts
 
 
@@ -99,8 +99,8 @@ def test_another_rows_seed_moves_all_but_test(table, seed, rows_seed, most):
     chosen = {"split_seed": seed, "test_size": 0.3, "calibration_size": 0.2, "max_train_rows": most}
     before, after = (load_data(table, DataSettings(**chosen, rows_seed=other)) for other in (None, rows_seed))
     assert after.test.fingerprint() == before.test.fingerprint()
-    assert not set(after.test.texts) & set().union(*texts_of(after)[:3])
-    assert sum(map(len, texts_of(after))) == len(set().union(*texts_of(after)))
+    assert not set(after.test.texts) & set().union(*texts_by_split(after)[:3])
+    assert sum(map(len, texts_by_split(after))) == len(set().union(*texts_by_split(after)))
     pools = [sum(len(split) for split in (data.train, data.validation, data.calibration)) for data in (before, after)]
     assert max(pools) <= (most or len(table[0]))
     if most is None:
@@ -128,7 +128,7 @@ def test_what_a_rows_seed_moves(given_splits, most):
         found = [hashes(data)[name] for data in made[1:]]
         assert len(set(found)) == (4 if name in moved else 1), name
         assert len({len(data.splits[name]) for data in made}) == 1, name
-    pools = [set().union(*texts_of(data)[:3]) for data in made[1:]]
+    pools = [set().union(*texts_by_split(data)[:3]) for data in made[1:]]
     assert (pools[0] == pools[1]) == (most is None)
 
 
@@ -136,7 +136,7 @@ def test_training_rows_of_another_rows_seed_are_nested_too():
     pools = []
     for most in (20, 100, 300):
         data = load_data(rows_of({"a": 400, "b": 100}), DataSettings(max_train_rows=most, rows_seed=7))
-        pools.append(set().union(*texts_of(data)[:3]))
+        pools.append(set().union(*texts_by_split(data)[:3]))
     assert all(fewer < more for fewer, more in pairwise(pools))
 
 
@@ -200,7 +200,7 @@ def test_multi_label_splits_hold(rows, seed):
         for text, names in zip(split.texts, data.labels.decode(split.targets), strict=True)
     ]
     assert sorted(found) == sorted(zip(texts, (tuple(sorted(row)) for row in rows), strict=True))
-    sides = texts_of(data)
+    sides = texts_by_split(data)
     assert sum(map(len, sides)) == len(set(texts))
     for split in (data.train, data.validation, data.test):
         assert set(counts(split, data)) == set("abcd")

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import text_of
-from safetensors.numpy import load_file
-from test_encoder_routes import LABELS, bases, texts_of
-from test_experiment import RUN_FILES, files_of
 
+from helpers.classifiers import LABELS
+from helpers.corpora import splits, text_of
+from helpers.folders import RUN_FILES, files_of
+from helpers.transfers import QUICK, ROUTES, SOLVED, weights
 from nlptransfer import Classifier, Experiment, finetune
 from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.errors import NlpTransferError, SettingError
@@ -26,47 +26,7 @@ from nlptransfer.transfer import (
 from nlptransfer.transfers import TRANSFERS, transfer_classes
 from nlptransfer.word2vec_route import Word2Vec
 
-__all__ = ["bases"]
-
-QUICK = {
-    "num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "progress": False,
-    "calibration_size": 0.0, "verdict": False,
-}  # fmt: skip
-WORDS = {
-    "num_train_epochs": 8,
-    "learning_rate": 0.05,
-    "num_filters": 8,
-    "kernel_sizes": (1, 2),
-    "mlp_sizes": (8,),
-    "dropout": 0.0,
-}
-# So few steps and so small encoders learn whatever the seed is, but only without dropout.
-ENCODERS = {"num_train_epochs": 8, "dropout": 0.0}
-ROUTES: dict[str, dict[str, Any]] = {
-    "words linear": {"route": "word2vec", "head_type": "linear"},
-    "words mlp": {"route": "word2vec", "head_type": "mlp", **WORDS},
-    "words cnn": {"route": "word2vec", "head_type": "cnn", **WORDS},
-    "probe linear": {"route": "probe"},
-    "probe mlp": {"route": "probe", "head_type": "mlp", "mlp_sizes": (8,)},
-    "full": {"route": "full", "max_length": 16, **ENCODERS},
-    "lora": {"route": "lora", "max_length": 16, "rank": 4, **ENCODERS},
-}
-SOLVED = ("words linear", "probe linear")
 OTHER_NAMES = {"bad": "no", "good": "yes"}
-
-
-@pytest.fixture(autouse=True)
-def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
-
-
-def splits(train: int, seed: int, names: dict[str, str] | None = None) -> dict[str, Any]:
-    """Rows for encoders, of splits of their own, under other label names if asked for."""
-    found = {}
-    for number, (name, rows) in enumerate({"train": train, "validation": 16, "test": 20}.items()):
-        texts, labels = texts_of(rows, seed + number)
-        found[name] = (texts, [(names or {}).get(label, label) for label in labels])
-    return found
 
 
 @pytest.fixture
@@ -114,11 +74,6 @@ def tune(sides, known, tmp_path) -> Callable[..., Experiment]:
         return known[asked]
 
     return call
-
-
-def weights(run: Experiment) -> dict[str, np.ndarray]:
-    (file,) = [*(run.folder / "model").glob("*.safetensors")]
-    return load_file(file)
 
 
 FITTING = [

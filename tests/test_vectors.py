@@ -19,12 +19,12 @@ from gensim.models import KeyedVectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.folders import SHARED, needs_shared
 from nlptransfer import vector_formats, vectors
 from nlptransfer.errors import SettingError, VectorsError
 from nlptransfer.files import cache_folder
 from nlptransfer.vectors import WordVectors, cached_vectors, open_vectors, save_vectors
 
-SHARED = Path(__file__).parents[2] / "shared" / "vectors"
 WORDS = ["the", "café", "电影", "film", "films", "don't"]
 MATRIX = np.random.default_rng(0).standard_normal((len(WORDS), 5)).astype(np.float32)
 
@@ -386,7 +386,7 @@ def test_second_load_at_once(tmp_path, caplog):
     assert seconds_to_open(path) < 0.1
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the shared word vectors beside the repository")
+@needs_shared
 @pytest.mark.parametrize(
     ("name", "count", "known", "unknown"),
     [
@@ -395,14 +395,15 @@ def test_second_load_at_once(tmp_path, caplog):
     ],
 )
 def test_real_vectors(name, count, known, unknown):
-    opened = open_vectors(SHARED / name)
-    assert seconds_to_open(SHARED / name) < 0.1
+    path = SHARED / "vectors" / name
+    opened = open_vectors(path)
+    assert seconds_to_open(path) < 0.1
     assert (len(opened), opened.dimensions, opened.source) == (count, 100, name)
     assert len(set(opened.words())) == count
     assert (opened.rows(known) >= 0).all() and (opened.rows(unknown) == -1).all()
-    keyed = KeyedVectors.load_word2vec_format(str(SHARED / name), limit=2000)
+    keyed = KeyedVectors.load_word2vec_format(str(path), limit=2000)
     assert opened.words(0, 2000) == keyed.index_to_key
     np.testing.assert_array_equal(opened.matrix[:2000], keyed.vectors)
-    last, *numbers = gzip.decompress((SHARED / name).read_bytes()).decode().splitlines()[-1].split(" ")
+    last, *numbers = gzip.decompress(path.read_bytes()).decode().splitlines()[-1].split(" ")
     assert opened.words(count - 1) == [last]
     assert opened.matrix[-1].tolist() == [np.float32(number) for number in numbers]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import text_of, write_rows
 from safetensors.numpy import load_file
-from test_experiment import RUN_FILES, files_of
 
+from helpers.corpora import text_of, write_rows
+from helpers.folders import RUN_FILES, files_of
 from nlptransfer import Classifier, Experiment, finetune, gain_curve
 from nlptransfer.cli import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
@@ -21,11 +21,6 @@ from nlptransfer.strategies import Copy, Joint, Sequential
 WITHOUT_MODEL = {"experiment.json", "metrics.json", "predictions.parquet"}
 MLP = {"route": "word2vec", "head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3}
 LINEAR = {"route": "word2vec", "head_type": "linear"}
-
-
-@pytest.fixture(autouse=True)
-def little_time_for_measuring_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlptransfer.run.SPEED_SECONDS", 0.0)
 
 
 def remarks_of(rows: int, seed: int, *, turned: bool = False) -> tuple[list[str], list[str]]:

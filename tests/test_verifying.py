@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_encoder_routes import LABELS, TEXTS, make
-from test_round_trip import changed
 
+from helpers.classifiers import LABELS, TEXTS, changed
+from helpers.encoders import base_of
 from nlptransfer import Classifier, Full, Lora, Probe
 from nlptransfer.classifier import push_saved
 from nlptransfer.encoders import BaseModel
@@ -17,12 +17,10 @@ from nlptransfer.errors import RunFolderError, SettingError, VerificationError
 from nlptransfer.labels import Labels
 from nlptransfer.verifying import check_logits, made_texts
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return make("deberta-v2", tmp_path_factory.mktemp("bases") / "deberta-v2")
+    return base_of("deberta-v2", tmp_path_factory.mktemp("bases") / "deberta-v2")
 
 
 @pytest.fixture

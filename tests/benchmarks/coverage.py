@@ -3,9 +3,10 @@
     python tests/benchmarks/coverage.py                # 2,000 sets for each row of the table: half an hour and more
     python tests/benchmarks/coverage.py --sets 200
 
-All models are right in 85% of the rows that might be asked, on average over their seeds; ``tests/simulated_rungs.py``
-says how their errors hang together. The limits: 93 to 97% of the intervals cover that, 4 to 6% of the paired bootstraps
-and at most 5% of McNemar's tests (where seeds do not matter) find a difference that is not there.
+All models are right in 85% of the rows that might be asked, on average over their seeds;
+``tests/helpers/simulated_rungs.py`` says how their errors hang together. The limits: 93 to 97% of the intervals cover
+that, 4 to 6% of the paired bootstraps and at most 5% of McNemar's tests (where seeds do not matter) find a difference
+that is not there.
 """
 
 import argparse
@@ -17,8 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from simulated_rungs import simulated
-
+from helpers.simulated_rungs import simulated
 from nlptransfer.gains import outcomes, resampled_scores
 from nlptransfer.labels import Labels
 from nlptransfer.significance import paired, rung_interval, wilson_interval

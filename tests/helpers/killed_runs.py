@@ -1,6 +1,7 @@
 """The runs of test_resume.py: each is cut off by a true SIGKILL and gone on with, and runs once whole beside that.
 
-python killed_runs.py FOLDER, with the folders remarks, texts, source, target and encoder and the file vectors.txt in it
+python -m helpers.killed_runs FOLDER, with the folders remarks, texts, source, target and encoder and the file
+vectors.txt in it
 """
 
 import gc

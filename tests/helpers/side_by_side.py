@@ -1,6 +1,6 @@
 """The trainings of test_processes.py, which one process runs and several run side by side, on the same batches.
 
-python side_by_side.py FOLDER ENCODER CORPUS VECTORS
+python -m helpers.side_by_side FOLDER ENCODER CORPUS VECTORS
 """
 
 import json
@@ -17,13 +17,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
-from conftest import write_rows
 from safetensors.torch import save_file
-from test_probe import WORDS
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
 import nlptransfer.run
+from helpers.corpora import FILM_WORDS, write_rows
 from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, finetune, ladder, processes, training
 from nlptransfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
 from nlptransfer.batching import FeatureRows, SomeRows, predict_logits
@@ -181,7 +180,7 @@ def compute_features(folder: Path) -> None:
 
 
 def texts_of(rows: int, draw: np.random.Generator) -> list[str]:
-    return sorted({" ".join(draw.choice(WORDS, size=draw.integers(2, 12))) for _ in range(rows)})
+    return sorted({" ".join(draw.choice(FILM_WORDS, size=draw.integers(2, 12))) for _ in range(rows)})
 
 
 def calls(base: str) -> dict[str, dict[str, Any]]:

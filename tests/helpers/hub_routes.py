@@ -9,10 +9,20 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, parse_qsl, unquote
 
-from hub_store import PREFIXES, Answer, Commit, Refused, Repo, as_json, card_metadata, card_problems, folder_oids
+from helpers.hub_store import (
+    PREFIXES,
+    Answer,
+    Commit,
+    Refused,
+    Repo,
+    as_json,
+    card_metadata,
+    card_problems,
+    folder_oids,
+)
 
 if TYPE_CHECKING:
-    from hub_server import Hub
+    from helpers.hub_server import Hub
 
 NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]{0,95}(?<![.-])")
 MEMBERS = {"team": ("me",)}

@@ -22,9 +22,14 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from hub_routes import Access, Call
-from hub_store import PREFIXES, Answer, Blob, Commit, Refused, Repo
-from hub_uploads import LFS_SUFFIXES
+from helpers.hub_routes import Access, Call
+from helpers.hub_store import PREFIXES, Answer, Blob, Commit, Refused, Repo
+from helpers.hub_uploads import LFS_SUFFIXES
+
+CARD = b"---\nlicense: mit\ntags: [small]\n---\n# A model\n"
+WEIGHTS = bytes(range(256)) * 40
+FILES = {"README.md": CARD, "config.json": b"{}\n", "model.safetensors": WEIGHTS, "sub/deep/words.txt": b"a\nb\n"}
+"""What a model's repo holds."""
 
 
 @dataclass(frozen=True)
@@ -327,3 +332,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def log(hub: Hub, method: str, part: str) -> list[int]:
+    """The statuses of the requests of one kind."""
+    return [request.status for request in hub.requests if request.method == method and part in request.path]

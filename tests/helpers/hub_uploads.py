@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hub_routes import Call, checked, checked_path, parsed, route, without_token
-from hub_store import Answer, Blob, Refused, Repo, as_json, card_problems, folder_oids
+from helpers.hub_routes import Call, checked, checked_path, parsed, route, without_token
+from helpers.hub_store import Answer, Blob, Refused, Repo, as_json, card_problems, folder_oids
 
 if TYPE_CHECKING:
-    from hub_server import Hub
+    from helpers.hub_server import Hub
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".onnx", ".npy", ".npz", ".parquet", ".pt", ".pkl", ".model", ".gz", ".zip")
 

@@ -1,0 +1,85 @@
+"""Classifiers on tiny base models: built, changed, and opened by plain libraries."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from helpers.corpora import WORDS, texts_of
+from nlptransfer import Classifier
+from nlptransfer.data import Data, Split
+from nlptransfer.encoder_routes import EncoderRoute
+from nlptransfer.encoders import BaseModel
+from nlptransfer.labels import Labels
+from nlptransfer.route import Built, Route
+
+LABELS = Labels(("bad", "good"))
+SEVERAL = Labels(("bad", "good"), multi_label=True)
+FIVE = ("awful", "bad", "fair", "good", "great")
+TEXTS = ["word1 word2 word12", "word7", "word8 word3 unheard", " ".join(WORDS * 2), ""]
+# One step on all rows, of a size that is known.
+ONE_STEP = {
+    "optimizer": "sgd", "learning_rate": 0.1, "num_train_epochs": 1, "per_device_train_batch_size": 60,
+    "lr_scheduler_type": "constant", "warmup_ratio": 0.0, "max_grad_norm": None, "weight_decay": 0.0,
+}  # fmt: skip
+
+
+def data_of(texts: list[str] | None = None) -> Data:
+    texts, names = (texts, [LABELS.names[row % 2] for row in range(len(texts))]) if texts else texts_of(60, 0)
+    none = Split([], LABELS.encode([]))
+    return Data("toy", LABELS, Split(texts, LABELS.encode(names)), none, none, none)
+
+
+class Closed:
+    """A split that nobody may look at."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError(f"a split other than train was looked at: {name}")
+
+
+def train_only(texts: Sequence[str], targets: np.ndarray, multi_label: bool = False) -> Data:
+    """Data of which nothing but the training split may be looked at."""
+    closed: Any = Closed()
+    return Data("toy", Labels(("bad", "good"), multi_label), Split(list(texts), targets), closed, closed, closed)
+
+
+def build(route: EncoderRoute, base: BaseModel, texts: list[str] | None = None, seed: int = 0) -> Built:
+    return route.build(data_of(texts), str(base.path), None, seed)
+
+
+def changed(route: Route, base: BaseModel, labels: Labels) -> Classifier:
+    """A classifier that has learnt noise: every parameter that learns is another one than at the start."""
+    targets = labels.encode([[name] for name in labels.names] if labels.multi_label else labels.names)
+    texts = [TEXTS[0]] * labels.num_labels
+    data = Data("toy", labels, Split(texts, targets), *[Split([], targets[:0])] * 3)
+    built = route.build(data, str(base.path), None, seed=1)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in built.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return Classifier(route, built.model.eval(), built.tokenizer, labels, record={"base": built.record})
+
+
+def weights_of(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def plain_model(folder: Path, base: BaseModel, seed: int = 99) -> Any:
+    """The classifier in the lines that a user of plain transformers and peft would write."""
+    torch.manual_seed(seed)
+    if not (folder / "adapter_config.json").exists():
+        return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    config = AutoConfig.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(base.path, config=config)
+    return PeftModel.from_pretrained(model, folder).eval()
+
+
+def plain_logits(model: Any, folder: Path, texts: list[str] = TEXTS) -> np.ndarray:
+    tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        return model(**tokens).logits.numpy()

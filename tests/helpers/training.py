@@ -1,0 +1,82 @@
+"""Small models in the training loop."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+
+from nlptransfer.batching import FeatureRows
+from nlptransfer.labels import Labels
+from nlptransfer.objectives import LabelLoss, Objective
+from nlptransfer.optimization import Pace, TrainingSettings
+from nlptransfer.training import Examples, train
+
+LABELS = Labels(("a", "b", "c"))
+SEVERAL = Labels(("a", "b", "c"), multi_label=True)
+BASE = TrainingSettings(num_train_epochs=3, learning_rate=0.01, per_device_train_batch_size=8, progress=False)
+PACES = {"hidden.0.weight": Pace(0.5), "hidden.0.bias": Pace(0.25, 0.25), "head.weight": Pace(1.0, 0.5)}
+
+
+class Tiny(nn.Module):
+    """A frozen layer, a hidden one with dropout, and a head; counts its training passes."""
+
+    def __init__(self, dropout=0.0, stop_at=None):
+        super().__init__()
+        torch.manual_seed(5)
+        self.frozen = nn.Linear(6, 6).requires_grad_(False)
+        self.hidden = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8, affine=False) if dropout else nn.Identity())
+        self.dropout, self.head = nn.Dropout(dropout), nn.Linear(8, 3)
+        self.passes, self.stop_at = 0, stop_at
+
+    def forward(self, features):
+        self.passes += self.training
+        if self.passes == self.stop_at:
+            raise KeyboardInterrupt
+        return SimpleNamespace(logits=self.head(self.dropout(torch.relu(self.hidden(self.frozen(features))))))
+
+
+class Crowded(Tiny):
+    """From a training pass on, memory for a few rows only; notes how many rows each pass had."""
+
+    def __init__(self, fits=0, since=1, **settings):
+        super().__init__(**settings)
+        self.fits, self.since, self.sizes = fits, since, []
+
+    def forward(self, features):
+        found = super().forward(features)
+        if self.training:
+            self.sizes.append(len(features))
+            if self.fits < len(features) and self.since <= self.passes:
+                raise torch.OutOfMemoryError("out of memory")
+        return found
+
+
+def rows(count, seed=0, labels=LABELS):
+    draw = np.random.default_rng(seed)
+    features = draw.normal(size=(count, 6)).astype(np.float32)
+    scores = features[:, :3] + 0.3 * draw.normal(size=(count, 3))
+    targets = (scores > 0).astype(np.float32) if labels.multi_label else scores.argmax(axis=1)
+    return Examples(FeatureRows(features), targets)
+
+
+def accuracy(validation):
+    return lambda logits: float((logits.argmax(axis=1) == validation.targets).mean())
+
+
+def fit(
+    folder, settings=BASE, model=None, examples=None, validation=None, judge=None, labels=LABELS, weights=None,
+    paces=None,
+):  # fmt: skip
+    model = model or Tiny()
+    examples, validation = examples or rows(37), validation or rows(20, seed=1)
+    objective, judge = (
+        Objective(model, LabelLoss(labels, weights, settings.label_smoothing)),
+        judge or accuracy(validation),
+    )
+    report = train(objective, examples, validation, judge, settings, folder / "checkpoints", paces)
+    return model, report
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
