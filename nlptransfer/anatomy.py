@@ -3,7 +3,6 @@
 import importlib.util
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,17 +17,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging as hf_logging
 
 from nlptransfer.encoders import BaseModel
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.labels import Labels
+from nlptransfer.loading import fast_tokenizer, from_pretrained
 from nlptransfer.settings import check
 
 
@@ -118,18 +116,7 @@ def load_tokenizer(base: BaseModel, max_length: int | None = None) -> PreTrained
     Raises:
         BaseModelError: it cannot be read, is not a fast one, or has nothing to pad with.
     """
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises the plain class
-        raise BaseModelError(
-            f"{base.id}: expected a tokenizer that transformers reads, found {_said(error)}"
-        ) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise BaseModelError(
-            f"{base.id}: expected a fast tokenizer (tokenizer.json), found {type(tokenizer).__name__}: "
-            "take another encoder"
-        )
+    tokenizer = fast_tokenizer(base)
     if tokenizer.pad_token is None:
         # A new token would need a new row in the embeddings, which adapters do not carry.
         known = tokenizer.get_vocab()
@@ -140,7 +127,7 @@ def load_tokenizer(base: BaseModel, max_length: int | None = None) -> PreTrained
                 "set pad_token in tokenizer_config.json"
             )
         tokenizer.pad_token = stand_in
-    limits = (max_length, tokenizer.model_max_length, _places(_config(base)))
+    limits = (max_length, tokenizer.model_max_length, _places(from_pretrained(AutoConfig, base)))
     tokenizer.model_max_length = min(limit for limit in limits if limit is not None)
     return tokenizer
 
@@ -175,7 +162,7 @@ def load_model(
         BaseModelError: there is no classifier for this architecture, or weights of the encoder are missing.
         SettingError: dropout is no share, or four_bit without a GPU or bitsandbytes.
     """
-    config = _config(base)
+    config = from_pretrained(AutoConfig, base)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise BaseModelError(
             f"{base.id}: expected an architecture with a classifier in transformers, found {config.model_type!r}: "
@@ -214,7 +201,7 @@ def load_encoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrai
     Raises:
         BaseModelError: weights are missing (a pooler's are not needed).
     """
-    model, _ = _load(AutoModel, base, _config(base), dtype, {})
+    model, _ = _load(AutoModel, base, from_pretrained(AutoConfig, base), dtype, {})
     return model.eval().requires_grad_(False)
 
 
@@ -224,7 +211,7 @@ def load_language_model(base: BaseModel, dtype: torch.dtype = torch.float32) -> 
     Raises:
         BaseModelError: the base has no such head, or not its weights.
     """
-    config = _config(base)
+    config = from_pretrained(AutoConfig, base)
     is_masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
     if config.is_encoder_decoder or not (is_masked or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
         raise BaseModelError(_no_language_head(base, f"model type {config.model_type!r}"))
@@ -332,13 +319,6 @@ def last_layer(model: nn.Module) -> nn.Linear:
     return found[-1]
 
 
-def _config(base: BaseModel) -> PreTrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(base.path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BaseModelError(f"{base.id}: expected a config that transformers knows: {_said(error)}") from error
-
-
 def _places(config: PreTrainedConfig) -> int | None:
     """The tokens that there are positions for."""
     places = getattr(config, "max_position_embeddings", None)
@@ -347,10 +327,6 @@ def _places(config: PreTrainedConfig) -> int | None:
         places -= config.pad_token_id + 1
     # XLNet says -1: it has no end.
     return places if places and places > 0 else None
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _set_padding(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
@@ -377,7 +353,7 @@ def _four_bit_options(config: PreTrainedConfig, dtype: torch.dtype) -> dict[str,
             f"{' and '.join(missing)}: leave it out, or run where both are"
         )
     with torch.device("meta"):
-        head = head_modules(AutoModelForSequenceClassification.from_config(config))
+        head = head_modules(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False))
     return {
         "quantization_config": BitsAndBytesConfig(
             load_in_4bit=True,
@@ -394,17 +370,16 @@ def _load(
     auto: Any, base: BaseModel, config: PreTrainedConfig, dtype: torch.dtype, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model and the names of its fresh modules, which are all of its head."""
-    with quiet():
-        model, found = auto.from_pretrained(
-            base.path,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-            **options,
-        )
+    model, found = from_pretrained(
+        auto,
+        base,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **options,
+    )
     keys = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     fresh = {key.rpartition(".")[0] for key in keys}
     if lacking := sorted(fresh - set(head_modules(model))):
@@ -484,17 +459,3 @@ def _modules_in_use(module: Any, name: str = "") -> Iterator[tuple[str, nn.Modul
     yield name, module
     for child, part in module.named_children():
         yield from _modules_in_use(part, f"{name}.{child}" if name else child)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' bars, of which even a small file has one, and its warnings of every head that is fresh."""
-    shown, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if shown:
-            hf_logging.enable_progress_bar()

@@ -27,7 +27,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.pytorch_utils import Conv1D
 
 from nlptransfer import anatomy, cutting
-from nlptransfer.anatomy import quiet
 from nlptransfer.batching import ActivationRows, Rows, compute
 from nlptransfer.data import Data
 from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
@@ -35,8 +34,9 @@ from nlptransfer.errors import RunFolderError, SettingError, VerificationError, 
 from nlptransfer.features import activations
 from nlptransfer.heads import last_inputs, text_vectors
 from nlptransfer.labels import Labels
+from nlptransfer.loading import adapter_config, fast_tokenizer, from_pretrained, with_adapter
 from nlptransfer.optimization import Pace
-from nlptransfer.route import Built, Route, check_length, saved_tokenizer, set_length
+from nlptransfer.route import Built, Route, check_length, set_length
 from nlptransfer.settings import check
 from nlptransfer.shared_base import SharedBase
 from nlptransfer.tokens import TokenRows, encode
@@ -333,8 +333,8 @@ class Lora(EncoderRoute):
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         if not self.needs_base(folder):
             return super().load(folder, record, base)
-        tokenizer = saved_tokenizer(folder)
-        config = AutoConfig.from_pretrained(folder)
+        tokenizer = fast_tokenizer(folder)
+        config = from_pretrained(AutoConfig, folder)
         several = config.problem_type == "multi_label_classification"
         labels = Labels(tuple(config.id2label[number] for number in range(config.num_labels)), several)
         if isinstance(base, SharedBase):
@@ -342,7 +342,7 @@ class Lora(EncoderRoute):
         else:
             model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self.precision)
         # It may be gone on with.
-        adapter = replace(LoraConfig.from_pretrained(str(folder)), inference_mode=False)
+        adapter = replace(adapter_config(folder), inference_mode=False)
         try:
             return adapted(model, adapter, load_file(folder / ADAPTER)), tokenizer
         except KeyError as missing:
@@ -354,13 +354,17 @@ class Lora(EncoderRoute):
         if not self.needs_base(folder) or self.base_precision != "float32":
             # Plain peft fills a head in the base's number format, which is not float32.
             return super().reopened_logits(folder, record, texts)
-        config, path = AutoConfig.from_pretrained(folder), recorded_base(record).path
-        with quiet(), _peft_quiet():
-            base = AutoModelForSequenceClassification.from_pretrained(
-                path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, use_safetensors=True
-            )
-            model = PeftModel.from_pretrained(base, str(folder))
-        return self.opened_logits(cast(PreTrainedModel, model), saved_tokenizer(folder), texts)
+        base = from_pretrained(
+            AutoModelForSequenceClassification,
+            recorded_base(record),
+            config=from_pretrained(AutoConfig, folder),
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+        )
+        with _peft_quiet():
+            model = with_adapter(base, folder)
+        return self.opened_logits(cast(PreTrainedModel, model), fast_tokenizer(folder), texts)
 
     @property
     def precision(self) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from nlptransfer.batching import Rows, predict_logits, texts_of_rows
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError, SettingError
+from nlptransfer.loading import fast_tokenizer, from_pretrained
 from nlptransfer.probe_route import WORDS
-from nlptransfer.route import Built, Route, saved_tokenizer
+from nlptransfer.route import Built, Route
 from nlptransfer.shared_base import SharedBase
 from nlptransfer.tokens import LongText, TokenRows, encode, encode_words
 from nlptransfer.word2vec import Word2VecConfig
@@ -177,9 +178,9 @@ class Exported(Route):
             RunFolderError: there is no graph that onnxruntime opens, or one for another number of labels.
             SettingError: onnxruntime is not installed.
         """
-        words = saved_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
-        model = OnnxForSequenceClassification(AutoConfig.from_pretrained(folder), folder, words)
-        return model.eval(), saved_tokenizer(folder)
+        words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
+        model = OnnxForSequenceClassification(from_pretrained(AutoConfig, folder), folder, words)
+        return model.eval(), fast_tokenizer(folder)
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
         # In the same batches: in int8 what else is in a batch changes how activations are rounded.

@@ -13,6 +13,7 @@ from transformers.utils.generic import can_return_tuple
 
 from nlptransfer.errors import RunFolderError
 from nlptransfer.features import to_float16
+from nlptransfer.loading import from_pretrained
 from nlptransfer.segmentation import PAD_ID
 from nlptransfer.word2vec import PooledBody, classified, pool
 
@@ -119,7 +120,10 @@ class ProbeForSequenceClassification(PreTrainedModel):
         Raises:
             RunFolderError: weights of the classifier are missing.
         """
-        model = cls(ProbeConfig.from_pretrained(folder), encoder, words)
+        config = from_pretrained(AutoConfig, folder)
+        if not isinstance(config, ProbeConfig):
+            raise RunFolderError(f"{folder}: expected model type 'probe' in config.json, found {config.model_type!r}")
+        model = cls(config, encoder, words)
         missing = sorted(_own(model))
         if (folder / WEIGHTS).exists():
             found = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)

@@ -17,9 +17,10 @@ from nlptransfer.data import Data
 from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.features import cached, pooled_vectors, text_key, through, to_float16
+from nlptransfer.loading import fast_tokenizer
 from nlptransfer.once import once
 from nlptransfer.probe import ProbeConfig, ProbeForSequenceClassification
-from nlptransfer.route import Built, Route, check_length, named_local, saved_tokenizer, set_length
+from nlptransfer.route import Built, Route, check_length, named_local, set_length
 from nlptransfer.settings import check
 from nlptransfer.shared_base import SharedBase
 from nlptransfer.tokens import TokenRows, encode, encode_words
@@ -217,8 +218,8 @@ class Probe(Route):
             encoder = base.encoder(record)
         else:
             encoder = anatomy.load_encoder(recorded_base(record, base))
-        words = saved_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
-        return ProbeForSequenceClassification.load(folder, encoder, words), saved_tokenizer(folder)
+        words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
+        return ProbeForSequenceClassification.load(folder, encoder, words), fast_tokenizer(folder)
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
         model, tokenizer = self.load(folder, record, None)

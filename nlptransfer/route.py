@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import processes
-from nlptransfer.anatomy import quiet
 from nlptransfer.batching import Rows, predict_logits
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
+from nlptransfer.loading import fast_tokenizer, from_pretrained, quiet
 from nlptransfer.optimization import Pace
 from nlptransfer.settings import check, convert, fields_of
 from nlptransfer.shared_base import SharedBase
@@ -160,13 +160,12 @@ class Route(ABC):
         Raises:
             RunFolderError: weights are missing, which transformers would fill with random numbers.
         """
-        with quiet():
-            model, found = AutoModelForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True, output_loading_info=True
-            )
+        model, found = from_pretrained(
+            AutoModelForSequenceClassification, folder, use_safetensors=True, output_loading_info=True
+        )
         if missing := sorted(found["missing_keys"]):
             raise RunFolderError(f"{folder}: expected every weight of the model, found no {', '.join(missing)}")
-        return model.eval(), saved_tokenizer(folder)
+        return model.eval(), fast_tokenizer(folder)
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
         """(texts, labels) float32 logits of a saved folder that is opened as its model card says.
@@ -244,10 +243,3 @@ def named_local(source: str | None) -> str | None:
     if source is None or not (local := Path(source).expanduser()).exists():
         return source
     return f"{local.name} ({content_stamp(local)[:16]})"
-
-
-def saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that was saved in a folder."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    return tokenizer

@@ -6,7 +6,6 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from nlptransfer.encoders import BaseModel, find_base, is_encoder, weights_hash
 from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import cache_folder
+from nlptransfer.loading import from_pretrained
 from nlptransfer.segmentation import PAD, UNKNOWN, build_tokenizer, is_unspaced, split_words, surface_words
 from nlptransfer.settings import check
 from nlptransfer.vectors import WordVectors, cached_vectors, open_vectors
@@ -277,7 +277,9 @@ def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
         words: most frequent first; of a word that comes twice the first is kept.
         encoder: a vocabulary lists its words about from frequent to rare.
     """
-    tokenizer = _tokenizer(encoder)
+    from transformers import AutoTokenizer
+
+    tokenizer = from_pretrained(AutoTokenizer, encoder)
     reserved = {PAD, UNKNOWN, *tokenizer.all_special_tokens}
     pieces = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     known = dict.fromkeys(word for word in words if word.strip() and word not in reserved)
@@ -383,28 +385,19 @@ def _shapes_tokens(path: Path) -> bool:
     return path.is_file() and (path.name in _READ_BY_TOKENIZER or path.suffix == ".model")
 
 
-def _tokenizer(encoder: BaseModel) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(encoder.path, local_files_only=True, trust_remote_code=False)
-
-
 def _encode_words(words: list[str], encoder: BaseModel, batch_size: int, progress: bool) -> np.ndarray:
     """(words, hidden) float32: the mean of each word's last hidden states."""
     import torch
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    tokenizer = _tokenizer(encoder)
-    config = AutoConfig.from_pretrained(encoder.path, local_files_only=True, trust_remote_code=False)
+    tokenizer = from_pretrained(AutoTokenizer, encoder)
+    config = from_pretrained(AutoConfig, encoder)
     if config.is_encoder_decoder:
         raise BaseModelError(
             f"{encoder.id}: expected an encoder, found {config.model_type} with a decoder: take another"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with _no_loading_bar():
-        model = AutoModel.from_pretrained(
-            encoder.path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        )
+    model = from_pretrained(AutoModel, encoder, use_safetensors=True, dtype=torch.float32)
     model.eval().to(device)
     # Byte-level BPE has other pieces for a word that follows a space, as most words of a text do.
     space = " " if _word_mark(tokenizer.get_vocab()) == "Ġ" else ""
@@ -454,19 +447,6 @@ def _zipf_weights(count: int) -> np.ndarray:
     inverse = 1 / np.arange(2, count + 2)
     share = inverse / inverse.sum()
     return (_SIF / (_SIF + share)).astype(np.float32)[:, None]
-
-
-@contextmanager
-def _no_loading_bar() -> Iterator[None]:
-    from transformers.utils import logging as switches
-
-    was_on = switches.is_progress_bar_enabled()
-    switches.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            switches.enable_progress_bar()
 
 
 def _bar(progress: bool) -> Any:
