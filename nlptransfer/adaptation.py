@@ -59,7 +59,7 @@ class Reweight(LabelFree):
     """min sum w_i Ls_i: each source row counts as much as it looks like the target (importance weighting).
 
     w is the ratio of the densities of the texts, from a classifier that tells the domains apart: Shimodaira 2000,
-    "Improving predictive inference under covariate shift", equation 7; see :func:`nlptransfer.similarity.domain_odds`.
+    "Improving predictive inference under covariate shift", equation 7; see :func:`domain_odds`.
     Under the other strategies ``target_like`` does the same.
     """
 
@@ -71,10 +71,10 @@ class Reweight(LabelFree):
 
 @dataclass(frozen=True)
 class Chosen(LabelFree):
-    """What the strategies share that are chosen by :func:`nlptransfer.choosing.choose`, beside not adapting at all."""
+    """What the strategies share that are chosen by :func:`choose`, beside not adapting at all."""
 
     choose_by: ChooseBy = "information"
-    """information, importance_weighted, deep_embedded, entropy or margin: see :func:`nlptransfer.choosing.choose`"""
+    """information, importance_weighted, deep_embedded, entropy or margin: see :func:`choose`"""
     allow_label_shift: bool = False
     """whether the model is adapted too where the labels' proportions seem to be others in the target"""
 
@@ -153,7 +153,7 @@ class Coral(Alignment):
 
     Where the last layer is solved on frozen features, the source's rows are mapped instead, before it is solved (CORAL,
     Sun et al. 2016, algorithm 1): x + lambda * (xA - x), with A = Cs^(-1/2) Ct^(1/2), and their mean moves to the
-    target's; see :func:`nlptransfer.alignment.correlation_map`.
+    target's; see :func:`correlation_map`.
     """
 
     name: ClassVar[str] = "coral"
@@ -340,7 +340,7 @@ class Adapt(Chosen):
     """The method too is chosen without a label of the target: an alignment and its lambda, or none, then self-training.
 
     The source alone is trained, and beside it each alignment that the route takes, at each of its strengths; on the one
-    that is kept come the rounds of self-training. Every step is one of :func:`nlptransfer.choosing.choose`.
+    that is kept come the rounds of self-training. Every step is one of :func:`choose`.
     """
 
     name: ClassVar[str] = "adapt"

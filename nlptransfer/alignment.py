@@ -11,7 +11,7 @@ from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nlptransfer import processes
+from nlptransfer import distributed
 from nlptransfer.heads import last_inputs, text_vectors
 from nlptransfer.objectives import SOURCE, UNLABELLED, Judged, LabelLoss, Objective
 
@@ -145,7 +145,7 @@ class Aligned(Objective):
         apart = self.discrepancy(sides[0], sides[1], (weights[0], weights[1]), strength)
         self.seen = [side.detach() for side in sides], (weights[0], weights[1]), strength
         # All processes have the same D, and their losses are added up; a pass counts as much as its rows do.
-        return loss + apart * (shares[0].detach() / processes.count())
+        return loss + apart * (shares[0].detach() / distributed.count())
 
     def row_weights(self, targets: Tensor, role: str = SOURCE) -> Tensor:
         return self.criterion.row_weights(targets) if role == SOURCE else torch.ones(len(targets)).to(targets.device)
@@ -207,12 +207,14 @@ def _kernel(rows: Tensor, weights: Tensor) -> Tensor:
 
 def _of_all_processes(rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """The rows of all processes and what each counts, with gradients; where one has fewer, rows that count nothing."""
-    if processes.count() == 1:
+    if distributed.count() == 1:
         return rows, counts
-    most = processes.largest(len(rows))
+    most = distributed.largest(len(rows))
     padding = most - len(rows)
     rows = functional.pad(rows, (0, 0, 0, padding))
-    return processes.gather_with_gradient(rows), processes.gather_with_gradient(functional.pad(counts, (0, padding)))
+    return distributed.gather_with_gradient(rows), distributed.gather_with_gradient(
+        functional.pad(counts, (0, padding))
+    )
 
 
 def correlation_map(source: np.ndarray, target: np.ndarray, shrinkage: float) -> Callable[[np.ndarray], np.ndarray]:

@@ -36,7 +36,6 @@ _CELLS = 1 << 24
 _GROUP = 64
 _SAMPLE = 5000
 _SLACK = 1e-4
-
 _OPENING, _CLOSING = tuple("([{“‘\"'«¿¡"), tuple(".,;:!?…)]}”’»。，、；：！？")
 _NEGATION = re.compile(r"no|not|nor|never|none|nobody|nothing|neither|without|cannot|.*n['’]t", re.IGNORECASE)
 # Letters of scripts without spaces between words.

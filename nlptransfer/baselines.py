@@ -23,7 +23,6 @@ BLANKS = 0.05
 """Texts of which fewer characters are blanks are cut into characters, not words: Chinese, Japanese, Thai."""
 UNSEEN = -30.0
 """Logit of a label that no training row has, or that all have (with the other sign)."""
-
 Probabilities = Callable[[Sequence[str]], np.ndarray]
 
 

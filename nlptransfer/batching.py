@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from nlptransfer import arithmetic, processes
+from nlptransfer import arithmetic, distributed
 from nlptransfer.cutting import first_token_alone
 from nlptransfer.tokens import TokenRows, ranges
 
@@ -305,10 +305,10 @@ def compute(
     numbers = PREDICTED_NUMBERS["cpu" if device.type == "cpu" else "other"]
     width = getattr(getattr(model, "config", None), "hidden_size", 384)
     batches = list(prediction_batches(rows.lengths, numbers // width))
-    mine = batches[processes.rank() :: processes.count()] if share else batches
+    mine = batches[distributed.rank() :: distributed.count()] if share else batches
     # Sharded weights meet in every pass, so no process may make one pass fewer.
     sharded = share and any(isinstance(value, DTensor) for value in model.parameters())
-    idle = batches[:1] if sharded and len(mine) * processes.count() < len(batches) else []
+    idle = batches[:1] if sharded and len(mine) * distributed.count() < len(batches) else []
     was_training = model.training
     model.eval()
     # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.
@@ -319,7 +319,7 @@ def compute(
         ][: len(mine)]
     model.train(was_training)
     if places is None:
-        every = processes.gather_rows(mine, found, len(rows), share=share)
+        every = distributed.gather_rows(mine, found, len(rows), share=share)
         return every if rows.windows is None else _over_windows(every, rows.windows)
     count = sum(len(places(batch)) for batch in batches)
-    return processes.gather_rows([places(batch) for batch in mine], found, count, share=share)
+    return distributed.gather_rows([places(batch) for batch in mine], found, count, share=share)

@@ -22,7 +22,6 @@ from nlptransfer.settings import check
 TASK = "text-classification"
 WIDGETS = 5
 """Labels of which the hub's page shows an example text."""
-
 _FIRST = ["language", "license", "library_name", "pipeline_tag", "tags", "base_model", "base_model_relation"]
 # Those of licences and languages are shapes alone: the hub's lists grow.
 _LICENSE = r"[a-z0-9]+(?:[.+-][a-z0-9]+)*"

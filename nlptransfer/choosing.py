@@ -15,7 +15,6 @@ log = logging.getLogger("nlptransfer")
 LARGE_SHIFT = 0.25
 """Share of the texts that would have to change their label for source and target to have labels in like proportions,
 from which on they are not taken for alike."""
-
 ChooseBy = Literal["information", "importance_weighted", "deep_embedded", "entropy", "margin"]
 
 

@@ -13,7 +13,7 @@ from peft import PeftModel
 from scipy.special import expit, softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import metrics, processes
+from nlptransfer import distributed, metrics
 from nlptransfer.batching import predict_logits
 from nlptransfer.calibration import confidence
 from nlptransfer.card import model_card
@@ -287,7 +287,7 @@ class Classifier:
             # What the token opens lies in the cache from now on, where the route finds it.
             recorded_base(record["base"], base, token)
         model, tokenizer = route.load(folder, record.get("base", {}), base)
-        model = model.to(processes.state().device)
+        model = model.to(distributed.state().device)
         if told is not None:
             check_logits(told, predict_logits(model, route.rows(model, tokenizer, told["texts"])), str(source))
         return cls(route, model, tokenizer, labels, thresholds, record, normalisation)

@@ -47,7 +47,6 @@ app = typer.Typer(
 vectors_app = typer.Typer(help="Make and look at word vectors.", no_args_is_help=True)
 app.add_typer(vectors_app, name="vectors")
 app.add_typer(shipping_app)
-
 # How long a process that fails waits for another to say why, and to be stopped.
 SECONDS_FOR_FIRST = 5
 SECONDS_FOR_CAUSE = 2
@@ -59,9 +58,9 @@ def _launchable(verb: Callable[..., None]) -> Callable[..., None]:
     @wraps(verb)
     def launched(*args: Any, **given: Any) -> None:
         if "MASTER_PORT" in os.environ:
-            from nlptransfer import processes
+            from nlptransfer import distributed
 
-            processes.start_all()
+            distributed.start_all()
         verb(*args, **given)
 
     return launched
@@ -179,7 +178,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         quiet: Annotated[bool, typer.Option("--quiet", help="show no progress and no log")] = False,
     ) -> None:
         """Train by all routes on one split, say which one is worth it, and write a report."""
-        from nlptransfer import processes
+        from nlptransfer import distributed
         from nlptransfer.comparison import compare
 
         if quiet:
@@ -195,7 +194,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None} | options
         given |= pairs(settings, own=signature(compare).parameters)
         found = compare(data, overwrite=overwrite, **given)
-        if processes.is_main():
+        if distributed.is_main():
             show_comparison(found)
 
     return verb
@@ -374,7 +373,7 @@ def run_verb(verb: Callable[..., None], description: str | None) -> None:
 
 def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> None:
     """Call ``finetune`` with each of these arguments and print the table of the runs, on the main process."""
-    from nlptransfer import processes
+    from nlptransfer import distributed
     from nlptransfer.experiment import finetune
 
     if quiet:
@@ -382,7 +381,7 @@ def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> Non
     else:
         start_log()
     runs = [finetune(**{"progress": not quiet, **call}) for call in calls]
-    if processes.is_main():
+    if distributed.is_main():
         show_runs(runs)
 
 
@@ -394,7 +393,7 @@ def curves_and_show(
     quiet: bool = False,
 ) -> None:
     """Call ``gain_curve`` with each of these arguments and print the table of its gains, on the main process."""
-    from nlptransfer import processes
+    from nlptransfer import distributed
     from nlptransfer.experiment import gain_curve
 
     start_log()
@@ -408,7 +407,7 @@ def curves_and_show(
         name = f"{Path(str(own['data'])).name.split('.')[0]}-{own.get('route', 'word2vec')}-gains"
         folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
         found = gain_curve(**own, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
-        if processes.is_main():
+        if distributed.is_main():
             show_gains(found)
             typer.echo(f"written: {folder / 'gains.json'}")
 
@@ -434,11 +433,11 @@ def _once(work: Callable[[], None]) -> None:
     """Leave to the main process what all of several would do alike; the others go on when it is done."""
     if not _is_one_of_several():
         return work()
-    from nlptransfer import processes
+    from nlptransfer import distributed
 
-    if processes.is_main():
+    if distributed.is_main():
         work()
-    processes.wait()
+    distributed.wait()
 
 
 def _is_one_of_several() -> bool:

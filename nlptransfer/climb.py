@@ -10,20 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer import processes, significance
+from nlptransfer import distributed, significance
 from nlptransfer.audit import data_warnings
 from nlptransfer.baselines import Majority
 from nlptransfer.data import Data
 from nlptransfer.errors import NlpTransferError, TrainingError
 from nlptransfer.files import read_json, write_json
-from nlptransfer.ladder import (
-    Rung,
-    Workshop,
-    costs,
-    labelled_rows,
-    next_rate,
-    without_test,
-)
+from nlptransfer.ladder import Rung, Workshop, costs, labelled_rows, next_rate, without_test
 from nlptransfer.machine import machine, versions, watched_memory
 from nlptransfer.run import predictions_on_test
 from nlptransfer.verdict import validation_score
@@ -36,7 +29,6 @@ TOLD = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
 """Training settings of a rung that steps, as the record has them."""
 CHOSEN = ("l2_strength", "strength", "analyzer", "ngrams", "chosen")
 """What else a run can choose by itself."""
-
 clock = time.monotonic
 
 
@@ -67,8 +59,8 @@ class Climb:
         self.rungs, self.workshop, self.metric, self.asked = rungs, workshop, metric, question
         first = workshop.training.seed
         self.seeds = list(range(first, first + question["seeds"]))
-        found = read_json(folder / RECORD) if processes.is_main() and (folder / RECORD).exists() else None
-        self.record: dict[str, Any] = processes.from_main(found) or self._new_record()
+        found = read_json(folder / RECORD) if distributed.is_main() and (folder / RECORD).exists() else None
+        self.record: dict[str, Any] = distributed.from_main(found) or self._new_record()
         self.spent_before, self.started = self.record["spent_seconds"], clock()
 
     def go(self) -> None:
@@ -116,15 +108,15 @@ class Climb:
     def _note(self) -> None:
         """Write down what is decided by now, and the time that it took."""
         self.record["spent_seconds"] = round(self.spent_before + clock() - self.started, 3)
-        if processes.is_main():
+        if distributed.is_main():
             write_json(self.folder / RECORD, self.record)
-        processes.wait()
+        distributed.wait()
 
     def _seconds_left(self) -> float:
         if self.asked["max_minutes"] is None:
             return float("inf")
         left = 60 * self.asked["max_minutes"] - (self.spent_before + clock() - self.started)
-        return float(processes.from_main(left))
+        return float(distributed.from_main(left))
 
     # One rung
 
@@ -133,7 +125,7 @@ class Climb:
             self._climb(rung, told)
         except Exception as error:
             # Of several processes the others may have gone on, and would wait for this one for ever.
-            if processes.count() > 1:
+            if distributed.count() > 1:
                 raise
             reason = " ".join(str(error).split()) or "no message"
             told |= {"status": "failed", "reason": f"{type(error).__name__}: {reason}", "test": None, "cost": None}
@@ -154,17 +146,17 @@ class Climb:
             with watched_memory() as memory:
                 self.workshop.make(rung, self.data, folder, seed, told["settings"])
             if told["seconds_of_run"] is None:
-                told["seconds_of_run"] = round(processes.from_main(self._seconds(folder, clock() - started)), 3)
+                told["seconds_of_run"] = round(distributed.from_main(self._seconds(folder, clock() - started)), 3)
                 told["peak_memory_mb"] = round(memory[0], 1)
                 self._note()
-        told |= processes.from_main(self._results(rung, told, folders) if processes.is_main() else None)
+        told |= distributed.from_main(self._results(rung, told, folders) if distributed.is_main() else None)
         log.info("%s: %s %.3f on test", rung.name, self.metric, told["test"]["mean"])
         self._note()
         self._drop_models(folders[1:])
 
     def _seconds(self, folder: Path, spent: float) -> float:
         """Of a run, which may have been found finished in no time."""
-        return max(spent, read_json(folder / "metrics.json")["cost"]["train_seconds"]) if processes.is_main() else 0.0
+        return max(spent, read_json(folder / "metrics.json")["cost"]["train_seconds"]) if distributed.is_main() else 0.0
 
     def _would_not_fit(self, rung: Rung, told: dict[str, Any]) -> bool:
         """Whether the rung is left out, by what a few rows take; once decided it stays so."""
@@ -178,10 +170,10 @@ class Climb:
         # What the first finds in no cache the second does, as the runs will: but it is needed only where it matters.
         for name in ("first", "second"):
             folder = self.folder / "pilots" / f"{rung.name}-{name}"
-            if processes.is_main():
+            if distributed.is_main():
                 # One that was found finished would tell nothing of the time it took.
                 shutil.rmtree(folder, ignore_errors=True)
-            processes.wait()
+            distributed.wait()
             estimate = runs * self.workshop.seconds_of_run(rung, self.data, folder, clock)
             self._drop_models([folder])
             if estimate <= (left := self._seconds_left()):
@@ -220,7 +212,7 @@ class Climb:
         for number in range(trials):
             if number == len(tried):
                 past = [(one["settings"]["learning_rate"], one["validation"]) for one in tried]
-                rate = processes.from_main(next_rate(default, past, trials))
+                rate = distributed.from_main(next_rate(default, past, trials))
                 tried.append({"settings": {"learning_rate": rate}, "validation": None})
                 self._note()
             elif tried[number]["validation"] is not None or "reason" in tried[number]:
@@ -237,7 +229,7 @@ class Climb:
             self.workshop.make(rung, data, folder, self.seeds[0], trial["settings"])
             trial["validation"] = self._validation(folder)
         except Exception as error:
-            if processes.count() > 1:
+            if distributed.count() > 1:
                 raise
             # A rate that is too high for one route must not end it.
             trial["reason"] = f"{type(error).__name__}: {error}"
@@ -245,7 +237,7 @@ class Climb:
         self._drop_models([folder])
 
     def _validation(self, folder: Path) -> float:
-        return float(processes.from_main(validation_score(folder, self.metric) if processes.is_main() else 0.0))
+        return float(distributed.from_main(validation_score(folder, self.metric) if distributed.is_main() else 0.0))
 
     def _results(self, rung: Rung, told: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
         first = read_json(folders[0] / "experiment.json")
@@ -263,10 +255,10 @@ class Climb:
         }
 
     def _drop_models(self, folders: Sequence[Path]) -> None:
-        if processes.is_main() and not self.workshop.training.keep_checkpoints:
+        if distributed.is_main() and not self.workshop.training.keep_checkpoints:
             for folder in folders:
                 shutil.rmtree(folder / "model", ignore_errors=True)
-        processes.wait()
+        distributed.wait()
 
     # What follows
 
@@ -291,10 +283,10 @@ class Climb:
                 return
             for seed, folder in zip(self.seeds, folders, strict=True):
                 self.workshop.make(rung, data, folder, seed, chosen, size)
-            test = processes.from_main(self._on_test(folders) if processes.is_main() else None)
+            test = distributed.from_main(self._on_test(folders) if distributed.is_main() else None)
             self.record["curve"].append({**point, "mean": test["mean"], "interval": test["interval"]})
         except Exception as error:
-            if processes.count() > 1:
+            if distributed.count() > 1:
                 raise
             self.record["curve_left_out"].append({**point, "reason": f"{type(error).__name__}: {error}"})
         finally:
@@ -315,7 +307,7 @@ class Climb:
 
     def _conclude(self) -> None:
         """What is different from what, what is recommended, and what rows would be worth."""
-        if processes.is_main():
+        if distributed.is_main():
             rungs = [
                 significance.Rung(
                     rung.name,
@@ -328,7 +320,7 @@ class Climb:
             self.record["recommendation"] = self._recommendation(rungs)
             if self.subsets:
                 self._close_curve()
-        processes.wait()
+        distributed.wait()
 
     def _pairs(self, rungs: Sequence[significance.Rung]) -> list[dict[str, Any]]:
         """Each rung less each cheaper one. Holm's correction is for the number of pairs."""

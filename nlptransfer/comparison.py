@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nlptransfer import processes
+from nlptransfer import distributed
 from nlptransfer.augmentation import Augment
 from nlptransfer.classifier import Classifier
 from nlptransfer.climb import RECORD, Climb
@@ -112,7 +112,7 @@ def compare(
     is told with its reason, and the others go on. The folder has report.html in the end.
 
     Args:
-        data: as :func:`nlptransfer.experiment.finetune` has it; with test rows, or rows to split them off.
+        data: as :func:`finetune` has it; with test rows, or rows to split them off.
         routes: names of baselines (majority, tfidf) and routes, or routes with their settings.
         bases: what the routes start from, several encoders for instance; None: the routes' own default.
         revision: commit, branch or tag of a base on the hub.
@@ -165,9 +165,9 @@ def compare(
     folder = Path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-compare-{digest}"
     if not claim(folder, question, overwrite, RECORD):
         Climb(folder, loaded, subsets, rungs, workshop, metric, question).go()
-        if processes.is_main():
+        if distributed.is_main():
             report_with_texts(folder, loaded)
-        processes.wait()
+        distributed.wait()
     return Comparison(folder)
 
 

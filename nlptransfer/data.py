@@ -17,18 +17,9 @@ import numpy as np
 
 from nlptransfer.errors import DataError
 from nlptransfer.labels import Labels, Row, order_names, read_labels
+from nlptransfer.memo import once
 from nlptransfer.normalisation import NORMALISATIONS, Normalisation, normalise
-from nlptransfer.once import once
-from nlptransfer.reading import (
-    SPLIT_NAMES,
-    WHOLE,
-    Source,
-    Table,
-    clean_text,
-    find_columns,
-    open_source,
-    read_table,
-)
+from nlptransfer.reading import SPLIT_NAMES, WHOLE, Source, Table, clean_text, find_columns, open_source, read_table
 from nlptransfer.settings import check
 from nlptransfer.splitting import Unit, carve, check_enough, count_rows, reorder, subset, units_of
 

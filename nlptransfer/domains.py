@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_limits
 
-from nlptransfer import processes
+from nlptransfer import distributed
 from nlptransfer.data import load_data
 from nlptransfer.errors import DataError
 from nlptransfer.experiment import Experiment, finetune
 from nlptransfer.files import write_json
 from nlptransfer.labels import Labels
-from nlptransfer.once import shared_work
+from nlptransfer.memo import shared_work
 from nlptransfer.route import Route
 from nlptransfer.run import predictions_on_test
 from nlptransfer.settings import check
@@ -36,7 +36,6 @@ SOURCE_ONLY, ORACLE = "source only", "oracle"
 RESAMPLES = 2000
 ORPHAN_SECONDS = 1.0
 """How often a worker looks whether the process that it works for is still there."""
-
 Pair = tuple[str, str]
 
 
@@ -138,7 +137,7 @@ def close_the_gap(
         adapted = sum(name in transfers and _has_adapted(runs[name, pair][0]) for pair in asked)
         means = dict(zip(names, scores, strict=True))
         found.append(Closed(name, float(np.mean(scores)), gain, interval, share, share_interval, adapted, means))
-    if processes.is_main():
+    if distributed.is_main():
         write_json(Path(output_dir) / "gap.json", [asdict(one) for one in found])
     return found
 
@@ -251,7 +250,7 @@ def _bar(shown: bool) -> Progress:
         TextColumn("done"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        disable=not (shown and processes.is_main()),
+        disable=not (shown and distributed.is_main()),
     )
 
 

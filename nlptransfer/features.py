@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import anatomy, cutting, processes
+from nlptransfer import anatomy, cutting, distributed
 from nlptransfer.batching import FeatureRows, compute
 from nlptransfer.errors import SettingError
 from nlptransfer.files import atomic_file, cache_folder
@@ -39,7 +39,6 @@ CACHE_LIMIT = "NLPTRANSFER_CACHE_GB"
 """The environment variable that says how many GiB the feature cache may hold."""
 CACHE_GB = 20.0
 """GiB that it may hold where nothing is said."""
-
 _RECIPE = 2
 """Version of what is computed here; another one is computed again."""
 
@@ -80,7 +79,7 @@ def activations(
         tokenizer: what made the tokens.
         texts: what it made them of.
         tokens: the rows.
-        cut: as :func:`nlptransfer.cutting.upper_layers` has it.
+        cut: as :func:`upper_layers` has it.
 
     Returns:
         (tokens of all rows, width) float16.
@@ -109,16 +108,16 @@ def through(
     tokens: TokenRows,
     places: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """As :func:`nlptransfer.batching.compute` of all processes, with a bar on a terminal where the log is shown."""
+    """As :func:`compute` of all processes, with a bar on a terminal where the log is shown."""
     # On stderr: what a command prints may be piped on.
     console = Console(stderr=True)
-    shown = processes.is_main() and console.is_terminal and log.isEnabledFor(logging.INFO)
+    shown = distributed.is_main() and console.is_terminal and log.isEnabledFor(logging.INFO)
     with Progress(console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(f"{len(tokens):,} texts through the encoder", total=len(tokens))
 
         def counted(inputs: dict[str, Tensor]) -> Tensor:
             found = function(inputs)
-            bar.advance(task, len(inputs["input_ids"]) * processes.count())
+            bar.advance(task, len(inputs["input_ids"]) * distributed.count())
             return found
 
         return compute(model, counted, tokens, share=True, places=places)
@@ -185,22 +184,22 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
     if found is not None and on_all:
         return found
     made = make()
-    if processes.is_main():
+    if distributed.is_main():
         _keep(path, made, limit)
-    processes.wait()
+    distributed.wait()
     found = _opened(path)
     return made if found is None else found
 
 
 def kept_odds(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
-    """As :func:`nlptransfer.similarity.domain_odds`, from the cache or into it; all processes call this together."""
+    """As :func:`domain_odds`, from the cache or into it; all processes call this together."""
     sides = [_hash(json.dumps([*texts])) for texts in (source_texts, target_texts)]
     key = {"kind": "odds", "recipe": _RECIPE, "scikit-learn": sklearn.__version__, "seed": seed, "sides": sides}
     return cached(key, lambda: domain_odds(source_texts, target_texts, seed))
 
 
 def kept_distance(source: np.ndarray, target: np.ndarray) -> float:
-    """As :func:`nlptransfer.similarity.proxy_a_distance`, from the cache or into it; all processes call this together.
+    """As :func:`proxy_a_distance`, from the cache or into it; all processes call this together.
 
     Args:
         source, target: (rows, width) features of a frozen model, which come again.
@@ -226,8 +225,8 @@ def _opened(path: Path) -> np.ndarray | None:
 
 def _on_all(has: bool) -> bool:
     """Whether every process has it."""
-    mine = [np.array([processes.rank()])], [np.array([has])]
-    return bool(processes.gather_rows(*mine, processes.count(), share=True).all())
+    mine = [np.array([distributed.rank()])], [np.array([has])]
+    return bool(distributed.gather_rows(*mine, distributed.count(), share=True).all())
 
 
 def _keep(path: Path, made: np.ndarray, limit: float) -> None:

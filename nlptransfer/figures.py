@@ -21,7 +21,6 @@ SERIES = 6
 """Lines of a plot that have colours of their own."""
 SIZE = (4.4, 3.0)
 """Inches: a little more than a phone is wide, so that letters are not shrunk on one."""
-
 # Colours that matplotlib sees in place of the page's CSS variables, which are put in afterwards.
 _COLOURS = {"ink": "#010101", "faint": "#020202", "paper": "#030303"} | {
     f"series-{number}": f"#0404{number:02d}" for number in range(1, SERIES + 1)

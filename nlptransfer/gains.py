@@ -18,7 +18,6 @@ from nlptransfer.metrics import averages, checked_targets, higher_is_better, kno
 from nlptransfer.settings import check
 
 Verdict = Literal["helps", "no evidence", "hurts"]
-
 # How many drawn counts are held at once (64-bit: 32 MiB).
 _BLOCK = 2**22
 

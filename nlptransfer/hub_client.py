@@ -34,7 +34,6 @@ CONNECT_SECONDS = 10
 STALLED_SECONDS = 120.0
 """of silence in the middle of a request, after which it counts as lost"""
 _PASSING_STATUSES = (429, 500, 502, 503, 504)
-
 _T = TypeVar("_T")
 
 

@@ -1,6 +1,5 @@
 """The rungs of a comparison: what each is, which learning rates it tries, how long it takes, what it costs."""
 
-import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer import metrics, processes
+from nlptransfer import distributed, metrics
 from nlptransfer.augmentation import Augment
 from nlptransfer.baselines import BASELINES, Baseline
 from nlptransfer.classifier import Classifier
@@ -24,8 +23,6 @@ from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route, named_local
 from nlptransfer.routes import ROUTES
 from nlptransfer.run import SCORED_TRAINING_ROWS, Run, claim, described, write_predictions
-
-log = logging.getLogger("nlptransfer")
 
 LADDER = (*BASELINES, "word2vec", "probe", "lora", "full")
 """In the order of cost; a route that is not among them comes last."""
@@ -100,8 +97,8 @@ class Workshop:
         few = few_rows(data)
         started = clock()
         self.make(rung, few, folder, self.training.seed, {"num_train_epochs": 1})
-        spent = processes.from_main(clock() - started)
-        return processes.from_main(self._scaled(rung.way, data, few, folder, spent) if processes.is_main() else 0.0)
+        spent = distributed.from_main(clock() - started)
+        return distributed.from_main(self._scaled(rung.way, data, few, folder, spent) if distributed.is_main() else 0.0)
 
     def _scaled(self, route: Route, data: Data, few: Data, folder: Path, spent: float) -> float:
         cost, fitted = read_json(folder / "metrics.json")["cost"], read_json(folder / "experiment.json")["training"]
@@ -234,14 +231,14 @@ def _suggested(default: float, tried: Sequence[tuple[float, float | None]]) -> f
 def run_baseline(baseline: Baseline, data: Data, settings: DataSettings, folder: Path) -> None:
     """Fit a baseline and write what a run writes, but for the model."""
     question = {"fingerprints": data.fingerprints(), "route": baseline.name, **asdict(settings)}
-    if claim(folder, question, overwrite=False) or not processes.is_main():
-        return processes.wait()
+    if claim(folder, question, overwrite=False) or not distributed.is_main():
+        return distributed.wait()
     record = {
         "data": described(data),
         "base": None,
         "settings": {"data": asdict(settings), "route": {"name": baseline.name}},
         "asked": question,
-        "processes": processes.count(),
+        "processes": distributed.count(),
         "machine": machine(),
         "versions": versions(),
     }
@@ -273,7 +270,7 @@ def run_baseline(baseline: Baseline, data: Data, settings: DataSettings, folder:
     write_predictions(folder / "predictions.parquet", data, fitted.thresholds, found)
     write_json(folder / "metrics.json", report)
     write_json(folder / "experiment.json", {"status": "finished", **record, "training": fitted.record})
-    processes.wait()
+    distributed.wait()
 
 
 # What it costs

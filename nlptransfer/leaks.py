@@ -19,7 +19,6 @@ from nlptransfer.errors import RunFolderError
 
 _TOKEN, _KEY, _HOME, _TEMPORARY = "access token", "private key", "home path", "path of temporary files"
 _PICKLE, _LEFTOVER = "pickle", "leftover of training"
-
 # Every pattern starts with a literal, for which re searches fast; so what must not stand before is looked for after
 # it. Every pattern has a longest match, so that the search is linear and the parts of a file need to overlap by a bit.
 _SECRETS = (
@@ -43,7 +42,6 @@ _PATHS = (
     (_HOME, re.compile(rb""":(?<=[A-Za-z]:)(?:\\{1,4}|/)(?i:users)(?:\\{1,4}|/)[^\\/"'\r\n:*?<>|]{1,64}[\\/]""")),
 )
 _Patterns = tuple[tuple[str, re.Pattern[bytes]], ...]
-
 _PART, _OVERLAP, _LOOK_BEHIND = 2**20, 2**10, 16
 _PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _LEFTOVER_FILES = (

@@ -13,7 +13,6 @@ from nlptransfer.settings import check
 
 Normalisation = Literal["none", "nfkc", "lower", "web"]
 """The names of :data:`NORMALISATIONS`, as a setting has them."""
-
 _MOST_STEPS = 10
 _QUOTES = str.maketrans(dict.fromkeys("‘’‚‛", "'") | dict.fromkeys("“”„‟", '"'))
 # With its semicolon: without, "?a=1&copy=2" would hold one.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import anatomy, processes
+from nlptransfer import anatomy, distributed
 from nlptransfer.batching import Examples, SomeRows, compute
 from nlptransfer.data import Data
 from nlptransfer.encoder_routes import EncoderRoute, Lora
@@ -52,7 +52,7 @@ class Pretrain(Transfer):
     or where there are none a tenth of the others; where no epoch lowers it, the base stays as it was. What learns is
     what the route lets learn: by full the encoder, and with it the head for tokens, which is left behind; by lora the
     adapter. Word2Vec goes on with skip-gram on its vectors: see
-    :func:`nlptransfer.vector_making.continued_vectors`.
+    :func:`continued_vectors`.
 
     It learns from the training texts of the target, of a source where there is one, and from texts without labels;
     texts longer than ``max_length`` are read whole, in windows.
@@ -133,7 +133,7 @@ class Pretrain(Transfer):
         check(is_masked or self.mask_probability is None, "mask_probability", self.mask_probability, none)
         with _around(model, built.model, learns=not isinstance(route, Lora)):
             learn, held_out = (_examples(own, built.tokenizer, masking) for own in texts)
-            objective = LanguageLoss(model.to(processes.state().device), masking)
+            objective = LanguageLoss(model.to(distributed.state().device), masking)
             return _lowered(objective, learn, held_out, settings, checkpoints, route.paces(built.model))
 
     def _masking(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> "Masking":
@@ -273,7 +273,7 @@ def pretrained_base(
         return base, revision
     texts, _ = language_texts(target, others, seed)
     vectors, _ = vectors_for(texts, base, revision, dimensions=route.dimensions, allow_pickle=route.allow_pickle)
-    with processes.main_first():
+    with distributed.main_first():
         found = continued_vectors(
             vectors,
             texts,

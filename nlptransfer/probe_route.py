@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import anatomy, processes
+from nlptransfer import anatomy, distributed
 from nlptransfer.batching import FeatureRows, Rows, WordsBeside, compute, predict_logits
 from nlptransfer.data import Data
 from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.features import cached, pooled_vectors, text_key, through, to_float16
 from nlptransfer.loading import fast_tokenizer
-from nlptransfer.once import once
+from nlptransfer.memo import once
 from nlptransfer.probe import ProbeConfig, ProbeForSequenceClassification
 from nlptransfer.route import Built, Route, check_length, named_local, set_length
 from nlptransfer.settings import check
@@ -130,7 +130,7 @@ class Probe(Route):
         model = ProbeForSequenceClassification(config, encoder, words)
         if model.vectors is not None and matrix is not None:
             model.vectors.weight.data.copy_(torch.from_numpy(matrix))
-        model.to(processes.state().device)
+        model.to(distributed.state().device)
         # Not of all texts at once: the rows of a task alone are what the cache has of it.
         parts = [self.rows(model, tokenizer, texts, share=True) for texts in (data.train.texts, beside) if len(texts)]
         features = np.concatenate([np.asarray(cast(FeatureRows, part).features, dtype=np.float32) for part in parts])
@@ -223,7 +223,7 @@ class Probe(Route):
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
         model, tokenizer = self.load(folder, record, None)
-        model.to(processes.state().device)
+        model.to(distributed.state().device)
         return predict_logits(model, self.rows(model, tokenizer, texts))
 
     def needs_base(self, folder: Path) -> bool:

@@ -29,7 +29,6 @@ SPLIT_NAMES = {
 """Names that a split goes by, in files and in a DatasetDict, and its name here."""
 WHOLE = "all"
 """The name of the only part of a source that comes without splits."""
-
 # Names tried in this order; two columns of one group are ambiguous.
 _TEXT_COLUMNS = (
     ("text",),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import processes
+from nlptransfer import distributed
 from nlptransfer.batching import Rows, predict_logits
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError, SettingError
@@ -182,7 +182,7 @@ class Route(ABC):
         if self.long_text == "truncate":
             return plain_logits(model, tokenizer, texts)
         # Others would cut what is long.
-        model = model.eval().to(processes.state().device)
+        model = model.eval().to(distributed.state().device)
         return predict_logits(model, self.rows(model, tokenizer, texts))
 
     def needs_base(self, folder: Path) -> bool:
@@ -209,7 +209,7 @@ class Route(ABC):
 
 def plain_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> np.ndarray:
     """(texts, labels) float32 logits with no line of this project: the tokenizer's own padding, one batch."""
-    model = model.eval().to(processes.state().device)
+    model = model.eval().to(distributed.state().device)
     tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
     with torch.inference_mode():
         return model(**tokens).logits.float().cpu().numpy()

@@ -17,8 +17,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from nlptransfer import distributed
 from nlptransfer import metrics as scores
-from nlptransfer import processes
 from nlptransfer.augmentation import Augment, augment
 from nlptransfer.batching import SomeRows, predict_logits
 from nlptransfer.calibration import fit_temperature, fit_thresholds
@@ -29,8 +29,8 @@ from nlptransfer.files import atomic_file, no_empty_folder, read_json, size_mb, 
 from nlptransfer.heads import reorder
 from nlptransfer.labels import Labels
 from nlptransfer.machine import machine, peak_memory_mb, versions
+from nlptransfer.memo import once
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
-from nlptransfer.once import once
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import pretrained_base
 from nlptransfer.route import Built, Route, named_local
@@ -84,7 +84,7 @@ class Run:
         with no_empty_folder(folder):
             if claim(folder, self.question(), overwrite):
                 return
-            processes.quiet_others()
+            distributed.quiet_others()
             log.info("%s: %s -> %s", self.route.name, self.data, folder)
             if self.source is not None:
                 log.info("%s from %s", self.transfer.name, self.source.data or self.source.name)
@@ -93,8 +93,8 @@ class Run:
             course = Course(
                 self.route, self.transfer, self.asked, self._augmented(tasks), built, folder, agree, learnt_before
             )
-            truncated = self._truncated(built) if processes.is_main() else {}
-            if processes.is_main():
+            truncated = self._truncated(built) if distributed.is_main() else {}
+            if distributed.is_main():
                 write_json(folder / "experiment.json", {"status": "running", **self._record(built, course, truncated)})
         learnt = course.take()
         classifier, temperature = self._calibrated(built)
@@ -103,13 +103,13 @@ class Run:
         if learnt.scores:
             report["transfer"] = learnt.scores
             _log_forgetting(learnt.scores, scores.default_metric(self.data.labels))
-        if processes.is_main():
+        if distributed.is_main():
             record = self._record(built, course, truncated)
             report["cost"] = _cost(classifier, learnt.fitted["seconds"], learnt.fitted["examples"])
             if save_model:
                 self._save(folder / "model", classifier, record, report)
             self._write(folder, classifier, report, found, learnt, record)
-        processes.wait()
+        distributed.wait()
 
     def name(self) -> str:
         """Of a folder, after the data and the settings."""
@@ -186,7 +186,7 @@ class Run:
         others = [] if source is None or source.data is None else [source.data]
         base, revision = pretrained_base(self.transfer, self.route, self.base, self.revision, self.data, others, seed)
         built = self.route.build(first, base, revision, seed, beside)
-        built.model.to(processes.state().device)
+        built.model.to(distributed.state().device)
         return built, False
 
     def _truncated(self, built: Built) -> dict[str, float]:
@@ -218,7 +218,7 @@ class Run:
                 "augment": asdict(self.augment),
             },
             "asked": self.question(),
-            "processes": processes.count(),
+            "processes": distributed.count(),
             "machine": machine(),
             "versions": versions(),
         }
@@ -381,7 +381,9 @@ def claim(folder: Path, question: dict[str, Any], overwrite: bool, record: str =
     Args:
         record: the file that says what was asked for and whether it is finished.
     """
-    return bool(processes.from_main(_claimed(folder / record, question, overwrite) if processes.is_main() else None))
+    return bool(
+        distributed.from_main(_claimed(folder / record, question, overwrite) if distributed.is_main() else None)
+    )
 
 
 def _claimed(record: Path, question: dict[str, Any], overwrite: bool) -> bool:

@@ -16,7 +16,6 @@ from nlptransfer.errors import VectorsError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 PAD_ID, UNKNOWN_ID = 0, 1
-
 # Scripts that put no space between words: Han, Hiragana, Katakana, Thai, Lao, Khmer, Myanmar.
 _UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 _LETTERS = r"\p{L}[\p{L}\p{M}]*"
@@ -29,10 +28,8 @@ _PARTED = rf"\p{{L}}[\p{{L}}\p{{M}}]*?(?=n't\b)|{_CLITIC}|{_LETTERS}(?:'(?!(?:s|
 _JOINED = rf"{_LETTERS}(?:'{_LETTERS})*"
 # Of unspaced scripts the model cuts what is between marks, but a decimal number is one word.
 _RUN = r"\d+(?:[.,]\d+)+|[\p{L}\p{M}\p{N}]+"
-
 _PLAIN = {'"': ("“", "”", "„", "‟", "``", "''"), "'": ("‘", "‚"), "-": ("–", "—", "―", "−"), "...": ("…",)}
 """What stands in a text for a plain mark, where the vocabulary does not tell the two apart."""
-
 _STAND_INS = {
     "<url>": r"https?://\S+|www\.\S+",
     "<user>": r"@\w+",
@@ -41,7 +38,6 @@ _STAND_INS = {
     "<num>": _NUMBER,
 }
 """Words that stand for all of a kind (GloVe's vectors of Twitter have them), and the kind."""
-
 _MAX_RUNS = 200
 
 

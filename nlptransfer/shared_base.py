@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from nlptransfer import anatomy, processes
+from nlptransfer import anatomy, distributed
 from nlptransfer.encoders import check_weights, find_base
 from nlptransfer.heads import relabel
 from nlptransfer.labels import Labels
@@ -43,7 +43,7 @@ class SharedBase:
         """
         check_weights(self.base, record)
         if "encoder" not in self._kept:
-            self._kept["encoder"] = anatomy.load_encoder(self.base).to(processes.state().device)
+            self._kept["encoder"] = anatomy.load_encoder(self.base).to(distributed.state().device)
         return self._kept["encoder"]
 
     def classifier(
@@ -63,7 +63,7 @@ class SharedBase:
             two = Labels(("0", "1"))
             tokenizer = anatomy.load_tokenizer(self.base)
             model, _ = anatomy.load_model(self.base, two, tokenizer, 0, dtype=dtype, four_bit=four_bit)
-            self._kept[kind] = model.to(processes.state().device).requires_grad_(False)
+            self._kept[kind] = model.to(distributed.state().device).requires_grad_(False)
         kept = self._kept[kind]
         # Modules anew, but around the same tensors.
         own = deepcopy(kept, {id(tensor): tensor for tensor in chain(kept.parameters(), kept.buffers())})

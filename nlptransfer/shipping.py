@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from nlptransfer.hub import Pushed
 
 shipping_app = typer.Typer()
-
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or a saved classifier")]
 
 

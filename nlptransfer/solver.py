@@ -23,7 +23,6 @@ STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
 """L2 strengths to choose from, each as a penalty strength / (2 * rows) * |W|^2 on standardised features."""
 TOWARDS_STRENGTHS = (1e5, 1e4, 1000.0, 100.0, 10.0, 1.0, 0.1)
 """L2 strengths to choose from where the penalty holds a head at that of a source: from a copy of it to hardly held."""
-
 AXES = 256
 """Principal axes that are looked for."""
 FLATTEST = 1e-3
@@ -46,7 +45,6 @@ STOPPED = 99
 """scipy's status where a callback has ended the minimisation."""
 FEWEST = 4
 """Rows from which there is cross-validation."""
-
 Head = tuple[np.ndarray, np.ndarray]
 """A weight (labels, width) and a bias (labels,)."""
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray | None]

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor
 
-from nlptransfer import processes
+from nlptransfer import distributed
 from nlptransfer.classifier import Classifier
 from nlptransfer.encoder_routes import Lora, adapted
 from nlptransfer.encoders import recorded_base
@@ -57,7 +57,7 @@ def average(
     known = (first.record or {})["base"]
     model, _ = route.load_base(recorded_base(known, base), first.labels, first.tokenizer, 0, **route.precision)
     states = [get_peft_model_state_dict(cast(Any, one.model), save_embedding_layers=False) for one in classifiers]
-    mixed = adapted(model, config, _mixed(states, configs, shares)).to(processes.state().device)
+    mixed = adapted(model, config, _mixed(states, configs, shares)).to(distributed.state().device)
     return replace(
         first, route=route, model=mixed, thresholds=None, record={"base": known, "average": {"weights": shares}}
     )

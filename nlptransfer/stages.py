@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nlptransfer import metrics, processes
+from nlptransfer import distributed, metrics
 from nlptransfer.adaptation import Chosen
 from nlptransfer.anatomy import layer_name
 from nlptransfer.batching import Examples, predict_logits
@@ -22,8 +22,8 @@ from nlptransfer.classifier import to_probabilities
 from nlptransfer.features import kept_distance, kept_odds
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.heads import relabel, represent, standing_in
+from nlptransfer.memo import once
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
-from nlptransfer.once import once
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import Pretrain, language_texts
 from nlptransfer.route import Built, Route
@@ -41,7 +41,6 @@ COLLAPSED_RATE = 0.25
 COMPARED_ROWS = 256
 """Training texts of either side by which the layers are compared."""
 CHECKPOINTS = "checkpoints"
-
 State = Mapping[str, Tensor]
 
 
@@ -225,11 +224,11 @@ class Course:
             fitted["evidence"] = asdict(self._evidence(stage, fitted.get("validation_logits")))
         if keep and (logits := fitted.get("validation_logits")) is not None:
             fitted["validation_logits"] = logits.tolist()
-        if keep and processes.is_main():
+        if keep and distributed.is_main():
             with atomic_folder(done) as new:
                 save_file(_copied(way.route.state(self.built.model)), new / "state.safetensors")
                 write_json(new / "fitted.json", fitted)
-        processes.wait()
+        distributed.wait()
         return fitted
 
     def _evidence(self, stage: Stage, held_out: np.ndarray | None) -> Evidence:
@@ -390,7 +389,7 @@ class Course:
             solved = cast(Transfer, way.transfer).solve(stage, found, self._source_solution(head))
         else:
             solved = found[stage.roles[0]].choose(refit=False)
-        weight, bias = processes.from_main(solved.head)
+        weight, bias = distributed.from_main(solved.head)
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(weight))
             if head.bias is not None:

@@ -23,7 +23,6 @@ KEPT_FROM = 256
 """Of fewer texts none are kept: to look for them would take as long as to cut them anew."""
 ENCODE_CHUNK = 4096
 """Texts that are tokenized at a time: what the tokenizer makes of a text is much larger than its ids."""
-
 _KEPT: WeakKeyDictionary[PreTrainedTokenizerFast, dict[tuple[Any, ...], "TokenRows"]] = WeakKeyDictionary()
 _LOCK = Lock()
 

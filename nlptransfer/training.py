@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from nlptransfer import arithmetic, processes
+from nlptransfer import arithmetic, distributed
 from nlptransfer.batching import Examples, compute, endless_batches, rows_of_texts, tokens_of_texts
 from nlptransfer.cutting import first_token_alone
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
@@ -125,7 +125,7 @@ class _Loop:
         self.roles = {role: examples.by_row for role, examples in roles.items()}
         self.texts = {role: tokens_of_texts(examples.rows) for role, examples in roles.items()}
         self.epochs, self.rate = settings.num_train_epochs, settings.learning_rate
-        self.accelerator = processes.accelerator(settings.mixed_precision, settings.report_to, checkpoints.parent)
+        self.accelerator = distributed.accelerator(settings.mixed_precision, settings.report_to, checkpoints.parent)
         self.micro_rows = settings.per_device_train_batch_size * self.accelerator.num_processes
         self.step_rows = self.micro_rows * settings.gradient_accumulation_steps
         self.epoch_steps = max(math.ceil(len(tokens) / self.step_rows) for tokens in self.texts.values())
@@ -470,7 +470,7 @@ def _rehearses(accelerator: Accelerator) -> bool:
     return (
         accelerator.num_processes > 1
         and accelerator.device.type != "cpu"
-        and accelerator.distributed_type in processes.TOGETHER
+        and accelerator.distributed_type in distributed.TOGETHER
     )
 
 

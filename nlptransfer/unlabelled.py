@@ -21,7 +21,7 @@ def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, .
     """Texts without labels, each once, in the normalisation of the settings.
 
     Args:
-        texts: a file, as :func:`nlptransfer.reading.read_texts` takes it, or a list of texts.
+        texts: a file, as :func:`read_texts` takes it, or a list of texts.
 
     Raises:
         DataError: they cannot be read, or there are none.
@@ -52,10 +52,10 @@ def load_unlabelled(source: Any, labels: Labels, settings: DataSettings | None =
     """The texts of a task whose labels are not to be seen, and its test rows.
 
     Args:
-        source: as in :func:`nlptransfer.data.load_data`, with labels or without, or a .txt file of a text a line. What
+        source: as in :func:`load_data`, with labels or without, or a .txt file of a text a line. What
             is not test is taken for text alone; a source with labels but no test split has one carved out, as there.
         labels: of the task that is learnt from; those of the test rows must be among them.
-        settings: as in :func:`nlptransfer.data.load_data`; ``max_train_rows`` is of the texts.
+        settings: as in :func:`load_data`; ``max_train_rows`` is of the texts.
 
     Returns:
         Data with texts in ``unlabelled``, and no row in any split but test.

@@ -39,10 +39,8 @@ logger = logging.getLogger("nlptransfer")
 
 Block = tuple[list[bytes], np.ndarray]
 """Words in UTF-8 and their vectors, (rows, dimensions) float32, all of them finite."""
-
 FILE_SUFFIXES = (".txt", ".vec", ".bin")
 """Endings that :func:`write_vectors` knows, each with or without ``.gz``."""
-
 _HEAD = 4 << 20
 _CHUNK = 16 << 20
 _MAX_LINE = 16 << 20
@@ -67,8 +65,6 @@ _FOREIGN = {
     b"<!doctype": "a web page: download the file itself",
     b"<html": "a web page: download the file itself",
 }
-
-
 _LIST_URL = "https://raw.githubusercontent.com/RaRe-Technologies/gensim-data/master/list.json"
 _DATA_URL = "https://github.com/RaRe-Technologies/gensim-data/releases/download"
 _TIMEOUT = 10

@@ -15,6 +15,7 @@ from nlptransfer.encoders import BaseModel, find_base, is_encoder, weights_hash
 from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import cache_folder
 from nlptransfer.loading import from_pretrained
+from nlptransfer.progress import progress_bar
 from nlptransfer.segmentation import PAD, UNKNOWN, build_tokenizer, is_unspaced, split_words, surface_words
 from nlptransfer.settings import check
 from nlptransfer.vectors import WordVectors, cached_vectors, open_vectors
@@ -23,7 +24,6 @@ logger = logging.getLogger("nlptransfer")
 
 _RECIPE = 1
 """Version of the distillation; another one is computed again."""
-
 # gensim silently drops what follows in a longer text.
 _GENSIM_TEXT = 10_000
 _MAX_PIECES = 64
@@ -157,7 +157,7 @@ def _trained_further(
     places = np.array([rows[word] for word in model.wv.index_to_key])
     is_known = places < len(known)
     model.wv.vectors[is_known] = matrix[places[is_known]]
-    with _bar(progress) as bar:
+    with progress_bar(progress) as bar:
         task = bar.add_task(f"word2vec on {counts.total():,} words", total=2 * model.epochs)
         for held in (True, False):
             # A rate that rises again is worth a warning to gensim.
@@ -181,7 +181,7 @@ def _sentences(words_of_texts: Iterable[list[str]]) -> list[list[str]]:
 def _word2vec(sentences: list[list[str]], counts: Counter[str], progress: bool, settings: dict[str, Any]) -> Any:
     from gensim.models import Word2Vec
 
-    with _bar(progress) as bar:
+    with progress_bar(progress) as bar:
         task = bar.add_task(f"word2vec on {counts.total():,} words", total=settings["epochs"])
         # Python's own hash of a string differs from process to process.
         return Word2Vec(sentences, hashfxn=_stable_hash, callbacks=[_ticking(bar, task)], **settings)
@@ -213,9 +213,9 @@ def vectors_for(
         dimensions: of distilled vectors.
         allow_pickle: whether gensim's own files, which are pickles and can run code, are opened.
     """
-    from nlptransfer import processes  # it imports torch, which making vectors from text does without
+    from nlptransfer import distributed  # it imports torch, which making vectors from text does without
 
-    with processes.main_first():
+    with distributed.main_first():
         if base is not None and not is_encoder(base):
             check(revision is None, "revision", revision, "none, as a file of word vectors has no revisions")
             vectors = open_vectors(base, allow_pickle=allow_pickle)
@@ -403,7 +403,7 @@ def _encode_words(words: list[str], encoder: BaseModel, batch_size: int, progres
     space = " " if _word_mark(tokenizer.get_vocab()) == "Ġ" else ""
     ids = tokenizer([space + word for word in words], truncation=True, max_length=_MAX_PIECES)["input_ids"]
     states: np.ndarray | None = None
-    with _bar(progress) as bar, torch.inference_mode():
+    with progress_bar(progress) as bar, torch.inference_mode():
         task = bar.add_task(f"{encoder.id}, word by word", total=len(words))
         for rows in _batches_of_one_length(ids, batch_size):
             batch = torch.tensor([ids[row] for row in rows], device=device)
@@ -447,12 +447,3 @@ def _zipf_weights(count: int) -> np.ndarray:
     inverse = 1 / np.arange(2, count + 2)
     share = inverse / inverse.sum()
     return (_SIF / (_SIF + share)).astype(np.float32)[:, None]
-
-
-def _bar(progress: bool) -> Any:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    # On stderr: what a command prints may be piped on.
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not (progress and console.is_terminal))

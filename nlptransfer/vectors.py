@@ -44,7 +44,6 @@ logger = logging.getLogger("nlptransfer")
 
 FORMAT = 1
 """Version of the converted folder; another one is converted again."""
-
 _META = "vectors.json"
 _BLOCK = 1 << 16
 _NEAREST_BYTES = 64 << 20

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer import metrics, processes
+from nlptransfer import distributed, metrics
 from nlptransfer.classifier import note_results
 from nlptransfer.data import DataSettings
 from nlptransfer.errors import DataError
@@ -33,7 +33,6 @@ STEPS_OF_THEIR_OWN = (Joint.name,)
 """Strategies that step over the target's rows more often than a run on these alone would."""
 SIDES = "verdict"
 """The folder in a run's with the runs that its verdict rests on."""
-
 Make = Callable[[DataSettings], Run]
 
 
@@ -91,7 +90,9 @@ class Pairs:
             asked = replace(asked, **resolved)
             if own.transfer.name in STEPS_OF_THEIR_OWN:
                 steps = read_json(finished / "experiment.json")["transfer"]["stages"]["joint"]["step"]
-                rows = asked.gradient_accumulation_steps * (asked.per_device_train_batch_size or 1) * processes.count()
+                rows = (
+                    asked.gradient_accumulation_steps * (asked.per_device_train_batch_size or 1) * distributed.count()
+                )
                 asked = replace(asked, num_train_epochs=math.ceil(steps / math.ceil(len(own.data.train) / rows)))
         return replace(own, route=route, transfer=Direct(), source=None, asked=asked, base=base)
 
@@ -129,11 +130,11 @@ def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwr
     question = {**run.question(), "verdict": True, "gate": gate, "seeds": pairs.seeds}
     if claim(folder, question, overwrite):
         return
-    if processes.is_main():
+    if distributed.is_main():
         write_json(folder / "experiment.json", {"status": "running", "asked": question})
-    processes.wait()
+    distributed.wait()
     found = pairs.runs(folder / SIDES, save_first=True)
-    if processes.is_main():
+    if distributed.is_main():
         gain = gain_of(found, run.data.labels, metric)
         scores = [
             float(np.mean([validation_score(side, metric) for side in sides])) for sides in zip(*found, strict=True)
@@ -152,7 +153,7 @@ def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwr
         if not run.asked.keep_checkpoints:
             for side in found[0]:
                 shutil.rmtree(side / "model", ignore_errors=True)
-    processes.wait()
+    distributed.wait()
 
 
 def gain_metric(run: Run) -> str:

@@ -14,7 +14,7 @@ from nlptransfer import word2vec
 from nlptransfer.batching import FeatureRows, Rows
 from nlptransfer.data import Data
 from nlptransfer.features import pooled_vectors
-from nlptransfer.once import once
+from nlptransfer.memo import once
 from nlptransfer.route import Built, Route, check_length, set_length
 from nlptransfer.settings import check
 from nlptransfer.tokens import TokenRows, encode, encode_words

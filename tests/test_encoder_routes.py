@@ -28,7 +28,7 @@ from helpers.corpora import splits_of, texts_of
 from helpers.encoders import STORIES, Bases
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, SHARED, needs_shared, no_path_in
 from nlptransfer import Classifier, Experiment, anatomy, finetune
-from nlptransfer.batching import ActivationRows
+from nlptransfer.batching import ActivationRows, Examples
 from nlptransfer.calibration import fit_temperature
 from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.encoder_routes import EncoderRoute, Full, Lora
@@ -36,9 +36,10 @@ from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.labels import Labels
 from nlptransfer.objectives import LabelLoss, Objective
+from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Built
 from nlptransfer.solver import STRENGTHS
-from nlptransfer.training import Examples, TrainingSettings, train
+from nlptransfer.training import train
 
 LENGTH = 12
 

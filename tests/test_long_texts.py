@@ -37,10 +37,11 @@ from nlptransfer.features import text_key
 from nlptransfer.files import read_json
 from nlptransfer.objectives import LabelLoss, Objective, class_weights
 from nlptransfer.onnx_model import WithWordIds
+from nlptransfer.optimization import TrainingSettings
 from nlptransfer.report import write_report
 from nlptransfer.route import Route, set_length
 from nlptransfer.tokens import TokenRows, encode, encode_words, token_counts
-from nlptransfer.training import TrainingSettings, train
+from nlptransfer.training import train
 from nlptransfer.word2vec import make_tokenizer
 
 MODES = ("truncate", "head_tail", "windows")

@@ -23,15 +23,16 @@ from helpers.classifiers import train_only
 from helpers.corpora import FILM_WORDS
 from helpers.encoders import make_film_base
 from nlptransfer import probe_route
-from nlptransfer.batching import FeatureRows, Rows, predict_logits
+from nlptransfer.batching import Examples, FeatureRows, Rows, predict_logits
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.labels import Labels
 from nlptransfer.objectives import LabelLoss, Objective
+from nlptransfer.optimization import TrainingSettings
 from nlptransfer.probe import ProbeForSequenceClassification
 from nlptransfer.probe_route import Probe
 from nlptransfer.route import Built
 from nlptransfer.solver import solve
-from nlptransfer.training import Examples, TrainingSettings, train
+from nlptransfer.training import train
 from nlptransfer.vectors import save_vectors
 
 TEXTS = [

@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from torch.nn import functional
 
 from helpers.training import BASE, LABELS, PACES, SEVERAL, Crowded, Tiny, fit, rows, same
-from nlptransfer import processes
+from nlptransfer import distributed
 from nlptransfer.batching import training_batches
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.objectives import Joint, LabelLoss
@@ -242,7 +242,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_weights_are_sharded_in_one_way_alone(kind, tmp_path, monkeypatch):
     made = SimpleNamespace(distributed_type=DistributedType[kind], is_fsdp2=False)
-    monkeypatch.setattr(processes, "Accelerator", lambda **options: made)
+    monkeypatch.setattr(distributed, "Accelerator", lambda **options: made)
     with pytest.raises(SettingError, match=f"asks for {kind}: expected .* or --use_fsdp with --fsdp_version 2"):
         fit(tmp_path, BASE)
 

@@ -18,11 +18,7 @@ from nlptransfer.errors import NlpTransferError, SettingError
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.probe_route import Probe
 from nlptransfer.strategies import Joint, Relate, Select, Sequential
-from nlptransfer.transfer import (
-    FROM_SOURCE,
-    ON_TARGET,
-    Sides,
-)
+from nlptransfer.transfer import FROM_SOURCE, ON_TARGET, Sides
 from nlptransfer.transfers import TRANSFERS, transfer_classes
 from nlptransfer.word2vec_route import Word2Vec
 

@@ -262,10 +262,10 @@ def _parameters() -> int:
 
 
 def _built(route: Any, data: Any) -> Any:
-    from nlptransfer import processes
+    from nlptransfer import distributed
 
     built = route.build(data, None, None, seed=0)
-    built.model.to(processes.state().device)
+    built.model.to(distributed.state().device)
     return built
 
 

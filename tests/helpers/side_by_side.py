@@ -23,16 +23,17 @@ from transformers import BertConfig, BertForMaskedLM
 
 import nlptransfer.run
 from helpers.corpora import FILM_WORDS, write_rows
-from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, finetune, ladder, processes, training
+from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed, finetune, ladder, training
 from nlptransfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
-from nlptransfer.batching import FeatureRows, SomeRows, predict_logits
+from nlptransfer.batching import Examples, FeatureRows, SomeRows, predict_logits
 from nlptransfer.features import cached
 from nlptransfer.labels import Labels
 from nlptransfer.objectives import SOURCE, UNLABELLED, LabelLoss, Objective, class_weights
+from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import LanguageLoss, Masking, _lowered
 from nlptransfer.task import Task
 from nlptransfer.tokens import TokenRows
-from nlptransfer.training import Examples, TrainingSettings, train
+from nlptransfer.training import train
 
 CNN = {"head_type": "cnn", "dropout": 0.0, "num_train_epochs": 12, "save_steps": 5}
 """Settings of a run on word vectors."""
@@ -72,14 +73,14 @@ class Tiny(nn.Module):
     def forward(self, features: torch.Tensor) -> SimpleNamespace:
         if not self.training:
             self.seen += features[:, 0].tolist()
-        elif self.crowded and processes.rank() == 1 and len(features) > 1:
+        elif self.crowded and distributed.rank() == 1 and len(features) > 1:
             raise torch.OutOfMemoryError("out of memory")
         return SimpleNamespace(logits=self.head(torch.relu(self.body(features))))
 
 
 def share_of(rows: int) -> int:
     """The rows that each process takes at once, of so many that all take."""
-    return rows // processes.count()
+    return rows // distributed.count()
 
 
 def examples(count: int, labels: Labels) -> Examples:
@@ -106,11 +107,11 @@ def train_tiny(kind: str, folder: Path) -> None:
     part = len(model.seen)
     assert np.array_equal(shared, predict_logits(model, judged.rows))
     record = [part, report.rows_per_pass, report.step, [entry["loss"] for entry in report.history], shared.tolist()]
-    (folder / f"rank_{processes.rank()}.json").write_text(json.dumps(record))
-    if processes.is_main():
+    (folder / f"rank_{distributed.rank()}.json").write_text(json.dumps(record))
+    if distributed.is_main():
         save_file(model.state_dict(), folder / "final.safetensors")
-    assert processes.from_main(processes.rank()) == 0
-    processes.wait()
+    assert distributed.from_main(distributed.rank()) == 0
+    distributed.wait()
 
 
 def align_tiny(kind: str, folder: Path) -> None:
@@ -130,10 +131,10 @@ def align_tiny(kind: str, folder: Path) -> None:
         objective, learn, none, lambda logits: 0.0, settings, folder / "checkpoints", None, unseen, (SOURCE, UNLABELLED)
     )
     record = [entry["discrepancy"] for entry in report.history]
-    (folder / f"rank_{processes.rank()}.json").write_text(json.dumps(record))
+    (folder / f"rank_{distributed.rank()}.json").write_text(json.dumps(record))
     # The critic is a part of it.
-    save_file(objective.state_dict(), folder / f"rank_{processes.rank()}.safetensors")
-    processes.wait()
+    save_file(objective.state_dict(), folder / f"rank_{distributed.rank()}.safetensors")
+    distributed.wait()
 
 
 def learn_language(folder: Path) -> None:
@@ -157,10 +158,10 @@ def learn_language(folder: Path) -> None:
     )  # fmt: skip
     model = BertForMaskedLM(config)
     found = _lowered(LanguageLoss(model, masking), learn, held_out, settings, folder / "checkpoints", {})
-    if processes.is_main():
+    if distributed.is_main():
         (folder / "language.json").write_text(json.dumps([found["language"], found["history"]]))
         save_file(dict(model.bert.state_dict()), folder / "final.safetensors")
-    processes.wait()
+    distributed.wait()
 
 
 def compute_features(folder: Path) -> None:
@@ -169,14 +170,14 @@ def compute_features(folder: Path) -> None:
 
     def make() -> np.ndarray:
         calls.append(1)
-        processes.wait()
+        distributed.wait()
         return np.ones((2, 2), dtype=np.float16)
 
-    for cache in (f"machine_{processes.rank()}", "one") * 2:
+    for cache in (f"machine_{distributed.rank()}", "one") * 2:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HF_HOME", str(folder / cache))
             assert cached({"of": cache[:3]}, make).sum() == 4
-    (folder / f"computed_{processes.rank()}.txt").write_text(f"{len(calls)}")
+    (folder / f"computed_{distributed.rank()}.txt").write_text(f"{len(calls)}")
 
 
 def texts_of(rows: int, draw: np.random.Generator) -> list[str]:
@@ -209,10 +210,10 @@ def calls(base: str) -> dict[str, dict[str, Any]]:
 def compare_routes(encoder: str, folder: Path) -> None:
     """nlptransfer compare: timed, and trained in steps over two seeds."""
     rows = folder.with_suffix(".jsonl")
-    if processes.is_main():
+    if distributed.is_main():
         texts, labels = calls(encoder)["full"]["data"]
         write_rows(rows, list(zip(texts, labels, strict=True)))
-    processes.wait()
+    distributed.wait()
     words = [
         "compare",
         str(rows),
@@ -274,7 +275,7 @@ def shard_weights(patch: pytest.MonkeyPatch) -> None:
 
 
 def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
-    several = processes.count() > 1
+    several = distributed.count() > 1
     with pytest.MonkeyPatch.context() as patch:
         # No run here is asked how fast it is.
         patch.setattr(nlptransfer.run, "SPEED_SECONDS", 0.0)

@@ -6,7 +6,6 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 Made = TypeVar("Made")
-
 _kept: ContextVar[dict[Hashable, Any] | None] = ContextVar("kept", default=None)
 
 
