@@ -10,6 +10,7 @@ from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .contrast import Contrast as Contrast
 from .data import Data as Data
+from .data import Labels as Labels
 from .data import load_data as load_data
 from .domains import close_the_gap as close_the_gap
 from .encoder_routes import Full as Full
@@ -18,7 +19,6 @@ from .errors import NlpTransferError as NlpTransferError
 from .experiment import Experiment as Experiment
 from .experiment import finetune as finetune
 from .experiment import gain_curve as gain_curve
-from .labels import Labels as Labels
 from .pretraining import Pretrain as Pretrain
 from .probe_route import Probe as Probe
 from .routes import ROUTES as ROUTES

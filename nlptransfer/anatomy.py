@@ -23,9 +23,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from nlptransfer.data import Labels
 from nlptransfer.encoders import BaseModel
 from nlptransfer.errors import BaseModelError, SettingError
-from nlptransfer.labels import Labels
 from nlptransfer.loading import fast_tokenizer, from_pretrained
 from nlptransfer.settings import check
 

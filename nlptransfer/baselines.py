@@ -12,8 +12,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from nlptransfer.calibration import fit_temperature, fit_thresholds
-from nlptransfer.data import Data
-from nlptransfer.labels import Labels
+from nlptransfer.data import Data, Labels
 from nlptransfer.metrics import averages, score, tally
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import expit, softmax
 
-from nlptransfer.labels import Labels
+from nlptransfer.data import Labels
 
 log = logging.getLogger("nlptransfer")
 

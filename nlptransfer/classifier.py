@@ -17,15 +17,12 @@ from nlptransfer import distributed, metrics
 from nlptransfer.batching import predict_logits
 from nlptransfer.calibration import confidence
 from nlptransfer.card import model_card
-from nlptransfer.data import DataSettings, Split, load_split
+from nlptransfer.data import NORMALISATIONS, DataSettings, Labels, Split, load_split, normalise, read_texts
 from nlptransfer.encoders import recorded_base
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.hub import Pushed, fetch, is_hub_id, push
-from nlptransfer.labels import Labels
-from nlptransfer.normalisation import NORMALISATIONS, normalise
 from nlptransfer.onnx_export import export_onnx
-from nlptransfer.reading import read_texts
 from nlptransfer.route import Route
 from nlptransfer.routes import saved_route_class
 from nlptransfer.settings import check, fill

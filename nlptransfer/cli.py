@@ -273,7 +273,7 @@ def train_vectors_verb(
     text_column: TextColumn = None,
 ) -> None:
     """Train word vectors on texts of your own (gensim Word2Vec, skip-gram)."""
-    from nlptransfer.reading import read_texts
+    from nlptransfer.data import read_texts
     from nlptransfer.vector_making import train_vectors
     from nlptransfer.vectors import save_vectors
 
@@ -299,8 +299,8 @@ def distil_vectors_verb(
     text_column: TextColumn = None,
 ) -> None:
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
+    from nlptransfer.data import read_texts
     from nlptransfer.encoders import find_base
-    from nlptransfer.reading import read_texts
     from nlptransfer.vector_making import distil_for_texts
 
     start_log()
@@ -319,7 +319,7 @@ def show_vectors_verb(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Size, nearest neighbours, and the share of a corpus that has vectors."""
-    from nlptransfer.reading import read_texts
+    from nlptransfer.data import read_texts
     from nlptransfer.segmentation import build_tokenizer, surface_words
     from nlptransfer.vectors import open_vectors
 

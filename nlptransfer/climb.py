@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from nlptransfer import distributed, significance
-from nlptransfer.audit import data_warnings
 from nlptransfer.baselines import Majority
-from nlptransfer.data import Data
+from nlptransfer.data import Data, data_warnings
 from nlptransfer.errors import NlpTransferError, TrainingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.ladder import Rung, Workshop, costs, labelled_rows, next_rate, without_test

@@ -19,16 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from threadpoolctl import threadpool_limits
 
 from nlptransfer import distributed
-from nlptransfer.data import load_data
+from nlptransfer.data import Labels, load_data, load_texts
 from nlptransfer.errors import DataError
 from nlptransfer.experiment import Experiment, finetune
 from nlptransfer.files import write_json
-from nlptransfer.labels import Labels
 from nlptransfer.memo import shared_work
 from nlptransfer.route import Route
 from nlptransfer.run import predictions_on_test
 from nlptransfer.settings import check
-from nlptransfer.unlabelled import load_texts
 
 log = logging.getLogger("nlptransfer")
 

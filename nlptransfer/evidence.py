@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from nlptransfer import calibration, metrics
+from nlptransfer.data import Labels
 from nlptransfer.files import read_json
-from nlptransfer.labels import Labels
 
 
 @dataclass(frozen=True)

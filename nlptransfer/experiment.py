@@ -11,7 +11,7 @@ from nlptransfer import distributed
 from nlptransfer import metrics as scores
 from nlptransfer.augmentation import Augment
 from nlptransfer.classifier import Classifier
-from nlptransfer.data import Data, DataSettings, load_data
+from nlptransfer.data import Data, DataSettings, load_data, load_unlabelled, with_unlabelled
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.optimization import TrainingSettings
@@ -23,7 +23,6 @@ from nlptransfer.source import load_source, saved_classifier
 from nlptransfer.strategies import Direct
 from nlptransfer.transfer import FromSource, Transfer
 from nlptransfer.transfers import transfer_classes
-from nlptransfer.unlabelled import load_unlabelled, with_unlabelled
 from nlptransfer.verdict import SEEDS, Pairs, gain_metric, gain_of, run_with_verdict, said, seeds_for
 
 log = logging.getLogger("nlptransfer")

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
+from nlptransfer.data import Labels
 from nlptransfer.errors import DataError, SettingError
-from nlptransfer.labels import Labels
 from nlptransfer.metrics import averages, checked_targets, higher_is_better, known_score, tally
 from nlptransfer.settings import check
 

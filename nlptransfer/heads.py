@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from nlptransfer.anatomy import plain_model
 from nlptransfer.batching import Rows, compute
-from nlptransfer.labels import Labels
+from nlptransfer.data import Labels
 
 
 @contextmanager

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
+from nlptransfer.data import Labels
 from nlptransfer.errors import DataError, SettingError, nearest
-from nlptransfer.labels import Labels
 from nlptransfer.settings import check
 
 _AVERAGED = [f"{rate}_{kind}" for rate in ("f1", "precision", "recall") for kind in ("macro", "micro", "weighted")]

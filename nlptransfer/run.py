@@ -23,11 +23,10 @@ from nlptransfer.augmentation import Augment, augment
 from nlptransfer.batching import SomeRows, predict_logits
 from nlptransfer.calibration import fit_temperature, fit_thresholds
 from nlptransfer.classifier import Classifier, note_results, to_probabilities
-from nlptransfer.data import Data, DataSettings, Split
+from nlptransfer.data import Data, DataSettings, Labels, Split
 from nlptransfer.errors import RunFolderError
 from nlptransfer.files import atomic_file, no_empty_folder, read_json, size_mb, write_json
 from nlptransfer.heads import reorder
-from nlptransfer.labels import Labels
 from nlptransfer.machine import machine, peak_memory_mb, versions
 from nlptransfer.memo import once
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED

@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from nlptransfer import anatomy, distributed
+from nlptransfer.data import Labels
 from nlptransfer.encoders import check_weights, find_base
 from nlptransfer.heads import relabel
-from nlptransfer.labels import Labels
 
 
 class SharedBase:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from nlptransfer.data import Labels
 from nlptransfer.errors import DataError
 from nlptransfer.gains import checked_rows, checked_runs, measure, outcomes, resampled_scores, rounded, scores
-from nlptransfer.labels import Labels
 from nlptransfer.settings import check
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from nlptransfer.classifier import RECORD, Classifier
-from nlptransfer.data import Data, DataSettings, Split, load_data
+from nlptransfer.data import Data, DataSettings, Labels, Split, load_data
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.features import hash_of_modules, kept_odds
-from nlptransfer.labels import Labels
 from nlptransfer.transfer import FromSource, Sides
 
 

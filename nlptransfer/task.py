@@ -7,8 +7,7 @@ import numpy as np
 
 from nlptransfer import metrics
 from nlptransfer.classifier import to_probabilities
-from nlptransfer.data import Data, Split
-from nlptransfer.labels import Labels
+from nlptransfer.data import Data, Labels, Split
 from nlptransfer.objectives import LabelLoss, class_weights
 from nlptransfer.optimization import TrainingSettings
 

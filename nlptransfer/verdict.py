@@ -12,11 +12,10 @@ import numpy as np
 
 from nlptransfer import distributed, metrics
 from nlptransfer.classifier import note_results
-from nlptransfer.data import DataSettings
+from nlptransfer.data import DataSettings, Labels
 from nlptransfer.errors import DataError
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.gains import Gain, measure, transfer_gain
-from nlptransfer.labels import Labels
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.run import Run, claim, command, predictions_on_test
 from nlptransfer.solving import are_few

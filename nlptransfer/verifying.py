@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from nlptransfer.data import Labels
 from nlptransfer.errors import VerificationError
-from nlptransfer.labels import Labels
 from nlptransfer.route import Route
 
 TOLERANCE = 1e-4

@@ -17,11 +17,11 @@ from helpers.folders import RUN_FILES, files_of
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
 from nlptransfer import Classifier, Experiment, finetune
 from nlptransfer.adaptation import Adapt, Coral, Dann, LabelFree, Mmd, Reweight, SelfTrain
-from nlptransfer.data import DataSettings, load_data
+from nlptransfer.data.dataset import DataSettings, load_data
+from nlptransfer.data.labels import Labels
+from nlptransfer.data.unlabeled import load_texts, load_unlabelled, with_unlabelled
 from nlptransfer.errors import DataError, SettingError
-from nlptransfer.labels import Labels
 from nlptransfer.transfers import TRANSFERS
-from nlptransfer.unlabelled import load_texts, load_unlabelled, with_unlabelled
 
 STEPPED_ONLY = ("mmd", "dann")
 FREE = [name for name, kind in TRANSFERS.items() if issubclass(kind, LabelFree)]

@@ -26,7 +26,7 @@ from nlptransfer.alignment import (
     warmed_up,
 )
 from nlptransfer.batching import Examples, FeatureRows
-from nlptransfer.labels import Labels
+from nlptransfer.data.labels import Labels
 from nlptransfer.objectives import SOURCE, UNLABELLED, Judged, LabelLoss
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.solver import solve

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlptransfer.augmentation import Augment, augment, cutter, nearest_rows
-from nlptransfer.data import Split
+from nlptransfer.data.dataset import Split
 from nlptransfer.errors import SettingError
 from nlptransfer.vectors import WordVectors, save_vectors
 

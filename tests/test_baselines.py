@@ -12,7 +12,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from helpers.corpora import text_of
 from nlptransfer.baselines import BASELINES, STRENGTHS, Majority, Tfidf
-from nlptransfer.data import Data, DataSettings, load_data
+from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.metrics import predicted, score
 
 

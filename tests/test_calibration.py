@@ -22,8 +22,8 @@ from nlptransfer.calibration import (
     sureness,
     untempered,
 )
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError
-from nlptransfer.labels import Labels
 
 ROWS = 300
 

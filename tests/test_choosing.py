@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from nlptransfer.adaptation import pseudo_labels
 from nlptransfer.choosing import LARGE_SHIFT, Evidence, choose, label_shares, row_losses, warn_of_shift
-from nlptransfer.labels import Labels
+from nlptransfer.data.labels import Labels
 
 TWO, THREE = Labels(("bad", "good"), False), Labels(("a", "b", "c"), False)
 SEVERAL = Labels(("x", "y"), True)

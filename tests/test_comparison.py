@@ -21,7 +21,7 @@ from helpers.encoders import make_film_base
 from helpers.folders import files_of
 from nlptransfer import Lora, Word2Vec, ladder
 from nlptransfer.comparison import Comparison, compare
-from nlptransfer.data import DataSettings, load_data
+from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, TrainingError
 from nlptransfer.ladder import Workshop, few_rows, next_rate, rungs_of, speeds, without_test
 from nlptransfer.machine import watched_memory

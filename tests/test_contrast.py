@@ -32,10 +32,10 @@ from nlptransfer.contrast import (
     pass_on,
     pooler_of,
 )
+from nlptransfer.data.labels import Labels
 from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.heads import last_inputs
-from nlptransfer.labels import Labels
 from nlptransfer.objectives import Judged, LabelLoss
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.solving import Features, HeadTask

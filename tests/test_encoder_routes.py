@@ -30,11 +30,11 @@ from helpers.folders import ADAPTER_FILES, MODEL_FILES, SHARED, needs_shared, no
 from nlptransfer import Classifier, Experiment, anatomy, finetune
 from nlptransfer.batching import ActivationRows, Examples
 from nlptransfer.calibration import fit_temperature
-from nlptransfer.data import Data, DataSettings, load_data
+from nlptransfer.data.dataset import Data, DataSettings, load_data
+from nlptransfer.data.labels import Labels
 from nlptransfer.encoder_routes import EncoderRoute, Full, Lora
 from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
-from nlptransfer.labels import Labels
 from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Built

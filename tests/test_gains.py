@@ -13,9 +13,9 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from nlptransfer import gains
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
 from nlptransfer.gains import Gain, transfer_gain
-from nlptransfer.labels import Labels
 
 TWO = Labels(("a", "b"))
 THREE = Labels(("a", "b", "c"))

@@ -7,8 +7,8 @@ import torch
 
 from helpers.encoders import Bases
 from nlptransfer import anatomy
+from nlptransfer.data.labels import Labels
 from nlptransfer.heads import last_inputs, relabel, reorder, standing_in, text_vectors
-from nlptransfer.labels import Labels
 
 TWO, FOUR = Labels(("bad", "good")), Labels(("a", "b", "c", "d"))
 

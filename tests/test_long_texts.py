@@ -31,7 +31,7 @@ from nlptransfer.batching import (
     texts_of_rows,
 )
 from nlptransfer.card import model_card
-from nlptransfer.data import Data, Split
+from nlptransfer.data.dataset import Data, Split
 from nlptransfer.errors import SettingError
 from nlptransfer.features import text_key
 from nlptransfer.files import read_json

@@ -14,8 +14,8 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from nlptransfer import metrics
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
-from nlptransfer.labels import Labels
 from nlptransfer.metrics import load_metric, predicted, score
 
 

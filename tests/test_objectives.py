@@ -7,8 +7,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional
 
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
-from nlptransfer.labels import Labels
 from nlptransfer.objectives import (
     SOURCE,
     TARGET,

@@ -20,11 +20,11 @@ from helpers.corpora import WORDS, text_of
 from helpers.encoders import DECODER, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, make_base, make_tokenizer
 from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of, needs_shared
 from nlptransfer import Contrast, Experiment, anatomy, finetune, load_data, training
-from nlptransfer.data import Data, DataSettings, Split
+from nlptransfer.data.dataset import Data, DataSettings, Split
+from nlptransfer.data.labels import Labels
 from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
-from nlptransfer.labels import Labels
 from nlptransfer.objectives import Judged
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import (

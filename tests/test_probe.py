@@ -24,8 +24,8 @@ from helpers.corpora import FILM_WORDS
 from helpers.encoders import make_film_base
 from nlptransfer import probe_route
 from nlptransfer.batching import Examples, FeatureRows, Rows, predict_logits
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
-from nlptransfer.labels import Labels
 from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.probe import ProbeForSequenceClassification

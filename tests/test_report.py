@@ -20,10 +20,10 @@ from sklearn.metrics import confusion_matrix, log_loss
 
 from nlptransfer import finetune, metrics
 from nlptransfer.calibration import expected_calibration_error
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.figures import Point, learning_curve, plain, score_against_cost
 from nlptransfer.files import read_json, write_json
-from nlptransfer.labels import Labels
 from nlptransfer.report import MATRIX_LABELS, SECTIONS, WordEffects, write_report
 
 VOID = {"meta", "br", "link", "input", "img", "hr"}

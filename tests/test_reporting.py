@@ -9,7 +9,7 @@ import pytest
 from helpers.folders import RUN_FILES, files_of
 from nlptransfer import Classifier, finetune
 from nlptransfer.cli import main
-from nlptransfer.data import load_data
+from nlptransfer.data.dataset import load_data
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evidence import Evidence
 from nlptransfer.report import REPORT

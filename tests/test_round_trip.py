@@ -12,7 +12,7 @@ import torch
 from helpers.classifiers import FIVE, TEXTS, changed, plain_logits, plain_model
 from helpers.folders import ADAPTER_FILES, MODEL_FILES
 from nlptransfer import Classifier, Full, Lora, Probe, finetune
-from nlptransfer.labels import Labels
+from nlptransfer.data.labels import Labels
 
 KINDS = (
     "albert",

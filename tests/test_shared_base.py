@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from helpers.classifiers import FIVE, TEXTS, changed
 from helpers.encoders import base_of
 from nlptransfer import Classifier, Lora, Probe, SharedBase, anatomy
+from nlptransfer.data.labels import Labels
 from nlptransfer.encoders import BaseModel
 from nlptransfer.errors import BaseModelError
-from nlptransfer.labels import Labels
 
 LABELS = [Labels(FIVE[1::2]), Labels(FIVE), Labels(FIVE[:3], multi_label=True)]
 

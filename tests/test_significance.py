@@ -18,8 +18,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from helpers.folders import ROOT
 from helpers.simulated_rungs import correlations, simulated
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
-from nlptransfer.labels import Labels
 from nlptransfer.significance import (
     Difference,
     Recommendation,

@@ -11,8 +11,8 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from nlptransfer import solver
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError, TrainingError
-from nlptransfer.labels import Labels
 from nlptransfer.objectives import LabelLoss
 from nlptransfer.solver import STRENGTHS, TOWARDS_STRENGTHS, choose_strength, cross_validated, solve
 

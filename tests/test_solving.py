@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from nlptransfer.labels import Labels
+from nlptransfer.data.labels import Labels
 from nlptransfer.objectives import LabelLoss
 from nlptransfer.solver import STRENGTHS, TOWARDS_STRENGTHS, choose_strength, cross_validated, solve
 from nlptransfer.solving import FEW_ROWS, Features, HeadTask, share_weights

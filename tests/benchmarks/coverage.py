@@ -19,8 +19,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from helpers.simulated_rungs import simulated
+from nlptransfer.data.labels import Labels
 from nlptransfer.gains import outcomes, resampled_scores
-from nlptransfer.labels import Labels
 from nlptransfer.significance import paired, rung_interval, wilson_interval
 
 TRUE = 0.85

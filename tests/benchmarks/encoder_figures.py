@@ -219,7 +219,7 @@ def _beside_trainer(places: Places, counts: Mapping[str, int], precision: str) -
 def _loaded(places: Places, name: str) -> Any:
     """The rows that train on a data set, and its validation rows."""
     from nlptransfer import load_data
-    from nlptransfer.data import DataSettings
+    from nlptransfer.data.dataset import DataSettings
 
     data = load_data(places.texts("train", name), DataSettings(test_size=0, calibration_size=0))
     return replace(data, name=name)

@@ -146,7 +146,7 @@ def train(places: Places) -> list[Row]:
 def _features_and_head(texts: list[str], labels: list[str], vectors: Path) -> None:
     """What finetune() does between reading and scoring: split, model, features, strength, the last solution."""
     from nlptransfer import Word2Vec, load_data
-    from nlptransfer.data import DataSettings
+    from nlptransfer.data.dataset import DataSettings
 
     data = load_data((texts, labels), DataSettings(test_size=0, calibration_size=0))
     route = Word2Vec(head_type="linear")

@@ -91,7 +91,7 @@ def _speed(live: Any, texts: list[str]) -> dict[str, float]:
 
 def _loaded(places: Places, name: str) -> Any:
     from nlptransfer import load_data
-    from nlptransfer.data import DataSettings
+    from nlptransfer.data.dataset import DataSettings
 
     return load_data(places.texts("train", name), DataSettings(test_size=0, calibration_size=0))
 

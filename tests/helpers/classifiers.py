@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from helpers.corpora import WORDS, texts_of
 from nlptransfer import Classifier
-from nlptransfer.data import Data, Split
+from nlptransfer.data.dataset import Data, Split
+from nlptransfer.data.labels import Labels
 from nlptransfer.encoder_routes import EncoderRoute
 from nlptransfer.encoders import BaseModel
-from nlptransfer.labels import Labels
 from nlptransfer.route import Built, Route
 
 LABELS = Labels(("bad", "good"))

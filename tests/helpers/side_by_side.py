@@ -26,8 +26,8 @@ from helpers.corpora import FILM_WORDS, write_rows
 from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed, finetune, ladder, training
 from nlptransfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
 from nlptransfer.batching import Examples, FeatureRows, SomeRows, predict_logits
+from nlptransfer.data.labels import Labels
 from nlptransfer.features import cached
-from nlptransfer.labels import Labels
 from nlptransfer.objectives import SOURCE, UNLABELLED, LabelLoss, Objective, class_weights
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import LanguageLoss, Masking, _lowered

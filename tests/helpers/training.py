@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nlptransfer.batching import Examples, FeatureRows
-from nlptransfer.labels import Labels
+from nlptransfer.data.labels import Labels
 from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.optimization import Pace, TrainingSettings
 from nlptransfer.training import train

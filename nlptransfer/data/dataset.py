@@ -5,23 +5,42 @@ ways), with identical texts on one side. Splits that the source has are kept as 
 train are counted in the log.
 """
 
-import hashlib
-import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace
+from nlptransfer.data.labels import Labels
+from nlptransfer.data.labels import Row
+from nlptransfer.data.labels import order_names
+from nlptransfer.data.labels import read_labels
+from nlptransfer.data.normalization import NORMALISATIONS
+from nlptransfer.data.normalization import Normalisation
+from nlptransfer.data.normalization import normalise
+from nlptransfer.data.reading import SPLIT_NAMES
+from nlptransfer.data.reading import Source
+from nlptransfer.data.reading import Table
+from nlptransfer.data.reading import WHOLE
+from nlptransfer.data.reading import clean_text
+from nlptransfer.data.reading import find_columns
+from nlptransfer.data.reading import open_source
+from nlptransfer.data.reading import read_table
+from nlptransfer.data.splitting import Unit
+from nlptransfer.data.splitting import carve
+from nlptransfer.data.splitting import check_enough
+from nlptransfer.data.splitting import count_rows
+from nlptransfer.data.splitting import reorder
+from nlptransfer.data.splitting import subset
+from nlptransfer.data.splitting import units_of
+from nlptransfer.errors import DataError
+from nlptransfer.memo import once
+from nlptransfer.settings import check
 from pathlib import Path
 from typing import Any
-
+import hashlib
+import logging
 import numpy as np
-
-from nlptransfer.errors import DataError
-from nlptransfer.labels import Labels, Row, order_names, read_labels
-from nlptransfer.memo import once
-from nlptransfer.normalisation import NORMALISATIONS, Normalisation, normalise
-from nlptransfer.reading import SPLIT_NAMES, WHOLE, Source, Table, clean_text, find_columns, open_source, read_table
-from nlptransfer.settings import check
-from nlptransfer.splitting import Unit, carve, check_enough, count_rows, reorder, subset, units_of
 
 logger = logging.getLogger("nlptransfer")
 

@@ -1,15 +1,14 @@
 """Label names and ids, one label a row or several, and what raw label columns mean."""
 
-import math
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-import numpy as np
-
 from nlptransfer.errors import DataError
+from typing import Any
+import math
+import numpy as np
+import unicodedata
 
 Row = str | tuple[str, ...]
 """One row's label name, or its set of names where the data is multi-label."""
