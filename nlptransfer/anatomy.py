@@ -24,9 +24,8 @@ from transformers import (
 )
 
 from nlptransfer.data import Labels
-from nlptransfer.encoders import BaseModel
 from nlptransfer.errors import BaseModelError, SettingError
-from nlptransfer.loading import fast_tokenizer, from_pretrained
+from nlptransfer.hub import BaseModel, fast_tokenizer, from_pretrained
 from nlptransfer.settings import check
 
 

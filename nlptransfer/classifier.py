@@ -16,12 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from nlptransfer import distributed, metrics
 from nlptransfer.batching import predict_logits
 from nlptransfer.calibration import confidence
-from nlptransfer.card import model_card
 from nlptransfer.data import NORMALISATIONS, DataSettings, Labels, Split, load_split, normalise, read_texts
-from nlptransfer.encoders import recorded_base
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.files import atomic_folder, read_json, write_json
-from nlptransfer.hub import Pushed, fetch, is_hub_id, push
+from nlptransfer.hub import Pushed, fetch, is_hub_id, model_card, push, recorded_base
 from nlptransfer.onnx_export import export_onnx
 from nlptransfer.route import Route
 from nlptransfer.routes import saved_route_class

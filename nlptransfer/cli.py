@@ -300,7 +300,7 @@ def distil_vectors_verb(
 ) -> None:
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
     from nlptransfer.data import read_texts
-    from nlptransfer.encoders import find_base
+    from nlptransfer.hub import find_base
     from nlptransfer.vector_making import distil_for_texts
 
     start_log()

@@ -29,11 +29,19 @@ from transformers.pytorch_utils import Conv1D
 from nlptransfer import anatomy, cutting
 from nlptransfer.batching import ActivationRows, Rows, compute
 from nlptransfer.data import Data, Labels
-from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
 from nlptransfer.errors import RunFolderError, SettingError, VerificationError, nearest
 from nlptransfer.features import activations
 from nlptransfer.heads import last_inputs, text_vectors
-from nlptransfer.loading import adapter_config, fast_tokenizer, from_pretrained, with_adapter
+from nlptransfer.hub import (
+    BaseModel,
+    adapter_config,
+    base_record,
+    fast_tokenizer,
+    find_base,
+    from_pretrained,
+    recorded_base,
+    with_adapter,
+)
 from nlptransfer.optimization import Pace
 from nlptransfer.route import Built, Route, check_length, set_length
 from nlptransfer.settings import check

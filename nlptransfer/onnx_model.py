@@ -16,7 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from nlptransfer.batching import Rows, predict_logits, texts_of_rows
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError, SettingError
-from nlptransfer.loading import fast_tokenizer, from_pretrained
+from nlptransfer.hub import fast_tokenizer, from_pretrained
 from nlptransfer.probe_route import WORDS
 from nlptransfer.route import Built, Route
 from nlptransfer.shared_base import SharedBase

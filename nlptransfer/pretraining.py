@@ -18,8 +18,8 @@ from nlptransfer import anatomy, distributed
 from nlptransfer.batching import Examples, SomeRows, compute
 from nlptransfer.data import Data
 from nlptransfer.encoder_routes import EncoderRoute, Lora
-from nlptransfer.encoders import recorded_base
 from nlptransfer.errors import BaseModelError, SettingError
+from nlptransfer.hub import recorded_base
 from nlptransfer.objectives import TARGET, Judged, Objective
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.probe_route import Probe

@@ -14,10 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from nlptransfer import anatomy, distributed
 from nlptransfer.batching import FeatureRows, Rows, WordsBeside, compute, predict_logits
 from nlptransfer.data import Data
-from nlptransfer.encoders import BaseModel, base_record, find_base, recorded_base
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.features import cached, pooled_vectors, text_key, through, to_float16
-from nlptransfer.loading import fast_tokenizer
+from nlptransfer.hub import BaseModel, base_record, fast_tokenizer, find_base, recorded_base
 from nlptransfer.memo import once
 from nlptransfer.probe import ProbeConfig, ProbeForSequenceClassification
 from nlptransfer.route import Built, Route, check_length, named_local, set_length

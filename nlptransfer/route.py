@@ -17,7 +17,7 @@ from nlptransfer.batching import Rows, predict_logits
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
-from nlptransfer.loading import fast_tokenizer, from_pretrained, quiet
+from nlptransfer.hub import fast_tokenizer, from_pretrained, quiet
 from nlptransfer.optimization import Pace
 from nlptransfer.settings import check, convert, fields_of
 from nlptransfer.shared_base import SharedBase

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from nlptransfer import anatomy, distributed
 from nlptransfer.data import Labels
-from nlptransfer.encoders import check_weights, find_base
 from nlptransfer.heads import relabel
+from nlptransfer.hub import check_weights, find_base
 
 
 class SharedBase:

@@ -12,8 +12,8 @@ from torch import Tensor
 from nlptransfer import distributed
 from nlptransfer.classifier import Classifier
 from nlptransfer.encoder_routes import Lora, adapted
-from nlptransfer.encoders import recorded_base
 from nlptransfer.errors import SettingError
+from nlptransfer.hub import recorded_base
 from nlptransfer.settings import check
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer.encoders import BaseModel, find_base, is_encoder, weights_hash
 from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import cache_folder
-from nlptransfer.loading import from_pretrained
+from nlptransfer.hub import BaseModel, find_base, from_pretrained, is_encoder, weights_hash
 from nlptransfer.progress import progress_bar
 from nlptransfer.segmentation import PAD, UNKNOWN, build_tokenizer, is_unspaced, split_words, surface_words
 from nlptransfer.settings import check

@@ -50,8 +50,8 @@ from nlptransfer.anatomy import (
 )
 from nlptransfer.cutting import activations_below, first_token_alone, upper_layers
 from nlptransfer.data.labels import Labels
-from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, SettingError
+from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.tokens import encode
 
 TEXTS = ["word1 word2 word3 word4 word5 word6", "word7", "word8 word9 word10"]

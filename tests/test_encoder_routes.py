@@ -33,8 +33,8 @@ from nlptransfer.calibration import fit_temperature
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.data.labels import Labels
 from nlptransfer.encoder_routes import EncoderRoute, Full, Lora
-from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
+from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Built

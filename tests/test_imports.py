@@ -133,7 +133,7 @@ def test_models_have_one_door() -> None:
                 name == "loading" and loader.partition(".")[0] in ("LoraConfig", "PeftModel"),
                 (name, loader) == ("word2vec", "super().from_pretrained"),
             )
-            assert any(known), f"{name}.py:{node.lineno}: load by nlptransfer.loading, in place of {loader}"
+            assert any(known), f"{name}.py:{node.lineno}: load by nlptransfer.hub.pretrained, in place of {loader}"
 
 
 def test_one_file_reads_pickles() -> None:

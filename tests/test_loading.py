@@ -18,10 +18,10 @@ from transformers import AutoTokenizer
 from nlptransfer import Classifier, Full, Lora, Probe, Word2Vec
 from nlptransfer.cli import main
 from nlptransfer.data.labels import Labels
-from nlptransfer.encoders import BaseModel
 from nlptransfer.errors import BaseModelError, NlpTransferError, RunFolderError
 from nlptransfer.files import read_json, write_json
-from nlptransfer.loading import adapter_config, from_pretrained
+from nlptransfer.hub.base_models import BaseModel
+from nlptransfer.hub.pretrained import adapter_config, from_pretrained
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -30,11 +30,11 @@ from nlptransfer.batching import (
     rows_of_texts,
     texts_of_rows,
 )
-from nlptransfer.card import model_card
 from nlptransfer.data.dataset import Data, Split
 from nlptransfer.errors import SettingError
 from nlptransfer.features import text_key
 from nlptransfer.files import read_json
+from nlptransfer.hub.card import model_card
 from nlptransfer.objectives import LabelLoss, Objective, class_weights
 from nlptransfer.onnx_model import WithWordIds
 from nlptransfer.optimization import TrainingSettings

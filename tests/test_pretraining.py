@@ -23,8 +23,8 @@ from nlptransfer import Contrast, Experiment, anatomy, finetune, load_data, trai
 from nlptransfer.data.dataset import Data, DataSettings, Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.encoder_routes import Full, Lora
-from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
+from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.objectives import Judged
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import (

@@ -12,8 +12,8 @@ from helpers.classifiers import FIVE, TEXTS, changed
 from helpers.encoders import base_of
 from nlptransfer import Classifier, Lora, Probe, SharedBase, anatomy
 from nlptransfer.data.labels import Labels
-from nlptransfer.encoders import BaseModel
 from nlptransfer.errors import BaseModelError
+from nlptransfer.hub.base_models import BaseModel
 
 LABELS = [Labels(FIVE[1::2]), Labels(FIVE), Labels(FIVE[:3], multi_label=True)]
 

@@ -13,8 +13,8 @@ from helpers.encoders import base_of
 from nlptransfer import Classifier, Full, Lora, average
 from nlptransfer.cli import main
 from nlptransfer.data.labels import Labels
-from nlptransfer.encoders import BaseModel
 from nlptransfer.errors import SettingError
+from nlptransfer.hub.base_models import BaseModel
 
 
 @pytest.fixture(scope="module")

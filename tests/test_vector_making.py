@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast, T5Config
 
 from nlptransfer import vector_making
-from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
+from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.segmentation import PAD, UNKNOWN, UNKNOWN_ID, build_tokenizer, surface_words
 from nlptransfer.vector_making import distil_for_texts, distil_vectors, train_vectors, whole_words
 

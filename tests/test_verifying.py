@@ -13,8 +13,8 @@ from helpers.encoders import base_of
 from nlptransfer import Classifier, Full, Lora, Probe
 from nlptransfer.classifier import push_saved
 from nlptransfer.data.labels import Labels
-from nlptransfer.encoders import BaseModel
 from nlptransfer.errors import RunFolderError, SettingError, VerificationError
+from nlptransfer.hub.base_models import BaseModel
 from nlptransfer.verifying import check_logits, made_texts
 
 

@@ -236,7 +236,7 @@ def _few(data: Any, rows: int) -> Any:
 
 def _lengths(data: Any) -> Any:
     from nlptransfer.anatomy import load_tokenizer
-    from nlptransfer.encoders import find_base
+    from nlptransfer.hub.base_models import find_base
     from nlptransfer.tokens import encode
 
     return encode(data.train.texts, load_tokenizer(find_base()), peers.MAX_LENGTH).lengths
@@ -254,7 +254,7 @@ def _described(data: Any) -> str:
 def _parameters() -> int:
     """Weights outside the embeddings: each takes part in 2 floating-point operations a token forward, 4 backward."""
     from nlptransfer import anatomy
-    from nlptransfer.encoders import find_base
+    from nlptransfer.hub.base_models import find_base
 
     encoder = anatomy.load_encoder(find_base())
     below = sum(p.numel() for part in anatomy.embeddings_of(encoder) for p in part.parameters())
@@ -306,7 +306,7 @@ def _fit(route: Any, data: Any, epochs: int = 1, precision: str = "no", cached: 
 
 def _stock(data: Any, lora: bool = False, cpu: bool = True) -> float:
     """Seconds of the stock Trainer."""
-    from nlptransfer.encoders import find_base
+    from nlptransfer.hub.base_models import find_base
 
     rows = data.train.texts, data.train.targets, data.labels.num_labels
     with TemporaryDirectory() as folder:

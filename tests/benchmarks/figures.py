@@ -173,7 +173,7 @@ def solve_head(route: Any, built: Any, data: Any) -> None:
 def predict(places: Places) -> list[Row]:
     """Prediction: text in, label out"""
     from nlptransfer import finetune
-    from nlptransfer.encoders import find_base
+    from nlptransfer.hub.base_models import find_base
 
     train, (texts, _) = places.texts("train"), places.texts("test")
     vectors = places.word_vectors()

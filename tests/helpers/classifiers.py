@@ -14,7 +14,7 @@ from nlptransfer import Classifier
 from nlptransfer.data.dataset import Data, Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.encoder_routes import EncoderRoute
-from nlptransfer.encoders import BaseModel
+from nlptransfer.hub.base_models import BaseModel
 from nlptransfer.route import Built, Route
 
 LABELS = Labels(("bad", "good"))

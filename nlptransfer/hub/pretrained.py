@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlptransfer.encoders import BaseModel
 from nlptransfer.errors import BaseModelError, NlpTransferError, RunFolderError
 from nlptransfer.files import read_json
+from nlptransfer.hub.base_models import BaseModel
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

@@ -16,7 +16,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from nlptransfer.files import templates
-from nlptransfer.hub import is_hub_id
+from nlptransfer.hub.client import is_hub_id
 from nlptransfer.settings import check
 
 TASK = "text-classification"

@@ -5,45 +5,34 @@ import io
 import json
 import logging
 import re
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import yaml
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    ModelCard,
-    ModelInfo,
-    constants,
-    get_token,
-    snapshot_download,
-)
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelCard, ModelInfo, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-    validate_repo_id,
-)
 
 from nlptransfer.errors import HubError, RunFolderError, SettingError
-from nlptransfer.hub_client import CONNECT_SECONDS, HubClient, HubUnreachable, how_to_log_in, status_of
-from nlptransfer.leaks import find_leaks
+from nlptransfer.hub.client import (
+    ATTRIBUTES,
+    CARD,
+    COMMIT,
+    WANTED,
+    HubClient,
+    how_to_log_in,
+    is_hub_id,
+    quiet_unless_on_a_terminal,
+    status_of,
+)
+from nlptransfer.hub.secrets import find_leaks
 
 logger = logging.getLogger("nlptransfer")
 
-_CARD, _RECORD, _ATTRIBUTES = "README.md", "nlptransfer.json", ".gitattributes"
-# What a saved classifier consists of. Sentencepiece's models by name, as gensim's .model files are pickles.
-_WANTED = ["*.json", "*.safetensors", "*.txt", "*.onnx", "*.onnx.data", _CARD]
-_WANTED += ["*spiece.model", "sentencepiece*.model", "tokenizer.model", "spm.model"]
-_UNWANTED = ["checkpoint*/*", "runs/*"]
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+WANTED += ["*spiece.model", "sentencepiece*.model", "tokenizer.model", "spm.model"]
 
 
 @dataclass(frozen=True)
@@ -65,45 +54,6 @@ class Pushed:
     """the paths that differed from what the repo had"""
     card: str
     """the text of README.md"""
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether this may be the name of a repo on the hub, by its look alone."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
-def fetch(repo_id: str, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder in the hub's cache with a saved classifier; never with a pickle.
-
-    A commit that the cache holds is taken from there. Otherwise the hub is asked for the newest commit of the branch;
-    where it cannot be reached, the newest in the cache is taken, with a warning.
-
-    Args:
-        revision: branch, tag or commit; None: main.
-        token: an access token; None: the one that this machine is logged in with.
-
-    Raises:
-        SettingError: the name cannot be one of the hub.
-        HubError: no such repo or revision, no consent to its terms, no classifier of nlptransfer, or no network.
-    """
-    if not is_hub_id(repo_id):
-        raise SettingError(f"repo_id: expected a name on the hub (owner/name), found {repo_id!r}")
-    cached = _cached(repo_id, revision)
-    if cached and (constants.is_offline_mode() or (revision and _COMMIT.fullmatch(revision))):
-        return cached
-    client = HubClient(repo_id, token)
-    try:
-        with _quiet_unless_on_a_terminal():
-            return _download(client, revision, 1 if cached else None)
-    except HubUnreachable as error:
-        if cached is None:
-            raise
-        logger.warning("%s; taken from the cache: commit %s", error, cached.name)
-        return cached
 
 
 def push(
@@ -140,7 +90,7 @@ def push(
     """
     if not is_hub_id(repo_id) or "/" not in repo_id:
         raise SettingError(f"repo_id: expected the name of a repo on the hub (owner/name), found {repo_id!r}")
-    if revision and _COMMIT.fullmatch(revision):
+    if revision and COMMIT.fullmatch(revision):
         raise SettingError(f"revision: expected a branch to push to, found a commit, {revision!r}")
     token = (token or get_token() or "").strip()
     _refuse_leaks(folder, card, token)
@@ -153,7 +103,7 @@ def push(
     if not re.fullmatch(r"[\x21-\x7e]+", token):
         raise HubError(f"{repo_id}: expected an access token to push with, found none: {how_to_log_in()}")
     client = HubClient(repo_id, token)
-    with _quiet_unless_on_a_terminal():
+    with quiet_unless_on_a_terminal():
         info = client.info()
         client.identify()
         _check_card(client, parsed)
@@ -192,48 +142,8 @@ class _Content:
         return file.lfs.sha256 == self.sha256 if file.lfs else file.blob_id == self.git_oid
 
 
-def _download(client: HubClient, revision: str | None, attempts: int | None) -> Path:
-    info = client.info(revision, attempts=attempts)
-    if info is None and revision and client.info(attempts=attempts) is not None:
-        raise HubError(
-            f"{client.repo_id}: expected a branch, tag or commit of it, found no {revision!r} on the hub: check it"
-        )
-    if info is None:
-        raise HubError(
-            f"{client.repo_id}: expected a model on the hub, or a folder here, found none: check the name; if it is "
-            f"private, {how_to_log_in()}"
-        )
-    if _RECORD not in {file.rfilename for file in info.siblings or []}:
-        raise HubError(
-            f"{client.repo_id}: expected a classifier that nlptransfer saved, found no {_RECORD} on the hub: name "
-            "another, or take this one as a base"
-        )
-    call = partial(
-        snapshot_download,
-        client.repo_id,
-        # By the branch's name, as only then the cache notes which commit it is at.
-        revision=revision,
-        token=client.token,
-        allow_patterns=_WANTED,
-        ignore_patterns=_UNWANTED,
-        etag_timeout=CONNECT_SECONDS,
-    )
-    return Path(client.ask(call, attempts=attempts))
-
-
-def _cached(repo_id: str, revision: str | None) -> Path | None:
-    try:
-        folder = snapshot_download(
-            repo_id, revision=revision, local_files_only=True, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
-        )
-    except LocalEntryNotFoundError:
-        return None
-    # Another program may have cached a part of it.
-    return Path(folder) if (Path(folder) / _RECORD).is_file() else None
-
-
 def _refuse_leaks(folder: Path, card: str, token: str) -> None:
-    leaks = find_leaks(folder, {_CARD: card}, [token])
+    leaks = find_leaks(folder, {CARD: card}, [token])
     if leaks:
         listed = "; ".join(map(str, leaks[:10])) + (f"; and {len(leaks) - 10} more" if len(leaks) > 10 else "")
         raise RunFolderError(f"{folder}: expected nothing that must stay here, found {listed}: take it out, then push")
@@ -243,9 +153,9 @@ def _sources(folder: Path, card: str) -> list[tuple[str, Path | bytes]]:
     """The files to push by their path in the repo."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in paths}
-    if not files.keys() - {_CARD}:
+    if not files.keys() - {CARD}:
         raise RunFolderError(f"{folder}: expected the files of a saved classifier, found none: check the path")
-    return sorted({**files, _CARD: card.encode()}.items())
+    return sorted({**files, CARD: card.encode()}.items())
 
 
 def _parsed_card(repo_id: str, card: str) -> ModelCard:
@@ -315,7 +225,7 @@ def _differences(files: Mapping[str, _Content], info: ModelInfo) -> tuple[list[s
     """The paths that must be sent, and those that must be deleted, for a commit to hold exactly these files."""
     theirs = {file.rfilename: file for file in info.siblings or []}
     sent = [name for name, content in files.items() if name not in theirs or not content.equals(theirs[name])]
-    return sent, sorted(theirs.keys() - files.keys() - {_ATTRIBUTES})
+    return sent, sorted(theirs.keys() - files.keys() - {ATTRIBUTES})
 
 
 def _commit(
@@ -407,17 +317,3 @@ def _verify(client: HubClient, files: Mapping[str, _Content], commit: str) -> No
             f"{client.repo_id}: expected exactly the folder's files in commit {commit}, found a difference in "
             f"{', '.join(wrong[:10])}: run this again"
         )
-
-
-@contextmanager
-def _quiet_unless_on_a_terminal() -> Iterator[None]:
-    """Without the client's progress bars where nobody would see them move; the user's own setting goes first."""
-    is_quiet = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled()
-    if is_quiet or sys.stderr.isatty():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()

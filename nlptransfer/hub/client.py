@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +15,18 @@ from huggingface_hub import HfApi, ModelInfo, constants, get_session, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+)
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    validate_repo_id,
 )
 
 from nlptransfer.errors import HubError
@@ -197,3 +205,33 @@ def _asked_wait(error: Exception) -> float | None:
 def how_to_log_in() -> str:
     """What to do where there is no token, or a wrong one."""
     return f"log in with `hf auth login`, or set HF_TOKEN, to a token of {constants.ENDPOINT}/settings/tokens"
+
+
+CARD, RECORD, ATTRIBUTES = "README.md", "nlptransfer.json", ".gitattributes"
+# What a saved classifier consists of. Sentencepiece's models by name, as gensim's .model files are pickles.
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.onnx", "*.onnx.data", CARD]
+UNWANTED = ["checkpoint*/*", "runs/*"]
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether this may be the name of a repo on the hub, by its look alone."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+@contextmanager
+def quiet_unless_on_a_terminal() -> Iterator[None]:
+    """Without the client's progress bars where nobody would see them move; the user's own setting goes first."""
+    is_quiet = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled()
+    if is_quiet or sys.stderr.isatty():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
