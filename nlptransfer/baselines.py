@@ -11,9 +11,8 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from nlptransfer.calibration import fit_temperature, fit_thresholds
 from nlptransfer.data import Data, Labels
-from nlptransfer.metrics import averages, score, tally
+from nlptransfer.evaluation import averages, fit_temperature, fit_thresholds, score_predictions, tally
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Inverse L2 strengths (scikit-learn's C) that validation chooses among."""
@@ -100,7 +99,7 @@ class Tfidf(Baseline):
         losses, found = {}, {}
         for strength in STRENGTHS:
             found[strength] = _Regression.fit(features, train.targets, labels, strength).logits(held_out)
-            told = score(validation.targets, _probabilities(found[strength], labels), labels, resamples=0)
+            told = score_predictions(validation.targets, _probabilities(found[strength], labels), labels, resamples=0)
             losses[strength] = told["loss"]
         strength = min(losses, key=lambda one: (losses[one], one))
         every = vectorizer()

@@ -10,14 +10,13 @@ from typing import Any, get_args
 
 import numpy as np
 from peft import PeftModel
-from scipy.special import expit, softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import distributed, metrics
+from nlptransfer import distributed
 from nlptransfer.batching import predict_logits
-from nlptransfer.calibration import confidence
 from nlptransfer.data import NORMALISATIONS, DataSettings, Labels, Split, load_split, normalise, read_texts
 from nlptransfer.errors import DataError, RunFolderError
+from nlptransfer.evaluation import confidence, predicted, score_predictions, to_probabilities
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.hub import Pushed, fetch, is_hub_id, model_card, push, recorded_base
 from nlptransfer.onnx_export import export_onnx
@@ -145,7 +144,7 @@ class Classifier:
     def score(self, split: Split, further: Sequence[str] = ()) -> dict[str, Any]:
         """Scores with intervals on a split."""
         found = self.probabilities(split.texts)
-        return metrics.score(split.targets, found, self.labels, thresholds=self.thresholds, metrics=further)
+        return score_predictions(split.targets, found, self.labels, thresholds=self.thresholds, metrics=further)
 
     def merge(self) -> "Classifier":
         """The same classifier as one whole model, its adapter added to the weights of the base.
@@ -289,7 +288,7 @@ class Classifier:
 
     def _predictions(self, texts: Sequence[str], min_confidence: float) -> Iterator[Prediction]:
         probabilities, several = self.probabilities(texts), self.labels.multi_label
-        given = metrics.predicted(probabilities, self.labels, self.thresholds)
+        given = predicted(probabilities, self.labels, self.thresholds)
         unsure = confidence(probabilities, given, multi_label=several) < min_confidence
         names = self.labels.decode(given)
         for text, row, found, abstained in zip(texts, probabilities.tolist(), names, unsure.tolist(), strict=True):
@@ -408,8 +407,3 @@ def _known(what: str, name: str, known: Collection[str], folder: Path) -> str:
             "newer one has saved this"
         )
     return name
-
-
-def to_probabilities(logits: np.ndarray, labels: Labels) -> np.ndarray:
-    """Logits (rows, labels) -> probabilities: softmax, or a sigmoid for each of several labels."""
-    return expit(logits) if labels.multi_label else softmax(logits, axis=1)

@@ -10,10 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer import distributed, significance
+from nlptransfer import distributed
 from nlptransfer.baselines import Majority
 from nlptransfer.data import Data, data_warnings
 from nlptransfer.errors import NlpTransferError, TrainingError
+from nlptransfer.evaluation import (
+    ScoredCandidate,
+    holm,
+    paired,
+    recommended,
+    rows_to_reach,
+    rung_interval,
+    wilson_interval,
+)
 from nlptransfer.files import read_json, write_json
 from nlptransfer.ladder import Rung, Workshop, costs, labelled_rows, next_rate, without_test
 from nlptransfer.machine import machine, versions, watched_memory
@@ -296,19 +305,19 @@ class Climb:
         """Mean score over seeds and its interval; of accuracy also Wilson's, of the first seed's model alone."""
         labels, metric, targets = self.data.labels, self.metric, self.data.test.targets
         guesses = [predictions_on_test(folder, labels) for folder in folders]
-        found = significance.rung_interval(targets, guesses, labels, metric).to_dict()
+        found = rung_interval(targets, guesses, labels, metric).to_dict()
         told = {name: found[name] for name in ("mean", "spread", "interval")}
         told["scores"] = [read_json(folder / "metrics.json")["test"][metric] for folder in folders]
         if metric == "accuracy":
             right = (guesses[0] == targets).reshape(len(targets), -1).all(axis=1).sum()
-            told["wilson"] = list(significance.wilson_interval(int(right), len(targets)))
+            told["wilson"] = list(wilson_interval(int(right), len(targets)))
         return told
 
     def _conclude(self) -> None:
         """What is different from what, what is recommended, and what rows would be worth."""
         if distributed.is_main():
             rungs = [
-                significance.Rung(
+                ScoredCandidate(
                     rung.name,
                     [predictions_on_test(self.folder / run, self.data.labels) for run in told["runs"]],
                     told["validation"],
@@ -321,25 +330,23 @@ class Climb:
                 self._close_curve()
         distributed.wait()
 
-    def _pairs(self, rungs: Sequence[significance.Rung]) -> list[dict[str, Any]]:
+    def _pairs(self, rungs: Sequence[ScoredCandidate]) -> list[dict[str, Any]]:
         """Each rung less each cheaper one. Holm's correction is for the number of pairs."""
         pairs: list[dict[str, Any]] = []
         for other, one in combinations(rungs, 2):
-            found = significance.paired(
-                self.data.test.targets, one.predictions, other.predictions, self.data.labels, self.metric
-            )
+            found = paired(self.data.test.targets, one.predictions, other.predictions, self.data.labels, self.metric)
             told = {"difference": found.difference, "interval": list(found.interval)}
             tests = {"p": found.p_value, "mcnemar_p": found.mcnemar_p_value}
             pairs.append({"one": one.name, "other": other.name, **told, **tests})
         for name, corrected in (("p", "holm_p"), ("mcnemar_p", "mcnemar_holm_p")):
-            for pair, value in zip(pairs, significance.holm([pair[name] for pair in pairs]), strict=True):
+            for pair, value in zip(pairs, holm([pair[name] for pair in pairs]), strict=True):
                 pair[corrected] = value
         return pairs
 
-    def _recommendation(self, rungs: Sequence[significance.Rung]) -> dict[str, Any]:
+    def _recommendation(self, rungs: Sequence[ScoredCandidate]) -> dict[str, Any]:
         if not any(rung.name != Majority.name for rung in rungs):
             return {"rung": None, "best": None, "sentence": "no route was finished that could be recommended"}
-        found = significance.recommended(
+        found = recommended(
             self.data.test.targets,
             rungs,
             self.data.labels,
@@ -364,7 +371,7 @@ class Climb:
         self.record["curve"], self.record["rows_to_reach"] = points, []
         for pair in combinations(curves, 2):
             one, other = sorted(pair, key=lambda name: -curves[name][rows])
-            found = significance.rows_to_reach(curves[one], curves[other])
+            found = rows_to_reach(curves[one], curves[other])
             self.record["rows_to_reach"].append({"one": one, "other": other, "rows": found})
 
 

@@ -14,10 +14,9 @@ from nlptransfer.classifier import Classifier
 from nlptransfer.climb import RECORD, Climb
 from nlptransfer.data import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, nearest
+from nlptransfer.evaluation import default_metric, measure
 from nlptransfer.files import read_json
-from nlptransfer.gains import measure
 from nlptransfer.ladder import LADDER, Rung, Workshop, labelled_rows, rungs_of
-from nlptransfer.metrics import default_metric
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.reporting import report_with_texts
 from nlptransfer.route import Route

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer import calibration, metrics
 from nlptransfer.data import Labels
+from nlptransfer.evaluation import answer_probabilities, checked_probabilities, confidence
 from nlptransfer.files import read_json
 
 
@@ -35,12 +35,12 @@ class Judged:
     @cached_property
     def sureness(self) -> np.ndarray:
         """The probability of each answer that was given: (n,), or (n, labels) for several, a yes or no for each."""
-        return calibration.sureness(self.probabilities, self.guesses, multi_label=self.labels.multi_label)
+        return answer_probabilities(self.probabilities, self.guesses, multi_label=self.labels.multi_label)
 
     @property
     def confidences(self) -> np.ndarray:
         """(n,): of a row; with several labels of its least sure answer."""
-        return calibration.confidence(self.probabilities, self.guesses, multi_label=self.labels.multi_label)
+        return confidence(self.probabilities, self.guesses, multi_label=self.labels.multi_label)
 
     @property
     def regrets(self) -> np.ndarray:
@@ -100,7 +100,7 @@ class Evidence:
         labels = self.labels
         targets, guesses = (labels.encode(taken[name]).astype(np.int64) for name in ("true", "predicted"))
         thresholds = np.asarray(self.saved.get("thresholds") or [0.5] * labels.num_labels)
-        probabilities = metrics.checked_probabilities(taken["probabilities"])
+        probabilities = checked_probabilities(taken["probabilities"])
         return Judged(split, labels, np.asarray(taken["id"]), targets, guesses, probabilities, thresholds)
 
 

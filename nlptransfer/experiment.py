@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer import distributed
-from nlptransfer import metrics as scores
 from nlptransfer.augmentation import Augment
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, load_data, load_unlabelled, with_unlabelled
 from nlptransfer.errors import DataError, RunFolderError, SettingError
+from nlptransfer.evaluation import load_metric
 from nlptransfer.files import read_json, write_json
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route
@@ -279,7 +279,7 @@ class _Plan:
             filled[name].check()
         _check_given(filled["transfer"], source, unlabelled, filled["augment"])
         for name in further:
-            scores.load_metric(name)
+            load_metric(name)
         base = None if base is None else str(base)
         own_kinds = (filled["route"], filled["transfer"], filled["data"], filled["training"], filled["augment"])
         return cls(data, source if saved is None else saved, unlabelled, *own_kinds, base, revision, tuple(further))

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from nlptransfer.calibration import Reliability
+from nlptransfer.evaluation import Reliability
 
 SERIES = 6
 """Lines of a plot that have colours of their own."""

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer import distributed, metrics
+from nlptransfer import distributed
 from nlptransfer.augmentation import Augment
 from nlptransfer.baselines import BASELINES, Baseline
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.errors import SettingError, nearest
+from nlptransfer.evaluation import score_predictions
 from nlptransfer.files import read_json, write_json
 from nlptransfer.machine import machine, peak_memory_mb, versions
 from nlptransfer.optimization import TrainingSettings
@@ -253,7 +254,7 @@ def run_baseline(baseline: Baseline, data: Data, settings: DataSettings, folder:
             continue
         held_out = fitted.held_out if name == "validation" else None
         found[name] = fitted.probabilities(split.texts) if held_out is None else held_out
-        scores = metrics.score(split.targets, found[name], data.labels, thresholds=fitted.thresholds)
+        scores = score_predictions(split.targets, found[name], data.labels, thresholds=fitted.thresholds)
         report[name] = {"rows": len(split)} | scores
     del found["train"]
     seconds = fitted.record["seconds"]

@@ -16,8 +16,16 @@ from jinja2 import Environment
 from markupsafe import Markup
 from scipy.stats import binomtest
 
-from nlptransfer import calibration, figures, metrics
+from nlptransfer import figures
 from nlptransfer.errors import DataError, RunFolderError
+from nlptransfer.evaluation import (
+    brier_score,
+    coverage_curve,
+    default_metric,
+    negative_log_likelihood,
+    reliability_curve,
+    untempered,
+)
 from nlptransfer.evidence import Evidence, Judged, read_if_there
 from nlptransfer.files import atomic_file, read_json, templates
 
@@ -118,7 +126,7 @@ def _finished(folder: Path) -> dict[str, Any]:
 def _run(run: Evidence, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
     """All that the report says of one run."""
     record, settings = run.record, run.record.get("settings") or {}
-    metric = metrics.default_metric(run.labels)
+    metric = default_metric(run.labels)
     split = next((name for name in ("test", "validation", "train") if name in run.metrics), None)
     route = (settings.get("route") or {}).get("name", "")
     told = {"split": split, "metric": metric, "scores": _scores(run.metrics[split])} if split else None
@@ -319,17 +327,17 @@ def _calibration(run: Evidence, judged: Judged) -> dict[str, Any]:
     temperature = fitted.get("temperature")
     stages = {"as it predicts": judged.probabilities}
     if temperature is not None:
-        before = calibration.untempered(judged.probabilities, temperature, multi_label=several)
+        before = untempered(judged.probabilities, temperature, multi_label=several)
         stages = {"before scaling": before} | stages
-    bins = [calibration.reliability(judged.targets, p, multi_label=several) for p in stages.values()]
+    bins = [reliability_curve(judged.targets, p, multi_label=several) for p in stages.values()]
     words = ("probability of a label", "rows that have it") if several else ("confidence", "accuracy")
     return {
         "rows": [
             {
                 "name": name,
                 "ece": reliability.error,
-                "nll": calibration.negative_log_likelihood(judged.targets, p, multi_label=several),
-                "brier": calibration.brier_score(judged.targets, p, multi_label=several),
+                "nll": negative_log_likelihood(judged.targets, p, multi_label=several),
+                "brier": brier_score(judged.targets, p, multi_label=several),
             }
             for (name, p), reliability in zip(stages.items(), bins, strict=True)
         ],
@@ -340,7 +348,7 @@ def _calibration(run: Evidence, judged: Judged) -> dict[str, Any]:
 
 
 def _coverage(judged: Judged) -> dict[str, Any]:
-    cuts, coverage, accuracy = calibration.coverage_curve(judged.confidences, judged.right)
+    cuts, coverage, accuracy = coverage_curve(judged.confidences, judged.right)
     # At least so many rows are answered: the first place that has them, at a limit as it is shown.
     places = [int(np.searchsorted(coverage, share - 1e-9)) for share in (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)]
     limits = dict.fromkeys(float(np.floor(1000 * cuts[place]) / 1000) for place in places)

@@ -18,13 +18,19 @@ import numpy as np
 import torch
 
 from nlptransfer import distributed
-from nlptransfer import metrics as scores
 from nlptransfer.augmentation import Augment, augment
 from nlptransfer.batching import SomeRows, predict_logits
-from nlptransfer.calibration import fit_temperature, fit_thresholds
-from nlptransfer.classifier import Classifier, note_results, to_probabilities
+from nlptransfer.classifier import Classifier, note_results
 from nlptransfer.data import Data, DataSettings, Labels, Split
 from nlptransfer.errors import RunFolderError
+from nlptransfer.evaluation import (
+    default_metric,
+    fit_temperature,
+    fit_thresholds,
+    predicted,
+    score_predictions,
+    to_probabilities,
+)
 from nlptransfer.files import atomic_file, no_empty_folder, read_json, size_mb, write_json
 from nlptransfer.heads import reorder
 from nlptransfer.machine import machine, peak_memory_mb, versions
@@ -101,7 +107,7 @@ class Run:
         report, found = self._scores(classifier, held_out)
         if learnt.scores:
             report["transfer"] = learnt.scores
-            _log_forgetting(learnt.scores, scores.default_metric(self.data.labels))
+            _log_forgetting(learnt.scores, default_metric(self.data.labels))
         if distributed.is_main():
             record = self._record(built, course, truncated)
             report["cost"] = _cost(classifier, learnt.fitted["seconds"], learnt.fitted["examples"])
@@ -343,7 +349,7 @@ class Run:
                         SomeRows(rows, np.arange(SCORED_TRAINING_ROWS)),
                     )
                 found[name] = to_probabilities(predict_logits(classifier.model, rows, share=True), data.labels)
-            report[name] = {"rows": len(split)} | scores.score(
+            report[name] = {"rows": len(split)} | score_predictions(
                 split.targets, found[name], data.labels, thresholds=classifier.thresholds, metrics=self.further
             )
         found.pop("train", None)
@@ -470,7 +476,7 @@ def write_predictions(
     columns: dict[str, list[Any]] = {"split": [], "id": [], "true": [], "predicted": [], "probabilities": []}
     for name, probabilities in found.items():
         split: Split = getattr(data, name)
-        given = scores.predicted(probabilities, data.labels, thresholds)
+        given = predicted(probabilities, data.labels, thresholds)
         columns["split"] += [name] * len(split)
         columns["id"] += range(len(split))
         columns["true"] += data.labels.decode(split.targets)

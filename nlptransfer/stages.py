@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nlptransfer import distributed, metrics
+from nlptransfer import distributed
 from nlptransfer.adaptation import Chosen
 from nlptransfer.anatomy import layer_name
 from nlptransfer.batching import Examples, predict_logits
 from nlptransfer.choosing import Evidence, choose, warn_of_shift
-from nlptransfer.classifier import to_probabilities
+from nlptransfer.evaluation import score_predictions, to_probabilities
 from nlptransfer.features import kept_distance, kept_odds
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.heads import relabel, represent, standing_in
@@ -433,7 +433,7 @@ class Course:
             with standing_in(self._head(), self.source_head if role == SOURCE else None):
                 logits = predict_logits(self.built.model, rows, share=True)
             probabilities = to_probabilities(logits, task.data.labels)
-            found[role] = {"split": name, when: metrics.score(split.targets, probabilities, task.data.labels)}
+            found[role] = {"split": name, when: score_predictions(split.targets, probabilities, task.data.labels)}
         return found
 
     def _layers(self, role: str) -> list[np.ndarray]:

@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nlptransfer import metrics
-from nlptransfer.classifier import to_probabilities
 from nlptransfer.data import Data, Labels, Split
+from nlptransfer.evaluation import default_metric, higher_is_better, known_score, score_predictions, to_probabilities
 from nlptransfer.objectives import LabelLoss, class_weights
 from nlptransfer.optimization import TrainingSettings
 
@@ -59,10 +58,10 @@ class Task:
 
 
 def _judge(labels: Labels, metric: str | None) -> Callable[[np.ndarray, np.ndarray], float]:
-    name = metrics.known_score(metric or metrics.default_metric(labels), labels)
-    sign = 1.0 if metrics.higher_is_better(name) else -1.0
+    name = known_score(metric or default_metric(labels), labels)
+    sign = 1.0 if higher_is_better(name) else -1.0
 
     def judge(targets: np.ndarray, logits: np.ndarray) -> float:
-        return sign * metrics.score(targets, to_probabilities(logits, labels), labels, resamples=0)[name]
+        return sign * score_predictions(targets, to_probabilities(logits, labels), labels, resamples=0)[name]
 
     return judge

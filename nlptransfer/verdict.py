@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer import distributed, metrics
+from nlptransfer import distributed
 from nlptransfer.classifier import note_results
 from nlptransfer.data import DataSettings, Labels
 from nlptransfer.errors import DataError
+from nlptransfer.evaluation import Gain, default_metric, higher_is_better, measure, transfer_gain
 from nlptransfer.files import atomic_folder, read_json, write_json
-from nlptransfer.gains import Gain, measure, transfer_gain
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.run import Run, claim, command, predictions_on_test
 from nlptransfer.solving import are_few
@@ -138,7 +138,7 @@ def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwr
         scores = [
             float(np.mean([validation_score(side, metric) for side in sides])) for sides in zip(*found, strict=True)
         ]
-        sign = 1.0 if metrics.higher_is_better(metric) else -1.0
+        sign = 1.0 if higher_is_better(metric) else -1.0
         taken = "direct" if gate and sign * scores[1] >= sign * scores[0] else run.transfer.name
         told = {
             **gain.to_dict(),
@@ -167,7 +167,7 @@ def gain_metric(run: Run) -> str:
             f"{run.data.name}: expected test rows, by which a gain is measured, found none: "
             "set test_size, or ask for no verdict"
         )
-    return measure(run.asked.metric_for_best_model or metrics.default_metric(run.data.labels), run.data.labels)
+    return measure(run.asked.metric_for_best_model or default_metric(run.data.labels), run.data.labels)
 
 
 def validation_score(folder: Path, metric: str) -> float:

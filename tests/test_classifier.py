@@ -13,9 +13,9 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from nlptransfer import Classifier, Experiment, finetune
-from nlptransfer.calibration import coverage_curve
 from nlptransfer.classifier import CHUNK
 from nlptransfer.errors import DataError, RunFolderError, SettingError
+from nlptransfer.evaluation.calibration import coverage_curve
 from nlptransfer.evidence import Evidence
 
 MODEL_FILES = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}

@@ -29,11 +29,11 @@ from helpers.encoders import STORIES, Bases
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, SHARED, needs_shared, no_path_in
 from nlptransfer import Classifier, Experiment, anatomy, finetune
 from nlptransfer.batching import ActivationRows, Examples
-from nlptransfer.calibration import fit_temperature
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.data.labels import Labels
 from nlptransfer.encoder_routes import EncoderRoute, Full, Lora
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
+from nlptransfer.evaluation.calibration import fit_temperature
 from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.optimization import TrainingSettings

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, log_softmax, logit, softmax
 
-from nlptransfer.metrics import checked_matrix, checked_probabilities, checked_targets
+from nlptransfer.evaluation.metrics import checked_matrix, checked_probabilities, checked_targets
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
@@ -110,7 +110,7 @@ class Reliability:
         return float(np.average(np.abs(self.confidence - self.frequency), weights=self.count))
 
 
-def reliability(
+def reliability_curve(
     targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False, bins: int = BINS
 ) -> Reliability:
     """What was forecast beside what came true (Guo et al. 2017, section 2).
@@ -144,7 +144,7 @@ def expected_calibration_error(
 
     Arguments and errors are those of :func:`reliability`.
     """
-    return reliability(targets, probabilities, multi_label=multi_label, bins=bins).error
+    return reliability_curve(targets, probabilities, multi_label=multi_label, bins=bins).error
 
 
 def brier_score(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False) -> float:
@@ -203,7 +203,7 @@ def untempered(probabilities: ArrayLike, temperature: float, *, multi_label: boo
     return softmax(temperature * np.log(np.maximum(p, low)), axis=1)
 
 
-def sureness(probabilities: ArrayLike, given: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
+def answer_probabilities(probabilities: ArrayLike, given: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
     """The probability of each answer that was given: (n,), or (n, k) for several labels, a yes or no for each.
 
     Args:
@@ -221,7 +221,7 @@ def confidence(probabilities: ArrayLike, given: np.ndarray, *, multi_label: bool
 
     Arguments are those of :func:`sureness`.
     """
-    found = sureness(probabilities, given, multi_label=multi_label)
+    found = answer_probabilities(probabilities, given, multi_label=multi_label)
     return found.min(axis=1) if multi_label else found
 
 

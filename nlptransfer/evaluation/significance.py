@@ -16,7 +16,15 @@ from scipy import stats
 
 from nlptransfer.data import Labels
 from nlptransfer.errors import DataError
-from nlptransfer.gains import checked_rows, checked_runs, measure, outcomes, resampled_scores, rounded, scores
+from nlptransfer.evaluation.bootstrap import (
+    checked_rows,
+    checked_runs,
+    measure,
+    outcomes,
+    resampled_scores,
+    rounded,
+    scores,
+)
 from nlptransfer.settings import check
 
 
@@ -71,7 +79,7 @@ class Difference:
 
 
 @dataclass(frozen=True, eq=False)
-class Rung:
+class ScoredCandidate:
     """What a recommendation needs to know of one rung."""
 
     name: str
@@ -259,7 +267,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def recommended(
     targets: ArrayLike,
-    rungs: Sequence[Rung],
+    rungs: Sequence[ScoredCandidate],
     labels: Labels,
     metric: str,
     *,
@@ -294,7 +302,7 @@ def recommended(
     routes = [rung for rung in rungs if rung.name != majority]
     best = max(routes, key=lambda rung: rung.validation)
 
-    def against(other: Rung) -> dict[str, Difference]:
+    def against(other: ScoredCandidate) -> dict[str, Difference]:
         return {
             rung.name: paired(
                 targets, rung.predictions, other.predictions, labels, metric, resamples=resamples, seed=seed
@@ -431,7 +439,7 @@ def _only_one_right(y: np.ndarray, one: np.ndarray, other: np.ndarray) -> tuple[
     return int((right & ~also).sum()), int((also & ~right).sum())
 
 
-def _by_name(rungs: Sequence[Rung], majority: str | None) -> dict[str, Rung]:
+def _by_name(rungs: Sequence[ScoredCandidate], majority: str | None) -> dict[str, ScoredCandidate]:
     by_name = {rung.name: rung for rung in rungs}
     names = [rung.name for rung in rungs]
     if len(by_name) < len(names):

@@ -17,6 +17,7 @@ import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
+from scipy.special import expit, softmax
 
 from nlptransfer.data import Labels
 from nlptransfer.errors import DataError, SettingError, nearest
@@ -193,7 +194,7 @@ def predicted(probabilities: ArrayLike, labels: Labels, thresholds: ArrayLike | 
     return (p >= cuts).astype(np.int64)
 
 
-def score(
+def score_predictions(
     targets: ArrayLike,
     probabilities: ArrayLike,
     labels: Labels,
@@ -439,3 +440,8 @@ def checked_targets(targets: ArrayLike, shape: tuple[int, ...], multi_label: boo
     if wrong.any():
         raise DataError(f"{what}: expected {kind}, found {y[wrong][0]} in row {np.argwhere(wrong)[0][0]}")
     return y.astype(np.int64)
+
+
+def to_probabilities(logits: np.ndarray, labels: Labels) -> np.ndarray:
+    """Logits (rows, labels) -> probabilities: softmax, or a sigmoid for each of several labels."""
+    return expit(logits) if labels.multi_label else softmax(logits, axis=1)
