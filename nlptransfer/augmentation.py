@@ -21,9 +21,8 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from nlptransfer.data import Split
-from nlptransfer.segmentation import build_tokenizer, is_unspaced
 from nlptransfer.settings import check
-from nlptransfer.vectors import WordVectors
+from nlptransfer.vectors import WordVectors, build_tokenizer, is_unspaced
 
 logger = logging.getLogger("nlptransfer")
 

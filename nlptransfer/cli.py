@@ -274,8 +274,7 @@ def train_vectors_verb(
 ) -> None:
     """Train word vectors on texts of your own (gensim Word2Vec, skip-gram)."""
     from nlptransfer.data import read_texts
-    from nlptransfer.vector_making import train_vectors
-    from nlptransfer.vectors import save_vectors
+    from nlptransfer.vectors import save_vectors, train_vectors
 
     def make() -> None:
         corpus = list(read_texts(texts, text_column))
@@ -301,7 +300,7 @@ def distil_vectors_verb(
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
     from nlptransfer.data import read_texts
     from nlptransfer.hub import find_base
-    from nlptransfer.vector_making import distil_for_texts
+    from nlptransfer.vectors import distil_for_texts
 
     start_log()
     encoder = find_base(base, revision)
@@ -320,8 +319,7 @@ def show_vectors_verb(
 ) -> None:
     """Size, nearest neighbours, and the share of a corpus that has vectors."""
     from nlptransfer.data import read_texts
-    from nlptransfer.segmentation import build_tokenizer, surface_words
-    from nlptransfer.vectors import open_vectors
+    from nlptransfer.vectors import build_tokenizer, open_vectors, surface_words
 
     start_log()
     opened = open_vectors(vectors, allow_pickle=allow_pickle)

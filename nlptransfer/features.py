@@ -29,7 +29,7 @@ from nlptransfer.errors import SettingError
 from nlptransfer.files import atomic_file, cache_folder
 from nlptransfer.similarity import domain_odds, proxy_a_distance
 from nlptransfer.tokens import LongText, TokenRows
-from nlptransfer.word2vec import RESERVED
+from nlptransfer.vectors import RESERVED
 
 log = logging.getLogger("nlptransfer")
 

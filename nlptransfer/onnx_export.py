@@ -22,7 +22,8 @@ from nlptransfer.errors import BaseModelError, SettingError, VerificationError
 from nlptransfer.onnx_model import GRAPH, INSTALL, LOGITS, WEIGHTS, Exported, OnnxForSequenceClassification, graph_rows
 from nlptransfer.probe import ProbeForSequenceClassification
 from nlptransfer.route import Route
-from nlptransfer.word2vec import RESERVED, pool
+from nlptransfer.vectors import RESERVED
+from nlptransfer.word2vec import pool
 
 TOLERANCE = 1e-3
 """Logits of a float32 graph may differ by so much from the live model's: products are added up in another order."""

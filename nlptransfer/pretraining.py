@@ -28,7 +28,7 @@ from nlptransfer.settings import check
 from nlptransfer.tokens import TokenRows, encode
 from nlptransfer.training import learnt_state, train
 from nlptransfer.transfer import Sides, Stage, Transfer
-from nlptransfer.vector_making import continued_vectors, vectors_for
+from nlptransfer.vectors import continued_vectors, vectors_for
 from nlptransfer.word2vec_route import Word2Vec
 
 log = logging.getLogger("nlptransfer")

@@ -14,7 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from nlptransfer.errors import RunFolderError
 from nlptransfer.features import to_float16
 from nlptransfer.hub import from_pretrained
-from nlptransfer.segmentation import PAD_ID
+from nlptransfer.vectors import PAD_ID
 from nlptransfer.word2vec import PooledBody, classified, pool
 
 WEIGHTS = "model.safetensors"

@@ -23,7 +23,7 @@ from nlptransfer.route import Built, Route, check_length, named_local, set_lengt
 from nlptransfer.settings import check
 from nlptransfer.shared_base import SharedBase
 from nlptransfer.tokens import TokenRows, encode, encode_words
-from nlptransfer.vector_making import vectors_for, vocabulary
+from nlptransfer.vectors import vectors_for, vocabulary
 from nlptransfer.word2vec import embedding_matrix, make_tokenizer
 
 log = logging.getLogger("nlptransfer")

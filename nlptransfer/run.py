@@ -45,7 +45,7 @@ from nlptransfer.stages import CHECKPOINTS, Course, Learnt
 from nlptransfer.strategies import Direct
 from nlptransfer.task import Task
 from nlptransfer.transfer import Sides, Transfer
-from nlptransfer.vector_making import vectors_for
+from nlptransfer.vectors import vectors_for
 
 log = logging.getLogger("nlptransfer")
 

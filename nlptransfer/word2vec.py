@@ -23,10 +23,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils.generic import can_return_tuple
 
-from nlptransfer.segmentation import PAD, PAD_ID, UNKNOWN, UNKNOWN_ID, build_tokenizer
-
-RESERVED = 2
-"""Rows of the vector matrix before the first word: padding and unknown, both zero."""
+from nlptransfer.vectors import PAD, PAD_ID, RESERVED, UNKNOWN, UNKNOWN_ID, build_tokenizer
 
 
 class Word2VecConfig(PreTrainedConfig):

@@ -18,7 +18,7 @@ from nlptransfer.memo import once
 from nlptransfer.route import Built, Route, check_length, set_length
 from nlptransfer.settings import check
 from nlptransfer.tokens import TokenRows, encode, encode_words
-from nlptransfer.vector_making import vectors_for, vocabulary
+from nlptransfer.vectors import vectors_for, vocabulary
 
 log = logging.getLogger("nlptransfer")
 

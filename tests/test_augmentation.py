@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nlptransfer.augmentation import Augment, augment, cutter, nearest_rows
 from nlptransfer.data.dataset import Split
 from nlptransfer.errors import SettingError
-from nlptransfer.vectors import WordVectors, save_vectors
+from nlptransfer.vectors.store import WordVectors, save_vectors
 
 WORDS = ["good", "great", "bad", "poor", "film", "movie", "plot", "story", "actor", "role"]
 ONLY = {"augment_synonyms": 0.0, "augment_swaps": 0.0, "augment_deletions": 0.0}

@@ -12,7 +12,7 @@ import pytest
 from nlptransfer import Experiment, finetune
 from nlptransfer.cli import main
 from nlptransfer.terminal import show_comparison
-from nlptransfer.vectors import open_vectors
+from nlptransfer.vectors.store import open_vectors
 
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "deliveryae deliveryaf wordab"]
 VERBS = ("finetune", "predict", "evaluate", "vectors", "vectors train", "vectors distil", "vectors show")

@@ -18,7 +18,8 @@ from nlptransfer import cutting, features
 from nlptransfer.errors import SettingError
 from nlptransfer.features import activations, cached, hash_of_modules, pooled_vectors, text_key, to_float16
 from nlptransfer.tokens import TokenRows, encode
-from nlptransfer.word2vec import RESERVED, pool
+from nlptransfer.vectors.tokenizer import RESERVED
+from nlptransfer.word2vec import pool
 
 MATRIX = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
 MATRIX[:RESERVED] = 0

@@ -41,8 +41,8 @@ from nlptransfer.probe_route import Probe
 from nlptransfer.route import Built
 from nlptransfer.strategies import Direct, Sequential
 from nlptransfer.transfer import Sides
-from nlptransfer.vector_making import continued_vectors
-from nlptransfer.vectors import save_vectors
+from nlptransfer.vectors.store import save_vectors
+from nlptransfer.vectors.training import continued_vectors
 from nlptransfer.word2vec_route import Word2Vec
 
 LABELS = Labels(("even", "odd"))

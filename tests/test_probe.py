@@ -33,7 +33,7 @@ from nlptransfer.probe_route import Probe
 from nlptransfer.route import Built
 from nlptransfer.solver import solve
 from nlptransfer.training import train
-from nlptransfer.vectors import save_vectors
+from nlptransfer.vectors.store import save_vectors
 
 TEXTS = [
     "a good film", "the plot was dull and long", "great cast", "a mess", "the film was a gem", "bad bad plot and cast",

@@ -12,8 +12,8 @@ import pytest
 from helpers.encoders import make_film_base
 from helpers.folders import ROOT
 from nlptransfer import Experiment
-from nlptransfer.vector_making import train_vectors
-from nlptransfer.vectors import save_vectors
+from nlptransfer.vectors.store import save_vectors
+from nlptransfer.vectors.training import train_vectors
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
 CORPORA = {"sentiment": ("films",), "topics": ("headlines",), "multi_label": ("tickets",)}

@@ -16,8 +16,8 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from nlptransfer.vectors.tokenizer import RESERVED
 from nlptransfer.word2vec import (
-    RESERVED,
     CnnBody,
     PooledBody,
     Standardize,
@@ -335,7 +335,7 @@ def test_plain_transformers_needs_one_import(tmp_path: Path) -> None:
     assert (found["config"], found["model"]) == ("word2vec", "Word2VecForSequenceClassification")
     assert found["is_fast"] is True
     assert found["ids"] == [[3, 8, 10, 4], [1]]
-    assert found["own"] == ["nlptransfer.errors", "nlptransfer.segmentation", "nlptransfer.word2vec"]
+    assert found["own"] == ["nlptransfer.errors", "nlptransfer.vectors.tokenizer", "nlptransfer.word2vec"]
     sentence = [2, 4, 5, 12, 7, 2, 14, 8, 10]
     for name, most in (("one by one", None), ("batched", 6)):
         rows = [sentence[:most], [0], [1, 1], [WORDS.index("dull") + RESERVED]]

@@ -17,8 +17,9 @@ from nlptransfer.batching import FeatureRows
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.route import Built
 from nlptransfer.tokens import TokenRows
-from nlptransfer.vectors import save_vectors
-from nlptransfer.word2vec import RESERVED, Word2VecForSequenceClassification
+from nlptransfer.vectors.store import save_vectors
+from nlptransfer.vectors.tokenizer import RESERVED
+from nlptransfer.word2vec import Word2VecForSequenceClassification
 from nlptransfer.word2vec_route import Word2Vec
 
 WORDS = [

@@ -30,7 +30,7 @@ import numpy as np
 from nlptransfer.errors import VectorsError
 from nlptransfer.files import atomic_folder, cache_folder, content_stamp, read_json
 from nlptransfer.settings import check
-from nlptransfer.vector_formats import (
+from nlptransfer.vectors.formats import (
     FILE_SUFFIXES,
     Block,
     array_blocks,

@@ -161,3 +161,7 @@ def _unicode_form(words: Sequence[str]) -> list[normalizers.Normalizer]:
     if any(unicodedata.category(sign) == "Mn" for word in odd for sign in unicodedata.normalize("NFD", word)):
         return [normalizers.NFKC()]
     return [normalizers.NFKD(), normalizers.StripAccents(), normalizers.NFKC()]
+
+
+RESERVED = 2
+"""Rows of the vector matrix before the first word: padding and unknown, both zero."""
