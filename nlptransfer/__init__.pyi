@@ -19,10 +19,10 @@ from .errors import NlpTransferError as NlpTransferError
 from .experiment import Experiment as Experiment
 from .experiment import finetune as finetune
 from .experiment import gain_curve as gain_curve
+from .models import SharedBase as SharedBase
 from .pretraining import Pretrain as Pretrain
 from .probe_route import Probe as Probe
 from .routes import ROUTES as ROUTES
-from .shared_base import SharedBase as SharedBase
 from .soup import average as average
 from .strategies import Copy as Copy
 from .strategies import Direct as Direct

@@ -17,9 +17,9 @@ from nlptransfer.alignment import (
     correlation_map,
     warmed_up,
 )
-from nlptransfer.batching import Examples, SomeRows
 from nlptransfer.choosing import ChooseBy
 from nlptransfer.errors import SettingError
+from nlptransfer.models import Examples, SomeRows
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED, Objective
 from nlptransfer.objectives import Joint as JointLoss
 from nlptransfer.optimization import TrainingSettings

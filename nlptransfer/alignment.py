@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nlptransfer import distributed
-from nlptransfer.heads import last_inputs, text_vectors
+from nlptransfer.models import last_inputs, text_vectors
 from nlptransfer.objectives import SOURCE, UNLABELLED, Judged, LabelLoss, Objective
 
 KERNELS = (0.25, 0.5, 1.0, 2.0, 4.0)

@@ -13,18 +13,16 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
-from nlptransfer.batching import predict_logits
 from nlptransfer.data import NORMALISATIONS, DataSettings, Labels, Split, load_split, normalise, read_texts
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import confidence, predicted, score_predictions, to_probabilities
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.hub import Pushed, fetch, is_hub_id, model_card, push, recorded_base
+from nlptransfer.models import LongText, SharedBase, predict_logits
 from nlptransfer.onnx_export import export_onnx
 from nlptransfer.route import Route
 from nlptransfer.routes import saved_route_class
 from nlptransfer.settings import check, fill
-from nlptransfer.shared_base import SharedBase
-from nlptransfer.tokens import LongText
 from nlptransfer.verifying import check_equal, check_logits, made_texts, reopened_logits, verified
 
 RECORD = "nlptransfer.json"

@@ -12,20 +12,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from nlptransfer.anatomy import layers_of, plain_model
-from nlptransfer.batching import Examples, Rows, compute
 from nlptransfer.encoder_routes import EncoderRoute, Full
 from nlptransfer.errors import SettingError, TrainingError
-from nlptransfer.heads import last_inputs, text_vectors
+from nlptransfer.models import (
+    Examples,
+    Rows,
+    TokenRows,
+    compute,
+    last_inputs,
+    layers_of,
+    plain_model,
+    pool,
+    text_vectors,
+)
 from nlptransfer.objectives import TARGET, Judged, LabelLoss, Objective
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route
 from nlptransfer.settings import check
 from nlptransfer.solver import Head
 from nlptransfer.solving import HeadTask, Solved, are_few
-from nlptransfer.tokens import TokenRows
 from nlptransfer.transfer import Learner, Sides, Stage, Transfer
-from nlptransfer.word2vec import pool
 
 CONTRAST, HEAD = Stage("contrast", (TARGET,), learns="representation"), Stage("head", (TARGET,), learns="head")
 PAIRS_PER_STEP = 64

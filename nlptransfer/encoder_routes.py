@@ -26,12 +26,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from nlptransfer import anatomy, cutting
-from nlptransfer.batching import ActivationRows, Rows, compute
 from nlptransfer.data import Data, Labels
 from nlptransfer.errors import RunFolderError, SettingError, VerificationError, nearest
-from nlptransfer.features import activations
-from nlptransfer.heads import last_inputs, text_vectors
 from nlptransfer.hub import (
     BaseModel,
     adapter_config,
@@ -42,12 +38,28 @@ from nlptransfer.hub import (
     recorded_base,
     with_adapter,
 )
+from nlptransfer.models import (
+    ActivationRows,
+    Rows,
+    SharedBase,
+    TokenRows,
+    activations,
+    compute,
+    embeddings_of,
+    encode,
+    head_modules,
+    last_inputs,
+    last_layer,
+    layers_of,
+    load_model,
+    load_tokenizer,
+    pool,
+    text_vectors,
+    upper_layers,
+)
 from nlptransfer.optimization import Pace
 from nlptransfer.route import Built, Route, check_length, set_length
 from nlptransfer.settings import check
-from nlptransfer.shared_base import SharedBase
-from nlptransfer.tokens import TokenRows, encode
-from nlptransfer.word2vec import pool
 
 log = logging.getLogger("nlptransfer")
 
@@ -86,7 +98,7 @@ class EncoderRoute(Route):
         self.check()
         found = find_base(base, revision)
         texts = [*data.train.texts, *beside]
-        tokenizer = set_length(anatomy.load_tokenizer(found), self.max_length, texts)
+        tokenizer = set_length(load_tokenizer(found), self.max_length, texts)
         model, fresh = self.make_model(found, data, tokenizer, seed)
         if self.gradient_checkpointing:
             _compute_activations_twice(model)
@@ -111,7 +123,7 @@ class EncoderRoute(Route):
     ) -> tuple[PreTrainedModel, list[str]]:
         """A classifier on the base with this route's dropout, and the names of its freshly initialised modules."""
         dropout: dict[str, Any] = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
-        return anatomy.load_model(base, labels, tokenizer, seed, **dropout, **precision)
+        return load_model(base, labels, tokenizer, seed, **dropout, **precision)
 
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
@@ -119,7 +131,7 @@ class EncoderRoute(Route):
         return encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
 
     def head(self, model: PreTrainedModel) -> nn.Linear:
-        return anatomy.last_layer(model)
+        return last_layer(model)
 
     def layer_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
@@ -187,17 +199,17 @@ class Full(EncoderRoute):
     def variants(self, model: PreTrainedModel) -> Sequence[Route]:
         if self.layers is None:
             return [self]
-        count = len(anatomy.layers_of(model))
+        count = len(layers_of(model))
         numbers = sorted({0, round(count / 3), round(2 * count / 3), count})
         return [replace(self, layers=None, freeze_layers=number) for number in numbers]
 
     def freeze(self, model: PreTrainedModel) -> None:
         if self.freeze_layers:
-            layers = len(anatomy.layers_of(model))
+            layers = len(layers_of(model))
             check(self.freeze_layers <= layers, "freeze_layers", self.freeze_layers, f"at most its {layers} layers")
-        frozen = [*anatomy.layers_of(model)[: self.freeze_layers]] if self.freeze_layers else []
+        frozen = [*layers_of(model)[: self.freeze_layers]] if self.freeze_layers else []
         if frozen or self.freeze_embeddings:
-            frozen += anatomy.embeddings_of(model)
+            frozen += embeddings_of(model)
         # The stage before may have frozen other layers; what the base never learns stays as it is.
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.requires_grad or getattr(parameter, FROZEN_HERE, False))
@@ -219,13 +231,13 @@ class Full(EncoderRoute):
         for texts in splits:
             tokens = self.rows(model, tokenizer, texts)
             rows.append(ActivationRows(tokens, activations(model, tokenizer, texts, tokens, self.freeze_layers)))
-        return cutting.upper_layers(model, self.freeze_layers), rows
+        return upper_layers(model, self.freeze_layers), rows
 
     def paces(self, model: PreTrainedModel) -> dict[str, Pace]:
         if self.layer_decay == 1 and not self.gradual_unfreezing:
             return {}
-        layers = anatomy.layers_of(model)
-        floors: dict[int, int] = {id(p): 0 for part in anatomy.embeddings_of(model) for p in part.parameters()}
+        layers = layers_of(model)
+        floors: dict[int, int] = {id(p): 0 for part in embeddings_of(model) for p in part.parameters()}
         floors |= {id(p): number for number, layer in enumerate(layers, start=1) for p in layer.parameters()}
         top = len(layers) + 1
         paces = {}
@@ -239,7 +251,7 @@ class Full(EncoderRoute):
         if not self.head_first:
             return None
         own = cast(PreTrainedModel, model)
-        with last_inputs(anatomy.last_layer(own)) as seen:
+        with last_inputs(last_layer(own)) as seen:
 
             def inputs_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
                 model(**batch)
@@ -285,7 +297,7 @@ class Lora(EncoderRoute):
     ) -> tuple[PreTrainedModel, list[str]]:
         model, fresh = self.load_base(base, data.labels, tokenizer, seed, **self.precision)
         # The head learns whole, and what is fresh anywhere must be saved: random again after a reload otherwise.
-        heads = _whole_heads(model, {*anatomy.head_modules(model), *fresh})
+        heads = _whole_heads(model, {*head_modules(model), *fresh})
         targets = self._targets(model, heads)
         config = LoraConfig(
             task_type="SEQ_CLS",

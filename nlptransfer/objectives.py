@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nlptransfer.data import Labels
 from nlptransfer.errors import SettingError, nearest
-from nlptransfer.heads import last_inputs, standing_in, text_vectors
+from nlptransfer.models import last_inputs, standing_in, text_vectors
 
 TARGET, SOURCE, UNLABELLED = "target", "source", "unlabelled"
 """The roles of rows: of the task that counts, of the one that knowledge is taken from, and the target's texts whose

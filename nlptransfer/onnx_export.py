@@ -17,13 +17,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, XLNetModel
 
-from nlptransfer.batching import predict_logits
 from nlptransfer.errors import BaseModelError, SettingError, VerificationError
+from nlptransfer.models import pool, predict_logits
 from nlptransfer.onnx_model import GRAPH, INSTALL, LOGITS, WEIGHTS, Exported, OnnxForSequenceClassification, graph_rows
 from nlptransfer.probe import ProbeForSequenceClassification
 from nlptransfer.route import Route
 from nlptransfer.vectors import RESERVED
-from nlptransfer.word2vec import pool
 
 TOLERANCE = 1e-3
 """Logits of a float32 graph may differ by so much from the live model's: products are added up in another order."""

@@ -13,14 +13,21 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from nlptransfer.batching import Rows, predict_logits, texts_of_rows
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.hub import fast_tokenizer, from_pretrained
+from nlptransfer.models import (
+    LongText,
+    Rows,
+    SharedBase,
+    TokenRows,
+    encode,
+    encode_words,
+    predict_logits,
+    texts_of_rows,
+)
 from nlptransfer.probe_route import WORDS
 from nlptransfer.route import Built, Route
-from nlptransfer.shared_base import SharedBase
-from nlptransfer.tokens import LongText, TokenRows, encode, encode_words
 from nlptransfer.word2vec import Word2VecConfig
 
 GRAPH = "model.onnx"

@@ -14,18 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import anatomy, distributed
-from nlptransfer.batching import Examples, SomeRows, compute
+from nlptransfer import distributed
 from nlptransfer.data import Data
 from nlptransfer.encoder_routes import EncoderRoute, Lora
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub import recorded_base
+from nlptransfer.models import Examples, SomeRows, TokenRows, compute, encode, load_language_model, plain_model
 from nlptransfer.objectives import TARGET, Judged, Objective
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.probe_route import Probe
 from nlptransfer.route import Built, Route
 from nlptransfer.settings import check
-from nlptransfer.tokens import TokenRows, encode
 from nlptransfer.training import learnt_state, train
 from nlptransfer.transfer import Sides, Stage, Transfer
 from nlptransfer.vectors import continued_vectors, vectors_for
@@ -126,7 +125,7 @@ class Pretrain(Transfer):
             # Its vectors were trained before the model was built around them.
             return {"seconds": 0.0, "examples": 0}
         route.freeze(built.model)
-        model, is_masked = anatomy.load_language_model(recorded_base(built.record), _dtype(built.model))
+        model, is_masked = load_language_model(recorded_base(built.record), _dtype(built.model))
         seed = settings.seed if settings.init_seed is None else settings.init_seed
         masking = self._masking(model, built.tokenizer, seed) if is_masked else None
         none = f"none for a decoder, as {built.record['name']} is one"
@@ -354,7 +353,7 @@ def _around(model: PreTrainedModel, classifier: nn.Module, *, learns: bool) -> I
     Raises:
         SettingError: nothing of the encoder learns.
     """
-    body = anatomy.plain_model(classifier).base_model
+    body = plain_model(classifier).base_model
     setattr(model, model.base_model_prefix, body)
     # An output layer that shares the embeddings' weights had those of the encoder that is gone.
     model.tie_weights()
@@ -375,6 +374,4 @@ def _around(model: PreTrainedModel, classifier: nn.Module, *, learns: bool) -> I
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
-    return next(
-        value.dtype for value in anatomy.plain_model(model).base_model.parameters() if value.is_floating_point()
-    )
+    return next(value.dtype for value in plain_model(model).base_model.parameters() if value.is_floating_point())

@@ -12,10 +12,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from nlptransfer.errors import RunFolderError
-from nlptransfer.features import to_float16
 from nlptransfer.hub import from_pretrained
+from nlptransfer.models import pool, to_float16
 from nlptransfer.vectors import PAD_ID
-from nlptransfer.word2vec import PooledBody, classified, pool
+from nlptransfer.word2vec import PooledBody, classified
 
 WEIGHTS = "model.safetensors"
 ENCODER = "encoder."

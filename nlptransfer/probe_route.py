@@ -11,18 +11,32 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import anatomy, distributed
-from nlptransfer.batching import FeatureRows, Rows, WordsBeside, compute, predict_logits
+from nlptransfer import distributed
 from nlptransfer.data import Data
 from nlptransfer.errors import BaseModelError, SettingError
-from nlptransfer.features import cached, pooled_vectors, text_key, through, to_float16
 from nlptransfer.hub import BaseModel, base_record, fast_tokenizer, find_base, recorded_base
 from nlptransfer.memo import once
+from nlptransfer.models import (
+    FeatureRows,
+    Rows,
+    SharedBase,
+    TokenRows,
+    WordsBeside,
+    cached,
+    compute,
+    encode,
+    encode_words,
+    load_encoder,
+    load_tokenizer,
+    pooled_vectors,
+    predict_logits,
+    text_key,
+    through,
+    to_float16,
+)
 from nlptransfer.probe import ProbeConfig, ProbeForSequenceClassification
 from nlptransfer.route import Built, Route, check_length, named_local, set_length
 from nlptransfer.settings import check
-from nlptransfer.shared_base import SharedBase
-from nlptransfer.tokens import TokenRows, encode, encode_words
 from nlptransfer.vectors import vectors_for, vocabulary
 from nlptransfer.word2vec import embedding_matrix, make_tokenizer
 
@@ -93,9 +107,9 @@ class Probe(Route):
         read = (*data.train.texts, *beside)
         tokenizer = once(
             ("tokenizer", found.path, self.max_length, read),
-            lambda: set_length(anatomy.load_tokenizer(found), self.max_length, read),
+            lambda: set_length(load_tokenizer(found), self.max_length, read),
         )
-        encoder = once(("encoder", found.path), lambda: anatomy.load_encoder(found))
+        encoder = once(("encoder", found.path), lambda: load_encoder(found))
         record = {"kind": "encoder", **base_record(found)}
         widths = _widths(encoder, found)
         layers = self._layers(len(widths) - 1, found)
@@ -216,7 +230,7 @@ class Probe(Route):
         if isinstance(base, SharedBase):
             encoder = base.encoder(record)
         else:
-            encoder = anatomy.load_encoder(recorded_base(record, base))
+            encoder = load_encoder(recorded_base(record, base))
         words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
         return ProbeForSequenceClassification.load(folder, encoder, words), fast_tokenizer(folder)
 

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
-from nlptransfer.batching import Rows, predict_logits
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
 from nlptransfer.hub import fast_tokenizer, from_pretrained, quiet
+from nlptransfer.models import LongText, Rows, SharedBase, predict_logits, token_counts
 from nlptransfer.optimization import Pace
 from nlptransfer.settings import check, convert, fields_of
-from nlptransfer.shared_base import SharedBase
-from nlptransfer.tokens import LongText, token_counts
 from nlptransfer.training import learnt_state
 
 log = logging.getLogger("nlptransfer")

@@ -19,7 +19,6 @@ import torch
 
 from nlptransfer import distributed
 from nlptransfer.augmentation import Augment, augment
-from nlptransfer.batching import SomeRows, predict_logits
 from nlptransfer.classifier import Classifier, note_results
 from nlptransfer.data import Data, DataSettings, Labels, Split
 from nlptransfer.errors import RunFolderError
@@ -32,9 +31,9 @@ from nlptransfer.evaluation import (
     to_probabilities,
 )
 from nlptransfer.files import atomic_file, no_empty_folder, read_json, size_mb, write_json
-from nlptransfer.heads import reorder
 from nlptransfer.machine import machine, peak_memory_mb, versions
 from nlptransfer.memo import once
+from nlptransfer.models import SomeRows, predict_logits, reorder
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import pretrained_base

@@ -13,8 +13,8 @@ import torch
 from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import ThreadpoolController
 
-from nlptransfer.arithmetic import fast_products
 from nlptransfer.errors import SettingError, TrainingError
+from nlptransfer.models import fast_products
 from nlptransfer.objectives import LabelLoss
 
 log = logging.getLogger("nlptransfer")

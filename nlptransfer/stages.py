@@ -15,14 +15,20 @@ from torch import Tensor, nn
 
 from nlptransfer import distributed
 from nlptransfer.adaptation import Chosen
-from nlptransfer.anatomy import layer_name
-from nlptransfer.batching import Examples, predict_logits
 from nlptransfer.choosing import Evidence, choose, warn_of_shift
 from nlptransfer.evaluation import score_predictions, to_probabilities
-from nlptransfer.features import kept_distance, kept_odds
 from nlptransfer.files import atomic_folder, read_json, write_json
-from nlptransfer.heads import relabel, represent, standing_in
 from nlptransfer.memo import once
+from nlptransfer.models import (
+    Examples,
+    kept_distance,
+    kept_odds,
+    layer_name,
+    predict_logits,
+    relabel,
+    represent,
+    standing_in,
+)
 from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import Pretrain, language_texts

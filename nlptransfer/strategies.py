@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from nlptransfer.batching import Examples, TaughtRows
 from nlptransfer.errors import SettingError
+from nlptransfer.models import Examples, TaughtRows
 from nlptransfer.objectives import SOURCE, TARGET, Objective, Relational, TowardsSource
 from nlptransfer.objectives import Joint as JointLoss
 from nlptransfer.route import Route

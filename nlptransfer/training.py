@@ -21,11 +21,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from nlptransfer import arithmetic, distributed
-from nlptransfer.batching import Examples, compute, endless_batches, rows_of_texts, tokens_of_texts
-from nlptransfer.cutting import first_token_alone
+from nlptransfer import distributed
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.files import read_json, write_json
+from nlptransfer.models import (
+    Examples,
+    compute,
+    endless_batches,
+    fast,
+    first_token_alone,
+    rows_of_texts,
+    tokens_of_texts,
+)
 from nlptransfer.objectives import SOURCE, TARGET, Judged, Objective
 from nlptransfer.optimization import Pace, TrainingSettings, decays, has_settled, make_optimizer, rate_share
 
@@ -151,7 +158,7 @@ class _Loop:
         self._resume()
         if self.settings.report_to:
             self.accelerator.init_trackers("nlptransfer", config=self.settings.flat())
-        with self._bar() as bar, arithmetic.fast(self.trained, packed="frozen"), first_token_alone(self.trained.model):
+        with self._bar() as bar, fast(self.trained, packed="frozen"), first_token_alone(self.trained.model):
             task = bar.add_task("training", total=self.steps, completed=self.report.step, note="")
 
             def show(note: str | None) -> None:

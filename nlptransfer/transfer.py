@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nlptransfer.batching import Examples, Rows
 from nlptransfer.errors import SettingError, nearest
+from nlptransfer.models import Examples, Rows
 from nlptransfer.objectives import SOURCE, TARGET, LabelLoss, Objective
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route

@@ -23,6 +23,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils.generic import can_return_tuple
 
+from nlptransfer.models import pool
 from nlptransfer.vectors import PAD, PAD_ID, RESERVED, UNKNOWN, UNKNOWN_ID, build_tokenizer
 
 
@@ -262,28 +263,6 @@ def classified(
         loss = measure(logits, labels.to(logits.dtype) if several else labels)
     shown = config.output_hidden_states if output_hidden_states is None else output_hidden_states
     return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,) if shown else None)
-
-
-def pool(vectors: Tensor, known: Tensor, pooling: Sequence[str]) -> Tensor:
-    """(batch, words, dimensions) -> (batch, dimensions * len(pooling)) over the known words; zeros where none is.
-
-    Args:
-        vectors: finite, those of unknown words too.
-        known: (batch, words) bool.
-        pooling: "mean", "max" and "cls" (the first known word), put side by side in this order.
-    """
-    mask = known.unsqueeze(2)
-    parts = []
-    for way in pooling:
-        if way == "mean":
-            parts.append((vectors * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1))
-        elif way == "max":
-            highest = vectors.masked_fill(~mask, -torch.inf).amax(dim=1)
-            parts.append(torch.where(mask.any(dim=1), highest, 0.0))
-        else:
-            first = vectors[torch.arange(known.shape[0], device=known.device), known.int().argmax(dim=1)]
-            parts.append(torch.where(mask.any(dim=1), first, 0.0))
-    return torch.cat(parts, dim=1)
 
 
 def make_tokenizer(words: Sequence[str], max_length: int = VERY_LARGE_INTEGER) -> PreTrainedTokenizerFast:

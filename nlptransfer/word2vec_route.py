@@ -11,13 +11,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import word2vec
-from nlptransfer.batching import FeatureRows, Rows
 from nlptransfer.data import Data
-from nlptransfer.features import pooled_vectors
 from nlptransfer.memo import once
+from nlptransfer.models import FeatureRows, Rows, TokenRows, encode, encode_words, pooled_vectors
 from nlptransfer.route import Built, Route, check_length, set_length
 from nlptransfer.settings import check
-from nlptransfer.tokens import TokenRows, encode, encode_words
 from nlptransfer.vectors import vectors_for, vocabulary
 
 log = logging.getLogger("nlptransfer")

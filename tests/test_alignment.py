@@ -25,8 +25,8 @@ from nlptransfer.alignment import (
     reverse_gradient,
     warmed_up,
 )
-from nlptransfer.batching import Examples, FeatureRows
 from nlptransfer.data.labels import Labels
+from nlptransfer.models.rows import Examples, FeatureRows
 from nlptransfer.objectives import SOURCE, UNLABELLED, Judged, LabelLoss
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.solver import solve

@@ -37,22 +37,14 @@ from helpers.encoders import (
     strip,
 )
 from helpers.folders import needs_shared
-from nlptransfer import anatomy
-from nlptransfer.anatomy import (
-    embeddings_of,
-    head_modules,
-    last_layer,
-    layers_of,
-    load_encoder,
-    load_model,
-    load_tokenizer,
-    set_dropout,
-)
-from nlptransfer.cutting import activations_below, first_token_alone, upper_layers
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub.base_models import BaseModel, find_base
-from nlptransfer.tokens import encode
+from nlptransfer.models import architectures
+from nlptransfer.models.architectures import embeddings_of, head_modules, last_layer, layers_of
+from nlptransfer.models.loading import load_encoder, load_model, load_tokenizer, set_dropout
+from nlptransfer.models.partial import activations_below, first_token_alone, upper_layers
+from nlptransfer.models.tokens import encode
 
 TEXTS = ["word1 word2 word3 word4 word5 word6", "word7", "word8 word9 word10"]
 LAYERED = [kind for kind in SHAPES if kind != "albert"]
@@ -633,7 +625,7 @@ def test_configs_that_are_refused(bases, tmp_path):
 
 def test_four_bits_need_a_gpu_and_their_package(bases, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(anatomy.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(architectures.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(SettingError, match=r"base_precision=4bit: .* all but a CUDA GPU and the package bitsandbytes"):
         built(bases("bert"), four_bit=True)
 

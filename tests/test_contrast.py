@@ -18,8 +18,6 @@ from helpers.classifiers import LABELS, SEVERAL, build, plain_logits, plain_mode
 from helpers.corpora import splits_of
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, files_of
 from nlptransfer import Classifier, Contrast, Experiment, finetune, stages
-from nlptransfer.anatomy import last_layer
-from nlptransfer.batching import Examples
 from nlptransfer.contrast import (
     CONTRAST,
     HEAD,
@@ -35,11 +33,13 @@ from nlptransfer.contrast import (
 from nlptransfer.data.labels import Labels
 from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.errors import SettingError, TrainingError
-from nlptransfer.heads import last_inputs
+from nlptransfer.models.architectures import last_layer
+from nlptransfer.models.heads import last_inputs
+from nlptransfer.models.rows import Examples
+from nlptransfer.models.tokens import TokenRows
 from nlptransfer.objectives import Judged, LabelLoss
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.solving import Features, HeadTask
-from nlptransfer.tokens import TokenRows
 from nlptransfer.training import train
 
 QUICK = {

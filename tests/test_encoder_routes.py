@@ -27,14 +27,15 @@ from helpers.classifiers import LABELS, ONE_STEP, SEVERAL, TEXTS, build, data_of
 from helpers.corpora import splits_of, texts_of
 from helpers.encoders import STORIES, Bases
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, SHARED, needs_shared, no_path_in
-from nlptransfer import Classifier, Experiment, anatomy, finetune
-from nlptransfer.batching import ActivationRows, Examples
+from nlptransfer import Classifier, Experiment, finetune
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.data.labels import Labels
 from nlptransfer.encoder_routes import EncoderRoute, Full, Lora
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.evaluation.calibration import fit_temperature
 from nlptransfer.hub.base_models import BaseModel, find_base
+from nlptransfer.models import architectures
+from nlptransfer.models.rows import ActivationRows, Examples
 from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Built
@@ -198,7 +199,7 @@ def test_an_adapter_survives_a_reload_under_another_seed(kind, bases, tmp_path):
     assert fresh and all(kept)
     # The encoder is adapted in all of its linear layers and the heads in none.
     model = classifier.model.get_base_model()
-    heads = tuple(anatomy.head_modules(classifier.model))
+    heads = tuple(architectures.head_modules(classifier.model))
     adapted = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
     unadapted = AutoModelForSequenceClassification.from_pretrained(base.path).named_modules()
     kinds = (torch.nn.Linear, Conv1D)
@@ -391,7 +392,7 @@ def test_cached_activations_teach_what_the_whole_model_would(kind, bases, tmp_pa
     _, (rows,) = route.learning(built.model, built.tokenizer, texts_of(60, 0)[0])
     assert isinstance(rows, ActivationRows)
     # From here on nothing is run below the cut.
-    monkeypatch.setattr("nlptransfer.cutting.activations_below", None)
+    monkeypatch.setattr("nlptransfer.models.partial.activations_below", None)
     fit(route, built, tmp_path / "cached", **settings)
     torch.testing.assert_close(weights_of(built.model), expected, atol=1e-3, rtol=0)
 
@@ -405,12 +406,12 @@ def test_cached_activations_teach_what_the_whole_model_would(kind, bases, tmp_pa
 def test_tokens_that_nothing_reads_teach_nothing(kind, route, frozen, bases, tmp_path, monkeypatch):
     route, made, learnt = replace(route, max_length=LENGTH), dict[str, set[int]](), []
     if frozen:
-        route = replace(route, freeze_layers=len(anatomy.layers_of(build(route, bases(kind)).model)))
+        route = replace(route, freeze_layers=len(architectures.layers_of(build(route, bases(kind)).model)))
     for name in ("first", "all"):
         if name == "all":
             monkeypatch.setattr("nlptransfer.training.first_token_alone", lambda model: nullcontext())
         built, seen = build(route, bases(kind)), set[int]()
-        last = anatomy.layers_of(built.model)[-1]
+        last = architectures.layers_of(built.model)[-1]
         last = last.get_submodule("output_layer_norm" if kind == "distilbert" else "output.LayerNorm")
         last.register_forward_hook(lambda _, given, output, seen=seen: seen.add(output.shape[1]))
         before = weights_of(built.model)

@@ -23,9 +23,10 @@ from helpers.classifiers import train_only
 from helpers.corpora import FILM_WORDS
 from helpers.encoders import make_film_base
 from nlptransfer import probe_route
-from nlptransfer.batching import Examples, FeatureRows, Rows, predict_logits
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
+from nlptransfer.models.inference import predict_logits
+from nlptransfer.models.rows import Examples, FeatureRows, Rows
 from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.probe import ProbeForSequenceClassification

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nlptransfer import features
 from nlptransfer.errors import DataError
+from nlptransfer.models import features
 from nlptransfer.similarity import domain_odds, linear_cka, proxy_a_distance
 
 

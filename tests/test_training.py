@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from helpers.training import BASE, LABELS, PACES, SEVERAL, Crowded, Tiny, fit, rows, same
 from nlptransfer import distributed
-from nlptransfer.batching import training_batches
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
+from nlptransfer.models.batching import training_batches
 from nlptransfer.objectives import Joint, LabelLoss
 from nlptransfer.optimization import rate_share
 from nlptransfer.training import train

@@ -13,10 +13,10 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
 from helpers.classifiers import train_only
-from nlptransfer.batching import FeatureRows
 from nlptransfer.errors import RunFolderError, SettingError
+from nlptransfer.models.rows import FeatureRows
+from nlptransfer.models.tokens import TokenRows
 from nlptransfer.route import Built
-from nlptransfer.tokens import TokenRows
 from nlptransfer.vectors.store import save_vectors
 from nlptransfer.vectors.tokenizer import RESERVED
 from nlptransfer.word2vec import Word2VecForSequenceClassification

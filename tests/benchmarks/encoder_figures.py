@@ -235,9 +235,9 @@ def _few(data: Any, rows: int) -> Any:
 
 
 def _lengths(data: Any) -> Any:
-    from nlptransfer.anatomy import load_tokenizer
     from nlptransfer.hub.base_models import find_base
-    from nlptransfer.tokens import encode
+    from nlptransfer.models.loading import load_tokenizer
+    from nlptransfer.models.tokens import encode
 
     return encode(data.train.texts, load_tokenizer(find_base()), peers.MAX_LENGTH).lengths
 
@@ -253,11 +253,11 @@ def _described(data: Any) -> str:
 
 def _parameters() -> int:
     """Weights outside the embeddings: each takes part in 2 floating-point operations a token forward, 4 backward."""
-    from nlptransfer import anatomy
     from nlptransfer.hub.base_models import find_base
+    from nlptransfer.models import architectures, loading
 
-    encoder = anatomy.load_encoder(find_base())
-    below = sum(p.numel() for part in anatomy.embeddings_of(encoder) for p in part.parameters())
+    encoder = loading.load_encoder(find_base())
+    below = sum(p.numel() for part in architectures.embeddings_of(encoder) for p in part.parameters())
     return encoder.num_parameters() - below
 
 
@@ -317,7 +317,7 @@ def _product_seconds(size: int, precision: str) -> float:
     """The best of five products of square matrices, by the fastest of what torch has: float32, or bf16 on a GPU."""
     import torch
 
-    from nlptransfer import arithmetic
+    from nlptransfer.models import cpu
 
     on_gpu = precision != "no"
     options: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16} if on_gpu else {}
@@ -329,7 +329,7 @@ def _product_seconds(size: int, precision: str) -> float:
         if on_gpu:
             torch.cuda.synchronize()
 
-    with torch.no_grad(), arithmetic.fast(layer):
+    with torch.no_grad(), cpu.fast(layer):
         multiply()
         return min(clock(multiply) for _ in range(5))
 

@@ -25,14 +25,15 @@ import nlptransfer.run
 from helpers.corpora import FILM_WORDS, write_rows
 from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed, finetune, ladder, training
 from nlptransfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
-from nlptransfer.batching import Examples, FeatureRows, SomeRows, predict_logits
 from nlptransfer.data.labels import Labels
-from nlptransfer.features import cached
+from nlptransfer.models.features import cached
+from nlptransfer.models.inference import predict_logits
+from nlptransfer.models.rows import Examples, FeatureRows, SomeRows
+from nlptransfer.models.tokens import TokenRows
 from nlptransfer.objectives import SOURCE, UNLABELLED, LabelLoss, Objective, class_weights
 from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import LanguageLoss, Masking, _lowered
 from nlptransfer.task import Task
-from nlptransfer.tokens import TokenRows
 from nlptransfer.training import train
 
 CNN = {"head_type": "cnn", "dropout": 0.0, "num_train_epochs": 12, "save_steps": 5}

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nlptransfer.batching import Examples, FeatureRows
 from nlptransfer.data.labels import Labels
+from nlptransfer.models.rows import Examples, FeatureRows
 from nlptransfer.objectives import LabelLoss, Objective
 from nlptransfer.optimization import Pace, TrainingSettings
 from nlptransfer.training import train

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nlptransfer.anatomy import plain_model
-from nlptransfer.batching import Rows, compute
 from nlptransfer.data import Labels
+from nlptransfer.models.architectures import plain_model
+from nlptransfer.models.inference import compute
+from nlptransfer.models.rows import Rows
 
 
 @contextmanager

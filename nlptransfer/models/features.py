@@ -23,12 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import anatomy, cutting, distributed
-from nlptransfer.batching import FeatureRows, compute
+from nlptransfer import distributed
 from nlptransfer.errors import SettingError
 from nlptransfer.files import atomic_file, cache_folder
+from nlptransfer.models import partial
+from nlptransfer.models.architectures import embeddings_of, layers_of
+from nlptransfer.models.inference import compute
+from nlptransfer.models.rows import FeatureRows
+from nlptransfer.models.tokens import LongText, TokenRows
 from nlptransfer.similarity import domain_odds, proxy_a_distance
-from nlptransfer.tokens import LongText, TokenRows
 from nlptransfer.vectors import RESERVED
 
 log = logging.getLogger("nlptransfer")
@@ -86,10 +89,10 @@ def activations(
     """
     if not len(tokens):
         return np.zeros((0, model.config.hidden_size), dtype=np.float16)
-    lower = [*anatomy.embeddings_of(model), *anatomy.layers_of(model)[:cut]]
+    lower = [*embeddings_of(model), *layers_of(model)[:cut]]
 
     def flat(inputs: dict[str, Tensor]) -> Tensor:
-        found = cutting.activations_below(model, cut, inputs)
+        found = partial.activations_below(model, cut, inputs)
         return to_float16(found[inputs["attention_mask"].bool()])
 
     key = {

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from nlptransfer import anatomy, distributed
+from nlptransfer import distributed
 from nlptransfer.data import Labels
-from nlptransfer.heads import relabel
 from nlptransfer.hub import check_weights, find_base
+from nlptransfer.models.architectures import last_layer
+from nlptransfer.models.heads import relabel
+from nlptransfer.models.loading import load_encoder, load_model, load_tokenizer
 
 
 class SharedBase:
@@ -43,7 +45,7 @@ class SharedBase:
         """
         check_weights(self.base, record)
         if "encoder" not in self._kept:
-            self._kept["encoder"] = anatomy.load_encoder(self.base).to(distributed.state().device)
+            self._kept["encoder"] = load_encoder(self.base).to(distributed.state().device)
         return self._kept["encoder"]
 
     def classifier(
@@ -61,11 +63,11 @@ class SharedBase:
         kind = "4bit" if four_bit else str(dtype)
         if kind not in self._kept:
             two = Labels(("0", "1"))
-            tokenizer = anatomy.load_tokenizer(self.base)
-            model, _ = anatomy.load_model(self.base, two, tokenizer, 0, dtype=dtype, four_bit=four_bit)
+            tokenizer = load_tokenizer(self.base)
+            model, _ = load_model(self.base, two, tokenizer, 0, dtype=dtype, four_bit=four_bit)
             self._kept[kind] = model.to(distributed.state().device).requires_grad_(False)
         kept = self._kept[kind]
         # Modules anew, but around the same tensors.
         own = deepcopy(kept, {id(tensor): tensor for tensor in chain(kept.parameters(), kept.buffers())})
-        relabel(own, anatomy.last_layer(own), labels, 0)
+        relabel(own, last_layer(own), labels, 0)
         return own

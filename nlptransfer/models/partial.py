@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AttentionInterface, PreTrainedModel
 
-from nlptransfer.anatomy import (
+from nlptransfer.models.architectures import (
     Family,
     SelfAttention,
     family_of,
