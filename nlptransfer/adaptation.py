@@ -20,13 +20,21 @@ from nlptransfer.alignment import (
 from nlptransfer.choosing import ChooseBy
 from nlptransfer.errors import SettingError
 from nlptransfer.models import Examples, SomeRows
-from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED, Objective
-from nlptransfer.objectives import Joint as JointLoss
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route
 from nlptransfer.settings import check, fields_of
-from nlptransfer.solver import Head
-from nlptransfer.solving import Features, HeadTask, Solved, share_weights
+from nlptransfer.training import (
+    SOURCE,
+    TARGET,
+    UNLABELLED,
+    Features,
+    Head,
+    HeadTask,
+    Objective,
+    Solved,
+    TrainingSettings,
+    share_weights,
+)
+from nlptransfer.training import Joint as JointLoss
 from nlptransfer.transfer import FROM_SOURCE, FromSource, Learner, Sides, Stage, Transfer
 
 ALIGN = Stage("align", (SOURCE, UNLABELLED))

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nlptransfer import distributed
 from nlptransfer.models import last_inputs, text_vectors
-from nlptransfer.objectives import SOURCE, UNLABELLED, Judged, LabelLoss, Objective
+from nlptransfer.training import SOURCE, UNLABELLED, Judged, LabelLoss, Objective
 
 KERNELS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Bandwidths of the kernels of the discrepancy of means, as multiples of the mean squared distance."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer import distributed
-from nlptransfer.augmentation import Augment
 from nlptransfer.classifier import Classifier
 from nlptransfer.climb import RECORD, Climb
 from nlptransfer.data import DataSettings, load_data
@@ -17,12 +16,12 @@ from nlptransfer.errors import DataError, RunFolderError, SettingError, nearest
 from nlptransfer.evaluation import default_metric, measure
 from nlptransfer.files import read_json
 from nlptransfer.ladder import LADDER, Rung, Workshop, labelled_rows, rungs_of
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.reporting import report_with_texts
 from nlptransfer.route import Route
 from nlptransfer.routes import route_class
 from nlptransfer.run import WITHOUT_EFFECT, claim
 from nlptransfer.settings import check, fields_of, fill
+from nlptransfer.training import Augment, TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,9 @@ from nlptransfer.models import (
     pool,
     text_vectors,
 )
-from nlptransfer.objectives import TARGET, Judged, LabelLoss, Objective
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route
 from nlptransfer.settings import check
-from nlptransfer.solver import Head
-from nlptransfer.solving import HeadTask, Solved, are_few
+from nlptransfer.training import TARGET, Head, HeadTask, Judged, LabelLoss, Objective, Solved, TrainingSettings, are_few
 from nlptransfer.transfer import Learner, Sides, Stage, Transfer
 
 CONTRAST, HEAD = Stage("contrast", (TARGET,), learns="representation"), Stage("head", (TARGET,), learns="head")

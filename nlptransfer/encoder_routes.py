@@ -57,9 +57,9 @@ from nlptransfer.models import (
     text_vectors,
     upper_layers,
 )
-from nlptransfer.optimization import Pace
 from nlptransfer.route import Built, Route, check_length, set_length
 from nlptransfer.settings import check
+from nlptransfer.training import Pace
 
 log = logging.getLogger("nlptransfer")
 

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer import distributed
-from nlptransfer.augmentation import Augment
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, load_data, load_unlabelled, with_unlabelled
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation import load_metric
 from nlptransfer.files import read_json, write_json
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route
 from nlptransfer.routes import route_class
 from nlptransfer.run import Run
 from nlptransfer.settings import check, fields_of, fill
 from nlptransfer.source import load_source, saved_classifier
 from nlptransfer.strategies import Direct
+from nlptransfer.training import Augment, TrainingSettings
 from nlptransfer.transfer import FromSource, Transfer
 from nlptransfer.transfers import transfer_classes
 from nlptransfer.verdict import SEEDS, Pairs, gain_metric, gain_of, run_with_verdict, said, seeds_for

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from nlptransfer import distributed
-from nlptransfer.augmentation import Augment
 from nlptransfer.baselines import BASELINES, Baseline
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Split
@@ -20,10 +19,10 @@ from nlptransfer.errors import SettingError, nearest
 from nlptransfer.evaluation import score_predictions
 from nlptransfer.files import read_json, write_json
 from nlptransfer.machine import machine, peak_memory_mb, versions
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route, named_local
 from nlptransfer.routes import ROUTES
 from nlptransfer.run import SCORED_TRAINING_ROWS, Run, claim, described, write_predictions
+from nlptransfer.training import Augment, TrainingSettings
 
 LADDER = (*BASELINES, "word2vec", "probe", "lora", "full")
 """In the order of cost; a route that is not among them comes last."""

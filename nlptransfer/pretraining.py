@@ -20,12 +20,10 @@ from nlptransfer.encoder_routes import EncoderRoute, Lora
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub import recorded_base
 from nlptransfer.models import Examples, SomeRows, TokenRows, compute, encode, load_language_model, plain_model
-from nlptransfer.objectives import TARGET, Judged, Objective
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.probe_route import Probe
 from nlptransfer.route import Built, Route
 from nlptransfer.settings import check
-from nlptransfer.training import learnt_state, train
+from nlptransfer.training import TARGET, Judged, Objective, TrainingSettings, learnt_state, train
 from nlptransfer.transfer import Sides, Stage, Transfer
 from nlptransfer.vectors import continued_vectors, vectors_for
 from nlptransfer.word2vec_route import Word2Vec

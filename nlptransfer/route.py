@@ -18,9 +18,8 @@ from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
 from nlptransfer.hub import fast_tokenizer, from_pretrained, quiet
 from nlptransfer.models import LongText, Rows, SharedBase, predict_logits, token_counts
-from nlptransfer.optimization import Pace
 from nlptransfer.settings import check, convert, fields_of
-from nlptransfer.training import learnt_state
+from nlptransfer.training import Pace, learnt_state
 
 log = logging.getLogger("nlptransfer")
 

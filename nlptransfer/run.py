@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from nlptransfer import distributed
-from nlptransfer.augmentation import Augment, augment
 from nlptransfer.classifier import Classifier, note_results
 from nlptransfer.data import Data, DataSettings, Labels, Split
 from nlptransfer.errors import RunFolderError
@@ -34,8 +33,6 @@ from nlptransfer.files import atomic_file, no_empty_folder, read_json, size_mb, 
 from nlptransfer.machine import machine, peak_memory_mb, versions
 from nlptransfer.memo import once
 from nlptransfer.models import SomeRows, predict_logits, reorder
-from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import pretrained_base
 from nlptransfer.route import Built, Route, named_local
 from nlptransfer.settings import as_text
@@ -43,6 +40,7 @@ from nlptransfer.source import Source
 from nlptransfer.stages import CHECKPOINTS, Course, Learnt
 from nlptransfer.strategies import Direct
 from nlptransfer.task import Task
+from nlptransfer.training import SOURCE, TARGET, UNLABELLED, Augment, TrainingSettings, augment
 from nlptransfer.transfer import Sides, Transfer
 from nlptransfer.vectors import vectors_for
 

@@ -29,15 +29,11 @@ from nlptransfer.models import (
     represent,
     standing_in,
 )
-from nlptransfer.objectives import SOURCE, TARGET, UNLABELLED
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import Pretrain, language_texts
 from nlptransfer.route import Built, Route
 from nlptransfer.similarity import chance_distance, linear_cka, proxy_a_distance
-from nlptransfer.solver import Head
-from nlptransfer.solving import Features, HeadTask
 from nlptransfer.task import Task
-from nlptransfer.training import train
+from nlptransfer.training import SOURCE, TARGET, UNLABELLED, Features, Head, HeadTask, TrainingSettings, train
 from nlptransfer.transfer import FROM_SOURCE, Learner, Stage, Transfer, Way
 
 log = logging.getLogger("nlptransfer")

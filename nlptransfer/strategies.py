@@ -9,12 +9,20 @@ import numpy as np
 
 from nlptransfer.errors import SettingError
 from nlptransfer.models import Examples, TaughtRows
-from nlptransfer.objectives import SOURCE, TARGET, Objective, Relational, TowardsSource
-from nlptransfer.objectives import Joint as JointLoss
 from nlptransfer.route import Route
 from nlptransfer.settings import check
-from nlptransfer.solver import Head
-from nlptransfer.solving import HeadTask, Solved, share_weights
+from nlptransfer.training import (
+    SOURCE,
+    TARGET,
+    Head,
+    HeadTask,
+    Objective,
+    Relational,
+    Solved,
+    TowardsSource,
+    share_weights,
+)
+from nlptransfer.training import Joint as JointLoss
 from nlptransfer.transfer import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage, Transfer
 
 KEPT_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)

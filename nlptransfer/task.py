@@ -7,8 +7,7 @@ import numpy as np
 
 from nlptransfer.data import Data, Labels, Split
 from nlptransfer.evaluation import default_metric, higher_is_better, known_score, score_predictions, to_probabilities
-from nlptransfer.objectives import LabelLoss, class_weights
-from nlptransfer.optimization import TrainingSettings
+from nlptransfer.training import LabelLoss, TrainingSettings, class_weights
 
 UNSEEN = -1
 """In place of a label that nobody sees."""

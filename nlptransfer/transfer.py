@@ -11,12 +11,9 @@ from transformers import PreTrainedModel
 
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.models import Examples, Rows
-from nlptransfer.objectives import SOURCE, TARGET, LabelLoss, Objective
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Route
 from nlptransfer.settings import check, convert, fields_of
-from nlptransfer.solver import Head
-from nlptransfer.solving import HeadTask, Solved
+from nlptransfer.training import SOURCE, TARGET, Head, HeadTask, LabelLoss, Objective, Solved, TrainingSettings
 
 
 @dataclass(frozen=True)

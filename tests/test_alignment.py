@@ -27,10 +27,10 @@ from nlptransfer.alignment import (
 )
 from nlptransfer.data.labels import Labels
 from nlptransfer.models.rows import Examples, FeatureRows
-from nlptransfer.objectives import SOURCE, UNLABELLED, Judged, LabelLoss
-from nlptransfer.optimization import TrainingSettings
-from nlptransfer.solver import solve
-from nlptransfer.training import train
+from nlptransfer.training.lbfgs import solve
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import SOURCE, UNLABELLED, Judged, LabelLoss
+from nlptransfer.training.optimizer import TrainingSettings
 
 
 def alike(*counts: int) -> tuple[torch.Tensor, ...]:

@@ -442,7 +442,7 @@ def run(name, kill_at=None):
         if made == kill_at:
             # In the middle of the training: a forward pass is done, and no checkpoint is complete.
             import nlptransfer.training
-            nlptransfer.training.make_optimizer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            nlptransfer.training.loop.make_optimizer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         return make(*rest)
 
     Workshop.make = killing

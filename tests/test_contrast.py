@@ -37,10 +37,10 @@ from nlptransfer.models.architectures import last_layer
 from nlptransfer.models.heads import last_inputs
 from nlptransfer.models.rows import Examples
 from nlptransfer.models.tokens import TokenRows
-from nlptransfer.objectives import Judged, LabelLoss
-from nlptransfer.optimization import TrainingSettings
-from nlptransfer.solving import Features, HeadTask
-from nlptransfer.training import train
+from nlptransfer.training.linear_head import Features, HeadTask
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import Judged, LabelLoss
+from nlptransfer.training.optimizer import TrainingSettings
 
 QUICK = {
     "max_length": 12,

@@ -15,8 +15,8 @@ from nlptransfer.alignment import Aligned
 from nlptransfer.cli import app
 from nlptransfer.domains import _interval, side_by_side
 from nlptransfer.errors import DataError, RunFolderError, SettingError
-from nlptransfer.objectives import Objective
-from nlptransfer.training import train
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import Objective
 
 TRANSFERS = {
     "coral": {"transfer": "coral", "allow_label_shift": True},

@@ -36,11 +36,11 @@ from nlptransfer.evaluation.calibration import fit_temperature
 from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.models import architectures
 from nlptransfer.models.rows import ActivationRows, Examples
-from nlptransfer.objectives import LabelLoss, Objective
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.route import Built
-from nlptransfer.solver import STRENGTHS
-from nlptransfer.training import train
+from nlptransfer.training.lbfgs import STRENGTHS
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import LabelLoss, Objective
+from nlptransfer.training.optimizer import TrainingSettings
 
 LENGTH = 12
 
@@ -409,7 +409,7 @@ def test_tokens_that_nothing_reads_teach_nothing(kind, route, frozen, bases, tmp
         route = replace(route, freeze_layers=len(architectures.layers_of(build(route, bases(kind)).model)))
     for name in ("first", "all"):
         if name == "all":
-            monkeypatch.setattr("nlptransfer.training.first_token_alone", lambda model: nullcontext())
+            monkeypatch.setattr("nlptransfer.training.loop.first_token_alone", lambda model: nullcontext())
         built, seen = build(route, bases(kind)), set[int]()
         last = architectures.layers_of(built.model)[-1]
         last = last.get_submodule("output_layer_norm" if kind == "distilbert" else "output.LayerNorm")

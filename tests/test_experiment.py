@@ -16,7 +16,7 @@ from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of
 from nlptransfer import Experiment, Word2Vec, finetune
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.machine import machine
-from nlptransfer.training import train
+from nlptransfer.training.loop import train
 
 QUICK = {
     "num_filters": 24, "kernel_sizes": (1, 2), "mlp_sizes": (16,), "dropout": 0.1, "num_train_epochs": 12,

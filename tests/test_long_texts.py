@@ -28,12 +28,12 @@ from nlptransfer.models.features import text_key
 from nlptransfer.models.inference import compute, predict_logits
 from nlptransfer.models.rows import Examples, FeatureRows, SomeRows, TaughtRows, rows_of_texts, texts_of_rows
 from nlptransfer.models.tokens import TokenRows, encode, encode_words, token_counts
-from nlptransfer.objectives import LabelLoss, Objective, class_weights
 from nlptransfer.onnx_model import WithWordIds
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.report import write_report
 from nlptransfer.route import Route, set_length
-from nlptransfer.training import train
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import LabelLoss, Objective, class_weights
+from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.word2vec import make_tokenizer
 
 MODES = ("truncate", "head_tail", "windows")

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
-from nlptransfer.objectives import (
+from nlptransfer.training.losses import (
     SOURCE,
     TARGET,
     Joint,

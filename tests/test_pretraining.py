@@ -19,15 +19,13 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 from helpers.corpora import WORDS, text_of
 from helpers.encoders import DECODER, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, make_base, make_tokenizer
 from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of, needs_shared
-from nlptransfer import Contrast, Experiment, finetune, load_data, training
+from nlptransfer import Contrast, Experiment, finetune, load_data
 from nlptransfer.data.dataset import Data, DataSettings, Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
 from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.models import architectures, loading
-from nlptransfer.objectives import Judged
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import (
     LANGUAGE,
     LanguageLoss,
@@ -41,6 +39,9 @@ from nlptransfer.pretraining import (
 from nlptransfer.probe_route import Probe
 from nlptransfer.route import Built
 from nlptransfer.strategies import Direct, Sequential
+from nlptransfer.training import loop
+from nlptransfer.training.losses import Judged
+from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer import Sides
 from nlptransfer.vectors.store import save_vectors
 from nlptransfer.vectors.training import continued_vectors
@@ -291,15 +292,15 @@ def test_where_no_epoch_helps_the_base_stays(masked, tmp_path, caplog):
 def test_killed_and_gone_on_with_it_learns_the_same(masked, tmp_path, monkeypatch):
     monkeypatch.setattr("test_pretraining.QUICK", replace(QUICK, save_steps=4))
     whole, told = learn(masked, tmp_path / "whole")
-    save = training._Loop._save
+    save = loop._Loop._save
 
-    def killed(loop: training._Loop) -> None:
+    def killed(loop: loop._Loop) -> None:
         save(loop)
         if loop.report.step > 7:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "_save", killed)
+        patch.setattr(loop._Loop, "_save", killed)
         with pytest.raises(KeyboardInterrupt):
             learn(masked, tmp_path / "cut")
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["step_00000008"]

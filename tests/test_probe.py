@@ -27,13 +27,13 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.models.inference import predict_logits
 from nlptransfer.models.rows import Examples, FeatureRows, Rows
-from nlptransfer.objectives import LabelLoss, Objective
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.probe import ProbeForSequenceClassification
 from nlptransfer.probe_route import Probe
 from nlptransfer.route import Built
-from nlptransfer.solver import solve
-from nlptransfer.training import train
+from nlptransfer.training.lbfgs import solve
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import LabelLoss, Objective
+from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.vectors.store import save_vectors
 
 TEXTS = [

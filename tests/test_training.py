@@ -13,9 +13,9 @@ from helpers.training import BASE, LABELS, PACES, SEVERAL, Crowded, Tiny, fit, r
 from nlptransfer import distributed
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.models.batching import training_batches
-from nlptransfer.objectives import Joint, LabelLoss
-from nlptransfer.optimization import rate_share
-from nlptransfer.training import train
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import Joint, LabelLoss
+from nlptransfer.training.optimizer import rate_share
 
 
 def test_one_label_is_learnt_and_the_report_tells_how(tmp_path):

@@ -15,9 +15,9 @@ from helpers.transfers import QUICK, ROUTES, SOLVED, weights
 from nlptransfer import Classifier, Experiment, finetune
 from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.errors import NlpTransferError, SettingError
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.probe_route import Probe
 from nlptransfer.strategies import Joint, Relate, Select, Sequential
+from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer import FROM_SOURCE, ON_TARGET, Sides
 from nlptransfer.transfers import TRANSFERS, transfer_classes
 from nlptransfer.word2vec_route import Word2Vec

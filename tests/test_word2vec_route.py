@@ -187,7 +187,7 @@ def test_labels_reach_the_model(base: str, multi_label: bool) -> None:
 
 
 def test_defaults_are_training_settings() -> None:
-    from nlptransfer.training import TrainingSettings
+    from nlptransfer.training.loop import TrainingSettings
 
     for head in HEADS.values():
         TrainingSettings(**Word2Vec(**head).defaults(train_only(TEXTS, TARGETS))).check()

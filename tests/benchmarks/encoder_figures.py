@@ -275,8 +275,8 @@ def _fit(route: Any, data: Any, epochs: int = 1, precision: str = "no", cached: 
     Args:
         cached: whether the route's way round frozen layers is taken; else the loop trains the model as it is.
     """
-    from nlptransfer.objectives import LabelLoss, Objective
-    from nlptransfer.training import Examples, TrainingSettings, train
+    from nlptransfer.training.loop import Examples, TrainingSettings, train
+    from nlptransfer.training.losses import LabelLoss, Objective
 
     built = _built(route, data)
     started = time.perf_counter()

@@ -155,8 +155,8 @@ def _features_and_head(texts: list[str], labels: list[str], vectors: Path) -> No
 
 def solve_head(route: Any, built: Any, data: Any) -> None:
     """What finetune() does with a linear head on frozen features: the features, a strength, the last solution."""
-    from nlptransfer.objectives import LabelLoss
-    from nlptransfer.solving import Features, HeadTask
+    from nlptransfer.training.linear_head import Features, HeadTask
+    from nlptransfer.training.losses import LabelLoss
 
     splits = data.train, data.validation
     learner, parts = route.learning(built.model, built.tokenizer, *(split.texts for split in splits))

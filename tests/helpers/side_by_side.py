@@ -23,18 +23,19 @@ from transformers import BertConfig, BertForMaskedLM
 
 import nlptransfer.run
 from helpers.corpora import FILM_WORDS, write_rows
-from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed, finetune, ladder, training
+from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed, finetune, ladder
 from nlptransfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
 from nlptransfer.data.labels import Labels
 from nlptransfer.models.features import cached
 from nlptransfer.models.inference import predict_logits
 from nlptransfer.models.rows import Examples, FeatureRows, SomeRows
 from nlptransfer.models.tokens import TokenRows
-from nlptransfer.objectives import SOURCE, UNLABELLED, LabelLoss, Objective, class_weights
-from nlptransfer.optimization import TrainingSettings
 from nlptransfer.pretraining import LanguageLoss, Masking, _lowered
 from nlptransfer.task import Task
-from nlptransfer.training import train
+from nlptransfer.training import loop
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import SOURCE, UNLABELLED, LabelLoss, Objective, class_weights
+from nlptransfer.training.optimizer import TrainingSettings
 
 CNN = {"head_type": "cnn", "dropout": 0.0, "num_train_epochs": 12, "save_steps": 5}
 """Settings of a run on word vectors."""
@@ -240,16 +241,16 @@ def finetune_once(name: str, call: dict[str, Any], folder: Path) -> None:
 
 def finetune_cut_off(name: str, call: dict[str, Any], folder: Path) -> None:
     """Stop after the second checkpoint, and go on from there."""
-    save, saved = training._Loop._save, []
+    save, saved = loop._Loop._save, []
 
-    def stopping(loop: training._Loop) -> None:
+    def stopping(loop: loop._Loop) -> None:
         save(loop)
         saved.append(loop)
         if len(saved) == 2:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Loop, "_save", stopping)
+        patch.setattr(loop._Loop, "_save", stopping)
         with nullcontext() if name in SOLVED else pytest.raises(KeyboardInterrupt):
             finetune_once(name, call, folder)
     finetune_once(name, call, folder)
@@ -282,7 +283,7 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
         patch.setattr(nlptransfer.run, "SPEED_SECONDS", 0.0)
         with patch.context() as gpus:
             # As where there are GPUs.
-            gpus.setattr(training, "_rehearses", lambda accelerator: several)
+            gpus.setattr(loop, "_rehearses", lambda accelerator: several)
             for kind in ("one", "several", "crowded"):
                 train_tiny(kind, folder / kind)
         for kind in DISTANCES:

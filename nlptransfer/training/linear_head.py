@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nlptransfer.objectives import LabelLoss
-from nlptransfer.solver import (
+from nlptransfer.training.lbfgs import (
     STRENGTHS,
     TOWARDS_STRENGTHS,
     Head,
@@ -17,6 +16,7 @@ from nlptransfer.solver import (
     cross_validated,
     solve,
 )
+from nlptransfer.training.losses import LabelLoss
 
 FEW_ROWS, FEW_TO_CHOOSE_BY = 1000, 100
 """Fewer labelled rows than the first, with fewer for validation than the second, are all cross-validated instead."""

@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.models import fast_products
-from nlptransfer.objectives import LabelLoss
+from nlptransfer.training.losses import LabelLoss
 
 log = logging.getLogger("nlptransfer")
 

@@ -33,8 +33,8 @@ from nlptransfer.models import (
     rows_of_texts,
     tokens_of_texts,
 )
-from nlptransfer.objectives import SOURCE, TARGET, Judged, Objective
-from nlptransfer.optimization import Pace, TrainingSettings, decays, has_settled, make_optimizer, rate_share
+from nlptransfer.training.losses import SOURCE, TARGET, Judged, Objective
+from nlptransfer.training.optimizer import Pace, TrainingSettings, decays, has_settled, make_optimizer, rate_share
 
 log = logging.getLogger("nlptransfer")
 
