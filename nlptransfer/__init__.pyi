@@ -13,16 +13,17 @@ from .data import Data as Data
 from .data import Labels as Labels
 from .data import load_data as load_data
 from .domains import close_the_gap as close_the_gap
-from .encoder_routes import Full as Full
-from .encoder_routes import Lora as Lora
 from .errors import NlpTransferError as NlpTransferError
 from .experiment import Experiment as Experiment
 from .experiment import finetune as finetune
 from .experiment import gain_curve as gain_curve
 from .models import SharedBase as SharedBase
 from .pretraining import Pretrain as Pretrain
-from .probe_route import Probe as Probe
 from .routes import ROUTES as ROUTES
+from .routes import Full as Full
+from .routes import Lora as Lora
+from .routes import Probe as Probe
+from .routes import Word2Vec as Word2Vec
 from .soup import average as average
 from .strategies import Copy as Copy
 from .strategies import Direct as Direct
@@ -33,4 +34,3 @@ from .strategies import Sequential as Sequential
 from .transfers import TRANSFERS as TRANSFERS
 from .vectors import WordVectors as WordVectors
 from .vectors import open_vectors as open_vectors
-from .word2vec_route import Word2Vec as Word2Vec

@@ -20,7 +20,7 @@ from nlptransfer.alignment import (
 from nlptransfer.choosing import ChooseBy
 from nlptransfer.errors import SettingError
 from nlptransfer.models import Examples, SomeRows
-from nlptransfer.route import Route
+from nlptransfer.routes import Route
 from nlptransfer.settings import check, fields_of
 from nlptransfer.training import (
     SOURCE,

@@ -20,8 +20,7 @@ from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.hub import Pushed, fetch, is_hub_id, model_card, push, recorded_base
 from nlptransfer.models import LongText, SharedBase, predict_logits
 from nlptransfer.onnx_export import export_onnx
-from nlptransfer.route import Route
-from nlptransfer.routes import saved_route_class
+from nlptransfer.routes import Route, saved_route_class
 from nlptransfer.settings import check, fill
 from nlptransfer.verifying import check_equal, check_logits, made_texts, reopened_logits, verified
 

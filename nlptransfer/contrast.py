@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from nlptransfer.encoder_routes import EncoderRoute, Full
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.models import (
     Examples,
@@ -25,7 +24,7 @@ from nlptransfer.models import (
     pool,
     text_vectors,
 )
-from nlptransfer.route import Route
+from nlptransfer.routes import EncoderRoute, Full, Route
 from nlptransfer.settings import check
 from nlptransfer.training import TARGET, Head, HeadTask, Judged, LabelLoss, Objective, Solved, TrainingSettings, are_few
 from nlptransfer.transfer import Learner, Sides, Stage, Transfer

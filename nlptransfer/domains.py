@@ -24,7 +24,7 @@ from nlptransfer.errors import DataError
 from nlptransfer.experiment import Experiment, finetune
 from nlptransfer.files import write_json
 from nlptransfer.memo import shared_work
-from nlptransfer.route import Route
+from nlptransfer.routes import Route
 from nlptransfer.run import predictions_on_test
 from nlptransfer.settings import check
 

@@ -13,8 +13,7 @@ from nlptransfer.data import Data, DataSettings, load_data, load_unlabelled, wit
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation import load_metric
 from nlptransfer.files import read_json, write_json
-from nlptransfer.route import Route
-from nlptransfer.routes import route_class
+from nlptransfer.routes import Route, route_class
 from nlptransfer.run import Run
 from nlptransfer.settings import check, fields_of, fill
 from nlptransfer.source import load_source, saved_classifier

@@ -19,8 +19,7 @@ from nlptransfer.errors import SettingError, nearest
 from nlptransfer.evaluation import score_predictions
 from nlptransfer.files import read_json, write_json
 from nlptransfer.machine import machine, peak_memory_mb, versions
-from nlptransfer.route import Route, named_local
-from nlptransfer.routes import ROUTES
+from nlptransfer.routes import ROUTES, Route, named_local
 from nlptransfer.run import SCORED_TRAINING_ROWS, Run, claim, described, write_predictions
 from nlptransfer.training import Augment, TrainingSettings
 

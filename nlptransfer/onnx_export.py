@@ -20,8 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, XLNetModel
 from nlptransfer.errors import BaseModelError, SettingError, VerificationError
 from nlptransfer.models import pool, predict_logits
 from nlptransfer.onnx_model import GRAPH, INSTALL, LOGITS, WEIGHTS, Exported, OnnxForSequenceClassification, graph_rows
-from nlptransfer.probe import ProbeForSequenceClassification
-from nlptransfer.route import Route
+from nlptransfer.routes import ProbeForSequenceClassification, Route
 from nlptransfer.vectors import RESERVED
 
 TOLERANCE = 1e-3

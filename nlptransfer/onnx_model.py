@@ -26,9 +26,7 @@ from nlptransfer.models import (
     predict_logits,
     texts_of_rows,
 )
-from nlptransfer.probe_route import WORDS
-from nlptransfer.route import Built, Route
-from nlptransfer.word2vec import Word2VecConfig
+from nlptransfer.routes import WORDS, Built, Route, Word2VecConfig
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.onnx.data"

@@ -16,17 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
 from nlptransfer.data import Data
-from nlptransfer.encoder_routes import EncoderRoute, Lora
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub import recorded_base
 from nlptransfer.models import Examples, SomeRows, TokenRows, compute, encode, load_language_model, plain_model
-from nlptransfer.probe_route import Probe
-from nlptransfer.route import Built, Route
+from nlptransfer.routes import Built, EncoderRoute, Lora, Probe, Route, Word2Vec
 from nlptransfer.settings import check
 from nlptransfer.training import TARGET, Judged, Objective, TrainingSettings, learnt_state, train
 from nlptransfer.transfer import Sides, Stage, Transfer
 from nlptransfer.vectors import continued_vectors, vectors_for
-from nlptransfer.word2vec_route import Word2Vec
 
 log = logging.getLogger("nlptransfer")
 

@@ -34,7 +34,7 @@ from nlptransfer.machine import machine, peak_memory_mb, versions
 from nlptransfer.memo import once
 from nlptransfer.models import SomeRows, predict_logits, reorder
 from nlptransfer.pretraining import pretrained_base
-from nlptransfer.route import Built, Route, named_local
+from nlptransfer.routes import Built, Route, named_local
 from nlptransfer.settings import as_text
 from nlptransfer.source import Source
 from nlptransfer.stages import CHECKPOINTS, Course, Learnt

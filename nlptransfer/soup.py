@@ -11,9 +11,9 @@ from torch import Tensor
 
 from nlptransfer import distributed
 from nlptransfer.classifier import Classifier
-from nlptransfer.encoder_routes import Lora, adapted
 from nlptransfer.errors import SettingError
 from nlptransfer.hub import recorded_base
+from nlptransfer.routes import Lora, adapted
 from nlptransfer.settings import check
 
 

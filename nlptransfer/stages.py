@@ -30,7 +30,7 @@ from nlptransfer.models import (
     standing_in,
 )
 from nlptransfer.pretraining import Pretrain, language_texts
-from nlptransfer.route import Built, Route
+from nlptransfer.routes import Built, Route
 from nlptransfer.similarity import chance_distance, linear_cka, proxy_a_distance
 from nlptransfer.task import Task
 from nlptransfer.training import SOURCE, TARGET, UNLABELLED, Features, Head, HeadTask, TrainingSettings, train

@@ -9,7 +9,7 @@ import numpy as np
 
 from nlptransfer.errors import SettingError
 from nlptransfer.models import Examples, TaughtRows
-from nlptransfer.route import Route
+from nlptransfer.routes import Route
 from nlptransfer.settings import check
 from nlptransfer.training import (
     SOURCE,

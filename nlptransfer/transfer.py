@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.models import Examples, Rows
-from nlptransfer.route import Route
+from nlptransfer.routes import Route
 from nlptransfer.settings import check, convert, fields_of
 from nlptransfer.training import SOURCE, TARGET, Head, HeadTask, LabelLoss, Objective, Solved, TrainingSettings
 

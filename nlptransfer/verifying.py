@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nlptransfer.data import Labels
 from nlptransfer.errors import VerificationError
-from nlptransfer.route import Route
+from nlptransfer.routes import Route
 
 TOLERANCE = 1e-4
 """Logits of a saved model may differ by so much from the live one's: the rounding of float32."""

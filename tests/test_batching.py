@@ -14,7 +14,7 @@ from nlptransfer.models.batching import BATCH_COST, endless_batches, prediction_
 from nlptransfer.models.inference import compute, predict_logits
 from nlptransfer.models.rows import ActivationRows, FeatureRows
 from nlptransfer.models.tokens import TokenRows, encode
-from nlptransfer.word2vec import make_tokenizer
+from nlptransfer.routes.word2vec_model import make_tokenizer
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=300).map(lambda found: np.array(found, dtype=np.int64))
 

@@ -31,12 +31,13 @@ from nlptransfer.contrast import (
     pooler_of,
 )
 from nlptransfer.data.labels import Labels
-from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.models.architectures import last_layer
 from nlptransfer.models.heads import last_inputs
 from nlptransfer.models.rows import Examples
 from nlptransfer.models.tokens import TokenRows
+from nlptransfer.routes.full import Full
+from nlptransfer.routes.lora import Lora
 from nlptransfer.training.linear_head import Features, HeadTask
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import Judged, LabelLoss

@@ -30,13 +30,15 @@ from helpers.folders import ADAPTER_FILES, MODEL_FILES, SHARED, needs_shared, no
 from nlptransfer import Classifier, Experiment, finetune
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.data.labels import Labels
-from nlptransfer.encoder_routes import EncoderRoute, Full, Lora
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.evaluation.calibration import fit_temperature
 from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.models import architectures
 from nlptransfer.models.rows import ActivationRows, Examples
-from nlptransfer.route import Built
+from nlptransfer.routes.base import Built
+from nlptransfer.routes.encoder import EncoderRoute
+from nlptransfer.routes.full import Full
+from nlptransfer.routes.lora import Lora
 from nlptransfer.training.lbfgs import STRENGTHS
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import LabelLoss, Objective

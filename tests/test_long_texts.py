@@ -30,11 +30,11 @@ from nlptransfer.models.rows import Examples, FeatureRows, SomeRows, TaughtRows,
 from nlptransfer.models.tokens import TokenRows, encode, encode_words, token_counts
 from nlptransfer.onnx_model import WithWordIds
 from nlptransfer.report import write_report
-from nlptransfer.route import Route, set_length
+from nlptransfer.routes.base import Route, set_length
+from nlptransfer.routes.word2vec_model import make_tokenizer
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import LabelLoss, Objective, class_weights
 from nlptransfer.training.optimizer import TrainingSettings
-from nlptransfer.word2vec import make_tokenizer
 
 MODES = ("truncate", "head_tail", "windows")
 LONG = [" ".join(WORDS[(row + place) % len(WORDS)] for place in range(size)) for row, size in enumerate((3, 30, 0, 17))]

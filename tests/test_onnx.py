@@ -24,7 +24,7 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError, VerificationError
 from nlptransfer.files import read_json, size_mb, write_json
 from nlptransfer.onnx_model import OnnxForSequenceClassification
-from nlptransfer.route import Route
+from nlptransfer.routes.base import Route
 
 FILES = {"config.json", "model.onnx", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
 ONE = Labels(("bad", "fair", "good"))

@@ -22,7 +22,6 @@ from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of, needs_shared
 from nlptransfer import Contrast, Experiment, finetune, load_data
 from nlptransfer.data.dataset import Data, DataSettings, Split
 from nlptransfer.data.labels import Labels
-from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
 from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.models import architectures, loading
@@ -36,8 +35,11 @@ from nlptransfer.pretraining import (
     _masked,
     language_texts,
 )
-from nlptransfer.probe_route import Probe
-from nlptransfer.route import Built
+from nlptransfer.routes.base import Built
+from nlptransfer.routes.full import Full
+from nlptransfer.routes.lora import Lora
+from nlptransfer.routes.probe import Probe
+from nlptransfer.routes.word2vec import Word2Vec
 from nlptransfer.strategies import Direct, Sequential
 from nlptransfer.training import loop
 from nlptransfer.training.losses import Judged
@@ -45,7 +47,6 @@ from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer import Sides
 from nlptransfer.vectors.store import save_vectors
 from nlptransfer.vectors.training import continued_vectors
-from nlptransfer.word2vec_route import Word2Vec
 
 LABELS = Labels(("even", "odd"))
 MASK = len(SPECIAL) + len(WORDS)

@@ -13,14 +13,15 @@ from helpers.corpora import splits, text_of
 from helpers.folders import RUN_FILES, files_of
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
 from nlptransfer import Classifier, Experiment, finetune
-from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.errors import NlpTransferError, SettingError
-from nlptransfer.probe_route import Probe
+from nlptransfer.routes.full import Full
+from nlptransfer.routes.lora import Lora
+from nlptransfer.routes.probe import Probe
+from nlptransfer.routes.word2vec import Word2Vec
 from nlptransfer.strategies import Joint, Relate, Select, Sequential
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer import FROM_SOURCE, ON_TARGET, Sides
 from nlptransfer.transfers import TRANSFERS, transfer_classes
-from nlptransfer.word2vec_route import Word2Vec
 
 OTHER_NAMES = {"bad": "no", "good": "yes"}
 

@@ -16,11 +16,11 @@ from helpers.classifiers import train_only
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.models.rows import FeatureRows
 from nlptransfer.models.tokens import TokenRows
-from nlptransfer.route import Built
+from nlptransfer.routes.base import Built
+from nlptransfer.routes.word2vec import Word2Vec
+from nlptransfer.routes.word2vec_model import Word2VecForSequenceClassification
 from nlptransfer.vectors.store import save_vectors
 from nlptransfer.vectors.tokenizer import RESERVED
-from nlptransfer.word2vec import Word2VecForSequenceClassification
-from nlptransfer.word2vec_route import Word2Vec
 
 WORDS = [
     "the", "a", "and", "film", "was", "is", "very", "plot", "cast", "music",

@@ -132,7 +132,7 @@ def loading_code(record: Mapping[str, Any], repo_id: str) -> str:
 
 def _pipeline_code(record: Mapping[str, Any], repo_id: str) -> str:
     function = "sigmoid" if record["multi_label"] else "softmax"
-    needed = "" if _is_whole(record) else "\nimport nlptransfer.word2vec  # registers the model type\n"
+    needed = "" if _is_whole(record) else "\nimport nlptransfer.routes.word2vec_model  # registers the model type\n"
     return f"""\
 from transformers import pipeline
 {needed}

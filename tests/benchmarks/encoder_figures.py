@@ -45,7 +45,8 @@ def full(places: Places) -> list[Row]:
 def lora(places: Places) -> list[Row]:
     """LoRA: an epoch at rank 8, tokenized before"""
     _stay_on_cpu()
-    from nlptransfer.encoder_routes import Full, Lora
+    from nlptransfer.routes.full import Full
+    from nlptransfer.routes.lora import Lora
 
     rows = []
     for name in ROWS:
@@ -72,7 +73,7 @@ def lora(places: Places) -> list[Row]:
 def frozen(places: Places) -> list[Row]:
     """Lower layers frozen: 3 epochs of the upper 2 of 6, from texts in memory; the activations below computed once"""
     _stay_on_cpu()
-    from nlptransfer.encoder_routes import Full
+    from nlptransfer.routes.full import Full
 
     whole = Full(max_length=peers.MAX_LENGTH)
     upper = replace(whole, freeze_layers=FROZEN_LAYERS)
@@ -104,8 +105,8 @@ def frozen(places: Places) -> list[Row]:
 def probe(places: Places) -> list[Row]:
     """Probe: fitted once more, the features in the cache"""
     _stay_on_cpu()
-    from nlptransfer.encoder_routes import Full
-    from nlptransfer.probe_route import Probe
+    from nlptransfer.routes.full import Full
+    from nlptransfer.routes.probe import Probe
 
     route, whole = (kind(max_length=peers.MAX_LENGTH) for kind in (Probe, Full))
     rows = []
@@ -146,7 +147,8 @@ def classify(places: Places) -> list[Row]:
     """Prediction by encoders: text in, label out"""
     _stay_on_cpu()
     from nlptransfer import Classifier
-    from nlptransfer.encoder_routes import Full, Lora
+    from nlptransfer.routes.full import Full
+    from nlptransfer.routes.lora import Lora
 
     routes = {"Full": Full(), "Lora, merged": Lora(merge=True)}
     rows = []
@@ -190,7 +192,7 @@ def gpu(places: Places) -> list[Row]:
 
 def _beside_trainer(places: Places, counts: Mapping[str, int], precision: str) -> list[Row]:
     """Full beside the stock Trainer, and beside the machine's matrix products."""
-    from nlptransfer.encoder_routes import Full
+    from nlptransfer.routes.full import Full
 
     size = 2048 if precision == "no" else 8192
     rows = []

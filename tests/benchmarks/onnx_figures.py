@@ -21,8 +21,8 @@ def onnx(places: Places) -> list[Row]:
     """Prediction in ONNX: text in, label out"""
     _stay_on_cpu()
     from nlptransfer import Classifier
-    from nlptransfer.encoder_routes import Full
-    from nlptransfer.word2vec_route import Word2Vec
+    from nlptransfer.routes.full import Full
+    from nlptransfer.routes.word2vec import Word2Vec
 
     rows = []
     for name, count in PREDICTED.items():

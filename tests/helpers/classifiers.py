@@ -13,9 +13,9 @@ from helpers.corpora import WORDS, texts_of
 from nlptransfer import Classifier
 from nlptransfer.data.dataset import Data, Split
 from nlptransfer.data.labels import Labels
-from nlptransfer.encoder_routes import EncoderRoute
 from nlptransfer.hub.base_models import BaseModel
-from nlptransfer.route import Built, Route
+from nlptransfer.routes.base import Built, Route
+from nlptransfer.routes.encoder import EncoderRoute
 
 LABELS = Labels(("bad", "good"))
 SEVERAL = Labels(("bad", "good"), multi_label=True)

@@ -14,8 +14,8 @@ from transformers.utils.generic import can_return_tuple
 from nlptransfer.errors import RunFolderError
 from nlptransfer.hub import from_pretrained
 from nlptransfer.models import pool, to_float16
+from nlptransfer.routes.pooled_head import PooledBody, classified
 from nlptransfer.vectors import PAD_ID
-from nlptransfer.word2vec import PooledBody, classified
 
 WEIGHTS = "model.safetensors"
 ENCODER = "encoder."

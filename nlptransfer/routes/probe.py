@@ -34,11 +34,11 @@ from nlptransfer.models import (
     through,
     to_float16,
 )
-from nlptransfer.probe import ProbeConfig, ProbeForSequenceClassification
-from nlptransfer.route import Built, Route, check_length, named_local, set_length
+from nlptransfer.routes.base import Built, Route, check_length, named_local, set_length
+from nlptransfer.routes.probe_model import ProbeConfig, ProbeForSequenceClassification
+from nlptransfer.routes.word2vec_model import embedding_matrix, make_tokenizer
 from nlptransfer.settings import check
 from nlptransfer.vectors import vectors_for, vocabulary
-from nlptransfer.word2vec import embedding_matrix, make_tokenizer
 
 log = logging.getLogger("nlptransfer")
 

@@ -1,11 +1,12 @@
 """The table of the routes: the command line, the comparison and the saved record read it."""
 
-from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.onnx_model import Exported
-from nlptransfer.probe_route import Probe
-from nlptransfer.route import Route
-from nlptransfer.word2vec_route import Word2Vec
+from nlptransfer.routes.base import Route
+from nlptransfer.routes.full import Full
+from nlptransfer.routes.lora import Lora
+from nlptransfer.routes.probe import Probe
+from nlptransfer.routes.word2vec import Word2Vec
 
 ROUTES: dict[str, type[Route]] = {route.name: route for route in (Word2Vec, Probe, Full, Lora)}
 """The routes by name."""

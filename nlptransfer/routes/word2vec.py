@@ -10,11 +10,18 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import word2vec
 from nlptransfer.data import Data
 from nlptransfer.memo import once
 from nlptransfer.models import FeatureRows, Rows, TokenRows, encode, encode_words, pooled_vectors
-from nlptransfer.route import Built, Route, check_length, set_length
+from nlptransfer.routes.base import Built, Route, check_length, set_length
+from nlptransfer.routes.pooled_head import PooledBody
+from nlptransfer.routes.word2vec_model import (
+    Word2VecConfig,
+    Word2VecForSequenceClassification,
+    embedding_matrix,
+    make_tokenizer,
+    unknown_share,
+)
 from nlptransfer.settings import check
 from nlptransfer.vectors import vectors_for, vocabulary
 
@@ -26,7 +33,7 @@ class Word2Vec(Route):
     """Frozen word vectors and a small classifier."""
 
     name: ClassVar[str] = "word2vec"
-    opened_by: ClassVar[str] = "transformers after import nlptransfer.word2vec"
+    opened_by: ClassVar[str] = "transformers after import nlptransfer.routes.word2vec_model"
 
     head_type: Literal["cnn", "mlp", "linear"] = "cnn"
     """cnn: convolutions over the words (Kim 2014); mlp: two hidden layers on pooled vectors; linear: one, solved"""
@@ -69,7 +76,7 @@ class Word2Vec(Route):
         texts = (*data.train.texts, *beside)
         key = "words", str(self), base, revision, texts
         matrix, tokenizer, record, train = once(key, lambda: self._words(texts, base, revision))
-        config = word2vec.Word2VecConfig(
+        config = Word2VecConfig(
             vocab_size=len(matrix),
             hidden_size=matrix.shape[1],
             head=self.head_type,
@@ -84,9 +91,9 @@ class Word2Vec(Route):
             problem_type=data.labels.problem_type,
         )
         torch.manual_seed(seed)
-        model = word2vec.Word2VecForSequenceClassification(config)
+        model = Word2VecForSequenceClassification(config)
         model.vectors.weight.data.copy_(torch.from_numpy(matrix))
-        if isinstance(model.body, word2vec.PooledBody):
+        if isinstance(model.body, PooledBody):
             pooled = pooled_vectors(model.vectors.weight, train, self.pooling)
             model.body.standardize.fit(pooled.features)
         return Built(model, tokenizer, dict(record))
@@ -97,11 +104,11 @@ class Word2Vec(Route):
         """The vectors of the texts' words, what cuts texts into words, where they come from, and the texts' words."""
         vectors, record = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
         words, kept = vocabulary(vectors, texts, self.max_words, unit_length=self.unit_length)
-        matrix = word2vec.embedding_matrix(kept)
-        tokenizer = set_length(word2vec.make_tokenizer(words), self.max_length, texts)
+        matrix = embedding_matrix(kept)
+        tokenizer = set_length(make_tokenizer(words), self.max_length, texts)
         train = self._tokens(tokenizer, texts)
         record |= {"words": len(words), "dimensions": matrix.shape[1]}
-        record["unknown_share"] = word2vec.unknown_share(train.ids)
+        record["unknown_share"] = unknown_share(train.ids)
         log.info(
             "%d words of %d dimensions; %.1f%% of the training words have no vector",
             len(words),
@@ -144,7 +151,7 @@ class Word2Vec(Route):
         if not self.is_solved:
             return None
         assert isinstance(rows, FeatureRows)
-        return cast(word2vec.PooledBody, _own(model).body).outputs(rows.features)
+        return cast(PooledBody, _own(model).body).outputs(rows.features)
 
     def defaults(self, data: Data) -> dict[str, Any]:
         # Small data gets more passes and smaller batches, so that it has steps enough. No early stopping: the best
@@ -157,6 +164,6 @@ class Word2Vec(Route):
         }
 
 
-def _own(model: nn.Module) -> word2vec.Word2VecForSequenceClassification:
-    assert isinstance(model, word2vec.Word2VecForSequenceClassification)
+def _own(model: nn.Module) -> Word2VecForSequenceClassification:
+    assert isinstance(model, Word2VecForSequenceClassification)
     return model
