@@ -17,10 +17,8 @@ from nlptransfer.routes import Route, route_class
 from nlptransfer.run import Run
 from nlptransfer.settings import check, fields_of, fill
 from nlptransfer.source import load_source, saved_classifier
-from nlptransfer.strategies import Direct
 from nlptransfer.training import Augment, TrainingSettings
-from nlptransfer.transfer import FromSource, Transfer
-from nlptransfer.transfers import transfer_classes
+from nlptransfer.transfer import Direct, FromSource, Transfer, transfer_classes
 from nlptransfer.verdict import SEEDS, Pairs, gain_metric, gain_of, run_with_verdict, said, seeds_for
 
 log = logging.getLogger("nlptransfer")

@@ -33,15 +33,13 @@ from nlptransfer.files import atomic_file, no_empty_folder, read_json, size_mb, 
 from nlptransfer.machine import machine, peak_memory_mb, versions
 from nlptransfer.memo import once
 from nlptransfer.models import SomeRows, predict_logits, reorder
-from nlptransfer.pretraining import pretrained_base
 from nlptransfer.routes import Built, Route, named_local
 from nlptransfer.settings import as_text
 from nlptransfer.source import Source
 from nlptransfer.stages import CHECKPOINTS, Course, Learnt
-from nlptransfer.strategies import Direct
 from nlptransfer.task import Task
 from nlptransfer.training import SOURCE, TARGET, UNLABELLED, Augment, TrainingSettings, augment
-from nlptransfer.transfer import Sides, Transfer
+from nlptransfer.transfer import Direct, Sides, Transfer, pretrained_base
 from nlptransfer.vectors import vectors_for
 
 log = logging.getLogger("nlptransfer")

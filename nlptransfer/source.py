@@ -12,8 +12,8 @@ import numpy as np
 from nlptransfer.classifier import RECORD, Classifier
 from nlptransfer.data import Data, DataSettings, Labels, Split, load_data
 from nlptransfer.errors import SettingError, nearest
-from nlptransfer.models import hash_of_modules, kept_odds
-from nlptransfer.transfer import FromSource, Sides
+from nlptransfer.models import hash_of_modules
+from nlptransfer.transfer import FromSource, Sides, kept_odds
 
 
 @dataclass(frozen=True)

@@ -14,27 +14,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nlptransfer import distributed
-from nlptransfer.adaptation import Chosen
-from nlptransfer.choosing import Evidence, choose, warn_of_shift
 from nlptransfer.evaluation import score_predictions, to_probabilities
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.memo import once
-from nlptransfer.models import (
-    Examples,
-    kept_distance,
-    kept_odds,
-    layer_name,
-    predict_logits,
-    relabel,
-    represent,
-    standing_in,
-)
-from nlptransfer.pretraining import Pretrain, language_texts
+from nlptransfer.models import Examples, layer_name, predict_logits, relabel, represent, standing_in
 from nlptransfer.routes import Built, Route
-from nlptransfer.similarity import chance_distance, linear_cka, proxy_a_distance
 from nlptransfer.task import Task
 from nlptransfer.training import SOURCE, TARGET, UNLABELLED, Features, Head, HeadTask, TrainingSettings, train
-from nlptransfer.transfer import FROM_SOURCE, Learner, Stage, Transfer, Way
+from nlptransfer.transfer import (
+    FROM_SOURCE,
+    Chosen,
+    Evidence,
+    Learner,
+    Pretrain,
+    Stage,
+    Transfer,
+    Way,
+    chance_distance,
+    choose,
+    kept_distance,
+    kept_odds,
+    language_texts,
+    linear_cka,
+    proxy_a_distance,
+    warn_of_shift,
+)
 
 log = logging.getLogger("nlptransfer")
 

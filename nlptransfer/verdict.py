@@ -17,9 +17,8 @@ from nlptransfer.errors import DataError
 from nlptransfer.evaluation import Gain, default_metric, higher_is_better, measure, transfer_gain
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.run import Run, claim, command, predictions_on_test
-from nlptransfer.strategies import Copy, Direct, Joint
 from nlptransfer.training import TrainingSettings, are_few
-from nlptransfer.transfer import ON_TARGET
+from nlptransfer.transfer import ON_TARGET, Copy, Direct, Joint
 
 log = logging.getLogger("nlptransfer")
 

@@ -16,12 +16,14 @@ from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
 from nlptransfer import Classifier, Experiment, finetune
-from nlptransfer.adaptation import Adapt, Coral, Dann, LabelFree, Mmd, Reweight, SelfTrain
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.unlabeled import load_texts, load_unlabelled, with_unlabelled
 from nlptransfer.errors import DataError, SettingError
-from nlptransfer.transfers import TRANSFERS
+from nlptransfer.transfer.adaptation import Adapt, Coral, Dann, Mmd, Reweight
+from nlptransfer.transfer.label_free import LabelFree
+from nlptransfer.transfer.registry import TRANSFERS
+from nlptransfer.transfer.self_training import SelfTrain
 
 STEPPED_ONLY = ("mmd", "dann")
 FREE = [name for name, kind in TRANSFERS.items() if issubclass(kind, LabelFree)]

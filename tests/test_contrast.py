@@ -18,18 +18,6 @@ from helpers.classifiers import LABELS, SEVERAL, build, plain_logits, plain_mode
 from helpers.corpora import splits_of
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, files_of
 from nlptransfer import Classifier, Contrast, Experiment, finetune, stages
-from nlptransfer.contrast import (
-    CONTRAST,
-    HEAD,
-    Contrastive,
-    append_mean_layer,
-    begin_at_mean,
-    contrastive_losses,
-    drawn_pairs,
-    has_mean_layer,
-    pass_on,
-    pooler_of,
-)
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.models.architectures import last_layer
@@ -42,6 +30,18 @@ from nlptransfer.training.linear_head import Features, HeadTask
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import Judged, LabelLoss
 from nlptransfer.training.optimizer import TrainingSettings
+from nlptransfer.transfer.contrastive import (
+    CONTRAST,
+    HEAD,
+    Contrastive,
+    append_mean_layer,
+    begin_at_mean,
+    contrastive_losses,
+    drawn_pairs,
+    has_mean_layer,
+    pass_on,
+    pooler_of,
+)
 
 QUICK = {
     "max_length": 12,

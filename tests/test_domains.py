@@ -11,12 +11,12 @@ import pytest
 
 from helpers.corpora import text_of, write_rows
 from nlptransfer import Experiment, close_the_gap, finetune
-from nlptransfer.alignment import Aligned
 from nlptransfer.cli import app
 from nlptransfer.domains import _interval, side_by_side
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import Objective
+from nlptransfer.transfer.alignment import Aligned
 
 TRANSFERS = {
     "coral": {"transfer": "coral", "allow_label_shift": True},

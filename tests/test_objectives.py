@@ -9,19 +9,8 @@ from torch.nn import functional
 
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
-from nlptransfer.training.losses import (
-    SOURCE,
-    TARGET,
-    Joint,
-    Judged,
-    LabelLoss,
-    Objective,
-    Relational,
-    TowardsSource,
-    angle_loss,
-    class_weights,
-    distance_loss,
-)
+from nlptransfer.training.losses import SOURCE, TARGET, Judged, LabelLoss, Objective, class_weights
+from nlptransfer.transfer.losses import Joint, Relational, TowardsSource, angle_loss, distance_loss
 
 ONE = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)

@@ -25,7 +25,16 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
 from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.models import architectures, loading
-from nlptransfer.pretraining import (
+from nlptransfer.routes.base import Built
+from nlptransfer.routes.full import Full
+from nlptransfer.routes.lora import Lora
+from nlptransfer.routes.probe import Probe
+from nlptransfer.routes.word2vec import Word2Vec
+from nlptransfer.training import loop
+from nlptransfer.training.losses import Judged
+from nlptransfer.training.optimizer import TrainingSettings
+from nlptransfer.transfer.base import Sides
+from nlptransfer.transfer.pretraining import (
     LANGUAGE,
     LanguageLoss,
     Masking,
@@ -35,16 +44,7 @@ from nlptransfer.pretraining import (
     _masked,
     language_texts,
 )
-from nlptransfer.routes.base import Built
-from nlptransfer.routes.full import Full
-from nlptransfer.routes.lora import Lora
-from nlptransfer.routes.probe import Probe
-from nlptransfer.routes.word2vec import Word2Vec
-from nlptransfer.strategies import Direct, Sequential
-from nlptransfer.training import loop
-from nlptransfer.training.losses import Judged
-from nlptransfer.training.optimizer import TrainingSettings
-from nlptransfer.transfer import Sides
+from nlptransfer.transfer.supervised import Direct, Sequential
 from nlptransfer.vectors.store import save_vectors
 from nlptransfer.vectors.training import continued_vectors
 

@@ -161,7 +161,7 @@ def test_source_to_target_prints_what_the_source_gains(recipe, tmp_path):
 
 
 def test_few_shot_sets_contrast_beside_what_learns_without_it(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("nlptransfer.contrast.LEAST_PAIRS", 16)
+    monkeypatch.setattr("nlptransfer.transfer.contrastive.LEAST_PAIRS", 16)
     base, call = make_film_base(tmp_path / "encoder"), ["--quiet", "--num-train-epochs", 1]
     ended = recipe("few_shot", "--base", base, *call)
     assert (ended.code, ended.err) == (0, "")

@@ -14,8 +14,9 @@ from nlptransfer import distributed
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.models.batching import training_batches
 from nlptransfer.training.loop import train
-from nlptransfer.training.losses import Joint, LabelLoss
+from nlptransfer.training.losses import LabelLoss
 from nlptransfer.training.optimizer import rate_share
+from nlptransfer.transfer.losses import Joint
 
 
 def test_one_label_is_learnt_and_the_report_tells_how(tmp_path):

@@ -18,10 +18,10 @@ from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
 from nlptransfer.routes.probe import Probe
 from nlptransfer.routes.word2vec import Word2Vec
-from nlptransfer.strategies import Joint, Relate, Select, Sequential
 from nlptransfer.training.optimizer import TrainingSettings
-from nlptransfer.transfer import FROM_SOURCE, ON_TARGET, Sides
-from nlptransfer.transfers import TRANSFERS, transfer_classes
+from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, Sides
+from nlptransfer.transfer.registry import TRANSFERS, transfer_classes
+from nlptransfer.transfer.supervised import Joint, Relate, Select, Sequential
 
 OTHER_NAMES = {"bad": "no", "good": "yes"}
 

@@ -7,11 +7,11 @@ from .architectures import plain_model as plain_model
 from .batching import endless_batches as endless_batches
 from .cpu import fast as fast
 from .cpu import fast_products as fast_products
+from .features import RECIPE as RECIPE
 from .features import activations as activations
 from .features import cached as cached
+from .features import hash as hash
 from .features import hash_of_modules as hash_of_modules
-from .features import kept_distance as kept_distance
-from .features import kept_odds as kept_odds
 from .features import pooled_vectors as pooled_vectors
 from .features import text_key as text_key
 from .features import through as through

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn
 import torch
 import transformers
 from rich.console import Console
@@ -31,7 +30,6 @@ from nlptransfer.models.architectures import embeddings_of, layers_of
 from nlptransfer.models.inference import compute
 from nlptransfer.models.rows import FeatureRows
 from nlptransfer.models.tokens import LongText, TokenRows
-from nlptransfer.similarity import domain_odds, proxy_a_distance
 from nlptransfer.vectors import RESERVED
 
 log = logging.getLogger("nlptransfer")
@@ -42,7 +40,7 @@ CACHE_LIMIT = "NLPTRANSFER_CACHE_GB"
 """The environment variable that says how many GiB the feature cache may hold."""
 CACHE_GB = 20.0
 """GiB that it may hold where nothing is said."""
-_RECIPE = 2
+RECIPE = 2
 """Version of what is computed here; another one is computed again."""
 
 
@@ -141,17 +139,17 @@ def text_key(
     """
     shape = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
     return {
-        "recipe": _RECIPE,
+        "recipe": RECIPE,
         "transformers": transformers.__version__,
-        "architecture": _hash(json.dumps(shape, sort_keys=True, default=str)),
-        "tokenizer": _hash(tokenizer.backend_tokenizer.to_str()),
+        "architecture": hash(json.dumps(shape, sort_keys=True, default=str)),
+        "tokenizer": hash(tokenizer.backend_tokenizer.to_str()),
         "padding": [tokenizer.padding_side, tokenizer.pad_token_id],
         "inputs": tokenizer.model_input_names,
         "max_length": tokenizer.model_max_length,
         "long_texts": long_text,
         "normalisation": "none",
         # With their lengths: where one ends and the next begins.
-        "texts": _hash("".join(f"{len(text)} {text}" for text in texts)),
+        "texts": hash("".join(f"{len(text)} {text}" for text in texts)),
     }
 
 
@@ -181,7 +179,7 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
         SettingError: NLPTRANSFER_CACHE_GB is no number.
     """
     limit = _limit()
-    path = cache_folder("features") / f"{_hash(json.dumps(key, sort_keys=True))}.npy"
+    path = cache_folder("features") / f"{hash(json.dumps(key, sort_keys=True))}.npy"
     found = _opened(path)
     on_all = _on_all(found is not None)
     if found is not None and on_all:
@@ -192,24 +190,6 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
     distributed.wait()
     found = _opened(path)
     return made if found is None else found
-
-
-def kept_odds(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
-    """As :func:`domain_odds`, from the cache or into it; all processes call this together."""
-    sides = [_hash(json.dumps([*texts])) for texts in (source_texts, target_texts)]
-    key = {"kind": "odds", "recipe": _RECIPE, "scikit-learn": sklearn.__version__, "seed": seed, "sides": sides}
-    return cached(key, lambda: domain_odds(source_texts, target_texts, seed))
-
-
-def kept_distance(source: np.ndarray, target: np.ndarray) -> float:
-    """As :func:`proxy_a_distance`, from the cache or into it; all processes call this together.
-
-    Args:
-        source, target: (rows, width) features of a frozen model, which come again.
-    """
-    sides = [f"{side.dtype} {side.shape} {hashlib.sha256(side.tobytes()).hexdigest()}" for side in (source, target)]
-    key = {"kind": "distance", "recipe": _RECIPE, "scikit-learn": sklearn.__version__, "sides": sides}
-    return float(cached(key, lambda: np.array(proxy_a_distance(source, target))))
 
 
 def _opened(path: Path) -> np.ndarray | None:
@@ -269,5 +249,5 @@ def _limit() -> float:
     return size * 2**30
 
 
-def _hash(text: str) -> str:
+def hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -11,12 +11,9 @@ from .loop import train as train
 from .losses import SOURCE as SOURCE
 from .losses import TARGET as TARGET
 from .losses import UNLABELLED as UNLABELLED
-from .losses import Joint as Joint
 from .losses import Judged as Judged
 from .losses import LabelLoss as LabelLoss
 from .losses import Objective as Objective
-from .losses import Relational as Relational
-from .losses import TowardsSource as TowardsSource
 from .losses import class_weights as class_weights
 from .optimizer import Pace as Pace
 from .optimizer import TrainingSettings as TrainingSettings

@@ -24,18 +24,18 @@ from transformers import BertConfig, BertForMaskedLM
 import nlptransfer.run
 from helpers.corpora import FILM_WORDS, write_rows
 from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed, finetune, ladder
-from nlptransfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
 from nlptransfer.data.labels import Labels
 from nlptransfer.models.features import cached
 from nlptransfer.models.inference import predict_logits
 from nlptransfer.models.rows import Examples, FeatureRows, SomeRows
 from nlptransfer.models.tokens import TokenRows
-from nlptransfer.pretraining import LanguageLoss, Masking, _lowered
 from nlptransfer.task import Task
 from nlptransfer.training import loop
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import SOURCE, UNLABELLED, LabelLoss, Objective, class_weights
 from nlptransfer.training.optimizer import TrainingSettings
+from nlptransfer.transfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
+from nlptransfer.transfer.pretraining import LanguageLoss, Masking, _lowered
 
 CNN = {"head_type": "cnn", "dropout": 0.0, "num_train_epochs": 12, "save_steps": 5}
 """Settings of a run on word vectors."""

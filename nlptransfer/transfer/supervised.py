@@ -11,19 +11,10 @@ from nlptransfer.errors import SettingError
 from nlptransfer.models import Examples, TaughtRows
 from nlptransfer.routes import Route
 from nlptransfer.settings import check
-from nlptransfer.training import (
-    SOURCE,
-    TARGET,
-    Head,
-    HeadTask,
-    Objective,
-    Relational,
-    Solved,
-    TowardsSource,
-    share_weights,
-)
-from nlptransfer.training import Joint as JointLoss
-from nlptransfer.transfer import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage, Transfer
+from nlptransfer.training import SOURCE, TARGET, Head, HeadTask, Objective, Solved, share_weights
+from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage, Transfer
+from nlptransfer.transfer.losses import Joint as JointLoss
+from nlptransfer.transfer.losses import Relational, TowardsSource
 
 KEPT_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
 """Shares of the features that Select tries."""

@@ -1,11 +1,12 @@
 """The table of strategies."""
 
-from nlptransfer.adaptation import Adapt, Coral, Dann, Mmd, Reweight, SelfTrain
-from nlptransfer.contrast import Contrast
 from nlptransfer.errors import SettingError, nearest
-from nlptransfer.pretraining import Pretrain
-from nlptransfer.strategies import Copy, Direct, Joint, Relate, Select, Sequential
-from nlptransfer.transfer import Transfer
+from nlptransfer.transfer.adaptation import Adapt, Coral, Dann, Mmd, Reweight
+from nlptransfer.transfer.base import Transfer
+from nlptransfer.transfer.contrastive import Contrast
+from nlptransfer.transfer.pretraining import Pretrain
+from nlptransfer.transfer.self_training import SelfTrain
+from nlptransfer.transfer.supervised import Copy, Direct, Joint, Relate, Select, Sequential
 
 KINDS = (
     Direct,

@@ -22,7 +22,7 @@ from nlptransfer.models import Examples, SomeRows, TokenRows, compute, encode, l
 from nlptransfer.routes import Built, EncoderRoute, Lora, Probe, Route, Word2Vec
 from nlptransfer.settings import check
 from nlptransfer.training import TARGET, Judged, Objective, TrainingSettings, learnt_state, train
-from nlptransfer.transfer import Sides, Stage, Transfer
+from nlptransfer.transfer.base import Sides, Stage, Transfer
 from nlptransfer.vectors import continued_vectors, vectors_for
 
 log = logging.getLogger("nlptransfer")

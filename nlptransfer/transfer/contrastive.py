@@ -27,7 +27,7 @@ from nlptransfer.models import (
 from nlptransfer.routes import EncoderRoute, Full, Route
 from nlptransfer.settings import check
 from nlptransfer.training import TARGET, Head, HeadTask, Judged, LabelLoss, Objective, Solved, TrainingSettings, are_few
-from nlptransfer.transfer import Learner, Sides, Stage, Transfer
+from nlptransfer.transfer.base import Learner, Sides, Stage, Transfer
 
 CONTRAST, HEAD = Stage("contrast", (TARGET,), learns="representation"), Stage("head", (TARGET,), learns="head")
 PAIRS_PER_STEP = 64

@@ -4,13 +4,17 @@
 classifier tells two domains apart, and ``domain_odds`` turns the same question about each source text into its weight.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
+import sklearn
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from nlptransfer.errors import DataError
+from nlptransfer.models import RECIPE, cached, hash
 
 _FOLDS = 5
 _PENALTY = 0.01
@@ -173,3 +177,21 @@ def _centred(features: np.ndarray) -> np.ndarray:
     largest = np.abs(moved).max()
     moved = moved / largest if largest > 0 else moved
     return moved - moved.mean(axis=0)
+
+
+def kept_odds(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
+    """As :func:`domain_odds`, from the cache or into it; all processes call this together."""
+    sides = [hash(json.dumps([*texts])) for texts in (source_texts, target_texts)]
+    key = {"kind": "odds", "recipe": RECIPE, "scikit-learn": sklearn.__version__, "seed": seed, "sides": sides}
+    return cached(key, lambda: domain_odds(source_texts, target_texts, seed))
+
+
+def kept_distance(source: np.ndarray, target: np.ndarray) -> float:
+    """As :func:`proxy_a_distance`, from the cache or into it; all processes call this together.
+
+    Args:
+        source, target: (rows, width) features of a frozen model, which come again.
+    """
+    sides = [f"{side.dtype} {side.shape} {hashlib.sha256(side.tobytes()).hexdigest()}" for side in (source, target)]
+    key = {"kind": "distance", "recipe": RECIPE, "scikit-learn": sklearn.__version__, "sides": sides}
+    return float(cached(key, lambda: np.array(proxy_a_distance(source, target))))
