@@ -1,5 +1,6 @@
 from .classifier import Classifier as Classifier
 from .classifier import Prediction as Prediction
+from .classifier import average as average
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .data import Data as Data
@@ -16,7 +17,6 @@ from .routes import Full as Full
 from .routes import Lora as Lora
 from .routes import Probe as Probe
 from .routes import Word2Vec as Word2Vec
-from .soup import average as average
 from .transfer import TRANSFERS as TRANSFERS
 from .transfer import Adapt as Adapt
 from .transfer import Contrast as Contrast

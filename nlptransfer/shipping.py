@@ -91,11 +91,10 @@ def average_verb(
     base: SavedBase = None,
 ) -> None:
     """Make one adapter of several of the same base and labels: their weighted average."""
-    from nlptransfer.classifier import Classifier
+    from nlptransfer.classifier import Classifier, average
     from nlptransfer.data import DataSettings
     from nlptransfer.evaluation import default_metric
     from nlptransfer.settings import convert
-    from nlptransfer.soup import average
 
     start_log()
     shares = None if weights is None else convert("weights", weights, tuple[float, ...])

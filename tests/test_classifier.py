@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from nlptransfer import Classifier, Experiment, finetune
-from nlptransfer.classifier import CHUNK
+from nlptransfer.classifier.classifier import CHUNK
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation.calibration import coverage_curve
 from nlptransfer.evidence import Evidence

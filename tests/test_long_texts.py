@@ -20,6 +20,7 @@ from helpers.corpora import WORDS, texts_of
 from helpers.encoders import Bases, xlnet_tokenizer
 from helpers.encoders import make_tokenizer as template_tokenizer
 from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relate, Word2Vec, finetune
+from nlptransfer.classifier.onnx import WithWordIds
 from nlptransfer.data.dataset import Data, Split
 from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
@@ -28,7 +29,6 @@ from nlptransfer.models.features import text_key
 from nlptransfer.models.inference import compute, predict_logits
 from nlptransfer.models.rows import Examples, FeatureRows, SomeRows, TaughtRows, rows_of_texts, texts_of_rows
 from nlptransfer.models.tokens import TokenRows, encode, encode_words, token_counts
-from nlptransfer.onnx_model import WithWordIds
 from nlptransfer.report import write_report
 from nlptransfer.routes.base import Route, set_length
 from nlptransfer.routes.word2vec_model import make_tokenizer

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from helpers.classifiers import LABELS, TEXTS, changed
 from helpers.encoders import base_of
 from nlptransfer import Classifier, Full, Lora, Probe
-from nlptransfer.classifier import push_saved
+from nlptransfer.classifier.push import push_saved
+from nlptransfer.classifier.verification import check_logits, made_texts
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import RunFolderError, SettingError, VerificationError
 from nlptransfer.hub.base_models import BaseModel
-from nlptransfer.verifying import check_logits, made_texts
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from .probe import WORDS as WORDS
 from .probe import Probe as Probe
 from .probe_model import ProbeForSequenceClassification as ProbeForSequenceClassification
 from .registry import ROUTES as ROUTES
+from .registry import found as found
 from .registry import route_class as route_class
-from .registry import saved_route_class as saved_route_class
 from .word2vec import Word2Vec as Word2Vec
 from .word2vec_model import Word2VecConfig as Word2VecConfig

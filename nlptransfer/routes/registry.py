@@ -1,7 +1,6 @@
 """The table of the routes: the command line, the comparison and the saved record read it."""
 
 from nlptransfer.errors import SettingError, nearest
-from nlptransfer.onnx_model import Exported
 from nlptransfer.routes.base import Route
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
@@ -10,7 +9,6 @@ from nlptransfer.routes.word2vec import Word2Vec
 
 ROUTES: dict[str, type[Route]] = {route.name: route for route in (Word2Vec, Probe, Full, Lora)}
 """The routes by name."""
-_SAVED: dict[str, type[Route]] = {**ROUTES, Exported.name: Exported}
 
 
 def route_class(name: str) -> type[Route]:
@@ -19,19 +17,10 @@ def route_class(name: str) -> type[Route]:
     Raises:
         SettingError: no such route.
     """
-    return _found(name, ROUTES)
+    return found(name, ROUTES)
 
 
-def saved_route_class(name: str) -> type[Route]:
-    """The route of that name, or what a classifier in ONNX has in place of one.
-
-    Raises:
-        SettingError: no such route.
-    """
-    return _found(name, _SAVED)
-
-
-def _found(name: str, known: dict[str, type[Route]]) -> type[Route]:
+def found(name: str, known: dict[str, type[Route]]) -> type[Route]:
     if name not in known:
         raise SettingError(f"unknown route {name!r}: {nearest(name, known)}")
     return known[name]

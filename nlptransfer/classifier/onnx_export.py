@@ -17,9 +17,17 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, XLNetModel
 
+from nlptransfer.classifier.onnx import (
+    GRAPH,
+    INSTALL,
+    LOGITS,
+    WEIGHTS,
+    Exported,
+    OnnxForSequenceClassification,
+    graph_rows,
+)
 from nlptransfer.errors import BaseModelError, SettingError, VerificationError
 from nlptransfer.models import pool, predict_logits
-from nlptransfer.onnx_model import GRAPH, INSTALL, LOGITS, WEIGHTS, Exported, OnnxForSequenceClassification, graph_rows
 from nlptransfer.routes import ProbeForSequenceClassification, Route
 from nlptransfer.vectors import RESERVED
 

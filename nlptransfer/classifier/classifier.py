@@ -1,7 +1,7 @@
 """Classifier: a trained model with its tokenizer and labels; predict, evaluate, save, load, push."""
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,18 +13,19 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
+from nlptransfer.classifier.onnx_export import export_onnx
+from nlptransfer.classifier.persistence import RECORD, check_known, local_folder, ours, route_of, saved_folder
+from nlptransfer.classifier.push import push_saved
+from nlptransfer.classifier.verification import check_equal, check_logits, made_texts, verified
 from nlptransfer.data import NORMALISATIONS, DataSettings, Labels, Split, load_split, normalise, read_texts
-from nlptransfer.errors import DataError, RunFolderError
+from nlptransfer.errors import DataError
 from nlptransfer.evaluation import confidence, predicted, score_predictions, to_probabilities
 from nlptransfer.files import atomic_folder, read_json, write_json
-from nlptransfer.hub import Pushed, fetch, is_hub_id, model_card, push, recorded_base
+from nlptransfer.hub import Pushed, recorded_base
 from nlptransfer.models import LongText, SharedBase, predict_logits
-from nlptransfer.onnx_export import export_onnx
-from nlptransfer.routes import Route, saved_route_class
-from nlptransfer.settings import check, fill
-from nlptransfer.verifying import check_equal, check_logits, made_texts, reopened_logits, verified
+from nlptransfer.routes import Route
+from nlptransfer.settings import check
 
-RECORD = "nlptransfer.json"
 CHUNK = 4096
 """Texts that are tokenized and predicted at a time, so that a stream of any length fits in memory."""
 
@@ -174,7 +175,7 @@ class Classifier:
             VerificationError: the graph gives other logits.
             RunFolderError: the folder holds something that is not a saved classifier.
         """
-        _ours(folder)
+        ours(folder)
         texts = made_texts(self.labels, self.tokenizer)
         with tempfile.TemporaryDirectory() as place:
             found = export_onnx(self.route, self.model, self.tokenizer, texts, Path(place), int8=int8)
@@ -196,7 +197,7 @@ class Classifier:
             RunFolderError: the folder holds something that is not a saved classifier.
             VerificationError: it gives other logits; the folder is then as it was.
         """
-        folder = _ours(folder)
+        folder = ours(folder)
         if getattr(self.route, "merge", False) and isinstance(self.model, PeftModel):
             return self.merge().save_pretrained(folder, examples)
         made = made_texts(self.labels, self.tokenizer)
@@ -263,15 +264,15 @@ class Classifier:
             BaseModelError: the base model cannot be had, or is another one.
             VerificationError: it gives other logits than those it was saved with.
         """
-        folder = _saved_folder(_local_folder(source, revision, token))
+        folder = saved_folder(local_folder(source, revision, token))
         record = read_json(folder / RECORD)
-        _known("way with long texts", record.pop("long_texts", "truncate"), get_args(LongText), folder)
-        route = _route_of(record)
+        check_known("way with long texts", record.pop("long_texts", "truncate"), get_args(LongText), folder)
+        route = route_of(record)
         del record["route"], record["settings"]
         labels = Labels(tuple(record.pop("labels")), record.pop("multi_label"))
         thresholds = record.pop("thresholds")
         thresholds = None if thresholds is None else tuple(thresholds)
-        normalisation = _known("normalisation", record.pop("normalisation", "none"), NORMALISATIONS, folder)
+        normalisation = check_known("normalisation", record.pop("normalisation", "none"), NORMALISATIONS, folder)
         record.pop("max_length", None)
         told = record.pop("verified", None)
         if token is not None and not isinstance(base, SharedBase) and route.needs_base(folder):
@@ -292,115 +293,3 @@ class Classifier:
             chosen = () if abstained else tuple(found) if several else (str(found),)
             by_name = dict(zip(self.labels.names, row, strict=True))
             yield Prediction(text, chosen, tuple(by_name[name] for name in chosen), by_name, several, abstained)
-
-
-def push_saved(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    token: str | None = None,
-    dry_run: bool = False,
-    license: str | None = None,
-    language: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    examples: Sequence[str] = (),
-) -> Pushed:
-    """Push a saved classifier with a model card to a hub: one commit, private unless told otherwise.
-
-    Before anything is sent, the folder is opened again under another seed, and must give the logits of its record.
-
-    Args:
-        folder: of a run, or of a saved classifier.
-        repo_id: owner/name.
-        private: None: a new repo is private, an existing one stays as it is.
-        revision: a branch, made where it is not there.
-        create_pr: whether a pull request is opened instead.
-        token: None: the one that this machine is logged in with.
-        dry_run: whether only that is done which needs no network.
-        license: the hub's id of a licence, for the card.
-        language: codes of languages, for the card.
-        datasets: hub ids, for the card.
-        examples: texts that the card shows; no text of yours is in it otherwise.
-
-    Raises:
-        RunFolderError: no saved classifier, one that was never verified, whose base is on this machine only, or with
-            something in it that must not leave this machine.
-        VerificationError: it gives other logits than those it was saved with.
-        HubError: the hub cannot be reached, or refuses.
-    """
-    folder = _saved_folder(Path(folder))
-    record = read_json(folder / RECORD)
-    route = _route_of(record)
-    if not (told := record.get("verified")):
-        raise RunFolderError(
-            f"{folder}: expected a classifier that was opened again after it was saved, found no sign of it: save it "
-            "anew, Classifier.load(FOLDER).save_pretrained(OTHER)"
-        )
-    base = record.get("base", {})
-    if base.get("revision") is None and route.needs_base(folder):
-        raise RunFolderError(
-            f"{folder}: expected a base that others can fetch, found a local folder ({base.get('name')}): push the "
-            "base and train with its hub id, or push a merged model"
-        )
-    check_logits(told, reopened_logits(route, folder, base, told["texts"]), str(folder))
-    card = model_card(record, repo_id, license=license, language=language, datasets=datasets, examples=examples)
-    return push(
-        folder, repo_id, card, private=private, revision=revision, create_pr=create_pr, token=token, dry_run=dry_run
-    )
-
-
-def note_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """Add to the record of a saved classifier how it was made and what it scores, for its model card."""
-    record = read_json(folder / RECORD)
-    told = record.pop("verified")
-    write_json(folder / RECORD, {**record, "results": {**record.get("results", {}), **results}, "verified": told})
-
-
-def _ours(folder: str | Path) -> Path:
-    """A folder to save to.
-
-    Raises:
-        RunFolderError: it holds something that is not a saved classifier.
-    """
-    folder = Path(folder)
-    if folder.exists() and not (folder / RECORD).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunFolderError(f"{folder}: expected a new folder or a saved classifier, found other files: name another")
-    return folder
-
-
-def _saved_folder(folder: Path) -> Path:
-    """The folder of a saved classifier, given it or its run's."""
-    found = next((place for place in (folder, folder / "model") if (place / RECORD).exists()), None)
-    if found is None:
-        raise RunFolderError(
-            f"{folder}: expected a saved classifier, found no {RECORD}: give a run's folder, its model folder or a hub "
-            "id (owner/name)"
-        )
-    return found
-
-
-def _route_of(record: Mapping[str, Any]) -> Route:
-    return fill({"route": saved_route_class(record["route"])}, record["settings"])["route"]
-
-
-def _local_folder(source: str | Path, revision: str | None, token: str | None) -> Path:
-    """Where a classifier lies: here, or in the cache after it was fetched from the hub."""
-    folder = Path(source).expanduser()
-    if folder.suffix == ".onnx":
-        return folder.parent
-    if folder.exists() or isinstance(source, Path) or "/" not in source or not is_hub_id(source):
-        check(revision is None, "revision", revision, "none, as a local folder has no revisions")
-        return folder
-    return fetch(source, revision, token)
-
-
-def _known(what: str, name: str, known: Collection[str], folder: Path) -> str:
-    if name not in known:
-        raise RunFolderError(
-            f"{folder / RECORD}: expected a {what} among {', '.join(known)}, found {name!r}: upgrade nlptransfer, as a "
-            "newer one has saved this"
-        )
-    return name

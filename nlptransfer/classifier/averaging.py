@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor
 
 from nlptransfer import distributed
-from nlptransfer.classifier import Classifier
+from nlptransfer.classifier.classifier import Classifier
 from nlptransfer.errors import SettingError
 from nlptransfer.hub import recorded_base
 from nlptransfer.routes import Lora, adapted
