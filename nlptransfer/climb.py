@@ -26,7 +26,7 @@ from nlptransfer.evaluation import (
 from nlptransfer.files import read_json, write_json
 from nlptransfer.ladder import Rung, Workshop, costs, labelled_rows, next_rate, without_test
 from nlptransfer.machine import machine, versions, watched_memory
-from nlptransfer.run import predictions_on_test
+from nlptransfer.results import predictions_on_test
 from nlptransfer.verdict import validation_score
 
 log = logging.getLogger("nlptransfer")

@@ -17,8 +17,8 @@ from nlptransfer.evaluation import default_metric, measure
 from nlptransfer.files import read_json
 from nlptransfer.ladder import LADDER, Rung, Workshop, labelled_rows, rungs_of
 from nlptransfer.reporting import report_with_texts
+from nlptransfer.results import WITHOUT_EFFECT, claim
 from nlptransfer.routes import Route, route_class
-from nlptransfer.run import WITHOUT_EFFECT, claim
 from nlptransfer.settings import check, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 

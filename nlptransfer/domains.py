@@ -24,8 +24,8 @@ from nlptransfer.errors import DataError
 from nlptransfer.experiment import Experiment, finetune
 from nlptransfer.files import write_json
 from nlptransfer.memo import shared_work
+from nlptransfer.results import predictions_on_test
 from nlptransfer.routes import Route
-from nlptransfer.run import predictions_on_test
 from nlptransfer.settings import check
 
 log = logging.getLogger("nlptransfer")

@@ -19,8 +19,9 @@ from nlptransfer.errors import SettingError, nearest
 from nlptransfer.evaluation import score_predictions
 from nlptransfer.files import read_json, write_json
 from nlptransfer.machine import machine, peak_memory_mb, versions
+from nlptransfer.results import claim, described, write_predictions
 from nlptransfer.routes import ROUTES, Route, named_local
-from nlptransfer.run import SCORED_TRAINING_ROWS, Run, claim, described, write_predictions
+from nlptransfer.run import SCORED_TRAINING_ROWS, Run
 from nlptransfer.training import Augment, TrainingSettings
 
 LADDER = (*BASELINES, "word2vec", "probe", "lora", "full")
