@@ -255,7 +255,7 @@ def report_verb(
     data: Annotated[str | None, typer.Argument(help="what it was trained on: shows mistakes with their texts")] = None,
 ) -> None:
     """Write report.html into a folder: scores with intervals, calibration, mistakes, cost, settings; one file."""
-    from nlptransfer.reporting import report_on
+    from nlptransfer.report import report_on
 
     start_log()
     typer.echo(f"written: {report_on(run, data)}")

@@ -16,7 +16,7 @@ from nlptransfer.errors import DataError, RunFolderError, SettingError, nearest
 from nlptransfer.evaluation import default_metric, measure
 from nlptransfer.files import read_json
 from nlptransfer.ladder import LADDER, Rung, Workshop, labelled_rows, rungs_of
-from nlptransfer.reporting import report_with_texts
+from nlptransfer.report import report_with_texts
 from nlptransfer.results import WITHOUT_EFFECT, claim
 from nlptransfer.routes import Route, route_class
 from nlptransfer.settings import check, fields_of, fill

@@ -158,8 +158,7 @@ def finetune(
 def _report(folder: Path, data: Data) -> None:
     """Write a finished run's report, unless it is there."""
     # Plots take half a second to import, which nobody should wait for who asks for no report.
-    from nlptransfer.report import REPORT
-    from nlptransfer.reporting import report_with_texts
+    from nlptransfer.report import REPORT, report_with_texts
 
     if distributed.is_main() and not (folder / REPORT).exists():
         report_with_texts(folder, data)

@@ -16,7 +16,7 @@ from nlptransfer import Classifier, Experiment, finetune
 from nlptransfer.classifier.classifier import CHUNK
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation.calibration import coverage_curve
-from nlptransfer.evidence import Evidence
+from nlptransfer.report.run_folder import Evidence
 
 MODEL_FILES = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "", "words that no vector knows"]

@@ -29,7 +29,7 @@ from nlptransfer.models.features import text_key
 from nlptransfer.models.inference import compute, predict_logits
 from nlptransfer.models.rows import Examples, FeatureRows, SomeRows, TaughtRows, rows_of_texts, texts_of_rows
 from nlptransfer.models.tokens import TokenRows, encode, encode_words, token_counts
-from nlptransfer.report import write_report
+from nlptransfer.report.page import write_report
 from nlptransfer.routes.base import Route, set_length
 from nlptransfer.routes.word2vec_model import make_tokenizer
 from nlptransfer.training.loop import train

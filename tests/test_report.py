@@ -23,9 +23,9 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import metrics
 from nlptransfer.evaluation.calibration import expected_calibration_error
-from nlptransfer.figures import Point, learning_curve, plain, score_against_cost
 from nlptransfer.files import read_json, write_json
-from nlptransfer.report import MATRIX_LABELS, SECTIONS, WordEffects, write_report
+from nlptransfer.report.figures import Point, learning_curve, plain, score_against_cost
+from nlptransfer.report.page import MATRIX_LABELS, SECTIONS, WordEffects, write_report
 
 VOID = {"meta", "br", "link", "input", "img", "hr"}
 OF_A_COMPARISON = {"ladder", "pairs", "curve"}

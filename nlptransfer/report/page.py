@@ -16,7 +16,6 @@ from jinja2 import Environment
 from markupsafe import Markup
 from scipy.stats import binomtest
 
-from nlptransfer import figures
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import (
     brier_score,
@@ -26,8 +25,9 @@ from nlptransfer.evaluation import (
     reliability_curve,
     untempered,
 )
-from nlptransfer.evidence import Evidence, Judged, read_if_there
 from nlptransfer.files import atomic_file, read_json, templates
+from nlptransfer.report import figures
+from nlptransfer.report.run_folder import Evidence, Judged, read_if_there
 
 REPORT = "report.html"
 MATRIX_LABELS = 12

@@ -8,7 +8,7 @@ from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.errors import DataError
 from nlptransfer.files import read_json
-from nlptransfer.report import WordEffects, write_report
+from nlptransfer.report.page import WordEffects, write_report
 from nlptransfer.settings import fill
 
 MOST_WORDS = 60
