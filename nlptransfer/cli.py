@@ -179,7 +179,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
     ) -> None:
         """Train by all routes on one split, say which one is worth it, and write a report."""
         from nlptransfer import distributed
-        from nlptransfer.comparison import compare
+        from nlptransfer.experiments import compare
 
         if quiet:
             logging.getLogger("nlptransfer").setLevel(logging.ERROR)
@@ -372,7 +372,7 @@ def run_verb(verb: Callable[..., None], description: str | None) -> None:
 def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> None:
     """Call ``finetune`` with each of these arguments and print the table of the runs, on the main process."""
     from nlptransfer import distributed
-    from nlptransfer.experiment import finetune
+    from nlptransfer.experiments import finetune
 
     if quiet:
         logging.getLogger("nlptransfer").setLevel(logging.ERROR)
@@ -392,7 +392,7 @@ def curves_and_show(
 ) -> None:
     """Call ``gain_curve`` with each of these arguments and print the table of its gains, on the main process."""
     from nlptransfer import distributed
-    from nlptransfer.experiment import gain_curve
+    from nlptransfer.experiments import gain_curve
 
     start_log()
     # What the many runs have to say would bury the gains.

@@ -53,7 +53,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
     ) -> None:
         """What strategies that see no label of the target close of the gap to one that has learnt them."""
         from nlptransfer import distributed
-        from nlptransfer.domains import close_the_gap, side_by_side
+        from nlptransfer.experiments import close_the_gap, side_by_side
 
         start_log()
         # What the many runs have to say would bury the table.

@@ -49,15 +49,15 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def no_reports() -> Iterator[Callable[..., None] | None]:
     """Runs write no report, which takes longer than most of them; a test that is about it asks for ``reports``."""
-    if not {"nlptransfer.experiment", "nlptransfer.cli"} & sys.modules.keys():
+    if not {"nlptransfer.experiments.finetuning", "nlptransfer.cli"} & sys.modules.keys():
         # None of the tests to come makes a run, and importing what does takes seconds.
         yield None
         return
-    from nlptransfer import experiment
+    from nlptransfer.experiments import finetuning
 
     with pytest.MonkeyPatch.context() as patch:
-        written = experiment._report
-        patch.setattr(experiment, "_report", lambda folder, data: None)
+        written = finetuning._report
+        patch.setattr(finetuning, "_report", lambda folder, data: None)
         yield written
 
 
@@ -65,7 +65,7 @@ def no_reports() -> Iterator[Callable[..., None] | None]:
 def no_time_for_measuring_speed() -> Iterator[None]:
     """Predictions are timed once, however fast they are."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in {"nlptransfer.run", "nlptransfer.ladder"} & sys.modules.keys():
+        for name in {"nlptransfer.experiments.run", "nlptransfer.experiments.candidates"} & sys.modules.keys():
             patch.setattr(f"{name}.SPEED_SECONDS", 0.0)
         yield
 
@@ -73,7 +73,7 @@ def no_time_for_measuring_speed() -> Iterator[None]:
 @pytest.fixture
 def reports(no_reports: Callable[..., None] | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs write their report, as they do for users."""
-    monkeypatch.setattr("nlptransfer.experiment._report", no_reports)
+    monkeypatch.setattr("nlptransfer.experiments.finetuning._report", no_reports)
 
 
 @pytest.fixture
@@ -181,4 +181,4 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 @pytest.fixture
 def told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both sides of a toy are drawn alike, and would be left as they are."""
-    monkeypatch.setattr("nlptransfer.stages.chance_distance", lambda rows: -1.0)
+    monkeypatch.setattr("nlptransfer.experiments.stages.chance_distance", lambda rows: -1.0)

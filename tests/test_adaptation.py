@@ -108,7 +108,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
 @pytest.mark.parametrize("route", ["words mlp", "full"])
 @pytest.mark.parametrize("strategy", [Coral(strengths=(1.0,)), Mmd(strengths=(1.0,)), Dann(strengths=(1.0,))])
 def test_distance_has_a_gradient_that_is_logged(route, strategy, adapt, monkeypatch):
-    monkeypatch.setattr("nlptransfer.stages.choose", lambda found, *_, **__: 1)
+    monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: 1)
     run = adapt(route, strategy)
     history = run.record["training"]["history"]
     assert all(entry["discrepancy_gradient"] > 0 for entry in history)
@@ -161,7 +161,7 @@ def test_an_encoder_undoes_a_swap_of_words(strategy, wider, adapt):
 @pytest.mark.usefixtures("told_apart")
 def test_any_method_is_taken_that_the_evidence_prefers(adapt, reports, monkeypatch):
     kept = iter([5, 1, 0, 0])
-    monkeypatch.setattr("nlptransfer.stages.choose", lambda found, *_, **__: next(kept))
+    monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: next(kept))
     run = adapt("words mlp", Adapt())
     stages = run.record["transfer"]["stages"]
     tried = [(one["method"], one["strength"]) for one in stages["align"]["curve"]]
@@ -176,7 +176,7 @@ def test_any_method_is_taken_that_the_evidence_prefers(adapt, reports, monkeypat
 
 @pytest.mark.usefixtures("told_apart")
 def test_epochs_are_chosen_from_too(adapt, monkeypatch):
-    monkeypatch.setattr("nlptransfer.stages.choose", lambda found, *_, **__: 3)
+    monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: 3)
     run = adapt("words mlp", Coral(strengths=(0.5,), epochs=(2, 5)))
     tried = [(one["strength"], one["num_train_epochs"]) for one in run.record["training"]["curve"]]
     assert tried == [(0, 2), (0, 5), (0.5, 2), (0.5, 5)]
@@ -270,7 +270,7 @@ def test_a_shift_of_labels_is_said_and_keeps_the_source_alone(adapt, caplog):
 
 @pytest.mark.usefixtures("told_apart")
 def test_resumes_without_doing_a_candidate_twice(adapt, tmp_path, monkeypatch):
-    from nlptransfer.stages import Course
+    from nlptransfer.experiments.stages import Course
 
     strategy = Coral(strengths=(0.5, 1.0), allow_label_shift=True)
     whole = adapt("words mlp", strategy)

@@ -11,9 +11,9 @@ from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
 from helpers.corpora import text_of
-from nlptransfer.baselines import BASELINES, STRENGTHS, Majority, Tfidf
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.evaluation.metrics import predicted, score_predictions
+from nlptransfer.experiments.baselines import BASELINES, STRENGTHS, Majority, Tfidf
 
 
 @pytest.fixture(scope="module")

@@ -365,7 +365,7 @@ def test_transformers_loads_it_in_a_process_of_its_own(one, tmp_path):
     code = (
         "import sys, nlptransfer.routes.word2vec_model\nfrom transformers import pipeline\n"
         "found = pipeline('text-classification', model=sys.argv[1], truncation=True)(sys.argv[2])\n"
-        "print(found[0]['label'], 'nlptransfer.experiment' in sys.modules)"
+        "print(found[0]['label'], 'nlptransfer.experiments.finetuning' in sys.modules)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code, str(folder), TEXTS[1]], capture_output=True, text=True, cwd=Path(tmp_path)

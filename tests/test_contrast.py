@@ -17,9 +17,10 @@ from torch import nn
 from helpers.classifiers import LABELS, SEVERAL, build, plain_logits, plain_model
 from helpers.corpora import splits_of
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, files_of
-from nlptransfer import Classifier, Contrast, Experiment, finetune, stages
+from nlptransfer import Classifier, Contrast, Experiment, finetune
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError, TrainingError
+from nlptransfer.experiments import stages
 from nlptransfer.models.architectures import last_layer
 from nlptransfer.models.heads import last_inputs
 from nlptransfer.models.rows import Examples

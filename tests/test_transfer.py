@@ -349,7 +349,7 @@ def test_select_keeps_what_counts_on_the_source(tune):
 
 def test_sources_are_mixed_by_temperature(sides):
     from nlptransfer.data.dataset import DataSettings, load_data
-    from nlptransfer.source import load_source
+    from nlptransfer.experiments.source import load_source
 
     (large, target, _), (small, *_) = sides("words linear"), sides("words linear")
     small = {**small, "train": tuple(part[:12] for part in small["train"])}
@@ -371,7 +371,7 @@ def test_sources_are_mixed_by_temperature(sides):
 
 def test_rows_that_look_like_the_target_count_more(tune, sides):
     from nlptransfer.data.dataset import DataSettings, load_data
-    from nlptransfer.source import load_source
+    from nlptransfer.experiments.source import load_source
 
     source, target, _ = sides("words linear")
     texts, labels = source["train"]

@@ -15,7 +15,7 @@ from helpers.folders import RUN_FILES, files_of
 from nlptransfer import Classifier, Experiment, finetune, gain_curve
 from nlptransfer.cli import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
-from nlptransfer.run import Run
+from nlptransfer.experiments.run import Run
 from nlptransfer.transfer.supervised import Copy, Joint, Sequential
 
 WITHOUT_MODEL = {"experiment.json", "metrics.json", "predictions.parquet"}

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nlptransfer.run
 import numpy as np
 import pytest
 import torch
@@ -21,15 +22,15 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
-import nlptransfer.run
 from helpers.corpora import FILM_WORDS, write_rows
-from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed, finetune, ladder
+from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed, finetune
 from nlptransfer.data.labels import Labels
+from nlptransfer.experiments import environment
+from nlptransfer.experiments.task import Task
 from nlptransfer.models.features import cached
 from nlptransfer.models.inference import predict_logits
 from nlptransfer.models.rows import Examples, FeatureRows, SomeRows
 from nlptransfer.models.tokens import TokenRows
-from nlptransfer.task import Task
 from nlptransfer.training import loop
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import SOURCE, UNLABELLED, LabelLoss, Objective, class_weights
@@ -280,7 +281,7 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
     several = distributed.count() > 1
     with pytest.MonkeyPatch.context() as patch:
         # No run here is asked how fast it is.
-        patch.setattr(nlptransfer.run, "SPEED_SECONDS", 0.0)
+        patch.setattr(nlptransfer.experiments.run, "SPEED_SECONDS", 0.0)
         with patch.context() as gpus:
             # As where there are GPUs.
             gpus.setattr(loop, "_rehearses", lambda accelerator: several)
@@ -295,7 +296,7 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
         )
         for name, call in calls(encoder).items():
             finetune_once(name, call, folder)
-        patch.setattr(ladder, "SPEED_SECONDS", 0.0)
+        patch.setattr(environment, "SPEED_SECONDS", 0.0)
         compare_routes(encoder, folder / "comparison")
         if several:
             compute_features(folder / "features")

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from nlptransfer import distributed
 from nlptransfer.data import Labels, load_data, load_texts
 from nlptransfer.errors import DataError
-from nlptransfer.experiment import Experiment, finetune
+from nlptransfer.experiments.finetuning import Experiment, finetune
 from nlptransfer.files import write_json
 from nlptransfer.memo import shared_work
 from nlptransfer.results import predictions_on_test

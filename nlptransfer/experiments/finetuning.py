@@ -12,14 +12,14 @@ from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, load_data, load_unlabelled, with_unlabelled
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation import load_metric
+from nlptransfer.experiments.run import Run
+from nlptransfer.experiments.source import load_source, saved_classifier
+from nlptransfer.experiments.source_gain import SEEDS, Pairs, gain_metric, gain_of, run_with_verdict, said, seeds_for
 from nlptransfer.files import read_json, write_json
 from nlptransfer.routes import Route, route_class
-from nlptransfer.run import Run
 from nlptransfer.settings import check, fields_of, fill
-from nlptransfer.source import load_source, saved_classifier
 from nlptransfer.training import Augment, TrainingSettings
 from nlptransfer.transfer import Direct, FromSource, Transfer, transfer_classes
-from nlptransfer.verdict import SEEDS, Pairs, gain_metric, gain_of, run_with_verdict, said, seeds_for
 
 log = logging.getLogger("nlptransfer")
 

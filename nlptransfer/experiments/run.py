@@ -5,12 +5,10 @@ import json
 import logging
 import shlex
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,16 +19,16 @@ from nlptransfer import distributed
 from nlptransfer.classifier import Classifier, note_results
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.evaluation import default_metric, fit_temperature, fit_thresholds, score_predictions, to_probabilities
+from nlptransfer.experiments.environment import machine, peak_memory_mb, texts_per_second, versions
+from nlptransfer.experiments.source import Source
+from nlptransfer.experiments.stages import CHECKPOINTS, Course, Learnt
+from nlptransfer.experiments.task import Task
 from nlptransfer.files import no_empty_folder, size_mb, write_json
-from nlptransfer.machine import machine, peak_memory_mb, versions
 from nlptransfer.memo import once
 from nlptransfer.models import SomeRows, predict_logits, reorder
 from nlptransfer.results import WITHOUT_EFFECT, claim, described, write_predictions
 from nlptransfer.routes import Built, Route, named_local
 from nlptransfer.settings import as_text
-from nlptransfer.source import Source
-from nlptransfer.stages import CHECKPOINTS, Course, Learnt
-from nlptransfer.task import Task
 from nlptransfer.training import SOURCE, TARGET, UNLABELLED, Augment, TrainingSettings, augment
 from nlptransfer.transfer import Direct, Sides, Transfer, pretrained_base
 from nlptransfer.vectors import vectors_for
@@ -43,8 +41,6 @@ VERIFIED_TEXTS = 8
 """Training texts on which the saved classifier is compared with the live one."""
 TRUNCATED_WARNING = 0.05
 """Share of training texts that are not read whole, from which the log says so."""
-SPEED_SECONDS = 0.3
-"""Texts per second are measured for at least so long."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +225,7 @@ class Run:
         classifier.save_pretrained(model, seen[:VERIFIED_TEXTS])
         note_results(model, self._results(record, report))
         texts = self.data.test.texts or self.data.validation.texts or self.data.unlabelled
-        report["cost"]["texts_per_second"] = round(_texts_per_second(classifier, texts), 1)
+        report["cost"]["texts_per_second"] = round(texts_per_second(classifier, texts), 1)
         report["cost"]["size_mb"] = round(size_mb(model), 3)
         note_results(model, {"cost": report["cost"]})
 
@@ -381,14 +377,3 @@ def _cost(classifier: Classifier, seconds: float, examples: int) -> dict[str, fl
         "total_parameters": sum(size for size, _ in parameters),
         "peak_memory_mb": round(peak_memory_mb(), 1),
     }
-
-
-def _texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
-    count = 64
-    while True:
-        some = list(islice(cycle(texts), count))
-        started = time.perf_counter()
-        classifier.probabilities(some)
-        if (spent := time.perf_counter() - started) > SPEED_SECONDS:
-            return count / spent
-        count *= 4

@@ -1,33 +1,27 @@
 """The rungs of a comparison: what each is, which learning rates it tries, how long it takes, what it costs."""
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nlptransfer import distributed
-from nlptransfer.baselines import BASELINES, Baseline
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.errors import SettingError, nearest
-from nlptransfer.evaluation import score_predictions
-from nlptransfer.files import read_json, write_json
-from nlptransfer.machine import machine, peak_memory_mb, versions
-from nlptransfer.results import claim, described, write_predictions
+from nlptransfer.experiments.baselines import BASELINES, Baseline, run_baseline
+from nlptransfer.experiments.environment import speeds
+from nlptransfer.experiments.run import SCORED_TRAINING_ROWS, Run
+from nlptransfer.files import read_json
 from nlptransfer.routes import ROUTES, Route, named_local
-from nlptransfer.run import SCORED_TRAINING_ROWS, Run
 from nlptransfer.training import Augment, TrainingSettings
 
 LADDER = (*BASELINES, "word2vec", "probe", "lora", "full")
 """In the order of cost; a route that is not among them comes last."""
-SPEED_SECONDS = 0.3
-"""Texts per second are measured for at least so long, after a warm-up."""
 PILOT_ROWS = 192
 """Training rows of a pilot, by which the time of a rung is estimated."""
 FIRST_RATES = (1.0, 1 / 3, 3.0)
@@ -225,54 +219,6 @@ def _suggested(default: float, tried: Sequence[tuple[float, float | None]]) -> f
     return float(study.ask(within).params["learning_rate"])
 
 
-# Baselines as runs
-
-
-def run_baseline(baseline: Baseline, data: Data, settings: DataSettings, folder: Path) -> None:
-    """Fit a baseline and write what a run writes, but for the model."""
-    question = {"fingerprints": data.fingerprints(), "route": baseline.name, **asdict(settings)}
-    if claim(folder, question, overwrite=False) or not distributed.is_main():
-        return distributed.wait()
-    record = {
-        "data": described(data),
-        "base": None,
-        "settings": {"data": asdict(settings), "route": {"name": baseline.name}},
-        "asked": question,
-        "processes": distributed.count(),
-        "machine": machine(),
-        "versions": versions(),
-    }
-    write_json(folder / "experiment.json", {"status": "running", **record})
-    fitted = baseline.fit(data)
-    report, found = dict[str, Any](), dict[str, np.ndarray]()
-    for name in ("train", "validation", "test"):
-        split = data.splits[name]
-        if name == "train":
-            split = split.take(range(min(len(split), SCORED_TRAINING_ROWS)))
-        if not len(split):
-            continue
-        held_out = fitted.held_out if name == "validation" else None
-        found[name] = fitted.probabilities(split.texts) if held_out is None else held_out
-        scores = score_predictions(split.targets, found[name], data.labels, thresholds=fitted.thresholds)
-        report[name] = {"rows": len(split)} | scores
-    del found["train"]
-    seconds = fitted.record["seconds"]
-    report["cost"] = {
-        "train_seconds": round(seconds, 3),
-        "examples_per_second": round(fitted.record["examples"] / max(seconds, 1e-9), 1),
-        "trainable_parameters": fitted.parameters,
-        "total_parameters": fitted.parameters,
-        "peak_memory_mb": round(peak_memory_mb(), 1),
-        "size_mb": round(fitted.size_mb, 3),
-        **speeds(fitted.probabilities, data.test.texts or data.validation.texts),
-    }
-    report["cost"]["texts_per_second"] = report["cost"]["texts_per_second_64"]
-    write_predictions(folder / "predictions.parquet", data, fitted.thresholds, found)
-    write_json(folder / "metrics.json", report)
-    write_json(folder / "experiment.json", {"status": "finished", **record, "training": fitted.record})
-    distributed.wait()
-
-
 # What it costs
 
 
@@ -290,17 +236,3 @@ def costs(rung: Rung, folders: Sequence[Path], data: Data) -> dict[str, float]:
         classifier = Classifier.load(folders[0] / "model", base)
         return found | speeds(classifier.probabilities, data.test.texts)
     return found | {name: first[name] for name in ("texts_per_second_1", "texts_per_second_64")}
-
-
-def speeds(probabilities: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]) -> dict[str, float]:
-    """Texts per second, one at a time and 64 at a time, after a warm-up."""
-    found = {}
-    for at_once in (1, 64):
-        stream = cycle(texts)
-        probabilities(list(islice(stream, at_once)))
-        started, done, spent = time.perf_counter(), 0, 0.0
-        while not done or spent < SPEED_SECONDS:
-            probabilities(list(islice(stream, at_once)))
-            done, spent = done + at_once, time.perf_counter() - started
-        found[f"texts_per_second_{at_once}"] = round(done / spent, 1)
-    return found

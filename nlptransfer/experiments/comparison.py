@@ -10,12 +10,12 @@ from typing import Any
 
 from nlptransfer import distributed
 from nlptransfer.classifier import Classifier
-from nlptransfer.climb import RECORD, Climb
 from nlptransfer.data import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, nearest
 from nlptransfer.evaluation import default_metric, measure
+from nlptransfer.experiments.candidates import LADDER, Rung, Workshop, labelled_rows, rungs_of
+from nlptransfer.experiments.comparison_run import RECORD, Climb
 from nlptransfer.files import read_json
-from nlptransfer.ladder import LADDER, Rung, Workshop, labelled_rows, rungs_of
 from nlptransfer.report import report_with_texts
 from nlptransfer.results import WITHOUT_EFFECT, claim
 from nlptransfer.routes import Route, route_class

@@ -15,9 +15,9 @@ from nlptransfer.classifier import note_results
 from nlptransfer.data import DataSettings, Labels
 from nlptransfer.errors import DataError
 from nlptransfer.evaluation import Gain, default_metric, higher_is_better, measure, transfer_gain
+from nlptransfer.experiments.run import Run, command
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.results import claim, predictions_on_test
-from nlptransfer.run import Run, command
 from nlptransfer.training import TrainingSettings, are_few
 from nlptransfer.transfer import ON_TARGET, Copy, Direct, Joint
 

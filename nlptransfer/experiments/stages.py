@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from nlptransfer import distributed
 from nlptransfer.evaluation import score_predictions, to_probabilities
+from nlptransfer.experiments.task import Task
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.memo import once
 from nlptransfer.models import Examples, layer_name, predict_logits, relabel, represent, standing_in
 from nlptransfer.routes import Built, Route
-from nlptransfer.task import Task
 from nlptransfer.training import SOURCE, TARGET, UNLABELLED, Features, Head, HeadTask, TrainingSettings, train
 from nlptransfer.transfer import (
     FROM_SOURCE,

@@ -4,15 +4,21 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from nlptransfer.data import Data, Labels
+from nlptransfer import distributed
+from nlptransfer.data import Data, DataSettings, Labels
 from nlptransfer.evaluation import averages, fit_temperature, fit_thresholds, score_predictions, tally
+from nlptransfer.experiments.environment import machine, peak_memory_mb, speeds, versions
+from nlptransfer.experiments.run import SCORED_TRAINING_ROWS
+from nlptransfer.files import write_json
+from nlptransfer.results import claim, described, write_predictions
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Inverse L2 strengths (scikit-learn's C) that validation chooses among."""
@@ -204,3 +210,51 @@ def _best_shared_cut(shares: np.ndarray, targets: np.ndarray, labels: Labels) ->
 
 def _blanks(text: str) -> int:
     return sum(character.isspace() for character in text)
+
+
+# Baselines as runs
+
+
+def run_baseline(baseline: Baseline, data: Data, settings: DataSettings, folder: Path) -> None:
+    """Fit a baseline and write what a run writes, but for the model."""
+    question = {"fingerprints": data.fingerprints(), "route": baseline.name, **asdict(settings)}
+    if claim(folder, question, overwrite=False) or not distributed.is_main():
+        return distributed.wait()
+    record = {
+        "data": described(data),
+        "base": None,
+        "settings": {"data": asdict(settings), "route": {"name": baseline.name}},
+        "asked": question,
+        "processes": distributed.count(),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    write_json(folder / "experiment.json", {"status": "running", **record})
+    fitted = baseline.fit(data)
+    report, found = dict[str, Any](), dict[str, np.ndarray]()
+    for name in ("train", "validation", "test"):
+        split = data.splits[name]
+        if name == "train":
+            split = split.take(range(min(len(split), SCORED_TRAINING_ROWS)))
+        if not len(split):
+            continue
+        held_out = fitted.held_out if name == "validation" else None
+        found[name] = fitted.probabilities(split.texts) if held_out is None else held_out
+        scores = score_predictions(split.targets, found[name], data.labels, thresholds=fitted.thresholds)
+        report[name] = {"rows": len(split)} | scores
+    del found["train"]
+    seconds = fitted.record["seconds"]
+    report["cost"] = {
+        "train_seconds": round(seconds, 3),
+        "examples_per_second": round(fitted.record["examples"] / max(seconds, 1e-9), 1),
+        "trainable_parameters": fitted.parameters,
+        "total_parameters": fitted.parameters,
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "size_mb": round(fitted.size_mb, 3),
+        **speeds(fitted.probabilities, data.test.texts or data.validation.texts),
+    }
+    report["cost"]["texts_per_second"] = report["cost"]["texts_per_second_64"]
+    write_predictions(folder / "predictions.parquet", data, fitted.thresholds, found)
+    write_json(folder / "metrics.json", report)
+    write_json(folder / "experiment.json", {"status": "finished", **record, "training": fitted.record})
+    distributed.wait()

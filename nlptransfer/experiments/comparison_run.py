@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from nlptransfer import distributed
-from nlptransfer.baselines import Majority
 from nlptransfer.data import Data, data_warnings
 from nlptransfer.errors import NlpTransferError, TrainingError
 from nlptransfer.evaluation import (
@@ -23,11 +22,12 @@ from nlptransfer.evaluation import (
     rung_interval,
     wilson_interval,
 )
+from nlptransfer.experiments.baselines import Majority
+from nlptransfer.experiments.candidates import Rung, Workshop, costs, labelled_rows, next_rate, without_test
+from nlptransfer.experiments.environment import machine, versions, watched_memory
+from nlptransfer.experiments.source_gain import validation_score
 from nlptransfer.files import read_json, write_json
-from nlptransfer.ladder import Rung, Workshop, costs, labelled_rows, next_rate, without_test
-from nlptransfer.machine import machine, versions, watched_memory
 from nlptransfer.results import predictions_on_test
-from nlptransfer.verdict import validation_score
 
 log = logging.getLogger("nlptransfer")
 

@@ -4,15 +4,20 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
+
+from nlptransfer.classifier import Classifier
 
 PEAK_EVERY = 0.02
 """Seconds between two looks at the memory in use."""
@@ -78,3 +83,36 @@ def watched_memory() -> Iterator[list[float]]:
     finally:
         over.set()
         watcher.join()
+
+
+SPEED_SECONDS = 0.3
+"""Texts per second are measured for at least so long, after a warm-up."""
+
+
+def speeds(probabilities: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]) -> dict[str, float]:
+    """Texts per second, one at a time and 64 at a time, after a warm-up."""
+    found = {}
+    for at_once in (1, 64):
+        stream = cycle(texts)
+        probabilities(list(islice(stream, at_once)))
+        started, done, spent = time.perf_counter(), 0, 0.0
+        while not done or spent < SPEED_SECONDS:
+            probabilities(list(islice(stream, at_once)))
+            done, spent = done + at_once, time.perf_counter() - started
+        found[f"texts_per_second_{at_once}"] = round(done / spent, 1)
+    return found
+
+
+SPEED_SECONDS = 0.3
+"""Texts per second are measured for at least so long."""
+
+
+def texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
+    count = 64
+    while True:
+        some = list(islice(cycle(texts), count))
+        started = time.perf_counter()
+        classifier.probabilities(some)
+        if (spent := time.perf_counter() - started) > SPEED_SECONDS:
+            return count / spent
+        count *= 4
