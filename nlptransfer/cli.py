@@ -47,7 +47,6 @@ app = typer.Typer(
 vectors_app = typer.Typer(help="Make and look at word vectors.", no_args_is_help=True)
 app.add_typer(vectors_app, name="vectors")
 app.add_typer(shipping_app)
-
 # How long a process that fails waits for another to say why, and to be stopped.
 SECONDS_FOR_FIRST = 5
 SECONDS_FOR_CAUSE = 2
@@ -59,9 +58,9 @@ def _launchable(verb: Callable[..., None]) -> Callable[..., None]:
     @wraps(verb)
     def launched(*args: Any, **given: Any) -> None:
         if "MASTER_PORT" in os.environ:
-            from nlptransfer import processes
+            from nlptransfer import distributed
 
-            processes.start_all()
+            distributed.start_all()
         verb(*args, **given)
 
     return launched
@@ -179,8 +178,8 @@ def comparing(data_default: Any) -> Callable[..., None]:
         quiet: Annotated[bool, typer.Option("--quiet", help="show no progress and no log")] = False,
     ) -> None:
         """Train by all routes on one split, say which one is worth it, and write a report."""
-        from nlptransfer import processes
-        from nlptransfer.comparison import compare
+        from nlptransfer import distributed
+        from nlptransfer.experiments import compare
 
         if quiet:
             logging.getLogger("nlptransfer").setLevel(logging.ERROR)
@@ -195,7 +194,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None} | options
         given |= pairs(settings, own=signature(compare).parameters)
         found = compare(data, overwrite=overwrite, **given)
-        if processes.is_main():
+        if distributed.is_main():
             show_comparison(found)
 
     return verb
@@ -256,7 +255,7 @@ def report_verb(
     data: Annotated[str | None, typer.Argument(help="what it was trained on: shows mistakes with their texts")] = None,
 ) -> None:
     """Write report.html into a folder: scores with intervals, calibration, mistakes, cost, settings; one file."""
-    from nlptransfer.reporting import report_on
+    from nlptransfer.report import report_on
 
     start_log()
     typer.echo(f"written: {report_on(run, data)}")
@@ -274,9 +273,8 @@ def train_vectors_verb(
     text_column: TextColumn = None,
 ) -> None:
     """Train word vectors on texts of your own (gensim Word2Vec, skip-gram)."""
-    from nlptransfer.reading import read_texts
-    from nlptransfer.vector_making import train_vectors
-    from nlptransfer.vectors import save_vectors
+    from nlptransfer.data import read_texts
+    from nlptransfer.vectors import save_vectors, train_vectors
 
     def make() -> None:
         corpus = list(read_texts(texts, text_column))
@@ -300,9 +298,9 @@ def distil_vectors_verb(
     text_column: TextColumn = None,
 ) -> None:
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
-    from nlptransfer.encoders import find_base
-    from nlptransfer.reading import read_texts
-    from nlptransfer.vector_making import distil_for_texts
+    from nlptransfer.data import read_texts
+    from nlptransfer.hub import find_base
+    from nlptransfer.vectors import distil_for_texts
 
     start_log()
     encoder = find_base(base, revision)
@@ -320,9 +318,8 @@ def show_vectors_verb(
     allow_pickle: AllowPickle = False,
 ) -> None:
     """Size, nearest neighbours, and the share of a corpus that has vectors."""
-    from nlptransfer.reading import read_texts
-    from nlptransfer.segmentation import build_tokenizer, surface_words
-    from nlptransfer.vectors import open_vectors
+    from nlptransfer.data import read_texts
+    from nlptransfer.vectors import build_tokenizer, open_vectors, surface_words
 
     start_log()
     opened = open_vectors(vectors, allow_pickle=allow_pickle)
@@ -374,15 +371,15 @@ def run_verb(verb: Callable[..., None], description: str | None) -> None:
 
 def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> None:
     """Call ``finetune`` with each of these arguments and print the table of the runs, on the main process."""
-    from nlptransfer import processes
-    from nlptransfer.experiment import finetune
+    from nlptransfer import distributed
+    from nlptransfer.experiments import finetune
 
     if quiet:
         logging.getLogger("nlptransfer").setLevel(logging.ERROR)
     else:
         start_log()
     runs = [finetune(**{"progress": not quiet, **call}) for call in calls]
-    if processes.is_main():
+    if distributed.is_main():
         show_runs(runs)
 
 
@@ -394,8 +391,8 @@ def curves_and_show(
     quiet: bool = False,
 ) -> None:
     """Call ``gain_curve`` with each of these arguments and print the table of its gains, on the main process."""
-    from nlptransfer import processes
-    from nlptransfer.experiment import gain_curve
+    from nlptransfer import distributed
+    from nlptransfer.experiments import gain_curve
 
     start_log()
     # What the many runs have to say would bury the gains.
@@ -408,7 +405,7 @@ def curves_and_show(
         name = f"{Path(str(own['data'])).name.split('.')[0]}-{own.get('route', 'word2vec')}-gains"
         folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
         found = gain_curve(**own, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
-        if processes.is_main():
+        if distributed.is_main():
             show_gains(found)
             typer.echo(f"written: {folder / 'gains.json'}")
 
@@ -434,11 +431,11 @@ def _once(work: Callable[[], None]) -> None:
     """Leave to the main process what all of several would do alike; the others go on when it is done."""
     if not _is_one_of_several():
         return work()
-    from nlptransfer import processes
+    from nlptransfer import distributed
 
-    if processes.is_main():
+    if distributed.is_main():
         work()
-    processes.wait()
+    distributed.wait()
 
 
 def _is_one_of_several() -> bool:

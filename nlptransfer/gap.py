@@ -52,8 +52,8 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
         settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting")] = None,
     ) -> None:
         """What strategies that see no label of the target close of the gap to one that has learnt them."""
-        from nlptransfer import processes
-        from nlptransfer.domains import close_the_gap, side_by_side
+        from nlptransfer import distributed
+        from nlptransfer.experiments import close_the_gap, side_by_side
 
         start_log()
         # What the many runs have to say would bury the table.
@@ -77,7 +77,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
                     workers=workers,
                     **{**stepped, **given, "head_type": head, **({"base": own_base} if own_base else {})},
                 )
-        if processes.is_main():
+        if distributed.is_main():
             show_closed(found)
 
     return gap
@@ -85,7 +85,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
 
 def _jobs() -> int:
     """One for each core; on an accelerator, or where a launcher has started several processes, one."""
-    from nlptransfer import processes
+    from nlptransfer import distributed
 
-    alone = processes.count() == 1 and processes.state().device.type == "cpu"
+    alone = distributed.count() == 1 and distributed.state().device.type == "cpu"
     return min(os.cpu_count() or 1, MOST_JOBS) if alone else 1

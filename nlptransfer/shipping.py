@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from nlptransfer.hub import Pushed
 
 shipping_app = typer.Typer()
-
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or a saved classifier")]
 
 
@@ -92,11 +91,10 @@ def average_verb(
     base: SavedBase = None,
 ) -> None:
     """Make one adapter of several of the same base and labels: their weighted average."""
-    from nlptransfer import metrics
-    from nlptransfer.classifier import Classifier
+    from nlptransfer.classifier import Classifier, average
     from nlptransfer.data import DataSettings
+    from nlptransfer.evaluation import default_metric
     from nlptransfer.settings import convert
-    from nlptransfer.soup import average
 
     start_log()
     shares = None if weights is None else convert("weights", weights, tuple[float, ...])
@@ -104,7 +102,7 @@ def average_verb(
     found = average(parts, shares, base)
     if data is not None:
         columns = DataSettings(text_column=text_column, label_column=label_column)
-        metric = metrics.default_metric(found.labels)
+        metric = default_metric(found.labels)
         for name, one in [*zip(map(str, runs), parts, strict=True), ("average", found)]:
             scores = one.evaluate(data, settings=columns, split=split)
             low, high = scores[f"{metric}_interval"]

@@ -12,9 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nlptransfer.comparison import Comparison
-    from nlptransfer.domains import Closed
-    from nlptransfer.experiment import Experiment
+    from nlptransfer.experiments import Closed, Comparison, Experiment
 
 TextColumn = Annotated[str | None, typer.Option(help="column of the texts; found by itself when unambiguous")]
 LabelColumn = Annotated[str | None, typer.Option(help="column of the labels; found by itself when unambiguous")]

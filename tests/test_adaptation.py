@@ -16,13 +16,15 @@ from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
-from nlptransfer import Classifier, Experiment
-from nlptransfer.adaptation import Adapt, Coral, Dann, LabelFree, Mmd, Reweight, SelfTrain
-from nlptransfer.data import DataSettings, load_data
+from nlptransfer import Classifier, Experiment, finetune
+from nlptransfer.data.dataset import DataSettings, load_data
+from nlptransfer.data.labels import Labels
+from nlptransfer.data.unlabeled import load_texts, load_unlabelled, with_unlabelled
 from nlptransfer.errors import DataError, SettingError
-from nlptransfer.labels import Labels
-from nlptransfer.transfers import TRANSFERS
-from nlptransfer.unlabelled import load_texts, load_unlabelled, with_unlabelled
+from nlptransfer.transfer.adaptation import Adapt, Coral, Dann, Mmd, Reweight
+from nlptransfer.transfer.label_free import LabelFree
+from nlptransfer.transfer.registry import TRANSFERS
+from nlptransfer.transfer.self_training import SelfTrain
 
 STEPPED_ONLY = ("mmd", "dann")
 FREE = [name for name, kind in TRANSFERS.items() if issubclass(kind, LabelFree)]
@@ -107,7 +109,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
 @pytest.mark.parametrize("route", ["words mlp", "full"])
 @pytest.mark.parametrize("strategy", [Coral(strengths=(1.0,)), Mmd(strengths=(1.0,)), Dann(strengths=(1.0,))])
 def test_distance_has_a_gradient_that_is_logged(route, strategy, adapt, monkeypatch):
-    monkeypatch.setattr("nlptransfer.stages.choose", lambda found, *_, **__: 1)
+    monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: 1)
     run = adapt(route, strategy)
     history = run.record["training"]["history"]
     assert all(entry["discrepancy_gradient"] > 0 for entry in history)
@@ -160,8 +162,8 @@ def test_an_encoder_undoes_a_swap_of_words(strategy, wider, adapt):
 @pytest.mark.usefixtures("told_apart")
 def test_any_method_is_taken_that_the_evidence_prefers(adapt, monkeypatch):
     kept = iter([5, 1, 0, 0])
-    monkeypatch.setattr("nlptransfer.stages.choose", lambda found, *_, **__: next(kept))
-    run = adapt("words mlp", Adapt(), report=True)
+    monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: next(kept))
+    run = adapt("words mlp", Adapt())
     stages = run.record["transfer"]["stages"]
     tried = [(one["method"], one["strength"]) for one in stages["align"]["curve"]]
     assert tried == [("none", 0), ("coral", 0.5), ("coral", 1), ("mmd", 0.3), ("mmd", 1), ("dann", 0.05), ("dann", 0.1)]
@@ -175,7 +177,7 @@ def test_any_method_is_taken_that_the_evidence_prefers(adapt, monkeypatch):
 
 @pytest.mark.usefixtures("told_apart")
 def test_epochs_are_chosen_from_too(adapt, monkeypatch):
-    monkeypatch.setattr("nlptransfer.stages.choose", lambda found, *_, **__: 3)
+    monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: 3)
     run = adapt("words mlp", Coral(strengths=(0.5,), epochs=(2, 5)))
     tried = [(one["strength"], one["num_train_epochs"]) for one in run.record["training"]["curve"]]
     assert tried == [(0, 2), (0, 5), (0.5, 2), (0.5, 5)]
@@ -269,7 +271,7 @@ def test_a_shift_of_labels_is_said_and_keeps_the_source_alone(adapt, caplog):
 
 @pytest.mark.usefixtures("told_apart")
 def test_resumes_without_doing_a_candidate_twice(adapt, tmp_path, monkeypatch):
-    from nlptransfer.stages import Course
+    from nlptransfer.experiments.stages import Course
 
     strategy = Coral(strengths=(0.5, 1.0), allow_label_shift=True)
     whole = adapt("words mlp", strategy)

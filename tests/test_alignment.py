@@ -13,7 +13,13 @@ from sklearn.metrics.pairwise import rbf_kernel
 from torch import nn
 from torch.nn import functional
 
-from nlptransfer.alignment import (
+from nlptransfer.data.labels import Labels
+from nlptransfer.models.rows import Examples, FeatureRows
+from nlptransfer.training.lbfgs import solve
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import SOURCE, UNLABELLED, Judged, LabelLoss
+from nlptransfer.training.optimizer import TrainingSettings
+from nlptransfer.transfer.alignment import (
     CRITIC_PENALTY,
     KERNELS,
     Adversary,
@@ -25,12 +31,6 @@ from nlptransfer.alignment import (
     reverse_gradient,
     warmed_up,
 )
-from nlptransfer.batching import Examples, FeatureRows
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import SOURCE, UNLABELLED, Judged, LabelLoss
-from nlptransfer.optimization import TrainingSettings
-from nlptransfer.solver import solve
-from nlptransfer.training import train
 
 
 def alike(*counts: int) -> tuple[torch.Tensor, ...]:

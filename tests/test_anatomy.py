@@ -37,22 +37,14 @@ from helpers.encoders import (
     strip,
 )
 from helpers.folders import needs_shared
-from nlptransfer import anatomy
-from nlptransfer.anatomy import (
-    embeddings_of,
-    head_modules,
-    last_layer,
-    layers_of,
-    load_encoder,
-    load_model,
-    load_tokenizer,
-    set_dropout,
-)
-from nlptransfer.cutting import activations_below, first_token_alone, upper_layers
-from nlptransfer.encoders import BaseModel, find_base
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, SettingError
-from nlptransfer.labels import Labels
-from nlptransfer.tokens import encode
+from nlptransfer.hub.base_models import BaseModel, find_base
+from nlptransfer.models import architectures
+from nlptransfer.models.architectures import embeddings_of, head_modules, last_layer, layers_of
+from nlptransfer.models.loading import load_encoder, load_model, load_tokenizer, set_dropout
+from nlptransfer.models.partial import activations_below, first_token_alone, upper_layers
+from nlptransfer.models.tokens import encode
 
 TEXTS = ["word1 word2 word3 word4 word5 word6", "word7", "word8 word9 word10"]
 LAYERED = [kind for kind in SHAPES if kind != "albert"]
@@ -613,7 +605,7 @@ def test_tokenizers_that_are_refused(tmp_path):
         load_tokenizer(base)
     (base.path / "tokenizer_config.json").unlink()
     (base.path / "tokenizer.json").write_text("{}")
-    with pytest.raises(BaseModelError, match="canine: expected a tokenizer that transformers reads"):
+    with pytest.raises(BaseModelError, match=r"canine: expected what tokenizer_config\.json describes to load"):
         load_tokenizer(base)
 
 
@@ -625,13 +617,15 @@ def test_configs_that_are_refused(bases, tmp_path):
         load_model(base, LABELS, tokenizer, 1)
     (tmp_path / "config.json").write_text('{"model_type": "unheard_of"}')
     for load in (load_encoder, lambda base: load_model(base, LABELS, tokenizer, 1)):
-        with pytest.raises(BaseModelError, match="odd: expected a config that transformers knows"):
+        with pytest.raises(
+            BaseModelError, match=r"odd: expected what config\.json .* model type `unheard_of`.*: take another encoder"
+        ):
             load(base)
 
 
 def test_four_bits_need_a_gpu_and_their_package(bases, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(anatomy.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(architectures.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(SettingError, match=r"base_precision=4bit: .* all but a CUDA GPU and the package bitsandbytes"):
         built(bases("bert"), four_bit=True)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from nlptransfer import arithmetic
+from nlptransfer.models import cpu
 
 SHAPES = given(
     leading=st.lists(st.integers(1, 5), max_size=3),
@@ -26,20 +26,20 @@ SHAPES = given(
 @pytest.fixture(autouse=True)
 def gains(monkeypatch: pytest.MonkeyPatch) -> None:
     # Everywhere the way that a processor takes on which it gains.
-    monkeypatch.setattr(arithmetic, "_onednn_gains", lambda: True)
+    monkeypatch.setattr(cpu, "_onednn_gains", lambda: True)
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     """The inputs' shapes of the layers that go our way."""
     found = []
-    product = arithmetic._Product.apply
+    product = cpu._Product.apply
 
     def counted(x, weight, bias):
         found.append(x.shape)
         return product(x, weight, bias)
 
-    monkeypatch.setattr(arithmetic._Product, "apply", counted)
+    monkeypatch.setattr(cpu._Product, "apply", counted)
     return found
 
 
@@ -57,7 +57,7 @@ def test_layers_and_gradients_are_float64s(leading: list[int], width: int, out: 
     generator = torch.Generator().manual_seed(width)
     layer = nn.Linear(width, out, bias=bias)
     x = torch.randn(*leading, width, generator=generator)
-    with arithmetic.fast(layer):
+    with cpu.fast(layer):
         found = gradients(layer, x)
     expected = gradients(copy.deepcopy(layer).double(), x.double())
     assert len(found) == len(expected)
@@ -77,7 +77,7 @@ def test_packed_weights_give_the_same(shapes: list[list[int]], width: int, out: 
     generator = torch.Generator().manual_seed(width)
     layer = nn.Linear(width, out, bias=bias)
     double = copy.deepcopy(layer).double()
-    with torch.no_grad(), arithmetic.fast(layer, packed="all"):
+    with torch.no_grad(), cpu.fast(layer, packed="all"):
         for leading in shapes:
             x = torch.randn(*leading, width, generator=generator)
             torch.testing.assert_close(layer(x).double(), double(x.double()), rtol=1e-4, atol=1e-5)
@@ -102,7 +102,7 @@ def test_weights_are_packed_once_while_they_are_constant(
     layer, x = nn.Linear(3, 2), torch.ones(4, 3)
 
     def learnt(which: str) -> torch.Tensor:
-        with torch.no_grad(), arithmetic.fast(layer, packed=which):
+        with torch.no_grad(), cpu.fast(layer, packed=which):
             for _ in range(3):
                 found = layer(x)
             with torch.enable_grad():
@@ -117,7 +117,7 @@ def test_weights_are_packed_once_while_they_are_constant(
     assert (len(packed), len(calls)) == (2, 2)
     learnt("none")
     learnt("frozen")
-    monkeypatch.setattr(arithmetic, "PACKED_NUMBERS", 5)
+    monkeypatch.setattr(cpu, "PACKED_NUMBERS", 5)
     learnt("all")
     assert (len(packed), len(calls)) == (2, 14)
 
@@ -127,7 +127,7 @@ def test_weights_are_packed_once_while_they_are_constant(
 def test_packed_frozen_layers_give_float64s_gradients(leading: list[int], width: int, out: int, bias: bool) -> None:
     generator = torch.Generator().manual_seed(width)
     layer = nn.Linear(width, out, bias=bias).requires_grad_(False)
-    with arithmetic.fast(layer, packed="frozen"):
+    with cpu.fast(layer, packed="frozen"):
         for _ in range(2):
             x = torch.randn(*leading, width, generator=generator)
             y, gradient, *others = gradients(layer, x)
@@ -148,16 +148,16 @@ def test_what_is_frozen_is_packed_both_ways_and_never_once_it_learns(
         y.backward()
         return y
 
-    with arithmetic.fast(model, packed="frozen"):
+    with cpu.fast(model, packed="frozen"):
         for _ in range(2):
             step()
         # Of layers that learn nothing is kept from one evaluation to the next.
         for _ in range(2):
-            with torch.no_grad(), arithmetic.fast(model, packed="all"):
+            with torch.no_grad(), cpu.fast(model, packed="all"):
                 before = model(x)
             with torch.no_grad():
                 model[2].bias += 1
-        with torch.no_grad(), arithmetic.fast(model, packed="all"):
+        with torch.no_grad(), cpu.fast(model, packed="all"):
             torch.testing.assert_close(model(x), before + 1)
         assert packed == [(4, 5), (5, 4), *[(5, 3), (2, 4)] * 3]
         copied = copy.deepcopy(model)
@@ -176,8 +176,8 @@ def test_both_orders_count_where_frozen_weights_are_packed(
 ) -> None:
     layer, x = nn.Linear(3, 2).requires_grad_(False), torch.ones(4, 3, requires_grad=True)
     for most, times in ((11, 0), (12, 2)):
-        monkeypatch.setattr(arithmetic, "PACKED_NUMBERS", most)
-        with arithmetic.fast(layer, packed="frozen"):
+        monkeypatch.setattr(cpu, "PACKED_NUMBERS", most)
+        with cpu.fast(layer, packed="frozen"):
             layer(x).sum().backward()
         assert len(packed) == times
 
@@ -186,18 +186,18 @@ def test_without_the_inner_operators_products_are_as_in_training(
     calls: list[torch.Size], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer, x = nn.Linear(3, 2), torch.ones(4, 3)
-    with torch.no_grad(), arithmetic.fast(layer, packed="all"):
+    with torch.no_grad(), cpu.fast(layer, packed="all"):
         packed = layer(x)
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
-    with torch.no_grad(), arithmetic.fast(layer, packed="all"):
+    with torch.no_grad(), cpu.fast(layer, packed="all"):
         torch.testing.assert_close(layer(x), packed)
     assert calls == [(4, 3)]
 
 
 def test_one_within_another_packs_for_the_outer_one() -> None:
     layer, x = nn.Linear(3, 2), torch.ones(4, 3)
-    with torch.no_grad(), arithmetic.fast(layer, packed="all"):
-        with arithmetic.fast(layer, packed="all"):
+    with torch.no_grad(), cpu.fast(layer, packed="all"):
+        with cpu.fast(layer, packed="all"):
             layer(x)
         assert layer.packed is not None
         torch.testing.assert_close(layer(x), layer(x))
@@ -207,7 +207,7 @@ def test_one_within_another_packs_for_the_outer_one() -> None:
 def test_what_is_frozen_gets_no_gradient() -> None:
     layer = nn.Linear(3, 2).requires_grad_(False)
     x = torch.randn(4, 3, requires_grad=True)
-    with arithmetic.fast(layer):
+    with cpu.fast(layer):
         layer(x).sum().backward()
     assert layer.weight.grad is None and layer.bias.grad is None
     torch.testing.assert_close(x.grad, layer.weight.sum(dim=0).expand(4, 3))
@@ -218,7 +218,7 @@ def test_only_layers_in_float32_go_our_way(calls: list[torch.Size]) -> None:
         """Quantised layers are such subclasses."""
 
     whole = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2, dtype=torch.bfloat16), Own(3, 2)])
-    with arithmetic.fast(whole):
+    with cpu.fast(whole):
         whole[0](torch.ones(4, 3))
         whole[1](torch.ones(5, 3, dtype=torch.bfloat16))
         whole[2](torch.ones(6, 3))
@@ -233,10 +233,10 @@ def test_no_accelerator_and_no_other_processor_is_touched(
     calls: list[torch.Size], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere, here = nn.Linear(3, 2, device="meta"), nn.Linear(3, 2)
-    with arithmetic.fast(elsewhere):
+    with cpu.fast(elsewhere):
         elsewhere(torch.ones(4, 3, device="meta"))
-    monkeypatch.setattr(arithmetic, "_onednn_gains", lambda: False)
-    with arithmetic.fast(here):
+    monkeypatch.setattr(cpu, "_onednn_gains", lambda: False)
+    with cpu.fast(here):
         here(torch.ones(4, 3))
     assert not calls
 
@@ -244,8 +244,8 @@ def test_no_accelerator_and_no_other_processor_is_touched(
 def test_one_within_another_and_errors_leave_all_as_it_was(calls: list[torch.Size]) -> None:
     before = torch.backends.mkldnn.matmul.fp32_precision
     layer = nn.Linear(3, 2)
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), arithmetic.fast(layer):
-        with arithmetic.fast(layer):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), cpu.fast(layer):
+        with cpu.fast(layer):
             layer(torch.ones(4, 3))
         layer(torch.ones(4, 3))
         layer(torch.ones(4, 5))
@@ -256,7 +256,7 @@ def test_one_within_another_and_errors_leave_all_as_it_was(calls: list[torch.Siz
 
 def test_activations_computed_twice(calls: list[torch.Size]) -> None:
     layer, x = nn.Linear(3, 2), torch.ones(4, 3, requires_grad=True)
-    with arithmetic.fast(layer):
+    with cpu.fast(layer):
         checkpoint(layer, x, use_reentrant=False).sum().backward()
     assert len(calls) == 2
     torch.testing.assert_close(layer.weight.grad, torch.full((2, 3), 4.0))
@@ -269,15 +269,15 @@ def test_activations_computed_twice(calls: list[torch.Size]) -> None:
 def test_who_gains(maker: str, width: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described = tmp_path / "cpuinfo"
     described.write_text(f"vendor_id : {maker}\n")
-    monkeypatch.setattr(arithmetic, "CPU_INFO", described)
+    monkeypatch.setattr(cpu, "CPU_INFO", described)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: width)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    assert arithmetic._is_held_back() is expected
+    assert cpu._is_held_back() is expected
 
 
 def test_a_system_that_does_not_describe_its_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "CPU_INFO", tmp_path / "none")
-    assert not arithmetic._is_held_back()
+    monkeypatch.setattr(cpu, "CPU_INFO", tmp_path / "none")
+    assert not cpu._is_held_back()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
@@ -287,12 +287,12 @@ def test_memory_is_kept_unless_its_user_has_said_how(
 ) -> None:
     calls: list[tuple[int, int]] = []
     library = SimpleNamespace(mallopt=lambda number, value: calls.append((number, value)))
-    monkeypatch.setattr(arithmetic.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: library)
     for name in [name for name in os.environ if name.startswith("MALLOC_")]:
         monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    arithmetic._keep_memory.__wrapped__()
+    cpu._keep_memory.__wrapped__()
     assert len(calls) == told
     # The numbers of malloc.h.
     assert {number for number, _ in calls} <= {-1, -3}
@@ -303,7 +303,7 @@ def test_a_processor_that_would_round_is_left_alone(
     rounds: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(arithmetic, "_is_held_back", lambda: True)
+    monkeypatch.setattr(cpu, "_is_held_back", lambda: True)
     product = torch.Tensor.__matmul__
 
     def rounded(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -313,18 +313,18 @@ def test_a_processor_that_would_round_is_left_alone(
 
     if rounds:
         monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
-    arithmetic._onednn_gains.cache_clear()
+    cpu._onednn_gains.cache_clear()
     try:
-        assert arithmetic._onednn_gains() is expected
+        assert cpu._onednn_gains() is expected
     finally:
-        arithmetic._onednn_gains.cache_clear()
+        cpu._onednn_gains.cache_clear()
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch has no such switch")
 def test_who_leaves_last_turns_the_switch_back():
     switch = torch.backends.mkldnn.matmul
     before = switch.fp32_precision
-    first, second = arithmetic._onednn, arithmetic._onednn
+    first, second = cpu._onednn, cpu._onednn
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlptransfer.augmentation import Augment, augment, cutter, nearest_rows
-from nlptransfer.data import Split
+from nlptransfer.data.dataset import Split
 from nlptransfer.errors import SettingError
-from nlptransfer.vectors import WordVectors, save_vectors
+from nlptransfer.training.augmentation import Augment, augment, cutter, nearest_rows
+from nlptransfer.vectors.store import WordVectors, save_vectors
 
 WORDS = ["good", "great", "bad", "poor", "film", "movie", "plot", "story", "actor", "role"]
 ONLY = {"augment_synonyms": 0.0, "augment_swaps": 0.0, "augment_deletions": 0.0}
@@ -271,7 +271,7 @@ def test_neighbours_are_the_nearest(tmp_path, rows, count, least, monkeypatch):
     vectors = vectors_of(tmp_path / "v", [f"w{row}" for row in range(rows)], matrix)
     asked = np.unique(draw.integers(0, rows, 60))
     # Many small products find what one finds.
-    monkeypatch.setattr("nlptransfer.augmentation._CELLS", 7 * rows)
+    monkeypatch.setattr("nlptransfer.training.augmentation._CELLS", 7 * rows)
     found = nearest_rows(vectors.matrix, asked, count, least)
     exact = matrix.astype(np.float64)
     units = exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-9)
@@ -294,7 +294,7 @@ def test_of_equally_near_words_the_more_frequent_come_first():
 
 
 def test_neighbours_are_looked_for_among_frequent_words(monkeypatch):
-    monkeypatch.setattr("nlptransfer.augmentation._AMONG", 50)
+    monkeypatch.setattr("nlptransfer.training.augmentation._AMONG", 50)
     matrix = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     matrix[150] = matrix[7] + 0.01
     found = nearest_rows(matrix, np.array([7, 150]), 3, -1.0)

@@ -11,9 +11,9 @@ from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
 from helpers.corpora import text_of
-from nlptransfer.baselines import BASELINES, STRENGTHS, Majority, Tfidf
-from nlptransfer.data import Data, DataSettings, load_data
-from nlptransfer.metrics import predicted, score
+from nlptransfer.data.dataset import Data, DataSettings, load_data
+from nlptransfer.evaluation.metrics import predicted, score_predictions
+from nlptransfer.experiments.baselines import BASELINES, STRENGTHS, Majority, Tfidf
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_tfidf_of_several_labels(several):
     logits = regression.decision_function(vectorizer.transform(several.test.texts)) / fitted.record["temperature"]
     assert np.allclose(found, 1 / (1 + np.exp(-logits)), atol=1e-4)
     assert len(fitted.thresholds) == several.labels.num_labels
-    report = score(several.test.targets, found, several.labels, thresholds=fitted.thresholds, resamples=0)
+    report = score_predictions(several.test.targets, found, several.labels, thresholds=fitted.thresholds, resamples=0)
     assert report["f1_micro"] > 0.7
     assert fitted.parameters == several.labels.num_labels * (fitted.record["features"] + 1)
     assert fitted.size_mb > 8 * fitted.parameters / 2**20

@@ -9,19 +9,12 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 
-from nlptransfer.batching import (
-    BATCH_COST,
-    ActivationRows,
-    FeatureRows,
-    compute,
-    endless_batches,
-    predict_logits,
-    prediction_batches,
-    training_batches,
-)
 from nlptransfer.errors import SettingError
-from nlptransfer.tokens import TokenRows, encode
-from nlptransfer.word2vec import make_tokenizer
+from nlptransfer.models.batching import BATCH_COST, endless_batches, prediction_batches, training_batches
+from nlptransfer.models.inference import compute, predict_logits
+from nlptransfer.models.rows import ActivationRows, FeatureRows
+from nlptransfer.models.tokens import TokenRows, encode
+from nlptransfer.routes.word2vec_model import make_tokenizer
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=300).map(lambda found: np.array(found, dtype=np.int64))
 
@@ -189,7 +182,7 @@ def test_feature_rows_are_taken_as_they_are():
 
 
 def test_encoding_takes_texts_of_any_length(monkeypatch):
-    monkeypatch.setattr("nlptransfer.tokens.ENCODE_CHUNK", 2)
+    monkeypatch.setattr("nlptransfer.models.tokens.ENCODE_CHUNK", 2)
     tokenizer = make_tokenizer(["good", "film"], 512)
     texts = ["", "good film", "film", " ", "good " * 200_000, "x" * 1_000_000, "good unheard film"]
     rows = encode(texts, tokenizer, 3)

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
-from nlptransfer import metrics
-from nlptransfer.calibration import (
+from nlptransfer.data.labels import Labels
+from nlptransfer.errors import DataError
+from nlptransfer.evaluation import metrics
+from nlptransfer.evaluation.calibration import (
+    answer_probabilities,
     brier_score,
     confidence,
     coverage_curve,
@@ -18,12 +21,9 @@ from nlptransfer.calibration import (
     fit_temperature,
     fit_thresholds,
     negative_log_likelihood,
-    reliability,
-    sureness,
+    reliability_curve,
     untempered,
 )
-from nlptransfer.errors import DataError
-from nlptransfer.labels import Labels
 
 ROWS = 300
 
@@ -76,7 +76,7 @@ def test_likelihood_is_the_loss_that_scores_have(multi_label: bool) -> None:
     targets, p = (multi_rows if multi_label else single_rows)(np.random.default_rng(0))
     labels = Labels(("a", "b", "c", "d"), multi_label)
     found = negative_log_likelihood(targets, p, multi_label=multi_label)
-    assert found == pytest.approx(metrics.score(targets, p, labels, resamples=0)["loss"])
+    assert found == pytest.approx(metrics.score_predictions(targets, p, labels, resamples=0)["loss"])
 
 
 def test_best_and_worst_figures() -> None:
@@ -91,7 +91,7 @@ def test_best_and_worst_figures() -> None:
 
 def test_reliability_of_a_few_rows_by_hand() -> None:
     # Two rows at .9, one of them right, and one at .6, on the edge of the 9th of 15 bins, right.
-    found = reliability([0, 1, 0], [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
+    found = reliability_curve([0, 1, 0], [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
     assert found.confidence.tolist() == pytest.approx([0.6, 0.9])
     assert found.frequency.tolist() == [1.0, 0.5]
     assert found.count.tolist() == [1, 2]
@@ -149,7 +149,9 @@ def test_coverage_by_trying_every_cut(rows: list[tuple[float, bool]]) -> None:
         ([], np.empty((0, 2)), "expected at least one row"),
     ],
 )
-@pytest.mark.parametrize("figure", [reliability, expected_calibration_error, brier_score, negative_log_likelihood])
+@pytest.mark.parametrize(
+    "figure", [reliability_curve, expected_calibration_error, brier_score, negative_log_likelihood]
+)
 def test_rows_that_do_not_fit_are_refused(figure: Any, targets: Any, probabilities: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         figure(targets, probabilities)
@@ -167,10 +169,10 @@ def test_confidence_is_that_of_the_answer_and_of_several_the_least(multi_label: 
     given = metrics.predicted(p, labels, (0.2, 0.5, 0.6, 0.9) if multi_label else None)
     if multi_label:
         answers = [[q if yes else 1 - q for q, yes in zip(*row, strict=True)] for row in zip(p, given, strict=True)]
-        assert sureness(p, given, multi_label=True).tolist() == answers
+        assert answer_probabilities(p, given, multi_label=True).tolist() == answers
         assert confidence(p, given, multi_label=True).tolist() == [min(row) for row in answers]
     else:
-        assert confidence(p, given).tolist() == sureness(p, given).tolist() == p.max(axis=1).tolist()
+        assert confidence(p, given).tolist() == answer_probabilities(p, given).tolist() == p.max(axis=1).tolist()
 
 
 # Temperature and thresholds

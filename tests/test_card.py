@@ -23,12 +23,11 @@ from markdown_it.token import Token
 
 import nlptransfer
 from helpers.encoders import SHAPES, make_base
-from helpers.runs import finetune
-from nlptransfer import Classifier, Full, Lora, Word2Vec
-from nlptransfer.card import loading_code, model_card
+from nlptransfer import Classifier, Full, Lora, Word2Vec, finetune
 from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
-from nlptransfer.route import Route
+from nlptransfer.hub.card import loading_code, model_card
+from nlptransfer.routes.base import Route
 
 REPO = "acme/films"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -578,7 +577,7 @@ def test_what_needs_nlptransfer_has_no_plain_lines(kind):
     record = KINDS[kind].record
     assert loading_code(record, REPO) == ""
     assert loading_code(record_of("lora", {}, settings=LORA), REPO) == ""
-    registered = "import nlptransfer.word2vec" in model_card(record, REPO)
+    registered = "import nlptransfer.routes.word2vec_model" in model_card(record, REPO)
     assert registered == kind.startswith("word2vec")
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from nlptransfer.adaptation import pseudo_labels
-from nlptransfer.choosing import LARGE_SHIFT, Evidence, choose, label_shares, row_losses, warn_of_shift
-from nlptransfer.labels import Labels
+from nlptransfer.data.labels import Labels
+from nlptransfer.transfer.model_selection import LARGE_SHIFT, Evidence, choose, label_shares, row_losses, warn_of_shift
+from nlptransfer.transfer.self_training import pseudo_labels
 
 TWO, THREE = Labels(("bad", "good"), False), Labels(("a", "b", "c"), False)
 SEVERAL = Labels(("x", "y"), True)

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from helpers.runs import finetune
-from nlptransfer import Classifier, Experiment
-from nlptransfer.calibration import coverage_curve
-from nlptransfer.classifier import CHUNK
+from nlptransfer import Classifier, Experiment, finetune
+from nlptransfer.classifier.classifier import CHUNK
 from nlptransfer.errors import DataError, RunFolderError, SettingError
-from nlptransfer.evidence import Evidence
+from nlptransfer.evaluation.calibration import coverage_curve
+from nlptransfer.report.run_folder import Evidence
 
 MODEL_FILES = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "", "words that no vector knows"]
@@ -364,9 +363,9 @@ def test_the_pipeline_of_transformers_gives_the_same(run, several, remarks, tick
 def test_transformers_loads_it_in_a_process_of_its_own(one, tmp_path):
     folder = one.save_pretrained(tmp_path / "out")
     code = (
-        "import sys, nlptransfer.word2vec\nfrom transformers import pipeline\n"
+        "import sys, nlptransfer.routes.word2vec_model\nfrom transformers import pipeline\n"
         "found = pipeline('text-classification', model=sys.argv[1], truncation=True)(sys.argv[2])\n"
-        "print(found[0]['label'], 'nlptransfer.experiment' in sys.modules)"
+        "print(found[0]['label'], 'nlptransfer.experiments.finetuning' in sys.modules)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code, str(folder), TEXTS[1]], capture_output=True, text=True, cwd=Path(tmp_path)

@@ -13,7 +13,7 @@ from helpers.runs import finetune
 from nlptransfer import Experiment
 from nlptransfer.cli import main
 from nlptransfer.terminal import show_comparison
-from nlptransfer.vectors import open_vectors
+from nlptransfer.vectors.store import open_vectors
 
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "deliveryae deliveryaf wordab"]
 VERBS = ("finetune", "predict", "evaluate", "vectors", "vectors train", "vectors distil", "vectors show")

@@ -19,13 +19,13 @@ import pytest
 from helpers.corpora import FILLER, TOPIC_WORDS, write_rows
 from helpers.encoders import make_film_base
 from helpers.folders import files_of
-from helpers.runs import compare
-from nlptransfer import Lora, Word2Vec, ladder
-from nlptransfer.comparison import Comparison
-from nlptransfer.data import DataSettings, load_data
+from nlptransfer import Lora, Word2Vec
+from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, TrainingError
-from nlptransfer.ladder import Workshop, few_rows, next_rate, rungs_of, speeds, without_test
-from nlptransfer.machine import watched_memory
+from nlptransfer.experiments import candidates
+from nlptransfer.experiments.candidates import Workshop, few_rows, next_rate, rungs_of, without_test
+from nlptransfer.experiments.comparison import Comparison, compare
+from nlptransfer.experiments.environment import speeds, watched_memory
 
 LINEAR = {"head_type": "linear"}
 MLP = {"head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3}
@@ -306,7 +306,7 @@ class Time:
     def __init__(self, patch: pytest.MonkeyPatch, seconds: dict[str, float]):
         self.now, self.seconds, self.made = 0.0, seconds, list[str]()
         make = Workshop.make
-        patch.setattr("nlptransfer.climb.clock", lambda: self.now)
+        patch.setattr("nlptransfer.experiments.comparison_run.clock", lambda: self.now)
 
         def timed(workshop, rung, data, folder, *rest):
             make(workshop, rung, data, folder, *rest)
@@ -428,7 +428,7 @@ from nlptransfer.comparison import compare
 from nlptransfer.ladder import Workshop
 
 data, vectors, folder = sys.argv[1:]
-nlptransfer.run.SPEED_SECONDS = nlptransfer.ladder.SPEED_SECONDS = 0.0
+nlptransfer.experiments.environment.SPEED_SECONDS = nlptransfer.experiments.environment.SPEED_SECONDS = 0.0
 make = Workshop.make
 given = {"routes": ("majority", "word2vec"), "bases": (vectors,), "seeds": 2, "trials": 2, "sizes": (40,)}
 given |= {"head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3, "progress": False}
@@ -443,7 +443,7 @@ def run(name, kill_at=None):
         if made == kill_at:
             # In the middle of the training: a forward pass is done, and no checkpoint is complete.
             import nlptransfer.training
-            nlptransfer.training.make_optimizer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            nlptransfer.training.loop.make_optimizer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         return make(*rest)
 
     Workshop.make = killing
@@ -600,8 +600,8 @@ def test_folders_are_named_after_data_and_settings(climb, vectors_file, tmp_path
 def test_few_rows_have_all_labels_and_no_test():
     data = load_data({**DATA, "train": remarks_of(1000, 6, 0)}, DataSettings(calibration_size=0.1))
     few = few_rows(data)
-    assert len(few.train) == ladder.PILOT_ROWS and len(few.test) == 0
-    assert np.bincount(few.train.targets).tolist() == [ladder.PILOT_ROWS // 2] * 2
+    assert len(few.train) == candidates.PILOT_ROWS and len(few.test) == 0
+    assert np.bincount(few.train.targets).tolist() == [candidates.PILOT_ROWS // 2] * 2
     assert set(few.train.texts) <= set(data.train.texts) and 0 < len(few.validation) < len(data.validation)
     assert len(without_test(data).test) == 0 and without_test(data).train is data.train
     small = few_rows(load_data(DATA))

@@ -17,11 +17,21 @@ from torch import nn
 from helpers.classifiers import LABELS, SEVERAL, build, plain_logits, plain_model
 from helpers.corpora import splits_of
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, files_of
-from helpers.runs import finetune
-from nlptransfer import Classifier, Contrast, Experiment, stages
-from nlptransfer.anatomy import last_layer
-from nlptransfer.batching import Examples
-from nlptransfer.contrast import (
+from nlptransfer import Classifier, Contrast, Experiment, finetune
+from nlptransfer.data.labels import Labels
+from nlptransfer.errors import SettingError, TrainingError
+from nlptransfer.experiments import stages
+from nlptransfer.models.architectures import last_layer
+from nlptransfer.models.heads import last_inputs
+from nlptransfer.models.rows import Examples
+from nlptransfer.models.tokens import TokenRows
+from nlptransfer.routes.full import Full
+from nlptransfer.routes.lora import Lora
+from nlptransfer.training.linear_head import Features, HeadTask
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import Judged, LabelLoss
+from nlptransfer.training.optimizer import TrainingSettings
+from nlptransfer.transfer.contrastive import (
     CONTRAST,
     HEAD,
     Contrastive,
@@ -33,15 +43,6 @@ from nlptransfer.contrast import (
     pass_on,
     pooler_of,
 )
-from nlptransfer.encoder_routes import Full, Lora
-from nlptransfer.errors import SettingError, TrainingError
-from nlptransfer.heads import last_inputs
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import Judged, LabelLoss
-from nlptransfer.optimization import TrainingSettings
-from nlptransfer.solving import Features, HeadTask
-from nlptransfer.tokens import TokenRows
-from nlptransfer.training import train
 
 QUICK = {
     "max_length": 12,

@@ -10,14 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.corpora import text_of, write_rows
-from helpers.runs import finetune
-from nlptransfer import Experiment, close_the_gap
-from nlptransfer.alignment import Aligned
+from nlptransfer import Experiment, close_the_gap, finetune
 from nlptransfer.cli import app
-from nlptransfer.domains import _interval, side_by_side
 from nlptransfer.errors import DataError, RunFolderError, SettingError
-from nlptransfer.objectives import Objective
-from nlptransfer.training import train
+from nlptransfer.experiments.domain_gap import _interval, side_by_side
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import Objective
+from nlptransfer.transfer.alignment import Aligned
 
 TRANSFERS = {
     "coral": {"transfer": "coral", "allow_label_shift": True},
@@ -87,7 +86,7 @@ def test_seeds_count_where_something_is_trained_and_what_is_common_is_learnt_onc
             trained.append(type(objective))
         return train(objective, examples, validation, *given)
 
-    monkeypatch.setattr("nlptransfer.stages.train", noted)
+    monkeypatch.setattr("nlptransfer.experiments.stages.train", noted)
     call = {"route": "word2vec", "base": str(vectors_file), "head_type": "mlp", "mlp_sizes": (4,)}
     call |= {"num_train_epochs": 1}
     transfers = {name: {"transfer": name, "strengths": (1.0,)} for name in ("mmd", "dann")}
@@ -123,7 +122,7 @@ def test_side_by_side_as_one_after_the_other(domains, vectors_file, tmp_path, mo
         assert {one.share for one in beside} == {None}
         # What is finished is not made anew.
         shutil.rmtree(tmp_path / "beside" / "films-books-mmd-1")
-        monkeypatch.setattr("nlptransfer.run.Run._build", None)
+        monkeypatch.setattr("nlptransfer.experiments.run.Run._build", None)
         with pytest.raises(TypeError):
             close_the_gap(domains, output_dir=tmp_path / "beside", **call)
         monkeypatch.undo()

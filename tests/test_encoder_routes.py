@@ -27,19 +27,22 @@ from helpers.classifiers import LABELS, ONE_STEP, SEVERAL, TEXTS, build, data_of
 from helpers.corpora import splits_of, texts_of
 from helpers.encoders import STORIES, Bases
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, SHARED, needs_shared, no_path_in
-from helpers.runs import finetune
-from nlptransfer import Classifier, Experiment, anatomy
-from nlptransfer.batching import ActivationRows
-from nlptransfer.calibration import fit_temperature
-from nlptransfer.data import Data, DataSettings, load_data
-from nlptransfer.encoder_routes import EncoderRoute, Full, Lora
-from nlptransfer.encoders import BaseModel, find_base
+from nlptransfer import Classifier, Experiment, finetune
+from nlptransfer.data.dataset import Data, DataSettings, load_data
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import LabelLoss, Objective
-from nlptransfer.route import Built
-from nlptransfer.solver import STRENGTHS
-from nlptransfer.training import Examples, TrainingSettings, train
+from nlptransfer.evaluation.calibration import fit_temperature
+from nlptransfer.hub.base_models import BaseModel, find_base
+from nlptransfer.models import architectures
+from nlptransfer.models.rows import ActivationRows, Examples
+from nlptransfer.routes.base import Built
+from nlptransfer.routes.encoder import EncoderRoute
+from nlptransfer.routes.full import Full
+from nlptransfer.routes.lora import Lora
+from nlptransfer.training.lbfgs import STRENGTHS
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import LabelLoss, Objective
+from nlptransfer.training.optimizer import TrainingSettings
 
 LENGTH = 12
 
@@ -198,7 +201,7 @@ def test_an_adapter_survives_a_reload_under_another_seed(kind, bases, tmp_path):
     assert fresh and all(kept)
     # The encoder is adapted in all of its linear layers and the heads in none.
     model = classifier.model.get_base_model()
-    heads = tuple(anatomy.head_modules(classifier.model))
+    heads = tuple(architectures.head_modules(classifier.model))
     adapted = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
     unadapted = AutoModelForSequenceClassification.from_pretrained(base.path).named_modules()
     kinds = (torch.nn.Linear, Conv1D)
@@ -391,7 +394,7 @@ def test_cached_activations_teach_what_the_whole_model_would(kind, bases, tmp_pa
     _, (rows,) = route.learning(built.model, built.tokenizer, texts_of(60, 0)[0])
     assert isinstance(rows, ActivationRows)
     # From here on nothing is run below the cut.
-    monkeypatch.setattr("nlptransfer.cutting.activations_below", None)
+    monkeypatch.setattr("nlptransfer.models.partial.activations_below", None)
     fit(route, built, tmp_path / "cached", **settings)
     torch.testing.assert_close(weights_of(built.model), expected, atol=1e-3, rtol=0)
 
@@ -405,12 +408,12 @@ def test_cached_activations_teach_what_the_whole_model_would(kind, bases, tmp_pa
 def test_tokens_that_nothing_reads_teach_nothing(kind, route, frozen, bases, tmp_path, monkeypatch):
     route, made, learnt = replace(route, max_length=LENGTH), dict[str, set[int]](), []
     if frozen:
-        route = replace(route, freeze_layers=len(anatomy.layers_of(build(route, bases(kind)).model)))
+        route = replace(route, freeze_layers=len(architectures.layers_of(build(route, bases(kind)).model)))
     for name in ("first", "all"):
         if name == "all":
-            monkeypatch.setattr("nlptransfer.training.first_token_alone", lambda model: nullcontext())
+            monkeypatch.setattr("nlptransfer.training.loop.first_token_alone", lambda model: nullcontext())
         built, seen = build(route, bases(kind)), set[int]()
-        last = anatomy.layers_of(built.model)[-1]
+        last = architectures.layers_of(built.model)[-1]
         last = last.get_submodule("output_layer_norm" if kind == "distilbert" else "output.LayerNorm")
         last.register_forward_hook(lambda _, given, output, seen=seen: seen.add(output.shape[1]))
         before = weights_of(built.model)

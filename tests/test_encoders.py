@@ -15,9 +15,9 @@ import pytest
 from huggingface_hub import constants, hf_hub_download
 from safetensors.numpy import save_file
 
-from nlptransfer import encoders
-from nlptransfer.encoders import DEFAULT_BASE, base_record, find_base, is_encoder, recorded_base, weights_hash
 from nlptransfer.errors import BaseModelError
+from nlptransfer.hub import base_models
+from nlptransfer.hub.base_models import DEFAULT_BASE, base_record, find_base, is_encoder, recorded_base, weights_hash
 
 PACKAGE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 MAIN, OLD = "a" * 40, "b" * 40
@@ -117,7 +117,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "_package_folder", lambda: None)
+    monkeypatch.setattr(base_models, "_package_folder", lambda: None)
 
 
 def refused(name: str | Path | None, *parts: str, revision: str | None = None) -> None:
@@ -288,7 +288,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder.parent / "__init__.py").write_text("raise SystemExit('its own code is not needed')")
     monkeypatch.syspath_prepend(tmp_path / "site")
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    monkeypatch.setattr(encoders, "_PACKAGE_SHA256", digest)
+    monkeypatch.setattr(base_models, "_PACKAGE_SHA256", digest)
     return folder
 
 

@@ -16,8 +16,8 @@ from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of
 from helpers.runs import finetune
 from nlptransfer import Experiment, Word2Vec
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
-from nlptransfer.machine import machine
-from nlptransfer.training import train
+from nlptransfer.experiments.environment import machine
+from nlptransfer.training.loop import train
 
 QUICK = {
     "num_filters": 24, "kernel_sizes": (1, 2), "mlp_sizes": (16,), "dropout": 0.1, "num_train_epochs": 12,
@@ -226,7 +226,7 @@ def test_a_training_that_gives_one_label_to_all_rows_is_begun_anew_once(tune, re
 
 def as_if_collapsed(patch: pytest.MonkeyPatch) -> None:
     """Let every training score what one label for all rows scores."""
-    patch.setattr("nlptransfer.task._judge", lambda labels, metric: lambda targets, logits: 0.5)
+    patch.setattr("nlptransfer.experiments.task._judge", lambda labels, metric: lambda targets, logits: 0.5)
 
 
 def test_what_is_begun_anew_learns_what_a_quarter_of_the_rate_does(tune, remarks, monkeypatch):
@@ -246,7 +246,9 @@ def test_the_first_training_is_kept_where_the_second_scores_lower(tune, remarks,
     first = tune(remarks, **settings)
     # The first training, one label for all rows, the second training.
     scores = iter([0.5, 0.5, 0.4])
-    monkeypatch.setattr("nlptransfer.task._judge", lambda labels, metric: lambda targets, logits: next(scores))
+    monkeypatch.setattr(
+        "nlptransfer.experiments.task._judge", lambda labels, metric: lambda targets, logits: next(scores)
+    )
     run = tune(remarks, overwrite=True, output_dir=first.folder.with_name("anew"), **settings)
     training = run.record["training"]
     assert training["best_score"] == 0.5
@@ -276,7 +278,7 @@ def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, m
     settings = {"head_type": "mlp", "num_train_epochs": 3, "save_steps": 2}
     whole = tune(remarks, **settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("nlptransfer.stages.train", cut_off_the_second)
+        patch.setattr("nlptransfer.experiments.stages.train", cut_off_the_second)
         tune(remarks, output_dir=tmp_path / "cut", **settings)
     kept = {path.parent.name for path in (tmp_path / "cut").glob("*/step_*")}
     assert kept == {"checkpoints", "checkpoints_retried"}

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from nlptransfer import cutting, features
 from nlptransfer.errors import SettingError
-from nlptransfer.features import activations, cached, hash_of_modules, pooled_vectors, text_key, to_float16
-from nlptransfer.tokens import TokenRows, encode
-from nlptransfer.word2vec import RESERVED, pool
+from nlptransfer.models import features, partial
+from nlptransfer.models.features import activations, cached, hash_of_modules, pooled_vectors, text_key, to_float16
+from nlptransfer.models.pooling import pool
+from nlptransfer.models.tokens import TokenRows, encode
+from nlptransfer.vectors.tokenizer import RESERVED
 
 MATRIX = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
 MATRIX[:RESERVED] = 0
@@ -334,7 +335,7 @@ def test_activations_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyP
         model.bert.encoder.layer[1].output.dense.weight.zero_()
         model.classifier.weight.zero_()
     with monkeypatch.context() as patched:
-        patched.setattr(cutting, "activations_below", None)
+        patched.setattr(partial, "activations_below", None)
         np.testing.assert_array_equal(activations(model, tokenizer, TEXTS, tokens, 1), found)
     assert len([*folder.iterdir()]) == 1
     assert not np.array_equal(activations(model, tokenizer, TEXTS, tokens, 2), found)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
-from nlptransfer import gains
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
-from nlptransfer.gains import Gain, transfer_gain
-from nlptransfer.labels import Labels
+from nlptransfer.evaluation import bootstrap, gain
+from nlptransfer.evaluation.gain import Gain, transfer_gain
 
 TWO = Labels(("a", "b"))
 THREE = Labels(("a", "b", "c"))
@@ -207,8 +207,8 @@ def test_sums_that_are_zero_but_for_rounding_are_no_gain() -> None:
     targets = np.zeros(10, dtype=int)
     worse = [np.r_[np.ones(wrong, dtype=int), np.zeros(10 - wrong, dtype=int)] for wrong in range(4)]
     direct, transfer = [worse[3], worse[0], worse[0]], [worse[0], worse[1], worse[2]]
-    tables = [gains.tally(targets, run, TWO) for run in [*direct, *transfer]]
-    resampled = gains._resampled(np.ones(10, dtype=int), tables, TWO, "accuracy", 2000, 0)
+    tables = [gain.tally(targets, run, TWO) for run in [*direct, *transfer]]
+    resampled = gain._resampled(np.ones(10, dtype=int), tables, TWO, "accuracy", 2000, 0)
     assert np.isin((resampled * 30).round(6) % 1, (0.0, 1.0)).all()
     assert not ((resampled != 0) & (np.abs(resampled) < 1e-6)).any()
 
@@ -216,7 +216,7 @@ def test_sums_that_are_zero_but_for_rounding_are_no_gain() -> None:
 def test_of_a_score_that_wants_less_a_fall_is_the_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     targets, direct, transfer = runs(0, TWO, rows=400)
     more = transfer_gain(targets, direct, transfer, TWO, "accuracy")
-    monkeypatch.setattr(gains, "higher_is_better", lambda metric: False)
+    monkeypatch.setattr(gain, "higher_is_better", lambda metric: False)
     less = transfer_gain(targets, direct, transfer, TWO, "accuracy")
     assert (less.direct, less.with_source, less.gain) == (more.direct, more.with_source, -more.gain)
     assert less.interval == pytest.approx((-more.interval[1], -more.interval[0]))
@@ -228,7 +228,7 @@ def test_intervals_depend_on_the_seed_alone_and_not_on_the_block(monkeypatch: py
     found = transfer_gain(*arguments)
     assert transfer_gain(*arguments) == found
     assert transfer_gain(*arguments, seed=1).interval != found.interval
-    monkeypatch.setattr(gains, "_BLOCK", 2000)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 2000)
     assert transfer_gain(*arguments) == found
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from helpers.encoders import Bases
-from nlptransfer import anatomy
-from nlptransfer.heads import last_inputs, relabel, reorder, standing_in, text_vectors
-from nlptransfer.labels import Labels
+from nlptransfer.data.labels import Labels
+from nlptransfer.models import architectures, loading
+from nlptransfer.models.heads import last_inputs, relabel, reorder, standing_in, text_vectors
 
 TWO, FOUR = Labels(("bad", "good")), Labels(("a", "b", "c", "d"))
 
@@ -16,7 +16,7 @@ TWO, FOUR = Labels(("bad", "good")), Labels(("a", "b", "c", "d"))
 @pytest.fixture(params=["bert", "roberta", "distilbert", "llama", "modernbert"])
 def classifier(request, bases: Bases):
     base = bases(request.param)
-    model, _ = anatomy.load_model(base, TWO, anatomy.load_tokenizer(base), 0)
+    model, _ = loading.load_model(base, TWO, loading.load_tokenizer(base), 0)
     return model.eval()
 
 
@@ -26,10 +26,10 @@ def batch(model):
 
 
 def test_a_fresh_layer_for_other_labels_takes_the_place_of_the_old_one(classifier):
-    inputs, old = batch(classifier), anatomy.last_layer(classifier)
+    inputs, old = batch(classifier), architectures.last_layer(classifier)
     body = {name: value.clone() for name, value in classifier.state_dict().items()}
     assert relabel(classifier, old, FOUR, seed=3) is old
-    fresh = anatomy.last_layer(classifier)
+    fresh = architectures.last_layer(classifier)
     assert fresh is not old and fresh.out_features == 4 and classifier(**inputs).logits.shape == (2, 4)
     assert classifier.config.id2label == FOUR.id2label and classifier.config.num_labels == 4
     assert fresh.weight.std().item() == pytest.approx(classifier.config.initializer_range, rel=0.5)
@@ -38,23 +38,23 @@ def test_a_fresh_layer_for_other_labels_takes_the_place_of_the_old_one(classifie
     assert all(same) and 1 <= len(changed) <= 2
     first = fresh.weight.clone()
     relabel(classifier, fresh, FOUR, seed=3)
-    assert torch.equal(anatomy.last_layer(classifier).weight, first)
-    relabel(classifier, anatomy.last_layer(classifier), FOUR, seed=4)
-    assert not torch.equal(anatomy.last_layer(classifier).weight, first)
+    assert torch.equal(architectures.last_layer(classifier).weight, first)
+    relabel(classifier, architectures.last_layer(classifier), FOUR, seed=4)
+    assert not torch.equal(architectures.last_layer(classifier).weight, first)
 
 
 def test_outputs_are_put_in_another_order(classifier):
     inputs = batch(classifier)
-    relabel(classifier, anatomy.last_layer(classifier), FOUR, seed=0)
+    relabel(classifier, architectures.last_layer(classifier), FOUR, seed=0)
     before = classifier(**inputs).logits
     turned = Labels(("d", "a", "c", "b"))
-    reorder(classifier, anatomy.last_layer(classifier), FOUR, turned)
+    reorder(classifier, architectures.last_layer(classifier), FOUR, turned)
     torch.testing.assert_close(classifier(**inputs).logits, before[:, [3, 0, 2, 1]])
     assert classifier.config.id2label == turned.id2label
 
 
 def test_another_layer_stands_in_for_a_while(classifier):
-    inputs, own = batch(classifier), anatomy.last_layer(classifier)
+    inputs, own = batch(classifier), architectures.last_layer(classifier)
     other = torch.nn.Linear(own.in_features, 5)
     before = classifier(**inputs).logits
     with standing_in(own, other):

@@ -16,9 +16,11 @@ from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.numpy import save
 
 from helpers.hub_server import Hub
-from nlptransfer import hub_client
 from nlptransfer.errors import HubError, RunFolderError, SettingError
-from nlptransfer.hub import Pushed, _quiet_unless_on_a_terminal, fetch, is_hub_id, push
+from nlptransfer.hub import client
+from nlptransfer.hub.client import is_hub_id, quiet_unless_on_a_terminal
+from nlptransfer.hub.download import fetch
+from nlptransfer.hub.upload import Pushed, push
 
 REPO = "me/films"
 CARD = "---\nlicense: apache-2.0\npipeline_tag: text-classification\n---\n\n# Films\n"
@@ -37,7 +39,7 @@ WHOLE = {**FILES, "README.md": CARD.encode()}
 def waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
     """The seconds that were to be waited, which are not; the hub's cache is this test's own."""
     seconds: list[float] = []
-    monkeypatch.setattr(hub_client, "sleep", seconds.append)
+    monkeypatch.setattr(client, "sleep", seconds.append)
     nothing = SimpleNamespace(sleep=lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.utils._http.time", nothing)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -478,7 +480,7 @@ def test_a_server_that_goes_between_upload_and_commit_and_comes_back_later(logge
 
 @pytest.mark.parametrize(("method", "part"), [("PUT", "/storage/"), ("POST", "/commit/"), ("GET", "whoami")])
 def test_a_hub_that_falls_silent_is_left(logged_in, folder, monkeypatch, method, part):
-    monkeypatch.setattr(hub_client, "STALLED_SECONDS", 0.1)
+    monkeypatch.setattr(client, "STALLED_SECONDS", 0.1)
     spoken = threading.Event()
     logged_in.fail(method, part, before=lambda: spoken.wait(30), times=100)
     try:
@@ -519,7 +521,7 @@ def test_each_try_is_logged(logged_in, folder, caplog):
 
 def test_a_page_in_place_of_json_is_tried_again(hub, waits):
     answers = iter(["<html>", "1"])
-    assert hub_client.HubClient(REPO, hub.token).ask(lambda: json.loads(next(answers))) == 1
+    assert client.HubClient(REPO, hub.token).ask(lambda: json.loads(next(answers))) == 1
     assert waits == [1]
 
 
@@ -649,7 +651,7 @@ def test_a_token_of_another_look_is_in_no_error(hub, folder):
 
 
 def test_the_clients_description_has_no_token(hub):
-    assert hub.token not in repr(hub_client.HubClient(REPO, hub.token))
+    assert hub.token not in repr(client.HubClient(REPO, hub.token))
 
 
 # Progress.
@@ -660,10 +662,10 @@ def test_no_bars_but_on_a_terminal(logged_in, folder, capsys, monkeypatch):
     fetch(REPO)
     assert "%|" not in capsys.readouterr().err
     assert not are_progress_bars_disabled()
-    with _quiet_unless_on_a_terminal():
+    with quiet_unless_on_a_terminal():
         assert are_progress_bars_disabled()
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with _quiet_unless_on_a_terminal():
+    with quiet_unless_on_a_terminal():
         assert not are_progress_bars_disabled()
 
 

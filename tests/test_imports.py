@@ -113,6 +113,29 @@ def test_runs_nobody_elses_code(name: str) -> None:
     assert not modules & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
+def test_models_have_one_door() -> None:
+    # Without trust_remote_code=False transformers asks on standard input whether to run code of the folder's.
+    for name, path in FILES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        distrusting = {
+            node.func
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            for keyword in node.keywords
+            if keyword.arg == "trust_remote_code" and ast.literal_eval(keyword.value) is False
+        }
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Attribute) or node.attr not in ("from_pretrained", "from_config"):
+                continue
+            loader = ast.unparse(node)
+            known = (
+                node in distrusting and (name == "loading" or node.attr == "from_config"),
+                name == "loading" and loader.partition(".")[0] in ("LoraConfig", "PeftModel"),
+                (name, loader) == ("word2vec", "super().from_pretrained"),
+            )
+            assert any(known), f"{name}.py:{node.lineno}: load by nlptransfer.hub.pretrained, in place of {loader}"
+
+
 def test_one_file_reads_pickles() -> None:
     # These unpickle whatever they are given; vector_formats asks for allow_pickle first.
     door = re.compile(r"\btorch\.load\(|\bSaveLoad\b|\bread_pickle\(|\bKeyedVectors\.load\(")

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from nlptransfer import leaks
 from nlptransfer.errors import RunFolderError
-from nlptransfer.leaks import Leak, find_leaks
+from nlptransfer.hub import secrets
+from nlptransfer.hub.secrets import Leak, find_leaks
 
 LETTERS = (string.ascii_letters + string.digits) * 3
 # Put together here, so that no scanner takes them for real ones.
@@ -53,8 +53,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that nobody is logged in on, whose user lives where no other path of these tests does."""
     monkeypatch.setenv("HOME", "/srv/people/zoë")
     monkeypatch.setenv("USERPROFILE", "/srv/people/zoë")
-    monkeypatch.setattr(leaks, "tempfile", SimpleNamespace(gettempdir=lambda: "/scratch/tmp"))
-    monkeypatch.setattr(leaks, "get_token", lambda: None)
+    monkeypatch.setattr(secrets, "tempfile", SimpleNamespace(gettempdir=lambda: "/scratch/tmp"))
+    monkeypatch.setattr(secrets, "get_token", lambda: None)
 
 
 def found(folder: Path, **options: object) -> list[tuple[str, int | None, str]]:
@@ -94,7 +94,7 @@ def test_a_public_key_is_none(tmp_path):
 
 
 def test_the_machines_own_token_and_given_ones_whatever_they_look_like(tmp_path, monkeypatch):
-    monkeypatch.setattr(leaks, "get_token", lambda: "not.like+others")
+    monkeypatch.setattr(secrets, "get_token", lambda: "not.like+others")
     (tmp_path / "a.txt").write_text("x\nnot.like+others\nnotXlike+others\n(given)\n")
     assert found(tmp_path) == [("a.txt", 2, "access token")]
     assert found(tmp_path, secrets=["(given)", ""]) == [("a.txt", 2, "access token"), ("a.txt", 4, "access token")]
@@ -116,7 +116,7 @@ def test_this_users_own_folders(tmp_path, path, dump):
 
 @pytest.mark.parametrize("text", [r"D:\Data\zoe\x", r"D:\\Data\\zoe\\x", "D:/Data/zoe/x"])
 def test_own_folder_on_windows(text):
-    pattern = leaks._path_pattern(r"D:\Data\zoe")
+    pattern = secrets._path_pattern(r"D:\Data\zoe")
     assert pattern.search(text.encode())
     assert not pattern.search(text.replace("zoe", "zoey").encode())
 
@@ -277,9 +277,9 @@ def test_parts_of_a_file_make_no_difference(pieces, part):
             if match := plain.match(content, start):
                 expected.add((line, "access token" if match["token"] else "home path"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leaks, "_PART", part)
-        patch.setattr(leaks, "_OVERLAP", 100)
-        assert leaks._search(io.BytesIO(text.encode()), leaks._SECRETS + leaks._PATHS) == sorted(expected)
+        patch.setattr(secrets, "_PART", part)
+        patch.setattr(secrets, "_OVERLAP", 100)
+        assert secrets._search(io.BytesIO(text.encode()), secrets._SECRETS + secrets._PATHS) == sorted(expected)
 
 
 @pytest.mark.parametrize(

@@ -19,30 +19,22 @@ from helpers.classifiers import LABELS, ONE_STEP, build, weights_of
 from helpers.corpora import WORDS, texts_of
 from helpers.encoders import Bases, xlnet_tokenizer
 from helpers.encoders import make_tokenizer as template_tokenizer
-from helpers.runs import finetune
-from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relate, Word2Vec
-from nlptransfer.batching import (
-    Examples,
-    FeatureRows,
-    SomeRows,
-    TaughtRows,
-    compute,
-    predict_logits,
-    rows_of_texts,
-    texts_of_rows,
-)
-from nlptransfer.card import model_card
-from nlptransfer.data import Data, Split
+from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relate, Word2Vec, finetune
+from nlptransfer.classifier.onnx import WithWordIds
+from nlptransfer.data.dataset import Data, Split
 from nlptransfer.errors import SettingError
-from nlptransfer.features import text_key
 from nlptransfer.files import read_json
-from nlptransfer.objectives import LabelLoss, Objective, class_weights
-from nlptransfer.onnx_model import WithWordIds
-from nlptransfer.report import write_report
-from nlptransfer.route import Route, set_length
-from nlptransfer.tokens import TokenRows, encode, encode_words, token_counts
-from nlptransfer.training import TrainingSettings, train
-from nlptransfer.word2vec import make_tokenizer
+from nlptransfer.hub.card import model_card
+from nlptransfer.models.features import text_key
+from nlptransfer.models.inference import compute, predict_logits
+from nlptransfer.models.rows import Examples, FeatureRows, SomeRows, TaughtRows, rows_of_texts, texts_of_rows
+from nlptransfer.models.tokens import TokenRows, encode, encode_words, token_counts
+from nlptransfer.report.page import write_report
+from nlptransfer.routes.base import Route, set_length
+from nlptransfer.routes.word2vec_model import make_tokenizer
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import LabelLoss, Objective, class_weights
+from nlptransfer.training.optimizer import TrainingSettings
 
 MODES = ("truncate", "head_tail", "windows")
 LONG = [" ".join(WORDS[(row + place) % len(WORDS)] for place in range(size)) for row, size in enumerate((3, 30, 0, 17))]
@@ -162,7 +154,7 @@ def test_of_510_tokens_the_first_128_and_the_last_382() -> None:
 def test_long_texts_are_taken_apart_in_chunks_too(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = TOKENIZERS["template"]
     whole = {mode: encode(LONG, tokenizer, 9, mode) for mode in MODES}
-    monkeypatch.setattr("nlptransfer.tokens.ENCODE_CHUNK", 2)
+    monkeypatch.setattr("nlptransfer.models.tokens.ENCODE_CHUNK", 2)
     for mode, rows in whole.items():
         again = encode(LONG, tokenizer, 9, mode)
         assert rows_in(again) == rows_in(rows)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
-from nlptransfer import metrics
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
-from nlptransfer.labels import Labels
-from nlptransfer.metrics import load_metric, predicted, score
+from nlptransfer.evaluation import metrics
+from nlptransfer.evaluation.metrics import load_metric, predicted, score_predictions
 
 
 def labels_of(k: int, multi_label: bool = False) -> Labels:
@@ -70,7 +70,7 @@ def assert_per_class(per_class: dict, targets: np.ndarray, guesses: np.ndarray, 
 def test_single_label_scores_are_those_of_scikit_learn(seed: int, n: int, k: int) -> None:
     targets, probabilities = single_rows(np.random.default_rng(seed), n, k)
     labels = labels_of(k)
-    found = score(targets, probabilities, labels, resamples=5)
+    found = score_predictions(targets, probabilities, labels, resamples=5)
     guesses = probabilities.argmax(axis=1)
     loss = sk.log_loss(targets, probabilities, labels=range(k)) if k > 1 else 0.0
     expected = {"accuracy": sk.accuracy_score(targets, guesses), "mcc": sk.matthews_corrcoef(targets, guesses)}
@@ -88,7 +88,7 @@ def test_multi_label_scores_are_those_of_scikit_learn(seed: int, n: int, k: int,
     targets, probabilities = multi_rows(rng, n, k)
     probabilities = probabilities.round(1) if ties else probabilities
     labels, thresholds = labels_of(k, multi_label=True), rng.random(k)
-    found = score(targets, probabilities, labels, thresholds=thresholds, resamples=5)
+    found = score_predictions(targets, probabilities, labels, thresholds=thresholds, resamples=5)
     guesses = (probabilities >= thresholds).astype(int)
     exact = sk.accuracy_score(targets, guesses)
     expected = {"accuracy": exact, "subset_accuracy": exact, **averages(targets, guesses)}
@@ -102,20 +102,20 @@ def test_multi_label_scores_are_those_of_scikit_learn(seed: int, n: int, k: int,
 
 
 def test_one_column_of_several_labels() -> None:
-    found = score([[1], [0], [1]], [[0.9], [0.2], [0.1]], labels_of(1, multi_label=True), resamples=20)
+    found = score_predictions([[1], [0], [1]], [[0.9], [0.2], [0.1]], labels_of(1, multi_label=True), resamples=20)
     assert found["f1_micro"] == pytest.approx(2 / 3)
     assert found["lrap"] == 1.0
 
 
 def test_loss_of_certain_and_wrong_predictions_is_finite() -> None:
     eps = np.finfo(float).eps
-    assert score([0], [[0.0, 1.0]], labels_of(2))["loss"] == pytest.approx(-np.log(eps))
-    several = score([[1.0, 0.0]], [[0.0, 0.0]], labels_of(2, multi_label=True))
+    assert score_predictions([0], [[0.0, 1.0]], labels_of(2))["loss"] == pytest.approx(-np.log(eps))
+    several = score_predictions([[1.0, 0.0]], [[0.0, 0.0]], labels_of(2, multi_label=True))
     assert several["loss"] == pytest.approx(-np.log(eps) / 2)
 
 
 def test_macro_leaves_out_labels_that_do_not_occur_and_single_rows_have_intervals() -> None:
-    found = score([1], [[0.1, 0.8, 0.1]], labels_of(3))
+    found = score_predictions([1], [[0.1, 0.8, 0.1]], labels_of(3))
     assert found["f1_macro"] == found["accuracy"] == 1.0
     assert found["accuracy_interval"] == found["f1_macro_interval"] == [1.0, 1.0]
     assert found["per_class"]["label 0"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
@@ -141,7 +141,7 @@ def test_single_label_intervals_agree_with_a_naive_bootstrap() -> None:
     rng = np.random.default_rng(0)
     targets = rng.choice(4, size=120, p=[0.6, 0.25, 0.1, 0.05])
     probabilities = softmax(rng.normal(size=(120, 4)) + 1.5 * np.eye(4)[targets])
-    found = score(targets, probabilities, labels_of(4), resamples=20000)
+    found = score_predictions(targets, probabilities, labels_of(4), resamples=20000)
     guesses = probabilities.argmax(axis=1)
     assert found["accuracy_interval"] == pytest.approx(
         naive_bootstrap(sk.accuracy_score, targets, guesses, 200), abs=0.02
@@ -153,7 +153,7 @@ def test_multi_label_intervals_agree_with_a_naive_bootstrap() -> None:
     rng = np.random.default_rng(1)
     targets = (rng.random((150, 3)) < [0.5, 0.3, 0.1]).astype(float)
     probabilities = sigmoid(rng.normal(size=targets.shape) + 2 * targets - 1)
-    found = score(targets, probabilities, labels_of(3, multi_label=True), resamples=20000)
+    found = score_predictions(targets, probabilities, labels_of(3, multi_label=True), resamples=20000)
     guesses = (probabilities >= 0.5).astype(int)
     assert found["accuracy_interval"] == pytest.approx(
         naive_bootstrap(sk.accuracy_score, targets, guesses, 200), abs=0.02
@@ -164,7 +164,7 @@ def test_multi_label_intervals_agree_with_a_naive_bootstrap() -> None:
 
 def accuracy_interval(right: np.ndarray, resamples: int, seed: int = 0) -> list[float]:
     probabilities = np.where(right[:, None], [0.9, 0.1], [0.1, 0.9])
-    found = score(np.zeros(len(right), int), probabilities, labels_of(2), resamples=resamples, seed=seed)
+    found = score_predictions(np.zeros(len(right), int), probabilities, labels_of(2), resamples=resamples, seed=seed)
     return found["accuracy_interval"]
 
 
@@ -184,11 +184,13 @@ def test_intervals_cover_the_true_accuracy_about_as_often_as_they_say() -> None:
 def test_intervals_depend_on_the_seed_alone_and_not_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     targets, probabilities = multi_rows(np.random.default_rng(3), 50, 4)
     labels = labels_of(4, multi_label=True)
-    first = score(targets, probabilities, labels)
-    assert score(targets, probabilities, labels, seed=1) != first
+    first = score_predictions(targets, probabilities, labels)
+    assert score_predictions(targets, probabilities, labels, seed=1) != first
     monkeypatch.setattr(metrics, "_BLOCK", 200)
-    assert score(targets, probabilities, labels) == first
-    assert not [name for name in score(targets, probabilities, labels, resamples=0) if name.endswith("_interval")]
+    assert score_predictions(targets, probabilities, labels) == first
+    assert not [
+        name for name in score_predictions(targets, probabilities, labels, resamples=0) if name.endswith("_interval")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -208,12 +210,12 @@ def test_intervals_depend_on_the_seed_alone_and_not_on_the_block(monkeypatch: py
 )
 def test_rows_that_do_not_fit_are_refused(targets: Any, probabilities: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        score(targets, probabilities, labels_of(2))
+        score_predictions(targets, probabilities, labels_of(2))
 
 
 def test_targets_of_several_labels_are_zero_or_one() -> None:
     with pytest.raises(DataError, match=r"expected 0 or 1, found 2\.0 in row 1"):
-        score([[0, 1], [2, 0]], [[0.5, 0.5]] * 2, labels_of(2, multi_label=True))
+        score_predictions([[0, 1], [2, 0]], [[0.5, 0.5]] * 2, labels_of(2, multi_label=True))
 
 
 def test_predicted() -> None:
@@ -283,16 +285,16 @@ def test_further_metrics_go_in_under_their_names(monkeypatch: pytest.MonkeyPatch
             return {"low": np.float32(min(predictions)), "all": {"worst": np.array([np.nan])}}
 
     monkeypatch.setitem(metrics.METRICS, "spread", Spread)
-    found = score([0, 1], [[0.9, 0.1]] * 2, labels_of(2), metrics=("f1", "mcc", "spread"))
+    found = score_predictions([0, 1], [[0.9, 0.1]] * 2, labels_of(2), metrics=("f1", "mcc", "spread"))
     assert found["f1"] == pytest.approx(1 / 3)
     assert found["mcc"] == 0.0
     assert found["spread_low"] == 0.0
     assert found["spread_all"] == {"worst": [None]}
     several = labels_of(3, multi_label=True)
-    ranked = score([[1, 0, 0]], [[0.2, 0.4, 0.1]], several, metrics=["label_ranking_average_precision"])
+    ranked = score_predictions([[1, 0, 0]], [[0.2, 0.4, 0.1]], several, metrics=["label_ranking_average_precision"])
     assert ranked["label_ranking_average_precision"] == ranked["lrap"] == 0.5
     with pytest.raises(SettingError, match="'subset_accuracy' cannot be computed"):
-        score([0, 1], [[0.9, 0.1]] * 2, labels_of(2), metrics=["subset_accuracy"])
+        score_predictions([0, 1], [[0.9, 0.1]] * 2, labels_of(2), metrics=["subset_accuracy"])
 
 
 def test_a_metric_that_evaluate_cannot_load_names_the_local_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +327,11 @@ def test_names_of_scores() -> None:
     one, several = labels_of(2), labels_of(2, multi_label=True)
     rows = (one, [0, 1]), (several, [[1, 0], [0, 0]])
     for labels, targets in rows:
-        numbers = [name for name, value in score(targets, [[0.9, 0.1]] * 2, labels).items() if isinstance(value, float)]
+        numbers = [
+            name
+            for name, value in score_predictions(targets, [[0.9, 0.1]] * 2, labels).items()
+            if isinstance(value, float)
+        ]
         assert [metrics.known_score(name, labels) for name in numbers] == numbers
         assert all(metrics.known_score(name) == name for name in numbers)
         assert metrics.default_metric(labels) in numbers

@@ -7,21 +7,10 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional
 
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import (
-    SOURCE,
-    TARGET,
-    Joint,
-    Judged,
-    LabelLoss,
-    Objective,
-    Relational,
-    TowardsSource,
-    angle_loss,
-    class_weights,
-    distance_loss,
-)
+from nlptransfer.training.losses import SOURCE, TARGET, Judged, LabelLoss, Objective, class_weights
+from nlptransfer.transfer.losses import Joint, Relational, TowardsSource, angle_loss, distance_loss
 
 ONE = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)

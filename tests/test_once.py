@@ -2,7 +2,7 @@
 
 import pytest
 
-from nlptransfer.once import once, shared_work
+from nlptransfer.memo import once, shared_work
 
 
 def test_each_thing_is_made_once_within_and_anew_outside():

@@ -19,12 +19,12 @@ import nlptransfer
 from helpers.corpora import WORDS
 from helpers.encoders import SHAPES, make_base, xlnet_tokenizer
 from nlptransfer import Classifier, Full, Lora, Probe, Word2Vec
-from nlptransfer.data import Data, Split
+from nlptransfer.classifier.onnx import OnnxForSequenceClassification
+from nlptransfer.data.dataset import Data, Split
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError, VerificationError
 from nlptransfer.files import read_json, size_mb, write_json
-from nlptransfer.labels import Labels
-from nlptransfer.onnx_model import OnnxForSequenceClassification
-from nlptransfer.route import Route
+from nlptransfer.routes.base import Route
 
 FILES = {"config.json", "model.onnx", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
 ONE = Labels(("bad", "fair", "good"))

@@ -9,8 +9,8 @@ from transformers import get_scheduler
 
 from helpers.training import BASE, LABELS, PACES, Tiny
 from nlptransfer.errors import SettingError
-from nlptransfer.objectives import LabelLoss, Objective
-from nlptransfer.optimization import Pace, make_optimizer, rate_share
+from nlptransfer.training.losses import LabelLoss, Objective
+from nlptransfer.training.optimizer import Pace, make_optimizer, rate_share
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
@@ -76,6 +76,6 @@ def test_senseless_settings_are_refused_by_name(name, value, message):
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_its_cure(monkeypatch):
-    monkeypatch.setattr("nlptransfer.optimization.find_spec", lambda package: None)
+    monkeypatch.setattr("nlptransfer.training.optimizer.find_spec", lambda package: None)
     with pytest.raises(SettingError, match="report_to: wandb is not installed: pip install wandb"):
         replace(BASE, report_to=("wandb",)).check()

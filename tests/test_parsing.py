@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from helpers.tables import KINDS, QUOTED, parquet, write
+from nlptransfer.data.parsing import kind_of, stem_of
+from nlptransfer.data.reading import read_table, read_texts
 from nlptransfer.errors import DataError
-from nlptransfer.parsing import kind_of, stem_of
-from nlptransfer.reading import read_table, read_texts
 
 BROKEN = {
     "latin.csv": (
@@ -61,7 +61,7 @@ def test_file_that_may_not_be_read(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("nlptransfer.parsing._open", refuse)
+    monkeypatch.setattr("nlptransfer.data.parsing._open", refuse)
     with pytest.raises(DataError, match=r"a\.csv: cannot be read: Permission denied"):
         read_table(path, "")
 

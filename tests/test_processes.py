@@ -17,7 +17,7 @@ from helpers.corpora import write_rows
 from helpers.encoders import make_film_base
 from helpers.folders import ROOT
 from helpers.side_by_side import BEGUN_ANEW, CNN, DISTANCES, NOT_SHARDED, ROUTES, SOLVED, TRANSFERS
-from nlptransfer import Comparison, Experiment, cli, processes
+from nlptransfer import Comparison, Experiment, cli, distributed
 from nlptransfer.errors import DataError
 
 TWO = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
@@ -201,12 +201,12 @@ def differences(one, two):
 
 
 def test_one_process_is_the_main_one_and_has_all_rows():
-    assert (processes.rank(), processes.count(), processes.is_main()) == (0, 1, True)
-    assert processes.from_main({"a": 1}) == {"a": 1}
-    processes.wait()
-    with processes.main_first():
+    assert (distributed.rank(), distributed.count(), distributed.is_main()) == (0, 1, True)
+    assert distributed.from_main({"a": 1}) == {"a": 1}
+    distributed.wait()
+    with distributed.main_first():
         pass
-    found = processes.gather_rows(
+    found = distributed.gather_rows(
         [np.array([2, 0]), np.array([1])], [np.array([[3.0], [1.0]]), np.array([[2.0]])], 3, share=True
     )
     assert found.tolist() == [[1.0], [2.0], [3.0]]
@@ -302,7 +302,7 @@ def test_an_error_on_purpose_is_said_once(tmp_path):
 
 def test_what_is_asked_is_checked_before_any_process_is_started(command_line, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "29500")
-    monkeypatch.setattr(processes, "start_all", lambda: pytest.fail("started"))
+    monkeypatch.setattr(distributed, "start_all", lambda: pytest.fail("started"))
     assert command_line(cli.main, "finetune", "data", "--nonsense").code == 2
     assert command_line(cli.main, "finetune", "--help").code == 0
 
@@ -335,8 +335,8 @@ def test_processes_that_fail_speak_in_turn(rank, error, seconds, said, monkeypat
 def test_what_all_would_do_alike_is_done_by_the_main_process(main, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     done = []
-    monkeypatch.setattr(processes, "is_main", lambda: main)
-    monkeypatch.setattr(processes, "wait", lambda: done.append("waited"))
+    monkeypatch.setattr(distributed, "is_main", lambda: main)
+    monkeypatch.setattr(distributed, "wait", lambda: done.append("waited"))
     cli._once(lambda: done.append("worked"))
     assert done == (["worked", "waited"] if main else ["waited"])
 
@@ -370,13 +370,13 @@ def test_how_many_were_asked_of_the_launcher(launcher, expected, monkeypatch, tm
     config = tmp_path / "config.yaml"
     config.write_text("distributed_type: MULTI_CPU\nnum_processes: 5\nuse_cpu: true\n")
     left_alone(monkeypatch, [str(config) if word == "CONFIG" else word for word in launcher])
-    assert processes._asked_of_launcher() == expected
+    assert distributed._asked_of_launcher() == expected
 
 
 def test_who_is_not_this_processs_launcher_is_not_asked(monkeypatch):
     left_alone(monkeypatch, ["accelerate", "launch", "--num_processes=2"])
     monkeypatch.setattr("sys.argv", ["topics.py", "other"])
-    assert processes._asked_of_launcher() is None
+    assert distributed._asked_of_launcher() is None
 
 
 def test_machines_meet_where_the_launcher_says(monkeypatch):
@@ -387,7 +387,7 @@ def test_machines_meet_where_the_launcher_says(monkeypatch):
     )
     monkeypatch.setattr("logging.disable", lambda level: None)
     with pytest.raises(SystemExit) as end:
-        processes.start_all()
+        distributed.start_all()
     assert not end.value.code
     (config,) = configs
     assert (config.nproc_per_node, config.min_nodes, config.max_nodes, config.max_restarts) == (2, 2, 2, 0)
@@ -398,13 +398,13 @@ def test_machines_meet_where_the_launcher_says(monkeypatch):
 def test_a_process_that_was_started_as_one_of_several_starts_none(monkeypatch):
     left_alone(monkeypatch, ["accelerate", "launch", "--num_processes=4"])
     monkeypatch.setenv("WORLD_SIZE", "4")
-    processes.start_all()
+    distributed.start_all()
 
 
 def test_a_script_that_is_left_alone_is_told_of_torchrun(monkeypatch, caplog):
     left_alone(monkeypatch, ["accelerate", "launch", "--num_processes=2", "--cpu"])
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    processes._on_cpu.cache_clear()
-    assert processes._on_cpu()
+    distributed._on_cpu.cache_clear()
+    assert distributed._on_cpu()
     assert "torchrun --nproc-per-node" in caplog.text
-    processes._on_cpu.cache_clear()
+    distributed._on_cpu.cache_clear()

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.tables import KINDS, QUOTED, ROWS, parquet, write
+from nlptransfer.data.reading import WHOLE, Table, clean_text, find_columns, open_source, read_table, read_texts
 from nlptransfer.errors import DataError
-from nlptransfer.reading import WHOLE, Table, clean_text, find_columns, open_source, read_table, read_texts
 
 
 def read(path: Path) -> list[dict]:
@@ -334,7 +334,7 @@ def test_texts_from_nowhere():
 
 def test_import_is_light():
     code = (
-        "import sys, nlptransfer.data; "
+        "import sys, nlptransfer.data.dataset; "
         "print([name for name in ('torch', 'pandas', 'pyarrow', 'datasets', 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

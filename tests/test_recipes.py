@@ -12,8 +12,8 @@ import pytest
 from helpers.encoders import make_film_base
 from helpers.folders import ROOT
 from nlptransfer import Experiment
-from nlptransfer.vector_making import train_vectors
-from nlptransfer.vectors import save_vectors
+from nlptransfer.vectors.store import save_vectors
+from nlptransfer.vectors.training import train_vectors
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
 CORPORA = {"sentiment": ("films",), "topics": ("headlines",), "multi_label": ("tickets",)}
@@ -172,8 +172,8 @@ def test_source_to_target_prints_what_the_source_gains(recipe, tmp_path):
 
 
 def test_few_shot_sets_contrast_beside_what_learns_without_it(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("nlptransfer.contrast.LEAST_PAIRS", 16)
-    base, call = make_film_base(tmp_path / "encoder"), ["--quiet", "--num-train-epochs", 1, "--no-report"]
+    monkeypatch.setattr("nlptransfer.transfer.contrastive.LEAST_PAIRS", 16)
+    base, call = make_film_base(tmp_path / "encoder"), ["--quiet", "--num-train-epochs", 1]
     ended = recipe("few_shot", "--base", base, *call)
     assert (ended.code, ended.err) == (0, "")
     found = [Experiment(Path(line.removeprefix("written: "))) for line in ended.out.splitlines() if "written" in line]

@@ -18,14 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
-from helpers.runs import finetune
-from nlptransfer import metrics
-from nlptransfer.calibration import expected_calibration_error
+from nlptransfer import finetune
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, RunFolderError
-from nlptransfer.figures import Point, learning_curve, plain, score_against_cost
+from nlptransfer.evaluation import metrics
+from nlptransfer.evaluation.calibration import expected_calibration_error
 from nlptransfer.files import read_json, write_json
-from nlptransfer.labels import Labels
-from nlptransfer.report import MATRIX_LABELS, SECTIONS, WordEffects, write_report
+from nlptransfer.report.figures import Point, learning_curve, plain, score_against_cost
+from nlptransfer.report.page import MATRIX_LABELS, SECTIONS, WordEffects, write_report
 
 VOID = {"meta", "br", "link", "input", "img", "hr"}
 OF_A_COMPARISON = {"ladder", "pairs", "curve"}
@@ -129,7 +129,7 @@ def write_run(folder: Path, labels: Labels = ONE_LABEL, n: int = 60, data: str =
     }
     write_json(folder / "experiment.json", {**known, **record})
     cost = {"train_seconds": 12.5, "trainable_parameters": 1234, "size_mb": 0.5}
-    scores = {"rows": n, **metrics.score(targets, p, labels, resamples=10)}
+    scores = {"rows": n, **metrics.score_predictions(targets, p, labels, resamples=10)}
     write_json(folder / "metrics.json", {"test": scores, "cost": cost})
     results = {"command": f"nlptransfer finetune {data}", "label_counts": {name: 30 for name in labels.names}}
     write_json(

@@ -10,11 +10,11 @@ from helpers import runs
 from helpers.folders import RUN_FILES, files_of
 from nlptransfer import Classifier, finetune
 from nlptransfer.cli import main
-from nlptransfer.data import load_data
+from nlptransfer.data.dataset import load_data
 from nlptransfer.errors import DataError, RunFolderError
-from nlptransfer.evidence import Evidence
-from nlptransfer.report import REPORT
-from nlptransfer.reporting import MOST_WORDS, report_on, word_effects
+from nlptransfer.report.build import MOST_WORDS, report_on, word_effects
+from nlptransfer.report.page import REPORT
+from nlptransfer.report.run_folder import Evidence
 
 
 @pytest.fixture(scope="module")

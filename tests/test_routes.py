@@ -2,12 +2,13 @@
 
 import pytest
 
-from nlptransfer.encoder_routes import Full, Lora
 from nlptransfer.errors import SettingError
-from nlptransfer.route import Route
-from nlptransfer.routes import ROUTES, route_class
+from nlptransfer.routes.base import Route
+from nlptransfer.routes.full import Full
+from nlptransfer.routes.lora import Lora
+from nlptransfer.routes.registry import ROUTES, route_class
+from nlptransfer.routes.word2vec import Word2Vec
 from nlptransfer.settings import fields_of
-from nlptransfer.word2vec_route import Word2Vec
 
 
 def test_table_of_routes() -> None:

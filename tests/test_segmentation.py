@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from helpers.folders import SHARED, needs_shared
 from nlptransfer.errors import VectorsError
-from nlptransfer.segmentation import (
+from nlptransfer.vectors.tokenizer import (
     PAD,
     PAD_ID,
     UNKNOWN,
@@ -198,7 +198,7 @@ def test_split_words_without_spaces():
 def test_pieces_are_the_same_in_every_process():
     # Many pairs come equally often, and few of them find a place.
     code = (
-        "import sys; from nlptransfer.segmentation import split_words\n"
+        "import sys; from nlptransfer.vectors.tokenizer import split_words\n"
         "texts = [chr(0x4E00 + i * i % 97) + chr(0x4E00 + i * 7 % 89) for i in range(600)] * 3\n"
         "sys.stdout.write(ascii(list(split_words(texts, 300))))"
     )

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from helpers.classifiers import FIVE, TEXTS, changed
 from helpers.encoders import base_of
-from nlptransfer import Classifier, Lora, Probe, SharedBase, anatomy
-from nlptransfer.encoders import BaseModel
+from nlptransfer import Classifier, Lora, Probe, SharedBase
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError
-from nlptransfer.labels import Labels
+from nlptransfer.hub.base_models import BaseModel
+from nlptransfer.models import loading
 
 LABELS = [Labels(FIVE[1::2]), Labels(FIVE), Labels(FIVE[:3], multi_label=True)]
 
@@ -38,8 +39,8 @@ def stored(classifier: Classifier) -> dict[int, int]:
 
 def test_adapters_on_one_base_are_what_they_are_alone(base, folders, monkeypatch):
     loads = []
-    real = anatomy.load_model
-    monkeypatch.setattr(anatomy, "load_model", lambda *given, **named: loads.append(1) or real(*given, **named))
+    real = loading.load_model
+    monkeypatch.setattr(loading, "load_model", lambda *given, **named: loads.append(1) or real(*given, **named))
     shared = SharedBase(str(base.path))
     together = [Classifier.load(folder, base=shared) for folder in folders]
     assert len(loads) == 1

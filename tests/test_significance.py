@@ -18,12 +18,12 @@ from statsmodels.stats.proportion import proportion_confint
 
 from helpers.folders import ROOT
 from helpers.simulated_rungs import correlations, simulated
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
-from nlptransfer.labels import Labels
-from nlptransfer.significance import (
+from nlptransfer.evaluation.significance import (
     Difference,
     Recommendation,
-    Rung,
+    ScoredCandidate,
     ScoreInterval,
     holm,
     mcnemar,
@@ -237,14 +237,14 @@ def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
 TARGETS = np.zeros(2000, dtype=int)
 
 
-def rung(name: str, validation: float, *shares: float, start: int = 0) -> Rung:
-    return Rung(name, right_in(*shares, rows=2000, start=start), validation)
+def rung(name: str, validation: float, *shares: float, start: int = 0) -> ScoredCandidate:
+    return ScoredCandidate(name, right_in(*shares, rows=2000, start=start), validation)
 
 
 MAJORITY = rung("majority", 0.5, 0.5)
 
 
-def advice(*rungs: Rung, **options: Any) -> Recommendation:
+def advice(*rungs: ScoredCandidate, **options: Any) -> Recommendation:
     return recommended(TARGETS, rungs, TWO, "accuracy", **options)
 
 
@@ -310,8 +310,10 @@ def test_the_majority_itself_is_never_recommended() -> None:
 def test_labels_that_were_shuffled_beat_no_majority() -> None:
     rng = np.random.default_rng(3)
     targets = rng.integers(2, size=1000)
-    guesses = [Rung(name, [rng.integers(2, size=1000) for _ in range(3)], 0.5) for name in ("probe", "lora", "full")]
-    majority = Rung("majority", [np.zeros(1000, dtype=int)], 0.5)
+    guesses = [
+        ScoredCandidate(name, [rng.integers(2, size=1000) for _ in range(3)], 0.5) for name in ("probe", "lora", "full")
+    ]
+    majority = ScoredCandidate("majority", [np.zeros(1000, dtype=int)], 0.5)
     found = recommended(targets, [majority, *guesses], TWO, "accuracy", majority="majority")
     assert found.rung is None and found.reason.startswith("no route beats the majority")
 
@@ -483,7 +485,9 @@ def test_settings_that_make_no_sense_are_refused(call: Any, message: str) -> Non
         ([MAJORITY, MAJORITY], None, r"rungs: expected every name once, found majority, majority"),
     ],
 )
-def test_rungs_that_cannot_be_compared_are_refused(rungs: Sequence[Rung], majority: str | None, message: str) -> None:
+def test_rungs_that_cannot_be_compared_are_refused(
+    rungs: Sequence[ScoredCandidate], majority: str | None, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         advice(*rungs, majority=majority)
 

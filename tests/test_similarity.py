@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nlptransfer import features
 from nlptransfer.errors import DataError
-from nlptransfer.similarity import domain_odds, linear_cka, proxy_a_distance
+from nlptransfer.models import features
+from nlptransfer.transfer import domain_shift
+from nlptransfer.transfer.domain_shift import domain_odds, linear_cka, proxy_a_distance
 
 
 def hsic(kernel: np.ndarray, other: np.ndarray) -> float:
@@ -227,15 +228,15 @@ def test_odds_refuse(source: list[str], target: list[str], message: str) -> None
 
 def test_odds_are_computed_once(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    first = features.kept_odds(FILMS, GADGETS, 1)
+    first = domain_shift.kept_odds(FILMS, GADGETS, 1)
     np.testing.assert_array_equal(first, domain_odds(FILMS, GADGETS, 1))
     computed = []
     monkeypatch.setattr(features, "domain_odds", lambda *asked: computed.append(asked) or np.ones(len(asked[0])))
-    np.testing.assert_array_equal(features.kept_odds(FILMS, GADGETS, 1), first)
+    np.testing.assert_array_equal(domain_shift.kept_odds(FILMS, GADGETS, 1), first)
     assert not computed
     # Of other texts, the other way round, or with another seed they are others.
     for asked in ((FILMS, GADGETS, 2), (GADGETS, FILMS, 1), ([*FILMS[1:], FILMS[0]], GADGETS, 1)):
-        features.kept_odds(*asked)
+        domain_shift.kept_odds(*asked)
         assert computed[-1] == asked
 
 
@@ -243,8 +244,8 @@ def test_distances_of_frozen_features_are_computed_once(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     draw = np.random.default_rng(0)
     source, target = draw.normal(size=(40, 3)).astype(np.float32), draw.normal(1, 1, (30, 3)).astype(np.float32)
-    first = features.kept_distance(source, target)
+    first = domain_shift.kept_distance(source, target)
     assert first == proxy_a_distance(source, target)
     monkeypatch.setattr(features, "proxy_a_distance", lambda *_: 0.5)
-    assert features.kept_distance(source.copy(), target) == first
-    assert features.kept_distance(source[1:], target) == features.kept_distance(source.T, target.T) == 0.5
+    assert domain_shift.kept_distance(source.copy(), target) == first
+    assert domain_shift.kept_distance(source[1:], target) == domain_shift.kept_distance(source.T, target.T) == 0.5

@@ -10,11 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import KFold, StratifiedKFold
 
-from nlptransfer import solver
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError, TrainingError
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import LabelLoss
-from nlptransfer.solver import STRENGTHS, TOWARDS_STRENGTHS, choose_strength, cross_validated, solve
+from nlptransfer.training import lbfgs
+from nlptransfer.training.lbfgs import STRENGTHS, TOWARDS_STRENGTHS, choose_strength, cross_validated, solve
+from nlptransfer.training.losses import LabelLoss
 
 ONE = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)
@@ -193,9 +193,24 @@ def test_a_solution_is_gone_on_from_by_its_own_axes_with_some_rows_more(monkeypa
     features, targets, _ = problem(rows=500, width=300)
     chosen = choose_strength(criterion(ONE), features[:450], targets[:450], lambda *_: 0.0, (10.0,))
     cold = solve(criterion(ONE), features, targets, 10.0)
-    monkeypatch.setattr(solver, "_principal_axes", None)
+    monkeypatch.setattr(lbfgs, "_principal_axes", None)
     warm = solve(criterion(ONE), features, targets, 10.0, chosen)
     assert_same_head(warm, cold, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weights": np.linspace(0.5, 1.5, 320)}, {"towards": (np.full((3, 30), 0.1), np.zeros(3))}],
+    ids=["plain", "weights", "towards"],
+)
+def test_a_solution_is_gone_on_from_where_some_rows_more_make_the_features_large(options, monkeypatch):
+    features, targets, _ = problem(rows=320, width=30)
+    monkeypatch.setattr(lbfgs, "LARGE", features[:300].size)
+    fewer = {name: value[:300] if name == "weights" else value for name, value in options.items()}
+    chosen = choose_strength(criterion(ONE), features[:300], targets[:300], lambda *_: 0.0, (10.0,), **fewer)
+    warm = solve(criterion(ONE), features, targets, 10.0, chosen, **options)
+    # Large features are multiplied in another precision, and their steps end earlier.
+    assert_same_head(warm, solve(criterion(ONE), features, targets, 10.0, **options), atol=2e-2)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -413,8 +428,8 @@ def test_a_strength_that_is_far_worse_is_given_up_on_its_way(count_steps, monkey
     def score(weight, bias):
         return -log_loss(targets[out], softmax(features[out] @ weight.T + bias))
 
-    for given_up_at in (np.inf, solver.FAR_WORSE):
-        monkeypatch.setattr(solver, "FAR_WORSE", given_up_at)
+    for given_up_at in (np.inf, lbfgs.FAR_WORSE):
+        monkeypatch.setattr(lbfgs, "FAR_WORSE", given_up_at)
         best = choose_strength(objective, features[train], targets[train], score, by_loss=True)
         ended.append((best, len(steps)))
     (whole, all_steps), (best, both) = ended
@@ -423,11 +438,11 @@ def test_a_strength_that_is_far_worse_is_given_up_on_its_way(count_steps, monkey
     assert_same_head((best.weight, best.bias), (whole.weight, whole.bias), atol=0)
     *others, given_up = best.scores.items()
     assert others == list(whole.scores.items())[:-1]
-    assert given_up[1] < solver.FAR_WORSE * best.scores[best.strength]
+    assert given_up[1] < lbfgs.FAR_WORSE * best.scores[best.strength]
 
 
 def test_losses_of_large_features_are_compared_before_the_minimum_is_reached(count_steps, monkeypatch):
-    monkeypatch.setattr(solver, "LARGE", 0)
+    monkeypatch.setattr(lbfgs, "LARGE", 0)
     (features, targets, _), objective = problem(), criterion(ONE)
     steps = count_steps(objective)
 

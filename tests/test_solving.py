@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import LabelLoss
-from nlptransfer.solver import STRENGTHS, TOWARDS_STRENGTHS, choose_strength, cross_validated, solve
-from nlptransfer.solving import FEW_ROWS, Features, HeadTask, share_weights
+from nlptransfer.data.labels import Labels
+from nlptransfer.training.lbfgs import STRENGTHS, TOWARDS_STRENGTHS, choose_strength, cross_validated, solve
+from nlptransfer.training.linear_head import FEW_ROWS, Features, HeadTask, share_weights
+from nlptransfer.training.losses import LabelLoss
 
 LABELS = Labels(("a", "b", "c"))
 

@@ -12,9 +12,9 @@ from helpers.classifiers import FIVE, LABELS, TEXTS, changed
 from helpers.encoders import base_of
 from nlptransfer import Classifier, Full, Lora, average
 from nlptransfer.cli import main
-from nlptransfer.encoders import BaseModel
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
-from nlptransfer.labels import Labels
+from nlptransfer.hub.base_models import BaseModel
 
 
 @pytest.fixture(scope="module")

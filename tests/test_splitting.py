@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers.corpora import counts, hashes, rows_of, texts_by_split
-from nlptransfer.data import DataSettings, load_data
-from nlptransfer.labels import Labels
+from nlptransfer.data.dataset import DataSettings, load_data
+from nlptransfer.data.labels import Labels
 
 
 @st.composite

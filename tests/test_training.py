@@ -10,12 +10,13 @@ from accelerate.utils import DistributedType
 from torch.nn import functional
 
 from helpers.training import BASE, LABELS, PACES, SEVERAL, Crowded, Tiny, fit, rows, same
-from nlptransfer import processes
-from nlptransfer.batching import training_batches
+from nlptransfer import distributed
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
-from nlptransfer.objectives import Joint, LabelLoss
-from nlptransfer.optimization import rate_share
-from nlptransfer.training import train
+from nlptransfer.models.batching import training_batches
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import LabelLoss
+from nlptransfer.training.optimizer import rate_share
+from nlptransfer.transfer.losses import Joint
 
 
 def test_one_label_is_learnt_and_the_report_tells_how(tmp_path):
@@ -242,7 +243,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
 def test_weights_are_sharded_in_one_way_alone(kind, tmp_path, monkeypatch):
     made = SimpleNamespace(distributed_type=DistributedType[kind], is_fsdp2=False)
-    monkeypatch.setattr(processes, "Accelerator", lambda **options: made)
+    monkeypatch.setattr(distributed, "Accelerator", lambda **options: made)
     with pytest.raises(SettingError, match=f"asks for {kind}: expected .* or --use_fsdp with --fsdp_version 2"):
         fit(tmp_path, BASE)
 

@@ -13,19 +13,16 @@ from helpers.corpora import splits, text_of
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
-from nlptransfer import Classifier, Experiment
-from nlptransfer.encoder_routes import Full, Lora
+from nlptransfer import Classifier, Experiment, finetune
 from nlptransfer.errors import NlpTransferError, SettingError
-from nlptransfer.optimization import TrainingSettings
-from nlptransfer.probe_route import Probe
-from nlptransfer.strategies import Joint, Relate, Select, Sequential
-from nlptransfer.transfer import (
-    FROM_SOURCE,
-    ON_TARGET,
-    Sides,
-)
-from nlptransfer.transfers import TRANSFERS, transfer_classes
-from nlptransfer.word2vec_route import Word2Vec
+from nlptransfer.routes.full import Full
+from nlptransfer.routes.lora import Lora
+from nlptransfer.routes.probe import Probe
+from nlptransfer.routes.word2vec import Word2Vec
+from nlptransfer.training.optimizer import TrainingSettings
+from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, Sides
+from nlptransfer.transfer.registry import TRANSFERS, transfer_classes
+from nlptransfer.transfer.supervised import Joint, Relate, Select, Sequential
 
 OTHER_NAMES = {"bad": "no", "good": "yes"}
 
@@ -352,8 +349,8 @@ def test_select_keeps_what_counts_on_the_source(tune):
 
 
 def test_sources_are_mixed_by_temperature(sides):
-    from nlptransfer.data import DataSettings, load_data
-    from nlptransfer.source import load_source
+    from nlptransfer.data.dataset import DataSettings, load_data
+    from nlptransfer.experiments.source import load_source
 
     (large, target, _), (small, *_) = sides("words linear"), sides("words linear")
     small = {**small, "train": tuple(part[:12] for part in small["train"])}
@@ -374,8 +371,8 @@ def test_sources_are_mixed_by_temperature(sides):
 
 
 def test_rows_that_look_like_the_target_count_more(tune, sides):
-    from nlptransfer.data import DataSettings, load_data
-    from nlptransfer.source import load_source
+    from nlptransfer.data.dataset import DataSettings, load_data
+    from nlptransfer.experiments.source import load_source
 
     source, target, _ = sides("words linear")
     texts, labels = source["train"]
@@ -474,7 +471,7 @@ def test_what_is_frozen_of_the_source_is_computed_once_too(route, tune, monkeypa
     )
     first = tune(route, "sequential", **frozen)
     passes = []
-    monkeypatch.setattr("nlptransfer.features.through", lambda *values: passes.append(values))
+    monkeypatch.setattr("nlptransfer.models.features.through", lambda *values: passes.append(values))
     again = tune(route, Sequential(l2_sp=1e-9, **frozen) if route == "full" else "joint", anew=True)
     assert not passes
     assert again.record["data"]["fingerprints"] == first.record["data"]["fingerprints"]

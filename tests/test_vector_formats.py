@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from nlptransfer import vector_formats
 from nlptransfer.errors import VectorsError
-from nlptransfer.vector_formats import FILE_SUFFIXES, check_kind, download_model, read_blocks, write_vectors
+from nlptransfer.vectors import formats
+from nlptransfer.vectors.formats import FILE_SUFFIXES, check_kind, download_model, read_blocks, write_vectors
 
 WORDS = ["the", "café", "电影", "😀", "5", "3.14", "no\u00a0break", "#", "\ufeffmark", "don't"]
 MATRIX = np.random.default_rng(0).standard_normal((len(WORDS), 7)).astype(np.float32)
@@ -64,8 +64,8 @@ def same_as_gensim(path: Path, *, is_binary: bool = False, no_header: bool = Fal
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(vector_formats, "_HEAD", 300)
-    monkeypatch.setattr(vector_formats, "_CHUNK", 11)
+    monkeypatch.setattr(formats, "_HEAD", 300)
+    monkeypatch.setattr(formats, "_CHUNK", 11)
 
 
 # Kinds
@@ -143,7 +143,7 @@ def test_what_is_written_reads_back_bit_for_bit(ending, words, chunk, data):
     numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
     matrix = data.draw(st_numpy.arrays(np.float32, shape, elements=numbers))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vector_formats, "_CHUNK", chunk)
+        patch.setattr(formats, "_CHUNK", chunk)
         path = Path(folder) / f"v{ending}"
         assert write_vectors(path, words, matrix) == 0
         found, read_back = read(path)
@@ -234,13 +234,13 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_line_without_end(tmp_path, small_chunks, monkeypatch):
-    monkeypatch.setattr(vector_formats, "_MAX_LINE", 100)
+    monkeypatch.setattr(formats, "_MAX_LINE", 100)
     with pytest.raises(VectorsError, match=r"^v, line 2: expected at most 100 bytes in a line"):
         read(write(tmp_path / "v", "1 1\n" + "a" * 1000 + " 1\n"))
 
 
 def test_word_without_end(tmp_path, small_chunks, monkeypatch):
-    monkeypatch.setattr(vector_formats, "_MAX_WORD", 100)
+    monkeypatch.setattr(formats, "_MAX_WORD", 100)
     with pytest.raises(VectorsError, match=r"^v, record 2: no word ends within 100 bytes"):
         read(write(tmp_path / "v", b"2 2\na " + ROW + b"\1" * 1000))
 
@@ -279,7 +279,7 @@ def test_disk_that_fails_halfway(tmp_path, monkeypatch):
             return data
 
     path = write(tmp_path / "v", text())
-    monkeypatch.setattr(vector_formats, "_open", lambda path: Failing(path.read_bytes()))
+    monkeypatch.setattr(formats, "_open", lambda path: Failing(path.read_bytes()))
     with pytest.raises(VectorsError, match=rf"^v, line {len(WORDS) + 2}: cannot be read \(.*Input/output error"):
         read(path)
 

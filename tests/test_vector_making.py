@@ -15,11 +15,12 @@ from sklearn.decomposition import PCA
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast, T5Config
 
-from nlptransfer import vector_making
-from nlptransfer.encoders import BaseModel, find_base
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
-from nlptransfer.segmentation import PAD, UNKNOWN, UNKNOWN_ID, build_tokenizer, surface_words
-from nlptransfer.vector_making import distil_for_texts, distil_vectors, train_vectors, whole_words
+from nlptransfer.hub.base_models import BaseModel, find_base
+from nlptransfer.vectors import distillation
+from nlptransfer.vectors.distillation import distil_for_texts, distil_vectors, whole_words
+from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, UNKNOWN_ID, build_tokenizer, surface_words
+from nlptransfer.vectors.training import train_vectors
 
 TEXTS = [
     "the cat sat on the mat, and the dog barked at the cat",
@@ -96,13 +97,13 @@ def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> BaseModel:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many words went through an encoder, call by call."""
     calls: list[int] = []
-    real = vector_making._encode_words
+    real = distillation._encode_words
 
     def counted(words, *args):
         calls.append(len(words))
         return real(words, *args)
 
-    monkeypatch.setattr(vector_making, "_encode_words", counted)
+    monkeypatch.setattr(distillation, "_encode_words", counted)
     return calls
 
 
@@ -266,7 +267,7 @@ def test_long_texts_are_read_to_their_end():
 
 def test_same_seed_same_vectors_in_every_process():
     code = (
-        "import sys; from nlptransfer.vector_making import train_vectors\n"
+        "import sys; from nlptransfer.vectors.training import train_vectors\n"
         "for text in sys.argv[1:]:\n"
         "    words, matrix = train_vectors([text] * 10, dimensions=8, epochs=2, progress=False)\n"
         "    print(ascii(words), matrix.tobytes().hex())"

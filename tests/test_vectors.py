@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.folders import SHARED, needs_shared
-from nlptransfer import vector_formats, vectors
 from nlptransfer.errors import SettingError, VectorsError
 from nlptransfer.files import cache_folder
-from nlptransfer.vectors import WordVectors, cached_vectors, open_vectors, save_vectors
+from nlptransfer.vectors import formats, store
+from nlptransfer.vectors.store import WordVectors, cached_vectors, open_vectors, save_vectors
 
 WORDS = ["the", "café", "电影", "film", "films", "don't"]
 MATRIX = np.random.default_rng(0).standard_normal((len(WORDS), 5)).astype(np.float32)
@@ -66,9 +66,9 @@ ANY_WORD = st.text(st.characters(exclude_categories=["Cs"]), max_size=5) | st.te
 def test_words_and_rows_are_those_of_a_list(words, asked, same_hash, start, stop):
     matrix = np.arange(len(words), dtype=np.float32)[:, None]
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vectors, "_BLOCK", 7)
+        patch.setattr(store, "_BLOCK", 7)
         if same_hash:
-            patch.setattr(vectors, "_hash", lambda text, lengths: np.zeros(len(lengths), dtype=np.uint64))
+            patch.setattr(store, "_hash", lambda text, lengths: np.zeros(len(lengths), dtype=np.uint64))
         opened = made(Path(folder) / "v", words, matrix)
         place = {word: row for row, word in enumerate(words)}
         assert opened.rows([*asked, *words]).tolist() == [place.get(word, -1) for word in [*asked, *words]]
@@ -87,7 +87,7 @@ def test_no_words_asked(tmp_path):
 
 @pytest.mark.parametrize("rows_at_once", [7, 1000])
 def test_nearest_as_gensim(tmp_path, monkeypatch, rows_at_once):
-    monkeypatch.setattr(vectors, "_NEAREST_BYTES", 8 * 10 * rows_at_once)
+    monkeypatch.setattr(store, "_NEAREST_BYTES", 8 * 10 * rows_at_once)
     matrix = np.random.default_rng(1).standard_normal((200, 10)).astype(np.float32)
     words = [f"w{number}" for number in range(200)]
     keyed = KeyedVectors(10)
@@ -214,7 +214,7 @@ def test_a_file_is_converted_once_and_again_when_it_changed(tmp_path, monkeypatc
     path = write_text(tmp_path / "v.txt", ["a 1", "b 2"])
     open_vectors(path)
     with monkeypatch.context() as patch:
-        patch.setattr(vectors, "read_blocks", refuse)
+        patch.setattr(store, "read_blocks", refuse)
         assert open_vectors(str(path)).words() == ["a", "b"]
     stat = path.stat()
     write_text(path, ["c 1", "d 2"])
@@ -263,12 +263,12 @@ def test_another_process_that_is_faster_wins(tmp_path, monkeypatch):
     path = write_text(tmp_path / "v.txt", ["a 1", "b 2"])
 
     def slowly(path: Path, allow_pickle: bool = False):
-        yield from vector_formats.read_blocks(path, allow_pickle)
+        yield from formats.read_blocks(path, allow_pickle)
         monkeypatch.undo()
         monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
         open_vectors(path)
 
-    monkeypatch.setattr(vectors, "read_blocks", slowly)
+    monkeypatch.setattr(store, "read_blocks", slowly)
     assert open_vectors(path).words() == ["a", "b"]
     assert len(cached()) == 1
 
@@ -278,7 +278,7 @@ def test_two_processes_convert_at_once(tmp_path):
     path = tmp_path / "v.bin"
     save_vectors(path, [f"w{number}" for number in range(20_000)], rng.standard_normal((20_000, 50)))
     script = (
-        "import sys; from nlptransfer.vectors import open_vectors\n"
+        "import sys; from nlptransfer.vectors.store import open_vectors\n"
         "sys.stdin.readline(); v = open_vectors(sys.argv[1]); print(len(v), v.rows(['w7', 'w19999']), v.matrix.sum())"
     )
     workers = [
@@ -368,8 +368,8 @@ def seconds_to_open(path: Path) -> float:
 
 
 def test_conversion_in_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(vector_formats, "_CHUNK", 1 << 18)
-    monkeypatch.setattr(vector_formats, "_HEAD", 1 << 18)
+    monkeypatch.setattr(formats, "_CHUNK", 1 << 18)
+    monkeypatch.setattr(formats, "_HEAD", 1 << 18)
     path = write_large(tmp_path / "v.bin", 20_000)
     tracemalloc.start()
     open_vectors(path)

@@ -16,8 +16,8 @@ from helpers.runs import finetune, gain_curve
 from nlptransfer import Classifier, Experiment
 from nlptransfer.cli import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
-from nlptransfer.run import Run
-from nlptransfer.strategies import Copy, Joint, Sequential
+from nlptransfer.experiments.run import Run
+from nlptransfer.transfer.supervised import Copy, Joint, Sequential
 
 WITHOUT_MODEL = {"experiment.json", "metrics.json", "predictions.parquet"}
 MLP = {"route": "word2vec", "head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3}

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from helpers.classifiers import LABELS, TEXTS, changed
 from helpers.encoders import base_of
 from nlptransfer import Classifier, Full, Lora, Probe
-from nlptransfer.classifier import push_saved
-from nlptransfer.encoders import BaseModel
+from nlptransfer.classifier.push import push_saved
+from nlptransfer.classifier.verification import check_logits, made_texts
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import RunFolderError, SettingError, VerificationError
-from nlptransfer.labels import Labels
-from nlptransfer.verifying import check_logits, made_texts
+from nlptransfer.hub.base_models import BaseModel
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_what_is_fresh_and_not_saved_is_found_out(base, lora, tmp_path, monkeypa
     folder = lora.save_pretrained(tmp_path / "out")
     held = files(folder)
     # What peft does by itself: of DeBERTa's fresh pooler nothing is kept.
-    monkeypatch.setattr("nlptransfer.encoder_routes._whole_heads", lambda model, modules: ["classifier"])
+    monkeypatch.setattr("nlptransfer.routes.lora._whole_heads", lambda model, modules: ["classifier"])
     forgetful = changed(Lora(max_length=12, rank=2), base, LABELS)
     with pytest.raises(VerificationError, match=r"found a difference of .* opening it again with peft: nothing was"):
         forgetful.save_pretrained(folder)

@@ -16,16 +16,15 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from nlptransfer.word2vec import (
-    RESERVED,
+from nlptransfer.routes.pooled_head import PooledBody, Standardize
+from nlptransfer.routes.word2vec_model import (
     CnnBody,
-    PooledBody,
-    Standardize,
     Word2VecConfig,
     Word2VecForSequenceClassification,
     make_tokenizer,
     unknown_share,
 )
+from nlptransfer.vectors.tokenizer import RESERVED
 
 WORDS = ["the", "a", "film", "was", "is", "and", "very", "not", "good", "bad", "great", "dull", "plot", "cast", "music"]
 SIZE = len(WORDS) + RESERVED
@@ -335,7 +334,7 @@ def test_plain_transformers_needs_one_import(tmp_path: Path) -> None:
     assert (found["config"], found["model"]) == ("word2vec", "Word2VecForSequenceClassification")
     assert found["is_fast"] is True
     assert found["ids"] == [[3, 8, 10, 4], [1]]
-    assert found["own"] == ["nlptransfer.errors", "nlptransfer.segmentation", "nlptransfer.word2vec"]
+    assert found["own"] == ["nlptransfer.errors", "nlptransfer.vectors.tokenizer", "nlptransfer.routes.word2vec_model"]
     sentence = [2, 4, 5, 12, 7, 2, 14, 8, 10]
     for name, most in (("one by one", None), ("batched", 6)):
         rows = [sentence[:most], [0], [1, 1], [WORDS.index("dull") + RESERVED]]

@@ -13,13 +13,14 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
 from helpers.classifiers import train_only
-from nlptransfer.batching import FeatureRows
 from nlptransfer.errors import RunFolderError, SettingError
-from nlptransfer.route import Built
-from nlptransfer.tokens import TokenRows
-from nlptransfer.vectors import save_vectors
-from nlptransfer.word2vec import RESERVED, Word2VecForSequenceClassification
-from nlptransfer.word2vec_route import Word2Vec
+from nlptransfer.models.rows import FeatureRows
+from nlptransfer.models.tokens import TokenRows
+from nlptransfer.routes.base import Built
+from nlptransfer.routes.word2vec import Word2Vec
+from nlptransfer.routes.word2vec_model import Word2VecForSequenceClassification
+from nlptransfer.vectors.store import save_vectors
+from nlptransfer.vectors.tokenizer import RESERVED
 
 WORDS = [
     "the", "a", "and", "film", "was", "is", "very", "plot", "cast", "music",
@@ -186,7 +187,7 @@ def test_labels_reach_the_model(base: str, multi_label: bool) -> None:
 
 
 def test_defaults_are_training_settings() -> None:
-    from nlptransfer.training import TrainingSettings
+    from nlptransfer.training.loop import TrainingSettings
 
     for head in HEADS.values():
         TrainingSettings(**Word2Vec(**head).defaults(train_only(TEXTS, TARGETS))).check()

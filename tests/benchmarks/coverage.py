@@ -1,4 +1,4 @@
-"""How often the intervals and tests of nlptransfer.significance are right, over simulated sets of predictions.
+"""How often the intervals and tests of nlptransfer.evaluation.significance are right, over simulated sets of predictions.
 
     python tests/benchmarks/coverage.py                # 2,000 sets for each row of the table: half an hour and more
     python tests/benchmarks/coverage.py --sets 200
@@ -19,9 +19,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from helpers.simulated_rungs import simulated
-from nlptransfer.gains import outcomes, resampled_scores
-from nlptransfer.labels import Labels
-from nlptransfer.significance import paired, rung_interval, wilson_interval
+from nlptransfer.data.labels import Labels
+from nlptransfer.evaluation.bootstrap import outcomes, resampled_scores
+from nlptransfer.evaluation.significance import paired, rung_interval, wilson_interval
 
 TRUE = 0.85
 TWO, SIX = Labels(tuple("ab")), Labels(tuple("abcdef"))

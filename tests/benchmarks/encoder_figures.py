@@ -45,7 +45,8 @@ def full(places: Places) -> list[Row]:
 def lora(places: Places) -> list[Row]:
     """LoRA: an epoch at rank 8, tokenized before"""
     _stay_on_cpu()
-    from nlptransfer.encoder_routes import Full, Lora
+    from nlptransfer.routes.full import Full
+    from nlptransfer.routes.lora import Lora
 
     rows = []
     for name in ROWS:
@@ -72,7 +73,7 @@ def lora(places: Places) -> list[Row]:
 def frozen(places: Places) -> list[Row]:
     """Lower layers frozen: 3 epochs of the upper 2 of 6, from texts in memory; the activations below computed once"""
     _stay_on_cpu()
-    from nlptransfer.encoder_routes import Full
+    from nlptransfer.routes.full import Full
 
     whole = Full(max_length=peers.MAX_LENGTH)
     upper = replace(whole, freeze_layers=FROZEN_LAYERS)
@@ -104,8 +105,8 @@ def frozen(places: Places) -> list[Row]:
 def probe(places: Places) -> list[Row]:
     """Probe: fitted once more, the features in the cache"""
     _stay_on_cpu()
-    from nlptransfer.encoder_routes import Full
-    from nlptransfer.probe_route import Probe
+    from nlptransfer.routes.full import Full
+    from nlptransfer.routes.probe import Probe
 
     route, whole = (kind(max_length=peers.MAX_LENGTH) for kind in (Probe, Full))
     rows = []
@@ -146,7 +147,8 @@ def classify(places: Places) -> list[Row]:
     """Prediction by encoders: text in, label out"""
     _stay_on_cpu()
     from nlptransfer import Classifier
-    from nlptransfer.encoder_routes import Full, Lora
+    from nlptransfer.routes.full import Full
+    from nlptransfer.routes.lora import Lora
 
     routes = {"Full": Full(), "Lora, merged": Lora(merge=True)}
     rows = []
@@ -190,7 +192,7 @@ def gpu(places: Places) -> list[Row]:
 
 def _beside_trainer(places: Places, counts: Mapping[str, int], precision: str) -> list[Row]:
     """Full beside the stock Trainer, and beside the machine's matrix products."""
-    from nlptransfer.encoder_routes import Full
+    from nlptransfer.routes.full import Full
 
     size = 2048 if precision == "no" else 8192
     rows = []
@@ -219,7 +221,7 @@ def _beside_trainer(places: Places, counts: Mapping[str, int], precision: str) -
 def _loaded(places: Places, name: str) -> Any:
     """The rows that train on a data set, and its validation rows."""
     from nlptransfer import load_data
-    from nlptransfer.data import DataSettings
+    from nlptransfer.data.dataset import DataSettings
 
     data = load_data(places.texts("train", name), DataSettings(test_size=0, calibration_size=0))
     return replace(data, name=name)
@@ -235,9 +237,9 @@ def _few(data: Any, rows: int) -> Any:
 
 
 def _lengths(data: Any) -> Any:
-    from nlptransfer.anatomy import load_tokenizer
-    from nlptransfer.encoders import find_base
-    from nlptransfer.tokens import encode
+    from nlptransfer.hub.base_models import find_base
+    from nlptransfer.models.loading import load_tokenizer
+    from nlptransfer.models.tokens import encode
 
     return encode(data.train.texts, load_tokenizer(find_base()), peers.MAX_LENGTH).lengths
 
@@ -253,19 +255,19 @@ def _described(data: Any) -> str:
 
 def _parameters() -> int:
     """Weights outside the embeddings: each takes part in 2 floating-point operations a token forward, 4 backward."""
-    from nlptransfer import anatomy
-    from nlptransfer.encoders import find_base
+    from nlptransfer.hub.base_models import find_base
+    from nlptransfer.models import architectures, loading
 
-    encoder = anatomy.load_encoder(find_base())
-    below = sum(p.numel() for part in anatomy.embeddings_of(encoder) for p in part.parameters())
+    encoder = loading.load_encoder(find_base())
+    below = sum(p.numel() for part in architectures.embeddings_of(encoder) for p in part.parameters())
     return encoder.num_parameters() - below
 
 
 def _built(route: Any, data: Any) -> Any:
-    from nlptransfer import processes
+    from nlptransfer import distributed
 
     built = route.build(data, None, None, seed=0)
-    built.model.to(processes.state().device)
+    built.model.to(distributed.state().device)
     return built
 
 
@@ -275,8 +277,8 @@ def _fit(route: Any, data: Any, epochs: int = 1, precision: str = "no", cached: 
     Args:
         cached: whether the route's way round frozen layers is taken; else the loop trains the model as it is.
     """
-    from nlptransfer.objectives import LabelLoss, Objective
-    from nlptransfer.training import Examples, TrainingSettings, train
+    from nlptransfer.training.loop import Examples, TrainingSettings, train
+    from nlptransfer.training.losses import LabelLoss, Objective
 
     built = _built(route, data)
     started = time.perf_counter()
@@ -306,7 +308,7 @@ def _fit(route: Any, data: Any, epochs: int = 1, precision: str = "no", cached: 
 
 def _stock(data: Any, lora: bool = False, cpu: bool = True) -> float:
     """Seconds of the stock Trainer."""
-    from nlptransfer.encoders import find_base
+    from nlptransfer.hub.base_models import find_base
 
     rows = data.train.texts, data.train.targets, data.labels.num_labels
     with TemporaryDirectory() as folder:
@@ -317,7 +319,7 @@ def _product_seconds(size: int, precision: str) -> float:
     """The best of five products of square matrices, by the fastest of what torch has: float32, or bf16 on a GPU."""
     import torch
 
-    from nlptransfer import arithmetic
+    from nlptransfer.models import cpu
 
     on_gpu = precision != "no"
     options: dict[str, Any] = {"device": "cuda", "dtype": torch.bfloat16} if on_gpu else {}
@@ -329,7 +331,7 @@ def _product_seconds(size: int, precision: str) -> float:
         if on_gpu:
             torch.cuda.synchronize()
 
-    with torch.no_grad(), arithmetic.fast(layer):
+    with torch.no_grad(), cpu.fast(layer):
         multiply()
         return min(clock(multiply) for _ in range(5))
 

@@ -146,7 +146,7 @@ def train(places: Places) -> list[Row]:
 def _features_and_head(texts: list[str], labels: list[str], vectors: Path) -> None:
     """What finetune() does between reading and scoring: split, model, features, strength, the last solution."""
     from nlptransfer import Word2Vec, load_data
-    from nlptransfer.data import DataSettings
+    from nlptransfer.data.dataset import DataSettings
 
     data = load_data((texts, labels), DataSettings(test_size=0, calibration_size=0))
     route = Word2Vec(head_type="linear")
@@ -155,8 +155,8 @@ def _features_and_head(texts: list[str], labels: list[str], vectors: Path) -> No
 
 def solve_head(route: Any, built: Any, data: Any) -> None:
     """What finetune() does with a linear head on frozen features: the features, a strength, the last solution."""
-    from nlptransfer.objectives import LabelLoss
-    from nlptransfer.solving import Features, HeadTask
+    from nlptransfer.training.linear_head import Features, HeadTask
+    from nlptransfer.training.losses import LabelLoss
 
     splits = data.train, data.validation
     learner, parts = route.learning(built.model, built.tokenizer, *(split.texts for split in splits))
@@ -173,7 +173,7 @@ def solve_head(route: Any, built: Any, data: Any) -> None:
 def predict(places: Places) -> list[Row]:
     """Prediction: text in, label out"""
     from nlptransfer import finetune
-    from nlptransfer.encoders import find_base
+    from nlptransfer.hub.base_models import find_base
 
     train, (texts, _) = places.texts("train"), places.texts("test")
     vectors = places.word_vectors()

@@ -21,8 +21,8 @@ def onnx(places: Places) -> list[Row]:
     """Prediction in ONNX: text in, label out"""
     _stay_on_cpu()
     from nlptransfer import Classifier
-    from nlptransfer.encoder_routes import Full
-    from nlptransfer.word2vec_route import Word2Vec
+    from nlptransfer.routes.full import Full
+    from nlptransfer.routes.word2vec import Word2Vec
 
     rows = []
     for name, count in PREDICTED.items():
@@ -91,7 +91,7 @@ def _speed(live: Any, texts: list[str]) -> dict[str, float]:
 
 def _loaded(places: Places, name: str) -> Any:
     from nlptransfer import load_data
-    from nlptransfer.data import DataSettings
+    from nlptransfer.data.dataset import DataSettings
 
     return load_data(places.texts("train", name), DataSettings(test_size=0, calibration_size=0))
 

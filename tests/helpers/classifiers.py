@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from helpers.corpora import WORDS, texts_of
 from nlptransfer import Classifier
-from nlptransfer.data import Data, Split
-from nlptransfer.encoder_routes import EncoderRoute
-from nlptransfer.encoders import BaseModel
-from nlptransfer.labels import Labels
-from nlptransfer.route import Built, Route
+from nlptransfer.data.dataset import Data, Split
+from nlptransfer.data.labels import Labels
+from nlptransfer.hub.base_models import BaseModel
+from nlptransfer.routes.base import Built, Route
+from nlptransfer.routes.encoder import EncoderRoute
 
 LABELS = Labels(("bad", "good"))
 SEVERAL = Labels(("bad", "good"), multi_label=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nlptransfer.data import Data, Split
+    from nlptransfer.data.dataset import Data, Split
 
 TOPICS = ("good", "bad", "delivery", "billing", "praise")
 FILLER = [f"word{a}{b}" for a, b in product("abcdefghij", "abcdefghijkl")]

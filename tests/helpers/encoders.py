@@ -22,7 +22,7 @@ from transformers import (
 
 from helpers.corpora import FILM_WORDS, WORDS
 from helpers.folders import SHARED
-from nlptransfer.encoders import BaseModel, find_base
+from nlptransfer.hub.base_models import BaseModel, find_base
 
 SPECIAL = ["<unk>", "<pad>", "<s>", "</s>"]
 LAYERS, WIDTH = 3, 16

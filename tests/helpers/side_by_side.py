@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nlptransfer.run
 import numpy as np
 import pytest
 import torch
@@ -21,19 +22,21 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
-import nlptransfer.run
 from helpers.corpora import FILM_WORDS, write_rows
-from helpers.runs import finetune
-from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, ladder, processes, training
-from nlptransfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
-from nlptransfer.batching import FeatureRows, SomeRows, predict_logits
-from nlptransfer.features import cached
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import SOURCE, UNLABELLED, LabelLoss, Objective, class_weights
-from nlptransfer.pretraining import LanguageLoss, Masking, _lowered
-from nlptransfer.task import Task
-from nlptransfer.tokens import TokenRows
-from nlptransfer.training import Examples, TrainingSettings, train
+from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed, finetune
+from nlptransfer.data.labels import Labels
+from nlptransfer.experiments import environment
+from nlptransfer.experiments.task import Task
+from nlptransfer.models.features import cached
+from nlptransfer.models.inference import predict_logits
+from nlptransfer.models.rows import Examples, FeatureRows, SomeRows
+from nlptransfer.models.tokens import TokenRows
+from nlptransfer.training import loop
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import SOURCE, UNLABELLED, LabelLoss, Objective, class_weights
+from nlptransfer.training.optimizer import TrainingSettings
+from nlptransfer.transfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
+from nlptransfer.transfer.pretraining import LanguageLoss, Masking, _lowered
 
 CNN = {"head_type": "cnn", "dropout": 0.0, "num_train_epochs": 12, "save_steps": 5}
 """Settings of a run on word vectors."""
@@ -73,14 +76,14 @@ class Tiny(nn.Module):
     def forward(self, features: torch.Tensor) -> SimpleNamespace:
         if not self.training:
             self.seen += features[:, 0].tolist()
-        elif self.crowded and processes.rank() == 1 and len(features) > 1:
+        elif self.crowded and distributed.rank() == 1 and len(features) > 1:
             raise torch.OutOfMemoryError("out of memory")
         return SimpleNamespace(logits=self.head(torch.relu(self.body(features))))
 
 
 def share_of(rows: int) -> int:
     """The rows that each process takes at once, of so many that all take."""
-    return rows // processes.count()
+    return rows // distributed.count()
 
 
 def examples(count: int, labels: Labels) -> Examples:
@@ -107,11 +110,11 @@ def train_tiny(kind: str, folder: Path) -> None:
     part = len(model.seen)
     assert np.array_equal(shared, predict_logits(model, judged.rows))
     record = [part, report.rows_per_pass, report.step, [entry["loss"] for entry in report.history], shared.tolist()]
-    (folder / f"rank_{processes.rank()}.json").write_text(json.dumps(record))
-    if processes.is_main():
+    (folder / f"rank_{distributed.rank()}.json").write_text(json.dumps(record))
+    if distributed.is_main():
         save_file(model.state_dict(), folder / "final.safetensors")
-    assert processes.from_main(processes.rank()) == 0
-    processes.wait()
+    assert distributed.from_main(distributed.rank()) == 0
+    distributed.wait()
 
 
 def align_tiny(kind: str, folder: Path) -> None:
@@ -131,10 +134,10 @@ def align_tiny(kind: str, folder: Path) -> None:
         objective, learn, none, lambda logits: 0.0, settings, folder / "checkpoints", None, unseen, (SOURCE, UNLABELLED)
     )
     record = [entry["discrepancy"] for entry in report.history]
-    (folder / f"rank_{processes.rank()}.json").write_text(json.dumps(record))
+    (folder / f"rank_{distributed.rank()}.json").write_text(json.dumps(record))
     # The critic is a part of it.
-    save_file(objective.state_dict(), folder / f"rank_{processes.rank()}.safetensors")
-    processes.wait()
+    save_file(objective.state_dict(), folder / f"rank_{distributed.rank()}.safetensors")
+    distributed.wait()
 
 
 def learn_language(folder: Path) -> None:
@@ -158,10 +161,10 @@ def learn_language(folder: Path) -> None:
     )  # fmt: skip
     model = BertForMaskedLM(config)
     found = _lowered(LanguageLoss(model, masking), learn, held_out, settings, folder / "checkpoints", {})
-    if processes.is_main():
+    if distributed.is_main():
         (folder / "language.json").write_text(json.dumps([found["language"], found["history"]]))
         save_file(dict(model.bert.state_dict()), folder / "final.safetensors")
-    processes.wait()
+    distributed.wait()
 
 
 def compute_features(folder: Path) -> None:
@@ -170,14 +173,14 @@ def compute_features(folder: Path) -> None:
 
     def make() -> np.ndarray:
         calls.append(1)
-        processes.wait()
+        distributed.wait()
         return np.ones((2, 2), dtype=np.float16)
 
-    for cache in (f"machine_{processes.rank()}", "one") * 2:
+    for cache in (f"machine_{distributed.rank()}", "one") * 2:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HF_HOME", str(folder / cache))
             assert cached({"of": cache[:3]}, make).sum() == 4
-    (folder / f"computed_{processes.rank()}.txt").write_text(f"{len(calls)}")
+    (folder / f"computed_{distributed.rank()}.txt").write_text(f"{len(calls)}")
 
 
 def texts_of(rows: int, draw: np.random.Generator) -> list[str]:
@@ -209,10 +212,10 @@ def calls(base: str) -> dict[str, dict[str, Any]]:
 def compare_routes(encoder: str, folder: Path) -> None:
     """nlptransfer compare: timed, and trained in steps over two seeds."""
     rows = folder.with_suffix(".jsonl")
-    if processes.is_main():
+    if distributed.is_main():
         texts, labels = calls(encoder)["full"]["data"]
         write_rows(rows, list(zip(texts, labels, strict=True)))
-    processes.wait()
+    distributed.wait()
     words = [
         "compare",
         str(rows),
@@ -238,16 +241,16 @@ def finetune_once(name: str, call: dict[str, Any], folder: Path) -> None:
 
 def finetune_cut_off(name: str, call: dict[str, Any], folder: Path) -> None:
     """Stop after the second checkpoint, and go on from there."""
-    save, saved = training._Loop._save, []
+    save, saved = loop._Loop._save, []
 
-    def stopping(loop: training._Loop) -> None:
+    def stopping(loop: loop._Loop) -> None:
         save(loop)
         saved.append(loop)
         if len(saved) == 2:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Loop, "_save", stopping)
+        patch.setattr(loop._Loop, "_save", stopping)
         with nullcontext() if name in SOLVED else pytest.raises(KeyboardInterrupt):
             finetune_once(name, call, folder)
     finetune_once(name, call, folder)
@@ -274,13 +277,13 @@ def shard_weights(patch: pytest.MonkeyPatch) -> None:
 
 
 def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
-    several = processes.count() > 1
+    several = distributed.count() > 1
     with pytest.MonkeyPatch.context() as patch:
         # No run here is asked how fast it is.
-        patch.setattr(nlptransfer.run, "SPEED_SECONDS", 0.0)
+        patch.setattr(nlptransfer.experiments.run, "SPEED_SECONDS", 0.0)
         with patch.context() as gpus:
             # As where there are GPUs.
-            gpus.setattr(training, "_rehearses", lambda accelerator: several)
+            gpus.setattr(loop, "_rehearses", lambda accelerator: several)
             for kind in ("one", "several", "crowded"):
                 train_tiny(kind, folder / kind)
         for kind in DISTANCES:
@@ -290,7 +293,7 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
         finetune(corpus, base=vectors, output_dir=folder / "cnn", per_device_train_batch_size=rows, **CNN)
         for name, call in calls(encoder).items():
             finetune_once(name, call, folder)
-        patch.setattr(ladder, "SPEED_SECONDS", 0.0)
+        patch.setattr(environment, "SPEED_SECONDS", 0.0)
         compare_routes(encoder, folder / "comparison")
         if several:
             compute_features(folder / "features")

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from nlptransfer.batching import FeatureRows
-from nlptransfer.labels import Labels
-from nlptransfer.objectives import LabelLoss, Objective
-from nlptransfer.optimization import Pace, TrainingSettings
-from nlptransfer.training import Examples, train
+from nlptransfer.data.labels import Labels
+from nlptransfer.models.rows import Examples, FeatureRows
+from nlptransfer.training.loop import train
+from nlptransfer.training.losses import LabelLoss, Objective
+from nlptransfer.training.optimizer import Pace, TrainingSettings
 
 LABELS = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)

@@ -1,0 +1,223 @@
+"""A classifier as ONNX: onnxruntime predicts with it, without its base and without its weights in torch."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from nlptransfer.data import Data
+from nlptransfer.errors import RunFolderError, SettingError
+from nlptransfer.hub import fast_tokenizer, from_pretrained
+from nlptransfer.models import (
+    LongText,
+    Rows,
+    SharedBase,
+    TokenRows,
+    encode,
+    encode_words,
+    predict_logits,
+    texts_of_rows,
+)
+from nlptransfer.routes import WORDS, Built, Route, Word2VecConfig
+
+GRAPH = "model.onnx"
+WEIGHTS = "model.onnx.data"
+"""Where the weights lie if they do not fit into the graph's file, which may have 2 GB."""
+LOGITS = "logits"
+"""The graph's output."""
+INSTALL = "pip install 'nlptransfer[onnx]'"
+
+
+class OnnxForSequenceClassification(PreTrainedModel):
+    """An ONNX graph with the face of a model, for prediction alone.
+
+    onnxruntime takes a GPU where it was installed with CUDA, and as many threads as OMP_NUM_THREADS says, by default
+    one for each core.
+
+    Args:
+        config: the one of the model that was exported, with its labels.
+        folder: where the graph is.
+        words: what cuts texts for word vectors beside an encoder.
+
+    Raises:
+        RunFolderError: there is no graph that onnxruntime opens, or one for another number of labels.
+        SettingError: onnxruntime is not installed.
+    """
+
+    config_class = PreTrainedConfig
+    # The config says how attention is computed, which is the graph's business by now.
+    _supports_sdpa = True
+
+    def __init__(self, config: PreTrainedConfig, folder: Path, words: PreTrainedTokenizerFast | None = None) -> None:
+        super().__init__(config)
+        self.folder, self.words = folder, words
+        self.session = _opened(folder / GRAPH)
+        self.takes = [value.name for value in self.session.get_inputs()]
+        given = ", ".join(f"{value.name} of {value.shape[-1]}" for value in self.session.get_outputs())
+        if given != (wanted := f"{LOGITS} of {config.num_labels}"):
+            raise RunFolderError(
+                f"{folder / GRAPH}: expected {wanted} labels, as config.json has them, found {given}: export it again"
+            )
+        # Whoever asks where a model is asks its parameters.
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "OnnxForSequenceClassification":
+        # Wherever the graph is computed, onnxruntime is handed arrays of main memory.
+        return self
+
+    def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
+        """Logits, (batch, labels) float32.
+
+        Args:
+            inputs: what the graph takes, (batch, tokens) int64 each: ``input_ids``, ``attention_mask``, and where they
+                matter ``token_type_ids``, and ``word_ids`` (batch, words) for word vectors beside an encoder.
+        """
+        (logits,) = self.session.run([LOGITS], {name: inputs[name].numpy() for name in self.takes})
+        return SequenceClassifierOutput(logits=torch.from_numpy(logits))
+
+    def save_pretrained(self, save_directory: Any, *_: Any, **__: Any) -> None:
+        """Copy the graph and its config."""
+        folder = Path(save_directory)
+        self.config.save_pretrained(folder)
+        for name in (GRAPH, WEIGHTS):
+            if (self.folder / name).exists():
+                shutil.copyfile(self.folder / name, folder / name)
+
+
+@dataclass(frozen=True)
+class WithWordIds:
+    """Token rows, and for each row the words of its text by their ids."""
+
+    tokens: TokenRows
+    words: TokenRows
+    """of each text"""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.tokens.lengths
+
+    @property
+    def windows(self) -> np.ndarray | None:
+        return self.tokens.windows
+
+    def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """As the token rows', and ``word_ids``, (len(indices), most words) int64."""
+        words = self.words.batch(texts_of_rows(self, indices))["input_ids"]
+        return {**self.tokens.batch(indices), "word_ids": words}
+
+
+def graph_rows(
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    words: PreTrainedTokenizerFast | None,
+    texts: Sequence[str],
+    long_text: LongText,
+) -> TokenRows | WithWordIds:
+    """What a graph takes of texts.
+
+    Args:
+        config: of the model that was exported.
+        words: what cuts texts for word vectors beside an encoder.
+        long_text: as the route has it.
+    """
+    if isinstance(config, Word2VecConfig) and config.only_pools:
+        return encode_words(texts, tokenizer, long_text)
+    tokens = encode(texts, tokenizer, tokenizer.model_max_length, long_text)
+    return tokens if words is None else WithWordIds(tokens, encode_words(texts, words, long_text))
+
+
+@dataclass(frozen=True)
+class Exported(Route):
+    """What a classifier of another route has become as ONNX: it predicts, and cannot learn."""
+
+    name: ClassVar[str] = "onnx"
+    opened_by: ClassVar[str] = "onnxruntime"
+
+    learnt_by: str
+    """the route that it has learnt by"""
+
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
+        raise self._cannot_learn()
+
+    def defaults(self, data: Data) -> dict[str, Any]:
+        raise self._cannot_learn()
+
+    def head(self, model: PreTrainedModel) -> nn.Linear:
+        raise self._cannot_learn()
+
+    def _cannot_learn(self) -> SettingError:
+        return SettingError(
+            f"route onnx: expected a classifier that can learn, found one that was exported to predict: take what it "
+            f"was exported from, of route {self.learnt_by}"
+        )
+
+    def rows(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
+    ) -> Rows:
+        own = _own(model)
+        return graph_rows(own.config, tokenizer, own.words, texts, self.long_text)
+
+    def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+        """Write the graph, its config, and the tokenizers."""
+        super().save(model, tokenizer, folder)
+        if (words := _own(model).words) is not None:
+            words.save_pretrained(folder / WORDS)
+
+    def load(
+        self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        """The graph and the tokenizer that were saved in a folder; the base is not asked for.
+
+        Raises:
+            RunFolderError: there is no graph that onnxruntime opens, or one for another number of labels.
+            SettingError: onnxruntime is not installed.
+        """
+        words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
+        model = OnnxForSequenceClassification(from_pretrained(AutoConfig, folder), folder, words)
+        return model.eval(), fast_tokenizer(folder)
+
+    def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
+        # In the same batches: in int8 what else is in a batch changes how activations are rounded.
+        model, tokenizer = self.load(folder, record, None)
+        return predict_logits(model, self.rows(model, tokenizer, texts))
+
+
+def _opened(path: Path) -> Any:
+    """An onnxruntime.InferenceSession of a graph.
+
+    Raises:
+        RunFolderError: onnxruntime does not open it.
+        SettingError: onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise SettingError(f"a classifier in ONNX needs the package onnxruntime: {INSTALL}") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; its warnings are of how it lays out the graph
+    if (threads := os.environ.get("OMP_NUM_THREADS", "").split(",")[0]).isdigit():
+        options.intra_op_num_threads = int(threads)
+    usable = onnxruntime.get_available_providers()
+    providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in usable]
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers)
+    except Exception as error:  # its errors have no class of their own in common
+        raise RunFolderError(
+            f"{path}: expected a graph that onnxruntime opens, found {str(error).splitlines()[0]}: export it again"
+        ) from error
+
+
+def _own(model: nn.Module) -> OnnxForSequenceClassification:
+    assert isinstance(model, OnnxForSequenceClassification)
+    return model

@@ -1,0 +1,244 @@
+"""From a classifier in torch to ONNX: exported by torch, compared with the live model, in 8 bits on request."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, XLNetModel
+
+from nlptransfer.classifier.onnx import (
+    GRAPH,
+    INSTALL,
+    LOGITS,
+    WEIGHTS,
+    Exported,
+    OnnxForSequenceClassification,
+    graph_rows,
+)
+from nlptransfer.errors import BaseModelError, SettingError, VerificationError
+from nlptransfer.models import pool, predict_logits
+from nlptransfer.routes import ProbeForSequenceClassification, Route
+from nlptransfer.vectors import RESERVED
+
+TOLERANCE = 1e-3
+"""Logits of a float32 graph may differ by so much from the live model's: products are added up in another order."""
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """A classifier as ONNX, with what its record says of that."""
+
+    route: Exported
+    model: OnnxForSequenceClassification
+    record: dict[str, Any]
+    """``format``, "onnx" or "onnx int8", and the largest difference of a logit from the live model's"""
+
+
+def export_onnx(
+    route: Route,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    folder: Path,
+    *,
+    int8: bool = False,
+) -> OnnxExport:
+    """Write a classifier's ONNX graph, and compare it with the live model; an adapter is merged first.
+
+    The graph takes token ids of any number of texts of any length, and gives logits; a probe's has the encoder in it.
+
+    Args:
+        route: what the model has learnt by.
+        texts: some texts, of several tokens each, on which graph and model are compared.
+        folder: an empty one, for the graph; ``OnnxExport.route.save`` copies it from there, with all that it needs.
+        int8: whether weights are kept in 8 bits, and activations rounded to 8 bits where they are multiplied with
+            them. The difference is then told and has no limit.
+
+    Raises:
+        SettingError: packages are missing, it was exported before, its base is in 4 bits, or it is a probe with a
+            head of several layers on windows of long texts.
+        BaseModelError: torch cannot export this architecture, or onnxruntime cannot run it.
+        VerificationError: a logit differs by more than ``TOLERANCE``.
+    """
+    _need_packages()
+    if isinstance(route, Exported):
+        raise SettingError("export: expected a model in torch, found one in ONNX: take what it was exported from")
+    if (
+        isinstance(model, ProbeForSequenceClassification)
+        and model.config.head == "mlp"
+        and route.long_text == "windows"
+    ):
+        # It is given the mean of the windows' features; a graph gives logits of each.
+        raise SettingError(
+            "export: expected a probe with head_type=linear where long_text=windows, found mlp: train it with "
+            "head_type=linear, long_text=head_tail or a larger max_length"
+        )
+    plain = route.merged(model) if isinstance(model, PeftModel) else deepcopy(model)
+    plain = plain.cpu().float().eval()
+    plain.config.architectures = [type(plain).__name__]
+    # A live model in 16 bits is further from itself in float32 than a graph may be.
+    live = model if model.dtype == torch.float32 else plain
+    # Also texts that are short, long, or nothing.
+    texts = [*texts, texts[0][:1], " ".join([*texts] * 8), ""]
+    wanted = predict_logits(live, route.rows(live, tokenizer, texts))
+    words = getattr(plain, "words", None)
+    exported = Exported(learnt_by=route.name, long_text=route.long_text)
+
+    def opened() -> tuple[OnnxForSequenceClassification, float]:
+        graph = OnnxForSequenceClassification(plain.config, folder, words).eval()
+        return graph, _difference(wanted, exported, graph, tokenizer, texts)
+
+    try:
+        rows = graph_rows(plain.config, tokenizer, words, texts, route.long_text)
+        _write_graph(plain, rows.batch(np.arange(len(rows))), folder / GRAPH)
+        graph, difference = opened()
+        exact = difference
+        if int8 and exact <= TOLERANCE:
+            _round_to_int8(folder)
+            graph, difference = opened()
+    except Exception as error:  # torch and onnxruntime raise what they please
+        raise BaseModelError(
+            f"expected a model that torch exports to ONNX and onnxruntime runs, found model type {_kind(plain)!r}, "
+            f"which fails with {_cause(error)}: keep it as it is saved, or take another base"
+        ) from error
+    if not exact <= TOLERANCE:
+        raise VerificationError(
+            f"expected logits as the live model has them (to {TOLERANCE:g}), found a difference of {exact:.3g} "
+            "after exporting it to ONNX: keep it as it is saved, and please report it with the name of the base"
+        )
+    return OnnxExport(exported, graph, {"format": "onnx int8" if int8 else "onnx", "max_logit_difference": difference})
+
+
+class _Graph(nn.Module):
+    """A model as the graph has it: from ids to logits."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        word_ids: Tensor | None = None,
+    ) -> Tensor:
+        if isinstance(self.model.base_model, XLNetModel):
+            # It subtracts the mask from 1.0, which torch exports of floats only.
+            attention_mask = attention_mask.float()
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        if word_ids is not None and isinstance(self.model, ProbeForSequenceClassification):
+            assert self.model.vectors is not None
+            inputs["word_features"] = pool(self.model.vectors(word_ids), word_ids >= RESERVED, ("mean",))
+        return self.model(**inputs).logits.float()
+
+
+def _write_graph(model: PreTrainedModel, batch: dict[str, Tensor], path: Path) -> None:
+    """Export a model by what it does with a batch; all sizes of the batch may differ later."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    shapes = {name: {0: "batch", 1: "words" if name == "word_ids" else "sequence"} for name in batch}
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            _Graph(model).eval(),
+            kwargs=batch,
+            input_names=list(batch),
+            output_names=[LOGITS],
+            dynamic_shapes=shapes,
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        # It notes for each node the files and lines of this machine that it came from.
+        ClearMetadataAndDocStringPass()(program.model)
+        program.save(path)
+
+
+def _round_to_int8(folder: Path) -> None:
+    """Put a graph in the place of another, with weights of its matrices and embeddings in 8 bits."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+    whole = onnx.load(folder / GRAPH)
+    # It turns some matrices round, but not what is noted of their shapes.
+    del whole.graph.value_info[:]
+    # torch has simplified the graph; else a warning asks for it.
+    add_pre_process_metadata(whole)
+    with TemporaryDirectory(dir=folder) as scratch:
+        quantize_dynamic(
+            whole,
+            Path(scratch) / GRAPH,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            # 7 bits where they are multiplied: with 8, sums overflow on processors without VNNI.
+            reduce_range=True,
+            use_external_data_format=(folder / WEIGHTS).exists(),
+        )
+        for file in Path(scratch).iterdir():
+            file.replace(folder / file.name)
+
+
+def _need_packages() -> None:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise SettingError(f"export to ONNX needs the packages onnx, onnxscript and onnxruntime: {INSTALL}")
+
+
+def _difference(
+    wanted: np.ndarray,
+    route: Exported,
+    graph: OnnxForSequenceClassification,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+) -> float:
+    """The largest of a graph's logits from others, for the texts together and each alone; infinite for no number."""
+    together = predict_logits(graph, route.rows(graph, tokenizer, texts))
+    alone = np.concatenate([predict_logits(graph, route.rows(graph, tokenizer, [text])) for text in texts])
+    difference = float(np.abs(np.stack([together, alone]) - wanted).max())
+    return difference if np.isfinite(difference) else float("inf")
+
+
+def _kind(model: PreTrainedModel) -> str:
+    """What a model is, or a probe's encoder."""
+    return getattr(model.base_model, "config", model.config).model_type
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what came first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line[:200]}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what exporters say of themselves."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        # torch asks itself by an old name.
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        # The first input of several alike names a size of all.
+        warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

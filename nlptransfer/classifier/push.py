@@ -1,0 +1,68 @@
+"""Push a saved folder to the hub, verified and with its model card."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nlptransfer.classifier.persistence import RECORD, route_of, saved_folder
+from nlptransfer.classifier.verification import check_logits, reopened_logits
+from nlptransfer.errors import RunFolderError
+from nlptransfer.files import read_json
+from nlptransfer.hub import Pushed, model_card, push
+
+
+def push_saved(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+    dry_run: bool = False,
+    license: str | None = None,
+    language: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    examples: Sequence[str] = (),
+) -> Pushed:
+    """Push a saved classifier with a model card to a hub: one commit, private unless told otherwise.
+
+    Before anything is sent, the folder is opened again under another seed, and must give the logits of its record.
+
+    Args:
+        folder: of a run, or of a saved classifier.
+        repo_id: owner/name.
+        private: None: a new repo is private, an existing one stays as it is.
+        revision: a branch, made where it is not there.
+        create_pr: whether a pull request is opened instead.
+        token: None: the one that this machine is logged in with.
+        dry_run: whether only that is done which needs no network.
+        license: the hub's id of a licence, for the card.
+        language: codes of languages, for the card.
+        datasets: hub ids, for the card.
+        examples: texts that the card shows; no text of yours is in it otherwise.
+
+    Raises:
+        RunFolderError: no saved classifier, one that was never verified, whose base is on this machine only, or with
+            something in it that must not leave this machine.
+        VerificationError: it gives other logits than those it was saved with.
+        HubError: the hub cannot be reached, or refuses.
+    """
+    folder = saved_folder(Path(folder))
+    record = read_json(folder / RECORD)
+    route = route_of(record)
+    if not (told := record.get("verified")):
+        raise RunFolderError(
+            f"{folder}: expected a classifier that was opened again after it was saved, found no sign of it: save it "
+            "anew, Classifier.load(FOLDER).save_pretrained(OTHER)"
+        )
+    base = record.get("base", {})
+    if base.get("revision") is None and route.needs_base(folder):
+        raise RunFolderError(
+            f"{folder}: expected a base that others can fetch, found a local folder ({base.get('name')}): push the "
+            "base and train with its hub id, or push a merged model"
+        )
+    check_logits(told, reopened_logits(route, folder, base, told["texts"]), str(folder))
+    card = model_card(record, repo_id, license=license, language=language, datasets=datasets, examples=examples)
+    return push(
+        folder, repo_id, card, private=private, revision=revision, create_pr=create_pr, token=token, dry_run=dry_run
+    )

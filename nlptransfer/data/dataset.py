@@ -1,0 +1,442 @@
+"""Labelled text as four splits: train, validation, calibration, test.
+
+What the source does not split is split here, by ``split_seed`` alone (``rows_seed`` can part what is not test in other
+ways), with identical texts on one side. Splits that the source has are kept as they are; texts that they share with
+train are counted in the log.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace
+from nlptransfer.data.labels import Labels
+from nlptransfer.data.labels import Row
+from nlptransfer.data.labels import order_names
+from nlptransfer.data.labels import read_labels
+from nlptransfer.data.normalization import NORMALISATIONS
+from nlptransfer.data.normalization import Normalisation
+from nlptransfer.data.normalization import normalise
+from nlptransfer.data.reading import SPLIT_NAMES
+from nlptransfer.data.reading import Source
+from nlptransfer.data.reading import Table
+from nlptransfer.data.reading import WHOLE
+from nlptransfer.data.reading import clean_text
+from nlptransfer.data.reading import find_columns
+from nlptransfer.data.reading import open_source
+from nlptransfer.data.reading import read_table
+from nlptransfer.data.splitting import Unit
+from nlptransfer.data.splitting import carve
+from nlptransfer.data.splitting import check_enough
+from nlptransfer.data.splitting import count_rows
+from nlptransfer.data.splitting import reorder
+from nlptransfer.data.splitting import subset
+from nlptransfer.data.splitting import units_of
+from nlptransfer.errors import DataError
+from nlptransfer.memo import once
+from nlptransfer.settings import check
+from pathlib import Path
+from typing import Any
+import hashlib
+import logging
+import numpy as np
+
+logger = logging.getLogger("nlptransfer")
+
+MOST_VALIDATION_ROWS = 5_000
+"""A carved validation split has about so many at most: more cost time at every evaluation and change no choice."""
+MOST_CALIBRATION_ROWS = 2_000
+"""A calibration split has about so many at most: it fits a temperature and thresholds."""
+LEAST_CALIBRATION_ROWS = 20
+"""Fewer are not split off. In multi-label data, where thresholds decide most of F1, so many are spared even of a small
+pool, as long as they are at most a fifth of what validation leaves."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How rows are read and split.
+
+    Raises:
+        SettingError: a share out of range, shares that leave nothing to train on, or less than one training row.
+    """
+
+    text_column: str | None = None
+    """Column of the texts; found by its name if None."""
+    label_column: str | None = None
+    """Column of the labels; found by its name if None."""
+    label_delimiter: str | None = None
+    """What joins the labels of one row of a multi-label column of strings, as "|" in "a|b"."""
+    split_seed: int = 0
+    """The one number that all splits made here depend on, unless ``rows_seed`` is another."""
+    test_size: float = 0.2
+    """Share of all rows that become test where the source has none; 0 for no test, and so no test scores."""
+    validation_size: float = 0.1
+    """Share of the training pool that becomes validation where the source has none (at most about 5,000 rows)."""
+    calibration_size: float = 0.05
+    """Share of the training pool that becomes calibration (about 2,000 rows at most; none instead of fewer than 20, in
+    multi-label data 20 if the pool has some 100 or more); 0 for none."""
+    max_train_rows: int | None = None
+    """Most labelled rows outside test: train, validation and calibration together; all if None. Of a validation split
+    that the source has, ``validation_size`` of this number is kept."""
+    rows_seed: int | None = None
+    """Seed of which rows ``max_train_rows`` leaves, and of how these are split; None: ``split_seed``. The test split
+    does not move with it."""
+    normalisation: Normalisation = "none"
+    """One form for all texts, so that those of two sources look alike: nfkc (Unicode NFKC, plain quotes, single
+    blanks), lower (nfkc in lower case) or web (nfkc without HTML, with stand-ins for addresses and users). Applied when
+    rows are read, before identical texts are looked for, and by the classifier to what it predicts; plain transformers
+    must be given texts that are in it."""
+
+    def __post_init__(self) -> None:
+        for name in ("test_size", "calibration_size"):
+            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "a share from 0 to below 1")
+        expected = "a share above 0 and below 1: choices are made on validation rows"
+        check(0 < self.validation_size < 1, "validation_size", self.validation_size, expected)
+        carved = self.validation_size + self.calibration_size
+        check(carved < 1, "validation_size + calibration_size", carved, "less than 1, to leave rows to train on")
+        enough = self.max_train_rows is None or self.max_train_rows > 0
+        check(enough, "max_train_rows", self.max_train_rows, "1 or more")
+        check(self.label_delimiter != "", "label_delimiter", self.label_delimiter, "one character or more")
+        known = f"one of {', '.join(NORMALISATIONS)}"
+        check(self.normalisation in NORMALISATIONS, "normalisation", self.normalisation, known)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Texts and their encoded labels, row by row.
+
+    Raises:
+        DataError: not as many targets as texts.
+    """
+
+    texts: list[str]
+    """n texts."""
+    targets: np.ndarray
+    """int64 of shape (n,), or float32 of shape (n, num_labels) in multi-label data."""
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.targets):
+            raise DataError(f"expected a target a text, found {len(self.texts)} texts, {len(self.targets)} targets")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} rows)"
+
+    def take(self, indices: Iterable[int] | np.ndarray) -> "Split":
+        """The rows at ``indices`` (or where a boolean mask of n is true), in that order."""
+        rows = np.arange(len(self))[np.asarray(list(indices) or np.array([], dtype=np.int64))]
+        return Split([self.texts[row] for row in rows], self.targets[rows])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Row count and SHA-256 of texts and targets in order, the same on every machine."""
+        digest = hashlib.sha256()
+        for text in self.texts:
+            encoded = text.encode()
+            digest.update(len(encoded).to_bytes(8, "little"))
+            digest.update(encoded)
+        digest.update(self.targets.astype("<i8" if self.targets.ndim == 1 else "<f4").tobytes())
+        return {"rows": len(self), "hash": digest.hexdigest()}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Data:
+    """Labelled text, split once."""
+
+    name: str
+    """Name of the source."""
+    labels: Labels
+    """The labels that occur in training."""
+    train: Split
+    """Rows to learn from."""
+    validation: Split
+    """Rows to choose by; never empty."""
+    calibration: Split
+    """Rows for temperature and thresholds; empty where there are too few to spare."""
+    test: Split
+    """Rows to be opened once; empty with ``test_size=0``."""
+    unlabelled: tuple[str, ...] = ()
+    """Texts of the same kind whose labels nobody sees: no split, and never scored."""
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The four splits by name."""
+        return {name: getattr(self, name) for name in ("train", "validation", "calibration", "test")}
+
+    def with_splits(self, labels: Labels, splits: Mapping[str, Split]) -> "Data":
+        """Other rows under the same name.
+
+        Args:
+            splits: the four, by name.
+        """
+        return replace(
+            self,
+            labels=labels,
+            train=splits["train"],
+            validation=splits["validation"],
+            calibration=splits["calibration"],
+            test=splits["test"],
+        )
+
+    def fingerprints(self) -> dict[str, dict[str, Any]]:
+        """Row count and hash of each split, by its name; of texts without labels too, where there are any."""
+        found = {name: split.fingerprint() for name, split in self.splits.items()}
+        if self.unlabelled:
+            found["unlabelled"] = Split([*self.unlabelled], np.zeros(len(self.unlabelled), np.int64)).fingerprint()
+        return found
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.labels.names[:8]) + (", ..." if self.labels.num_labels > 8 else "")
+        kind = "multi-label, " if self.labels.multi_label else ""
+        counts = {name: len(split) for name, split in self.splits.items()} | {"unlabelled": len(self.unlabelled)}
+        rows = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count or name in self.splits)
+        return f"Data({self.name!r}, {kind}{self.labels.num_labels} labels ({names}), rows: {rows})"
+
+
+def load_data(source: Any, settings: DataSettings | None = None) -> Data:
+    """Read labelled text and split it.
+
+    Args:
+        source: a hub id, a csv, tsv, jsonl, json or parquet file (plain or .gz), a folder of such files named train,
+            validation (valid, val, dev) and test, a ``datasets`` Dataset or DatasetDict, a pandas DataFrame, a pair
+            (texts, labels), or a mapping of split names to any of the last five.
+        settings: columns, the form of texts, sizes and the seeds of the splits.
+
+    Returns:
+        The four splits. Splits that the source has are kept as they are; the others are carved out of its train,
+        stratified (Sechidis et al. 2011), with identical texts on one side. A test split whose labels are all missing
+        is left alone.
+
+    Raises:
+        DataError: rows that cannot be read, mapped to text and label, or split.
+    """
+    settings = settings or DataSettings()
+    if isinstance(source, (str, Path)):
+        return once(("data", str(source), str(settings)), lambda: _load(source, settings))
+    return _load(source, settings)
+
+
+def _load(source: Any, settings: DataSettings) -> Data:
+    found = open_source(source)
+    parts = {"train" if split == WHOLE else split: part for split, part in found.parts.items()}
+    if "train" not in parts:
+        raise DataError(f"{source!s:.200}: expected a train split, found only {', '.join(parts)}")
+    tables = {split: read_table(part, _where(found, split)) for split, part in parts.items()}
+    text_column, label_column = find_columns(tables["train"], settings.text_column, settings.label_column)
+    rows = {split: _read_rows(table, text_column, label_column, settings) for split, table in tables.items()}
+    _log_dropped(rows)
+    rows = {split: these for split, these in rows.items() if split == "train" or these.labelled(split)}
+    labels = _labels_of(rows["train"], tables["train"].class_names.get(label_column))
+    for these in rows.values():
+        _same_kind(these, labels)
+    given = {split: _encode(these, labels, split) for split, these in rows.items()}
+    _log_shared(given)
+    splits = _split(given, labels, settings)
+    return Data(found.name, labels, splits["train"], splits["validation"], splits["calibration"], splits["test"])
+
+
+def load_split(source: Any, labels: Labels, settings: DataSettings | None = None, split: str = "test") -> Split:
+    """Read one split to evaluate a saved classifier on; nothing is split or left out.
+
+    Args:
+        source: as in :func:`load_data`; a source without splits (a file, a Dataset, ...) is taken whole.
+        labels: the classifier's labels; single labels are read as sets of one where it is multi-label.
+        settings: its columns, delimiter and normalisation are used; a classifier applies its own besides.
+        split: which split of a source that has several.
+
+    Raises:
+        DataError: no such split, rows that cannot be read, or a label that the classifier does not know.
+    """
+    settings = settings or DataSettings()
+    found = open_source(source)
+    wanted = WHOLE if WHOLE in found.parts else SPLIT_NAMES.get(split, split)
+    if wanted not in found.parts:
+        raise DataError(f"{source!s:.200}: expected a {wanted} split, found {', '.join(found.parts)}")
+    table = read_table(found.parts[wanted], _where(found, wanted))
+    columns = find_columns(table, settings.text_column, settings.label_column)
+    rows = _read_rows(table, *columns, settings)
+    _log_dropped({split: rows})
+    if not rows.texts:
+        raise rows.nothing_usable()
+    if rows.multi_label:
+        _same_kind(rows, labels)
+    return _encode(rows, labels, "the data" if wanted == WHOLE else split)
+
+
+# Rows
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The usable rows of one table."""
+
+    where: str
+    texts: list[str]
+    names: list[Row]
+    numbers: list[int]
+    multi_label: bool
+    without_text: int
+    without_label: int
+
+    def labelled(self, split: str) -> bool:
+        """Whether there is a usable row; public test splits often come with their labels hidden."""
+        if self.texts:
+            return True
+        if not self.without_label:
+            raise self.nothing_usable()
+        logger.warning("%s: no row of %s has a label: it is left alone as if it were not there", self.where, split)
+        return False
+
+    def nothing_usable(self) -> DataError:
+        return DataError(
+            f"{self.where}: expected rows with a text and a label, found none: "
+            f"{self.without_text} rows without text, {self.without_label} without label"
+        )
+
+
+def _where(found: Source, split: str) -> str:
+    return found.name if split == WHOLE else f"{split} split of {found.name}"
+
+
+def _read_rows(table: Table, text_column: str, label_column: str, settings: DataSettings) -> _Rows:
+    for name in (text_column, label_column):
+        if name not in table.columns:
+            there = ", ".join(map(repr, table.columns))
+            raise DataError(f"{table.where}: expected the column {name!r} as in train, found {there}; rename it")
+    where = f"{table.where}, column {text_column!r}"
+    texts = [clean_text(text, f"{where}, row {row}") for row, text in enumerate(table.columns[text_column], 1)]
+    texts = normalise(settings.normalisation, texts)
+    column = read_labels(
+        table.columns[label_column],
+        f"{table.where}, column {label_column!r}",
+        table.class_names.get(label_column),
+        settings.label_delimiter,
+    )
+    with_text = [row for row, text in enumerate(texts) if text and not text.isspace()]
+    kept = [(row, names) for row in with_text if (names := column.rows[row]) is not None]
+    return _Rows(
+        table.where,
+        [texts[row] for row, _ in kept],
+        [names for _, names in kept],
+        [row + 1 for row, _ in kept],
+        column.multi_label,
+        len(texts) - len(with_text),
+        len(with_text) - len(kept),
+    )
+
+
+def _log_dropped(rows: Mapping[str, _Rows]) -> None:
+    dropped = [
+        f"{split}: {these.without_text} without text, {these.without_label} without label"
+        for split, these in rows.items()
+        if these.without_text or these.without_label
+    ]
+    if dropped:
+        logger.warning("rows dropped: %s", "; ".join(dropped))
+
+
+def _log_shared(given: Mapping[str, Split]) -> None:
+    """Count the texts of given splits that train has too; whose split it is decides what to do about them."""
+    train = set(given["train"].texts)
+    for name, split in given.items():
+        shared = sum(text in train for text in split.texts) if name != "train" else 0
+        if shared:
+            logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(split), name)
+
+
+def _labels_of(rows: _Rows, class_names: Sequence[str] | None) -> Labels:
+    if not rows.texts:
+        raise rows.nothing_usable()
+    distinct = {(row,) if isinstance(row, str) else tuple(sorted(row)) for row in rows.names}
+    if len(distinct) < 2:
+        only = rows.names[0]
+        raise DataError(
+            f"{rows.where}: expected two labels or more to tell apart, found the same in all {len(rows.texts)} rows: "
+            f"{list(only) if isinstance(only, tuple) else only!r}; check label_column, or add rows of other labels"
+        )
+    return Labels(order_names((name for row in distinct for name in row), class_names), rows.multi_label)
+
+
+def _same_kind(rows: _Rows, labels: Labels) -> None:
+    kinds = ("one label a row", "lists of labels")
+    if rows.multi_label != labels.multi_label:
+        expected, found = kinds[labels.multi_label], kinds[rows.multi_label]
+        raise DataError(f"{rows.where}: expected {expected} as in training, found {found}; write all rows the same way")
+
+
+def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
+    sets: list[tuple[str, ...]] = [(row,) if isinstance(row, str) else row for row in rows.names]
+    unknown: dict[str, list[int]] = defaultdict(list)
+    for number, names in zip(rows.numbers, sets, strict=True):
+        for name in names:
+            if name not in labels.label2id:
+                unknown[name].append(number)
+    if unknown:
+        found = ", ".join(
+            f"{name!r} ({len(numbers)} rows, first in row {numbers[0]})" for name, numbers in list(unknown.items())[:5]
+        )
+        raise DataError(
+            f"{rows.where}: expected only labels seen in training in {split}, found {found}; known labels: "
+            f"{', '.join(labels.names[:30])}; remove these rows, or move some of them to train"
+        )
+    return Split(rows.texts, labels.encode(sets if labels.multi_label else [names[0] for names in sets]))
+
+
+# Splits
+
+
+def _split(given: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:
+    source, names, validation_given = given["train"], labels.names, "validation" in given
+    units = units_of(source.texts, source.targets, settings.split_seed)
+    carve_test = "test" not in given and settings.test_size > 0
+    check_enough(units, names, ["validation"] * (not validation_given) + ["test"] * carve_test)
+    least, test = 1 if validation_given else 2, list[Unit]()
+    if carve_test:
+        units, test = carve(units, settings.test_size, names, least_kept=least)
+    if settings.rows_seed is not None:
+        units = reorder(units, source.texts, settings.rows_seed)
+    made = {"test": _gather(source, test), **given}
+    if settings.max_train_rows is not None:
+        most = settings.max_train_rows
+        if validation_given:
+            made["validation"] = _fewer(given["validation"], max(1, round(most * settings.validation_size)), settings)
+            most -= len(made["validation"])
+        units = subset(units, most, least, names)
+    pool, size = units, count_rows(units)
+    if not validation_given:
+        units, validation = carve(pool, min(settings.validation_size, MOST_VALIDATION_ROWS / size), names)
+        made["validation"] = _gather(source, validation)
+    rows, calibration = _calibration_rows(size, count_rows(units), labels, settings), list[Unit]()
+    if rows:
+        units, calibration = carve(units, rows / size, names, of=pool, least_taken=0)
+    return made | {"train": _gather(source, units), "calibration": _gather(source, calibration)}
+
+
+def _gather(split: Split, units: list[Unit]) -> Split:
+    return split.take(sorted(row for unit in units for row in unit.rows))
+
+
+def _fewer(split: Split, most: int, settings: DataSettings) -> Split:
+    seed = settings.split_seed if settings.rows_seed is None else settings.rows_seed
+    fewer = _gather(split, subset(units_of(split.texts, split.targets, seed), most, 0, ()))
+    if not len(fewer):
+        raise DataError(
+            f"max_train_rows={settings.max_train_rows}, validation_size={settings.validation_size}: expected a "
+            "validation row or more among these rows, found none; raise one of them"
+        )
+    return fewer
+
+
+def _calibration_rows(pool: int, left: int, labels: Labels, settings: DataSettings) -> int:
+    rows = min(round(settings.calibration_size * pool), MOST_CALIBRATION_ROWS)
+    # A temperature moves no prediction and can wait for more rows; thresholds move most of them and cannot.
+    if rows and labels.multi_label and left >= 5 * LEAST_CALIBRATION_ROWS:
+        rows = max(rows, LEAST_CALIBRATION_ROWS)
+    if 0 < rows < LEAST_CALIBRATION_ROWS:
+        logger.info(
+            "no calibration split: it would have %d rows, and %d are the least that helps", rows, LEAST_CALIBRATION_ROWS
+        )
+        return 0
+    return rows

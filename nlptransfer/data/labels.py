@@ -1,0 +1,266 @@
+"""Label names and ids, one label a row or several, and what raw label columns mean."""
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from nlptransfer.errors import DataError
+from typing import Any
+import math
+import numpy as np
+import unicodedata
+
+Row = str | tuple[str, ...]
+"""One row's label name, or its set of names where the data is multi-label."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Label names in the order of their ids.
+
+    Raises:
+        DataError: no name at all, or a name that comes twice.
+    """
+
+    names: tuple[str, ...]
+    """Name of label 0, 1, 2, ..."""
+    multi_label: bool = False
+    """Whether a row carries a set of labels instead of exactly one."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        if not self.names:
+            raise DataError("expected label names, found none")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise DataError(f"expected every label name once, found {_listed(twice)} more than once")
+
+    @property
+    def num_labels(self) -> int:
+        """How many labels there are."""
+        return len(self.names)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Id to name, as a model's config wants it."""
+        return dict(enumerate(self.names))
+
+    @cached_property
+    def label2id(self) -> dict[str, int]:
+        """Name to id, as a model's config wants it."""
+        return {name: index for index, name in enumerate(self.names)}
+
+    @property
+    def problem_type(self) -> str:
+        """The ``problem_type`` of a transformers config."""
+        return "multi_label_classification" if self.multi_label else "single_label_classification"
+
+    def encode(self, rows: Iterable[str] | Iterable[Sequence[str]]) -> np.ndarray:
+        """Ids of label names.
+
+        Args:
+            rows: n names; for multi-label data n collections of names, which may be empty.
+
+        Returns:
+            int64 of shape (n,), or for multi-label data float32 of shape (n, num_labels) with 0 and 1.
+
+        Raises:
+            DataError: a name that is not one of ``names``, or single- and multi-label rows confused.
+        """
+        rows = list(rows)
+        if not self.multi_label:
+            return np.array([self._id(row, number) for number, row in enumerate(rows, 1)], dtype=np.int64)
+        targets = np.zeros((len(rows), self.num_labels), dtype=np.float32)
+        for number, row in enumerate(rows, 1):
+            if isinstance(row, str):
+                raise DataError(f"row {number}: expected a list of labels (multi-label data), found {row!r}")
+            targets[number - 1, [self._id(name, number) for name in row]] = 1
+        return targets
+
+    def decode(self, targets: Any) -> list[str] | list[list[str]]:
+        """Names of encoded labels, the inverse of :meth:`encode`.
+
+        Args:
+            targets: ids of shape (n,); for multi-label data 0/1 of shape (n, num_labels), 1 being above 0.5.
+
+        Returns:
+            n names, or n lists of names in the order of their ids.
+
+        Raises:
+            DataError: another shape, or an id that no label has.
+        """
+        array = np.asarray(targets)
+        if self.multi_label:
+            if array.ndim != 2 or array.shape[1] != self.num_labels:
+                raise DataError(f"expected targets of shape (n, {self.num_labels}), found {array.shape}")
+            return [[self.names[index] for index in np.flatnonzero(row > 0.5)] for row in array]
+        if array.ndim != 1:
+            raise DataError(f"expected targets of shape (n,), found {array.shape}")
+        if array.size and not (array.min() >= 0 and array.max() < self.num_labels):
+            raise DataError(f"expected label ids from 0 to {self.num_labels - 1}, found {array.min()} to {array.max()}")
+        return [self.names[int(index)] for index in array]
+
+    def _id(self, name: object, number: int) -> int:
+        if not isinstance(name, str):
+            raise DataError(f"row {number}: expected a label name, found {type(name).__name__} {name!r}")
+        if name not in self.label2id:
+            raise DataError(f"row {number}: unknown label {name!r}; known labels: {_listed(self.names)}")
+        return self.label2id[name]
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """A raw label column turned into names."""
+
+    rows: list[Row | None]
+    """A name a row, or a tuple of names in multi-label data; None where the label is missing."""
+    multi_label: bool
+    """Whether the rows are tuples."""
+
+
+def read_labels(
+    values: Iterable[Any],
+    where: str = "labels",
+    class_names: Sequence[str] | None = None,
+    delimiter: str | None = None,
+) -> LabelColumn:
+    """Turn raw label values into names.
+
+    Names are strings without outer white space, NFC-normalised; whole numbers become their digits, true and false
+    "true" and "false". None, NaN and an empty string are missing labels; an empty list is an empty set of labels.
+
+    Args:
+        values: one a row: str, int, bool, a whole float, a numpy scalar, or a list, tuple, set or array of these.
+        where: file and column, for messages.
+        class_names: names of the ids 0, 1, ... where the values are ids (a ``ClassLabel``); -1 is a missing label.
+        delimiter: what joins the names of one row in a string (``"|"`` in ``"a|b"``), which makes the column
+            multi-label; the delimiter alone is an empty set.
+
+    Raises:
+        DataError: numbers and text mixed, lists and single labels mixed, or a value that is no label.
+    """
+    plain = [_plain(value) for value in values]
+    if delimiter is not None:
+        plain = [_parts(value, delimiter) for value in plain]
+    if class_names is not None:
+        plain = [_class_name(value, class_names, f"{where}, row {row}") for row, value in enumerate(plain, 1)]
+    multi_label = _has_lists(plain, where)
+    _refuse_mixed_kinds(plain, where)
+    rows: list[Row | None] = []
+    for number, value in enumerate(plain, 1):
+        if isinstance(value, list):
+            rows.append(_name_set(value, f"{where}, row {number}"))
+        else:
+            rows.append(None if value is None else _name(value))
+    return LabelColumn(rows, multi_label)
+
+
+def order_names(names: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Distinct ``names`` in a fixed order: that of ``class_names``, else by number if all are numbers, else sorted."""
+    distinct = set(names)
+    if class_names is not None and distinct <= set(class_names):
+        return tuple(name for name in class_names if name in distinct)
+    if all(_is_whole_number(name) for name in distinct):
+        return tuple(sorted(distinct, key=lambda name: (int(name), name)))
+    return tuple(sorted(distinct))
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a raw value stands for nothing: None, NaN, or pandas' NA."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"
+
+
+def _plain(value: Any) -> Any:
+    """A raw value as None, str, bool, int, float, or a list of these; anything else as it is."""
+    if type(value) is str:
+        return unicodedata.normalize("NFC", value).strip() or None
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=str)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return _plain(str(value))
+    return None if is_missing(value) else value
+
+
+def _parts(value: Any, delimiter: str) -> Any:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(delimiter) if part.strip()]
+    return value if value is None or isinstance(value, list) else [value]
+
+
+def _class_name(value: Any, names: Sequence[str], where: str) -> Any:
+    if isinstance(value, list):
+        return [_class_name(item, names, where) for item in value]
+    if value is None or value == -1:
+        return None
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise DataError(f"{where}: expected a class id from 0 to {len(names) - 1}, found {value!r}")
+    return names[value]
+
+
+def _has_lists(values: list[Any], where: str) -> bool:
+    many = next((row for row, value in enumerate(values, 1) if isinstance(value, list)), None)
+    one = next((row for row, value in enumerate(values, 1) if value is not None and not isinstance(value, list)), None)
+    if many and one:
+        raise DataError(
+            f"{where}: expected one label in every row or a list in every row, found the list {values[many - 1]!r} in "
+            f"row {many} and the single label {values[one - 1]!r} in row {one}; make every row a list"
+        )
+    return many is not None
+
+
+def _refuse_mixed_kinds(values: list[Any], where: str) -> None:
+    first: dict[str, tuple[int, Any]] = {}
+    for row, value in enumerate(values, 1):
+        for item in value if isinstance(value, list) else (value,):
+            if item is not None:
+                first.setdefault(_kind(item, where, row), (row, item))
+    if len(first) > 1:
+        found = " and ".join(f"{kind} ({item!r} in row {row})" for kind, (row, item) in first.items())
+        raise DataError(f"{where}: expected labels of one kind, found {found}; write all of them as text")
+
+
+def _kind(value: Any, where: str, row: int) -> str:
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, bool):
+        return "true/false"
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return "whole numbers"
+    what = f"the fraction {value}" if isinstance(value, float) else f"{type(value).__name__} {value!r:.80}"
+    raise DataError(
+        f"{where}, row {row}: expected a label (text, a whole number, true or false, or a flat list of these), "
+        f"found {what}; give each class a name"
+    )
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else str(int(value))
+
+
+def _name_set(values: list[Any], where: str) -> tuple[str, ...]:
+    if None in values:
+        raise DataError(f"{where}: expected label names, found an empty one in {values!r:.80}; remove it from the list")
+    names = tuple(dict.fromkeys(_name(value) for value in values))
+    # A number that comes twice in one set is a vector of 0 and 1 that was taken for a list of ids.
+    if len(names) < len(values) and not isinstance(values[0], str):
+        raise DataError(
+            f"{where}: expected a list of the labels that apply, each once, found {values!r:.80}; "
+            "turn vectors of 0 and 1 into lists of label names"
+        )
+    return names
+
+
+def _is_whole_number(name: str) -> bool:
+    digits = name.removeprefix("-")
+    return digits.isascii() and digits.isdecimal()
+
+
+def _listed(names: Sequence[str], most: int = 30) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

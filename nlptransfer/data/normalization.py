@@ -1,0 +1,87 @@
+"""Ways to write a text in one form, so that texts of two sources look alike.
+
+A classifier keeps the name of the form that it was trained on, and brings every text into it before a prediction.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from nlptransfer.settings import check
+from typing import Literal
+import html
+import re
+import unicodedata
+
+Normalisation = Literal["none", "nfkc", "lower", "web"]
+"""The names of :data:`NORMALISATIONS`, as a setting has them."""
+_MOST_STEPS = 10
+_QUOTES = str.maketrans(dict.fromkeys("‘’‚‛", "'") | dict.fromkeys("“”„‟", '"'))
+# With its semicolon: without, "?a=1&copy=2" would hold one.
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+# A letter follows the bracket: "i <3 you" and "2 < 3 > 1" have no tag. Never past another bracket: time stays linear.
+_TAG = re.compile(r"<(?:/?[A-Za-z]|!)[^<>]*>")
+# Addresses are ASCII: text of a script without spaces may follow at once. The last sign is no full stop.
+_URL = re.compile(r"(?:https?://|(?<![A-Za-z0-9.])www\.(?=[A-Za-z0-9]))[!#-;=?-~]*[A-Za-z0-9/]", re.IGNORECASE)
+# Not within an e-mail address.
+_USER = re.compile(r"(?<![A-Za-z0-9_.+@-])@\w+")
+_LONG_RUN = re.compile(r"([^\W\d_])\1{3,}")
+
+
+def normalise(name: str, texts: Iterable[str]) -> list[str]:
+    """The texts in the form ``name`` of :data:`NORMALISATIONS`, in their order.
+
+    Raises:
+        SettingError: there is no such form.
+    """
+    check(name in NORMALISATIONS, "normalisation", name, f"one of {', '.join(NORMALISATIONS)}")
+    return [NORMALISATIONS[name](text) for text in texts]
+
+
+def _none(text: str) -> str:
+    return text
+
+
+def _nfkc(text: str) -> str:
+    """Unicode NFKC, curly quotes as plain ones, white space as single blanks, none at the ends."""
+    return " ".join(unicodedata.normalize("NFKC", text).translate(_QUOTES).split()) or text
+
+
+def _lower(text: str) -> str:
+    return _settled(text, str.lower)
+
+
+def _web(text: str) -> str:
+    """NFKC without entities and tags, with stand-ins as in TweetEval (Barbieri et al. 2020): "http", "@user"."""
+    return _settled(text, _without_web)
+
+
+def _without_web(text: str) -> str:
+    text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+    text = _USER.sub("@user", _URL.sub("http", _TAG.sub(" ", text)))
+    return _LONG_RUN.sub(r"\1\1\1", text)
+
+
+def _settled(text: str, step: Callable[[str], str]) -> str:
+    """``step`` and NFKC in turn until nothing changes, as "&amp;lt;" is an entity in an entity.
+
+    A text that this empties, or that is made never to come to rest, keeps its NFKC form. Either way a second call
+    finds nothing to do: texts of the data are normalised when they are read, and again by the classifier.
+    """
+    plain = found = _nfkc(text)
+    for _ in range(_MOST_STEPS):
+        before, found = found, _nfkc(step(found))
+        if not found or found.isspace():
+            break
+        if found == before:
+            return found
+    return plain
+NORMALISATIONS: dict[str, Callable[[str], str]] = {"none": _none, "nfkc": _nfkc, "lower": _lower, "web": _web}
+"""Each form by its name:
+
+- ``none``: the text as it is;
+- ``nfkc``: Unicode NFKC, curly quotes as plain ones, runs of white space as one blank, none at the ends;
+- ``lower``: nfkc in lower case;
+- ``web``: nfkc without HTML entities and tags, addresses as "http", names of users as "@user", a letter at most three
+  times in a row.
+
+None of them empties a text that is not empty, and each leaves its own result as it is.
+"""

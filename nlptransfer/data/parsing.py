@@ -1,0 +1,204 @@
+"""Rows of csv, tsv, JSON and parquet files, plain or gzipped, and the place of what is broken in them."""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from io import BytesIO
+from nlptransfer.errors import DataError
+from pathlib import Path
+from typing import Any
+from typing import IO
+import csv
+import gzip
+import json
+import zlib
+
+KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+"""Kinds of files with labelled rows; each may be gzipped besides."""
+_LONGEST_FIELD = 2**31 - 1
+_PARQUET_ROWS = 1000
+_GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
+
+
+def kind_of(path: Path) -> str:
+    """Kind of a file by its name, as ".csv" of "a.csv.gz"."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def stem_of(path: Path) -> str:
+    """Name of a file without its kind, as "a" of "a.csv.gz"."""
+    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    return Path(name).stem
+
+
+def unknown_kind(path: Path, kinds: Sequence[str]) -> DataError:
+    """The error of a file that is none of ``kinds``."""
+    return DataError(
+        f"{path}: expected a file of kind {', '.join(kinds)}, plain or .gz, found {kind_of(path) or 'none'}"
+    )
+
+
+def lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file with their ends, without a byte order mark.
+
+    Raises:
+        DataError: while reading, no UTF-8, a broken gzip, or a file that may not be read.
+    """
+    number = 0
+    try:
+        with _open(path) as handle:
+            for line in decoded(handle, str(path)):
+                yield line
+                number += 1
+    except _GZIP_ERRORS as error:
+        raise _broken_gzip(f"{path}, after line {number}", error) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def decoded(lines: Iterable[bytes], where: str) -> Iterator[str]:
+    """Lines of bytes as UTF-8, without a byte order mark.
+
+    Raises:
+        DataError: while reading, a line that is not UTF-8.
+    """
+    encoding = "utf-8-sig"
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.decode(encoding)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{where}, line {number}: expected UTF-8, found the byte 0x{error.object[error.start]:02x} at position "
+                f"{error.start + 1}; save the file as UTF-8"
+            ) from error
+        encoding = "utf-8"
+
+
+def csv_records(path: Path) -> Iterator[list[str]]:
+    """The header of a csv or tsv file, then its rows, each as long as the header.
+
+    Raises:
+        DataError: at once or while reading, a header that is none, or a row that does not parse.
+    """
+    if kind_of(path) == ".csv":
+        return _csv_parsed(path, ",", csv.QUOTE_MINIMAL)
+    # Whether quotes quote in a tsv file is anyone's guess: they do if the whole file can be read that way.
+    errors = []
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
+        try:
+            for _ in _csv_parsed(path, "\t", quoting):
+                continue
+            return _csv_parsed(path, "\t", quoting)
+        except _BrokenRowError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+class _BrokenRowError(DataError):
+    """A row of a csv or tsv file that does not parse."""
+
+
+def _csv_parsed(path: Path, delimiter: str, quoting: Any) -> Iterator[list[str]]:
+    # The limit (128 KiB) belongs to the whole process: raise it, never lower it again under another reader.
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
+    reader = csv.reader(lines(path), delimiter=delimiter, quoting=quoting, strict=True)
+    width, row, line = 0, -1, 1
+    try:
+        for record in reader:
+            if record:
+                row += 1
+                width = width or _checked_header(record, path)
+                if len(record) != width:
+                    raise _BrokenRowError(
+                        f"{path}, row {row}, line {line}: expected {width} fields as in the header, "
+                        f"found {len(record)}; put quotes around fields with separators in them"
+                    )
+                yield record
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _BrokenRowError(
+            f"{path}, row {row + 1}, from line {line}: broken {kind_of(path)[1:]}: {error}; put quotes around fields "
+            "with quotes or line ends in them, and double the quotes inside"
+        ) from error
+
+
+def _checked_header(header: list[str], path: Path) -> int:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{path}, line 1: expected a header of distinct column names, found {twice[0]!r} more than once in "
+            f"{', '.join(map(repr, header))[:200]}; is the header line missing?"
+        )
+    return len(header)
+
+
+def json_objects(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of a jsonl file, or of a json file with one list or an object a line.
+
+    Raises:
+        DataError: at once or while reading, broken JSON, or a row that is no object.
+    """
+    if kind_of(path) == ".jsonl":
+        return json_lines(lines(path), str(path))
+    read = list(lines(path))
+    start = next((line for line in read if line.strip()), "")
+    return iter(_json_list("".join(read), path)) if start.lstrip()[:1] == "[" else json_lines(read, str(path))
+
+
+def json_lines(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
+    """The object on each line; empty lines are skipped.
+
+    Raises:
+        DataError: while reading, a line that is no JSON object.
+    """
+    for number, line in enumerate(lines, 1):
+        if line.isspace() or not line:
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where}, line {number}: broken JSON: {error}; write one object a line") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{where}, line {number}: expected a JSON object, found {line.strip():.80}")
+        yield row
+
+
+def _json_list(text: str, path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: broken JSON: {error}; write a list of objects") from error
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, row {number}: expected an object, found {row!r:.80}")
+    return rows
+
+
+def parquet_batches(path: Path) -> Iterator[Any]:
+    """Record batches of a parquet file; a gzipped one is unpacked in memory.
+
+    Raises:
+        DataError: while reading, a broken file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = 0
+    try:
+        with _open(path) as handle:
+            content = BytesIO(handle.read()) if path.name.lower().endswith(".gz") else path
+        for batch in pyarrow.parquet.ParquetFile(content).iter_batches(_PARQUET_ROWS):
+            yield batch
+            rows += len(batch)
+    except _GZIP_ERRORS as error:
+        raise _broken_gzip(str(path), error) from error
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}, after row {rows}: broken parquet: {error}; copy or download it again") from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+def _broken_gzip(where: str, error: Exception) -> DataError:
+    return DataError(f"{where}: expected a whole gzip file, found a broken one ({error}); copy or download it again")

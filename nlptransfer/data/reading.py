@@ -1,0 +1,457 @@
+"""Reads labelled text from files, folders, the hub and memory as raw columns; streams texts for prediction."""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from itertools import chain
+from nlptransfer.data import parsing
+from nlptransfer.data.labels import is_missing
+from nlptransfer.data.parsing import KINDS
+from nlptransfer.data.parsing import kind_of
+from nlptransfer.data.parsing import stem_of
+from nlptransfer.errors import DataError
+from pathlib import Path
+from typing import Any
+import json
+import logging
+import re
+import sys
+import unicodedata
+
+logger = logging.getLogger("nlptransfer")
+
+SPLIT_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""Names that a split goes by, in files and in a DatasetDict, and its name here."""
+WHOLE = "all"
+"""The name of the only part of a source that comes without splits."""
+# Names tried in this order; two columns of one group are ambiguous.
+_TEXT_COLUMNS = (
+    ("text",),
+    ("sentence", "content", "review", "document", "comment", "tweet", "utterance", "message", "body", "review_text"),
+    ("query", "question", "title", "headline", "description", "post", "abstract"),
+)
+_LABEL_COLUMNS = (
+    ("label", "labels"),
+    ("category", "categories", "class", "classes", "target", "targets"),
+    ("sentiment", "emotion", "emotions", "intent", "topic", "topics", "tag", "tags", "y"),
+)
+_INDEX_COLUMNS = ("", "unnamed: 0", "id", "idx", "index", "guid", "__index_level_0__")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of rows, split by split, before anything is read."""
+
+    name: str
+    """Name of the data: a file's or folder's name, or a hub id."""
+    parts: dict[str, Any]
+    """What each split is read from; under :data:`WHOLE` alone where the source has no splits."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The raw rows of one split, column by column."""
+
+    where: str
+    """File or split, for messages."""
+    columns: dict[str, list[Any]]
+    """Values by column name, all of the same length, at least one row."""
+    class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the ids in the columns that are a ``ClassLabel``."""
+
+
+def open_source(source: Any) -> Source:
+    """Find out what ``source`` is, and its splits.
+
+    Args:
+        source: a path to a file or a folder of split files, a hub id, a mapping of split names, or one table of rows
+            as :func:`read_table` takes it.
+
+    Raises:
+        DataError: no such file, an unknown kind, two files for one split, or a hub id that cannot be loaded.
+    """
+    if isinstance(source, (str, Path)):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return Source(path.resolve().name, _folder(path))
+        if path.exists():
+            return Source(stem_of(path), {WHOLE: path})
+        return _from_hub(source)
+    if isinstance(source, Mapping):
+        return Source("data", _named_splits(source.items(), "the splits given"))
+    return Source("data", {WHOLE: source})
+
+
+def read_table(part: Any, where: str) -> Table:
+    """Read one table of rows.
+
+    Args:
+        part: a path to a csv, tsv, jsonl, json or parquet file, plain or .gz; a ``datasets`` Dataset; a pandas
+            DataFrame; or a pair (texts, labels).
+        where: what messages call it; a file is called by its path.
+
+    Raises:
+        DataError: a file that cannot be read or parsed (with its line), no rows, or something else than the above.
+    """
+    if isinstance(part, (str, Path)):
+        table = _read_file(Path(part).expanduser())
+    elif _is_a(part, "pandas", "DataFrame"):
+        table = _from_frame(part, where)
+    elif _is_a(part, "datasets", "Dataset"):
+        table = _from_dataset(part, where)
+    elif isinstance(part, (tuple, list)) and len(part) == 2 and not isinstance(part[0], str):
+        table = _from_pair(part[0], part[1], where)
+    else:
+        raise DataError(
+            f"{where}: expected a path, a hub id, a Dataset or DatasetDict, a DataFrame or (texts, labels), "
+            f"found {type(part).__name__}"
+        )
+    if not next(iter(table.columns.values()), []):
+        raise DataError(f"{table.where}: expected rows of text and label, found no row; is the file empty?")
+    return table
+
+
+def find_columns(table: Table, text_column: str | None = None, label_column: str | None = None) -> tuple[str, str]:
+    """Names of the text and the label column; a column that is asked for must be there.
+
+    Raises:
+        DataError: a column that is not there, or none or several that could be meant.
+    """
+    names = list(table.columns)
+    text = _asked(table, "text_column", text_column) or _known(table, "text_column", _TEXT_COLUMNS, (label_column,))
+    label = _asked(table, "label_column", label_column) or _known(table, "label_column", _LABEL_COLUMNS, (text,))
+    others = [name for name in names if name.casefold().strip() not in _INDEX_COLUMNS]
+    if text is None:
+        text = _only(table, "text_column", [name for name in others if name != label and _is_text(table.columns[name])])
+    if label is None:
+        label = _only(table, "label_column", [name for name in others if name != text])
+    if text == label:
+        raise DataError(f"{table.where}: expected a text and a label column, found {text!r} asked for as both")
+    return text, label
+
+
+def clean_text(value: Any, where: str) -> str:
+    """A raw text value NFC-normalised and otherwise as it is; a missing one as an empty string.
+
+    Raises:
+        DataError: not a string, or half a surrogate pair, which no tokenizer takes.
+    """
+    if isinstance(value, str):
+        text = unicodedata.normalize("NFC", value)
+        if _SURROGATE.search(text):
+            raise DataError(f"{where}: expected Unicode text, found half a surrogate pair in {text!r:.80}; remove it")
+        return text
+    if is_missing(value):
+        return ""
+    raise DataError(
+        f"{where}: expected text, found {type(value).__name__} {value!r:.80}; make the column plain strings, "
+        "or name another one as text_column"
+    )
+
+
+def read_texts(source: str | Path | Iterable[str], text_column: str | None = None) -> Iterator[str]:
+    """Texts to predict, one by one; files are streamed (.json alone is read whole).
+
+    A row without text gives an empty string, so that predictions stay in step with the rows.
+
+    Args:
+        source: a path to a .txt (a text a line), csv, tsv, jsonl, json or parquet file, plain or .gz; ``"-"`` for
+            standard input (a text a line, or an object a line if the first line is one); or an iterable of strings.
+        text_column: column of the texts; found by its name if None.
+
+    Raises:
+        DataError: no such file, an unknown kind, no text column, or while reading, a broken or non-text row.
+    """
+    if source == "-":
+        return _texts_of_lines(_standard_input(), "standard input", text_column)
+    if not isinstance(source, (str, Path)):
+        return (_required(text, f"text {number}") for number, text in enumerate(source, 1))
+    path = Path(source).expanduser()
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: expected a file of texts, found {found}; texts themselves go in a list")
+    kind = kind_of(path)
+    if kind == ".txt":
+        return (clean_text(line.rstrip("\r\n"), str(path)) for line in parsing.lines(path))
+    if kind == ".parquet":
+        return _texts_of_parquet(path, text_column)
+    if kind in (".csv", ".tsv"):
+        return _texts_of_csv(path, text_column)
+    if kind in (".json", ".jsonl"):
+        return _texts_of_objects(parsing.json_objects(path), str(path), text_column)
+    raise parsing.unknown_kind(path, (".txt", *KINDS))
+
+
+# Where rows come from
+
+
+def _folder(folder: Path) -> dict[str, Any]:
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    splits = [file for file in files if kind_of(file) in KINDS and stem_of(file).lower() in SPLIT_NAMES]
+    others = [file.name for file in files if file not in splits]
+    if others:
+        logger.info("%s: left alone: %s", folder, ", ".join(others))
+    if not splits:
+        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
+        raise DataError(
+            f"{folder}: expected files named train, validation, test ({', '.join(KINDS)}, plain or .gz), found {found}"
+        )
+    return _named_splits(((stem_of(file).lower(), file) for file in splits), str(folder))
+
+
+def _named_splits(items: Iterable[tuple[Any, Any]], where: str) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    others = []
+    for given, part in items:
+        name = SPLIT_NAMES.get(str(given))
+        if name is None:
+            others.append(str(given))
+        elif name in parts:
+            raise DataError(f"{where}: expected one {name} split, found two ({given} is the second); keep one of them")
+        else:
+            parts[name] = part
+    if not parts:
+        raise DataError(
+            f"{where}: expected splits named train, validation and test, found {', '.join(others) or 'none'}"
+        )
+    if others:
+        logger.info("%s: left alone: %s", where, ", ".join(others))
+    return parts
+
+
+def _from_hub(source: str | Path) -> Source:
+    if isinstance(source, Path) or kind_of(Path(source)) in KINDS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
+        raise DataError(f"{source}: no such file or folder; check the path")
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(source)
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DataError(
+            f"{source!r}: no such file or folder here, and as a hub id it cannot be loaded: {reason}; "
+            "check the spelling, and the connection if a hub id is meant"
+        ) from error
+    return Source(source, _named_splits(loaded.items(), source))
+
+
+def _is_a(value: Any, module: str, name: str) -> bool:
+    # An instance can only exist once its module is loaded: no need to import it to ask.
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(value, getattr(loaded, name, ()))
+
+
+def _from_frame(frame: Any, where: str) -> Table:
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: expected distinct column names, found {', '.join(map(repr, names))}; rename them")
+    return Table(where, {name: frame.iloc[:, index].tolist() for index, name in enumerate(names)})
+
+
+def _from_pair(texts: Any, labels: Any, where: str) -> Table:
+    columns = {name: _as_list(values, name, where) for name, values in (("text", texts), ("label", labels))}
+    if len(columns["text"]) != len(columns["label"]):
+        raise DataError(
+            f"{where}: expected as many labels as texts, "
+            f"found {len(columns['text'])} texts and {len(columns['label'])} labels"
+        )
+    return Table(where, columns)
+
+
+def _as_list(values: Any, name: str, where: str) -> list[Any]:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise DataError(f"{where}: expected a list of {name}s, found {type(values).__name__}")
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _from_dataset(dataset: Any, where: str) -> Table:
+    return _from_arrow(dataset.with_format("arrow")[:], where, dataset.features)
+
+
+def _from_arrow(arrow: Any, where: str, features: Mapping[str, Any]) -> Table:
+    # Images and sounds are bytes, large and of no use here.
+    names = [column.name for column in arrow.schema if "binary" not in str(column.type)]
+    class_names = {}
+    for name in names:
+        feature: Any = features.get(name)
+        feature = getattr(feature, "feature", feature)
+        if type(feature).__name__ == "ClassLabel" and feature.names:
+            class_names[name] = tuple(feature.names)
+    return Table(where, {name: arrow.column(name).to_pylist() for name in names}, class_names)
+
+
+# Files
+
+
+def _read_file(path: Path) -> Table:
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'no such file'}")
+    kind = kind_of(path)
+    if kind == ".parquet":
+        return _read_parquet(path)
+    if kind in (".csv", ".tsv"):
+        records = parsing.csv_records(path)
+        header = next(records, [])
+        rows = list(records)
+        return Table(str(path), {name: [row[i] for row in rows] for i, name in enumerate(header)} if rows else {})
+    if kind in (".json", ".jsonl"):
+        return _columns_of(list(parsing.json_objects(path)), str(path))
+    raise parsing.unknown_kind(path, KINDS)
+
+
+def _columns_of(rows: list[dict[str, Any]], where: str) -> Table:
+    names = dict.fromkeys(chain.from_iterable(rows))
+    return Table(where, {name: [row.get(name) for row in rows] for name in names})
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow
+
+    batches = list(parsing.parquet_batches(path))
+    if not batches:
+        return Table(str(path), {})
+    features: Mapping[str, Any] = {}
+    if b"huggingface" in (batches[0].schema.metadata or {}):
+        import datasets
+
+        features = datasets.Features.from_arrow_schema(batches[0].schema)
+    return _from_arrow(pyarrow.Table.from_batches(batches), str(path), features)
+
+
+# Columns
+
+
+def _asked(table: Table, setting: str, name: str | None) -> str | None:
+    if name is not None and name not in table.columns:
+        found = f"found only {_columns(table)}; set {setting} to one of these"
+        raise DataError(f"{table.where}: expected the column {name!r} ({setting}), {found}")
+    return name
+
+
+def _known(table: Table, setting: str, groups: Iterable[Sequence[str]], taken: Sequence[str | None]) -> str | None:
+    free = [name for name in table.columns if name not in taken]
+    for group in groups:
+        found = [name for name in free if name.casefold().strip() in group]
+        if found:
+            return _only(table, setting, found)
+    return None
+
+
+def _only(table: Table, setting: str, names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    found = f"several that could be it ({', '.join(map(repr, names))})" if names else "none"
+    raise DataError(
+        f"{table.where}: expected one {setting.replace('_', ' ')}, found {found} among the columns {_columns(table)}; "
+        f"set {setting}"
+    )
+
+
+def _columns(table: Table) -> str:
+    return ", ".join(repr(name) for name in list(table.columns)[:30])
+
+
+def _is_text(values: Sequence[Any]) -> bool:
+    present = [value for value in values if not is_missing(value)]
+    if not present or not all(isinstance(value, str) for value in present):
+        return False
+    return not all(re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", value) for value in present)
+
+
+# Texts alone
+
+
+def _required(text: Any, where: str) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"{where}: expected a string, found {type(text).__name__} {text!r:.80}")
+    return clean_text(text, where)
+
+
+def _standard_input() -> Iterator[str]:
+    handle = getattr(sys.stdin, "buffer", None)
+    return iter(sys.stdin) if handle is None else parsing.decoded(handle, "standard input")
+
+
+def _texts_of_lines(lines: Iterator[str], where: str, text_column: str | None) -> Iterator[str]:
+    first = next(lines, None)
+    if first is None:
+        return
+    rows = chain([first], lines)
+    if _is_object(first):
+        yield from _texts_of_objects(parsing.json_lines(rows, where), where, text_column)
+    else:
+        yield from (clean_text(line.rstrip("\r\n"), where) for line in rows)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def has_labels(table: Table, label_column: str | None = None) -> bool:
+    """Whether a table has the label column that is asked for, or one by that name."""
+    return bool(_asked(table, "label_column", label_column) or _known(table, "label_column", _LABEL_COLUMNS, ()))
+
+
+def text_column_of(table: Table, text_column: str | None = None) -> str:
+    """The name of the column of the texts, in a table that may have no labels.
+
+    Raises:
+        DataError: a column that is not there, or none or several that could be meant.
+    """
+    found = _asked(table, "text_column", text_column) or _known(table, "text_column", _TEXT_COLUMNS, ())
+    if found is None and len(table.columns) > 1:
+        labels = {name for group in _LABEL_COLUMNS for name in group}
+        others = [name for name in table.columns if name.casefold().strip() not in {*labels, *_INDEX_COLUMNS}]
+        return _only(table, "text_column", [name for name in others if _is_text(table.columns[name])])
+    return found or _only(table, "text_column", list(table.columns))
+
+
+def _texts_of_objects(rows: Iterator[dict[str, Any]], where: str, text_column: str | None) -> Iterator[str]:
+    column = None
+    for number, row in enumerate(rows, 1):
+        if column is None:
+            column = text_column_of(_columns_of([row], where), text_column)
+        if column not in row:
+            raise DataError(
+                f"{where}, row {number}: expected {column!r}, found {', '.join(map(repr, row)) or 'nothing'}"
+            )
+        yield clean_text(row[column], f"{where}, row {number}, column {column!r}")
+
+
+def _texts_of_csv(path: Path, text_column: str | None) -> Iterator[str]:
+    records = parsing.csv_records(path)
+    header = next(records, None)
+    first = next(records, None)
+    if header is None or first is None:
+        return
+    named = {name: [value] for name, value in zip(header, first, strict=True)}
+    index = header.index(text_column_of(Table(str(path), named), text_column))
+    for number, record in enumerate(chain([first], records), 1):
+        yield clean_text(record[index], f"{path}, row {number}")
+
+
+def _texts_of_parquet(path: Path, text_column: str | None) -> Iterator[str]:
+    import pyarrow
+
+    batches = parsing.parquet_batches(path)
+    first = next(batches, None)
+    if first is None:
+        return
+    column = text_column_of(_from_arrow(pyarrow.Table.from_batches([first]), str(path), {}), text_column)
+    values = chain.from_iterable(batch.column(column).to_pylist() for batch in chain([first], batches))
+    for number, value in enumerate(values, 1):
+        yield clean_text(value, f"{path}, row {number}, column {column!r}")

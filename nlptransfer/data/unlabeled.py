@@ -1,0 +1,120 @@
+"""Texts without labels: of a target that nobody has labelled, or beside rows that somebody has."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from nlptransfer.data.dataset import Data
+from nlptransfer.data.dataset import DataSettings
+from nlptransfer.data.dataset import Split
+from nlptransfer.data.dataset import load_data
+from nlptransfer.data.dataset import load_split
+from nlptransfer.data.labels import Labels
+from nlptransfer.data.normalization import normalise
+from nlptransfer.data.reading import WHOLE
+from nlptransfer.data.reading import has_labels
+from nlptransfer.data.reading import open_source
+from nlptransfer.data.reading import read_table
+from nlptransfer.data.reading import read_texts
+from nlptransfer.data.reading import text_column_of
+from nlptransfer.errors import DataError
+from pathlib import Path
+from typing import Any
+import logging
+import numpy as np
+
+log = logging.getLogger("nlptransfer")
+
+def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, ...]:
+    """Texts without labels, each once, in the normalisation of the settings.
+
+    Args:
+        texts: a file, as :func:`read_texts` takes it, or a list of texts.
+
+    Raises:
+        DataError: they cannot be read, or there are none.
+    """
+    settings = settings or DataSettings()
+    found = normalise(settings.normalisation, list(read_texts(texts, settings.text_column)))
+    kept = tuple(dict.fromkeys(text for text in found if text and not text.isspace()))
+    if not kept:
+        raise DataError(f"unlabelled={texts!s:.200}: expected texts, found none")
+    return kept
+
+
+def with_unlabelled(data: Data, texts: Any, settings: DataSettings | None = None) -> Data:
+    """The data with further texts that have no labels; those that are test texts are left out, and counted in the log.
+
+    Args:
+        texts, settings: as :func:`load_texts` takes them.
+    """
+    test = {*data.test.texts}
+    found = tuple(dict.fromkeys((*data.unlabelled, *load_texts(texts, settings))))
+    kept = tuple(text for text in found if text not in test)
+    if len(kept) < len(found):
+        log.warning("%d of the texts without labels are test texts: they are left out", len(found) - len(kept))
+    return replace(data, unlabelled=kept)
+
+
+def load_unlabelled(source: Any, labels: Labels, settings: DataSettings | None = None) -> Data:
+    """The texts of a task whose labels are not to be seen, and its test rows.
+
+    Args:
+        source: as in :func:`load_data`, with labels or without, or a .txt file of a text a line. What
+            is not test is taken for text alone; a source with labels but no test split has one carved out, as there.
+        labels: of the task that is learnt from; those of the test rows must be among them.
+        settings: as in :func:`load_data`; ``max_train_rows`` is of the texts.
+
+    Returns:
+        Data with texts in ``unlabelled``, and no row in any split but test.
+
+    Raises:
+        DataError: rows that cannot be read, or a test row of another label.
+    """
+    settings = settings or DataSettings()
+    none = Split([], labels.encode([]))
+    name, texts, test = _without_labels(source, labels, settings) or (_name_of_file(source), source, none)
+    pool = np.array(load_texts(texts, settings), dtype=object)
+    if settings.max_train_rows is not None:
+        seed = settings.split_seed if settings.rows_seed is None else settings.rows_seed
+        pool = pool[np.sort(np.random.default_rng(seed).permutation(len(pool))[: settings.max_train_rows])]
+    return with_unlabelled(Data(name, labels, none, none, none, test), pool.tolist(), settings)
+
+
+def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, list[str], Split] | None:
+    """Name, texts and test rows of a source; None where it is a file of texts alone."""
+    if isinstance(source, (str, Path)) and Path(source).name.removesuffix(".gz").endswith(".txt"):
+        return None
+    found = open_source(source)
+    tables = {split: read_table(part, f"{split} split of {found.name}") for split, part in found.parts.items()}
+    whole = tables.get(WHOLE)
+    if whole is not None and has_labels(whole, settings.label_column) and settings.test_size:
+        given = load_data(source, replace(settings, max_train_rows=None))
+        texts = [text for name in ("train", "validation", "calibration") for text in given.splits[name].texts]
+        return found.name, texts, Split(given.test.texts, labels.encode(_known_names(given, labels)))
+    texts = [
+        text
+        for split, table in tables.items()
+        if split != "test"
+        for text in table.columns[text_column_of(table, settings.text_column)]
+    ]
+    test = load_split(source, labels, settings) if "test" in tables else Split([], labels.encode([]))
+    return found.name, texts, test
+
+
+def _name_of_file(source: str | Path) -> str:
+    return Path(source).name.split(".")[0]
+
+
+def _known_names(given: Data, labels: Labels) -> Sequence[Any]:
+    """The names of the test rows' labels.
+
+    Raises:
+        DataError: one of them is not among ``labels``.
+    """
+    names = given.labels.decode(given.test.targets)
+    unknown = {name for row in names for name in ([row] if isinstance(row, str) else row)} - {*labels.names}
+    if unknown:
+        raise DataError(
+            f"{given.name}: expected test rows with labels among {', '.join(labels.names[:30])}, found "
+            f"{', '.join(sorted(unknown)[:5])}: give label_mapping, from the source's names to these"
+        )
+    return names

@@ -1,0 +1,260 @@
+"""Baselines that no route should lose to: the majority class, and TF-IDF with a logistic regression (scikit-learn)."""
+
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from nlptransfer import distributed
+from nlptransfer.data import Data, DataSettings, Labels
+from nlptransfer.evaluation import averages, fit_temperature, fit_thresholds, score_predictions, tally
+from nlptransfer.experiments.environment import machine, peak_memory_mb, speeds, versions
+from nlptransfer.experiments.run import SCORED_TRAINING_ROWS
+from nlptransfer.files import write_json
+from nlptransfer.results import claim, described, write_predictions
+
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+"""Inverse L2 strengths (scikit-learn's C) that validation chooses among."""
+MOST_ITERATIONS = 1000
+BLANKS = 0.05
+"""Texts of which fewer characters are blanks are cut into characters, not words: Chinese, Japanese, Thai."""
+UNSEEN = -30.0
+"""Logit of a label that no training row has, or that all have (with the other sign)."""
+Probabilities = Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class FittedBaseline:
+    """A baseline that has learnt."""
+
+    probabilities: Probabilities
+    """(texts) -> (texts, labels), as a classifier gives them"""
+    thresholds: tuple[float, ...] | None
+    """with several labels at once: the probability from which each is given; None: 0.5"""
+    held_out: np.ndarray | None
+    """(validation rows, labels) probabilities of a fit that has not seen these rows; None: the last has not either"""
+    parameters: int
+    """numbers that were learnt"""
+    size_mb: float
+    """of what it must remember"""
+    record: dict[str, Any]
+    """what was chosen, and the seconds and rows of the fit"""
+
+
+class Baseline(ABC):
+    """How a baseline is fitted. It draws nothing, so that no seed moves it."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def fit(self, data: Data) -> FittedBaseline:
+        """Learn from train, choose on validation, calibrate on calibration; test is not looked at."""
+
+
+class Majority(Baseline):
+    """The most frequent label for every text; of several labels the set with the best micro F1 on train."""
+
+    name = "majority"
+
+    def fit(self, data: Data) -> FittedBaseline:
+        started = time.perf_counter()
+        labels, targets = data.labels, data.train.targets
+        shares = targets.mean(axis=0) if labels.multi_label else np.bincount(targets, minlength=labels.num_labels)
+        row = (shares / (1 if labels.multi_label else shares.sum())).astype(np.float64)
+        cut = _best_shared_cut(row, targets.astype(np.int64), labels) if labels.multi_label else None
+        spent = {"seconds": time.perf_counter() - started, "examples": len(data.train)}
+        return FittedBaseline(
+            lambda texts: np.tile(row, (len(texts), 1)),
+            None if cut is None else (cut,) * labels.num_labels,
+            None,
+            len(row),
+            row.nbytes / 2**20,
+            {**spent, "chosen_by": "train"},
+        )
+
+
+class Tfidf(Baseline):
+    """Word pairs and words (characters, where texts have no blanks) by TF-IDF, then a logistic regression.
+
+    Its L2 strength has the least loss on validation; then it is fitted once more with the validation rows.
+    """
+
+    name = "tfidf"
+
+    def fit(self, data: Data) -> FittedBaseline:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        started = time.perf_counter()
+        labels, train, validation = data.labels, data.train, data.validation
+        in_words = sum(map(_blanks, train.texts)) >= BLANKS * sum(map(len, train.texts))
+        form = {"analyzer": "word", "ngram_range": (1, 2)} if in_words else {"analyzer": "char", "ngram_range": (1, 3)}
+
+        def vectorizer() -> Any:
+            # One character is a word too: "I", "5".
+            return TfidfVectorizer(**form, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b" if in_words else None)
+
+        own = vectorizer()
+        features, held_out = own.fit_transform(train.texts), own.transform(validation.texts)
+        losses, found = {}, {}
+        for strength in STRENGTHS:
+            found[strength] = _Regression.fit(features, train.targets, labels, strength).logits(held_out)
+            told = score_predictions(validation.targets, _probabilities(found[strength], labels), labels, resamples=0)
+            losses[strength] = told["loss"]
+        strength = min(losses, key=lambda one: (losses[one], one))
+        every = vectorizer()
+        targets = np.concatenate([train.targets, validation.targets])
+        regression = _Regression.fit(every.fit_transform([*train.texts, *validation.texts]), targets, labels, strength)
+        temperature, thresholds = 1.0, None
+        if len(data.calibration):
+            logits = regression.logits(every.transform(data.calibration.texts))
+            temperature = fit_temperature(logits, data.calibration.targets, labels.multi_label)
+            if labels.multi_label:
+                cuts = fit_thresholds(_probabilities(logits / temperature, labels), data.calibration.targets)
+                thresholds = tuple(cuts.tolist())
+        words = sum(len(word.encode()) for word in every.vocabulary_)
+        numbers = regression.weight.size + regression.bias.size
+        return FittedBaseline(
+            lambda texts: _probabilities(regression.logits(every.transform(texts)) / temperature, labels),
+            thresholds,
+            _probabilities(found[strength] / temperature, labels),
+            numbers,
+            (8 * (numbers + len(every.vocabulary_)) + words) / 2**20,
+            {
+                "seconds": time.perf_counter() - started,
+                "examples": len(STRENGTHS) * len(train) + len(targets),
+                "chosen_by": "validation",
+                "solved": "train+validation",
+                "strength": strength,
+                "validation_losses": {f"{one:g}": loss for one, loss in losses.items()},
+                "analyzer": form["analyzer"],
+                "ngrams": list(form["ngram_range"]),
+                "features": len(every.vocabulary_),
+                "temperature": temperature,
+            },
+        )
+
+
+BASELINES: dict[str, type[Baseline]] = {baseline.name: baseline for baseline in (Majority, Tfidf)}
+"""The baselines by name, the cheapest first."""
+
+
+@dataclass(frozen=True)
+class _Regression:
+    """A linear classifier on sparse features, as arrays."""
+
+    weight: np.ndarray
+    """(labels, features)"""
+    bias: np.ndarray
+    """(labels,)"""
+
+    @classmethod
+    def fit(cls, features: sparse.csr_matrix, targets: np.ndarray, labels: Labels, strength: float) -> "_Regression":
+        weight, bias = np.zeros((labels.num_labels, features.shape[1])), np.full(labels.num_labels, UNSEEN)
+        if not labels.multi_label:
+            fitted = _solved(features, targets, strength)
+            if len(fitted.classes_) == 2:
+                # scikit-learn has one row for two classes: the logit of the second beside the first's 0.
+                bias[fitted.classes_] = 0.0, fitted.intercept_[0]
+                weight[fitted.classes_[1]] = fitted.coef_[0]
+            else:
+                weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
+            return cls(weight, bias)
+        for label, column in enumerate(targets.T):
+            if len(set(column.tolist())) == 2:
+                fitted = _solved(features, column, strength)
+                weight[label], bias[label] = fitted.coef_[0], fitted.intercept_[0]
+            elif column.all():
+                bias[label] = -UNSEEN
+        return cls(weight, bias)
+
+    def logits(self, features: sparse.csr_matrix) -> np.ndarray:
+        """(rows, labels)"""
+        return np.asarray(features @ self.weight.T) + self.bias
+
+
+def _solved(features: sparse.csr_matrix, targets: np.ndarray, strength: float) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    # Products of sparse rows take one thread, and for the little that is left others would only wait.
+    with threadpool_limits(1), warnings.catch_warnings():
+        # The weakest strengths can want more steps than they are worth; validation judges what they gave.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(C=strength, max_iter=MOST_ITERATIONS).fit(features, targets)
+
+
+def _probabilities(logits: np.ndarray, labels: Labels) -> np.ndarray:
+    from scipy.special import expit, softmax
+
+    return expit(logits) if labels.multi_label else softmax(logits, axis=1)
+
+
+def _best_shared_cut(shares: np.ndarray, targets: np.ndarray, labels: Labels) -> float:
+    """The share from which labels are given to every row, so that micro F1 on these rows is best."""
+    cuts = sorted(set(shares.tolist()) - {0.0}, reverse=True)
+
+    def f1(cut: float) -> float:
+        guesses = np.tile((shares >= cut).astype(np.int64), (len(targets), 1))
+        sums = np.asarray(tally(targets, guesses, labels).sum(axis=0))
+        return float(averages(sums, len(targets), labels)["f1_micro"])
+
+    return max(cuts, key=f1, default=1.0)
+
+
+def _blanks(text: str) -> int:
+    return sum(character.isspace() for character in text)
+
+
+# Baselines as runs
+
+
+def run_baseline(baseline: Baseline, data: Data, settings: DataSettings, folder: Path) -> None:
+    """Fit a baseline and write what a run writes, but for the model."""
+    question = {"fingerprints": data.fingerprints(), "route": baseline.name, **asdict(settings)}
+    if claim(folder, question, overwrite=False) or not distributed.is_main():
+        return distributed.wait()
+    record = {
+        "data": described(data),
+        "base": None,
+        "settings": {"data": asdict(settings), "route": {"name": baseline.name}},
+        "asked": question,
+        "processes": distributed.count(),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    write_json(folder / "experiment.json", {"status": "running", **record})
+    fitted = baseline.fit(data)
+    report, found = dict[str, Any](), dict[str, np.ndarray]()
+    for name in ("train", "validation", "test"):
+        split = data.splits[name]
+        if name == "train":
+            split = split.take(range(min(len(split), SCORED_TRAINING_ROWS)))
+        if not len(split):
+            continue
+        held_out = fitted.held_out if name == "validation" else None
+        found[name] = fitted.probabilities(split.texts) if held_out is None else held_out
+        scores = score_predictions(split.targets, found[name], data.labels, thresholds=fitted.thresholds)
+        report[name] = {"rows": len(split)} | scores
+    del found["train"]
+    seconds = fitted.record["seconds"]
+    report["cost"] = {
+        "train_seconds": round(seconds, 3),
+        "examples_per_second": round(fitted.record["examples"] / max(seconds, 1e-9), 1),
+        "trainable_parameters": fitted.parameters,
+        "total_parameters": fitted.parameters,
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "size_mb": round(fitted.size_mb, 3),
+        **speeds(fitted.probabilities, data.test.texts or data.validation.texts),
+    }
+    report["cost"]["texts_per_second"] = report["cost"]["texts_per_second_64"]
+    write_predictions(folder / "predictions.parquet", data, fitted.thresholds, found)
+    write_json(folder / "metrics.json", report)
+    write_json(folder / "experiment.json", {"status": "finished", **record, "training": fitted.record})
+    distributed.wait()

@@ -1,0 +1,118 @@
+"""This machine and what is installed on it, as records name them, and the memory that this process holds."""
+
+import platform
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from nlptransfer.classifier import Classifier
+
+PEAK_EVERY = 0.02
+"""Seconds between two looks at the memory in use."""
+PACKAGES = (
+    "nlptransfer",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "gensim",
+    "tokenizers",
+    "numpy",
+    "peft",
+    "scikit-learn",
+    "scipy",
+)
+"""That decide what comes out."""
+
+
+def machine() -> dict[str, Any]:
+    """What figures of cost were measured on."""
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if (info := Path("/proc/cpuinfo")).exists() else None
+    return {
+        "processor": found[1].strip() if found else platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "platform": platform.platform(),
+    }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what comes out."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held, in MiB."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    # Bytes on macOS, kibibytes elsewhere.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@contextmanager
+def watched_memory() -> Iterator[list[float]]:
+    """Yield a list whose one number is the most memory that this process has held meanwhile, in MiB."""
+    process, over = psutil.Process(), threading.Event()
+    peak = [process.memory_info().rss / 2**20]
+
+    def watch() -> None:
+        while not over.wait(PEAK_EVERY):
+            peak[0] = max(peak[0], process.memory_info().rss / 2**20)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watcher.join()
+
+
+SPEED_SECONDS = 0.3
+"""Texts per second are measured for at least so long, after a warm-up."""
+
+
+def speeds(probabilities: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]) -> dict[str, float]:
+    """Texts per second, one at a time and 64 at a time, after a warm-up."""
+    found = {}
+    for at_once in (1, 64):
+        stream = cycle(texts)
+        probabilities(list(islice(stream, at_once)))
+        started, done, spent = time.perf_counter(), 0, 0.0
+        while not done or spent < SPEED_SECONDS:
+            probabilities(list(islice(stream, at_once)))
+            done, spent = done + at_once, time.perf_counter() - started
+        found[f"texts_per_second_{at_once}"] = round(done / spent, 1)
+    return found
+
+
+SPEED_SECONDS = 0.3
+"""Texts per second are measured for at least so long."""
+
+
+def texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
+    count = 64
+    while True:
+        some = list(islice(cycle(texts), count))
+        started = time.perf_counter()
+        classifier.probabilities(some)
+        if (spent := time.perf_counter() - started) > SPEED_SECONDS:
+            return count / spent
+        count *= 4

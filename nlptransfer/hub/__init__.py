@@ -1,0 +1,9 @@
+"""Find base models, fetch and push classifiers, and write the model card.
+
+This room knows folders, caches, the hub's interface and what must not leave the machine. It does not know how a model
+is built or trained; the card is written from plain facts.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,17 @@
+from .base_models import BaseModel as BaseModel
+from .base_models import base_record as base_record
+from .base_models import check_weights as check_weights
+from .base_models import find_base as find_base
+from .base_models import is_encoder as is_encoder
+from .base_models import recorded_base as recorded_base
+from .base_models import weights_hash as weights_hash
+from .card import model_card as model_card
+from .client import is_hub_id as is_hub_id
+from .download import fetch as fetch
+from .pretrained import adapter_config as adapter_config
+from .pretrained import fast_tokenizer as fast_tokenizer
+from .pretrained import from_pretrained as from_pretrained
+from .pretrained import quiet as quiet
+from .pretrained import with_adapter as with_adapter
+from .upload import Pushed as Pushed
+from .upload import push as push

@@ -1,0 +1,295 @@
+"""The model card of a saved classifier: its README.md, made from its record. The words are in templates/model_card.md.
+
+Label names, names of data and texts come from users: they are escaped wherever they are written.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment
+from markupsafe import Markup
+
+from nlptransfer.files import templates
+from nlptransfer.hub.client import is_hub_id
+from nlptransfer.settings import check
+
+TASK = "text-classification"
+WIDGETS = 5
+"""Labels of which the hub's page shows an example text."""
+_FIRST = ["language", "license", "library_name", "pipeline_tag", "tags", "base_model", "base_model_relation"]
+# Those of licences and languages are shapes alone: the hub's lists grow.
+_LICENSE = r"[a-z0-9]+(?:[.+-][a-z0-9]+)*"
+_LANGUAGE = r"[a-z]{2,3}|multilingual|code"
+# Ends of lines for some parser, signs that turn the direction of a line, and halves of characters.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# As entities, which mean nothing in tables, HTML or formulas. A backslash keeps the common underscore readable.
+_ENTITIES = str.maketrans({sign: f"&#{ord(sign)};" for sign in "\\`*[]{}|<>&$~#!@:"} | {"_": "\\_"})
+
+
+class _Score(NamedTuple):
+    """One score of the test split."""
+
+    name: str
+    metric: str | None
+    """its name on the hub; None where the hub has none"""
+    arguments: dict[str, Any] | None
+    value: float
+    interval: list[float] | None
+
+
+_AVERAGES = {kind: {"average": kind} for kind in ("micro", "macro")}
+# Key in metrics.json, name, the hub's name, and what that one's compute() takes.
+_SINGLE_LABEL = (
+    ("accuracy", "accuracy", "accuracy", None),
+    ("f1_macro", "F1 (macro)", "f1", _AVERAGES["macro"]),
+    ("precision_macro", "precision (macro)", "precision", _AVERAGES["macro"]),
+    ("recall_macro", "recall (macro)", "recall", _AVERAGES["macro"]),
+    ("mcc", "Matthews correlation", "matthews_correlation", None),
+    ("loss", "loss", None, None),
+)
+_MULTI_LABEL = (
+    ("f1_micro", "F1 (micro)", "f1", _AVERAGES["micro"]),
+    ("f1_macro", "F1 (macro)", "f1", _AVERAGES["macro"]),
+    ("accuracy", "all labels right", "accuracy", None),
+    ("lrap", "label ranking average precision", None, None),
+    ("loss", "loss", None, None),
+)
+
+
+def model_card(
+    record: Mapping[str, Any],
+    repo_id: str,
+    *,
+    license: str | None = None,
+    language: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    examples: Sequence[str] = (),
+) -> str:
+    """The README.md of a saved classifier: what the hub reads, in YAML, and then what people read.
+
+    Args:
+        record: what the classifier's nlptransfer.json holds.
+        repo_id: where it is to be had on the hub, owner/name.
+        license: the hub's id of a licence, as apache-2.0.
+        language: ISO 639 codes of the languages that it was trained and tested on, as en.
+        datasets: hub ids, owner/name, of what it was trained on.
+        examples: texts to show; none of the data's texts is shown unless it is given here.
+
+    Raises:
+        SettingError: a repo_id, licence, language or data set that the hub cannot know.
+    """
+    check(is_hub_id(repo_id), "repo_id", repo_id, "a name on the hub, owner/name")
+    known = license is None or re.fullmatch(_LICENSE, license) is not None
+    check(known, "license", license, "the hub's id of a licence, as apache-2.0, cc-by-4.0 or other")
+    for code in _each("language", language):
+        check(re.fullmatch(_LANGUAGE, code) is not None, "language", code, "an ISO 639 code, as en, or multilingual")
+    for name in _each("datasets", datasets):
+        known = name.count("/") == 1 and is_hub_id(name) and not Path(name).expanduser().exists()
+        check(known, "datasets", name, "the hub id of a data set, owner/name, and no path of this machine")
+    # What was exported says what it was exported from.
+    told = _plain({**record, **(record.get("learnt") or {})})
+    data = _metadata(told, repo_id.rpartition("/")[2], license, list(language), list(datasets))
+    template = _environment().get_template("model_card.md")
+    body = template.render(
+        record=told,
+        results=told.get("results") or {},
+        base=told.get("base") or {},
+        repo_id=repo_id,
+        language=list(language),
+        scores=_scores(told),
+        is_whole=_is_whole(told),
+        is_onnx=_is_onnx(told),
+        loading_code=Markup(loading_code(told, repo_id)),
+        registered_code=Markup(_fenced(_pipeline_code(told, repo_id), "python")),
+        examples=_each("examples", examples),
+    )
+    return f"---\n{data.to_yaml(original_order=_FIRST)}\n---\n\n{body.strip()}\n"
+
+
+def loading_code(record: Mapping[str, Any], repo_id: str) -> str:
+    """The Python block that opens a saved classifier in plain transformers or peft, fenced for markdown.
+
+    It takes the string ``text`` and ends with ``probabilities``, {label name: float}. Empty where nlptransfer is
+    needed.
+
+    Args:
+        record: what the classifier's nlptransfer.json holds.
+        repo_id: the classifier's name on the hub, or its folder.
+    """
+    if _is_onnx(record) or record["route"] not in ("full", "lora"):
+        return ""
+    if _is_whole(record):
+        return _fenced(_pipeline_code(record, repo_id), "python")
+    # An adapter is of no use without the name of its base.
+    return _fenced(_adapter_code(record, repo_id), "python") if (record.get("base") or {}).get("name") else ""
+
+
+def _pipeline_code(record: Mapping[str, Any], repo_id: str) -> str:
+    function = "sigmoid" if record["multi_label"] else "softmax"
+    needed = "" if _is_whole(record) else "\nimport nlptransfer.routes.word2vec_model  # registers the model type\n"
+    return f"""\
+from transformers import pipeline
+{needed}
+classify = pipeline("{TASK}", model={_quoted(repo_id)})
+found = classify(text, truncation=True, top_k=None, function_to_apply="{function}")
+probabilities = {{label["label"]: label["score"] for label in found}}"""
+
+
+def _adapter_code(record: Mapping[str, Any], repo_id: str) -> str:
+    base, repo = record["base"], _quoted(repo_id)
+    note, more = "# The base was a local folder of this name: give its path.\n", ""
+    if base.get("revision"):
+        note, more = "", f"    revision={_quoted(base['revision'])},\n"
+    if record["settings"].get("base_precision") == "bfloat16":
+        # The saved config says so, and the head would be rounded to it too.
+        more += "    dtype=torch.float32,\n"
+    function = "sigmoid()" if record["multi_label"] else "softmax(dim=-1)"
+    return f"""\
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+config = AutoConfig.from_pretrained({repo})
+{note}base = AutoModelForSequenceClassification.from_pretrained(
+    {_quoted(base["name"])},
+{more}    config=config,
+    ignore_mismatched_sizes=True,
+)
+model = PeftModel.from_pretrained(base, {repo}).eval()
+tokenizer = AutoTokenizer.from_pretrained({repo})
+with torch.no_grad():
+    logits = model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0]
+probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{function}.tolist())}}"""
+
+
+def _metadata(
+    told: dict[str, Any], name: str, license: str | None, language: list[str], datasets: list[str]
+) -> ModelCardData:
+    base = told.get("base") or {}
+    # Without a commit it was a file or a folder of some machine, which the hub knows nothing of.
+    base_model = base.get("name") if base.get("revision") else None
+    scores = [score for score in _scores(told) if score.metric is not None]
+    tags = ["nlptransfer", told["route"], TASK, *["onnx"] * _is_onnx(told)]
+    return ModelCardData(
+        language=language or None,
+        license=license,
+        library_name=_library(told),
+        pipeline_tag=TASK,
+        tags=tags,
+        base_model=base_model,
+        base_model_relation=_relation(told) if base_model else None,
+        datasets=datasets or None,
+        metrics=list(dict.fromkeys(score.metric for score in scores if score.metric)) or None,
+        # A name without results would be written by itself.
+        model_name=name if scores else None,
+        eval_results=[_eval_result(told, score, datasets) for score in scores] or None,
+        widget=[{"text": f"This is {_one_line(label)}."} for label in told["labels"][:WIDGETS]],
+    )
+
+
+def _eval_result(told: dict[str, Any], score: _Score, datasets: list[str]) -> EvalResult:
+    # The hub's form has no place for an interval but the name.
+    interval = f" (95% interval {score.interval[0]:.3f} to {score.interval[1]:.3f})" if score.interval else ""
+    return EvalResult(
+        task_type=TASK,
+        # Of several data sets it is not known which the test rows are from.
+        dataset_type=datasets[0] if len(datasets) == 1 else "unknown",
+        dataset_name=_one_line(str(told["results"].get("data") or "test rows")),
+        dataset_split="test",
+        metric_type=score.metric or "",
+        metric_value=float(score.value),
+        metric_name=score.name + interval,
+        metric_args=score.arguments,
+    )
+
+
+def _scores(told: dict[str, Any]) -> list[_Score]:
+    """The scores of the test split that there are, the one that choices are made by first."""
+    test = (told.get("results") or {}).get("test") or {}
+    return [
+        _Score(name, metric, arguments, test[key], _interval(test.get(f"{key}_interval")))
+        for key, name, metric, arguments in (_MULTI_LABEL if told["multi_label"] else _SINGLE_LABEL)
+        if test.get(key) is not None
+    ]
+
+
+def _interval(found: list[float | None] | None) -> list[float] | None:
+    ends = [end for end in found or [] if end is not None]
+    return ends if len(ends) == 2 else None
+
+
+def _is_onnx(record: Mapping[str, Any]) -> bool:
+    return str(record.get("format") or "").startswith("onnx")
+
+
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether the folder holds a whole model that plain transformers opens."""
+    return record["route"] == "full" or (record["route"] == "lora" and bool(record["settings"].get("merge")))
+
+
+def _library(record: Mapping[str, Any]) -> str:
+    if _is_onnx(record) or record["route"] not in ("full", "lora"):
+        return "nlptransfer"
+    return "transformers" if _is_whole(record) else "peft"
+
+
+def _relation(record: Mapping[str, Any]) -> str | None:
+    """What the classifier is to its base, in the hub's words: finetune, adapter, quantized ("merge" is of several)."""
+    if record["base"].get("kind") == "distilled":
+        return None
+    if _is_onnx(record):
+        return "quantized" if "int8" in record["format"] else "finetune"
+    return "finetune" if _is_whole(record) else "adapter"
+
+
+@cache
+def _environment() -> Environment:
+    return templates(
+        {
+            "md": _markdown,
+            "fenced": lambda command: Markup(_fenced(_one_line(command), "")),
+            "count": lambda number: f"{number:,}",
+            "score": lambda number: "" if number is None else f"{number:.3f}",
+        }
+    )
+
+
+def _markdown(text: str) -> Markup:
+    """Text of a user as markdown that shows it, in a table too, on one line."""
+    return Markup(_one_line(str(text)).translate(_ENTITIES))
+
+
+def _one_line(text: str) -> str:
+    return _CONTROL.sub(" ", text)
+
+
+def _fenced(code: str, language: str) -> str:
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    return f"{fence}{language}\n{code}\n{fence}"
+
+
+def _quoted(text: str) -> str:
+    """A Python string, in double quotes."""
+    return json.dumps(_one_line(text), ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """A record with numpy's numbers as Python's, and None for what is no number: YAML would write both as garbage."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _each(name: str, values: Iterable[str]) -> list[str]:
+    check(not isinstance(values, str), name, values, "a list of strings, not one")
+    return list(values)

@@ -1,0 +1,122 @@
+"""The one door to models, configs and tokenizers in a folder: code in it is never run, and nobody is asked about it.
+
+Knows nothing of architectures and routes. No other file calls ``from_pretrained``.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlptransfer.errors import BaseModelError, NlpTransferError, RunFolderError
+from nlptransfer.files import read_json
+from nlptransfer.hub.base_models import BaseModel
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+_ADAPTER = "adapter_config.json"
+
+
+def from_pretrained(kind: Any, source: BaseModel | Path, **options: Any) -> Any:
+    """Load what a class of transformers makes of a folder on this machine.
+
+    Args:
+        kind: AutoConfig, AutoModel, AutoTokenizer, ...
+        source: a base, or the folder of a saved classifier.
+        **options: of the class's own ``from_pretrained``.
+
+    Raises:
+        BaseModelError: transformers cannot load a base, or only with code that is in its folder.
+        RunFolderError: the same for a saved classifier.
+    """
+    file = "tokenizer_config.json" if "Tokenizer" in kind.__name__ else "config.json"
+    with _read(source, file) as folder:
+        return kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+
+
+def fast_tokenizer(source: BaseModel | Path) -> "PreTrainedTokenizerFast":
+    """Load the tokenizer of a base, or of a saved classifier.
+
+    Raises:
+        BaseModelError: a base's cannot be loaded, or is not a fast one.
+        RunFolderError: the same for a saved classifier.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer = from_pretrained(AutoTokenizer, source)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise _refusal(source, "a fast tokenizer (tokenizer.json)", type(tokenizer).__name__)
+    return tokenizer
+
+
+def adapter_config(folder: Path) -> "LoraConfig":
+    """Load the settings of a saved adapter.
+
+    Raises:
+        RunFolderError: peft cannot read them, or would run what they name.
+    """
+    from peft import LoraConfig
+
+    with _read(folder, _ADAPTER):
+        return LoraConfig.from_pretrained(str(folder.resolve()))  # a relative one would do as a hub id, too
+
+
+def with_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
+    """Put a saved adapter on its base, as plain peft does it.
+
+    Raises:
+        RunFolderError: peft cannot load it, or would run what it names.
+    """
+    from peft import PeftModel
+
+    config = adapter_config(folder)
+    with _read(folder, _ADAPTER):
+        return PeftModel.from_pretrained(model, str(folder), config=config)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' bars, of which even a small file has one, and its warnings of every head that is fresh."""
+    from transformers.utils import logging as hf_logging
+
+    shown, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+@contextmanager
+def _read(source: BaseModel | Path, file: str) -> Iterator[Path]:
+    """Give the folder to read, and turn what fails within into one line that names the file."""
+    folder = source.path if isinstance(source, BaseModel) else source
+    try:
+        # transformers loads an adapter that lies beside a model, too.
+        if (folder / _ADAPTER).exists():
+            _check_adapter(read_json(folder / _ADAPTER))
+        with quiet():
+            yield folder
+    except Exception as error:  # tokenizers raises the plain class
+        found = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '').rstrip('.')}"
+        if "trust_remote_code" in str(error):
+            found = "an auto_map to other code, which is never run"
+        raise _refusal(source, f"what {file} describes to load with the libraries' own code", found) from error
+
+
+def _check_adapter(config: dict[str, Any]) -> None:
+    # Other kinds than LoRA may open a tokenizer that they name, and ask whether to run its code; Megatron's layers are
+    # imported by name.
+    if config["peft_type"] != "LORA" or config.get("megatron_config"):
+        raise ValueError(f"another kind of adapter than plain LoRA in {_ADAPTER}")
+
+
+def _refusal(source: BaseModel | Path, expected: str, found: str) -> NlpTransferError:
+    if isinstance(source, BaseModel):
+        return BaseModelError(f"{source.id}: expected {expected}, found {found}: take another encoder")
+    return RunFolderError(f"{source}: expected {expected}, found {found}: fetch it again, or save it anew")

@@ -1,0 +1,71 @@
+"""Rows that a model can take, and batches of like length, the same on every machine."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+MEGABATCH = 50
+"""Batches of like length are cut from at most so many batches of shuffled rows, so that each epoch mixes anew."""
+BATCH_COST = 0.05
+"""What a batch in prediction costs besides its tokens, as a share of the most tokens that it may have."""
+
+
+def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """One epoch's batches: every row once, rows of like length together, in random order.
+
+    The plan depends on the arguments alone, so that every process draws the same one and a resumed
+    run goes on where it stopped.
+
+    Args:
+        lengths: (rows,) tokens per row.
+        batch_size: rows of a batch over all processes; the last one may have fewer.
+
+    Returns:
+        For each batch the places of its rows.
+    """
+    draw = np.random.default_rng([seed, epoch])
+    shuffled = draw.permutation(len(lengths))
+    # Few rows are cut in four at least, or every epoch would have the same batches.
+    mixed = batch_size * min(MEGABATCH, max(1, len(shuffled) // (4 * batch_size)))
+    batches = []
+    for start in range(0, len(shuffled), mixed):
+        chunk = shuffled[start : start + mixed]
+        chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
+        batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    return [batches[i] for i in draw.permutation(len(batches))]
+
+
+def endless_batches(lengths: np.ndarray, batch_size: int, seed: int, first: int, count: int) -> list[np.ndarray]:
+    """Batches ``first`` to ``first + count`` of one epoch's :func:`training_batches` after the other's."""
+    found: list[np.ndarray] = []
+    epoch, skipped = divmod(first, math.ceil(len(lengths) / batch_size))
+    while len(found) < count:
+        found += training_batches(lengths, batch_size, seed, epoch)[skipped:]
+        epoch, skipped = epoch + 1, 0
+    return found[:count]
+
+
+def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.ndarray]:
+    """Batches for prediction: rows of like length, the longest first; at most ``tokens`` with padding, or a single row.
+
+    Where one batch ends and the next begins is chosen for the least work: all tokens with padding, and what each
+    batch costs by itself (dynamic programming over the lengths that there are).
+    """
+    order = np.argsort(lengths, kind="stable")
+    found, counts = np.unique(lengths, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    most = np.maximum(tokens // np.maximum(found, 1), 1)
+    least = np.zeros(len(found) + 1)
+    lowest = np.zeros(len(found), dtype=np.int64)
+    for top, longest in enumerate(found):
+        # As long as the longest: rows from each of the lengths on up to this one.
+        rows = below[top + 1] - below[: top + 1]
+        work = least[: top + 1] + rows * longest + np.ceil(rows / most[top]) * BATCH_COST * tokens
+        lowest[top], least[top + 1] = work.argmin(), work.min()
+    end = len(found)
+    while end:
+        start = lowest[end - 1]
+        together = order[below[start] : below[end]][::-1]
+        yield from np.array_split(together, -(-len(together) // most[end - 1]))
+        end = start

@@ -1,0 +1,82 @@
+"""Run a model over rows, and give its results in the order of the rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed.tensor import DTensor
+
+from nlptransfer import distributed
+from nlptransfer.models import cpu
+from nlptransfer.models.batching import prediction_batches
+from nlptransfer.models.partial import first_token_alone
+from nlptransfer.models.rows import Rows
+
+PREDICTED_NUMBERS = {"cpu": 400_000, "other": 12_000_000}
+"""Numbers of one batch's hidden states in prediction: what fits a processor's caches, and what fills an accelerator."""
+
+
+def _over_windows(values: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """(rows, ...) -> (texts, ...) float32: the mean over a text's windows."""
+    counts = np.diff(windows).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
+    return np.add.reduceat(values, windows[:-1], axis=0, dtype=np.float32) / counts
+
+
+def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray:
+    """The model's logits in evaluation mode, in the order of the texts.
+
+    Args:
+        share: whether all processes call this and work on a part each; everyone gets all rows.
+
+    Returns:
+        (texts, labels) float32, of a text in windows the mean of theirs.
+    """
+    if not len(rows):
+        return np.zeros((0, model.config.num_labels), dtype=np.float32)
+    with first_token_alone(model):
+        return compute(model, lambda inputs: model(**inputs).logits.float(), rows, share=share)
+
+
+def compute(
+    model: Any,
+    function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    rows: Rows,
+    *,
+    share: bool = False,
+    places: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """A function of batches of rows, with the model in evaluation mode, in the order of the texts.
+
+    Args:
+        function: of a batch of n rows, on the model's device; gives (n, ...).
+        rows: at least one.
+        share: whether all processes call this and work on a part each; everyone gets all rows.
+        places: of the rows of a batch: where its results go, if there are more or fewer than one a row; all places
+            together are 0, 1, ... each once.
+
+    Returns:
+        (texts, ...), of a text in windows the mean of theirs; or (places, ...)
+    """
+    device = next(model.parameters()).device
+    numbers = PREDICTED_NUMBERS["cpu" if device.type == "cpu" else "other"]
+    width = getattr(getattr(model, "config", None), "hidden_size", 384)
+    batches = list(prediction_batches(rows.lengths, numbers // width))
+    mine = batches[distributed.rank() :: distributed.count()] if share else batches
+    # Sharded weights meet in every pass, so no process may make one pass fewer.
+    sharded = share and any(isinstance(value, DTensor) for value in model.parameters())
+    idle = batches[:1] if sharded and len(mine) * distributed.count() < len(batches) else []
+    was_training = model.training
+    model.eval()
+    # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.
+    with torch.no_grad(), cpu.fast(model, packed="all" if len(mine) > 1 else "none"):
+        found = [
+            function({name: value.to(device) for name, value in rows.batch(batch).items()}).cpu().numpy()
+            for batch in [*mine, *idle]
+        ][: len(mine)]
+    model.train(was_training)
+    if places is None:
+        every = distributed.gather_rows(mine, found, len(rows), share=share)
+        return every if rows.windows is None else _over_windows(every, rows.windows)
+    count = sum(len(places(batch)) for batch in batches)
+    return distributed.gather_rows([places(batch) for batch in mine], found, count, share=share)

@@ -1,0 +1,245 @@
+"""Load a tokenizer, an encoder, a classifier or a language model from a base model."""
+
+import importlib.util
+import re
+from typing import Any
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from nlptransfer.data import Labels
+from nlptransfer.errors import BaseModelError, SettingError
+from nlptransfer.hub import BaseModel, fast_tokenizer, from_pretrained
+from nlptransfer.models.architectures import FAMILIES, head_modules, last_layer
+from nlptransfer.settings import check
+
+
+def load_tokenizer(base: BaseModel, max_length: int | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a base; one without a padding token gets a token that it has (unknown, else end of text).
+
+    Texts are cut at ``max_length`` tokens, or where the tokenizer or the places of the model end before.
+
+    Raises:
+        BaseModelError: it cannot be read, is not a fast one, or has nothing to pad with.
+    """
+    tokenizer = fast_tokenizer(base)
+    if tokenizer.pad_token is None:
+        # A new token would need a new row in the embeddings, which adapters do not carry.
+        known = tokenizer.get_vocab()
+        stand_in = next((token for token in (tokenizer.unk_token, tokenizer.eos_token) if token in known), None)
+        if stand_in is None:
+            raise BaseModelError(
+                f"{base.id}: expected a padding token, or an unknown or end token that can stand in, found none: "
+                "set pad_token in tokenizer_config.json"
+            )
+        tokenizer.pad_token = stand_in
+    limits = (max_length, tokenizer.model_max_length, _places(from_pretrained(AutoConfig, base)))
+    tokenizer.model_max_length = min(limit for limit in limits if limit is not None)
+    return tokenizer
+
+
+def load_model(
+    base: BaseModel,
+    labels: Labels,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    *,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    four_bit: bool = False,
+) -> tuple[PreTrainedModel, list[str]]:
+    """A classifier on a base, and the dotted names of its modules whose weights the base does not bring.
+
+    A head of the base stays only where its label names are these, in this order; of equal size but for other labels
+    its last layer starts anew. Fresh weights depend on the seed alone.
+
+    Args:
+        base: the encoder.
+        labels: what the classifier tells apart.
+        tokenizer: the base's, for its padding token.
+        seed: what fresh weights are drawn from; sets torch's global generator.
+        dropout: in place of every dropout probability of the config.
+        attention_dropout: in place of those of attention weights, where the config has them apart.
+        dtype: of the weights.
+        four_bit: whether the linear layers below the head are quantised (nf4).
+
+    Raises:
+        BaseModelError: there is no classifier for this architecture, or weights of the encoder are missing.
+        SettingError: dropout is no share, or four_bit without a GPU or bitsandbytes.
+    """
+    config = from_pretrained(AutoConfig, base)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise BaseModelError(
+            f"{base.id}: expected an architecture with a classifier in transformers, found {config.model_type!r}: "
+            "take another encoder"
+        )
+    brought = tuple(name for _, name in sorted((config.id2label or {}).items()))
+    is_generic = all(re.fullmatch(r"LABEL_\d+", name) for name in brought)
+    config.update({"id2label": labels.id2label, "label2id": labels.label2id, "problem_type": labels.problem_type})
+    _set_padding(config, tokenizer, base.id)
+    if hasattr(config, "use_cache"):
+        config.use_cache = False  # it is for generating, and holds every layer's keys and values
+    if dropout is not None:
+        set_dropout(config, dropout)
+    if attention_dropout is not None:
+        set_dropout(config, attention_dropout, "attention.*dropout|attn_pdrop$")
+    options = _four_bit_options(config, dtype) if four_bit else {}
+    torch.manual_seed(seed)
+    model, fresh = _load(AutoModelForSequenceClassification, base, config, dtype, options)
+    last = last_layer(model)
+    name = next(name for name, module in model.named_modules() if module is last)
+    if name not in fresh and (is_generic or brought != labels.names):
+        for parameter in last.parameters():
+            vars(parameter)["_is_hf_initialized"] = False  # else it is taken for loaded, and left alone
+        model._init_weights(last)
+        fresh.add(name)
+    family = FAMILIES.get(config.model_type)
+    if family and family.pretraining_only:
+        # DistributedDataParallel refuses parameters that get no gradient.
+        model.base_model.get_parameter(family.pretraining_only).requires_grad_(False)
+    return model, sorted(fresh)
+
+
+def load_encoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The encoder of a base without a head, in eval mode, with no parameter that learns.
+
+    Raises:
+        BaseModelError: weights are missing (a pooler's are not needed).
+    """
+    model, _ = _load(AutoModel, base, from_pretrained(AutoConfig, base), dtype, {})
+    return model.eval().requires_grad_(False)
+
+
+def load_language_model(base: BaseModel, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, bool]:
+    """A base with the head that it was pretrained with, and whether that predicts masked tokens, not the next one.
+
+    Raises:
+        BaseModelError: the base has no such head, or not its weights.
+    """
+    config = from_pretrained(AutoConfig, base)
+    is_masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    if config.is_encoder_decoder or not (is_masked or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise BaseModelError(_no_language_head(base, f"model type {config.model_type!r}"))
+    model, fresh = _load(AutoModelForMaskedLM if is_masked else AutoModelForCausalLM, base, config, dtype, {})
+    if fresh:
+        raise BaseModelError(_no_language_head(base, f"none for {', '.join(sorted(fresh))}"))
+    if not is_masked and _looks_ahead(model):
+        raise BaseModelError(_no_language_head(base, f"model type {config.model_type!r}, which reads both ways"))
+    return model, is_masked
+
+
+def _no_language_head(base: BaseModel, found: str) -> str:
+    return (
+        f"{base.id}: expected the weights of a head that predicts masked tokens, or the next one, as pretrain needs "
+        f"it, found {found}: take transfer contrast or selftrain, or a base that has them, as "
+        "distilbert/distilbert-base-uncased"
+    )
+
+
+def _looks_ahead(model: PreTrainedModel) -> bool:
+    """Whether what comes later in a text changes what is predicted before it."""
+    with torch.no_grad():
+        one, other = model.eval()(input_ids=torch.tensor([[1, 1, 1], [1, 1, 2]])).logits[:, 0]
+    return not torch.allclose(one, other, atol=1e-4)
+
+
+def set_dropout(config: PreTrainedConfig, dropout: float, names: str = "dropout|_pdrop$") -> None:
+    """Set every dropout probability that a config has; where it says None, a classifier's follows the others.
+
+    Args:
+        names: a regular expression that their names match.
+
+    Raises:
+        SettingError: no share in [0, 1).
+    """
+    check(0 <= dropout < 1, "dropout", dropout, "a share in [0, 1)")
+    for name, value in list(vars(config).items()):
+        # token_dropout of ESM is a switch; layerdrop and drop_path leave out whole layers and are another matter.
+        if re.search(names, name) and isinstance(value, (int, float)) and not isinstance(value, bool):
+            setattr(config, name, dropout)
+
+
+def _places(config: PreTrainedConfig) -> int | None:
+    """The tokens that there are positions for."""
+    places = getattr(config, "max_position_embeddings", None)
+    family = FAMILIES.get(config.model_type)
+    if places and family and family.counts_from_padding:
+        places -= config.pad_token_id + 1
+    # XLNet says -1: it has no end.
+    return places if places and places > 0 else None
+
+
+def _set_padding(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    family = FAMILIES.get(config.model_type)
+    own = config.pad_token_id
+    # RoBERTa counts positions from its padding id, so what a config says stays wherever nothing is pooled by it.
+    if own is None or (own != tokenizer.pad_token_id and family and family.pools_by_padding):
+        size = getattr(config, "vocab_size", None)
+        if size is not None and tokenizer.pad_token_id >= size:
+            raise BaseModelError(
+                f"{name}: expected a padding token among the {size} that have embeddings, found "
+                f"{tokenizer.pad_token!r} with id {tokenizer.pad_token_id}: name another in tokenizer_config.json"
+            )
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def _four_bit_options(config: PreTrainedConfig, dtype: torch.dtype) -> dict[str, Any]:
+    missing = [] if torch.cuda.is_available() else ["a CUDA GPU"]
+    if importlib.util.find_spec("bitsandbytes") is None:
+        missing.append("the package bitsandbytes")
+    if missing:
+        raise SettingError(
+            "base_precision=4bit: expected a CUDA GPU and the package bitsandbytes, found all but "
+            f"{' and '.join(missing)}: leave it out, or run where both are"
+        )
+    with torch.device("meta"):
+        head = head_modules(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False))
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=head,
+        ),
+        "device_map": {"": torch.cuda.current_device()},
+    }
+
+
+def _load(
+    auto: Any, base: BaseModel, config: PreTrainedConfig, dtype: torch.dtype, options: dict[str, Any]
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model and the names of its fresh modules, which are all of its head."""
+    model, found = from_pretrained(
+        auto,
+        base,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **options,
+    )
+    keys = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    fresh = {key.rpartition(".")[0] for key in keys}
+    if lacking := sorted(fresh - set(head_modules(model))):
+        listed = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+        raise BaseModelError(
+            f"{base.id}: expected every weight of the encoder in the shape that config.json says, found none for "
+            f"{listed}: fetch it again"
+        )
+    return model, fresh

@@ -1,0 +1,73 @@
+"""One base model in memory for several classifiers, each with weights of its own beside it."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from itertools import chain
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from nlptransfer import distributed
+from nlptransfer.data import Labels
+from nlptransfer.hub import check_weights, find_base
+from nlptransfer.models.architectures import last_layer
+from nlptransfer.models.heads import relabel
+from nlptransfer.models.loading import load_encoder, load_model, load_tokenizer
+
+
+class SharedBase:
+    """A base model that is loaded once: ``Classifier.load(folder, base=shared)`` adds what the folder has beside it.
+
+    Classifiers on it may be used in turn, or from several threads: each is a model of its own, which shares the
+    base's weights and no state.
+
+    Args:
+        name: a folder or a hub id; None: the default encoder.
+        revision: commit, branch or tag of a base on the hub.
+
+    Raises:
+        BaseModelError: it cannot be had.
+    """
+
+    def __init__(self, name: str | None = None, revision: str | None = None) -> None:
+        self.base = find_base(name, revision)
+        self._kept: dict[str, PreTrainedModel] = {}
+
+    def encoder(self, record: Mapping[str, Any]) -> PreTrainedModel:
+        """The frozen encoder, the same for all.
+
+        Args:
+            record: what a saved classifier says of its base.
+
+        Raises:
+            BaseModelError: it was made with other weights.
+        """
+        check_weights(self.base, record)
+        if "encoder" not in self._kept:
+            self._kept["encoder"] = load_encoder(self.base).to(distributed.state().device)
+        return self._kept["encoder"]
+
+    def classifier(
+        self, record: Mapping[str, Any], labels: Labels, dtype: torch.dtype = torch.float32, four_bit: bool = False
+    ) -> PreTrainedModel:
+        """A classifier on the base, with a fresh head for these labels and with the weights of all others below.
+
+        Args:
+            record: what a saved classifier says of its base.
+
+        Raises:
+            BaseModelError: it was made with other weights.
+        """
+        check_weights(self.base, record)
+        kind = "4bit" if four_bit else str(dtype)
+        if kind not in self._kept:
+            two = Labels(("0", "1"))
+            tokenizer = load_tokenizer(self.base)
+            model, _ = load_model(self.base, two, tokenizer, 0, dtype=dtype, four_bit=four_bit)
+            self._kept[kind] = model.to(distributed.state().device).requires_grad_(False)
+        kept = self._kept[kind]
+        # Modules anew, but around the same tensors.
+        own = deepcopy(kept, {id(tensor): tensor for tensor in chain(kept.parameters(), kept.buffers())})
+        relabel(own, last_layer(own), labels, 0)
+        return own

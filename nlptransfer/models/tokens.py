@@ -1,0 +1,261 @@
+"""Texts as token ids: each in one row, cut where it is too long, or in windows."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from threading import Lock
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from tokenizers import Encoding, Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from nlptransfer.settings import check
+
+LongText = Literal["truncate", "head_tail", "windows"]
+"""What is done with a text of more tokens than a model reads at once: see :func:`encode`."""
+KEPT_TOKENS = 10_000_000
+"""Tokens that are kept of each tokenizer for when the same texts come again, as they do in a run."""
+KEPT_FROM = 256
+"""Of fewer texts none are kept: to look for them would take as long as to cut them anew."""
+ENCODE_CHUNK = 4096
+"""Texts that are tokenized at a time: what the tokenizer makes of a text is much larger than its ids."""
+_KEPT: WeakKeyDictionary[PreTrainedTokenizerFast, dict[tuple[Any, ...], "TokenRows"]] = WeakKeyDictionary()
+_LOCK = Lock()
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Token ids of many texts, one after the other, without padding."""
+
+    ids: np.ndarray
+    """(tokens of all rows,) int32"""
+    offsets: np.ndarray
+    """(rows + 1,) int64: row i is ``ids[offsets[i]:offsets[i + 1]]``"""
+    pad_id: int = 0
+    type_ids: np.ndarray | None = None
+    """(tokens of all rows,) int8, where the tokenizer gives segments that are not all 0 (XLNet)"""
+    pad_left: bool = False
+    """whether padding goes before a row, as the model was trained"""
+    windows: np.ndarray | None = None
+    """(texts + 1,) int64: text i is rows ``windows[i]`` to ``windows[i + 1]``; None: each row is a text"""
+    long_text: LongText = "truncate"
+    """what was done with texts of too many tokens"""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """``input_ids`` and ``attention_mask``, (len(indices), longest row), int64; at least one token wide."""
+        places, real = self.places(indices)
+        input_ids = np.full(real.shape, self.pad_id, dtype=np.int64)
+        input_ids[real] = self.ids[places]
+        inputs = {"input_ids": input_ids, "attention_mask": real.astype(np.int64)}
+        if self.type_ids is not None:
+            inputs["token_type_ids"] = np.zeros(real.shape, dtype=np.int64)
+            inputs["token_type_ids"][real] = self.type_ids[places]
+        return {name: torch.from_numpy(value) for name, value in inputs.items()}
+
+    def places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the tokens of these rows lie in ``ids``, and where they go in a batch, (rows, longest) bool."""
+        starts = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - starts
+        width = max(1, int(lengths.max(initial=0)))
+        columns = np.arange(width)
+        if self.pad_left:
+            real = columns >= (width - lengths)[:, None]
+            starts = starts - (width - lengths)
+        else:
+            real = columns < lengths[:, None]
+        return (starts[:, None] + columns)[real], real
+
+
+def encode(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int | None,
+    long_text: LongText = "truncate",
+) -> TokenRows:
+    """Tokenize texts, each row of at most ``max_length`` tokens, special ones included; short texts are whole always.
+
+    Args:
+        max_length: None: texts of any length are whole.
+        long_text: what becomes of a text that has more. truncate: its first tokens. head_tail: its first and its last
+            ones, a quarter and three quarters (Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?",
+            section 5.3.1: of 510 the first 128 and the last 382). windows: all of them, in rows that each begin
+            three quarters of a row after the one before; the last one ends with the text, so that all are full.
+
+    Raises:
+        SettingError: no token of the text fits beside the special ones.
+    """
+    if len(texts) < KEPT_FROM:
+        return _encoded(texts, tokenizer, max_length, long_text)
+    # All that a tokenizer does, as it may have been changed.
+    wanted = (tuple(texts), max_length, long_text, tokenizer.padding_side, tokenizer.backend_tokenizer.to_str())
+    with _LOCK:
+        kept = _KEPT.setdefault(tokenizer, {})
+        if wanted in kept:
+            # The last one used is the last to go.
+            kept[wanted] = kept.pop(wanted)
+            return kept[wanted]
+    found = _encoded(texts, tokenizer, max_length, long_text)
+    with _LOCK:
+        kept[wanted] = found
+        while len(kept) > 1 and sum(len(rows.ids) for rows in kept.values()) > KEPT_TOKENS:
+            del kept[next(iter(kept))]
+    return found
+
+
+def _encoded(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int | None, long_text: LongText
+) -> TokenRows:
+    special = tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
+    expected = f"more than the {special} special tokens of each text"
+    check(max_length is None or max_length > special, "max_length", max_length, expected)
+    room = None if max_length is None else max_length - special
+    typed = "token_type_ids" in tokenizer.model_input_names
+    ids, types = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int8)]
+    lengths, windows = [np.zeros(1, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
+    for chunk, found in _tokenized(texts, tokenizer):
+        sizes = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
+        flat = chain.from_iterable(encoding.ids for encoding in found)
+        bare = np.fromiter(flat, dtype=np.int32, count=int(sizes.sum()))
+        taken, kept, rows = _read(sizes, room, long_text)
+        # What stands around a text is the same for all, but shows only where there is a token between.
+        frame = _Frame.of(tokenizer, chunk[int(sizes.argmax())] if special else "")
+        ids.append(_joined(frame.before[0], bare[taken], frame.after[0], kept))
+        if typed:
+            segments = np.full(len(taken), frame.segment, dtype=np.int8)
+            types.append(_joined(frame.before[1], segments, frame.after[1], kept))
+        lengths.append(kept + special)
+        windows.append(rows)
+    type_ids, places = np.concatenate(types), np.cumsum(np.concatenate(windows))
+    return TokenRows(
+        np.concatenate(ids),
+        np.cumsum(np.concatenate(lengths)),
+        tokenizer.pad_token_id or 0,
+        type_ids if type_ids.any() else None,
+        tokenizer.padding_side == "left",
+        places if places[-1] > len(texts) else None,
+        long_text,
+    )
+
+
+def encode_words(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, long_text: LongText) -> TokenRows:
+    """As :func:`encode`, words whose vectors are to be pooled: in place of windows all in one row, at any length.
+
+    It is what windows would give that count as much as they have new words.
+    """
+    return encode(texts, tokenizer, None if long_text == "windows" else tokenizer.model_max_length, long_text)
+
+
+def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """(texts,) int64: tokens of each text, special ones included, however many a model reads."""
+    special = tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
+    counts = [len(encoding) + special for _, found in _tokenized(texts, tokenizer) for encoding in found]
+    return np.array(counts, dtype=np.int64)
+
+
+def _tokenized(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast
+) -> Iterator[tuple[Sequence[str], list[Encoding]]]:
+    """Some texts at a time with their tokens: all of them, and no special ones."""
+    for start in range(0, len(texts), ENCODE_CHUNK):
+        chunk = texts[start : start + ENCODE_CHUNK]
+        with _uncut(tokenizer) as backend:
+            found = backend.encode_batch_fast(chunk, add_special_tokens=False)
+        yield chunk, found
+
+
+@contextmanager
+def _uncut(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tokenizer]:
+    """Within it the tokenizer neither cuts nor pads."""
+    backend = tokenizer.backend_tokenizer
+    truncation, padding = backend.truncation, backend.padding
+    backend.no_padding()
+    backend.no_truncation()
+    try:
+        yield backend
+    finally:
+        # The tokenizer is saved with the model, and not with our settings of it.
+        if truncation:
+            backend.enable_truncation(**truncation)
+        if padding:
+            backend.enable_padding(**padding)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The special tokens around a text."""
+
+    before: np.ndarray
+    """(2, tokens): their ids, and their segments"""
+    after: np.ndarray
+    segment: int
+    """of the text's own tokens"""
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast, text: str) -> "_Frame":
+        """As it is around some text, of one token at least; of an empty one all of it counts as before."""
+        with _uncut(tokenizer) as backend:
+            shown = backend.encode(text)
+        both = np.array([shown.ids, shown.type_ids], dtype=np.int64)
+        own = np.flatnonzero(np.array(shown.special_tokens_mask) == 0)
+        first, last = (own[0], own[-1]) if len(own) else (both.shape[1], both.shape[1])
+        return cls(both[:, :first], both[:, last + 1 :], int(both[1, first]) if len(own) else 0)
+
+
+def _read(sizes: np.ndarray, room: int | None, long_text: LongText) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is read of texts whose tokens lie one after the other.
+
+    Args:
+        sizes: (texts,) tokens of each.
+        room: tokens of a row.
+
+    Returns:
+        The places of the tokens that are read, row by row; how many each row has; and how many rows each text has.
+    """
+    if room is None:
+        room = max(1, int(sizes.max()))
+    firsts = np.cumsum(sizes) - sizes
+    over = np.maximum(sizes - room, 0)
+    if long_text == "windows":
+        step = room - room // 4
+        rows = 1 + -(-over // step)
+        begins = np.repeat(firsts, rows) + np.minimum(ranges(np.zeros_like(rows), rows) * step, np.repeat(over, rows))
+        kept = np.repeat(sizes - over, rows)
+        return ranges(begins, kept), kept, rows
+    kept = sizes - over
+    taken = ranges(firsts, kept)
+    if long_text == "head_tail":
+        head = -(-room // 4)
+        taken += np.repeat(over, kept) * (ranges(np.zeros_like(kept), kept) >= head)
+    return taken, kept, np.ones_like(sizes)
+
+
+def _joined(before: np.ndarray, inner: np.ndarray, after: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Rows one after the other, each with the same before and after it.
+
+    Args:
+        inner: what lies between, row after row.
+        sizes: (rows,) how much of it each row has.
+    """
+    ends = np.cumsum(sizes + len(before) + len(after))
+    starts = ends - len(after) - sizes
+    joined = np.empty(int(ends[-1]), dtype=inner.dtype)
+    joined[ranges(starts, sizes)] = inner
+    joined[starts[:, None] - len(before) + np.arange(len(before))] = before
+    joined[ends[:, None] - len(after) + np.arange(len(after))] = after
+    return joined
+
+
+def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Numbers from each start on, as many as its size, one range after the other."""
+    return np.arange(int(sizes.sum())) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)

@@ -1,0 +1,8 @@
+"""Show a result: report.html with its figures.
+
+This room knows results and pages. It does not train, score or choose anything.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,91 @@
+"""The report of a run with texts in it, and which words a prediction hangs on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nlptransfer.classifier import Classifier
+from nlptransfer.data import Data, DataSettings, load_data
+from nlptransfer.errors import DataError
+from nlptransfer.files import read_json
+from nlptransfer.report.page import WordEffects, write_report
+from nlptransfer.settings import fill
+
+MOST_WORDS = 60
+"""Words of a text that are tried; what follows stays as it is."""
+SHOWN_WORDS = 3
+"""Texts of which the report shows what their words count for."""
+
+
+def report_on(folder: str | Path, data: Any = None) -> Path:
+    """Write report.html into the folder of a finished run, or of a comparison.
+
+    Args:
+        folder: the run's, or the comparison's.
+        data: what it was trained on; then mistakes are shown with their texts, and what words count for. The files
+            that a report is made of hold no texts.
+
+    Raises:
+        RunFolderError: neither a finished run nor a comparison is there.
+        DataError: it was trained on other data.
+    """
+    folder = Path(folder)
+    run = _run_in(folder)
+    if data is None or run is None:
+        return write_report(folder)
+    record = read_json(run / "experiment.json")
+    loaded = load_data(data, fill({"data": DataSettings}, record["settings"]["data"])["data"])
+    for name, told in loaded.fingerprints().items():
+        if record["data"]["fingerprints"][name] != told:
+            raise DataError(f"{data}: expected the rows that {folder} was trained on, found others in {name}")
+    return report_with_texts(folder, loaded)
+
+
+def report_with_texts(folder: Path, data: Data) -> Path:
+    """Write report.html into a finished folder, with texts of what it was trained on."""
+    run, words = _run_in(folder), None
+    if run is not None and (run / "model").exists():
+        some = (data.test.texts or data.validation.texts)[:SHOWN_WORDS]
+        words = word_effects(Classifier.load(run), some)
+    return write_report(folder, {name: split.texts for name, split in data.splits.items()}, words)
+
+
+def _run_in(folder: Path) -> Path | None:
+    """The run itself, or that of the rung that a comparison recommends; None where neither is finished."""
+    if not (folder / "comparison.json").exists():
+        return folder if (folder / "experiment.json").exists() else None
+    record = read_json(folder / "comparison.json")
+    name = (record.get("recommendation") or {}).get("rung")
+    rung = next((rung for rung in record["rungs"] if rung["name"] == name), None)
+    return folder / rung["runs"][0] if rung else None
+
+
+def word_effects(classifier: Classifier, texts: Sequence[str]) -> list[WordEffects]:
+    """How much each word of some texts speaks for the label that is most probable.
+
+    Each is left out in turn (occlusion, Zeiler and Fergus 2014).
+
+    Words are what white space parts; in text without any, single characters.
+
+    Args:
+        texts: some of them; one without a word is left out.
+
+    Returns:
+        For each text the label, its probability, and by how much that falls without each word.
+    """
+    found = []
+    for text in texts:
+        parts = text.split()
+        glue = " "
+        if len(parts) == 1:
+            parts, glue = list(parts[0]), ""
+        if not parts:
+            continue
+        tried = parts[:MOST_WORDS]
+        without = [glue.join(parts[:place] + parts[place + 1 :]) for place in range(len(tried))]
+        probabilities = classifier.probabilities([text, *without])
+        label = int(probabilities[0].argmax())
+        whole = float(probabilities[0, label])
+        effects = [(word, whole - float(row[label])) for word, row in zip(tried, probabilities[1:], strict=True)]
+        found.append(WordEffects(classifier.labels.names[label], whole, effects))
+    return found

@@ -1,0 +1,15 @@
+from .base import Built as Built
+from .base import Route as Route
+from .base import named_local as named_local
+from .encoder import EncoderRoute as EncoderRoute
+from .full import Full as Full
+from .lora import Lora as Lora
+from .lora import adapted as adapted
+from .probe import WORDS as WORDS
+from .probe import Probe as Probe
+from .probe_model import ProbeForSequenceClassification as ProbeForSequenceClassification
+from .registry import ROUTES as ROUTES
+from .registry import found as found
+from .registry import route_class as route_class
+from .word2vec import Word2Vec as Word2Vec
+from .word2vec_model import Word2VecConfig as Word2VecConfig

@@ -1,0 +1,133 @@
+"""What the routes that train an encoder have in common."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from nlptransfer.data import Data, Labels
+from nlptransfer.hub import BaseModel, base_record, find_base
+from nlptransfer.models import TokenRows, compute, encode, last_layer, load_model, load_tokenizer, pool
+from nlptransfer.routes.base import Built, Route, check_length, set_length
+from nlptransfer.settings import check
+
+log = logging.getLogger("nlptransfer")
+
+STEPS, STEPS_PER_LABEL = 600, 12
+MOST_EPOCHS = 12
+FEW_ROWS = 8_000
+"""Training rows below which a batch is small."""
+UNKNOWN_WARNING = 0.05
+"""Share of unknown pieces from which a tokenizer does not know the language of the texts."""
+
+
+@dataclass(frozen=True)
+class EncoderRoute(Route):
+    """What Full and Lora share: a pretrained encoder with the head that transformers gives it."""
+
+    max_length: int | Literal["auto"] = 256
+    """tokens that are read of a text, or at once; auto: as many as 99% of the training texts have at most"""
+    dropout: float | None = None
+    """share of the activations dropped in training; None: as the base was trained"""
+    attention_dropout: float | None = 0.0
+    """share of the attention weights dropped: with 0 they are computed in one fused step; None: as dropout says"""
+    gradient_checkpointing: bool = False
+    """whether activations are computed twice to save memory"""
+
+    def check(self) -> None:
+        super().check()
+        check_length(self.max_length)
+        for name in ("dropout", "attention_dropout"):
+            share = getattr(self, name)
+            check(share is None or 0 <= share < 1, name, share, "a share in [0, 1)")
+
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
+        self.check()
+        found = find_base(base, revision)
+        texts = [*data.train.texts, *beside]
+        tokenizer = set_length(load_tokenizer(found), self.max_length, texts)
+        model, fresh = self.make_model(found, data, tokenizer, seed)
+        if self.gradient_checkpointing:
+            _compute_activations_twice(model)
+        unknown = _unknown_share(texts, tokenizer)
+        if unknown > UNKNOWN_WARNING:
+            log.warning(
+                "%s: its tokenizer leaves %.0f%% of the pieces of these texts unknown: take a base of their language",
+                found.id,
+                100 * unknown,
+            )
+        record = {"kind": "encoder", **base_record(found), "fresh": fresh, "unknown_share": unknown}
+        return Built(model, tokenizer, record)
+
+    def make_model(
+        self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
+    ) -> tuple[PreTrainedModel, list[str]]:
+        """The model to train, and the names of its freshly initialised modules."""
+        return self.load_base(base, data.labels, tokenizer, seed)
+
+    def load_base(
+        self, base: BaseModel, labels: Labels, tokenizer: PreTrainedTokenizerFast, seed: int, **precision: Any
+    ) -> tuple[PreTrainedModel, list[str]]:
+        """A classifier on the base with this route's dropout, and the names of its freshly initialised modules."""
+        dropout: dict[str, Any] = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
+        return load_model(base, labels, tokenizer, seed, **dropout, **precision)
+
+    def rows(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
+    ) -> TokenRows:
+        return encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
+
+    def head(self, model: PreTrainedModel) -> nn.Linear:
+        return last_layer(model)
+
+    def layer_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
+    ) -> list[np.ndarray]:
+        widths: list[int] = []
+
+        def pooled(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            real = batch["attention_mask"].bool()
+            states = model(**batch, output_hidden_states=True).hidden_states or ()
+            layers = [pool(state.float(), real, ("mean",)) for state in states[1:] if state.shape[:2] == real.shape]
+            widths[:] = [layer.shape[1] for layer in layers]
+            return torch.cat(layers, dim=1) if layers else real[:, :0].float()
+
+        found = compute(model, pooled, self.rows(model, tokenizer, [texts[place] for place in some]), share=True)
+        return np.split(found, np.cumsum(widths)[:-1], axis=1) if found.shape[1] else []
+
+
+def _compute_activations_twice(model: Any) -> None:
+    kind = model.config.model_type
+    possible = f"a base that can compute its activations twice, which {kind!r} cannot"
+    check(model.supports_gradient_checkpointing, "gradient_checkpointing", True, possible)
+    # transformers before 5.23 has the second name only.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def _unknown_share(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> float:
+    """Share of the pieces of these texts that the tokenizer does not know."""
+    ids = encode(texts, tokenizer, tokenizer.model_max_length).ids
+    special = np.isin(ids, [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id])
+    known = ids[~special]
+    return float((known == tokenizer.unk_token_id).mean()) if len(known) and tokenizer.unk_token_id is not None else 0.0
+
+
+def default_settings(data: Data, learning_rate: float, least_epochs: int) -> dict[str, Any]:
+    # A task needs so many steps, more with more classes, however few rows it has.
+    rows = max(1, len(data.train))
+    batch = 16 if rows < FEW_ROWS else 32
+    epochs = math.ceil((STEPS + STEPS_PER_LABEL * data.labels.num_labels) * batch / rows)
+    # Half the rows, half the rate; but where so many epochs would be too many, longer steps make up for fewer.
+    longer = batch == 32 or epochs > MOST_EPOCHS
+    return {
+        "num_train_epochs": min(max(epochs, least_epochs), MOST_EPOCHS),
+        "learning_rate": learning_rate if longer else learning_rate / 2,
+        "per_device_train_batch_size": batch,
+    }

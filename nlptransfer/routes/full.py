@@ -1,0 +1,143 @@
+"""The route Full: a whole encoder learns, or its upper layers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from nlptransfer.data import Data
+from nlptransfer.hub import BaseModel
+from nlptransfer.models import (
+    ActivationRows,
+    Rows,
+    activations,
+    compute,
+    embeddings_of,
+    last_inputs,
+    last_layer,
+    layers_of,
+    text_vectors,
+    upper_layers,
+)
+from nlptransfer.routes.base import Route
+from nlptransfer.routes.encoder import EncoderRoute, default_settings
+from nlptransfer.settings import check
+from nlptransfer.training import Pace
+
+FROZEN_HERE = "frozen_by_nlptransfer"
+"""What a parameter is marked with that would learn if its layer were not frozen."""
+
+
+@dataclass(frozen=True)
+class Full(EncoderRoute):
+    """All of the encoder learns, or its upper layers."""
+
+    name: ClassVar[str] = "full"
+    per_stage: ClassVar[tuple[str, ...]] = (
+        "freeze_embeddings",
+        "freeze_layers",
+        "layers",
+        "layer_decay",
+        "gradual_unfreezing",
+        "head_first",
+    )
+    varied: ClassVar[tuple[str, ...]] = ("freeze_layers",)
+
+    freeze_embeddings: bool = False
+    """whether the embeddings stay as they are"""
+    freeze_layers: int = 0
+    """lowest layers that stay as they are, and the embeddings with them; what they give is computed once"""
+    layers: Literal["auto"] | None = None
+    """auto: none, a third, two thirds and all layers are frozen in turn, and the best on validation is kept"""
+    layer_decay: float = 1.0
+    """each layer learns at so much of the rate of the one above it (Clark et al. 2020)"""
+    gradual_unfreezing: bool = False
+    """whether layers begin to learn one after the other, the head first, all by half of the training
+    (Howard and Ruder 2018)"""
+    head_first: bool = False
+    """whether the last layer is solved on the frozen encoder before all learns (LP-FT, Kumar et al. 2022)"""
+
+    def check(self) -> None:
+        super().check()
+        check(self.freeze_layers >= 0, "freeze_layers", self.freeze_layers, "0 or more")
+        check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "a share in (0, 1]")
+        both = self.layers is not None and self.freeze_layers > 0
+        check(not both, "freeze_layers", self.freeze_layers, "0 beside layers=auto, which tries several")
+
+    def make_model(
+        self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
+    ) -> tuple[PreTrainedModel, list[str]]:
+        model, fresh = super().make_model(base, data, tokenizer, seed)
+        self.freeze(model)
+        return model, fresh
+
+    def state(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        # Another stage may freeze other layers.
+        return model.state_dict()
+
+    def variants(self, model: PreTrainedModel) -> Sequence[Route]:
+        if self.layers is None:
+            return [self]
+        count = len(layers_of(model))
+        numbers = sorted({0, round(count / 3), round(2 * count / 3), count})
+        return [replace(self, layers=None, freeze_layers=number) for number in numbers]
+
+    def freeze(self, model: PreTrainedModel) -> None:
+        if self.freeze_layers:
+            layers = len(layers_of(model))
+            check(self.freeze_layers <= layers, "freeze_layers", self.freeze_layers, f"at most its {layers} layers")
+        frozen = [*layers_of(model)[: self.freeze_layers]] if self.freeze_layers else []
+        if frozen or self.freeze_embeddings:
+            frozen += embeddings_of(model)
+        # The stage before may have frozen other layers; what the base never learns stays as it is.
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.requires_grad or getattr(parameter, FROZEN_HERE, False))
+        for parameter in (parameter for module in frozen for parameter in module.parameters()):
+            if parameter.requires_grad:
+                setattr(parameter, FROZEN_HERE, True)
+            parameter.requires_grad_(False)
+
+    def defaults(self, data: Data) -> dict[str, Any]:
+        return default_settings(data, 1e-4, least_epochs=3)
+
+    def learning(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *splits: Sequence[str]
+    ) -> tuple[nn.Module, list[Rows]]:
+        self.freeze(model)
+        if not self.freeze_layers:
+            return super().learning(model, tokenizer, *splits)
+        rows: list[Rows] = []
+        for texts in splits:
+            tokens = self.rows(model, tokenizer, texts)
+            rows.append(ActivationRows(tokens, activations(model, tokenizer, texts, tokens, self.freeze_layers)))
+        return upper_layers(model, self.freeze_layers), rows
+
+    def paces(self, model: PreTrainedModel) -> dict[str, Pace]:
+        if self.layer_decay == 1 and not self.gradual_unfreezing:
+            return {}
+        layers = layers_of(model)
+        floors: dict[int, int] = {id(p): 0 for part in embeddings_of(model) for p in part.parameters()}
+        floors |= {id(p): number for number, layer in enumerate(layers, start=1) for p in layer.parameters()}
+        top = len(layers) + 1
+        paces = {}
+        for name, parameter in model.named_parameters():
+            below = top - floors.get(id(parameter), top)
+            start = 0.5 * below / top if self.gradual_unfreezing else 0.0
+            paces[name] = Pace(self.layer_decay**below, start)
+        return paces
+
+    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
+        if not self.head_first:
+            return None
+        own = cast(PreTrainedModel, model)
+        with last_inputs(last_layer(own)) as seen:
+
+            def inputs_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+                model(**batch)
+                return text_vectors(seen[0], batch, own).float()
+
+            return compute(model, inputs_of, rows, share=True)

@@ -1,0 +1,238 @@
+"""The route Lora: small trained matrices beside the frozen weights of an encoder."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    PeftModelForSequenceClassification,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from peft.utils import ModulesToSaveWrapper
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
+
+from nlptransfer.data import Data, Labels
+from nlptransfer.errors import RunFolderError, SettingError, VerificationError, nearest
+from nlptransfer.hub import BaseModel, adapter_config, fast_tokenizer, from_pretrained, recorded_base, with_adapter
+from nlptransfer.models import SharedBase, head_modules
+from nlptransfer.routes.encoder import EncoderRoute, default_settings
+from nlptransfer.settings import check
+
+ADAPTER = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Lora(EncoderRoute):
+    """The encoder is frozen; a product of two small matrices is learnt beside each of its own (Hu et al. 2021)."""
+
+    name: ClassVar[str] = "lora"
+    opened_by: ClassVar[str] = "peft"
+
+    rank: int = 32
+    """columns of the small matrices"""
+    lora_alpha: float = 32
+    """the product counts alpha / rank times, with rsLoRA alpha / sqrt(rank)"""
+    lora_dropout: float = 0.0
+    """share of the adapter's inputs dropped in training"""
+    use_rslora: bool = False
+    """whether the product is scaled by the root of the rank (Kalajdzievski 2023)"""
+    target_modules: tuple[str, ...] | None = None
+    """names, or endings of names, of the linear layers that are adapted; None: all of the encoder"""
+    base_precision: Literal["float32", "bfloat16", "4bit"] = "float32"
+    """number format of the frozen base; 4bit needs a GPU and bitsandbytes"""
+    merge: bool = False
+    """whether the product is added to the base when saved: a whole model, that plain transformers opens"""
+
+    def check(self) -> None:
+        super().check()
+        check(self.rank >= 1, "rank", self.rank, "a whole number from 1")
+        check(self.lora_alpha > 0, "lora_alpha", self.lora_alpha, "above 0")
+        check(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "a share in [0, 1)")
+        check(self.target_modules is None or len(self.target_modules) > 0, "target_modules", (), "at least one name")
+        check(
+            not (self.merge and self.base_precision == "4bit"), "merge", True, "a base in float32 or bfloat16, not 4bit"
+        )
+
+    def make_model(
+        self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
+    ) -> tuple[PreTrainedModel, list[str]]:
+        model, fresh = self.load_base(base, data.labels, tokenizer, seed, **self.precision)
+        # The head learns whole, and what is fresh anywhere must be saved: random again after a reload otherwise.
+        heads = _whole_heads(model, {*head_modules(model), *fresh})
+        targets = self._targets(model, heads)
+        config = LoraConfig(
+            task_type="SEQ_CLS",
+            revision=base.revision,
+            r=self.rank,
+            lora_alpha=cast(int, self.lora_alpha),
+            lora_dropout=self.lora_dropout,
+            use_rslora=self.use_rslora,
+            target_modules=targets,
+            # GPT-2's linear layers keep their weights turned.
+            fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
+            modules_to_save=heads,
+        )
+        with _peft_quiet():
+            adapted = get_peft_model(model, config)
+        # Not the path that it was loaded from.
+        adapted.peft_config["default"].base_model_name_or_path = base.id
+        return cast(PreTrainedModel, _head_in_float32(adapted)), fresh
+
+    def defaults(self, data: Data) -> dict[str, Any]:
+        return default_settings(data, 1e-3, least_epochs=4)
+
+    def needs_base(self, folder: Path) -> bool:
+        return (folder / ADAPTER).exists()
+
+    def merged(self, model: PreTrainedModel) -> PreTrainedModel:
+        if not isinstance(model, PeftModel):
+            raise SettingError("merge: expected an adapter, found a model that it was added to before")
+        check(self.base_precision != "4bit", "merge", True, "a base in float32 or bfloat16, not 4bit")
+        # In 16 bits most of the product would be rounded away, and a head would be loaded in 16 too.
+        try:
+            return cast(Any, deepcopy(model).float()).merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise VerificationError(f"merge: expected finite weights, found others ({error}): train it anew") from error
+
+    def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+        """Write the adapter, the fresh modules, config and tokenizer; a merged model whole."""
+        if not isinstance(model, PeftModel):
+            super().save(model, tokenizer, folder)
+            return
+        # The hub would be asked about embeddings, which are not trained.
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        tokenizer.save_pretrained(folder)
+        # peft's card is an empty form; and its own config has no labels, which plain loading needs.
+        (folder / "README.md").unlink()
+        base = model.get_base_model()
+        base.config.architectures = [type(base).__name__]
+        base.config.save_pretrained(folder)
+
+    def load(
+        self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        if not self.needs_base(folder):
+            return super().load(folder, record, base)
+        tokenizer = fast_tokenizer(folder)
+        config = from_pretrained(AutoConfig, folder)
+        several = config.problem_type == "multi_label_classification"
+        labels = Labels(tuple(config.id2label[number] for number in range(config.num_labels)), several)
+        if isinstance(base, SharedBase):
+            model = base.classifier(record, labels, **self.precision)
+        else:
+            model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self.precision)
+        # It may be gone on with.
+        adapter = replace(adapter_config(folder), inference_mode=False)
+        try:
+            return adapted(model, adapter, load_file(folder / ADAPTER)), tokenizer
+        except KeyError as missing:
+            raise RunFolderError(
+                f"{folder}: expected every weight of the adapter, found no {missing.args[0]}"
+            ) from missing
+
+    def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
+        if not self.needs_base(folder) or self.base_precision != "float32":
+            # Plain peft fills a head in the base's number format, which is not float32.
+            return super().reopened_logits(folder, record, texts)
+        base = from_pretrained(
+            AutoModelForSequenceClassification,
+            recorded_base(record),
+            config=from_pretrained(AutoConfig, folder),
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+        )
+        with _peft_quiet():
+            model = with_adapter(base, folder)
+        return self.opened_logits(cast(PreTrainedModel, model), fast_tokenizer(folder), texts)
+
+    @property
+    def precision(self) -> dict[str, Any]:
+        dtype = torch.float32 if self.base_precision == "float32" else torch.bfloat16
+        return {"dtype": dtype, "four_bit": self.base_precision == "4bit"}
+
+    def _targets(self, model: PreTrainedModel, heads: Sequence[str]) -> list[str]:
+        """Names of the linear layers that are adapted, none of them in a head.
+
+        Raises:
+            SettingError: an asked one is not there.
+        """
+        linear = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, (nn.Linear, Conv1D)) and not any(f"{name}.".startswith(f"{head}.") for head in heads)
+        ]
+        if self.target_modules is None:
+            return linear
+        for target in self.target_modules:
+            if not any(_ends(name, target) for name in linear):
+                endings = {name.rsplit(".", 1)[-1] for name in linear}
+                raise SettingError(
+                    f"target_modules: no linear layer of the encoder is called {target!r}: {nearest(target, endings)}"
+                )
+        return [name for name in linear if any(_ends(name, target) for target in self.target_modules)]
+
+
+def adapted(model: PreTrainedModel, config: LoraConfig, state: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+    """A model with an adapter whose weights are these, in eval mode.
+
+    Args:
+        model: of the base, with a head for the adapter's labels; it is changed.
+        state: as peft saves it.
+
+    Raises:
+        KeyError: names of weights that the adapter has and ``state`` has not.
+    """
+    # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
+    with _peft_quiet():
+        found = PeftModelForSequenceClassification(model, config)
+    _head_in_float32(found)
+    if missing := sorted(get_peft_model_state_dict(found, save_embedding_layers=False).keys() - state.keys()):
+        raise KeyError(", ".join(missing))
+    set_peft_model_state_dict(found, dict(state))
+    return cast(PreTrainedModel, found.eval())
+
+
+@contextmanager
+def _peft_quiet() -> Iterator[None]:
+    # peft asks transformers by an old name.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        yield
+
+
+def _ends(name: str, target: str) -> bool:
+    return f".{name}".endswith(f".{target}")
+
+
+def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:
+    """The heads that these modules are parts of: children of the classifier itself, or of its encoder."""
+    prefix = f"{model.base_model_prefix}."
+    depth = {name: 2 if name.startswith(prefix) else 1 for name in modules}
+    return sorted({".".join(name.split(".")[:parts]) for name, parts in depth.items()})
+
+
+def _head_in_float32(model: nn.Module) -> nn.Module:
+    """Heads learn in float32, also where a base in 16 bits hands them less."""
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            module.modules_to_save.float()
+            module.register_forward_pre_hook(_to_float32)
+    return model
+
+
+def _to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.float() if isinstance(value, torch.Tensor) else value for value in inputs)

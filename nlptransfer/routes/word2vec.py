@@ -1,0 +1,169 @@
+"""The route Word2Vec: frozen word vectors and a small classifier."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from nlptransfer.data import Data
+from nlptransfer.memo import once
+from nlptransfer.models import FeatureRows, Rows, TokenRows, encode, encode_words, pooled_vectors
+from nlptransfer.routes.base import Built, Route, check_length, set_length
+from nlptransfer.routes.pooled_head import PooledBody
+from nlptransfer.routes.word2vec_model import (
+    Word2VecConfig,
+    Word2VecForSequenceClassification,
+    embedding_matrix,
+    make_tokenizer,
+    unknown_share,
+)
+from nlptransfer.settings import check
+from nlptransfer.vectors import vectors_for, vocabulary
+
+log = logging.getLogger("nlptransfer")
+
+
+@dataclass(frozen=True)
+class Word2Vec(Route):
+    """Frozen word vectors and a small classifier."""
+
+    name: ClassVar[str] = "word2vec"
+    opened_by: ClassVar[str] = "transformers after import nlptransfer.routes.word2vec_model"
+
+    head_type: Literal["cnn", "mlp", "linear"] = "cnn"
+    """cnn: convolutions over the words (Kim 2014); mlp: two hidden layers on pooled vectors; linear: one, solved"""
+    pooling: tuple[Literal["mean", "max"], ...] = ("mean",)
+    """what mlp and linear take over the words, side by side"""
+    mlp_sizes: tuple[int, ...] = (128, 64)
+    """widths of the hidden layers of mlp"""
+    kernel_sizes: tuple[int, ...] = (1, 2, 3, 4)
+    """words that the filters of cnn span"""
+    num_filters: int = 100
+    """filters of each span"""
+    dropout: float = 0.5
+    """share of the features dropped in training"""
+    train_vectors: bool = False
+    """whether the vectors learn too"""
+    unit_length: bool = True
+    """whether each vector is scaled to length 1"""
+    max_words: int = 100_000
+    """words that are kept: those of the training texts, then the most frequent"""
+    max_length: int | Literal["auto"] = 512
+    """words that are read of a text, or at once; auto: as many as 99% of the training texts have at most"""
+    dimensions: int = 256
+    """dimensions of vectors that are distilled from an encoder"""
+    allow_pickle: bool = False
+    """whether gensim's own files, which are pickles and can run code, are opened"""
+
+    def check(self) -> None:
+        super().check()
+        check_length(self.max_length)
+        for name in ("num_filters", "max_words", "dimensions"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
+        check(0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
+        for name in ("kernel_sizes", "mlp_sizes", "pooling"):
+            value = getattr(self, name)
+            positive = all(isinstance(size, str) or size >= 1 for size in value)
+            check(len(value) > 0 and positive, name, value, "at least one, each from 1")
+
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
+        self.check()
+        texts = (*data.train.texts, *beside)
+        key = "words", str(self), base, revision, texts
+        matrix, tokenizer, record, train = once(key, lambda: self._words(texts, base, revision))
+        config = Word2VecConfig(
+            vocab_size=len(matrix),
+            hidden_size=matrix.shape[1],
+            head=self.head_type,
+            pooling=self.pooling,
+            mlp_sizes=self.mlp_sizes,
+            kernel_sizes=self.kernel_sizes,
+            num_filters=self.num_filters,
+            dropout=self.dropout,
+            train_vectors=self.train_vectors,
+            id2label=data.labels.id2label,
+            label2id=data.labels.label2id,
+            problem_type=data.labels.problem_type,
+        )
+        torch.manual_seed(seed)
+        model = Word2VecForSequenceClassification(config)
+        model.vectors.weight.data.copy_(torch.from_numpy(matrix))
+        if isinstance(model.body, PooledBody):
+            pooled = pooled_vectors(model.vectors.weight, train, self.pooling)
+            model.body.standardize.fit(pooled.features)
+        return Built(model, tokenizer, dict(record))
+
+    def _words(
+        self, texts: Sequence[str], base: str | None, revision: str | None
+    ) -> tuple[np.ndarray, PreTrainedTokenizerFast, dict[str, Any], TokenRows]:
+        """The vectors of the texts' words, what cuts texts into words, where they come from, and the texts' words."""
+        vectors, record = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
+        words, kept = vocabulary(vectors, texts, self.max_words, unit_length=self.unit_length)
+        matrix = embedding_matrix(kept)
+        tokenizer = set_length(make_tokenizer(words), self.max_length, texts)
+        train = self._tokens(tokenizer, texts)
+        record |= {"words": len(words), "dimensions": matrix.shape[1]}
+        record["unknown_share"] = unknown_share(train.ids)
+        log.info(
+            "%d words of %d dimensions; %.1f%% of the training words have no vector",
+            len(words),
+            matrix.shape[1],
+            100 * record["unknown_share"],
+        )
+        return matrix, tokenizer, record, train
+
+    def rows(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
+    ) -> Rows:
+        tokens = self._tokens(tokenizer, texts)
+        if not self.is_frozen:
+            return tokens
+        return pooled_vectors(_own(model).vectors.weight, tokens, self.pooling)
+
+    def _tokens(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> TokenRows:
+        if self.is_frozen:
+            return encode_words(texts, tokenizer, self.long_text)
+        return encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.head_type != "cnn" and not self.train_vectors
+
+    @property
+    def is_solved(self) -> bool:
+        return self.head_type == "linear" and not self.train_vectors
+
+    def head(self, model: PreTrainedModel) -> nn.Linear:
+        return _own(model).classifier
+
+    def layer_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
+    ) -> list[np.ndarray]:
+        tokens = encode_words([texts[place] for place in some], tokenizer, self.long_text)
+        return [pooled_vectors(_own(model).vectors.weight, tokens, ("mean",)).features]
+
+    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
+        if not self.is_solved:
+            return None
+        assert isinstance(rows, FeatureRows)
+        return cast(PooledBody, _own(model).body).outputs(rows.features)
+
+    def defaults(self, data: Data) -> dict[str, Any]:
+        # Small data gets more passes and smaller batches, so that it has steps enough. No early stopping: the best
+        # epochs come late, when the rate is low, and the validation score goes up and down before.
+        rows = len(data.train)
+        return {
+            "num_train_epochs": 20 if rows < 10_000 else 10,
+            "learning_rate": 4e-3 if self.head_type == "cnn" else 3e-3,
+            "per_device_train_batch_size": 64 if rows >= 2_000 else 32,
+        }
+
+
+def _own(model: nn.Module) -> Word2VecForSequenceClassification:
+    assert isinstance(model, Word2VecForSequenceClassification)
+    return model

@@ -1,0 +1,213 @@
+"""Word vectors feeding a small classifier, as a model that transformers loads.
+
+``import nlptransfer.word2vec`` registers it: ``AutoModelForSequenceClassification`` and
+``pipeline("text-classification")`` then open a saved folder as they open any other.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
+from transformers.utils.generic import can_return_tuple
+
+from nlptransfer.models import pool
+from nlptransfer.routes.pooled_head import PooledBody, Standardize, classified
+from nlptransfer.vectors import PAD, PAD_ID, RESERVED, UNKNOWN, UNKNOWN_ID, build_tokenizer
+
+
+class Word2VecConfig(PreTrainedConfig):
+    """Shape of a Word2VecForSequenceClassification.
+
+    Args:
+        vocab_size: words and the two reserved rows.
+        hidden_size: dimensions of a word vector.
+        head: "linear", "mlp" or "cnn".
+        pooling: for "linear" and "mlp": what is taken over the words, "mean" and "max", side by side.
+        mlp_sizes: widths of the hidden layers of "mlp".
+        kernel_sizes: for "cnn": words that a filter spans.
+        num_filters: for "cnn": filters of each span.
+        dropout: share of the head's features dropped in training.
+        train_vectors: whether the vectors learn too.
+    """
+
+    model_type = "word2vec"
+
+    def __init__(
+        self,
+        vocab_size: int = 1000,
+        hidden_size: int = 100,
+        head: str = "cnn",
+        pooling: Sequence[str] = ("mean",),
+        mlp_sizes: Sequence[int] = (128, 64),
+        kernel_sizes: Sequence[int] = (3, 4, 5),
+        num_filters: int = 100,
+        dropout: float = 0.5,
+        train_vectors: bool = False,
+        pad_token_id: int = PAD_ID,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.head = head
+        self.pooling = list(pooling)
+        self.mlp_sizes = list(mlp_sizes)
+        self.kernel_sizes = list(kernel_sizes)
+        self.num_filters = num_filters
+        self.dropout = dropout
+        self.train_vectors = train_vectors
+        self.pad_token_id = pad_token_id
+        super().__init__(**kwargs)
+
+    @property
+    def only_pools(self) -> bool:
+        """Whether a text is no more to the model than its pooled vectors, which stay as they are."""
+        return self.head != "cnn" and not self.train_vectors
+
+
+class CnnBody(nn.Module):
+    """Convolutions over words and the maximum over time of each filter (Kim 2014, static channel)."""
+
+    def __init__(self, config: Word2VecConfig) -> None:
+        super().__init__()
+        self.sizes = list(config.kernel_sizes)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(config.hidden_size, config.num_filters, size) for size in self.sizes
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.width = config.num_filters * len(self.sizes)
+
+    def forward(self, vectors: Tensor, known: Tensor) -> Tensor:
+        """(batch, words, dimensions) and (batch, words) -> (batch, width); a filter is centred on known words.
+
+        A filter of an even size has one word more on its right.
+        """
+        batch, words, dimensions = vectors.shape
+        span = max(self.sizes)
+        padded = functional.pad(vectors, (0, 0, (span - 1) // 2, span // 2))
+        # One copy of the widest windows serves all sizes, and products of them beat torch's own convolution.
+        windows = padded.reshape(batch, -1).unfold(1, span * dimensions, dimensions).reshape(batch * words, -1)
+        highest = []
+        for size, (weight, bias) in zip(self.sizes, (c.parameters() for c in self.convolutions), strict=True):
+            first = ((span - 1) // 2 - (size - 1) // 2) * dimensions
+            window = windows[:, first : first + size * dimensions]
+            # Transposing a kernel of one word would only give its gradient odd strides, of which DDP warns.
+            kernel = weight.transpose(1, 2).flatten(1) if size > 1 else weight.squeeze(2)
+            maps = functional.linear(window, kernel, bias).view(batch, words, -1)
+            highest.append(maps.masked_fill(~known.unsqueeze(2), 0).amax(dim=1))
+        return self.dropout(functional.relu(torch.cat(highest, dim=1)))
+
+
+class Word2VecForSequenceClassification(PreTrainedModel):
+    """Word vectors, frozen unless ``config.train_vectors``, and a small classifier.
+
+    Padding and words without a vector carry no weight: a text of unknown words alone is an empty text.
+    """
+
+    config_class = Word2VecConfig
+    base_model_prefix = "vectors"
+    config: Word2VecConfig
+    vectors: nn.Embedding
+    body: CnnBody | PooledBody
+    classifier: nn.Linear
+
+    def __init__(self, config: Word2VecConfig) -> None:
+        super().__init__(config)
+        self.vectors = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.vectors.weight.requires_grad_(config.train_vectors)
+        hidden = config.mlp_sizes if config.head == "mlp" else []
+        pooled = [config.hidden_size * len(config.pooling), *hidden]
+        self.body = CnnBody(config) if config.head == "cnn" else PooledBody(pooled, config.dropout)
+        self.classifier = nn.Linear(self.body.width, len(config.id2label or ()))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # The layers' own initialisation is right; the vectors come from a file.
+        if isinstance(module, Standardize):
+            nn.init.zeros_(module.mean)
+            nn.init.ones_(module.scale)
+        elif isinstance(module, (nn.Linear, nn.Conv1d, nn.Embedding)):
+            module.reset_parameters()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As every model's; frozen vectors come back frozen, where transformers lets all parameters learn."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.vectors.requires_grad_(model.config.train_vectors)
+        return loaded
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vectors
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        features: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits, the loss when labels are given, and on request the inputs of the last layer, (batch, width).
+
+        Args:
+            input_ids: (batch, words) int64.
+            attention_mask: (batch, words); without it every place counts.
+            labels: (batch,) int64, or (batch, labels) float for several labels at once.
+            features: (batch, dimensions * poolings) pooled vectors in place of ``input_ids``, for the heads that pool.
+            output_hidden_states: whether ``hidden_states`` is given.
+        """
+        hidden = self._hidden(input_ids, attention_mask) if features is None else self.body(features)
+        return classified(self.config, self.classifier, hidden, labels, output_hidden_states)
+
+    def _hidden(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        if input_ids is None:
+            raise ValueError("expected input_ids or features, found neither")
+        if input_ids.shape[1] == 0:
+            # What a tokenizer makes of texts without a word; one place of padding says the same.
+            input_ids, attention_mask = input_ids.new_full((len(input_ids), 1), PAD_ID), None
+        known = input_ids >= RESERVED
+        if attention_mask is not None:
+            known = known & attention_mask.bool()
+        vectors = self.vectors(input_ids)
+        if self.config.head == "cnn":
+            return self.body(vectors * known.unsqueeze(2), known)
+        return self.body(pool(vectors, known, self.config.pooling))
+
+
+def make_tokenizer(words: Sequence[str], max_length: int = VERY_LARGE_INTEGER) -> PreTrainedTokenizerFast:
+    """The fast tokenizer over a vocabulary, most frequent word first."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=build_tokenizer(words),
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def embedding_matrix(vectors: np.ndarray) -> np.ndarray:
+    """(words, dimensions) with the reserved rows before them, (RESERVED + words, dimensions) float32."""
+    return np.concatenate([np.zeros((RESERVED, vectors.shape[1]), dtype=np.float32), vectors])
+
+
+def unknown_share(ids: np.ndarray) -> float:
+    """Share of the words that have no vector."""
+    return float((ids == UNKNOWN_ID).mean()) if len(ids) else 0.0
+
+
+AutoConfig.register("word2vec", Word2VecConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(Word2VecConfig, Word2VecForSequenceClassification, exist_ok=True)

@@ -1,0 +1,165 @@
+"""The losses: each holds the model it trains, so that processes keep all of it in step."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nlptransfer.data import Labels
+from nlptransfer.errors import SettingError, nearest
+
+TARGET, SOURCE, UNLABELLED = "target", "source", "unlabelled"
+"""The roles of rows: of the task that counts, of the one that knowledge is taken from, and the target's texts whose
+labels nobody sees."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rows of one forward pass, as an objective judges them."""
+
+    targets: Tensor
+    """(rows,) int64, or (rows, labels) float32"""
+    total_weight: float = 1.0
+    """what all rows of this role weigh in the step, class weights and ``weights`` counted; infinite for rows that
+    are to count nothing"""
+    weights: Tensor | None = None
+    """(rows,) what each row counts besides its class; None: all 1"""
+    role: str = TARGET
+    """which task the rows belong to"""
+    progress: float = 0.0
+    """share of the training that is done, in [0, 1)"""
+
+
+class LabelLoss(nn.Module):
+    """Cross-entropy of logits and labels, weighted by class.
+
+    One label a row: torch's cross_entropy with these class weights and label smoothing (Szegedy et al. 2016),
+    a row weighing what its class does. Several labels: binary cross-entropy averaged over labels, targets
+    smoothed by half of ``label_smoothing``, positives weighted by class; every row weighs 1.
+
+    Args:
+        class_weights: (labels,); None: all 1.
+        label_smoothing: in [0, 1).
+    """
+
+    class_weights: Tensor
+
+    def __init__(self, labels: Labels, class_weights: np.ndarray | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.multi_label = labels.multi_label
+        self.label_smoothing = label_smoothing
+        weights = np.ones(labels.num_labels) if class_weights is None else class_weights
+        self.register_buffer("class_weights", torch.as_tensor(weights, dtype=torch.float32), persistent=False)
+
+    def forward(self, logits: Tensor, judged: Judged) -> Tensor:
+        """The rows' share of the loss of a step: their weighted losses over the weight of all."""
+        losses = self.row_losses(logits, judged.targets)
+        return (losses if judged.weights is None else losses * judged.weights).sum() / judged.total_weight
+
+    def row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Weighted losses, (rows,), of logits (rows, labels) and targets (rows,) int64 or (rows, labels) float."""
+        weights = self.class_weights.to(logits.dtype)
+        if self.multi_label:
+            smooth = targets.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
+            losses = functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights, reduction="none")
+            return losses.mean(dim=1)
+        return functional.cross_entropy(
+            logits, targets, weights, label_smoothing=self.label_smoothing, reduction="none"
+        )
+
+    def row_weights(self, targets: Tensor) -> Tensor:
+        """(rows,) weights of the rows by their classes."""
+        if self.multi_label:
+            return torch.ones(len(targets), device=targets.device)
+        return self.class_weights[targets]
+
+    def share(self, judged: Judged) -> Tensor:
+        """Of all the rows of a step, the share that these weigh."""
+        rows = self.row_weights(judged.targets)
+        return (rows if judged.weights is None else rows * judged.weights).sum() / judged.total_weight
+
+
+class Objective(nn.Module):
+    """The loss of a model's logits; the objectives built on it add to that.
+
+    Args:
+        model: ``forward(**inputs)`` gives an object with ``logits``, (rows, labels).
+        criterion: the loss of the target's rows.
+    """
+
+    can_be_sharded: ClassVar[bool] = True
+    """whether it works where each process holds a part of the weights"""
+    together: ClassVar[bool] = False
+    """whether a forward pass takes the rows of all roles at once, ``inputs`` and ``judged`` being of each role"""
+
+    def __init__(self, model: nn.Module, criterion: LabelLoss) -> None:
+        super().__init__()
+        self.model, self.criterion = model, criterion
+
+    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
+        """The share of a step's loss of some rows, such that those of all rows of all roles add up to the loss.
+
+        Args:
+            inputs: what the model takes.
+            judged: the rows' targets, weights and role; None: the target's logits are given, (rows, labels) float32.
+        """
+        logits = self.model(**inputs).logits.float()
+        return logits if judged is None else self.criterion(logits, judged)
+
+    def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
+        """(rows,) weights that rows of a role have by their classes."""
+        return self.criterion.row_weights(targets)
+
+    def notes(self) -> dict[str, float]:
+        """What the history of the training has of the last step beside its loss."""
+        return {}
+
+    @property
+    def config(self) -> Any:
+        """The model's."""
+        return self.model.config
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Names of the classes of the model's layers: where Accelerate cuts weights into shards."""
+        names = getattr(self.model, "_no_split_modules", None) or ()
+        return sorted({type(module).__name__ for module in self.model.modules()} & {*names})
+
+
+def class_weights(asked: str | Mapping[str, float] | None, labels: Labels, targets: np.ndarray) -> np.ndarray | None:
+    """Weights of the classes, (labels,).
+
+    Args:
+        asked: None; "balanced", which gives rows / (classes * rows of the class), and with several labels
+            the negatives over the positives of each; or weights by label name, 1 where none is given.
+        targets: the training targets, as ``Labels.encode`` gives them.
+
+    Raises:
+        SettingError: another word, an unknown label name, or a weight that is not a number above 0.
+    """
+    if asked is None:
+        return None
+    if isinstance(asked, str):
+        if asked != "balanced":
+            raise SettingError(f"class_weights={asked!r}: expected 'balanced' or weights by label name")
+        if labels.multi_label:
+            positives = targets.sum(axis=0)
+            negatives = len(targets) - positives
+            # A label that all rows have, or none, cannot be balanced.
+            return np.where((positives > 0) & (negatives > 0), negatives / np.maximum(positives, 1), 1.0)
+        counts = np.maximum(np.bincount(targets, minlength=labels.num_labels), 1)
+        return len(targets) / (labels.num_labels * counts)
+    weights = np.ones(labels.num_labels)
+    for name, weight in asked.items():
+        if name not in labels.label2id:
+            raise SettingError(f"class_weights: unknown label {name!r}: {nearest(name, labels.names)}")
+        if not isinstance(weight, Real) or not 0 < weight < math.inf:
+            raise SettingError(f"class_weights: {name}={weight!r}: expected a number above 0")
+        weights[labels.label2id[name]] = weight
+    return weights

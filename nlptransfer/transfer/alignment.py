@@ -1,0 +1,259 @@
+"""Alignment of two domains: the source's loss, and how far apart the representations of both sides are."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import torch
+from sklearn.utils.extmath import randomized_svd
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nlptransfer import distributed
+from nlptransfer.models import last_inputs, text_vectors
+from nlptransfer.training import SOURCE, UNLABELLED, Judged, LabelLoss, Objective
+
+KERNELS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Bandwidths of the kernels of the discrepancy of means, as multiples of the mean squared distance."""
+AXES = 128
+"""Principal axes whose covariances are aligned in the closed form."""
+CRITIC_WIDTH = 64
+"""Hidden units of the domain critic."""
+CRITIC_PENALTY = 1.0
+"""Weight of the mean squared slope of the domain critic in its loss."""
+
+
+class Discrepancy(nn.Module, ABC):
+    """How far apart the representations of two domains are."""
+
+    @abstractmethod
+    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
+        """``strength`` * D.
+
+        Args:
+            source: (rows, width)
+            target: (other rows, width)
+            weights: (rows,) and (other rows,): what each row counts, adding up to 1 on either side.
+        """
+
+
+class Correlation(Discrepancy):
+    """|Cs - Ct|^2 / (4 * width^2) of the covariances, and |ms - mt|^2 / width of the means.
+
+    The first is Deep CORAL's (Sun and Saenko 2016, equation 1), which says nothing of the means; they are aligned too,
+    as in the closed form.
+    """
+
+    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
+        apart = covariance(source, weights[0]) - covariance(target, weights[1])
+        means = weights[0] @ source - weights[1] @ target
+        return strength * (apart.square().sum() / (4 * source.shape[1] ** 2) + means.square().mean())
+
+
+class MeanDiscrepancy(Discrepancy):
+    """The squared maximum mean discrepancy of a sum of Gaussian kernels.
+
+    Gretton et al. 2012, "A Kernel Two-Sample Test", equation 5 (the biased estimate, which is never below 0), with
+    the kernels of Long et al. 2015 (DAN): their bandwidths are multiples of the mean squared distance of all rows.
+    """
+
+    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
+        rows = torch.cat([source, target])
+        # One signed weight a row: the sum over all pairs is what both sides have within, less what they have across.
+        signs = torch.cat([weights[0], -weights[1]])
+        return strength * (signs @ _kernel(rows, signs.abs()) @ signs)
+
+
+class Adversary(Discrepancy):
+    """A critic that tells the domains apart, through whose reversed gradient the representation learns not to let it.
+
+    DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equations 9 and 18): the critic
+    minimises its cross-entropy at full rate, and ``strength`` acts on the gradient that is turned round. The critic's
+    own slope is held down on the rows of both, without which the two chase each other and often end where nothing is
+    learnt (R1 and R2 of Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", section 4.1).
+
+    Args:
+        width: of the representation.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden, self.output = nn.Linear(width, CRITIC_WIDTH), nn.Linear(CRITIC_WIDTH, 1)
+
+    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
+        seen = self.hidden(reverse_gradient(torch.cat([source, target]), strength))
+        domains = torch.cat([torch.zeros_like(weights[0]), torch.ones_like(weights[1])])
+        found = self.output(functional.relu(seen)).squeeze(1)
+        losses = functional.binary_cross_entropy_with_logits(found, domains, reduction="none")
+        # The gradient of ``found`` with respect to the rows; which units are awake has none, so only the critic learns.
+        slopes = ((seen > 0) * self.output.weight) @ self.hidden.weight
+        held = losses + CRITIC_PENALTY / 2 * slopes.square().sum(dim=1)
+        return (held * torch.cat(weights)).sum() / 2
+
+
+class Aligned(Objective):
+    """Ls + lambda * D(Ps, Pt): the source's labels, and representations that do not tell the domains apart.
+
+    A pass takes rows of both sides. D is over the rows of the pass on all processes: their representations are
+    gathered with their gradients, so that several processes minimise what one process would on the same rows, and the
+    critic, which is a part of this module, is kept in step as all weights are. Where a step has several passes, D is
+    the mean of theirs. The labels of the target are not given, and never looked at.
+
+    Args:
+        criterion: the loss of the source's rows.
+        discrepancy: D.
+        strength: progress in [0, 1) -> lambda.
+        last_layer: the model's last layer; what it takes is the representation.
+    """
+
+    together: ClassVar[bool] = True
+    can_be_sharded: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: LabelLoss,
+        discrepancy: Discrepancy,
+        strength: Callable[[float], float],
+        last_layer: nn.Linear,
+    ) -> None:
+        super().__init__(model, criterion)
+        self.discrepancy, self.strength = discrepancy, strength
+        # Not as a module of its own: its weights have a name already.
+        self.last_layer = (last_layer,)
+        self.seen: tuple[list[Tensor], tuple[Tensor, Tensor], float] | None = None
+
+    def forward(self, inputs: dict, judged: dict | None = None) -> Tensor:  # type: ignore[override]
+        if judged is None:
+            return super().forward(inputs)
+        sides, weights, shares = [], [], []
+        loss = torch.zeros((), device=self.criterion.class_weights.device)
+        for role in (SOURCE, UNLABELLED):
+            with last_inputs(self.last_layer[0]) as seen:
+                if role == SOURCE:
+                    loss = super().forward(inputs[role], judged[role])
+                else:
+                    self.model(**inputs[role])
+            rows = text_vectors(seen[0], inputs[role], self.model).float()
+            gathered, counts = _of_all_processes(rows, self._counts(judged[role]))
+            sides.append(gathered)
+            shares.append(counts.sum())
+            weights.append(counts / counts.sum())
+        strength = self.strength(judged[SOURCE].progress)
+        apart = self.discrepancy(sides[0], sides[1], (weights[0], weights[1]), strength)
+        self.seen = [side.detach() for side in sides], (weights[0], weights[1]), strength
+        # All processes have the same D, and their losses are added up; a pass counts as much as its rows do.
+        return loss + apart * (shares[0].detach() / distributed.count())
+
+    def row_weights(self, targets: Tensor, role: str = SOURCE) -> Tensor:
+        return self.criterion.row_weights(targets) if role == SOURCE else torch.ones(len(targets)).to(targets.device)
+
+    def notes(self) -> dict[str, float]:
+        """D of the representations that the last pass saw, and the norm of its gradient with respect to them."""
+        if self.seen is None:
+            return {}
+        sides, weights, strength = self.seen
+        with torch.enable_grad():
+            sides = [side.requires_grad_() for side in sides]
+            apart = self.discrepancy(sides[0], sides[1], weights, strength)
+            found = torch.autograd.grad(apart, sides)
+        return {"discrepancy": apart.item(), "discrepancy_gradient": float(torch.cat(found).norm())}
+
+    def _counts(self, judged: Judged) -> Tensor:
+        """(rows,) what each row counts of the step."""
+        rows = self.row_weights(judged.targets, judged.role).float()
+        return (rows if judged.weights is None else rows * judged.weights) / judged.total_weight
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(context: torch.autograd.function.FunctionCtx, rows: Tensor, strength: float) -> Tensor:
+        context.strength = strength  # type: ignore[attr-defined]
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(context: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -context.strength * gradients[0], None  # type: ignore[attr-defined]
+
+
+def reverse_gradient(rows: Tensor, strength: float) -> Tensor:
+    """The rows themselves, whose gradient is minus ``strength`` times what comes back."""
+    return _Reversed.apply(rows, strength)
+
+
+def warmed_up(strength: float, progress: float) -> float:
+    """``strength`` * (2 / (1 + exp(-10 p)) - 1): from 0 to full over a training (Ganin et al. 2016, section 5.2.2)."""
+    return strength * (2 / (1 + math.exp(-10 * progress)) - 1)
+
+
+def covariance(rows: Tensor, weights: Tensor) -> Tensor:
+    """(width, width) of (rows, width), whose weights add up to 1; without bias where all weigh the same."""
+    centred = rows - weights @ rows
+    return (centred.t() * weights) @ centred / (1 - weights.square().sum()).clamp(min=1e-6)
+
+
+def _kernel(rows: Tensor, weights: Tensor) -> Tensor:
+    """(rows, rows): the mean of Gaussian kernels of several bandwidths."""
+    shares = weights / weights.sum()
+    # Around their mean, so that little is lost where squares are taken from each other.
+    rows = rows - shares @ rows.detach()
+    squares = rows.square().sum(dim=1)
+    squared = (squares[:, None] + squares - 2 * rows @ rows.t()).clamp(min=0)
+    middle = (shares @ squared @ shares).detach().clamp(min=1e-12)
+    return torch.stack([torch.exp(-squared / (2 * width * middle)) for width in KERNELS]).mean(dim=0)
+
+
+def _of_all_processes(rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of all processes and what each counts, with gradients; where one has fewer, rows that count nothing."""
+    if distributed.count() == 1:
+        return rows, counts
+    most = distributed.largest(len(rows))
+    padding = most - len(rows)
+    rows = functional.pad(rows, (0, 0, 0, padding))
+    return distributed.gather_with_gradient(rows), distributed.gather_with_gradient(
+        functional.pad(counts, (0, padding))
+    )
+
+
+def correlation_map(source: np.ndarray, target: np.ndarray, shrinkage: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The map that gives the source's rows the target's mean and covariance: (x - ms) Cs^(-1/2) Ct^(1/2) + mt.
+
+    CORAL (Sun, Feng and Saenko 2016, "Return of Frustratingly Easy Domain Adaptation", algorithm 1), with the means
+    moved too. Of more than ``AXES`` features the covariances of the first principal axes of both sides are mapped, and
+    what is across them is only moved.
+
+    Args:
+        source: (rows, width)
+        target: (other rows, width)
+        shrinkage: of both covariances, towards the multiple of the identity that has their trace.
+    """
+    centre, moved = source.mean(axis=0), target.mean(axis=0)
+    sides = [source - centre, target - moved]
+    width = source.shape[1]
+    if width > AXES:
+        _, _, axes = randomized_svd(np.concatenate(sides).astype(np.float32), AXES, random_state=0)
+        basis = axes.T.astype(np.float64)
+    else:
+        basis = np.eye(width)
+    covariances = []
+    for side in sides:
+        found = np.atleast_2d(np.cov((side @ basis).T))
+        round_ = np.trace(found) / len(found) * np.eye(len(found))
+        covariances.append((1 - shrinkage) * found + shrinkage * round_)
+    matrix = _power(covariances[0], -0.5) @ _power(covariances[1], 0.5)
+
+    def mapped(rows: np.ndarray) -> np.ndarray:
+        inside = (rows - centre) @ basis
+        return (rows + (inside @ matrix - inside) @ basis.T + (moved - centre)).astype(rows.dtype)
+
+    return mapped
+
+
+def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
+    """A power of a symmetric matrix; directions without spread stay without."""
+    values, vectors = np.linalg.eigh(matrix)
+    kept = values > 1e-10 * max(float(values.max()), 1e-300)
+    raised = np.where(kept, np.abs(np.where(kept, values, 1.0)) ** exponent, 0.0)
+    return (vectors * raised) @ vectors.T

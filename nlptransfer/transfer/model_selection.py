@@ -1,0 +1,171 @@
+"""A choice between models of a target of which no label is known."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import expit, softmax
+
+from nlptransfer.data import Labels
+
+log = logging.getLogger("nlptransfer")
+
+LARGE_SHIFT = 0.25
+"""Share of the texts that would have to change their label for source and target to have labels in like proportions,
+from which on they are not taken for alike."""
+ChooseBy = Literal["information", "importance_weighted", "deep_embedded", "entropy", "margin"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What tells of a model without a label of the target."""
+
+    risk: float
+    """mean loss of labelled rows that it has not learnt from, each weighing what it looks like the target:
+    importance-weighted validation (Sugiyama et al. 2007)"""
+    risk_error: float
+    """its standard error; at least what one row that loses a nat more would move it by"""
+    deep_embedded: float
+    """the risk with the weights as a control variate (You et al. 2019, "Towards Accurate Model Selection in Deep
+    Unsupervised Domain Adaptation", equation 8)"""
+    entropy: float
+    """mean entropy of the predictions for texts without labels, in nats"""
+    margin: float
+    """mean difference of their two highest probabilities"""
+    information: float
+    """entropy of their mean prediction less their mean entropy (Bridle et al. 1991)"""
+    label_shares: tuple[float, ...]
+    """estimated shares of the labels among the texts without labels; see :func:`label_shares`"""
+    label_shift: float
+    """total variation between these and the shares in the labelled rows"""
+
+    @classmethod
+    def of(
+        cls, labels: Labels, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, unlabelled: np.ndarray
+    ) -> "Evidence":
+        """The evidence for one model.
+
+        Args:
+            logits: (rows, labels) for labelled rows that the model has not learnt from.
+            targets: (rows,) int64 or (rows, labels) float32, of these rows.
+            weights: (rows,) how much likelier each is in the target than in the source.
+            unlabelled: (texts, labels) logits.
+        """
+        losses, weights = row_losses(logits, targets), weights / weights.mean()
+        weighed = weights * losses
+        spread = float(weights.var())
+        slope = float(np.cov(weighed, weights, bias=True)[0, 1]) / spread if spread > 0 else 0.0
+        found = _binary(expit(unlabelled)) if labels.multi_label else softmax(unlabelled, axis=1)[:, None]
+        inside = _entropy(found).mean()
+        highest = np.sort(found, axis=2)
+        shares, own = label_shares(labels, logits, targets, unlabelled), _own_shares(labels, targets)
+        apart = np.abs(shares - own)
+        return cls(
+            risk=float(weighed.mean()),
+            # Where a model is sure and right throughout, the spread of a few losses says too little.
+            risk_error=max(float(weighed.std()) / len(weighed) ** 0.5, 1 / len(weighed)),
+            # The weights have mean 1 here, as they have in the long run.
+            deep_embedded=float((weighed - slope * (weights - 1)).mean()),
+            entropy=float(inside),
+            margin=float((highest[..., -1] - highest[..., -2]).mean()),
+            information=float(_entropy(found.mean(axis=0)).mean() - inside),
+            label_shares=tuple(shares.tolist()),
+            label_shift=float(apart.max() if labels.multi_label else apart.sum() / 2),
+        )
+
+
+def warn_of_shift(found: Evidence, names: Sequence[str], *, whatever_shift: bool) -> None:
+    """Say it where the labels seem to be shared out otherwise in the target.
+
+    Args:
+        names: of the labels.
+        whatever_shift: whether the model may be adapted all the same.
+    """
+    if found.label_shift > LARGE_SHIFT:
+        log.warning(
+            "the labels seem to be shared out otherwise among the target's texts: %.0f%% of them would have to be "
+            "others (estimated: %s). To align the domains would give many the wrong label%s",
+            100 * found.label_shift,
+            ", ".join(f"{name} {share:.2f}" for name, share in zip(names, found.label_shares, strict=True)),
+            "" if whatever_shift else "; the model stays as it is (allow_label_shift=true adapts it anyway)",
+        )
+
+
+def choose(found: Sequence[Evidence], by: ChooseBy, *, whatever_shift: bool = True) -> int:
+    """The place of the best of some models; the first is the one that was not adapted.
+
+    Where the labels seem to be shared out otherwise in the target the first one is taken: to align the domains, or to
+    label texts in the source's proportions, would then give many the wrong label.
+
+    Args:
+        whatever_shift: whether one that was adapted may be taken then too.
+        by: information: the most information about the target, of those whose risk is at most a standard error above
+            the first one's; the lowest importance-weighted or deep embedded risk; the lowest entropy or the largest
+            margin of the predictions. Of equals the first.
+    """
+    plain = found[0]
+    if plain.label_shift > LARGE_SHIFT and not whatever_shift:
+        return 0
+    if by == "information":
+        allowed = [one for one in found if one.risk <= plain.risk + plain.risk_error]
+        best = max(allowed, key=lambda one: one.information)
+    elif by == "importance_weighted":
+        best = min(found, key=lambda one: one.risk)
+    elif by == "deep_embedded":
+        best = min(found, key=lambda one: one.deep_embedded)
+    elif by == "entropy":
+        best = min(found, key=lambda one: one.entropy)
+    else:
+        best = max(found, key=lambda one: one.margin)
+    return next(place for place, one in enumerate(found) if one is best)
+
+
+def label_shares(labels: Labels, logits: np.ndarray, targets: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:
+    """(labels,) estimated shares of the labels among texts without labels.
+
+    From how often a model gives each label, and how often it is wrong on rows that it has not learnt from: black box
+    shift estimation (Lipton et al. 2018, equation 3), clipped at 0. It is exact where texts of one label are alike in
+    both domains; where they are not, it takes a part of that for a shift of the labels.
+    """
+    if labels.multi_label:
+        given, said, truth = (unlabelled > 0), (logits > 0), (targets > 0.5)
+        hits = (said & truth).sum(axis=0) / np.maximum(truth.sum(axis=0), 1)
+        slips = (said & ~truth).sum(axis=0) / np.maximum((~truth).sum(axis=0), 1)
+        apart = np.where(np.abs(hits - slips) > 1e-6, hits - slips, 1.0)
+        return np.clip((given.mean(axis=0) - slips) / apart, 0, 1)
+    count = labels.num_labels
+    confusion = np.zeros((count, count))
+    np.add.at(confusion, (logits.argmax(axis=1), targets), 1)
+    # A label that no row has says nothing of the model's mistakes: take it to be always right there.
+    seen = confusion.sum(axis=0)
+    confusion = np.where(seen > 0, confusion / np.maximum(seen, 1), np.eye(count))
+    said_of_all = np.bincount(unlabelled.argmax(axis=1), minlength=count) / len(unlabelled)
+    found: np.ndarray = np.clip(np.linalg.lstsq(confusion, said_of_all, rcond=None)[0], 0, None)
+    return found / found.sum() if found.sum() > 0 else said_of_all
+
+
+def row_losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(rows,) cross-entropy of one label, or the mean over several."""
+    logits = logits.astype(np.float64)
+    if targets.ndim == 2:
+        return (np.logaddexp(0, logits) - targets * logits).mean(axis=1)
+    highest = logits.max(axis=1)
+    total = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+    return total - logits[np.arange(len(logits)), targets]
+
+
+def _own_shares(labels: Labels, targets: np.ndarray) -> np.ndarray:
+    if labels.multi_label:
+        return targets.mean(axis=0)
+    return np.bincount(targets, minlength=labels.num_labels) / len(targets)
+
+
+def _binary(probabilities: np.ndarray) -> np.ndarray:
+    """(texts, labels) -> (texts, labels, 2): each label as one of two."""
+    return np.stack([1 - probabilities, probabilities], axis=2)
+
+
+def _entropy(probabilities: np.ndarray) -> np.ndarray:
+    return -(probabilities * np.log(np.clip(probabilities, 1e-12, None))).sum(axis=-1)

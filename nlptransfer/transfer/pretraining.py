@@ -1,0 +1,372 @@
+"""Pretraining gone on with, on texts without labels: masked tokens, next tokens, or word vectors."""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from nlptransfer import distributed
+from nlptransfer.data import Data
+from nlptransfer.errors import BaseModelError, SettingError
+from nlptransfer.hub import recorded_base
+from nlptransfer.models import Examples, SomeRows, TokenRows, compute, encode, load_language_model, plain_model
+from nlptransfer.routes import Built, EncoderRoute, Lora, Probe, Route, Word2Vec
+from nlptransfer.settings import check
+from nlptransfer.training import TARGET, Judged, Objective, TrainingSettings, learnt_state, train
+from nlptransfer.transfer.base import Sides, Stage, Transfer
+from nlptransfer.vectors import continued_vectors, vectors_for
+
+log = logging.getLogger("nlptransfer")
+
+SHOWN_AS_MASK, SHOWN_AS_ANOTHER = 0.8, 0.1
+"""Of the predicted tokens, the shares that the model sees as the mask, and as any other token; the rest it sees."""
+HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 1000
+"""Where there are no validation texts, so many of the others are held out in their place."""
+RATE, RATE_OF_ADAPTERS, RATE_OF_VECTORS = 1e-4, 1e-3, 0.025
+LANGUAGE = Stage("pretrain", (TARGET,), learns="language")
+
+
+@dataclass(frozen=True)
+class Pretrain(Transfer):
+    """The model's pretraining, gone on with on the target's texts before any label is seen.
+
+    Gururangan et al. 2020, "Don't Stop Pretraining", section 4 (TAPT). An encoder with a head for masked tokens learns
+    min -mean log p(token | the rest) over tokens that are hidden from it: of each text a share, of which 80% are shown
+    as the mask, 10% as another token and 10% as they are (Devlin et al. 2019, section 3.1). A decoder learns min -mean
+    log p(token | those before). Both keep the epoch with the lowest loss on texts that are held out: validation texts,
+    or where there are none a tenth of the others; where no epoch lowers it, the base stays as it was. What learns is
+    what the route lets learn: by full the encoder, and with it the head for tokens, which is left behind; by lora the
+    adapter. Word2Vec goes on with skip-gram on its vectors: see
+    :func:`continued_vectors`.
+
+    It learns from the training texts of the target, of a source where there is one, and from texts without labels;
+    texts longer than ``max_length`` are read whole, in windows.
+    """
+
+    name: ClassVar[str] = "pretrain"
+    stages: ClassVar[tuple[Stage, ...]] = (LANGUAGE,)
+    takes_unlabelled: ClassVar[bool] = True
+    is_prelude: ClassVar[bool] = True
+
+    mask_probability: float | None = None
+    """share of a text's tokens that an encoder is to predict; None: 0.15. Decoders and vectors have none"""
+    pretrain_epochs: int = 10
+    """passes over the texts; for word vectors as many again before, in which those that are known are held"""
+    pretrain_learning_rate: float | None = None
+    """highest rate; None: 1e-4, for an adapter 1e-3, for word vectors 0.025"""
+    pretrain_batch_size: int = 32
+    """texts of one forward pass on one process"""
+
+    def check(self) -> None:
+        super().check()
+        share, rate = self.mask_probability, self.pretrain_learning_rate
+        check(share is None or 0 < share < 1, "mask_probability", share, "a share in (0, 1)")
+        check(rate is None or rate > 0, "pretrain_learning_rate", rate, "above 0")
+        for name in ("pretrain_epochs", "pretrain_batch_size"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
+
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        if isinstance(route, Probe):
+            raise SettingError(
+                "transfer=pretrain: expected an encoder that learns, found probe, whose encoder stays as it is and is "
+                "not saved: take full or lora"
+            )
+        if not sides.has_rows:
+            raise SettingError(
+                "transfer=pretrain: expected rows of a source, found a saved classifier, which has learnt its task "
+                "already: give its training data, or leave pretrain out"
+            )
+        if isinstance(route, Word2Vec):
+            batch = type(self).__dataclass_fields__["pretrain_batch_size"].default
+            check(self.mask_probability is None, "mask_probability", self.mask_probability, "none for word vectors")
+            same = self.pretrain_batch_size == batch
+            check(same, "pretrain_batch_size", self.pretrain_batch_size, f"{batch} for word vectors, which have none")
+
+    def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
+        return route, replace(
+            training,
+            num_train_epochs=self.pretrain_epochs,
+            learning_rate=self.pretrain_learning_rate or (RATE_OF_ADAPTERS if isinstance(route, Lora) else RATE),
+            per_device_train_batch_size=self.pretrain_batch_size,
+        )
+
+    def learn(
+        self,
+        route: Route,
+        built: Built,
+        texts: tuple[Sequence[str], Sequence[str]],
+        settings: TrainingSettings,
+        checkpoints: Path,
+    ) -> dict[str, Any]:
+        """Train the model in place; returns what is worth recording, the seconds and rows seen among it.
+
+        Args:
+            texts: to learn from, and held out.
+
+        Raises:
+            BaseModelError: the base has no head that predicts tokens.
+            SettingError: nothing of the encoder learns, or a mask is asked for where there is none.
+        """
+        if not isinstance(route, EncoderRoute):
+            # Its vectors were trained before the model was built around them.
+            return {"seconds": 0.0, "examples": 0}
+        route.freeze(built.model)
+        model, is_masked = load_language_model(recorded_base(built.record), _dtype(built.model))
+        seed = settings.seed if settings.init_seed is None else settings.init_seed
+        masking = self._masking(model, built.tokenizer, seed) if is_masked else None
+        none = f"none for a decoder, as {built.record['name']} is one"
+        check(is_masked or self.mask_probability is None, "mask_probability", self.mask_probability, none)
+        with _around(model, built.model, learns=not isinstance(route, Lora)):
+            learn, held_out = (_examples(own, built.tokenizer, masking) for own in texts)
+            objective = LanguageLoss(model.to(distributed.state().device), masking)
+            return _lowered(objective, learn, held_out, settings, checkpoints, route.paces(built.model))
+
+    def _masking(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> "Masking":
+        mask = tokenizer.mask_token_id
+        if mask is None:
+            raise BaseModelError(
+                "expected a tokenizer with a mask, found none: set mask_token in tokenizer_config.json of the base"
+            )
+        is_open = np.ones(cast(nn.Embedding, model.get_input_embeddings()).num_embeddings, dtype=bool)
+        is_open[[place for place in tokenizer.all_special_ids if place < len(is_open)]] = False
+        is_open[len(tokenizer) :] = False
+        return Masking(mask, is_open, 0.15 if self.mask_probability is None else self.mask_probability, seed)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which tokens of a text are to be predicted, and what is seen in their place."""
+
+    mask: int
+    """the mask's id"""
+    is_open: np.ndarray
+    """(vocabulary,) bool: whether a token may be hidden, or stand in for another; special ones may not"""
+    probability: float
+    seed: int
+
+    def counts(self, rows: TokenRows) -> np.ndarray:
+        """(rows,) int64: tokens that are predicted of each row: one at least, where any may be."""
+        known = np.concatenate([[0], np.cumsum(self.is_open[rows.ids])])
+        found = np.diff(known[rows.offsets])
+        return np.where(found > 0, np.maximum(1, np.rint(self.probability * found)), 0).astype(np.int64)
+
+    def draw(self, ids: np.ndarray, when: int) -> tuple[np.ndarray, np.ndarray]:
+        """The places of the tokens of one row that are to be predicted, and the ids that are seen there.
+
+        They hang on the seed, the row's tokens and ``when`` alone: not on what else is in the batch, on which process
+        it is, or on whether the training was cut off before.
+
+        Args:
+            ids: (tokens,), no padding among them.
+        """
+        draw = np.random.default_rng(np.array([self.seed % 2**32, when, *ids], dtype=np.uint32))
+        candidates = np.flatnonzero(self.is_open[ids])
+        count = max(1, round(self.probability * len(candidates)))
+        places = draw.permutation(candidates)[:count]
+        kind = draw.random(len(places))
+        others = draw.choice(np.flatnonzero(self.is_open), len(places))
+        seen = np.where(kind < SHOWN_AS_MASK + SHOWN_AS_ANOTHER, others, ids[places])
+        return places, np.where(kind < SHOWN_AS_MASK, self.mask, seen)
+
+
+class LanguageLoss(Objective):
+    """-log p of tokens, the mean over all that are predicted in a step.
+
+    Rows weigh as many tokens as are predicted of them. Without ``judged`` it gives (rows, 2): the sum of the losses of
+    a row, under a mask that is the same each time, and the number of tokens.
+
+    Args:
+        model: ``forward(**inputs)`` gives an object with ``logits``, (rows, tokens, vocabulary).
+        masking: None for a model that predicts the next token.
+    """
+
+    def __init__(self, model: PreTrainedModel, masking: Masking | None) -> None:
+        # Labels have no part in it.
+        nn.Module.__init__(self)
+        self.model, self.masking = model, masking
+
+    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
+        ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
+        if self.masking is None:
+            seen, chosen = ids, functional.pad(real[:, 1:] & real[:, :-1], (0, 1))
+            wanted = ids.roll(-1, dims=1)[chosen]
+        else:
+            # A step has a number of its own, from 1; 0 is for what is held out.
+            seen, chosen = _masked(ids, real, self.masking, 0 if judged is None else 1 + int(judged.progress * 2**31))
+            wanted = ids[chosen]
+        own = cast(Any, self.model)
+        with _only(own.get_output_embeddings(), chosen):
+            logits = own(**{**inputs, "input_ids": seen}).logits
+        if logits.ndim == 3:
+            # The architecture has the layer over the vocabulary elsewhere, and gives all places.
+            logits = logits[chosen]
+        losses = functional.cross_entropy(logits.float(), wanted, reduction="none")
+        if judged is not None:
+            return losses.sum() / judged.total_weight
+        sums = losses.new_zeros(len(ids)).index_add(0, chosen.nonzero()[:, 0], losses)
+        return torch.stack([sums, chosen.sum(dim=1).to(sums)], dim=1)
+
+    def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
+        return torch.ones(len(targets), device=targets.device)
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        # A weight that embeddings and output layer share must not be cut into the shards of both.
+        shared = {id(value) for value in cast(Any, self.model).get_output_embeddings().parameters()}
+        modules = [module for module in self.model.modules() if shared & {id(value) for value in module.parameters()}]
+        return sorted({*super()._no_split_modules} - {type(module).__name__ for module in modules})
+
+
+def language_texts(target: Data, others: Sequence[Data], seed: int) -> tuple[list[str], list[str]]:
+    """Texts to learn from, and texts of the target that are held out: no text of a test split, and each text once.
+
+    Args:
+        target: its validation texts are held out; where it has none, a share of the others that are drawn by ``seed``.
+        others: whose texts are learnt from too.
+    """
+    every = (target, *others)
+    kept = {text for one in every for split in (one.validation, one.calibration, one.test) for text in split.texts}
+    own = [text for text in dict.fromkeys((*target.train.texts, *target.unlabelled)) if text not in kept]
+    held_out = list(dict.fromkeys(target.validation.texts))
+    if not held_out:
+        count = min(MOST_HELD_OUT, math.ceil(HELD_OUT_SHARE * len(own)))
+        places = np.random.default_rng(seed).permutation(len(own))[:count]
+        held_out = [own[place] for place in np.sort(places)]
+    kept.update(held_out)
+    texts = (text for one in every for text in (*one.train.texts, *one.unlabelled))
+    return [text for text in dict.fromkeys(texts) if text not in kept], held_out
+
+
+def pretrained_base(
+    transfer: Transfer,
+    route: Route,
+    base: str | None,
+    revision: str | None,
+    target: Data,
+    others: Sequence[Data],
+    seed: int,
+) -> tuple[str | None, str | None]:
+    """The base that a route builds on, and its revision: as asked for, or word vectors that were trained further.
+
+    All processes call this together. Vectors must be there before the model is: new words change its size.
+
+    Args:
+        target, others: as :func:`language_texts` takes them.
+    """
+    own = next((part for part in transfer.parts if isinstance(part, Pretrain)), None)
+    if own is None or not isinstance(route, Word2Vec):
+        return base, revision
+    texts, _ = language_texts(target, others, seed)
+    vectors, _ = vectors_for(texts, base, revision, dimensions=route.dimensions, allow_pickle=route.allow_pickle)
+    with distributed.main_first():
+        found = continued_vectors(
+            vectors,
+            texts,
+            max_words=route.max_words,
+            epochs=own.pretrain_epochs,
+            learning_rate=own.pretrain_learning_rate or RATE_OF_VECTORS,
+            seed=seed,
+        )
+    return str(found.folder), None
+
+
+def _lowered(
+    objective: LanguageLoss,
+    learn: Examples,
+    held_out: Examples,
+    settings: TrainingSettings,
+    checkpoints: Path,
+    paces: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Train; where the loss on what is held out does not come down, everything stays as it was."""
+    start = {name: value.detach().to("cpu", copy=True) for name, value in learnt_state(objective).items()}
+    before = _mean(compute(objective, objective, held_out.rows, share=True)) if len(held_out.rows) else None
+    report = train(objective, learn, held_out, lambda found: -_mean(found), settings, checkpoints, paces)
+    found: dict[str, Any] = {"texts": len(learn.rows), "held_out": len(held_out.rows), "loss_before": before}
+    if before is not None and report.best_score is not None:
+        found["loss_after"] = -report.best_score
+        found["kept"] = -report.best_score < before
+        log.info("pretrain: loss on texts held out %.4f before, %.4f after", before, -report.best_score)
+        if not found["kept"]:
+            log.warning("pretrain: no epoch lowers the loss on texts held out: the base stays as it was")
+            objective.load_state_dict(start, strict=False)
+    return {**asdict(report), "language": found}
+
+
+def _mean(found: np.ndarray) -> float:
+    """Of (rows, 2) sums and numbers of tokens."""
+    total, tokens = found.sum(axis=0, dtype=np.float64)
+    return float(total / tokens)
+
+
+def _examples(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, masking: Masking | None) -> Examples:
+    """Rows of which at least one token is predicted, each window of a long text by itself."""
+    rows = encode(texts, tokenizer, tokenizer.model_max_length, "windows")
+    counts = np.maximum(rows.lengths - 1, 0) if masking is None else masking.counts(rows)
+    some = np.flatnonzero(counts)
+    own = SomeRows(replace(rows, windows=None), some)
+    return Examples(own, np.zeros(len(some), dtype=np.int64), counts[some].astype(np.float32))
+
+
+def _masked(ids: Tensor, real: Tensor, masking: Masking, when: int) -> tuple[Tensor, Tensor]:
+    """What is seen of (rows, tokens) ids, and which of them are to be predicted."""
+    seen, known = ids.cpu().numpy().copy(), real.cpu().numpy()
+    chosen = np.zeros(seen.shape, dtype=bool)
+    for row, own in enumerate(known):
+        columns = np.flatnonzero(own)
+        places, shown = masking.draw(seen[row, columns], when)
+        seen[row, columns[places]], chosen[row, columns[places]] = shown, True
+    return torch.from_numpy(seen).to(ids.device), torch.from_numpy(chosen).to(ids.device)
+
+
+@contextmanager
+def _only(layer: nn.Module, chosen: Tensor) -> Iterator[None]:
+    """Within it the layer that gives logits takes these places alone: most of the cost is the vocabulary's."""
+    hook = layer.register_forward_pre_hook(lambda _module, inputs: (inputs[0][chosen],))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _around(model: PreTrainedModel, classifier: nn.Module, *, learns: bool) -> Iterator[None]:
+    """Within it the language model has the classifier's encoder in the place of its own: the same parameters.
+
+    Args:
+        learns: whether the language model's own head does.
+
+    Raises:
+        SettingError: nothing of the encoder learns.
+    """
+    body = plain_model(classifier).base_model
+    setattr(model, model.base_model_prefix, body)
+    # An output layer that shares the embeddings' weights had those of the encoder that is gone.
+    model.tie_weights()
+    own = {id(parameter) for parameter in body.parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.requires_grad and (learns or id(parameter) in own))
+    # No token is predicted by a pooler, and several processes wait for the gradient of all that learns.
+    idle = [value for name, value in body.named_parameters() if "pooler" in name and value.requires_grad]
+    for parameter in idle:
+        parameter.requires_grad_(False)
+    try:
+        if not any(parameter.requires_grad for parameter in body.parameters()):
+            raise SettingError("transfer=pretrain: expected layers that learn, found all frozen: freeze fewer layers")
+        yield
+    finally:
+        for parameter in idle:
+            parameter.requires_grad_(True)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(value.dtype for value in plain_model(model).base_model.parameters() if value.is_floating_point())

@@ -1,0 +1,141 @@
+"""Learn from the texts that the model itself is surest of, in rounds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.special import softmax
+
+from nlptransfer.models import Examples, SomeRows
+from nlptransfer.routes import Route
+from nlptransfer.settings import check, fields_of
+from nlptransfer.training import SOURCE, TARGET, UNLABELLED, Features, Head, HeadTask, Objective, Solved, share_weights
+from nlptransfer.transfer.base import FromSource, Learner, Stage, Transfer
+from nlptransfer.transfer.label_free import Chosen
+from nlptransfer.transfer.losses import Joint as JointLoss
+
+
+@dataclass(frozen=True)
+class SelfTrain(Chosen):
+    """min L + weight * Lp in rounds, Lp being the loss of confident texts under the labels the model gives them itself.
+
+    Lee 2013, "Pseudo-Label", equation 15, in rounds (Yarowsky 1995). Before the most confident texts of each label
+    are taken, the predictions are scaled so that their mean is the labelled rows' shares of the labels (distribution
+    alignment, Berthelot et al. 2020): no label can crowd out the others. What a round has learnt is kept where a choice
+    without labels prefers it, else the model stays as it was before. With a source the labelled rows are the source's,
+    and no label of the target is seen; without one they are the task's own, and the texts those given as
+    ``unlabelled``.
+    """
+
+    name: ClassVar[str] = "selftrain"
+    needs_source: ClassVar[bool] = False
+
+    rounds: int = 3
+    """at most so many"""
+    share: float = 0.8
+    """of the texts, the most confident of each label, that are learnt from in the last round; in round i i / rounds of
+    it"""
+    pseudo_weight: float = 1.0
+    """weight of the loss of these texts beside that of the labelled rows"""
+    within: bool = False
+    """whether the labelled rows are of the same task; so where there is no source"""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:  # type: ignore[override]
+        rounds = (Stage(f"round_{number + 1}", (self._role, UNLABELLED)) for number in range(self.rounds))
+        return (Stage("labelled", (self._role,)), *rounds)
+
+    @property
+    def label_free(self) -> bool:
+        return not self.within
+
+    def beside(self, has_source: bool) -> Transfer:
+        check(not (has_source and self.within), "within", True, "false where there is a source")
+        for name in () if has_source else fields_of(FromSource):
+            value, unset = getattr(self, name), FromSource.__dataclass_fields__[name].default
+            check(value == unset, name, value, "a source, which it is of")
+        return replace(self, within=not has_source)
+
+    def check(self) -> None:
+        super().check()
+        check(self.rounds >= 1, "rounds", self.rounds, "a whole number from 1")
+        check(0 < self.share <= 1, "share", self.share, "a share above 0")
+        check(self.pseudo_weight > 0, "pseudo_weight", self.pseudo_weight, "above 0")
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        return {"adapted": True}
+
+    def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
+        return [None, self] if UNLABELLED in stage.roles else [self]
+
+    def objective(self, stage: Stage, learner: Learner) -> Objective:
+        _one_label(learner.criteria[self._role].multi_label)
+        if UNLABELLED not in stage.roles:
+            return super().objective(stage, learner)
+        labelled, own = learner.criteria[self._role], learner.criteria[UNLABELLED]
+        weights = self.pseudo_weight, 1.0
+        return JointLoss(learner.module, labelled, own, lambda _: weights, other=UNLABELLED)
+
+    def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
+        if UNLABELLED not in stage.roles:
+            return learner.examples
+        own, labelled = learner.examples[UNLABELLED], learner.examples[self._role]
+        texts, targets = self._labelled(stage, learner.classify(own.rows), labelled.targets)
+        return {**learner.examples, UNLABELLED: Examples(SomeRows(own.rows, texts), targets)}
+
+    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+        task = tasks[self._role]
+        _one_label(task.criterion.multi_label)
+        if UNLABELLED not in stage.roles or source is None:
+            return task.choose()
+        values = tasks[UNLABELLED].train.values
+        texts, targets = self._labelled(stage, values @ source[0].T + source[1], task.train.targets)
+        rows = Features(values[texts], targets)
+        weights = share_weights(tasks[UNLABELLED].criterion, rows, self.pseudo_weight)
+        return task.choose(beside=replace(rows, weights=weights), share=1.0)
+
+    @property
+    def _role(self) -> str:
+        return TARGET if self.within else SOURCE
+
+    def _labelled(self, stage: Stage, logits: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        number = self.stages.index(stage)
+        shares = np.bincount(known, minlength=logits.shape[1]) / len(known)
+        return pseudo_labels(logits, shares, self.share * number / self.rounds)
+
+
+def pseudo_labels(logits: np.ndarray, shares: np.ndarray, kept: float) -> tuple[np.ndarray, np.ndarray]:
+    """The most confident texts and the labels that they are given.
+
+    Args:
+        logits: (texts, labels)
+        shares: (labels,) that the mean prediction is brought to.
+        kept: share of the texts of each label, the most confident first.
+
+    Returns:
+        Places of texts, ascending, and their labels, int64.
+    """
+    bias = np.zeros(logits.shape[1])
+    wanted = np.log(np.clip(shares, 1e-6, None))
+    for _ in range(100):
+        step = wanted - np.log(np.clip(softmax(logits + bias, axis=1).mean(axis=0), 1e-12, None))
+        bias += step
+        if np.abs(step).max() < 1e-6:
+            break
+    probabilities = softmax(logits + bias, axis=1)
+    given, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    chosen = [
+        own[np.argsort(-sure[own], kind="stable")[: max(1, round(kept * len(own)))]]
+        for label in range(logits.shape[1])
+        if len(own := np.flatnonzero(given == label))
+    ]
+    places = np.sort(np.concatenate(chosen))
+    return places, given[places].astype(np.int64)
+
+
+def _one_label(multi_label: bool) -> None:
+    check(
+        not multi_label, "transfer", "selftrain", "rows with one label: several labels at once have no shares to keep"
+    )

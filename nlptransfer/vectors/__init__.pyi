@@ -1,0 +1,16 @@
+from .distillation import distil_for_texts as distil_for_texts
+from .sources import vectors_for as vectors_for
+from .sources import vocabulary as vocabulary
+from .store import WordVectors as WordVectors
+from .store import open_vectors as open_vectors
+from .store import save_vectors as save_vectors
+from .tokenizer import PAD as PAD
+from .tokenizer import PAD_ID as PAD_ID
+from .tokenizer import RESERVED as RESERVED
+from .tokenizer import UNKNOWN as UNKNOWN
+from .tokenizer import UNKNOWN_ID as UNKNOWN_ID
+from .tokenizer import build_tokenizer as build_tokenizer
+from .tokenizer import is_unspaced as is_unspaced
+from .tokenizer import surface_words as surface_words
+from .training import continued_vectors as continued_vectors
+from .training import train_vectors as train_vectors

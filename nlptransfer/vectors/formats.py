@@ -1,0 +1,496 @@
+"""Files of word vectors: what kind a file is, its records block by block, and the files that others read.
+
+    word2vec text     a header line "N D", then a word and D numbers a line (fastText's .vec is the same)
+    GloVe text        the same without the header
+    word2vec binary   the header line, then a word, a space and D little-endian float32
+    gensim pickles    .kv and .model; they can run code when read, so they have to be asked for
+
+The kind is seen in the content, never in the name, and each kind may be compressed by gzip. Nothing is
+allocated on a header's word: blocks grow with what is really read.
+
+A name of gensim's downloader stands for a file too, which is fetched by itself, without the code published with it.
+Mirrors: NLPTRANSFER_GENSIM_LIST_URL (the list of models), NLPTRANSFER_GENSIM_DATA_URL (holds NAME/NAME.gz).
+"""
+
+import codecs
+import gzip
+import hashlib
+import http.client
+import io
+import json
+import logging
+import os
+import re
+import urllib.request
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from nlptransfer.errors import VectorsError, nearest
+from nlptransfer.files import atomic_file
+
+logger = logging.getLogger("nlptransfer")
+
+Block = tuple[list[bytes], np.ndarray]
+"""Words in UTF-8 and their vectors, (rows, dimensions) float32, all of them finite."""
+FILE_SUFFIXES = (".txt", ".vec", ".bin")
+"""Endings that :func:`write_vectors` knows, each with or without ``.gz``."""
+_HEAD = 4 << 20
+_CHUNK = 16 << 20
+_MAX_LINE = 16 << 20
+_MAX_WORD = 64 << 10
+_MAX_DIMENSIONS = 100_000
+_GZIP, _BOM = b"\x1f\x8b", codecs.BOM_UTF8
+# Deflate packs at most about 1032 to 1.
+_GZIP_RATIO = 1100
+_HEADER = re.compile(rb"[ \t]*(\d{1,20})[ \t]+(\d{1,20})[ \t\r]*(?:\n|\Z)")
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")
+_FOREIGN = {
+    b"\xba\x16\x4f\x2f": "a fastText model: use the .vec file that is published beside it",
+    b"\x93NUMPY": "a numpy array, which holds no words: use a file with the words in it",
+    b"PK\x03\x04": "a zip archive: unpack it and give the file inside",
+    b"BZh": "compressed by bzip2: unpack it, or compress it by gzip",
+    b"\xfd7zXZ": "compressed by xz: unpack it, or compress it by gzip",
+    b"\xff\xfe": "UTF-16: save it as UTF-8",
+    b"\xfe\xff": "UTF-16: save it as UTF-8",
+    b"version https://git-lfs": "a git-lfs pointer, not the vectors themselves: fetch them with git lfs pull",
+    b"<!DOCTYPE": "a web page: download the file itself",
+    b"<!doctype": "a web page: download the file itself",
+    b"<html": "a web page: download the file itself",
+}
+_LIST_URL = "https://raw.githubusercontent.com/RaRe-Technologies/gensim-data/master/list.json"
+_DATA_URL = "https://github.com/RaRe-Technologies/gensim-data/releases/download"
+_TIMEOUT = 10
+_DOWNLOAD_ERRORS = (OSError, http.client.HTTPException, ValueError)
+
+
+class _Input:
+    """An open file, decompressed as it is read; of a broken one whatever comes before the break is read first."""
+
+    def __init__(self, path: Path, stream: io.BufferedIOBase) -> None:
+        packed = isinstance(stream, gzip.GzipFile)
+        self.name = path.name
+        self.most_bytes = path.stat().st_size * (_GZIP_RATIO if packed else 1)
+        self._stream = stream
+        self._what = "broken gzip" if packed else "cannot be read"
+        self._error: Exception | None = None
+
+    def read(self, size: int, where: str) -> bytes:
+        """``size`` bytes, or fewer before the end and before a break; an error at a break names ``where``."""
+        parts: list[bytes] = []
+        while size and self._error is None:
+            try:
+                part = self._stream.read1(min(size, 1 << 20))
+            except (OSError, EOFError, zlib.error) as error:
+                self._error = error
+                break
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+        if self._error and not parts:
+            raise VectorsError(
+                f"{self.name}, {where}: {self._what} ({self._error}): download or compress it again"
+            ) from self._error
+        return b"".join(parts)
+
+
+def check_kind(path: Path, allow_pickle: bool) -> bool:
+    """Whether the file is a pickle that may be read; its first bytes decide.
+
+    Raises:
+        VectorsError: the file is empty, of a kind that holds no words, or a pickle that may not be read.
+    """
+    try:
+        with _open(path) as stream:
+            head = _Input(path, stream).read(32, "line 1")
+    except OSError as error:
+        raise VectorsError(f"{path.name}: cannot be read ({error.strerror})") from error
+    if not head:
+        raise VectorsError(f"{path.name}: the file is empty")
+    for magic, what in _FOREIGN.items():
+        if head.startswith(magic):
+            raise VectorsError(f"{path.name}: expected word vectors, found {what}")
+    if not _PICKLE.match(head):
+        return False
+    if not allow_pickle:
+        raise VectorsError(
+            f"{path.name}: a pickle, which can run code when it is read. Convert it once, where it comes from a source "
+            "that you trust, with gensim: KeyedVectors.load(FILE).save_word2vec_format('vectors.bin', binary=True) "
+            "(a whole model: Word2Vec.load(FILE).wv.save_word2vec_format(...)); or open it with allow_pickle=True"
+        )
+    return True
+
+
+def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
+    """The words and vectors of a file in the file's own order, in bounded memory.
+
+    Raises:
+        VectorsError: the file is broken, lies about its size, is not UTF-8 or holds a number that is not
+            finite; the line or the record is named.
+    """
+    if check_kind(path, allow_pickle):
+        yield from _pickle_blocks(path)
+        return
+    with _open(path) as stream:
+        source = _Input(path, stream)
+        head = source.read(_HEAD, "line 1").removeprefix(_BOM)
+        header = _HEADER.match(head)
+        if not header:
+            yield from _text_blocks(source, head, rows=None, dimensions=_guess_dimensions(source.name, head))
+            return
+        rows, dimensions = int(header[1]), int(header[2])
+        rest = head[header.end() :]
+        _check_header(source, rows, dimensions)
+        blocks = _binary_blocks if _is_binary(rest, dimensions) else _text_blocks
+        yield from blocks(source, rest, rows, dimensions)
+
+
+def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> int:
+    """Write a file that other tools read: ``.txt`` / ``.vec`` word2vec text, ``.bin`` binary, each with ``.gz`` or not.
+
+    Args:
+        path: its ending decides, see :data:`FILE_SUFFIXES`.
+        words: as many as ``matrix`` has rows.
+        matrix: (n, d) float32.
+
+    Returns:
+        How many words were left out because the format cannot hold them: those with white space inside.
+
+    Raises:
+        VectorsError: that leaves none.
+    """
+    suffixes = path.suffixes
+    packed = suffixes[-1].lower() == ".gz"
+    binary = suffixes[-2 if packed else -1].lower() == ".bin"
+    kept = [(row, word) for row, word in enumerate(words) if not re.search("[ \t\n\r\v\f]", word)]
+    if not kept:
+        raise VectorsError(f"{path.name}: expected a word without white space, found none among {len(matrix)}")
+    with atomic_file(path) as temporary, temporary.open("wb") as plain:
+        # No name and no time in the gzip header: the same vectors make the same file.
+        out = gzip.GzipFile("", "wb", compresslevel=6, fileobj=plain, mtime=0) if packed else plain
+        out.write(f"{len(kept)} {matrix.shape[1]}\n".encode())
+        pending = iter(kept)
+        while block := list(islice(pending, 4096)):
+            vectors = np.asarray(matrix[[row for row, _ in block]], dtype="<f4")
+            _write_block(out, [word for _, word in block], vectors, binary)
+        if packed:
+            out.close()
+    return len(matrix) - len(kept)
+
+
+def _write_block(out: Any, words: Sequence[str], vectors: np.ndarray, binary: bool) -> None:
+    for word, vector in zip(words, vectors, strict=True):
+        # str of a float32 is the shortest number that reads back as the same one.
+        numbers = vector.tobytes() if binary else " ".join(map(str, vector)).encode() + b"\n"
+        out.write(word.encode("utf-8") + b" " + numbers)
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    with path.open("rb") as stream:
+        packed = stream.read(2) == _GZIP
+    return gzip.GzipFile(path, "rb") if packed else path.open("rb")
+
+
+# Headers and kinds
+
+
+def _check_header(source: _Input, rows: int, dimensions: int) -> None:
+    where = f"{source.name}, line 1: the header says {rows} words of {dimensions} dimensions"
+    if rows == 0 or not 0 < dimensions <= _MAX_DIMENSIONS:
+        raise VectorsError(f"{where}: expected at least one word and 1 to {_MAX_DIMENSIONS} dimensions")
+    # Smaller lies are found in reading, and the line is named then.
+    least = rows * 2 * dimensions
+    if least > source.most_bytes:
+        raise VectorsError(
+            f"{where}, at least {least:,} bytes, but the file can hold {source.most_bytes:,} at the most: "
+            "the header is wrong, or the download stopped early"
+        )
+
+
+def _is_binary(rest: bytes, dimensions: int) -> bool:
+    first = rest.split(b"\n", 1)[0].rstrip().rsplit(b" ", dimensions)
+    if len(first) == dimensions + 1 and _numbers(b" ".join(first[1:]), dimensions) is not None:
+        return False
+    if _CONTROL.search(rest):
+        return True
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(rest)
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def _guess_dimensions(name: str, head: bytes) -> int:
+    # Most of the first lines are right, so that the one that is not can be named.
+    lines = head.split(b"\n")[:1000]
+    widths = Counter(line.rstrip().count(b" ") for line in lines[: max(1, len(lines) - 1)] if line.strip())
+    dimensions = max(widths, key=lambda width: (widths[width], -width), default=0)
+    first = next((line for line in lines if line.strip()), b"")
+    if not 0 < dimensions <= _MAX_DIMENSIONS or _is_binary(head, dimensions):
+        shown = first[:40].decode("utf-8", "replace")
+        raise VectorsError(
+            f"{name}, line 1: expected a header 'N D', or a word and its numbers, found {shown!r}: "
+            "is this a file of word vectors?"
+        )
+    return dimensions
+
+
+# Text
+
+
+def _text_blocks(source: _Input, head: bytes, rows: int | None, dimensions: int) -> Iterator[Block]:
+    first = 1 if rows is None else 2
+    done, blank = 0, False
+    for lines in _lines(source, head, first):
+        end = len(lines)
+        while end and not lines[end - 1].strip():
+            end -= 1
+        # Empty lines may stand at the end of the file only; in parsing the first of the others is named.
+        filled = [b"", *lines[:end]] if end and blank else lines[:end]
+        blank = blank or end < len(lines)
+        wanted = filled if rows is None else filled[: rows - done]
+        if wanted:
+            yield _checked(
+                source.name, "line", first + done, *_parse_lines(source.name, wanted, dimensions, first + done)
+            )
+        done += len(wanted)
+        if len(wanted) < len(filled):
+            raise VectorsError(f"{source.name}, line {first + done}: the header says {rows} words, and here is more")
+    if rows is not None and done < rows:
+        raise VectorsError(
+            f"{source.name}, line {first + done}: the header says {rows} words, but the file ends after {done}"
+        )
+
+
+def _lines(source: _Input, rest: bytes, first: int) -> Iterator[list[bytes]]:
+    """The lines of ``rest``, then of what is left to read, some at a time; ``first`` is the number of the next one."""
+    while True:
+        *lines, rest = rest.split(b"\n")
+        if lines:
+            yield lines
+        first += len(lines)
+        if len(rest) > _MAX_LINE:
+            raise VectorsError(f"{source.name}, line {first}: expected at most {_MAX_LINE:,} bytes in a line")
+        chunk = source.read(_CHUNK, f"line {first}")
+        if not chunk:
+            break
+        rest += chunk
+    if rest:
+        yield [rest]
+
+
+def _parse_lines(name: str, lines: list[bytes], dimensions: int, first: int) -> Block:
+    """Parse whole lines at once; only lines that are unlike the others are looked at one by one."""
+    words, numbers = [], []
+    for line in lines:
+        word, _, rest = line.rstrip().partition(b" ")
+        if rest.count(b" ") != dimensions - 1:
+            break
+        words.append(word)
+        numbers.append(rest)
+    else:
+        joined = b" ".join(numbers)
+        if not any(odd in joined for odd in (b"  ", b"\t", b"\r", b"\v", b"\f")):
+            values = _numbers(joined, len(lines) * dimensions)
+            if values is not None:
+                return words, values.reshape(len(lines), dimensions)
+    pairs = [_parse_line(name, line, dimensions, number) for number, line in enumerate(lines, start=first)]
+    return [word for word, _ in pairs], np.stack([values for _, values in pairs])
+
+
+def _parse_line(name: str, line: bytes, dimensions: int, number: int) -> tuple[bytes, np.ndarray]:
+    where = f"{name}, line {number}"
+    line = line.rstrip()
+    fields = line.rsplit(b" ", dimensions)
+    values = _numbers(b" ".join(fields[1:]), dimensions) if len(fields) == dimensions + 1 else None
+    if values is None or b"" in fields[1:]:
+        # Tabs, or more than one space between numbers.
+        fields = line.split()
+        values = _numbers(b" ".join(fields[1:]), dimensions)
+    if values is None:
+        if len(fields) != dimensions + 1:
+            raise VectorsError(f"{where}: expected a word and {dimensions} numbers, found {len(fields)} fields")
+        wrong = next((field for field in fields[1:] if _numbers(field, 1) is None), b"")
+        raise VectorsError(f"{where}: expected a number, found {wrong[:40].decode('utf-8', 'replace')!r}")
+    word = fields[0].rstrip(b" ")
+    # GloVe 840B has words with spaces in them (". . ."); a number too many is a broken line instead.
+    extra = [part for part in word.split(b" ")[1:] if _numbers(part, 1) is not None]
+    if extra:
+        raise VectorsError(f"{where}: expected {dimensions} numbers, found at least {dimensions + len(extra)}")
+    return word, values
+
+
+def _numbers(text: bytes, expected: int) -> np.ndarray | None:
+    """(expected,) float32, or None where the text is anything else than that many numbers."""
+    try:
+        with warnings.catch_warnings():
+            # Before numpy 2.3 unread text is a warning, since then it is a ValueError.
+            warnings.simplefilter("error", DeprecationWarning)
+            values = np.fromstring(text, dtype=np.float32, sep=" ")
+    except (ValueError, DeprecationWarning):
+        return None
+    return values if values.size == expected else None
+
+
+# Binary and pickles
+
+
+def _binary_blocks(source: _Input, buffer: bytes, rows: int, dimensions: int) -> Iterator[Block]:
+    done, row_bytes = 0, 4 * dimensions
+    while True:
+        words: list[bytes] = []
+        starts: list[int] = []
+        position = 0
+        while done + len(words) < rows:
+            space = buffer.find(b" ", position, position + _MAX_WORD)
+            start = space + 1
+            if space < 0 or start + row_bytes > len(buffer):
+                break
+            # The original C tool ends each record with a newline, gensim does not.
+            words.append(buffer[position:space].lstrip(b"\n"))
+            starts.append(start)
+            position = start + row_bytes
+        if words:
+            view = memoryview(buffer)
+            raw = b"".join([view[start : start + row_bytes] for start in starts])
+            vectors = np.frombuffer(raw, dtype="<f4").reshape(len(words), dimensions)
+            yield _checked(source.name, "record", done + 1, words, vectors)
+            done += len(words)
+        buffer = buffer[position:]
+        if done == rows:
+            break
+        if len(buffer) > _MAX_WORD + row_bytes:
+            raise VectorsError(f"{source.name}, record {done + 1}: no word ends within {_MAX_WORD:,} bytes")
+        chunk = source.read(_CHUNK, f"record {done + 1}")
+        if not chunk:
+            what = "is cut off" if buffer.strip() else "is missing"
+            raise VectorsError(f"{source.name}, record {done + 1} {what}: the header says {rows} words")
+        buffer += chunk
+    while buffer:
+        if buffer.strip():
+            raise VectorsError(f"{source.name}, record {rows + 1}: the header says {rows} words, and here is more")
+        buffer = source.read(_CHUNK, f"record {rows + 1}")
+
+
+def _pickle_blocks(path: Path) -> Iterator[Block]:
+    from gensim.utils import SaveLoad
+
+    try:
+        # The matrix of a large one lies in a file beside it, which need not be read at once.
+        loaded = SaveLoad.load(str(path), mmap=None if path.suffix == ".gz" else "r")
+        keyed = getattr(loaded, "wv", loaded)
+        words, matrix = keyed.index_to_key, keyed.vectors
+    except Exception as error:  # a pickle runs what it likes, and so may raise what it likes
+        raise VectorsError(f"{path.name}: gensim cannot read this pickle ({type(error).__name__}: {error})") from error
+    yield from array_blocks(path.name, words, matrix)
+
+
+def array_blocks(name: str, words: Sequence[str], matrix: np.ndarray) -> Iterator[Block]:
+    """Blocks of what is in memory already.
+
+    Raises:
+        VectorsError: words and rows do not fit each other, a word is no text, or a number is not finite.
+    """
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or not matrix.size or len(words) != len(matrix) or matrix.dtype.kind not in "fiu":
+        raise VectorsError(
+            f"{name}: expected one vector of numbers for each word, "
+            f"found {len(words)} words and an array of shape {matrix.shape} of {matrix.dtype}"
+        )
+    for start in range(0, len(words), 20_000):
+        part = words[start : start + 20_000]
+        encoded = [_encode(name, number, word) for number, word in enumerate(part, start=start + 1)]
+        with np.errstate(over="ignore"):
+            block = np.ascontiguousarray(matrix[start : start + 20_000], dtype=np.float32)
+        yield _checked(name, "record", start + 1, encoded, block)
+
+
+def _encode(name: str, number: int, word: Any) -> bytes:
+    try:
+        return bytes(word.encode("utf-8"))
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise VectorsError(f"{name}, record {number}: expected a word of text, found {word!r}") from error
+
+
+def _checked(name: str, unit: str, first: int, words: list[bytes], vectors: np.ndarray) -> Block:
+    """The block itself, or an error that names the first line or record that is wrong."""
+    try:
+        b"\n".join(words).decode("utf-8")
+    except UnicodeDecodeError:
+        for number, word in enumerate(words, start=first):
+            if word.decode("utf-8", "replace").encode("utf-8") != word:
+                raise VectorsError(f"{name}, {unit} {number}: the word {word[:40]!r} is not UTF-8") from None
+    finite = np.isfinite(vectors)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise VectorsError(
+            f"{name}, {unit} {first + row}: number {column + 1} is {vectors[row, column]}, expected a finite one"
+        )
+    return words, vectors
+
+
+# Models of gensim's downloader
+
+
+def download_model(name: str, path: Path) -> None:
+    """Download the vectors of a model of gensim's downloader, and none of the code that is published with them.
+
+    Args:
+        name: as ``gensim.downloader.info()`` lists it.
+        path: what to write, gzip'ed.
+
+    Raises:
+        VectorsError: there is no such model, or it cannot be fetched whole.
+    """
+    model = _known_model(name)
+    base = os.environ.get("NLPTRANSFER_GENSIM_DATA_URL") or _DATA_URL
+    parts = int(model.get("parts", 1))
+    with path.open("wb") as out:
+        for part in range(parts):
+            ending = f"_0{part}" if parts > 1 else ""
+            checksum = str(model.get(f"checksum-{part}" if parts > 1 else "checksum"))
+            _download(f"{base}/{name}/{name}.gz{ending}", out, checksum, f"{name}.gz{ending}")
+
+
+def _known_model(name: str) -> dict[str, Any]:
+    url = os.environ.get("NLPTRANSFER_GENSIM_LIST_URL") or _LIST_URL
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+            listed = json.loads(answer.read())
+        models, corpora = listed["models"], listed.get("corpora", {})
+    except (*_DOWNLOAD_ERRORS, KeyError, TypeError) as error:
+        raise VectorsError(
+            f"{name}: no such file or folder here, and whether it is a model of gensim's downloader could not be "
+            f"looked up ({error}): give a file of vectors, or fetch one where there is a network"
+        ) from error
+    if name in corpora:
+        raise VectorsError(f"{name}: in gensim's downloader this is a corpus of text, not word vectors")
+    if name not in models:
+        raise VectorsError(
+            f"{name}: no such file or folder, and not a model of gensim's downloader: {nearest(name, models)}"
+        )
+    return dict(models[name])
+
+
+def _download(url: str, out: BinaryIO, checksum: str, name: str) -> None:
+    logger.info("%s: downloading", name)
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+            while chunk := answer.read(1 << 20):
+                digest.update(chunk)
+                out.write(chunk)
+    except _DOWNLOAD_ERRORS as error:
+        raise VectorsError(
+            f"{name}: the download failed ({error}): try again, or fetch the file elsewhere and give its path"
+        ) from error
+    if digest.hexdigest() != checksum:
+        raise VectorsError(f"{name}: expected md5 {checksum}, found {digest.hexdigest()}: try again")

@@ -1,0 +1,62 @@
+"""Find the word vectors that a base names, and the words of them to keep."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nlptransfer.hub import find_base, is_encoder
+from nlptransfer.settings import check
+from nlptransfer.vectors.distillation import distil_for_texts
+from nlptransfer.vectors.store import WordVectors, open_vectors
+from nlptransfer.vectors.tokenizer import build_tokenizer, is_unspaced, surface_words
+
+
+def vectors_for(
+    texts: Sequence[str], base: str | None, revision: str | None, *, dimensions: int = 256, allow_pickle: bool = False
+) -> tuple[WordVectors, dict[str, Any]]:
+    """The word vectors that a base names, and where they come from.
+
+    Args:
+        texts: running text; where ``base`` names an encoder, vectors for its words are distilled.
+        base: a file or name of word vectors, an encoder, or None for the default encoder.
+        revision: of an encoder on the hub.
+        dimensions: of distilled vectors.
+        allow_pickle: whether gensim's own files, which are pickles and can run code, are opened.
+    """
+    from nlptransfer import distributed  # it imports torch, which making vectors from text does without
+
+    with distributed.main_first():
+        if base is not None and not is_encoder(base):
+            check(revision is None, "revision", revision, "none, as a file of word vectors has no revisions")
+            vectors = open_vectors(base, allow_pickle=allow_pickle)
+            return vectors, {"kind": "vectors", "name": vectors.source}
+        encoder = find_base(base, revision)
+        vectors = distil_for_texts(texts, encoder, dimensions=dimensions)
+        return vectors, {"kind": "distilled", "name": encoder.id, "revision": encoder.revision}
+
+
+def vocabulary(
+    vectors: WordVectors, texts: Sequence[str], max_words: int, *, unit_length: bool
+) -> tuple[list[str], np.ndarray]:
+    """The words to keep, those of the texts before others, and their vectors.
+
+    Args:
+        unit_length: whether each vector is scaled to length 1.
+
+    Returns:
+        At most ``max_words`` words, most frequent first, and their (words, dimensions) float32.
+    """
+    places = np.arange(min(len(vectors), max_words))
+    if len(vectors) > max_words:
+        sample = vectors.words(0, 20_000)
+        # Unspaced text is cut by all the words; spaced text by habits that a sample shows.
+        habit = build_tokenizer(vectors.words() if is_unspaced(sample) else sample)
+        found = vectors.rows(sorted({word for words in surface_words(habit, texts) for word in words}))
+        found = np.sort(found[found >= 0])[:max_words]
+        places = np.union1d(found, np.setdiff1d(places, found)[: max_words - len(found)])
+    matrix = np.array(vectors.matrix[places], dtype=np.float32)
+    if unit_length:
+        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+        matrix /= np.where(norms > 0, norms, 1)
+    return vectors.words_at(places), matrix

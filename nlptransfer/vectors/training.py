@@ -1,0 +1,196 @@
+"""Train word vectors on one's own text."""
+
+import hashlib
+import logging
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nlptransfer.errors import VectorsError
+from nlptransfer.files import cache_folder
+from nlptransfer.progress import progress_bar
+from nlptransfer.settings import check
+from nlptransfer.vectors.distillation import RECIPE
+from nlptransfer.vectors.sources import vocabulary
+from nlptransfer.vectors.store import WordVectors, cached_vectors
+from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, build_tokenizer, split_words, surface_words
+
+logger = logging.getLogger("nlptransfer")
+
+# gensim silently drops what follows in a longer text.
+_GENSIM_TEXT = 10_000
+
+
+def train_vectors(
+    texts: Iterable[str],
+    *,
+    dimensions: int = 100,
+    window: int = 5,
+    min_count: int = 3,
+    epochs: int = 10,
+    skip_gram: bool = True,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = True,
+) -> tuple[list[str], np.ndarray]:
+    """Train word2vec on one's own text (Mikolov et al. 2013, by gensim), with 5 negative samples.
+
+    Args:
+        texts: running text.
+        dimensions: the length of a vector.
+        window: how many words to each side are context.
+        min_count: words that are rarer get no vector.
+        epochs: passes over the text.
+        skip_gram: predict the context from the word; otherwise the word from its context (CBOW).
+        seed: same texts and seed, same vectors, as long as ``workers`` is 1.
+        workers: threads.
+        progress: show a bar on a terminal.
+
+    Returns:
+        The words, most frequent first, and their (n, dimensions) float32 vectors.
+
+    Raises:
+        VectorsError: no word comes ``min_count`` times.
+        SettingError: a number that makes no sense.
+    """
+    for name, value in (("dimensions", dimensions), ("window", window), ("min_count", min_count), ("epochs", epochs)):
+        check(value >= 1, name, value, "at least 1")
+    sentences = _sentences(split_words(list(texts)))
+    counts = Counter(word for words in sentences for word in words)
+    if not counts or max(counts.values()) < min_count:
+        found = f"the most frequent of {len(counts)} comes {max(counts.values(), default=0)} times"
+        raise VectorsError(
+            f"expected words that come at least min_count={min_count} times, found that {found}: give more text"
+        )
+    model = _word2vec(sentences, counts, progress, {
+        "vector_size": dimensions, "window": window, "min_count": min_count, "epochs": epochs, "sg": int(skip_gram),
+        "seed": seed, "workers": workers,
+    })  # fmt: skip
+    return list(model.wv.index_to_key), np.ascontiguousarray(model.wv.vectors, dtype=np.float32)
+
+
+def continued_vectors(
+    vectors: WordVectors,
+    texts: Sequence[str],
+    *,
+    max_words: int = 100_000,
+    window: int = 5,
+    min_count: int = 3,
+    epochs: int = 10,
+    learning_rate: float = 0.025,
+    seed: int = 0,
+    progress: bool = True,
+) -> WordVectors:
+    """Word vectors trained further on texts: skip-gram with 5 negative samples (Mikolov et al. 2013, by gensim).
+
+    A file of vectors has no contexts. So they are learnt first, and the vectors of new words with them, while those of
+    the known words are held; then all learn. Known words that the texts do not have stay as they are. The result stays
+    in the cache, under the vectors, the texts and the settings.
+
+    Args:
+        vectors: those to begin with.
+        texts: running text, cut into words as the vectors have them.
+        max_words: known words that are kept, those of the texts before others.
+        window: how many words to each side are context.
+        min_count: words of the texts that come as often get a vector, where they have none.
+        epochs: passes over the texts, in either part.
+        learning_rate: at the beginning of either part.
+        seed: same vectors, texts and seed, same result.
+        progress: show a bar on a terminal.
+
+    Returns:
+        The known words, then the new ones, most frequent first.
+    """
+    known, matrix = vocabulary(vectors, texts, max_words, unit_length=False)
+    settings = {
+        "window": window, "min_count": min_count, "epochs": epochs, "alpha": learning_rate, "seed": seed,
+    }  # fmt: skip
+    digest = hashlib.sha256(f"{RECIPE}\0continued\0{sorted(settings.items())}\0".encode())
+    for part in ("\n".join(known), "\0".join(texts)):
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    digest.update(matrix.tobytes())
+
+    def make() -> tuple[list[str], np.ndarray]:
+        sentences = _sentences(surface_words(build_tokenizer(known), texts))
+        counts = Counter(word for words in sentences for word in words)
+        is_known = {*known, PAD, UNKNOWN}
+        new = [word for word, count in counts.most_common() if count >= min_count and word not in is_known]
+        logger.info("%s: trained further on %d texts, with %d new words", vectors.source, len(texts), len(new))
+        return [*known, *new], _trained_further(known, matrix, new, sentences, counts, progress, settings)
+
+    folder = cache_folder("vectors") / f"continued-{digest.hexdigest()[:32]}"
+    return cached_vectors(folder, f"{vectors.source} continued", make)
+
+
+def _trained_further(
+    known: list[str],
+    matrix: np.ndarray,
+    new: list[str],
+    sentences: list[list[str]],
+    counts: Counter[str],
+    progress: bool,
+    settings: dict[str, Any],
+) -> np.ndarray:
+    """(known and new words, dimensions): the vectors of the known words, then of the new ones, as training leaves them.
+
+    Args:
+        matrix: (known words, dimensions)
+    """
+    from gensim.models import Word2Vec
+
+    found = np.concatenate([matrix, np.zeros((len(new), matrix.shape[1]), dtype=np.float32)])
+    rows = {word: row for row, word in enumerate([*known, *new]) if counts[word]}
+    if not rows:
+        raise VectorsError("expected words of the texts that have a vector, or come often enough for one, found none")
+    own = {**settings, "vector_size": matrix.shape[1], "min_count": 1, "sg": 1, "workers": 1}
+    model = Word2Vec(hashfxn=_stable_hash, **own)
+    model.build_vocab_from_freq({word: counts[word] for word in rows})
+    places = np.array([rows[word] for word in model.wv.index_to_key])
+    is_known = places < len(known)
+    model.wv.vectors[is_known] = matrix[places[is_known]]
+    with progress_bar(progress) as bar:
+        task = bar.add_task(f"word2vec on {counts.total():,} words", total=2 * model.epochs)
+        for held in (True, False):
+            # A rate that rises again is worth a warning to gensim.
+            model.min_alpha_yet_reached = model.alpha
+            # What each word's own steps are multiplied by.
+            model.wv.vectors_lockf = np.where(is_known & held, 0, 1).astype(np.float32)
+            model.train(sentences, total_examples=len(sentences), epochs=model.epochs, callbacks=[_ticking(bar, task)])
+    found[places] = model.wv.vectors
+    return found
+
+
+def _sentences(words_of_texts: Iterable[list[str]]) -> list[list[str]]:
+    """The words of texts, of very long ones in parts."""
+    return [
+        [sys.intern(word) for word in words[start : start + _GENSIM_TEXT]]
+        for words in words_of_texts
+        for start in range(0, len(words), _GENSIM_TEXT)
+    ]
+
+
+def _word2vec(sentences: list[list[str]], counts: Counter[str], progress: bool, settings: dict[str, Any]) -> Any:
+    from gensim.models import Word2Vec
+
+    with progress_bar(progress) as bar:
+        task = bar.add_task(f"word2vec on {counts.total():,} words", total=settings["epochs"])
+        # Python's own hash of a string differs from process to process.
+        return Word2Vec(sentences, hashfxn=_stable_hash, callbacks=[_ticking(bar, task)], **settings)
+
+
+def _ticking(bar: Any, task: Any) -> Any:
+    from gensim.models.callbacks import CallbackAny2Vec
+
+    class Tick(CallbackAny2Vec):
+        def on_epoch_end(self, model: Any) -> None:
+            bar.advance(task)
+
+    return Tick()
+
+
+def _stable_hash(word: str) -> int:
+    return zlib.crc32(word.encode("utf-8", "surrogatepass"))
