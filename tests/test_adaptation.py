@@ -16,7 +16,7 @@ from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
-from nlptransfer import Classifier, Experiment, finetune
+from nlptransfer import Classifier, Experiment
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.unlabeled import load_texts, load_unlabelled, with_unlabelled

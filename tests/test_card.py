@@ -23,7 +23,8 @@ from markdown_it.token import Token
 
 import nlptransfer
 from helpers.encoders import SHAPES, make_base
-from nlptransfer import Classifier, Full, Lora, Word2Vec, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Full, Lora, Word2Vec
 from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
 from nlptransfer.hub.card import loading_code, model_card

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from nlptransfer import Classifier, Experiment, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Experiment
 from nlptransfer.classifier.classifier import CHUNK
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation.calibration import coverage_curve

@@ -19,12 +19,13 @@ import pytest
 from helpers.corpora import FILLER, TOPIC_WORDS, write_rows
 from helpers.encoders import make_film_base
 from helpers.folders import files_of
+from helpers.runs import compare
 from nlptransfer import Lora, Word2Vec
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, TrainingError
 from nlptransfer.experiments import candidates
 from nlptransfer.experiments.candidates import Workshop, few_rows, next_rate, rungs_of, without_test
-from nlptransfer.experiments.comparison import Comparison, compare
+from nlptransfer.experiments.comparison import Comparison
 from nlptransfer.experiments.environment import speeds, watched_memory
 
 LINEAR = {"head_type": "linear"}

@@ -17,7 +17,8 @@ from torch import nn
 from helpers.classifiers import LABELS, SEVERAL, build, plain_logits, plain_model
 from helpers.corpora import splits_of
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, files_of
-from nlptransfer import Classifier, Contrast, Experiment, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Contrast, Experiment
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.experiments import stages

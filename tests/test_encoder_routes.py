@@ -27,7 +27,8 @@ from helpers.classifiers import LABELS, ONE_STEP, SEVERAL, TEXTS, build, data_of
 from helpers.corpora import splits_of, texts_of
 from helpers.encoders import STORIES, Bases
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, SHARED, needs_shared, no_path_in
-from nlptransfer import Classifier, Experiment, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Experiment
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError

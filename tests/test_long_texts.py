@@ -19,7 +19,8 @@ from helpers.classifiers import LABELS, ONE_STEP, build, weights_of
 from helpers.corpora import WORDS, texts_of
 from helpers.encoders import Bases, xlnet_tokenizer
 from helpers.encoders import make_tokenizer as template_tokenizer
-from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relate, Word2Vec, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relate, Word2Vec
 from nlptransfer.classifier.onnx import WithWordIds
 from nlptransfer.data.dataset import Data, Split
 from nlptransfer.errors import SettingError

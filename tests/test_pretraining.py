@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 from helpers.corpora import WORDS, text_of
 from helpers.encoders import DECODER, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, make_base, make_tokenizer
 from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of, needs_shared
-from nlptransfer import Contrast, Experiment, finetune, load_data
+from helpers.runs import finetune
+from nlptransfer import Contrast, Experiment, load_data
 from nlptransfer.data.dataset import Data, DataSettings, Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
-from nlptransfer import finetune
+from helpers.runs import finetune
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import metrics

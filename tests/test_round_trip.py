@@ -11,7 +11,8 @@ import torch
 
 from helpers.classifiers import FIVE, TEXTS, changed, plain_logits, plain_model
 from helpers.folders import ADAPTER_FILES, MODEL_FILES
-from nlptransfer import Classifier, Full, Lora, Probe, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Full, Lora, Probe
 from nlptransfer.data.labels import Labels
 
 KINDS = (

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import nlptransfer.run
 import numpy as np
 import pytest
 import torch
@@ -23,7 +22,8 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
 from helpers.corpora import FILM_WORDS, write_rows
-from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed, finetune
+from helpers.runs import finetune
+from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed
 from nlptransfer.data.labels import Labels
 from nlptransfer.experiments import environment
 from nlptransfer.experiments.task import Task
@@ -280,7 +280,7 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
     several = distributed.count() > 1
     with pytest.MonkeyPatch.context() as patch:
         # No run here is asked how fast it is.
-        patch.setattr(nlptransfer.experiments.run, "SPEED_SECONDS", 0.0)
+        patch.setattr(environment, "SPEED_SECONDS", 0.0)
         with patch.context() as gpus:
             # As where there are GPUs.
             gpus.setattr(loop, "_rehearses", lambda accelerator: several)
@@ -293,7 +293,6 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
         finetune(corpus, base=vectors, output_dir=folder / "cnn", per_device_train_batch_size=rows, **CNN)
         for name, call in calls(encoder).items():
             finetune_once(name, call, folder)
-        patch.setattr(environment, "SPEED_SECONDS", 0.0)
         compare_routes(encoder, folder / "comparison")
         if several:
             compute_features(folder / "features")
