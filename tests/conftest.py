@@ -49,7 +49,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def no_reports() -> Iterator[Callable[..., None] | None]:
     """Runs write no report, which takes longer than most of them; a test that is about it asks for ``reports``."""
-    if not {"nlptransfer.experiments.finetuning", "nlptransfer.cli"} & sys.modules.keys():
+    if not {"nlptransfer.experiments.finetuning", "nlptransfer.cli.app"} & sys.modules.keys():
         # None of the tests to come makes a run, and importing what does takes seconds.
         yield None
         return

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from nlptransfer import Experiment, finetune
-from nlptransfer.cli import main
-from nlptransfer.terminal import show_comparison
+from nlptransfer.cli.app import main
+from nlptransfer.cli.terminal import show_comparison
 from nlptransfer.vectors.store import open_vectors
 
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "deliveryae deliveryaf wordab"]

@@ -16,7 +16,7 @@ from test_round_trip import changed
 from transformers import AutoTokenizer
 
 from nlptransfer import Classifier, Full, Lora, Probe, Word2Vec
-from nlptransfer.cli import main
+from nlptransfer.cli.app import main
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, NlpTransferError, RunFolderError
 from nlptransfer.files import read_json, write_json

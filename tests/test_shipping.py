@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from helpers.classifiers import TEXTS
 from helpers.encoders import base_of
 from nlptransfer import Classifier, Experiment, Full, Lora, Probe, Word2Vec, finetune
-from nlptransfer.cli import main
+from nlptransfer.cli.app import main
 from nlptransfer.errors import BaseModelError, HubError, RunFolderError, SettingError
 
 ROUTES = {

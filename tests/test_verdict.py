@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from helpers.corpora import text_of, write_rows
 from helpers.folders import RUN_FILES, files_of
 from nlptransfer import Classifier, Experiment, finetune, gain_curve
-from nlptransfer.cli import main
+from nlptransfer.cli.app import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.run import Run
 from nlptransfer.transfer.supervised import Copy, Joint, Sequential
