@@ -9,8 +9,8 @@ python recipes/cross_domain_sentiment.py --all --vectors vectors.txt.gz --seeds 
 
 from pathlib import Path
 
-from nlptransfer.cli import run_verb
-from nlptransfer.gap import gap_verb
+from nlptransfer.cli.gap import gap_verb
+from nlptransfer.cli.recipes import run_verb
 
 DATA = Path(__file__).parents[1] / "data"
 

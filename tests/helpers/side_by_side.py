@@ -23,7 +23,8 @@ from transformers import BertConfig, BertForMaskedLM
 
 from helpers.corpora import FILM_WORDS, write_rows
 from helpers.runs import finetune
-from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, cli, distributed
+from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, distributed
+from nlptransfer.cli import app
 from nlptransfer.data.labels import Labels
 from nlptransfer.experiments import environment
 from nlptransfer.experiments.task import Task
@@ -229,7 +230,7 @@ def compare_routes(encoder: str, folder: Path) -> None:
     words += ["--seeds", "2", "--max-minutes", "30", "--quiet"]
     settings = {"head_type": "mlp", "mlp_sizes": 8, "dropout": 0, "num_train_epochs": 3, "test_size": 0.3}
     settings["per_device_train_batch_size"] = share_of(8)
-    cli.app([*words, *(f"--set={name}={value}" for name, value in settings.items())], standalone_mode=False)
+    app.app([*words, *(f"--set={name}={value}" for name, value in settings.items())], standalone_mode=False)
 
 
 def finetune_once(name: str, call: dict[str, Any], folder: Path) -> None:

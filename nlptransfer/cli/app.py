@@ -14,12 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nlptransfer.errors import NlpTransferError, SettingError
-from nlptransfer.files import atomic_file
-from nlptransfer.gap import gap_verb
-from nlptransfer.settings import pairs
-from nlptransfer.shipping import shipping_app
-from nlptransfer.terminal import (
+from nlptransfer.cli.gap import gap_verb
+from nlptransfer.cli.options import (
     AllowPickle,
     Base,
     LabelColumn,
@@ -29,11 +25,12 @@ from nlptransfer.terminal import (
     SavedBase,
     SavedRevision,
     TextColumn,
-    show_comparison,
-    show_gains,
-    show_runs,
-    start_log,
 )
+from nlptransfer.cli.sharing import shipping_app
+from nlptransfer.cli.terminal import show_comparison, show_gains, show_runs, start_log
+from nlptransfer.errors import NlpTransferError, SettingError
+from nlptransfer.files import atomic_file
+from nlptransfer.settings import pairs
 
 if TYPE_CHECKING:
     from nlptransfer.classifier import Prediction
@@ -52,7 +49,7 @@ SECONDS_FOR_FIRST = 5
 SECONDS_FOR_CAUSE = 2
 
 
-def _launchable(verb: Callable[..., None]) -> Callable[..., None]:
+def launchable(verb: Callable[..., None]) -> Callable[..., None]:
     """The verb, which starts the processes that accelerate launch was asked for where that starts one."""
 
     @wraps(verb)
@@ -66,7 +63,7 @@ def _launchable(verb: Callable[..., None]) -> Callable[..., None]:
     return launched
 
 
-def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> Callable[..., None]:
+def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> Callable[..., None]:
     """The verb finetune with other defaults: of these, what the command line gives wins."""
 
     def verb(
@@ -150,8 +147,8 @@ def _finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **d
     return verb
 
 
-app.command("finetune")(_launchable(_finetune(...)))
-app.command("gap")(_launchable(gap_verb()))
+app.command("finetune")(launchable(finetune(...)))
+app.command("gap")(launchable(gap_verb()))
 
 
 def comparing(data_default: Any) -> Callable[..., None]:
@@ -200,7 +197,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
     return verb
 
 
-app.command("compare")(_launchable(comparing(...)))
+app.command("compare")(launchable(comparing(...)))
 
 
 @app.command("predict")
@@ -336,17 +333,6 @@ def show_vectors_verb(
         typer.echo(f"{name}: {near}")
 
 
-def recipe(*data: str | Path, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> None:
-    """The command line of a recipe: the verb finetune with data and settings of its own.
-
-    Args:
-        data: what is learnt from where the command line names nothing.
-        variants: settings of the runs on each data set.
-        **defaults: settings of all runs.
-    """
-    run_verb(_finetune([str(source) for source in data], variants, **defaults), sys.modules["__main__"].__doc__)
-
-
 def _own_settings(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's own settings, without those of its route where another route is asked for."""
     if asked.get("route") in (None, own.get("route", "word2vec")):
@@ -358,15 +344,6 @@ def _own_settings(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str,
         *fields_of(route_class(asked["route"]))
     }
     return {name: value for name, value in own.items() if name not in {*others, "route"}}
-
-
-def run_verb(verb: Callable[..., None], description: str | None) -> None:
-    """Run a script's function as a command line of its own."""
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    # Click wraps a paragraph unless it begins with \b: the commands of a recipe's description stay as they are.
-    text = (description or "").strip().replace("\n\n", "\n\n\b\n")
-    single.command(help=text)(_launchable(verb))
-    _guarded(single)
 
 
 def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> None:
@@ -412,10 +389,10 @@ def curves_and_show(
 
 def main() -> None:
     """The entry point: domain errors are one line, and exit code 2."""
-    _guarded(app)
+    guarded(app)
 
 
-def _guarded(verb: Callable[[], Any]) -> None:
+def guarded(verb: Callable[[], Any]) -> None:
     try:
         verb()
     except Exception as error:

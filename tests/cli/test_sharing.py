@@ -16,7 +16,7 @@ from helpers.classifiers import TEXTS
 from helpers.encoders import base_of
 from helpers.runs import finetune
 from nlptransfer import Classifier, Experiment, Full, Lora, Probe, Word2Vec
-from nlptransfer.cli import main
+from nlptransfer.cli.app import main
 from nlptransfer.errors import BaseModelError, HubError, RunFolderError, SettingError
 
 ROUTES = {

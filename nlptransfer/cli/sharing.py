@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from nlptransfer.cli.options import LabelColumn, SavedBase, TextColumn
+from nlptransfer.cli.terminal import start_log
 from nlptransfer.files import size_mb
-from nlptransfer.terminal import LabelColumn, SavedBase, TextColumn, start_log
 
 if TYPE_CHECKING:
     from nlptransfer.hub import Pushed

@@ -424,12 +424,13 @@ def test_several_labels(climb, tickets):
 KILLED = """
 import gc, os, signal, sys
 from pathlib import Path
-import nlptransfer.ladder, nlptransfer.run
-from nlptransfer.comparison import compare
-from nlptransfer.ladder import Workshop
+from nlptransfer.experiments import environment
+from nlptransfer.experiments.candidates import Workshop
+from nlptransfer.experiments.comparison import compare
+from nlptransfer.training import loop
 
 data, vectors, folder = sys.argv[1:]
-nlptransfer.experiments.environment.SPEED_SECONDS = nlptransfer.experiments.environment.SPEED_SECONDS = 0.0
+environment.SPEED_SECONDS = 0.0
 make = Workshop.make
 given = {"routes": ("majority", "word2vec"), "bases": (vectors,), "seeds": 2, "trials": 2, "sizes": (40,)}
 given |= {"head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3, "progress": False}
@@ -443,8 +444,7 @@ def run(name, kill_at=None):
         made += 1
         if made == kill_at:
             # In the middle of the training: a forward pass is done, and no checkpoint is complete.
-            import nlptransfer.training
-            nlptransfer.training.loop.make_optimizer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            loop.make_optimizer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         return make(*rest)
 
     Workshop.make = killing

@@ -12,7 +12,7 @@ import pytest
 from helpers.corpora import text_of, write_rows
 from helpers.runs import finetune
 from nlptransfer import Experiment, close_the_gap
-from nlptransfer.cli import app
+from nlptransfer.cli.app import app
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.experiments.domain_gap import _interval, side_by_side
 from nlptransfer.training.loop import train

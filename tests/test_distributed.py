@@ -17,7 +17,8 @@ from helpers.corpora import write_rows
 from helpers.encoders import make_film_base
 from helpers.folders import ROOT
 from helpers.side_by_side import BEGUN_ANEW, CNN, DISTANCES, NOT_SHARDED, ROUTES, SOLVED, TRANSFERS
-from nlptransfer import Comparison, Experiment, cli, distributed
+from nlptransfer import Comparison, Experiment, distributed
+from nlptransfer.cli import app
 from nlptransfer.errors import DataError
 
 TWO = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
@@ -303,17 +304,17 @@ def test_an_error_on_purpose_is_said_once(tmp_path):
 def test_what_is_asked_is_checked_before_any_process_is_started(command_line, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setattr(distributed, "start_all", lambda: pytest.fail("started"))
-    assert command_line(cli.main, "finetune", "data", "--nonsense").code == 2
-    assert command_line(cli.main, "finetune", "--help").code == 0
+    assert command_line(app.main, "finetune", "data", "--nonsense").code == 2
+    assert command_line(app.main, "finetune", "--help").code == 0
 
 
 @pytest.mark.parametrize(
     ("rank", "error", "seconds", "said"),
     [
         (0, DataError("no rows"), 0, "error: no rows\n"),
-        (1, DataError("no rows"), cli.SECONDS_FOR_FIRST, "error (rank 1): no rows\n"),
-        (0, KeyError("x"), cli.SECONDS_FOR_CAUSE, ""),
-        (1, KeyError("x"), cli.SECONDS_FOR_FIRST + cli.SECONDS_FOR_CAUSE, ""),
+        (1, DataError("no rows"), app.SECONDS_FOR_FIRST, "error (rank 1): no rows\n"),
+        (0, KeyError("x"), app.SECONDS_FOR_CAUSE, ""),
+        (1, KeyError("x"), app.SECONDS_FOR_FIRST + app.SECONDS_FOR_CAUSE, ""),
     ],
 )
 def test_processes_that_fail_speak_in_turn(rank, error, seconds, said, monkeypatch, capsys):
@@ -327,7 +328,7 @@ def test_processes_that_fail_speak_in_turn(rank, error, seconds, said, monkeypat
         raise error
 
     with pytest.raises(SystemExit if said else KeyError):
-        cli._guarded(fail)
+        app.guarded(fail)
     assert (slept, capsys.readouterr().err) == ([seconds], said)
 
 
@@ -337,7 +338,7 @@ def test_what_all_would_do_alike_is_done_by_the_main_process(main, monkeypatch):
     done = []
     monkeypatch.setattr(distributed, "is_main", lambda: main)
     monkeypatch.setattr(distributed, "wait", lambda: done.append("waited"))
-    cli._once(lambda: done.append("worked"))
+    app._once(lambda: done.append("worked"))
     assert done == (["worked", "waited"] if main else ["waited"])
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from helpers.runs import finetune
 from nlptransfer import Experiment
-from nlptransfer.cli import main
-from nlptransfer.terminal import show_comparison
+from nlptransfer.cli.app import main
+from nlptransfer.cli.terminal import show_comparison
 from nlptransfer.vectors.store import open_vectors
 
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "deliveryae deliveryaf wordab"]

@@ -9,7 +9,7 @@ import pytest
 from helpers import runs
 from helpers.folders import RUN_FILES, files_of
 from nlptransfer import Classifier, finetune
-from nlptransfer.cli import main
+from nlptransfer.cli.app import main
 from nlptransfer.data.dataset import load_data
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.report.build import MOST_WORDS, report_on, word_effects

@@ -14,7 +14,7 @@ from helpers.corpora import text_of, write_rows
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune, gain_curve
 from nlptransfer import Classifier, Experiment
-from nlptransfer.cli import main
+from nlptransfer.cli.app import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.run import Run
 from nlptransfer.transfer.supervised import Copy, Joint, Sequential

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from nlptransfer.cli.options import Base
+from nlptransfer.cli.terminal import show_closed, start_log
 from nlptransfer.settings import pairs
-from nlptransfer.terminal import Base, show_closed, start_log
 
 CLOSED_FORM, LEARNT = ("coral", "selftrain"), ("coral", "mmd", "dann", "selftrain")
 EVERY = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers.classifiers import FIVE, LABELS, TEXTS, changed
 from helpers.encoders import base_of
 from nlptransfer import Classifier, Full, Lora, average
-from nlptransfer.cli import main
+from nlptransfer.cli.app import main
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
 from nlptransfer.hub.base_models import BaseModel

@@ -1,0 +1,18 @@
+"""The options that verbs share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TextColumn = Annotated[str | None, typer.Option(help="column of the texts; found by itself when unambiguous")]
+LabelColumn = Annotated[str | None, typer.Option(help="column of the labels; found by itself when unambiguous")]
+Base = Annotated[str | None, typer.Option(help="encoder (hub id or folder) or file of word vectors")]
+Revision = Annotated[str | None, typer.Option(help="commit, branch or tag of a base on the hub")]
+SavedBase = Annotated[str | None, typer.Option("--base", help="the model's base, where it is not found by itself")]
+SavedRevision = Annotated[
+    str | None, typer.Option("--revision", help="commit, branch or tag of a classifier on the hub")
+]
+Output = Annotated[Path | None, typer.Option(help="file to write; standard output if none")]
+Metric = Annotated[list[str] | None, typer.Option(help="a further evaluate metric to score with")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="open gensim's own files, which can run code")]

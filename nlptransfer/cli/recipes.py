@@ -1,0 +1,30 @@
+"""Run a recipe: a verb with its data and settings filled in."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from nlptransfer.cli.app import finetune, guarded, launchable
+
+
+def recipe(*data: str | Path, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> None:
+    """The command line of a recipe: the verb finetune with data and settings of its own.
+
+    Args:
+        data: what is learnt from where the command line names nothing.
+        variants: settings of the runs on each data set.
+        **defaults: settings of all runs.
+    """
+    run_verb(finetune([str(source) for source in data], variants, **defaults), sys.modules["__main__"].__doc__)
+
+
+def run_verb(verb: Callable[..., None], description: str | None) -> None:
+    """Run a script's function as a command line of its own."""
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    # Click wraps a paragraph unless it begins with \b: the commands of a recipe's description stay as they are.
+    text = (description or "").strip().replace("\n\n", "\n\n\b\n")
+    single.command(help=text)(launchable(verb))
+    guarded(single)
