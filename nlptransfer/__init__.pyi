@@ -19,7 +19,7 @@ from .routes import Probe as Probe
 from .routes import Word2Vec as Word2Vec
 from .transfer import TRANSFERS as TRANSFERS
 from .transfer import Adapt as Adapt
-from .transfer import Contrast as Contrast
+from .transfer import Contrastive as Contrastive
 from .transfer import Copy as Copy
 from .transfer import Coral as Coral
 from .transfer import Dann as Dann
@@ -27,9 +27,9 @@ from .transfer import Direct as Direct
 from .transfer import Joint as Joint
 from .transfer import Mmd as Mmd
 from .transfer import Pretrain as Pretrain
-from .transfer import Relate as Relate
+from .transfer import Relational as Relational
 from .transfer import Reweight as Reweight
-from .transfer import Select as Select
+from .transfer import SelectFeatures as SelectFeatures
 from .transfer import SelfTrain as SelfTrain
 from .transfer import Sequential as Sequential
 from .vectors import WordVectors as WordVectors

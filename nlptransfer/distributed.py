@@ -82,19 +82,19 @@ def rank() -> int:
     return state().process_index
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes run side by side."""
     return state().num_processes
 
 
-def wait() -> None:
+def barrier() -> None:
     """Go on only when every process has come here."""
     state().wait_for_everyone()
 
 
 def from_main(value: Any) -> Any:
     """The main process's ``value``, on every process."""
-    return value if count() == 1 else broadcast_object_list([value])[0]
+    return value if world_size() == 1 else broadcast_object_list([value])[0]
 
 
 class _Gathered(torch.autograd.Function):
@@ -102,7 +102,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def forward(_: Any, rows: torch.Tensor) -> torch.Tensor:
-        found = [torch.empty_like(rows) for _ in range(count())]
+        found = [torch.empty_like(rows) for _ in range(world_size())]
         torch.distributed.all_gather(found, rows.contiguous())
         return torch.cat(found)
 
@@ -110,17 +110,17 @@ class _Gathered(torch.autograd.Function):
     def backward(_: Any, *gradients: torch.Tensor) -> torch.Tensor:
         whole = gradients[0].contiguous()
         torch.distributed.all_reduce(whole)
-        return whole.chunk(count())[rank()]
+        return whole.chunk(world_size())[rank()]
 
 
 def gather_with_gradient(rows: torch.Tensor) -> torch.Tensor:
     """(rows of all processes, ...): those of each process, as many on each, one after the other."""
-    return rows if count() == 1 else _Gathered.apply(rows)
+    return rows if world_size() == 1 else _Gathered.apply(rows)
 
 
 def largest(number: int) -> int:
     """The largest of the processes' numbers."""
-    return number if count() == 1 else max(gather_object([number]))
+    return number if world_size() == 1 else max(gather_object([number]))
 
 
 def gather_rows(indices: Sequence[np.ndarray], values: Sequence[np.ndarray], rows: int, *, share: bool) -> np.ndarray:
@@ -136,7 +136,7 @@ def gather_rows(indices: Sequence[np.ndarray], values: Sequence[np.ndarray], row
         (rows, ...), the same on every process that takes part.
     """
     pairs = list(zip(indices, values, strict=True))
-    if share and count() > 1:
+    if share and world_size() > 1:
         pairs = gather_object(pairs)
     out = np.empty((rows, *pairs[0][1].shape[1:]), dtype=pairs[0][1].dtype)
     for places, results in pairs:

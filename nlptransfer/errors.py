@@ -2,7 +2,7 @@
 
     NlpTransferError
     ├── SettingError        an unknown setting, or a value that makes no sense
-    ├── DataError           labelled text that cannot be read, mapped or split
+    ├── DataError           labeled text that cannot be read, mapped or split
     ├── VectorsError        a file of word vectors that cannot be read or trusted
     ├── BaseModelError      a pretrained model that cannot be found or used
     ├── TrainingError       training that cannot go on (a NaN loss)
@@ -27,7 +27,7 @@ class SettingError(NlpTransferError):
 
 
 class DataError(NlpTransferError):
-    """Labelled text that cannot be read, mapped to text and label, or split."""
+    """Labeled text that cannot be read, mapped to text and label, or split."""
 
 
 class VectorsError(NlpTransferError):

@@ -3,7 +3,7 @@
 python recipes/cross_domain_sentiment.py                                  by coral, self-training and adapt, solved
 python recipes/cross_domain_sentiment.py --all                            by mmd and dann too, and by word vectors
 python recipes/cross_domain_sentiment.py books dvd kitchen --all          folders of yours, each to each other
-python recipes/cross_domain_sentiment.py books dvd --unlabelled unlabeled.jsonl.gz
+python recipes/cross_domain_sentiment.py books dvd --unlabeled unlabeled.jsonl.gz
 python recipes/cross_domain_sentiment.py --all --vectors vectors.txt.gz --seeds 1
 """
 

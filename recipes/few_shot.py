@@ -13,5 +13,5 @@ from nlptransfer.cli.recipes import recipe
 DATA = Path(__file__).parents[1] / "data"
 
 if __name__ == "__main__":
-    ways = [("probe", "direct"), ("full", "direct"), ("full", "contrast")]
+    ways = [("probe", "direct"), ("full", "direct"), ("full", "contrastive")]
     recipe(DATA / "headlines", variants=[{"route": route, "transfer": way} for route, way in ways], max_train_rows=48)

@@ -1,4 +1,4 @@
-"""From films, of which there are many labelled rows, to gadgets, of which there are few: does the source help?
+"""From films, of which there are many labeled rows, to gadgets, of which there are few: does the source help?
 
 python recipes/source_to_target.py                             the gain at 30, 100 and 240 rows of gadgets
 python recipes/source_to_target.py --route word2vec --set head_type=linear

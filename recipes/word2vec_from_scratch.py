@@ -17,7 +17,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 def main(
-    data: Annotated[str, Argument(help="labelled rows")] = str(DATA / "headlines"),
+    data: Annotated[str, Argument(help="labeled rows")] = str(DATA / "headlines"),
     texts: Annotated[str, Option(help="file of texts to learn the vectors from")] = str(DATA / "headlines/train.jsonl"),
     vectors: Annotated[Path, Option(help="where the vectors are written")] = Path("runs/own_vectors.txt.gz"),
     dimensions: Annotated[int, Option(help="numbers of a vector")] = 50,

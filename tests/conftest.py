@@ -83,8 +83,8 @@ def vectors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw = np.random.default_rng(0)
     rows = {word: draw.normal(0, 0.5, DIMENSIONS) for word in FILLER}
     for topic, words in TOPIC_WORDS.items():
-        centre = 3 * np.eye(DIMENSIONS)[TOPICS.index(topic)]
-        rows |= {word: centre + draw.normal(0, 0.5, DIMENSIONS) for word in words}
+        center = 3 * np.eye(DIMENSIONS)[TOPICS.index(topic)]
+        rows |= {word: center + draw.normal(0, 0.5, DIMENSIONS) for word in words}
     path = tmp_path_factory.mktemp("vectors") / "small.txt"
     lines = [f"{word} {' '.join(f'{value:.4f}' for value in row)}" for word, row in rows.items()]
     path.write_text("\n".join([f"{len(rows)} {DIMENSIONS}", *lines, ""]))

@@ -131,7 +131,7 @@ def test_files_and_progress_come_from_the_main_process_alone(runs):
 
 @pytest.mark.parametrize(
     ("name", "by"),
-    [(name, "2") for name in (*ROUTES, *TRANSFERS) if name != "relate"]
+    [(name, "2") for name in (*ROUTES, *TRANSFERS) if name != "relational"]
     + [(name, "2/sharded") for name in (*ROUTES, *TRANSFERS) if name not in NOT_SHARDED],
 )
 def test_two_processes_learn_what_one_learns_by_every_encoder_route(name, by, runs):
@@ -159,7 +159,7 @@ def epochs_of(training):
 
 
 def test_relations_are_those_of_a_pass_and_two_processes_score_as_one(runs):
-    one, two = (Experiment(runs[0] / count / "relate") for count in "12")
+    one, two = (Experiment(runs[0] / count / "relational") for count in "12")
     low, high = one.metrics["accuracy_interval"]
     assert low <= two.metrics["accuracy"] <= high and two.metrics["rows"] == one.metrics["rows"]
     assert one.record["training"]["step"] == two.record["training"]["step"] == 9
@@ -202,9 +202,9 @@ def differences(one, two):
 
 
 def test_one_process_is_the_main_one_and_has_all_rows():
-    assert (distributed.rank(), distributed.count(), distributed.is_main()) == (0, 1, True)
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert distributed.from_main({"a": 1}) == {"a": 1}
-    distributed.wait()
+    distributed.barrier()
     with distributed.main_first():
         pass
     found = distributed.gather_rows(
@@ -256,7 +256,7 @@ def test_a_killed_process_takes_the_run_down_and_it_goes_on_by_all_processes(run
     assert "Traceback" not in launchers and launchers.splitlines()[-1].startswith("subprocess.CalledProcessError")
     assert json.loads((out / "experiment.json").read_text())["status"] == "running"
 
-    # topics.py is the same command, but for the rows that are learnt from where none are named.
+    # topics.py is the same command, but for the rows that are learned from where none are named.
     done = ended(start(*LAUNCH, ROOT / "recipes" / "topics.py", *call, "--output-dir", out))
     assert done.code == 0, done.err
     assert done.out.count("word2vec cnn") == done.out.count(f"written: {out}") == 1

@@ -166,9 +166,11 @@ def test_source_to_target_prints_what_the_source_gains(recipe, tmp_path):
         )
         assert (record["data"]["name"], record["transfer"]["source"]["name"]) == ("gadgets", "films")
     # What is asked for takes the place of the recipe's own.
-    recipe("source_to_target", *call, "--transfer", "select", "--source", ROOT / "data" / "gadgets", "--sizes", 12)
+    recipe(
+        "source_to_target", *call, "--transfer", "select_features", "--source", ROOT / "data" / "gadgets", "--sizes", 12
+    )
     (row,) = json.loads(Path("runs/gadgets-probe-gains/gains.json").read_text())
-    assert row["transfer"] == "select"
+    assert row["transfer"] == "select_features"
 
 
 def test_few_shot_sets_contrast_beside_what_learns_without_it(recipe, tmp_path, monkeypatch):
@@ -178,14 +180,14 @@ def test_few_shot_sets_contrast_beside_what_learns_without_it(recipe, tmp_path, 
     assert (ended.code, ended.err) == (0, "")
     found = [Experiment(Path(line.removeprefix("written: "))) for line in ended.out.splitlines() if "written" in line]
     told = [(run.record["settings"]["route"]["name"], run.record.get("transfer", {}).get("name")) for run in found]
-    assert told == [("probe", None), ("full", None), ("full", "contrast")]
+    assert told == [("probe", None), ("full", None), ("full", "contrastive")]
     for run in found:
         assert f" {run.metrics['accuracy']:.3f} [" in ended.out
         assert run.report["train"]["rows"] + run.report["validation"]["rows"] == 48
     # One way alone, and once.
-    ended = recipe("few_shot", "--base", base, "--route", "full", "--transfer", "contrast", *call)
+    ended = recipe("few_shot", "--base", base, "--route", "full", "--transfer", "contrastive", *call)
     (run,) = runs_of(ended.out)
-    assert run.record["settings"]["route"]["name"] == "full" and run.record["transfer"]["name"] == "contrast"
+    assert run.record["settings"]["route"]["name"] == "full" and run.record["transfer"]["name"] == "contrastive"
 
 
 def test_another_route_leaves_the_settings_of_a_recipes_own_behind(recipe, tmp_path):

@@ -1,4 +1,4 @@
-"""On real text, where it lies beside the repository: what is learnt is far above guessing, on validation rows."""
+"""On real text, where it lies beside the repository: what is learned is far above guessing, on validation rows."""
 
 from collections.abc import Callable
 from typing import Any

@@ -71,7 +71,7 @@ def _check_alike(first: Classifier, other: Classifier, number: int) -> None:
             "several labels": one.labels.multi_label,
             "base": ((one.record or {}).get("base") or {}).get("sha256"),
             "adapted layers": sorted(_config(one).target_modules or ()),
-            "normalisation": one.normalisation,
+            "normalization": one.normalization,
             "max_length": one.tokenizer.model_max_length,
             "long_text": one.route.long_text,
         }

@@ -17,7 +17,7 @@ from nlptransfer.classifier.onnx_export import export_onnx
 from nlptransfer.classifier.persistence import RECORD, check_known, local_folder, ours, route_of, saved_folder
 from nlptransfer.classifier.push import push_saved
 from nlptransfer.classifier.verification import check_equal, check_logits, made_texts, verified
-from nlptransfer.data import NORMALISATIONS, DataSettings, Labels, Split, load_split, normalise, read_texts
+from nlptransfer.data import NORMALIZATIONS, DataSettings, Labels, Split, load_split, normalize, read_texts
 from nlptransfer.errors import DataError
 from nlptransfer.evaluation import confidence, predicted, score_predictions, to_probabilities
 from nlptransfer.files import atomic_folder, read_json, write_json
@@ -67,7 +67,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model that has learnt to label texts."""
+    """A model that has learned to label texts."""
 
     route: Route
     model: PreTrainedModel
@@ -77,7 +77,7 @@ class Classifier:
     """with several labels at once: the probability from which each is given; None: 0.5"""
     record: dict[str, Any] | None = None
     """where the model's knowledge comes from and how it was calibrated, saved with it"""
-    normalisation: str = "none"
+    normalization: str = "none"
     """the form that texts are brought into before the tokenizer sees them, as they were in training"""
 
     def logits(self, texts: Sequence[str], *, share: bool = False) -> np.ndarray:
@@ -87,7 +87,7 @@ class Classifier:
             share: whether all processes call this together, in a run: each works on a part, and what is frozen is
                 kept in the feature cache.
         """
-        rows = self.route.rows(self.model, self.tokenizer, normalise(self.normalisation, texts), share=share)
+        rows = self.route.rows(self.model, self.tokenizer, normalize(self.normalization, texts), share=share)
         return predict_logits(self.model, rows, share=share)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
@@ -126,7 +126,7 @@ class Classifier:
     def evaluate(
         self, data: Any, *, settings: DataSettings | None = None, split: str = "test", further: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Scores with intervals on labelled data.
+        """Scores with intervals on labeled data.
 
         Args:
             data: a file, taken whole, or anything with splits.
@@ -179,8 +179,8 @@ class Classifier:
         texts = made_texts(self.labels, self.tokenizer)
         with tempfile.TemporaryDirectory() as place:
             found = export_onnx(self.route, self.model, self.tokenizer, texts, Path(place), int8=int8)
-            learnt = {"route": self.route.name, "settings": self.route.recorded()}
-            record = {**(self.record or {}), **found.record, "learnt": learnt}
+            learned = {"route": self.route.name, "settings": self.route.recorded()}
+            record = {**(self.record or {}), **found.record, "learned": learned}
             exported = replace(self, route=found.route, model=found.model, record=record)
             return Classifier.load(exported.save_pretrained(folder))
 
@@ -201,7 +201,7 @@ class Classifier:
         if getattr(self.route, "merge", False) and isinstance(self.model, PeftModel):
             return self.merge().save_pretrained(folder, examples)
         made = made_texts(self.labels, self.tokenizer)
-        texts = [*made, *normalise(self.normalisation, examples)]
+        texts = [*made, *normalize(self.normalization, examples)]
         with atomic_folder(folder) as new:
             self.route.save(self.model, self.tokenizer, new)
             record = self._record()
@@ -232,7 +232,7 @@ class Classifier:
             "labels": list(self.labels.names),
             "multi_label": self.labels.multi_label,
             "thresholds": None if self.thresholds is None else list(self.thresholds),
-            "normalisation": self.normalisation,
+            "normalization": self.normalization,
             "max_length": self.tokenizer.model_max_length,
             "long_texts": self.route.long_text,
             **(self.record or {}),
@@ -272,7 +272,7 @@ class Classifier:
         labels = Labels(tuple(record.pop("labels")), record.pop("multi_label"))
         thresholds = record.pop("thresholds")
         thresholds = None if thresholds is None else tuple(thresholds)
-        normalisation = check_known("normalisation", record.pop("normalisation", "none"), NORMALISATIONS, folder)
+        normalization = check_known("normalization", record.pop("normalization", "none"), NORMALIZATIONS, folder)
         record.pop("max_length", None)
         told = record.pop("verified", None)
         if token is not None and not isinstance(base, SharedBase) and route.needs_base(folder):
@@ -282,7 +282,7 @@ class Classifier:
         model = model.to(distributed.state().device)
         if told is not None:
             check_logits(told, predict_logits(model, route.rows(model, tokenizer, told["texts"])), str(source))
-        return cls(route, model, tokenizer, labels, thresholds, record, normalisation)
+        return cls(route, model, tokenizer, labels, thresholds, record, normalization)
 
     def _predictions(self, texts: Sequence[str], min_confidence: float) -> Iterator[Prediction]:
         probabilities, several = self.probabilities(texts), self.labels.multi_label

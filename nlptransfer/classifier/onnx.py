@@ -144,8 +144,8 @@ class Exported(Route):
     name: ClassVar[str] = "onnx"
     opened_by: ClassVar[str] = "onnxruntime"
 
-    learnt_by: str
-    """the route that it has learnt by"""
+    learned_by: str
+    """the route that it has learned by"""
 
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
         raise self._cannot_learn()
@@ -159,7 +159,7 @@ class Exported(Route):
     def _cannot_learn(self) -> SettingError:
         return SettingError(
             f"route onnx: expected a classifier that can learn, found one that was exported to predict: take what it "
-            f"was exported from, of route {self.learnt_by}"
+            f"was exported from, of route {self.learned_by}"
         )
 
     def rows(

@@ -59,7 +59,7 @@ def export_onnx(
     The graph takes token ids of any number of texts of any length, and gives logits; a probe's has the encoder in it.
 
     Args:
-        route: what the model has learnt by.
+        route: what the model has learned by.
         texts: some texts, of several tokens each, on which graph and model are compared.
         folder: an empty one, for the graph; ``OnnxExport.route.save`` copies it from there, with all that it needs.
         int8: whether weights are kept in 8 bits, and activations rounded to 8 bits where they are multiplied with
@@ -93,7 +93,7 @@ def export_onnx(
     texts = [*texts, texts[0][:1], " ".join([*texts] * 8), ""]
     wanted = predict_logits(live, route.rows(live, tokenizer, texts))
     words = getattr(plain, "words", None)
-    exported = Exported(learnt_by=route.name, long_text=route.long_text)
+    exported = Exported(learned_by=route.name, long_text=route.long_text)
 
     def opened() -> tuple[OnnxForSequenceClassification, float]:
         graph = OnnxForSequenceClassification(plain.config, folder, words).eval()

@@ -36,7 +36,7 @@ def push_saved(
         create_pr: whether a pull request is opened instead.
         token: None: the one that this machine is logged in with.
         dry_run: whether only that is done which needs no network.
-        license: the hub's id of a licence, for the card.
+        license: the hub's id of a license, for the card.
         language: codes of languages, for the card.
         datasets: hub ids, for the card.
         examples: texts that the card shows; no text of yours is in it otherwise.

@@ -82,24 +82,24 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
             list[str] | None,
             typer.Option(help="how: sequential (default), joint, coral, selftrain, ...; 'pretrain >> joint' in turn"),
         ] = None,
-        unlabelled: Annotated[
+        unlabeled: Annotated[
             str | None, typer.Option(metavar="FILE", help="texts of the target without labels, for some ways")
         ] = None,
         verdict: Annotated[
             bool | None, typer.Option("--verdict/--no-verdict", help="measure what the source gains, over seeds")
         ] = None,
-        gate: Annotated[
-            bool, typer.Option("--gate", help="go without the source where validation is better without it")
+        fallback: Annotated[
+            bool, typer.Option("--fallback", help="go without the source where validation is better without it")
         ] = False,
         seeds: Annotated[int | None, typer.Option(help="of the verdict: 3 if nothing else is said")] = None,
         sizes: Annotated[
-            str | None, typer.Option(metavar="N,N,...", help="measure the gain at so many labelled target rows")
+            str | None, typer.Option(metavar="N,N,...", help="measure the gain at so many labeled target rows")
         ] = None,
         output_dir: Annotated[Path | None, typer.Option(help="the run's folder; by default one under runs/")] = None,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away a run with other settings")] = False,
         no_report: Annotated[bool, typer.Option("--no-report", help="write no report.html")] = False,
-        seed: Annotated[int | None, typer.Option(help="moves initialisation and data order, never a split")] = None,
-        max_train_rows: Annotated[int | None, typer.Option(help="use so many labelled training rows")] = None,
+        seed: Annotated[int | None, typer.Option(help="moves initialization and data order, never a split")] = None,
+        max_train_rows: Annotated[int | None, typer.Option(help="use so many labeled training rows")] = None,
         text_column: TextColumn = None,
         label_column: LabelColumn = None,
         num_train_epochs: Annotated[int | None, typer.Option(help="passes over the training rows")] = None,
@@ -108,12 +108,12 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
         metric: Metric = None,
         quiet: Annotated[bool, typer.Option("--quiet", help="show no progress and no log")] = False,
     ) -> None:
-        """Train a classifier on labelled text, score it, and save it."""
+        """Train a classifier on labeled text, score it, and save it."""
         asked = {
             "route": route, "base": base, "revision": revision, "seed": seed, "max_train_rows": max_train_rows,
             "text_column": text_column, "label_column": label_column, "num_train_epochs": num_train_epochs,
-            "learning_rate": learning_rate, "further_metrics": metric, "verdict": verdict, "gate": gate or None,
-            "seeds": seeds, "sizes": sizes, "transfer": transfer or None, "unlabelled": unlabelled,
+            "learning_rate": learning_rate, "further_metrics": metric, "verdict": verdict, "fallback": fallback or None,
+            "seeds": seeds, "sizes": sizes, "transfer": transfer or None, "unlabeled": unlabeled,
             "source": source[0] if source and len(source) == 1 else source or None,
         }  # fmt: skip
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
@@ -168,7 +168,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         sizes: Annotated[str | None, typer.Option(metavar="N,N,...", help="rows of a learning curve")] = None,
         output_dir: Annotated[Path | None, typer.Option(help="the folder; by default one under runs/")] = None,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away one with other settings")] = False,
-        max_train_rows: Annotated[int | None, typer.Option(help="use so many labelled training rows")] = None,
+        max_train_rows: Annotated[int | None, typer.Option(help="use so many labeled training rows")] = None,
         text_column: TextColumn = None,
         label_column: LabelColumn = None,
         settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting")] = None,
@@ -227,7 +227,7 @@ def evaluate_verb(
     model_dir: Annotated[
         str, typer.Argument(help="a run's folder, a saved classifier, or one on the hub (owner/name)")
     ],
-    data: Annotated[str, typer.Argument(help="labelled text: a file, or a folder or hub id with the split")],
+    data: Annotated[str, typer.Argument(help="labeled text: a file, or a folder or hub id with the split")],
     split: Annotated[str, typer.Option(help="which split, where there are several")] = "test",
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -236,7 +236,7 @@ def evaluate_verb(
     base: SavedBase = None,
     revision: SavedRevision = None,
 ) -> None:
-    """Score a saved classifier on labelled text: one JSON object."""
+    """Score a saved classifier on labeled text: one JSON object."""
     from nlptransfer.classifier import Classifier
     from nlptransfer.data import DataSettings
 
@@ -266,7 +266,7 @@ def train_vectors_verb(
     epochs: Annotated[int, typer.Option(help="passes over the texts")] = 5,
     min_count: Annotated[int, typer.Option(help="occurrences from which a word gets a vector")] = 5,
     window: Annotated[int, typer.Option(help="words of context on each side")] = 5,
-    seed: Annotated[int, typer.Option(help="of the initialisation and the sampling")] = 0,
+    seed: Annotated[int, typer.Option(help="of the initialization and the sampling")] = 0,
     text_column: TextColumn = None,
 ) -> None:
     """Train word vectors on texts of your own (gensim Word2Vec, skip-gram)."""
@@ -285,8 +285,8 @@ def train_vectors_verb(
     _once(make)
 
 
-@vectors_app.command("distil")
-def distil_vectors_verb(
+@vectors_app.command("distill")
+def distill_vectors_verb(
     texts: Annotated[str, typer.Argument(help="file of texts whose words get a vector")],
     output: Annotated[Path, typer.Argument(help="vectors to write: .txt, .txt.gz or .bin, as word2vec has them")],
     base: Base = None,
@@ -297,11 +297,11 @@ def distil_vectors_verb(
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
     from nlptransfer.data import read_texts
     from nlptransfer.hub import find_base
-    from nlptransfer.vectors import distil_for_texts
+    from nlptransfer.vectors import distill_for_texts
 
     start_log()
     encoder = find_base(base, revision)
-    vectors = distil_for_texts(list(read_texts(texts, text_column)), encoder, dimensions=dimensions)
+    vectors = distill_for_texts(list(read_texts(texts, text_column)), encoder, dimensions=dimensions)
     vectors.export(output)
     typer.echo(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
 
@@ -309,12 +309,12 @@ def distil_vectors_verb(
 @vectors_app.command("show")
 def show_vectors_verb(
     vectors: Annotated[str, typer.Argument(help="file of word vectors, or a name of gensim's downloader")],
-    word: Annotated[list[str] | None, typer.Option(help="show its nearest neighbours")] = None,
+    word: Annotated[list[str] | None, typer.Option(help="show its nearest neighbors")] = None,
     texts: Annotated[str | None, typer.Option(help="file of texts: show how much of it has vectors")] = None,
     text_column: TextColumn = None,
     allow_pickle: AllowPickle = False,
 ) -> None:
-    """Size, nearest neighbours, and the share of a corpus that has vectors."""
+    """Size, nearest neighbors, and the share of a corpus that has vectors."""
     from nlptransfer.data import read_texts
     from nlptransfer.vectors import build_tokenizer, open_vectors, surface_words
 
@@ -376,7 +376,7 @@ def curves_and_show(
     logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
     for curve in curves:
         own = {"source": None, "progress": False, **curve}
-        for name in ("gate", "verdict", "further_metrics", "unlabelled"):
+        for name in ("fallback", "verdict", "further_metrics", "unlabeled"):
             if own.pop(name, None) is not None:
                 raise SettingError(f"{name}: expected no --sizes beside it, which are verdicts and keep no model")
         name = f"{Path(str(own['data'])).name.split('.')[0]}-{own.get('route', 'word2vec')}-gains"
@@ -412,7 +412,7 @@ def _once(work: Callable[[], None]) -> None:
 
     if distributed.is_main():
         work()
-    distributed.wait()
+    distributed.barrier()
 
 
 def _is_one_of_several() -> bool:

@@ -13,10 +13,10 @@ from nlptransfer.cli.options import Base
 from nlptransfer.cli.terminal import show_closed, start_log
 from nlptransfer.settings import pairs
 
-CLOSED_FORM, LEARNT = ("coral", "selftrain"), ("coral", "mmd", "dann", "selftrain")
+CLOSED_FORM, LEARNED = ("coral", "selftrain"), ("coral", "mmd", "dann", "selftrain")
 EVERY = {
     ("probe", "linear"): (*CLOSED_FORM, "adapt"),
-    ("probe", "mlp"): LEARNT,
+    ("probe", "mlp"): LEARNED,
     ("word2vec", "mlp"): CLOSED_FORM,
 }
 """Strategies by route and head: all that --all compares."""
@@ -32,7 +32,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
     """The verb, over these domains where the command line names none."""
 
     def gap(
-        domains: Annotated[list[str], typer.Argument(metavar="DOMAINS", help="folders of labelled rows")] = default,
+        domains: Annotated[list[str], typer.Argument(metavar="DOMAINS", help="folders of labeled rows")] = default,
         route: Annotated[
             list[str] | None, typer.Option(help="probe (default) or word2vec, whose features are computed once")
         ] = None,
@@ -43,7 +43,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
         every: Annotated[
             bool, typer.Option("--all", help="probe solved and by an mlp (mmd and dann too), word2vec by an mlp")
         ] = False,
-        unlabelled: Annotated[
+        unlabeled: Annotated[
             str | None,
             typer.Option(metavar="NAME", help="file in each folder, in place of training texts"),
         ] = None,
@@ -52,7 +52,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
         output_dir: Annotated[Path, typer.Option(help="of the runs")] = Path("runs/gap"),
         settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting")] = None,
     ) -> None:
-        """What strategies that see no label of the target close of the gap to one that has learnt them."""
+        """What strategies that see no label of the target close of the gap to one that has learned them."""
         from nlptransfer import distributed
         from nlptransfer.experiments import close_the_gap, side_by_side
 
@@ -72,7 +72,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
                     domains,
                     transfers={transfer: {"transfer": transfer} for transfer in EVERY.get((name, head), CLOSED_FORM)},
                     route=name,
-                    unlabelled=unlabelled,
+                    unlabeled=unlabeled,
                     seeds=seeds,
                     output_dir=output_dir / f"{name}-{head}",
                     workers=workers,
@@ -88,5 +88,5 @@ def _jobs() -> int:
     """One for each core; on an accelerator, or where a launcher has started several processes, one."""
     from nlptransfer import distributed
 
-    alone = distributed.count() == 1 and distributed.state().device.type == "cpu"
+    alone = distributed.world_size() == 1 and distributed.state().device.type == "cpu"
     return min(os.cpu_count() or 1, MOST_JOBS) if alone else 1

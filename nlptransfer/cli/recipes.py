@@ -14,7 +14,7 @@ def recipe(*data: str | Path, variants: Sequence[dict[str, Any]] = ({},), **defa
     """The command line of a recipe: the verb finetune with data and settings of its own.
 
     Args:
-        data: what is learnt from where the command line names nothing.
+        data: what is learned from where the command line names nothing.
         variants: settings of the runs on each data set.
         **defaults: settings of all runs.
     """

@@ -4,10 +4,10 @@ from .dataset import Split as Split
 from .dataset import load_data as load_data
 from .dataset import load_split as load_split
 from .labels import Labels as Labels
-from .normalization import NORMALISATIONS as NORMALISATIONS
-from .normalization import normalise as normalise
+from .normalization import NORMALIZATIONS as NORMALIZATIONS
+from .normalization import normalize as normalize
 from .quality import data_warnings as data_warnings
 from .reading import read_texts as read_texts
 from .unlabeled import load_texts as load_texts
-from .unlabeled import load_unlabelled as load_unlabelled
-from .unlabeled import with_unlabelled as with_unlabelled
+from .unlabeled import load_unlabeled as load_unlabeled
+from .unlabeled import with_unlabeled as with_unlabeled

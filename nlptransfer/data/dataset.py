@@ -1,4 +1,4 @@
-"""Labelled text as four splits: train, validation, calibration, test.
+"""Labeled text as four splits: train, validation, calibration, test.
 
 What the source does not split is split here, by ``split_seed`` alone (``rows_seed`` can part what is not test in other
 ways), with identical texts on one side. Splits that the source has are kept as they are; texts that they share with
@@ -15,9 +15,9 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.data.labels import Row
 from nlptransfer.data.labels import order_names
 from nlptransfer.data.labels import read_labels
-from nlptransfer.data.normalization import NORMALISATIONS
-from nlptransfer.data.normalization import Normalisation
-from nlptransfer.data.normalization import normalise
+from nlptransfer.data.normalization import NORMALIZATIONS
+from nlptransfer.data.normalization import Normalization
+from nlptransfer.data.normalization import normalize
 from nlptransfer.data.reading import SPLIT_NAMES
 from nlptransfer.data.reading import Source
 from nlptransfer.data.reading import Table
@@ -77,12 +77,12 @@ class DataSettings:
     """Share of the training pool that becomes calibration (about 2,000 rows at most; none instead of fewer than 20, in
     multi-label data 20 if the pool has some 100 or more); 0 for none."""
     max_train_rows: int | None = None
-    """Most labelled rows outside test: train, validation and calibration together; all if None. Of a validation split
+    """Most labeled rows outside test: train, validation and calibration together; all if None. Of a validation split
     that the source has, ``validation_size`` of this number is kept."""
     rows_seed: int | None = None
     """Seed of which rows ``max_train_rows`` leaves, and of how these are split; None: ``split_seed``. The test split
     does not move with it."""
-    normalisation: Normalisation = "none"
+    normalization: Normalization = "none"
     """One form for all texts, so that those of two sources look alike: nfkc (Unicode NFKC, plain quotes, single
     blanks), lower (nfkc in lower case) or web (nfkc without HTML, with stand-ins for addresses and users). Applied when
     rows are read, before identical texts are looked for, and by the classifier to what it predicts; plain transformers
@@ -98,8 +98,8 @@ class DataSettings:
         enough = self.max_train_rows is None or self.max_train_rows > 0
         check(enough, "max_train_rows", self.max_train_rows, "1 or more")
         check(self.label_delimiter != "", "label_delimiter", self.label_delimiter, "one character or more")
-        known = f"one of {', '.join(NORMALISATIONS)}"
-        check(self.normalisation in NORMALISATIONS, "normalisation", self.normalisation, known)
+        known = f"one of {', '.join(NORMALIZATIONS)}"
+        check(self.normalization in NORMALIZATIONS, "normalization", self.normalization, known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """Labelled text, split once."""
+    """Labeled text, split once."""
 
     name: str
     """Name of the source."""
@@ -157,7 +157,7 @@ class Data:
     """Rows for temperature and thresholds; empty where there are too few to spare."""
     test: Split
     """Rows to be opened once; empty with ``test_size=0``."""
-    unlabelled: tuple[str, ...] = ()
+    unlabeled: tuple[str, ...] = ()
     """Texts of the same kind whose labels nobody sees: no split, and never scored."""
 
     @property
@@ -183,20 +183,20 @@ class Data:
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Row count and hash of each split, by its name; of texts without labels too, where there are any."""
         found = {name: split.fingerprint() for name, split in self.splits.items()}
-        if self.unlabelled:
-            found["unlabelled"] = Split([*self.unlabelled], np.zeros(len(self.unlabelled), np.int64)).fingerprint()
+        if self.unlabeled:
+            found["unlabeled"] = Split([*self.unlabeled], np.zeros(len(self.unlabeled), np.int64)).fingerprint()
         return found
 
     def __repr__(self) -> str:
         names = ", ".join(self.labels.names[:8]) + (", ..." if self.labels.num_labels > 8 else "")
         kind = "multi-label, " if self.labels.multi_label else ""
-        counts = {name: len(split) for name, split in self.splits.items()} | {"unlabelled": len(self.unlabelled)}
+        counts = {name: len(split) for name, split in self.splits.items()} | {"unlabeled": len(self.unlabeled)}
         rows = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count or name in self.splits)
         return f"Data({self.name!r}, {kind}{self.labels.num_labels} labels ({names}), rows: {rows})"
 
 
 def load_data(source: Any, settings: DataSettings | None = None) -> Data:
-    """Read labelled text and split it.
+    """Read labeled text and split it.
 
     Args:
         source: a hub id, a csv, tsv, jsonl, json or parquet file (plain or .gz), a folder of such files named train,
@@ -227,7 +227,7 @@ def _load(source: Any, settings: DataSettings) -> Data:
     text_column, label_column = find_columns(tables["train"], settings.text_column, settings.label_column)
     rows = {split: _read_rows(table, text_column, label_column, settings) for split, table in tables.items()}
     _log_dropped(rows)
-    rows = {split: these for split, these in rows.items() if split == "train" or these.labelled(split)}
+    rows = {split: these for split, these in rows.items() if split == "train" or these.labeled(split)}
     labels = _labels_of(rows["train"], tables["train"].class_names.get(label_column))
     for these in rows.values():
         _same_kind(these, labels)
@@ -243,7 +243,7 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
     Args:
         source: as in :func:`load_data`; a source without splits (a file, a Dataset, ...) is taken whole.
         labels: the classifier's labels; single labels are read as sets of one where it is multi-label.
-        settings: its columns, delimiter and normalisation are used; a classifier applies its own besides.
+        settings: its columns, delimiter and normalization are used; a classifier applies its own besides.
         split: which split of a source that has several.
 
     Raises:
@@ -280,7 +280,7 @@ class _Rows:
     without_text: int
     without_label: int
 
-    def labelled(self, split: str) -> bool:
+    def labeled(self, split: str) -> bool:
         """Whether there is a usable row; public test splits often come with their labels hidden."""
         if self.texts:
             return True
@@ -307,7 +307,7 @@ def _read_rows(table: Table, text_column: str, label_column: str, settings: Data
             raise DataError(f"{table.where}: expected the column {name!r} as in train, found {there}; rename it")
     where = f"{table.where}, column {text_column!r}"
     texts = [clean_text(text, f"{where}, row {row}") for row, text in enumerate(table.columns[text_column], 1)]
-    texts = normalise(settings.normalisation, texts)
+    texts = normalize(settings.normalization, texts)
     column = read_labels(
         table.columns[label_column],
         f"{table.where}, column {label_column!r}",

@@ -126,7 +126,7 @@ def read_labels(
 ) -> LabelColumn:
     """Turn raw label values into names.
 
-    Names are strings without outer white space, NFC-normalised; whole numbers become their digits, true and false
+    Names are strings without outer white space, NFC-normalized; whole numbers become their digits, true and false
     "true" and "false". None, NaN and an empty string are missing labels; an empty list is an empty set of labels.
 
     Args:

@@ -11,8 +11,8 @@ import html
 import re
 import unicodedata
 
-Normalisation = Literal["none", "nfkc", "lower", "web"]
-"""The names of :data:`NORMALISATIONS`, as a setting has them."""
+Normalization = Literal["none", "nfkc", "lower", "web"]
+"""The names of :data:`NORMALIZATIONS`, as a setting has them."""
 _MOST_STEPS = 10
 _QUOTES = str.maketrans(dict.fromkeys("‘’‚‛", "'") | dict.fromkeys("“”„‟", '"'))
 # With its semicolon: without, "?a=1&copy=2" would hold one.
@@ -26,14 +26,14 @@ _USER = re.compile(r"(?<![A-Za-z0-9_.+@-])@\w+")
 _LONG_RUN = re.compile(r"([^\W\d_])\1{3,}")
 
 
-def normalise(name: str, texts: Iterable[str]) -> list[str]:
-    """The texts in the form ``name`` of :data:`NORMALISATIONS`, in their order.
+def normalize(name: str, texts: Iterable[str]) -> list[str]:
+    """The texts in the form ``name`` of :data:`NORMALIZATIONS`, in their order.
 
     Raises:
         SettingError: there is no such form.
     """
-    check(name in NORMALISATIONS, "normalisation", name, f"one of {', '.join(NORMALISATIONS)}")
-    return [NORMALISATIONS[name](text) for text in texts]
+    check(name in NORMALIZATIONS, "normalization", name, f"one of {', '.join(NORMALIZATIONS)}")
+    return [NORMALIZATIONS[name](text) for text in texts]
 
 
 def _none(text: str) -> str:
@@ -64,7 +64,7 @@ def _settled(text: str, step: Callable[[str], str]) -> str:
     """``step`` and NFKC in turn until nothing changes, as "&amp;lt;" is an entity in an entity.
 
     A text that this empties, or that is made never to come to rest, keeps its NFKC form. Either way a second call
-    finds nothing to do: texts of the data are normalised when they are read, and again by the classifier.
+    finds nothing to do: texts of the data are normalized when they are read, and again by the classifier.
     """
     plain = found = _nfkc(text)
     for _ in range(_MOST_STEPS):
@@ -74,7 +74,7 @@ def _settled(text: str, step: Callable[[str], str]) -> str:
         if found == before:
             return found
     return plain
-NORMALISATIONS: dict[str, Callable[[str], str]] = {"none": _none, "nfkc": _nfkc, "lower": _lower, "web": _web}
+NORMALIZATIONS: dict[str, Callable[[str], str]] = {"none": _none, "nfkc": _nfkc, "lower": _lower, "web": _web}
 """Each form by its name:
 
 - ``none``: the text as it is;

@@ -14,7 +14,7 @@ import json
 import zlib
 
 KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-"""Kinds of files with labelled rows; each may be gzipped besides."""
+"""Kinds of files with labeled rows; each may be gzipped besides."""
 _LONGEST_FIELD = 2**31 - 1
 _PARQUET_ROWS = 1000
 _GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)

@@ -1,4 +1,4 @@
-"""Reads labelled text from files, folders, the hub and memory as raw columns; streams texts for prediction."""
+"""Reads labeled text from files, folders, the hub and memory as raw columns; streams texts for prediction."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -142,7 +142,7 @@ def find_columns(table: Table, text_column: str | None = None, label_column: str
 
 
 def clean_text(value: Any, where: str) -> str:
-    """A raw text value NFC-normalised and otherwise as it is; a missing one as an empty string.
+    """A raw text value NFC-normalized and otherwise as it is; a missing one as an empty string.
 
     Raises:
         DataError: not a string, or half a surrogate pair, which no tokenizer takes.

@@ -1,4 +1,4 @@
-"""Parts labelled texts without leaks: stratified, identical texts on one side, the same on every machine.
+"""Parts labeled texts without leaks: stratified, identical texts on one side, the same on every machine.
 
 The order of the rows, the platform and the version of any library have no say, for what decides is a seeded hash of
 each text. Identical texts are one unit, which is never parted.
@@ -13,7 +13,7 @@ from nlptransfer.errors import DataError
 import hashlib
 import numpy as np
 
-_UNLABELLED = -1
+_UNLABELED = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def subset(units: list[Unit], most: int, least: int, names: Sequence[str]) -> li
             f"of each of the {len(names)} labels; raise it"
         )
     total = _label_rows(units)
-    rarest = [min(unit.labels, key=lambda label: (total[label], label), default=_UNLABELLED) for unit in units]
+    rarest = [min(unit.labels, key=lambda label: (total[label], label), default=_UNLABELED) for unit in units]
     stratum: Counter[int] = Counter()
     for unit, label in zip(units, rarest, strict=True):
         stratum[label] += len(unit.rows)

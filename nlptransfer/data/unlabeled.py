@@ -1,4 +1,4 @@
-"""Texts without labels: of a target that nobody has labelled, or beside rows that somebody has."""
+"""Texts without labels: of a target that nobody has labeled, or beside rows that somebody has."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from nlptransfer.data.dataset import Split
 from nlptransfer.data.dataset import load_data
 from nlptransfer.data.dataset import load_split
 from nlptransfer.data.labels import Labels
-from nlptransfer.data.normalization import normalise
+from nlptransfer.data.normalization import normalize
 from nlptransfer.data.reading import WHOLE
 from nlptransfer.data.reading import has_labels
 from nlptransfer.data.reading import open_source
@@ -24,7 +24,7 @@ import numpy as np
 log = logging.getLogger("nlptransfer")
 
 def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, ...]:
-    """Texts without labels, each once, in the normalisation of the settings.
+    """Texts without labels, each once, in the normalization of the settings.
 
     Args:
         texts: a file, as :func:`read_texts` takes it, or a list of texts.
@@ -33,38 +33,38 @@ def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, .
         DataError: they cannot be read, or there are none.
     """
     settings = settings or DataSettings()
-    found = normalise(settings.normalisation, list(read_texts(texts, settings.text_column)))
+    found = normalize(settings.normalization, list(read_texts(texts, settings.text_column)))
     kept = tuple(dict.fromkeys(text for text in found if text and not text.isspace()))
     if not kept:
-        raise DataError(f"unlabelled={texts!s:.200}: expected texts, found none")
+        raise DataError(f"unlabeled={texts!s:.200}: expected texts, found none")
     return kept
 
 
-def with_unlabelled(data: Data, texts: Any, settings: DataSettings | None = None) -> Data:
+def with_unlabeled(data: Data, texts: Any, settings: DataSettings | None = None) -> Data:
     """The data with further texts that have no labels; those that are test texts are left out, and counted in the log.
 
     Args:
         texts, settings: as :func:`load_texts` takes them.
     """
     test = {*data.test.texts}
-    found = tuple(dict.fromkeys((*data.unlabelled, *load_texts(texts, settings))))
+    found = tuple(dict.fromkeys((*data.unlabeled, *load_texts(texts, settings))))
     kept = tuple(text for text in found if text not in test)
     if len(kept) < len(found):
         log.warning("%d of the texts without labels are test texts: they are left out", len(found) - len(kept))
-    return replace(data, unlabelled=kept)
+    return replace(data, unlabeled=kept)
 
 
-def load_unlabelled(source: Any, labels: Labels, settings: DataSettings | None = None) -> Data:
+def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = None) -> Data:
     """The texts of a task whose labels are not to be seen, and its test rows.
 
     Args:
         source: as in :func:`load_data`, with labels or without, or a .txt file of a text a line. What
             is not test is taken for text alone; a source with labels but no test split has one carved out, as there.
-        labels: of the task that is learnt from; those of the test rows must be among them.
+        labels: of the task that is learned from; those of the test rows must be among them.
         settings: as in :func:`load_data`; ``max_train_rows`` is of the texts.
 
     Returns:
-        Data with texts in ``unlabelled``, and no row in any split but test.
+        Data with texts in ``unlabeled``, and no row in any split but test.
 
     Raises:
         DataError: rows that cannot be read, or a test row of another label.
@@ -76,7 +76,7 @@ def load_unlabelled(source: Any, labels: Labels, settings: DataSettings | None =
     if settings.max_train_rows is not None:
         seed = settings.split_seed if settings.rows_seed is None else settings.rows_seed
         pool = pool[np.sort(np.random.default_rng(seed).permutation(len(pool))[: settings.max_train_rows])]
-    return with_unlabelled(Data(name, labels, none, none, none, test), pool.tolist(), settings)
+    return with_unlabeled(Data(name, labels, none, none, none, test), pool.tolist(), settings)
 
 
 def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, list[str], Split] | None:

@@ -56,7 +56,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, multi_label: bool = F
 def fit_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> np.ndarray:
     """For each label the threshold with the best F1 on these rows.
 
-    Candidates lie midway between neighbouring scores; of equally good ones the nearest to .5 is taken. Fewer than 5
+    Candidates lie midway between neighboring scores; of equally good ones the nearest to .5 is taken. Fewer than 5
     positives say too little about a label's own threshold (one row can move it anywhere), so that such a label takes
     the one with the best micro F1 when all labels share it, or .5 if nothing is positive. Rare labels have a fallback
     of this kind in SCutFBR too (Yang 2001).
@@ -82,7 +82,7 @@ def _best_cuts(p: np.ndarray, y: np.ndarray) -> np.ndarray:
     upper = np.take_along_axis(p, order, axis=0)
     lower = np.vstack([upper[1:], np.zeros((1, p.shape[1]))])
     middle = lower + (upper - lower) / 2
-    # Between two neighbouring floats there is no middle; then the upper one parts them.
+    # Between two neighboring floats there is no middle; then the upper one parts them.
     cuts = np.where(middle > lower, middle, upper)
     found = np.take_along_axis(y, order, axis=0).cumsum(axis=0)
     f1 = 2 * found / (np.arange(1, len(p) + 1)[:, None] + y.sum(axis=0))

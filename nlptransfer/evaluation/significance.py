@@ -418,8 +418,8 @@ def _moved_by_seeds(
     moves = np.sqrt(variance) * rng.standard_normal(len(of_rows))
     # A normal variable over the root of a mean square is Student's t.
     widened = np.sqrt(freedom / rng.chisquare(freedom, size=len(of_rows)))
-    centred = of_rows - estimate
-    return estimate + np.concatenate([(centred + moves) * widened, (centred - moves) * widened])
+    centered = of_rows - estimate
+    return estimate + np.concatenate([(centered + moves) * widened, (centered - moves) * widened])
 
 
 def _interval(draws: np.ndarray, lowest: float, highest: float) -> tuple[float, float]:

@@ -32,7 +32,7 @@ Probabilities = Callable[[Sequence[str]], np.ndarray]
 
 @dataclass(frozen=True)
 class FittedBaseline:
-    """A baseline that has learnt."""
+    """A baseline that has learned."""
 
     probabilities: Probabilities
     """(texts) -> (texts, labels), as a classifier gives them"""
@@ -41,7 +41,7 @@ class FittedBaseline:
     held_out: np.ndarray | None
     """(validation rows, labels) probabilities of a fit that has not seen these rows; None: the last has not either"""
     parameters: int
-    """numbers that were learnt"""
+    """numbers that were learned"""
     size_mb: float
     """of what it must remember"""
     record: dict[str, Any]
@@ -219,13 +219,13 @@ def run_baseline(baseline: Baseline, data: Data, settings: DataSettings, folder:
     """Fit a baseline and write what a run writes, but for the model."""
     question = {"fingerprints": data.fingerprints(), "route": baseline.name, **asdict(settings)}
     if claim(folder, question, overwrite=False) or not distributed.is_main():
-        return distributed.wait()
+        return distributed.barrier()
     record = {
         "data": described(data),
         "base": None,
         "settings": {"data": asdict(settings), "route": {"name": baseline.name}},
         "asked": question,
-        "processes": distributed.count(),
+        "processes": distributed.world_size(),
         "machine": machine(),
         "versions": versions(),
     }
@@ -257,4 +257,4 @@ def run_baseline(baseline: Baseline, data: Data, settings: DataSettings, folder:
     write_predictions(folder / "predictions.parquet", data, fitted.thresholds, found)
     write_json(folder / "metrics.json", report)
     write_json(folder / "experiment.json", {"status": "finished", **record, "training": fitted.record})
-    distributed.wait()
+    distributed.barrier()

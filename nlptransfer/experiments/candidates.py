@@ -70,7 +70,7 @@ class Workshop:
         """A finished run in a folder, or the one that is there.
 
         Args:
-            seed: of initialisation and of data order.
+            seed: of initialization and of data order.
             chosen: training settings in place of those asked for.
             rows: ``max_train_rows`` that the data was read with, where it is another than asked for.
         """
@@ -148,7 +148,7 @@ def _slug(base: str | None) -> str:
     return "default" if base is None else re.sub(r"[^\w.-]+", "-", Path(base).name)
 
 
-def labelled_rows(data: Data) -> int:
+def labeled_rows(data: Data) -> int:
     """Rows outside test, as ``max_train_rows`` counts them."""
     return sum(map(len, data.splits.values())) - len(data.test)
 

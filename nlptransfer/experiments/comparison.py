@@ -13,7 +13,7 @@ from nlptransfer.classifier import Classifier
 from nlptransfer.data import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, nearest
 from nlptransfer.evaluation import default_metric, measure
-from nlptransfer.experiments.candidates import LADDER, Rung, Workshop, labelled_rows, rungs_of
+from nlptransfer.experiments.candidates import LADDER, Rung, Workshop, labeled_rows, rungs_of
 from nlptransfer.experiments.comparison_run import RECORD, Climb
 from nlptransfer.files import read_json
 from nlptransfer.report import report_with_texts
@@ -113,12 +113,12 @@ def compare(
         routes: names of baselines (majority, tfidf) and routes, or routes with their settings.
         bases: what the routes start from, several encoders for instance; None: the routes' own default.
         revision: commit, branch or tag of a base on the hub.
-        seeds: runs of each rung, which differ in initialisation and data order.
+        seeds: runs of each rung, which differ in initialization and data order.
         trials: learning rates that a rung tries, around what the route finds good; 1: that one. The strength of what
             is solved is always chosen.
         max_minutes: rungs that would not fit are left out, by a measured estimate; baselines always run.
         delta: a loss in score that does not matter, for the recommendation.
-        sizes: labelled rows of a learning curve, each a part of the next; validation and calibration are among them.
+        sizes: labeled rows of a learning curve, each a part of the next; validation and calibration are among them.
         output_dir: by default one under runs/ that is named after the data and the settings. The same call goes on
             with a comparison that was cut off there, and returns a finished one as it is.
         overwrite: whether a comparison with other settings in that folder is thrown away.
@@ -139,9 +139,9 @@ def compare(
     loaded = load_data(data, workshop.data_settings)
     if not len(loaded.test):
         raise DataError(f"{loaded.name}: expected test rows to compare on, found none: set test_size")
-    rows = labelled_rows(loaded)
+    rows = labeled_rows(loaded)
     right = all(1 <= size < rows for size in sizes) and len(set(sizes)) == len(sizes)
-    check(right, "sizes", sizes, f"different numbers of labelled rows, from 1 to below the {rows:,} that there are")
+    check(right, "sizes", sizes, f"different numbers of labeled rows, from 1 to below the {rows:,} that there are")
     metric = measure(workshop.training.metric_for_best_model or default_metric(loaded.labels), loaded.labels)
     question = {
         "fingerprints": loaded.fingerprints(),
@@ -164,7 +164,7 @@ def compare(
         Climb(folder, loaded, subsets, rungs, workshop, metric, question).go()
         if distributed.is_main():
             report_with_texts(folder, loaded)
-        distributed.wait()
+        distributed.barrier()
     return Comparison(folder)
 
 

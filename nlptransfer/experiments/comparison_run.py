@@ -23,7 +23,7 @@ from nlptransfer.evaluation import (
     wilson_interval,
 )
 from nlptransfer.experiments.baselines import Majority
-from nlptransfer.experiments.candidates import Rung, Workshop, costs, labelled_rows, next_rate, without_test
+from nlptransfer.experiments.candidates import Rung, Workshop, costs, labeled_rows, next_rate, without_test
 from nlptransfer.experiments.environment import machine, versions, watched_memory
 from nlptransfer.experiments.source_gain import validation_score
 from nlptransfer.files import read_json, write_json
@@ -46,7 +46,7 @@ class Climb:
     Args:
         folder: claimed for it.
         data: all rows, split.
-        subsets: fewer labelled rows of the same, with the same test, by their number.
+        subsets: fewer labeled rows of the same, with the same test, by their number.
         rungs: in the order of cost.
         workshop: makes their runs.
         metric: the score that all is judged by, more being better.
@@ -118,7 +118,7 @@ class Climb:
         self.record["spent_seconds"] = round(self.spent_before + clock() - self.started, 3)
         if distributed.is_main():
             write_json(self.folder / RECORD, self.record)
-        distributed.wait()
+        distributed.barrier()
 
     def _seconds_left(self) -> float:
         if self.asked["max_minutes"] is None:
@@ -133,7 +133,7 @@ class Climb:
             self._climb(rung, told)
         except Exception as error:
             # Of several processes the others may have gone on, and would wait for this one for ever.
-            if distributed.count() > 1:
+            if distributed.world_size() > 1:
                 raise
             reason = " ".join(str(error).split()) or "no message"
             told |= {"status": "failed", "reason": f"{type(error).__name__}: {reason}", "test": None, "cost": None}
@@ -181,7 +181,7 @@ class Climb:
             if distributed.is_main():
                 # One that was found finished would tell nothing of the time it took.
                 shutil.rmtree(folder, ignore_errors=True)
-            distributed.wait()
+            distributed.barrier()
             estimate = runs * self.workshop.seconds_of_run(rung, self.data, folder, clock)
             self._drop_models([folder])
             if estimate <= (left := self._seconds_left()):
@@ -237,7 +237,7 @@ class Climb:
             self.workshop.make(rung, data, folder, self.seeds[0], trial["settings"])
             trial["validation"] = self._validation(folder)
         except Exception as error:
-            if distributed.count() > 1:
+            if distributed.world_size() > 1:
                 raise
             # A rate that is too high for one route must not end it.
             trial["reason"] = f"{type(error).__name__}: {error}"
@@ -266,7 +266,7 @@ class Climb:
         if distributed.is_main() and not self.workshop.training.keep_checkpoints:
             for folder in folders:
                 shutil.rmtree(folder / "model", ignore_errors=True)
-        distributed.wait()
+        distributed.barrier()
 
     # What follows
 
@@ -275,7 +275,7 @@ class Climb:
         return [(rung, told) for rung, told in rungs if told["status"] == "finished"]
 
     def _point(self, rung: Rung, told: Mapping[str, Any], size: int, data: Data) -> None:
-        """A rung's score with so many labelled rows, in the settings that it was found best in with all."""
+        """A rung's score with so many labeled rows, in the settings that it was found best in with all."""
         known = [*self.record["curve"], *self.record["curve_left_out"]]
         if any((one["rung"], one["size"]) == (rung.name, size) for one in known):
             return
@@ -294,7 +294,7 @@ class Climb:
             test = distributed.from_main(self._on_test(folders) if distributed.is_main() else None)
             self.record["curve"].append({**point, "mean": test["mean"], "interval": test["interval"]})
         except Exception as error:
-            if distributed.count() > 1:
+            if distributed.world_size() > 1:
                 raise
             self.record["curve_left_out"].append({**point, "reason": f"{type(error).__name__}: {error}"})
         finally:
@@ -328,7 +328,7 @@ class Climb:
             self.record["recommendation"] = self._recommendation(rungs)
             if self.subsets:
                 self._close_curve()
-        distributed.wait()
+        distributed.barrier()
 
     def _pairs(self, rungs: Sequence[ScoredCandidate]) -> list[dict[str, Any]]:
         """Each rung less each cheaper one. Holm's correction is for the number of pairs."""
@@ -359,7 +359,7 @@ class Climb:
 
     def _close_curve(self) -> None:
         """End the curve with the scores on all rows, and say what rows the better of two needs to reach the other."""
-        rows = labelled_rows(self.data)
+        rows = labeled_rows(self.data)
         finished = [(rung.name, told["test"]) for rung, told in self._finished()]
         points = [point for point in self.record["curve"] if point["size"] != rows]
         points += [

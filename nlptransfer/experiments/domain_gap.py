@@ -81,7 +81,7 @@ def close_the_gap(
     pairs: Sequence[Pair] | None = None,
     transfers: Mapping[str, Mapping[str, Any]],
     route: str | Route = "probe",
-    unlabelled: str | None = None,
+    unlabeled: str | None = None,
     seeds: int = 3,
     oracle: bool = True,
     output_dir: str | Path,
@@ -89,16 +89,16 @@ def close_the_gap(
     progress: bool = True,
     **settings: Any,
 ) -> list[Closed]:
-    """Each strategy from source to target, beside the source alone and an oracle that has learnt the target's labels.
+    """Each strategy from source to target, beside the source alone and an oracle that has learned the target's labels.
 
     The strategies see the source's rows, and of the target texts without labels: those of its training rows, or those
     of a file in its folder. All are judged on the target's test rows, which nothing has chosen on.
 
     Args:
-        domains: folders of labelled rows with the same labels.
+        domains: folders of labeled rows with the same labels.
         pairs: names of source and target; None: each domain to each other.
         transfers: settings of :func:`finetune` by what the table calls them; at least ``transfer``.
-        unlabelled: name of a file in the target's folder, whose texts are taken in place of the training rows'.
+        unlabeled: name of a file in the target's folder, whose texts are taken in place of the training rows'.
         seeds: of all runs; one where the last layer is solved, which no seed moves.
         oracle: whether there is one; without it nobody knows how wide the gap is.
         output_dir: of the runs, and of gap.json. The same call goes on with what was cut off. No models are kept.
@@ -118,7 +118,7 @@ def close_the_gap(
     for name in {name for pair in asked for name in pair} - {*folders}:
         raise DataError(f"pairs: expected names out of {', '.join(folders)}, found {name}")
     call = {"route": route, "save_epochs": False, **settings, "progress": False}
-    study = _Study(folders, unlabelled, call, Path(output_dir))
+    study = _Study(folders, unlabeled, call, Path(output_dir))
     ways = {SOURCE_ONLY: {"transfer": "copy"}, **transfers}
     plans = {(name, pair): study.plan(name, pair, own) for pair in asked for name, own in ways.items()}
     if oracle:
@@ -147,14 +147,14 @@ class _Plan:
     folder: str
     """of the runs, without the seed"""
     data: Path
-    unlabelled: str | None
+    unlabeled: str | None
     """file in the folder of the data, whose texts are taken in place of its training rows"""
     call: Mapping[str, Any]
     """what else finetune() is given"""
 
     def run(self, seed: int) -> Experiment:
         """Make the run of a seed, or find it."""
-        data: Any = self.data if self.unlabelled is None else _with_texts_of(self.data, self.unlabelled)
+        data: Any = self.data if self.unlabeled is None else _with_texts_of(self.data, self.unlabeled)
         own = {**self.call, "seed": seed}
         return finetune(data, output_dir=f"{self.folder}-{seed}", report=False, verdict=False, save_model=False, **own)
 
@@ -169,14 +169,14 @@ class _Study:
     """How each run is called, and where it goes."""
 
     folders: Mapping[str, Path]
-    unlabelled: str | None
+    unlabeled: str | None
     call: Mapping[str, Any]
     folder: Path
 
     def plan(self, name: str, pair: Pair, own: Mapping[str, Any]) -> _Plan:
         source, target = pair
         place = self.folder / f"{source}-{target}-{name.replace(' ', '-')}"
-        texts = self.unlabelled if own.get("transfer", "copy") != "copy" else None
+        texts = self.unlabeled if own.get("transfer", "copy") != "copy" else None
         return _Plan(str(place), self.folders[target], texts, {**self.call, "source": self.folders[source], **own})
 
     def oracle(self, target: str) -> _Plan:

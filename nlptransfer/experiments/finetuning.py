@@ -9,7 +9,7 @@ from typing import Any
 
 from nlptransfer import distributed
 from nlptransfer.classifier import Classifier
-from nlptransfer.data import Data, DataSettings, load_data, load_unlabelled, with_unlabelled
+from nlptransfer.data import Data, DataSettings, load_data, load_unlabeled, with_unlabeled
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation import load_metric
 from nlptransfer.experiments.run import Run
@@ -86,10 +86,10 @@ def finetune(
     base: str | Path | None = None,
     revision: str | None = None,
     source: Any = None,
-    unlabelled: Any = None,
+    unlabeled: Any = None,
     transfer: str | Transfer | None = None,
     verdict: bool | None = None,
-    gate: bool = False,
+    fallback: bool = False,
     seeds: int | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
@@ -98,7 +98,7 @@ def finetune(
     further_metrics: Sequence[str] = (),
     **settings: Any,
 ) -> Experiment:
-    """Train a classifier on labelled text, score it, and save it with the record of its making.
+    """Train a classifier on labeled text, score it, and save it with the record of its making.
 
     Args:
         data: a hub id; a csv, tsv, jsonl or parquet file, plain or .gz; a folder of split files; a Dataset or
@@ -109,7 +109,7 @@ def finetune(
         revision: commit, branch or tag of a base on the hub.
         source: another task that knowledge is taken from: data in any form, a list of several, or a saved classifier
             or its folder.
-        unlabelled: further texts of the target that have no labels, for strategies that learn from such: a file, or a
+        unlabeled: further texts of the target that have no labels, for strategies that learn from such: a file, or a
             list of texts. Where a strategy sees no label of the target, those of ``data`` that are not test count as
             such texts too, and ``data`` needs no labels.
         transfer: how: a name of ``TRANSFERS``, several with ">>" between them, or a strategy with its settings; None:
@@ -133,19 +133,22 @@ def finetune(
         RunFolderError: the folder holds a run with other settings, or other files.
         TrainingError: the loss is no longer a number.
     """
-    plan = _Plan.of(data, route, base, revision, source, unlabelled, transfer, further_metrics, settings)
+    plan = _Plan.of(data, route, base, revision, source, unlabeled, transfer, further_metrics, settings)
     run = plan.run(plan.data_settings)
-    check(verdict is not False or not gate, "gate", gate, "a verdict, which it rests on")
+    check(verdict is not False or not fallback, "fallback", fallback, "a verdict, which it rests on")
     tells = run.source is not None and not run.transfer.label_free
     check(
-        tells or not (verdict or gate), "verdict", verdict, "a source beside labels of the target, whose gain it tells"
+        tells or not (verdict or fallback),
+        "verdict",
+        verdict,
+        "a source beside labels of the target, whose gain it tells",
     )
     check(seeds is None or seeds >= 1, "seeds", seeds, "a whole number from 1")
     folder = Path(output_dir) if output_dir else Path("runs") / run.name()
-    if gate or (_is_cheap(run) if verdict is None else verdict):
+    if fallback or (_is_cheap(run) if verdict is None else verdict):
         pairs = Pairs(plan.run, plan.data_settings, plan.training, seeds_for(run, seeds))
         check(save_model, "save_model", save_model, "true beside a verdict, which picks a model: or verdict=False")
-        run_with_verdict(run, pairs, folder, gate=gate, overwrite=overwrite)
+        run_with_verdict(run, pairs, folder, fallback=fallback, overwrite=overwrite)
     else:
         run.go(folder, overwrite, save_model=save_model)
         if run.source is not None:
@@ -162,7 +165,7 @@ def _report(folder: Path, data: Data) -> None:
 
     if distributed.is_main() and not (folder / REPORT).exists():
         report_with_texts(folder, data)
-    distributed.wait()
+    distributed.barrier()
 
 
 def _is_cheap(run: Run) -> bool:
@@ -184,13 +187,13 @@ def gain_curve(
     seeds: int | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """The gain of strategies against the number of labelled target rows.
+    """The gain of strategies against the number of labeled target rows.
 
     Every seed draws its own rows, the same for all strategies and for the runs without the source; test is the same
     for all.
 
     Args:
-        sizes: labelled rows of the target, validation included.
+        sizes: labeled rows of the target, validation included.
         transfers: names of strategies, or strategies with their settings.
         output_dir: a folder for each size in it, with a run for each strategy and seed, and gains.json; the same call
             goes on with what was cut off. Of the runs no models are kept, unless ``keep_checkpoints`` is set.
@@ -215,7 +218,7 @@ def gain_curve(
                 found.append({"size": size, "transfer": run.transfer.name, **gain.to_dict()})
                 write_json(folder / "gains.json", found)
                 log.info("%d rows, %s: %s", size, run.transfer.name, said(found[-1]))
-            distributed.wait()
+            distributed.barrier()
     return found
 
 
@@ -225,7 +228,7 @@ class _Plan:
 
     data: Any
     source: Any
-    unlabelled: Any
+    unlabeled: Any
     route: Route
     transfer: Transfer
     data_settings: DataSettings
@@ -243,7 +246,7 @@ class _Plan:
         base: str | Path | None,
         revision: str | None,
         source: Any,
-        unlabelled: Any,
+        unlabeled: Any,
         transfer: str | Transfer | None,
         further: Sequence[str],
         settings: Mapping[str, Any],
@@ -263,21 +266,21 @@ class _Plan:
             for part in transfer.parts:
                 _checked_apart("transfer", part, settings, set())
         if saved is not None:
-            given["normalisation"] = saved.normalisation
+            given["normalization"] = saved.normalization
         filled = fill(kinds, {**given, **settings})
         parts = [filled[name] for name in kinds if name.startswith("transfer")]
         asked = reduce(Transfer.__rshift__, parts) if isinstance(transfer, str) else transfer
         filled["transfer"] = _completed(asked, source is not None)
-        own_way = saved is None or filled["data"].normalisation == saved.normalisation
-        check(own_way, "normalisation", filled["data"].normalisation, "that of the source's classifier")
+        own_way = saved is None or filled["data"].normalization == saved.normalization
+        check(own_way, "normalization", filled["data"].normalization, "that of the source's classifier")
         for name in ("training", "augment", "route", "transfer"):
             filled[name].check()
-        _check_given(filled["transfer"], source, unlabelled, filled["augment"])
+        _check_given(filled["transfer"], source, unlabeled, filled["augment"])
         for name in further:
             load_metric(name)
         base = None if base is None else str(base)
         own_kinds = (filled["route"], filled["transfer"], filled["data"], filled["training"], filled["augment"])
-        return cls(data, source if saved is None else saved, unlabelled, *own_kinds, base, revision, tuple(further))
+        return cls(data, source if saved is None else saved, unlabeled, *own_kinds, base, revision, tuple(further))
 
     def run(self, rows: DataSettings) -> Run:
         """The run on the rows that these settings give."""
@@ -285,15 +288,15 @@ class _Plan:
         source = None
         if own is not None and self.source is not None and self.transfer.label_free:
             source = load_source(self.source, None, rows, own)
-            data = load_unlabelled(self.data, source.labels, rows)
+            data = load_unlabeled(self.data, source.labels, rows)
         else:
             data = load_data(self.data, rows)
             if own is not None and self.source is not None:
                 source = load_source(self.source, data.labels, rows, own)
-        if self.unlabelled is not None:
-            data = with_unlabelled(data, self.unlabelled, rows)
-        there = not self.transfer.needs_unlabelled or data.unlabelled
-        check(bool(there), "unlabelled", None, f"texts without labels, which {self.transfer.name} learns from")
+        if self.unlabeled is not None:
+            data = with_unlabeled(data, self.unlabeled, rows)
+        there = not self.transfer.needs_unlabeled or data.unlabeled
+        check(bool(there), "unlabeled", None, f"texts without labels, which {self.transfer.name} learns from")
         if own is not None and source is not None:
             source = source.weighed(data, own, self.training.seed)
         return Run(
@@ -307,7 +310,7 @@ class _Plan:
             self.transfer,
             source,
             self.augment,
-            Path(self.unlabelled).name if isinstance(self.unlabelled, (str, Path)) else None,
+            Path(self.unlabeled).name if isinstance(self.unlabeled, (str, Path)) else None,
         )
 
 
@@ -316,13 +319,13 @@ def _completed(transfer: Transfer, has_source: bool) -> Transfer:
     return (transfer >> Direct() if transfer.is_prelude else transfer).beside(has_source)
 
 
-def _check_given(way: Transfer, source: Any, unlabelled: Any, copies: Augment) -> None:
+def _check_given(way: Transfer, source: Any, unlabeled: Any, copies: Augment) -> None:
     """Raise a SettingError where a strategy lacks what it learns from, or is given what it does not."""
     if (source is None and way.needs_source) or (source is not None and not way.takes_source):
         expected = "a source" if way.needs_source else "a strategy that has a source: copy, sequential, joint, ..."
         raise SettingError(f"transfer={way.name!r}: expected {expected}, found source={source!r:.80}")
-    learns = way.takes_unlabelled or unlabelled is None
-    check(learns, "unlabelled", unlabelled, f"none, as {way.name} learns from labelled texts alone")
+    learns = way.takes_unlabeled or unlabeled is None
+    check(learns, "unlabeled", unlabeled, f"none, as {way.name} learns from labeled texts alone")
     seen = not (way.label_free and copies.augment_copies)
     check(seen, "augment_copies", copies.augment_copies, "0 where no label of the target is seen")
 

@@ -21,7 +21,7 @@ from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.evaluation import default_metric, fit_temperature, fit_thresholds, score_predictions, to_probabilities
 from nlptransfer.experiments.environment import machine, peak_memory_mb, texts_per_second, versions
 from nlptransfer.experiments.source import Source
-from nlptransfer.experiments.stages import CHECKPOINTS, Course, Learnt
+from nlptransfer.experiments.stages import CHECKPOINTS, Course, Learned
 from nlptransfer.experiments.task import Task
 from nlptransfer.files import no_empty_folder, size_mb, write_json
 from nlptransfer.memo import once
@@ -29,7 +29,7 @@ from nlptransfer.models import SomeRows, predict_logits, reorder
 from nlptransfer.results import WITHOUT_EFFECT, claim, described, write_predictions
 from nlptransfer.routes import Built, Route, named_local
 from nlptransfer.settings import as_text
-from nlptransfer.training import SOURCE, TARGET, UNLABELLED, Augment, TrainingSettings, augment
+from nlptransfer.training import SOURCE, TARGET, UNLABELED, Augment, TrainingSettings, augment
 from nlptransfer.transfer import Direct, Sides, Transfer, pretrained_base
 from nlptransfer.vectors import vectors_for
 
@@ -45,7 +45,7 @@ TRUNCATED_WARNING = 0.05
 
 @dataclass(frozen=True)
 class Run:
-    """All that decides what is learnt."""
+    """All that decides what is learned."""
 
     data: Data
     route: Route
@@ -57,7 +57,7 @@ class Run:
     transfer: Transfer = field(default_factory=Direct)
     source: Source | None = None
     augment: Augment = field(default_factory=Augment)
-    unlabelled: str | None = None
+    unlabeled: str | None = None
     """what the further texts without labels are called"""
 
     def go(self, folder: Path, overwrite: bool = False, *, save_model: bool = True) -> None:
@@ -75,28 +75,28 @@ class Run:
             log.info("%s: %s -> %s", self.route.name, self.data, folder)
             if self.source is not None:
                 log.info("%s from %s", self.transfer.name, self.source.data or self.source.name)
-            built, learnt_before = self._build()
+            built, learned_before = self._build()
             agree = self.source is None or self.source.agrees(self.data)
             course = Course(
-                self.route, self.transfer, self.asked, self._augmented(tasks), built, folder, agree, learnt_before
+                self.route, self.transfer, self.asked, self._augmented(tasks), built, folder, agree, learned_before
             )
             truncated = self._truncated(built) if distributed.is_main() else {}
             if distributed.is_main():
                 write_json(folder / "experiment.json", {"status": "running", **self._record(built, course, truncated)})
-        learnt = course.take()
+        learned = course.take()
         classifier, temperature = self._calibrated(built)
-        held_out = None if learnt.held_out is None else learnt.held_out / temperature
+        held_out = None if learned.held_out is None else learned.held_out / temperature
         report, found = self._scores(classifier, held_out)
-        if learnt.scores:
-            report["transfer"] = learnt.scores
-            _log_forgetting(learnt.scores, default_metric(self.data.labels))
+        if learned.scores:
+            report["transfer"] = learned.scores
+            _log_forgetting(learned.scores, default_metric(self.data.labels))
         if distributed.is_main():
             record = self._record(built, course, truncated)
-            report["cost"] = _cost(classifier, learnt.fitted["seconds"], learnt.fitted["examples"])
+            report["cost"] = _cost(classifier, learned.fitted["seconds"], learned.fitted["examples"])
             if save_model:
                 self._save(folder / "model", classifier, record, report)
-            self._write(folder, classifier, report, found, learnt, record)
-        distributed.wait()
+            self._write(folder, classifier, report, found, learned, record)
+        distributed.barrier()
 
     def name(self) -> str:
         """Of a folder, after the data and the settings."""
@@ -105,7 +105,7 @@ class Run:
         return "-".join([self.data.name, self.route.name, *way, digest])
 
     def question(self) -> dict[str, Any]:
-        """All that decides what is learnt; a local base by name and content, not by where it lies."""
+        """All that decides what is learned; a local base by name and content, not by where it lies."""
         training = {name: value for name, value in asdict(self.asked).items() if name not in WITHOUT_EFFECT}
         question = {
             "fingerprints": self.data.fingerprints(),
@@ -129,8 +129,8 @@ class Run:
     def _tasks(self) -> dict[str, Task]:
         free = self.transfer.label_free
         tasks = {} if free else {TARGET: Task.of(self.data, self.asked)}
-        if self.data.unlabelled:
-            tasks[UNLABELLED] = Task.unlabelled(self.data)
+        if self.data.unlabeled:
+            tasks[UNLABELED] = Task.unlabeled(self.data)
         if self.source is None or self.source.data is None:
             return tasks
         asked = self.asked
@@ -153,7 +153,7 @@ class Run:
         return {**tasks, TARGET: replace(own, data=replace(own.data, train=train), has_copies=True)}
 
     def _build(self) -> tuple[Built, bool]:
-        """The model that the first stage begins with, and whether it has learnt the source already."""
+        """The model that the first stage begins with, and whether it has learned the source already."""
         seed = self.asked.seed if self.asked.init_seed is None else self.asked.init_seed
         source = self.source
         if source is not None and source.classifier is not None:
@@ -164,12 +164,12 @@ class Run:
             reorder(built.model, self.route.head(built.model), source.labels, labels)
             return built, True
         first: Data = self.data
-        beside: Sequence[str] = self.data.unlabelled
+        beside: Sequence[str] = self.data.unlabeled
         if source is not None and source.data is not None:
-            first, beside = source.data, [*self.data.train.texts, *self.data.unlabelled]
-            labelled = next(stage for stage in self.transfer.stages if stage.learns != "language")
-            if labelled.roles[0] == TARGET and not self.transfer.label_free:
-                first, beside = self.data, [*source.data.train.texts, *self.data.unlabelled]
+            first, beside = source.data, [*self.data.train.texts, *self.data.unlabeled]
+            labeled = next(stage for stage in self.transfer.stages if stage.learns != "language")
+            if labeled.roles[0] == TARGET and not self.transfer.label_free:
+                first, beside = self.data, [*source.data.train.texts, *self.data.unlabeled]
         others = [] if source is None or source.data is None else [source.data]
         base, revision = pretrained_base(self.transfer, self.route, self.base, self.revision, self.data, others, seed)
         built = self.route.build(first, base, revision, seed, beside)
@@ -205,7 +205,7 @@ class Run:
                 "augment": asdict(self.augment),
             },
             "asked": self.question(),
-            "processes": distributed.count(),
+            "processes": distributed.world_size(),
             "machine": machine(),
             "versions": versions(),
         }
@@ -221,10 +221,10 @@ class Run:
 
     def _save(self, model: Path, classifier: Classifier, record: Mapping[str, Any], report: Mapping[str, Any]) -> None:
         """Save the classifier, and measure what it is to use."""
-        seen = self.data.train.texts or self.data.unlabelled
+        seen = self.data.train.texts or self.data.unlabeled
         classifier.save_pretrained(model, seen[:VERIFIED_TEXTS])
         note_results(model, self._results(record, report))
-        texts = self.data.test.texts or self.data.validation.texts or self.data.unlabelled
+        texts = self.data.test.texts or self.data.validation.texts or self.data.unlabeled
         report["cost"]["texts_per_second"] = round(texts_per_second(classifier, texts), 1)
         report["cost"]["size_mb"] = round(size_mb(model), 3)
         note_results(model, {"cost": report["cost"]})
@@ -235,14 +235,14 @@ class Run:
         classifier: Classifier,
         report: dict[str, Any],
         found: Mapping[str, np.ndarray],
-        learnt: Learnt,
+        learned: Learned,
         record: dict[str, Any],
     ) -> None:
         write_predictions(folder / "predictions.parquet", self.data, classifier.thresholds, found)
         write_json(folder / "metrics.json", report)
         if "transfer" in record:
-            record["transfer"] |= {"stages": learnt.stages, **learnt.record}
-        write_json(folder / "experiment.json", {"status": "finished", **record, "training": learnt.fitted})
+            record["transfer"] |= {"stages": learned.stages, **learned.record}
+        write_json(folder / "experiment.json", {"status": "finished", **record, "training": learned.fitted})
         if not self.asked.keep_checkpoints:
             for checkpoints in folder.glob(f"{CHECKPOINTS}*"):
                 shutil.rmtree(checkpoints, ignore_errors=True)
@@ -275,7 +275,7 @@ class Run:
             built.tokenizer,
             data.labels,
             record={"base": built.record},
-            normalisation=self.data_settings.normalisation,
+            normalization=self.data_settings.normalization,
         )
         calibration = self._calibration()
         if calibration is None:
@@ -303,7 +303,7 @@ class Run:
         """Rows to calibrate by; None where a saved classifier is judged as it is."""
         if not self.transfer.label_free and any(TARGET in stage.roles for stage in self.transfer.stages):
             return self.data.calibration
-        # No row of the target's is learnt from.
+        # No row of the target's is learned from.
         return self.source.data.calibration if self.source is not None and self.source.data is not None else None
 
     def _scores(
@@ -312,7 +312,7 @@ class Run:
         """Scores by split, and the probabilities of validation and test; test may be empty.
 
         Args:
-            held_out: validation logits, where the classifier itself has learnt from these rows by now.
+            held_out: validation logits, where the classifier itself has learned from these rows by now.
         """
         report: dict[str, Any] = {}
         found: dict[str, np.ndarray] = {}
@@ -351,8 +351,8 @@ def command(run: Run) -> str:
         words += ["--source", run.source.name]
     if not isinstance(run.transfer, Direct):
         words += ["--transfer", run.transfer.name]
-    if run.unlabelled is not None:
-        words += ["--unlabelled", run.unlabelled]
+    if run.unlabeled is not None:
+        words += ["--unlabeled", run.unlabeled]
     for settings in (run.data_settings, run.asked, run.route, *run.transfer.parts, run.augment):
         for setting in fields(cast(Any, settings)):
             value = getattr(settings, setting.name)
@@ -373,7 +373,7 @@ def _cost(classifier: Classifier, seconds: float, examples: int) -> dict[str, fl
     return {
         "train_seconds": round(seconds, 3),
         "examples_per_second": round(examples / seconds, 1) if seconds else 0.0,
-        "trainable_parameters": sum(size for size, learnt in parameters if learnt),
+        "trainable_parameters": sum(size for size, learned in parameters if learned),
         "total_parameters": sum(size for size, _ in parameters),
         "peak_memory_mb": round(peak_memory_mb(), 1),
     }

@@ -24,7 +24,7 @@ class Source:
     labels: Labels
     """those of the target, in its order, where both have the same"""
     data: Data | None
-    """its rows; None: ``classifier`` has learnt from them"""
+    """its rows; None: ``classifier`` has learned from them"""
     classifier: Classifier | None = None
     weights: np.ndarray | None = None
     """(training rows,) float32, mean 1: what each of them counts; None: all 1"""
@@ -88,7 +88,7 @@ def load_source(given: Any, target: Labels | None, settings: DataSettings, trans
     found = Labels(names, parts[0].labels.multi_label)
     labels = target if target is not None and _alike(found, target) else found
     sizes = tuple(len(part.train) for part in parts)
-    data = _joined([_relabelled(part, labels) for part in parts], labels)
+    data = _joined([_relabeled(part, labels) for part in parts], labels)
     return Source(data.name, labels, data, sizes=sizes)
 
 
@@ -131,10 +131,10 @@ def _alike(one: Labels, other: Labels) -> bool:
 def _mapped(data: Data, mapping: Mapping[str, str]) -> Data:
     """With the target's names; several labels may become one."""
     names = tuple(dict.fromkeys(mapping.get(name, name) for name in data.labels.names))
-    return _relabelled(data, Labels(names, data.labels.multi_label), mapping)
+    return _relabeled(data, Labels(names, data.labels.multi_label), mapping)
 
 
-def _relabelled(data: Data, labels: Labels, mapping: Mapping[str, str] = MappingProxyType({})) -> Data:
+def _relabeled(data: Data, labels: Labels, mapping: Mapping[str, str] = MappingProxyType({})) -> Data:
     """With targets as other labels number them."""
     if data.labels == labels:
         return data
@@ -169,5 +169,5 @@ def _weights(sizes: Sequence[int], data: Data, target: Data, transfer: FromSourc
         wanted = np.array(sizes) ** (1 / transfer.temperature)
         weights *= np.repeat(wanted / wanted.sum() * sum(sizes) / np.array(sizes), sizes)
     if transfer.target_like:
-        weights *= kept_odds(data.train.texts, target.unlabelled or target.train.texts, seed)
+        weights *= kept_odds(data.train.texts, target.unlabeled or target.train.texts, seed)
     return None if (weights == 1).all() else (weights / weights.mean()).astype(np.float32)

@@ -89,7 +89,9 @@ class Pairs:
             if own.transfer.name in STEPS_OF_THEIR_OWN:
                 steps = read_json(finished / "experiment.json")["transfer"]["stages"]["joint"]["step"]
                 rows = (
-                    asked.gradient_accumulation_steps * (asked.per_device_train_batch_size or 1) * distributed.count()
+                    asked.gradient_accumulation_steps
+                    * (asked.per_device_train_batch_size or 1)
+                    * distributed.world_size()
                 )
                 asked = replace(asked, num_train_epochs=math.ceil(steps / math.ceil(len(own.data.train) / rows)))
         return replace(own, route=route, transfer=Direct(), source=None, asked=asked, base=base)
@@ -114,7 +116,7 @@ def gain_of(pairs: Sequence[tuple[Path, Path]], labels: Labels, metric: str) -> 
     return transfer_gain(predictions_on_test(pairs[0][1], labels, "true"), without, with_source, labels, metric)
 
 
-def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwrite: bool) -> None:
+def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, fallback: bool, overwrite: bool) -> None:
     """Make the runs of a verdict, and of the first seed's the run itself: with the source, or as the gate says.
 
     Args:
@@ -125,12 +127,12 @@ def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwr
         overwrite: whether a run with other settings in that folder is thrown away.
     """
     metric = gain_metric(run)
-    question = {**run.question(), "verdict": True, "gate": gate, "seeds": pairs.seeds}
+    question = {**run.question(), "verdict": True, "fallback": fallback, "seeds": pairs.seeds}
     if claim(folder, question, overwrite):
         return
     if distributed.is_main():
         write_json(folder / "experiment.json", {"status": "running", "asked": question})
-    distributed.wait()
+    distributed.barrier()
     found = pairs.runs(folder / SIDES, save_first=True)
     if distributed.is_main():
         gain = gain_of(found, run.data.labels, metric)
@@ -138,20 +140,20 @@ def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, gate: bool, overwr
             float(np.mean([validation_score(side, metric) for side in sides])) for sides in zip(*found, strict=True)
         ]
         sign = 1.0 if higher_is_better(metric) else -1.0
-        taken = "direct" if gate and sign * scores[1] >= sign * scores[0] else run.transfer.name
+        taken = "direct" if fallback and sign * scores[1] >= sign * scores[0] else run.transfer.name
         told = {
             **gain.to_dict(),
             "validation": {run.transfer.name: scores[0], "direct": scores[1]},
-            "gate": gate,
+            "fallback": fallback,
             "taken": taken,
         }
-        asked = f"{command(run)} --verdict --seeds {pairs.seeds}" + (" --gate" if gate else "")
+        asked = f"{command(run)} --verdict --seeds {pairs.seeds}" + (" --fallback" if fallback else "")
         _take(found[0][taken == "direct"], folder, question, told, asked)
         log.info("%s: %s", run.transfer.name, said(told))
         if not run.asked.keep_checkpoints:
             for side in found[0]:
                 shutil.rmtree(side / "model", ignore_errors=True)
-    distributed.wait()
+    distributed.barrier()
 
 
 def gain_metric(run: Run) -> str:
@@ -170,10 +172,10 @@ def gain_metric(run: Run) -> str:
 
 
 def validation_score(folder: Path, metric: str) -> float:
-    """A finished run's score on rows of the target that it has not learnt from, test left aside."""
+    """A finished run's score on rows of the target that it has not learned from, test left aside."""
     record, report = read_json(folder / "experiment.json"), read_json(folder / "metrics.json")
     if record.get("transfer", {}).get("name") == Copy.name:
-        # It has learnt from none of them.
+        # It has learned from none of them.
         splits = [report[name] for name in ("train", "validation") if name in report]
         return sum(split["rows"] * split[metric] for split in splits) / sum(split["rows"] for split in splits)
     if record["training"].get("chosen_by") == "cross-validation":

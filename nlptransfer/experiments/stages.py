@@ -20,7 +20,7 @@ from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.memo import once
 from nlptransfer.models import Examples, layer_name, predict_logits, relabel, represent, standing_in
 from nlptransfer.routes import Built, Route
-from nlptransfer.training import SOURCE, TARGET, UNLABELLED, Features, Head, HeadTask, TrainingSettings, train
+from nlptransfer.training import SOURCE, TARGET, UNLABELED, Features, Head, HeadTask, TrainingSettings, train
 from nlptransfer.transfer import (
     FROM_SOURCE,
     Chosen,
@@ -51,7 +51,7 @@ State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Learnt:
+class Learned:
     """What is worth knowing after all stages."""
 
     fitted: dict[str, Any]
@@ -59,9 +59,9 @@ class Learnt:
     stages: dict[str, dict[str, Any]]
     """of each stage"""
     held_out: np.ndarray | None
-    """(validation rows, labels) logits of a model that has not learnt from these rows, where the final one has"""
+    """(validation rows, labels) logits of a model that has not learned from these rows, where the final one has"""
     scores: dict[str, Any]
-    """before and after the target was learnt, by role"""
+    """before and after the target was learned, by role"""
     record: dict[str, Any]
     """how far the weights went, and how alike both sides are"""
 
@@ -78,7 +78,7 @@ class Course:
         built: the model, in the state that the first stage begins with.
         folder: of the run: every stage has a folder for its checkpoints in it.
         agree: whether both sides have the same labels.
-        learnt_before: whether the source's stage is behind the model already.
+        learned_before: whether the source's stage is behind the model already.
     """
 
     route: Route
@@ -88,15 +88,15 @@ class Course:
     built: Built
     folder: Path
     agree: bool = True
-    learnt_before: bool = False
+    learned_before: bool = False
     source_head: nn.Linear | None = None
     """for the source's labels, where they are others"""
     settings: dict[str, TrainingSettings] = field(default_factory=dict)
     """as resolved, by stage"""
     scores: dict[str, Any] = field(default_factory=dict)
-    """by role: before and after the target is learnt"""
+    """by role: before and after the target is learned"""
     start: State = field(default_factory=dict)
-    """theta_s, where the target is learnt after the source"""
+    """theta_s, where the target is learned after the source"""
     layers_before: list[np.ndarray] = field(default_factory=list)
     """what each layer makes of some of the target's texts at theta_s"""
     evidence: dict[str, Any] = field(default_factory=dict)
@@ -106,17 +106,17 @@ class Course:
     told_of_shift: bool = False
     """whether the log has what is known of the labels' shares"""
     odds: np.ndarray | None = None
-    """(training and validation rows,) how much likelier each labelled text is in the target, where that is asked"""
+    """(training and validation rows,) how much likelier each labeled text is in the target, where that is asked"""
 
-    def take(self) -> Learnt:
+    def take(self) -> Learned:
         """Go through all stages."""
-        stages = [stage for stage in self.transfer.stages if not (self.learnt_before and stage.roles == (SOURCE,))]
+        stages = [stage for stage in self.transfer.stages if not (self.learned_before and stage.roles == (SOURCE,))]
         if self.transfer.label_free and any(map(self.transfer.judged_without_labels, stages)):
             self.told_apart = self._told_apart()
         found: dict[str, dict[str, Any]] = {}
         held_out = None
         for stage in stages:
-            if stage.roles == (TARGET,) and (FROM_SOURCE.name in found or self.learnt_before):
+            if stage.roles == (TARGET,) and (FROM_SOURCE.name in found or self.learned_before):
                 self._leave_source()
             elif stage.roles == (TARGET, SOURCE) and not self.agree:
                 self.source_head = self._second_head()
@@ -133,7 +133,7 @@ class Course:
         if SOURCE in self.tasks:
             for role, after in self._scores("after").items():
                 self.scores[role] = self.scores.get(role, {}) | after
-        return Learnt(fitted, found, held_out, self.scores, self._distances() | self._alike())
+        return Learned(fitted, found, held_out, self.scores, self._distances() | self._alike())
 
     def _leave_source(self) -> None:
         """Note what is known of the model before it learns the target, and give it the target's labels."""
@@ -215,7 +215,7 @@ class Course:
 
         Args:
             parts: of the name of the checkpoints' folder.
-            keep: whether what is learnt is kept for a resume when something else follows.
+            keep: whether what is learned is kept for a resume when something else follows.
         """
         if way.transfer is None:
             return {"evidence": self.evidence, "seconds": 0.0, "examples": 0}
@@ -234,27 +234,27 @@ class Course:
             with atomic_folder(done) as new:
                 save_file(_copied(way.route.state(self.built.model)), new / "state.safetensors")
                 write_json(new / "fitted.json", fitted)
-        distributed.wait()
+        distributed.barrier()
         return fitted
 
     def _evidence(self, stage: Stage, held_out: np.ndarray | None) -> Evidence:
         """What tells of the model as it is, without a label of the target.
 
         Args:
-            held_out: validation logits, where the model has learnt from these rows by now.
+            held_out: validation logits, where the model has learned from these rows by now.
         """
-        task, texts = self.tasks[stage.roles[0]], self.tasks[UNLABELLED].data.train.texts
+        task, texts = self.tasks[stage.roles[0]], self.tasks[UNLABELED].data.train.texts
         validation, model = task.data.validation, self.built.model
         rows_of = partial(self.route.rows, model, self.built.tokenizer, share=True)
         if held_out is None:
             held_out = predict_logits(model, rows_of(validation.texts), share=True)
-        unlabelled = predict_logits(model, rows_of(texts), share=True)
+        unlabeled = predict_logits(model, rows_of(texts), share=True)
         if self.odds is None:
             own = [*task.data.train.texts, *validation.texts]
             same = stage.roles[0] == TARGET
             self.odds = np.ones(len(own)) if same else kept_odds(own, texts, self._seed())
         weights = self.odds[-len(validation) :]
-        return Evidence.of(task.data.labels, held_out, validation.targets, weights, unlabelled)
+        return Evidence.of(task.data.labels, held_out, validation.targets, weights, unlabeled)
 
     def _learn_language(self, stage: Stage, way: Way, settings: TrainingSettings, checkpoints: Path) -> dict[str, Any]:
         own = cast(Pretrain, next(part for part in self.transfer.parts if stage in part.stages))
@@ -283,9 +283,9 @@ class Course:
         asked = str((stage.learns, last, route, settings, self.asked, task.data.fingerprints()))
         state = (*route.state(model).values(), *([] if task.weights is None else [torch.from_numpy(task.weights)]))
         # The tokenizer stands for the base and for the texts that the vocabulary is of.
-        key = "learnt", self.built.tokenizer, asked, *(value.detach().cpu().numpy().tobytes() for value in state)
-        fitted, learnt = once(key, lambda: (fit(), _copied(route.state(model))))
-        model.load_state_dict(learnt, strict=False)
+        key = "learned", self.built.tokenizer, asked, *(value.detach().cpu().numpy().tobytes() for value in state)
+        fitted, learned = once(key, lambda: (fit(), _copied(route.state(model))))
+        model.load_state_dict(learned, strict=False)
         return dict(fitted)
 
     def _fit_twice_if_collapsed(
@@ -332,8 +332,8 @@ class Course:
         if _takes_last_epoch(stage, route):
             watched = watched.take([])
         learner, (*rows, validation) = route.learning(model, self.built.tokenizer, *texts, watched.texts)
-        learnt = dict(zip(tasks, rows, strict=True))
-        inputs = {role: route.head_inputs(learner, own) for role, own in learnt.items()}
+        learned = dict(zip(tasks, rows, strict=True))
+        inputs = {role: route.head_inputs(learner, own) for role, own in learned.items()}
         if inputs[roles[0]] is not None:
             held_out = Features(cast(Any, route.head_inputs(learner, validation)), watched.targets)
             solved = self._solve(stage, way, tasks, cast(dict[str, np.ndarray], inputs), held_out)
@@ -346,7 +346,7 @@ class Course:
             last_layer=route.head(cast(Any, learner)),
             criteria={role: task.criterion for role, task in tasks.items()},
             examples={
-                role: Examples(learnt[role], task.data.train.targets, task.weights) for role, task in tasks.items()
+                role: Examples(learned[role], task.data.train.targets, task.weights) for role, task in tasks.items()
             },
             taught=self._taught(learner),
             represent=partial(represent, learner, route.head(cast(Any, learner))),
@@ -444,7 +444,7 @@ class Course:
 
     def _layers(self, role: str) -> list[np.ndarray]:
         """What each layer makes of some training texts of a role, as the model is now."""
-        role = UNLABELLED if role == TARGET and TARGET not in self.tasks else role
+        role = UNLABELED if role == TARGET and TARGET not in self.tasks else role
         if role not in self.tasks:
             return []
         texts = self.tasks[role].data.train.texts
@@ -466,7 +466,7 @@ class Course:
     def _told_apart(self) -> bool:
         """Whether a classifier tells the texts of both sides apart better than by chance (Lopez-Paz and Oquab 2017)."""
         distances = [layer["proxy_a_distance"] for layer in self._alike().get("similarity", [])]
-        rows = sum(min(len(self.tasks[role].data.train), COMPARED_ROWS) for role in (SOURCE, UNLABELLED))
+        rows = sum(min(len(self.tasks[role].data.train), COMPARED_ROWS) for role in (SOURCE, UNLABELED))
         return not distances or float(np.mean(distances)) > chance_distance(rows)
 
     def _distances(self) -> dict[str, Any]:
@@ -492,7 +492,7 @@ class Course:
 def _takes_last_epoch(stage: Stage, route: Route) -> bool:
     # Nothing tells of an epoch without a head, and the one that is best for the source need not be so for the target;
     # candidates are compared as they are at the same epoch, that of the source alone too.
-    return stage.learns == "representation" or (UNLABELLED in stage.roles and not route.is_solved)
+    return stage.learns == "representation" or (UNLABELED in stage.roles and not route.is_solved)
 
 
 def _copied(state: State) -> dict[str, Tensor]:

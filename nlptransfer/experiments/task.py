@@ -38,12 +38,12 @@ class Task:
         return cls(data, LabelLoss(data.labels, of_classes, settings.label_smoothing), judge, weights)
 
     @classmethod
-    def unlabelled(cls, data: Data) -> "Task":
+    def unlabeled(cls, data: Data) -> "Task":
         """The texts of a task whose labels nobody sees: targets that no loss takes."""
         none = Split([], data.labels.encode([]))
-        shape = (len(data.unlabelled), data.labels.num_labels) if data.labels.multi_label else len(data.unlabelled)
+        shape = (len(data.unlabeled), data.labels.num_labels) if data.labels.multi_label else len(data.unlabeled)
         unseen = np.full(shape, np.nan, np.float32) if data.labels.multi_label else np.full(shape, UNSEEN)
-        texts = replace(data, train=Split([*data.unlabelled], unseen), validation=none, calibration=none)
+        texts = replace(data, train=Split([*data.unlabeled], unseen), validation=none, calibration=none)
         return cls(texts, LabelLoss(data.labels), _judge(data.labels, None))
 
     def majority_score(self) -> float | None:

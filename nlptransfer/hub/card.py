@@ -23,7 +23,7 @@ TASK = "text-classification"
 WIDGETS = 5
 """Labels of which the hub's page shows an example text."""
 _FIRST = ["language", "license", "library_name", "pipeline_tag", "tags", "base_model", "base_model_relation"]
-# Those of licences and languages are shapes alone: the hub's lists grow.
+# Those of licenses and languages are shapes alone: the hub's lists grow.
 _LICENSE = r"[a-z0-9]+(?:[.+-][a-z0-9]+)*"
 _LANGUAGE = r"[a-z]{2,3}|multilingual|code"
 # Ends of lines for some parser, signs that turn the direction of a line, and halves of characters.
@@ -76,24 +76,24 @@ def model_card(
     Args:
         record: what the classifier's nlptransfer.json holds.
         repo_id: where it is to be had on the hub, owner/name.
-        license: the hub's id of a licence, as apache-2.0.
+        license: the hub's id of a license, as apache-2.0.
         language: ISO 639 codes of the languages that it was trained and tested on, as en.
         datasets: hub ids, owner/name, of what it was trained on.
         examples: texts to show; none of the data's texts is shown unless it is given here.
 
     Raises:
-        SettingError: a repo_id, licence, language or data set that the hub cannot know.
+        SettingError: a repo_id, license, language or data set that the hub cannot know.
     """
     check(is_hub_id(repo_id), "repo_id", repo_id, "a name on the hub, owner/name")
     known = license is None or re.fullmatch(_LICENSE, license) is not None
-    check(known, "license", license, "the hub's id of a licence, as apache-2.0, cc-by-4.0 or other")
+    check(known, "license", license, "the hub's id of a license, as apache-2.0, cc-by-4.0 or other")
     for code in _each("language", language):
         check(re.fullmatch(_LANGUAGE, code) is not None, "language", code, "an ISO 639 code, as en, or multilingual")
     for name in _each("datasets", datasets):
         known = name.count("/") == 1 and is_hub_id(name) and not Path(name).expanduser().exists()
         check(known, "datasets", name, "the hub id of a data set, owner/name, and no path of this machine")
     # What was exported says what it was exported from.
-    told = _plain({**record, **(record.get("learnt") or {})})
+    told = _plain({**record, **(record.get("learned") or {})})
     data = _metadata(told, repo_id.rpartition("/")[2], license, list(language), list(datasets))
     template = _environment().get_template("model_card.md")
     body = template.render(

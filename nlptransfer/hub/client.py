@@ -144,7 +144,7 @@ class HubClient:
     def identify(self) -> None:
         """Find out whom the token belongs to; refuse one that may only read."""
         me = self.ask(self.api.whoami)
-        self.owners = (me["name"], *(organisation["name"] for organisation in me.get("orgs", [])))
+        self.owners = (me["name"], *(organization["name"] for organization in me.get("orgs", [])))
         if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
             raise HubError(
                 f"{self.repo_id}: expected a token that may write, found one that may only read: make another on "

@@ -118,7 +118,7 @@ def through(
 
         def counted(inputs: dict[str, Tensor]) -> Tensor:
             found = function(inputs)
-            bar.advance(task, len(inputs["input_ids"]) * distributed.count())
+            bar.advance(task, len(inputs["input_ids"]) * distributed.world_size())
             return found
 
         return compute(model, counted, tokens, share=True, places=places)
@@ -147,7 +147,7 @@ def text_key(
         "inputs": tokenizer.model_input_names,
         "max_length": tokenizer.model_max_length,
         "long_texts": long_text,
-        "normalisation": "none",
+        "normalization": "none",
         # With their lengths: where one ends and the next begins.
         "texts": hash("".join(f"{len(text)} {text}" for text in texts)),
     }
@@ -187,7 +187,7 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
     made = make()
     if distributed.is_main():
         _keep(path, made, limit)
-    distributed.wait()
+    distributed.barrier()
     found = _opened(path)
     return made if found is None else found
 
@@ -209,7 +209,7 @@ def _opened(path: Path) -> np.ndarray | None:
 def _on_all(has: bool) -> bool:
     """Whether every process has it."""
     mine = [np.array([distributed.rank()])], [np.array([has])]
-    return bool(distributed.gather_rows(*mine, distributed.count(), share=True).all())
+    return bool(distributed.gather_rows(*mine, distributed.world_size(), share=True).all())
 
 
 def _keep(path: Path, made: np.ndarray, limit: float) -> None:

@@ -62,10 +62,10 @@ def compute(
     numbers = PREDICTED_NUMBERS["cpu" if device.type == "cpu" else "other"]
     width = getattr(getattr(model, "config", None), "hidden_size", 384)
     batches = list(prediction_batches(rows.lengths, numbers // width))
-    mine = batches[distributed.rank() :: distributed.count()] if share else batches
+    mine = batches[distributed.rank() :: distributed.world_size()] if share else batches
     # Sharded weights meet in every pass, so no process may make one pass fewer.
     sharded = share and any(isinstance(value, DTensor) for value in model.parameters())
-    idle = batches[:1] if sharded and len(mine) * distributed.count() < len(batches) else []
+    idle = batches[:1] if sharded and len(mine) * distributed.world_size() < len(batches) else []
     was_training = model.training
     model.eval()
     # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.

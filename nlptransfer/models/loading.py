@@ -75,7 +75,7 @@ def load_model(
         dropout: in place of every dropout probability of the config.
         attention_dropout: in place of those of attention weights, where the config has them apart.
         dtype: of the weights.
-        four_bit: whether the linear layers below the head are quantised (nf4).
+        four_bit: whether the linear layers below the head are quantized (nf4).
 
     Raises:
         BaseModelError: there is no classifier for this architecture, or weights of the encoder are missing.

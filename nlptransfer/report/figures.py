@@ -1,4 +1,4 @@
-"""Plots as SVG that stands in a page: by matplotlib, with the page's own colours, no fonts and no ids that clash."""
+"""Plots as SVG that stands in a page: by matplotlib, with the page's own colors, no fonts and no ids that clash."""
 
 import re
 import warnings
@@ -18,17 +18,17 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from nlptransfer.evaluation import Reliability
 
 SERIES = 6
-"""Lines of a plot that have colours of their own."""
+"""Lines of a plot that have colors of their own."""
 SIZE = (4.4, 3.0)
 """Inches: a little more than a phone is wide, so that letters are not shrunk on one."""
-# Colours that matplotlib sees in place of the page's CSS variables, which are put in afterwards.
-_COLOURS = {"ink": "#010101", "faint": "#020202", "paper": "#030303"} | {
+# Colors that matplotlib sees in place of the page's CSS variables, which are put in afterwards.
+_COLORS = {"ink": "#010101", "faint": "#020202", "paper": "#030303"} | {
     f"series-{number}": f"#0404{number:02d}" for number in range(1, SERIES + 1)
 }
-_INK, _FAINT, _PAPER = (_COLOURS[name] for name in ("ink", "faint", "paper"))
-_LINES = [_COLOURS[f"series-{number}"] for number in range(1, SERIES + 1)]
+_INK, _FAINT, _PAPER = (_COLORS[name] for name in ("ink", "faint", "paper"))
+_LINES = [_COLORS[f"series-{number}"] for number in range(1, SERIES + 1)]
 _MARKERS = "osD^vP"
-_VARIABLES = {colour: f"var(--{name})" for name, colour in _COLOURS.items()}
+_VARIABLES = {color: f"var(--{name})" for name, color in _COLORS.items()}
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": _FAINT,
     "axes.facecolor": "none",
@@ -91,8 +91,8 @@ def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: 
         axes = figure.subplots()
         shown = {name: replace(point, place=max(point.place, 0.001)) for name, point in points.items()}
         for name, point in shown.items():
-            colour = _LINES[0] if name == chosen else _INK
-            axes.errorbar(**_with_bars([point]), fmt="o", color=colour, markersize=6 if name == chosen else 4.5)
+            color = _LINES[0] if name == chosen else _INK
+            axes.errorbar(**_with_bars([point]), fmt="o", color=color, markersize=6 if name == chosen else 4.5)
         _seconds_axis(axes, [point.place for point in shown.values()])
         axes.set_xlabel("training time, logarithmic")
         axes.set_ylabel(_short(metric))
@@ -125,7 +125,7 @@ def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Markup
         axes.xaxis.set_major_locator(FixedLocator(places))
         axes.xaxis.set_major_formatter(FixedFormatter([f"{place:,.0f}" for place in places]))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("labelled rows, logarithmic")
+        axes.set_xlabel("labeled rows, logarithmic")
         axes.set_ylabel(_short(metric))
         figure.legend(loc="outside upper center", ncols=3, fontsize=8)
 
@@ -133,7 +133,7 @@ def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Markup
         f"{name}: " + ", ".join(f"{_said(point)} with {point.place:,.0f} rows" for point in points)
         for name, points in curves.items()
     )
-    return _svg("learning", f"{metric} against labelled rows", told, draw)
+    return _svg("learning", f"{metric} against labeled rows", told, draw)
 
 
 def reliability_diagram(after: Reliability, before: Reliability | None, forecast: str, came: str) -> Markup:
@@ -257,7 +257,7 @@ def _make_inline(root: ElementTree.Element, name: str, used: set[str]) -> None:
             element.set(key, value)
     size = root.get("viewBox", "")
     root.attrib.clear()
-    root.attrib |= {"viewBox": size, "role": "img", "aria-labelledby": f"{name}-title {name}-desc"}
+    root.attrib |= {"viewBox": size, "role": "img", "aria-labeledby": f"{name}-title {name}-desc"}
 
 
 def plain(text: str) -> str:

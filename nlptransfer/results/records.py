@@ -17,7 +17,7 @@ from nlptransfer.files import atomic_file, read_json
 log = logging.getLogger("nlptransfer")
 
 WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "save_epochs", "keep_checkpoints")
-"""Settings that change nothing of what is learnt: a run may be resumed with others."""
+"""Settings that change nothing of what is learned: a run may be resumed with others."""
 
 
 def claim(folder: Path, question: dict[str, Any], overwrite: bool, record: str = "experiment.json") -> bool:

@@ -19,7 +19,7 @@ from nlptransfer.files import content_stamp
 from nlptransfer.hub import fast_tokenizer, from_pretrained, quiet
 from nlptransfer.models import LongText, Rows, SharedBase, predict_logits, token_counts
 from nlptransfer.settings import check, convert, fields_of
-from nlptransfer.training import Pace, learnt_state
+from nlptransfer.training import Pace, learned_state
 
 log = logging.getLogger("nlptransfer")
 
@@ -116,7 +116,7 @@ class Route(ABC):
 
     def state(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """What this route may change in a model, by name: not a copy."""
-        return learnt_state(model)
+        return learned_state(model)
 
     def layer_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray

@@ -68,13 +68,13 @@ class EncoderRoute(Route):
     def make_model(
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> tuple[PreTrainedModel, list[str]]:
-        """The model to train, and the names of its freshly initialised modules."""
+        """The model to train, and the names of its freshly initialized modules."""
         return self.load_base(base, data.labels, tokenizer, seed)
 
     def load_base(
         self, base: BaseModel, labels: Labels, tokenizer: PreTrainedTokenizerFast, seed: int, **precision: Any
     ) -> tuple[PreTrainedModel, list[str]]:
-        """A classifier on the base with this route's dropout, and the names of its freshly initialised modules."""
+        """A classifier on the base with this route's dropout, and the names of its freshly initialized modules."""
         dropout: dict[str, Any] = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
         return load_model(base, labels, tokenizer, seed, **dropout, **precision)
 

@@ -36,7 +36,7 @@ ADAPTER = "adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class Lora(EncoderRoute):
-    """The encoder is frozen; a product of two small matrices is learnt beside each of its own (Hu et al. 2021)."""
+    """The encoder is frozen; a product of two small matrices is learned beside each of its own (Hu et al. 2021)."""
 
     name: ClassVar[str] = "lora"
     opened_by: ClassVar[str] = "peft"

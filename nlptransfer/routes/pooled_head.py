@@ -39,7 +39,7 @@ class Standardize(nn.Module):
 
 
 class PooledBody(nn.Module):
-    """Pooled features, standardised, and hidden layers on them, if any.
+    """Pooled features, standardized, and hidden layers on them, if any.
 
     Args:
         sizes: width of the features, then of each hidden layer.

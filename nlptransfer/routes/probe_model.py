@@ -101,7 +101,7 @@ class ProbeForSequenceClassification(PreTrainedModel):
         self.post_init()
 
     def init_weights(self) -> None:
-        """Nothing: the encoder has its weights, and the layers' own initialisation is right."""
+        """Nothing: the encoder has its weights, and the layers' own initialization is right."""
 
     def train(self, mode: bool = True) -> "ProbeForSequenceClassification":
         super().train(mode)

@@ -89,7 +89,7 @@ class CnnBody(nn.Module):
         self.width = config.num_filters * len(self.sizes)
 
     def forward(self, vectors: Tensor, known: Tensor) -> Tensor:
-        """(batch, words, dimensions) and (batch, words) -> (batch, width); a filter is centred on known words.
+        """(batch, words, dimensions) and (batch, words) -> (batch, width); a filter is centered on known words.
 
         A filter of an even size has one word more on its right.
         """
@@ -133,7 +133,7 @@ class Word2VecForSequenceClassification(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # The layers' own initialisation is right; the vectors come from a file.
+        # The layers' own initialization is right; the vectors come from a file.
         if isinstance(module, Standardize):
             nn.init.zeros_(module.mean)
             nn.init.ones_(module.scale)

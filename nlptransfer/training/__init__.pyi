@@ -6,11 +6,11 @@ from .linear_head import HeadTask as HeadTask
 from .linear_head import Solved as Solved
 from .linear_head import are_few as are_few
 from .linear_head import share_weights as share_weights
-from .loop import learnt_state as learnt_state
+from .loop import learned_state as learned_state
 from .loop import train as train
 from .losses import SOURCE as SOURCE
 from .losses import TARGET as TARGET
-from .losses import UNLABELLED as UNLABELLED
+from .losses import UNLABELED as UNLABELED
 from .losses import Judged as Judged
 from .losses import LabelLoss as LabelLoss
 from .losses import Objective as Objective

@@ -1,8 +1,8 @@
-"""Altered copies of training rows: words replaced by a neighbour of their vector, words swapped, words left out.
+"""Altered copies of training rows: words replaced by a neighbor of their vector, words swapped, words left out.
 
 For the train split only: a row that chooses or scores must be one that somebody wrote. Few rows gain most, as a copy
 says again what its row says (Wei and Zou 2019, "EDA: Easy Data Augmentation Techniques", which has the operations;
-Wang and Yang 2015, "That's So Annoying!!!", which takes neighbours of word vectors for synonyms). Such a neighbour may
+Wang and Yang 2015, "That's So Annoying!!!", which takes neighbors of word vectors for synonyms). Such a neighbor may
 also be an opposite, "good" beside "bad": ``augment_similarity`` and a small share keep these few, and English negations
 neither come nor go.
 
@@ -28,9 +28,9 @@ logger = logging.getLogger("nlptransfer")
 
 _ATTEMPTS = 5
 _BLOCK = 10_000
-"""Copies that are drawn at a time: the neighbours of all their words are found together."""
+"""Copies that are drawn at a time: the neighbors of all their words are found together."""
 _AMONG = 50_000
-"""Neighbours are looked for among so many words, the most frequent: rarer ones are seldom the better word."""
+"""Neighbors are looked for among so many words, the most frequent: rarer ones are seldom the better word."""
 _CELLS = 1 << 24
 _GROUP = 64
 _SAMPLE = 5000
@@ -49,22 +49,22 @@ class Augment:
     augment_copies: int = 0
     """Altered copies of each training row at most; one that comes out equal to another text is left out."""
     augment_synonyms: float = 0.1
-    """Share of the words for which a neighbour of their word vector is put, 0 to 1; a word that has none stays."""
+    """Share of the words for which a neighbor of their word vector is put, 0 to 1; a word that has none stays."""
     augment_swaps: float = 0.05
     """Share of the words that change places with another of the same text, 0 to 1."""
     augment_deletions: float = 0.05
     """Share of the words that are left out, 0 to 1; one word of a text stays at least."""
-    augment_neighbours: int = 5
+    augment_neighbors: int = 5
     """How many of the nearest words one is drawn from."""
     augment_similarity: float = 0.6
-    """Least cosine of a word and its neighbour, -1 to 1."""
+    """Least cosine of a word and its neighbor, -1 to 1."""
 
     def check(self) -> None:
         """Raise a SettingError for a value that makes no sense."""
         check(self.augment_copies >= 0, "augment_copies", self.augment_copies, "0 or more")
         for name in ("augment_synonyms", "augment_swaps", "augment_deletions"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share from 0 to 1")
-        check(self.augment_neighbours >= 1, "augment_neighbours", self.augment_neighbours, "at least 1")
+        check(self.augment_neighbors >= 1, "augment_neighbors", self.augment_neighbors, "at least 1")
         similar = -1 <= self.augment_similarity <= 1
         check(similar, "augment_similarity", self.augment_similarity, "a cosine from -1 to 1")
 
@@ -78,7 +78,7 @@ def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | N
         split: n rows to learn from, never those of validation, calibration or test.
         settings: how many copies, and what is altered.
         seed: same rows, settings, vectors and seed, same copies on every machine.
-        vectors: where neighbours are looked for; None if ``augment_synonyms`` is 0.
+        vectors: where neighbors are looked for; None if ``augment_synonyms`` is 0.
 
     Returns:
         The n rows as they are, then at most n * ``augment_copies`` more, in the order of their rows.
@@ -94,8 +94,8 @@ def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | N
     logger.info("altered copies of %s training rows, %d of each at most", f"{len(split):,}", settings.augment_copies)
     cut = cutter(vectors)
     texts = [_Text.of(text, cut(text)) for text in split.texts]
-    neighbours = _Neighbours(vectors if synonyms else None, settings, {word for text in texts for word in text.words})
-    copies = _copies(texts, set(split.texts), settings, seed, neighbours)
+    neighbors = _Neighbors(vectors if synonyms else None, settings, {word for text in texts for word in text.words})
+    copies = _copies(texts, set(split.texts), settings, seed, neighbors)
     places = sorted(copies)
     rows = np.array([row for row, _ in places], dtype=np.int64)
     return Split(
@@ -104,7 +104,7 @@ def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | N
 
 
 def _copies(
-    texts: Sequence["_Text"], seen: set[str], settings: Augment, seed: int, neighbours: "_Neighbours"
+    texts: Sequence["_Text"], seen: set[str], settings: Augment, seed: int, neighbors: "_Neighbors"
 ) -> dict[tuple[int, int], str]:
     """Each copy by its row and number.
 
@@ -120,13 +120,13 @@ def _copies(
             # random() of a seed that is text is the one stream that Python promises to keep.
             streams = [random.Random(f"{seed} {row} {number} {attempt}") for row, number in block]
             drawn = [
-                _Changes.draw(texts[row], settings, neighbours, stream.random)
+                _Changes.draw(texts[row], settings, neighbors, stream.random)
                 for (row, _), stream in zip(block, streams, strict=True)
             ]
             words_of = [(texts[row].words, each) for (row, _), each in zip(block, drawn, strict=True)]
-            neighbours.find(words[at] for words, each in words_of for at in each.replaced)
+            neighbors.find(words[at] for words, each in words_of for at in each.replaced)
             for place, each in zip(block, drawn, strict=True):
-                text = each.applied(texts[place[0]], neighbours)
+                text = each.applied(texts[place[0]], neighbors)
                 if text in seen:
                     left.append(place)
                 else:
@@ -192,24 +192,24 @@ class _Changes:
     """What is altered in one copy."""
 
     replaced: dict[int, float]
-    """places of words, and where in the list of neighbours, from 0 to 1, the other word stands"""
+    """places of words, and where in the list of neighbors, from 0 to 1, the other word stands"""
     swapped: list[tuple[int, int]]
     deleted: set[int]
 
     @classmethod
-    def draw(cls, text: _Text, settings: Augment, neighbours: "_Neighbours", draw: Callable[[], float]) -> "_Changes":
+    def draw(cls, text: _Text, settings: Augment, neighbors: "_Neighbors", draw: Callable[[], float]) -> "_Changes":
         count = len(text.words)
-        known = [at for at in text.free if text.words[at] in neighbours.row_of]
+        known = [at for at in text.free if text.words[at] in neighbors.row_of]
         replaced = _chosen(known, _rounded(settings.augment_synonyms * count, draw), draw)
         pairs = _rounded(settings.augment_swaps * count / 2, draw)
         swapped = _chosen(range(count), 2 * min(pairs, count // 2), draw)
         deleted = _chosen(text.free, min(_rounded(settings.augment_deletions * count, draw), count - 1), draw)
         return cls({at: draw() for at in replaced}, list(zip(swapped[::2], swapped[1::2], strict=True)), set(deleted))
 
-    def applied(self, text: _Text, neighbours: "_Neighbours") -> str:
+    def applied(self, text: _Text, neighbors: "_Neighbors") -> str:
         words = list(text.words)
         for at, share in self.replaced.items():
-            if others := neighbours.of[words[at]]:
+            if others := neighbors.of[words[at]]:
                 words[at] = _cased_as(words[at], others[int(share * len(others))])
         for a, b in self.swapped:
             words[a], words[b] = words[b], words[a]
@@ -256,10 +256,10 @@ def _cased_as(word: str, other: str) -> str:
     return other[0].upper() + other[1:] if word[0].isupper() else other
 
 
-# Neighbours
+# Neighbors
 
 
-class _Neighbours:
+class _Neighbors:
     """The words that may stand for a word, found once for each that is drawn."""
 
     def __init__(self, vectors: WordVectors | None, settings: Augment, words: set[str]) -> None:
@@ -274,20 +274,20 @@ class _Neighbours:
             self.row_of = {word: row for word, row in zip(known, rows.tolist(), strict=True) if row >= 0}
 
     def find(self, words: Iterable[str]) -> None:
-        """Look for the neighbours of those words that have not been asked for before."""
+        """Look for the neighbors of those words that have not been asked for before."""
         new = sorted(set(words) - self.of.keys())
         if self.vectors is None or not new:
             return
         rows = np.unique([self.row_of[word] for word in new])
         settings = self.settings
-        found = nearest_rows(self.vectors.matrix, rows, settings.augment_neighbours, settings.augment_similarity)
+        found = nearest_rows(self.vectors.matrix, rows, settings.augment_neighbors, settings.augment_similarity)
         by_row = {row: self.vectors.words_at(each) for row, each in zip(rows.tolist(), found, strict=True)}
         for word in new:
             self.of[word] = [other for other in by_row[self.row_of[word]] if _stands_for(other, word)]
 
 
 def _stands_for(other: str, word: str) -> bool:
-    """Whether a neighbour is a word of a text, and another one; not a phrase, a mark, a piece or a negation."""
+    """Whether a neighbor is a word of a text, and another one; not a phrase, a mark, a piece or a negation."""
     is_word = other[:1].isalpha() and "_" not in other and not _NEGATION.fullmatch(other)
     return is_word and other.casefold() != word.casefold()
 
@@ -296,9 +296,9 @@ def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float)
     """The rows whose vectors have the highest cosine with those of ``rows``, for all of these at once.
 
     Args:
-        matrix: (n, d) float32; neighbours are looked for in the first 50,000 rows.
-        rows: (m,) int64, the rows to find neighbours of; a row is none of its own, and one of zeros has none.
-        count: how many neighbours of each at most.
+        matrix: (n, d) float32; neighbors are looked for in the first 50,000 rows.
+        rows: (m,) int64, the rows to find neighbors of; a row is none of its own, and one of zeros has none.
+        count: how many neighbors of each at most.
         least: their least cosine.
 
     Returns:

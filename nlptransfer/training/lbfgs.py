@@ -20,7 +20,7 @@ from nlptransfer.training.losses import LabelLoss
 log = logging.getLogger("nlptransfer")
 
 STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
-"""L2 strengths to choose from, each as a penalty strength / (2 * rows) * |W|^2 on standardised features."""
+"""L2 strengths to choose from, each as a penalty strength / (2 * rows) * |W|^2 on standardized features."""
 TOWARDS_STRENGTHS = (1e5, 1e4, 1000.0, 100.0, 10.0, 1.0, 0.1)
 """L2 strengths to choose from where the penalty holds a head at that of a source: from a copy of it to hardly held."""
 AXES = 256
@@ -42,7 +42,7 @@ SETTLED = 10
 FAR_WORSE = 1.03
 """Times the best validation loss from which a weaker strength is given up."""
 STOPPED = 99
-"""scipy's status where a callback has ended the minimisation."""
+"""scipy's status where a callback has ended the minimization."""
 FEWEST = 4
 """Rows from which there is cross-validation."""
 Head = tuple[np.ndarray, np.ndarray]
@@ -54,7 +54,7 @@ Score = Callable[[np.ndarray, np.ndarray], float]
 
 @dataclass(frozen=True)
 class LinearSolution:
-    """A solved linear head on standardised features."""
+    """A solved linear head on standardized features."""
 
     weight: np.ndarray
     """(labels, width) float32"""
@@ -81,7 +81,7 @@ def solve(
     weights: np.ndarray | None = None,
     towards: Head | None = None,
 ) -> Head:
-    """Minimise the objective + strength / (2 * rows) * |W|^2 over W and b (the bias is free).
+    """Minimize the objective + strength / (2 * rows) * |W|^2 over W and b (the bias is free).
 
     With ``weights`` the objective is sum(weights * row_losses) / sum(weights * row_weights), where only proportions
     matter: alpha / ns on source rows and beta / nt on target rows, ns and nt being the sums of their class weights,
@@ -92,7 +92,7 @@ def solve(
     the bias too, so that ever greater strengths end at the source's head itself.
 
     Args:
-        features: (rows, width) standardised.
+        features: (rows, width) standardized.
         targets: (rows,) int64, or (rows, labels) float32.
         strength: of the L2 penalty, 0 or more; sklearn's 1 / C where all rows weigh 1.
         start: weight and bias to begin from, or a solution for some of these rows; None: ``towards``, or zeros.
@@ -272,7 +272,7 @@ class _Problem:
         shapes = [(self.labels, features.shape[1]), (self.labels,)]
         towards = towards or (np.zeros(shapes[0]), np.zeros(shapes[1]))
         _check_parts("towards", towards, shapes, "give a head of the same labels on the same features")
-        self.centre = torch.from_numpy(towards[0]).double(), torch.from_numpy(towards[1]).double() * has_bias
+        self.center = torch.from_numpy(towards[0]).double(), torch.from_numpy(towards[1]).double() * has_bias
 
     def _weighted(self, rows: torch.Tensor, root: bool = False) -> torch.Tensor:
         if self.weights is None:
@@ -292,11 +292,11 @@ class _Problem:
             raise SettingError(f"strength={strength!r}: expected a number from 0")
         penalty = strength / self.rows
         bias_penalty = penalty * self.holds_bias
-        centre, bias_centre = self.centre
-        weight, bias = self.centre if start is None else (torch.from_numpy(part).double() for part in start)
+        center, bias_center = self.center
+        weight, bias = self.center if start is None else (torch.from_numpy(part).double() for part in start)
         along, across, bias_scale = self._scales(weight, bias, penalty, bias_penalty)
-        # From the centre: beside a great strength no digit of them is lost.
-        first, bias_first = weight - centre, (bias - bias_centre) * self.has_bias
+        # From the center: beside a great strength no digit of them is lost.
+        first, bias_first = weight - center, (bias - bias_center) * self.has_bias
 
         def scaled(weight: torch.Tensor) -> torch.Tensor:
             """(labels, width) times each label's symmetric matrix of the scales."""
@@ -314,7 +314,7 @@ class _Problem:
         def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
             step, bias_step = steps(flat)
             # By hand but for the losses: autograd would keep copies of what is large.
-            whole, bias_whole = (part.to(self.features.dtype) for part in (centre + step, bias_centre + bias_step))
+            whole, bias_whole = (part.to(self.features.dtype) for part in (center + step, bias_center + bias_step))
             logits = (self.features @ whole.t()).add_(bias_whole).requires_grad_()
             losses = self._weighted(self.objective.row_losses(logits, self.targets).double())
             value = losses.sum() / self.total_weight
@@ -327,7 +327,7 @@ class _Problem:
 
         def head(flat: np.ndarray) -> Head:
             step, bias_step = steps(flat)
-            return (centre + step).float().numpy(), (bias_centre + bias_step).float().numpy()
+            return (center + step).float().numpy(), (bias_center + bias_step).float().numpy()
 
         taken = itertools.count(1)
 
@@ -396,7 +396,7 @@ def _folds(targets: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndar
         raise SettingError(f"folds={folds!r}: expected 2 or more")
     rows = len(targets)
     if rows < FEWEST:
-        raise TrainingError(f"expected {FEWEST} rows or more to cross-validate, found {rows}; add labelled rows")
+        raise TrainingError(f"expected {FEWEST} rows or more to cross-validate, found {rows}; add labeled rows")
     rarest = 1 if targets.ndim == 2 else int(np.unique(targets, return_counts=True)[1].min())
     kind = StratifiedKFold if rarest > 1 else KFold
     return kind(min(folds, rarest if rarest > 1 else rows), shuffle=True, random_state=seed).split(targets, targets)
@@ -415,7 +415,7 @@ def _finite(score: float) -> float:
 
 
 def _principal_axes(features: torch.Tensor) -> torch.Tensor:
-    """(width, axes), orthonormal: the principal axes of standardised features.
+    """(width, axes), orthonormal: the principal axes of standardized features.
 
     All axes of at most ``AXES`` features; of more the first ones, by subspace iteration (Halko et al. 2011).
     """

@@ -19,7 +19,7 @@ from nlptransfer.training.lbfgs import (
 from nlptransfer.training.losses import LabelLoss
 
 FEW_ROWS, FEW_TO_CHOOSE_BY = 1000, 100
-"""Fewer labelled rows than the first, with fewer for validation than the second, are all cross-validated instead."""
+"""Fewer labeled rows than the first, with fewer for validation than the second, are all cross-validated instead."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Features:
     """Rows of features for a linear head, and what they should come out as."""
 
     values: np.ndarray
-    """(rows, width) float32, standardised"""
+    """(rows, width) float32, standardized"""
     targets: np.ndarray
     """(rows,) int64, or (rows, labels) float32"""
     weights: np.ndarray | None = None
@@ -77,7 +77,7 @@ class HeadTask:
     """whether the strength is chosen by the loss, which tells more of the same rows than a score does; else by that"""
     folds_know: bool = False
     """whether a fold that held out a training row would know it all the same: from altered copies of it, or from an
-    encoder that has learnt from it"""
+    encoder that has learned from it"""
     strength: float | None = None
     """the L2 strength, above 0, where it is not to be chosen"""
 
@@ -106,9 +106,9 @@ class HeadTask:
 
         Args:
             towards: a head that weights are held close to, in place of 0.
-            beside: rows of another task that are learnt too and never judged; their weights say what each counts.
+            beside: rows of another task that are learned too and never judged; their weights say what each counts.
             share: what the rows of this task count together, where others are beside them.
-            refit: whether the validation rows are learnt in the end; without, they alone choose.
+            refit: whether the validation rows are learned in the end; without, they alone choose.
 
         Raises:
             TrainingError: features that are not all finite, or too few rows to hold any out.
@@ -210,7 +210,7 @@ def are_few(train: int, validation: int) -> bool:
 
 
 def _span(values: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
-    """Into coordinates of the space that some rows span, and back: all that can be learnt of few rows lies in it."""
+    """Into coordinates of the space that some rows span, and back: all that can be learned of few rows lies in it."""
     if 2 * len(values) > values.shape[1]:
         return (lambda rows: rows), (lambda rows: rows)
     basis = np.linalg.qr(values.T)[0].astype(np.float32)

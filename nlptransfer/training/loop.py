@@ -81,7 +81,7 @@ def train(
     beside: Examples | None = None,
     roles: tuple[str, str] = (TARGET, SOURCE),
 ) -> TrainingReport:
-    """Minimise the objective over the examples; leave the best epoch's weights in the model.
+    """Minimize the objective over the examples; leave the best epoch's weights in the model.
 
     That is the one that scores best on validation; of scores within a standard error the last, its rate come down.
 
@@ -174,7 +174,7 @@ class _Loop:
         elif self.best:
             self.trained.load_state_dict(self.best, strict=False)
         if self.trained is not self.plain:
-            self.plain.load_state_dict(self._whole(learnt_state(self.trained)), strict=False)
+            self.plain.load_state_dict(self._whole(learned_state(self.trained)), strict=False)
             self.plain.to(self.accelerator.device)
         # Not end_training(): that takes down the process group, which evaluation still needs.
         for tracker in self.accelerator.trackers:
@@ -387,7 +387,7 @@ class _Loop:
             self.accelerator.log({"epoch_loss": loss, "validation_score": score}, step=report.step)
         if report.best_score is None or score > report.best_score:
             report.best_score, report.best_epoch = score, report.epoch
-            self.best = {name: value.detach().clone() for name, value in learnt_state(self.trained).items()}
+            self.best = {name: value.detach().clone() for name, value in learned_state(self.trained).items()}
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.early_stopping_patience
@@ -485,7 +485,7 @@ def _saved(checkpoints: Path) -> list[Path]:
     return sorted(checkpoints.glob("step_*"))
 
 
-def learnt_state(module: torch.nn.Module) -> dict[str, Tensor]:
+def learned_state(module: torch.nn.Module) -> dict[str, Tensor]:
     """What training changes: all of the state but frozen parameters (running means count); what has two names, once."""
     every = dict(module.named_parameters(remove_duplicate=False))
     first = dict(module.named_parameters())
@@ -500,6 +500,6 @@ def _sharded_as(like: Tensor, whole: Tensor) -> Tensor:
 def _drop_frozen(models: list[torch.nn.Module], weights: list[dict[str, Tensor]], _: str) -> None:
     # Of sharded models there are none here: their weights are already written.
     for model, state in zip(models, weights, strict=False):
-        learnt = learnt_state(model)
-        for name in [name for name in state if name not in learnt]:
+        learned = learned_state(model)
+        for name in [name for name in state if name not in learned]:
             del state[name]

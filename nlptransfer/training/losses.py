@@ -14,7 +14,7 @@ from torch.nn import functional
 from nlptransfer.data import Labels
 from nlptransfer.errors import SettingError, nearest
 
-TARGET, SOURCE, UNLABELLED = "target", "source", "unlabelled"
+TARGET, SOURCE, UNLABELED = "target", "source", "unlabeled"
 """The roles of rows: of the task that counts, of the one that knowledge is taken from, and the target's texts whose
 labels nobody sees."""
 

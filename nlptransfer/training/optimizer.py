@@ -52,9 +52,9 @@ class TrainingSettings:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """number format of the forward pass"""
     seed: int = 0
-    """moves initialisation and data order together, never a split"""
+    """moves initialization and data order together, never a split"""
     init_seed: int | None = None
-    """seed of initialisation and dropout alone; None: seed"""
+    """seed of initialization and dropout alone; None: seed"""
     data_seed: int | None = None
     """seed of the data order alone; None: seed"""
     save_steps: int = 500

@@ -11,7 +11,7 @@ from .base import Sides as Sides
 from .base import Stage as Stage
 from .base import Transfer as Transfer
 from .base import Way as Way
-from .contrastive import Contrast as Contrast
+from .contrastive import Contrastive as Contrastive
 from .domain_shift import chance_distance as chance_distance
 from .domain_shift import kept_distance as kept_distance
 from .domain_shift import kept_odds as kept_odds
@@ -30,6 +30,6 @@ from .self_training import SelfTrain as SelfTrain
 from .supervised import Copy as Copy
 from .supervised import Direct as Direct
 from .supervised import Joint as Joint
-from .supervised import Relate as Relate
-from .supervised import Select as Select
+from .supervised import Relational as Relational
+from .supervised import SelectFeatures as SelectFeatures
 from .supervised import Sequential as Sequential

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import Route
 from nlptransfer.settings import check
-from nlptransfer.training import SOURCE, UNLABELLED, Head, HeadTask, Objective, Solved, TrainingSettings
+from nlptransfer.training import SOURCE, UNLABELED, Head, HeadTask, Objective, Solved, TrainingSettings
 from nlptransfer.transfer.alignment import (
     Adversary,
     Aligned,
@@ -22,7 +22,7 @@ from nlptransfer.transfer.base import FROM_SOURCE, Learner, Sides, Stage, Transf
 from nlptransfer.transfer.label_free import Chosen, LabelFree
 from nlptransfer.transfer.self_training import SelfTrain
 
-ALIGN = Stage("align", (SOURCE, UNLABELLED))
+ALIGN = Stage("align", (SOURCE, UNLABELED))
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Alignment(Chosen):
     stages: ClassVar[tuple[Stage, ...]] = (ALIGN,)
     discrepancy: ClassVar[type[Discrepancy]]
 
-    strengths: tuple[float, ...] = ()
+    trade_offs: tuple[float, ...] = ()
     """values of lambda to choose from, beside 0"""
     warm_up: bool = False
     """whether lambda rises from 0 over the training, as 2 / (1 + exp(-10 p)) - 1"""
@@ -58,9 +58,12 @@ class Alignment(Chosen):
     def check(self) -> None:
         super().check()
         check(all(value >= 1 for value in self.epochs), "epochs", self.epochs, "whole numbers from 1")
-        check(len(self.strengths) > 0, "strengths", self.strengths, "at least one value of lambda")
+        check(len(self.trade_offs) > 0, "trade_offs", self.trade_offs, "at least one value of lambda")
         check(
-            all(value > 0 for value in self.strengths), "strengths", self.strengths, "values above 0; 0 is tried anyway"
+            all(value > 0 for value in self.trade_offs),
+            "trade_offs",
+            self.trade_offs,
+            "values above 0; 0 is tried anyway",
         )
 
     def check_fits(self, route: Route, sides: Sides) -> None:
@@ -77,26 +80,26 @@ class Alignment(Chosen):
         return route, replace(training, num_train_epochs=self.epochs[0]) if len(self.epochs) == 1 else training
 
     def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
-        strengths = (0.0, *sorted(self.strengths))
+        trade_offs = (0.0, *sorted(self.trade_offs))
         if not self.epochs:
-            return [replace(self, strengths=(value,)) for value in strengths]
-        return [replace(self, strengths=(value,), epochs=(count,)) for value in strengths for count in self.epochs]
+            return [replace(self, trade_offs=(value,)) for value in trade_offs]
+        return [replace(self, trade_offs=(value,), epochs=(count,)) for value in trade_offs for count in self.epochs]
 
     def learns_from(self, stage: Stage) -> tuple[str, ...]:
         # Where D counts nothing, it is what the source alone gives.
-        return stage.roles if any(self.strengths) else (SOURCE,)
+        return stage.roles if any(self.trade_offs) else (SOURCE,)
 
     @property
     def chosen(self) -> dict[str, Any]:
-        if len(self.strengths) != 1:
+        if len(self.trade_offs) != 1:
             return {}
-        return {"strength": self.strengths[0]} | ({"num_train_epochs": self.epochs[0]} if self.epochs else {})
+        return {"trade_off": self.trade_offs[0]} | ({"num_train_epochs": self.epochs[0]} if self.epochs else {})
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
-        (strength,) = self.strengths
-        if not strength:
+        (trade_off,) = self.trade_offs
+        if not trade_off:
             return super().objective(stage, learner)
-        course = partial(warmed_up, strength) if self.warm_up else lambda _: strength
+        course = partial(warmed_up, trade_off) if self.warm_up else lambda _: trade_off
         discrepancy = self.made(learner.last_layer.in_features)
         return Aligned(learner.module, learner.criteria[SOURCE], discrepancy, course, learner.last_layer)
 
@@ -117,7 +120,7 @@ class Coral(Alignment):
     name: ClassVar[str] = "coral"
     discrepancy: ClassVar[type[Discrepancy]] = Correlation
 
-    strengths: tuple[float, ...] = (0.5, 1.0)
+    trade_offs: tuple[float, ...] = (0.5, 1.0)
     shrinkage: float = 0.9
     """of the covariances in the closed form, towards a multiple of the identity: 0 for none, 1 for means alone"""
 
@@ -134,17 +137,20 @@ class Coral(Alignment):
             head = "a last layer that is solved" if name == "shrinkage" else "a last layer that is stepped"
             check(used or value == unset, name, value, f"{unset}, as it is of {head}")
         if route.is_solved:
-            inside = all(value <= 1 for value in self.strengths)
+            inside = all(value <= 1 for value in self.trade_offs)
             check(
-                inside, "strengths", self.strengths, "at most 1 where the last layer is solved: there the map is whole"
+                inside,
+                "trade_offs",
+                self.trade_offs,
+                "at most 1 where the last layer is solved: there the map is whole",
             )
 
     def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
-        (strength,) = self.strengths
+        (trade_off,) = self.trade_offs
         task = tasks[SOURCE]
-        if strength:
-            mapped = correlation_map(task.train.values, tasks[UNLABELLED].train.values, self.shrinkage)
-            task = task.mapped(lambda values: values + strength * (mapped(values) - values))
+        if trade_off:
+            mapped = correlation_map(task.train.values, tasks[UNLABELED].train.values, self.shrinkage)
+            task = task.mapped(lambda values: values + trade_off * (mapped(values) - values))
         return task.choose()
 
 
@@ -155,7 +161,7 @@ class Mmd(Alignment):
     name: ClassVar[str] = "mmd"
     discrepancy: ClassVar[type[Discrepancy]] = MeanDiscrepancy
 
-    strengths: tuple[float, ...] = (0.3, 1.0)
+    trade_offs: tuple[float, ...] = (0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ class Dann(Alignment):
     name: ClassVar[str] = "dann"
     discrepancy: ClassVar[type[Discrepancy]] = Adversary
 
-    strengths: tuple[float, ...] = (0.05, 0.1)
+    trade_offs: tuple[float, ...] = (0.05, 0.1)
     warm_up: bool = True
 
     def made(self, width: int) -> Discrepancy:
@@ -191,7 +197,7 @@ class Method(Transfer):
     @property
     def chosen(self) -> dict[str, Any]:
         own = self.alignment.chosen
-        return {"method": self.alignment.name if own["strength"] else "none"} | own
+        return {"method": self.alignment.name if own["trade_off"] else "none"} | own
 
     def learns_from(self, stage: Stage) -> tuple[str, ...]:
         return self.alignment.learns_from(stage)
@@ -207,7 +213,7 @@ class Method(Transfer):
 class Adapt(Chosen):
     """The method too is chosen without a label of the target: an alignment and its lambda, or none, then self-training.
 
-    The source alone is trained, and beside it each alignment that the route takes, at each of its strengths; on the one
+    The source alone is trained, and beside it each alignment that the route takes, at each of its trade_offs; on the one
     that is kept come the rounds of self-training. Every step is one of :func:`choose`.
     """
 
@@ -235,5 +241,7 @@ class Adapt(Chosen):
         if stage != ALIGN:
             return [None, SelfTrain()]
         kinds = (Coral,) if route.is_solved else ALIGNMENTS
-        aligned = [kind(strengths=(value,)) for kind in kinds if kind.name in self.methods for value in kind.strengths]
-        return [Method(one) for one in (Coral(strengths=(0.0,)), *aligned)]
+        aligned = [
+            kind(trade_offs=(value,)) for kind in kinds if kind.name in self.methods for value in kind.trade_offs
+        ]
+        return [Method(one) for one in (Coral(trade_offs=(0.0,)), *aligned)]

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nlptransfer import distributed
 from nlptransfer.models import last_inputs, text_vectors
-from nlptransfer.training import SOURCE, UNLABELLED, Judged, LabelLoss, Objective
+from nlptransfer.training import SOURCE, UNLABELED, Judged, LabelLoss, Objective
 
 KERNELS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Bandwidths of the kernels of the discrepancy of means, as multiples of the mean squared distance."""
@@ -70,9 +70,9 @@ class Adversary(Discrepancy):
     """A critic that tells the domains apart, through whose reversed gradient the representation learns not to let it.
 
     DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equations 9 and 18): the critic
-    minimises its cross-entropy at full rate, and ``strength`` acts on the gradient that is turned round. The critic's
+    minimizes its cross-entropy at full rate, and ``strength`` acts on the gradient that is turned round. The critic's
     own slope is held down on the rows of both, without which the two chase each other and often end where nothing is
-    learnt (R1 and R2 of Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", section 4.1).
+    learned (R1 and R2 of Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", section 4.1).
 
     Args:
         width: of the representation.
@@ -97,7 +97,7 @@ class Aligned(Objective):
     """Ls + lambda * D(Ps, Pt): the source's labels, and representations that do not tell the domains apart.
 
     A pass takes rows of both sides. D is over the rows of the pass on all processes: their representations are
-    gathered with their gradients, so that several processes minimise what one process would on the same rows, and the
+    gathered with their gradients, so that several processes minimize what one process would on the same rows, and the
     critic, which is a part of this module, is kept in step as all weights are. Where a step has several passes, D is
     the mean of theirs. The labels of the target are not given, and never looked at.
 
@@ -130,7 +130,7 @@ class Aligned(Objective):
             return super().forward(inputs)
         sides, weights, shares = [], [], []
         loss = torch.zeros((), device=self.criterion.class_weights.device)
-        for role in (SOURCE, UNLABELLED):
+        for role in (SOURCE, UNLABELED):
             with last_inputs(self.last_layer[0]) as seen:
                 if role == SOURCE:
                     loss = super().forward(inputs[role], judged[role])
@@ -145,7 +145,7 @@ class Aligned(Objective):
         apart = self.discrepancy(sides[0], sides[1], (weights[0], weights[1]), strength)
         self.seen = [side.detach() for side in sides], (weights[0], weights[1]), strength
         # All processes have the same D, and their losses are added up; a pass counts as much as its rows do.
-        return loss + apart * (shares[0].detach() / distributed.count())
+        return loss + apart * (shares[0].detach() / distributed.world_size())
 
     def row_weights(self, targets: Tensor, role: str = SOURCE) -> Tensor:
         return self.criterion.row_weights(targets) if role == SOURCE else torch.ones(len(targets)).to(targets.device)
@@ -190,8 +190,8 @@ def warmed_up(strength: float, progress: float) -> float:
 
 def covariance(rows: Tensor, weights: Tensor) -> Tensor:
     """(width, width) of (rows, width), whose weights add up to 1; without bias where all weigh the same."""
-    centred = rows - weights @ rows
-    return (centred.t() * weights) @ centred / (1 - weights.square().sum()).clamp(min=1e-6)
+    centered = rows - weights @ rows
+    return (centered.t() * weights) @ centered / (1 - weights.square().sum()).clamp(min=1e-6)
 
 
 def _kernel(rows: Tensor, weights: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ def _kernel(rows: Tensor, weights: Tensor) -> Tensor:
 
 def _of_all_processes(rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """The rows of all processes and what each counts, with gradients; where one has fewer, rows that count nothing."""
-    if distributed.count() == 1:
+    if distributed.world_size() == 1:
         return rows, counts
     most = distributed.largest(len(rows))
     padding = most - len(rows)
@@ -229,8 +229,8 @@ def correlation_map(source: np.ndarray, target: np.ndarray, shrinkage: float) ->
         target: (other rows, width)
         shrinkage: of both covariances, towards the multiple of the identity that has their trace.
     """
-    centre, moved = source.mean(axis=0), target.mean(axis=0)
-    sides = [source - centre, target - moved]
+    center, moved = source.mean(axis=0), target.mean(axis=0)
+    sides = [source - center, target - moved]
     width = source.shape[1]
     if width > AXES:
         _, _, axes = randomized_svd(np.concatenate(sides).astype(np.float32), AXES, random_state=0)
@@ -245,8 +245,8 @@ def correlation_map(source: np.ndarray, target: np.ndarray, shrinkage: float) ->
     matrix = _power(covariances[0], -0.5) @ _power(covariances[1], 0.5)
 
     def mapped(rows: np.ndarray) -> np.ndarray:
-        inside = (rows - centre) @ basis
-        return (rows + (inside @ matrix - inside) @ basis.T + (moved - centre)).astype(rows.dtype)
+        inside = (rows - center) @ basis
+        return (rows + (inside @ matrix - inside) @ basis.T + (moved - center)).astype(rows.dtype)
 
     return mapped
 

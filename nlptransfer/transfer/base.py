@@ -74,9 +74,9 @@ class Transfer(ABC):
     stages: ClassVar[tuple[Stage, ...]]
     needs_source: ClassVar[bool] = False
     takes_source: ClassVar[bool] = False
-    takes_unlabelled: ClassVar[bool] = False
+    takes_unlabeled: ClassVar[bool] = False
     """whether it learns from texts of the target that have no labels"""
-    needs_unlabelled: ClassVar[bool] = False
+    needs_unlabeled: ClassVar[bool] = False
     """whether it cannot do without them"""
     is_prelude: ClassVar[bool] = False
     """whether it makes no classifier, and another strategy comes after it"""
@@ -121,11 +121,11 @@ class Transfer(ABC):
         return None
 
     def learns_from(self, stage: Stage) -> tuple[str, ...]:
-        """The roles whose rows the stage takes; of the source alone, the loss of its labels is minimised."""
+        """The roles whose rows the stage takes; of the source alone, the loss of its labels is minimized."""
         return stage.roles
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
-        """What the loop minimises in a stage."""
+        """What the loop minimizes in a stage."""
         return Objective(learner.module, learner.criteria[stage.roles[0]])
 
     def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
@@ -193,12 +193,12 @@ class Chain(Transfer):
         return any(part.takes_source for part in self.chained)
 
     @property
-    def takes_unlabelled(self) -> bool:  # type: ignore[override]
-        return any(part.takes_unlabelled for part in self.chained)
+    def takes_unlabeled(self) -> bool:  # type: ignore[override]
+        return any(part.takes_unlabeled for part in self.chained)
 
     @property
-    def needs_unlabelled(self) -> bool:  # type: ignore[override]
-        return any(part.needs_unlabelled for part in self.chained)
+    def needs_unlabeled(self) -> bool:  # type: ignore[override]
+        return any(part.needs_unlabeled for part in self.chained)
 
     @property
     def is_prelude(self) -> bool:  # type: ignore[override]
@@ -262,7 +262,7 @@ class FromSource(Transfer):
     target_like: bool = False
     """whether each source row counts as much as it looks like the target: by the odds of a domain classifier"""
     max_source_rows: int | None = None
-    """most labelled rows of each source, its validation rows counted"""
+    """most labeled rows of each source, its validation rows counted"""
     source_text_column: str | None = None
     """column of the source's texts; found by its name if None"""
     source_label_column: str | None = None

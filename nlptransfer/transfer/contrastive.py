@@ -1,4 +1,4 @@
-"""Few labelled rows per class: texts of a class are drawn together and the others apart, then a head is solved."""
+"""Few labeled rows per class: texts of a class are drawn together and the others apart, then a head is solved."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -29,7 +29,7 @@ from nlptransfer.settings import check
 from nlptransfer.training import TARGET, Head, HeadTask, Judged, LabelLoss, Objective, Solved, TrainingSettings, are_few
 from nlptransfer.transfer.base import Learner, Sides, Stage, Transfer
 
-CONTRAST, HEAD = Stage("contrast", (TARGET,), learns="representation"), Stage("head", (TARGET,), learns="head")
+CONTRAST, HEAD = Stage("contrastive", (TARGET,), learns="representation"), Stage("head", (TARGET,), learns="head")
 PAIRS_PER_STEP = 64
 """So many that each of a few dozen rows is in almost every step."""
 LEAST_PAIRS, PAIRS_PER_ROW = 12 * PAIRS_PER_STEP, 4
@@ -51,7 +51,7 @@ LARGEST = 0.5
 
 
 @dataclass(frozen=True)
-class Contrast(Transfer):
+class Contrastive(Transfer):
     """min mean_i [mean_{p in P(i)} (1 - cos(z_i, z_p))^2 + mean_{n in N(i)} cos(z_i, z_n)^2] / 2, then a head.
 
     For few rows of each class, as SetFit (Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts", section
@@ -61,16 +61,16 @@ class Contrast(Transfer):
     kind counts alike, as in SetFit, which draws as many pairs of one as of the other. Batches are drawn as pairs of
     rows that share a label; each row of a batch goes through the encoder once, however many pairs it is in, and is
     compared with all others (of its own process): there is no list of all pairs, and the memory grows with the rows.
-    The last layer is then solved on what the tuned encoder gives. Validation rows are learnt by the last layer alone.
+    The last layer is then solved on what the tuned encoder gives. Validation rows are learned by the last layer alone.
     """
 
-    name: ClassVar[str] = "contrast"
+    name: ClassVar[str] = "contrastive"
     stages: ClassVar[tuple[Stage, ...]] = (CONTRAST, HEAD)
 
     num_pairs: int | None = None
     """pairs of rows that are drawn, and passed over in each epoch; None: 768, or 4 for each row if that is more"""
     mean_start: bool = True
-    """whether the last layer begins with the mean over a text's tokens, where what sentence encoders have learnt lies,
+    """whether the last layer begins with the mean over a text's tokens, where what sentence encoders have learned lies,
     and not with the first token: by a further layer that attends to all tokens alike, and for lora, whose base must
     stay as it is, by a map from the one to the other; of BERT, RoBERTa and the like"""
 
@@ -113,7 +113,7 @@ class Contrast(Transfer):
                 pass_on(pooler)
             else:
                 begin_at_mean(learner.module, pooler, rows)
-        return Contrastive(learner.module, learner.criteria[TARGET], learner.last_layer, pooler)
+        return ContrastiveLoss(learner.module, learner.criteria[TARGET], learner.last_layer, pooler)
 
     def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
         own = learner.examples[TARGET]
@@ -121,7 +121,7 @@ class Contrast(Transfer):
         return {TARGET: drawn_pairs(own, learner.last_layer.out_features, count)}
 
     def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
-        # The encoder has learnt from the training rows: what folds of them say of a strength is too good to be true.
+        # The encoder has learned from the training rows: what folds of them say of a strength is too good to be true.
         task = replace(tasks[TARGET], folds_know=True)
         if not are_few(len(task.train), len(task.validation)):
             return task.choose()
@@ -176,11 +176,11 @@ def drawn_pairs(examples: Examples, num_labels: int, count: int, seed: int = 0) 
     """
     draw, targets = np.random.default_rng(seed), examples.targets
     has = targets > 0 if targets.ndim == 2 else np.eye(num_labels, dtype=bool)[targets]
-    labelled = np.flatnonzero(has.any(axis=1))
-    if not len(labelled):
+    labeled = np.flatnonzero(has.any(axis=1))
+    if not len(labeled):
         raise TrainingError("expected texts with labels to be drawn together, found none")
-    rounds = -(-count // len(labelled))
-    first = np.concatenate([draw.permutation(labelled) for _ in range(rounds)])[:count]
+    rounds = -(-count // len(labeled))
+    first = np.concatenate([draw.permutation(labeled) for _ in range(rounds)])[:count]
     members = [np.flatnonzero(column) for column in has.T]
     second = np.array([_partner(text, members[draw.choice(np.flatnonzero(has[text]))], draw) for text in first])
     texts = np.stack([first, second], axis=1)
@@ -199,7 +199,7 @@ def _partner(text: int, others: np.ndarray, draw: np.random.Generator) -> int:
     return found if found != text else int(others[-1])
 
 
-class Contrastive(Objective):
+class ContrastiveLoss(Objective):
     """The contrastive loss of pairs of rows, among all rows of a forward pass, each of which is there once.
 
     A pair loses the mean of what its two rows do, and weighs what the class of its first row does.
@@ -261,7 +261,7 @@ def append_mean_layer(model: PreTrainedModel) -> bool:
     """Give an encoder a layer more, of its own kind, in which every token becomes the mean over all, at one length.
 
     It attends to all tokens alike, outweighs what was there by ``OUTWEIGHING``, and adds nothing else: so the first
-    token, which alone is read, stands for the mean that sentence encoders have learnt, and plain transformers opens the
+    token, which alone is read, stands for the mean that sentence encoders have learned, and plain transformers opens the
     model as ever. The layer itself does not learn.
 
     Returns:
@@ -323,13 +323,13 @@ def begin_at_mean(model: nn.Module, pooler: nn.Linear, rows: TokenRows) -> None:
         found = compute(model, taken, _scrambled(rows, SCRAMBLED_TEXTS), share=True).astype(np.float64)
     given, wanted = np.split(found, 2, axis=1)
     wanted *= LARGEST / max(np.abs(wanted).max(), 1e-12)
-    centre, middle = given.mean(axis=0), wanted.mean(axis=0)
-    inner = (given - centre).T @ (given - centre)
+    center, middle = given.mean(axis=0), wanted.mean(axis=0)
+    inner = (given - center).T @ (given - center)
     inner += max(RIDGE * np.trace(inner) / len(inner), 1e-12) * np.eye(len(inner))
-    weight = np.linalg.solve(inner, (given - centre).T @ (wanted - middle))
+    weight = np.linalg.solve(inner, (given - center).T @ (wanted - middle))
     with torch.no_grad():
         pooler.weight.copy_(torch.from_numpy(weight.T))
-        pooler.bias.copy_(torch.from_numpy(middle - centre @ weight))
+        pooler.bias.copy_(torch.from_numpy(middle - center @ weight))
 
 
 def pooler_of(model: nn.Module, last_layer: nn.Linear, rows: TokenRows) -> nn.Linear | None:

@@ -26,9 +26,9 @@ _WORD = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9f
 
 
 def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
-    """How alike two representations of the same rows are: centred linear CKA (Kornblith et al. 2019, section 3).
+    """How alike two representations of the same rows are: centered linear CKA (Kornblith et al. 2019, section 3).
 
-    |Y'X|² / (|X'X| |Y'Y|) in Frobenius norms, of centred features X and Y. Rotating, shifting or scaling either side
+    |Y'X|² / (|X'X| |Y'Y|) in Frobenius norms, of centered features X and Y. Rotating, shifting or scaling either side
     changes nothing. It is biased upwards where rows are few: two unrelated sides much wider than their number of rows
     come close to 1.
 
@@ -49,7 +49,7 @@ def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
             f"linear_cka: expected features of the same rows on both sides, found {len(x)} and {len(y)} rows; "
             "give both models the same texts"
         )
-    x, y = _centred(x), _centred(y)
+    x, y = _centered(x), _centered(y)
     if len(x) < max(x.shape[1], y.shape[1]):
         kernel, other = x @ x.T, y @ y.T
         shared, own = float((kernel * other).sum()), np.linalg.norm(kernel) * np.linalg.norm(other)
@@ -62,7 +62,7 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> flo
     """How far apart two domains are: 2 (1 - 2 error) of a linear classifier that tells their rows apart.
 
     A stand-in for the A-distance of Ben-David et al. (2007), as Glorot et al. (2011) use it. The classifier is a
-    logistic regression (L2, C = 0.01) on standardised features; its error is the mean of both sides' errors over rows
+    logistic regression (L2, C = 0.01) on standardized features; its error is the mean of both sides' errors over rows
     that stratified cross-validation held out, so that a larger side does not count for more.
 
     Args:
@@ -171,7 +171,7 @@ def _matrix(values: ArrayLike, what: str) -> np.ndarray:
     return array
 
 
-def _centred(features: np.ndarray) -> np.ndarray:
+def _centered(features: np.ndarray) -> np.ndarray:
     # A constant column less its mean can leave rounding errors behind; less its first row it is exactly 0.
     moved = features - features[0]
     largest = np.abs(moved).max()

@@ -16,8 +16,8 @@ class LabelFree(FromSource):
     They learn from the source's labels and the target's texts.
     """
 
-    takes_unlabelled: ClassVar[bool] = True
-    needs_unlabelled: ClassVar[bool] = True
+    takes_unlabeled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
 
     @property
     def label_free(self) -> bool:

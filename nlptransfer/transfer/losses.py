@@ -11,7 +11,7 @@ from nlptransfer.models import last_inputs, standing_in, text_vectors
 from nlptransfer.training import SOURCE, TARGET, Judged, LabelLoss, Objective
 
 
-class Joint(Objective):
+class JointLoss(Objective):
     """alpha * Ls + beta * Lt: both tasks in every step, whatever their weights (Caruana 1997).
 
     Args:
@@ -57,7 +57,7 @@ class Joint(Objective):
         return sum((0 * value.sum() for value in learning), start=0.0)
 
 
-class TowardsSource(Objective):
+class TowardsSourceLoss(Objective):
     """L2-SP: the task's loss + strength / 2 * |theta - theta_s|^2 over what the source has taught.
 
     Li, Grandvalet and Davoine 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
@@ -87,7 +87,7 @@ class TowardsSource(Objective):
         return found + self.criterion.share(judged) * self.strength / 2 * torch.stack(held).sum()
 
 
-class Relational(Objective):
+class RelationalLoss(Objective):
     """The task's loss + what is lost of the distances and angles between rows as the source's model saw them.
 
     RKD (Park, Kim, Lu and Cho 2019, "Relational Knowledge Distillation", equations 4 to 9), over the rows of one
@@ -114,23 +114,23 @@ class Relational(Objective):
         inputs = {name: value for name, value in inputs.items() if name != "taught"}
         with last_inputs(self.last_layer[0]) as seen:
             loss = super().forward(inputs, judged)
-        learnt = text_vectors(seen[0], inputs, self.model).float()
-        lost = self.distance * distance_loss(learnt, taught) + self.angle * angle_loss(learnt, taught)
+        learned = text_vectors(seen[0], inputs, self.model).float()
+        lost = self.distance * distance_loss(learned, taught) + self.angle * angle_loss(learned, taught)
         return loss + self.criterion.share(judged) * lost
 
 
-def distance_loss(learnt: Tensor, taught: Tensor) -> Tensor:
+def distance_loss(learned: Tensor, taught: Tensor) -> Tensor:
     """Huber loss between the pairwise distances of (rows, width) and (rows, other width), each over their mean."""
-    if len(learnt) < 2:
-        return learnt.sum() * 0
-    return functional.huber_loss(_distances(learnt), _distances(taught))
+    if len(learned) < 2:
+        return learned.sum() * 0
+    return functional.huber_loss(_distances(learned), _distances(taught))
 
 
-def angle_loss(learnt: Tensor, taught: Tensor) -> Tensor:
+def angle_loss(learned: Tensor, taught: Tensor) -> Tensor:
     """Huber loss between the cosines of the angles that each three rows make."""
-    if len(learnt) < 3:
-        return learnt.sum() * 0
-    return functional.huber_loss(_cosines(learnt), _cosines(taught))
+    if len(learned) < 3:
+        return learned.sum() * 0
+    return functional.huber_loss(_cosines(learned), _cosines(taught))
 
 
 def _distances(vectors: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Evidence:
     """What tells of a model without a label of the target."""
 
     risk: float
-    """mean loss of labelled rows that it has not learnt from, each weighing what it looks like the target:
+    """mean loss of labeled rows that it has not learned from, each weighing what it looks like the target:
     importance-weighted validation (Sugiyama et al. 2007)"""
     risk_error: float
     """its standard error; at least what one row that loses a nat more would move it by"""
@@ -39,28 +39,28 @@ class Evidence:
     label_shares: tuple[float, ...]
     """estimated shares of the labels among the texts without labels; see :func:`label_shares`"""
     label_shift: float
-    """total variation between these and the shares in the labelled rows"""
+    """total variation between these and the shares in the labeled rows"""
 
     @classmethod
     def of(
-        cls, labels: Labels, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, unlabelled: np.ndarray
+        cls, labels: Labels, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, unlabeled: np.ndarray
     ) -> "Evidence":
         """The evidence for one model.
 
         Args:
-            logits: (rows, labels) for labelled rows that the model has not learnt from.
+            logits: (rows, labels) for labeled rows that the model has not learned from.
             targets: (rows,) int64 or (rows, labels) float32, of these rows.
             weights: (rows,) how much likelier each is in the target than in the source.
-            unlabelled: (texts, labels) logits.
+            unlabeled: (texts, labels) logits.
         """
         losses, weights = row_losses(logits, targets), weights / weights.mean()
         weighed = weights * losses
         spread = float(weights.var())
         slope = float(np.cov(weighed, weights, bias=True)[0, 1]) / spread if spread > 0 else 0.0
-        found = _binary(expit(unlabelled)) if labels.multi_label else softmax(unlabelled, axis=1)[:, None]
+        found = _binary(expit(unlabeled)) if labels.multi_label else softmax(unlabeled, axis=1)[:, None]
         inside = _entropy(found).mean()
         highest = np.sort(found, axis=2)
-        shares, own = label_shares(labels, logits, targets, unlabelled), _own_shares(labels, targets)
+        shares, own = label_shares(labels, logits, targets, unlabeled), _own_shares(labels, targets)
         apart = np.abs(shares - own)
         return cls(
             risk=float(weighed.mean()),
@@ -122,15 +122,15 @@ def choose(found: Sequence[Evidence], by: ChooseBy, *, whatever_shift: bool = Tr
     return next(place for place, one in enumerate(found) if one is best)
 
 
-def label_shares(labels: Labels, logits: np.ndarray, targets: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:
+def label_shares(labels: Labels, logits: np.ndarray, targets: np.ndarray, unlabeled: np.ndarray) -> np.ndarray:
     """(labels,) estimated shares of the labels among texts without labels.
 
-    From how often a model gives each label, and how often it is wrong on rows that it has not learnt from: black box
+    From how often a model gives each label, and how often it is wrong on rows that it has not learned from: black box
     shift estimation (Lipton et al. 2018, equation 3), clipped at 0. It is exact where texts of one label are alike in
     both domains; where they are not, it takes a part of that for a shift of the labels.
     """
     if labels.multi_label:
-        given, said, truth = (unlabelled > 0), (logits > 0), (targets > 0.5)
+        given, said, truth = (unlabeled > 0), (logits > 0), (targets > 0.5)
         hits = (said & truth).sum(axis=0) / np.maximum(truth.sum(axis=0), 1)
         slips = (said & ~truth).sum(axis=0) / np.maximum((~truth).sum(axis=0), 1)
         apart = np.where(np.abs(hits - slips) > 1e-6, hits - slips, 1.0)
@@ -141,7 +141,7 @@ def label_shares(labels: Labels, logits: np.ndarray, targets: np.ndarray, unlabe
     # A label that no row has says nothing of the model's mistakes: take it to be always right there.
     seen = confusion.sum(axis=0)
     confusion = np.where(seen > 0, confusion / np.maximum(seen, 1), np.eye(count))
-    said_of_all = np.bincount(unlabelled.argmax(axis=1), minlength=count) / len(unlabelled)
+    said_of_all = np.bincount(unlabeled.argmax(axis=1), minlength=count) / len(unlabeled)
     found: np.ndarray = np.clip(np.linalg.lstsq(confusion, said_of_all, rcond=None)[0], 0, None)
     return found / found.sum() if found.sum() > 0 else said_of_all
 

@@ -21,7 +21,7 @@ from nlptransfer.hub import recorded_base
 from nlptransfer.models import Examples, SomeRows, TokenRows, compute, encode, load_language_model, plain_model
 from nlptransfer.routes import Built, EncoderRoute, Lora, Probe, Route, Word2Vec
 from nlptransfer.settings import check
-from nlptransfer.training import TARGET, Judged, Objective, TrainingSettings, learnt_state, train
+from nlptransfer.training import TARGET, Judged, Objective, TrainingSettings, learned_state, train
 from nlptransfer.transfer.base import Sides, Stage, Transfer
 from nlptransfer.vectors import continued_vectors, vectors_for
 
@@ -54,7 +54,7 @@ class Pretrain(Transfer):
 
     name: ClassVar[str] = "pretrain"
     stages: ClassVar[tuple[Stage, ...]] = (LANGUAGE,)
-    takes_unlabelled: ClassVar[bool] = True
+    takes_unlabeled: ClassVar[bool] = True
     is_prelude: ClassVar[bool] = True
 
     mask_probability: float | None = None
@@ -82,7 +82,7 @@ class Pretrain(Transfer):
             )
         if not sides.has_rows:
             raise SettingError(
-                "transfer=pretrain: expected rows of a source, found a saved classifier, which has learnt its task "
+                "transfer=pretrain: expected rows of a source, found a saved classifier, which has learned its task "
                 "already: give its training data, or leave pretrain out"
             )
         if isinstance(route, Word2Vec):
@@ -231,18 +231,18 @@ def language_texts(target: Data, others: Sequence[Data], seed: int) -> tuple[lis
 
     Args:
         target: its validation texts are held out; where it has none, a share of the others that are drawn by ``seed``.
-        others: whose texts are learnt from too.
+        others: whose texts are learned from too.
     """
     every = (target, *others)
     kept = {text for one in every for split in (one.validation, one.calibration, one.test) for text in split.texts}
-    own = [text for text in dict.fromkeys((*target.train.texts, *target.unlabelled)) if text not in kept]
+    own = [text for text in dict.fromkeys((*target.train.texts, *target.unlabeled)) if text not in kept]
     held_out = list(dict.fromkeys(target.validation.texts))
     if not held_out:
         count = min(MOST_HELD_OUT, math.ceil(HELD_OUT_SHARE * len(own)))
         places = np.random.default_rng(seed).permutation(len(own))[:count]
         held_out = [own[place] for place in np.sort(places)]
     kept.update(held_out)
-    texts = (text for one in every for text in (*one.train.texts, *one.unlabelled))
+    texts = (text for one in every for text in (*one.train.texts, *one.unlabeled))
     return [text for text in dict.fromkeys(texts) if text not in kept], held_out
 
 
@@ -288,7 +288,7 @@ def _lowered(
     paces: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train; where the loss on what is held out does not come down, everything stays as it was."""
-    start = {name: value.detach().to("cpu", copy=True) for name, value in learnt_state(objective).items()}
+    start = {name: value.detach().to("cpu", copy=True) for name, value in learned_state(objective).items()}
     before = _mean(compute(objective, objective, held_out.rows, share=True)) if len(held_out.rows) else None
     report = train(objective, learn, held_out, lambda found: -_mean(found), settings, checkpoints, paces)
     found: dict[str, Any] = {"texts": len(learn.rows), "held_out": len(held_out.rows), "loss_before": before}

@@ -3,18 +3,18 @@
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.transfer.adaptation import Adapt, Coral, Dann, Mmd, Reweight
 from nlptransfer.transfer.base import Transfer
-from nlptransfer.transfer.contrastive import Contrast
+from nlptransfer.transfer.contrastive import Contrastive
 from nlptransfer.transfer.pretraining import Pretrain
 from nlptransfer.transfer.self_training import SelfTrain
-from nlptransfer.transfer.supervised import Copy, Direct, Joint, Relate, Select, Sequential
+from nlptransfer.transfer.supervised import Copy, Direct, Joint, Relational, SelectFeatures, Sequential
 
 KINDS = (
     Direct,
     Copy,
     Sequential,
     Joint,
-    Select,
-    Relate,
+    SelectFeatures,
+    Relational,
     Reweight,
     Coral,
     Mmd,
@@ -22,7 +22,7 @@ KINDS = (
     SelfTrain,
     Adapt,
     Pretrain,
-    Contrast,
+    Contrastive,
 )
 TRANSFERS: dict[str, type[Transfer]] = {kind.name: kind for kind in KINDS}
 """The strategies, by name."""

@@ -10,10 +10,10 @@ from scipy.special import softmax
 from nlptransfer.models import Examples, SomeRows
 from nlptransfer.routes import Route
 from nlptransfer.settings import check, fields_of
-from nlptransfer.training import SOURCE, TARGET, UNLABELLED, Features, Head, HeadTask, Objective, Solved, share_weights
+from nlptransfer.training import SOURCE, TARGET, UNLABELED, Features, Head, HeadTask, Objective, Solved, share_weights
 from nlptransfer.transfer.base import FromSource, Learner, Stage, Transfer
 from nlptransfer.transfer.label_free import Chosen
-from nlptransfer.transfer.losses import Joint as JointLoss
+from nlptransfer.transfer.losses import JointLoss
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class SelfTrain(Chosen):
     """min L + weight * Lp in rounds, Lp being the loss of confident texts under the labels the model gives them itself.
 
     Lee 2013, "Pseudo-Label", equation 15, in rounds (Yarowsky 1995). Before the most confident texts of each label
-    are taken, the predictions are scaled so that their mean is the labelled rows' shares of the labels (distribution
-    alignment, Berthelot et al. 2020): no label can crowd out the others. What a round has learnt is kept where a choice
-    without labels prefers it, else the model stays as it was before. With a source the labelled rows are the source's,
+    are taken, the predictions are scaled so that their mean is the labeled rows' shares of the labels (distribution
+    alignment, Berthelot et al. 2020): no label can crowd out the others. What a round has learned is kept where a choice
+    without labels prefers it, else the model stays as it was before. With a source the labeled rows are the source's,
     and no label of the target is seen; without one they are the task's own, and the texts those given as
-    ``unlabelled``.
+    ``unlabeled``.
     """
 
     name: ClassVar[str] = "selftrain"
@@ -34,17 +34,17 @@ class SelfTrain(Chosen):
     rounds: int = 3
     """at most so many"""
     share: float = 0.8
-    """of the texts, the most confident of each label, that are learnt from in the last round; in round i i / rounds of
+    """of the texts, the most confident of each label, that are learned from in the last round; in round i i / rounds of
     it"""
     pseudo_weight: float = 1.0
-    """weight of the loss of these texts beside that of the labelled rows"""
+    """weight of the loss of these texts beside that of the labeled rows"""
     within: bool = False
-    """whether the labelled rows are of the same task; so where there is no source"""
+    """whether the labeled rows are of the same task; so where there is no source"""
 
     @property
     def stages(self) -> tuple[Stage, ...]:  # type: ignore[override]
-        rounds = (Stage(f"round_{number + 1}", (self._role, UNLABELLED)) for number in range(self.rounds))
-        return (Stage("labelled", (self._role,)), *rounds)
+        rounds = (Stage(f"round_{number + 1}", (self._role, UNLABELED)) for number in range(self.rounds))
+        return (Stage("labeled", (self._role,)), *rounds)
 
     @property
     def label_free(self) -> bool:
@@ -68,39 +68,39 @@ class SelfTrain(Chosen):
         return {"adapted": True}
 
     def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
-        return [None, self] if UNLABELLED in stage.roles else [self]
+        return [None, self] if UNLABELED in stage.roles else [self]
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         _one_label(learner.criteria[self._role].multi_label)
-        if UNLABELLED not in stage.roles:
+        if UNLABELED not in stage.roles:
             return super().objective(stage, learner)
-        labelled, own = learner.criteria[self._role], learner.criteria[UNLABELLED]
+        labeled, own = learner.criteria[self._role], learner.criteria[UNLABELED]
         weights = self.pseudo_weight, 1.0
-        return JointLoss(learner.module, labelled, own, lambda _: weights, other=UNLABELLED)
+        return JointLoss(learner.module, labeled, own, lambda _: weights, other=UNLABELED)
 
     def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
-        if UNLABELLED not in stage.roles:
+        if UNLABELED not in stage.roles:
             return learner.examples
-        own, labelled = learner.examples[UNLABELLED], learner.examples[self._role]
-        texts, targets = self._labelled(stage, learner.classify(own.rows), labelled.targets)
-        return {**learner.examples, UNLABELLED: Examples(SomeRows(own.rows, texts), targets)}
+        own, labeled = learner.examples[UNLABELED], learner.examples[self._role]
+        texts, targets = self._labeled(stage, learner.classify(own.rows), labeled.targets)
+        return {**learner.examples, UNLABELED: Examples(SomeRows(own.rows, texts), targets)}
 
     def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
         task = tasks[self._role]
         _one_label(task.criterion.multi_label)
-        if UNLABELLED not in stage.roles or source is None:
+        if UNLABELED not in stage.roles or source is None:
             return task.choose()
-        values = tasks[UNLABELLED].train.values
-        texts, targets = self._labelled(stage, values @ source[0].T + source[1], task.train.targets)
+        values = tasks[UNLABELED].train.values
+        texts, targets = self._labeled(stage, values @ source[0].T + source[1], task.train.targets)
         rows = Features(values[texts], targets)
-        weights = share_weights(tasks[UNLABELLED].criterion, rows, self.pseudo_weight)
+        weights = share_weights(tasks[UNLABELED].criterion, rows, self.pseudo_weight)
         return task.choose(beside=replace(rows, weights=weights), share=1.0)
 
     @property
     def _role(self) -> str:
         return TARGET if self.within else SOURCE
 
-    def _labelled(self, stage: Stage, logits: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _labeled(self, stage: Stage, logits: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         number = self.stages.index(stage)
         shares = np.bincount(known, minlength=logits.shape[1]) / len(known)
         return pseudo_labels(logits, shares, self.share * number / self.rounds)

@@ -13,8 +13,7 @@ from nlptransfer.routes import Route
 from nlptransfer.settings import check
 from nlptransfer.training import SOURCE, TARGET, Head, HeadTask, Objective, Solved, share_weights
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage, Transfer
-from nlptransfer.transfer.losses import Joint as JointLoss
-from nlptransfer.transfer.losses import Relational, TowardsSource
+from nlptransfer.transfer.losses import JointLoss, RelationalLoss, TowardsSourceLoss
 
 KEPT_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
 """Shares of the features that Select tries."""
@@ -30,7 +29,7 @@ class Direct(Transfer):
 
 @dataclass(frozen=True)
 class Copy(FromSource):
-    """theta_t = theta_s: min Ls, judged on the target; no row of the target's is learnt from."""
+    """theta_t = theta_s: min Ls, judged on the target; no row of the target's is learned from."""
 
     name: ClassVar[str] = "copy"
     stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE,)
@@ -73,7 +72,7 @@ class Sequential(FromSource):
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         if stage is FROM_SOURCE or not self.l2_sp:
             return super().objective(stage, learner)
-        return TowardsSource(learner.module, learner.criteria[TARGET], self.l2_sp, learner.taught)
+        return TowardsSourceLoss(learner.module, learner.criteria[TARGET], self.l2_sp, learner.taught)
 
     def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
         return tasks[stage.roles[0]].choose(towards=source if stage is ON_TARGET else None)
@@ -141,14 +140,14 @@ class Joint(FromSource):
 
 
 @dataclass(frozen=True)
-class Select(FromSource):
+class SelectFeatures(FromSource):
     """The features of a frozen route that count on the source are those that the target may use.
 
-    A feature counts what the norm of its weights in the source's solved last layer says, features being standardised;
+    A feature counts what the norm of its weights in the source's solved last layer says, features being standardized;
     what share of them is kept is chosen on the target's validation (Guyon et al. 2002, in one elimination).
     """
 
-    name: ClassVar[str] = "select"
+    name: ClassVar[str] = "select_features"
     stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
 
     def check_fits(self, route: Route, sides: Sides) -> None:
@@ -178,13 +177,13 @@ class Select(FromSource):
 
 
 @dataclass(frozen=True)
-class Relate(FromSource):
+class Relational(FromSource):
     """theta_s = argmin Ls, then min Lt + distance * L_D + angle * L_A from theta_s on (RKD, Park et al. 2019).
 
     L_D and L_A keep the distances and angles between the target's rows as the source's model saw them.
     """
 
-    name: ClassVar[str] = "relate"
+    name: ClassVar[str] = "relational"
     stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
 
     distance_weight: float = 1.0
@@ -209,7 +208,7 @@ class Relate(FromSource):
         if stage is FROM_SOURCE:
             return super().objective(stage, learner)
         weights = self.distance_weight, self.angle_weight
-        return Relational(learner.module, learner.criteria[TARGET], *weights, learner.last_layer)
+        return RelationalLoss(learner.module, learner.criteria[TARGET], *weights, learner.last_layer)
 
     def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
         if stage is FROM_SOURCE:

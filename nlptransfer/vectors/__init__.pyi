@@ -1,4 +1,4 @@
-from .distillation import distil_for_texts as distil_for_texts
+from .distillation import distill_for_texts as distill_for_texts
 from .sources import vectors_for as vectors_for
 from .sources import vocabulary as vocabulary
 from .store import WordVectors as WordVectors

@@ -25,7 +25,7 @@ _MAX_PIECES = 64
 _SIF = 1e-4
 
 
-def distil_for_texts(
+def distill_for_texts(
     texts: Sequence[str], encoder: BaseModel, *, dimensions: int = 256, progress: bool = True
 ) -> WordVectors:
     """Word vectors out of an encoder for the words of these texts and the whole words of its own vocabulary.
@@ -41,7 +41,7 @@ def distil_for_texts(
     if is_unspaced(texts):
         # A vocabulary mostly of spaced scripts would not be cut as such text needs it.
         words = [word for word in words if word in counts or is_unspaced([word])]
-    return distil_vectors(words, encoder, dimensions=dimensions, progress=progress)
+    return distill_vectors(words, encoder, dimensions=dimensions, progress=progress)
 
 
 def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
@@ -77,7 +77,7 @@ def _word_mark(pieces: Iterable[str]) -> str | None:
     return next((mark for mark in ("▁", "Ġ") if sum(piece.startswith(mark) for piece in pieces) > 1), None)
 
 
-def distil_vectors(
+def distill_vectors(
     words: Sequence[str],
     encoder: BaseModel,
     *,
@@ -108,7 +108,7 @@ def distil_vectors(
     check(batch_size >= 1, "batch_size", batch_size, "at least 1")
     words = list(dict.fromkeys(words))
     if not words:
-        raise VectorsError("expected words to distil, found none")
+        raise VectorsError("expected words to distill, found none")
     source = f"{encoder.id} distilled"
 
     def make() -> tuple[list[str], np.ndarray]:
@@ -208,12 +208,12 @@ def _main_components(states: np.ndarray, dimensions: int) -> np.ndarray:
     """(n, min(dimensions, hidden)) states on their main axes; as they are where there are no more rows than that."""
     if len(states) <= dimensions:
         return states
-    centred = states - states.mean(axis=0, dtype=np.float64)
-    _, axes = np.linalg.eigh(centred.T @ centred)
+    centered = states - states.mean(axis=0, dtype=np.float64)
+    _, axes = np.linalg.eigh(centered.T @ centered)
     axes = axes[:, ::-1][:, :dimensions]
     # An axis may point either way: make its largest entry positive, on every machine.
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    return (centred @ axes).astype(np.float32)
+    return (centered @ axes).astype(np.float32)
 
 
 def _zipf_weights(count: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from nlptransfer.hub import find_base, is_encoder
 from nlptransfer.settings import check
-from nlptransfer.vectors.distillation import distil_for_texts
+from nlptransfer.vectors.distillation import distill_for_texts
 from nlptransfer.vectors.store import WordVectors, open_vectors
 from nlptransfer.vectors.tokenizer import build_tokenizer, is_unspaced, surface_words
 
@@ -32,7 +32,7 @@ def vectors_for(
             vectors = open_vectors(base, allow_pickle=allow_pickle)
             return vectors, {"kind": "vectors", "name": vectors.source}
         encoder = find_base(base, revision)
-        vectors = distil_for_texts(texts, encoder, dimensions=dimensions)
+        vectors = distill_for_texts(texts, encoder, dimensions=dimensions)
         return vectors, {"kind": "distilled", "name": encoder.id, "revision": encoder.revision}
 
 

@@ -48,7 +48,7 @@ _META = "vectors.json"
 _BLOCK = 1 << 16
 _NEAREST_BYTES = 64 << 20
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
-# No dot: a misspelt file name is not looked up on the network.
+# No dot: a misspelled file name is not looked up on the network.
 _MODEL_NAME = re.compile(r"[\w-]+", re.ASCII)
 
 

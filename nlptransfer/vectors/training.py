@@ -87,7 +87,7 @@ def continued_vectors(
 ) -> WordVectors:
     """Word vectors trained further on texts: skip-gram with 5 negative samples (Mikolov et al. 2013, by gensim).
 
-    A file of vectors has no contexts. So they are learnt first, and the vectors of new words with them, while those of
+    A file of vectors has no contexts. So they are learned first, and the vectors of new words with them, while those of
     the known words are held; then all learn. Known words that the texts do not have stay as they are. The result stays
     in the cache, under the vectors, the texts and the settings.
 

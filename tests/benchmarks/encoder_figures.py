@@ -133,7 +133,7 @@ def probe(places: Places) -> list[Row]:
         rows += [
             Row(f"Probe, {described}: features, strength, solution", found["refit"], "s", *peer, times=100),
             Row(
-                f"Probe, {described}: and build(), which loads the encoder and standardises",
+                f"Probe, {described}: and build(), which loads the encoder and standardizes",
                 found["refit"] + found["build"],
                 "s",
                 *peer,

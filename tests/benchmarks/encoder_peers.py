@@ -26,7 +26,7 @@ def trainer(
     Args:
         folder: for what it writes, which is nothing.
         labels: how many there are.
-        lora: whether peft's matrices of rank 8 are learnt beside all linear layers.
+        lora: whether peft's matrices of rank 8 are learned beside all linear layers.
     """
     from datasets import Dataset
     from transformers import (

@@ -174,7 +174,7 @@ def test_a_confidence_is_a_probability(one, value):
             verb(TEXTS, min_confidence=value)
 
 
-# Normalisation
+# Normalization
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +190,9 @@ def cased(remarks, vectors_file, tmp_path_factory) -> Classifier:
     return finetune(remarks, base=path, head_type="linear", output_dir=folder).classifier
 
 
-def test_texts_are_normalised_wherever_they_come_in(cased, tmp_path):
-    loaded = Classifier.load(replace(cased, normalisation="lower").save_pretrained(tmp_path / "out"))
-    assert loaded.normalisation == "lower"
+def test_texts_are_normalized_wherever_they_come_in(cased, tmp_path):
+    loaded = Classifier.load(replace(cased, normalization="lower").save_pretrained(tmp_path / "out"))
+    assert loaded.normalization == "lower"
     plain = ["wordaa goodae goodaf wordab", "wordac badae badaf"]
     other = ["WORDAA  Goodae GOODAF wordab\n", "ＷＯＲＤＡＣ BADAE badaf"]
     np.testing.assert_array_equal(loaded.logits(other), cased.logits(plain))
@@ -209,20 +209,20 @@ def test_texts_are_normalised_wherever_they_come_in(cased, tmp_path):
 
 @pytest.mark.parametrize("name", ["none", "nfkc", "lower"])
 def test_good_film_in_capitals(cased, tmp_path, name):
-    loaded = Classifier.load(replace(cased, normalisation=name).save_pretrained(tmp_path / "out"))
+    loaded = Classifier.load(replace(cased, normalization=name).save_pretrained(tmp_path / "out"))
     capitals, small = loaded.predict(["GOODAE film", "goodae film"])
     assert (capitals.probabilities == small.probabilities) == (name == "lower")
 
 
-def test_a_classifier_of_before_normalises_nothing(one, tmp_path):
+def test_a_classifier_of_before_normalizes_nothing(one, tmp_path):
     folder = one.save_pretrained(tmp_path / "out")
     record = json.loads((folder / "nlptransfer.json").read_text())
-    del record["normalisation"]
+    del record["normalization"]
     (folder / "nlptransfer.json").write_text(json.dumps(record))
     loaded = Classifier.load(folder)
-    assert loaded.normalisation == "none" and loaded.predict(TEXTS) == one.predict(TEXTS)
-    (folder / "nlptransfer.json").write_text(json.dumps(record | {"normalisation": "emoji"}))
-    message = r"nlptransfer\.json: expected a normalisation among none, nfkc, lower, web, found 'emoji': upgrade nlptr"
+    assert loaded.normalization == "none" and loaded.predict(TEXTS) == one.predict(TEXTS)
+    (folder / "nlptransfer.json").write_text(json.dumps(record | {"normalization": "emoji"}))
+    message = r"nlptransfer\.json: expected a normalization among none, nfkc, lower, web, found 'emoji': upgrade nlptr"
     with pytest.raises(RunFolderError, match=message):
         Classifier.load(folder)
 
@@ -280,10 +280,10 @@ def test_what_nlptransfer_json_says(one, several, tmp_path):
     assert record["route"] == "word2vec" and record["settings"]["head_type"] == "linear"
     assert (record["labels"], record["multi_label"], record["thresholds"]) == (["negative", "positive"], False, None)
     assert record["base"]["name"] == "small.txt" and set(record["calibration"]) == {"rows", "temperature"}
-    assert record["normalisation"] == "none"
+    assert record["normalization"] == "none"
     assert (record["max_length"], record["long_texts"]) == (512, "truncate")
     assert set(record) == {
-        "route", "settings", "labels", "multi_label", "thresholds", "normalisation", "max_length", "long_texts",
+        "route", "settings", "labels", "multi_label", "thresholds", "normalization", "max_length", "long_texts",
         "base", "calibration", "results", "verified",
     }  # fmt: skip
     record = json.loads((several.save_pretrained(tmp_path / "several") / "nlptransfer.json").read_text())

@@ -16,7 +16,7 @@ from nlptransfer.cli.terminal import show_comparison
 from nlptransfer.vectors.store import open_vectors
 
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "deliveryae deliveryaf wordab"]
-VERBS = ("finetune", "predict", "evaluate", "vectors", "vectors train", "vectors distil", "vectors show")
+VERBS = ("finetune", "predict", "evaluate", "vectors", "vectors train", "vectors distill", "vectors show")
 
 
 @pytest.fixture(scope="module")
@@ -293,8 +293,8 @@ ERRORS = {
     "vectors show {vectors} --word zzz": "zzz",
     "vectors show {vectors} --texts nowhere.txt": "nowhere.txt",
     "vectors train nowhere.txt own.txt": "nowhere.txt",
-    "vectors distil nowhere.txt own.txt": "nowhere.txt",
-    "vectors distil {data}/train.jsonl own.txt --base {data}": "expected an encoder's folder",
+    "vectors distill nowhere.txt own.txt": "nowhere.txt",
+    "vectors distill {data}/train.jsonl own.txt --base {data}": "expected an encoder's folder",
 }
 
 

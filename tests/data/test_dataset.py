@@ -162,16 +162,16 @@ def test_rows_without_text_or_label_are_dropped_and_counted_once(caplog):
     assert dropped == ["rows dropped: train: 2 without text, 2 without label; test: 0 without text, 1 without label"]
 
 
-def test_text_is_kept_but_for_normalisation():
+def test_text_is_kept_but_for_normalization():
     texts, labels = rows_of({"a": 10, "b": 10})
     data = load_data(([*texts, " cafe\u0301\n"], [*labels, "a"]), DataSettings(test_size=0))
     assert {*data.train.texts, *data.validation.texts} == {*texts, " café\n"}
 
 
-def test_texts_are_normalised_before_identical_ones_are_looked_for():
+def test_texts_are_normalized_before_identical_ones_are_looked_for():
     texts, labels = rows_of({"a": 40, "b": 40})
     again = [f"TEXT  {text[5:]}" for text in texts]
-    data = load_data((texts + again, labels * 2), DataSettings(normalisation="lower"))
+    data = load_data((texts + again, labels * 2), DataSettings(normalization="lower"))
     sides = texts_by_split(data)
     assert set().union(*sides) == set(texts) and sum(map(len, sides)) == 80
     assert all(list(split.texts.count(text) for text in set(split.texts)) == [2] * (len(split) // 2)
@@ -180,13 +180,13 @@ def test_texts_are_normalised_before_identical_ones_are_looked_for():
     assert set().union(*texts_by_split(raw)) == {*texts, *again} and hashes(raw) != hashes(data)
 
 
-def test_given_splits_and_those_to_evaluate_are_normalised_too():
+def test_given_splits_and_those_to_evaluate_are_normalized_too():
     train, test = rows_of({"a": 20, "b": 20}), (["Text 1 of A&lt;br&gt;", "<br>"], ["a", "b"])
-    data = load_data({"train": train, "test": test}, DataSettings(normalisation="lower"))
+    data = load_data({"train": train, "test": test}, DataSettings(normalization="lower"))
     assert data.test.texts == ["text 1 of a&lt;br&gt;", "<br>"]
-    data = load_data({"train": train, "test": test}, DataSettings(normalisation="web"))
+    data = load_data({"train": train, "test": test}, DataSettings(normalization="web"))
     assert data.test.texts == ["Text 1 of A", "<br>"]
-    assert load_split(test, data.labels, DataSettings(normalisation="web")).texts == data.test.texts
+    assert load_split(test, data.labels, DataSettings(normalization="web")).texts == data.test.texts
     assert load_split(test, data.labels).texts == test[0]
 
 
@@ -343,7 +343,7 @@ def test_labels_that_cannot_be_on_both_sides():
         ({"validation_size": 0.6, "calibration_size": 0.5}, "expected less than 1, to leave rows to train on"),
         ({"max_train_rows": 0}, "max_train_rows=0: expected 1 or more"),
         ({"label_delimiter": ""}, "label_delimiter='': expected one character or more"),
-        ({"normalisation": "upper"}, "normalisation='upper': expected one of none, nfkc, lower, web"),
+        ({"normalization": "upper"}, "normalization='upper': expected one of none, nfkc, lower, web"),
     ],
 )
 def test_settings_that_make_no_sense(values, message):

@@ -1,4 +1,4 @@
-"""Normalisation: each form changes what it says, once and for all, and leaves no text empty."""
+"""Normalization: each form changes what it says, once and for all, and leaves no text empty."""
 
 import time
 import unicodedata
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nlptransfer.data.normalization import NORMALISATIONS, Normalisation, normalise
+from nlptransfer.data.normalization import NORMALIZATIONS, Normalization, normalize
 from nlptransfer.errors import SettingError
 
 PARTS = [
@@ -21,10 +21,10 @@ TEXTS = st.one_of(st.text(max_size=40), st.lists(st.sampled_from(PARTS), max_siz
 
 
 def test_the_table_has_the_names_of_the_setting():
-    assert get_args(Normalisation) == tuple(NORMALISATIONS)
+    assert get_args(Normalization) == tuple(NORMALIZATIONS)
 
 
-@pytest.mark.parametrize("name", NORMALISATIONS)
+@pytest.mark.parametrize("name", NORMALIZATIONS)
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
 @example("İ\u0328")
@@ -35,7 +35,7 @@ def test_the_table_has_the_names_of_the_setting():
 @example("wwwww.a")
 @example("&amp;" + "amp;" * 30 + "x")
 def test_once_is_enough_and_nothing_is_emptied(name, text):
-    form = NORMALISATIONS[name]
+    form = NORMALIZATIONS[name]
     found = form(text)
     assert form(found) == found == form(text)
     assert bool(found) == bool(text)
@@ -45,13 +45,13 @@ def test_once_is_enough_and_nothing_is_emptied(name, text):
 @settings(max_examples=200, deadline=None)
 @given(TEXTS)
 def test_nfkc_and_lower_are_in_nfkc(text):
-    plain, lower = NORMALISATIONS["nfkc"](text), NORMALISATIONS["lower"](text)
+    plain, lower = NORMALIZATIONS["nfkc"](text), NORMALIZATIONS["lower"](text)
     for found in (plain, lower):
         if not text.isspace():
             assert unicodedata.is_normalized("NFKC", found) and found == " ".join(found.split())
             assert not set(found) & set("‘’‚‛“”„‟")
     assert lower == lower.lower()
-    assert NORMALISATIONS["none"](text) == text
+    assert NORMALIZATIONS["none"](text) == text
 
 
 @pytest.mark.parametrize(
@@ -75,23 +75,23 @@ def test_nfkc_and_lower_are_in_nfkc(text):
     ],
 )
 def test_what_each_form_does(name, text, expected):
-    assert normalise(name, [text]) == [expected]
+    assert normalize(name, [text]) == [expected]
 
 
 def test_texts_keep_their_order():
-    assert normalise("lower", iter(["B", "", "A"])) == ["b", "", "a"]
-    assert normalise("web", []) == []
+    assert normalize("lower", iter(["B", "", "A"])) == ["b", "", "a"]
+    assert normalize("web", []) == []
 
 
 def test_long_texts_take_no_long_time():
     started = time.perf_counter()
     for part in ("<", "<a", "<!--", "&amp;", "&amp;lt;", "www.", "http://!", "@", "aaaa", "“ ", "amp;"):
         text = "&" + part * (200_000 // len(part))
-        (found,) = normalise("web", [text])
-        assert NORMALISATIONS["web"](found) == found
+        (found,) = normalize("web", [text])
+        assert NORMALIZATIONS["web"](found) == found
     assert time.perf_counter() - started < 20
 
 
 def test_an_unknown_form():
-    with pytest.raises(SettingError, match="normalisation='upper': expected one of none, nfkc, lower, web"):
-        normalise("upper", ["a"])
+    with pytest.raises(SettingError, match="normalization='upper': expected one of none, nfkc, lower, web"):
+        normalize("upper", ["a"])

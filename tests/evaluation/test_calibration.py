@@ -264,7 +264,7 @@ def test_of_equally_good_thresholds_the_nearest_to_a_half_is_taken(scores: tuple
     assert fit_thresholds(p, y) == pytest.approx([expected])
 
 
-def test_thresholds_between_neighbouring_floats_part_them() -> None:
+def test_thresholds_between_neighboring_floats_part_them() -> None:
     # Halfway rounds to the even one, so one of these two pairs rounds down.
     for low in (0.3, np.nextafter(0.3, 1)):
         p, y = np.array([[np.nextafter(low, 1)]] * 5 + [[low]] * 5), np.array([[1]] * 5 + [[0]] * 5)

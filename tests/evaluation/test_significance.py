@@ -44,7 +44,7 @@ def right_in(*shares: float, rows: int = 1000, start: int = 0) -> list[np.ndarra
     return [np.roll(np.arange(rows) >= round(share * rows), start).astype(int) for share in shares]
 
 
-def labelled(seed: int, labels: Labels, runs: int, rows: int = 60) -> tuple[np.ndarray, list[np.ndarray]]:
+def labeled(seed: int, labels: Labels, runs: int, rows: int = 60) -> tuple[np.ndarray, list[np.ndarray]]:
     """Targets, and runs that are wrong in a third of the rows or cells, each by itself."""
     rng = np.random.default_rng(seed)
     k = 2 if labels.multi_label else labels.num_labels
@@ -57,7 +57,7 @@ def labelled(seed: int, labels: Labels, runs: int, rows: int = 60) -> tuple[np.n
     ("labels", "metric"), [(SIX, "accuracy"), (SIX, "f1_macro"), (SIX, "mcc"), (SEVERAL, "f1_micro")]
 )
 def test_mean_and_spread_are_those_of_scikit_learns_scores(labels: Labels, metric: str) -> None:
-    targets, runs = labelled(0, labels, 4)
+    targets, runs = labeled(0, labels, 4)
     score = {
         "accuracy": sk.accuracy_score,
         "mcc": sk.matthews_corrcoef,
@@ -72,7 +72,7 @@ def test_mean_and_spread_are_those_of_scikit_learns_scores(labels: Labels, metri
 
 
 def test_one_seeds_interval_is_over_the_rows_alone() -> None:
-    targets, (run, *_) = labelled(1, TWO, 1, 2000)
+    targets, (run, *_) = labeled(1, TWO, 1, 2000)
     found = rung_interval(targets, [run], TWO, "accuracy", resamples=20_000)
     half = 1.96 * np.sqrt(found.mean * (1 - found.mean) / 2000)
     assert found.interval == pytest.approx((found.mean - half, found.mean + half), abs=0.05 * half)
@@ -81,7 +81,7 @@ def test_one_seeds_interval_is_over_the_rows_alone() -> None:
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "mcc"])
 def test_seeds_that_agree_leave_the_interval_to_the_rows(metric: str) -> None:
-    targets, runs = labelled(2, SIX, 1)
+    targets, runs = labeled(2, SIX, 1)
     one, three = (rung_interval(targets, runs * seeds, SIX, metric) for seeds in (1, 3))
     assert three.interval == pytest.approx(one.interval)
     assert (three.spread, three.seeds) == (pytest.approx(0), 3)
@@ -110,7 +110,7 @@ def test_intervals_stay_where_scores_can_be() -> None:
     assert rung_interval(targets, two, TWO, "accuracy").interval == (0.0, 1.0)
     apart = paired(targets, two, right_in(0.1, 0.5, rows=100), TWO, "accuracy").interval
     assert -1 <= apart[0] < 0 and apart[1] == 1
-    assert rung_interval(np.arange(100) % 2, labelled(0, TWO, 2, 100)[1], TWO, "mcc").interval[0] >= -1
+    assert rung_interval(np.arange(100) % 2, labeled(0, TWO, 2, 100)[1], TWO, "mcc").interval[0] >= -1
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_of_one_seed_the_difference_is_a_paired_mean(shift: int) -> None:
 
 
 def test_intervals_agree_with_a_naive_bootstrap() -> None:
-    targets, (one, other) = labelled(5, TWO, 2)
+    targets, (one, other) = labeled(5, TWO, 2)
     rng, drawn = np.random.default_rng(7), []
     for _ in range(2000):
         rows = rng.integers(60, size=60)
@@ -184,7 +184,7 @@ def test_changing_places_negates_the_difference_and_tests_agree_with_intervals(
     seed: int, seeds: tuple[int, int], rows: int, several: bool, metric: str
 ) -> None:
     labels = SEVERAL if several else SIX
-    targets, runs = labelled(seed, labels, sum(seeds), rows)
+    targets, runs = labeled(seed, labels, sum(seeds), rows)
     one, other = runs[: seeds[0]], runs[seeds[0] :]
     there = paired(targets, one, other, labels, metric, resamples=200)
     back = paired(targets, other, one, labels, metric, resamples=200)
@@ -199,7 +199,7 @@ def test_changing_places_negates_the_difference_and_tests_agree_with_intervals(
 
 
 def test_results_depend_on_the_seed_alone() -> None:
-    targets, runs = labelled(4, SIX, 6)
+    targets, runs = labeled(4, SIX, 6)
     arguments: Any = (targets, runs[:3], runs[3:], SIX, "f1_macro")
     assert paired(*arguments) == paired(*arguments) != paired(*arguments, seed=1)
 
@@ -335,7 +335,7 @@ def test_rows_to_reach_a_score(one: dict[int, float], other: dict[int, float], e
 
 
 def test_results_go_through_json() -> None:
-    targets, runs = labelled(6, SEVERAL, 4)
+    targets, runs = labeled(6, SEVERAL, 4)
     score = rung_interval(targets, runs, SEVERAL, "f1_micro")
     assert ScoreInterval(**{**json.loads(json.dumps(score.to_dict())), "interval": score.interval}) == score
     pair = paired(targets, runs[:1], runs[1:], SEVERAL, "f1_micro")

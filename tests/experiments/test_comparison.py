@@ -101,7 +101,7 @@ def test_scores_are_those_of_the_runs(whole):
     assert by_name["majority"]["test"]["mean"] == 0.5 and by_name["word2vec"]["test"]["mean"] > 0.9
 
 
-def test_seeds_move_initialisation_and_data_order_apart_from_splits(climb):
+def test_seeds_move_initialization_and_data_order_apart_from_splits(climb):
     found = climb(routes=("word2vec",), **MLP)
     records = [json.loads((found.folder / run / "experiment.json").read_text()) for run in found.rungs[0]["runs"]]
     told = [record["settings"]["training"] for record in records]
@@ -191,7 +191,7 @@ def test_the_curve_has_every_rung_at_every_size(whole):
 
 
 @pytest.mark.parametrize("own_validation", [True, False])
-def test_labelled_rows_of_a_smaller_size_are_part_of_a_larger(own_validation):
+def test_labeled_rows_of_a_smaller_size_are_part_of_a_larger(own_validation):
     given = DATA if own_validation else {name: DATA[name] for name in ("train", "test")}
     drawn = []
     for size in (20, 50, 90, None):

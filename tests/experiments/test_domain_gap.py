@@ -69,15 +69,15 @@ def test_each_domain_to_each_other(domains, vectors_file, tmp_path):
 def test_texts_of_a_file_in_place_of_the_training_rows(domains, vectors_file, tmp_path):
     close_the_gap(
         domains, transfers={"coral": {"transfer": "coral"}}, route="word2vec", base=str(vectors_file),
-        head_type="linear", output_dir=tmp_path / "gap", unlabelled="more.txt", pairs=[("films", "books")],
+        head_type="linear", output_dir=tmp_path / "gap", unlabeled="more.txt", pairs=[("films", "books")],
     )  # fmt: skip
     record = Experiment(tmp_path / "gap" / "films-books-coral-0").record
     rows = {name: one["rows"] for name, one in record["data"]["fingerprints"].items()}
-    assert rows["unlabelled"] <= 15 and rows["test"] == 20
+    assert rows["unlabeled"] <= 15 and rows["test"] == 20
 
 
 @pytest.mark.usefixtures("told_apart")
-def test_seeds_count_where_something_is_trained_and_what_is_common_is_learnt_once(
+def test_seeds_count_where_something_is_trained_and_what_is_common_is_learned_once(
     domains, vectors_file, tmp_path, monkeypatch
 ):
     trained = []
@@ -90,13 +90,13 @@ def test_seeds_count_where_something_is_trained_and_what_is_common_is_learnt_onc
     monkeypatch.setattr("nlptransfer.experiments.stages.train", noted)
     call = {"route": "word2vec", "base": str(vectors_file), "head_type": "mlp", "mlp_sizes": (4,)}
     call |= {"num_train_epochs": 1}
-    transfers = {name: {"transfer": name, "strengths": (1.0,)} for name in ("mmd", "dann")}
+    transfers = {name: {"transfer": name, "trade_offs": (1.0,)} for name in ("mmd", "dann")}
     found = close_the_gap(
         domains, transfers=transfers, output_dir=tmp_path / "gap", seeds=2, pairs=[("films", "books")], **call
     )
     assert {f"films-books-mmd-{seed}" for seed in (0, 1)} <= {path.name for path in (tmp_path / "gap").iterdir()}
     assert found[1].adapted in (0, 1)
-    # For each seed strength 0 of both strategies, and their own.
+    # For each seed trade_off 0 of both strategies, and their own.
     assert Counter(trained) == {Objective: 2 * 1, Aligned: 2 * 2}
     alone = finetune(
         domains[1], source=domains[0], seed=1, output_dir=tmp_path / "alone", report=False, **transfers["dann"], **call
@@ -112,7 +112,7 @@ def probabilities_of(folder):
 
 def test_side_by_side_as_one_after_the_other(domains, vectors_file, tmp_path, monkeypatch):
     call = {"route": "word2vec", "base": str(vectors_file), "head_type": "mlp", "mlp_sizes": (4,), "seeds": 2}
-    call |= {"num_train_epochs": 2, "transfers": {"mmd": {"transfer": "mmd", "strengths": (1.0,)}}, "oracle": False}
+    call |= {"num_train_epochs": 2, "transfers": {"mmd": {"transfer": "mmd", "trade_offs": (1.0,)}}, "oracle": False}
     alone = close_the_gap(domains, output_dir=tmp_path / "alone", **call)
     with side_by_side(2) as workers:
         beside = close_the_gap(domains, output_dir=tmp_path / "beside", workers=workers, **call)

@@ -84,7 +84,7 @@ def test_scores_and_cost(run):
         assert list(found["per_class"]) == run.record["data"]["labels"]
         assert all(set(each) == {"precision", "recall", "f1", "support"} for each in found["per_class"].values())
     assert run.metrics == report["test"] and run.cost == report["cost"]
-    assert run.metrics["f1_micro"] > 0.8, "topics that the vectors set apart were not learnt"
+    assert run.metrics["f1_micro"] > 0.8, "topics that the vectors set apart were not learned"
 
 
 def test_cost(run):
@@ -96,8 +96,8 @@ def test_cost(run):
     assert all(value > 0 for value in cost.values())
     weights = load_file(run.folder / "model" / "model.safetensors")
     frozen = weights["vectors.weight"].size
-    learnt = sum(value.size for name, value in weights.items() if "standardize" not in name) - frozen
-    assert cost["total_parameters"] == learnt + frozen and cost["trainable_parameters"] == learnt
+    learned = sum(value.size for name, value in weights.items() if "standardize" not in name) - frozen
+    assert cost["total_parameters"] == learned + frozen and cost["trainable_parameters"] == learned
     size = sum((run.folder / "model" / name).stat().st_size for name in MODEL_FILES)
     assert cost["size_mb"] == pytest.approx(size / 2**20, abs=1e-3)
 
@@ -327,7 +327,7 @@ def finished(tune, remarks_folder) -> Experiment:
 
 def test_the_same_call_returns_a_finished_run_as_it_is(tune, finished, remarks_folder):
     before = files_of(finished.folder)
-    # What changes nothing of what is learnt may be another.
+    # What changes nothing of what is learned may be another.
     same = tune(remarks_folder, output_dir=finished.folder, save_steps=7, keep_checkpoints=True)
     assert same == finished and same.report == finished.report
     assert files_of(finished.folder) == before

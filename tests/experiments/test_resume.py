@@ -105,7 +105,7 @@ def test_one_checkpoint_is_kept_without_what_is_frozen(tmp_path):
     state = load_file(saved / "model.safetensors")
     assert saved.name == "step_00000012"
     assert {name.split(".")[1] for name in state} == {"hidden", "head"}
-    # A running mean is learnt too.
+    # A running mean is learned too.
     assert "model.hidden.1.running_mean" in state
 
 
@@ -155,12 +155,12 @@ def test_killed_runs_of_every_route_resume_bit_for_bit(name, expected, killed):
 
 
 @pytest.mark.parametrize(
-    "name", ["source", "target", "held", "copy", "joint", "relate", "second choice", "lora target"]
+    "name", ["source", "target", "held", "copy", "joint", "relational", "second choice", "lora target"]
 )
 def test_killed_transfers_resume_bit_for_bit_in_every_stage(name, killed):
     folder, told = killed
     kept, left, whole = told[name]
-    # In the second stage what the first has learnt is kept, and is not learnt again.
+    # In the second stage what the first has learned is kept, and is not learned again.
     finished = "checkpoints_source/finished" in kept
     assert finished == (name not in ("source", "copy", "joint"))
     assert left < whole and (left <= 9 or not finished or name == "second choice")

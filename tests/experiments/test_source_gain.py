@@ -88,7 +88,7 @@ def test_a_verdict_rests_on_runs_of_both_sides_on_the_same_rows(tune):
     )
     assert told["gain"] == pytest.approx(means["sequential"] - means["direct"], abs=1e-9)
     assert told["interval"][0] <= told["gain"] <= told["interval"][1]
-    assert (told["seeds"], told["rows"], told["metric"], told["gate"]) == (3, 80, "accuracy", False)
+    assert (told["seeds"], told["rows"], told["metric"], told["fallback"]) == (3, 80, "accuracy", False)
     # The run itself is the first side.
     assert run.metrics == report_of(run.folder / "verdict" / "sequential-0")["test"]
     assert run.record["transfer"]["name"] == "sequential" and told["taken"] == "sequential"
@@ -120,25 +120,25 @@ def test_words_follow_from_the_interval(tune):
 
 
 def test_the_gate_goes_by_validation(tune):
-    run = tune("gated", transfer="copy", source=TURNED, max_train_rows=60, gate=True, seeds=1)
-    assert run.record["verdict"]["taken"] == "direct" and run.record["verdict"]["gate"]
+    run = tune("gated", transfer="copy", source=TURNED, max_train_rows=60, fallback=True, seeds=1)
+    assert run.record["verdict"]["taken"] == "direct" and run.record["verdict"]["fallback"]
     assert "transfer" not in run.record
     alone = tune("alone", source=None, max_train_rows=60)
     assert run.metrics == alone.metrics
     assert all(np.array_equal(weights(run.folder)[name], value) for name, value in weights(alone.folder).items())
-    kept = tune("kept", transfer="copy", data=NOISY, gate=True, seeds=1)
+    kept = tune("kept", transfer="copy", data=NOISY, fallback=True, seeds=1)
     assert kept.record["verdict"]["taken"] == "copy" and kept.record["transfer"]["name"] == "copy"
     validation = kept.record["verdict"]["validation"]
     assert validation["copy"] > validation["direct"]
 
 
 def test_the_recorded_command_asks_for_the_verdict(tune):
-    run = tune("gated", transfer="copy", source=TURNED, max_train_rows=60, gate=True, seeds=1)
+    run = tune("gated", transfer="copy", source=TURNED, max_train_rows=60, fallback=True, seeds=1)
     told = json.loads((run.folder / "model" / "nlptransfer.json").read_text())["results"]
     assert run.record["verdict"]["taken"] == "direct"
     # Of the run that was asked for, and not of the side that was taken.
     assert "--source data --transfer copy " in told["command"]
-    assert told["command"].endswith(" --verdict --seeds 1 --gate")
+    assert told["command"].endswith(" --verdict --seeds 1 --fallback")
 
 
 def test_where_all_rows_are_used_a_solved_head_needs_one_seed(tune):
@@ -173,7 +173,7 @@ def test_a_verdict_is_made_by_itself_where_it_is_cheap(tune, caplog):
     assert "verdict" not in tune("cnn", route="word2vec", head_type="cnn", num_filters=4, num_train_epochs=1).record
     assert "no verdict on whether the source helped was asked for" in caplog.text
     quick = {"route": "word2vec", "head_type": "cnn", "num_filters": 4, "num_train_epochs": 1, "seeds": 1}
-    assert tune("gated", gate=True, **quick).record["verdict"]["gate"]
+    assert tune("gated", fallback=True, **quick).record["verdict"]["fallback"]
     assert "verdict" not in tune("no", verdict=False).record
 
 
@@ -195,7 +195,7 @@ def test_a_verdict_cut_off_is_gone_on_with(tune, monkeypatch):
     assert all(np.array_equal(weights(run.folder)[name], value) for name, value in weights(whole.folder).items())
     before = files_of(run.folder)
     assert files_of(tune("cut").folder) == before
-    for changed in ({"seeds": 2}, {"gate": True}, {"transfer": "copy"}, {"source": TURNED}, {"verdict": False}):
+    for changed in ({"seeds": 2}, {"fallback": True}, {"transfer": "copy"}, {"source": TURNED}, {"verdict": False}):
         with pytest.raises(RunFolderError, match="holds a run with"):
             tune("cut", **changed)
     assert tune("cut", seeds=1, overwrite=True).record["verdict"]["seeds"] == 1
@@ -203,7 +203,7 @@ def test_a_verdict_cut_off_is_gone_on_with(tune, monkeypatch):
 
 WRONG = [
     ({"source": None, "verdict": True}, SettingError, "expected a source beside labels of the target"),
-    ({"gate": True, "verdict": False}, SettingError, "expected a verdict, which it rests on"),
+    ({"fallback": True, "verdict": False}, SettingError, "expected a verdict, which it rests on"),
     ({"seeds": 0}, SettingError, "seeds=0: expected a whole number from 1"),
     (
         {"data": remarks_of(60, 3), "test_size": 0.0, "verdict": True},
@@ -315,8 +315,8 @@ def test_sizes_on_the_command_line(command_line, corpora, vectors_file, tmp_path
         (line,) = [line for line in ended.out.splitlines() if f" {row['size']} │" in line]
         assert f"{row['gain']:+.3f} [" in line and row["verdict"] in line and " sequential " in line
     assert f"written: {tmp_path / 'out' / 'gains.json'}" in ended.out.replace("\n", "")
-    ended = command_line(main, *call, "--sizes", "8,20", "--gate")
-    assert ended.code == 2 and "gate: expected no --sizes beside it" in ended.err
+    ended = command_line(main, *call, "--sizes", "8,20", "--fallback")
+    assert ended.code == 2 and "fallback: expected no --sizes beside it" in ended.err
     ended = command_line(main, *call, "--sizes", "8,20", "--overwrite")
     assert ended.code == 2 and "--overwrite: expected no --sizes beside it" in ended.err
     ended = command_line(main, *call, "--sizes", "8,x")

@@ -52,7 +52,7 @@ def build(route: EncoderRoute, base: BaseModel, texts: list[str] | None = None, 
 
 
 def changed(route: Route, base: BaseModel, labels: Labels) -> Classifier:
-    """A classifier that has learnt noise: every parameter that learns is another one than at the start."""
+    """A classifier that has learned noise: every parameter that learns is another one than at the start."""
     targets = labels.encode([[name] for name in labels.names] if labels.multi_label else labels.names)
     texts = [TEXTS[0]] * labels.num_labels
     data = Data("toy", labels, Split(texts, targets), *[Split([], targets[:0])] * 3)

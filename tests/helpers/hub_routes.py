@@ -171,9 +171,9 @@ def whoami(call: Call) -> Answer:
     if call.who is None:
         raise Refused(401, "Invalid username or password.")
     name, role = call.who.user, call.who.role
-    organisations = [{"type": "org", "name": org, "roleInOrg": role} for org in MEMBERS if call.is_member(org)]
+    organizations = [{"type": "org", "name": org, "roleInOrg": role} for org in MEMBERS if call.is_member(org)]
     token = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
-    return as_json({"type": "user", "id": name, "name": name, "fullname": name, "orgs": organisations, "auth": token})
+    return as_json({"type": "user", "id": name, "name": name, "fullname": name, "orgs": organizations, "auth": token})
 
 
 @route("POST", "/api/validate-yaml")

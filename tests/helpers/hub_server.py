@@ -61,7 +61,7 @@ class Fault:
 class Hub:
     """The hub, as a test sees it.
 
-    Users: "me", who is also a member of the organisation "team", and "other". A new repo has one commit without
+    Users: "me", who is also a member of the organization "team", and "other". A new repo has one commit without
     files; ``add_repo`` and ``commit`` write behind everybody's back, with no right or quota asked for.
     """
 

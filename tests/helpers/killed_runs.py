@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.runs import finetune
-from nlptransfer import Copy, Full, Joint, Lora, Relate, Sequential, Word2Vec
+from nlptransfer import Copy, Full, Joint, Lora, Relational, Sequential, Word2Vec
 from nlptransfer.experiments import environment, stages
 
 Run = Callable[..., Any]
@@ -42,7 +42,7 @@ def plans(folder: Path) -> dict[str, tuple[int, Run]]:
         "held": (15 + 5, partial(both, route=full, transfer=Sequential(l2_sp=0.1))),
         "copy": (8, partial(both, route=full, transfer=Copy())),
         "joint": (17, partial(both, route=full, transfer=Joint(weighting="scheduled"))),
-        "relate": (15 + 6, partial(both, route=full, transfer=Relate())),
+        "relational": (15 + 6, partial(both, route=full, transfer=Relational())),
         "second choice": (15 + 9 + 5, partial(both, route=full, transfer=auto)),
         "lora target": (15 + 6, partial(both, route=lora, transfer=Sequential())),
     }

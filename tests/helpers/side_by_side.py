@@ -23,7 +23,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from helpers.corpora import FILM_WORDS, write_rows
 from helpers.runs import finetune
-from nlptransfer import Full, Joint, Lora, Probe, Relate, Sequential, distributed
+from nlptransfer import Full, Joint, Lora, Probe, Relational, Sequential, distributed
 from nlptransfer.cli import app
 from nlptransfer.data.labels import Labels
 from nlptransfer.experiments import environment
@@ -34,7 +34,7 @@ from nlptransfer.models.rows import Examples, FeatureRows, SomeRows
 from nlptransfer.models.tokens import TokenRows
 from nlptransfer.training import loop
 from nlptransfer.training.loop import train
-from nlptransfer.training.losses import SOURCE, UNLABELLED, LabelLoss, Objective, class_weights
+from nlptransfer.training.losses import SOURCE, UNLABELED, LabelLoss, Objective, class_weights
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
 from nlptransfer.transfer.pretraining import LanguageLoss, Masking, _lowered
@@ -50,7 +50,7 @@ ROUTES = {
 }
 TRANSFERS = {
     "joint": (Full(dropout=0.0), Joint(alpha=0.7, weighting="scheduled")),
-    "relate": (Full(dropout=0.0), Relate()),
+    "relational": (Full(dropout=0.0), Relational()),
     "held to the source": (Full(dropout=0.0), Sequential(l2_sp=0.1)),
     "solved joint": (Probe(), Joint()),
 }
@@ -58,7 +58,7 @@ DISTANCES = {"correlation": Correlation, "means": MeanDiscrepancy, "adversary": 
 """Between domains, by name."""
 SOLVED = ("probe linear", "solved joint")
 """Of both, those without a training loop."""
-NOT_SHARDED = ("held to the source", "relate", "solved joint")
+NOT_SHARDED = ("held to the source", "relational", "solved joint")
 """Of both, those that are not run with weights in shards."""
 BEGUN_ANEW = "full"
 """The one that begins anew, at a lower rate, where its validation score is no better than one label for all rows."""
@@ -84,7 +84,7 @@ class Tiny(nn.Module):
 
 def share_of(rows: int) -> int:
     """The rows that each process takes at once, of so many that all take."""
-    return rows // distributed.count()
+    return rows // distributed.world_size()
 
 
 def examples(count: int, labels: Labels) -> Examples:
@@ -115,11 +115,11 @@ def train_tiny(kind: str, folder: Path) -> None:
     if distributed.is_main():
         save_file(model.state_dict(), folder / "final.safetensors")
     assert distributed.from_main(distributed.rank()) == 0
-    distributed.wait()
+    distributed.barrier()
 
 
 def align_tiny(kind: str, folder: Path) -> None:
-    """37 labelled rows and 29 of another domain: neither they nor their passes divide by two."""
+    """37 labeled rows and 29 of another domain: neither they nor their passes divide by two."""
     labels = Labels(("a", "b", "c"), False)
     learn, others = examples(37, labels), examples(29, labels)
     unseen = Examples(FeatureRows(2 * others.rows.features + 1), np.full(29, -1))
@@ -132,13 +132,13 @@ def align_tiny(kind: str, folder: Path) -> None:
     )  # fmt: skip
     none = Examples(FeatureRows(learn.rows.features[:0]), learn.targets[:0])
     report = train(
-        objective, learn, none, lambda logits: 0.0, settings, folder / "checkpoints", None, unseen, (SOURCE, UNLABELLED)
+        objective, learn, none, lambda logits: 0.0, settings, folder / "checkpoints", None, unseen, (SOURCE, UNLABELED)
     )
     record = [entry["discrepancy"] for entry in report.history]
     (folder / f"rank_{distributed.rank()}.json").write_text(json.dumps(record))
     # The critic is a part of it.
     save_file(objective.state_dict(), folder / f"rank_{distributed.rank()}.safetensors")
-    distributed.wait()
+    distributed.barrier()
 
 
 def learn_language(folder: Path) -> None:
@@ -165,7 +165,7 @@ def learn_language(folder: Path) -> None:
     if distributed.is_main():
         (folder / "language.json").write_text(json.dumps([found["language"], found["history"]]))
         save_file(dict(model.bert.state_dict()), folder / "final.safetensors")
-    distributed.wait()
+    distributed.barrier()
 
 
 def compute_features(folder: Path) -> None:
@@ -174,7 +174,7 @@ def compute_features(folder: Path) -> None:
 
     def make() -> np.ndarray:
         calls.append(1)
-        distributed.wait()
+        distributed.barrier()
         return np.ones((2, 2), dtype=np.float16)
 
     for cache in (f"machine_{distributed.rank()}", "one") * 2:
@@ -216,7 +216,7 @@ def compare_routes(encoder: str, folder: Path) -> None:
     if distributed.is_main():
         texts, labels = calls(encoder)["full"]["data"]
         write_rows(rows, list(zip(texts, labels, strict=True)))
-    distributed.wait()
+    distributed.barrier()
     words = [
         "compare",
         str(rows),
@@ -278,7 +278,7 @@ def shard_weights(patch: pytest.MonkeyPatch) -> None:
 
 
 def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
-    several = distributed.count() > 1
+    several = distributed.world_size() > 1
     with pytest.MonkeyPatch.context() as patch:
         # No run here is asked how fast it is.
         patch.setattr(environment, "SPEED_SECONDS", 0.0)

@@ -81,7 +81,7 @@ def record_of(route: str = "full", base: dict[str, Any] = ENCODER, **more: Any) 
         "labels": ["bad", "good"],
         "multi_label": False,
         "thresholds": None,
-        "normalisation": "none",
+        "normalization": "none",
         "max_length": 256,
         "long_texts": "truncate",
         "base": base,
@@ -114,7 +114,7 @@ class Kind:
 
 
 KINDS = {
-    "full": Kind(record_of(), "transformers", "finetune", "All of the encoder learnt"),
+    "full": Kind(record_of(), "transformers", "finetune", "All of the encoder learned"),
     "full, upper layers": Kind(
         record_of(settings={"freeze_layers": 2}), "transformers", "finetune", "the lowest 2 layers stayed as they are"
     ),
@@ -338,7 +338,7 @@ def test_what_a_reader_must_know_of_the_texts():
     assert "trained and tested on texts in: de, fr;" in model_card(record_of(), REPO, language=["de", "fr"])
     words = model_card(KINDS["word2vec"].record, REPO)
     assert "words of the training texts can be read there" in words and "a vector mean nothing" in words
-    web = model_card(record_of(normalisation="web"), REPO)
+    web = model_card(record_of(normalization="web"), REPO)
     assert "brought into the form `web`" in web and "brought into" not in words
 
 
@@ -347,8 +347,8 @@ def test_a_base_in_16_bits_is_opened_in_32():
     halved = record | {"settings": LORA | {"base_precision": "bfloat16"}}
     assert "dtype=torch.float32," in loading_code(halved, REPO) and "dtype" not in loading_code(record, REPO)
     assert "in bfloat16, which these lines hold in float32" in model_card(halved, REPO)
-    quantised = record | {"settings": LORA | {"base_precision": "4bit"}}
-    assert "takes a GPU and bitsandbytes" in model_card(quantised, REPO)
+    quantized = record | {"settings": LORA | {"base_precision": "4bit"}}
+    assert "takes a GPU and bitsandbytes" in model_card(quantized, REPO)
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ def test_names_are_shown_as_they_are_and_break_nothing(names, other, several):
     rows = [[visible(name).strip(), "7"] for name in names]
     assert [[cell.strip() for cell in row] for row in table(card, "Labels")] == rows
     lines = [shown(token) for token in tokens_of(card) if token.type == "inline"]
-    for words in ("learnt from the data {}.", "from {}, a local folder", "the source {} by the transfer"):
+    for words in ("learned from the data {}.", "from {}, a local folder", "the source {} by the transfer"):
         assert any(words.format(visible(other)) in line for line in lines)
     assert table(card, "Examples") == [[visible(other).strip()], ["x"]]
     assert code_blocks(card)[-1] == f"finetune '{visible(other)}'\n"

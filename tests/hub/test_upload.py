@@ -126,7 +126,7 @@ def test_a_public_repo_that_somebody_makes_just_before_gets_nothing_private(logg
     assert logged_in.files(REPO) == {}
 
 
-def test_a_repo_of_an_organisation(logged_in, folder):
+def test_a_repo_of_an_organization(logged_in, folder):
     push(folder, "team/films", CARD)
     assert logged_in.files("team/films") == WHOLE and logged_in.is_private("team/films")
 

@@ -101,7 +101,7 @@ def test_weights_are_packed_once_while_they_are_constant(
 ) -> None:
     layer, x = nn.Linear(3, 2), torch.ones(4, 3)
 
-    def learnt(which: str) -> torch.Tensor:
+    def learned(which: str) -> torch.Tensor:
         with torch.no_grad(), cpu.fast(layer, packed=which):
             for _ in range(3):
                 found = layer(x)
@@ -109,16 +109,16 @@ def test_weights_are_packed_once_while_they_are_constant(
                 assert layer(x).requires_grad
         return found
 
-    first = learnt("all")
+    first = learned("all")
     assert (len(packed), len(calls)) == (1, 1)
     with torch.no_grad():
         layer.weight += 1
-    torch.testing.assert_close(learnt("all"), first + 3)
+    torch.testing.assert_close(learned("all"), first + 3)
     assert (len(packed), len(calls)) == (2, 2)
-    learnt("none")
-    learnt("frozen")
+    learned("none")
+    learned("frozen")
     monkeypatch.setattr(cpu, "PACKED_NUMBERS", 5)
-    learnt("all")
+    learned("all")
     assert (len(packed), len(calls)) == (2, 14)
 
 
@@ -215,7 +215,7 @@ def test_what_is_frozen_gets_no_gradient() -> None:
 
 def test_only_layers_in_float32_go_our_way(calls: list[torch.Size]) -> None:
     class Own(nn.Linear):
-        """Quantised layers are such subclasses."""
+        """Quantized layers are such subclasses."""
 
     whole = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2, dtype=torch.bfloat16), Own(3, 2)])
     with cpu.fast(whole):

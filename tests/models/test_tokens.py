@@ -1,4 +1,4 @@
-"""Texts of more tokens than a model reads: how they are cut or windowed, learnt from, predicted, kept and told."""
+"""Texts of more tokens than a model reads: how they are cut or windowed, learned from, predicted, kept and told."""
 
 import logging
 from dataclasses import replace
@@ -20,7 +20,7 @@ from helpers.corpora import WORDS, texts_of
 from helpers.encoders import Bases, xlnet_tokenizer
 from helpers.encoders import make_tokenizer as template_tokenizer
 from helpers.runs import finetune
-from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relate, Word2Vec
+from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relational, Word2Vec
 from nlptransfer.classifier.onnx import WithWordIds
 from nlptransfer.data.dataset import Data, Split
 from nlptransfer.errors import SettingError
@@ -255,7 +255,7 @@ def test_wrong_settings(kind: Any, wrong: dict[str, Any], message: str) -> None:
         kind(**wrong).check()
 
 
-# What is learnt is what is predicted
+# What is learned is what is predicted
 
 
 def mean_logits(classifier: Classifier, texts: list[str]) -> torch.Tensor:
@@ -423,7 +423,7 @@ RUNS: dict[str, tuple[Route, str]] = {
 @pytest.mark.parametrize(
     ("name", "mode"), [*((name, "windows") for name in RUNS), ("probe", "head_tail"), ("cnn", "head_tail")]
 )
-def test_what_comes_late_is_learnt_and_survives_a_reload(
+def test_what_comes_late_is_learned_and_survives_a_reload(
     name: str, mode: Any, bases: Bases, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     route, kind = RUNS[name]
@@ -447,7 +447,7 @@ def test_what_comes_late_is_learnt_and_survives_a_reload(
         assert found["accuracy"] > 0.8
 
 
-@pytest.mark.parametrize("transfer", [Joint(), Relate()], ids=["joint", "relate"])
+@pytest.mark.parametrize("transfer", [Joint(), Relational()], ids=["joint", "relational"])
 def test_windows_of_source_and_target(transfer: Any, bases: Bases, tmp_path: Path) -> None:
     route = Full(max_length=9, long_text="windows")
     few = FEW | {"num_train_epochs": 1, "output_dir": tmp_path}

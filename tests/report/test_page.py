@@ -88,7 +88,7 @@ class Page(HTMLParser):
 
     @property
     def figures(self) -> set[str]:
-        return {given["aria-labelledby"].split("-title")[0] for tag, given in self.tags if tag == "svg"}
+        return {given["aria-labeledby"].split("-title")[0] for tag, given in self.tags if tag == "svg"}
 
     def row(self, box: str, first: str) -> list[str]:
         return next(row[1:] for row in self.tables[box] if row[0] == first)
@@ -461,7 +461,7 @@ def test_a_run_that_was_scored_on_training_rows_alone(tmp_path: Path) -> None:
     write_json(folder / "metrics.json", {"train": read_json(folder / "metrics.json")["test"]})
     page = page_of(folder)
     assert "on train rows" in page.texts[""]
-    assert "Training rows are what was learnt" in page.texts[""]
+    assert "Training rows are what was learned" in page.texts[""]
 
 
 HOSTILE = '</td></svg><script>alert(1)</script><img src=x onerror="alert(1)">{{ 7*7 }}{% raw %}&amp;$x_1$\\'
@@ -544,11 +544,11 @@ def test_ids_are_unique_and_those_that_are_used_are_there(comparison_folder: Pat
     assert len(page.ids) == len(set(page.ids))
     used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html)
     assert used and {a or b for a, b in used} <= set(page.ids)
-    described = [attributes["aria-labelledby"] for tag, attributes in page.tags if tag == "svg"]
+    described = [attributes["aria-labeledby"] for tag, attributes in page.tags if tag == "svg"]
     assert {name for names in described for name in names.split()} <= set(page.ids)
 
 
-def test_colours_of_plots_are_those_of_the_page(comparison_folder: Path) -> None:
+def test_colors_of_plots_are_those_of_the_page(comparison_folder: Path) -> None:
     html = html_of(comparison_folder)
     plots = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
     assert not re.search(r"#[0-9a-f]{6}", plots)
@@ -662,8 +662,8 @@ FIGURES = """() => [...document.querySelectorAll("figure svg")].map(svg => {
     return [box.width > 250, box.height > 150, svg.querySelectorAll("path").length > 5, inside];
 })"""
 CONTRAST = """() => {
-    const luminance = colour => {
-        const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+    const luminance = color => {
+        const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
             .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
         return .2126 * r + .7152 * g + .0722 * b;
     };

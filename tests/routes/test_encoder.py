@@ -132,7 +132,7 @@ def test_a_run_leaves_exactly_these_files(ran):
     }  # fmt: skip
 
 
-def test_what_the_words_tell_is_learnt(ran):
+def test_what_the_words_tell_is_learned(ran):
     assert ran.run.metrics["f1_micro"] > 0.8
 
 
@@ -407,7 +407,7 @@ def test_cached_activations_teach_what_the_whole_model_would(kind, bases, tmp_pa
 )
 @pytest.mark.parametrize("kind", ["bert", "deberta-v2", "distilbert", "electra", "roberta"])
 def test_tokens_that_nothing_reads_teach_nothing(kind, route, frozen, bases, tmp_path, monkeypatch):
-    route, made, learnt = replace(route, max_length=LENGTH), dict[str, set[int]](), []
+    route, made, learned = replace(route, max_length=LENGTH), dict[str, set[int]](), []
     if frozen:
         route = replace(route, freeze_layers=len(architectures.layers_of(build(route, bases(kind)).model)))
     for name in ("first", "all"):
@@ -420,9 +420,9 @@ def test_tokens_that_nothing_reads_teach_nothing(kind, route, frozen, bases, tmp
         before = weights_of(built.model)
         fit(route, built, tmp_path / name, optimizer="sgd", learning_rate=0.05)
         assert moved(before, built.model)
-        learnt.append(weights_of(built.model))
+        learned.append(weights_of(built.model))
         made[name] = seen
-    torch.testing.assert_close(learnt[0], learnt[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(learned[0], learned[1], atol=1e-5, rtol=0)
     # What is computed once, below a cut, is whole.
     assert (1 in made["first"]) != frozen and 1 not in made["all"]
     assert frozen or len(made["first"]) == 1 < len(made["all"])

@@ -324,8 +324,8 @@ def test_mlp_learns_and_the_encoder_stays(base: str, tmp_path: Path) -> None:
 def test_only_the_classifier_learns_and_the_encoder_is_always_in_eval_mode(base: str, vectors: str) -> None:
     built = build(Probe(features=("encoder", "word2vec"), vectors=vectors, head_type="mlp"), base)
     model = own(built)
-    learnt = {name.split(".")[0] for name, value in model.named_parameters() if value.requires_grad}
-    assert learnt == {"body", "classifier"}
+    learned = {name.split(".")[0] for name, value in model.named_parameters() if value.requires_grad}
+    assert learned == {"body", "classifier"}
     objective = Objective(model, LabelLoss(Labels(("bad", "good"), False), None, 0.0))
     for module in (model, objective):
         module.train()

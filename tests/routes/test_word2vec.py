@@ -226,7 +226,7 @@ def test_head_inputs_only_where_the_head_is_solved(base: str, head: str) -> None
     with torch.inference_mode():
         out = built.model.eval()(**rows.batch(np.arange(len(TEXTS))), output_hidden_states=True)
     np.testing.assert_array_equal(found, out.hidden_states[-1])
-    # Standardised on the training rows: what makes one strength of the penalty fit all features.
+    # Standardized on the training rows: what makes one strength of the penalty fit all features.
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(found.std(axis=0), 1, atol=1e-5)
 

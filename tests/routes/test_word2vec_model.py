@@ -113,7 +113,7 @@ def test_cnn_unknown_words_at_the_ends_weigh_nothing(row: list[int], unknown: li
     torch.testing.assert_close(logits_of(MODELS["cnn"], longer or [0]), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_cnn_centres_no_filter_on_an_unknown_word() -> None:
+def test_cnn_centers_no_filter_on_an_unknown_word() -> None:
     model = make("cnn", kernel_sizes=(1,))
     # A bias alone would win the maximum over time, if the unknown word had a place in it.
     model.body.convolutions[0].bias.data.fill_(5.0)
@@ -231,7 +231,7 @@ def test_what_learns(head: str, train_vectors: bool) -> None:
     assert torch.equal(model.vectors.weight, before) != train_vectors
 
 
-# Standardised features
+# Standardized features
 
 
 def test_standardize_constant_features() -> None:

@@ -1,4 +1,4 @@
-"""Augmentation: rows first, copies that say where they come from, the nearest neighbours, and no surprise."""
+"""Augmentation: rows first, copies that say where they come from, the nearest neighbors, and no surprise."""
 
 import random
 import re
@@ -167,7 +167,7 @@ def test_short_texts_are_altered_by_the_share_on_average(vectors):
     assert {len(text.split()) for text in found.texts[400:]} == {4}
 
 
-def test_words_become_their_neighbours_in_the_same_case(vectors):
+def test_words_become_their_neighbors_in_the_same_case(vectors):
     pairs = dict(zip(WORDS[::2], WORDS[1::2], strict=True))
     pairs |= {b: a for a, b in pairs.items()}
     (found,) = copies_of("Good FILM, isn't it? (bad  plot)\nRole!", vectors, augment_copies=1, augment_synonyms=1.0)
@@ -177,20 +177,20 @@ def test_words_become_their_neighbours_in_the_same_case(vectors):
         assert all(b in (a, pairs[a]) for a, b in zip(before, after, strict=True)) and before != after
 
 
-def test_words_without_a_near_neighbour_stay(vectors):
+def test_words_without_a_near_neighbor_stay(vectors):
     assert copies_of("good film", vectors, augment_synonyms=1.0, augment_similarity=0.999) == []
     assert copies_of("unheard of", vectors, augment_synonyms=1.0) == []
     assert len(copies_of("good film", vectors, augment_synonyms=1.0, augment_similarity=0.9)) == 1
-    more = copies_of("good film", vectors, augment_synonyms=1.0, augment_similarity=-1, augment_neighbours=9)
+    more = copies_of("good film", vectors, augment_synonyms=1.0, augment_similarity=-1, augment_neighbors=9)
     assert len(more) == 20
 
 
-def test_neighbours_that_say_the_same_or_are_no_words_are_passed_over(tmp_path):
+def test_neighbors_that_say_the_same_or_are_no_words_are_passed_over(tmp_path):
     words = ["good", "Good", ",", "##ood", "very_good", "5", "Fine"]
     found = vectors_of(tmp_path / "v", words, np.ones((7, 3)) + 0.01 * np.eye(7, 3))
-    copies = copies_of("good stuff", found, augment_synonyms=1.0, augment_neighbours=6)
+    copies = copies_of("good stuff", found, augment_synonyms=1.0, augment_neighbors=6)
     assert copies == ["fine stuff"]
-    assert copies_of("Good stuff", found, augment_synonyms=1.0, augment_neighbours=6) == ["Fine stuff"]
+    assert copies_of("Good stuff", found, augment_synonyms=1.0, augment_neighbors=6) == ["Fine stuff"]
 
 
 def test_negations_neither_come_nor_go(tmp_path):
@@ -253,17 +253,17 @@ def test_scripts_without_spaces_are_cut_by_the_vocabulary_or_by_characters(vecto
     assert words_in("ที่นี่ カード") == ["ที่", "นี่", "カ", "ー", "ド"]
 
 
-def test_chinese_words_become_their_neighbours(chinese):
+def test_chinese_words_become_their_neighbors(chinese):
     assert copies_of("我喜欢电影，很好看。", chinese, augment_synonyms=1.0) == ["我喜欢影片，很精彩。"]
     for copy in copies_of("我喜欢电影", chinese, augment_swaps=0.7):
         assert sorted(copy[a:b] for a, b in cutter(chinese)(copy)) == sorted(["我", "喜欢", "电影"])
 
 
-# Neighbours
+# Neighbors
 
 
 @pytest.mark.parametrize(("rows", "count", "least"), [(300, 5, 0.2), (5000, 5, 0.4), (5000, 40, -1.0), (3, 5, -1.0)])
-def test_neighbours_are_the_nearest(tmp_path, rows, count, least, monkeypatch):
+def test_neighbors_are_the_nearest(tmp_path, rows, count, least, monkeypatch):
     draw = np.random.default_rng(0)
     matrix = draw.normal(size=(rows, 12)).astype(np.float32) * draw.uniform(0.1, 9, (rows, 1)).astype(np.float32)
     matrix[rows // 2] = 0
@@ -293,7 +293,7 @@ def test_of_equally_near_words_the_more_frequent_come_first():
     assert found.tolist() == [0, 2, 3, 4]
 
 
-def test_neighbours_are_looked_for_among_frequent_words(monkeypatch):
+def test_neighbors_are_looked_for_among_frequent_words(monkeypatch):
     monkeypatch.setattr("nlptransfer.training.augmentation._AMONG", 50)
     matrix = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     matrix[150] = matrix[7] + 0.01
@@ -324,7 +324,7 @@ def test_many_texts_take_no_long_time(tmp_path):
         ({"augment_synonyms": 1.5}, "augment_synonyms=1.5: expected a share from 0 to 1"),
         ({"augment_swaps": -0.1}, "augment_swaps=-0.1: expected a share from 0 to 1"),
         ({"augment_deletions": float("nan")}, "augment_deletions=nan: expected a share from 0 to 1"),
-        ({"augment_neighbours": 0}, "augment_neighbours=0: expected at least 1"),
+        ({"augment_neighbors": 0}, "augment_neighbors=0: expected at least 1"),
         ({"augment_similarity": 2.0}, r"augment_similarity=2.0: expected a cosine from -1 to 1"),
     ],
 )

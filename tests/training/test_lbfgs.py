@@ -30,7 +30,7 @@ def one_thread():
 
 
 def problem(rows=300, width=6, seed=0):
-    """Correlated, standardised features with one constant column, and labels that depend on them."""
+    """Correlated, standardized features with one constant column, and labels that depend on them."""
     draw = np.random.default_rng(seed)
     features = draw.normal(size=(rows, width)) @ draw.normal(size=(width, width))
     features = (features - features.mean(axis=0)) / features.std(axis=0)
@@ -70,20 +70,20 @@ def accuracy(targets, logits):
     return (logits.argmax(axis=1) == targets).mean()
 
 
-def minimised(parts, penalty, towards=None, has_bias=True):
-    """The minimiser, written out and found by scipy, of a sum of mean losses + penalty / 2 * distance^2.
+def minimized(parts, penalty, towards=None, has_bias=True):
+    """The minimizer, written out and found by scipy, of a sum of mean losses + penalty / 2 * distance^2.
 
     Each of ``parts`` is how much its loss counts, features, targets, and a weight for each row.
     """
     width = parts[0][1].shape[1]
     weight, bias = (np.zeros((3, width)), np.zeros(3)) if towards is None else towards
-    centre = np.hstack([weight, (bias * has_bias)[:, None]]).astype(np.float64)
-    pull = penalty * np.ones_like(centre)
+    center = np.hstack([weight, (bias * has_bias)[:, None]]).astype(np.float64)
+    pull = penalty * np.ones_like(center)
     pull[:, -1] *= towards is not None
 
     def loss(flat):
         head = flat.reshape(3, -1)
-        value, gradient = (pull * (head - centre) ** 2).sum() / 2, pull * (head - centre)
+        value, gradient = (pull * (head - center) ** 2).sum() / 2, pull * (head - center)
         for share, features, targets, weights in parts:
             features = np.hstack([features, np.full((len(features), 1), has_bias)]).astype(np.float64)
             logits, weights = features @ head.T, weights[:, None] / weights.sum()
@@ -97,7 +97,7 @@ def minimised(parts, penalty, towards=None, has_bias=True):
             gradient += share * (weights * (chances - hits)).T @ features
         return value, gradient.ravel()
 
-    head = minimize(loss, centre.ravel(), jac=True, method="BFGS", options={"gtol": 1e-8}).x.reshape(3, -1)
+    head = minimize(loss, center.ravel(), jac=True, method="BFGS", options={"gtol": 1e-8}).x.reshape(3, -1)
     return head[:, :-1], head[:, -1]
 
 
@@ -145,7 +145,7 @@ def test_several_labels_are_one_logistic_regression_each(weights):
 
 
 @pytest.mark.parametrize("labels", [ONE, SEVERAL])
-def test_the_gradient_of_what_is_minimised_vanishes_at_the_solution(labels):
+def test_the_gradient_of_what_is_minimized_vanishes_at_the_solution(labels):
     features, single, several = problem()
     targets = several if labels.multi_label else single
     objective = criterion(labels, np.array([1.0, 2.0, 3.0]), smoothing=0.1)
@@ -305,7 +305,7 @@ def test_weights_all_alike_change_nothing_and_rows_of_weight_0_are_not_there():
 @pytest.mark.parametrize("labels", [ONE, SEVERAL])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("end", [None, 0, 1])
-def test_joint_weights_minimise_alpha_times_source_loss_plus_beta_times_target_loss(labels, seed, end):
+def test_joint_weights_minimize_alpha_times_source_loss_plus_beta_times_target_loss(labels, seed, end):
     classes = np.ones(3) if labels.multi_label else np.array([0.5, 1.0, 2.0])
     shares = np.random.default_rng(seed).uniform(0.05, 3, size=2)
     if end is not None:
@@ -321,7 +321,7 @@ def test_joint_weights_minimise_alpha_times_source_loss_plus_beta_times_target_l
     found = solve(criterion(labels, classes), features, targets, 2.0, weights=np.concatenate(weights))
     # The whole is divided by alpha + beta, and the penalty counts the rows that weigh something.
     rows = sum(len(part[1]) for part in parts if part[0])
-    assert_same_head(found, minimised(parts, shares.sum() * 2.0 / rows))
+    assert_same_head(found, minimized(parts, shares.sum() * 2.0 / rows))
 
 
 @pytest.mark.parametrize("labels", [ONE, SEVERAL])
@@ -332,7 +332,7 @@ def test_towards_a_head_is_the_minimum_with_the_distance_from_it_as_the_penalty(
     targets, source = targets_of(labels, *targets), some_head()
     weights = np.random.default_rng(2).exponential(size=len(targets))
     found = solve(criterion(labels), features, targets, strength, has_bias=has_bias, weights=weights, towards=source)
-    expected = minimised([(1, features, targets, weights)], strength / len(targets), source, has_bias)
+    expected = minimized([(1, features, targets, weights)], strength / len(targets), source, has_bias)
     assert_same_head(found, expected)
     assert has_bias or not found[1].any()
 
@@ -420,7 +420,7 @@ def test_the_first_worse_loss_ends_the_choice():
 
 
 def test_a_strength_that_is_far_worse_is_given_up_on_its_way(count_steps, monkeypatch):
-    # More features than rows: without a penalty all that is learnt is noise.
+    # More features than rows: without a penalty all that is learned is noise.
     (features, targets, _), objective = problem(rows=200, width=150), criterion(ONE)
     train, out = slice(120), slice(120, None)
     steps, ended = count_steps(objective), []
@@ -614,7 +614,7 @@ def test_a_head_that_does_not_fit_is_refused(towards, message):
 def test_what_cannot_be_cross_validated_is_refused():
     features, targets, several = problem(rows=10)
     objective = criterion(ONE)
-    with pytest.raises(TrainingError, match="expected 4 rows or more to cross-validate, found 3; add labelled rows"):
+    with pytest.raises(TrainingError, match="expected 4 rows or more to cross-validate, found 3; add labeled rows"):
         cross_validated(objective, features[:3], targets[:3], accuracy)
     with pytest.raises(TrainingError, match="found 0; add"):
         cross_validated(criterion(SEVERAL), features[:0], several[:0], accuracy)

@@ -133,14 +133,14 @@ def test_a_strength_that_is_given_is_taken_as_it_is(folds_know):
         assert found.score == accuracy(own.validation.targets, found.held_out)
 
 
-def test_few_rows_that_must_not_be_learnt_choose_alone():
+def test_few_rows_that_must_not_be_learned_choose_alone():
     own = task(rows(40), rows(9, seed=1))
     kept = own.choose(refit=False)
     assert kept.record["chosen_by"] == "validation" and kept.record["solved"] == "train"
 
 
 @pytest.mark.parametrize("count", [40, FEW_ROWS])
-def test_rows_beside_are_learnt_in_the_share_that_is_asked_for(count):
+def test_rows_beside_are_learned_in_the_share_that_is_asked_for(count):
     own, others = task(rows(count), rows(10, seed=1)), rows(90, seed=2)
     criterion = own.criterion
     beside = Features(others.values, others.targets, share_weights(criterion, others, 3.0))

@@ -19,7 +19,7 @@ from nlptransfer.training.optimizer import rate_share
 from nlptransfer.transfer.losses import Joint
 
 
-def test_one_label_is_learnt_and_the_report_tells_how(tmp_path):
+def test_one_label_is_learned_and_the_report_tells_how(tmp_path):
     settings = replace(BASE, num_train_epochs=10)
     examples = rows(300)
     frozen = Tiny().frozen.weight.clone()
@@ -34,7 +34,7 @@ def test_one_label_is_learnt_and_the_report_tells_how(tmp_path):
     json.dumps(vars(report), allow_nan=False)
 
 
-def test_several_labels_are_learnt(tmp_path):
+def test_several_labels_are_learned(tmp_path):
     validation = rows(50, 1, SEVERAL)
     settings = replace(BASE, num_train_epochs=10, label_smoothing=0.1)
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
 from nlptransfer.training.losses import SOURCE, TARGET, Judged, LabelLoss, Objective, class_weights
-from nlptransfer.transfer.losses import Joint, Relational, TowardsSource, angle_loss, distance_loss
+from nlptransfer.transfer.losses import Joint, RelationalLoss, TowardsSourceLoss, angle_loss, distance_loss
 
 ONE = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)
@@ -175,7 +175,7 @@ def test_the_pull_to_the_source_is_half_the_strength_times_the_squared_distance(
     start = {name: torch.randn_like(value) for name, value in model.hidden.named_parameters(prefix="hidden")}
     inputs, targets = rows_of(8, 3, 0)
     plain = Objective(model, criterion)(inputs, Judged(targets, 8.0))
-    held = TowardsSource(model, criterion, 0.3, start)
+    held = TowardsSourceLoss(model, criterion, 0.3, start)
     distance = sum((value - start[f"hidden.{name}"]).square().sum() for name, value in model.hidden.named_parameters())
     torch.testing.assert_close(held(inputs, Judged(targets, 8.0)), plain + 0.15 * distance)
     # In two passes the pull counts once.
@@ -191,7 +191,7 @@ def test_a_pull_of_no_strength_is_none():
     start = {name: torch.randn_like(value) for name, value in model.named_parameters()}
     inputs, targets = rows_of(8, 3, 0)
     plain = gradients(model, Objective(model, criterion)(inputs, Judged(targets, 8.0)))
-    held = gradients(model, TowardsSource(model, criterion, 0.0, start)(inputs, Judged(targets, 8.0)))
+    held = gradients(model, TowardsSourceLoss(model, criterion, 0.0, start)(inputs, Judged(targets, 8.0)))
     assert all(torch.equal(plain[name], held[name]) for name in plain)
 
 
@@ -202,7 +202,7 @@ def huber(one, other):
 
 def test_relations_are_those_of_the_paper_written_out():
     draw = np.random.default_rng(0)
-    learnt, taught = draw.normal(size=(5, 3)), draw.normal(size=(5, 7))
+    learned, taught = draw.normal(size=(5, 3)), draw.normal(size=(5, 7))
 
     def distances(rows):
         pairs = {(i, j): np.linalg.norm(rows[i] - rows[j]) for i in range(5) for j in range(5) if i < j}
@@ -213,12 +213,12 @@ def test_relations_are_those_of_the_paper_written_out():
         one, other = rows[i] - rows[j], rows[k] - rows[j]
         return 0.0 if j in (i, k) else one @ other / np.linalg.norm(one) / np.linalg.norm(other)
 
-    one, other = distances(learnt), distances(taught)
+    one, other = distances(learned), distances(taught)
     expected = np.mean([huber(one[pair], other[pair]) for pair in one])
-    tensors = torch.from_numpy(learnt), torch.from_numpy(taught)
+    tensors = torch.from_numpy(learned), torch.from_numpy(taught)
     assert distance_loss(*tensors).item() == pytest.approx(expected)
     triples = [(i, j, k) for i in range(5) for j in range(5) for k in range(5)]
-    expected = np.mean([huber(angle(learnt, *triple), angle(taught, *triple)) for triple in triples])
+    expected = np.mean([huber(angle(learned, *triple), angle(taught, *triple)) for triple in triples])
     assert angle_loss(*tensors).item() == pytest.approx(expected)
 
 
@@ -242,11 +242,11 @@ def test_too_few_rows_have_no_relations_and_equal_ones_no_nan(loss):
 
 def test_the_relational_loss_adds_both_with_their_weights():
     model, criterion = Classifying(), LabelLoss(ONE)
-    objective = Relational(model, criterion, 2.0, 3.0, model.classifier)
+    objective = RelationalLoss(model, criterion, 2.0, 3.0, model.classifier)
     inputs, targets = rows_of(6, 3, 0)
     taught = torch.randn(6, 9, generator=torch.Generator().manual_seed(1))
-    learnt = torch.tanh(model.hidden(inputs["x"]))
+    learned = torch.tanh(model.hidden(inputs["x"]))
     plain = Objective(model, criterion)(inputs, Judged(targets, 6.0))
-    expected = plain + 2 * distance_loss(learnt, taught) + 3 * angle_loss(learnt, taught)
+    expected = plain + 2 * distance_loss(learned, taught) + 3 * angle_loss(learned, taught)
     torch.testing.assert_close(objective({**inputs, "taught": taught}, Judged(targets, 6.0)), expected)
     torch.testing.assert_close(objective(inputs), model(**inputs).logits)

@@ -19,7 +19,7 @@ from helpers.transfers import QUICK, ROUTES, SOLVED, weights
 from nlptransfer import Classifier, Experiment
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.data.labels import Labels
-from nlptransfer.data.unlabeled import load_texts, load_unlabelled, with_unlabelled
+from nlptransfer.data.unlabeled import load_texts, load_unlabeled, with_unlabeled
 from nlptransfer.errors import DataError, SettingError
 from nlptransfer.transfer.adaptation import Adapt, Coral, Dann, Mmd, Reweight
 from nlptransfer.transfer.label_free import LabelFree
@@ -70,10 +70,10 @@ FITTING = [
 @pytest.mark.parametrize(("route", "name"), FITTING)
 def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
     own = ({} if name == "reweight" else ANY_SHIFT) | (
-        {"strengths": (0.5,)} if name in ("mmd", "dann", "coral") else {}
+        {"trade_offs": (0.5,)} if name in ("mmd", "dann", "coral") else {}
     )
     own |= {"selftrain": {"rounds": 1}, "adapt": {"methods": ("coral", "selftrain")}}.get(name, {})
-    # The adapter of a tiny random base has not learnt much after three epochs.
+    # The adapter of a tiny random base has not learned much after three epochs.
     longer = {"num_train_epochs": 12} if route == "lora" else {}
     run = adapt(route, name, **own, **longer)
     told = run.record["transfer"]
@@ -87,7 +87,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
         "validation": 0,
         "calibration": 0,
         "test": 20,
-        "unlabelled": 46 - (not route.startswith("words")),
+        "unlabeled": 46 - (not route.startswith("words")),
     }
     assert set(run.report) == {"test", "transfer", "cost"}
     assert run.metrics["accuracy"] >= 0.55
@@ -99,21 +99,21 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
     assert len(evidence) == 2 and all(0 <= one["label_shift"] <= 1 for one in evidence)
     if name == "adapt":
         tried = told["stages"]["align"]["curve"]
-        assert [(one["method"], one["strength"]) for one in tried] == [("none", 0), ("coral", 0.5), ("coral", 1)]
+        assert [(one["method"], one["trade_off"]) for one in tried] == [("none", 0), ("coral", 0.5), ("coral", 1)]
     elif name != "selftrain" and route not in SOLVED:
         # Where D is asked to count nothing it has no gradient, and one where it does.
-        assert stage["curve"][0]["strength"] == 0
+        assert stage["curve"][0]["trade_off"] == 0
 
 
 @pytest.mark.usefixtures("told_apart")
 @pytest.mark.parametrize("route", ["words mlp", "full"])
-@pytest.mark.parametrize("strategy", [Coral(strengths=(1.0,)), Mmd(strengths=(1.0,)), Dann(strengths=(1.0,))])
+@pytest.mark.parametrize("strategy", [Coral(trade_offs=(1.0,)), Mmd(trade_offs=(1.0,)), Dann(trade_offs=(1.0,))])
 def test_distance_has_a_gradient_that_is_logged(route, strategy, adapt, monkeypatch):
     monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: 1)
     run = adapt(route, strategy)
     history = run.record["training"]["history"]
     assert all(entry["discrepancy_gradient"] > 0 for entry in history)
-    assert run.record["training"]["chosen"]["strength"] == 1.0
+    assert run.record["training"]["chosen"]["trade_off"] == 1.0
 
 
 def swapped(rows: dict[str, int], seed: int, *, swap: bool) -> dict[str, Any]:
@@ -141,9 +141,9 @@ def wider(tmp_path_factory) -> Path:
     "strategy",
     [
         "copy",
-        Coral(strengths=(1.0,), warm_up=True, **ANY_SHIFT),
-        Mmd(strengths=(0.3,), warm_up=True, **ANY_SHIFT),
-        Dann(strengths=(1.0,), **ANY_SHIFT),
+        Coral(trade_offs=(1.0,), warm_up=True, **ANY_SHIFT),
+        Mmd(trade_offs=(0.3,), warm_up=True, **ANY_SHIFT),
+        Dann(trade_offs=(1.0,), **ANY_SHIFT),
     ],
 )
 def test_an_encoder_undoes_a_swap_of_words(strategy, wider, adapt):
@@ -155,7 +155,7 @@ def test_an_encoder_undoes_a_swap_of_words(strategy, wider, adapt):
         assert run.metrics["accuracy"] < 0.7
         return
     assert run.metrics["accuracy"] > 0.85
-    assert run.record["training"]["chosen"]["strength"] == strategy.strengths[0]
+    assert run.record["training"]["chosen"]["trade_off"] == strategy.trade_offs[0]
     assert all(entry["discrepancy_gradient"] > 0 for entry in run.record["training"]["history"])
 
 
@@ -165,21 +165,21 @@ def test_any_method_is_taken_that_the_evidence_prefers(adapt, monkeypatch):
     monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: next(kept))
     run = adapt("words mlp", Adapt())
     stages = run.record["transfer"]["stages"]
-    tried = [(one["method"], one["strength"]) for one in stages["align"]["curve"]]
+    tried = [(one["method"], one["trade_off"]) for one in stages["align"]["curve"]]
     assert tried == [("none", 0), ("coral", 0.5), ("coral", 1), ("mmd", 0.3), ("mmd", 1), ("dann", 0.05), ("dann", 0.1)]
-    assert stages["align"]["chosen"] == {"method": "dann", "strength": 0.05}
+    assert stages["align"]["chosen"] == {"method": "dann", "trade_off": 0.05}
     assert [stages[f"round_{number}"]["chosen"]["adapted"] for number in (1, 2, 3)] == [True, False, False]
     # What was kept is gone on from: it is the second round's way of not adapting.
     assert stages["round_2"]["curve"][0]["evidence"] == stages["round_1"]["curve"][1]["evidence"]
     assert run.record["transfer"]["methods"] == ["coral", "mmd", "dann", "selftrain"]
-    assert "method dann, strength 0.05 <b>(kept)</b>" in (run.folder / "report.html").read_text()
+    assert "method dann, trade_off 0.05 <b>(kept)</b>" in (run.folder / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("told_apart")
 def test_epochs_are_chosen_from_too(adapt, monkeypatch):
     monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: 3)
-    run = adapt("words mlp", Coral(strengths=(0.5,), epochs=(2, 5)))
-    tried = [(one["strength"], one["num_train_epochs"]) for one in run.record["training"]["curve"]]
+    run = adapt("words mlp", Coral(trade_offs=(0.5,), epochs=(2, 5)))
+    tried = [(one["trade_off"], one["num_train_epochs"]) for one in run.record["training"]["curve"]]
     assert tried == [(0, 2), (0, 5), (0.5, 2), (0.5, 5)]
     assert len(run.record["training"]["history"]) == 5
 
@@ -219,7 +219,7 @@ def test_texts_alone_are_target_enough(adapt, tmp_path):
     run = adapt("words linear", "coral", data=str(file), **ANY_SHIFT)
     assert set(run.report) == {"transfer", "cost"}
     assert run.record["data"]["labels"] == ["bad", "good"]
-    assert run.record["data"]["fingerprints"]["unlabelled"]["rows"] == len({*texts})
+    assert run.record["data"]["fingerprints"]["unlabeled"]["rows"] == len({*texts})
     assert run.classifier.predict(texts[:1])[0].label == "good"
 
 
@@ -229,19 +229,19 @@ def test_further_texts_count_and_test_texts_do_not(adapt, tmp_path, caplog):
     rows = words(sizes, 1)
     further = [*words({"train": 12}, 9)["train"][0], rows["test"][0][0]]
     with caplog.at_level(logging.WARNING, "nlptransfer"):
-        run = adapt("words linear", "coral", data=rows, unlabelled=further, **ANY_SHIFT)
-    assert run.record["data"]["fingerprints"]["unlabelled"]["rows"] == 30 + 16 + 12
+        run = adapt("words linear", "coral", data=rows, unlabeled=further, **ANY_SHIFT)
+    assert run.record["data"]["fingerprints"]["unlabeled"]["rows"] == 30 + 16 + 12
     assert "1 of the texts without labels are test texts" in caplog.text
 
 
 @pytest.mark.usefixtures("told_apart")
-def test_within_one_task_unlabelled_texts_are_learnt_from(adapt):
+def test_within_one_task_unlabelled_texts_are_learned_from(adapt):
     rows = words({"train": 12, "validation": 8, "test": 20}, 1)
     texts = words({"train": 60}, 4)["train"][0]
-    run = adapt("words linear", "selftrain", data=rows, source=None, unlabelled=texts, rounds=2)
+    run = adapt("words linear", "selftrain", data=rows, source=None, unlabeled=texts, rounds=2)
     told = run.record["transfer"]
     assert told["within"] is True and told["label_free"] is False
-    assert list(told["stages"]) == ["labelled", "round_1", "round_2"]
+    assert list(told["stages"]) == ["labeled", "round_1", "round_2"]
     assert run.report["validation"]["rows"] == 8 and run.metrics["accuracy"] > 0.7
 
 
@@ -249,13 +249,13 @@ def test_nothing_is_adapted_where_source_and_target_are_not_told_apart(adapt):
     run = adapt("words linear", SelfTrain(allow_label_shift=True, rounds=1), report=True)
     stage = run.record["transfer"]["stages"]["round_1"]
     assert stage["told_apart"] is False and stage["chosen"] == {"adapted": False}
-    assert "chosen" not in run.record["transfer"]["stages"]["labelled"]
+    assert "chosen" not in run.record["transfer"]["stages"]["labeled"]
     # What could not be kept is not tried.
     assert [one["adapted"] for one in stage["curve"]] == [False]
     page = (run.folder / "report.html").read_text()
     assert "not told apart better than by chance" in page and "Candidates and what tells of them" in page
     assert "<td>not adapted <b>(kept)</b></td>" in page and "<td>adapted</td>" not in page
-    # Nobody has labelled its training rows: a table of zeros would say otherwise.
+    # Nobody has labeled its training rows: a table of zeros would say otherwise.
     assert ">train</th><th" not in page.split("Label balance")[1].split("</tr>")[0]
 
 
@@ -265,7 +265,7 @@ def test_a_shift_of_labels_is_said_and_keeps_the_source_alone(adapt, caplog):
     with caplog.at_level(logging.WARNING, "nlptransfer"):
         run = adapt("words linear", "coral", data=words({"test": 20}, 1) | {"train": (texts, ["good"] * 63)})
     assert "labels seem to be shared out otherwise" in caplog.text
-    assert run.record["training"]["chosen"] == {"strength": 0.0}
+    assert run.record["training"]["chosen"] == {"trade_off": 0.0}
     assert run.record["training"]["curve"][0]["evidence"]["label_shares"][1] > 0.85
 
 
@@ -273,7 +273,7 @@ def test_a_shift_of_labels_is_said_and_keeps_the_source_alone(adapt, caplog):
 def test_resumes_without_doing_a_candidate_twice(adapt, tmp_path, monkeypatch):
     from nlptransfer.experiments.stages import Course
 
-    strategy = Coral(strengths=(0.5, 1.0), allow_label_shift=True)
+    strategy = Coral(trade_offs=(0.5, 1.0), allow_label_shift=True)
     whole = adapt("words mlp", strategy)
     done, fit = [], Course._fit
 
@@ -290,7 +290,7 @@ def test_resumes_without_doing_a_candidate_twice(adapt, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Course, "_fit", lambda *given: done.append(given[2].transfer.chosen) or fit(*given))
         again = adapt("words mlp", strategy, output_dir=folder)
-    assert done == [{"strength": value} for value in (0.0, 0.5, 0.5, 1.0)]
+    assert done == [{"trade_off": value} for value in (0.0, 0.5, 0.5, 1.0)]
     first, second = weights(whole), weights(again)
     assert all(np.array_equal(first[weight], second[weight]) for weight in first)
     assert whole.metrics == again.metrics
@@ -308,8 +308,8 @@ def test_no_gradient_on_frozen_features_with_a_linear_head(name, adapt):
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (Coral(strengths=()), "at least one value of lambda"),
-        (Mmd(strengths=(0.0,)), "values above 0"),
+        (Coral(trade_offs=()), "at least one value of lambda"),
+        (Mmd(trade_offs=(0.0,)), "values above 0"),
         (Coral(shrinkage=2.0), "a share in"),
         (SelfTrain(rounds=0), "from 1"),
         (SelfTrain(share=0.0), "above 0"),
@@ -327,7 +327,7 @@ def test_values_that_make_no_sense(strategy, message):
 
 def test_a_whole_map_is_the_most(adapt):
     with pytest.raises(SettingError, match="at most 1 where the last layer is solved"):
-        adapt("words linear", Coral(strengths=(1.5,)))
+        adapt("words linear", Coral(trade_offs=(1.5,)))
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_setting_that_would_do_nothing_is_refused(route, strategy, message, ad
 
 def test_settings_of_a_source_need_one(adapt):
     with pytest.raises(SettingError, match="max_source_rows=9: expected a source"):
-        adapt("words linear", SelfTrain(max_source_rows=9), source=None, unlabelled=["good"])
+        adapt("words linear", SelfTrain(max_source_rows=9), source=None, unlabeled=["good"])
     with pytest.raises(SettingError, match="choose_by"):
         adapt("words linear", "reweight", choose_by="entropy")
 
@@ -363,10 +363,10 @@ def test_pairs_that_make_no_sense(adapt, tmp_path):
         )
     with pytest.raises(SettingError, match="expected a source, found source=None"):
         adapt("words linear", "coral", source=None)
-    with pytest.raises(SettingError, match="unlabelled=None: expected texts without labels"):
+    with pytest.raises(SettingError, match="unlabeled=None: expected texts without labels"):
         adapt("words linear", "selftrain", source=None)
-    with pytest.raises(SettingError, match="learns from labelled texts alone"):
-        adapt("words linear", "sequential", unlabelled=["good"])
+    with pytest.raises(SettingError, match="learns from labeled texts alone"):
+        adapt("words linear", "sequential", unlabeled=["good"])
     with pytest.raises(SettingError, match="labels of the target"):
         adapt("words linear", "coral", verdict=True)
     with pytest.raises(SettingError, match="no label of the target is seen"):
@@ -383,10 +383,10 @@ def test_pairs_that_make_no_sense(adapt, tmp_path):
 # Texts without labels
 
 
-def test_texts_are_read_once_each_and_normalised(tmp_path):
+def test_texts_are_read_once_each_and_normalized(tmp_path):
     file = tmp_path / "texts.jsonl"
     file.write_text('{"text": "One  text"}\n{"text": "one text"}\n{"text": " "}\n{"text": "two"}\n')
-    assert load_texts(file, DataSettings(normalisation="lower")) == ("one text", "two")
+    assert load_texts(file, DataSettings(normalization="lower")) == ("one text", "two")
     with pytest.raises(DataError, match="expected texts, found none"):
         load_texts(["", "  "])
 
@@ -397,35 +397,35 @@ def test_labels_of_training_rows_are_not_read(tmp_path):
     folder.mkdir()
     (folder / "train.csv").write_text("text,label\na,what\nb,ever\nc,\n")
     (folder / "test.csv").write_text("text,label\nd,good\nb,bad\n")
-    data = load_unlabelled(folder, labels)
+    data = load_unlabeled(folder, labels)
     # What is in test too is left out.
-    assert data.unlabelled == ("a", "c") and data.test.texts == ["d", "b"]
+    assert data.unlabeled == ("a", "c") and data.test.texts == ["d", "b"]
     assert [len(split) for split in data.splits.values()] == [0, 0, 0, 2]
     (folder / "test.csv").write_text("text,label\nd,fine\n")
     with pytest.raises(DataError, match="fine"):
-        load_unlabelled(folder, labels)
+        load_unlabeled(folder, labels)
 
 
 def test_a_table_with_labels_and_no_test_gets_one(tmp_path):
     rows = words({"train": 60}, 0)["train"]
     labels = Labels(("bad", "good"), False)
-    data = load_unlabelled(rows, labels, DataSettings(max_train_rows=20))
-    assert len(data.test) == len(load_data(rows).test) and len(data.unlabelled) == 20
+    data = load_unlabeled(rows, labels, DataSettings(max_train_rows=20))
+    assert len(data.test) == len(load_data(rows).test) and len(data.unlabeled) == 20
     with pytest.raises(DataError, match="label_mapping"):
-        load_unlabelled((rows[0], ["x", "y"] * 30), labels)
+        load_unlabeled((rows[0], ["x", "y"] * 30), labels)
 
 
 def test_further_texts_are_part_of_the_fingerprint():
     data = load_data(words({"train": 30, "test": 4}, 0))
-    more = with_unlabelled(data, ["one", "two"])
-    assert "unlabelled" not in data.fingerprints()
-    assert more.fingerprints()["unlabelled"]["rows"] == 2 and "unlabelled 2" in repr(more)
+    more = with_unlabeled(data, ["one", "two"])
+    assert "unlabeled" not in data.fingerprints()
+    assert more.fingerprints()["unlabeled"]["rows"] == 2 and "unlabeled 2" in repr(more)
 
 
-def test_validation_is_scored_by_a_head_that_has_not_learnt_it(adapt):
+def test_validation_is_scored_by_a_head_that_has_not_learned_it(adapt):
     rows = words({"train": 12, "validation": 8, "test": 20}, 1)
-    # Labels that nothing in a text tells: who has learnt them by heart scores too well.
+    # Labels that nothing in a text tells: who has learned them by heart scores too well.
     blind = (rows["validation"][0], ["good", "good", "bad", "bad"] * 2)
     texts = words({"train": 60}, 4)["train"][0]
-    run = adapt("words linear", "selftrain", data=rows | {"validation": blind}, source=None, unlabelled=texts)
+    run = adapt("words linear", "selftrain", data=rows | {"validation": blind}, source=None, unlabeled=texts)
     assert run.report["validation"]["accuracy"] <= 0.75

@@ -1,4 +1,4 @@
-"""Distances between domains, against closed forms; the reversed gradient; what an aligned training minimises."""
+"""Distances between domains, against closed forms; the reversed gradient; what an aligned training minimizes."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.models.rows import Examples, FeatureRows
 from nlptransfer.training.lbfgs import solve
 from nlptransfer.training.loop import train
-from nlptransfer.training.losses import SOURCE, UNLABELLED, Judged, LabelLoss
+from nlptransfer.training.losses import SOURCE, UNLABELED, Judged, LabelLoss
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer.alignment import (
     CRITIC_PENALTY,
@@ -189,10 +189,10 @@ class Small(nn.Module):
 
 def given_rows(targets: torch.Tensor) -> tuple[dict, dict]:
     draw = torch.Generator().manual_seed(5)
-    inputs = {role: {"features": torch.randn(6, 4, generator=draw)} for role in (SOURCE, UNLABELLED)}
+    inputs = {role: {"features": torch.randn(6, 4, generator=draw)} for role in (SOURCE, UNLABELED)}
     judged = {
         SOURCE: Judged(torch.tensor([0, 1, 0, 1, 1, 0]), 6.0, role=SOURCE, progress=0.5),
-        UNLABELLED: Judged(targets, 6.0, role=UNLABELLED, progress=0.5),
+        UNLABELED: Judged(targets, 6.0, role=UNLABELED, progress=0.5),
     }
     return inputs, judged
 
@@ -204,7 +204,7 @@ def test_loss_is_the_sources_plus_the_distance_and_no_target_label_is_looked_at(
     objective = Aligned(model, criterion, discrepancy, lambda progress: 0.8 * progress, model.head)
     inputs, judged = given_rows(torch.full((6,), -1))
     loss = objective(inputs, judged)
-    sides = [torch.tanh(model.body(inputs[role]["features"])) for role in (SOURCE, UNLABELLED)]
+    sides = [torch.tanh(model.body(inputs[role]["features"])) for role in (SOURCE, UNLABELED)]
     own = criterion(model(**inputs[SOURCE]).logits, judged[SOURCE])
     weights = tuple(torch.full((6,), 1 / 6) for _ in range(2))
     assert torch.allclose(loss, own + discrepancy(*sides, weights, 0.4))
@@ -270,12 +270,12 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("discrepancy", "strength"), [(Correlation, 1.0), (MeanDiscrepancy, 5.0), (lambda: Adversary(8), 5.0)]
+    ("discrepancy", "trade_off"), [(Correlation, 1.0), (MeanDiscrepancy, 5.0), (lambda: Adversary(8), 5.0)]
 )
-def test_what_learns_undoes_a_made_shift(discrepancy, strength, tmp_path):
+def test_what_learns_undoes_a_made_shift(discrepancy, trade_off, tmp_path):
     (source, known), (target, truth) = made(600, 0, shifted=False), made(600, 1, shifted=True)
     found = {}
-    for value in (0.0, strength):
+    for value in (0.0, trade_off):
         net = Net()
         torch.manual_seed(0)
         objective = Aligned(
@@ -290,9 +290,9 @@ def test_what_learns_undoes_a_made_shift(discrepancy, strength, tmp_path):
             tmp_path / str(value),
             None,
             Examples(FeatureRows(target), np.full(600, -1)),
-            (SOURCE, UNLABELLED),
+            (SOURCE, UNLABELED),
         )
         with torch.no_grad():
             found[value] = right(net(torch.from_numpy(target)).logits.numpy(), truth)
-    assert found[0.0] < 0.7 and found[strength] > 0.85
+    assert found[0.0] < 0.7 and found[trade_off] > 0.85
     assert all(entry["discrepancy_gradient"] > 0 for entry in report.history)

@@ -18,7 +18,7 @@ from helpers.classifiers import LABELS, SEVERAL, build, plain_logits, plain_mode
 from helpers.corpora import splits_of
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, files_of
 from helpers.runs import finetune
-from nlptransfer import Classifier, Contrast, Experiment
+from nlptransfer import Classifier, Contrastive, Experiment
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.experiments import stages
@@ -35,7 +35,7 @@ from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer.contrastive import (
     CONTRAST,
     HEAD,
-    Contrastive,
+    ContrastiveLoss,
     append_mean_layer,
     begin_at_mean,
     contrastive_losses,
@@ -127,7 +127,7 @@ class Sums(nn.Module):
 @pytest.mark.parametrize("pad_left", [False, True])
 def test_objective_weighs_pairs_and_moves_all_but_the_head(pad_left):
     model, criterion = Sums(), LabelLoss(Labels(("bad", "good")), np.array([1.0, 3.0]))
-    objective = Contrastive(model, criterion, model.head)
+    objective = ContrastiveLoss(model, criterion, model.head)
     rows, classes = replace(token_rows(6), pad_left=pad_left), np.array([0, 1, 1, 0, 1, 1])
     inputs = rows.batch(np.arange(6))
     has, pairs = torch.from_numpy(np.eye(2, dtype=bool)[classes]), torch.tensor([[0, 3], [1, 4], [5, 1]])
@@ -271,7 +271,7 @@ def test_other_architectures_begin_as_they_are(kind, bases):
 
 def tuned(data: Any, base: Any, folder: Any, route: str, **asked: Any) -> Experiment:
     return finetune(
-        data, route=route, base=str(base.path), transfer="contrast", output_dir=folder, **{**QUICK, **asked}
+        data, route=route, base=str(base.path), transfer="contrastive", output_dir=folder, **{**QUICK, **asked}
     )
 
 
@@ -286,7 +286,7 @@ RUNS = {
 @pytest.fixture(scope="module", params=RUNS)
 def ran(request, tmp_path_factory, bases) -> Any:
     route, kind, labels = RUNS[request.param]
-    folder = tmp_path_factory.mktemp("contrast") / "run"
+    folder = tmp_path_factory.mktemp("contrastive") / "run"
     rate = 1e-3 if route == "full" else 1e-2
     return (
         tuned(splits_of(labels.multi_label), bases(kind), folder, route, learning_rate=rate),
@@ -312,16 +312,16 @@ def test_a_run_writes_what_others_write_and_opens_in_plain_libraries(ran):
 def test_the_record_has_both_stages(ran):
     run = ran[0]
     told = run.record["transfer"]
-    assert told["name"] == "contrast" and list(told["stages"]) == ["contrast", "head"]
-    (entry,) = told["stages"]["contrast"]["history"]
+    assert told["name"] == "contrastive" and list(told["stages"]) == ["contrastive", "head"]
+    (entry,) = told["stages"]["contrastive"]["history"]
     assert entry["loss"] > 0 and "score" not in entry
-    assert told["stages"]["contrast"]["examples"] == 96
+    assert told["stages"]["contrastive"]["examples"] == 96
     assert told["stages"]["head"]["solved"] == "train+validation" and told["stages"]["head"]["l2_strength"] > 0
     assert run.record["settings"]["training"]["num_train_epochs"] == 1
 
 
 def unlike(run: Experiment, data: Any) -> float:
-    """The loss of the representations of test texts, none of which was learnt from."""
+    """The loss of the representations of test texts, none of which was learned from."""
     texts, labels = data["test"]
     classifier = run.classifier
     rows = classifier.route.rows(classifier.model, classifier.tokenizer, texts)
@@ -332,10 +332,10 @@ def unlike(run: Experiment, data: Any) -> float:
 
 def test_texts_of_a_class_that_it_has_not_seen_come_together(bases, tmp_path):
     data = splits_of()
-    learnt = tuned(data, bases("bert"), tmp_path / "learnt", "full", learning_rate=1e-3, num_pairs=480)
+    learned = tuned(data, bases("bert"), tmp_path / "learned", "full", learning_rate=1e-3, num_pairs=480)
     begun = tuned(data, bases("bert"), tmp_path / "begun", "full", learning_rate=1e-9, num_pairs=1)
-    assert unlike(learnt, data) < unlike(begun, data) - 0.1
-    assert learnt.metrics["accuracy"] >= 0.9
+    assert unlike(learned, data) < unlike(begun, data) - 0.1
+    assert learned.metrics["accuracy"] >= 0.9
 
 
 class Cut(Exception):
@@ -389,21 +389,21 @@ def head_task(train: int, validation: int) -> HeadTask:
     return HeadTask(LabelLoss(LABELS), *parts, lambda targets, logits: (logits.argmax(axis=1) == targets).mean())
 
 
-def test_no_fold_of_rows_that_the_encoder_has_learnt_chooses_the_strength():
+def test_no_fold_of_rows_that_the_encoder_has_learned_chooses_the_strength():
     few, many = (head_task(*size) for size in ((30, 10), (30, 100)))
-    found = Contrast().solve(HEAD, {"target": few}, None)
+    found = Contrastive().solve(HEAD, {"target": few}, None)
     assert found.record["chosen_by"] == "default"
     assert found.record["l2_strength"] == pytest.approx((few.train.values**2).sum() / 30, rel=1e-5)
-    # The score is of rows that neither the encoder nor the head has learnt from.
+    # The score is of rows that neither the encoder nor the head has learned from.
     assert found.score == few.score(few.validation.targets, found.held_out)
-    assert Contrast().solve(HEAD, {"target": many}, None).record["chosen_by"] == "validation"
+    assert Contrastive().solve(HEAD, {"target": many}, None).record["chosen_by"] == "validation"
 
 
 # Settings
 
 
 def test_settings_that_nobody_asked_for_are_its_own():
-    contrast, asked = Contrast(), TrainingSettings()
+    contrast, asked = Contrastive(), TrainingSettings()
     for route, rate in ((Full(), 1e-4), (Lora(), 5e-4)):
         _, found = contrast.at(CONTRAST, route, asked)
         got = found.num_train_epochs, found.learning_rate, found.per_device_train_batch_size
@@ -429,7 +429,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(asked, said, 
         finetune(
             splits_of(),
             base=str(bases("bert").path),
-            transfer="contrast",
+            transfer="contrastive",
             output_dir=tmp_path / "run",
             **{**own, **asked},
         )
@@ -438,9 +438,9 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(asked, said, 
 
 def test_word_vectors_are_refused(vectors_file, remarks_folder, tmp_path):
     with pytest.raises(SettingError, match="found word2vec: take full or lora"):
-        finetune(remarks_folder, base=vectors_file, transfer=Contrast(), output_dir=tmp_path / "run")
+        finetune(remarks_folder, base=vectors_file, transfer=Contrastive(), output_dir=tmp_path / "run")
 
 
 def test_no_strategy_comes_after_it():
-    with pytest.raises(SettingError, match="contrast >> contrast"):
-        Contrast() >> Contrast()
+    with pytest.raises(SettingError, match="contrastive >> contrastive"):
+        Contrastive() >> Contrastive()

@@ -1,4 +1,4 @@
-"""Similarities against closed forms: HSIC by its centring matrix, the best error between two normals, known odds."""
+"""Similarities against closed forms: HSIC by its centering matrix, the best error between two normals, known odds."""
 
 import random
 
@@ -15,13 +15,13 @@ from nlptransfer.transfer.domain_shift import domain_odds, linear_cka, proxy_a_d
 
 
 def hsic(kernel: np.ndarray, other: np.ndarray) -> float:
-    centre = np.eye(len(kernel)) - 1 / len(kernel)
-    return float(np.trace(kernel @ centre @ other @ centre))
+    center = np.eye(len(kernel)) - 1 / len(kernel)
+    return float(np.trace(kernel @ center @ other @ center))
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), rows=st.integers(2, 30), first=st.integers(1, 40), second=st.integers(1, 40))
-def test_cka_is_hsic_normalised(seed: int, rows: int, first: int, second: int) -> None:
+def test_cka_is_hsic_normalized(seed: int, rows: int, first: int, second: int) -> None:
     draw = np.random.default_rng(seed)
     x = draw.normal(3, 1, (rows, first))
     y = draw.normal(size=(rows, second)) + x[:, :1]

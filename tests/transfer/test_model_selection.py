@@ -95,11 +95,11 @@ def test_shares_of_labels_are_found_where_only_they_differ(share):
         return np.stack([-scores, scores], axis=1), targets
 
     logits, targets = rows(50_000, 0.5)
-    unlabelled, truth = rows(50_000, share)
-    found = label_shares(TWO, logits, targets, unlabelled)
+    unlabeled, truth = rows(50_000, share)
+    found = label_shares(TWO, logits, targets, unlabeled)
     assert found.sum() == pytest.approx(1)
     assert found[1] == pytest.approx(truth.mean(), abs=0.01)
-    assert Evidence.of(TWO, logits, targets, np.ones(50_000), unlabelled).label_shift == pytest.approx(
+    assert Evidence.of(TWO, logits, targets, np.ones(50_000), unlabeled).label_shift == pytest.approx(
         abs(share - 0.5), abs=0.015
     )
 
@@ -163,7 +163,7 @@ def test_a_large_shift_of_labels_is_said(whatever, caplog):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.05, 1.0))
-def test_pseudo_labels_have_the_labelled_rows_shares_whatever_the_model_leans_to(seed, kept):
+def test_pseudo_labels_have_the_labeled_rows_shares_whatever_the_model_leans_to(seed, kept):
     draw = np.random.default_rng(seed)
     shares = np.array([0.2, 0.5, 0.3])
     truth = draw.choice(3, size=600, p=shares)

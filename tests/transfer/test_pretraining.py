@@ -20,7 +20,7 @@ from helpers.corpora import WORDS, text_of
 from helpers.encoders import DECODER, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, make_base, make_tokenizer
 from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of, needs_shared
 from helpers.runs import finetune
-from nlptransfer import Contrast, Experiment, load_data
+from nlptransfer import Contrastive, Experiment, load_data
 from nlptransfer.data.dataset import Data, DataSettings, Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
@@ -257,7 +257,7 @@ def test_the_loss_on_held_out_texts_comes_down_and_the_classifier_has_the_encode
         assert any("embed" in name for name in changed) and any(layers in name for name in changed)
 
 
-def test_the_encoder_that_learnt_predicts_better_in_plain_transformers(masked, tmp_path):
+def test_the_encoder_that_learned_predicts_better_in_plain_transformers(masked, tmp_path):
     """Put back into a fresh copy of the base, with the base's own head."""
     made, _ = learn(masked, tmp_path / "checkpoints")
     tokenizer = loading.load_tokenizer(masked)
@@ -328,23 +328,23 @@ names = st.lists(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), max_size=8)
 
 
 @given(names, names, names, names, names, st.integers(0, 5))
-def test_no_test_text_is_learnt_and_none_that_is_held_out(train, validation, test, unlabelled, other, seed):
+def test_no_test_text_is_learned_and_none_that_is_held_out(train, validation, test, unlabeled, other, seed):
     def data(texts: list[str], **parts: Any) -> Data:
         split = {name: Split(own, np.zeros(len(own), np.int64)) for name, own in parts.items()}
         none = Split([], np.zeros(0, np.int64))
         own = {"validation": none, "calibration": none, "test": none} | split
-        return Data("own", LABELS, Split(texts, np.zeros(len(texts), np.int64)), **own, unlabelled=tuple(unlabelled))
+        return Data("own", LABELS, Split(texts, np.zeros(len(texts), np.int64)), **own, unlabeled=tuple(unlabeled))
 
     target = data(train, validation=validation, test=test)
-    learnt, held_out = language_texts(target, [data(other, test=test[:1])], seed)
-    assert not {*learnt} & {*held_out, *test, *validation} and not {*held_out} & {*test} - {*validation}
-    assert len({*learnt}) == len(learnt) and len({*held_out}) == len(held_out)
-    assert {*learnt} | {*held_out} | {*test} | {*validation} == {*train, *unlabelled, *other, *test, *validation}
+    learned, held_out = language_texts(target, [data(other, test=test[:1])], seed)
+    assert not {*learned} & {*held_out, *test, *validation} and not {*held_out} & {*test} - {*validation}
+    assert len({*learned}) == len(learned) and len({*held_out}) == len(held_out)
+    assert {*learned} | {*held_out} | {*test} | {*validation} == {*train, *unlabeled, *other, *test, *validation}
     if validation:
         assert {*held_out} == {*validation}
     else:
-        assert {*held_out} <= {*train, *unlabelled}
-        assert bool(held_out) == bool({*train, *unlabelled} - {*test})
+        assert {*held_out} <= {*train, *unlabeled}
+        assert bool(held_out) == bool({*train, *unlabeled} - {*test})
 
 
 # Refusals
@@ -354,7 +354,9 @@ def test_no_test_text_is_learnt_and_none_that_is_held_out(train, validation, tes
 def test_minilm_has_no_head_for_tokens_and_the_error_says_what_else_there_is():
     with pytest.raises(BaseModelError, match=r"all-MiniLM-L6-v2: expected the weights of a head .* found none for cls"):
         loading.load_language_model(find_base())
-    with pytest.raises(BaseModelError, match="take transfer contrast or selftrain, or a base that has them, as distil"):
+    with pytest.raises(
+        BaseModelError, match="take transfer contrast or selftrain, or a base that has them, as distill"
+    ):
         loading.load_language_model(find_base())
 
 
@@ -452,8 +454,8 @@ def run_of(base: BaseModel, folder: Path, transfer: Any, data: Any = None, **set
 
 
 def test_a_run_writes_a_whole_model_that_plain_transformers_opens(masked, tmp_path):
-    unlabelled = [*counted(30, 20)[0], counted(20, 10)[0][0]]
-    run = run_of(masked, tmp_path / "run", PRETRAIN, unlabelled=unlabelled)
+    unlabeled = [*counted(30, 20)[0], counted(20, 10)[0][0]]
+    run = run_of(masked, tmp_path / "run", PRETRAIN, unlabeled=unlabeled)
     assert {*files_of(run.folder)} == RUN_FILES and {
         path.name for path in (run.folder / "model").iterdir()
     } == MODEL_FILES
@@ -468,7 +470,7 @@ def test_a_run_writes_a_whole_model_that_plain_transformers_opens(masked, tmp_pa
     np.testing.assert_allclose(logits.numpy(), run.classifier.logits(texts), atol=1e-5)
     # It is another run than the one without, and finished.
     written = files_of(run.folder)
-    run_of(masked, tmp_path / "run", PRETRAIN, unlabelled=unlabelled)
+    run_of(masked, tmp_path / "run", PRETRAIN, unlabeled=unlabeled)
     assert files_of(run.folder) == written
 
 
@@ -489,7 +491,7 @@ def test_it_comes_before_a_strategy_with_a_source_of_other_labels(masked, tmp_pa
     run = run_of(masked, tmp_path / "run", transfer, source=source, verdict=False)
     stages = run.record["transfer"]["stages"]
     assert [*stages] == ["pretrain", "source", "target"]
-    # The source's texts are learnt from too.
+    # The source's texts are learned from too.
     assert stages["pretrain"]["language"]["texts"] > 90
     assert run.classifier.labels.names == LABELS.names
     assert "distance_from_source" in run.record["transfer"]
@@ -505,11 +507,11 @@ def test_it_comes_before_a_strategy_that_sees_no_label_of_the_target(masked, tmp
 
 
 def test_it_comes_before_contrast(masked, tmp_path):
-    transfer = replace(PRETRAIN, pretrain_epochs=1) >> Contrast(num_pairs=48)
+    transfer = replace(PRETRAIN, pretrain_epochs=1) >> Contrastive(num_pairs=48)
     run = run_of(masked, tmp_path / "run", transfer)
     told = run.record["transfer"]
-    assert told["name"] == "pretrain >> contrast" and [*told["stages"]] == ["pretrain", "contrast", "head"]
-    assert told["stages"]["pretrain"]["language"]["texts"] > 0 and told["stages"]["contrast"]["examples"] == 48
+    assert told["name"] == "pretrain >> contrastive" and [*told["stages"]] == ["pretrain", "contrastive", "head"]
+    assert told["stages"]["pretrain"]["language"]["texts"] > 0 and told["stages"]["contrastive"]["examples"] == 48
     # Contrast's further layer makes the mean of what the base's two have become.
     model = AutoModelForSequenceClassification.from_pretrained(run.folder / "model").eval()
     assert model.config.num_hidden_layers == 3
@@ -573,7 +575,7 @@ def test_texts_without_a_word_to_learn_are_refused(loose):
         continued_vectors(loose, ["once", "twice"], progress=False)
 
 
-def test_words_of_the_source_are_learnt_too(vectors_file, tmp_path):
+def test_words_of_the_source_are_learned_too(vectors_file, tmp_path):
     draw = random.Random(0)
     topics = ["good", "bad"] * 30
     source, target = (([f"{text_of(draw, [topic])} {name}" for topic in topics], topics) for name in ("there", "here"))

