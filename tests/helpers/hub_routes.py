@@ -7,19 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote
 
-from helpers.hub_store import (
-    PREFIXES,
-    Answer,
-    Commit,
-    Refused,
-    Repo,
-    as_json,
-    card_metadata,
-    card_problems,
-    folder_oids,
-)
+from helpers.hub_store import Answer, Refused, Repo, as_json, card_metadata, card_problems
 
 if TYPE_CHECKING:
     from helpers.hub_server import Hub
@@ -39,7 +29,7 @@ class Access:
 
 def route(method: str, template: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
     """Register what answers ``method`` at addresses like ``template``; what is in braces becomes arguments."""
-    special = {"kinds": "models|datasets|spaces", "repo": "[^/]+/[^/]+", "path": ".+"}
+    special = {"repo": "[^/]+/[^/]+", "path": ".+"}
     pattern = re.sub(r"{(\w+)}", lambda name: f"(?P<{name[1]}>{special.get(name[1], '[^/]+')})", template)
 
     def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -86,7 +76,6 @@ class Call:
     target: str
     headers: Mapping[str, str]
     body: bytes
-    kind: str = "model"
     repo_id: str = ""
 
     def answer(self) -> Answer:
@@ -94,8 +83,7 @@ class Call:
         path = self.target.partition("?")[0]
         for method, pattern, function in ROUTES:
             if method == self.method.replace("HEAD", "GET") and (match := pattern.fullmatch(path)):
-                found = {name: unquote(value) for name, value in match.groupdict().items() if value is not None}
-                self.kind = found.pop("kinds", "models").removesuffix("s")
+                found = {name: unquote(value) for name, value in match.groupdict().items()}
                 self.repo_id = found.pop("repo", "")
                 # A wrong token is refused everywhere.
                 _ = self.who
@@ -136,7 +124,7 @@ class Call:
     def readable(self) -> Repo:
         """The repo that is asked for, if who asks may see it."""
         repo, is_member = self.hub.repos.get(self.repo_id), self.is_member(self.repo_id.partition("/")[0])
-        if repo is None or repo.kind != self.kind or (repo.private and not is_member):
+        if repo is None or repo.kind != "model" or (repo.private and not is_member):
             if self.who is None:
                 raise Refused(401, "Invalid username or password.", "RepoNotFound")
             raise Refused(404, "Repository not found", "RepoNotFound")
@@ -183,55 +171,25 @@ def validate_card(call: Call) -> Answer:
     return as_json(found, 400 if errors else 200)
 
 
-REPO = {"name": str, "organization": str | None, "type?": str}
-
-
-def asked_repo(call: Call, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a request that names a repo; sets the call's ``kind`` and ``repo_id``."""
-    who, asked = call.writer(), call.json(schema)
-    namespace = asked["organization"] or who.user
-    call.kind, call.repo_id = asked.get("type", "model"), f"{namespace}/{asked['name']}"
-    if call.kind not in PREFIXES or not NAME.fullmatch(asked["name"]):
-        raise Refused(400, f"Invalid repo name or type: {call.kind} {call.repo_id}")
-    if not call.is_member(namespace):
-        raise Refused(403, f'You don\'t have the rights to create a {call.kind} under the namespace "{namespace}"')
-    return asked
-
-
 @route("POST", "/api/repos/create")
 def create_repo(call: Call) -> Answer:
-    is_private = _is_private(asked_repo(call, REPO | {"visibility?": str}))
-    if call.repo_id in call.hub.repos:
-        repo = call.hub.repos[call.repo_id]
-        message = f"You already created this {repo.kind} repo: {repo.id}"
-        raise Refused(409, message, more={"url": call.hub.address(repo)})
-    call.hub.add_repo(call.repo_id, private=bool(is_private), repo_type=call.kind)
-    return as_json({"url": call.hub.address(call.hub.repos[call.repo_id]), "name": call.repo_id})
+    who = call.writer()
+    asked = call.json({"name": str, "organization": str | None, "visibility?": str})
+    namespace, visibility = asked["organization"] or who.user, asked.get("visibility", "public")
+    repo_id = f"{namespace}/{asked['name']}"
+    if not NAME.fullmatch(asked["name"]) or visibility not in ("public", "private"):
+        raise Refused(400, f"Invalid repo name or visibility: {repo_id}, {visibility}")
+    if not call.is_member(namespace):
+        raise Refused(403, f'You don\'t have the rights to create a model under the namespace "{namespace}"')
+    url = f"{call.hub.url}/{repo_id}"
+    if repo_id in call.hub.repos:
+        raise Refused(409, f"You already created this {call.hub.repos[repo_id].kind} repo: {repo_id}", url=url)
+    call.hub.add_repo(repo_id, private=visibility == "private")
+    return as_json({"url": url, "name": repo_id})
 
 
-def _is_private(asked: dict[str, Any]) -> bool | None:
-    if asked.get("visibility") not in ("public", "private", None):
-        raise Refused(400, f"unknown visibility: {asked['visibility']!r}")
-    return None if "visibility" not in asked else asked["visibility"] == "private"
-
-
-@route("DELETE", "/api/repos/delete")
-def delete_repo(call: Call) -> Answer:
-    asked_repo(call, REPO)
-    del call.hub.repos[call.readable().id]
-    return as_json({})
-
-
-@route("PUT", "/api/{kinds}/{repo}/settings")
-def change_settings(call: Call) -> Answer:
-    repo = call.writable()
-    is_private = _is_private(call.json({"visibility?": str}))
-    repo.private = repo.private if is_private is None else is_private
-    return as_json({"private": repo.private})
-
-
-@route("GET", "/api/{kinds}/{repo}")
-@route("GET", "/api/{kinds}/{repo}/revision/{revision}")
+@route("GET", "/api/models/{repo}")
+@route("GET", "/api/models/{repo}/revision/{revision}")
 def repo_info(call: Call, revision: str = "main") -> Answer:
     repo = call.readable()
     commit = repo.find(revision)
@@ -240,98 +198,26 @@ def repo_info(call: Call, revision: str = "main") -> Answer:
         for sibling in siblings:
             blob = commit.files[sibling["rfilename"]]
             sibling |= {"blobId": blob.oid} | blob.describe("sha256")
-    about: dict[str, Any] = {"id": repo.id, "modelId": repo.id, "author": repo.id.partition("/")[0], "sha": commit.id}
-    about |= {"private": repo.private, "gated": False, "disabled": False, "lastModified": commit.when}
     card = commit.files.get("README.md")
-    metadata = card_metadata(card.content.decode()) if card else None
-    about |= {"cardData": json.loads(json.dumps(metadata, default=str))} if metadata else {}
-    return as_json(about | {"siblings": siblings})
+    about: dict[str, Any] = {"id": repo.id, "sha": commit.id, "private": repo.private, "siblings": siblings}
+    return as_json(about | {"cardData": card_metadata(card.content.decode()) if card else None})
 
 
-def described(commit: Commit, folder: str = "", *, recursive: bool = True) -> list[dict[str, Any]]:
-    """The files and folders in ``folder``, or below it."""
-    folders = {path: oid for path, oid in folder_oids(commit.files).items() if path}
-    listed = [{"type": "directory", "path": path, "oid": oid, "size": 0} for path, oid in folders.items()]
-    for path, blob in commit.files.items():
-        listed.append({"type": "file", "path": path, "oid": blob.oid, **blob.describe("oid")})
-    start = f"{folder}/" if folder else ""
-    inside = [entry for entry in listed if entry["path"].startswith(start)]
-    wanted = [entry for entry in inside if recursive or "/" not in entry["path"].removeprefix(start)]
-    return sorted(wanted, key=lambda entry: entry["path"])
+@route("GET", "/api/models/{repo}/tree/{revision}")
+def tree(call: Call, revision: str) -> Answer:
+    files = call.readable().find(revision).files
+    return as_json(
+        [{"type": "file", "path": path, "oid": blob.oid, **blob.describe("oid")} for path, blob in files.items()]
+    )
 
 
-@route("GET", "/api/{kinds}/{repo}/tree/{revision}")
-@route("GET", "/api/{kinds}/{repo}/tree/{revision}/{path}")
-def tree(call: Call, revision: str, path: str = "") -> Answer:
-    commit = call.readable().find(revision)
-    if path and path not in folder_oids(commit.files):
-        raise Refused(404, f"{path} does not exist on {revision}", "EntryNotFound")
-    return as_json(described(commit, path, recursive=call.query.get("recursive") == "true"))
-
-
-@route("POST", "/api/{kinds}/{repo}/paths-info/{revision}")
-def paths_info(call: Call, revision: str) -> Answer:
-    wanted = parse_qs(call.body.decode())["paths"]
-    return as_json([entry for entry in described(call.readable().find(revision)) if entry["path"] in wanted])
-
-
-@route("GET", "/api/{kinds}/{repo}/commits/{revision}")
-def list_commits(call: Call, revision: str) -> Answer:
-    repo, listed = call.readable(), []
-    for one in repo.history(repo.find(revision)):
-        written = {"date": one.when, "authors": [{"user": one.author}]}
-        listed.append({"id": one.id, "title": one.title, "message": one.message, **written})
-    return as_json(listed)
-
-
-@route("GET", "/api/{kinds}/{repo}/refs")
-def list_refs(call: Call) -> Answer:
-    refs = call.readable().refs
-    starts = {"branches": "refs/heads/", "tags": "refs/tags/", "pullRequests": "refs/pr/"}
-    listed = {
-        kind: [
-            {"name": ref.removeprefix(start), "ref": ref, "targetCommit": oid}
-            for ref, oid in refs.items()
-            if ref.startswith(start)
-        ]
-        for kind, start in starts.items()
-    }
-    return as_json({**listed, "converts": []})
-
-
-@route("POST", "/api/{kinds}/{repo}/branch/{name}")
+@route("POST", "/api/models/{repo}/branch/{name}")
 def create_branch(call: Call, name: str) -> Answer:
-    return _create_ref(call.writable(), f"refs/heads/{name}", call.json({"startingPoint?": str}).get("startingPoint"))
-
-
-@route("POST", "/api/{kinds}/{repo}/tag/{revision}")
-def create_tag(call: Call, revision: str) -> Answer:
-    return _create_ref(call.writable(), f"refs/tags/{call.json({'tag': str, 'message?': str})['tag']}", revision)
-
-
-def _create_ref(repo: Repo, ref: str, revision: str | None) -> Answer:
-    commit = repo.find(revision or "main")
-    if ref in repo.refs:
-        raise Refused(409, f"Reference already exists: {ref}")
-    repo.refs[ref] = commit.id
-    return as_json({})
-
-
-@route("DELETE", "/api/{kinds}/{repo}/branch/{name}")
-def delete_branch(call: Call, name: str) -> Answer:
-    if name == "main":
-        raise Refused(403, "main cannot be deleted")
-    return _delete_ref(call.writable(), f"refs/heads/{name}")
-
-
-@route("DELETE", "/api/{kinds}/{repo}/tag/{name}")
-def delete_tag(call: Call, name: str) -> Answer:
-    return _delete_ref(call.writable(), f"refs/tags/{name}")
-
-
-def _delete_ref(repo: Repo, ref: str) -> Answer:
-    if repo.refs.pop(ref, None) is None:
-        raise Refused(404, f"Invalid rev id: {ref}", "RevisionNotFound")
+    repo = call.writable()
+    commit = repo.find(call.json({"startingPoint?": str}).get("startingPoint", "main"))
+    if name in repo.refs:
+        raise Refused(409, f"Reference already exists: {name}")
+    repo.refs[name] = commit.id
     return as_json({})
 
 
@@ -341,10 +227,10 @@ def get_object(call: Call, oid: str) -> Answer:
     without_token(call)
     if oid not in repo.objects:
         raise Refused(404, "NoSuchKey")
-    return _content(call, repo.objects[oid], {"ETag": f'"{oid}"'})
+    return Answer(200, repo.objects[oid], {"ETag": f'"{oid}"'})
 
 
-@route("GET", "/(?:{kinds}/)?{repo}/resolve/{revision}/{path}")
+@route("GET", "/{repo}/resolve/{revision}/{path}")
 def resolve(call: Call, revision: str, path: str) -> Answer:
     repo = call.readable()
     commit = repo.find(revision)
@@ -353,22 +239,8 @@ def resolve(call: Call, revision: str, path: str) -> Answer:
         raise Refused(404, f"Entry not found: {path}", "EntryNotFound", headers)
     blob = commit.files[path]
     if not blob.is_lfs:
-        return _content(call, blob.content, headers | {"ETag": f'"{blob.oid}"'})
+        return Answer(200, blob.content, headers | {"ETag": f'"{blob.oid}"'})
     size = len(blob.content)
     place = call.hub.storage_url + call.hub.signed("GET", f"/storage/{repo.id}/{blob.sha256}?size={size}")
     linked = {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(size), "Location": place}
     return Answer(302, headers=headers | linked)
-
-
-def _content(call: Call, content: bytes, headers: Mapping[str, str]) -> Answer:
-    """The bytes, or the range of them that is asked for."""
-    headers, size = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", **headers}, len(content)
-    asked = re.fullmatch(r"bytes=(\d*)-(\d*)", call.headers.get("Range", ""))
-    if asked is None:
-        return Answer(200, content, headers)
-    first, last = asked.groups()
-    start = int(first) if first else max(0, size - int(last or 0))
-    stop = min(size, int(last) + 1) if first and last else size
-    if start >= stop:
-        raise Refused(416, "range not satisfiable", headers={"Content-Range": f"bytes */{size}"})
-    return Answer(206, content[start:stop], headers | {"Content-Range": f"bytes {start}-{stop - 1}/{size}"})

@@ -23,13 +23,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from helpers.hub_routes import Access, Call
-from helpers.hub_store import PREFIXES, Answer, Blob, Commit, Refused, Repo
+from helpers.hub_store import Answer, Blob, Refused, Repo
 from helpers.hub_uploads import LFS_SUFFIXES
-
-CARD = b"---\nlicense: mit\ntags: [small]\n---\n# A model\n"
-WEIGHTS = bytes(range(256)) * 40
-FILES = {"README.md": CARD, "config.json": b"{}\n", "model.safetensors": WEIGHTS, "sub/deep/words.txt": b"a\nb\n"}
-"""What a model's repo holds."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +88,6 @@ class Hub:
         self._server: _Server | None = None
 
     def start(self) -> None:
-        """Listen.
-
-        Raises:
-            OSError: the port is taken.
-        """
         self._server = _Server(self)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -154,12 +144,8 @@ class Hub:
         return [fault for fault in self._faults if fault.left]
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
-        """Path -> bytes of every file.
-
-        Raises:
-            KeyError: there is no such repo, or no such revision in it.
-        """
-        return {path: blob.content for path, blob in self._find(repo_id, revision).files.items()}
+        """Path -> bytes of every file."""
+        return {path: blob.content for path, blob in self.repos[repo_id].find(revision).files.items()}
 
     def is_private(self, repo_id: str) -> bool:
         return self.repos[repo_id].private
@@ -167,16 +153,15 @@ class Hub:
     def commits(self, repo_id: str, revision: str = "main") -> list[str]:
         """Commit ids, newest first; the last is the one without files that every repo begins with."""
         with self.lock:
-            return [commit.id for commit in self.repos[repo_id].history(self._find(repo_id, revision))]
+            return [commit.id for commit in self.repos[repo_id].history(revision)]
 
     def add_repo(
         self, repo_id: str, files: Mapping[str, bytes] | None = None, *, private: bool = False, repo_type: str = "model"
     ) -> str:
         """Make a repo, in a second commit with these files. Returns the id of its newest commit."""
         with self.lock:
-            assert repo_id not in self.repos and repo_type in PREFIXES
-            self.repos[repo_id] = repo = Repo(repo_id, repo_type, private)
-            first = repo.add("refs/heads/main", None, {}, repo_id.partition("/")[0], "initial commit")
+            self.repos[repo_id] = repo = Repo(repo_id, private, repo_type)
+            first = repo.add("main", None, {})
             return self.commit(repo_id, files) if files else first
 
     def commit(self, repo_id: str, files: Mapping[str, bytes], revision: str = "main") -> str:
@@ -185,23 +170,13 @@ class Hub:
             repo = self.repos[repo_id]
             blobs = {path: Blob(content, self.is_lfs(path, len(content))) for path, content in files.items()}
             repo.objects |= {blob.sha256: blob.content for blob in blobs.values() if blob.is_lfs}
-            parent = self._find(repo_id, revision)
-            return repo.add(repo.branch(revision), parent, {**parent.files, **blobs}, "somebody", "from elsewhere")
-
-    def _find(self, repo_id: str, revision: str) -> Commit:
-        with self.lock:
-            try:
-                return self.repos[repo_id].find(revision)
-            except Refused:
-                raise KeyError(revision) from None
+            parent = repo.find(revision)
+            return repo.add(revision, parent, {**parent.files, **blobs})
 
     # For the routes.
 
     def is_lfs(self, path: str, size: int) -> bool:
         return size > 0 and (path.endswith(LFS_SUFFIXES) or size > self.regular_limit)
-
-    def address(self, repo: Repo) -> str:
-        return f"{self.url}/{PREFIXES[repo.kind]}{repo.id}"
 
     def signature(self, method: str, target: str) -> str:
         return hmac.new(self._secret, f"{method} {target}".encode(), hashlib.sha256).hexdigest()
@@ -304,10 +279,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length if limit is None else min(limit, length))
         if limit is not None or len(body) < length or not hub.is_run_by(self.server):
             return self._cut(len(body))
-        if "Transfer-Encoding" in self.headers:
-            self.close_connection = True
-            answer = Refused(501, "a body must come with its length").answer
-        elif fault is not None and fault.answer is not None:
+        if fault is not None and fault.answer is not None:
             answer = fault.answer
         else:
             answer = hub.answer(Call(hub, self.command, self.path, self.headers, body))
@@ -332,12 +304,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def log(hub: Hub, method: str, part: str) -> list[int]:
-    """The statuses of the requests of one kind."""
-    return [request.status for request in hub.requests if request.method == method and part in request.path]

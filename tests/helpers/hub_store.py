@@ -1,9 +1,9 @@
-"""What the model hub of the tests keeps: repos of commits, trees and blobs, named as git names them."""
+"""What the model hub of the tests keeps: repos of commits and blobs, the latter named as git names them."""
 
 import hashlib
 import json
 import re
-import time
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -31,13 +30,13 @@ class Refused(Exception):
         message: str,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
-        more: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         super().__init__(message)
         headers = {"X-Error-Message": message.replace("\n", " ").encode("ascii", "replace").decode(), **(headers or {})}
         if code is not None:
             headers["X-Error-Code"] = code
-        self.answer = as_json({"error": message, **(more or {})}, status, headers)
+        self.answer = as_json({"error": message, **more}, status, headers)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Blob:
 
     @cached_property
     def oid(self) -> str:
-        return git_oid("blob", self.in_git)
+        return hashlib.sha1(f"blob {len(self.in_git)}\0".encode() + self.in_git).hexdigest()
 
     def describe(self, digest: str) -> dict[str, Any]:
         """Its size and, of a large file, the hash under the name ``digest``."""
@@ -72,15 +71,7 @@ class Blob:
 class Commit:
     id: str
     parent: str | None
-    title: str
-    message: str
-    author: str
-    date: int
     files: Mapping[str, Blob]
-
-    @property
-    def when(self) -> str:
-        return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(self.date))
 
 
 @dataclass
@@ -88,48 +79,30 @@ class Repo:
     """A repo; ``objects`` are the large files that were uploaded, committed or not, by SHA-256."""
 
     id: str
-    kind: str
     private: bool
+    kind: str = "model"
     refs: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     parts: dict[tuple[str, int], bytes] = field(default_factory=dict)
 
     def find(self, revision: str) -> Commit:
-        """The commit of a branch, tag, full ref, or commit id of which at least 7 characters are given."""
-        for ref in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
-            if ref in self.refs:
-                return self.commits[self.refs[ref]]
-        found = [commit for oid, commit in self.commits.items() if len(revision) >= 7 and oid.startswith(revision)]
-        if len(found) != 1:
+        """The commit of a branch, a pull request's ref, or a commit id."""
+        oid = self.refs.get(revision, revision)
+        if oid not in self.commits:
             raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return found[0]
+        return self.commits[oid]
 
-    def branch(self, revision: str) -> str:
-        """The ref that a commit to ``revision`` moves."""
-        self.find(revision)
-        ref = revision if revision.startswith("refs/") else f"refs/heads/{revision}"
-        if ref not in self.refs or ref.startswith("refs/tags/"):
-            raise Refused(400, f"{revision} is not a branch")
-        return ref
-
-    def history(self, commit: Commit) -> Iterator[Commit]:
-        """``commit`` and its ancestors, newest first."""
-        yield commit
+    def history(self, revision: str) -> Iterator[Commit]:
+        """A commit and its ancestors, newest first."""
+        yield (commit := self.find(revision))
         while commit.parent is not None:
             yield (commit := self.commits[commit.parent])
 
-    def add(self, ref: str, parent: Commit | None, files: Mapping[str, Blob], author: str, *message: str) -> str:
-        """Write a commit and let ``ref`` point to it: from here on, and not before, it is seen.
-
-        ``message`` is its title and, maybe, more. Returns its id.
-        """
-        title, rest = message[0], "\n\n".join(message[1:])
-        date = 1_700_000_000 + len(self.commits)
-        lines = [f"tree {folder_oids(files)['']}", *([f"parent {parent.id}"] if parent else [])]
-        lines += [f"{role} {author} <{author}@hub> {date} +0000" for role in ("author", "committer")]
-        oid = git_oid("commit", "\n".join([*lines, "", title, "", rest]).encode())
-        self.commits[oid] = Commit(oid, parent.id if parent else None, title, rest, author, date, dict(files))
+    def add(self, ref: str, parent: Commit | None, files: Mapping[str, Blob]) -> str:
+        """Write a commit and let ``ref`` point to it: from here on, and not before, it is seen. Returns its id."""
+        oid = secrets.token_hex(20)
+        self.commits[oid] = Commit(oid, parent.id if parent else None, dict(files))
         self.refs[ref] = oid
         return oid
 
@@ -137,30 +110,6 @@ class Repo:
         """What its whole history takes, with ``files`` besides."""
         trees = [commit.files for commit in self.commits.values()] + [files or {}]
         return sum({blob.oid: len(blob.content) for tree in trees for blob in tree.values()}.values())
-
-
-def git_oid(kind: str, content: bytes) -> str:
-    """The name that git gives to an object."""
-    return hashlib.sha1(f"{kind} {len(content)}\0".encode() + content).hexdigest()
-
-
-def folder_oids(files: Mapping[str, Blob], folder: str = "") -> dict[str, str]:
-    """The names that git gives to ``folder``, which ends in a slash, and to all folders in it; "" is the root."""
-    entries: dict[str, tuple[str, str]] = {}
-    oids: dict[str, str] = {}
-    for path, blob in files.items():
-        if path.startswith(folder):
-            name, is_folder, _ = path.removeprefix(folder).partition("/")
-            if not is_folder:
-                entries[name] = ("100644", blob.oid)
-            elif f"{name}/" not in entries:
-                oids |= folder_oids(files, f"{folder}{name}/")
-                entries[f"{name}/"] = ("40000", oids[folder + name])
-    # Git sorts folders by their names with the slash, and writes them without.
-    content = b""
-    for name, (mode, oid) in sorted(entries.items()):
-        content += f"{mode} {name.rstrip('/')}\0".encode() + bytes.fromhex(oid)
-    return oids | {folder.rstrip("/"): git_oid("tree", content)}
 
 
 def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from helpers.hub_routes import Call, checked, checked_path, parsed, route, without_token
-from helpers.hub_store import Answer, Blob, Refused, Repo, as_json, card_problems, folder_oids
+from helpers.hub_store import Answer, Blob, Refused, Repo, as_json, card_problems
 
 if TYPE_CHECKING:
     from helpers.hub_server import Hub
@@ -22,7 +22,7 @@ def within_quota(hub: "Hub", repo: Repo, size: int) -> None:
         raise Refused(403, f"{kind} repository storage limit reached, please upgrade your plan to increase it.")
 
 
-@route("POST", "/api/{kinds}/{repo}/preupload/{revision}")
+@route("POST", "/api/models/{repo}/preupload/{revision}")
 def preupload(call: Call, revision: str) -> Answer:
     commit = call.writable(by_pull_request="create_pr" in call.query).find(revision)
     files = []
@@ -38,7 +38,7 @@ def preupload(call: Call, revision: str) -> Answer:
     return as_json({"files": files})
 
 
-@route("POST", "/(?:{kinds}/)?{repo}\\.git/info/lfs/objects/batch")
+@route("POST", "/{repo}\\.git/info/lfs/objects/batch")
 def lfs_batch(call: Call) -> Answer:
     asked = call.json({"operation": str, "transfers": list, "objects": list, "hash_algo": str, "ref?": dict})
     if (asked["operation"], asked["hash_algo"]) != ("upload", "sha256"):
@@ -70,7 +70,7 @@ def _upload_actions(call: Call, repo: Repo, asked: dict[str, Any], oid: str, siz
         parts = {f"{n:05}": hub.storage_url + hub.signed("PUT", f"{place}&part={n}") for n in numbers}
         done = hub.url + hub.signed("POST", place.replace("/storage/", "/api/complete_multipart/", 1))
         upload = {"href": done, "header": {"chunk_size": str(part), **parts}}
-    return {"upload": upload, "verify": {"href": f"{hub.address(repo)}.git/info/lfs/objects/verify", "header": {}}}
+    return {"upload": upload, "verify": {"href": f"{hub.url}/{repo.id}.git/info/lfs/objects/verify", "header": {}}}
 
 
 @route("PUT", "/storage/{repo}/{oid}")
@@ -113,7 +113,7 @@ def _keep(repo: Repo, oid: str, size: int, content: bytes) -> Answer:
     return as_json({})
 
 
-@route("POST", "/(?:{kinds}/)?{repo}\\.git/info/lfs/objects/verify")
+@route("POST", "/{repo}\\.git/info/lfs/objects/verify")
 def lfs_verify(call: Call) -> Answer:
     # Whoever may open a pull request uploads its files first.
     repo, asked = call.writable(by_pull_request=True), call.json({"oid": str, "size": int})
@@ -133,14 +133,16 @@ OPERATIONS = {
 }
 
 
-@route("POST", "/api/{kinds}/{repo}/commit/{revision}")
+@route("POST", "/api/models/{repo}/commit/{revision}")
 def commit(call: Call, revision: str) -> Answer:
     is_pull_request = "create_pr" in call.query
     repo = call.writable(by_pull_request=is_pull_request)
     if call.headers.get("Content-Type") != "application/x-ndjson":
         raise Refused(400, "a commit is application/x-ndjson")
     header, operations = _read_operations(call.body)
-    ref, base = repo.branch(revision), repo.find(revision)
+    base = repo.find(revision)
+    if revision not in repo.refs:
+        raise Refused(400, f"{revision} is not a branch")
     if "parentCommit" in header:
         parent = repo.find(header["parentCommit"])
         if is_pull_request:
@@ -152,11 +154,11 @@ def commit(call: Call, revision: str) -> Answer:
         _apply(call.hub, repo, files, key, value)
     _check_tree(files)
     within_quota(call.hub, repo, repo.stored_bytes(files))
-    address, pull_request = call.hub.address(repo), {}
+    address, pull_request = f"{call.hub.url}/{repo.id}", {}
     if is_pull_request:
         number = 1 + sum(name.startswith("refs/pr/") for name in repo.refs)
-        ref, pull_request = f"refs/pr/{number}", {"pullRequestUrl": f"{address}/discussions/{number}"}
-    oid = repo.add(ref, base, files, call.writer().user, header["summary"], header.get("description", ""))
+        revision, pull_request = f"refs/pr/{number}", {"pullRequestUrl": f"{address}/discussions/{number}"}
+    oid = repo.add(revision, base, files)
     return as_json({"success": True, "commitOid": oid, "commitUrl": f"{address}/commit/{oid}", **pull_request})
 
 
@@ -202,7 +204,7 @@ def _apply(hub: "Hub", repo: Repo, files: dict[str, Blob], key: str, value: dict
 
 
 def _check_tree(files: Mapping[str, Blob]) -> None:
-    if both := sorted(folder_oids(files).keys() & files.keys()):
+    if both := [path for path in files if any(other.startswith(f"{path}/") for other in files)]:
         raise Refused(400, f"both a file and a folder: {both}")
     card = files.get("README.md")
     if errors := card_problems(card.content.decode("utf-8", "replace"))[0] if card else []:
