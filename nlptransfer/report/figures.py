@@ -257,7 +257,7 @@ def _make_inline(root: ElementTree.Element, name: str, used: set[str]) -> None:
             element.set(key, value)
     size = root.get("viewBox", "")
     root.attrib.clear()
-    root.attrib |= {"viewBox": size, "role": "img", "aria-labeledby": f"{name}-title {name}-desc"}
+    root.attrib |= {"viewBox": size, "role": "img", "aria-labelledby": f"{name}-title {name}-desc"}
 
 
 def plain(text: str) -> str:

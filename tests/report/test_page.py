@@ -88,7 +88,7 @@ class Page(HTMLParser):
 
     @property
     def figures(self) -> set[str]:
-        return {given["aria-labeledby"].split("-title")[0] for tag, given in self.tags if tag == "svg"}
+        return {given["aria-labelledby"].split("-title")[0] for tag, given in self.tags if tag == "svg"}
 
     def row(self, box: str, first: str) -> list[str]:
         return next(row[1:] for row in self.tables[box] if row[0] == first)
@@ -544,7 +544,7 @@ def test_ids_are_unique_and_those_that_are_used_are_there(comparison_folder: Pat
     assert len(page.ids) == len(set(page.ids))
     used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', html)
     assert used and {a or b for a, b in used} <= set(page.ids)
-    described = [attributes["aria-labeledby"] for tag, attributes in page.tags if tag == "svg"]
+    described = [attributes["aria-labelledby"] for tag, attributes in page.tags if tag == "svg"]
     assert {name for names in described for name in names.split()} <= set(page.ids)
 
 
