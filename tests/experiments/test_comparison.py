@@ -423,12 +423,12 @@ def test_several_labels(climb, tickets):
 KILLED = """
 import gc, os, signal, sys
 from pathlib import Path
-import nlptransfer.ladder, nlptransfer.run
-from nlptransfer.comparison import compare
-from nlptransfer.ladder import Workshop
+import nlptransfer.experiments.environment
+from nlptransfer import compare
+from nlptransfer.experiments.candidates import Workshop
 
 data, vectors, folder = sys.argv[1:]
-nlptransfer.experiments.environment.SPEED_SECONDS = nlptransfer.experiments.environment.SPEED_SECONDS = 0.0
+nlptransfer.experiments.environment.SPEED_SECONDS = 0.0
 make = Workshop.make
 given = {"routes": ("majority", "word2vec"), "bases": (vectors,), "seeds": 2, "trials": 2, "sizes": (40,)}
 given |= {"head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3, "progress": False}

@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nlptransfer.run
-
+import nlptransfer.experiments.environment
 from nlptransfer import Copy, Full, Joint, Lora, Relational, Sequential, Word2Vec
 from nlptransfer.experiments import finetuning, stages
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import nlptransfer.run
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
+import nlptransfer.experiments.environment
 from helpers.corpora import FILM_WORDS, write_rows
 from nlptransfer import Full, Joint, Lora, Probe, Relational, Sequential, distributed, finetune
 from nlptransfer.cli import app
@@ -282,7 +282,7 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
     several = distributed.world_size() > 1
     with pytest.MonkeyPatch.context() as patch:
         # No run here is asked how fast it is.
-        patch.setattr(nlptransfer.experiments.run, "SPEED_SECONDS", 0.0)
+        patch.setattr(nlptransfer.experiments.environment, "SPEED_SECONDS", 0.0)
         with patch.context() as gpus:
             # As where there are GPUs.
             gpus.setattr(loop, "_rehearses", lambda accelerator: several)

@@ -16,7 +16,7 @@ from nlptransfer.models.batching import training_batches
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import LabelLoss
 from nlptransfer.training.optimizer import rate_share
-from nlptransfer.transfer.losses import Joint
+from nlptransfer.transfer.losses import JointLoss
 
 
 def test_one_label_is_learned_and_the_report_tells_how(tmp_path):
@@ -295,7 +295,7 @@ def test_a_step_takes_a_batch_of_either_role_and_the_smaller_comes_again(tmp_pat
     settings = replace(settings, max_grad_norm=None, lr_scheduler_type="constant", warmup_ratio=0.0, weight_decay=0.0)
     weights = np.linspace(0.5, 1.5, 37).astype(np.float32)
     model, criterion = Tiny(), LabelLoss(LABELS)
-    objective = Joint(model, criterion, criterion, lambda progress: (0.7 * (1 - progress), 2.0))
+    objective = JointLoss(model, criterion, criterion, lambda progress: (0.7 * (1 - progress), 2.0))
     beside = replace(source, weights=weights)
     report = train(objective, target, rows(0), lambda logits: 0.0, settings, tmp_path / "c", beside=beside)
     other = Tiny().train()
@@ -320,6 +320,6 @@ def test_a_step_takes_a_batch_of_either_role_and_the_smaller_comes_again(tmp_pat
 
 
 def test_both_roles_need_rows(tmp_path):
-    objective = Joint(Tiny(), LabelLoss(LABELS), LabelLoss(LABELS), lambda progress: (1.0, 1.0))
+    objective = JointLoss(Tiny(), LabelLoss(LABELS), LabelLoss(LABELS), lambda progress: (1.0, 1.0))
     with pytest.raises(TrainingError, match="expected training rows, found none"):
         train(objective, rows(5), rows(5), lambda logits: 0.0, BASE, tmp_path / "c", beside=rows(0))

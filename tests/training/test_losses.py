@@ -10,7 +10,7 @@ from torch.nn import functional
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
 from nlptransfer.training.losses import SOURCE, TARGET, Judged, LabelLoss, Objective, class_weights
-from nlptransfer.transfer.losses import Joint, RelationalLoss, TowardsSourceLoss, angle_loss, distance_loss
+from nlptransfer.transfer.losses import JointLoss, RelationalLoss, TowardsSourceLoss, angle_loss, distance_loss
 
 ONE = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)
@@ -132,7 +132,7 @@ def test_the_joint_gradient_is_that_of_the_weighted_sum(alpha, beta, labels):
     model, criterion = Classifying(), LabelLoss(ONE, WEIGHTS)
     source = LabelLoss(Labels(tuple("abcd"[:labels])))
     second = nn.Linear(5, labels) if labels != 3 else None
-    joint = Joint(model, criterion, source, lambda progress: (alpha, beta), second, second and model.classifier)
+    joint = JointLoss(model, criterion, source, lambda progress: (alpha, beta), second, second and model.classifier)
     target_rows, source_rows = rows_of(6, 3, 0), rows_of(9, labels, 1)
     weight = float(criterion.row_weights(target_rows[1]).sum())
     losses = {
@@ -165,7 +165,7 @@ def losses_again(joint, rows, role):
 def test_joint_without_targets_gives_the_targets_logits():
     model, second = Classifying(), nn.Linear(5, 4)
     criteria = LabelLoss(ONE), LabelLoss(Labels(tuple("abcd")))
-    joint = Joint(model, *criteria, lambda progress: (1.0, 1.0), second, model.classifier)
+    joint = JointLoss(model, *criteria, lambda progress: (1.0, 1.0), second, model.classifier)
     inputs, _ = rows_of(5, 3, 0)
     torch.testing.assert_close(joint(inputs), model(**inputs).logits)
 
