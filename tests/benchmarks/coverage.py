@@ -1,4 +1,4 @@
-"""How often the intervals and tests of nlptransfer.evaluation.significance are right, over simulated predictions.
+"""How often the intervals and tests of evaluation/significance.py are right, over simulated sets of predictions.
 
     python tests/benchmarks/coverage.py                # 2,000 sets for each row of the table: half an hour and more
     python tests/benchmarks/coverage.py --sets 200

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from nlptransfer import Classifier, Experiment, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Experiment
 from nlptransfer.classifier.classifier import CHUNK
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation.calibration import coverage_curve
@@ -24,7 +25,7 @@ TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "", "words that no
 
 @pytest.fixture(scope="module", params=["linear", "mlp", "cnn"])
 def run(request, remarks_folder, vectors_file, tmp_path_factory) -> Experiment:
-    settings = {"num_filters": 8, "mlp_sizes": (16,), "num_train_epochs": 4, "learning_rate": 0.02, "progress": False}
+    settings = {"num_filters": 8, "mlp_sizes": (16,), "num_train_epochs": 4, "learning_rate": 0.02}
     folder = tmp_path_factory.mktemp("run")
     return finetune(remarks_folder, base=vectors_file, output_dir=folder, head_type=request.param, **settings)
 
@@ -137,7 +138,7 @@ def judged_run(request, remarks, tickets, vectors_file, tmp_path_factory) -> tup
     texts, labels = remarks if request.param == "one label" else tickets
     rows = {"train": (texts[:24], labels[:24]), "test": (texts[24:], labels[24:])}
     folder = tmp_path_factory.mktemp("run")
-    return finetune(rows, base=vectors_file, head_type="linear", output_dir=folder, progress=False), texts[24:]
+    return finetune(rows, base=vectors_file, head_type="linear", output_dir=folder), texts[24:]
 
 
 def test_abstaining_does_what_the_curve_of_the_report_says(judged_run):

@@ -11,7 +11,8 @@ import torch
 
 from helpers.classifiers import FIVE, TEXTS, changed, plain_logits, plain_model
 from helpers.folders import ADAPTER_FILES, MODEL_FILES
-from nlptransfer import Classifier, Full, Lora, Probe, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Full, Lora, Probe
 from nlptransfer.data.labels import Labels
 
 KINDS = (
@@ -70,7 +71,7 @@ for folder in folders:
 
 def test_each_route_comes_back_in_a_process_of_its_own(bases, remarks, vectors_file, tmp_path, monkeypatch):
     base = str(bases("bert").path)
-    few = {"num_train_epochs": 1, "max_train_rows": 40, "progress": False}
+    few = {"num_train_epochs": 1, "max_train_rows": 40}
     texts = [*TEXTS, *remarks[0][:3]]
     wanted, folders = {}, []
     for route in (Full(max_length=12), Lora(max_length=12, rank=2), Probe(max_length=12), "word2vec"):

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nlptransfer import Experiment, finetune
+from helpers.runs import finetune
+from nlptransfer import Experiment
 from nlptransfer.cli.app import main
 from nlptransfer.cli.terminal import show_comparison
 from nlptransfer.vectors.store import open_vectors
@@ -45,9 +46,18 @@ def started(*arguments: object, **more) -> subprocess.CompletedProcess[str]:
 
 def test_finetune(command_line, remarks_folder, vectors_file, tmp_path):
     folder = tmp_path / "run"
-    call = ["finetune", remarks_folder, "--base", vectors_file, "--output-dir", folder, "--route", "word2vec"]
+    call = ["finetune", remarks_folder, "--base", vectors_file, "--output-dir", folder, "--no-report"]
     call += ["--set", "head_type=mlp", "--set", "mlp_sizes=16,8", "--num-train-epochs", 3, "--learning-rate", 0.01]
-    call += ["--seed", 3, "--metric", "matthews_correlation", "--set", 'class_weights={"positive": 2}']
+    call += [
+        "--route",
+        "word2vec",
+        "--seed",
+        3,
+        "--metric",
+        "matthews_correlation",
+        "--set",
+        'class_weights={"positive": 2}',
+    ]
     ended = command_line(main, *call)
     assert ended.code == 0, ended.err
     run = Experiment(folder)
@@ -66,7 +76,16 @@ def test_finetune(command_line, remarks_folder, vectors_file, tmp_path):
 def test_several_data_sets_go_to_folders_of_their_own(
     command_line, remarks_folder, tickets_file, vectors_file, tmp_path
 ):
-    call = ["--base", vectors_file, "--set", "head_type=linear", "--output-dir", tmp_path / "out", "--quiet"]
+    call = [
+        "--base",
+        vectors_file,
+        "--set",
+        "head_type=linear",
+        "--output-dir",
+        tmp_path / "out",
+        "--quiet",
+        "--no-report",
+    ]
     ended = command_line(main, "finetune", remarks_folder, tickets_file, *call)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines()[-2:] == [f"written: {tmp_path / 'out' / name}" for name in ("remarks", "tickets")]
@@ -80,7 +99,16 @@ def test_data_sets_of_one_name_do_not_share_a_folder(command_line, remarks_folde
     other = tmp_path / "other"
     other.mkdir()
     (other / "train.jsonl").write_text((remarks_folder / "train.jsonl").read_text().replace("positive", "fine"))
-    call = ["--base", vectors_file, "--set", "head_type=linear", "--output-dir", tmp_path / "out", "--quiet"]
+    call = [
+        "--base",
+        vectors_file,
+        "--set",
+        "head_type=linear",
+        "--output-dir",
+        tmp_path / "out",
+        "--quiet",
+        "--no-report",
+    ]
     ended = command_line(main, "finetune", remarks_folder / "train.jsonl", other / "train.jsonl", *call)
     assert ended.code == 0, ended.err
     labels = [Experiment(folder).record["data"]["labels"] for folder in sorted((tmp_path / "out").iterdir())]
@@ -91,7 +119,17 @@ def test_overwrite_and_columns(command_line, vectors_file, remarks, tmp_path):
     table = tmp_path / "rows.tsv"
     rows = "".join(f"{i}\t{text}\t{label}\n" for i, (text, label) in enumerate(zip(*remarks, strict=True)))
     table.write_text(f"number\tsays\tmood\n{rows}")
-    call = ["finetune", table, "--base", vectors_file, "--output-dir", tmp_path / "run", "--set", "head_type=linear"]
+    call = [
+        "finetune",
+        table,
+        "--base",
+        vectors_file,
+        "--output-dir",
+        tmp_path / "run",
+        "--set",
+        "head_type=linear",
+        "--no-report",
+    ]
     columns = ["--text-column", "says", "--label-column", "mood", "--max-train-rows", 60]
     refused = command_line(main, *call)
     assert refused.code == 2 and "set text_column" in refused.err

@@ -19,12 +19,13 @@ import pytest
 from helpers.corpora import FILLER, TOPIC_WORDS, write_rows
 from helpers.encoders import make_film_base
 from helpers.folders import files_of
+from helpers.runs import compare
 from nlptransfer import Lora, Word2Vec
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, TrainingError
 from nlptransfer.experiments import candidates
 from nlptransfer.experiments.candidates import Workshop, few_rows, next_rate, rungs_of, without_test
-from nlptransfer.experiments.comparison import Comparison, compare
+from nlptransfer.experiments.comparison import Comparison
 from nlptransfer.experiments.environment import speeds, watched_memory
 
 LINEAR = {"head_type": "linear"}
@@ -48,7 +49,7 @@ DATA = {"train": remarks_of(100, 0, 0), "validation": remarks_of(40, 1, 1), "tes
 @pytest.fixture
 def climb(vectors_file: Path, tmp_path: Path) -> Callable[..., Comparison]:
     def call(name: str = "out", **settings: Any) -> Comparison:
-        given = {"bases": (vectors_file,), "progress": False, "seeds": 2, **settings}
+        given = {"bases": (vectors_file,), "seeds": 2, **settings}
         given.setdefault("routes", ("majority", "tfidf", "word2vec"))
         return compare(given.pop("data", DATA), output_dir=tmp_path / name, **given)
 
@@ -71,7 +72,7 @@ def whole(vectors_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Three rungs over two seeds, with a curve."""
     folder = tmp_path_factory.mktemp("comparison") / "out"
     routes = ("word2vec", "tfidf", "majority")
-    given = {"progress": False, "seeds": 2, "sizes": (90, 40), "max_minutes": 60, **LINEAR}
+    given = {"seeds": 2, "sizes": (90, 40), "max_minutes": 60, **LINEAR}
     yield compare(DATA, routes=routes, bases=(vectors_file,), output_dir=folder, **given)
 
 
@@ -423,12 +424,13 @@ def test_several_labels(climb, tickets):
 KILLED = """
 import gc, os, signal, sys
 from pathlib import Path
-import nlptransfer.experiments.environment
-from nlptransfer import compare
+from nlptransfer.experiments import environment
 from nlptransfer.experiments.candidates import Workshop
+from nlptransfer.experiments.comparison import compare
+from nlptransfer.training import loop
 
 data, vectors, folder = sys.argv[1:]
-nlptransfer.experiments.environment.SPEED_SECONDS = 0.0
+environment.SPEED_SECONDS = 0.0
 make = Workshop.make
 given = {"routes": ("majority", "word2vec"), "bases": (vectors,), "seeds": 2, "trials": 2, "sizes": (40,)}
 given |= {"head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3, "progress": False}
@@ -442,8 +444,7 @@ def run(name, kill_at=None):
         made += 1
         if made == kill_at:
             # In the middle of the training: a forward pass is done, and no checkpoint is complete.
-            import nlptransfer.training
-            nlptransfer.training.loop.make_optimizer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            loop.make_optimizer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         return make(*rest)
 
     Workshop.make = killing
@@ -590,7 +591,7 @@ def test_changed_settings_and_other_files_are_refused(climb, tmp_path):
 
 def test_folders_are_named_after_data_and_settings(climb, vectors_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = [compare(DATA, routes=("majority",), seeds=seeds, progress=False).folder for seeds in (1, 2)]
+    found = [compare(DATA, routes=("majority",), seeds=seeds).folder for seeds in (1, 2)]
     assert found[0] != found[1] and all(folder.parent == Path("runs") for folder in found)
 
 

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.corpora import text_of, write_rows
-from nlptransfer import Experiment, close_the_gap, finetune
+from helpers.runs import finetune
+from nlptransfer import Experiment, close_the_gap
 from nlptransfer.cli.app import app
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.experiments.domain_gap import _interval, side_by_side

@@ -13,14 +13,15 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of
-from nlptransfer import Experiment, Word2Vec, finetune
+from helpers.runs import finetune
+from nlptransfer import Experiment, Word2Vec
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.environment import machine
 from nlptransfer.training.loop import train
 
 QUICK = {
     "num_filters": 24, "kernel_sizes": (1, 2), "mlp_sizes": (16,), "dropout": 0.1, "num_train_epochs": 12,
-    "learning_rate": 0.02, "per_device_train_batch_size": 16, "calibration_size": 0.2, "progress": False,
+    "learning_rate": 0.02, "per_device_train_batch_size": 16, "calibration_size": 0.2,
 }  # fmt: skip
 CASES = ("linear on texts", "mlp on a file", "cnn on a folder", "linear with several labels", "cnn with several labels")
 

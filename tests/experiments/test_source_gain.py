@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 
 from helpers.corpora import text_of, write_rows
 from helpers.folders import RUN_FILES, files_of
-from nlptransfer import Classifier, Experiment, finetune, gain_curve
+from helpers.runs import finetune, gain_curve
+from nlptransfer import Classifier, Experiment
 from nlptransfer.cli.app import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.run import Run
@@ -47,7 +48,7 @@ NOISY = {"train": noisy(TARGET["train"]), "test": TARGET["test"]}
 @pytest.fixture
 def tune(vectors_file: Path, tmp_path: Path) -> Callable[..., Experiment]:
     def call(name: str = "run", **settings: Any) -> Experiment:
-        given = {**LINEAR, "base": vectors_file, "source": SOURCE, "max_train_rows": 10, "progress": False, **settings}
+        given = {**LINEAR, "base": vectors_file, "source": SOURCE, "max_train_rows": 10, **settings}
         return finetune(given.pop("data", TARGET), output_dir=tmp_path / name, **given)
 
     return call
@@ -223,7 +224,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(settings, kin
 @pytest.fixture
 def curve(vectors_file: Path, tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     def call(**settings: Any) -> list[dict[str, Any]]:
-        given = {**LINEAR, "base": vectors_file, "source": SOURCE, "sizes": (8, 30), "progress": False, **settings}
+        given = {**LINEAR, "base": vectors_file, "source": SOURCE, "sizes": (8, 30), **settings}
         return gain_curve(TARGET, output_dir=tmp_path / "curve", **given)
 
     return call
@@ -281,7 +282,7 @@ def test_source_and_transfer_on_the_command_line(command_line, corpora, vectors_
     ended = command_line(
         main, "finetune", target, "--source", source, "--transfer", "copy", "--transfer", "sequential",
         "--base", vectors_file, "--set", "head_type=linear", "--max-train-rows", 10, "--seeds", 2,
-        "--output-dir", tmp_path / "out", "--quiet",
+        "--output-dir", tmp_path / "out", "--quiet", "--no-report",
     )  # fmt: skip
     assert ended.code == 0, ended.err
     for name in ("copy", "sequential"):
@@ -294,10 +295,13 @@ def test_source_and_transfer_on_the_command_line(command_line, corpora, vectors_
 
 def test_a_transfer_may_be_a_setting_like_any_other(command_line, corpora, vectors_file, tmp_path):
     source, target = corpora
+    out = tmp_path / "out"
     call = ("finetune", target, "--source", source, "--base", vectors_file, "--set", "head_type=linear", "--no-verdict")
-    ended = command_line(main, *call, "--set", "transfer=joint", "--set", "alpha=0.5", "--output-dir", tmp_path / "out")
+    ended = command_line(
+        main, *call, "--set", "transfer=joint", "--set", "alpha=0.5", "--no-report", "--output-dir", out
+    )
     assert ended.code == 0, ended.err
-    assert Experiment(tmp_path / "out").record["transfer"]["alpha"] == 0.5
+    assert Experiment(out).record["transfer"]["alpha"] == 0.5
     assert " joint " in ended.out and " not asked for " in ended.out
 
 

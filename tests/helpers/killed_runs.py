@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nlptransfer.experiments.environment
+from helpers.runs import finetune
 from nlptransfer import Copy, Full, Joint, Lora, Relational, Sequential, Word2Vec
-from nlptransfer.experiments import finetuning, stages
+from nlptransfer.experiments import environment, stages
 
 Run = Callable[..., Any]
 
@@ -25,13 +25,10 @@ def plans(folder: Path) -> dict[str, tuple[int, Run]]:
     """By name: the forward pass in training that a run is killed at, and the run, which takes its output_dir."""
     encoder = str(folder / "encoder")
     settings = {"num_train_epochs": 3, "per_device_train_batch_size": 16, "save_steps": 3}
-    settings |= {"progress": False, "report": False}
-    words = partial(
-        finetuning.finetune, folder / "remarks", base=folder / "vectors.txt", learning_rate=2e-2, **settings
-    )
-    alone = partial(finetuning.finetune, folder / "texts", base=encoder, learning_rate=5e-3, **settings)
+    words = partial(finetune, folder / "remarks", base=folder / "vectors.txt", learning_rate=2e-2, **settings)
+    alone = partial(finetune, folder / "texts", base=encoder, learning_rate=5e-3, **settings)
     rows = {"data": folder / "target", "source": folder / "source"}
-    both = partial(finetuning.finetune, **rows, base=encoder, learning_rate=5e-3, verdict=False, **settings)
+    both = partial(finetune, **rows, base=encoder, learning_rate=5e-3, verdict=False, **settings)
     full, lora = Full(max_length=16, dropout=0.2), Lora(max_length=16, dropout=0.2, lora_dropout=0.2)
     auto = Sequential(target_settings={"layers": "auto"})
     return {
@@ -82,7 +79,7 @@ def forked(work: Callable[[], Any]) -> int:
 
 def main(folder: Path) -> None:
     # No run here is asked how fast it is.
-    nlptransfer.experiments.environment.SPEED_SECONDS = 0.0
+    environment.SPEED_SECONDS = 0.0
     gc.freeze()
     found = plans(folder)
 

@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
-import nlptransfer.experiments.environment
 from helpers.corpora import FILM_WORDS, write_rows
-from nlptransfer import Full, Joint, Lora, Probe, Relational, Sequential, distributed, finetune
+from helpers.runs import finetune
+from nlptransfer import Full, Joint, Lora, Probe, Relational, Sequential, distributed
 from nlptransfer.cli import app
 from nlptransfer.data.labels import Labels
 from nlptransfer.experiments import environment
@@ -196,9 +196,8 @@ def calls(base: str) -> dict[str, dict[str, Any]]:
     sources = texts_of(110, draw)
     theirs = ["good" if "gem" in text else "bad" if "dull" in text or "bad" in text else "neither" for text in sources]
     common = {
-        "data": (texts, labels), "base": base, "class_weights": "balanced", "progress": False,
+        "data": (texts, labels), "base": base, "class_weights": "balanced",
         "per_device_train_batch_size": share_of(8), "gradient_accumulation_steps": 3, "num_train_epochs": 3,
-        "report": False,
     }  # fmt: skip
     found = {name: common | {"route": ROUTES[name], "learning_rate": 1e-3} for name in ROUTES}
     for name, (route, transfer) in TRANSFERS.items():
@@ -282,7 +281,7 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
     several = distributed.world_size() > 1
     with pytest.MonkeyPatch.context() as patch:
         # No run here is asked how fast it is.
-        patch.setattr(nlptransfer.experiments.environment, "SPEED_SECONDS", 0.0)
+        patch.setattr(environment, "SPEED_SECONDS", 0.0)
         with patch.context() as gpus:
             # As where there are GPUs.
             gpus.setattr(loop, "_rehearses", lambda accelerator: several)
@@ -292,12 +291,9 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
             align_tiny(kind, folder / kind)
         learn_language(folder / "language")
         rows = share_of(16)
-        finetune(
-            corpus, base=vectors, output_dir=folder / "cnn", per_device_train_batch_size=rows, progress=False, **CNN
-        )
+        finetune(corpus, base=vectors, output_dir=folder / "cnn", per_device_train_batch_size=rows, **CNN)
         for name, call in calls(encoder).items():
             finetune_once(name, call, folder)
-        patch.setattr(environment, "SPEED_SECONDS", 0.0)
         compare_routes(encoder, folder / "comparison")
         if several:
             compute_features(folder / "features")

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from nlptransfer import Experiment
 
 QUICK = {
-    "num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "progress": False,
+    "num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 5e-3,
     "calibration_size": 0.0, "verdict": False,
 }  # fmt: skip
 ON_WORDS = {

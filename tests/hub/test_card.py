@@ -23,7 +23,8 @@ from markdown_it.token import Token
 
 import nlptransfer
 from helpers.encoders import SHAPES, make_base
-from nlptransfer import Classifier, Full, Lora, Word2Vec, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Full, Lora, Word2Vec
 from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
 from nlptransfer.hub.card import loading_code, model_card
@@ -468,7 +469,7 @@ def rows_of(several: bool) -> tuple[list[str], list[Any]]:
 
 
 def train(name: str, route: Route, base: str | Path, several: bool, folder: Path, **more: Any) -> Saved:
-    quick = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "progress": False}
+    quick = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
     finetune(rows_of(several), route=route, base=base, output_dir=folder / name, **quick, **more)
     repo_id = f"acme/card-{name}"
     snapshot(repo_id).parent.mkdir(parents=True)

@@ -11,10 +11,10 @@ from shutil import copytree
 from typing import Any
 
 import pytest
-from test_encoder_routes import make
-from test_round_trip import changed
 from transformers import AutoTokenizer
 
+from helpers.classifiers import changed
+from helpers.encoders import base_of
 from nlptransfer import Classifier, Full, Lora, Probe, Word2Vec
 from nlptransfer.cli.app import main
 from nlptransfer.data.labels import Labels
@@ -53,7 +53,7 @@ HOSTILE: dict[str, dict[str, dict[str, Any]]] = {
 def saved(tmp_path_factory: pytest.TempPathFactory, vectors_file: Path) -> dict[str, Path]:
     """A saved classifier of each route, by its name."""
     root = tmp_path_factory.mktemp("saved")
-    encoder = make("bert", root / "bert")
+    encoder = base_of("bert", root / "bert")
     vectors = BaseModel(vectors_file, "vectors", None, is_local=True)
     made = {name: changed(route, vectors if name == "word2vec" else encoder, LABELS) for name, route in ROUTES.items()}
     made["word2vec"].export_onnx(root / "onnx")

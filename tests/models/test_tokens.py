@@ -19,7 +19,8 @@ from helpers.classifiers import LABELS, ONE_STEP, build, weights_of
 from helpers.corpora import WORDS, texts_of
 from helpers.encoders import Bases, xlnet_tokenizer
 from helpers.encoders import make_tokenizer as template_tokenizer
-from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relational, Word2Vec, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relational, Word2Vec
 from nlptransfer.classifier.onnx import WithWordIds
 from nlptransfer.data.dataset import Data, Split
 from nlptransfer.errors import SettingError
@@ -407,7 +408,7 @@ def halves(count: int, seed: int) -> tuple[list[str], list[str]]:
 
 
 SPLITS = {"train": halves(60, 0), "validation": halves(24, 1), "test": halves(40, 2)}
-FEW = {"num_train_epochs": 2, "learning_rate": 5e-3, "per_device_train_batch_size": 8, "progress": False}
+FEW = {"num_train_epochs": 2, "learning_rate": 5e-3, "per_device_train_batch_size": 8}
 RUNS: dict[str, tuple[Route, str]] = {
     "full": (Full(max_length=9), "bert"),
     "upper layers": (Full(max_length=9, freeze_layers=1, head_first=True), "bert"),

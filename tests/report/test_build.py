@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers import runs
 from helpers.folders import RUN_FILES, files_of
 from nlptransfer import Classifier, finetune
 from nlptransfer.cli.app import main
@@ -19,7 +20,7 @@ from nlptransfer.report.run_folder import Evidence
 @pytest.fixture(scope="module")
 def run(remarks_folder, vectors_file, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    return finetune(remarks_folder, base=vectors_file, head_type="linear", output_dir=folder, progress=False).folder
+    return runs.finetune(remarks_folder, base=vectors_file, head_type="linear", output_dir=folder).folder
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_other_data_is_refused(run, remarks, tmp_path, command_line):
 # With a run
 
 
-def test_a_run_writes_its_report_with_texts_from_memory(reports, remarks, vectors_file, tmp_path):
+def test_a_run_writes_its_report_with_texts_from_memory(remarks, vectors_file, tmp_path):
     call = {"base": vectors_file, "head_type": "linear", "output_dir": tmp_path / "run", "progress": False}
     run = finetune(remarks, **call)
     assert set(files_of(run.folder)) == {*RUN_FILES, REPORT}
@@ -102,19 +103,19 @@ def test_a_run_writes_its_report_with_texts_from_memory(reports, remarks, vector
     }
 
 
-def test_a_verdict_has_one_report_and_its_runs_have_none(reports, remarks, vectors_file, tmp_path):
+def test_a_verdict_has_one_report_and_its_runs_have_none(remarks, vectors_file, tmp_path):
     texts, labels = remarks
     source, target = ({"train": (texts[:80], labels[:80])}, {"train": (texts[80:110], labels[80:110])})
     target["test"] = (texts[110:], labels[110:])
     run = finetune(
         target, source=source, base=vectors_file, head_type="linear", seeds=1, output_dir=tmp_path / "run",
-        verdict=True, progress=False,
+        verdict=True,
     )  # fmt: skip
     assert [path.parent for path in run.folder.rglob(REPORT)] == [run.folder]
     assert f"gain {run.record['verdict']['gain']:+.3f}" in (run.folder / REPORT).read_text()
 
 
-def test_no_report_on_the_command_line(reports, remarks_folder, vectors_file, tmp_path, command_line):
+def test_no_report_on_the_command_line(remarks_folder, vectors_file, tmp_path, command_line):
     call = ("finetune", remarks_folder, "--base", vectors_file, "--set", "head_type=linear", "--output-dir", tmp_path)
     ended = command_line(main, *call, "--no-report")
     assert ended.code == 0, ended.err

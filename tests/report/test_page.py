@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
-from nlptransfer import finetune
+from helpers.runs import finetune
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import metrics
@@ -605,9 +605,7 @@ def test_what_finetune_writes_has_a_report(
     route: str, remarks_folder: Path, vectors_file: Path, tmp_path: Path
 ) -> None:
     chosen = {"head_type": route, **({"num_train_epochs": 2} if route == "cnn" else {})}
-    run = finetune(
-        remarks_folder, route="word2vec", base=vectors_file, output_dir=tmp_path / "run", progress=False, **chosen
-    )
+    run = finetune(remarks_folder, route="word2vec", base=vectors_file, output_dir=tmp_path / "run", **chosen)
     texts = [json.loads(line)["text"] for line in (remarks_folder / "test.jsonl").read_text().splitlines()]
     page = page_of(run.folder, texts={"test": texts})
     assert f"accuracy {run.metrics['accuracy']:.3f}" in page.texts[""]

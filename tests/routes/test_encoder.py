@@ -27,7 +27,8 @@ from helpers.classifiers import LABELS, ONE_STEP, SEVERAL, TEXTS, build, data_of
 from helpers.corpora import splits_of, texts_of
 from helpers.encoders import STORIES, Bases
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, SHARED, needs_shared, no_path_in
-from nlptransfer import Classifier, Experiment, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Experiment
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
@@ -115,7 +116,7 @@ class Ran:
 def ran(request: pytest.FixtureRequest, bases: Bases, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     case = CASES[request.param]
     base, data = bases(case.kind), splits_of(case.labels.multi_label)
-    settings = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "progress": False} | case.settings
+    settings = {"num_train_epochs": 4, "per_device_train_batch_size": 8} | case.settings
     settings["learning_rate"] = case.learning_rate
     folder = tmp_path_factory.mktemp("run")
     run = finetune(data, route=case.route, base=base.path, output_dir=folder, **settings)

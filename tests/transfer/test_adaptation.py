@@ -14,8 +14,9 @@ from transformers import AutoModelForMaskedLM
 from helpers.corpora import WORDS, splits, text_of
 from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
+from helpers.runs import finetune
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
-from nlptransfer import Classifier, Experiment, finetune
+from nlptransfer import Classifier, Experiment
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.unlabeled import load_texts, load_unlabeled, with_unlabeled
@@ -159,7 +160,7 @@ def test_an_encoder_undoes_a_swap_of_words(strategy, wider, adapt):
 
 
 @pytest.mark.usefixtures("told_apart")
-def test_any_method_is_taken_that_the_evidence_prefers(adapt, reports, monkeypatch):
+def test_any_method_is_taken_that_the_evidence_prefers(adapt, monkeypatch):
     kept = iter([5, 1, 0, 0])
     monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: next(kept))
     run = adapt("words mlp", Adapt())
@@ -244,8 +245,8 @@ def test_within_one_task_unlabelled_texts_are_learned_from(adapt):
     assert run.report["validation"]["rows"] == 8 and run.metrics["accuracy"] > 0.7
 
 
-def test_nothing_is_adapted_where_source_and_target_are_not_told_apart(adapt, reports):
-    run = adapt("words linear", SelfTrain(allow_label_shift=True, rounds=1))
+def test_nothing_is_adapted_where_source_and_target_are_not_told_apart(adapt):
+    run = adapt("words linear", SelfTrain(allow_label_shift=True, rounds=1), report=True)
     stage = run.record["transfer"]["stages"]["round_1"]
     assert stage["told_apart"] is False and stage["chosen"] == {"adapted": False}
     assert "chosen" not in run.record["transfer"]["stages"]["labeled"]

@@ -17,7 +17,8 @@ from torch import nn
 from helpers.classifiers import LABELS, SEVERAL, build, plain_logits, plain_model
 from helpers.corpora import splits_of
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, files_of
-from nlptransfer import Classifier, Contrastive, Experiment, finetune
+from helpers.runs import finetune
+from nlptransfer import Classifier, Contrastive, Experiment
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.experiments import stages
@@ -46,8 +47,6 @@ from nlptransfer.transfer.contrastive import (
 
 QUICK = {
     "max_length": 12,
-    "progress": False,
-    "report": False,
     "calibration_size": 0.0,
     "num_pairs": 96,
     "per_device_train_batch_size": 16,

@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 from helpers.corpora import WORDS, text_of
 from helpers.encoders import DECODER, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, make_base, make_tokenizer
 from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of, needs_shared
-from nlptransfer import Contrastive, Experiment, finetune, load_data
+from helpers.runs import finetune
+from nlptransfer import Contrastive, Experiment, load_data
 from nlptransfer.data.dataset import Data, DataSettings, Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
@@ -69,7 +70,7 @@ PRETRAIN = Pretrain(pretrain_epochs=4, pretrain_learning_rate=1e-2, pretrain_bat
 SIDES = Sides(LABELS.names, LABELS.names, agree=True, has_rows=True)
 ROUTES = {"full": Full(max_length=12), "lora": Lora(max_length=12, rank=4)}
 LITTLE = {
-    "num_train_epochs": 1, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "progress": False,
+    "num_train_epochs": 1, "per_device_train_batch_size": 16, "learning_rate": 5e-3,
     "calibration_size": 0.0,
 }  # fmt: skip
 
@@ -578,7 +579,7 @@ def test_words_of_the_source_are_learned_too(vectors_file, tmp_path):
     draw = random.Random(0)
     topics = ["good", "bad"] * 30
     source, target = (([f"{text_of(draw, [topic])} {name}" for topic in topics], topics) for name in ("there", "here"))
-    given = {"base": vectors_file, "head_type": "linear", "progress": False, "output_dir": tmp_path / "run"}
+    given = {"base": vectors_file, "head_type": "linear", "output_dir": tmp_path / "run"}
     run = finetune(target, source=source, transfer="pretrain >> sequential", pretrain_epochs=1, verdict=False, **given)
     assert {"there", "here"} <= {*run.classifier.tokenizer.get_vocab()}
     assert [*run.record["transfer"]["stages"]] == ["pretrain", "source", "target"]
@@ -588,7 +589,7 @@ def test_words_of_the_source_are_learned_too(vectors_file, tmp_path):
 def test_a_run_on_words_has_new_words_and_moved_ones(head_type, vectors_file, tmp_path):
     draw = random.Random(0)
     texts = [f"{text_of(draw, [topic])} fresh{topic}" for topic in ["good", "bad"] * 50]
-    given = {"base": vectors_file, "num_train_epochs": 2, "progress": False, "calibration_size": 0.0}
+    given = {"base": vectors_file, "num_train_epochs": 2, "calibration_size": 0.0}
     given |= {"head_type": head_type, "output_dir": tmp_path / "run"}
     run = finetune((texts, ["good", "bad"] * 50), transfer="pretrain", pretrain_epochs=2, **given)
     known = run.classifier.tokenizer.get_vocab()

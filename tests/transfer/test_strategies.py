@@ -11,8 +11,9 @@ import pytest
 from helpers.classifiers import LABELS
 from helpers.corpora import splits, text_of
 from helpers.folders import RUN_FILES, files_of
+from helpers.runs import finetune
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
-from nlptransfer import Classifier, Experiment, finetune
+from nlptransfer import Classifier, Experiment
 from nlptransfer.errors import NlpTransferError, SettingError
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
