@@ -1,5 +1,5 @@
 """python -m nlptransfer, so that ``accelerate launch -m nlptransfer`` reaches the command line."""
 
-from nlptransfer.cli.app import main
+from nlptransfer.cli import main
 
 main()

@@ -11,7 +11,7 @@ python recipes/word2vec_from_scratch.py reviews.csv --texts more_reviews.txt
 
 from pathlib import Path
 
-from nlptransfer.cli.recipes import recipe
+from nlptransfer.cli import recipe
 
 DATA = Path(__file__).parents[1] / "data"
 

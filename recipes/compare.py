@@ -8,8 +8,7 @@ python recipes/compare.py reviews.csv --bases microsoft/deberta-v3-small,google-
 
 from pathlib import Path
 
-from nlptransfer.cli.app import comparing
-from nlptransfer.cli.recipes import run_verb
+from nlptransfer.cli import comparing, run_verb
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -9,8 +9,7 @@ python recipes/cross_domain_sentiment.py --all --vectors vectors.txt.gz --seeds 
 
 from pathlib import Path
 
-from nlptransfer.cli.gap import gap_verb
-from nlptransfer.cli.recipes import run_verb
+from nlptransfer.cli import gap_verb, run_verb
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -8,7 +8,7 @@ python recipes/few_shot.py --route lora --transfer contrast    one way alone
 
 from pathlib import Path
 
-from nlptransfer.cli.recipes import recipe
+from nlptransfer.cli import recipe
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -10,7 +10,7 @@ python recipes/multi_label.py rows.csv --set head_type=cnn     labels as a list,
 
 from pathlib import Path
 
-from nlptransfer.cli.recipes import recipe
+from nlptransfer.cli import recipe
 
 DATA = Path(__file__).parents[1] / "data"
 

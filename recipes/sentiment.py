@@ -7,7 +7,7 @@ python recipes/sentiment.py data/films data/gadgets --route word2vec --base vect
 
 from pathlib import Path
 
-from nlptransfer.cli.recipes import recipe
+from nlptransfer.cli import recipe
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -8,7 +8,7 @@ accelerate launch --num_processes 4 recipes/source_to_target.py --route full --s
 
 from pathlib import Path
 
-from nlptransfer.cli.recipes import recipe
+from nlptransfer.cli import recipe
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -8,7 +8,7 @@ python recipes/topics.py news.parquet --set text_column=body --set max_train_row
 
 from pathlib import Path
 
-from nlptransfer.cli.recipes import recipe
+from nlptransfer.cli import recipe
 
 DATA = Path(__file__).parents[1] / "data"
 

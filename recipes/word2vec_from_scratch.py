@@ -9,8 +9,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from nlptransfer.cli.app import run_and_show, train_vectors_verb
-from nlptransfer.cli.recipes import run_verb
+from nlptransfer.cli import run_and_show, run_verb, train_vectors_verb
 from nlptransfer.settings import pairs
 
 DATA = Path(__file__).parents[1] / "data"

@@ -13,3 +13,4 @@ from .registry import found as found
 from .registry import route_class as route_class
 from .word2vec import Word2Vec as Word2Vec
 from .word2vec_model import Word2VecConfig as Word2VecConfig
+from .word2vec_model import Word2VecForSequenceClassification as Word2VecForSequenceClassification

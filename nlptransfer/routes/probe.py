@@ -227,10 +227,7 @@ class Probe(Route):
     def load(
         self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-        if isinstance(base, SharedBase):
-            encoder = base.encoder(record)
-        else:
-            encoder = load_encoder(recorded_base(record, base))
+        encoder = base.encoder(record) if isinstance(base, SharedBase) else load_encoder(recorded_base(record, base))
         words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
         return ProbeForSequenceClassification.load(folder, encoder, words), fast_tokenizer(folder)
 

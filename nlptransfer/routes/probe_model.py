@@ -122,7 +122,8 @@ class ProbeForSequenceClassification(PreTrainedModel):
         """
         config = from_pretrained(AutoConfig, folder)
         if not isinstance(config, ProbeConfig):
-            raise RunFolderError(f"{folder}: expected model type 'probe' in config.json, found {config.model_type!r}")
+            found = repr(config.model_type)
+            raise RunFolderError(f"{folder}: expected model type 'probe' in config.json, found {found}: fetch it again")
         model = cls(config, encoder, words)
         missing = sorted(_own(model))
         if (folder / WEIGHTS).exists():

@@ -213,8 +213,8 @@ class Method(Transfer):
 class Adapt(Chosen):
     """The method too is chosen without a label of the target: an alignment and its lambda, or none, then self-training.
 
-    The source alone is trained, and beside it each alignment that the route takes, at each of its trade_offs; on the one
-    that is kept come the rounds of self-training. Every step is one of :func:`choose`.
+    The source alone is trained, and beside it each alignment that the route takes, at each of its trade-offs; on the
+    one that is kept come the rounds of self-training. Every step is one of :func:`choose`.
     """
 
     name: ClassVar[str] = "adapt"

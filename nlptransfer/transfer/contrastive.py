@@ -261,7 +261,7 @@ def append_mean_layer(model: PreTrainedModel) -> bool:
     """Give an encoder a layer more, of its own kind, in which every token becomes the mean over all, at one length.
 
     It attends to all tokens alike, outweighs what was there by ``OUTWEIGHING``, and adds nothing else: so the first
-    token, which alone is read, stands for the mean that sentence encoders have learned, and plain transformers opens the
+    token, which alone is read, stands for the mean that sentence encoders learned, and plain transformers opens the
     model as ever. The layer itself does not learn.
 
     Returns:

@@ -22,7 +22,7 @@ class SelfTrain(Chosen):
 
     Lee 2013, "Pseudo-Label", equation 15, in rounds (Yarowsky 1995). Before the most confident texts of each label
     are taken, the predictions are scaled so that their mean is the labeled rows' shares of the labels (distribution
-    alignment, Berthelot et al. 2020): no label can crowd out the others. What a round has learned is kept where a choice
+    alignment, Berthelot et al. 2020): no label can crowd out the others. What a round learned is kept where a choice
     without labels prefers it, else the model stays as it was before. With a source the labeled rows are the source's,
     and no label of the target is seen; without one they are the task's own, and the texts those given as
     ``unlabeled``.
