@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.corpora import DIMENSIONS, FILLER, TOPIC_WORDS, TOPICS, text_of, write_rows
+from helpers.corpora import DIMENSIONS, FILLER, TOPIC_WORDS, TOPICS, cut, text_of, topic_rows, write_rows, write_splits
 from helpers.folders import ROOT
 from helpers.hub_server import Hub, free_port
 
@@ -94,11 +94,8 @@ def vectors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def remarks() -> tuple[list[str], list[str]]:
     """160 texts, half of them positive, and their labels."""
-    draw = random.Random(0)
-    topics = ["good", "bad"] * 80
-    return [text_of(draw, [topic]) for topic in topics], [
-        "positive" if topic == "good" else "negative" for topic in topics
-    ]
+    texts, topics = topic_rows(160, random.Random(0))
+    return texts, ["positive" if topic == "good" else "negative" for topic in topics]
 
 
 @pytest.fixture(scope="session")
@@ -112,18 +109,13 @@ def tickets() -> tuple[list[str], list[list[str]]]:
 @pytest.fixture(scope="session")
 def remarks_folder(remarks: tuple[list[str], list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The remarks as train.jsonl, validation.jsonl and test.jsonl."""
-    folder = tmp_path_factory.mktemp("corpora") / "remarks"
-    folder.mkdir()
-    rows = list(zip(*remarks, strict=True))
-    for name, part in {"train": rows[:110], "validation": rows[110:130], "test": rows[130:]}.items():
-        write_rows(folder / f"{name}.jsonl", part)
-    return folder
+    return write_splits(tmp_path_factory.mktemp("corpora") / "remarks", cut(remarks, 110, 20))
 
 
 @pytest.fixture(scope="session")
 def tickets_file(tickets: tuple[list[str], list[list[str]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tickets as one file."""
-    return write_rows(tmp_path_factory.mktemp("corpora") / "tickets.jsonl", list(zip(*tickets, strict=True)))
+    return write_rows(tmp_path_factory.mktemp("corpora") / "tickets.jsonl", tickets)
 
 
 @dataclass(frozen=True)

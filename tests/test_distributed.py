@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from helpers.corpora import write_rows
+from helpers.corpora import cut, write_splits
 from helpers.encoders import make_film_base
 from helpers.folders import ROOT
 from helpers.side_by_side import BEGUN_ANEW, CNN, DISTANCES, NOT_SHARDED, ROUTES, SOLVED, TRANSFERS
@@ -50,12 +50,7 @@ def ended(run, seconds=120):
 @pytest.fixture(scope="module")
 def corpus(remarks, tmp_path_factory):
     """107 rows to learn from: neither they nor their batches divide by two."""
-    folder = tmp_path_factory.mktemp("corpora") / "remarks"
-    folder.mkdir()
-    rows = list(zip(*remarks, strict=True))
-    for name, part in {"train": rows[:107], "validation": rows[107:130], "test": rows[130:]}.items():
-        write_rows(folder / f"{name}.jsonl", part)
-    return folder
+    return write_splits(tmp_path_factory.mktemp("corpora") / "remarks", cut(remarks, 107, 23))
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,9 @@
 
 import io
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -359,16 +357,3 @@ def test_the_pipeline_of_transformers_gives_the_same(run, several, remarks, tick
     all_of = pipeline("text-classification", model=str(several.save_pretrained(tmp_path / "several")), top_k=None)
     for given, ours in zip(all_of(tickets[0][:5]), several.predict(tickets[0][:5]), strict=True):
         assert {each["label"]: each["score"] for each in given} == pytest.approx(ours.probabilities, abs=1e-6)
-
-
-def test_transformers_loads_it_in_a_process_of_its_own(one, tmp_path):
-    folder = one.save_pretrained(tmp_path / "out")
-    code = (
-        "import sys, nlptransfer.routes.word2vec_model\nfrom transformers import pipeline\n"
-        "found = pipeline('text-classification', model=sys.argv[1], truncation=True)(sys.argv[2])\n"
-        "print(found[0]['label'], 'nlptransfer.experiments.finetuning' in sys.modules)"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, str(folder), TEXTS[1]], capture_output=True, text=True, cwd=Path(tmp_path)
-    )
-    assert ended.stdout.split() == ["negative", "False"], ended.stderr

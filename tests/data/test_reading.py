@@ -332,10 +332,3 @@ def test_texts_from_nowhere():
         list(read_texts(["a", 3]))  # type: ignore[list-item]
 
 
-def test_import_is_light():
-    code = (
-        "import sys, nlptransfer.data.dataset; "
-        "print([name for name in ('torch', 'pandas', 'pyarrow', 'datasets', 'sklearn') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

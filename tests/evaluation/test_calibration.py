@@ -98,14 +98,6 @@ def test_reliability_of_a_few_rows_by_hand() -> None:
     assert found.error == pytest.approx((0.4 + 2 * 0.4) / 3)
 
 
-def test_forecasts_that_hold_what_they_say_have_little_error() -> None:
-    rng = np.random.default_rng(0)
-    p = softmax(rng.normal(0, 1.5, (100_000, 3)), axis=1)
-    targets = (rng.random((len(p), 1)) > p.cumsum(axis=1)).sum(axis=1)
-    assert expected_calibration_error(targets, p) < 0.01
-    assert expected_calibration_error(targets, softmax(3 * np.log(p), axis=1)) > 0.1
-
-
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), temperature=st.floats(0.5, 5), multi_label=st.booleans())
 def test_what_a_temperature_did_is_undone(seed: int, temperature: float, multi_label: bool) -> None:

@@ -1,6 +1,5 @@
 """Intervals against closed forms and Welch's, tests against scipy and statsmodels, and how often all are right."""
 
-import importlib.util
 import json
 import time
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from helpers.folders import ROOT
 from helpers.simulated_rungs import correlations, simulated
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
@@ -404,21 +402,6 @@ def test_simulated_rungs_err_on_the_same_rows_as_real_ones_do() -> None:
     assert sk.f1_score(y, one[0], average="macro") == pytest.approx(0.85, abs=0.01)
 
 
-def test_the_table_of_coverage_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    path = ROOT / "tests" / "benchmarks" / "coverage.py"
-    spec = importlib.util.spec_from_file_location("coverage_of_intervals", path)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr("sys.path", [])
-    spec.loader.exec_module(script)
-    monkeypatch.setattr("sys.argv", ["coverage.py", "--sets", "1", "--resamples", "20"])
-    script.main()
-    lines = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert all(line.count("|") == lines[0].count("|") for line in lines[:14])
-    assert sum("| 3 | 2.0% | 2,000 |" in line for line in lines) == 2
-    assert sum("| 3 and 3 | 2% and 2% |" in line for line in lines) == 3
-
-
 ROW = np.array([0, 1, 0])
 
 
@@ -436,11 +419,6 @@ ROW = np.array([0, 1, 0])
 def test_what_does_not_fit_is_refused(targets: Any, one: Any, other: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         paired(targets, one, other, TWO, "accuracy")
-
-
-def test_an_interval_of_no_predictions_is_refused() -> None:
-    with pytest.raises(DataError, match="predictions: expected the predictions of at least one seed, found none"):
-        rung_interval(ROW, [], TWO, "accuracy")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.corpora import FILLER, TOPIC_WORDS, write_rows
+from helpers.corpora import FILLER, TOPIC_WORDS, write_splits
 from helpers.encoders import make_film_base
 from helpers.folders import files_of
 from helpers.runs import compare
@@ -461,10 +461,7 @@ run("whole")
 
 
 def test_killed_and_started_again_it_says_the_same(tmp_path, vectors_file, climb):
-    data = tmp_path / "rows"
-    data.mkdir()
-    for name, (texts, labels) in DATA.items():
-        write_rows(data / f"{name}.jsonl", list(zip(texts, labels, strict=True)))
+    data = write_splits(tmp_path / "rows", DATA)
     ended = subprocess.run(
         [sys.executable, "-c", KILLED, data, vectors_file, tmp_path],
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.corpora import text_of, write_rows
+from helpers.corpora import text_of, topic_rows, write_splits
 from helpers.runs import finetune
 from nlptransfer import Experiment, close_the_gap
 from nlptransfer.cli.app import app
@@ -28,13 +28,10 @@ TRANSFERS = {
 @pytest.fixture
 def domains(tmp_path):
     draw = random.Random(0)
-    folders = []
+    folders, sizes = [], {"train": 40, "validation": 16, "test": 20}
     for name in ("films", "books"):
-        folder = tmp_path / name
-        folder.mkdir()
-        for split, count in {"train": 40, "validation": 16, "test": 20}.items():
-            topics = ["good", "bad"] * (count // 2)
-            write_rows(folder / f"{split}.jsonl", [(text_of(draw, [topic]), topic) for topic in topics])
+        splits = {split: topic_rows(count, draw) for split, count in sizes.items()}
+        folder = write_splits(tmp_path / name, splits)
         (folder / "more.txt").write_text("\n".join(text_of(draw, ["good"]) for _ in range(15)), encoding="utf-8")
         folders.append(folder)
     return folders

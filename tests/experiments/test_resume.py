@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.corpora import texts_of, write_rows
+from helpers.corpora import texts_of, write_splits
 from helpers.encoders import SIZES, make_base
 from helpers.training import BASE, PACES, Crowded, Tiny, fit, rows, same
 
@@ -124,10 +124,8 @@ def killed(remarks_folder, vectors_file, tmp_path_factory):
     (folder / "remarks").symlink_to(remarks_folder)
     (folder / "vectors.txt").symlink_to(vectors_file)
     for name, sizes in {"texts": (130, 40, 20), "source": (66, 20, 20), "target": (40, 20, 20)}.items():
-        (folder / name).mkdir()
-        for split, count in zip(("train", "validation", "test"), sizes, strict=True):
-            found = texts_of(count, seed=sizes[0] + count)
-            write_rows(folder / name / f"{split}.jsonl", list(zip(*found, strict=True)))
+        splits = dict(zip(("train", "validation", "test"), sizes, strict=True))
+        write_splits(folder / name, {split: texts_of(count, sizes[0] + count) for split, count in splits.items()})
     make_base(folder / "encoder", "bert", SIZES | {"num_hidden_layers": 2})
     command = [sys.executable, "-m", "helpers.killed_runs", folder]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

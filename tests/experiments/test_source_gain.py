@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from helpers.corpora import text_of, write_rows
+from helpers.corpora import topic_rows, write_splits
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune, gain_curve
 from nlptransfer import Classifier, Experiment
@@ -25,10 +25,8 @@ LINEAR = {"route": "word2vec", "head_type": "linear"}
 
 
 def remarks_of(rows: int, seed: int, *, turned: bool = False) -> tuple[list[str], list[str]]:
-    draw = random.Random(seed)
-    topics = ["good", "bad"] * (rows // 2)
-    names = ["bad", "good"] * (rows // 2) if turned else topics
-    return [text_of(draw, [topic]) for topic in topics], names
+    texts, topics = topic_rows(rows, random.Random(seed))
+    return texts, topics[::-1] if turned else topics
 
 
 SOURCE = {"train": remarks_of(80, 0), "validation": remarks_of(20, 1), "test": remarks_of(20, 2)}
@@ -270,11 +268,7 @@ def test_sizes_that_make_no_sense(settings, message, curve):
 
 @pytest.fixture
 def corpora(tmp_path: Path) -> tuple[Path, Path]:
-    for name, splits in (("source", SOURCE), ("target", TARGET)):
-        (tmp_path / name).mkdir()
-        for split, rows in splits.items():
-            write_rows(tmp_path / name / f"{split}.jsonl", list(zip(*rows, strict=True)))
-    return tmp_path / "source", tmp_path / "target"
+    return write_splits(tmp_path / "source", SOURCE), write_splits(tmp_path / "target", TARGET)
 
 
 def test_source_and_transfer_on_the_command_line(command_line, corpora, vectors_file, tmp_path):

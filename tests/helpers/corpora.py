@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nlptransfer.data.dataset import Data, Split
 
+Rows = tuple[list[str], list[Any]]
+"""Texts and their labels."""
+
 TOPICS = ("good", "bad", "delivery", "billing", "praise")
 FILLER = [f"word{a}{b}" for a, b in product("abcdefghij", "abcdefghijkl")]
 TOPIC_WORDS = {topic: [f"{topic}{a}{b}" for a, b in product("abcd", "efghi")] for topic in TOPICS}
@@ -19,6 +22,8 @@ WORDS = [f"word{number}" for number in range(20)]
 """What tiny encoders know."""
 FILM_WORDS = ["a", "and", "the", "film", "plot", "cast", "was", "good", "great", "gem", "bad", "dull", "mess", "long"]
 """What those of make_film_base know."""
+HELD_OUT = {"validation": 16, "test": 20}
+"""Rows to hold out beside few to learn from."""
 
 
 def text_of(draw: random.Random, topics: list[str]) -> str:
@@ -52,16 +57,51 @@ def splits_of(several: bool = False) -> dict[str, Any]:
 def splits(train: int, seed: int, names: dict[str, str] | None = None) -> dict[str, Any]:
     """Rows for encoders, of splits of their own, under other label names if asked for."""
     found = {}
-    for number, (name, rows) in enumerate({"train": train, "validation": 16, "test": 20}.items()):
+    for number, (name, rows) in enumerate({"train": train, **HELD_OUT}.items()):
         texts, labels = texts_of(rows, seed + number)
         found[name] = (texts, [(names or {}).get(label, label) for label in labels])
     return found
 
 
-def write_rows(path: Path, rows: list[tuple[str, Any]]) -> Path:
-    name = "label" if isinstance(rows[0][1], str) else "labels"
-    path.write_text("".join(json.dumps({"text": text, name: label}) + "\n" for text, label in rows))
+def topic_rows(count: int, draw: random.Random) -> Rows:
+    """Texts whose words small vectors tell apart, "good" and "bad" by turns."""
+    topics = ["good", "bad"] * (count // 2)
+    return [text_of(draw, [topic]) for topic in topics], topics
+
+
+def topic_splits(sizes: dict[str, int], seed: int, names: dict[str, str] | None = None) -> dict[str, Rows]:
+    """Such rows for each split, under other label names if asked for."""
+    draw = random.Random(seed)
+    found = {split: topic_rows(count, draw) for split, count in sizes.items()}
+    return {
+        split: (texts, [(names or {}).get(label, label) for label in labels])
+        for split, (texts, labels) in found.items()
+    }
+
+
+def cut(rows: Rows, train: int, validation: int) -> dict[str, Rows]:
+    """The rows as splits; test has what is left."""
+    parts = {
+        "train": slice(train),
+        "validation": slice(train, train + validation),
+        "test": slice(train + validation, None),
+    }
+    return {split: (rows[0][part], rows[1][part]) for split, part in parts.items()}
+
+
+def write_rows(path: Path, rows: Rows) -> Path:
+    texts, labels = rows
+    name = "label" if isinstance(labels[0], str) else "labels"
+    lines = (json.dumps({"text": text, name: label}) + "\n" for text, label in zip(texts, labels, strict=True))
+    path.write_text("".join(lines))
     return path
+
+
+def write_splits(folder: Path, splits: dict[str, Rows]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in splits.items():
+        write_rows(folder / f"{name}.jsonl", rows)
+    return folder
 
 
 def rows_of(sizes: dict[str, int]) -> tuple[list[str], list[str]]:

@@ -214,8 +214,7 @@ def compare_routes(encoder: str, folder: Path) -> None:
     """nlptransfer compare: timed, and trained in steps over two seeds."""
     rows = folder.with_suffix(".jsonl")
     if distributed.is_main():
-        texts, labels = calls(encoder)["full"]["data"]
-        write_rows(rows, list(zip(texts, labels, strict=True)))
+        write_rows(rows, calls(encoder)["full"]["data"])
     distributed.barrier()
     words = [
         "compare",

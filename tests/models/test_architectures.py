@@ -40,7 +40,6 @@ from helpers.folders import needs_shared
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub.base_models import BaseModel, find_base
-from nlptransfer.models import architectures
 from nlptransfer.models.architectures import embeddings_of, head_modules, last_layer, layers_of
 from nlptransfer.models.loading import load_encoder, load_model, load_tokenizer, set_dropout
 from nlptransfer.models.partial import activations_below, first_token_alone, upper_layers
@@ -621,13 +620,6 @@ def test_configs_that_are_refused(bases, tmp_path):
             BaseModelError, match=r"odd: expected what config\.json .* model type `unheard_of`.*: take another encoder"
         ):
             load(base)
-
-
-def test_four_bits_need_a_gpu_and_their_package(bases, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(architectures.importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(SettingError, match=r"base_precision=4bit: .* all but a CUDA GPU and the package bitsandbytes"):
-        built(bases("bert"), four_bit=True)
 
 
 @needs_shared

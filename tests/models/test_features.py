@@ -59,27 +59,11 @@ def test_equals_the_models_pooling_of_padded_rows(ids: list[list[int]], pooling:
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_rows_without_a_known_word_are_zero(pooling: tuple[str, ...]) -> None:
-    found = pooled_vectors(MATRIX, token_rows([[], [0], [1, 0, 1], [2], []]), pooling).features
-    assert not found[[0, 1, 2, 4]].any()
-    np.testing.assert_array_equal(found[3], np.concatenate([MATRIX[2]] * len(pooling)))
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
 def test_chunks_change_nothing(pooling: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = token_rows([[], [2, 3], [1], [4, 1, 5], [], [6], [7, 8, 2], []])
     whole = pooled_vectors(MATRIX, rows, pooling).features
     monkeypatch.setattr(features, "CHUNK", 3)
     np.testing.assert_array_equal(pooled_vectors(MATRIX, rows, pooling).features, whole)
-
-
-def test_takes_the_models_own_parameter() -> None:
-    rows = token_rows([[2, 3], [4]])
-    expected = pooled_vectors(MATRIX, rows, ("mean",)).features
-    learning = torch.nn.Parameter(MATRIX.clone())
-    np.testing.assert_array_equal(pooled_vectors(learning, rows, ("mean",)).features, expected)
-    half = pooled_vectors(MATRIX.bfloat16(), rows, ("mean",)).features
-    np.testing.assert_allclose(half, expected, atol=0.02)
 
 
 # The cache

@@ -303,8 +303,3 @@ def test_settings_that_make_no_sense(wrong: dict[str, Any], base: str) -> None:
 def test_vectors_have_no_revision(base: str) -> None:
     with pytest.raises(SettingError, match=r"revision='main'.*: expected none"):
         Word2Vec().build(train_only(TEXTS, TARGETS), base, "main", 0)
-
-
-def test_settings_that_make_sense() -> None:
-    Word2Vec().check()
-    Word2Vec(kernel_sizes=(1,), mlp_sizes=(1,), num_filters=1, dropout=0.0, max_words=1, max_length=1).check()

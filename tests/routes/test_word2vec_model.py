@@ -105,29 +105,6 @@ def test_cnn_equals_plain_convolutions(sizes: tuple[int, ...]) -> None:
     check()
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(known_ids, max_size=5), st.lists(st.sampled_from([0, 1]), max_size=4), st.booleans())
-def test_cnn_unknown_words_at_the_ends_weigh_nothing(row: list[int], unknown: list[int], before: bool) -> None:
-    longer = unknown + row if before else row + unknown
-    expected = logits_of(MODELS["cnn"], row or [0])
-    torch.testing.assert_close(logits_of(MODELS["cnn"], longer or [0]), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_cnn_centers_no_filter_on_an_unknown_word() -> None:
-    model = make("cnn", kernel_sizes=(1,))
-    # A bias alone would win the maximum over time, if the unknown word had a place in it.
-    model.body.convolutions[0].bias.data.fill_(5.0)
-    model.body.convolutions[0].weight.data.abs_().neg_()
-    model.vectors.weight.data.abs_()
-    torch.testing.assert_close(logits_of(model, [4, 1, 7, 1]), logits_of(model, [4, 7]))
-
-
-def test_cnn_unknown_words_keep_their_place() -> None:
-    model = make("cnn", kernel_sizes=(3,))
-    apart, together = logits_of(model, [4, 1, 7]), logits_of(model, [4, 7])
-    assert not torch.allclose(apart, together)
-
-
 # Padding, unknown words, empty texts
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from transformers import AutoModelForMaskedLM
 
-from helpers.corpora import WORDS, splits, text_of
+from helpers.corpora import HELD_OUT, WORDS, splits, text_of
+from helpers.corpora import topic_splits as words
 from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune
@@ -29,15 +30,7 @@ from nlptransfer.transfer.self_training import SelfTrain
 STEPPED_ONLY = ("mmd", "dann")
 FREE = [name for name, kind in TRANSFERS.items() if issubclass(kind, LabelFree)]
 ANY_SHIFT = {"allow_label_shift": True}
-
-
-def words(rows: dict[str, int], seed: int) -> dict[str, Any]:
-    draw = random.Random(seed)
-    found = {}
-    for name, count in rows.items():
-        topics = ["good", "bad"] * (count // 2)
-        found[name] = ([text_of(draw, [topic]) for topic in topics], topics)
-    return found
+SIZES = {"train": 30, **HELD_OUT}
 
 
 @pytest.fixture
@@ -47,8 +40,7 @@ def adapt(request, vectors_file, tmp_path) -> Callable[..., Experiment]:
 
     def call(route: str, transfer: Any, **settings: Any) -> Experiment:
         if route.startswith("words"):
-            sizes = {"train": 60, "validation": 16, "test": 20}
-            source, target, base = words(sizes, 0), words({**sizes, "train": 30}, 1), vectors_file
+            source, target, base = words({"train": 60, **HELD_OUT}, 0), words(SIZES, 1), vectors_file
         else:
             source, target = splits(60, 0), splits(30, 5)
             base = str(request.getfixturevalue("bases")("bert").path)
@@ -187,8 +179,7 @@ def test_epochs_are_chosen_from_too(adapt, monkeypatch):
 @pytest.mark.usefixtures("told_apart")
 @pytest.mark.parametrize("name", FREE)
 def test_no_label_of_the_target_is_reached(name, adapt):
-    sizes = {"train": 30, "validation": 16, "test": 20}
-    rows = words(sizes, 1)
+    rows = words(SIZES, 1)
     turned = {part: (texts, list(reversed(labels))) for part, (texts, labels) in rows.items()} | {"test": rows["test"]}
     route = "words mlp" if name in STEPPED_ONLY else "words linear"
     own = {} if name == "reweight" else ANY_SHIFT
@@ -201,9 +192,8 @@ def test_no_label_of_the_target_is_reached(name, adapt):
 
 @pytest.mark.usefixtures("told_apart")
 def test_no_test_row_is_reached_by_a_choice(adapt):
-    sizes = {"train": 30, "validation": 16, "test": 20}
-    rows = words(sizes, 1)
-    others = rows | {"test": words(sizes, 7)["test"]}
+    rows = words(SIZES, 1)
+    others = rows | {"test": words(SIZES, 7)["test"]}
     one, other = (adapt("words linear", "selftrain", data=data, **ANY_SHIFT) for data in (rows, others))
     first, second = weights(one), weights(other)
     assert all(np.array_equal(first[weight], second[weight]) for weight in first)
@@ -225,8 +215,7 @@ def test_texts_alone_are_target_enough(adapt, tmp_path):
 
 @pytest.mark.usefixtures("told_apart")
 def test_further_texts_count_and_test_texts_do_not(adapt, tmp_path, caplog):
-    sizes = {"train": 30, "validation": 16, "test": 20}
-    rows = words(sizes, 1)
+    rows = words(SIZES, 1)
     further = [*words({"train": 12}, 9)["train"][0], rows["test"][0][0]]
     with caplog.at_level(logging.WARNING, "nlptransfer"):
         run = adapt("words linear", "coral", data=rows, unlabeled=further, **ANY_SHIFT)

@@ -9,12 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.classifiers import LABELS
-from helpers.corpora import splits, text_of
+from helpers.corpora import HELD_OUT, splits, topic_splits
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
 from nlptransfer import Classifier, Experiment
+from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import NlpTransferError, SettingError
+from nlptransfer.experiments.source import load_source
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
 from nlptransfer.routes.probe import Probe
@@ -30,19 +32,14 @@ OTHER_NAMES = {"bad": "no", "good": "yes"}
 @pytest.fixture
 def sides(request, vectors_file) -> Callable[..., tuple[Any, Any, Any]]:
     """Source rows, target rows and a base that a route can read."""
-    import random
-
-    def of_words(rows: int, seed: int, names: dict[str, str]) -> dict[str, Any]:
-        draw = random.Random(seed)
-        found = {}
-        for name, count in {"train": rows, "validation": 16, "test": 20}.items():
-            topics = ["good", "bad"] * (count // 2)
-            found[name] = ([text_of(draw, [topic]) for topic in topics], [names.get(topic, topic) for topic in topics])
-        return found
 
     def call(route: str, names: dict[str, str] | None = None) -> tuple[Any, Any, Any]:
         if route.startswith("words"):
-            return of_words(60, 0, names or {}), of_words(24, 1, {}), vectors_file
+            source, target = (
+                topic_splits({"train": 60, **HELD_OUT}, 0, names),
+                topic_splits({"train": 24, **HELD_OUT}, 1),
+            )
+            return source, target, vectors_file
         return splits(60, 0, names), splits(24, 5), str(request.getfixturevalue("bases")("bert").path)
 
     return call
@@ -83,7 +80,7 @@ FITTING = [
 
 
 @pytest.mark.parametrize(("route", "name"), FITTING)
-def test_every_strategy_by_every_route_that_it_fits(route, name, tune):
+def test_every_strategy_by_every_route_that_it_fits(route, name, tune, sides):
     run = tune(route, name)
     assert run.record["transfer"]["name"] == name
     assert list(run.record["transfer"]["stages"]) == [stage.name for stage in TRANSFERS[name].stages]
@@ -96,20 +93,9 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, tune):
     # What was saved is what was scored.
     found = pq.read_table(run.folder / "predictions.parquet").to_pydict()
     target = [place for place, split in enumerate(found["split"]) if split == "test"]
-    again = run.classifier.predict(tune_texts(run, route))
+    again = run.classifier.predict(sides(route)[1]["test"][0])
     expected = [found["probabilities"][place] for place in target]
     np.testing.assert_allclose([[*one.probabilities.values()] for one in again], expected, atol=2e-3)
-
-
-def tune_texts(run: Experiment, route: str) -> list[str]:
-    import random
-
-    if not route.startswith("words"):
-        return splits(24, 5)["test"][0]
-    draw = random.Random(1)
-    for count in (24, 16):
-        [text_of(draw, [topic]) for topic in ["good", "bad"] * (count // 2)]
-    return [text_of(draw, [topic]) for topic in ["good", "bad"] * 10]
 
 
 @pytest.mark.parametrize("route", ["words mlp", "probe mlp", "full", "lora"])
@@ -351,9 +337,6 @@ def test_select_keeps_what_counts_on_the_source(tune):
 
 
 def test_sources_are_mixed_by_temperature(sides):
-    from nlptransfer.data.dataset import DataSettings, load_data
-    from nlptransfer.experiments.source import load_source
-
     (large, target, _), (small, *_) = sides("words linear"), sides("words linear")
     small = {**small, "train": tuple(part[:12] for part in small["train"])}
     data = load_data(target, DataSettings(calibration_size=0.0))
@@ -373,9 +356,6 @@ def test_sources_are_mixed_by_temperature(sides):
 
 
 def test_rows_that_look_like_the_target_count_more(tune, sides):
-    from nlptransfer.data.dataset import DataSettings, load_data
-    from nlptransfer.experiments.source import load_source
-
     source, target, _ = sides("words linear")
     texts, labels = source["train"]
     alien = [f"zzz yyy xxx {text[:9]}" if row % 2 else text for row, text in enumerate(texts)]

@@ -259,20 +259,6 @@ def test_broken_file_leaves_nothing_in_the_cache(tmp_path):
     assert cached() == []
 
 
-def test_another_process_that_is_faster_wins(tmp_path, monkeypatch):
-    path = write_text(tmp_path / "v.txt", ["a 1", "b 2"])
-
-    def slowly(path: Path, allow_pickle: bool = False):
-        yield from formats.read_blocks(path, allow_pickle)
-        monkeypatch.undo()
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-        open_vectors(path)
-
-    monkeypatch.setattr(store, "read_blocks", slowly)
-    assert open_vectors(path).words() == ["a", "b"]
-    assert len(cached()) == 1
-
-
 def test_two_processes_convert_at_once(tmp_path):
     rng = np.random.default_rng(2)
     path = tmp_path / "v.bin"
