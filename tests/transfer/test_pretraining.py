@@ -117,10 +117,12 @@ def built(base: BaseModel, route: Full | Lora = ROUTES["full"]) -> Built:
     return route.build(load_data(splits()), str(base.path), None, 0)
 
 
-def learn(base: BaseModel, folder: Path, route: Any = ROUTES["full"], own: Pretrain = PRETRAIN) -> tuple[Built, Any]:
+def learn(
+    base: BaseModel, folder: Path, route: Any = ROUTES["full"], own: Pretrain = PRETRAIN, settings: Any = QUICK
+) -> tuple[Built, Any]:
     made = built(base, route)
-    texts = language_texts(load_data(splits()), [], 0)
-    return made, own.learn(*own.at(LANGUAGE, route, QUICK)[:1], made, texts, own.at(LANGUAGE, route, QUICK)[1], folder)
+    way, training = own.at(LANGUAGE, route, settings)
+    return made, own.learn(way, made, language_texts(load_data(splits()), [], 0), training, folder)
 
 
 def encoder_of(model: Any) -> dict[str, torch.Tensor]:
@@ -292,8 +294,8 @@ def test_where_no_epoch_helps_the_base_stays(masked, tmp_path, caplog):
 
 
 def test_killed_and_gone_on_with_it_learns_the_same(masked, tmp_path, monkeypatch):
-    monkeypatch.setattr("test_pretraining.QUICK", replace(QUICK, save_steps=4))
-    whole, told = learn(masked, tmp_path / "whole")
+    often = replace(QUICK, save_steps=4)
+    whole, told = learn(masked, tmp_path / "whole", settings=often)
     save = loop._Loop._save
 
     def killed(loop: loop._Loop) -> None:
@@ -301,12 +303,11 @@ def test_killed_and_gone_on_with_it_learns_the_same(masked, tmp_path, monkeypatc
         if loop.report.step > 7:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop._Loop, "_save", killed)
-        with pytest.raises(KeyboardInterrupt):
-            learn(masked, tmp_path / "cut")
+        learn(masked, tmp_path / "cut", settings=often)
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["step_00000008"]
-    again, found = learn(masked, tmp_path / "cut")
+    again, found = learn(masked, tmp_path / "cut", settings=often)
     assert same(encoder_of(again.model), encoder_of(whole.model))
     assert found["language"] == told["language"] and found["history"] == told["history"]
 
