@@ -39,4 +39,4 @@ def transfer_classes(names: str) -> "list[type[Transfer]]":
     Raises:
         SettingError: there is none; the nearest is named.
     """
-    return [TRANSFERS[name.strip()] for name in names.split(THEN)]
+    return [TRANSFERS.find(name.strip()) for name in names.split(THEN)]
