@@ -243,7 +243,7 @@ def test_help_of_every_verb_loads_nothing_heavy():
     code = f"""
 import sys
 from nlptransfer.cli import main
-from nlptransfer.terminal import show_comparison
+from nlptransfer.cli.terminal import show_comparison
 for verb in {VERBS!r}:
     sys.argv = ["nlptransfer", *verb.split(), "--help"]
     try:
