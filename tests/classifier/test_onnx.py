@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 import nlptransfer
+from helpers.classifiers import changed
 from helpers.corpora import WORDS
 from helpers.encoders import SHAPES, make_base, xlnet_tokenizer
 from nlptransfer import Classifier, Full, Lora, Probe, Word2Vec
@@ -78,20 +80,12 @@ def untrained(tmp_path_factory) -> Callable[[Case], Classifier]:
     vectors.write_text("\n".join([f"{len(rows)} 1000", *rows, ""]))
 
     def make(case: Case) -> Classifier:
-        base, route, labels = root / case.base, case.route, case.labels
+        base, route = root / case.base, case.route
         if case.base != vectors.name and not base.exists():
             make_encoder(case.base, base)
         if isinstance(route, Probe) and "word2vec" in route.features:
             route = replace(route, vectors=str(vectors))
-        targets = labels.encode([[name] for name in labels.names] if labels.multi_label else labels.names)
-        data = Data("toy", labels, Split(TEXTS[: len(targets)], targets), *[Split([], targets[:0])] * 3)
-        built = route.build(data, str(base), None, seed=1)
-        torch.manual_seed(2)
-        with torch.no_grad():
-            for parameter in built.model.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(torch.randn_like(parameter), alpha=0.2)
-        return Classifier(route, built.model.eval(), built.tokenizer, labels, record={"base": built.record})
+        return changed(route, base, case.labels)
 
     return make
 
@@ -114,13 +108,11 @@ class Pair:
 @pytest.fixture(scope="module")
 def pairs(untrained, tmp_path_factory) -> Callable[[str], Pair]:
     """The cases by name, each exported once: that takes seconds."""
-    made: dict[str, Pair] = {}
 
+    @cache
     def pair_of(name: str) -> Pair:
-        if name not in made:
-            live, folder = untrained(CASES[name]), tmp_path_factory.mktemp("exported") / "out"
-            made[name] = Pair(CASES[name], live, live.export_onnx(folder), folder)
-        return made[name]
+        live, folder = untrained(CASES[name]), tmp_path_factory.mktemp("exported") / "out"
+        return Pair(CASES[name], live, live.export_onnx(folder), folder)
 
     return pair_of
 

@@ -51,12 +51,11 @@ def build(route: EncoderRoute, base: BaseModel, texts: list[str] | None = None, 
     return route.build(data_of(texts), str(base.path), None, seed)
 
 
-def changed(route: Route, base: BaseModel, labels: Labels) -> Classifier:
+def changed(route: Route, base: BaseModel | Path, labels: Labels) -> Classifier:
     """A classifier that has learned noise: every parameter that learns is another one than at the start."""
     targets = labels.encode([[name] for name in labels.names] if labels.multi_label else labels.names)
-    texts = [TEXTS[0]] * labels.num_labels
-    data = Data("toy", labels, Split(texts, targets), *[Split([], targets[:0])] * 3)
-    built = route.build(data, str(base.path), None, seed=1)
+    data = Data("toy", labels, Split(TEXTS[: labels.num_labels], targets), *[Split([], targets[:0])] * 3)
+    built = route.build(data, str(base.path if isinstance(base, BaseModel) else base), None, seed=1)
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in built.model.parameters():

@@ -47,6 +47,10 @@ DISTANCES = {
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
+DECODERS = (
+    "gemma", "gemma2", "gemma3_text", "llama", "ministral", "mistral",
+    "olmo2", "phi3", "qwen2", "qwen3", "smollm3",
+)  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "albert": SIZES | {"embedding_size": 8},
     "bert": SIZES,
@@ -60,22 +64,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "roberta": SIZES,
     "xlm-roberta": SIZES,
     "xlnet": PADS | {"d_model": WIDTH, "n_layer": LAYERS, "n_head": 2, "d_inner": 24, "vocab_size": 24},
-} | dict.fromkeys(
-    (
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "llama",
-        "ministral",
-        "mistral",
-        "olmo2",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "smollm3",
-    ),
-    DECODER,
-)
+} | dict.fromkeys(DECODERS, DECODER)
 UNKNOWN: dict[str, dict[str, Any]] = {
     "convbert": SIZES | {"embedding_size": WIDTH, "conv_kernel_size": 3, "head_ratio": 1},
     "gpt2": PADS | {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": 24, "vocab_size": 24},

@@ -54,8 +54,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory, vectors_file: Path) -> dict[
     """A saved classifier of each route, by its name."""
     root = tmp_path_factory.mktemp("saved")
     encoder = base_of("bert", root / "bert")
-    vectors = BaseModel(vectors_file, "vectors", None, is_local=True)
-    made = {name: changed(route, vectors if name == "word2vec" else encoder, LABELS) for name, route in ROUTES.items()}
+    bases = dict.fromkeys(ROUTES, encoder) | {"word2vec": vectors_file}
+    made = {name: changed(route, bases[name], LABELS) for name, route in ROUTES.items()}
     made["word2vec"].export_onnx(root / "onnx")
     return {"onnx": root / "onnx"} | {name: one.save_pretrained(root / name) for name, one in made.items()}
 

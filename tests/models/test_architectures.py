@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -67,15 +68,8 @@ LABELS = Labels(("bad", "fair", "good"))
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
     """Encoder-only checkpoints by model type, each made once."""
-    made: dict[str, BaseModel] = {}
     root = tmp_path_factory.mktemp("bases")
-
-    def base(kind: str) -> BaseModel:
-        if kind not in made:
-            made[kind] = make_base(root / kind, kind, (SHAPES | UNKNOWN)[kind])
-        return made[kind]
-
-    return base
+    return cache(lambda kind: make_base(root / kind, kind, (SHAPES | UNKNOWN)[kind]))
 
 
 def built(base: BaseModel, labels: Labels = LABELS, seed: int = 1, **options: Any) -> Any:

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import BertWordPieceTokenizer
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
 from helpers.classifiers import train_only
+from helpers.encoders import make_film_base
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.models.rows import FeatureRows
 from nlptransfer.models.tokens import TokenRows
@@ -118,10 +117,10 @@ def test_record(base: str) -> None:
 
 
 def test_words_distilled_from_an_encoder(tmp_path: Path) -> None:
-    encoder = tiny_encoder(tmp_path / "tiny-bert")
+    encoder = make_film_base(tmp_path / "tiny-bert")
     route = Word2Vec(dimensions=4, head_type="linear")
-    built = build(route, str(encoder))
-    assert set(words_of(built)) >= {"a", "good", "film", "the", "plot", "was", "dull", "great", "cast", "music", "mess"}
+    built = build(route, encoder, ["a good film", "the plot was dull", "great cast", "a mess"])
+    assert set(words_of(built)) >= {"a", "good", "film", "the", "plot", "was", "dull", "great", "cast", "mess"}
     assert built.record["kind"] == "distilled"
     assert built.record["name"] == "tiny-bert"
     assert built.record["revision"] is None
@@ -130,27 +129,8 @@ def test_words_distilled_from_an_encoder(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(built.record)
     norms = own(built).vectors.weight[RESERVED:].norm(dim=1)
     torch.testing.assert_close(norms.detach(), torch.ones(len(norms)))
-    again = build(route, str(encoder))
+    again = build(route, encoder, ["a good film", "the plot was dull", "great cast", "a mess"])
     assert torch.equal(own(again).vectors.weight, own(built).vectors.weight)
-
-
-def tiny_encoder(folder: Path) -> Path:
-    """A BERT of 2 layers, 8 wide, with random weights and letters for word pieces."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{x}" for x in letters), "the", "film"]
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(pieces))
-    wordpiece = BertWordPieceTokenizer(str(folder / "vocab.txt"))
-    special = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
-    tokens = {f"{name}_token": token for name, token in special.items()}
-    PreTrainedTokenizerFast(tokenizer_object=wordpiece._tokenizer, **tokens).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(pieces), hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
-    )
-    hf_logging.disable_progress_bar()
-    BertModel(config).save_pretrained(folder)
-    return folder
 
 
 # The model

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from helpers.corpora import WORDS, text_of
-from helpers.encoders import DECODER, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, make_base, make_tokenizer
+from helpers.encoders import DECODER, DECODERS, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, make_base, make_tokenizer
 from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of, needs_shared
 from helpers.runs import finetune
 from nlptransfer import Contrastive, Experiment, load_data
@@ -52,19 +52,6 @@ from nlptransfer.vectors.training import continued_vectors
 LABELS = Labels(("even", "odd"))
 MASK = len(SPECIAL) + len(WORDS)
 MASKED = ("albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
-DECODERS = (
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "llama",
-    "ministral",
-    "mistral",
-    "olmo2",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "smollm3",
-)
 QUICK = TrainingSettings(progress=False, seed=3)
 PRETRAIN = Pretrain(pretrain_epochs=4, pretrain_learning_rate=1e-2, pretrain_batch_size=16)
 SIDES = Sides(LABELS.names, LABELS.names, agree=True, has_rows=True)
