@@ -40,6 +40,8 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds before a request is sent again: doubled each time, and no more than the second where the hub asks for it."""
 CONNECT_SECONDS = 10
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SENTENCEPIECE = ("*spiece.model", "sentencepiece*.model", "tokenizer.model", "spm.model")
+"""Tokenizers by their names, as gensim's .model files are pickles."""
 _T = TypeVar("_T")
 
 

@@ -13,6 +13,7 @@ from nlptransfer.hub.client import (
     ATTEMPTS,
     COMMIT,
     CONNECT_SECONDS,
+    SENTENCEPIECE,
     HubClient,
     HubUnreachable,
     how_to_log_in,
@@ -22,8 +23,6 @@ from nlptransfer.hub.client import (
 logger = logging.getLogger("nlptransfer")
 
 RECORD = "nlptransfer.json"
-SENTENCEPIECE = ["*spiece.model", "sentencepiece*.model", "tokenizer.model", "spm.model"]
-"""By name, as gensim's .model files are pickles."""
 _FILES: dict[str, Any] = {
     "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.onnx", "*.onnx.data", "README.md", *SENTENCEPIECE],
     "ignore_patterns": ["checkpoint*/*", "runs/*"],
