@@ -105,7 +105,9 @@ def _checked_files(folder: Path, card: str, token: str) -> list[tuple[str, Path 
     if leaks := find_leaks(folder, {CARD: card}, [token]):
         listed = "; ".join(map(str, leaks[:10])) + (f"; and {len(leaks) - 10} more" if len(leaks) > 10 else "")
         raise RunFolderError(f"{folder}: expected nothing that must stay here, found {listed}: take it out, then push")
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files: dict[str, Path | bytes] = {
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
+    }
     if not files.keys() - {CARD}:
         raise RunFolderError(f"{folder}: expected the files of a saved classifier, found none: check the path")
     return sorted({**files, CARD: card.encode()}.items())
