@@ -145,7 +145,7 @@ def load_language_model(base: BaseModel, dtype: torch.dtype = torch.float32) -> 
 def _no_language_head(base: BaseModel, found: str) -> str:
     return (
         f"{base.id}: expected the weights of a head that predicts masked tokens, or the next one, as pretrain needs "
-        f"it, found {found}: take transfer contrast or selftrain, or a base that has them, as "
+        f"it, found {found}: take transfer contrastive or selftrain, or a base that has them, as "
         "distilbert/distilbert-base-uncased"
     )
 

@@ -370,7 +370,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(cut, bases, tmp_path
         cut(patch)
         with pytest.raises(Cut):
             tuned(splits_of(), bases("bert"), tmp_path / "cut", "full", **asked)
-    assert [*(tmp_path / "cut").glob("checkpoints_contrast/*")]
+    assert [*(tmp_path / "cut").glob("checkpoints_contrastive/*")]
     for name in ("cut", "whole"):
         tuned(splits_of(), bases("bert"), tmp_path / name, "full", **asked)
     found, expected = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("cut", "whole"))
@@ -418,7 +418,7 @@ REFUSED = [
     ({"route": "full", "layers": "auto"}, "layers.*layer_decay"),
     ({"route": "full", "head_first": True}, "head_first"),
     ({"route": "full", "num_pairs": 0}, "num_pairs.*a whole number from 1"),
-    ({"route": "full", "source": splits_of()}, "transfer='contrast'"),
+    ({"route": "full", "source": splits_of()}, "transfer='contrastive'"),
 ]
 
 
