@@ -26,7 +26,7 @@ from nlptransfer.experiments.finetuning import Experiment, finetune
 from nlptransfer.files import write_json
 from nlptransfer.memo import shared_work
 from nlptransfer.results import predictions_on_test
-from nlptransfer.routes import Route
+from nlptransfer.routes import FROZEN_ROUTE, Route
 from nlptransfer.settings import check
 
 log = logging.getLogger("nlptransfer")
@@ -81,7 +81,7 @@ def close_the_gap(
     *,
     pairs: Sequence[Pair] | None = None,
     transfers: Mapping[str, Mapping[str, Any]],
-    route: str | Route = "probe",
+    route: str | Route = FROZEN_ROUTE,
     unlabeled: str | None = None,
     seeds: int = 3,
     oracle: bool = True,
