@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -296,14 +297,20 @@ def _interval(
         # (others, seeds, rows), summed over the pairs.
         apart = np.array([sum(side[place].astype(float) - plain[place] for place in places) for side in others])
         _, seeds, rows = apart.shape
-        drawn = resampled_scores(rng, np.ones(rows), lambda counts, each=apart / rows: each @ counts.T, RESAMPLES)
+        drawn = resampled_scores(rng, np.ones(rows), partial(_weighted, apart / rows), RESAMPLES)
         totals += np.einsum("is,osi->oi", seed_shares(rng, seeds, RESAMPLES), drawn) / len(targets)
-    gain, interval = _mean_apart(own, plain), percentile_interval(totals[0])
+    gains, *gaps = totals
+    gain, interval = _mean_apart(own, plain), percentile_interval(gains)
     if best is None:
         return gain, None, interval, None
     gap = _mean_apart(best, plain)
-    shares = np.divide(*totals, out=np.zeros(RESAMPLES), where=np.abs(totals[1]) > 1e-9)
+    shares = np.divide(gains, gaps[0], out=np.zeros(RESAMPLES), where=np.abs(gaps[0]) > 1e-9)
     return gain, gain / gap if gap else 0.0, interval, percentile_interval(shares)
+
+
+def _weighted(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Sum rows (..., rows) by how often each was drawn, (draws, rows), to (..., draws)."""
+    return rows @ counts.T
 
 
 def _mean_apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
