@@ -30,6 +30,7 @@ from nlptransfer.cli.sharing import shipping_app
 from nlptransfer.cli.terminal import show_comparison, show_gains, show_runs, start_log
 from nlptransfer.errors import NlpTransferError, SettingError
 from nlptransfer.files import atomic_file
+from nlptransfer.models import give_way_soon
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
 from nlptransfer.settings import pairs
 from nlptransfer.transfer import TRANSFERS
@@ -397,6 +398,7 @@ def curves_and_show(
 
 def main() -> None:
     """The entry point: domain errors are one line, and exit code 2."""
+    give_way_soon()
     guarded(app)
 
 

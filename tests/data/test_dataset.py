@@ -12,8 +12,8 @@ import pytest
 from helpers.corpora import counts, hashes, rows_of, texts_by_split
 from helpers.folders import SHARED, needs_shared
 from nlptransfer.data.dataset import DataSettings, Split, load_data, load_split
-from nlptransfer.errors import DataError, SettingError
 from nlptransfer.data.labels import Labels
+from nlptransfer.errors import DataError, SettingError
 
 DATA = SHARED / "data"
 ROWS = re.compile(r"\b(train|validation|test) ([\d,]*\d)")
