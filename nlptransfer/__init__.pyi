@@ -17,6 +17,7 @@ from .routes import Full as Full
 from .routes import Lora as Lora
 from .routes import Probe as Probe
 from .routes import Word2Vec as Word2Vec
+from .routes import register_route as register_route
 from .transfer import TRANSFERS as TRANSFERS
 from .transfer import Adapt as Adapt
 from .transfer import Contrastive as Contrastive
@@ -32,5 +33,6 @@ from .transfer import Reweight as Reweight
 from .transfer import SelectFeatures as SelectFeatures
 from .transfer import SelfTrain as SelfTrain
 from .transfer import Sequential as Sequential
+from .transfer import register_transfer as register_transfer
 from .vectors import WordVectors as WordVectors
 from .vectors import open_vectors as open_vectors

@@ -2,15 +2,44 @@
 
 import dataclasses
 import json
+import operator
 import types
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
 from nlptransfer.errors import SettingError, nearest
 
-_hints = cache(get_type_hints)
+Count = Annotated[int, Ge(1)]
+Share = Annotated[float, Interval(ge=0, lt=1)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+
+_LIMITS: dict[type, tuple[Callable[[Any, Any], bool], str, str]] = {
+    Ge: (operator.ge, "ge", "from {}"),
+    Gt: (operator.gt, "gt", "above {}"),
+    Le: (operator.le, "le", "up to {}"),
+    Lt: (operator.lt, "lt", "below {}"),
+    MinLen: (lambda value, least: len(value) >= least, "min_length", "of {} or more"),
+}
+"""Whether a value keeps a limit, the limit's field, and how it is said."""
+
+
+class Settings:
+    """A frozen dataclass of settings, each with its type and its range at the field."""
+
+    def check(self) -> None:
+        """Raise a SettingError for a value of another type or out of range, or for values that do not go together."""
+        for name, hint in fields_of(type(self)).items():
+            convert(name, getattr(self, name), hint)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def fields_of(kind: type) -> dict[str, Any]:
@@ -65,8 +94,13 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     """``value`` as the type ``hint``; strings are read as they come from a command line.
 
     Raises:
-        SettingError: the value cannot be of that type.
+        SettingError: the value cannot be of that type, or is out of its range.
     """
+    if get_origin(hint) is Annotated:
+        found = convert(name, value, get_args(hint)[0])
+        if not all(keeps(found, limit) for keeps, limit, _ in _limits(hint)):
+            raise SettingError(f"{name}={value!r}: expected {_said(hint)}")
+        return found
     if get_origin(hint) in (Union, types.UnionType):
         choices = get_args(hint)
         if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in choices):
@@ -128,6 +162,13 @@ def _plain(name: str, value: Any, hint: Any) -> Any:
     raise _wrong(name, value, hint)
 
 
+def _limits(hint: Any) -> Iterator[tuple[Callable[[Any, Any], bool], Any, str]]:
+    for mark in get_args(hint)[1:]:
+        for limit in mark if isinstance(mark, Interval) else [mark]:
+            keeps, field, words = _LIMITS[type(limit)]
+            yield keeps, getattr(limit, field), words.format(getattr(limit, field))
+
+
 def _wrong(name: str, value: Any, hint: Any) -> SettingError:
     return SettingError(f"{name}={value!r}: expected {_said(hint)}, found {type(value).__name__}")
 
@@ -137,10 +178,12 @@ def _said(hint: Any) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
     if hint in words:
         return words[hint]
+    if get_origin(hint) is Annotated:
+        return f"{_said(get_args(hint)[0])} {', '.join(words for *_, words in _limits(hint))}"
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_said(choice) for choice in get_args(hint))
     if get_origin(hint) is tuple:
-        return "a list, or text with commas"
+        return "a list (or text with commas)"
     if get_origin(hint) in (dict, Mapping):
         return 'a mapping such as {"name": 1}'
     if get_origin(hint) is Literal:

@@ -1,13 +1,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pytest
+from annotated_types import Interval, MinLen
 
 from nlptransfer.errors import SettingError
-from nlptransfer.settings import check, convert, fields_of, fill
+from nlptransfer.settings import Count, NonNegative, Positive, Settings, Share, check, convert, fields_of, fill
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def test_values_become_the_type_they_are_declared_with(value, hint, expected):
         ("x", int | None, "expected a whole number or none, found str"),
         ("rnn", Literal["cnn", "mlp"], "x='rnn': expected one of 'cnn', 'mlp'"),
         ("3,b", tuple[int, ...], "x='b': expected a whole number"),
-        (3, tuple[int, ...], "expected a list, or text with commas, found int"),
+        (3, tuple[int, ...], r"expected a list \(or text with commas\), found int"),
         ("[1", dict[str, float], "expected a mapping such as"),
         ("[1]", dict[str, float], "expected a mapping such as"),
         (3, dict[str, float], "expected a mapping such as"),
@@ -107,6 +108,40 @@ def test_values_become_the_type_they_are_declared_with(value, hint, expected):
 def test_values_of_another_type_are_refused_in_words(value, hint, message):
     with pytest.raises(SettingError, match=message):
         convert("x", value, hint)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "message"),
+    [
+        ("0", Count, "x='0': expected a whole number from 1$"),
+        (0, Count | None, "x=0: expected a whole number from 1 or none, found int"),
+        (1.0, Share, "x=1.0: expected a number from 0, below 1$"),
+        (float("nan"), NonNegative, "x=nan: expected a number from 0$"),
+        (0.0, Positive, "x=0.0: expected a number above 0$"),
+        (2.0, Annotated[float, Interval(gt=0, le=1)], "expected a number above 0, up to 1$"),
+        ("", Annotated[tuple[Count, ...], MinLen(1)], r"expected a list \(or text with commas\) of 1 or more$"),
+        ("8,0", tuple[Count, ...], "x='0': expected a whole number from 1$"),
+    ],
+)
+def test_values_out_of_range_are_refused_in_words(value, hint, message):
+    with pytest.raises(SettingError, match=message):
+        convert("x", value, hint)
+
+
+@pytest.mark.parametrize(("value", "hint"), [(1, Count), (None, Count | None), (0, Share), (0, NonNegative)])
+def test_ends_of_a_range_belong_to_it_as_it_says(value, hint):
+    assert convert("x", value, hint) == value
+
+
+def test_check_looks_at_every_field():
+    @dataclass(frozen=True)
+    class Ranged(Settings):
+        rank: Count = 8
+        dropout: Share = 0.0
+
+    Ranged().check()
+    with pytest.raises(SettingError, match="dropout=1: expected a number from 0, below 1"):
+        Ranged(dropout=1).check()
 
 
 def test_check_says_what_was_expected():

@@ -8,7 +8,7 @@ from nlptransfer.classifier.onnx import Exported
 from nlptransfer.errors import RunFolderError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.hub import fetch, is_hub_id
-from nlptransfer.routes import ROUTES, Route, found
+from nlptransfer.routes import ROUTES, Route
 from nlptransfer.settings import check, fill
 
 RECORD = "nlptransfer.json"
@@ -45,7 +45,10 @@ def saved_folder(folder: Path) -> Path:
 
 
 def route_of(record: Mapping[str, Any]) -> Route:
-    return fill({"route": saved_route_class(record["route"])}, record["settings"])["route"]
+    """Return the route of a record, or what a classifier in ONNX has in place of one."""
+    name = record["route"]
+    kind = Exported if name == Exported.name else ROUTES.find(name)
+    return fill({"route": kind}, record["settings"])["route"]
 
 
 def local_folder(source: str | Path, revision: str | None, token: str | None) -> Path:
@@ -66,15 +69,3 @@ def check_known(what: str, name: str, known: Collection[str], folder: Path) -> s
             "newer one has saved this"
         )
     return name
-
-
-_SAVED: dict[str, type[Route]] = {**ROUTES, Exported.name: Exported}
-
-
-def saved_route_class(name: str) -> type[Route]:
-    """The route of that name, or what a classifier in ONNX has in place of one.
-
-    Raises:
-        SettingError: no such route.
-    """
-    return found(name, _SAVED)

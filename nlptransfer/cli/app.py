@@ -30,7 +30,9 @@ from nlptransfer.cli.sharing import shipping_app
 from nlptransfer.cli.terminal import show_comparison, show_gains, show_runs, start_log
 from nlptransfer.errors import NlpTransferError, SettingError
 from nlptransfer.files import atomic_file
+from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
 from nlptransfer.settings import pairs
+from nlptransfer.transfer import TRANSFERS
 
 if TYPE_CHECKING:
     from nlptransfer.classifier import Prediction
@@ -71,7 +73,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
             list[str], typer.Argument(metavar="DATA", help="hub id, file of rows, or folder of split files")
         ] = data_default,
         route: Annotated[
-            str | None, typer.Option(help="how the model is built: word2vec (default), probe, lora or full")
+            str | None, typer.Option(help=f"how the model is built: {', '.join(ROUTES)} [default: {DEFAULT_ROUTE}]")
         ] = None,
         base: Base = None,
         revision: Revision = None,
@@ -80,7 +82,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
         ] = None,
         transfer: Annotated[
             list[str] | None,
-            typer.Option(help="how: sequential (default), joint, coral, selftrain, ...; 'pretrain >> joint' in turn"),
+            typer.Option(help=f"how: {', '.join(TRANSFERS)} [default: sequential]; 'pretrain >> joint' in turn"),
         ] = None,
         unlabeled: Annotated[
             str | None, typer.Option(metavar="FILE", help="texts of the target without labels, for some ways")
@@ -158,7 +160,13 @@ def comparing(data_default: Any) -> Callable[..., None]:
         data: Annotated[
             str, typer.Argument(metavar="DATA", help="hub id, file of rows, or folder of split files")
         ] = data_default,
-        routes: Annotated[str | None, typer.Option(metavar="A,B,...", help="rungs to climb; all if none")] = None,
+        routes: Annotated[
+            str | None,
+            typer.Option(
+                metavar="A,B,...",
+                help=f"candidates: majority, tfidf, {', '.join(ROUTES)} [default: all]",
+            ),
+        ] = None,
         bases: Annotated[str | None, typer.Option(metavar="A,B,...", help="encoders to start from")] = None,
         revision: Revision = None,
         seeds: Annotated[int, typer.Option(help="runs of each rung")] = 3,
@@ -335,13 +343,13 @@ def show_vectors_verb(
 
 def _own_settings(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's own settings, without those of its route where another route is asked for."""
-    if asked.get("route") in (None, own.get("route", "word2vec")):
-        return dict(own)
-    from nlptransfer.routes import ROUTES, route_class
     from nlptransfer.settings import fields_of
 
+    if asked.get("route") in (None, own.get("route", DEFAULT_ROUTE)):
+        return dict(own)
+
     others = {name for route in ROUTES.values() for name in fields_of(route)} - {
-        *fields_of(route_class(asked["route"]))
+        *fields_of(ROUTES.find(asked["route"]))
     }
     return {name: value for name, value in own.items() if name not in {*others, "route"}}
 
@@ -379,7 +387,7 @@ def curves_and_show(
         for name in ("fallback", "verdict", "further_metrics", "unlabeled"):
             if own.pop(name, None) is not None:
                 raise SettingError(f"{name}: expected no --sizes beside it, which are verdicts and keep no model")
-        name = f"{Path(str(own['data'])).name.split('.')[0]}-{own.get('route', 'word2vec')}-gains"
+        name = f"{Path(str(own['data'])).name.split('.')[0]}-{own.get('route', DEFAULT_ROUTE)}-gains"
         folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
         found = gain_curve(**own, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
         if distributed.is_main():

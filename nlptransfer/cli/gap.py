@@ -11,13 +11,14 @@ import typer
 
 from nlptransfer.cli.options import Base
 from nlptransfer.cli.terminal import show_closed, start_log
+from nlptransfer.routes import DEFAULT_ROUTE, FROZEN_ROUTE
 from nlptransfer.settings import pairs
 
 CLOSED_FORM, LEARNED = ("coral", "selftrain"), ("coral", "mmd", "dann", "selftrain")
 EVERY = {
-    ("probe", "linear"): (*CLOSED_FORM, "adapt"),
-    ("probe", "mlp"): LEARNED,
-    ("word2vec", "mlp"): CLOSED_FORM,
+    (FROZEN_ROUTE, "linear"): (*CLOSED_FORM, "adapt"),
+    (FROZEN_ROUTE, "mlp"): LEARNED,
+    (DEFAULT_ROUTE, "mlp"): CLOSED_FORM,
 }
 """Strategies by route and head: all that --all compares."""
 STEPPED = {"per_device_train_batch_size": 128, "num_train_epochs": 10}
@@ -34,14 +35,18 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
     def gap(
         domains: Annotated[list[str], typer.Argument(metavar="DOMAINS", help="folders of labeled rows")] = default,
         route: Annotated[
-            list[str] | None, typer.Option(help="probe (default) or word2vec, whose features are computed once")
+            list[str] | None,
+            typer.Option(help=f"one whose features are computed once, as {DEFAULT_ROUTE} [default: {FROZEN_ROUTE}]"),
         ] = None,
         base: Base = None,
         vectors: Annotated[
-            str | None, typer.Option(help="word vectors for word2vec; distilled from the encoder if none")
+            str | None, typer.Option(help=f"word vectors for {DEFAULT_ROUTE}; distilled from the encoder if none")
         ] = None,
         every: Annotated[
-            bool, typer.Option("--all", help="probe solved and by an mlp (mmd and dann too), word2vec by an mlp")
+            bool,
+            typer.Option(
+                "--all", help=f"{FROZEN_ROUTE} solved and by an mlp (mmd and dann too), {DEFAULT_ROUTE} by an mlp"
+            ),
         ] = False,
         unlabeled: Annotated[
             str | None,
@@ -61,13 +66,13 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
         logging.getLogger("nlptransfer").setLevel(logging.ERROR)
         own = {*signature(close_the_gap).parameters, "transfer", "head_type", "base"}
         given: dict[str, Any] = pairs(settings, own)
-        asked = route or (["probe", "word2vec"] if every else ["probe"])
+        asked = route or ([FROZEN_ROUTE, DEFAULT_ROUTE] if every else [FROZEN_ROUTE])
         heads = [way for way in EVERY if way[0] in asked] if every else [(name, "linear") for name in asked]
         found = {}
         with side_by_side(jobs or _jobs()) as workers:
             for name, head in heads:
                 stepped = STEPPED if head == "mlp" else {}
-                own_base = (vectors if name == "word2vec" else None) or base
+                own_base = (vectors if name == DEFAULT_ROUTE else None) or base
                 found[f"{name} {head}"] = close_the_gap(
                     domains,
                     transfers={transfer: {"transfer": transfer} for transfer in EVERY.get((name, head), CLOSED_FORM)},

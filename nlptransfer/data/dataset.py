@@ -5,42 +5,33 @@ ways), with identical texts on one side. Splits that the source has are kept as 
 train are counted in the log.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import replace
-from nlptransfer.data.labels import Labels
-from nlptransfer.data.labels import Row
-from nlptransfer.data.labels import order_names
-from nlptransfer.data.labels import read_labels
-from nlptransfer.data.normalization import NORMALIZATIONS
-from nlptransfer.data.normalization import Normalization
-from nlptransfer.data.normalization import normalize
-from nlptransfer.data.reading import SPLIT_NAMES
-from nlptransfer.data.reading import Source
-from nlptransfer.data.reading import Table
-from nlptransfer.data.reading import WHOLE
-from nlptransfer.data.reading import clean_text
-from nlptransfer.data.reading import find_columns
-from nlptransfer.data.reading import open_source
-from nlptransfer.data.reading import read_table
-from nlptransfer.data.splitting import Unit
-from nlptransfer.data.splitting import carve
-from nlptransfer.data.splitting import check_enough
-from nlptransfer.data.splitting import count_rows
-from nlptransfer.data.splitting import reorder
-from nlptransfer.data.splitting import subset
-from nlptransfer.data.splitting import units_of
-from nlptransfer.errors import DataError
-from nlptransfer.memo import once
-from nlptransfer.settings import check
-from pathlib import Path
-from typing import Any
 import hashlib
 import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
 import numpy as np
+from annotated_types import Interval, MinLen
+
+from nlptransfer.data.labels import Labels, Row, order_names, read_labels
+from nlptransfer.data.normalization import Normalization, normalize
+from nlptransfer.data.reading import (
+    SPLIT_NAMES,
+    WHOLE,
+    Source,
+    Table,
+    clean_text,
+    find_columns,
+    open_source,
+    read_table,
+)
+from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, reorder, subset, units_of
+from nlptransfer.errors import DataError
+from nlptransfer.memo import once
+from nlptransfer.settings import Count, Settings, Share, check
 
 logger = logging.getLogger("nlptransfer")
 
@@ -54,7 +45,7 @@ pool, as long as they are at most a fifth of what validation leaves."""
 
 
 @dataclass(frozen=True)
-class DataSettings:
+class DataSettings(Settings):
     """How rows are read and split.
 
     Raises:
@@ -65,18 +56,18 @@ class DataSettings:
     """Column of the texts; found by its name if None."""
     label_column: str | None = None
     """Column of the labels; found by its name if None."""
-    label_delimiter: str | None = None
+    label_delimiter: Annotated[str, MinLen(1)] | None = None
     """What joins the labels of one row of a multi-label column of strings, as "|" in "a|b"."""
     split_seed: int = 0
     """The one number that all splits made here depend on, unless ``rows_seed`` is another."""
-    test_size: float = 0.2
+    test_size: Share = 0.2
     """Share of all rows that become test where the source has none; 0 for no test, and so no test scores."""
-    validation_size: float = 0.1
+    validation_size: Annotated[float, Interval(gt=0, lt=1)] = 0.1
     """Share of the training pool that becomes validation where the source has none (at most about 5,000 rows)."""
-    calibration_size: float = 0.05
+    calibration_size: Share = 0.05
     """Share of the training pool that becomes calibration (about 2,000 rows at most; none instead of fewer than 20, in
     multi-label data 20 if the pool has some 100 or more); 0 for none."""
-    max_train_rows: int | None = None
+    max_train_rows: Count | None = None
     """Most labeled rows outside test: train, validation and calibration together; all if None. Of a validation split
     that the source has, ``validation_size`` of this number is kept."""
     rows_seed: int | None = None
@@ -89,17 +80,9 @@ class DataSettings:
     must be given texts that are in it."""
 
     def __post_init__(self) -> None:
-        for name in ("test_size", "calibration_size"):
-            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "a share from 0 to below 1")
-        expected = "a share above 0 and below 1: choices are made on validation rows"
-        check(0 < self.validation_size < 1, "validation_size", self.validation_size, expected)
+        self.check()
         carved = self.validation_size + self.calibration_size
         check(carved < 1, "validation_size + calibration_size", carved, "less than 1, to leave rows to train on")
-        enough = self.max_train_rows is None or self.max_train_rows > 0
-        check(enough, "max_train_rows", self.max_train_rows, "1 or more")
-        check(self.label_delimiter != "", "label_delimiter", self.label_delimiter, "one character or more")
-        known = f"one of {', '.join(NORMALIZATIONS)}"
-        check(self.normalization in NORMALIZATIONS, "normalization", self.normalization, known)
 
 
 @dataclass(frozen=True, eq=False)

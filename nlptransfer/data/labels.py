@@ -1,14 +1,15 @@
 """Label names and ids, one label a row or several, and what raw label columns mean."""
 
-from collections.abc import Iterable
-from collections.abc import Sequence
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from nlptransfer.errors import DataError
 from typing import Any
-import math
+
 import numpy as np
-import unicodedata
+
+from nlptransfer.errors import DataError
 
 Row = str | tuple[str, ...]
 """One row's label name, or its set of names where the data is multi-label."""

@@ -3,13 +3,13 @@
 A classifier keeps the name of the form that it was trained on, and brings every text into it before a prediction.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from nlptransfer.settings import check
-from typing import Literal
 import html
 import re
 import unicodedata
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from nlptransfer.settings import check
 
 Normalization = Literal["none", "nfkc", "lower", "web"]
 """The names of :data:`NORMALIZATIONS`, as a setting has them."""
@@ -74,6 +74,8 @@ def _settled(text: str, step: Callable[[str], str]) -> str:
         if found == before:
             return found
     return plain
+
+
 NORMALIZATIONS: dict[str, Callable[[str], str]] = {"none": _none, "nfkc": _nfkc, "lower": _lower, "web": _web}
 """Each form by its name:
 

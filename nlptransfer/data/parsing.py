@@ -1,17 +1,15 @@
 """Rows of csv, tsv, JSON and parquet files, plain or gzipped, and the place of what is broken in them."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Sequence
-from io import BytesIO
-from nlptransfer.errors import DataError
-from pathlib import Path
-from typing import Any
-from typing import IO
 import csv
 import gzip
 import json
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+from nlptransfer.errors import DataError
 
 KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 """Kinds of files with labeled rows; each may be gzipped besides."""

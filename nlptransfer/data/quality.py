@@ -1,11 +1,11 @@
 """What the reader of a score should know of the data: leaks, labels at odds, labels out of balance."""
 
-from collections import Counter
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from nlptransfer.data.dataset import Data
-from nlptransfer.data.dataset import Split
+
 import numpy as np
+
+from nlptransfer.data.dataset import Data, Split
 
 IMBALANCE = 10
 """The most frequent label is called heavy from so many times the rows of the rarest on."""

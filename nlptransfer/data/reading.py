@@ -1,25 +1,20 @@
 """Reads labeled text from files, folders, the hub and memory as raw columns; streams texts for prediction."""
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from itertools import chain
-from nlptransfer.data import parsing
-from nlptransfer.data.labels import is_missing
-from nlptransfer.data.parsing import KINDS
-from nlptransfer.data.parsing import kind_of
-from nlptransfer.data.parsing import stem_of
-from nlptransfer.errors import DataError
-from pathlib import Path
-from typing import Any
 import json
 import logging
 import re
 import sys
 import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from nlptransfer.data import parsing
+from nlptransfer.data.labels import is_missing
+from nlptransfer.data.parsing import KINDS, kind_of, stem_of
+from nlptransfer.errors import DataError
 
 logger = logging.getLogger("nlptransfer")
 

@@ -4,14 +4,14 @@ The order of the rows, the platform and the version of any library have no say, 
 each text. Identical texts are one unit, which is never parted.
 """
 
-from collections import Counter
-from collections import defaultdict
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import dataclass
-from nlptransfer.errors import DataError
 import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
+
+from nlptransfer.errors import DataError
 
 _UNLABELED = -1
 

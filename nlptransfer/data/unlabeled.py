@@ -1,27 +1,21 @@
 """Texts without labels: of a target that nobody has labeled, or beside rows that somebody has."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from nlptransfer.data.dataset import Data
-from nlptransfer.data.dataset import DataSettings
-from nlptransfer.data.dataset import Split
-from nlptransfer.data.dataset import load_data
-from nlptransfer.data.dataset import load_split
-from nlptransfer.data.labels import Labels
-from nlptransfer.data.normalization import normalize
-from nlptransfer.data.reading import WHOLE
-from nlptransfer.data.reading import has_labels
-from nlptransfer.data.reading import open_source
-from nlptransfer.data.reading import read_table
-from nlptransfer.data.reading import read_texts
-from nlptransfer.data.reading import text_column_of
-from nlptransfer.errors import DataError
 from pathlib import Path
 from typing import Any
-import logging
+
 import numpy as np
 
+from nlptransfer.data.dataset import Data, DataSettings, Split, load_data, load_split
+from nlptransfer.data.labels import Labels
+from nlptransfer.data.normalization import normalize
+from nlptransfer.data.reading import WHOLE, has_labels, open_source, read_table, read_texts, text_column_of
+from nlptransfer.errors import DataError
+
 log = logging.getLogger("nlptransfer")
+
 
 def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, ...]:
     """Texts without labels, each once, in the normalization of the settings.

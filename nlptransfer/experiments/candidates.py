@@ -21,8 +21,6 @@ from nlptransfer.results import MODEL, RunConfig, RunResult
 from nlptransfer.routes import ROUTES, Route, named_local
 from nlptransfer.training import Augment, TrainingSettings
 
-LADDER = (*BASELINES, "word2vec", "probe", "lora", "full")
-"""In the order of cost; a route that is not among them comes last."""
 PILOT_ROWS = 192
 """Training rows of a pilot, by which the time of a rung is estimated."""
 FIRST_RATES = (1.0, 1 / 3, 3.0)
@@ -125,7 +123,8 @@ def rungs_of(
     for way in ways:
         if isinstance(way, str) and way not in known:
             raise SettingError(f"routes: unknown route {way!r}: {nearest(way, known)}")
-    order = {name: place for place, name in enumerate(LADDER)}
+    # In the order of cost, as both tables are.
+    order = {name: place for place, name in enumerate(known)}
     found: list[Rung] = []
     for way in sorted(ways, key=lambda one: order.get(one if isinstance(one, str) else one.name, len(order))):
         if isinstance(way, str) and way in BASELINES:

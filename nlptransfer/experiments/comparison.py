@@ -13,12 +13,13 @@ from nlptransfer.classifier import Classifier
 from nlptransfer.data import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, nearest
 from nlptransfer.evaluation import default_metric, measure
-from nlptransfer.experiments.candidates import LADDER, Rung, Workshop, labeled_rows, rungs_of
+from nlptransfer.experiments.baselines import BASELINES
+from nlptransfer.experiments.candidates import Rung, Workshop, labeled_rows, rungs_of
 from nlptransfer.experiments.comparison_run import RECORD, Climb
 from nlptransfer.files import read_json
 from nlptransfer.report import report_with_texts
 from nlptransfer.results import WITHOUT_EFFECT, claim
-from nlptransfer.routes import Route, route_class
+from nlptransfer.routes import ROUTES, Route
 from nlptransfer.settings import check, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 
@@ -90,7 +91,7 @@ class Comparison:
 def compare(
     data: Any,
     *,
-    routes: Sequence[str | Route] = LADDER,
+    routes: Sequence[str | Route] | None = None,
     bases: Sequence[str | Path | None] = (None,),
     revision: str | None = None,
     seeds: int = 3,
@@ -110,7 +111,7 @@ def compare(
 
     Args:
         data: as :func:`finetune` has it; with test rows, or rows to split them off.
-        routes: names of baselines (majority, tfidf) and routes, or routes with their settings.
+        routes: names of baselines (majority, tfidf) and routes, or routes with their settings; None: all.
         bases: what the routes start from, several encoders for instance; None: the routes' own default.
         revision: commit, branch or tag of a base on the hub.
         seeds: runs of each rung, which differ in initialization and data order.
@@ -133,6 +134,7 @@ def compare(
     check(trials >= 1, "trials", trials, "a whole number from 1")
     check(max_minutes is None or max_minutes > 0, "max_minutes", max_minutes, "above 0")
     check(0 <= delta < 1, "delta", delta, "a share from 0 to below 1")
+    routes = [*BASELINES, *ROUTES] if routes is None else routes
     check(len(routes) > 0, "routes", routes, "at least one")
     check(len(bases) > 0, "bases", bases, "at least one; (None,) for the routes' own")
     rungs, workshop = _plan(routes, [None if base is None else str(base) for base in bases], revision, settings)
@@ -184,7 +186,7 @@ def _plan(
         if isinstance(way, Route):
             way.check()
             return way
-        kind = route_class(way)
+        kind = ROUTES.find(way)
         known.update(fields_of(kind))
         given = {name: value for name, value in settings.items() if name in fields_of(kind)}
         route = fill({"route": kind}, given)["route"]

@@ -25,7 +25,7 @@ from nlptransfer.experiments.finetuning import finetune
 from nlptransfer.files import write_json
 from nlptransfer.memo import shared_work
 from nlptransfer.results import GAP, RunResult
-from nlptransfer.routes import Route
+from nlptransfer.routes import FROZEN_ROUTE, Route
 from nlptransfer.settings import check
 
 log = logging.getLogger("nlptransfer")
@@ -80,7 +80,7 @@ def close_the_gap(
     *,
     pairs: Sequence[Pair] | None = None,
     transfers: Mapping[str, Mapping[str, Any]],
-    route: str | Route = "probe",
+    route: str | Route = FROZEN_ROUTE,
     unlabeled: str | None = None,
     seeds: int = 3,
     oracle: bool = True,

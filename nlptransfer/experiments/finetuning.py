@@ -27,7 +27,7 @@ from nlptransfer.experiments.source_gain import (
 )
 from nlptransfer.files import write_json
 from nlptransfer.results import GAINS, REPORT, RunConfig, RunResult
-from nlptransfer.routes import Route, route_class
+from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route
 from nlptransfer.settings import check, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 from nlptransfer.transfer import Direct, FromSource, Transfer, transfer_classes
@@ -206,8 +206,8 @@ class _Plan:
         if transfer is None:
             transfer = "direct" if source is None else "sequential"
         kinds: dict[str, type] = {"data": DataSettings, "training": TrainingSettings, "augment": Augment}
-        route = (route or "word2vec") if saved is None else _as_saved(saved.route, route)
-        kinds["route"] = route_class(route) if isinstance(route, str) else type(route)
+        route = (route or DEFAULT_ROUTE) if saved is None else _as_saved(saved.route, route)
+        kinds["route"] = ROUTES.find(route) if isinstance(route, str) else type(route)
         given: dict[str, Any] = {}
         if isinstance(route, Route):
             given = _checked_apart("route", route, settings, set() if saved is None else {*route.per_stage})

@@ -1,6 +1,6 @@
 """Show a result: report.html with its figures.
 
-This room knows results and pages. It does not train, score or choose anything.
+This room knows results and pages. It does not know how to train, score or choose.
 """
 
 import lazy_loader

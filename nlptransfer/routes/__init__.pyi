@@ -8,9 +8,10 @@ from .lora import adapted as adapted
 from .probe import WORDS as WORDS
 from .probe import Probe as Probe
 from .probe_model import ProbeForSequenceClassification as ProbeForSequenceClassification
+from .registry import DEFAULT_ROUTE as DEFAULT_ROUTE
+from .registry import FROZEN_ROUTE as FROZEN_ROUTE
 from .registry import ROUTES as ROUTES
-from .registry import found as found
-from .registry import route_class as route_class
+from .registry import register_route as register_route
 from .word2vec import Word2Vec as Word2Vec
 from .word2vec_model import Word2VecConfig as Word2VecConfig
 from .word2vec_model import Word2VecForSequenceClassification as Word2VecForSequenceClassification

@@ -18,7 +18,7 @@ from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
 from nlptransfer.hub import fast_tokenizer, from_pretrained, quiet
 from nlptransfer.models import LongText, Rows, SharedBase, predict_logits, token_counts
-from nlptransfer.settings import check, convert, fields_of
+from nlptransfer.settings import Settings
 from nlptransfer.training import Pace, learned_state
 
 log = logging.getLogger("nlptransfer")
@@ -38,7 +38,7 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Route(ABC):
+class Route(Settings, ABC):
     """How a pretrained model becomes a classifier; its fields are the route's settings."""
 
     name: ClassVar[str]
@@ -198,11 +198,6 @@ class Route(ABC):
         """The settings as they are saved: no path of this machine."""
         return asdict(self)
 
-    def check(self) -> None:
-        """Raise a SettingError for a value that makes no sense."""
-        for name, hint in fields_of(type(self)).items():
-            convert(name, getattr(self, name), hint)
-
 
 def plain_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> np.ndarray:
     """(texts, labels) float32 logits with no line of this project: the tokenizer's own padding, one batch."""
@@ -228,11 +223,6 @@ def set_length(
         log.info("max_length=auto: %d tokens", min(max_length, tokenizer.model_max_length))
     tokenizer.model_max_length = min(max_length, tokenizer.model_max_length)
     return tokenizer
-
-
-def check_length(max_length: int | Literal["auto"]) -> None:
-    """Raise a SettingError for a length that makes no sense."""
-    check(max_length == "auto" or int(max_length) >= 1, "max_length", max_length, "a whole number from 1, or auto")
 
 
 def named_local(source: str | None) -> str | None:

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from nlptransfer.data import Data, Labels
 from nlptransfer.hub import BaseModel, base_record, find_base
 from nlptransfer.models import TokenRows, compute, encode, last_layer, load_model, load_tokenizer, pool
-from nlptransfer.routes.base import Built, Route, check_length, set_length
-from nlptransfer.settings import check
+from nlptransfer.routes.base import Built, Route, set_length
+from nlptransfer.settings import Count, Share, check
 
 log = logging.getLogger("nlptransfer")
 
@@ -31,21 +31,14 @@ UNKNOWN_WARNING = 0.05
 class EncoderRoute(Route):
     """What Full and Lora share: a pretrained encoder with the head that transformers gives it."""
 
-    max_length: int | Literal["auto"] = 256
+    max_length: Count | Literal["auto"] = 256
     """tokens that are read of a text, or at once; auto: as many as 99% of the training texts have at most"""
-    dropout: float | None = None
+    dropout: Share | None = None
     """share of the activations dropped in training; None: as the base was trained"""
-    attention_dropout: float | None = 0.0
+    attention_dropout: Share | None = 0.0
     """share of the attention weights dropped: with 0 they are computed in one fused step; None: as dropout says"""
     gradient_checkpointing: bool = False
     """whether activations are computed twice to save memory"""
-
-    def check(self) -> None:
-        super().check()
-        check_length(self.max_length)
-        for name in ("dropout", "attention_dropout"):
-            share = getattr(self, name)
-            check(share is None or 0 <= share < 1, name, share, "a share in [0, 1)")
 
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
         self.check()

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
+from annotated_types import Ge, Interval
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -49,11 +50,11 @@ class Full(EncoderRoute):
 
     freeze_embeddings: bool = False
     """whether the embeddings stay as they are"""
-    freeze_layers: int = 0
+    freeze_layers: Annotated[int, Ge(0)] = 0
     """lowest layers that stay as they are, and the embeddings with them; what they give is computed once"""
     layers: Literal["auto"] | None = None
     """auto: none, a third, two thirds and all layers are frozen in turn, and the best on validation is kept"""
-    layer_decay: float = 1.0
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """each layer learns at so much of the rate of the one above it (Clark et al. 2020)"""
     gradual_unfreezing: bool = False
     """whether layers begin to learn one after the other, the head first, all by half of the training
@@ -63,8 +64,6 @@ class Full(EncoderRoute):
 
     def check(self) -> None:
         super().check()
-        check(self.freeze_layers >= 0, "freeze_layers", self.freeze_layers, "0 or more")
-        check(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "a share in (0, 1]")
         both = self.layers is not None and self.freeze_layers > 0
         check(not both, "freeze_layers", self.freeze_layers, "0 beside layers=auto, which tries several")
 

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
+from annotated_types import MinLen
 from peft import (
     LoraConfig,
     PeftModel,
@@ -29,7 +30,7 @@ from nlptransfer.errors import RunFolderError, SettingError, VerificationError, 
 from nlptransfer.hub import BaseModel, adapter_config, fast_tokenizer, from_pretrained, recorded_base, with_adapter
 from nlptransfer.models import SharedBase, head_modules
 from nlptransfer.routes.encoder import EncoderRoute, default_settings
-from nlptransfer.settings import check
+from nlptransfer.settings import Count, Positive, Share, check
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -41,15 +42,15 @@ class Lora(EncoderRoute):
     name: ClassVar[str] = "lora"
     opened_by: ClassVar[str] = "peft"
 
-    rank: int = 32
+    rank: Count = 32
     """columns of the small matrices"""
-    lora_alpha: float = 32
+    lora_alpha: Positive = 32
     """the product counts alpha / rank times, with rsLoRA alpha / sqrt(rank)"""
-    lora_dropout: float = 0.0
+    lora_dropout: Share = 0.0
     """share of the adapter's inputs dropped in training"""
     use_rslora: bool = False
     """whether the product is scaled by the root of the rank (Kalajdzievski 2023)"""
-    target_modules: tuple[str, ...] | None = None
+    target_modules: Annotated[tuple[str, ...], MinLen(1)] | None = None
     """names, or endings of names, of the linear layers that are adapted; None: all of the encoder"""
     base_precision: Literal["float32", "bfloat16", "4bit"] = "float32"
     """number format of the frozen base; 4bit needs a GPU and bitsandbytes"""
@@ -58,10 +59,6 @@ class Lora(EncoderRoute):
 
     def check(self) -> None:
         super().check()
-        check(self.rank >= 1, "rank", self.rank, "a whole number from 1")
-        check(self.lora_alpha > 0, "lora_alpha", self.lora_alpha, "above 0")
-        check(0 <= self.lora_dropout < 1, "lora_dropout", self.lora_dropout, "a share in [0, 1)")
-        check(self.target_modules is None or len(self.target_modules) > 0, "target_modules", (), "at least one name")
         check(
             not (self.merge and self.base_precision == "4bit"), "merge", True, "a base in float32 or bfloat16, not 4bit"
         )

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
+from annotated_types import MinLen
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -34,10 +35,10 @@ from nlptransfer.models import (
     through,
     to_float16,
 )
-from nlptransfer.routes.base import Built, Route, check_length, named_local, set_length
+from nlptransfer.routes.base import Built, Route, named_local, set_length
 from nlptransfer.routes.probe_model import ProbeConfig, ProbeForSequenceClassification
 from nlptransfer.routes.word2vec_model import embedding_matrix, make_tokenizer
-from nlptransfer.settings import check
+from nlptransfer.settings import Count, Share, check
 from nlptransfer.vectors import vectors_for, vocabulary
 
 log = logging.getLogger("nlptransfer")
@@ -53,41 +54,35 @@ class Probe(Route):
     name: ClassVar[str] = "probe"
     opened_by: ClassVar[str] = "nlptransfer"
 
-    features: tuple[Literal["encoder", "word2vec"], ...] = ("encoder",)
+    features: Annotated[tuple[Literal["encoder", "word2vec"], ...], MinLen(1)] = ("encoder",)
     """what the classifier sees: the encoder, or with word2vec also the mean of word vectors beside it"""
     layers: Literal["all", "last"] | int | tuple[int, ...] = "all"
     """layers of the encoder that are seen, side by side: all, last, or numbers from 1 (-1 is the last)"""
-    pooling: tuple[Literal["mean", "max", "cls"], ...] = ("mean",)
+    pooling: Annotated[tuple[Literal["mean", "max", "cls"], ...], MinLen(1)] = ("mean",)
     """what is taken over the tokens of a text, side by side; cls is the first one"""
     head_type: Literal["linear", "mlp"] = "linear"
     """linear: one layer, solved; mlp: two hidden layers, trained"""
-    mlp_sizes: tuple[int, ...] = (128, 64)
+    mlp_sizes: Annotated[tuple[Count, ...], MinLen(1)] = (128, 64)
     """widths of the hidden layers of mlp"""
-    dropout: float = 0.5
+    dropout: Share = 0.5
     """share of the hidden layers' outputs dropped in training"""
-    max_length: int | Literal["auto"] = 256
+    max_length: Count | Literal["auto"] = 256
     """tokens, and words, that are read of a text, or at once; auto: as many tokens as 99% of the training texts have
     at most"""
     vectors: str | None = None
     """file or name of the word vectors beside; none: distilled from the same encoder"""
-    max_words: int = 100_000
+    max_words: Count = 100_000
     """word vectors that are kept: those of the training texts, then the most frequent"""
-    dimensions: int = 256
+    dimensions: Count = 256
     """dimensions of word vectors that are distilled"""
     allow_pickle: bool = False
     """whether gensim's own files, which are pickles and can run code, are opened"""
 
     def check(self) -> None:
         super().check()
-        check_length(self.max_length)
-        for name in ("max_words", "dimensions"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
-        check(0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
-        for name in ("features", "pooling", "mlp_sizes"):
+        for name in ("features", "pooling"):
             value = getattr(self, name)
-            positive = all(isinstance(part, str) or part >= 1 for part in value)
-            check(len(value) > 0 and positive, name, value, "at least one, each from 1")
-            check(isinstance(value[0], int) or len(set(value)) == len(value), name, value, "each at most once")
+            check(len(set(value)) == len(value), name, value, "each at most once")
         if "encoder" not in self.features:
             raise SettingError(
                 f"features={self.features!r}: expected encoder among them; for word vectors alone take route word2vec"

@@ -1,26 +1,24 @@
-"""The table of the routes: the command line, the comparison and the saved record read it."""
+"""The routes by name: the command line, the comparison and the saved record read them here. Imports none of them."""
 
-from nlptransfer.errors import SettingError, nearest
-from nlptransfer.routes.base import Route
-from nlptransfer.routes.full import Full
-from nlptransfer.routes.lora import Lora
-from nlptransfer.routes.probe import Probe
-from nlptransfer.routes.word2vec import Word2Vec
+from typing import TYPE_CHECKING
 
-ROUTES: dict[str, type[Route]] = {route.name: route for route in (Word2Vec, Probe, Full, Lora)}
-"""The routes by name."""
+from nlptransfer.registry import Registry
 
+if TYPE_CHECKING:
+    from nlptransfer.routes.base import Route
 
-def route_class(name: str) -> type[Route]:
-    """The route of that name.
-
-    Raises:
-        SettingError: no such route.
-    """
-    return found(name, ROUTES)
-
-
-def found(name: str, known: dict[str, type[Route]]) -> type[Route]:
-    if name not in known:
-        raise SettingError(f"unknown route {name!r}: {nearest(name, known)}")
-    return known[name]
+ROUTES: "Registry[Route]" = Registry(
+    "route",
+    "nlptransfer.routes",
+    {
+        "word2vec": "nlptransfer.routes.word2vec:Word2Vec",
+        "probe": "nlptransfer.routes.probe:Probe",
+        "lora": "nlptransfer.routes.lora:Lora",
+        "full": "nlptransfer.routes.full:Full",
+    },
+)
+"""The routes by name, in the order of cost; those of other packages come last."""
+DEFAULT_ROUTE = "word2vec"
+FROZEN_ROUTE = "probe"
+"""What studies of many runs take: an encoder's features are computed once."""
+register_route = ROUTES.register

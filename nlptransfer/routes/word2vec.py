@@ -3,17 +3,18 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
+from annotated_types import MinLen
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer.data import Data
 from nlptransfer.memo import once
 from nlptransfer.models import FeatureRows, Rows, TokenRows, encode, encode_words, pooled_vectors
-from nlptransfer.routes.base import Built, Route, check_length, set_length
+from nlptransfer.routes.base import Built, Route, set_length
 from nlptransfer.routes.pooled_head import PooledBody
 from nlptransfer.routes.word2vec_model import (
     Word2VecConfig,
@@ -22,7 +23,7 @@ from nlptransfer.routes.word2vec_model import (
     make_tokenizer,
     unknown_share,
 )
-from nlptransfer.settings import check
+from nlptransfer.settings import Count, Share
 from nlptransfer.vectors import vectors_for, vocabulary
 
 log = logging.getLogger("nlptransfer")
@@ -37,39 +38,28 @@ class Word2Vec(Route):
 
     head_type: Literal["cnn", "mlp", "linear"] = "cnn"
     """cnn: convolutions over the words (Kim 2014); mlp: two hidden layers on pooled vectors; linear: one, solved"""
-    pooling: tuple[Literal["mean", "max"], ...] = ("mean",)
+    pooling: Annotated[tuple[Literal["mean", "max"], ...], MinLen(1)] = ("mean",)
     """what mlp and linear take over the words, side by side"""
-    mlp_sizes: tuple[int, ...] = (128, 64)
+    mlp_sizes: Annotated[tuple[Count, ...], MinLen(1)] = (128, 64)
     """widths of the hidden layers of mlp"""
-    kernel_sizes: tuple[int, ...] = (1, 2, 3, 4)
+    kernel_sizes: Annotated[tuple[Count, ...], MinLen(1)] = (1, 2, 3, 4)
     """words that the filters of cnn span"""
-    num_filters: int = 100
+    num_filters: Count = 100
     """filters of each span"""
-    dropout: float = 0.5
+    dropout: Share = 0.5
     """share of the features dropped in training"""
     train_vectors: bool = False
     """whether the vectors learn too"""
     unit_length: bool = True
     """whether each vector is scaled to length 1"""
-    max_words: int = 100_000
+    max_words: Count = 100_000
     """words that are kept: those of the training texts, then the most frequent"""
-    max_length: int | Literal["auto"] = 512
+    max_length: Count | Literal["auto"] = 512
     """words that are read of a text, or at once; auto: as many as 99% of the training texts have at most"""
-    dimensions: int = 256
+    dimensions: Count = 256
     """dimensions of vectors that are distilled from an encoder"""
     allow_pickle: bool = False
     """whether gensim's own files, which are pickles and can run code, are opened"""
-
-    def check(self) -> None:
-        super().check()
-        check_length(self.max_length)
-        for name in ("num_filters", "max_words", "dimensions"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
-        check(0 <= self.dropout < 1, "dropout", self.dropout, "a share in [0, 1)")
-        for name in ("kernel_sizes", "mlp_sizes", "pooling"):
-            value = getattr(self, name)
-            positive = all(isinstance(size, str) or size >= 1 for size in value)
-            check(len(value) > 0 and positive, name, value, "at least one, each from 1")
 
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
         self.check()

@@ -16,12 +16,14 @@ import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Interval
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from nlptransfer.data import Split
-from nlptransfer.settings import check
+from nlptransfer.settings import Count, Settings, check
 from nlptransfer.vectors import WordVectors, build_tokenizer, is_unspaced
 
 logger = logging.getLogger("nlptransfer")
@@ -43,30 +45,21 @@ _SPACED = rf"\d+(?:[.,]\d+)*|(?!{_SIGN})[\p{{L}}\p{{N}}](?:(?!{_SIGN})[\p{{L}}\p
 
 
 @dataclass(frozen=True)
-class Augment:
+class Augment(Settings):
     """How altered copies of training rows are made."""
 
-    augment_copies: int = 0
+    augment_copies: Annotated[int, Ge(0)] = 0
     """Altered copies of each training row at most; one that comes out equal to another text is left out."""
-    augment_synonyms: float = 0.1
+    augment_synonyms: Annotated[float, Interval(ge=0, le=1)] = 0.1
     """Share of the words for which a neighbor of their word vector is put, 0 to 1; a word that has none stays."""
-    augment_swaps: float = 0.05
+    augment_swaps: Annotated[float, Interval(ge=0, le=1)] = 0.05
     """Share of the words that change places with another of the same text, 0 to 1."""
-    augment_deletions: float = 0.05
+    augment_deletions: Annotated[float, Interval(ge=0, le=1)] = 0.05
     """Share of the words that are left out, 0 to 1; one word of a text stays at least."""
-    augment_neighbors: int = 5
+    augment_neighbors: Count = 5
     """How many of the nearest words one is drawn from."""
-    augment_similarity: float = 0.6
+    augment_similarity: Annotated[float, Interval(ge=-1, le=1)] = 0.6
     """Least cosine of a word and its neighbor, -1 to 1."""
-
-    def check(self) -> None:
-        """Raise a SettingError for a value that makes no sense."""
-        check(self.augment_copies >= 0, "augment_copies", self.augment_copies, "0 or more")
-        for name in ("augment_synonyms", "augment_swaps", "augment_deletions"):
-            check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a share from 0 to 1")
-        check(self.augment_neighbors >= 1, "augment_neighbors", self.augment_neighbors, "at least 1")
-        similar = -1 <= self.augment_similarity <= 1
-        check(similar, "augment_similarity", self.augment_similarity, "a cosine from -1 to 1")
 
 
 def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | None) -> Split:

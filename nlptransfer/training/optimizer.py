@@ -10,41 +10,41 @@ import torch
 from torch import Tensor
 
 from nlptransfer.errors import SettingError, TrainingError, nearest
-from nlptransfer.settings import check
+from nlptransfer.settings import Count, NonNegative, Positive, Settings, Share
 
 TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 """Trackers, and the packages any one of which each needs."""
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """How the loop learns. None means: what the route finds good."""
 
-    num_train_epochs: int | None = None
+    num_train_epochs: Count | None = None
     """passes over the training rows"""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """highest rate, reached at the end of the warm-up"""
-    per_device_train_batch_size: int | None = None
+    per_device_train_batch_size: Count | None = None
     """rows of one forward pass on one process"""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Count = 1
     """forward passes before each step of the optimizer"""
     optimizer: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = "adamw"
     """adamw and adafactor decay weights apart from the gradient; the others add weight_decay to it (L2)"""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """L2 strength; biases and norms are spared"""
-    l1: float = 0.0
+    l1: NonNegative = 0.0
     """L1 strength, added to the gradient after clipping; biases and norms are spared"""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     """course of the learning rate after the warm-up"""
-    warmup_ratio: float = 0.06
+    warmup_ratio: Share = 0.06
     """share of all steps in which the rate rises from 0"""
-    max_grad_norm: float | None = 1.0
+    max_grad_norm: Positive | None = 1.0
     """the gradient's norm is cut to this; None: not cut"""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """share of each label spread over all labels, in [0, 1)"""
     class_weights: str | dict[str, float] | None = None
     """"balanced", or weights by label name"""
-    early_stopping_patience: int | None = None
+    early_stopping_patience: Count | None = None
     """epochs without a better validation score before training stops; of no effect without validation rows"""
     metric_for_best_model: str | None = None
     """validation score that picks the epoch, of near equals the last: accuracy, or f1_micro with several labels; the
@@ -57,7 +57,7 @@ class TrainingSettings:
     """seed of initialization and dropout alone; None: seed"""
     data_seed: int | None = None
     """seed of the data order alone; None: seed"""
-    save_steps: int = 500
+    save_steps: Count = 500
     """optimizer steps between checkpoints"""
     save_epochs: bool = True
     """whether one is also written after every epoch: not worth it where a training takes seconds"""
@@ -69,18 +69,7 @@ class TrainingSettings:
     """whether the progress is shown"""
 
     def check(self) -> None:
-        """Raise a SettingError for a number that makes no sense."""
-        for name in ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "save_steps"):
-            value = getattr(self, name)
-            check(value is None or value >= 1, name, value, "a whole number from 1")
-        check(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        check(0 <= self.warmup_ratio < 1, "warmup_ratio", self.warmup_ratio, "a share in [0, 1)")
-        check(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "a share in [0, 1)")
-        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        check(self.l1 >= 0, "l1", self.l1, "0 or more")
-        check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
-        patience = self.early_stopping_patience
-        check(patience is None or patience >= 1, "early_stopping_patience", patience, "a whole number from 1")
+        super().check()
         for tracker in self.report_to:
             if tracker not in TRACKERS:
                 raise SettingError(f"report_to: unknown tracker {tracker!r}: {nearest(tracker, TRACKERS)}")

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Interval, MinLen
 
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import Route
-from nlptransfer.settings import check
+from nlptransfer.settings import Count, Positive, check
 from nlptransfer.training import SOURCE, UNLABELED, Head, HeadTask, Objective, Solved, TrainingSettings
 from nlptransfer.transfer.alignment import (
     Adversary,
@@ -47,24 +49,13 @@ class Alignment(Chosen):
     stages: ClassVar[tuple[Stage, ...]] = (ALIGN,)
     discrepancy: ClassVar[type[Discrepancy]]
 
-    trade_offs: tuple[float, ...] = ()
+    trade_offs: Annotated[tuple[Positive, ...], MinLen(1)] = ()
     """values of lambda to choose from, beside 0"""
     warm_up: bool = False
     """whether lambda rises from 0 over the training, as 2 / (1 + exp(-10 p)) - 1"""
-    epochs: tuple[int, ...] = ()
+    epochs: tuple[Count, ...] = ()
     """passes over the rows to choose from, each with each lambda, the first one where nothing is to be adapted; none:
     what num_train_epochs says"""
-
-    def check(self) -> None:
-        super().check()
-        check(all(value >= 1 for value in self.epochs), "epochs", self.epochs, "whole numbers from 1")
-        check(len(self.trade_offs) > 0, "trade_offs", self.trade_offs, "at least one value of lambda")
-        check(
-            all(value > 0 for value in self.trade_offs),
-            "trade_offs",
-            self.trade_offs,
-            "values above 0; 0 is tried anyway",
-        )
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
@@ -120,13 +111,9 @@ class Coral(Alignment):
     name: ClassVar[str] = "coral"
     discrepancy: ClassVar[type[Discrepancy]] = Correlation
 
-    trade_offs: tuple[float, ...] = (0.5, 1.0)
-    shrinkage: float = 0.9
+    trade_offs: Annotated[tuple[Positive, ...], MinLen(1)] = (0.5, 1.0)
+    shrinkage: Annotated[float, Interval(ge=0, le=1)] = 0.9
     """of the covariances in the closed form, towards a multiple of the identity: 0 for none, 1 for means alone"""
-
-    def check(self) -> None:
-        super().check()
-        check(0 <= self.shrinkage <= 1, "shrinkage", self.shrinkage, "a share in [0, 1]")
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         # Not that of Alignment: there is a closed form.
@@ -161,7 +148,7 @@ class Mmd(Alignment):
     name: ClassVar[str] = "mmd"
     discrepancy: ClassVar[type[Discrepancy]] = MeanDiscrepancy
 
-    trade_offs: tuple[float, ...] = (0.3, 1.0)
+    trade_offs: Annotated[tuple[Positive, ...], MinLen(1)] = (0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -175,7 +162,7 @@ class Dann(Alignment):
     name: ClassVar[str] = "dann"
     discrepancy: ClassVar[type[Discrepancy]] = Adversary
 
-    trade_offs: tuple[float, ...] = (0.05, 0.1)
+    trade_offs: Annotated[tuple[Positive, ...], MinLen(1)] = (0.05, 0.1)
     warm_up: bool = True
 
     def made(self, width: int) -> Discrepancy:

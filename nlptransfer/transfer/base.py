@@ -3,16 +3,17 @@
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Ge
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.models import Examples, Rows
 from nlptransfer.routes import Route
-from nlptransfer.settings import check, convert, fields_of
+from nlptransfer.settings import Count, Settings, check, convert, fields_of
 from nlptransfer.training import SOURCE, TARGET, Head, HeadTask, LabelLoss, Objective, Solved, TrainingSettings
 
 
@@ -67,7 +68,7 @@ class Sides:
 
 
 @dataclass(frozen=True)
-class Transfer(ABC):
+class Transfer(Settings, ABC):
     """How knowledge reaches the target; its fields are the strategy's settings."""
 
     name: ClassVar[str]
@@ -102,11 +103,6 @@ class Transfer(ABC):
     def beside(self, has_source: bool) -> "Transfer":
         """The strategy as it is where there is a source, or none."""
         return self
-
-    def check(self) -> None:
-        """Raise a SettingError for a value that makes no sense."""
-        for name, hint in fields_of(type(self)).items():
-            convert(name, getattr(self, name), hint)
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         """Raise a SettingError where the strategy makes no sense for a route, or for these labels."""
@@ -256,12 +252,12 @@ class FromSource(Transfer):
 
     label_mapping: dict[str, str] | None = None
     """the target's name of a label of the source, where they differ: {"pos": "positive"}"""
-    temperature: float = 1.0
+    temperature: Annotated[float, Ge(1)] = 1.0
     """of several sources, source i counts n_i^(1/temperature): 1 as many rows as it has; large: all alike
     (Arivazhagan et al. 2019)"""
     target_like: bool = False
     """whether each source row counts as much as it looks like the target: by the odds of a domain classifier"""
-    max_source_rows: int | None = None
+    max_source_rows: Count | None = None
     """most labeled rows of each source, its validation rows counted"""
     source_text_column: str | None = None
     """column of the source's texts; found by its name if None"""
@@ -271,12 +267,6 @@ class FromSource(Transfer):
     """settings of the training, and of how the route learns, in the stage on the source alone"""
     target_settings: dict[str, Any] | None = None
     """the same in the stage on the target"""
-
-    def check(self) -> None:
-        super().check()
-        check(self.temperature >= 1, "temperature", self.temperature, "1 or more")
-        rows = self.max_source_rows
-        check(rows is None or rows >= 1, "max_source_rows", rows, "a whole number from 1")
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         names = {stage.name for stage in self.stages}

@@ -25,7 +25,7 @@ from nlptransfer.models import (
     text_vectors,
 )
 from nlptransfer.routes import EncoderRoute, Full, Route
-from nlptransfer.settings import check
+from nlptransfer.settings import Count, check
 from nlptransfer.training import TARGET, Head, HeadTask, Judged, LabelLoss, Objective, Solved, TrainingSettings, are_few
 from nlptransfer.transfer.base import Learner, Sides, Stage, Transfer
 
@@ -67,16 +67,12 @@ class Contrastive(Transfer):
     name: ClassVar[str] = "contrastive"
     stages: ClassVar[tuple[Stage, ...]] = (CONTRAST, HEAD)
 
-    num_pairs: int | None = None
+    num_pairs: Count | None = None
     """pairs of rows that are drawn, and passed over in each epoch; None: 768, or 4 for each row if that is more"""
     mean_start: bool = True
     """whether the last layer begins with the mean over a text's tokens, where what sentence encoders have learned lies,
     and not with the first token: by a further layer that attends to all tokens alike, and for lora, whose base must
     stay as it is, by a map from the one to the other; of BERT, RoBERTa and the like"""
-
-    def check(self) -> None:
-        super().check()
-        check(self.num_pairs is None or self.num_pairs >= 1, "num_pairs", self.num_pairs, "a whole number from 1")
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         if not isinstance(route, EncoderRoute):

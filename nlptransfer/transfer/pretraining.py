@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -20,7 +21,7 @@ from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub import recorded_base
 from nlptransfer.models import Examples, SomeRows, TokenRows, compute, encode, load_language_model, plain_model
 from nlptransfer.routes import Built, EncoderRoute, Lora, Probe, Route, Word2Vec
-from nlptransfer.settings import check
+from nlptransfer.settings import Count, Positive, check
 from nlptransfer.training import TARGET, Judged, Objective, TrainingSettings, learned_state, train
 from nlptransfer.transfer.base import Sides, Stage, Transfer
 from nlptransfer.vectors import continued_vectors, vectors_for
@@ -57,22 +58,14 @@ class Pretrain(Transfer):
     takes_unlabeled: ClassVar[bool] = True
     is_prelude: ClassVar[bool] = True
 
-    mask_probability: float | None = None
+    mask_probability: Annotated[float, Interval(gt=0, lt=1)] | None = None
     """share of a text's tokens that an encoder is to predict; None: 0.15. Decoders and vectors have none"""
-    pretrain_epochs: int = 10
+    pretrain_epochs: Count = 10
     """passes over the texts; for word vectors as many again before, in which those that are known are held"""
-    pretrain_learning_rate: float | None = None
+    pretrain_learning_rate: Positive | None = None
     """highest rate; None: 1e-4, for an adapter 1e-3, for word vectors 0.025"""
-    pretrain_batch_size: int = 32
+    pretrain_batch_size: Count = 32
     """texts of one forward pass on one process"""
-
-    def check(self) -> None:
-        super().check()
-        share, rate = self.mask_probability, self.pretrain_learning_rate
-        check(share is None or 0 < share < 1, "mask_probability", share, "a share in (0, 1)")
-        check(rate is None or rate > 0, "pretrain_learning_rate", rate, "above 0")
-        for name in ("pretrain_epochs", "pretrain_batch_size"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1")
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         if isinstance(route, Probe):

@@ -1,43 +1,42 @@
-"""The table of strategies."""
+"""The strategies by name: the command line and finetune() read them here. Imports none of them."""
 
-from nlptransfer.errors import SettingError, nearest
-from nlptransfer.transfer.adaptation import Adapt, Coral, Dann, Mmd, Reweight
-from nlptransfer.transfer.base import Transfer
-from nlptransfer.transfer.contrastive import Contrastive
-from nlptransfer.transfer.pretraining import Pretrain
-from nlptransfer.transfer.self_training import SelfTrain
-from nlptransfer.transfer.supervised import Copy, Direct, Joint, Relational, SelectFeatures, Sequential
+from typing import TYPE_CHECKING
 
-KINDS = (
-    Direct,
-    Copy,
-    Sequential,
-    Joint,
-    SelectFeatures,
-    Relational,
-    Reweight,
-    Coral,
-    Mmd,
-    Dann,
-    SelfTrain,
-    Adapt,
-    Pretrain,
-    Contrastive,
+from nlptransfer.registry import Registry
+
+if TYPE_CHECKING:
+    from nlptransfer.transfer.base import Transfer
+
+TRANSFERS: "Registry[Transfer]" = Registry(
+    "transfer",
+    "nlptransfer.transfers",
+    {
+        "direct": "nlptransfer.transfer.supervised:Direct",
+        "copy": "nlptransfer.transfer.supervised:Copy",
+        "sequential": "nlptransfer.transfer.supervised:Sequential",
+        "joint": "nlptransfer.transfer.supervised:Joint",
+        "select_features": "nlptransfer.transfer.supervised:SelectFeatures",
+        "relational": "nlptransfer.transfer.supervised:Relational",
+        "reweight": "nlptransfer.transfer.adaptation:Reweight",
+        "coral": "nlptransfer.transfer.adaptation:Coral",
+        "mmd": "nlptransfer.transfer.adaptation:Mmd",
+        "dann": "nlptransfer.transfer.adaptation:Dann",
+        "selftrain": "nlptransfer.transfer.self_training:SelfTrain",
+        "adapt": "nlptransfer.transfer.adaptation:Adapt",
+        "pretrain": "nlptransfer.transfer.pretraining:Pretrain",
+        "contrastive": "nlptransfer.transfer.contrastive:Contrastive",
+    },
 )
-TRANSFERS: dict[str, type[Transfer]] = {kind.name: kind for kind in KINDS}
-"""The strategies, by name."""
+"""The strategies by name."""
+register_transfer = TRANSFERS.register
 THEN = ">>"
 """Between the names of strategies that come one after the other."""
 
 
-def transfer_classes(names: str) -> list[type[Transfer]]:
+def transfer_classes(names: str) -> "list[type[Transfer]]":
     """The strategies of a name, or of several with ">>" between them.
 
     Raises:
         SettingError: there is none; the nearest is named.
     """
-    found = [name.strip() for name in names.split(THEN)]
-    for name in found:
-        if name not in TRANSFERS:
-            raise SettingError(f"unknown transfer {name!r}: {nearest(name, TRANSFERS)}")
-    return [TRANSFERS[name] for name in found]
+    return [TRANSFERS.find(name.strip()) for name in names.split(THEN)]

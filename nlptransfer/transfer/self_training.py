@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import Interval
 from scipy.special import softmax
 
 from nlptransfer.models import Examples, SomeRows
 from nlptransfer.routes import Route
-from nlptransfer.settings import check, fields_of
+from nlptransfer.settings import Count, Positive, check, fields_of
 from nlptransfer.training import SOURCE, TARGET, UNLABELED, Features, Head, HeadTask, Objective, Solved, share_weights
 from nlptransfer.transfer.base import FromSource, Learner, Stage, Transfer
 from nlptransfer.transfer.label_free import Chosen
@@ -31,12 +32,12 @@ class SelfTrain(Chosen):
     name: ClassVar[str] = "selftrain"
     needs_source: ClassVar[bool] = False
 
-    rounds: int = 3
+    rounds: Count = 3
     """at most so many"""
-    share: float = 0.8
+    share: Annotated[float, Interval(gt=0, le=1)] = 0.8
     """of the texts, the most confident of each label, that are learned from in the last round; in round i i / rounds of
     it"""
-    pseudo_weight: float = 1.0
+    pseudo_weight: Positive = 1.0
     """weight of the loss of these texts beside that of the labeled rows"""
     within: bool = False
     """whether the labeled rows are of the same task; so where there is no source"""
@@ -56,12 +57,6 @@ class SelfTrain(Chosen):
             value, unset = getattr(self, name), FromSource.__dataclass_fields__[name].default
             check(value == unset, name, value, "a source, which it is of")
         return replace(self, within=not has_source)
-
-    def check(self) -> None:
-        super().check()
-        check(self.rounds >= 1, "rounds", self.rounds, "a whole number from 1")
-        check(0 < self.share <= 1, "share", self.share, "a share above 0")
-        check(self.pseudo_weight > 0, "pseudo_weight", self.pseudo_weight, "above 0")
 
     @property
     def chosen(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from nlptransfer.errors import SettingError
 from nlptransfer.models import Examples, TaughtRows
 from nlptransfer.routes import Route
-from nlptransfer.settings import check
+from nlptransfer.settings import NonNegative, check
 from nlptransfer.training import SOURCE, TARGET, Head, HeadTask, Objective, Solved, share_weights
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage, Transfer
 from nlptransfer.transfer.losses import JointLoss, RelationalLoss, TowardsSourceLoss
@@ -56,12 +56,8 @@ class Sequential(FromSource):
     name: ClassVar[str] = "sequential"
     stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
 
-    l2_sp: float = 0.0
+    l2_sp: NonNegative = 0.0
     """strength of the pull back to what the source has taught"""
-
-    def check(self) -> None:
-        super().check()
-        check(self.l2_sp >= 0, "l2_sp", self.l2_sp, "0 or more")
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
@@ -88,17 +84,15 @@ class Joint(FromSource):
     name: ClassVar[str] = "joint"
     stages: ClassVar[tuple[Stage, ...]] = (Stage("joint", (TARGET, SOURCE)),)
 
-    alpha: float = 1.0
+    alpha: NonNegative = 1.0
     """weight of the source's loss"""
-    beta: float = 1.0
+    beta: NonNegative = 1.0
     """weight of the target's loss"""
     weighting: Literal["fixed", "scheduled", "size"] = "fixed"
     """fixed; scheduled: alpha falls to 0 over the training; size: times each side's share of the rows"""
 
     def check(self) -> None:
         super().check()
-        for name in ("alpha", "beta"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         check(self.alpha + self.beta > 0, "alpha + beta", 0, "more than 0")
 
     def check_fits(self, route: Route, sides: Sides) -> None:
@@ -186,15 +180,10 @@ class Relational(FromSource):
     name: ClassVar[str] = "relational"
     stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
 
-    distance_weight: float = 1.0
+    distance_weight: NonNegative = 1.0
     """weight of the pairwise distances"""
-    angle_weight: float = 2.0
+    angle_weight: NonNegative = 2.0
     """weight of the angles of three rows"""
-
-    def check(self) -> None:
-        super().check()
-        for name in ("distance_weight", "angle_weight"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)

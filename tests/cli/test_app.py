@@ -241,7 +241,7 @@ def test_help_of_every_verb_loads_nothing_heavy():
     code = f"""
 import sys
 from nlptransfer.cli import main
-from nlptransfer.terminal import show_comparison
+from nlptransfer.cli.terminal import show_comparison
 for verb in {VERBS!r}:
     sys.argv = ["nlptransfer", *verb.split(), "--help"]
     try:
@@ -268,7 +268,7 @@ ERRORS = {
     "finetune {data} --set dropout": "--set dropout: expected KEY=VALUE",
     "finetune {data} --set dropuot=0.1": "unknown setting 'dropuot': did you mean 'dropout'?",
     "finetune {data} --set dropout=much": "dropout='much': expected a number",
-    "finetune {data} --set dropout=2": "dropout=2.0: expected a share in [0, 1)",
+    "finetune {data} --set dropout=2": "dropout='2': expected a number from 0, below 1",
     "finetune {data} --route lorra": "unknown route 'lorra'",
     "finetune {data} --base nowhere.txt": "nowhere.txt: no such file",
     "finetune {data} --output-dir {data}": "found other files",

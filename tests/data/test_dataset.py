@@ -12,8 +12,8 @@ import pytest
 from helpers.corpora import counts, hashes, rows_of, texts_by_split
 from helpers.folders import SHARED, needs_shared
 from nlptransfer.data.dataset import DataSettings, Split, load_data, load_split
-from nlptransfer.errors import DataError, SettingError
 from nlptransfer.data.labels import Labels
+from nlptransfer.errors import DataError, SettingError
 
 DATA = SHARED / "data"
 ROWS = re.compile(r"\b(train|validation|test) ([\d,]*\d)")
@@ -337,13 +337,13 @@ def test_labels_that_cannot_be_on_both_sides():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"test_size": 1.0}, "test_size=1.0: expected a share from 0 to below 1"),
-        ({"validation_size": -0.1}, "validation_size=-0.1: expected a share"),
-        ({"validation_size": 0}, "validation_size=0: expected a share above 0 and below 1: choices are made on valid"),
+        ({"test_size": 1.0}, "test_size=1.0: expected a number from 0, below 1"),
+        ({"validation_size": -0.1}, "validation_size=-0.1: expected a number above 0"),
+        ({"validation_size": 0}, "validation_size=0: expected a number above 0, below 1"),
         ({"validation_size": 0.6, "calibration_size": 0.5}, "expected less than 1, to leave rows to train on"),
-        ({"max_train_rows": 0}, "max_train_rows=0: expected 1 or more"),
-        ({"label_delimiter": ""}, "label_delimiter='': expected one character or more"),
-        ({"normalization": "upper"}, "normalization='upper': expected one of none, nfkc, lower, web"),
+        ({"max_train_rows": 0}, "max_train_rows=0: expected a whole number from 1"),
+        ({"label_delimiter": ""}, "label_delimiter='': expected text of 1 or more"),
+        ({"normalization": "upper"}, "normalization='upper': expected one of 'none', 'nfkc', 'lower', 'web'"),
     ],
 )
 def test_settings_that_make_no_sense(values, message):

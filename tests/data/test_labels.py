@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlptransfer.errors import DataError
 from nlptransfer.data.labels import Labels, order_names, read_labels
+from nlptransfer.errors import DataError
 
 SINGLE = Labels(("negative", "positive"))
 MULTI = Labels(("anger", "joy", "love"), multi_label=True)

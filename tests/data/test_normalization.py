@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nlptransfer.errors import SettingError
 from nlptransfer.data.normalization import NORMALIZATIONS, Normalization, normalize
+from nlptransfer.errors import SettingError
 
 PARTS = [
     "&amp;", "&lt;", "&gt;", "&#38;", "&#x26;", "&nbsp;", "amp;", "lt;", "#38;", "&", ";", "<", ">", "/", "br",

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from helpers.tables import KINDS, QUOTED, parquet, write
-from nlptransfer.errors import DataError
 from nlptransfer.data.parsing import kind_of, stem_of
 from nlptransfer.data.reading import read_table, read_texts
+from nlptransfer.errors import DataError
 
 BROKEN = {
     "latin.csv": (

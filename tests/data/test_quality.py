@@ -1,7 +1,7 @@
 """What is said of data that makes scores less than they seem."""
 
-from nlptransfer.data.quality import data_warnings
 from nlptransfer.data.dataset import DataSettings, load_data
+from nlptransfer.data.quality import data_warnings
 
 
 def rows(labels: str, start: int = 0) -> tuple[list[str], list[str]]:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.tables import KINDS, QUOTED, ROWS, parquet, write
-from nlptransfer.errors import DataError
 from nlptransfer.data.reading import WHOLE, Table, clean_text, find_columns, open_source, read_table, read_texts
+from nlptransfer.errors import DataError
 
 
 def read(path: Path) -> list[dict]:

@@ -70,10 +70,8 @@ def test_tfidf_is_scikit_learns(single):
         losses[strength] = -found[np.arange(len(validation)), validation.targets].mean()
     assert fitted.fit.details["strength"] == min(losses, key=lambda strength: losses[strength])
     texts, targets = [*train.texts, *validation.texts], np.concatenate([train.targets, validation.targets])
-    expected = (
-        probabilities(texts, targets, single.test.texts, fitted.fit.details["strength"])
-        / fitted.fit.details["temperature"]
-    )
+    chosen = fitted.fit.details
+    expected = probabilities(texts, targets, single.test.texts, chosen["strength"]) / chosen["temperature"]
     expected = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
     assert np.allclose(fitted.probabilities(single.test.texts), expected, atol=1e-4)
     assert fitted.fit.details["temperature"] != 1 and fitted.thresholds is None

@@ -157,8 +157,8 @@ def texts_of(n: int, text: str = "a lovely film") -> dict[str, list[str]]:
 
 WORDS = [WordEffects("good", 0.8, [("a", 0.0), ("lovely", 0.25), ("film", -0.125)])]
 VERDICT = Verdict(
-    verdict="helps", metric="accuracy", with_source=0.81, direct=0.75, gain=0.06, interval=(0.01, 0.11), seeds=3, rows=60,
-    validation={"sequential": 0.8, "direct": 0.7}, fallback=False, taken="sequential",
+    verdict="helps", metric="accuracy", with_source=0.81, direct=0.75, gain=0.06, interval=(0.01, 0.11),
+    seeds=3, rows=60, validation={"sequential": 0.8, "direct": 0.7}, fallback=False, taken="sequential",
 )  # fmt: skip
 
 

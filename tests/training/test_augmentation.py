@@ -320,12 +320,12 @@ def test_many_texts_take_no_long_time(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"augment_copies": -1}, "augment_copies=-1: expected 0 or more"),
-        ({"augment_synonyms": 1.5}, "augment_synonyms=1.5: expected a share from 0 to 1"),
-        ({"augment_swaps": -0.1}, "augment_swaps=-0.1: expected a share from 0 to 1"),
-        ({"augment_deletions": float("nan")}, "augment_deletions=nan: expected a share from 0 to 1"),
-        ({"augment_neighbors": 0}, "augment_neighbors=0: expected at least 1"),
-        ({"augment_similarity": 2.0}, r"augment_similarity=2.0: expected a cosine from -1 to 1"),
+        ({"augment_copies": -1}, "augment_copies=-1: expected a whole number from 0"),
+        ({"augment_synonyms": 1.5}, "augment_synonyms=1.5: expected a number from 0, up to 1"),
+        ({"augment_swaps": -0.1}, "augment_swaps=-0.1: expected a number from 0, up to 1"),
+        ({"augment_deletions": float("nan")}, "augment_deletions=nan: expected a number from 0, up to 1"),
+        ({"augment_neighbors": 0}, "augment_neighbors=0: expected a whole number from 1"),
+        ({"augment_similarity": 2.0}, r"augment_similarity=2.0: expected a number from -1, up to 1"),
     ],
 )
 def test_settings_that_make_no_sense(values, message):

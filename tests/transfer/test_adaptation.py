@@ -310,9 +310,9 @@ def test_no_gradient_on_frozen_features_with_a_linear_head(name, adapt):
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (Coral(trade_offs=()), "at least one value of lambda"),
+        (Coral(trade_offs=()), "expected a list (or text with commas) of 1 or more"),
         (Mmd(trade_offs=(0.0,)), "values above 0"),
-        (Coral(shrinkage=2.0), "a share in"),
+        (Coral(shrinkage=2.0), "a number from 0, up to 1"),
         (SelfTrain(rounds=0), "from 1"),
         (SelfTrain(share=0.0), "above 0"),
         (SelfTrain(pseudo_weight=0.0), "above 0"),

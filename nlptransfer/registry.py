@@ -1,0 +1,86 @@
+"""Classes by name: those of this package, and those that other packages register. Knows nothing of what they do."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol, TypeVar
+
+from nlptransfer.errors import SettingError, nearest
+
+
+class Named(Protocol):
+    """What is registered: it has a name on its class."""
+
+    @property
+    def name(self) -> str: ...
+
+
+log = logging.getLogger("nlptransfer")
+T = TypeVar("T", bound=Named)
+
+
+class Registry(Mapping[str, type[T]]):
+    """Classes by their ``name``. Each is imported when it is first asked for, so that names alone cost nothing.
+
+    Args:
+        kind: what errors call one of them.
+        group: entry points under which other packages offer further ones.
+        modules: where each of this package's own is defined, "module:Class".
+    """
+
+    def __init__(self, kind: str, group: str, modules: Mapping[str, str]) -> None:
+        self.kind, self.group, self._is_complete = kind, group, False
+        self._places = {name: EntryPoint(name, place, group) for name, place in modules.items()}
+        self._classes: dict[str, type[T]] = {}
+
+    def register(self, cls: type[T]) -> type[T]:
+        """Add a class under its ``name``; also a decorator. An entry point does the same without an import.
+
+        Raises:
+            SettingError: another class has that name.
+        """
+        name = str(cls.name)
+        if name in self and self[name] is not cls:
+            raise SettingError(f"{self.kind} {name!r}: expected a name that is free, found that of {self[name]}")
+        self._classes[name] = cls
+        return cls
+
+    def find(self, name: str) -> type[T]:
+        """Return the class of that name.
+
+        Raises:
+            SettingError: there is none, or another package's cannot be imported.
+        """
+        if name not in self:
+            raise SettingError(f"unknown {self.kind} {name!r}: {nearest(name, self)}")
+        return self[name]
+
+    def __getitem__(self, name: str) -> type[T]:
+        if name not in self:
+            raise KeyError(name)
+        if name not in self._classes:
+            self._classes[name] = self._imported(self._places[name])
+        return self._classes[name]
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == known for known in self)
+
+    def __iter__(self) -> Iterator[str]:
+        if not self._is_complete:
+            for entry in entry_points(group=self.group):
+                if self._places.setdefault(entry.name, entry).value != entry.value:
+                    log.warning("%s %r: %s is left out, as that name is taken", self.kind, entry.name, entry.value)
+            self._is_complete = True
+        return iter({**self._places, **self._classes})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _imported(self, entry: EntryPoint) -> type[T]:
+        try:
+            found = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise SettingError(f"{self.kind} {entry.name!r}: expected it at {entry.value}, found {error}") from error
+        if getattr(found, "name", None) != entry.name:
+            raise SettingError(f"{self.kind} {entry.name!r}: expected a class of that name at {entry.value}")
+        return found
