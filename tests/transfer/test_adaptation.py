@@ -102,7 +102,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
         assert [(one["method"], one["trade_off"]) for one in tried] == [("none", 0), ("coral", 0.5), ("coral", 1)]
     elif name != "selftrain" and route not in SOLVED:
         # Where D is asked to count nothing it has no gradient, and one where it does.
-        assert stage["curve"][0]["trade_off"] == 0
+        assert stage.curve[0]["trade_off"] == 0
 
 
 @pytest.mark.usefixtures("told_apart")
