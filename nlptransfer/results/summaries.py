@@ -4,7 +4,7 @@ These are plain values. They know neither the files that keep them nor how they 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -124,7 +124,7 @@ class Verdict(Gain):
 
     def to_record(self) -> dict[str, Any]:
         """Return every field, ready for JSON."""
-        return self.to_dict()
+        return {**asdict(self), "interval": list(self.interval)}
 
 
 @dataclass(frozen=True)
