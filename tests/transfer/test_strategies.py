@@ -16,7 +16,7 @@ from helpers.transfers import QUICK, ROUTES, SOLVED, weights
 from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import NlpTransferError, SettingError
-from nlptransfer.experiments.source import load_source
+from nlptransfer.experiments.source import load_source, weighted
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
 from nlptransfer.routes.probe import Probe
@@ -344,7 +344,7 @@ def test_sources_are_mixed_by_temperature(sides):
     def shares(temperature: float) -> tuple[float, ...]:
         transfer = Sequential(temperature=temperature)
         source = load_source([large, small], data.labels, DataSettings(calibration_size=0.0), transfer)
-        source = source.weighed(data, transfer, 0)
+        source = weighted(source, data, transfer, 0)
         weights = np.ones(72) if source.weights is None else source.weights
         assert len(source.data.train) == 72 and weights.mean() == pytest.approx(1, abs=1e-6)
         return weights[:60].sum() / 72, weights[60:].sum() / 72
@@ -362,7 +362,7 @@ def test_rows_that_look_like_the_target_count_more(tune, sides):
     settings = DataSettings(calibration_size=0.0)
     data = load_data(target, settings)
     way = Sequential(target_like=True)
-    found = load_source({**source, "train": (alien, labels)}, data.labels, settings, way).weighed(data, way, 0)
+    found = weighted(load_source({**source, "train": (alien, labels)}, data.labels, settings, way), data, way, 0)
     assert found.weights[0::2].mean() > 2 * found.weights[1::2].mean()
     assert tune("words linear", Sequential(target_like=True)).metrics["accuracy"] > 0.6
 
