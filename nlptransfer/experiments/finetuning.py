@@ -16,7 +16,7 @@ from nlptransfer.experiments.run import Run
 from nlptransfer.experiments.source import load_source, saved_classifier
 from nlptransfer.experiments.source_gain import SEEDS, Pairs, gain_metric, gain_of, run_with_verdict, said, seeds_for
 from nlptransfer.files import read_json, write_json
-from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route
+from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
 from nlptransfer.settings import check, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 from nlptransfer.transfer import Direct, FromSource, Transfer, transfer_classes
@@ -343,12 +343,17 @@ def _checked_apart(name: str, value: Any, settings: Mapping[str, Any], allowed: 
     return {field: getattr(value, field) for field in own}
 
 
-def _as_saved(saved: Route, asked: str | Route | None) -> Route:
+def _as_saved(saved: SavedFormat, asked: str | Route | None) -> Route:
     """The route of a saved classifier that is the source, with what may differ from stage to stage as it is asked for.
 
     Raises:
-        SettingError: another route is asked for, or other settings.
+        SettingError: it cannot learn, or another route is asked for, or other settings.
     """
+    if not isinstance(saved, Route):
+        raise SettingError(
+            "source: expected a classifier that can learn, found one that was exported to predict: take what it was "
+            f"exported from, of route {getattr(saved, 'learned_by', saved.name)}"
+        )
     if asked is None or asked == saved.name:
         return saved
     if isinstance(asked, str) or type(asked) is not type(saved):

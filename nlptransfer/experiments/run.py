@@ -181,7 +181,7 @@ class Run:
         splits = {name: split.texts for name, split in self.data.splits.items() if len(split)}
         route, tokenizer = self.route, built.tokenizer
         found = {
-            name: once((str(route), tokenizer, tuple(texts)), partial(route.cut, tokenizer, texts)) / len(texts)
+            name: once((str(route), tokenizer, tuple(texts)), partial(route.truncated, tokenizer, texts)) / len(texts)
             for name, texts in splits.items()
         }
         if found.get("train", 0.0) > TRUNCATED_WARNING:

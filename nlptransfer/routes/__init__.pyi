@@ -1,5 +1,6 @@
 from .base import Built as Built
 from .base import Route as Route
+from .base import SavedFormat as SavedFormat
 from .base import named_local as named_local
 from .encoder import EncoderRoute as EncoderRoute
 from .full import Full as Full
