@@ -1,4 +1,7 @@
-"""From a classifier in torch to ONNX: exported by torch, compared with the live model, in 8 bits on request."""
+"""Export a classifier from torch to ONNX, compared with the live model, in 8 bits on request.
+
+Does not know how a graph is saved and opened again.
+"""
 
 import logging
 import warnings
@@ -31,12 +34,12 @@ from nlptransfer.models import predict_logits
 from nlptransfer.routes import SavedFormat
 
 TOLERANCE = 1e-3
-"""Logits of a float32 graph may differ by so much from the live model's: products are added up in another order."""
+"""Largest difference of logits of a float32 graph from the live model's: products are added up in another order."""
 
 
 @dataclass(frozen=True)
 class OnnxExport:
-    """A classifier as ONNX, with what its record says of that."""
+    """A classifier as ONNX, and what its record says of the export."""
 
     route: Exported
     model: OnnxForSequenceClassification
@@ -58,11 +61,11 @@ def export_onnx(
     The graph takes token ids of any number of texts of any length, and gives logits; a probe's has the encoder in it.
 
     Args:
-        route: what the model has learned by.
+        route: that the model has learned by.
         texts: some texts, of several tokens each, on which graph and model are compared.
         folder: an empty one, for the graph; ``OnnxExport.route.save`` copies it from there, with all that it needs.
         int8: whether weights are kept in 8 bits, and activations rounded to 8 bits where they are multiplied with
-            them. The difference is then told and has no limit.
+            them. The difference is then recorded and has no limit.
 
     Raises:
         SettingError: packages are missing, it was exported before, its base is in 4 bits, or it is a probe with a
@@ -71,23 +74,21 @@ def export_onnx(
         VerificationError: a logit differs by more than ``TOLERANCE``.
     """
     _need_packages()
-    if isinstance(route, Exported):
-        raise SettingError("export: expected a model in torch, found one in ONNX: take what it was exported from")
     route.check_export()
-    plain = route.merged(model) if isinstance(model, PeftModel) else deepcopy(model)
+    plain = route.merged(model)[1] if isinstance(model, PeftModel) else deepcopy(model)
     plain = plain.cpu().float().eval()
     plain.config.architectures = [type(plain).__name__]
     # A live model in 16 bits is further from itself in float32 than a graph may be.
     live = model if model.dtype == torch.float32 else plain
     # Also texts that are short, long, or nothing.
     texts = [*texts, texts[0][:1], " ".join([*texts] * 8), ""]
-    wanted = predict_logits(live, route.rows(live, tokenizer, texts))
+    live_logits = predict_logits(live, route.rows(live, tokenizer, texts))
     words = getattr(plain, "words", None)
     exported = Exported(learned_by=route.name, long_text=route.long_text)
 
     def opened() -> tuple[OnnxForSequenceClassification, float]:
         graph = OnnxForSequenceClassification(plain.config, folder, words).eval()
-        return graph, _difference(wanted, exported, graph, tokenizer, texts)
+        return graph, _difference(live_logits, exported, graph, tokenizer, texts)
 
     try:
         rows = graph_rows(plain.config, tokenizer, words, texts, route.long_text)
@@ -111,7 +112,7 @@ def export_onnx(
 
 
 class _Graph(nn.Module):
-    """A model as the graph has it: from ids to logits."""
+    """Computes logits out of ids, as the graph does."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -136,7 +137,7 @@ class _Graph(nn.Module):
 
 
 def _write_graph(model: PreTrainedModel, batch: dict[str, Tensor], path: Path) -> None:
-    """Export a model by what it does with a batch; all sizes of the batch may differ later."""
+    """Export a model by tracing it on a batch; all sizes of the batch may differ later."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     shapes = {name: {0: "batch", 1: "words" if name == "word_ids" else "sequence"} for name in batch}
@@ -157,7 +158,7 @@ def _write_graph(model: PreTrainedModel, batch: dict[str, Tensor], path: Path) -
 
 
 def _round_to_int8(folder: Path) -> None:
-    """Put a graph in the place of another, with weights of its matrices and embeddings in 8 bits."""
+    """Replace a graph by one with the weights of its matrices and embeddings in 8 bits."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
@@ -188,26 +189,26 @@ def _need_packages() -> None:
 
 
 def _difference(
-    wanted: np.ndarray,
+    live_logits: np.ndarray,
     route: Exported,
     graph: OnnxForSequenceClassification,
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],
 ) -> float:
-    """The largest of a graph's logits from others, for the texts together and each alone; infinite for no number."""
+    """Return the largest difference of logits, for the texts together and each alone; infinite where one is no number."""
     together = predict_logits(graph, route.rows(graph, tokenizer, texts))
     alone = np.concatenate([predict_logits(graph, route.rows(graph, tokenizer, [text])) for text in texts])
-    difference = float(np.abs(np.stack([together, alone]) - wanted).max())
+    difference = float(np.abs(np.stack([together, alone]) - live_logits).max())
     return difference if np.isfinite(difference) else float("inf")
 
 
 def _kind(model: PreTrainedModel) -> str:
-    """What a model is, or a probe's encoder."""
+    """Return the type of a model, or of the encoder that it holds."""
     return getattr(model.base_model, "config", model.config).model_type
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what came first."""
+    """Return the first line of the error that came first."""
     while error.__cause__ is not None:
         error = error.__cause__
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -216,7 +217,7 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporters say of themselves."""
+    """Silence the exporters' logs and warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -121,13 +121,17 @@ class SavedFormat(Settings, ABC):
         """Tell whether a saved folder holds no copy of the base model."""
         return False
 
-    def merged(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return a copy of a model with its adapter added to the weights of the base.
+    def merged(self, model: PreTrainedModel) -> "tuple[SavedFormat, PreTrainedModel]":
+        """Return a copy of a model with its adapter added to the weights of the base, and the format of that.
 
         Raises:
             SettingError: the format has no adapter, or this model none any more.
         """
         raise SettingError(f"merge: expected an adapter, found a whole model (route {self.name})")
+
+    def saves_merged(self, model: PreTrainedModel) -> bool:
+        """Tell whether a model has an adapter that must be merged before it is saved."""
+        return False
 
     def check_export(self) -> None:
         """Raise a SettingError where an ONNX graph of the model would not give what the model gives."""

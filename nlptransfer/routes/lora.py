@@ -105,13 +105,16 @@ class Lora(EncoderRoute):
     def needs_base(self, folder: Path) -> bool:
         return (folder / ADAPTER).exists()
 
-    def merged(self, model: PreTrainedModel) -> PreTrainedModel:
+    def saves_merged(self, model: PreTrainedModel) -> bool:
+        return self.merge and isinstance(model, PeftModel)
+
+    def merged(self, model: PreTrainedModel) -> tuple["Lora", PreTrainedModel]:
         if not isinstance(model, PeftModel):
             raise SettingError("merge: expected an adapter, found a model that it was added to before")
         check(self.base_precision != "4bit", "merge", True, "a base in float32 or bfloat16, not 4bit")
         # In 16 bits most of the product would be rounded away, and a head would be loaded in 16 too.
         try:
-            return cast(Any, deepcopy(model).float()).merge_and_unload(safe_merge=True)
+            return replace(self, merge=True), cast(Any, deepcopy(model).float()).merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise VerificationError(f"merge: expected finite weights, found others ({error}): train it anew") from error
 
