@@ -67,7 +67,8 @@ class OnnxForSequenceClassification(PreTrainedModel):
         outputs = ", ".join(f"{value.name} of {value.shape[-1]}" for value in self.session.get_outputs())
         if outputs != (expected := f"{LOGITS} of {config.num_labels}"):
             raise RunFolderError(
-                f"{folder / GRAPH}: expected {expected} labels, as config.json has them, found {outputs}: export it again"
+                f"{folder / GRAPH}: expected {expected} labels, as config.json has them, found {outputs}: "
+                "export it again"
             )
         # transformers takes a model's device and dtype from its parameters.
         self.no_weights = nn.Parameter(torch.empty(0), requires_grad=False)

@@ -195,7 +195,7 @@ def _difference(
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],
 ) -> float:
-    """Return the largest difference of logits, for the texts together and each alone; infinite where one is no number."""
+    """Return the largest difference of logits, for the texts together and each alone; infinite for no number."""
     together = predict_logits(graph, route.rows(graph, tokenizer, texts))
     alone = np.concatenate([predict_logits(graph, route.rows(graph, tokenizer, [text])) for text in texts])
     difference = float(np.abs(np.stack([together, alone]) - live_logits).max())
