@@ -1,99 +1,49 @@
-"""Resample scores over runs and rows."""
+"""Resample rows and seeds with replacement (Efron & Tibshirani 1993, ch. 13).
 
-from collections.abc import Sequence
+This file knows counts and a function from counts to scores. It does not know what is scored.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import sparse
 
-from nlptransfer.data import Labels
-from nlptransfer.errors import DataError, SettingError
-from nlptransfer.evaluation.metrics import averages, checked_targets, known_score, tally
-
-# How many drawn counts are held at once (64-bit: 32 MiB).
-_BLOCK = 2**22
-
-
-def measure(metric: str, labels: Labels) -> str:
-    """The metric, if a gain can be measured by it.
-
-    Raises:
-        SettingError: an unknown score or one that needs probabilities.
-    """
-    known_score(metric, labels)
-    row = np.zeros((1, labels.num_labels) if labels.multi_label else 1, dtype=np.int64)
-    possible = averages(np.ones((1, 1)) @ tally(row, row, labels), 1, labels)
-    if metric not in possible:
-        raise SettingError(
-            f"metric={metric!r}: expected a score of predicted labels, found one that needs probabilities; "
-            f"choose one of {', '.join(possible)}"
-        )
-    return metric
-
-
-def checked_rows(targets: ArrayLike, labels: Labels) -> np.ndarray:
-    """The targets of test rows as integers: ids (rows,), or 0/1 (rows, labels) for several labels.
-
-    Raises:
-        DataError: no rows, or values that are no such targets.
-    """
-    rows = len(np.atleast_1d(targets))
-    if not rows:
-        raise DataError("targets: expected at least one test row, found none")
-    return checked_targets(targets, (rows, labels.num_labels), labels.multi_label)
-
-
-def checked_runs(name: str, runs: Sequence[ArrayLike], y: np.ndarray, labels: Labels) -> list[np.ndarray]:
-    """What each seed's run predicted, in the shape of the checked targets ``y``; ``name`` is for messages.
-
-    Raises:
-        DataError: another shape, or values that are no such targets.
-    """
-    for index, guesses in enumerate(runs):
-        if np.shape(guesses) != y.shape:
-            raise DataError(
-                f"{name}[{index}]: expected predictions of shape {y.shape}, as the targets have it, found "
-                f"{np.shape(guesses)}; give one array of predicted targets for each seed, all of the same test rows"
-            )
-    shape = (len(y), labels.num_labels)
-    return [checked_targets(run, shape, labels.multi_label, f"{name}[{index}]") for index, run in enumerate(runs)]
-
-
-def outcomes(y: np.ndarray, runs: Sequence[np.ndarray], labels: Labels) -> tuple[np.ndarray, list[sparse.csr_array]]:
-    """Rows that differ in what is true or predicted: how often each kind occurs (m,), and each run's tally of one."""
-    together = np.column_stack([y, *runs])
-    _, first, counts = np.unique(together, axis=0, return_index=True, return_counts=True)
-    # In the order of the rows, runs can change places without changing what is drawn.
-    order = np.argsort(first)
-    first = first[order]
-    return counts[order], [tally(y[first], guesses[first], labels) for guesses in runs]
-
-
-def scores(draws: np.ndarray, tables: Sequence[sparse.csr_array], labels: Labels, metric: str) -> np.ndarray:
-    """Each run's score in each resample, (runs, resamples), from how often each outcome was drawn (resamples, m)."""
-    rows = int(draws[0].sum())
-    return np.array([averages(draws @ table, rows, labels)[metric] for table in tables])
+BLOCK = 2**22
+"""Counts that are drawn at a time (64-bit: 32 MiB)."""
 
 
 def resampled_scores(
-    rng: np.random.Generator,
-    counts: np.ndarray,
-    tables: Sequence[sparse.csr_array],
-    labels: Labels,
-    metric: str,
-    resamples: int,
+    rng: np.random.Generator, counts: np.ndarray, score: Callable[[np.ndarray], np.ndarray], resamples: int
 ) -> np.ndarray:
-    """Each run's score on rows drawn with replacement, (runs, resamples); all runs are scored on the same draws.
+    """Score rows drawn with replacement, as many as there are.
 
-    Drawing how often each outcome occurs is drawing rows, only faster; ``counts`` and ``tables`` are of ``outcomes``.
+    Instead of rows it draws how often each distinct row occurs, which is the same and takes one draw a resample.
+
+    Args:
+        rng: source of the draws, which depend on neither scores nor blocks.
+        counts: (m,), how often each distinct row occurs.
+        score: maps counts (draws, m) to scores (..., draws).
+        resamples: how many.
+
+    Returns:
+        Scores (..., resamples).
     """
-    rows, step, found = int(counts.sum()), max(1, _BLOCK // max(tables[0].shape)), []
-    for start in range(0, resamples, step):
-        draws = rng.multinomial(rows, counts / rows, size=min(step, resamples - start))
-        found.append(scores(draws, tables, labels, metric))
-    return np.concatenate(found, axis=1)
+    rows, block, found = int(counts.sum()), max(1, BLOCK // len(counts)), []
+    for start in range(0, resamples, block):
+        found.append(score(rng.multinomial(rows, counts / rows, size=min(block, resamples - start))))
+    return np.concatenate(found, axis=-1)
+
+
+def seed_shares(rng: np.random.Generator, seeds: int, resamples: int) -> np.ndarray:
+    """Draw seeds with replacement: the share (resamples, seeds) that each has of a resample."""
+    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+
+
+def percentile_interval(draws: np.ndarray) -> tuple[float, float]:
+    """Compute the 95% percentile interval of resampled scores (resamples,)."""
+    low, high = np.quantile(draws, [0.025, 0.975]).tolist()
+    return low, high
 
 
 def rounded(differences: np.ndarray | float) -> np.ndarray:
-    """Differences of scores without the error of floats: 0 but for rounding must not look like a gain, nor like -0."""
+    """Round off the error of floats: a difference of 0 must not look like a gain, nor like -0."""
     return np.round(differences, 12) + 0.0

@@ -1,14 +1,12 @@
-"""Scores with intervals, as plain numbers and as ``evaluate`` metrics.
+"""Scores of predictions with intervals, as plain numbers, and metrics of the ``evaluate`` library.
 
-``score`` counts each row's outcome once and derives every number from those counts, so that a thousand
-bootstrap resamples cost one draw of counts and not a thousand calls of scikit-learn; its numbers are
-scikit-learn's with ``zero_division=0``. ``METRICS`` holds the same measures as ``evaluate.Metric`` classes that
-need no download.
+``score_predictions`` counts each distinct outcome of a row once and derives every number from those counts, so that a
+thousand resamples cost one draw of counts and not a thousand calls of scikit-learn; its numbers are scikit-learn's with
+``zero_division=0``. This file does not know models or files.
 """
 
-import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,115 +15,74 @@ import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
-from scipy.special import expit, softmax
+from scipy.stats import rankdata
 
 from nlptransfer.data import Labels
-from nlptransfer.errors import DataError, SettingError, nearest
+from nlptransfer.errors import SettingError, nearest
+from nlptransfer.evaluation.bootstrap import percentile_interval, resampled_scores
+from nlptransfer.evaluation.inputs import checked_probabilities, checked_targets, predicted
 from nlptransfer.settings import check
 
 _AVERAGED = [f"{rate}_{kind}" for rate in ("f1", "precision", "recall") for kind in ("macro", "micro", "weighted")]
-_SINGLE_LABEL = ["accuracy", *_AVERAGED, "mcc", "loss"]
-_MULTI_LABEL = ["accuracy", "subset_accuracy", *_AVERAGED, "lrap", "loss"]
-# How many drawn counts are held at once (64-bit: 32 MiB).
-_BLOCK = 2**22
+_SINGLE_LABEL = ["accuracy", *_AVERAGED, "mcc"]
+_MULTI_LABEL = ["accuracy", "subset_accuracy", *_AVERAGED]
+_OF_PROBABILITIES = ["lrap", "loss"]
+
+# Metrics of ``evaluate``: the scikit-learn function, its settings, and what is given (predictions, references).
 _IDS = datasets.Value("int32")
 _ROWS = datasets.Sequence(_IDS)
-_DEFAULTS: Mapping[str, Any] = {"average": "macro", "zero_division": 0}
+_EITHER, _SEVERAL = ((_IDS, _IDS), (_ROWS, _ROWS)), ((_ROWS, _ROWS),)
+_RANKED = ((datasets.Sequence(datasets.Value("float64")), _ROWS),)
+_MACRO = {"average": "macro", "zero_division": 0}
+_RANKING = "label_ranking_average_precision"
+METRICS: dict[str, tuple[str, dict[str, Any], tuple[tuple[Any, Any], ...]]] = {
+    "accuracy": ("accuracy_score", {}, _EITHER),
+    "precision": ("precision_score", _MACRO, _EITHER),
+    "recall": ("recall_score", _MACRO, _EITHER),
+    "f1": ("f1_score", _MACRO, _EITHER),
+    "matthews_correlation": ("matthews_corrcoef", {}, _EITHER[:1]),
+    "subset_accuracy": ("accuracy_score", {}, _SEVERAL),
+    _RANKING: ("label_ranking_average_precision_score", {}, _RANKED),
+}
 
 
 class LocalMetric(evaluate.Metric):
     """An ``evaluate`` metric over one scikit-learn function, whose other arguments ``compute`` takes too.
 
-    ``predictions`` and ``references`` are label ids (n,), or rows of 0/1 (n, k) for several labels. Rows are kept in
-    memory, so that no two processes share a cache file, unless ``num_process`` asks ``evaluate`` to gather through one.
+    ``predictions`` and ``references`` are label ids (n,), or 0/1 (n, k) for several labels; they are kept in memory.
+
+    Args:
+        name: one of ``METRICS``.
     """
 
-    function = ""
-    defaults: Mapping[str, Any] = {}
-    takes: tuple[tuple[Any, Any], ...] = ((_IDS, _IDS), (_ROWS, _ROWS))
+    def __init__(self, name: str) -> None:
+        self.local_name = name
+        super().__init__(keep_in_memory=True)
 
-    def __init__(
-        self, config_name: str | None = None, keep_in_memory: bool | None = None, num_process: int = 1, **options: Any
-    ) -> None:
-        keep_in_memory = num_process == 1 if keep_in_memory is None else keep_in_memory
-        super().__init__(config_name, keep_in_memory=keep_in_memory, num_process=num_process, **options)
+    @property
+    def name(self) -> str:
+        """Name of the metric and of its score."""
+        return self.local_name
 
     def _info(self) -> evaluate.MetricInfo:
+        function, _, kinds = METRICS[self.local_name]
         return evaluate.MetricInfo(
-            description=inspect.getdoc(type(self)),
+            description=f"sklearn.metrics.{function}",
             citation="",
-            inputs_description=inspect.getdoc(LocalMetric),
-            reference_urls=["https://scikit-learn.org/stable/modules/model_evaluation.html"],
-            features=[datasets.Features(predictions=given, references=true) for given, true in self.takes],
+            inputs_description=LocalMetric.__doc__,
+            features=[datasets.Features(predictions=given, references=true) for given, true in kinds],
         )
 
     def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, Any]:
         import sklearn.metrics
 
-        function = getattr(sklearn.metrics, self.function)
-        return {self.name: _plain(function(references, predictions, **{**self.defaults, **options}))}
-
-
-class Accuracy(LocalMetric):
-    """Share of the rows that are right: the label, or with several labels all of them."""
-
-    function = "accuracy_score"
-
-
-class SubsetAccuracy(Accuracy):
-    """Share of the rows of several labels that have every label right."""
-
-    takes = ((_ROWS, _ROWS),)
-
-
-class Precision(LocalMetric):
-    """Share of the given labels that are right; ``average`` is "macro" (default), "micro", "weighted" or None."""
-
-    function = "precision_score"
-    defaults = _DEFAULTS
-
-
-class Recall(LocalMetric):
-    """Share of the true labels that are found; ``average`` is "macro" (default), "micro", "weighted" or None."""
-
-    function = "recall_score"
-    defaults = _DEFAULTS
-
-
-class F1(LocalMetric):
-    """Harmonic mean of precision and recall; ``average`` is "macro" (default), "micro", "weighted" or None."""
-
-    function = "f1_score"
-    defaults = _DEFAULTS
-
-
-class MatthewsCorrelation(LocalMetric):
-    """Correlation of predicted and true labels (Gorodkin 2004 for more than two); 0 where one of them is constant."""
-
-    function = "matthews_corrcoef"
-    takes = ((_IDS, _IDS),)
-
-
-class LabelRankingAveragePrecision(LocalMetric):
-    """The share of true labels among those ranked as high as each true one; ``predictions`` are probabilities."""
-
-    function = "label_ranking_average_precision_score"
-    takes = ((datasets.Sequence(datasets.Value("float64")), _ROWS),)
-
-
-METRICS: dict[str, type[evaluate.Metric]] = {
-    "accuracy": Accuracy,
-    "precision": Precision,
-    "recall": Recall,
-    "f1": F1,
-    "matthews_correlation": MatthewsCorrelation,
-    "subset_accuracy": SubsetAccuracy,
-    "label_ranking_average_precision": LabelRankingAveragePrecision,
-}
+        function, settings, _ = METRICS[self.local_name]
+        value = getattr(sklearn.metrics, function)(references, predictions, **{**settings, **options})
+        return {self.local_name: _for_json(value)}
 
 
 def load_metric(name: str) -> evaluate.Metric:
-    """The local metric of that name, or else what ``evaluate.load`` gives.
+    """Load the local metric of that name, or else what ``evaluate.load`` gives.
 
     ``evaluate.load`` fetches and runs the script that the hub holds under the name, or runs the one at a path.
 
@@ -133,7 +90,7 @@ def load_metric(name: str) -> evaluate.Metric:
         SettingError: neither a local metric nor one that ``evaluate`` can load.
     """
     if name in METRICS:
-        return METRICS[name]()
+        return LocalMetric(name)
     try:
         return evaluate.load(name, module_type="metric", keep_in_memory=True)
     except Exception as error:  # a fetched script can raise anything
@@ -145,53 +102,44 @@ def load_metric(name: str) -> evaluate.Metric:
 
 
 def default_metric(labels: Labels) -> str:
-    """The score that choices are made by: "accuracy", or "f1_micro" with several labels."""
+    """Name the score that choices are made by: "accuracy", or "f1_micro" with several labels."""
     return "f1_micro" if labels.multi_label else "accuracy"
 
 
 def known_score(name: str, labels: Labels | None = None) -> str:
-    """``name``, if ``score`` gives a number of that name (for ``labels``, or for either kind).
+    """Return ``name``, if ``score_predictions`` gives a number of that name (for ``labels``, or for either kind).
 
     Raises:
         SettingError: it does not.
     """
-    known = [*_SINGLE_LABEL, *_MULTI_LABEL] if labels is None else _MULTI_LABEL if labels.multi_label else _SINGLE_LABEL
+    one, several = [*_SINGLE_LABEL, "loss"], [*_MULTI_LABEL, *_OF_PROBABILITIES]
+    known = [*one, *several] if labels is None else several if labels.multi_label else one
     if name not in known:
         raise SettingError(f"unknown score {name!r}: {nearest(name, set(known))}")
     return name
 
 
-def higher_is_better(metric: str) -> bool:
-    """Whether more of a score is better; the loss alone wants less.
+def measure(metric: str, labels: Labels) -> str:
+    """Return ``metric``, if predicted labels alone have such a score, so that runs can be compared by it.
 
     Raises:
-        SettingError: ``score`` gives no such number.
+        SettingError: an unknown score, or one that needs probabilities.
+    """
+    if known_score(metric, labels) in _OF_PROBABILITIES:
+        raise SettingError(
+            f"metric={metric!r}: expected a score of predicted labels, found one that needs probabilities; "
+            f"choose one of {', '.join(_MULTI_LABEL if labels.multi_label else _SINGLE_LABEL)}"
+        )
+    return metric
+
+
+def higher_is_better(metric: str) -> bool:
+    """Say whether more of a score is better; the loss alone wants less.
+
+    Raises:
+        SettingError: ``score_predictions`` gives no such number.
     """
     return known_score(metric) != "loss"
-
-
-def predicted(probabilities: ArrayLike, labels: Labels, thresholds: ArrayLike | None = None) -> np.ndarray:
-    """What is predicted: the likeliest label's id, or with several labels each one that reaches its threshold.
-
-    Args:
-        probabilities: (n, k), one column a label.
-        labels: the k labels.
-        thresholds: (k,), for several labels only; .5 for each by default.
-
-    Returns:
-        Ids (n,), or 0/1 (n, k), as integers.
-
-    Raises:
-        DataError: probabilities of another shape, outside [0, 1] or not finite.
-        SettingError: thresholds of another shape, or for single-label data.
-    """
-    p = _probabilities(probabilities, labels)
-    if not labels.multi_label:
-        check(thresholds is None, "thresholds", thresholds, "none where each row has one label")
-        return p.argmax(axis=1)
-    cuts = np.full(p.shape[1], 0.5) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
-    check(cuts.shape == (p.shape[1],), "thresholds", thresholds, f"{p.shape[1]} numbers, one a label")
-    return (p >= cuts).astype(np.int64)
 
 
 def score_predictions(
@@ -204,19 +152,18 @@ def score_predictions(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Every score of some predictions, ready for JSON.
+    """Compute every score of some predictions, ready for JSON.
 
     Macro averages are scikit-learn's default: with one label a row, over the labels that occur among targets or
-    predictions; with several, over all k. A ratio 0/0 is 0. Losses clip probabilities 2.2e-16 away from 0 and 1, as
-    scikit-learn does. Intervals are 95% percentile intervals of the bootstrap over rows (Efron & Tibshirani 1993,
-    ch. 13): below some 30 rows they are too narrow, and without any error they have no width.
+    predictions; with several, over all k. A ratio 0/0 is 0. Intervals are 95% percentile intervals of the bootstrap
+    over rows: below some 30 rows they are too narrow, and without any error they have no width.
 
     Args:
         targets: ids (n,), or 0/1 (n, k) for several labels.
         probabilities: (n, k).
         labels: the k labels.
         thresholds: (k,), for several labels only; .5 for each by default.
-        metrics: names of further ``evaluate`` metrics of the predictions (LabelRankingAveragePrecision: of the
+        metrics: names of further ``evaluate`` metrics of the predictions (label_ranking_average_precision: of the
             probabilities). Each goes under its name, or ``name_key`` if it gives several numbers; a name that is a
             score already is left as it is, and NaN becomes None.
         resamples: bootstrap resamples; 0 leaves the intervals out.
@@ -233,14 +180,24 @@ def score_predictions(
         SettingError: thresholds that do not fit; a further metric that cannot be loaded or computed.
     """
     check(resamples >= 0, "resamples", resamples, "0 or more")
-    p = _probabilities(probabilities, labels)
+    p = checked_probabilities(probabilities, labels.num_labels)
     y = checked_targets(targets, p.shape, labels.multi_label)
     guesses = predicted(p, labels, thresholds)
-    counts, table = _outcomes(y, guesses, labels)
+    counts, (table,) = outcomes(y, [guesses], labels, by_row=False)
     sums = counts @ table
-    scores = {name: float(value) for name, value in averages(sums, len(y), labels).items()}
-    scores |= _ranking_and_loss(p, y)
-    result: dict[str, Any] = scores | _intervals(counts, table, labels, resamples, seed)
+    result: dict[str, Any] = {name: float(value) for name, value in averages(sums, len(y), labels).items()}
+    if labels.multi_label:
+        result["lrap"] = _ranking_precision(p, y)
+    result["loss"] = mean_loss(p, y)
+    if resamples:
+        names = ["accuracy", "f1_macro", *(["f1_micro"] if labels.multi_label else [])]
+
+        def scores(draws: np.ndarray) -> np.ndarray:
+            found = averages(draws @ table, len(y), labels)
+            return np.array([found[name] for name in names])
+
+        drawn = resampled_scores(np.random.default_rng(seed), counts, scores, resamples)
+        result |= {f"{name}_interval": [*percentile_interval(row)] for name, row in zip(names, drawn, strict=True)}
     result["per_class"] = _per_class(sums, labels)
     for name in metrics:
         if name not in result:
@@ -248,11 +205,39 @@ def score_predictions(
     return result
 
 
-def tally(targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> sparse.csr_array:
-    """What each of n rows adds to the sums that ``averages`` reads, (n, 3k + 1) of 0 and 1.
+def outcomes(
+    y: np.ndarray, runs: Sequence[np.ndarray], labels: Labels, *, by_row: bool = True
+) -> tuple[np.ndarray, list[sparse.csr_array]]:
+    """Count rows with the same targets and predictions: how often each kind occurs (m,), and each run's tally of one.
 
-    For each of k labels whether the row has it and is given it, is given it, has it; at last whether all is right.
-    Targets and guesses are ids (n,), or 0/1 (n, k) for several labels, as integers.
+    Args:
+        y: targets, ids (n,), or 0/1 (n, k) for several labels.
+        runs: what each predicted, in the shape of ``y``.
+        labels: the labels.
+        by_row: in the order of the rows, so that runs can change places without changing what a bootstrap draws; or
+            sorted by targets and predictions.
+    """
+    if labels.multi_label:
+        # Packed to bits the sort that finds equal rows moves an eighth of the bytes.
+        packed = np.packbits(np.hstack([y, *runs]).astype(bool), axis=1)
+        _, first, counts = np.unique(packed, axis=0, return_index=True, return_counts=True)
+    else:
+        kinds = y
+        for guesses in runs:
+            _, first, kinds, counts = np.unique(
+                kinds * labels.num_labels + guesses, return_index=True, return_inverse=True, return_counts=True
+            )
+    if by_row:
+        order = np.argsort(first)
+        first, counts = first[order], counts[order]
+    return counts, [tally(y[first], guesses[first], labels) for guesses in runs]
+
+
+def tally(targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> sparse.csr_array:
+    """Count what each of n rows adds to the sums that ``averages`` reads, (n, 3k + 1) of 0 and 1.
+
+    For each of k labels whether the row has it and it is predicted, it is predicted, the row has it; at last whether
+    all is right. Targets and guesses are ids (n,), or 0/1 (n, k) for several labels, as integers.
     """
     if labels.multi_label:
         actual, given, right = sparse.csr_array(targets), sparse.csr_array(guesses), (targets == guesses).all(axis=1)
@@ -264,7 +249,7 @@ def tally(targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> sparse.cs
 
 
 def averages(sums: np.ndarray, rows: int, labels: Labels) -> dict[str, np.ndarray]:
-    """The scores of predicted labels by name, (...,): those of ``score`` that need no probabilities.
+    """Compute the scores of predicted labels by name, (...,): those that need no probabilities.
 
     ``sums`` are ``tally`` summed over ``rows`` rows, (..., 3k + 1); any leading axis is one of resamples.
     """
@@ -284,15 +269,19 @@ def averages(sums: np.ndarray, rows: int, labels: Labels) -> dict[str, np.ndarra
     return found
 
 
-def _outcomes(targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> tuple[np.ndarray, sparse.csr_array]:
-    """The distinct outcomes of a row: how often each occurs (m,), and what one adds to the totals (m, 3k + 1)."""
-    if labels.multi_label:
-        # Packed to bits the sort that finds equal rows moves an eighth of the bytes.
-        packed = np.packbits(np.hstack([targets, guesses]).astype(bool), axis=1)
-        _, first, counts = np.unique(packed, axis=0, return_index=True, return_counts=True)
-    else:
-        _, first, counts = np.unique(targets * labels.num_labels + guesses, return_index=True, return_counts=True)
-    return counts, tally(targets[first], guesses[first], labels)
+def mean_loss(p: np.ndarray, y: np.ndarray) -> float:
+    """Compute the mean negative log-likelihood in nats, with several labels over rows and labels.
+
+    Like scikit-learn's it clips probabilities 2.2e-16 away from 0 and 1, but it says nothing of rows whose float32
+    sum is not quite 1.
+
+    Args:
+        p: probabilities (n, k).
+        y: ids (n,), or 0/1 (n, k) for several labels.
+    """
+    likelihood = p[np.arange(len(y)), y] if y.ndim == 1 else np.where(y == 1, p, 1 - p)
+    tiny = np.finfo(np.float64).eps
+    return float(-np.log(np.clip(likelihood, tiny, 1 - tiny)).mean())
 
 
 def _one_hot(ids: np.ndarray, k: int) -> sparse.csr_array:
@@ -319,129 +308,31 @@ def _per_class(sums: np.ndarray, labels: Labels) -> dict[str, dict[str, float]]:
     return {label: {name: column[i].item() for name, column in columns.items()} for i, label in enumerate(labels.names)}
 
 
-def _ranking_and_loss(p: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    if y.ndim == 1:
-        return {"loss": float(-np.log(_clipped(p[np.arange(len(y)), y])).mean())}
-    loss = -np.log(_clipped(np.where(y == 1, p, 1 - p))).mean()
-    return {"lrap": float(_ranking_precision(p, y)), "loss": float(loss)}
-
-
-def _ranking_precision(p: np.ndarray, y: np.ndarray) -> np.floating:
+def _ranking_precision(p: np.ndarray, y: np.ndarray) -> float:
     """Label ranking average precision; scikit-learn's goes row by row in Python, which takes seconds on 10,000 rows."""
-    order = np.argsort(-p, axis=1)
-    ranked, true = np.take_along_axis(p, order, axis=1), np.take_along_axis(y, order, axis=1)
-    # A label ranks as low as the last of those with its score: find that place from the right.
-    parted = np.pad(ranked[:, :-1] > ranked[:, 1:], ((0, 0), (0, 1)), constant_values=True)
-    last = np.where(parted, np.arange(p.shape[1]), p.shape[1])
-    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
-    precision = np.take_along_axis(true.cumsum(axis=1), last, axis=1) / (last + 1)
+    rank, rank_among_true = (rankdata(scores, "max", axis=1) for scores in (-p, np.where(y, -p, np.inf)))
+    precision = (y * rank_among_true / rank).sum(axis=1) / np.maximum(y.sum(axis=1), 1)
     # A row without a true label has nothing to rank wrongly.
-    return np.where(y.any(axis=1), (precision * true).sum(axis=1) / np.maximum(true.sum(axis=1), 1), 1.0).mean()
-
-
-def _clipped(p: np.ndarray) -> np.ndarray:
-    tiny = np.finfo(np.float64).eps
-    return np.clip(p, tiny, 1 - tiny)
-
-
-def _intervals(
-    counts: np.ndarray, table: sparse.csr_array, labels: Labels, resamples: int, seed: int
-) -> dict[str, list[float]]:
-    """95% intervals; drawing how often each outcome occurs is drawing rows with replacement, only faster."""
-    if not resamples:
-        return {}
-    names = ["accuracy", "f1_macro", *(["f1_micro"] if labels.multi_label else [])]
-    rows, rng, step = int(counts.sum()), np.random.default_rng(seed), max(1, _BLOCK // max(table.shape))
-    drawn = []
-    for start in range(0, resamples, step):
-        draws = rng.multinomial(rows, counts / rows, size=min(step, resamples - start))
-        found = averages(draws @ table, rows, labels)
-        drawn.append([found[name] for name in names])
-    bounds = np.quantile(np.concatenate(drawn, axis=1), [0.025, 0.975], axis=1).T
-    return {f"{name}_interval": bound.tolist() for name, bound in zip(names, bounds, strict=True)}
+    return float(np.where(y.any(axis=1), precision, 1.0).mean())
 
 
 def _further(name: str, y: np.ndarray, guesses: np.ndarray, p: np.ndarray) -> dict[str, Any]:
     metric = load_metric(name)
-    given = p if isinstance(metric, LabelRankingAveragePrecision) else guesses
     try:
-        values = metric.compute(predictions=given, references=y)
+        values = metric.compute(predictions=p if name == _RANKING else guesses, references=y)
     except Exception as error:  # a fetched script can raise anything
         reason = " ".join(str(error).split())
         raise SettingError(f"metric {name!r} cannot be computed on these predictions: {reason}") from error
     if len(values) == 1:
-        return {name: _plain(next(iter(values.values())))}
-    return {key if key == name else f"{name}_{key}": _plain(value) for key, value in values.items()}
+        return {name: _for_json(next(iter(values.values())))}
+    return {key if key == name else f"{name}_{key}": _for_json(value) for key, value in values.items()}
 
 
-def _plain(value: Any) -> Any:
-    """``value`` as JSON takes it; NaN and infinity, which it does not, become None."""
+def _for_json(value: Any) -> Any:
+    """Convert to what JSON takes; NaN and infinity, which it does not, become None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _for_json(item) for key, item in value.items()}
     value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_for_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def checked_matrix(values: ArrayLike, what: str) -> np.ndarray:
-    """Numbers (n, k) in float64.
-
-    Raises:
-        DataError: another shape, no rows, or numbers that are not finite.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 2 or 0 in array.shape:
-        raise DataError(f"{what}: expected at least one row and one column a label, found shape {array.shape}")
-    if not np.isfinite(array).all():
-        row, column = np.argwhere(~np.isfinite(array))[0]
-        raise DataError(f"{what}: expected finite numbers, found {array[row, column]} in row {row}, column {column}")
-    return array
-
-
-def checked_probabilities(probabilities: ArrayLike) -> np.ndarray:
-    """Probabilities (n, k) in float64.
-
-    Raises:
-        DataError: another shape, no rows, or values outside [0, 1] or not finite.
-    """
-    p = checked_matrix(probabilities, "probabilities")
-    # Half precision can round a softmax a little above 1.
-    if p.min() < 0 or p.max() > 1.001:
-        raise DataError(
-            f"probabilities: expected numbers in [0, 1], found {p.min():.4g} to {p.max():.4g}; "
-            "take the softmax or sigmoid of logits first"
-        )
-    return p
-
-
-def _probabilities(probabilities: ArrayLike, labels: Labels) -> np.ndarray:
-    p = checked_probabilities(probabilities)
-    if p.shape[1] != labels.num_labels:
-        raise DataError(f"probabilities: expected {labels.num_labels} columns, one a label, found {p.shape[1]}")
-    return p
-
-
-def checked_targets(targets: ArrayLike, shape: tuple[int, ...], multi_label: bool, what: str = "targets") -> np.ndarray:
-    """Targets of n rows and k labels, ``shape`` being (n, k), as integers: ids (n,), or 0/1 (n, k) for several labels.
-
-    Raises:
-        DataError: another shape, or values that are no such targets.
-    """
-    y, expected = np.asarray(targets), shape if multi_label else shape[:1]
-    if y.shape != expected:
-        raise DataError(f"{what}: expected shape {expected} to go with the predictions, found {y.shape}")
-    top = 1 if multi_label else shape[1] - 1
-    kind = "0 or 1" if multi_label else f"label ids from 0 to {top}"
-    if y.dtype.kind not in "biuf":
-        raise DataError(f"{what}: expected {kind}, found values of type {y.dtype}")
-    y = y.astype(np.float64)
-    wrong = (y < 0) | (y > top) | (y != np.floor(y))
-    if wrong.any():
-        raise DataError(f"{what}: expected {kind}, found {y[wrong][0]} in row {np.argwhere(wrong)[0][0]}")
-    return y.astype(np.int64)
-
-
-def to_probabilities(logits: np.ndarray, labels: Labels) -> np.ndarray:
-    """Logits (rows, labels) -> probabilities: softmax, or a sigmoid for each of several labels."""
-    return expit(logits) if labels.multi_label else softmax(logits, axis=1)

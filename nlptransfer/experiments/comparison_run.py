@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from nlptransfer.evaluation import (
     paired,
     recommended,
     rows_to_reach,
-    rung_interval,
+    score_interval,
     wilson_interval,
 )
 from nlptransfer.experiments.baselines import Majority
@@ -305,7 +306,7 @@ class Climb:
         """Mean score over seeds and its interval; of accuracy also Wilson's, of the first seed's model alone."""
         labels, metric, targets = self.data.labels, self.metric, self.data.test.targets
         guesses = [predictions_on_test(folder, labels) for folder in folders]
-        found = rung_interval(targets, guesses, labels, metric).to_dict()
+        found = asdict(score_interval(targets, guesses, labels, metric))
         told = {name: found[name] for name in ("mean", "spread", "interval")}
         told["scores"] = [read_json(folder / "metrics.json")["test"][metric] for folder in folders]
         if metric == "accuracy":
@@ -355,7 +356,7 @@ class Climb:
             delta=self.asked["delta"],
         )
         log.info("%s", found.reason)
-        return {"rung": found.rung, "best": found.best, "sentence": found.reason}
+        return {"rung": found.candidate, "best": found.best, "sentence": found.reason}
 
     def _close_curve(self) -> None:
         """End the curve with the scores on all rows, and say what rows the better of two needs to reach the other."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from nlptransfer import distributed
 from nlptransfer.data import Labels, load_data, load_texts
 from nlptransfer.errors import DataError
+from nlptransfer.evaluation import percentile_interval, resampled_scores, seed_shares
 from nlptransfer.experiments.finetuning import Experiment, finetune
 from nlptransfer.files import write_json
 from nlptransfer.memo import shared_work
@@ -288,27 +290,27 @@ def _interval(
 
     The rows of a target are drawn once for all pairs that end there, as they share them.
     """
-    draw = np.random.default_rng(0)
-    gains, gaps = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+    rng, others = np.random.default_rng(0), [own, *([best] if best is not None else [])]
+    totals = np.zeros((len(others), RESAMPLES))
     for target in sorted({*targets}):
         places = [place for place, name in enumerate(targets) if name == target]
-        seeds, rows = plain[places[0]].shape
-        counts = draw.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES) / rows
-        drawn = draw.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
-
-        for place in places:
-            for total, side in ((gains, own), (gaps, best)):
-                if side is not None:
-                    apart = side[place].astype(float) - plain[place]
-                    total += np.einsum("is,is->i", drawn, counts @ apart.T) / len(targets)
-    gain = _mean_apart(own, plain)
-    low, high = np.quantile(gains, [0.025, 0.975]).tolist()
+        # (others, seeds, rows), summed over the pairs.
+        apart = np.array([sum(side[place].astype(float) - plain[place] for place in places) for side in others])
+        _, seeds, rows = apart.shape
+        drawn = resampled_scores(rng, np.ones(rows), partial(_weighted, apart / rows), RESAMPLES)
+        totals += np.einsum("is,osi->oi", seed_shares(rng, seeds, RESAMPLES), drawn) / len(targets)
+    gains, *gaps = totals
+    gain, interval = _mean_apart(own, plain), percentile_interval(gains)
     if best is None:
-        return gain, None, (low, high), None
+        return gain, None, interval, None
     gap = _mean_apart(best, plain)
-    shares = np.divide(gains, gaps, out=np.zeros(RESAMPLES), where=np.abs(gaps) > 1e-9)
-    share_low, share_high = np.quantile(shares, [0.025, 0.975]).tolist()
-    return gain, gain / gap if gap else 0.0, (low, high), (share_low, share_high)
+    shares = np.divide(gains, gaps[0], out=np.zeros(RESAMPLES), where=np.abs(gaps[0]) > 1e-9)
+    return gain, gain / gap if gap else 0.0, interval, percentile_interval(shares)
+
+
+def _weighted(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Sum rows (..., rows) by how often each was drawn, (draws, rows), to (..., draws)."""
+    return rows @ counts.T
 
 
 def _mean_apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -215,7 +215,7 @@ def gain_curve(
             runs = pairs.runs(folder / str(size))
             if distributed.is_main():
                 gain = gain_of(runs, run.data.labels, metric)
-                found.append({"size": size, "transfer": run.transfer.name, **gain.to_dict()})
+                found.append({"size": size, "transfer": run.transfer.name, **asdict(gain)})
                 write_json(folder / "gains.json", found)
                 log.info("%d rows, %s: %s", size, run.transfer.name, said(found[-1]))
             distributed.barrier()

@@ -4,7 +4,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def run_with_verdict(run: Run, pairs: Pairs, folder: Path, *, fallback: bool, ov
         sign = 1.0 if higher_is_better(metric) else -1.0
         taken = "direct" if fallback and sign * scores[1] >= sign * scores[0] else run.transfer.name
         told = {
-            **gain.to_dict(),
+            **asdict(gain),
             "validation": {run.transfer.name: scores[0], "direct": scores[1]},
             "fallback": fallback,
             "taken": taken,

@@ -4,9 +4,9 @@
     python tests/benchmarks/coverage.py --sets 200
 
 All models are right in 85% of the rows that might be asked, on average over their seeds;
-``tests/helpers/simulated_rungs.py`` says how their errors hang together. The limits: 93 to 97% of the intervals cover
-that, 4 to 6% of the paired bootstraps and at most 5% of McNemar's tests (where seeds do not matter) find a difference
-that is not there.
+``tests/helpers/simulated_candidates.py`` says how their errors hang together. The limits: 93 to 97% of the intervals
+cover that, 4 to 6% of the paired bootstraps and at most 5% of McNemar's tests (where seeds do not matter) find a
+difference that is not there.
 """
 
 import argparse
@@ -18,10 +18,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from helpers.simulated_rungs import simulated
+from helpers.simulated_candidates import simulated
 from nlptransfer.data.labels import Labels
-from nlptransfer.evaluation.bootstrap import outcomes, resampled_scores
-from nlptransfer.evaluation.significance import paired, rung_interval, wilson_interval
+from nlptransfer.evaluation.bootstrap import percentile_interval, seed_shares
+from nlptransfer.evaluation.significance import paired, score_interval, score_seeds, wilson_interval
 
 TRUE = 0.85
 TWO, SIX = Labels(tuple("ab")), Labels(tuple("abcdef"))
@@ -52,7 +52,7 @@ def intervals(sets: int, resamples: int) -> Iterator[str]:
                 y, (runs,) = simulated(
                     np.random.default_rng([1, index]), 1, seeds, rows, TRUE, spread, len(labels.names)
                 )
-                found = rung_interval(y, runs, labels, metric, resamples=resamples, seed=index).interval
+                found = score_interval(y, runs, labels, metric, resamples=resamples, seed=index).interval
                 plain = plain_bootstrap(y, runs, labels, metric, resamples, index)
                 wilson = wilson_interval(int((runs[0] == y).sum()), rows)
                 covered[index] = [low <= TRUE <= high for low, high in (found, plain, wilson)]
@@ -62,7 +62,7 @@ def intervals(sets: int, resamples: int) -> Iterator[str]:
 
 
 def tests(sets: int, resamples: int) -> Iterator[str]:
-    """How often a difference is found between rungs that have none."""
+    """How often a difference is found between candidates that have none."""
     yield "| no difference in | seeds | spread | rows | paired bootstrap | exact McNemar |"
     yield "|---|---:|---:|---:|---:|---:|"
     settings: list[tuple[str, tuple[int, int], tuple[float, float], int]] = []
@@ -87,10 +87,8 @@ def plain_bootstrap(
 ) -> tuple[float, float]:
     """Seeds and rows drawn with replacement, and nothing corrected."""
     rng = np.random.default_rng(seed)
-    drawn = resampled_scores(rng, *outcomes(y, runs, labels), labels, metric, resamples)
-    shares = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=resamples) / len(runs)
-    low, high = np.quantile((shares * drawn.T).sum(axis=1), [0.025, 0.975]).tolist()
-    return low, high
+    (drawn,) = score_seeds(rng, y, {"runs": runs}, labels, metric, resamples)
+    return percentile_interval((seed_shares(rng, len(runs), resamples) * drawn.resampled.T).sum(axis=1))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ from sklearn import metrics as sk
 
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError
-from nlptransfer.evaluation import metrics
+from nlptransfer.evaluation import inputs
 from nlptransfer.evaluation.calibration import (
     answer_probabilities,
     brier_score,
     confidence,
     coverage_curve,
-    expected_calibration_error,
     fit_temperature,
     fit_thresholds,
     negative_log_likelihood,
@@ -54,9 +53,8 @@ def test_one_label_a_row_is_scored_as_scikit_learn_scores_it(seed: int, n: int, 
     ones = np.eye(k)[targets]
     assert brier_score(targets, p) == pytest.approx(k * sk.mean_squared_error(ones, p))
     assert negative_log_likelihood(targets, p) == pytest.approx(sk.log_loss(targets, p, labels=range(k)))
-    assert expected_calibration_error(targets, p) == pytest.approx(
-        error_by_loops(p.max(axis=1), p.argmax(axis=1) == targets, 15)
-    )
+    expected = error_by_loops(p.max(axis=1), p.argmax(axis=1) == targets, 15)
+    assert reliability_curve(targets, p).error == pytest.approx(expected)
 
 
 @settings(max_examples=30, deadline=None)
@@ -68,15 +66,7 @@ def test_several_labels_are_forecasts_of_their_own(seed: int, n: int, k: int) ->
     losses = [sk.log_loss(targets[:, i], p[:, i], labels=[0, 1]) for i in range(k)]
     assert negative_log_likelihood(targets, p, multi_label=True) == pytest.approx(np.mean(losses))
     expected = error_by_loops(p.ravel(), targets.ravel(), 15)
-    assert expected_calibration_error(targets, p, multi_label=True) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_likelihood_is_the_loss_that_scores_have(multi_label: bool) -> None:
-    targets, p = (multi_rows if multi_label else single_rows)(np.random.default_rng(0))
-    labels = Labels(("a", "b", "c", "d"), multi_label)
-    found = negative_log_likelihood(targets, p, multi_label=multi_label)
-    assert found == pytest.approx(metrics.score_predictions(targets, p, labels, resamples=0)["loss"])
+    assert reliability_curve(targets, p, multi_label=True).error == pytest.approx(expected)
 
 
 def test_best_and_worst_figures() -> None:
@@ -84,8 +74,8 @@ def test_best_and_worst_figures() -> None:
     assert brier_score([0, 1, 1], right) == 0
     assert brier_score([0, 1, 1], wrong) == 2
     assert brier_score(wrong, right, multi_label=True) == 1
-    assert expected_calibration_error([0, 1, 1], right) == 0
-    assert expected_calibration_error([0, 1, 1], wrong) == 1
+    assert reliability_curve([0, 1, 1], right).error == 0
+    assert reliability_curve([0, 1, 1], wrong).error == 1
     assert np.isfinite(negative_log_likelihood([0, 1, 1], wrong))
 
 
@@ -102,8 +92,8 @@ def test_forecasts_that_hold_what_they_say_have_little_error() -> None:
     rng = np.random.default_rng(0)
     p = softmax(rng.normal(0, 1.5, (100_000, 3)), axis=1)
     targets = (rng.random((len(p), 1)) > p.cumsum(axis=1)).sum(axis=1)
-    assert expected_calibration_error(targets, p) < 0.01
-    assert expected_calibration_error(targets, softmax(3 * np.log(p), axis=1)) > 0.1
+    assert reliability_curve(targets, p).error < 0.01
+    assert reliability_curve(targets, softmax(3 * np.log(p), axis=1)).error > 0.1
 
 
 @settings(max_examples=30, deadline=None)
@@ -149,24 +139,17 @@ def test_coverage_by_trying_every_cut(rows: list[tuple[float, bool]]) -> None:
         ([], np.empty((0, 2)), "expected at least one row"),
     ],
 )
-@pytest.mark.parametrize(
-    "figure", [reliability_curve, expected_calibration_error, brier_score, negative_log_likelihood]
-)
+@pytest.mark.parametrize("figure", [reliability_curve, brier_score, negative_log_likelihood])
 def test_rows_that_do_not_fit_are_refused(figure: Any, targets: Any, probabilities: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         figure(targets, probabilities)
-
-
-def test_only_probabilities_are_untempered() -> None:
-    with pytest.raises(DataError, match=r"expected numbers in \[0, 1\]"):
-        untempered([[2.0, -1.0]], 1.5)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_confidence_is_that_of_the_answer_and_of_several_the_least(multi_label: bool) -> None:
     _, p = (multi_rows if multi_label else single_rows)(np.random.default_rng(1))
     labels = Labels(("a", "b", "c", "d"), multi_label)
-    given = metrics.predicted(p, labels, (0.2, 0.5, 0.6, 0.9) if multi_label else None)
+    given = inputs.predicted(p, labels, (0.2, 0.5, 0.6, 0.9) if multi_label else None)
     if multi_label:
         answers = [[q if yes else 1 - q for q, yes in zip(*row, strict=True)] for row in zip(p, given, strict=True)]
         assert answer_probabilities(p, given, multi_label=True).tolist() == answers

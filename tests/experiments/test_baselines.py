@@ -12,7 +12,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from helpers.corpora import text_of
 from nlptransfer.data.dataset import Data, DataSettings, load_data
-from nlptransfer.evaluation.metrics import predicted, score_predictions
+from nlptransfer.evaluation import predicted, score_predictions
 from nlptransfer.experiments.baselines import BASELINES, STRENGTHS, Majority, Tfidf
 
 

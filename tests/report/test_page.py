@@ -21,8 +21,7 @@ from sklearn.metrics import confusion_matrix, log_loss
 from helpers.runs import finetune
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, RunFolderError
-from nlptransfer.evaluation import metrics
-from nlptransfer.evaluation.calibration import expected_calibration_error
+from nlptransfer.evaluation import metrics, predicted, reliability_curve
 from nlptransfer.files import read_json, write_json
 from nlptransfer.report.figures import Point, learning_curve, plain, score_against_cost
 from nlptransfer.report.page import MATRIX_LABELS, SECTIONS, WordEffects, write_report
@@ -140,7 +139,7 @@ def write_run(folder: Path, labels: Labels = ONE_LABEL, n: int = 60, data: str =
         "split": ["test"] * n,
         "id": list(range(n)),
         "true": labels.decode(targets),
-        "predicted": labels.decode(metrics.predicted(p, labels)),
+        "predicted": labels.decode(predicted(p, labels)),
         "probabilities": p.tolist(),
     }
     pq.write_table(pa.table(columns), folder / "predictions.parquet")
@@ -331,7 +330,7 @@ def test_calibration_before_and_after_is_that_of_the_predictions(tmp_path: Path,
     page = page_of(write_run(tmp_path, labels))
     targets, p = rows_of(labels, 60)
     several = labels.multi_label
-    after = expected_calibration_error(targets, p, multi_label=several)
+    after = reliability_curve(targets, p, multi_label=several).error
     ece, nll, _ = page.row("Calibration figures", "as it predicts")
     assert float(ece) == pytest.approx(after, abs=6e-4)
     if not several:

@@ -1,36 +1,36 @@
-"""Predictions of made-up rungs whose true expected score is known, as hard to tell apart as those of real ones."""
+"""Predictions of made-up candidates whose true expected score is known, as hard to tell apart as those of real ones."""
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-# How much of what makes a row right or wrong is the row's own, the rung's, and the seed's: right answers of two rungs
-# then correlate by about .3, of two seeds of a rung by about .45.
-ROW, RUNG, SEED = 0.5, 0.2, 0.3
+# How much of what makes a row right or wrong is the row's own, the candidate's, and the seed's: right answers of two
+# candidates then correlate by about .3, of two seeds of a candidate by about .45.
+ROW, CANDIDATE, SEED = 0.5, 0.2, 0.3
 
 
 def simulated(
     rng: np.random.Generator,
-    rungs: int,
+    candidates: int,
     seeds: int | tuple[int, ...],
     rows: int,
     accuracy: float = 0.85,
     spread: float | tuple[float, ...] = 0.0,
     classes: int = 2,
 ) -> tuple[np.ndarray, list[list[np.ndarray]]]:
-    """Targets (rows,), and for each rung the predictions of each seed, all of the same expected accuracy.
+    """Targets (rows,), and for each candidate the predictions of each seed, all of the same expected accuracy.
 
     Every seed's model has an accuracy of its own, normal around ``accuracy`` with the standard deviation ``spread``
-    (one for all rungs, or one for each). A row is right where the model's threshold is above a normal variable made of
-    the row's difficulty, which all share, of what this rung finds hard in it, and of what this seed does. A wrong row
-    has any other label, so that with equally common classes the macro F1 of a population is the accuracy.
+    (one for all candidates, or one for each). A row is right where the model's threshold is above a normal variable
+    made of the row's difficulty, which all share, of what this candidate finds hard in it, and of what this seed does.
+    A wrong row has any other label, so that with equally common classes the macro F1 of a population is the accuracy.
     """
     targets = rng.integers(classes, size=rows)
     difficulty = np.sqrt(ROW) * rng.standard_normal(rows)
     sides = []
-    for rung in range(rungs):
-        count = seeds if isinstance(seeds, int) else seeds[rung]
-        width = spread if isinstance(spread, float) else spread[rung]
-        own = difficulty + np.sqrt(RUNG) * rng.standard_normal(rows)
+    for candidate in range(candidates):
+        count = seeds if isinstance(seeds, int) else seeds[candidate]
+        width = spread if isinstance(spread, float) else spread[candidate]
+        own = difficulty + np.sqrt(CANDIDATE) * rng.standard_normal(rows)
         accuracies = np.clip(rng.normal(accuracy, width, size=count), 0.001, 0.999)
         right = own + np.sqrt(SEED) * rng.standard_normal((count, rows)) < ndtri(accuracies)[:, None]
         wrong = (targets + rng.integers(1, classes, size=(count, rows))) % classes
@@ -39,10 +39,10 @@ def simulated(
 
 
 def correlations(accuracy: float = 0.85, draws: int = 200_000) -> tuple[float, float]:
-    """How right answers correlate between two rungs, and between two seeds of one rung."""
+    """How right answers correlate between two candidates, and between two seeds of one candidate."""
     rng = np.random.default_rng(0)
     found = []
-    for shared in (ROW, ROW + RUNG):
+    for shared in (ROW, ROW + CANDIDATE):
         common = np.sqrt(shared) * rng.standard_normal(draws)
         chance = ndtr((ndtri(accuracy) - common) / np.sqrt(1 - shared))
         found.append(float(chance.var() / (accuracy * (1 - accuracy))))
