@@ -163,6 +163,8 @@ class Route(SavedFormat):
     """whether a pretrained encoder learns, or an adapter of it"""
     is_adapter: ClassVar[bool] = False
     """whether the weights of the base stay as they are, and others that are added to them learn"""
+    has_vectors: ClassVar[bool] = False
+    """whether it is built on word vectors, which may be trained further before"""
 
     @abstractmethod
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
@@ -231,17 +233,15 @@ class Route(SavedFormat):
         """Return (rows, width) float32 inputs of the last layer where it is fitted, not trained; else None."""
         return None
 
-    def continued_vectors(
-        self, texts: Sequence[str], base: str | None, revision: str | None, **training: Any
-    ) -> str | None:
+    def continued_vectors(self, texts: Sequence[str], base: str | None, revision: str | None, **training: Any) -> str:
         """Train the word vectors of a base further, before a model is built on them, and return their folder.
 
-        All processes call this together. None where the route has no word vectors that it builds on.
+        All processes call this together, of routes that have vectors.
 
         Args:
             training: epochs, learning_rate and seed.
         """
-        return None
+        raise NotImplementedError
 
 
 def set_length(

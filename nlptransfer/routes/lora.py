@@ -141,14 +141,10 @@ class Lora(EncoderRoute):
         config = from_pretrained(AutoConfig, folder)
         several = config.problem_type == "multi_label_classification"
         labels = Labels(tuple(config.id2label[number] for number in range(config.num_labels)), several)
-        if isinstance(base, SharedBase):
-            model = base.classifier(record, labels, **self.precision)
-        else:
-            model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self.precision)
-        # It may be gone on with.
+        # It may be trained further.
         adapter = replace(adapter_config(folder), inference_mode=False)
         try:
-            return adapted(model, adapter, load_file(folder / ADAPTER)), tokenizer
+            return self.with_adapter(record, base, labels, tokenizer, adapter, load_file(folder / ADAPTER)), tokenizer
         except KeyError as missing:
             raise RunFolderError(
                 f"{folder}: expected every weight of the adapter, found no {missing.args[0]}"
@@ -228,6 +224,38 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
             model = with_adapter(base, folder)
         return self.opened_logits(cast(PreTrainedModel, model), fast_tokenizer(folder), texts)
 
+    def with_adapter(
+        self,
+        record: Mapping[str, Any],
+        base: str | SharedBase | None,
+        labels: Labels,
+        tokenizer: PreTrainedTokenizerFast,
+        config: LoraConfig,
+        state: Mapping[str, torch.Tensor],
+    ) -> PreTrainedModel:
+        """Return the base with a head for the labels and with an adapter of these weights, in eval mode.
+
+        Args:
+            record: what ``Built.record`` said.
+            base: where the base lies, or one that is in memory; None: found by its record.
+            state: as peft saves it.
+
+        Raises:
+            KeyError: names of weights that the adapter has and ``state`` has not.
+        """
+        if isinstance(base, SharedBase):
+            model = base.classifier(record, labels, **self.precision)
+        else:
+            model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self.precision)
+        # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
+        with _peft_quiet():
+            adapted = PeftModelForSequenceClassification(model, config)
+        _head_in_float32(adapted)
+        if missing := sorted(get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - state.keys()):
+            raise KeyError(", ".join(missing))
+        set_peft_model_state_dict(adapted, dict(state))
+        return cast(PreTrainedModel, adapted.eval())
+
     @property
     def precision(self) -> dict[str, Any]:
         dtype = torch.float32 if self.base_precision == "float32" else torch.bfloat16
@@ -253,26 +281,6 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
                     f"target_modules: no linear layer of the encoder is called {target!r}: {nearest(target, endings)}"
                 )
         return [name for name in linear if any(_ends(name, target) for target in self.target_modules)]
-
-
-def adapted(model: PreTrainedModel, config: LoraConfig, state: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """A model with an adapter whose weights are these, in eval mode.
-
-    Args:
-        model: of the base, with a head for the adapter's labels; it is changed.
-        state: as peft saves it.
-
-    Raises:
-        KeyError: names of weights that the adapter has and ``state`` has not.
-    """
-    # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
-    with _peft_quiet():
-        found = PeftModelForSequenceClassification(model, config)
-    _head_in_float32(found)
-    if missing := sorted(get_peft_model_state_dict(found, save_embedding_layers=False).keys() - state.keys()):
-        raise KeyError(", ".join(missing))
-    set_peft_model_state_dict(found, dict(state))
-    return cast(PreTrainedModel, found.eval())
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Word2Vec(Route):
 
     name: ClassVar[str] = "word2vec"
     opened_by: ClassVar[str] = "transformers after import nlptransfer.word2vec"
+    has_vectors: ClassVar[bool] = True
 
     head_type: Literal["cnn", "mlp", "linear"] = "cnn"
     """cnn: convolutions over the words (Kim 2014); mlp: two hidden layers on pooled vectors; linear: one, solved"""
@@ -139,9 +140,7 @@ class Word2Vec(Route):
             holds_words=True,
         )
 
-    def continued_vectors(
-        self, texts: Sequence[str], base: str | None, revision: str | None, **training: Any
-    ) -> str | None:
+    def continued_vectors(self, texts: Sequence[str], base: str | None, revision: str | None, **training: Any) -> str:
         vectors, _ = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
         with distributed.main_first():
             return str(continued_vectors(vectors, texts, max_words=self.max_words, **training).folder)
