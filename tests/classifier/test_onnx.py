@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 import nlptransfer
 from helpers.corpora import WORDS
 from helpers.encoders import SHAPES, make_base, xlnet_tokenizer
+from helpers.runs import finetune
 from nlptransfer import Classifier, Full, Lora, Probe, Word2Vec
 from nlptransfer.classifier.onnx import OnnxForSequenceClassification
 from nlptransfer.data.dataset import Data, Split
@@ -329,8 +330,11 @@ def test_a_graph_of_other_labels(words, tmp_path):
         Classifier.load(folder)
 
 
-def test_what_was_exported_is_no_adapter_and_is_not_exported_again(words, tmp_path):
+def test_what_was_exported_cannot_learn(words, tmp_path):
     exported = Classifier.load(words.folder)
+    rows = [(name, name) for name in ONE.names for _ in range(8)]
+    with pytest.raises(SettingError, match=r"expected a classifier that can learn, .* of route word2vec"):
+        finetune(rows, source=exported, output_dir=tmp_path / "run")
     with pytest.raises(SettingError, match="merge: expected an adapter"):
         exported.merge()
     with pytest.raises(SettingError, match="export: expected a model in torch, found one in ONNX"):
