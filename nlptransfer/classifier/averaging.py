@@ -40,7 +40,7 @@ def average(
     first = classifiers[0]
     for number, other in enumerate(classifiers[1:], start=2):
         _check_alike(first, other, number)
-    record = {"base": (first.record or {}).get("base", {}), "average": {"weights": shares}}
+    record = {"base": first.record.get("base", {}), "average": {"weights": shares}}
     route, model = first.route.averaged(
         [(one.route, one.model) for one in classifiers], shares, first.labels, first.tokenizer, record["base"], base
     )
@@ -53,7 +53,7 @@ def _check_alike(first: Classifier, other: Classifier, number: int) -> None:
         {
             "labels": one.labels.names,
             "several labels": one.labels.multi_label,
-            "base": ((one.record or {}).get("base") or {}).get("sha256"),
+            "base": one.record.get("base", {}).get("sha256"),
             "normalization": one.normalization,
             "max_length": one.tokenizer.model_max_length,
             "long_text": one.route.long_text,

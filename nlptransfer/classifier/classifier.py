@@ -6,7 +6,7 @@ Does not know routes: how a model is fed, saved and opened is asked of its forma
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,13 @@ class Classifier:
     labels: Labels
     thresholds: tuple[float, ...] | None = None
     """with several labels at once: the probability from which each is given; None: 0.5"""
-    record: dict[str, Any] | None = None
-    """where the model's knowledge comes from and how it was calibrated, saved with it"""
+    record: dict[str, Any] = field(default_factory=dict)
+    """what is saved with it: ``base``, ``calibration``, ``results``, ..."""
     normalization: str = "none"
     """the form that texts are brought into before the tokenizer sees them, as they were in training"""
 
     def logits(self, texts: Sequence[str], *, share: bool = False) -> np.ndarray:
-        """(texts, labels) float32.
+        """Return logits, (texts, labels) float32.
 
         Args:
             share: whether all processes call this together, in a run: each works on a part, and what is frozen is
@@ -93,7 +93,7 @@ class Classifier:
         return predict_logits(self.model, rows, share=share)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """(texts, labels), rows summing to 1, or each label by itself with several labels at once."""
+        """Return probabilities, (texts, labels): rows sum to 1, or each is by itself with several labels at once."""
         return to_probabilities(self.logits(texts), self.labels)
 
     def predict(
@@ -187,10 +187,9 @@ class Classifier:
         writable_folder(folder)
         texts = made_texts(self.labels, self.tokenizer)
         with tempfile.TemporaryDirectory() as place:
-            graph = export_onnx(self.route, self.model, self.tokenizer, texts, Path(place), int8=int8)
-            learned = {"route": self.route.name, "settings": self.route.recorded()}
-            record = {**(self.record or {}), **graph.record, "learned": learned}
-            exported = replace(self, route=graph.route, model=graph.model, record=record)
+            route, model, more = export_onnx(self.route, self.model, self.tokenizer, texts, Path(place), int8=int8)
+            more["learned"] = {"route": self.route.name, "settings": self.route.recorded()}
+            exported = replace(self, route=route, model=model, record={**self.record, **more})
             return Classifier.load(exported.save_pretrained(folder))
 
     def save_pretrained(self, folder: str | Path, examples: Sequence[str] = ()) -> Path:
@@ -212,11 +211,11 @@ class Classifier:
         made = made_texts(self.labels, self.tokenizer)
         texts = [*made, *normalize(self.normalization, examples)]
         logits = predict_logits(self.model, self.route.rows(self.model, self.tokenizer, texts))
-        further, length = self.record or {}, self.tokenizer.model_max_length
-        record = SavedRecord(self.route, self.labels, self.thresholds, self.normalization, length, further)
+        length = self.tokenizer.model_max_length
+        record = SavedRecord(self.route, self.labels, self.thresholds, self.normalization, length, self.record)
         with atomic_folder(folder) as new:
             self.route.save(self.model, self.tokenizer, new)
-            compared = verified(self.route, new, further.get("base", {}), texts, logits, made=len(made))
+            compared = verified(self.route, new, self.record.get("base", {}), texts, logits, made=len(made))
             replace(record, verified=compared).write(new)
         return folder
 

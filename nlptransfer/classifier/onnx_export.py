@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,16 +36,6 @@ TOLERANCE = 1e-3
 """Largest difference of logits of a float32 graph from the live model's: products are added up in another order."""
 
 
-@dataclass(frozen=True)
-class OnnxExport:
-    """A classifier as ONNX, and what its record says of the export."""
-
-    route: Exported
-    model: OnnxForSequenceClassification
-    record: dict[str, Any]
-    """``format``, "onnx" or "onnx int8", and the largest difference of a logit from the live model's"""
-
-
 def export_onnx(
     route: SavedFormat,
     model: PreTrainedModel,
@@ -55,25 +44,30 @@ def export_onnx(
     folder: Path,
     *,
     int8: bool = False,
-) -> OnnxExport:
+) -> tuple[Exported, OnnxForSequenceClassification, dict[str, Any]]:
     """Write a classifier's ONNX graph, and compare it with the live model; an adapter is merged first.
 
-    The graph takes token ids of any number of texts of any length, and gives logits; a probe's has the encoder in it.
+    The graph takes token ids of any number of texts of any length, and gives logits; a frozen encoder is in it.
 
     Args:
         route: that the model has learned by.
         texts: some texts, of several tokens each, on which graph and model are compared.
-        folder: an empty one, for the graph; ``OnnxExport.route.save`` copies it from there, with all that it needs.
+        folder: an empty one, for the graph; the format copies it from there when it saves the model.
         int8: whether weights are kept in 8 bits, and activations rounded to 8 bits where they are multiplied with
             them. The difference is then recorded and has no limit.
 
+    Returns:
+        format and model, and for the record: ``format``, "onnx" or "onnx int8", and the largest difference of a logit
+        from the live model's.
+
     Raises:
-        SettingError: packages are missing, it was exported before, its base is in 4 bits, or it is a probe with a
-            head of several layers on windows of long texts.
+        SettingError: packages are missing, it was exported before, its base is in 4 bits, or a graph cannot do what
+            the format does with long texts.
         BaseModelError: torch cannot export this architecture, or onnxruntime cannot run it.
         VerificationError: a logit differs by more than ``TOLERANCE``.
     """
-    _need_packages()
+    if any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
+        raise SettingError(f"export to ONNX needs the packages onnx, onnxscript and onnxruntime: {INSTALL}")
     route.check_export()
     plain = route.merged(model)[1] if isinstance(model, PeftModel) else deepcopy(model)
     plain = plain.cpu().float().eval()
@@ -99,8 +93,10 @@ def export_onnx(
             _round_to_int8(folder)
             graph, difference = opened()
     except Exception as error:  # torch and onnxruntime raise what they please
+        # Of a frozen encoder, where the model holds one.
+        kind = getattr(plain.base_model, "config", plain.config).model_type
         raise BaseModelError(
-            f"expected a model that torch exports to ONNX and onnxruntime runs, found model type {_kind(plain)!r}, "
+            f"expected a model that torch exports to ONNX and onnxruntime runs, found model type {kind!r}, "
             f"which fails with {_cause(error)}: keep it as it is saved, or take another base"
         ) from error
     if not exact <= TOLERANCE:
@@ -108,7 +104,7 @@ def export_onnx(
             f"expected logits as the live model has them (to {TOLERANCE:g}), found a difference of {exact:.3g} "
             "after exporting it to ONNX: keep it as it is saved, and please report it with the name of the base"
         )
-    return OnnxExport(exported, graph, {"format": "onnx int8" if int8 else "onnx", "max_logit_difference": difference})
+    return exported, graph, {"format": "onnx int8" if int8 else "onnx", "max_logit_difference": difference}
 
 
 class _Graph(nn.Module):
@@ -182,12 +178,6 @@ def _round_to_int8(folder: Path) -> None:
             file.replace(folder / file.name)
 
 
-def _need_packages() -> None:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise SettingError(f"export to ONNX needs the packages onnx, onnxscript and onnxruntime: {INSTALL}")
-
-
 def _difference(
     live_logits: np.ndarray,
     route: Exported,
@@ -200,11 +190,6 @@ def _difference(
     alone = np.concatenate([predict_logits(graph, route.rows(graph, tokenizer, [text])) for text in texts])
     difference = float(np.abs(np.stack([together, alone]) - live_logits).max())
     return difference if np.isfinite(difference) else float("inf")
-
-
-def _kind(model: PreTrainedModel) -> str:
-    """Return the type of a model, or of the encoder that it holds."""
-    return getattr(model.base_model, "config", model.config).model_type
 
 
 def _cause(error: BaseException) -> str:
