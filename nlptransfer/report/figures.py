@@ -181,18 +181,11 @@ def training_curves(history: Sequence[Mapping[str, float]], metric: str, kept: i
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(2 if scored else 1, sharex=True, squeeze=False)[:, 0]
-        panels[0].plot(
-            [one["epoch"] for one in history], [one["loss"] for one in history], "o-", color=_LINES[0], markersize=3.5
-        )
+        look: dict[str, Any] = {"marker": "o", "markersize": 3.5}
+        panels[0].plot([one["epoch"] for one in history], [one["loss"] for one in history], color=_LINES[0], **look)
         panels[0].set(ylabel="training loss", ylim=(0, None))
         if scored:
-            panels[1].plot(
-                [one["epoch"] for one in scored],
-                [one["score"] for one in scored],
-                "s-",
-                color=_LINES[1],
-                markersize=3.5,
-            )
+            panels[1].plot([one["epoch"] for one in scored], [one["score"] for one in scored], color=_LINES[1], **look)
             panels[1].set_ylabel(f"validation\n{_short(metric)}")
             ring = [one["score"] for one in scored if one["epoch"] == kept]
             panels[1].plot([kept] * len(ring), ring, "o", color=_LINES[1], fillstyle="none", markersize=11)
