@@ -3,6 +3,7 @@ from .architectures import head_modules as head_modules
 from .architectures import last_layer as last_layer
 from .architectures import layer_name as layer_name
 from .architectures import layers_of as layers_of
+from .architectures import name_of as name_of
 from .architectures import plain_model as plain_model
 from .batching import endless_batches as endless_batches
 from .cpu import fast as fast

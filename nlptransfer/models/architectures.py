@@ -106,6 +106,11 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
+def name_of(layer: nn.Module, model: nn.Module) -> str:
+    """The dotted name of a layer in a model."""
+    return next(name for name, module in model.named_modules() if module is layer)
+
+
 def layer_name(parameter: str) -> str:
     """The layer that a parameter belongs to: its name up to the first number, or without its last part."""
     parts = parameter.split(".")

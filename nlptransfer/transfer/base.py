@@ -312,3 +312,17 @@ class Way:
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.named.items()) or "adapted"
+
+
+def check_same_labels(transfer: Transfer, sides: Sides) -> None:
+    """Raise a SettingError where a solved layer cannot be handed on."""
+    if not sides.agree:
+        raise SettingError(
+            f"transfer={transfer.name}: a solved last layer on frozen features can only be handed on where the labels "
+            f"agree, found {listed(sides.source_labels)} in the source and {listed(sides.target_labels)} in the "
+            "target: give label_mapping, take transfer=select, or a route that learns more: head_type=mlp, lora, full"
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -20,6 +20,7 @@ from nlptransfer.models import (
     compute,
     last_inputs,
     layers_of,
+    name_of,
     plain_model,
     pool,
     text_vectors,
@@ -210,8 +211,8 @@ class ContrastiveLoss(Objective):
         self, model: nn.Module, criterion: LabelLoss, last_layer: nn.Linear, pooler: nn.Linear | None = None
     ) -> None:
         super().__init__(model, criterion)
-        # Not as modules of its own: their weights have a name already.
-        self.layers = last_layer, pooler
+        self.last_layer = name_of(last_layer, model)
+        self.pooler = None if pooler is None else name_of(pooler, model)
 
     def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
         if judged is None:
@@ -228,7 +229,8 @@ class ContrastiveLoss(Objective):
 
     def _seen(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Representations, (rows, width), in the order of the rows; and logits, in some order."""
-        last_layer, pooler = self.layers
+        last_layer = self.model.get_submodule(self.last_layer)
+        pooler = None if self.pooler is None else self.model.get_submodule(self.pooler)
         order = inputs["attention_mask"].sum(dim=1).argsort()
         vectors, logits = [], []
         for rows in order.tensor_split(min(PARTS, len(order))):

@@ -17,7 +17,9 @@ from nlptransfer import Classifier, Experiment
 from nlptransfer.cli.app import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.run import Run
-from nlptransfer.transfer.supervised import Copy, Joint, Sequential
+from nlptransfer.transfer.direct import Copy
+from nlptransfer.transfer.joint import Joint
+from nlptransfer.transfer.sequential import Sequential
 
 WITHOUT_MODEL = {"experiment.json", "metrics.json", "predictions.parquet"}
 MLP = {"route": "word2vec", "head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3}
