@@ -158,7 +158,7 @@ class _Loop:
         self._resume()
         if self.settings.report_to:
             self.accelerator.init_trackers("nlptransfer", config=self.settings.flat())
-        with self._bar() as bar, fast(self.trained, packed="frozen"), first_token_alone(self.trained.model):
+        with self._bar() as bar, fast(self.trained), first_token_alone(self.trained.model):
             task = bar.add_task("training", total=self.steps, completed=self.report.step, note="")
 
             def show(note: str | None) -> None:
