@@ -9,13 +9,13 @@ from .base import Learner as Learner
 from .base import Sides as Sides
 from .base import Stage as Stage
 from .base import Transfer as Transfer
-from .base import Way as Way
+from .base import Variant as Variant
 from .contrastive import Contrastive as Contrastive
 from .direct import Copy as Copy
 from .direct import Direct as Direct
+from .domain_shift import cached_importance_weights as cached_importance_weights
+from .domain_shift import cached_proxy_a_distance as cached_proxy_a_distance
 from .domain_shift import chance_distance as chance_distance
-from .domain_shift import kept_distance as kept_distance
-from .domain_shift import kept_odds as kept_odds
 from .domain_shift import linear_cka as linear_cka
 from .domain_shift import proxy_a_distance as proxy_a_distance
 from .joint import Joint as Joint

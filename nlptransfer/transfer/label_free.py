@@ -33,15 +33,14 @@ class LabelFree(FromSource):
 
 @dataclass(frozen=True)
 class Chosen(LabelFree):
-    """What the strategies share that are chosen by :func:`choose`, beside not adapting at all."""
+    """What the strategies share whose variants, not adapting at all among them, are chosen from by :func:`choose`."""
+
+    is_chosen: ClassVar[bool] = True
 
     choose_by: ChooseBy = "information"
     """information, importance_weighted, deep_embedded, entropy or margin: see :func:`choose`"""
     allow_label_shift: bool = False
     """whether the model is adapted too where the labels' proportions seem to be others in the target"""
-
-    def judged_without_labels(self, stage: Stage) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Reweight(LabelFree):
     """min sum w_i Ls_i: each source row counts as much as it looks like the target (importance weighting).
 
     w is the ratio of the densities of the texts, from a classifier that tells the domains apart: Shimodaira 2000,
-    "Improving predictive inference under covariate shift", equation 7; see :func:`domain_odds`.
+    "Improving predictive inference under covariate shift", equation 7; see :func:`importance_weights`.
     Under the other strategies ``target_like`` does the same.
     """
 
