@@ -230,9 +230,8 @@ def test_importance_weights_are_computed_once(monkeypatch, tmp_path):
     first = domain_shift.cached_importance_weights(FILMS, GADGETS, 1)
     np.testing.assert_array_equal(first, importance_weights(FILMS, GADGETS, 1))
     computed = []
-    monkeypatch.setattr(
-        domain_shift, "importance_weights", lambda *asked: computed.append(asked) or np.ones(len(asked[0]))
-    )
+    own = lambda *asked: computed.append(asked) or np.ones(len(asked[0]))  # noqa: E731
+    monkeypatch.setattr(domain_shift, "importance_weights", own)
     np.testing.assert_array_equal(domain_shift.cached_importance_weights(FILMS, GADGETS, 1), first)
     assert not computed
     # Of other texts, the other way round, or with another seed they are others.
