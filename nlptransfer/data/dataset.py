@@ -10,6 +10,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -164,7 +165,11 @@ class Data:
         )
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
-        """Row count and hash of each split, by its name; of texts without labels too, where there are any."""
+        """Return row count and hash of each split, by its name; of texts without labels too, where there are any."""
+        return self._fingerprints
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, dict[str, Any]]:
         found = {name: split.fingerprint() for name, split in self.splits.items()}
         if self.unlabeled:
             found["unlabeled"] = Split([*self.unlabeled], np.zeros(len(self.unlabeled), np.int64)).fingerprint()
