@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import (
     DistributedType,
     GradientAccumulationPlugin,
@@ -51,9 +50,6 @@ def accelerator(mixed_precision: str, trackers: Sequence[str], folder: Path) -> 
     # Accelerate itself would go on in full precision without a word.
     if mixed_precision == "fp16" and state().device.type == "cpu":
         raise SettingError("mixed_precision='fp16': expected a GPU, found a CPU: take bf16 or no")
-    # Each training may ask for another precision; Accelerate remembers the first one otherwise.
-    if is_initialized() and AcceleratorState().mixed_precision != mixed_precision:
-        AcceleratorState._reset_state()
     made = Accelerator(
         mixed_precision=mixed_precision,
         log_with=list(trackers) or None,

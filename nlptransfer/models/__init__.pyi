@@ -31,6 +31,7 @@ from .loading import load_model as load_model
 from .loading import load_tokenizer as load_tokenizer
 from .partial import first_token_alone as first_token_alone
 from .partial import upper_layers as upper_layers
+from .patches import forget as forget
 from .patches import give_way_soon as give_way_soon
 from .pooling import pool as pool
 from .rows import ActivationRows as ActivationRows
