@@ -161,4 +161,4 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 @pytest.fixture
 def told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both sides of a toy are drawn alike, and would be left as they are."""
-    monkeypatch.setattr("nlptransfer.experiments.stages.chance_distance", lambda rows: -1.0)
+    monkeypatch.setattr("nlptransfer.experiments.diagnostics.chance_distance", lambda rows: -1.0)

@@ -17,7 +17,7 @@ from helpers.corpora import write_rows
 from helpers.encoders import make_film_base
 from helpers.folders import ROOT
 from helpers.side_by_side import BEGUN_ANEW, CNN, DISTANCES, NOT_SHARDED, ROUTES, SOLVED, TRANSFERS
-from nlptransfer import Comparison, Experiment, distributed
+from nlptransfer import Comparison, RunResult, distributed
 from nlptransfer.cli import app
 from nlptransfer.errors import DataError
 
@@ -135,34 +135,34 @@ def test_files_and_progress_come_from_the_main_process_alone(runs):
     + [(name, "2/sharded") for name in (*ROUTES, *TRANSFERS) if name not in NOT_SHARDED],
 )
 def test_two_processes_learn_what_one_learns_by_every_encoder_route(name, by, runs):
-    one, two = (Experiment(runs[0] / folder / name) for folder in ("1", by))
-    assert (one.record["processes"], two.record["processes"]) == (1, 2)
+    one, two = (RunResult.load(runs[0] / folder / name) for folder in ("1", by))
+    assert (one.processes, two.processes) == (1, 2)
     (file,) = (path.name for path in (one.folder / "model").glob("*.safetensors"))
     for weight, difference in differences(*(run.folder / "model" / file for run in (one, two))).items():
         # A key's bias moves all scores of a query alike: Adam makes whole steps of its gradient's rounding.
         assert difference < (1e-4 if weight.endswith("key.bias") else 1e-5), weight
     assert one.metrics["per_class"] == two.metrics["per_class"] and one.metrics["rows"] == two.metrics["rows"]
-    trainings = [run.record["training"] for run in (one, two)]
+    trainings = [run.training for run in (one, two)]
     if name in SOLVED:
-        assert not any("history" in training for training in trainings)
+        assert not any(training.history for training in trainings)
         return
     begun_anew = name == BEGUN_ANEW
-    assert [("collapsed" in training) for training in trainings] == [begun_anew, begun_anew]
+    assert [training.collapsed is not None for training in trainings] == [begun_anew, begun_anew]
     for mine, theirs in zip(*map(epochs_of, trainings), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
-    assert [training["step"] for training in trainings] == [12 if name == "joint" else 9] * 2
+    assert [training.step for training in trainings] == [12 if name == "joint" else 9] * 2
 
 
 def epochs_of(training):
     """Those that were kept, and those that were not."""
-    return training["history"] + training.get("collapsed", {"history": []})["history"]
+    return [*training.history, *(training.collapsed or {"history": []})["history"]]
 
 
 def test_relations_are_those_of_a_pass_and_two_processes_score_as_one(runs):
-    one, two = (Experiment(runs[0] / count / "relational") for count in "12")
+    one, two = (RunResult.load(runs[0] / count / "relational") for count in "12")
     low, high = one.metrics["accuracy_interval"]
     assert low <= two.metrics["accuracy"] <= high and two.metrics["rows"] == one.metrics["rows"]
-    assert one.record["training"]["step"] == two.record["training"]["step"] == 9
+    assert one.training.step == two.training.step == 9
 
 
 def test_two_processes_compare_as_one(runs):
@@ -261,10 +261,10 @@ def test_a_killed_process_takes_the_run_down_and_it_goes_on_by_all_processes(run
     assert done.code == 0, done.err
     assert done.out.count("word2vec cnn") == done.out.count(f"written: {out}") == 1
     assert done.err.count(f"-> {out}") == done.err.count("84/84") == 1
-    one, two = (Experiment(runs[0] / count / "cnn") for count in "12")
-    resumed = Experiment(out)
-    assert (resumed.record["status"], resumed.record["processes"]) == ("finished", 2)
-    assert (one.record["processes"], two.record["processes"]) == (1, 2)
+    one, two = (RunResult.load(runs[0] / count / "cnn") for count in "12")
+    resumed = RunResult.load(out)
+    assert resumed.processes == 2
+    assert (one.processes, two.processes) == (1, 2)
     weights = [run.folder / "model" / "model.safetensors" for run in (one, two, resumed)]
     assert max(differences(*weights[:2]).values()) < 1e-5
     assert max(differences(*weights[1:]).values()) == 0

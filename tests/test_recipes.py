@@ -11,7 +11,7 @@ import pytest
 
 from helpers.encoders import make_film_base
 from helpers.folders import ROOT
-from nlptransfer import Experiment
+from nlptransfer import RunResult
 from nlptransfer.vectors.store import save_vectors
 from nlptransfer.vectors.training import train_vectors
 
@@ -54,14 +54,15 @@ def recipe(command_line, tmp_path, monkeypatch):
     return run
 
 
-def runs_of(printed: str) -> list[Experiment]:
+def runs_of(printed: str) -> list[RunResult]:
     """The runs whose folders were printed, after a table with a row for each."""
-    found = [Experiment(Path(line.removeprefix("written: "))) for line in printed.splitlines() if "written: " in line]
+    folders = [line.removeprefix("written: ") for line in printed.splitlines() if "written: " in line]
+    found = [RunResult.load(folder) for folder in folders]
     rows = [line for line in printed.splitlines() if re.search(f" ({'|'.join(ROUTES)}) ", line)]
     assert len(rows) == len(found)
     for run, row in zip(found, rows, strict=True):
-        route = run.record["settings"]["route"]
-        assert f" {run.record['data']['name']} " in row
+        route = run.settings["route"]
+        assert f" {run.data.name} " in row
         assert f" {route['name']} {route.get('head_type', '')}".rstrip() in row
         assert f" {run.metrics['accuracy']:.3f} [" in row and f" {run.metrics['f1_macro']:.3f} " in row
     return found
@@ -95,10 +96,10 @@ def test_recipe_over_its_corpus(name, recipe, vectors, tmp_path):
     ended = recipe(name, *call)
     assert ended.code == 0, ended.err
     (run,) = runs_of(ended.out)
-    assert run.folder == tmp_path / "run" and run.record["data"]["name"] == CORPORA[name][0]
-    assert run.record["settings"]["route"]["head_type"] == ("linear" if name == "multi_label" else "cnn")
-    assert run.record["data"]["multi_label"] == (name == "multi_label")
-    assert run.record["base"]["unknown_share"] < 0.5
+    assert run.folder == tmp_path / "run" and run.data.name == CORPORA[name][0]
+    assert run.settings["route"]["head_type"] == ("linear" if name == "multi_label" else "cnn")
+    assert run.data.labels.multi_label == (name == "multi_label")
+    assert run.base["unknown_share"] < 0.5
 
 
 @pytest.mark.slow
@@ -110,10 +111,10 @@ def test_recipe_as_it_stands(name, floor, recipe):
     ended = recipe(name, "--no-report")
     assert ended.code == 0, ended.err
     (run,) = runs_of(ended.out)
-    assert run.folder.parent == Path("runs") and run.record["base"]["name"].endswith("all-MiniLM-L6-v2")
-    assert run.record["base"]["unknown_share"] < 0.01
+    assert run.folder.parent == Path("runs") and run.base["name"].endswith("all-MiniLM-L6-v2")
+    assert run.base["unknown_share"] < 0.01
     # Six topics at equal shares; seven labels of which a text has one or two; a coin's toss.
-    assert run.report["validation"]["f1_micro"] >= floor
+    assert run.scores["validation"]["f1_micro"] >= floor
 
 
 def test_the_command_line_wins_over_a_recipe(recipe, vectors, tmp_path, remarks_folder, vectors_file):
@@ -129,25 +130,25 @@ def test_the_command_line_wins_over_a_recipe(recipe, vectors, tmp_path, remarks_
     ]
     ended = recipe("multi_label", *call, "--seed", 2)
     (run,) = runs_of(ended.out)
-    assert run.record["settings"]["route"]["head_type"] == "mlp"
-    assert run.record["settings"]["training"]["seed"] == 2
+    assert run.settings["route"]["head_type"] == "mlp"
+    assert run.settings["training"]["seed"] == 2
     (run,) = runs_of(
         recipe("topics", remarks_folder, "--base", vectors_file, "--set", "head_type=linear", "--no-report").out
     )
-    assert run.record["data"]["name"] == "remarks"
+    assert run.data.name == "remarks"
 
 
 def test_sentiment_compares_the_four_routes(recipe, tmp_path):
     call = ["--base", make_film_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet", "--no-report"]
     ended = recipe("sentiment", *call, "--output-dir", "out")
     assert (ended.code, ended.err) == (0, "")
-    assert [run.record["settings"]["route"]["name"] for run in runs_of(ended.out)] == list(ROUTES)
+    assert [run.settings["route"]["name"] for run in runs_of(ended.out)] == list(ROUTES)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"films-{route}" for route in ROUTES}
     # A route that is asked for is one run on each corpus.
     corpora = [ROOT / "data" / name for name in ("films", "gadgets")]
     found = runs_of(recipe("sentiment", *corpora, *call, "--route", "probe").out)
-    assert [run.record["data"]["name"] for run in found] == ["films", "gadgets"]
-    assert {run.record["settings"]["route"]["name"] for run in found} == {"probe"}
+    assert [run.data.name for run in found] == ["films", "gadgets"]
+    assert {run.settings["route"]["name"] for run in found} == {"probe"}
     assert {run.folder.parent for run in found} == {Path("runs")}
 
 
@@ -178,25 +179,26 @@ def test_few_shot_sets_contrast_beside_what_learns_without_it(recipe, tmp_path, 
     base, call = make_film_base(tmp_path / "encoder"), ["--quiet", "--num-train-epochs", 1]
     ended = recipe("few_shot", "--base", base, *call)
     assert (ended.code, ended.err) == (0, "")
-    found = [Experiment(Path(line.removeprefix("written: "))) for line in ended.out.splitlines() if "written" in line]
-    told = [(run.record["settings"]["route"]["name"], run.record.get("transfer", {}).get("name")) for run in found]
+    folders = [line.removeprefix("written: ") for line in ended.out.splitlines() if "written" in line]
+    found = [RunResult.load(folder) for folder in folders]
+    told = [(run.settings["route"]["name"], run.transfer and run.transfer.name) for run in found]
     assert told == [("probe", None), ("full", None), ("full", "contrastive")]
     for run in found:
         assert f" {run.metrics['accuracy']:.3f} [" in ended.out
-        assert run.report["train"]["rows"] + run.report["validation"]["rows"] == 48
+        assert run.scores["train"]["rows"] + run.scores["validation"]["rows"] == 48
     # One way alone, and once.
     ended = recipe("few_shot", "--base", base, "--route", "full", "--transfer", "contrastive", *call)
     (run,) = runs_of(ended.out)
-    assert run.record["settings"]["route"]["name"] == "full" and run.record["transfer"]["name"] == "contrastive"
+    assert run.settings["route"]["name"] == "full" and run.transfer.name == "contrastive"
 
 
 def test_another_route_leaves_the_settings_of_a_recipes_own_behind(recipe, tmp_path):
     call = ["--base", make_film_base(tmp_path / "encoder"), "--num-train-epochs", 1, "--quiet", "--no-report"]
     (run,) = runs_of(recipe("multi_label", *call, "--route", "full").out)
-    assert run.record["settings"]["route"]["name"] == "full" and run.record["data"]["multi_label"]
+    assert run.settings["route"]["name"] == "full" and run.data.labels.multi_label
     # linear is the recipe's choice, mlp the user's.
     (run,) = runs_of(recipe("multi_label", *call, "--route", "probe", "--set", "head_type=mlp").out)
-    assert run.record["settings"]["route"]["head_type"] == "mlp"
+    assert run.settings["route"]["head_type"] == "mlp"
 
 
 def test_errors_of_a_recipe_are_one_line(recipe):
@@ -215,5 +217,5 @@ def test_vectors_from_scratch(recipe, tmp_path):
     assert lines[0].startswith("runs/own_vectors.txt.gz: ") and lines[0].endswith(" words of 10 dimensions")
     (run,) = runs_of(ended.out)
     assert lines[-1] == f"written: {run.folder}" and (tmp_path / run.folder).is_dir()
-    assert run.record["base"]["name"] == "own_vectors.txt.gz" and run.record["base"]["dimensions"] == 10
-    assert run.record["data"]["name"] == "headlines"
+    assert run.base["name"] == "own_vectors.txt.gz" and run.base["dimensions"] == 10
+    assert run.data.name == "headlines"

@@ -11,7 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nlptransfer.experiments import Closed, Comparison, Experiment
+    from nlptransfer.experiments import Closed, Comparison
+    from nlptransfer.results import RunResult
 
 
 def start_log() -> None:
@@ -99,6 +100,8 @@ def show_comparison(found: "Comparison") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from nlptransfer.results import REPORT
+
     table = Table()
     table.add_column("rung")
     metric = found.record["metric"]
@@ -122,45 +125,44 @@ def show_comparison(found: "Comparison") -> None:
     for warning in found.record["data"]["warnings"]:
         typer.echo(f"data: {warning}")
     typer.echo(found.record["recommendation"]["sentence"])
-    typer.echo(f"written: {found.folder / 'report.html'}")
+    typer.echo(f"written: {found.folder / REPORT}")
 
 
 def _or_none(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def show_runs(runs: Sequence["Experiment"]) -> None:
-    """The table of finished runs, and their folders."""
+def show_runs(runs: Sequence["RunResult"]) -> None:
+    """Print the table of finished runs, and their folders."""
     from rich.table import Table
 
     table = Table()
-    named = any("transfer" in run.record for run in runs)
-    told = any("source" in run.record.get("transfer", {}) for run in runs)
-    # What a source gained stands where it fits beside, in place of what tells routes apart.
+    named = any(run.transfer is not None for run in runs)
+    has_source = any(run.transfer is not None and run.transfer.source is not None for run in runs)
+    # The gain takes the place of what tells routes apart, as both do not fit into a line.
     for name in ("data", "route", *(["transfer"] if named else [])):
         table.add_column(name)
     sizes = ("macro F1", "trainable", "train s", "texts/s", "MB")
-    for name in ("accuracy (95%)", *(("gain (95%)", "verdict", "train s") if told else sizes)):
+    for name in ("accuracy (95%)", *(("gain (95%)", "verdict", "train s") if has_source else sizes)):
         table.add_column(name, justify="right")
     for run in runs:
-        route, test, cost = run.record["settings"]["route"], run.report.get("test"), run.cost
+        route, test, cost = run.settings["route"], run.scores.get("test"), run.cost
         accuracy = "{accuracy:.3f} [{accuracy_interval[0]:.3f}, {accuracy_interval[1]:.3f}]"
-        name, gain, verdict = _transfer_cells(run.record)
-        seconds = f"{cost['train_seconds']:.1f}"
+        seconds = f"{cost.train_seconds:.1f}"
         table.add_row(
-            run.record["data"]["name"],
+            run.data.name,
             f"{route['name']} {route['head_type']}" if "head_type" in route else route["name"],
-            *([name] if named else []),
+            *([run.transfer.name if run.transfer else "direct"] if named else []),
             accuracy.format(**test) if test else "no test rows",
             *(
-                [gain, verdict, seconds]
-                if told
+                [*_verdict_cells(run), seconds]
+                if has_source
                 else [
                     f"{test['f1_macro']:.3f}" if test else "",
-                    f"{cost['trainable_parameters']:,}",
+                    f"{cost.trainable_parameters:,}",
                     seconds,
-                    f"{cost['texts_per_second']:,.0f}",
-                    f"{cost['size_mb']:.1f}",
+                    _or_none(cost.texts_per_second, ",.0f"),
+                    _or_none(cost.size_mb, ".1f"),
                 ]
             ),
         )
@@ -169,8 +171,7 @@ def show_runs(runs: Sequence["Experiment"]) -> None:
         typer.echo(f"written: {run.folder}")
 
 
-def _transfer_cells(record: Mapping[str, Any]) -> tuple[str, str, str]:
-    name, verdict = record.get("transfer", {}).get("name", "direct"), record.get("verdict")
-    if verdict is None:
-        return name, "", "no labels" if record.get("transfer", {}).get("label_free") else "not asked for"
-    return name, _gain(verdict), verdict["verdict"]
+def _verdict_cells(run: "RunResult") -> tuple[str, str]:
+    if run.verdict is None:
+        return "", "no labels" if run.transfer and run.transfer.label_free else "not asked for"
+    return _gain(run.verdict.to_record()), run.verdict.verdict

@@ -3,6 +3,5 @@ from .comparison import compare as compare
 from .domain_gap import Closed as Closed
 from .domain_gap import close_the_gap as close_the_gap
 from .domain_gap import side_by_side as side_by_side
-from .finetuning import Experiment as Experiment
 from .finetuning import finetune as finetune
 from .finetuning import gain_curve as gain_curve

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from scipy import sparse
@@ -16,9 +16,8 @@ from nlptransfer import distributed
 from nlptransfer.data import Data, DataSettings, Labels
 from nlptransfer.evaluation import averages, fit_temperature, fit_thresholds, score_predictions, tally
 from nlptransfer.experiments.environment import machine, peak_memory_mb, speeds, versions
-from nlptransfer.experiments.run import SCORED_TRAINING_ROWS
-from nlptransfer.files import write_json
-from nlptransfer.results import claim, described, write_predictions
+from nlptransfer.experiments.scoring import score_splits
+from nlptransfer.results import Cost, DataSummary, Fit, RunResult, begin_run, claim, plain
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Inverse L2 strengths (scikit-learn's C) that validation chooses among."""
@@ -44,8 +43,8 @@ class FittedBaseline:
     """numbers that were learned"""
     size_mb: float
     """of what it must remember"""
-    record: dict[str, Any]
-    """what was chosen, and the seconds and rows of the fit"""
+    fit: Fit
+    """seconds and rows, and what was chosen"""
 
 
 class Baseline(ABC):
@@ -69,14 +68,14 @@ class Majority(Baseline):
         shares = targets.mean(axis=0) if labels.multi_label else np.bincount(targets, minlength=labels.num_labels)
         row = (shares / (1 if labels.multi_label else shares.sum())).astype(np.float64)
         cut = _best_shared_cut(row, targets.astype(np.int64), labels) if labels.multi_label else None
-        spent = {"seconds": time.perf_counter() - started, "examples": len(data.train)}
+        fit = Fit(time.perf_counter() - started, len(data.train), chosen_by="train")
         return FittedBaseline(
             lambda texts: np.tile(row, (len(texts), 1)),
             None if cut is None else (cut,) * labels.num_labels,
             None,
             len(row),
             row.nbytes / 2**20,
-            {**spent, "chosen_by": "train"},
+            fit,
         )
 
 
@@ -126,18 +125,20 @@ class Tfidf(Baseline):
             _probabilities(found[strength] / temperature, labels),
             numbers,
             (8 * (numbers + len(every.vocabulary_)) + words) / 2**20,
-            {
-                "seconds": time.perf_counter() - started,
-                "examples": len(STRENGTHS) * len(train) + len(targets),
-                "chosen_by": "validation",
-                "solved": "train+validation",
-                "strength": strength,
-                "validation_losses": {f"{one:g}": loss for one, loss in losses.items()},
-                "analyzer": form["analyzer"],
-                "ngrams": list(form["ngram_range"]),
-                "features": len(every.vocabulary_),
-                "temperature": temperature,
-            },
+            Fit(
+                seconds=time.perf_counter() - started,
+                examples=len(STRENGTHS) * len(train) + len(targets),
+                chosen_by="validation",
+                details={
+                    "solved": "train+validation",
+                    "strength": strength,
+                    "validation_losses": {f"{one:g}": loss for one, loss in losses.items()},
+                    "analyzer": form["analyzer"],
+                    "ngrams": list(cast(tuple[int, int], form["ngram_range"])),
+                    "features": len(every.vocabulary_),
+                    "temperature": temperature,
+                },
+            ),
         )
 
 
@@ -212,49 +213,50 @@ def _blanks(text: str) -> int:
     return sum(character.isspace() for character in text)
 
 
-# Baselines as runs
-
-
-def run_baseline(baseline: Baseline, data: Data, settings: DataSettings, folder: Path) -> None:
-    """Fit a baseline and write what a run writes, but for the model."""
-    question = {"fingerprints": data.fingerprints(), "route": baseline.name, **asdict(settings)}
-    if claim(folder, question, overwrite=False) or not distributed.is_main():
-        return distributed.barrier()
-    record = {
-        "data": described(data),
-        "base": None,
-        "settings": {"data": asdict(settings), "route": {"name": baseline.name}},
-        "asked": question,
-        "processes": distributed.world_size(),
-        "machine": machine(),
-        "versions": versions(),
-    }
-    write_json(folder / "experiment.json", {"status": "running", **record})
-    fitted = baseline.fit(data)
-    report, found = dict[str, Any](), dict[str, np.ndarray]()
-    for name in ("train", "validation", "test"):
-        split = data.splits[name]
-        if name == "train":
-            split = split.take(range(min(len(split), SCORED_TRAINING_ROWS)))
-        if not len(split):
-            continue
-        held_out = fitted.held_out if name == "validation" else None
-        found[name] = fitted.probabilities(split.texts) if held_out is None else held_out
-        scores = score_predictions(split.targets, found[name], data.labels, thresholds=fitted.thresholds)
-        report[name] = {"rows": len(split)} | scores
-    del found["train"]
-    seconds = fitted.record["seconds"]
-    report["cost"] = {
-        "train_seconds": round(seconds, 3),
-        "examples_per_second": round(fitted.record["examples"] / max(seconds, 1e-9), 1),
-        "trainable_parameters": fitted.parameters,
-        "total_parameters": fitted.parameters,
-        "peak_memory_mb": round(peak_memory_mb(), 1),
-        "size_mb": round(fitted.size_mb, 3),
-        **speeds(fitted.probabilities, data.test.texts or data.validation.texts),
-    }
-    report["cost"]["texts_per_second"] = report["cost"]["texts_per_second_64"]
-    write_predictions(folder / "predictions.parquet", data, fitted.thresholds, found)
-    write_json(folder / "metrics.json", report)
-    write_json(folder / "experiment.json", {"status": "finished", **record, "training": fitted.record})
+def run_baseline(baseline: Baseline, data: Data, settings: DataSettings, folder: Path) -> RunResult:
+    """Fit a baseline, score and save it; return a finished one as it is. It has no classifier."""
+    question = {"fingerprints": data.fingerprints(), "route": baseline.name, **plain(asdict(settings))}
+    if not claim(folder, question, overwrite=False) and distributed.is_main():
+        begin_run(folder, question)
+        fitted = baseline.fit(data)
+        _scored(fitted, baseline.name, data, settings, folder, question).save()
     distributed.barrier()
+    return RunResult.load(folder)
+
+
+def _scored(
+    fitted: FittedBaseline, name: str, data: Data, settings: DataSettings, folder: Path, question: dict[str, Any]
+) -> RunResult:
+    def probabilities_of(split: str, rows: int) -> np.ndarray:
+        if split == "validation" and fitted.held_out is not None:
+            return fitted.held_out
+        return fitted.probabilities(data.splits[split].texts[:rows])
+
+    scores, predictions = score_splits(data, probabilities_of, fitted.thresholds)
+    speed = speeds(fitted.probabilities, data.test.texts or data.validation.texts)
+    seconds = fitted.fit.seconds
+    return RunResult(
+        folder=folder,
+        data=DataSummary.of(data),
+        settings={"data": asdict(settings), "route": {"name": name}},
+        question=question,
+        command=f"nlptransfer compare {data.name} --routes {name}",
+        base=None,
+        scores=scores,
+        cost=Cost(
+            train_seconds=round(seconds, 3),
+            examples_per_second=round(fitted.fit.examples / max(seconds, 1e-9), 1),
+            trainable_parameters=fitted.parameters,
+            total_parameters=fitted.parameters,
+            peak_memory_mb=round(peak_memory_mb(), 1),
+            size_mb=round(fitted.size_mb, 3),
+            texts_per_second=speed["texts_per_second_64"],
+            **speed,
+        ),
+        training=fitted.fit,
+        processes=distributed.world_size(),
+        machine=machine(),
+        versions=versions(),
+        thresholds=fitted.thresholds,
+        predictions=predictions,
+    )

@@ -15,8 +15,9 @@ from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.experiments.baselines import BASELINES, Baseline, run_baseline
 from nlptransfer.experiments.environment import speeds
-from nlptransfer.experiments.run import SCORED_TRAINING_ROWS, Run
-from nlptransfer.files import read_json
+from nlptransfer.experiments.run import run
+from nlptransfer.experiments.scoring import SCORED_TRAINING_ROWS
+from nlptransfer.results import MODEL, RunConfig, RunResult
 from nlptransfer.routes import ROUTES, Route, named_local
 from nlptransfer.training import Augment, TrainingSettings
 
@@ -64,7 +65,7 @@ class Workshop:
 
     def make(
         self, rung: Rung, data: Data, folder: Path, seed: int, chosen: Mapping[str, Any], rows: int | None = None
-    ) -> None:
+    ) -> RunResult:
         """A finished run in a folder, or the one that is there.
 
         Args:
@@ -76,7 +77,8 @@ class Workshop:
         if isinstance(rung.way, Baseline):
             return run_baseline(rung.way, data, settings, folder)
         asked = replace(self.training, init_seed=seed, data_seed=seed, **chosen)
-        Run(data, rung.way, settings, asked, rung.base, self.revision, augment=self.augment).go(folder)
+        config = RunConfig(data, rung.way, settings, asked, rung.base, self.revision, augment=self.augment)
+        return run(config, folder).without_model()
 
     def learning_rate(self, rung: Rung, data: Data) -> float:
         """The learning rate where none is chosen."""
@@ -93,11 +95,12 @@ class Workshop:
         return distributed.from_main(self._scaled(rung.way, data, few, folder, spent) if distributed.is_main() else 0.0)
 
     def _scaled(self, route: Route, data: Data, few: Data, folder: Path, spent: float) -> float:
-        cost, fitted = read_json(folder / "metrics.json")["cost"], read_json(folder / "experiment.json")["training"]
+        pilot = RunResult.load(folder)
+        cost = pilot.cost
         # A training without success is done twice, which a pilot of one epoch often is.
-        learning = cost["train_seconds"] / (2 if "collapsed" in fitted else 1)
-        scoring = 1 / max(cost["texts_per_second"], 1e-9)
-        fixed = max(0.0, spent - cost["train_seconds"] - _scored(few) * scoring)
+        learning = cost.train_seconds / (2 if pilot.training.collapsed else 1)
+        scoring = 1 / max(cost.texts_per_second or 0.0, 1e-9)
+        fixed = max(0.0, spent - cost.train_seconds - _scored(few) * scoring)
         # On features that are computed once, an epoch takes next to no time.
         epochs = 1 if route.is_frozen else self.training.num_train_epochs or route.defaults(data)["num_train_epochs"]
         return fixed + learning * epochs * len(data.train) / len(few.train) + _scored(data) * scoring
@@ -223,7 +226,7 @@ def _suggested(default: float, tried: Sequence[tuple[float, float | None]]) -> f
 
 def costs(rung: Rung, folders: Sequence[Path], data: Data) -> dict[str, float]:
     """The cost of finished runs of a rung: seconds of the slowest, the rest of the first."""
-    reports = [read_json(folder / "metrics.json")["cost"] for folder in folders]
+    reports = [RunResult.load(folder).cost.to_record() for folder in folders]
     first = reports[0]
     found = {
         # What is frozen is computed in one of the runs, and the others find it in the cache.
@@ -231,7 +234,7 @@ def costs(rung: Rung, folders: Sequence[Path], data: Data) -> dict[str, float]:
         **{name: first[name] for name in ("peak_memory_mb", "trainable_parameters", "total_parameters", "size_mb")},
     }
     if not rung.is_baseline:
-        base = rung.base if isinstance(rung.way, Route) and rung.way.needs_base(folders[0] / "model") else None
-        classifier = Classifier.load(folders[0] / "model", base)
+        base = rung.base if isinstance(rung.way, Route) and rung.way.needs_base(folders[0] / MODEL) else None
+        classifier = Classifier.load(folders[0] / MODEL, base)
         return found | speeds(classifier.probabilities, data.test.texts)
     return found | {name: first[name] for name in ("texts_per_second_1", "texts_per_second_64")}

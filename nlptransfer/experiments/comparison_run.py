@@ -26,9 +26,8 @@ from nlptransfer.evaluation import (
 from nlptransfer.experiments.baselines import Majority
 from nlptransfer.experiments.candidates import Rung, Workshop, costs, labeled_rows, next_rate, without_test
 from nlptransfer.experiments.environment import machine, versions, watched_memory
-from nlptransfer.experiments.source_gain import validation_score
 from nlptransfer.files import read_json, write_json
-from nlptransfer.results import predictions_on_test
+from nlptransfer.results import RunResult
 
 log = logging.getLogger("nlptransfer")
 
@@ -165,7 +164,7 @@ class Climb:
 
     def _seconds(self, folder: Path, spent: float) -> float:
         """Of a run, which may have been found finished in no time."""
-        return max(spent, read_json(folder / "metrics.json")["cost"]["train_seconds"]) if distributed.is_main() else 0.0
+        return max(spent, RunResult.load(folder).cost.train_seconds) if distributed.is_main() else 0.0
 
     def _would_not_fit(self, rung: Rung, told: dict[str, Any]) -> bool:
         """Whether the rung is left out, by what a few rows take; once decided it stays so."""
@@ -246,19 +245,23 @@ class Climb:
         self._drop_models([folder])
 
     def _validation(self, folder: Path) -> float:
-        return float(distributed.from_main(validation_score(folder, self.metric) if distributed.is_main() else 0.0))
+        return float(
+            distributed.from_main(
+                RunResult.load(folder).validation_score(self.metric) if distributed.is_main() else 0.0
+            )
+        )
 
     def _results(self, rung: Rung, told: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
-        first = read_json(folders[0] / "experiment.json")
-        resolved = first["settings"].get("training", {})
+        first = RunResult.load(folders[0])
+        resolved = first.settings.get("training", {})
         settings = {name: resolved[name] for name in TOLD if rung.is_tuned and name in resolved}
-        settings |= {name: first["training"][name] for name in CHOSEN if name in first["training"]}
+        settings |= {name: value for name, value in first.training.to_record().items() if name in CHOSEN}
         return {
             "status": "finished",
             "seeds": self.seeds,
             "runs": [folder.relative_to(self.folder).as_posix() for folder in folders],
             "settings": {**told["settings"], **settings},
-            "validation": float(np.mean([validation_score(folder, self.metric) for folder in folders])),
+            "validation": float(np.mean([RunResult.load(folder).validation_score(self.metric) for folder in folders])),
             "test": self._on_test(folders),
             "cost": costs(rung, folders, self.data) | {"peak_memory_mb": told["peak_memory_mb"]},
         }
@@ -305,10 +308,10 @@ class Climb:
     def _on_test(self, folders: Sequence[Path]) -> dict[str, Any]:
         """Mean score over seeds and its interval; of accuracy also Wilson's, of the first seed's model alone."""
         labels, metric, targets = self.data.labels, self.metric, self.data.test.targets
-        guesses = [predictions_on_test(folder, labels) for folder in folders]
+        guesses = [RunResult.load(folder).predictions["test"].predicted for folder in folders]
         found = asdict(score_interval(targets, guesses, labels, metric))
         told = {name: found[name] for name in ("mean", "spread", "interval")}
-        told["scores"] = [read_json(folder / "metrics.json")["test"][metric] for folder in folders]
+        told["scores"] = [RunResult.load(folder).scores["test"][metric] for folder in folders]
         if metric == "accuracy":
             right = (guesses[0] == targets).reshape(len(targets), -1).all(axis=1).sum()
             told["wilson"] = list(wilson_interval(int(right), len(targets)))
@@ -320,7 +323,7 @@ class Climb:
             rungs = [
                 ScoredCandidate(
                     rung.name,
-                    [predictions_on_test(self.folder / run, self.data.labels) for run in told["runs"]],
+                    [RunResult.load(self.folder / run).predictions["test"].predicted for run in told["runs"]],
                     told["validation"],
                 )
                 for rung, told in self._finished()

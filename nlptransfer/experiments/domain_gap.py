@@ -20,13 +20,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from threadpoolctl import threadpool_limits
 
 from nlptransfer import distributed
-from nlptransfer.data import Labels, load_data, load_texts
+from nlptransfer.data import load_data, load_texts
 from nlptransfer.errors import DataError
 from nlptransfer.evaluation import percentile_interval, resampled_scores, seed_shares
-from nlptransfer.experiments.finetuning import Experiment, finetune
+from nlptransfer.experiments.finetuning import finetune
 from nlptransfer.files import write_json
 from nlptransfer.memo import shared_work
-from nlptransfer.results import predictions_on_test
+from nlptransfer.results import GAP, RunResult
 from nlptransfer.routes import FROZEN_ROUTE, Route
 from nlptransfer.settings import check
 
@@ -138,7 +138,7 @@ def close_the_gap(
         means = dict(zip(names, scores, strict=True))
         found.append(Closed(name, float(np.mean(scores)), gain, interval, share, share_interval, adapted, means))
     if distributed.is_main():
-        write_json(Path(output_dir) / "gap.json", [asdict(one) for one in found])
+        write_json(Path(output_dir) / GAP, [asdict(one) for one in found])
     return found
 
 
@@ -154,16 +154,18 @@ class _Plan:
     call: Mapping[str, Any]
     """what else finetune() is given"""
 
-    def run(self, seed: int) -> Experiment:
+    def run(self, seed: int) -> RunResult:
         """Make the run of a seed, or find it."""
         data: Any = self.data if self.unlabeled is None else _with_texts_of(self.data, self.unlabeled)
         own = {**self.call, "seed": seed}
-        return finetune(data, output_dir=f"{self.folder}-{seed}", report=False, verdict=False, save_model=False, **own)
+        folder = f"{self.folder}-{seed}"
+        made = finetune(data, output_dir=folder, report=False, verdict=False, save_model=False, **own)
+        return made.without_model()
 
-    def runs(self, seeds: int) -> list[Experiment]:
+    def runs(self, seeds: int) -> list[RunResult]:
         """The runs by seed; where the last layer is solved the first one stands for all."""
         first = self.run(0)
-        return [first, *(self.run(seed) if _was_stepped(first) else first for seed in range(1, seeds))]
+        return [first, *(self.run(seed) if _was_trained(first) else first for seed in range(1, seeds))]
 
 
 @dataclass(frozen=True)
@@ -187,13 +189,13 @@ class _Study:
 
 def _all_runs(
     plans: Mapping[tuple[str, Pair], _Plan], seeds: int, workers: Executor | None, name: str, progress: bool
-) -> dict[tuple[str, Pair], list[Experiment]]:
+) -> dict[tuple[str, Pair], list[RunResult]]:
     """The runs of all plans, by seed."""
     # What a pair's runs have in common is made once. Pairs with the same target share its oracle.
     groups: dict[Any, dict[str, _Plan]] = {}
     for (way, pair), plan in plans.items():
         groups.setdefault((ORACLE, pair[1]) if way == ORACLE else pair, {})[plan.folder] = plan
-    found: dict[str, list[Experiment]] = {}
+    found: dict[str, list[RunResult]] = {}
     with _bar(progress) as bar:
         task = bar.add_task(name, total=len(groups))
         for runs in _each([list(group.values()) for group in groups.values()], seeds, workers):
@@ -204,15 +206,14 @@ def _all_runs(
     return {key: found[plan.folder] for key, plan in plans.items()}
 
 
-def _was_stepped(run: Experiment) -> bool:
-    """Whether the loop trained any stage of it."""
-    stages = (run.record.get("transfer") or {}).get("stages") or {}
-    return any("history" in told for told in (run.record["training"], *stages.values()))
+def _was_trained(run: RunResult) -> bool:
+    """Return whether the loop trained any stage, so that seeds matter."""
+    return any(fit.history is not None for fit in (run.training, *run.stages.values()))
 
 
 def _each(
     groups: Sequence[Sequence[_Plan]], seeds: int, workers: Executor | None
-) -> Iterator[dict[str, list[Experiment]]]:
+) -> Iterator[dict[str, list[RunResult]]]:
     """The runs of each group, as they are done."""
     if workers is None:
         yield from (_together(group, seeds) for group in groups)
@@ -221,7 +222,7 @@ def _each(
     yield from (done.result() for done in as_completed(waiting))
 
 
-def _together(plans: Sequence[_Plan], seeds: int) -> dict[str, list[Experiment]]:
+def _together(plans: Sequence[_Plan], seeds: int) -> dict[str, list[RunResult]]:
     """The runs of some plans, by their folder."""
     with shared_work():
         return {plan.folder: plan.runs(seeds) for plan in plans}
@@ -254,11 +255,10 @@ def _bar(shown: bool) -> Progress:
     )
 
 
-def _has_adapted(run: Experiment) -> bool:
-    """Whether the choice without labels fell on adapting."""
-    stages = run.record["transfer"]["stages"].values()
-    chosen = [stage["chosen"] for stage in stages if "chosen" in stage]
-    return any(one.get("strength", one.get("adapted", 1)) for one in chosen)
+def _has_adapted(run: RunResult) -> bool:
+    """Return whether the choice without labels fell on adapting."""
+    chosen = [fit.chosen for fit in run.stages.values() if fit.chosen is not None]
+    return any(one.get("trade_off", one.get("adapted", 1)) for one in chosen)
 
 
 def _with_texts_of(folder: Path, name: str) -> dict[str, Any]:
@@ -270,14 +270,9 @@ def _with_texts_of(folder: Path, name: str) -> dict[str, Any]:
     return {"train": texts, "test": (data.test.texts, data.labels.decode(data.test.targets))}
 
 
-def _right(runs: Sequence[Experiment]) -> np.ndarray:
-    """(seeds, test rows) whether each row was right."""
-    rows = []
-    for run in runs:
-        labels = Labels(tuple(run.record["data"]["labels"]), False)
-        found, truth = (predictions_on_test(run.folder, labels, column) for column in ("predicted", "true"))
-        rows.append(found == truth)
-    return np.array(rows)
+def _right(runs: Sequence[RunResult]) -> np.ndarray:
+    """Return (seeds, test rows) whether each row is right."""
+    return np.array([run.predictions["test"].right for run in runs])
 
 
 def _interval(

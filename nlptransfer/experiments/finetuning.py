@@ -1,82 +1,38 @@
-"""finetune(): data and a route in, a classifier and the record of its making out. gain_curve(): what a source gains."""
+"""finetune(): data and a route in, a run's result out. gain_curve(): what a source gains by target rows.
+
+This file reads what was asked for, and checks it. It does not know how a run is made.
+"""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from nlptransfer import distributed
-from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, load_data, load_unlabeled, with_unlabeled
-from nlptransfer.errors import DataError, RunFolderError, SettingError
+from nlptransfer.errors import SettingError
 from nlptransfer.evaluation import load_metric
-from nlptransfer.experiments.run import Run
-from nlptransfer.experiments.source import load_source, saved_classifier
-from nlptransfer.experiments.source_gain import SEEDS, Pairs, gain_metric, gain_of, run_with_verdict, said, seeds_for
-from nlptransfer.files import read_json, write_json
+from nlptransfer.experiments.run import run
+from nlptransfer.experiments.source import load_source, saved_classifier, weighted
+from nlptransfer.experiments.source_gain import (
+    SEEDS,
+    Pairs,
+    gain_metric,
+    gain_of,
+    in_words,
+    run_with_verdict,
+    seeds_for,
+)
+from nlptransfer.files import write_json
+from nlptransfer.results import GAINS, REPORT, RunConfig, RunResult
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route
 from nlptransfer.settings import check, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 from nlptransfer.transfer import Direct, FromSource, Transfer, transfer_classes
 
 log = logging.getLogger("nlptransfer")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A finished run, read from its folder.
-
-    Raises:
-        RunFolderError: no finished run is there.
-    """
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))
-        if not (self.folder / "experiment.json").exists() or self.record["status"] != "finished":
-            raise RunFolderError(f"{self.folder}: expected the folder of a finished run")
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """experiment.json: settings, versions, fingerprints, history."""
-        return read_json(self.folder / "experiment.json")
-
-    @cached_property
-    def report(self) -> dict[str, Any]:
-        """metrics.json: scores by split, and the cost."""
-        return read_json(self.folder / "metrics.json")
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Scores on the test split.
-
-        Raises:
-            DataError: the data had none.
-        """
-        if "test" not in self.report:
-            raise DataError(
-                f"{self.folder}: expected scores on test, found none, as the data had no test rows: see .report"
-            )
-        return self.report["test"]
-
-    @property
-    def cost(self) -> dict[str, Any]:
-        """Seconds, parameters, memory, speed and size."""
-        return self.report["cost"]
-
-    @cached_property
-    def classifier(self) -> Classifier:
-        """The trained classifier, as it was saved.
-
-        Raises:
-            RunFolderError: it was not kept.
-        """
-        if not (self.folder / "model").is_dir():
-            raise RunFolderError(f"{self.folder}: expected a saved model, found none: run it anew with save_model=True")
-        return Classifier.load(self.folder / "model")
 
 
 def finetune(
@@ -97,7 +53,7 @@ def finetune(
     save_model: bool = True,
     further_metrics: Sequence[str] = (),
     **settings: Any,
-) -> Experiment:
+) -> RunResult:
     """Train a classifier on labeled text, score it, and save it with the record of its making.
 
     Args:
@@ -116,7 +72,7 @@ def finetune(
             sequential.
         verdict: whether the same is done without the source too, over several seeds, and the gain is measured on
             test; None: where the route's features are frozen, which makes it cheap.
-        gate: whether the run without the source is returned where it scores better on validation; needs a verdict.
+        fallback: whether the run without the source is returned where it scores better on validation; needs a verdict.
         seeds: of the verdict; None: 3.
         output_dir: the run's folder; by default one under runs/ that is named after the data and the settings.
             The same call resumes a run that was cut off there, and returns a finished one as it is.
@@ -134,44 +90,40 @@ def finetune(
         TrainingError: the loss is no longer a number.
     """
     plan = _Plan.of(data, route, base, revision, source, unlabeled, transfer, further_metrics, settings)
-    run = plan.run(plan.data_settings)
-    check(verdict is not False or not fallback, "fallback", fallback, "a verdict, which it rests on")
-    tells = run.source is not None and not run.transfer.label_free
-    check(
-        tells or not (verdict or fallback),
-        "verdict",
-        verdict,
-        "a source beside labels of the target, whose gain it tells",
-    )
+    config = plan.config(plan.data_settings)
+    check(verdict is not False or not fallback, "fallback", fallback, "verdict=True, which it rests on")
+    can_judge = config.source is not None and not config.transfer.label_free
+    expected = "a source and labels of the target, without which no gain can be measured"
+    check(can_judge or not (verdict or fallback), "verdict", verdict, expected)
     check(seeds is None or seeds >= 1, "seeds", seeds, "a whole number from 1")
-    folder = Path(output_dir) if output_dir else Path("runs") / run.name()
-    if fallback or (_is_cheap(run) if verdict is None else verdict):
-        pairs = Pairs(plan.run, plan.data_settings, plan.training, seeds_for(run, seeds))
-        check(save_model, "save_model", save_model, "true beside a verdict, which picks a model: or verdict=False")
-        run_with_verdict(run, pairs, folder, fallback=fallback, overwrite=overwrite)
+    folder = Path(output_dir) if output_dir else Path("runs") / config.name()
+    if fallback or (_is_cheap(config) if verdict is None else verdict):
+        check(save_model, "save_model", save_model, "true with a verdict, which takes one of two models")
+        pairs = Pairs(plan.config, plan.data_settings, plan.training, seeds_for(config, seeds))
+        result = run_with_verdict(config, pairs, folder, fallback=fallback, overwrite=overwrite)
     else:
-        run.go(folder, overwrite, save_model=save_model)
-        if run.source is not None:
-            log.info("no verdict on whether the source helped was asked for, or none is possible without test rows")
+        result = run(config, folder, overwrite, save_model)
+        if config.source is not None:
+            log.info("Not measured whether the source helped; pass verdict=True (needs a test split)")
     if report:
-        _report(folder, run.data)
-    return Experiment(folder)
+        _write_report(result, config.data)
+    return result
 
 
-def _report(folder: Path, data: Data) -> None:
+def _write_report(result: RunResult, data: Data) -> None:
     """Write a finished run's report, unless it is there."""
     # Plots take half a second to import, which nobody should wait for who asks for no report.
-    from nlptransfer.report import REPORT, report_with_texts
+    from nlptransfer.report import report_with_texts
 
-    if distributed.is_main() and not (folder / REPORT).exists():
-        report_with_texts(folder, data)
+    if distributed.is_main() and not (result.folder / REPORT).exists():
+        report_with_texts(result.folder, data)
     distributed.barrier()
 
 
-def _is_cheap(run: Run) -> bool:
-    """Whether a verdict is made without being asked for."""
-    free = run.transfer.label_free
-    return run.source is not None and not free and run.route.is_frozen and len(run.data.test) > 0
+def _is_cheap(config: RunConfig) -> bool:
+    """Return whether a verdict is made without being asked for."""
+    can_judge = config.source is not None and not config.transfer.label_free and len(config.data.test) > 0
+    return can_judge and config.route.is_frozen
 
 
 def gain_curve(
@@ -204,22 +156,21 @@ def gain_curve(
     """
     check(len(sizes) > 0 and min(sizes) >= 1, "sizes", sizes, "numbers of rows from 1")
     check("max_train_rows" not in settings, "max_train_rows", settings.get("max_train_rows"), "sizes alone")
-    folder, found = Path(output_dir), list[dict[str, Any]]()
+    folder, gains = Path(output_dir), list[dict[str, Any]]()
     for size in sizes:
         for transfer in transfers:
             given = {**settings, "max_train_rows": size}
             plan = _Plan.of(data, route, base, revision, source, None, transfer, (), given)
             check(not plan.transfer.label_free, "transfer", plan.transfer.name, "one that learns from target labels")
-            run = plan.run(plan.data_settings)
-            metric, pairs = gain_metric(run), Pairs(plan.run, plan.data_settings, plan.training, seeds or SEEDS)
-            runs = pairs.runs(folder / str(size))
+            config = plan.config(plan.data_settings)
+            metric = gain_metric(config)
+            pairs = Pairs(plan.config, plan.data_settings, plan.training, seeds or SEEDS).runs(folder / str(size))
+            gain = gain_of(pairs, config.data.labels, metric)
+            gains.append({"size": size, "transfer": config.transfer.name, **asdict(gain)})
+            log.info("%d rows, %s: %s", size, config.transfer.name, in_words(gain))
             if distributed.is_main():
-                gain = gain_of(runs, run.data.labels, metric)
-                found.append({"size": size, "transfer": run.transfer.name, **asdict(gain)})
-                write_json(folder / "gains.json", found)
-                log.info("%d rows, %s: %s", size, run.transfer.name, said(found[-1]))
-            distributed.barrier()
-    return found
+                write_json(folder / GAINS, gains)
+    return gains
 
 
 @dataclass(frozen=True)
@@ -282,8 +233,8 @@ class _Plan:
         own_kinds = (filled["route"], filled["transfer"], filled["data"], filled["training"], filled["augment"])
         return cls(data, source if saved is None else saved, unlabeled, *own_kinds, base, revision, tuple(further))
 
-    def run(self, rows: DataSettings) -> Run:
-        """The run on the rows that these settings give."""
+    def config(self, rows: DataSettings) -> RunConfig:
+        """Read the rows that these settings give, and return the run on them."""
         own = next((part for part in self.transfer.parts if isinstance(part, FromSource)), None)
         source = None
         if own is not None and self.source is not None and self.transfer.label_free:
@@ -298,8 +249,8 @@ class _Plan:
         there = not self.transfer.needs_unlabeled or data.unlabeled
         check(bool(there), "unlabeled", None, f"texts without labels, which {self.transfer.name} learns from")
         if own is not None and source is not None:
-            source = source.weighed(data, own, self.training.seed)
-        return Run(
+            source = weighted(source, data, own, self.training.seed)
+        return RunConfig(
             data,
             self.route,
             rows,

@@ -1,8 +1,7 @@
-"""What knowledge is taken from: rows of another task, of several, or a classifier that was saved."""
+"""Read the source of a transfer: rows of another task, of several, or a saved classifier. It knows no training."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,50 +11,26 @@ import numpy as np
 from nlptransfer.classifier import RECORD, Classifier
 from nlptransfer.data import Data, DataSettings, Labels, Split, load_data
 from nlptransfer.errors import SettingError, nearest
-from nlptransfer.models import hash_of_modules
-from nlptransfer.transfer import FromSource, Sides, kept_odds
+from nlptransfer.results import MODEL, RunResult, Source, same_labels
+from nlptransfer.transfer import FromSource, kept_odds
 
 
-@dataclass(frozen=True)
-class Source:
-    """The source of a transfer, in the label names of the target."""
+def weighted(source: Source, target: Data, transfer: FromSource, seed: int) -> Source:
+    """Give each source row its weight in the loss, as the settings of the strategy ask for.
 
-    name: str
-    labels: Labels
-    """those of the target, in its order, where both have the same"""
-    data: Data | None
-    """its rows; None: ``classifier`` has learned from them"""
-    classifier: Classifier | None = None
-    weights: np.ndarray | None = None
-    """(training rows,) float32, mean 1: what each of them counts; None: all 1"""
-    sizes: tuple[int, ...] = ()
-    """training rows of each of several sources, in their order"""
-
-    def weighed(self, target: Data, transfer: FromSource, seed: int) -> "Source":
-        """With what each row counts for a target.
-
-        Args:
-            seed: of the domain classifier.
-        """
-        if self.data is None:
-            return self
-        return replace(self, weights=_weights(self.sizes, self.data, target, transfer, seed))
-
-    def sides(self, target: Data) -> Sides:
-        """What a strategy has to fit."""
-        return Sides(self.labels.names, target.labels.names, self.agrees(target), self.data is not None)
-
-    def agrees(self, target: Data) -> bool:
-        """Whether the labels are the target's."""
-        return _alike(self.labels, target.labels)
-
-    @cached_property
-    def fingerprints(self) -> dict[str, Any]:
-        """What it is by its content, on every machine."""
-        if self.data is not None:
-            return self.data.fingerprints()
-        assert self.classifier is not None
-        return {"classifier": hash_of_modules([self.classifier.model])}
+    Args:
+        seed: of the domain classifier.
+    """
+    if source.data is None:
+        return source
+    weights = np.ones(len(source.data.train))
+    sizes = np.array(source.sizes)
+    if transfer.temperature != 1 and len(sizes) > 1:
+        wanted = sizes ** (1 / transfer.temperature)
+        weights *= np.repeat(wanted / wanted.sum() * sizes.sum() / sizes, sizes)
+    if transfer.target_like:
+        weights *= kept_odds(source.data.train.texts, target.unlabeled or target.train.texts, seed)
+    return source if (weights == 1).all() else replace(source, weights=(weights / weights.mean()).astype(np.float32))
 
 
 def load_source(given: Any, target: Labels | None, settings: DataSettings, transfer: FromSource) -> Source:
@@ -86,23 +61,21 @@ def load_source(given: Any, target: Labels | None, settings: DataSettings, trans
         raise SettingError("source: expected one label a row in all of the sources, or lists of labels in all")
     names = tuple(dict.fromkeys(name for part in parts for name in part.labels.names))
     found = Labels(names, parts[0].labels.multi_label)
-    labels = target if target is not None and _alike(found, target) else found
+    labels = target if target is not None and same_labels(found, target) else found
     sizes = tuple(len(part.train) for part in parts)
     data = _joined([_relabeled(part, labels) for part in parts], labels)
     return Source(data.name, labels, data, sizes=sizes)
 
 
 def saved_classifier(given: Any) -> Classifier | None:
-    """The classifier that was saved, or that a finished run has; None where something else is given."""
+    """Return the classifier that was saved, or that a run has; None where something else is given."""
     if isinstance(given, Classifier):
         return given
     if isinstance(given, (str, Path)):
         folder = Path(given)
-        found = (folder / RECORD).exists() or (folder / "model" / RECORD).exists()
+        found = (folder / RECORD).exists() or (folder / MODEL / RECORD).exists()
         return Classifier.load(folder) if found else None
-    # A finished run.
-    own = getattr(given, "classifier", None)
-    return own if isinstance(own, Classifier) else None
+    return given.classifier if isinstance(given, RunResult) else None
 
 
 def _of_classifier(saved: Classifier, transfer: FromSource) -> Source:
@@ -122,10 +95,6 @@ def _checked(mapping: Mapping[str, str] | None, names: Sequence[str]) -> Mapping
         if name not in names:
             raise SettingError(f"label_mapping: the source has no label {name!r}: {nearest(name, names)}")
     return mapping or {}
-
-
-def _alike(one: Labels, other: Labels) -> bool:
-    return set(one.names) == set(other.names) and one.multi_label == other.multi_label
 
 
 def _mapped(data: Data, mapping: Mapping[str, str]) -> Data:
@@ -161,13 +130,3 @@ def _joined(parts: Sequence[Data], labels: Labels) -> Data:
         for name in parts[0].splits
     }
     return replace(parts[0].with_splits(labels, splits), name="+".join(part.name for part in parts))
-
-
-def _weights(sizes: Sequence[int], data: Data, target: Data, transfer: FromSource, seed: int) -> np.ndarray | None:
-    weights = np.ones(len(data.train))
-    if transfer.temperature != 1 and len(sizes) > 1:
-        wanted = np.array(sizes) ** (1 / transfer.temperature)
-        weights *= np.repeat(wanted / wanted.sum() * sum(sizes) / np.array(sizes), sizes)
-    if transfer.target_like:
-        weights *= kept_odds(data.train.texts, target.unlabeled or target.train.texts, seed)
-    return None if (weights == 1).all() else (weights / weights.mean()).astype(np.float32)

@@ -1,66 +1,103 @@
-"""One side of a transfer: its rows, what they cost, and how outputs for them are judged."""
+"""A dataset with its training loss and validation metric. It knows no model."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nlptransfer.data import Data, Labels, Split
 from nlptransfer.evaluation import default_metric, higher_is_better, known_score, score_predictions, to_probabilities
-from nlptransfer.training import LabelLoss, TrainingSettings, class_weights
+from nlptransfer.results import RunConfig
+from nlptransfer.training import SOURCE, TARGET, UNLABELED, LabelLoss, TrainingSettings, augment, class_weights
+from nlptransfer.vectors import vectors_for
+
+log = logging.getLogger("nlptransfer")
 
 UNSEEN = -1
-"""In place of a label that nobody sees."""
+"""Stands for a label that is not known."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One side of a transfer: its rows, what they cost, and how outputs for them are judged."""
+    """A dataset with its training loss and validation metric."""
 
     data: Data
     criterion: LabelLoss
-    judge: Callable[[np.ndarray, np.ndarray], float]
+    score: Callable[[np.ndarray, np.ndarray], float]
     """(targets, logits) -> score, higher is better"""
     weights: np.ndarray | None = None
-    """(training rows,) float32, what each counts besides its class; None: all 1"""
+    """(training rows,) float32 weight of each in the loss, besides that of its class; None: all 1"""
     has_copies: bool = False
-    """whether altered copies of its rows are among the training rows"""
+    """whether altered copies of rows are among the training rows"""
 
     @classmethod
     def of(cls, data: Data, settings: TrainingSettings, weights: np.ndarray | None = None) -> "Task":
-        """A task in the settings of a training.
+        """Make a task of a dataset.
 
         Raises:
             SettingError: a class weight or a metric that makes no sense for these labels.
         """
         of_classes = class_weights(settings.class_weights, data.labels, data.train.targets)
-        judge = _judge(data.labels, settings.metric_for_best_model)
-        return cls(data, LabelLoss(data.labels, of_classes, settings.label_smoothing), judge, weights)
+        score = _scorer(data.labels, settings.metric_for_best_model)
+        return cls(data, LabelLoss(data.labels, of_classes, settings.label_smoothing), score, weights)
 
     @classmethod
     def unlabeled(cls, data: Data) -> "Task":
-        """The texts of a task whose labels nobody sees: targets that no loss takes."""
+        """Make a task of the texts without labels: targets that no loss takes."""
         none = Split([], data.labels.encode([]))
         shape = (len(data.unlabeled), data.labels.num_labels) if data.labels.multi_label else len(data.unlabeled)
         unseen = np.full(shape, np.nan, np.float32) if data.labels.multi_label else np.full(shape, UNSEEN)
         texts = replace(data, train=Split([*data.unlabeled], unseen), validation=none, calibration=none)
-        return cls(texts, LabelLoss(data.labels), _judge(data.labels, None))
+        return cls(texts, LabelLoss(data.labels), _scorer(data.labels, None))
 
     def majority_score(self) -> float | None:
-        """The validation score of the most frequent label for every row; None where there is nothing to tell."""
+        """Return the validation score of the most frequent label for every row; None where that says nothing."""
         data = self.data
         if not len(data.validation) or data.labels.multi_label or len(set(data.train.targets.tolist())) < 2:
             return None
         counts = np.bincount(data.train.targets, minlength=data.labels.num_labels)
         logits = np.tile(np.log(counts + 1e-9).astype(np.float32), (len(data.validation), 1))
-        return self.judge(data.validation.targets, logits)
+        return self.score(data.validation.targets, logits)
 
 
-def _judge(labels: Labels, metric: str | None) -> Callable[[np.ndarray, np.ndarray], float]:
+def tasks_of(config: RunConfig) -> dict[str, Task]:
+    """Return the tasks of a run by role: target, source and unlabeled, as far as there are such rows.
+
+    Raises:
+        SettingError: a class weight or a metric that makes no sense for the labels.
+    """
+    data, source, training = config.data, config.source, config.training
+    tasks = {} if config.transfer.label_free else {TARGET: Task.of(data, training)}
+    if data.unlabeled:
+        tasks[UNLABELED] = Task.unlabeled(data)
+    if source is not None and source.data is not None:
+        if not source.agrees(data) and not isinstance(training.class_weights, str):
+            # Weights by name are of the target's labels.
+            training = replace(training, class_weights=None)
+        tasks[SOURCE] = Task.of(source.data, training, source.weights)
+    return tasks
+
+
+def with_copies(tasks: Mapping[str, Task], config: RunConfig) -> dict[str, Task]:
+    """Add altered copies of the target's training rows, where they are asked for."""
+    if not config.augment.augment_copies:
+        return dict(tasks)
+    data, training, vectors = config.data, config.training, None
+    if config.augment.augment_synonyms:
+        vectors, _ = vectors_for(data.train.texts, config.base, config.revision)
+    seed = training.seed if training.data_seed is None else training.data_seed
+    train = augment(data.train, config.augment, seed, vectors)
+    log.info("%d altered copies of %d training texts", len(train) - len(data.train), len(data.train))
+    target = tasks[TARGET]
+    return {**tasks, TARGET: replace(target, data=replace(target.data, train=train), has_copies=True)}
+
+
+def _scorer(labels: Labels, metric: str | None) -> Callable[[np.ndarray, np.ndarray], float]:
     name = known_score(metric or default_metric(labels), labels)
     sign = 1.0 if higher_is_better(name) else -1.0
 
-    def judge(targets: np.ndarray, logits: np.ndarray) -> float:
+    def score(targets: np.ndarray, logits: np.ndarray) -> float:
         return sign * score_predictions(targets, to_probabilities(logits, labels), labels, resamples=0)[name]
 
-    return judge
+    return score

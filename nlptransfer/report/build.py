@@ -9,6 +9,7 @@ from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.errors import DataError
 from nlptransfer.files import read_json
 from nlptransfer.report.page import WordEffects, write_report
+from nlptransfer.results import COMPARISON, RunResult, is_run
 from nlptransfer.settings import fill
 
 MOST_WORDS = 60
@@ -33,10 +34,9 @@ def report_on(folder: str | Path, data: Any = None) -> Path:
     run = _run_in(folder)
     if data is None or run is None:
         return write_report(folder)
-    record = read_json(run / "experiment.json")
-    loaded = load_data(data, fill({"data": DataSettings}, record["settings"]["data"])["data"])
-    for name, told in loaded.fingerprints().items():
-        if record["data"]["fingerprints"][name] != told:
+    loaded = load_data(data, fill({"data": DataSettings}, run.settings["data"])["data"])
+    for name, found in loaded.fingerprints().items():
+        if run.data.fingerprints[name] != found:
             raise DataError(f"{data}: expected the rows that {folder} was trained on, found others in {name}")
     return report_with_texts(folder, loaded)
 
@@ -44,20 +44,19 @@ def report_on(folder: str | Path, data: Any = None) -> Path:
 def report_with_texts(folder: Path, data: Data) -> Path:
     """Write report.html into a finished folder, with texts of what it was trained on."""
     run, words = _run_in(folder), None
-    if run is not None and (run / "model").exists():
-        some = (data.test.texts or data.validation.texts)[:SHOWN_WORDS]
-        words = word_effects(Classifier.load(run), some)
+    if run is not None and run.has_model:
+        words = word_effects(run.classifier, (data.test.texts or data.validation.texts)[:SHOWN_WORDS])
     return write_report(folder, {name: split.texts for name, split in data.splits.items()}, words)
 
 
-def _run_in(folder: Path) -> Path | None:
-    """The run itself, or that of the rung that a comparison recommends; None where neither is finished."""
-    if not (folder / "comparison.json").exists():
-        return folder if (folder / "experiment.json").exists() else None
-    record = read_json(folder / "comparison.json")
+def _run_in(folder: Path) -> RunResult | None:
+    """Return the run itself, or the one that a comparison recommends; None where there is none."""
+    if not (folder / COMPARISON).exists():
+        return RunResult.load(folder) if is_run(folder) else None
+    record = read_json(folder / COMPARISON)
     name = (record.get("recommendation") or {}).get("rung")
     rung = next((rung for rung in record["rungs"] if rung["name"] == name), None)
-    return folder / rung["runs"][0] if rung else None
+    return RunResult.load(folder / rung["runs"][0]) if rung else None
 
 
 def word_effects(classifier: Classifier, texts: Sequence[str]) -> list[WordEffects]:

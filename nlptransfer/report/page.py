@@ -16,6 +16,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from scipy.stats import binomtest
 
+from nlptransfer.data import Labels
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import (
     brier_score,
@@ -27,9 +28,8 @@ from nlptransfer.evaluation import (
 )
 from nlptransfer.files import atomic_file, read_json, templates
 from nlptransfer.report import figures
-from nlptransfer.report.run_folder import Evidence, Judged, read_if_there
+from nlptransfer.results import COMPARISON, REPORT, DataSummary, Predictions, RunResult, is_run, label_counts
 
-REPORT = "report.html"
 MATRIX_LABELS = 12
 """Above so many labels the most confused pairs stand in place of the confusion matrix."""
 FEW_LABELS = 20
@@ -103,10 +103,12 @@ def write_report(
         DataError: fewer texts than predictions.
     """
     folder = Path(folder)
-    if (folder / "comparison.json").exists():
+    if (folder / COMPARISON).exists():
         found = _comparison(folder, texts)
+    elif is_run(folder):
+        found = _run(RunResult.load(folder), texts)
     else:
-        found = _run(Evidence(folder, _finished(folder)), texts)
+        raise RunFolderError(f"{folder}: expected the folder of a finished run or of a comparison, found neither")
     context = dict.fromkeys(SECTIONS) | found | {"words": list(words or ())}
     shown = {name: title for name, title in SECTIONS.items() if context[name]}
     page = _environment().get_template("report.html").render(**context, sections=shown, few_labels=FEW_LABELS)
@@ -115,94 +117,88 @@ def write_report(
     return folder / REPORT
 
 
-def _finished(folder: Path) -> dict[str, Any]:
-    record = read_if_there(folder / "experiment.json")
-    if record.get("status") != "finished":
-        found = f"a run that is {record['status']}" if record else "no experiment.json and no comparison.json"
-        raise RunFolderError(f"{folder}: expected the folder of a finished run or of a comparison, found {found}")
-    return record
-
-
-def _run(run: Evidence, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
-    """All that the report says of one run."""
-    record, settings = run.record, run.record.get("settings") or {}
-    metric = default_metric(run.labels)
-    split = next((name for name in ("test", "validation", "train") if name in run.metrics), None)
-    route = (settings.get("route") or {}).get("name", "")
-    told = {"split": split, "metric": metric, "scores": _scores(run.metrics[split])} if split else None
+def _run(run: RunResult, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+    """Return all that the report shows of one run."""
+    metric, route = default_metric(run.data.labels), run.settings["route"]["name"]
+    split = next((name for name in ("test", "validation", "train") if name in run.scores), None)
+    headline = {"split": split, "metric": metric, "scores": _scores(run.scores[split])} if split else None
     return {
-        "title": f"{record['data']['name']}: {route}".removesuffix(": "),
-        "headline": told,
+        "title": f"{run.data.name}: {route}",
+        "headline": headline,
         "recommendation": None,
         "detail": None,
         "metric": _name(metric),
-        "verdict": record.get("verdict"),
-        "choice": _choice(record),
-        "data": _data(record["data"], run, {route: record}),
-        "cost": run.metrics.get("cost"),
+        "verdict": run.verdict,
+        "choice": _choice(run),
+        "data": _data(run.data, run, {route: run}),
+        "cost": run.cost.to_record(),
         "repeat": {
-            "command": (run.saved.get("results") or {}).get("command"),
-            "settings": {name: _flat(values) for name, values in settings.items()},
-            "base": _flat(record.get("base") or {}),
-            "versions": record.get("versions") or {},
-            "machine": [(_in_words(name), value) for name, value in _flat(record.get("machine") or {})],
-            "fingerprints": _hashes(record["data"]),
+            "command": run.command,
+            "settings": {name: _flat(values) for name, values in run.settings.items()},
+            "base": _flat(run.base or {}),
+            "versions": run.versions,
+            "machine": [(_in_words(name), value) for name, value in _flat(run.machine)],
+            "fingerprints": _hashes(run.data),
             "rungs": [],
         },
     } | _details(run, texts)
 
 
-def _details(run: Evidence, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
-    """What can be seen in the predictions and the training of one run."""
-    trained = run.record.get("training") or {}
-    history, kept = trained.get("history"), trained.get("best_epoch", 0)
-    found: dict[str, Any] = {
-        "judged": None,
-        "lengths": None,
-        "training": figures.training_curves(history, "score", kept) if history else None,
-    }
-    judged = run.judged
-    if judged is None:
+def _details(run: RunResult | None, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+    """Return what can be seen in the predictions and the training of one run."""
+    found: dict[str, Any] = {"shown": None, "lengths": None, "training": None}
+    if run is None:
         return found
-    given = _texts_of(judged, texts)
-    wrong = np.flatnonzero(~judged.right)
-    surest = wrong[np.argsort(-judged.regrets[wrong], kind="stable")][:SHOWN]
-    closest = np.argsort(judged.margins, kind="stable")[:SHOWN]
+    if run.training.history:
+        found["training"] = figures.training_curves(run.training.history, "score", run.training.best_epoch or 0)
+    split = _shown_split(run)
+    if split is None:
+        return found
+    rows = run.predictions[split]
+    given = _texts_of(rows, split, texts)
+    wrong = np.flatnonzero(~rows.right)
+    surest = wrong[np.argsort(-rows.mistake_confidences[wrong], kind="stable")][:SHOWN]
+    closest = np.argsort(rows.margins, kind="stable")[:SHOWN]
     found |= {
-        "judged": {"split": judged.split, "rows": len(judged.ids), "multi_label": judged.labels.multi_label},
-        "classes": _classes(run, judged),
-        "confusion": None if judged.labels.multi_label else _confusion(judged),
-        "calibration": _calibration(run, judged),
-        "coverage": _coverage(judged),
+        "shown": {"split": split, "rows": len(rows), "multi_label": rows.labels.multi_label},
+        "classes": _classes(run.scores.get(split, {})),
+        "confusion": None if rows.labels.multi_label else _confusion(rows),
+        "calibration": _calibration(run, rows),
+        "coverage": _coverage(rows),
     }
     if given is not None:
-        found["mistakes"] = [_shown(judged, row, given, judged.regrets[row]) for row in surest]
-        found["margins"] = [_shown(judged, row, given, judged.margins[row]) for row in closest]
+        found["mistakes"] = [_shown(rows, row, given, rows.mistake_confidences[row]) for row in surest]
+        found["margins"] = [_shown(rows, row, given, rows.margins[row]) for row in closest]
         found["lengths"] = _lengths(given)
     return found
 
 
+def _shown_split(run: RunResult) -> str | None:
+    """Return test, or without test rows validation; None where there are no predictions."""
+    return next((name for name in ("test", "validation") if name in run.predictions), None)
+
+
 def _comparison(folder: Path, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
     """All that the report says of a comparison, and of the run that it recommends."""
-    told = read_json(folder / "comparison.json")
+    told = read_json(folder / COMPARISON)
     rungs = [{"test": None, "cost": None, "reason": None, **rung} for rung in told.get("rungs") or []]
     finished = [rung for rung in rungs if rung["status"] == "finished" and rung["test"]]
     chosen = (told.get("recommendation") or {}).get("rung")
     metric = _name(told["metric"])
     runs = [run for rung in finished if rung["name"] == chosen for run in rung.get("runs") or []]
-    first = folder / runs[0] if runs else None
-    record = (read_if_there(first / "experiment.json") if first else {}) | {"data": told["data"]}
-    records = {
-        rung["name"]: read_if_there(folder / rung["runs"][0] / "experiment.json")
+    by_name = {
+        rung["name"]: RunResult.load(folder / rung["runs"][0])
         for rung in finished
-        if rung.get("runs")
+        if rung.get("runs") and is_run(folder / rung["runs"][0])
     }
-    run = Evidence(first or folder, record)
+    run = by_name.get(chosen)
+    labels = Labels(tuple(told["data"]["labels"]), told["data"]["multi_label"])
+    data = DataSummary(told["data"]["name"], labels, told["data"].get("fingerprints") or {})
     return {
-        "title": f"{told['data']['name']}: a comparison",
+        "title": f"{data.name}: a comparison",
         "headline": None,
         "recommendation": told.get("recommendation"),
-        "detail": {"rung": chosen, "seeds": len(runs)} if first else None,
+        "detail": {"rung": chosen, "seeds": len(runs)} if runs else None,
         "metric": metric,
         "ladder": {
             "rungs": rungs,
@@ -214,14 +210,14 @@ def _comparison(folder: Path, texts: Mapping[str, Sequence[str]] | None) -> dict
         "pairs": told.get("pairs"),
         "curve": _learning(told, metric),
         "verdict": None,
-        "data": _data(told["data"], run, records),
+        "data": _data(data, run, by_name, told["data"].get("warnings") or []),
         "repeat": {
             "command": None,
             "settings": {"asked": _flat(told.get("asked") or {})},
             "base": [],
             "versions": told.get("versions") or {},
             "machine": _flat(told.get("machine") or {}),
-            "fingerprints": _hashes(told["data"]),
+            "fingerprints": _hashes(data),
             "rungs": [{**rung, "settings": _flat(rung.get("settings") or {})} for rung in finished],
         },
     } | _details(run, texts)
@@ -250,26 +246,25 @@ def _learning(told: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
     }
 
 
-def _choice(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What was chosen from without a label of the target, and what told of each candidate."""
-    stages = (record.get("transfer") or {}).get("stages") or {}
+def _choice(run: RunResult) -> dict[str, Any] | None:
+    """Return what was chosen from without a label of the target, and the evidence for each candidate."""
     rows: list[dict[str, Any]] = []
-    told_apart = True
-    for name, stage in stages.items():
-        if "told_apart" not in stage:
+    differ = True
+    for name, stage in run.stages.items():
+        if stage.domains_differ is None or stage.chosen is None:
             continue
-        told_apart = stage["told_apart"]
-        for one in stage["curve"]:
-            named = {key: one[key] for key in stage["chosen"]}
+        differ = stage.domains_differ
+        for one in stage.curve or ():
+            named = {key: one[key] for key in stage.chosen}
             words = ", ".join(_candidate(_in_words(key), value) for key, value in named.items())
-            rows.append({"stage": name, "candidate": words, "kept": named == stage["chosen"], **one["evidence"]})
-    if not rows:
+            rows.append({"stage": name, "candidate": words, "kept": named == stage.chosen, **one["evidence"]})
+    if not rows or run.transfer is None:
         return None
     return {
         "rows": rows,
-        "by": record["transfer"].get("choose_by"),
-        "told_apart": told_apart,
-        "shares": list(zip(record["data"]["labels"], rows[0]["label_shares"], strict=True)),
+        "by": run.transfer.settings.get("choose_by"),
+        "domains_differ": differ,
+        "shares": list(zip(run.data.labels.names, rows[0]["label_shares"], strict=True)),
     }
 
 
@@ -289,8 +284,8 @@ def _scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"name": said[name], "value": found[name], "interval": _ends(found, f"{name}_interval")} for name in shown]
 
 
-def _classes(run: Evidence, judged: Judged) -> list[dict[str, Any]]:
-    per_class = (run.metrics.get(judged.split) or {}).get("per_class") or {}
+def _classes(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    per_class = scores.get("per_class") or {}
     return [{"label": label, **scores, "interval": _recall_interval(scores)} for label, scores in per_class.items()]
 
 
@@ -301,12 +296,12 @@ def _recall_interval(scores: Mapping[str, Any]) -> tuple[float, float] | None:
     return found.low, found.high
 
 
-def _confusion(judged: Judged) -> dict[str, Any]:
-    k, names = judged.labels.num_labels, judged.labels.names
-    counts = np.bincount(judged.targets * k + judged.guesses, minlength=k * k).reshape(k, k)
+def _confusion(rows: Predictions) -> dict[str, Any]:
+    k, names = rows.labels.num_labels, rows.labels.names
+    counts = np.bincount(rows.targets * k + rows.predicted, minlength=k * k).reshape(k, k)
     totals = counts.sum(axis=1)
     shares = counts / np.maximum(totals, 1)[:, None]
-    cells = [list(zip(*rows, strict=True)) for rows in zip(counts.tolist(), shares.tolist(), strict=True)]
+    cells = [list(zip(*line, strict=True)) for line in zip(counts.tolist(), shares.tolist(), strict=True)]
     wrong = counts * (1 - np.eye(k, dtype=int))
     order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN]
     pairs = [divmod(int(place), k) for place in order]
@@ -321,23 +316,23 @@ def _confusion(judged: Judged) -> dict[str, Any]:
     }
 
 
-def _calibration(run: Evidence, judged: Judged) -> dict[str, Any]:
-    several = judged.labels.multi_label
-    fitted = run.saved.get("calibration") or run.record.get("calibration") or {}
+def _calibration(run: RunResult, rows: Predictions) -> dict[str, Any]:
+    several = rows.labels.multi_label
+    fitted = run.calibration or {}
     temperature = fitted.get("temperature")
-    stages = {"as it predicts": judged.probabilities}
+    stages = {"as it predicts": rows.probabilities}
     if temperature is not None:
-        before = untempered(judged.probabilities, temperature, multi_label=several)
+        before = untempered(rows.probabilities, temperature, multi_label=several)
         stages = {"before scaling": before} | stages
-    bins = [reliability_curve(judged.targets, p, multi_label=several) for p in stages.values()]
+    bins = [reliability_curve(rows.targets, p, multi_label=several) for p in stages.values()]
     words = ("probability of a label", "rows that have it") if several else ("confidence", "accuracy")
     return {
         "rows": [
             {
                 "name": name,
                 "ece": reliability.error,
-                "nll": negative_log_likelihood(judged.targets, p, multi_label=several),
-                "brier": brier_score(judged.targets, p, multi_label=several),
+                "nll": negative_log_likelihood(rows.targets, p, multi_label=several),
+                "brier": brier_score(rows.targets, p, multi_label=several),
             }
             for (name, p), reliability in zip(stages.items(), bins, strict=True)
         ],
@@ -347,43 +342,43 @@ def _calibration(run: Evidence, judged: Judged) -> dict[str, Any]:
     }
 
 
-def _coverage(judged: Judged) -> dict[str, Any]:
-    cuts, coverage, accuracy = coverage_curve(judged.confidences, judged.right)
+def _coverage(rows: Predictions) -> dict[str, Any]:
+    cuts, coverage, accuracy = coverage_curve(rows.confidences, rows.right)
     # At least so many rows are answered: the first place that has them, at a limit as it is shown.
     places = [int(np.searchsorted(coverage, share - 1e-9)) for share in (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)]
     limits = dict.fromkeys(float(np.floor(1000 * cuts[place]) / 1000) for place in places)
-    answered = {limit: judged.confidences >= limit for limit in limits}
+    answered = {limit: rows.confidences >= limit for limit in limits}
     drawn = np.unique(np.linspace(0, len(cuts) - 1, CURVE_POINTS).astype(int))
     return {
         "figure": figures.coverage_plot(coverage[drawn], accuracy[drawn]),
         "rows": [
-            {"cut": limit, "coverage": float(rows.mean()), "accuracy": float(judged.right[rows].mean())}
-            for limit, rows in answered.items()
+            {"cut": limit, "coverage": float(taken.mean()), "accuracy": float(rows.right[taken].mean())}
+            for limit, taken in answered.items()
         ],
     }
 
 
-def _texts_of(judged: Judged, texts: Mapping[str, Sequence[str]] | None) -> Sequence[str] | None:
-    given = (texts or {}).get(judged.split)
+def _texts_of(rows: Predictions, split: str, texts: Mapping[str, Sequence[str]] | None) -> Sequence[str] | None:
+    given = (texts or {}).get(split)
     if given is None:
         return None
-    if len(given) <= judged.ids.max():
+    if len(given) <= rows.ids.max():
         raise DataError(
-            f"texts[{judged.split!r}]: expected one for each of {judged.ids.max() + 1} predictions, found {len(given)}"
+            f"texts[{split!r}]: expected one for each of {rows.ids.max() + 1} predictions, found {len(given)}"
         )
-    return [given[row] for row in judged.ids]
+    return [given[row] for row in rows.ids]
 
 
-def _shown(judged: Judged, row: int, texts: Sequence[str], value: float) -> dict[str, Any]:
+def _shown(rows: Predictions, row: int, texts: Sequence[str], value: float) -> dict[str, Any]:
     text = texts[row]
-    true, guess = (judged.labels.decode(ids[row : row + 1])[0] for ids in (judged.targets, judged.guesses))
+    true, guess = (rows.labels.decode(ids[row : row + 1])[0] for ids in (rows.targets, rows.predicted))
     return {
-        "row": int(judged.ids[row]),
+        "row": int(rows.ids[row]),
         "text": text if len(text) <= TEXT_LENGTH else f"{text[:TEXT_LENGTH]}…",
         "true": _listed(true),
         "given": _listed(guess),
         "value": float(value),
-        "right": bool(judged.right[row]),
+        "right": bool(rows.right[row]),
     }
 
 
@@ -397,36 +392,36 @@ def _lengths(texts: Sequence[str]) -> dict[str, int]:
     return {name: int(np.percentile(words, share)) for name, share in named.items()}
 
 
-def _data(told: Mapping[str, Any], run: Evidence, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What is told of the data, and by the name of each run how much of the texts it has not read."""
-    results = run.saved.get("results") or {}
-    rows = {name: one["rows"] for name, one in (told.get("fingerprints") or {}).items()}
+def _data(
+    data: DataSummary, run: RunResult | None, by_name: Mapping[str, RunResult], warnings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what is shown of the data.
+
+    Args:
+        run: the run whose predictions are shown.
+        by_name: runs whose shares of truncated texts are shown.
+    """
     counts: dict[str, Mapping[str, int]] = {}
-    if any((results.get("label_counts") or {}).values()):
-        counts["train"] = results["label_counts"]
-    if run.judged is not None:
-        of_labels = run.judged.targets if told["multi_label"] else np.eye(len(told["labels"]))[run.judged.targets]
-        totals = (int(count) for count in of_labels.sum(axis=0))
-        counts[run.judged.split] = dict(zip(told["labels"], totals, strict=True))
-    balance = [(label, [of.get(label, 0) for of in counts.values()]) for label in told["labels"]] if counts else []
+    if run is not None:
+        if any(run.data.label_counts.values()):
+            counts["train"] = run.data.label_counts
+        if (split := _shown_split(run)) is not None:
+            counts[split] = label_counts(run.predictions[split].targets, data.labels)
+    names = data.labels.names
     return {
-        "name": told["name"],
-        "multi_label": told["multi_label"],
-        "rows": rows,
+        "name": data.name,
+        "multi_label": data.labels.multi_label,
+        "rows": data.rows,
         "splits": list(counts),
         "most": [max(of.values(), default=0) for of in counts.values()],
-        "balance": balance,
-        "warnings": told.get("warnings") or [],
-        "truncated": {
-            name: record["data"]["truncated"]
-            for name, record in records.items()
-            if record.get("data", {}).get("truncated")
-        },
+        "balance": [(label, [of.get(label, 0) for of in counts.values()]) for label in names] if counts else [],
+        "warnings": warnings,
+        "truncated": {name: one.data.truncated for name, one in by_name.items() if one.data.truncated},
     }
 
 
-def _hashes(told: Mapping[str, Any]) -> dict[str, str]:
-    return {name: one["hash"] for name, one in (told.get("fingerprints") or {}).items() if one["rows"]}
+def _hashes(data: DataSummary) -> dict[str, str]:
+    return {name: one["hash"] for name, one in data.fingerprints.items() if one["rows"]}
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:

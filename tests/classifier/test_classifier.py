@@ -13,25 +13,24 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from helpers.runs import finetune
-from nlptransfer import Classifier, Experiment
+from nlptransfer import Classifier, RunResult
 from nlptransfer.classifier.classifier import CHUNK
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation.calibration import coverage_curve
-from nlptransfer.report.run_folder import Evidence
 
 MODEL_FILES = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "", "words that no vector knows"]
 
 
 @pytest.fixture(scope="module", params=["linear", "mlp", "cnn"])
-def run(request, remarks_folder, vectors_file, tmp_path_factory) -> Experiment:
+def run(request, remarks_folder, vectors_file, tmp_path_factory) -> RunResult:
     settings = {"num_filters": 8, "mlp_sizes": (16,), "num_train_epochs": 4, "learning_rate": 0.02}
     folder = tmp_path_factory.mktemp("run")
     return finetune(remarks_folder, base=vectors_file, output_dir=folder, head_type=request.param, **settings)
 
 
 @pytest.fixture(scope="module")
-def one_run(remarks, vectors_file, tmp_path_factory) -> Experiment:
+def one_run(remarks, vectors_file, tmp_path_factory) -> RunResult:
     folder = tmp_path_factory.mktemp("run")
     return finetune(remarks, base=vectors_file, head_type="linear", output_dir=folder, calibration_size=0.2)
 
@@ -133,7 +132,7 @@ def test_several_labels_or_none(several, tickets):
 
 
 @pytest.fixture(scope="module", params=["one label", "several labels"])
-def judged_run(request, remarks, tickets, vectors_file, tmp_path_factory) -> tuple[Experiment, list[str]]:
+def judged_run(request, remarks, tickets, vectors_file, tmp_path_factory) -> tuple[RunResult, list[str]]:
     """A run on so few rows that it is wrong now and then, and its test texts."""
     texts, labels = remarks if request.param == "one label" else tickets
     rows = {"train": (texts[:24], labels[:24]), "test": (texts[24:], labels[24:])}
@@ -143,7 +142,7 @@ def judged_run(request, remarks, tickets, vectors_file, tmp_path_factory) -> tup
 
 def test_abstaining_does_what_the_curve_of_the_report_says(judged_run):
     run, texts = judged_run
-    judged = Evidence(run.folder, run.record).judged
+    judged = run.predictions["test"]
     cuts, coverage, accuracy = coverage_curve(judged.confidences, judged.right)
     assert 0.2 < accuracy[-1] < 1, "nothing to gain"
     # Between two confidences that rounding leaves apart.
@@ -236,7 +235,7 @@ def test_evaluate_gives_the_scores_of_the_run(run, remarks_folder):
         found = run.classifier.evaluate(data)
         assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
         assert found | {"loss": wanted["loss"]} == wanted
-    assert run.classifier.evaluate(remarks_folder, split="train")["accuracy"] == run.report["train"]["accuracy"]
+    assert run.classifier.evaluate(remarks_folder, split="train")["accuracy"] == run.scores["train"]["accuracy"]
 
 
 def test_evaluate_further_metrics(one, remarks):
@@ -293,8 +292,8 @@ def test_what_nlptransfer_json_says(one, several, tmp_path):
 
 def test_the_record_says_how_it_was_made_and_what_it_scores(one_run, remarks):
     found = json.loads((one_run.folder / "model" / "nlptransfer.json").read_text())["results"]
-    assert found["test"] == one_run.metrics and found["cost"] == one_run.cost
-    assert found["fingerprints"] == one_run.record["data"]["fingerprints"]
+    assert found["test"] == one_run.metrics and found["cost"] == one_run.cost.to_record()
+    assert found["fingerprints"] == one_run.data.fingerprints
     assert found["rows"] == {name: each["rows"] for name, each in found["fingerprints"].items()}
     assert sum(found["label_counts"].values()) == found["rows"]["train"] and set(found["label_counts"]) == set(
         remarks[1]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.runs import finetune
-from nlptransfer import Experiment
+from nlptransfer import RunResult
 from nlptransfer.cli.app import main
 from nlptransfer.cli.terminal import show_comparison
 from nlptransfer.vectors.store import open_vectors
@@ -20,12 +20,12 @@ VERBS = ("finetune", "predict", "evaluate", "vectors", "vectors train", "vectors
 
 
 @pytest.fixture(scope="module")
-def run(remarks_folder, vectors_file, tmp_path_factory) -> Experiment:
+def run(remarks_folder, vectors_file, tmp_path_factory) -> RunResult:
     return finetune(remarks_folder, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
-def several(tickets_file, vectors_file, tmp_path_factory) -> Experiment:
+def several(tickets_file, vectors_file, tmp_path_factory) -> RunResult:
     return finetune(tickets_file, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run"))
 
 
@@ -60,8 +60,8 @@ def test_finetune(command_line, remarks_folder, vectors_file, tmp_path):
     ]
     ended = command_line(main, *call)
     assert ended.code == 0, ended.err
-    run = Experiment(folder)
-    settings = run.record["settings"]
+    run = RunResult.load(folder)
+    settings = run.settings
     assert settings["route"]["mlp_sizes"] == [16, 8] and settings["training"]["class_weights"] == {"positive": 2.0}
     training = settings["training"]
     assert (training["seed"], training["num_train_epochs"], training["learning_rate"]) == (3, 3, 0.01)
@@ -90,7 +90,7 @@ def test_several_data_sets_go_to_folders_of_their_own(
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines()[-2:] == [f"written: {tmp_path / 'out' / name}" for name in ("remarks", "tickets")]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"remarks", "tickets"}
-    assert [Experiment(tmp_path / "out" / name).record["data"]["multi_label"] for name in ("remarks", "tickets")] == [
+    assert [RunResult.load(tmp_path / "out" / name).data.labels.multi_label for name in ("remarks", "tickets")] == [
         False, True,
     ]  # fmt: skip
 
@@ -111,7 +111,7 @@ def test_data_sets_of_one_name_do_not_share_a_folder(command_line, remarks_folde
     ]
     ended = command_line(main, "finetune", remarks_folder / "train.jsonl", other / "train.jsonl", *call)
     assert ended.code == 0, ended.err
-    labels = [Experiment(folder).record["data"]["labels"] for folder in sorted((tmp_path / "out").iterdir())]
+    labels = [RunResult.load(folder).data.labels.names for folder in sorted((tmp_path / "out").iterdir())]
     assert sorted(labels) == [["fine", "negative"], ["negative", "positive"]]
 
 
@@ -135,14 +135,12 @@ def test_overwrite_and_columns(command_line, vectors_file, remarks, tmp_path):
     assert refused.code == 2 and "set text_column" in refused.err
     assert command_line(main, *call, *columns).code == 0
     assert sum(
-        each["rows"]
-        for name, each in Experiment(tmp_path / "run").record["data"]["fingerprints"].items()
-        if name != "test"
+        each["rows"] for name, each in RunResult.load(tmp_path / "run").data.fingerprints.items() if name != "test"
     ) in range(50, 61)
     refused = command_line(main, *call, *columns, "--seed", 1)
     assert refused.code == 2 and "seed=0, asked for seed=1" in refused.err
     assert command_line(main, *call, *columns, "--seed", 1, "--overwrite").code == 0
-    assert Experiment(tmp_path / "run").record["settings"]["training"]["seed"] == 1
+    assert RunResult.load(tmp_path / "run").settings["training"]["seed"] == 1
 
 
 def test_quiet_is_quiet_in_a_process_of_its_own(vectors_file, remarks, tmp_path):

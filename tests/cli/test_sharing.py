@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from helpers.classifiers import TEXTS
 from helpers.encoders import base_of
 from helpers.runs import finetune
-from nlptransfer import Classifier, Experiment, Full, Lora, Probe, Word2Vec
+from nlptransfer import Classifier, Full, Lora, Probe, RunResult, Word2Vec
 from nlptransfer.cli.app import main
 from nlptransfer.errors import BaseModelError, HubError, RunFolderError, SettingError
 
@@ -47,7 +47,7 @@ def to_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Away:
     return away
 
 
-def run_of(route: str, rows: Any, vectors: Path, folder: Path, **settings: Any) -> Experiment:
+def run_of(route: str, rows: Any, vectors: Path, folder: Path, **settings: Any) -> RunResult:
     few = {"num_train_epochs": 1, "max_train_rows": 60}
     base = vectors if route == "word2vec" else BASE
     return finetune(rows, route=ROUTES[route], base=base, output_dir=folder, **few, **settings)

@@ -68,14 +68,13 @@ def test_tfidf_is_scikit_learns(single):
     for strength in STRENGTHS:
         found = probabilities(train.texts, train.targets, validation.texts, strength)
         losses[strength] = -found[np.arange(len(validation)), validation.targets].mean()
-    assert fitted.record["strength"] == min(losses, key=lambda strength: losses[strength])
+    assert fitted.fit.details["strength"] == min(losses, key=lambda strength: losses[strength])
     texts, targets = [*train.texts, *validation.texts], np.concatenate([train.targets, validation.targets])
-    expected = (
-        probabilities(texts, targets, single.test.texts, fitted.record["strength"]) / fitted.record["temperature"]
-    )
+    chosen = fitted.fit.details
+    expected = probabilities(texts, targets, single.test.texts, chosen["strength"]) / chosen["temperature"]
     expected = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
     assert np.allclose(fitted.probabilities(single.test.texts), expected, atol=1e-4)
-    assert fitted.record["temperature"] != 1 and fitted.thresholds is None
+    assert fitted.fit.details["temperature"] != 1 and fitted.thresholds is None
     # What it says of validation has not seen these rows.
     assert not np.allclose(fitted.held_out, fitted.probabilities(validation.texts), atol=1e-3)
 
@@ -86,14 +85,14 @@ def test_tfidf_of_several_labels(several):
     texts = [*several.train.texts, *several.validation.texts]
     targets = np.concatenate([several.train.targets, several.validation.targets])
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit(texts)
-    regression = OneVsRestClassifier(LogisticRegression(C=fitted.record["strength"], max_iter=1000))
+    regression = OneVsRestClassifier(LogisticRegression(C=fitted.fit.details["strength"], max_iter=1000))
     regression.fit(vectorizer.transform(texts), targets)
-    logits = regression.decision_function(vectorizer.transform(several.test.texts)) / fitted.record["temperature"]
+    logits = regression.decision_function(vectorizer.transform(several.test.texts)) / fitted.fit.details["temperature"]
     assert np.allclose(found, 1 / (1 + np.exp(-logits)), atol=1e-4)
     assert len(fitted.thresholds) == several.labels.num_labels
     report = score_predictions(several.test.targets, found, several.labels, thresholds=fitted.thresholds, resamples=0)
     assert report["f1_micro"] > 0.7
-    assert fitted.parameters == several.labels.num_labels * (fitted.record["features"] + 1)
+    assert fitted.parameters == several.labels.num_labels * (fitted.fit.details["features"] + 1)
     assert fitted.size_mb > 8 * fitted.parameters / 2**20
 
 
@@ -133,7 +132,7 @@ def test_texts_without_blanks_are_cut_into_characters():
         }
     )
     fitted = Tfidf().fit(data)
-    assert fitted.record["analyzer"] == "char" and fitted.record["ngrams"] == [1, 3]
+    assert fitted.fit.details["analyzer"] == "char" and fitted.fit.details["ngrams"] == [1, 3]
     assert predicted(fitted.probabilities(data.test.texts), data.labels).tolist() == data.test.targets.tolist()
 
 
@@ -143,5 +142,5 @@ def test_test_is_not_looked_at(name, single):
     texts = single.test.texts
     seen, unseen = BASELINES[name]().fit(single), BASELINES[name]().fit(blind)
     assert np.array_equal(seen.probabilities(texts), unseen.probabilities(texts))
-    told = {key: value for key, value in seen.record.items() if key != "seconds"}
-    assert told == {key: value for key, value in unseen.record.items() if key != "seconds"}
+    told = {key: value for key, value in seen.fit.to_record().items() if key != "seconds"}
+    assert told == {key: value for key, value in unseen.fit.to_record().items() if key != "seconds"}

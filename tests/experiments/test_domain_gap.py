@@ -11,7 +11,7 @@ import pytest
 
 from helpers.corpora import text_of, write_rows
 from helpers.runs import finetune
-from nlptransfer import Experiment, close_the_gap
+from nlptransfer import RunResult, close_the_gap
 from nlptransfer.cli.app import app
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.experiments.domain_gap import _interval, side_by_side
@@ -56,7 +56,7 @@ def test_each_domain_to_each_other(domains, vectors_file, tmp_path):
         for pair, place in names.items():
             way = one.transfer.replace(" ", "-")
             folder = f"{place.split('-')[1]}-oracle-0" if way == "oracle" else f"{place}-{way}-0"
-            run = Experiment(tmp_path / "gap" / folder)
+            run = RunResult.load(tmp_path / "gap" / folder)
             assert one.pairs[pair] == pytest.approx(run.metrics["accuracy"])
             assert not (run.folder / "model").exists()
         assert one.accuracy == pytest.approx(np.mean([*one.pairs.values()]))
@@ -71,9 +71,8 @@ def test_texts_of_a_file_in_place_of_the_training_rows(domains, vectors_file, tm
         domains, transfers={"coral": {"transfer": "coral"}}, route="word2vec", base=str(vectors_file),
         head_type="linear", output_dir=tmp_path / "gap", unlabeled="more.txt", pairs=[("films", "books")],
     )  # fmt: skip
-    record = Experiment(tmp_path / "gap" / "films-books-coral-0").record
-    rows = {name: one["rows"] for name, one in record["data"]["fingerprints"].items()}
-    assert rows["unlabeled"] <= 15 and rows["test"] == 20
+    run = RunResult.load(tmp_path / "gap" / "films-books-coral-0")
+    assert run.data.rows["unlabeled"] <= 15 and run.data.rows["test"] == 20
 
 
 @pytest.mark.usefixtures("told_apart")
@@ -87,7 +86,7 @@ def test_seeds_count_where_something_is_trained_and_what_is_common_is_learned_on
             trained.append(type(objective))
         return train(objective, examples, validation, *given)
 
-    monkeypatch.setattr("nlptransfer.experiments.stages.train", noted)
+    monkeypatch.setattr("nlptransfer.experiments.fitting.train", noted)
     call = {"route": "word2vec", "base": str(vectors_file), "head_type": "mlp", "mlp_sizes": (4,)}
     call |= {"num_train_epochs": 1}
     transfers = {name: {"transfer": name, "trade_offs": (1.0,)} for name in ("mmd", "dann")}
@@ -123,7 +122,7 @@ def test_side_by_side_as_one_after_the_other(domains, vectors_file, tmp_path, mo
         assert {one.share for one in beside} == {None}
         # What is finished is not made anew.
         shutil.rmtree(tmp_path / "beside" / "films-books-mmd-1")
-        monkeypatch.setattr("nlptransfer.experiments.run.Run._build", None)
+        monkeypatch.setattr("nlptransfer.experiments.run._build", None)
         with pytest.raises(TypeError):
             close_the_gap(domains, output_dir=tmp_path / "beside", **call)
         monkeypatch.undo()
@@ -139,9 +138,12 @@ def test_a_run_that_keeps_no_model(domains, vectors_file, tmp_path):
     run = finetune(domains[0], output_dir=tmp_path / "run", save_model=False, **call)
     assert {path.name for path in kept.folder.iterdir()} - {path.name for path in run.folder.iterdir()} == {"model"}
     assert run.metrics == kept.metrics
-    assert {*kept.cost} - {*run.cost} == {"texts_per_second", "size_mb"}
+    assert {*kept.cost.to_record()} - {*run.cost.to_record()} == {"texts_per_second", "size_mb"}
+    # In memory it still is.
+    texts = ["goodaa wordab", "badaa"]
+    assert np.allclose(run.classifier.probabilities(texts), kept.classifier.probabilities(texts))
     with pytest.raises(RunFolderError, match="expected a saved model, found none"):
-        run.classifier  # noqa: B018
+        RunResult.load(run.folder).classifier  # noqa: B018
     with pytest.raises(SettingError, match="save_model=False"):
         finetune(domains[0], source=domains[1], output_dir=tmp_path / "both", save_model=False, **call)
 

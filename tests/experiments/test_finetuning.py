@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of
 from helpers.runs import finetune
-from nlptransfer import Experiment, Word2Vec
+from nlptransfer import RunResult, Word2Vec
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.environment import machine
 from nlptransfer.training.loop import train
@@ -27,10 +27,10 @@ CASES = ("linear on texts", "mlp on a file", "cnn on a folder", "linear with sev
 
 
 @pytest.fixture(scope="module")
-def tune(vectors_file, tmp_path_factory) -> Callable[..., Experiment]:
+def tune(vectors_file, tmp_path_factory) -> Callable[..., RunResult]:
     """finetune with small settings, into a folder of its own."""
 
-    def call(data: Any, **settings: Any) -> Experiment:
+    def call(data: Any, **settings: Any) -> RunResult:
         settings = QUICK | {"head_type": "linear", "base": vectors_file} | settings
         settings.setdefault("output_dir", tmp_path_factory.mktemp("run"))
         return finetune(data, **settings)
@@ -39,7 +39,7 @@ def tune(vectors_file, tmp_path_factory) -> Callable[..., Experiment]:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def run(request, tune, remarks, remarks_folder, tickets, tickets_file, tmp_path_factory) -> Experiment:
+def run(request, tune, remarks, remarks_folder, tickets, tickets_file, tmp_path_factory) -> RunResult:
     frame = tmp_path_factory.mktemp("rows") / "remarks.csv"
     frame.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in zip(*remarks, strict=True)))
     return {
@@ -51,13 +51,13 @@ def run(request, tune, remarks, remarks_folder, tickets, tickets_file, tmp_path_
     }[request.param]()
 
 
-def predictions_of(run: Experiment, split: str) -> dict[str, list]:
+def predictions_of(run: RunResult, split: str) -> dict[str, list]:
     rows = [row for row in pq.read_table(run.folder / "predictions.parquet").to_pylist() if row["split"] == split]
     return {name: [row[name] for row in rows] for name in ("id", "true", "predicted", "probabilities")}
 
 
-def is_several(run: Experiment) -> bool:
-    return run.record["data"]["multi_label"]
+def is_several(run: RunResult) -> bool:
+    return run.data.labels.multi_label
 
 
 # What a run leaves behind
@@ -79,16 +79,16 @@ def test_scores_and_cost(run):
     for split in ("train", "validation", "test"):
         found = report[split]
         assert set(found) == names
-        assert found["rows"] == run.record["data"]["fingerprints"][split]["rows"]
+        assert found["rows"] == run.data.rows[split]
         assert found["accuracy_interval"][0] <= found["accuracy"] <= found["accuracy_interval"][1]
-        assert list(found["per_class"]) == run.record["data"]["labels"]
+        assert tuple(found["per_class"]) == run.data.labels.names
         assert all(set(each) == {"precision", "recall", "f1", "support"} for each in found["per_class"].values())
-    assert run.metrics == report["test"] and run.cost == report["cost"]
+    assert run.metrics == report["test"] and run.cost.to_record() == report["cost"]
     assert run.metrics["f1_micro"] > 0.8, "topics that the vectors set apart were not learned"
 
 
 def test_cost(run):
-    cost = run.cost
+    cost = run.cost.to_record()
     assert set(cost) == {
         "train_seconds", "examples_per_second", "trainable_parameters", "total_parameters", "peak_memory_mb",
         "texts_per_second", "size_mb",
@@ -135,16 +135,16 @@ def test_predictions_give_the_scores(run):
     assert rows.column_names == ["split", "id", "true", "predicted", "probabilities"]
     for split in ("validation", "test"):
         found = predictions_of(run, split)
-        assert found["id"] == list(range(run.report[split]["rows"]))
+        assert found["id"] == list(range(run.scores[split]["rows"]))
         right = [true == given for true, given in zip(found["true"], found["predicted"], strict=True)]
-        assert np.mean(right) == pytest.approx(run.report[split]["accuracy"])
+        assert np.mean(right) == pytest.approx(run.scores[split]["accuracy"])
         sums = np.sum(found["probabilities"], axis=1)
         assert is_several(run) or sums == pytest.approx(np.ones(len(sums)), abs=1e-5)
 
 
 def test_plain_transformers_gives_the_calibrated_probabilities(run):
     record = json.loads((run.folder / "model" / "nlptransfer.json").read_text())
-    assert record["calibration"]["rows"] == run.record["data"]["fingerprints"]["calibration"]["rows"]
+    assert record["calibration"]["rows"] == run.data.rows["calibration"]
     assert record["calibration"]["temperature"] != 1.0
     tokenizer = AutoTokenizer.from_pretrained(run.folder / "model")
     model = AutoModelForSequenceClassification.from_pretrained(run.folder / "model")
@@ -162,27 +162,23 @@ def test_thresholds_decide_which_of_several_labels_are_given(run):
         return
     assert len(thresholds) == 3 and set(thresholds) != {0.5}
     found = predictions_of(run, "test")
-    names = run.record["data"]["labels"]
+    names = run.data.labels.names
     for given, row in zip(found["predicted"], found["probabilities"], strict=True):
         assert given == [name for name, p, cut in zip(names, row, thresholds, strict=True) if p >= cut]
 
 
 def test_how_training_went(run):
-    training, settings = run.record["training"], run.record["settings"]
-    rows = {name: each["rows"] for name, each in run.record["data"]["fingerprints"].items()}
+    training, settings = run.training, run.settings
+    rows = run.data.rows
     if settings["route"]["head_type"] == "linear":
-        assert training["solved"] == "train+validation"
-        assert training["examples"] == rows["train"] + rows["validation"]
-        assert training["validation_scores"][f"{training['l2_strength']:g}"] == max(
-            training["validation_scores"].values()
-        )
-        assert "validation_logits" not in training
+        assert training.details["solved"] == "train+validation"
+        assert training.examples == rows["train"] + rows["validation"]
+        assert training.best_score > 0.8 and training.history is None
     else:
-        assert [entry["epoch"] for entry in training["history"]] == list(range(1, training["epoch"] + 1))
-        assert training["examples"] == rows["train"] * training["epoch"]
-        assert "collapsed" not in training
-        assert training["best_score"] == training["history"][training["best_epoch"] - 1]["score"]
-        assert training["history"][training["best_epoch"] - 1]["score"] == training["best_score"]
+        epochs = [entry["epoch"] for entry in training.history]
+        assert epochs == list(range(1, len(epochs) + 1)) and training.examples == rows["train"] * len(epochs)
+        assert training.collapsed is None
+        assert training.best_score == training.history[training.best_epoch - 1]["score"]
 
 
 # Solved heads
@@ -192,8 +188,8 @@ def test_validation_scores_of_a_solved_head_come_from_before_it_saw_these_rows(t
     texts, labels = remarks
     turned = ["negative" if label == "positive" else "positive" for label in labels]
     run = tune({"train": (texts[:20], labels[:20]), "validation": (texts[20:120], turned[20:120])}, test_size=0.2)
-    assert run.report["validation"]["accuracy"] < 0.2
-    assert run.report["validation"]["accuracy"] == run.record["training"]["best_score"]
+    assert run.scores["validation"]["accuracy"] < 0.2
+    assert run.scores["validation"]["accuracy"] == run.training.best_score
     assert run.classifier.evaluate((texts[20:120], turned[20:120]))["accuracy"] > 0.8
 
 
@@ -214,30 +210,32 @@ def test_a_training_that_gives_one_label_to_all_rows_is_begun_anew_once(tune, re
     # Nothing in the texts tells the labels.
     labels = ["rare" if row % 8 == 0 else "common" for row in range(len(texts))]
     run = tune((texts, labels), head_type="mlp", num_train_epochs=2, learning_rate=1e-3)
-    training, rows = run.record["training"], run.record["data"]["fingerprints"]["train"]["rows"]
-    assert [entry["epoch"] for entry in training["collapsed"]["history"]] == [1, 2]
-    assert training["examples"] == 4 * rows
+    training, rows = run.training, run.data.rows["train"]
+    assert [entry["epoch"] for entry in training.collapsed["history"]] == [1, 2]
+    assert training.examples == 4 * rows
     assert "with learning_rate=0.00025 instead of 0.001" in caplog.text and caplog.text.count("collapsed: ") == 1
-    kept, other = ([entry["learning_rate"] for entry in of["history"]] for of in (training, training["collapsed"]))
+    kept, other = (
+        [entry["learning_rate"] for entry in history] for history in (training.history, training.collapsed["history"])
+    )
     assert [4 * rate for rate in min(kept, other)] == max(kept, other)
-    assert training["collapsed"]["learning_rate"] == (1e-3 if other > kept else 0.00025)
+    assert training.collapsed["learning_rate"] == (1e-3 if other > kept else 0.00025)
     assert set(files_of(run.folder)) == RUN_FILES
 
 
 def as_if_collapsed(patch: pytest.MonkeyPatch) -> None:
     """Let every training score what one label for all rows scores."""
-    patch.setattr("nlptransfer.experiments.task._judge", lambda labels, metric: lambda targets, logits: 0.5)
+    patch.setattr("nlptransfer.experiments.task._scorer", lambda labels, metric: lambda targets, logits: 0.5)
 
 
 def test_what_is_begun_anew_learns_what_a_quarter_of_the_rate_does(tune, remarks, monkeypatch):
     settings = {"head_type": "mlp", "num_train_epochs": 1, "per_device_train_batch_size": 4}
     quarter = tune(remarks, learning_rate=0.02, **settings)
-    assert "collapsed" not in quarter.record["training"]
+    assert quarter.training.collapsed is None
     with monkeypatch.context() as patch:
         as_if_collapsed(patch)
         run = tune(remarks, learning_rate=0.08, **settings)
     found, expected = (load_file(each.folder / "model" / "model.safetensors") for each in (run, quarter))
-    assert run.record["training"]["collapsed"]["learning_rate"] == 0.08
+    assert run.training.collapsed["learning_rate"] == 0.08
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
@@ -247,14 +245,14 @@ def test_the_first_training_is_kept_where_the_second_scores_lower(tune, remarks,
     # The first training, one label for all rows, the second training.
     scores = iter([0.5, 0.5, 0.4])
     monkeypatch.setattr(
-        "nlptransfer.experiments.task._judge", lambda labels, metric: lambda targets, logits: next(scores)
+        "nlptransfer.experiments.task._scorer", lambda labels, metric: lambda targets, logits: next(scores)
     )
     run = tune(remarks, overwrite=True, output_dir=first.folder.with_name("anew"), **settings)
-    training = run.record["training"]
-    assert training["best_score"] == 0.5
-    assert [entry["score"] for entry in training["collapsed"]["history"]] == [0.4]
-    assert training["collapsed"]["learning_rate"] == 0.005
-    assert training["examples"] == 2 * first.record["training"]["examples"]
+    training = run.training
+    assert training.best_score == 0.5
+    assert [entry["score"] for entry in training.collapsed["history"]] == [0.4]
+    assert training.collapsed["learning_rate"] == 0.005
+    assert training.examples == 2 * first.training.examples
     found, expected = (load_file(each.folder / "model" / "model.safetensors") for each in (run, first))
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
@@ -278,13 +276,13 @@ def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, m
     settings = {"head_type": "mlp", "num_train_epochs": 3, "save_steps": 2}
     whole = tune(remarks, **settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("nlptransfer.experiments.stages.train", cut_off_the_second)
+        patch.setattr("nlptransfer.experiments.fitting.train", cut_off_the_second)
         tune(remarks, output_dir=tmp_path / "cut", **settings)
     kept = {path.parent.name for path in (tmp_path / "cut").glob("*/step_*")}
     assert kept == {"checkpoints", "checkpoints_retried"}
     run = tune(remarks, output_dir=tmp_path / "cut", **settings)
     names = ("examples", "history", "collapsed")
-    assert [run.record["training"][name] for name in names] == [whole.record["training"][name] for name in names]
+    assert [getattr(run.training, name) for name in names] == [getattr(whole.training, name) for name in names]
     found, expected = (each.folder / "model" / "model.safetensors" for each in (run, whole))
     assert found.read_bytes() == expected.read_bytes()
     assert set(files_of(run.folder)) == RUN_FILES
@@ -315,13 +313,13 @@ def test_seeds_move_weights_and_never_a_split(tune, remarks):
         }.items()
     }
     weights = {name: (run.folder / "model" / "model.safetensors").read_bytes() for name, run in runs.items()}
-    prints = {name: run.record["data"]["fingerprints"] for name, run in runs.items()}
+    prints = {name: run.data.fingerprints for name, run in runs.items()}
     assert weights["one"] == weights["one again"] == weights["two as one"] != weights["two"]
     assert prints["one"] == prints["one again"] == prints["two"] == prints["two as one"] != prints["other splits"]
 
 
 @pytest.fixture(scope="module")
-def finished(tune, remarks_folder) -> Experiment:
+def finished(tune, remarks_folder) -> RunResult:
     return tune(remarks_folder)
 
 
@@ -329,7 +327,7 @@ def test_the_same_call_returns_a_finished_run_as_it_is(tune, finished, remarks_f
     before = files_of(finished.folder)
     # What changes nothing of what is learned may be another.
     same = tune(remarks_folder, output_dir=finished.folder, save_steps=7, keep_checkpoints=True)
-    assert same == finished and same.report == finished.report
+    assert same.folder == finished.folder and same.scores == finished.scores
     assert files_of(finished.folder) == before
 
 
@@ -364,13 +362,13 @@ def test_changed_data_and_vectors_are_refused(tune, finished, remarks, remarks_f
 def test_the_same_files_elsewhere_are_the_same_run(tune, finished, remarks_folder, vectors_file, tmp_path):
     moved = tmp_path / vectors_file.name
     moved.write_bytes(vectors_file.read_bytes())
-    assert tune(remarks_folder, output_dir=finished.folder, base=moved) == finished
+    assert tune(remarks_folder, output_dir=finished.folder, base=moved).folder == finished.folder
 
 
 def test_overwrite_begins_anew(tune, remarks, tmp_path):
     tune(remarks, output_dir=tmp_path / "run")
     run = tune(remarks, output_dir=tmp_path / "run", overwrite=True, dropout=0.3)
-    assert run.record["settings"]["route"]["dropout"] == 0.3
+    assert run.settings["route"]["dropout"] == 0.3
     assert set(files_of(run.folder)) == RUN_FILES
 
 
@@ -385,11 +383,11 @@ def test_a_foreign_folder_is_refused_and_left_alone(overwrite, tune, remarks, tm
 
 def test_an_unfinished_run_is_no_experiment(finished, tmp_path):
     with pytest.raises(RunFolderError, match="finished run"):
-        Experiment(tmp_path)
-    record = finished.record | {"status": "running"}
+        RunResult.load(tmp_path)
+    record = json.loads((finished.folder / "experiment.json").read_text()) | {"status": "running"}
     (tmp_path / "experiment.json").write_text(json.dumps(record))
     with pytest.raises(RunFolderError, match="finished run"):
-        Experiment(tmp_path)
+        RunResult.load(tmp_path)
 
 
 def test_a_mistake_that_is_put_right_can_use_the_same_folder(tune, remarks, tmp_path):
@@ -410,7 +408,7 @@ def test_a_mistake_that_is_put_right_can_use_the_same_folder(tune, remarks, tmp_
 
 def test_without_test_rows(tune, remarks):
     run = tune(remarks, test_size=0)
-    assert list(run.report) == ["train", "validation", "cost"]
+    assert list(run.scores) == ["train", "validation"]
     assert set(pq.read_table(run.folder / "predictions.parquet")["split"].to_pylist()) == {"validation"}
     with pytest.raises(DataError, match="no test rows"):
         _ = run.metrics
@@ -443,18 +441,18 @@ def test_a_route_with_its_settings(remarks, vectors_file, tmp_path):
         with pytest.raises(SettingError):
             finetune(remarks, route=wrong, base=vectors_file, output_dir=tmp_path)
     run = finetune(remarks, route=route, base=vectors_file, output_dir=tmp_path, test_size=0.3)
-    assert run.record["settings"]["route"]["pooling"] == ["mean", "max"]
-    assert run.record["settings"]["data"]["test_size"] == 0.3
+    assert run.settings["route"]["pooling"] == ["mean", "max"]
+    assert run.settings["data"]["test_size"] == 0.3
     assert run.classifier.route == route
     # As resolved: what the call leaves open is the route's.
-    resolved = run.record["settings"]["training"]
+    resolved = run.settings["training"]
     assert all(resolved[name] for name in ("num_train_epochs", "learning_rate", "per_device_train_batch_size"))
 
 
 def test_further_metrics(tune, remarks):
     run = tune(remarks, further_metrics=("matthews_correlation",))
     assert run.metrics["matthews_correlation"] == pytest.approx(run.metrics["mcc"])
-    assert run.record["asked"]["further_metrics"] == ["matthews_correlation"]
+    assert run.question["further_metrics"] == ["matthews_correlation"]
 
 
 def test_class_weights_move_what_is_predicted(tune, remarks):
@@ -481,8 +479,8 @@ def test_label_smoothing_keeps_probabilities_off_the_ends(tune, remarks):
 
 def test_early_stopping(tune, remarks):
     run = tune(remarks, head_type="mlp", learning_rate=1e-12, num_train_epochs=30, early_stopping_patience=2)
-    assert [entry["epoch"] for entry in run.record["training"]["history"]] == [1, 2, 3]
-    assert run.record["training"]["best_epoch"] == 1
+    assert [entry["epoch"] for entry in run.training.history] == [1, 2, 3]
+    assert run.training.best_epoch == 1
 
 
 def test_trackers_and_kept_checkpoints_write_into_the_folder(tune, remarks):

@@ -13,10 +13,11 @@ from safetensors.numpy import load_file
 from helpers.corpora import text_of, write_rows
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune, gain_curve
-from nlptransfer import Classifier, Experiment
+from nlptransfer import Classifier, RunResult
 from nlptransfer.cli.app import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
-from nlptransfer.experiments.run import Run
+from nlptransfer.experiments.run import run as run_once
+from nlptransfer.results import RunConfig
 from nlptransfer.transfer.supervised import Copy, Joint, Sequential
 
 WITHOUT_MODEL = {"experiment.json", "metrics.json", "predictions.parquet"}
@@ -46,8 +47,8 @@ NOISY = {"train": noisy(TARGET["train"]), "test": TARGET["test"]}
 
 
 @pytest.fixture
-def tune(vectors_file: Path, tmp_path: Path) -> Callable[..., Experiment]:
-    def call(name: str = "run", **settings: Any) -> Experiment:
+def tune(vectors_file: Path, tmp_path: Path) -> Callable[..., RunResult]:
+    def call(name: str = "run", **settings: Any) -> RunResult:
         given = {**LINEAR, "base": vectors_file, "source": SOURCE, "max_train_rows": 10, **settings}
         return finetune(given.pop("data", TARGET), output_dir=tmp_path / name, **given)
 
@@ -72,8 +73,8 @@ def test_a_verdict_rests_on_runs_of_both_sides_on_the_same_rows(tune):
     assert set(files_of(run.folder)) == RUN_FILES | {
         f"verdict/{side}/{name}" for side in sides for name in WITHOUT_MODEL
     }
-    told = run.record["verdict"]
-    assert told == run.report["transfer"]["gain"]
+    told = run.verdict
+    assert told.to_record() == report_of(run.folder)["transfer"]["gain"]
     means = {}
     for side in ("sequential", "direct"):
         folders = [run.folder / "verdict" / f"{side}-{seed}" for seed in range(3)]
@@ -83,15 +84,13 @@ def test_a_verdict_rests_on_runs_of_both_sides_on_the_same_rows(tune):
         assert len({one["train"]["hash"] for one in rows}) == 3 and len({one["test"]["hash"] for one in rows}) == 1
         means[f"{side} rows"] = rows
     assert means["sequential rows"] == means["direct rows"]
-    assert told["with_source"] == pytest.approx(means["sequential"]) and told["direct"] == pytest.approx(
-        means["direct"]
-    )
-    assert told["gain"] == pytest.approx(means["sequential"] - means["direct"], abs=1e-9)
-    assert told["interval"][0] <= told["gain"] <= told["interval"][1]
-    assert (told["seeds"], told["rows"], told["metric"], told["fallback"]) == (3, 80, "accuracy", False)
+    assert told.with_source == pytest.approx(means["sequential"]) and told.direct == pytest.approx(means["direct"])
+    assert told.gain == pytest.approx(means["sequential"] - means["direct"], abs=1e-9)
+    assert told.interval[0] <= told.gain <= told.interval[1]
+    assert (told.seeds, told.rows, told.metric, told.fallback) == (3, 80, "accuracy", False)
     # The run itself is the first side.
     assert run.metrics == report_of(run.folder / "verdict" / "sequential-0")["test"]
-    assert run.record["transfer"]["name"] == "sequential" and told["taken"] == "sequential"
+    assert run.transfer.name == "sequential" and told.taken == "sequential"
 
 
 def test_models_are_saved_where_one_may_be_taken_or_all_are_kept(tune, curve, tmp_path, monkeypatch):
@@ -114,28 +113,28 @@ def test_words_follow_from_the_interval(tune):
     helps = tune("helps", transfer=Copy(), data=NOISY)
     hurts = tune("hurts", transfer=Copy(), source=TURNED, max_train_rows=60)
     for run, word in ((helps, "helps"), (hurts, "hurts")):
-        low, high = run.record["verdict"]["interval"]
+        low, high = run.verdict.interval
         expected = "helps" if low > 0 else "hurts" if high < 0 else "no evidence"
-        assert run.record["verdict"]["verdict"] == expected == word
+        assert run.verdict.verdict == expected == word
 
 
 def test_the_gate_goes_by_validation(tune):
     run = tune("gated", transfer="copy", source=TURNED, max_train_rows=60, fallback=True, seeds=1)
-    assert run.record["verdict"]["taken"] == "direct" and run.record["verdict"]["fallback"]
-    assert "transfer" not in run.record
+    assert run.verdict.taken == "direct" and run.verdict.fallback
+    assert run.transfer is None
     alone = tune("alone", source=None, max_train_rows=60)
     assert run.metrics == alone.metrics
     assert all(np.array_equal(weights(run.folder)[name], value) for name, value in weights(alone.folder).items())
     kept = tune("kept", transfer="copy", data=NOISY, fallback=True, seeds=1)
-    assert kept.record["verdict"]["taken"] == "copy" and kept.record["transfer"]["name"] == "copy"
-    validation = kept.record["verdict"]["validation"]
+    assert kept.verdict.taken == "copy" and kept.transfer.name == "copy"
+    validation = kept.verdict.validation
     assert validation["copy"] > validation["direct"]
 
 
 def test_the_recorded_command_asks_for_the_verdict(tune):
     run = tune("gated", transfer="copy", source=TURNED, max_train_rows=60, fallback=True, seeds=1)
     told = json.loads((run.folder / "model" / "nlptransfer.json").read_text())["results"]
-    assert run.record["verdict"]["taken"] == "direct"
+    assert run.verdict.taken == "direct"
     # Of the run that was asked for, and not of the side that was taken.
     assert "--source data --transfer copy " in told["command"]
     assert told["command"].endswith(" --verdict --seeds 1 --fallback")
@@ -144,7 +143,7 @@ def test_the_recorded_command_asks_for_the_verdict(tune):
 def test_where_all_rows_are_used_a_solved_head_needs_one_seed(tune):
     many = {"train": remarks_of(1100, 3), "test": remarks_of(20, 4)}
     run = tune(data=many, max_train_rows=None)
-    assert run.record["verdict"]["seeds"] == 1
+    assert run.verdict.seeds == 1
     assert {path.name for path in (run.folder / "verdict").iterdir()} == {"sequential-0", "direct-0"}
 
 
@@ -164,46 +163,46 @@ def test_both_sides_have_the_same_steps_on_the_target(transfer, tune):
 
 def test_a_verdict_is_made_by_itself_where_it_is_cheap(tune, caplog):
     caplog.set_level("INFO", logger="nlptransfer")
-    assert "verdict" in tune("linear").record
-    assert "no verdict" not in caplog.text
+    assert tune("linear").verdict
+    assert "Not measured" not in caplog.text
     caplog.clear()
-    assert "verdict" not in tune("untested", data=remarks_of(60, 3), test_size=0.0).record
-    assert "no verdict" in caplog.text
+    assert tune("untested", data=remarks_of(60, 3), test_size=0.0).verdict is None
+    assert "Not measured" in caplog.text
     caplog.clear()
-    assert "verdict" not in tune("cnn", route="word2vec", head_type="cnn", num_filters=4, num_train_epochs=1).record
-    assert "no verdict on whether the source helped was asked for" in caplog.text
+    assert tune("cnn", route="word2vec", head_type="cnn", num_filters=4, num_train_epochs=1).verdict is None
+    assert "Not measured whether the source helped" in caplog.text
     quick = {"route": "word2vec", "head_type": "cnn", "num_filters": 4, "num_train_epochs": 1, "seeds": 1}
-    assert tune("gated", fallback=True, **quick).record["verdict"]["fallback"]
-    assert "verdict" not in tune("no", verdict=False).record
+    assert tune("gated", fallback=True, **quick).verdict.fallback
+    assert tune("no", verdict=False).verdict is None
 
 
 def test_a_verdict_cut_off_is_gone_on_with(tune, monkeypatch):
     whole = tune("whole")
-    go, gone = Run.go, []
+    gone = []
 
-    def stopping(self: Run, folder: Path, **options: Any) -> None:
+    def stopping(config: RunConfig, folder: Path, **options: Any) -> RunResult:
         gone.append(folder.name)
         if len(gone) == 4:
             raise KeyboardInterrupt
-        go(self, folder, **options)
+        return run_once(config, folder, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "go", stopping)
+        patch.setattr("nlptransfer.experiments.source_gain.run", stopping)
         tune("cut")
     run = tune("cut")
-    assert run.record["verdict"] == whole.record["verdict"]
+    assert run.verdict == whole.verdict
     assert all(np.array_equal(weights(run.folder)[name], value) for name, value in weights(whole.folder).items())
     before = files_of(run.folder)
     assert files_of(tune("cut").folder) == before
     for changed in ({"seeds": 2}, {"fallback": True}, {"transfer": "copy"}, {"source": TURNED}, {"verdict": False}):
         with pytest.raises(RunFolderError, match="holds a run with"):
             tune("cut", **changed)
-    assert tune("cut", seeds=1, overwrite=True).record["verdict"]["seeds"] == 1
+    assert tune("cut", seeds=1, overwrite=True).verdict.seeds == 1
 
 
 WRONG = [
-    ({"source": None, "verdict": True}, SettingError, "expected a source beside labels of the target"),
-    ({"fallback": True, "verdict": False}, SettingError, "expected a verdict, which it rests on"),
+    ({"source": None, "verdict": True}, SettingError, "expected a source and labels of the target"),
+    ({"fallback": True, "verdict": False}, SettingError, "expected verdict=True, which it rests on"),
     ({"seeds": 0}, SettingError, "seeds=0: expected a whole number from 1"),
     (
         {"data": remarks_of(60, 3), "test_size": 0.0, "verdict": True},
@@ -286,10 +285,10 @@ def test_source_and_transfer_on_the_command_line(command_line, corpora, vectors_
     )  # fmt: skip
     assert ended.code == 0, ended.err
     for name in ("copy", "sequential"):
-        run = Experiment(tmp_path / "out" / f"target-{name}")
-        verdict = run.record["verdict"]
+        run = RunResult.load(tmp_path / "out" / f"target-{name}")
+        verdict = run.verdict
         (row,) = [line for line in ended.out.splitlines() if f" {name} " in line]
-        assert verdict["verdict"] in row and f"{verdict['gain']:+.3f} [" in row and verdict["seeds"] == 2
+        assert verdict.verdict in row and f"{verdict.gain:+.3f} [" in row and verdict.seeds == 2
     assert "gain (95%)" in ended.out
 
 
@@ -301,7 +300,7 @@ def test_a_transfer_may_be_a_setting_like_any_other(command_line, corpora, vecto
         main, *call, "--set", "transfer=joint", "--set", "alpha=0.5", "--no-report", "--output-dir", out
     )
     assert ended.code == 0, ended.err
-    assert Experiment(out).record["transfer"]["alpha"] == 0.5
+    assert RunResult.load(out).transfer.settings["alpha"] == 0.5
     assert " joint " in ended.out and " not asked for " in ended.out
 
 

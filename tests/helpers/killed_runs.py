@@ -16,7 +16,7 @@ from typing import Any
 
 from helpers.runs import finetune
 from nlptransfer import Copy, Full, Joint, Lora, Relational, Sequential, Word2Vec
-from nlptransfer.experiments import environment, stages
+from nlptransfer.experiments import environment, fitting
 
 Run = Callable[..., Any]
 
@@ -50,7 +50,7 @@ def plans(folder: Path) -> dict[str, tuple[int, Run]]:
 
 def passes_of(run: Run, out: Path, kill_at: int | None = None) -> int:
     """Run, or be killed on the way; returns the forward passes in training."""
-    train, passes = stages.train, 0
+    train, passes = fitting.train, 0
 
     def count(objective: Any, _: Any) -> None:
         nonlocal passes
@@ -62,9 +62,9 @@ def passes_of(run: Run, out: Path, kill_at: int | None = None) -> int:
         objective.register_forward_pre_hook(count)
         return train(objective, *rest)
 
-    stages.train = watched
+    fitting.train = watched
     run(output_dir=out)
-    stages.train = train
+    fitting.train = train
     return passes
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from nlptransfer import Experiment
+from nlptransfer import RunResult
 
 QUICK = {
     "num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 5e-3,
@@ -33,6 +33,6 @@ ROUTES: dict[str, dict[str, Any]] = {
 SOLVED = ("words linear", "probe linear")
 
 
-def weights(run: Experiment) -> dict[str, np.ndarray]:
+def weights(run: RunResult) -> dict[str, np.ndarray]:
     (file,) = [*(run.folder / "model").glob("*.safetensors")]
     return load_file(file)

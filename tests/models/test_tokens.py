@@ -432,7 +432,7 @@ def test_what_comes_late_is_learned_and_survives_a_reload(
     caplog.set_level(logging.INFO, "nlptransfer")
     run = finetune(SPLITS, route=route, base=base, output_dir=tmp_path / "run", **FEW)
     lost = {"train": 1.0, "validation": 1.0, "test": 1.0} if mode == "head_tail" else dict.fromkeys(SPLITS, 0.0)
-    assert run.record["data"]["truncated"] == lost
+    assert run.data.truncated == lost
     assert ("100% of the training texts have more than 9 tokens" in caplog.text) == (mode == "head_tail")
     saved = read_json(run.folder / "model" / "nlptransfer.json")
     assert (saved["long_texts"], saved["max_length"], saved["settings"]["long_text"]) == (mode, 9, mode)
@@ -454,7 +454,7 @@ def test_windows_of_source_and_target(transfer: Any, bases: Bases, tmp_path: Pat
     run = finetune(SPLITS, source=SPLITS, transfer=transfer, route=route, base=bases("bert").path, **few)
     np.testing.assert_allclose(Classifier.load(tmp_path).logits(LONG), run.classifier.logits(LONG), atol=1e-5)
     # Texts, not windows; twice as many where it began anew.
-    assert run.record["training"]["examples"] in (120, 240)
+    assert run.training.examples in (120, 240)
 
 
 def test_a_length_of_its_own_choice_is_saved_with_the_tokenizer(
@@ -473,8 +473,8 @@ def test_a_length_of_its_own_choice_is_saved_with_the_tokenizer(
     ):  # fmt: skip
         run = finetune(data, route=route, base=base, output_dir=tmp_path / route, **few)
         assert Classifier.load(tmp_path / route).tokenizer.model_max_length == length
-        assert run.record["settings"]["route"]["max_length"] == "auto"
-        assert run.record["data"]["truncated"] == {"train": 0.0, "validation": 0.0, "test": 0.5}
+        assert run.settings["route"]["max_length"] == "auto"
+        assert run.data.truncated == {"train": 0.0, "validation": 0.0, "test": 0.5}
 
 
 def test_the_report_and_the_card_tell_what_is_not_read(bases: Bases, tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from nlptransfer.cli.app import main
 from nlptransfer.data.dataset import load_data
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.report.build import MOST_WORDS, report_on, word_effects
-from nlptransfer.report.page import REPORT
-from nlptransfer.report.run_folder import Evidence
+from nlptransfer.results import REPORT
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +81,11 @@ def test_a_run_writes_its_report_with_texts_from_memory(remarks, vectors_file, t
     page = (run.folder / REPORT).read_text()
     low, high = run.metrics["accuracy_interval"]
     assert f"{run.metrics['accuracy']:.3f}" in page and f"{low:.3f} to {high:.3f}" in page
-    assert run.record["machine"]["processor"] in page
+    assert run.machine["processor"] in page
     assert all(f'id="{part}"' in page for part in ("margins", "words", "coverage", "cost", "repeat"))
-    judged = Evidence(run.folder, run.record).judged
+    predictions = run.predictions["test"]
     # The closest call is shown by its text, which no file of the run has.
-    closest = judged.ids[judged.margins.argmin()]
+    closest = predictions.ids[predictions.margins.argmin()]
     text = load_data(remarks).test.texts[closest]
     assert text in page and str(tmp_path) not in page
     assert not [name for name in RUN_FILES if text.encode() in (run.folder / name).read_bytes()]
@@ -112,7 +111,7 @@ def test_a_verdict_has_one_report_and_its_runs_have_none(remarks, vectors_file, 
         verdict=True,
     )  # fmt: skip
     assert [path.parent for path in run.folder.rglob(REPORT)] == [run.folder]
-    assert f"gain {run.record['verdict']['gain']:+.3f}" in (run.folder / REPORT).read_text()
+    assert f"gain {run.verdict.gain:+.3f}" in (run.folder / REPORT).read_text()
 
 
 def test_no_report_on_the_command_line(remarks_folder, vectors_file, tmp_path, command_line):

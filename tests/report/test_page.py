@@ -11,27 +11,26 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
+from helpers.results import ONE_LABEL, SEVERAL, rows_of, write_run
 from helpers.runs import finetune
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, RunFolderError
-from nlptransfer.evaluation import metrics, predicted, reliability_curve
+from nlptransfer.evaluation import reliability_curve
 from nlptransfer.files import read_json, write_json
 from nlptransfer.report.figures import Point, learning_curve, plain, score_against_cost
 from nlptransfer.report.page import MATRIX_LABELS, SECTIONS, WordEffects, write_report
+from nlptransfer.results import Fit, Verdict, begin_run
 
 VOID = {"meta", "br", "link", "input", "img", "hr"}
 OF_A_COMPARISON = {"ladder", "pairs", "curve"}
 NOT_OF_THIS_RUN = OF_A_COMPARISON | {"choice"}
 """Its target has labels."""
-ONE_LABEL = Labels(("bad", "good", "mixed"))
-SEVERAL = Labels(("bug", "billing", "praise"), multi_label=True)
 
 
 class Page(HTMLParser):
@@ -97,55 +96,6 @@ def page_of(folder: Path, **given: Any) -> Page:
     return Page(write_report(folder, **given).read_text(encoding="utf-8"))
 
 
-def rows_of(labels: Labels, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Targets, and probabilities that lean towards them."""
-    rng, k = np.random.default_rng(0), labels.num_labels
-    if labels.multi_label:
-        targets = rng.integers(0, 2, (n, k))
-        return targets, 1 / (1 + np.exp(-rng.normal(0, 2, (n, k)) - 2 * targets + 1))
-    targets = rng.integers(0, k, n)
-    raised = np.exp(rng.normal(0, 1, (n, k)) + 2 * np.eye(k)[targets])
-    return targets, raised / raised.sum(axis=1, keepdims=True)
-
-
-def write_run(folder: Path, labels: Labels = ONE_LABEL, n: int = 60, data: str = "remarks", **record: Any) -> Path:
-    """The folder of a finished run, as finetune() writes it, without training."""
-    targets, p = rows_of(labels, n)
-    p = p.astype(np.float32).astype(np.float64)
-    prints = {name: {"rows": rows, "hash": name * 8} for name, rows in (("train", 90), ("calibration", 0), ("test", n))}
-    told = {"name": data, "labels": list(labels.names), "multi_label": labels.multi_label, "fingerprints": prints}
-    known = {
-        "status": "finished",
-        "data": told,
-        "base": {"kind": "encoder", "name": "acme/tiny"},
-        "settings": {"route": {"name": "full", "freeze_layers": 2}, "training": {"learning_rate": 5e-5, "seed": 7}},
-        "versions": {"torch": "2.13.0"},
-        "machine": {"processor": "a test's", "cores": 2},
-        "training": {
-            "history": [{"epoch": i, "loss": 1 / i, "score": 0.9 - 0.1 * (i - 2) ** 2} for i in (1, 2, 3)],
-            "best_epoch": 3,
-        },
-    }
-    write_json(folder / "experiment.json", {**known, **record})
-    cost = {"train_seconds": 12.5, "trainable_parameters": 1234, "size_mb": 0.5}
-    scores = {"rows": n, **metrics.score_predictions(targets, p, labels, resamples=10)}
-    write_json(folder / "metrics.json", {"test": scores, "cost": cost})
-    results = {"command": f"nlptransfer finetune {data}", "label_counts": {name: 30 for name in labels.names}}
-    write_json(
-        folder / "model" / "nlptransfer.json",
-        {"thresholds": None, "calibration": {"rows": 20, "temperature": 1.5}, "results": results},
-    )
-    columns = {
-        "split": ["test"] * n,
-        "id": list(range(n)),
-        "true": labels.decode(targets),
-        "predicted": labels.decode(predicted(p, labels)),
-        "probabilities": p.tolist(),
-    }
-    pq.write_table(pa.table(columns), folder / "predictions.parquet")
-    return folder
-
-
 def write_comparison(folder: Path, names: tuple[str, ...] = ("tf-idf", "probe", "full"), **told: Any) -> Path:
     cheap, chosen, best = names
     for seed in (0, 1):
@@ -206,16 +156,10 @@ def texts_of(n: int, text: str = "a lovely film") -> dict[str, list[str]]:
 
 
 WORDS = [WordEffects("good", 0.8, [("a", 0.0), ("lovely", 0.25), ("film", -0.125)])]
-VERDICT = {
-    "verdict": "helps",
-    "metric": "accuracy",
-    "with_source": 0.81,
-    "direct": 0.75,
-    "gain": 0.06,
-    "interval": [0.01, 0.11],
-    "seeds": 3,
-    "rows": 60,
-}
+VERDICT = Verdict(
+    verdict="helps", metric="accuracy", with_source=0.81, direct=0.75, gain=0.06, interval=(0.01, 0.11),
+    seeds=3, rows=60, validation={"sequential": 0.8, "direct": 0.7}, fallback=False, taken="sequential",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -364,27 +308,18 @@ def test_mistakes_are_the_surest_and_close_calls_the_closest(run_folder: Path) -
     assert f"probability {p.max(axis=1)[surest[0]]:.3f}" in page.texts["mistakes"]
 
 
-def test_the_data_is_told_with_its_warnings_and_what_was_cut_off(tmp_path: Path) -> None:
-    folder = write_run(tmp_path)
-    record = read_json(folder / "experiment.json")
-    record["data"] |= {
-        "warnings": ["leak: 3 of 60 test texts in train too"],
-        "truncated": {"train": 0.125, "test": 0.5},
-    }
-    write_json(folder / "experiment.json", record)
+def test_the_data_is_described_with_what_was_truncated(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, truncated={"train": 0.125, "test": 0.5})
     page = page_of(folder, texts={"test": ["one two three"] * 59 + ["four " * 9]})
-    assert "leak: 3 of 60 test texts in train too" in page.texts["data"]
     told = page.tables["Texts that are not read whole"]
     assert told == [["", "train", "test"], ["full", "12.5%", "50.0%"]]
     assert "median 3, 95 of 100 have at most 3, longest 9" in page.texts["data"]
     assert page.tables["Rows by split"] == [["train", "calibration", "test"], ["90", "0", "60"]]
 
 
-def test_a_comparison_tells_for_each_rung_what_was_cut_off(tmp_path: Path) -> None:
+def test_a_comparison_shows_by_run_what_was_truncated(tmp_path: Path) -> None:
     folder = write_comparison(tmp_path)
-    first = folder / "rungs/chosen-0/experiment.json"
-    record = read_json(first)
-    write_json(first, record | {"data": record["data"] | {"truncated": {"train": 0.25}}})
+    write_run(folder / "rungs/chosen-0", truncated={"train": 0.25})
     told = page_of(folder).tables["Texts that are not read whole"]
     assert told == [["", "train", "test"], ["probe", "25.0%", "–"]]
 
@@ -406,33 +341,19 @@ def test_the_verdict_on_a_source_is_shown(run_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gone", "sections"),
+    ("given", "sections"),
     [
-        ("predictions.parquet", {"classes", "confusion", "calibration", "coverage"}),
-        ("history", {"training"}),
-        ("cost", {"cost"}),
+        ({"predictions": {}}, {"classes", "confusion", "calibration", "coverage"}),
+        ({"training": Fit(details={"solved": "train"})}, {"training"}),
     ],
 )
-def test_a_part_without_its_file_is_left_out(tmp_path: Path, gone: str, sections: set[str]) -> None:
-    folder = write_run(tmp_path)
-    if gone == "history":
-        write_json(
-            folder / "experiment.json", {**read_json(folder / "experiment.json"), "training": {"solved": "train"}}
-        )
-    elif gone == "cost":
-        write_json(folder / "metrics.json", {"test": read_json(folder / "metrics.json")["test"]})
-    else:
-        (folder / gone).unlink()
+def test_a_part_with_nothing_to_show_is_left_out(tmp_path: Path, given: dict[str, Any], sections: set[str]) -> None:
     without_texts = {*SECTIONS} - NOT_OF_THIS_RUN - {"mistakes", "margins", "words", "verdict"}
-    assert page_of(folder).sections == without_texts - sections
+    assert page_of(write_run(tmp_path, **given)).sections == without_texts - sections
 
 
-def test_a_run_whose_model_is_gone_has_neither_temperature_nor_command(tmp_path: Path) -> None:
-    folder = write_run(tmp_path)
-    shutil.rmtree(folder / "model")
-    page = page_of(folder)
-    assert "No temperature was fitted" in page.texts["calibration"]
-    assert "nlptransfer finetune" not in page.texts["repeat"]
+def test_a_run_without_calibration_rows_has_no_temperature(tmp_path: Path) -> None:
+    assert "No temperature was fitted" in page_of(write_run(tmp_path, calibration=None)).texts["calibration"]
 
 
 def test_a_comparison_of_which_nothing_was_recommended(tmp_path: Path) -> None:
@@ -444,21 +365,13 @@ def test_a_comparison_of_which_nothing_was_recommended(tmp_path: Path) -> None:
 
 
 def test_without_test_rows_validation_is_shown_with_a_warning(tmp_path: Path) -> None:
-    folder = write_run(tmp_path)
-    report = read_json(folder / "metrics.json")
-    write_json(folder / "metrics.json", {"validation": report["test"], "cost": report["cost"]})
-    columns = pq.read_table(folder / "predictions.parquet").to_pydict()
-    pq.write_table(pa.table({**columns, "split": ["validation"] * 60}), folder / "predictions.parquet")
-    page = page_of(folder)
+    page = page_of(write_run(tmp_path, split="validation"))
     assert "on 60 validation rows" in page.texts[""]
     assert "There were no test rows" in page.texts[""]
 
 
 def test_a_run_that_was_scored_on_training_rows_alone(tmp_path: Path) -> None:
-    folder = write_run(tmp_path)
-    (folder / "predictions.parquet").unlink()
-    write_json(folder / "metrics.json", {"train": read_json(folder / "metrics.json")["test"]})
-    page = page_of(folder)
+    page = page_of(write_run(tmp_path, split="train", predictions={}))
     assert "on train rows" in page.texts[""]
     assert "Training rows are what was learned" in page.texts[""]
 
@@ -484,7 +397,7 @@ def run_page(folder: Path, names: list[str]) -> Page:
     """A run in which every name is another one."""
     labels = Labels(tuple(f"{number}{name}" for number, name in enumerate(names[:4])))
     settings = {"route": {"name": names[4], "freeze": names[5]}}
-    write_run(folder, labels, data=names[6], settings=settings, versions={names[7]: names[8]}, training={})
+    write_run(folder, labels, data=names[6], settings=settings, versions={names[7]: names[8]}, training=Fit())
     words = [WordEffects(name, 0.5, [(name, 0.2)]) for name in names]
     return page_of(folder, texts={"test": [names[row % len(names)] for row in range(60)]}, words=words)
 
@@ -586,10 +499,10 @@ def test_a_large_run_makes_a_small_file(tmp_path: Path) -> None:
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"found no experiment\.json and no comparison\.json"):
+    with pytest.raises(RunFolderError, match="expected the folder of a finished run or of a comparison, found neither"):
         write_report(tmp_path)
-    write_run(tmp_path, status="running")
-    with pytest.raises(RunFolderError, match=r"expected the folder of a finished run .* found a run that is running"):
+    begin_run(tmp_path, {})
+    with pytest.raises(RunFolderError, match="expected the folder of a finished run, found a run that is running"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 

@@ -28,7 +28,7 @@ from helpers.corpora import splits_of, texts_of
 from helpers.encoders import STORIES, Bases
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, SHARED, needs_shared, no_path_in
 from helpers.runs import finetune
-from nlptransfer import Classifier, Experiment
+from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
@@ -102,7 +102,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Ran:
-    run: Experiment
+    run: RunResult
     case: Case
     base: BaseModel
     data: dict[str, Any]
@@ -495,7 +495,7 @@ def test_all_begins_from_a_solved_head(kind, bases, tmp_path):
     slopes = {s: errors.T @ features / 60 + s / 60 * head.weight.detach().double().numpy() for s in STRENGTHS}
     assert min(np.abs(slope).max() for slope in slopes.values()) < 1e-4
     assert head.bias is None or np.abs(errors.mean(axis=0)).max() < 1e-4
-    assert run.report["train"]["accuracy"] > 0.75
+    assert run.scores["train"]["accuracy"] > 0.75
 
 
 @pytest.mark.parametrize("route", [Full(dropout=0.0), Lora(dropout=0.0), Full(), Lora(lora_dropout=0.5, dropout=0.0)])

@@ -16,11 +16,12 @@ from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
-from nlptransfer import Classifier, Experiment
+from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.unlabeled import load_texts, load_unlabeled, with_unlabeled
 from nlptransfer.errors import DataError, SettingError
+from nlptransfer.experiments import fitting
 from nlptransfer.transfer.adaptation import Adapt, Coral, Dann, Mmd, Reweight
 from nlptransfer.transfer.label_free import LabelFree
 from nlptransfer.transfer.registry import TRANSFERS
@@ -41,11 +42,11 @@ def words(rows: dict[str, int], seed: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def adapt(request, vectors_file, tmp_path) -> Callable[..., Experiment]:
+def adapt(request, vectors_file, tmp_path) -> Callable[..., RunResult]:
     """finetune from a source to a target whose labels are not to be seen."""
     count = iter(range(99))
 
-    def call(route: str, transfer: Any, **settings: Any) -> Experiment:
+    def call(route: str, transfer: Any, **settings: Any) -> RunResult:
         if route.startswith("words"):
             sizes = {"train": 60, "validation": 16, "test": 20}
             source, target, base = words(sizes, 0), words({**sizes, "train": 30}, 1), vectors_file
@@ -76,33 +77,32 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
     # The adapter of a tiny random base has not learned much after three epochs.
     longer = {"num_train_epochs": 12} if route == "lora" else {}
     run = adapt(route, name, **own, **longer)
-    told = run.record["transfer"]
-    assert told["name"] == name and told["label_free"] is True
-    assert list(told["stages"]) == [stage.name for stage in TRANSFERS[name](**own).stages]
+    told = run.transfer
+    assert told.name == name and told.label_free is True
+    assert list(told.stages) == [stage.name for stage in TRANSFERS[name](**own).stages]
     assert set(files_of(run.folder)) >= RUN_FILES - {"model/model.safetensors"}
     assert not [*run.folder.glob("checkpoints*")]
-    rows = {part: one["rows"] for part, one in run.record["data"]["fingerprints"].items()}
-    assert rows == {
+    assert run.data.rows == {
         "train": 0,
         "validation": 0,
         "calibration": 0,
         "test": 20,
         "unlabeled": 46 - (not route.startswith("words")),
     }
-    assert set(run.report) == {"test", "transfer", "cost"}
+    assert set(run.scores) == {"test"}
     assert run.metrics["accuracy"] >= 0.55
     assert Classifier.load(run.folder).predict(["good bad"])[0].label in ("good", "bad")
     if name == "reweight":
         return
-    stage = [*told["stages"].values()][-1]
-    evidence = [one["evidence"] for one in stage["curve"]]
+    stage = [*told.stages.values()][-1]
+    evidence = [one["evidence"] for one in stage.curve]
     assert len(evidence) == 2 and all(0 <= one["label_shift"] <= 1 for one in evidence)
     if name == "adapt":
-        tried = told["stages"]["align"]["curve"]
+        tried = told.stages["align"].curve
         assert [(one["method"], one["trade_off"]) for one in tried] == [("none", 0), ("coral", 0.5), ("coral", 1)]
     elif name != "selftrain" and route not in SOLVED:
         # Where D is asked to count nothing it has no gradient, and one where it does.
-        assert stage["curve"][0]["trade_off"] == 0
+        assert stage.curve[0]["trade_off"] == 0
 
 
 @pytest.mark.usefixtures("told_apart")
@@ -111,9 +111,9 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
 def test_distance_has_a_gradient_that_is_logged(route, strategy, adapt, monkeypatch):
     monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: 1)
     run = adapt(route, strategy)
-    history = run.record["training"]["history"]
+    history = run.training.history
     assert all(entry["discrepancy_gradient"] > 0 for entry in history)
-    assert run.record["training"]["chosen"]["trade_off"] == 1.0
+    assert run.training.chosen["trade_off"] == 1.0
 
 
 def swapped(rows: dict[str, int], seed: int, *, swap: bool) -> dict[str, Any]:
@@ -155,8 +155,8 @@ def test_an_encoder_undoes_a_swap_of_words(strategy, wider, adapt):
         assert run.metrics["accuracy"] < 0.7
         return
     assert run.metrics["accuracy"] > 0.85
-    assert run.record["training"]["chosen"]["trade_off"] == strategy.trade_offs[0]
-    assert all(entry["discrepancy_gradient"] > 0 for entry in run.record["training"]["history"])
+    assert run.training.chosen["trade_off"] == strategy.trade_offs[0]
+    assert all(entry["discrepancy_gradient"] > 0 for entry in run.training.history)
 
 
 @pytest.mark.usefixtures("told_apart")
@@ -164,14 +164,14 @@ def test_any_method_is_taken_that_the_evidence_prefers(adapt, monkeypatch):
     kept = iter([5, 1, 0, 0])
     monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: next(kept))
     run = adapt("words mlp", Adapt())
-    stages = run.record["transfer"]["stages"]
-    tried = [(one["method"], one["trade_off"]) for one in stages["align"]["curve"]]
+    stages = run.stages
+    tried = [(one["method"], one["trade_off"]) for one in stages["align"].curve]
     assert tried == [("none", 0), ("coral", 0.5), ("coral", 1), ("mmd", 0.3), ("mmd", 1), ("dann", 0.05), ("dann", 0.1)]
-    assert stages["align"]["chosen"] == {"method": "dann", "trade_off": 0.05}
-    assert [stages[f"round_{number}"]["chosen"]["adapted"] for number in (1, 2, 3)] == [True, False, False]
+    assert stages["align"].chosen == {"method": "dann", "trade_off": 0.05}
+    assert [stages[f"round_{number}"].chosen["adapted"] for number in (1, 2, 3)] == [True, False, False]
     # What was kept is gone on from: it is the second round's way of not adapting.
-    assert stages["round_2"]["curve"][0]["evidence"] == stages["round_1"]["curve"][1]["evidence"]
-    assert run.record["transfer"]["methods"] == ["coral", "mmd", "dann", "selftrain"]
+    assert stages["round_2"].curve[0]["evidence"] == stages["round_1"].curve[1]["evidence"]
+    assert run.transfer.settings["methods"] == ["coral", "mmd", "dann", "selftrain"]
     assert "method dann, trade_off 0.05 <b>(kept)</b>" in (run.folder / "report.html").read_text()
 
 
@@ -179,9 +179,9 @@ def test_any_method_is_taken_that_the_evidence_prefers(adapt, monkeypatch):
 def test_epochs_are_chosen_from_too(adapt, monkeypatch):
     monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: 3)
     run = adapt("words mlp", Coral(trade_offs=(0.5,), epochs=(2, 5)))
-    tried = [(one["trade_off"], one["num_train_epochs"]) for one in run.record["training"]["curve"]]
+    tried = [(one["trade_off"], one["num_train_epochs"]) for one in run.training.curve]
     assert tried == [(0, 2), (0, 5), (0.5, 2), (0.5, 5)]
-    assert len(run.record["training"]["history"]) == 5
+    assert len(run.training.history) == 5
 
 
 @pytest.mark.usefixtures("told_apart")
@@ -193,7 +193,7 @@ def test_no_label_of_the_target_is_reached(name, adapt):
     route = "words mlp" if name in STEPPED_ONLY else "words linear"
     own = {} if name == "reweight" else ANY_SHIFT
     one, other = (adapt(route, name, data=data, **own) for data in (rows, turned))
-    assert one.record["data"] == other.record["data"]
+    assert one.data == other.data
     assert one.metrics == other.metrics
     first, second = weights(one), weights(other)
     assert all(np.array_equal(first[weight], second[weight]) for weight in first)
@@ -207,8 +207,8 @@ def test_no_test_row_is_reached_by_a_choice(adapt):
     one, other = (adapt("words linear", "selftrain", data=data, **ANY_SHIFT) for data in (rows, others))
     first, second = weights(one), weights(other)
     assert all(np.array_equal(first[weight], second[weight]) for weight in first)
-    told, others_told = (run.record["transfer"]["stages"] for run in (one, other))
-    assert [stage.get("chosen") for stage in told.values()] == [stage.get("chosen") for stage in others_told.values()]
+    told, others_told = (run.stages for run in (one, other))
+    assert [stage.chosen for stage in told.values()] == [stage.chosen for stage in others_told.values()]
 
 
 @pytest.mark.usefixtures("told_apart")
@@ -217,9 +217,9 @@ def test_texts_alone_are_target_enough(adapt, tmp_path):
     file = tmp_path / "unrated.txt"
     file.write_text("\n".join(texts), encoding="utf-8")
     run = adapt("words linear", "coral", data=str(file), **ANY_SHIFT)
-    assert set(run.report) == {"transfer", "cost"}
-    assert run.record["data"]["labels"] == ["bad", "good"]
-    assert run.record["data"]["fingerprints"]["unlabeled"]["rows"] == len({*texts})
+    assert not run.scores
+    assert run.data.labels.names == ("bad", "good")
+    assert run.data.rows["unlabeled"] == len({*texts})
     assert run.classifier.predict(texts[:1])[0].label == "good"
 
 
@@ -230,7 +230,7 @@ def test_further_texts_count_and_test_texts_do_not(adapt, tmp_path, caplog):
     further = [*words({"train": 12}, 9)["train"][0], rows["test"][0][0]]
     with caplog.at_level(logging.WARNING, "nlptransfer"):
         run = adapt("words linear", "coral", data=rows, unlabeled=further, **ANY_SHIFT)
-    assert run.record["data"]["fingerprints"]["unlabeled"]["rows"] == 30 + 16 + 12
+    assert run.data.rows["unlabeled"] == 30 + 16 + 12
     assert "1 of the texts without labels are test texts" in caplog.text
 
 
@@ -239,21 +239,21 @@ def test_within_one_task_unlabelled_texts_are_learned_from(adapt):
     rows = words({"train": 12, "validation": 8, "test": 20}, 1)
     texts = words({"train": 60}, 4)["train"][0]
     run = adapt("words linear", "selftrain", data=rows, source=None, unlabeled=texts, rounds=2)
-    told = run.record["transfer"]
-    assert told["within"] is True and told["label_free"] is False
-    assert list(told["stages"]) == ["labeled", "round_1", "round_2"]
-    assert run.report["validation"]["rows"] == 8 and run.metrics["accuracy"] > 0.7
+    told = run.transfer
+    assert told.settings["within"] is True and told.label_free is False
+    assert list(told.stages) == ["labeled", "round_1", "round_2"]
+    assert run.scores["validation"]["rows"] == 8 and run.metrics["accuracy"] > 0.7
 
 
 def test_nothing_is_adapted_where_source_and_target_are_not_told_apart(adapt):
     run = adapt("words linear", SelfTrain(allow_label_shift=True, rounds=1), report=True)
-    stage = run.record["transfer"]["stages"]["round_1"]
-    assert stage["told_apart"] is False and stage["chosen"] == {"adapted": False}
-    assert "chosen" not in run.record["transfer"]["stages"]["labeled"]
+    stage = run.stages["round_1"]
+    assert stage.domains_differ is False and stage.chosen == {"adapted": False}
+    assert run.stages["labeled"].chosen is None
     # What could not be kept is not tried.
-    assert [one["adapted"] for one in stage["curve"]] == [False]
+    assert [one["adapted"] for one in stage.curve] == [False]
     page = (run.folder / "report.html").read_text()
-    assert "not told apart better than by chance" in page and "Candidates and what tells of them" in page
+    assert "cannot tell texts of source and target apart" in page and "Candidates and what tells of them" in page
     assert "<td>not adapted <b>(kept)</b></td>" in page and "<td>adapted</td>" not in page
     # Nobody has labeled its training rows: a table of zeros would say otherwise.
     assert ">train</th><th" not in page.split("Label balance")[1].split("</tr>")[0]
@@ -265,30 +265,32 @@ def test_a_shift_of_labels_is_said_and_keeps_the_source_alone(adapt, caplog):
     with caplog.at_level(logging.WARNING, "nlptransfer"):
         run = adapt("words linear", "coral", data=words({"test": 20}, 1) | {"train": (texts, ["good"] * 63)})
     assert "labels seem to be shared out otherwise" in caplog.text
-    assert run.record["training"]["chosen"] == {"trade_off": 0.0}
-    assert run.record["training"]["curve"][0]["evidence"]["label_shares"][1] > 0.85
+    assert run.training.chosen == {"trade_off": 0.0}
+    assert run.training.curve[0]["evidence"]["label_shares"][1] > 0.85
 
 
 @pytest.mark.usefixtures("told_apart")
 def test_resumes_without_doing_a_candidate_twice(adapt, tmp_path, monkeypatch):
-    from nlptransfer.experiments.stages import Course
-
     strategy = Coral(trade_offs=(0.5, 1.0), allow_label_shift=True)
     whole = adapt("words mlp", strategy)
-    done, fit = [], Course._fit
+    done, fit = [], fitting.fit_variant
 
-    def once(self, stage, way, *rest):
-        done.append(way.transfer.chosen)
-        if len(done) == 2:
+    def counted(learning, stage, variant, *rest):
+        done.append(variant.transfer.chosen)
+        return fit(learning, stage, variant, *rest)
+
+    def interrupted(*given):
+        if len(done) == 1:
+            done.append(given[2].transfer.chosen)
             raise KeyboardInterrupt
-        return fit(self, stage, way, *rest)
+        return counted(*given)
 
     folder = tmp_path / "cut off"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Course, "_fit", once)
+        patch.setattr("nlptransfer.experiments.stages.fit_variant", interrupted)
         adapt("words mlp", strategy, output_dir=folder)
     with monkeypatch.context() as patch:
-        patch.setattr(Course, "_fit", lambda *given: done.append(given[2].transfer.chosen) or fit(*given))
+        patch.setattr("nlptransfer.experiments.stages.fit_variant", counted)
         again = adapt("words mlp", strategy, output_dir=folder)
     assert done == [{"trade_off": value} for value in (0.0, 0.5, 0.5, 1.0)]
     first, second = weights(whole), weights(again)
@@ -428,4 +430,4 @@ def test_validation_is_scored_by_a_head_that_has_not_learned_it(adapt):
     blind = (rows["validation"][0], ["good", "good", "bad", "bad"] * 2)
     texts = words({"train": 60}, 4)["train"][0]
     run = adapt("words linear", "selftrain", data=rows | {"validation": blind}, source=None, unlabeled=texts)
-    assert run.report["validation"]["accuracy"] <= 0.75
+    assert run.scores["validation"]["accuracy"] <= 0.75

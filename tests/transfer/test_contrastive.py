@@ -18,7 +18,7 @@ from helpers.classifiers import LABELS, SEVERAL, build, plain_logits, plain_mode
 from helpers.corpora import splits_of
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, files_of
 from helpers.runs import finetune
-from nlptransfer import Classifier, Contrastive, Experiment
+from nlptransfer import Classifier, Contrastive, RunResult
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.experiments import stages
@@ -269,7 +269,7 @@ def test_other_architectures_begin_as_they_are(kind, bases):
 # Whole runs
 
 
-def tuned(data: Any, base: Any, folder: Any, route: str, **asked: Any) -> Experiment:
+def tuned(data: Any, base: Any, folder: Any, route: str, **asked: Any) -> RunResult:
     return finetune(
         data, route=route, base=str(base.path), transfer="contrastive", output_dir=folder, **{**QUICK, **asked}
     )
@@ -311,16 +311,16 @@ def test_a_run_writes_what_others_write_and_opens_in_plain_libraries(ran):
 
 def test_the_record_has_both_stages(ran):
     run = ran[0]
-    told = run.record["transfer"]
-    assert told["name"] == "contrastive" and list(told["stages"]) == ["contrastive", "head"]
-    (entry,) = told["stages"]["contrastive"]["history"]
+    told = run.transfer
+    assert told.name == "contrastive" and list(told.stages) == ["contrastive", "head"]
+    (entry,) = told.stages["contrastive"].history
     assert entry["loss"] > 0 and "score" not in entry
-    assert told["stages"]["contrastive"]["examples"] == 96
-    assert told["stages"]["head"]["solved"] == "train+validation" and told["stages"]["head"]["l2_strength"] > 0
-    assert run.record["settings"]["training"]["num_train_epochs"] == 1
+    assert told.stages["contrastive"].examples == 96
+    assert told.stages["head"].details["solved"] == "train+validation"
+    assert run.settings["training"]["num_train_epochs"] == 1
 
 
-def unlike(run: Experiment, data: Any) -> float:
+def unlike(run: RunResult, data: Any) -> float:
     """The loss of the representations of test texts, none of which was learned from."""
     texts, labels = data["test"]
     classifier = run.classifier

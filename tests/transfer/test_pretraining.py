@@ -20,7 +20,7 @@ from helpers.corpora import WORDS, text_of
 from helpers.encoders import DECODER, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, make_base, make_tokenizer
 from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of, needs_shared
 from helpers.runs import finetune
-from nlptransfer import Contrastive, Experiment, load_data
+from nlptransfer import Contrastive, RunResult, load_data
 from nlptransfer.data.dataset import Data, DataSettings, Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, SettingError, VectorsError
@@ -448,7 +448,7 @@ def test_what_a_model_cannot_do_is_refused(masked, decoder, tmp_path):
 # Whole runs
 
 
-def run_of(base: BaseModel, folder: Path, transfer: Any, data: Any = None, **settings: Any) -> Experiment:
+def run_of(base: BaseModel, folder: Path, transfer: Any, data: Any = None, **settings: Any) -> RunResult:
     given = LITTLE | {"route": ROUTES["full"]} | settings
     return finetune(data or splits(), base=str(base.path), transfer=transfer, output_dir=folder, **given)
 
@@ -459,9 +459,9 @@ def test_a_run_writes_a_whole_model_that_plain_transformers_opens(masked, tmp_pa
     assert {*files_of(run.folder)} == RUN_FILES and {
         path.name for path in (run.folder / "model").iterdir()
     } == MODEL_FILES
-    told = run.record["transfer"]["stages"]["pretrain"]["language"]
+    told = run.stages["pretrain"].details["language"]
     assert told["loss_after"] < told["loss_before"] and told["texts"] > 80
-    assert run.record["transfer"]["name"] == "pretrain >> direct"
+    assert run.transfer.name == "pretrain >> direct"
     model = AutoModelForSequenceClassification.from_pretrained(run.folder / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(run.folder / "model")
     texts = counted(5, 30)[0]
@@ -489,18 +489,18 @@ def test_it_comes_before_a_strategy_with_a_source_of_other_labels(masked, tmp_pa
     source = (texts, [f"very {label}" for label in labels])
     transfer = PRETRAIN >> Sequential(target_settings={"freeze_layers": 1})
     run = run_of(masked, tmp_path / "run", transfer, source=source, verdict=False)
-    stages = run.record["transfer"]["stages"]
+    stages = run.stages
     assert [*stages] == ["pretrain", "source", "target"]
     # The source's texts are learned from too.
-    assert stages["pretrain"]["language"]["texts"] > 90
+    assert stages["pretrain"].details["language"]["texts"] > 90
     assert run.classifier.labels.names == LABELS.names
-    assert "distance_from_source" in run.record["transfer"]
+    assert run.transfer.distance_from_source
 
 
 def test_it_comes_before_a_strategy_that_sees_no_label_of_the_target(masked, tmp_path):
     settings = {"pretrain_epochs": 2, "pretrain_learning_rate": 1e-2, "strengths": (1.0,), "num_train_epochs": 1}
     run = run_of(masked, tmp_path / "run", "pretrain >> coral", source=splits(5), verdict=None, **settings)
-    told = run.record["transfer"]["stages"]["pretrain"]["language"]
+    told = run.stages["pretrain"].details["language"]
     # There are no validation rows: a tenth of the target's own texts is held out.
     assert told["held_out"] < 12 and told["texts"] > 120
     assert run.metrics["rows"] == 20
@@ -509,9 +509,10 @@ def test_it_comes_before_a_strategy_that_sees_no_label_of_the_target(masked, tmp
 def test_it_comes_before_contrast(masked, tmp_path):
     transfer = replace(PRETRAIN, pretrain_epochs=1) >> Contrastive(num_pairs=48)
     run = run_of(masked, tmp_path / "run", transfer)
-    told = run.record["transfer"]
-    assert told["name"] == "pretrain >> contrastive" and [*told["stages"]] == ["pretrain", "contrastive", "head"]
-    assert told["stages"]["pretrain"]["language"]["texts"] > 0 and told["stages"]["contrastive"]["examples"] == 48
+    told = run.transfer
+    assert told.name == "pretrain >> contrastive" and [*told.stages] == ["pretrain", "contrastive", "head"]
+    assert told.stages["pretrain"].details["language"]["texts"] > 0
+    assert told.stages["contrastive"].examples == 48
     # Contrast's further layer makes the mean of what the base's two have become.
     model = AutoModelForSequenceClassification.from_pretrained(run.folder / "model").eval()
     assert model.config.num_hidden_layers == 3
@@ -582,7 +583,7 @@ def test_words_of_the_source_are_learned_too(vectors_file, tmp_path):
     given = {"base": vectors_file, "head_type": "linear", "output_dir": tmp_path / "run"}
     run = finetune(target, source=source, transfer="pretrain >> sequential", pretrain_epochs=1, verdict=False, **given)
     assert {"there", "here"} <= {*run.classifier.tokenizer.get_vocab()}
-    assert [*run.record["transfer"]["stages"]] == ["pretrain", "source", "target"]
+    assert [*run.stages] == ["pretrain", "source", "target"]
 
 
 @pytest.mark.parametrize("head_type", ["linear", "cnn"])
@@ -594,7 +595,7 @@ def test_a_run_on_words_has_new_words_and_moved_ones(head_type, vectors_file, tm
     run = finetune((texts, ["good", "bad"] * 50), transfer="pretrain", pretrain_epochs=2, **given)
     known = run.classifier.tokenizer.get_vocab()
     assert {"freshgood", "freshbad"} <= {*known}
-    assert run.record["base"] == run.record["base"] | {"kind": "vectors", "name": "small.txt continued", "words": 222}
+    assert run.base == run.base | {"kind": "vectors", "name": "small.txt continued", "words": 222}
     assert {*files_of(run.folder)} == RUN_FILES
     assert run.metrics["accuracy"] > 0.5
     plain = AutoModelForSequenceClassification.from_pretrained(run.folder / "model").eval()

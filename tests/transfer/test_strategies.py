@@ -13,7 +13,7 @@ from helpers.corpora import splits, text_of
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune
 from helpers.transfers import QUICK, ROUTES, SOLVED, weights
-from nlptransfer import Classifier, Experiment
+from nlptransfer import Classifier, RunResult
 from nlptransfer.errors import NlpTransferError, SettingError
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
@@ -49,19 +49,19 @@ def sides(request, vectors_file) -> Callable[..., tuple[Any, Any, Any]]:
 
 
 @pytest.fixture(scope="module")
-def known() -> dict[str, Experiment]:
+def known() -> dict[str, RunResult]:
     """Runs by what they were asked: what one test has asked for another need not train once more."""
     return {}
 
 
 @pytest.fixture
-def tune(sides, known, tmp_path) -> Callable[..., Experiment]:
+def tune(sides, known, tmp_path) -> Callable[..., RunResult]:
     """finetune with a source, small settings, and a folder of its own; ``anew`` where the same may be known."""
     count = iter(range(99))
 
     def call(
         route: str, transfer: Any, *, names: dict[str, str] | None = None, anew: bool = False, **settings: Any
-    ) -> Experiment:
+    ) -> RunResult:
         asked = repr((route, transfer, names, settings))
         if anew or asked not in known:
             source, target, base = sides(route, names)
@@ -85,11 +85,11 @@ FITTING = [
 @pytest.mark.parametrize(("route", "name"), FITTING)
 def test_every_strategy_by_every_route_that_it_fits(route, name, tune):
     run = tune(route, name)
-    assert run.record["transfer"]["name"] == name
-    assert list(run.record["transfer"]["stages"]) == [stage.name for stage in TRANSFERS[name].stages]
+    assert run.transfer.name == name
+    assert list(run.stages) == [stage.name for stage in TRANSFERS[name].stages]
     assert set(files_of(run.folder)) >= RUN_FILES - {"model/model.safetensors"}
     assert not [*run.folder.glob("checkpoints*")]
-    told = run.report["transfer"]
+    told = run.transfer.scores
     assert told["source"]["split"] == "test" and 0 <= told["source"]["after"]["accuracy"] <= 1
     assert ("before" in told["source"]) == (name in ("sequential", "select_features", "relational"))
     assert run.metrics["accuracy"] > 0.6
@@ -101,7 +101,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, tune):
     np.testing.assert_allclose([[*one.probabilities.values()] for one in again], expected, atol=2e-3)
 
 
-def tune_texts(run: Experiment, route: str) -> list[str]:
+def tune_texts(run: RunResult, route: str) -> list[str]:
     import random
 
     if not route.startswith("words"):
@@ -120,15 +120,15 @@ def test_other_labels_get_a_head_of_their_own(route, name, tune):
     assert set(config["id2label"].values()) == {"bad", "good"}
     assert {one.label for one in run.classifier.predict(["word1 word2 gooda badb"])} <= {"bad", "good"}
     # The source is still judged by its own labels.
-    assert run.report["transfer"]["source"]["after"]["per_class"].keys() == {"no", "yes"}
-    assert "target" not in run.report["transfer"]
+    assert run.transfer.scores["source"]["after"]["per_class"].keys() == {"no", "yes"}
+    assert "target" not in run.transfer.scores
 
 
 @pytest.mark.parametrize("name", ["sequential", "joint", "relational"])
 def test_heads_of_their_own_above_layers_that_are_computed_once(name, tune):
     run = tune("full", name, names=OTHER_NAMES, freeze_layers=1)
-    assert run.report["transfer"]["source"]["after"]["per_class"].keys() == {"no", "yes"}
-    moved = run.record["transfer"].get("distance_from_source", {})
+    assert run.transfer.scores["source"]["after"]["per_class"].keys() == {"no", "yes"}
+    moved = run.transfer.distance_from_source or {}
     assert all(value == 0 for part, value in moved.items() if part.endswith(("embeddings", "layer.0")))
     assert {one.label for one in run.classifier.predict(["word1 word2", "word7"])} <= {"bad", "good"}
 
@@ -144,9 +144,9 @@ def test_the_source_may_have_more_labels(route, transfer, tune, sides):
     for name in ("validation", "test"):
         more[name] = (source[name][0], [f"{label} 0" for label in source[name][1]])
     run = tune(route, transfer, source=more)
-    assert len(run.record["transfer"]["source"]["labels"]) == 6
-    assert len(run.report["transfer"]["source"]["after"]["per_class"]) == 6
-    moved = run.record["transfer"].get("distance_from_source", {})
+    assert len(run.transfer.source.labels.names) == 6
+    assert len(run.transfer.scores["source"]["after"]["per_class"]) == 6
+    moved = run.transfer.distance_from_source or {}
     assert not [part for part in moved if part.endswith(("classifier", "default"))]
 
 
@@ -156,7 +156,7 @@ def test_names_are_matched_by_a_mapping_whatever_their_order(route, tune):
     # Sorted, these names stand the other way round.
     mapped = tune(route, "copy", names={"bad": "z", "good": "a"}, label_mapping={"z": "bad", "a": "good"})
     assert mapped.metrics["accuracy"] == same.metrics["accuracy"] > 0.7
-    assert mapped.report["transfer"]["source"]["after"]["per_class"].keys() == {"bad", "good"}
+    assert mapped.transfer.scores["source"]["after"]["per_class"].keys() == {"bad", "good"}
 
 
 def test_several_labels_of_a_source_may_become_one(tune, sides):
@@ -167,7 +167,7 @@ def test_several_labels_of_a_source_may_become_one(tune, sides):
         "words linear", "sequential", source={**source, "train": (texts, finer)},
         label_mapping={"very good": "good", "very bad": "bad"},
     )  # fmt: skip
-    assert run.record["transfer"]["source"]["labels"] == ["bad", "good"]
+    assert run.transfer.source.labels.names == ["bad", "good"]
 
 
 WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
@@ -220,7 +220,7 @@ def test_a_copied_classifier_needs_no_training_and_scores_as_its_own_evaluate_sa
     del own["verdict"]
     saved = finetune(source, output_dir=tmp_path / "saved", **own)
     run = finetune(target, source=saved.folder, transfer="copy", output_dir=tmp_path / "copy", verdict=False)
-    assert run.record["training"] == {"seconds": 0.0, "examples": 0}
+    assert run.training == {"seconds": 0.0, "examples": 0}
     evaluated = Classifier.load(saved.folder).evaluate(target)
     for name, value in run.metrics.items():
         if name not in ("rows", "per_class"):
@@ -238,11 +238,11 @@ def test_a_saved_source_is_gone_on_with_as_one_that_was_just_learned(route, tune
     settings = {**QUICK, "num_train_epochs": ROUTES[route]["num_train_epochs"]}
     for given in (saved.folder, saved.classifier, saved):
         run = finetune(target, source=given, output_dir=tmp_path / "on", overwrite=True, **settings)
-        assert list(run.record["transfer"]["stages"]) == ["target"]
+        assert list(run.stages) == ["target"]
         found, expected = weights(run), weights(whole)
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
     # The one that was handed over is as it was.
-    assert all(np.array_equal(weights(saved)[name], value) for name, value in weights(Experiment(saved.folder)).items())
+    assert all(np.array_equal(weights(saved)[name], value) for name, value in weights(saved).items())
 
 
 def test_what_a_saved_classifier_cannot_do_is_refused(tune, sides, tmp_path):
@@ -269,10 +269,10 @@ def test_stages_have_settings_of_their_own(tune):
         "full", "sequential", source_settings={"num_train_epochs": 2},
         target_settings={"num_train_epochs": 3, "freeze_layers": 1, "learning_rate": 1e-4},
     )  # fmt: skip
-    stages = run.record["transfer"]["stages"]
+    stages = run.stages
     assert [len(stages[name]["history"]) for name in ("source", "target")] == [2, 3]
-    assert run.record["settings"]["stages"]["target"]["learning_rate"] == 1e-4
-    moved = run.record["transfer"]["distance_from_source"]
+    assert run.settings["stages"]["target"]["learning_rate"] == 1e-4
+    moved = run.transfer.distance_from_source
     below = {name: value for name, value in moved.items() if "embeddings" in name or name.endswith("layer.0")}
     assert len(below) >= 2 and set(below.values()) == {0.0}
     assert moved["bert.encoder.layer.1"] > 0 and moved["classifier"] > 0
@@ -280,40 +280,40 @@ def test_stages_have_settings_of_their_own(tune):
 
 def test_what_the_source_stage_froze_learns_on_the_target(tune):
     run = tune("full", "sequential", source_settings={"freeze_layers": 2})
-    assert all(value > 0 for value in run.record["transfer"]["distance_from_source"].values())
+    assert all(value > 0 for value in run.transfer.distance_from_source.values())
 
 
 @pytest.mark.parametrize("source", [True, False], ids=["sequential", "direct"])
 def test_the_layers_to_freeze_are_tried_on_validation(source, tune, tmp_path, sides):
     if source:
         run = tune("full", "sequential", target_settings={"layers": "auto"})
-        assert "curve" not in run.record["transfer"]["stages"]["source"]
+        assert run.stages["source"].curve is None
     else:
         _, target, base = sides("full")
         own = {name: value for name, value in QUICK.items() if name != "verdict"}
         run = finetune(target, route=Full(layers="auto", max_length=16), base=base, output_dir=tmp_path / "d", **own)
-    training = run.record["training"]
-    assert [entry["freeze_layers"] for entry in training["curve"]] == [0, 1, 2]
-    best = max(training["curve"], key=lambda entry: entry["best_score"])
-    assert training["chosen"]["freeze_layers"] == best["freeze_layers"]
-    assert training["best_score"] == best["best_score"]
-    frozen = run.cost["total_parameters"] - run.cost["trainable_parameters"]
+    training = run.training
+    assert [entry["freeze_layers"] for entry in training.curve] == [0, 1, 2]
+    best = max(training.curve, key=lambda entry: entry["best_score"])
+    assert training.chosen["freeze_layers"] == best["freeze_layers"]
+    assert training.best_score == best["best_score"]
+    frozen = run.cost.total_parameters - run.cost.trainable_parameters
     assert (frozen > 0) == (best["freeze_layers"] > 0)
-    assert run.report["validation"]["accuracy"] == pytest.approx(best["best_score"])
+    assert run.scores["validation"]["accuracy"] == pytest.approx(best["best_score"])
 
 
 def test_l2_sp_holds_to_the_source(tune):
     free, none, held = (tune("full", Sequential(l2_sp=strength)) for strength in (0.0, 1e-12, 1e3))
     plain = tune("full", "sequential")
     assert all(np.array_equal(weights(free)[name], weights(plain)[name]) for name in weights(plain))
-    far, near = (sum(run.record["transfer"]["distance_from_source"].values()) for run in (free, held))
+    far, near = (sum(run.transfer.distance_from_source.values()) for run in (free, held))
     assert near < far / 3
-    assert sum(none.record["transfer"]["distance_from_source"].values()) == pytest.approx(far, rel=1e-2)
+    assert sum(none.transfer.distance_from_source.values()) == pytest.approx(far, rel=1e-2)
 
 
 def test_relations_hold_the_angles_that_the_source_saw(tune):
     free, held = (tune("full", Relational(distance_weight=weight, angle_weight=weight)) for weight in (0.0, 100.0))
-    kept = [run.record["transfer"]["similarity"][-1]["cka_with_source"] for run in (free, held)]
+    kept = [run.transfer.similarity[-1]["cka_with_source"] for run in (free, held)]
     assert kept[1] > kept[0]
 
 
@@ -340,7 +340,7 @@ OTHER = {"good": "bad", "bad": "good"}
 
 def test_select_keeps_what_counts_on_the_source(tune):
     run = tune("words linear", "select_features")
-    stage = run.record["transfer"]["stages"]["target"]
+    stage = run.stages["target"].details
     assert set(stage["scores_by_share"]) == {"1", "0.5", "0.25", "0.1", "0.05"}
     assert stage["scores_by_share"][f"{stage['kept_features']:g}"] == max(stage["scores_by_share"].values())
     unused = (weights(run)["classifier.weight"] == 0).all(axis=0).sum()
@@ -389,7 +389,7 @@ def test_rows_that_look_like_the_target_count_more(tune, sides):
 
 def test_fewer_source_rows(tune):
     run = tune("words linear", "sequential", max_source_rows=30)
-    rows = {name: told["rows"] for name, told in run.record["transfer"]["source"]["fingerprints"].items()}
+    rows = run.transfer.source.rows
     assert rows["train"] + rows["validation"] == 30 and rows["test"] == 20
 
 
@@ -397,37 +397,34 @@ def test_kinds_of_labels_may_differ_where_all_learns(tune, sides):
     source, *_ = sides("full")
     several = {name: (texts, [[label] for label in labels]) for name, (texts, labels) in source.items()}
     run = tune("full", "sequential", source=several)
-    assert run.record["data"]["multi_label"] is False
-    assert run.record["transfer"]["source"]["multi_label"] is True
+    assert run.data.labels.multi_label is False
+    assert run.transfer.source.labels.multi_label is True
     with pytest.raises(SettingError, match="in all of the sources, or lists"):
         tune("full", "sequential", source=[source, several])
 
 
 def test_similarity_of_both_sides(tune):
     for route, layers in (("words linear", 1), ("probe linear", 2), ("full", 2), ("lora", 2)):
-        similarity = tune(route, "sequential").record["transfer"]["similarity"]
+        similarity = tune(route, "sequential").transfer.similarity
         assert [entry["layer"] for entry in similarity] == list(range(1, layers + 1))
         for entry in similarity:
             assert 0 <= entry["proxy_a_distance"] <= 2
             assert 0 <= entry["cka_with_source"] <= 1 + 1e-6
     # Frozen layers are what they were.
-    assert similarity and tune("probe linear", "sequential").record["transfer"]["similarity"][0][
-        "cka_with_source"
-    ] == pytest.approx(1)
+    assert similarity and tune("probe linear", "sequential").transfer.similarity[0]["cka_with_source"] == pytest.approx(
+        1
+    )
 
 
 def test_augmented_rows_are_learned_and_are_no_part_of_the_data(tune):
     run = tune("words linear", "sequential", augment_copies=2, augment_synonyms=0.3)
     plain = tune("words linear", "sequential")
-    rows = [one.record["data"]["fingerprints"]["train"]["rows"] for one in (run, plain)]
+    rows = [one.data.rows["train"] for one in (run, plain)]
     assert rows[0] == rows[1] == 24
-    assert (
-        run.record["transfer"]["stages"]["target"]["examples"]
-        > plain.record["transfer"]["stages"]["target"]["examples"]
-    )
-    assert run.record["settings"]["augment"]["augment_copies"] == 2
+    assert run.stages["target"].examples > plain.stages["target"].examples
+    assert run.settings["augment"]["augment_copies"] == 2
     # A row must not be held out whose copies are learned from.
-    chosen = [one.record["transfer"]["stages"]["target"]["chosen_by"] for one in (run, plain)]
+    chosen = [one.stages["target"].chosen_by for one in (run, plain)]
     assert chosen == ["validation", "cross-validation"]
 
 
@@ -441,7 +438,7 @@ def test_a_saved_source_brings_its_normalization(tune, sides, tmp_path):
     saved, (_, target, _) = tune("words linear", "copy", normalization="lower"), sides("words linear")
     settings = {**QUICK, "source": saved.folder, "output_dir": tmp_path / "on"}
     run = finetune(target, **settings)
-    assert run.classifier.normalization == "lower" and run.record["settings"]["data"]["normalization"] == "lower"
+    assert run.classifier.normalization == "lower" and run.settings["data"]["normalization"] == "lower"
     with pytest.raises(SettingError, match="normalization='web': expected that of the source's classifier"):
         finetune(target, normalization="web", **settings)
 
@@ -476,19 +473,19 @@ def test_what_is_frozen_of_the_source_is_computed_once_too(route, tune, monkeypa
     monkeypatch.setattr("nlptransfer.models.features.through", lambda *values: passes.append(values))
     again = tune(route, Sequential(l2_sp=1e-9, **frozen) if route == "full" else "joint", anew=True)
     assert not passes
-    assert again.record["data"]["fingerprints"] == first.record["data"]["fingerprints"]
+    assert again.data.fingerprints == first.data.fingerprints
 
 
 def test_scores_before_and_after_are_said_and_written(tune, caplog):
     caplog.set_level("INFO", logger="nlptransfer")
     run = tune("full", "sequential", anew=True)
-    told = run.report["transfer"]
+    told = run.transfer.scores
     for role in ("source", "target"):
         assert f"{role} (test): accuracy before {told[role]['before']['accuracy']:.4f}" in caplog.text
     assert f"after {told['source']['after']['accuracy']:.4f}" in caplog.text
     copied = tune("full", "copy")
     assert told["target"]["before"]["accuracy"] == copied.metrics["accuracy"]
-    assert told["source"]["before"] == copied.report["transfer"]["source"]["after"]
+    assert told["source"]["before"] == copied.transfer.scores["source"]["after"]
 
 
 def test_no_path_of_this_machine_is_written(tune, sides, tmp_path):

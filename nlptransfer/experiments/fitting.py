@@ -1,0 +1,272 @@
+"""Fit one stage of a transfer, in one variant: by the training loop, by a linear solver, or on plain text.
+
+This file knows what a stage learns from. It does not know which stages there are, nor how variants are compared.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nlptransfer import distributed
+from nlptransfer.experiments.task import Task
+from nlptransfer.memo import once
+from nlptransfer.models import Examples, predict_logits, represent
+from nlptransfer.results import Fit
+from nlptransfer.routes import Built, Route
+from nlptransfer.training import SOURCE, UNLABELED, Features, Head, HeadTask, TrainingSettings, train
+from nlptransfer.transfer import Learner, Pretrain, Stage, Transfer, Way, language_texts
+
+log = logging.getLogger("nlptransfer")
+
+COLLAPSED_RATE = 0.25
+"""Factor of the learning rate for the restart where every row was given the most frequent label."""
+
+
+@dataclass
+class Learning:
+    """A model on its way through the stages of a transfer."""
+
+    route: Route
+    transfer: Transfer
+    training: TrainingSettings
+    """None where the route's default for the rows of a stage is to be taken"""
+    tasks: Mapping[str, Task]
+    """by role; no source where a saved classifier stands in for it"""
+    built: Built
+    """its model is trained in place"""
+    folder: Path
+    """of the run: every stage has a folder of checkpoints in it"""
+    labels_agree: bool = True
+    """whether source and target have the same labels"""
+    source_head: nn.Linear | None = None
+    """for the source's labels, where they are others than the target's"""
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer."""
+        return self.route.head(self.built.model)
+
+    @property
+    def seed(self) -> int:
+        """The seed of initialization."""
+        return self.training.seed if self.training.init_seed is None else self.training.init_seed
+
+    def weights(self, route: Route | None = None) -> dict[str, Tensor]:
+        """Copy whatever the route may change in the model to the CPU, by name."""
+        state = (route or self.route).state(self.built.model)
+        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Put copied weights back into the model."""
+        self.built.model.load_state_dict(weights, strict=False)
+
+    def is_new(self, module: nn.Module) -> set[str]:
+        """Return names of the parameters of a last layer that was newly initialized for the target."""
+        if self.source_head is None:
+            return set()
+        own = {id(parameter) for parameter in self.route.head(cast(Any, module)).parameters()}
+        return {name for name, value in module.named_parameters() if id(value) in own}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A stage that was fitted."""
+
+    fit: Fit
+    logits: np.ndarray | None = None
+    """(validation rows, labels) of a model that has not learned from these rows, where the final one has"""
+
+
+def fit_variant(
+    learning: Learning, stage: Stage, variant: Way, settings: TrainingSettings, checkpoints: Path
+) -> Fitted:
+    """Train the model in place.
+
+    Args:
+        variant: the strategy and the route with the settings of this variant.
+        settings: with no None left among epochs, learning rate and batch size, unless the stage needs none.
+        checkpoints: folder of what a resume needs.
+    """
+    if stage.learns == "language":
+        own = cast(Pretrain, next(part for part in learning.transfer.parts if stage in part.stages))
+        target, *others = (task.data for task in learning.tasks.values())
+        texts = language_texts(target, others, learning.seed)
+        return Fitted(Fit.from_record(own.learn(variant.route, learning.built, texts, settings, checkpoints)))
+    if stage.learns == "head":
+        return _fit_head_alone(learning, stage, variant)
+    fit = partial(_fit_and_restart_if_collapsed, learning, stage, variant, settings, checkpoints)
+    if not variant.route.is_frozen or cast(Transfer, variant.transfer).learns_from(stage) != (SOURCE,):
+        return fit()
+    return _fit_source_once(learning, stage, variant.route, settings, fit)
+
+
+def _fit_source_once(learning: Learning, stage: Stage, route: Route, settings: TrainingSettings, fit: Any) -> Fitted:
+    """Fit a frozen route on the source alone; what it learns is the same for all strategies of a pair of domains."""
+    task = learning.tasks[SOURCE]
+    config = (stage.learns, _takes_last_epoch(stage, route), route, settings, learning.training)
+    # The tokenizer stands for the base and for the texts that the vocabulary is of.
+    values = route.state(learning.built.model).values()
+    weights = [value.detach().cpu().numpy().tobytes() for value in values]
+    weights += [] if task.weights is None else [task.weights.tobytes()]
+    key = "learned", learning.built.tokenizer, str((config, task.data.fingerprints())), *weights
+    fitted, learned = once(key, lambda: (fit(), learning.weights(route)))
+    learning.restore(learned)
+    return cast(Fitted, fitted)
+
+
+def _fit_head_alone(learning: Learning, stage: Stage, variant: Way) -> Fitted:
+    """Fit the last layer on what the rest of the model gives as it is."""
+    started, role, model = time.perf_counter(), stage.roles[0], learning.built.model
+    task = learning.tasks[role]
+    texts = task.data.train.texts, task.data.validation.texts
+    rows = [variant.route.rows(model, learning.built.tokenizer, some, share=True) for some in texts]
+    train_features, validation_features = (represent(model, learning.head, some) for some in rows)
+    held_out = Features(validation_features, task.data.validation.targets)
+    fitted = _fit_head(learning, stage, variant, {role: task}, {role: train_features}, held_out)
+    return _with_cost(fitted, started, len(train_features) + len(validation_features))
+
+
+def _fit_and_restart_if_collapsed(
+    learning: Learning, stage: Stage, variant: Way, settings: TrainingSettings, checkpoints: Path
+) -> Fitted:
+    """Train; where the validation score is no better than one label for all rows, once more at a lower rate.
+
+    The better of the two is kept, of equals the second.
+    """
+    route = variant.route
+    start = {} if route.is_solved else learning.weights(route)
+    first = _fit(learning, stage, variant, settings, checkpoints)
+    score, rate = first.fit.best_score, settings.learning_rate
+    majority = learning.tasks[stage.roles[0]].majority_score()
+    if route.is_solved or score is None or majority is None or rate is None or score > majority:
+        return first
+    lower = rate * COLLAPSED_RATE
+    log.warning(
+        "collapsed: the validation score, %.4f, is no better than one label for all rows; anew from the start, "
+        "with learning_rate=%g instead of %g",
+        score,
+        lower,
+        rate,
+    )
+    after_first = learning.weights(route)
+    learning.restore(start)
+    retried = checkpoints.with_name(f"{checkpoints.name}_retried")
+    second = _fit(learning, stage, variant, replace(settings, learning_rate=lower), retried)
+    kept, other, other_rate = second, first, rate
+    if cast(float, second.fit.best_score) < score:
+        learning.restore(after_first)
+        kept, other, other_rate = first, second, lower
+    fit = replace(
+        kept.fit,
+        seconds=first.fit.seconds + second.fit.seconds,
+        examples=first.fit.examples + second.fit.examples,
+        collapsed={"learning_rate": other_rate, "history": other.fit.history},
+    )
+    return replace(kept, fit=fit)
+
+
+def _fit(learning: Learning, stage: Stage, variant: Way, settings: TrainingSettings, checkpoints: Path) -> Fitted:
+    """Train the model in place, by the linear solver where the route's last layer alone learns, else by the loop."""
+    route, transfer = variant.route, cast(Transfer, variant.transfer)
+    model, roles, started = learning.built.model, transfer.learns_from(stage), time.perf_counter()
+    tasks = {role: learning.tasks[role] for role in roles}
+    first = tasks[roles[0]]
+    texts = [task.data.train.texts for task in tasks.values()]
+    validation = first.data.validation
+    if _takes_last_epoch(stage, route):
+        validation = validation.take([])
+    module, (*rows, validation_rows) = route.learning(model, learning.built.tokenizer, *texts, validation.texts)
+    by_role = dict(zip(tasks, rows, strict=True))
+    inputs = {role: route.head_inputs(module, own) for role, own in by_role.items()}
+    if inputs[roles[0]] is not None:
+        held_out = Features(cast(Any, route.head_inputs(module, validation_rows)), validation.targets)
+        fitted = _fit_head(learning, stage, variant, tasks, cast(dict[str, np.ndarray], inputs), held_out)
+        if route.is_solved:
+            return _with_cost(fitted, started, sum(map(len, rows)) + len(validation_rows))
+    prepared = time.perf_counter() - started
+    new, last_layer = learning.is_new(module), route.head(cast(Any, module))
+    learner = Learner(
+        module=module,
+        last_layer=last_layer,
+        criteria={role: task.criterion for role, task in tasks.items()},
+        examples={role: Examples(by_role[role], task.data.train.targets, task.weights) for role, task in tasks.items()},
+        taught={name: value for name, value in module.named_parameters() if name not in new},
+        represent=partial(represent, module, last_layer),
+        classify=partial(predict_logits, module, share=True),
+        source_head=learning.source_head,
+    )
+    examples = transfer.examples(stage, learner)
+    report = train(
+        transfer.objective(stage, learner),
+        examples[roles[0]],
+        Examples(validation_rows, validation.targets),
+        partial(first.score, validation.targets),
+        settings,
+        checkpoints,
+        route.paces(model),
+        examples[roles[1]] if len(roles) > 1 else None,
+        (roles[0], roles[-1]),
+    )
+    return Fitted(Fit.from_record(asdict(replace(report, seconds=report.seconds + prepared))))
+
+
+def _fit_head(
+    learning: Learning,
+    stage: Stage,
+    variant: Way,
+    tasks: Mapping[str, Task],
+    inputs: Mapping[str, np.ndarray],
+    held_out: Features,
+) -> Fitted:
+    """Fit the last layer on its inputs, (rows, width) by role, and put it into the model."""
+    head = learning.head
+    none = Features(held_out.values[:0], held_out.targets[:0])
+    heads = {
+        role: HeadTask(
+            task.criterion.cpu(),
+            Features(inputs[role], task.data.train.targets, task.weights),
+            held_out if role == stage.roles[0] else none,
+            task.score,
+            has_bias=head.bias is not None,  # decoders have none
+            seed=learning.seed,
+            by_loss=learning.training.metric_for_best_model is None,
+            folds_know=task.has_copies,
+        )
+        for role, task in tasks.items()
+    }
+    if variant.route.is_solved or stage.learns == "head":
+        solved = cast(Transfer, variant.transfer).solve(stage, heads, _source_head(learning))
+    else:
+        solved = heads[stage.roles[0]].choose(refit=False)
+    weight, bias = distributed.from_main(solved.head)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        if head.bias is not None:
+            head.bias.copy_(torch.from_numpy(bias))
+    return Fitted(Fit.from_record(solved.record), solved.held_out)
+
+
+def _source_head(learning: Learning) -> Head:
+    """Return weight and bias of the last layer that the source has learned."""
+    head = learning.source_head if learning.source_head is not None else learning.head
+    weight = head.weight.detach().cpu().numpy().copy()
+    bias = np.zeros(len(weight), np.float32) if head.bias is None else head.bias.detach().cpu().numpy().copy()
+    return weight, bias
+
+
+def _with_cost(fitted: Fitted, started: float, examples: int) -> Fitted:
+    return replace(fitted, fit=replace(fitted.fit, seconds=time.perf_counter() - started, examples=examples))
+
+
+def _takes_last_epoch(stage: Stage, route: Route) -> bool:
+    # Without a head no score tells epochs apart, and the best epoch for the source need not be the best for the
+    # target; variants are compared at the same epoch, that of the source alone too.
+    return stage.learns == "representation" or (UNLABELED in stage.roles and not route.is_solved)

@@ -1,0 +1,136 @@
+"""Say all that decides what a run learns, name it, and print the command that repeats it.
+
+This file does not know how a run is made, nor where its result lies.
+"""
+
+import hashlib
+import json
+import shlex
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from nlptransfer.classifier import Classifier
+from nlptransfer.data import Data, DataSettings, Labels
+from nlptransfer.models import hash_of_modules
+from nlptransfer.routes import Route, named_local
+from nlptransfer.settings import as_text
+from nlptransfer.training import Augment, TrainingSettings
+from nlptransfer.transfer import Direct, Sides, Transfer
+
+WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "save_epochs", "keep_checkpoints")
+"""Settings that change nothing of what is learned: a run may be resumed with others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The source of a transfer, with the label names of the target: a dataset, or a saved classifier."""
+
+    name: str
+    labels: Labels
+    """those of the target, in its order, where both have the same"""
+    data: Data | None
+    """None: ``classifier`` has learned from it"""
+    classifier: Classifier | None = None
+    weights: np.ndarray | None = None
+    """(training rows,) float32 with mean 1: weight of each in the loss; None: all 1"""
+    sizes: tuple[int, ...] = ()
+    """training rows of each of several sources, in their order"""
+
+    def sides(self, target: Data) -> Sides:
+        """Return what a strategy has to fit."""
+        return Sides(self.labels.names, target.labels.names, self.agrees(target), self.data is not None)
+
+    def agrees(self, target: Data) -> bool:
+        """Return whether the labels are the target's."""
+        return same_labels(self.labels, target.labels)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, Any]:
+        """Identify the content, on every machine."""
+        if self.data is not None:
+            return self.data.fingerprints()
+        assert self.classifier is not None
+        return {"classifier": hash_of_modules([self.classifier.model])}
+
+
+def same_labels(one: Labels, other: Labels) -> bool:
+    """Return whether two tasks have the same label names, in any order."""
+    return set(one.names) == set(other.names) and one.multi_label == other.multi_label
+
+
+@dataclass(frozen=True, eq=False)
+class RunConfig:
+    """All that decides what a run learns."""
+
+    data: Data
+    route: Route
+    data_settings: DataSettings
+    training: TrainingSettings
+    """None where the route's default for the rows of a stage is to be taken"""
+    base: str | None = None
+    """hub id, folder or file; None: the route's default"""
+    revision: str | None = None
+    """commit, branch or tag of a base on the hub"""
+    further_metrics: tuple[str, ...] = ()
+    transfer: Transfer = field(default_factory=Direct)
+    source: Source | None = None
+    augment: Augment = field(default_factory=Augment)
+    unlabeled_name: str | None = None
+    """of the file of further texts without labels"""
+
+    def name(self) -> str:
+        """Name a folder after the data and the settings."""
+        digest = hashlib.sha256(json.dumps(self.question(), sort_keys=True).encode()).hexdigest()[:8]
+        strategy = [] if isinstance(self.transfer, Direct) else [self.transfer.name.replace(" >> ", "-")]
+        return "-".join([self.data.name, self.route.name, *strategy, digest])
+
+    def question(self) -> dict[str, Any]:
+        """Return all that decides what is learned, as JSON; a local base by name and content, not by its path."""
+        training = {name: value for name, value in asdict(self.training).items() if name not in WITHOUT_EFFECT}
+        question = {
+            "fingerprints": self.data.fingerprints(),
+            "route": self.route.name,
+            "base": named_local(self.base),
+            "revision": self.revision,
+            "further_metrics": self.further_metrics,
+            **asdict(self.data_settings),
+            **training,
+            **self.route.recorded(),
+            **asdict(self.augment),
+        }
+        if not isinstance(self.transfer, Direct):
+            question |= {"transfer": self.transfer.name, **self.transfer_settings()}
+        if self.source is not None:
+            question |= {"source": self.source.fingerprints}
+        return cast(dict[str, Any], json.loads(json.dumps(question)))
+
+    def transfer_settings(self) -> dict[str, Any]:
+        """Return the settings of all strategies in the transfer."""
+        return {name: value for part in self.transfer.parts for name, value in asdict(part).items()}
+
+    def command(self) -> str:
+        """Return the command line that asks for this run, with names in place of paths."""
+        words = ["nlptransfer", "finetune", self.data.name, "--route", self.route.name]
+        if self.base is not None:
+            words += ["--base", Path(self.base).name if Path(self.base).exists() else self.base]
+        if self.revision is not None:
+            words += ["--revision", self.revision]
+        for metric in self.further_metrics:
+            words += ["--metric", metric]
+        if self.source is not None:
+            words += ["--source", self.source.name]
+        if not isinstance(self.transfer, Direct):
+            words += ["--transfer", self.transfer.name]
+        if self.unlabeled_name is not None:
+            words += ["--unlabeled", self.unlabeled_name]
+        for settings in (self.data_settings, self.training, self.route, *self.transfer.parts, self.augment):
+            for setting in fields(cast(Any, settings)):
+                value = getattr(settings, setting.name)
+                if value != setting.default and setting.name not in WITHOUT_EFFECT:
+                    value = named_local(value) if isinstance(value, str) else value
+                    words += ["--set", f"{setting.name}={as_text(value)}"]
+        return shlex.join(words)

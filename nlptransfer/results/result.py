@@ -1,0 +1,124 @@
+"""The result of a run: its settings, scores, cost, predictions and classifier. It knows no file names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nlptransfer.classifier import Classifier
+from nlptransfer.errors import DataError, RunFolderError
+from nlptransfer.results import records
+from nlptransfer.results.predictions import Predictions
+from nlptransfer.results.summaries import Cost, DataSummary, Fit, TransferSummary, Verdict
+from nlptransfer.transfer import Copy
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """A finished run, just made or loaded from its folder."""
+
+    folder: Path
+    data: DataSummary
+    settings: Mapping[str, Mapping[str, Any]]
+    """as resolved: data, route, training, augment; of a transfer also stages, the training settings by stage"""
+    question: Mapping[str, Any]
+    """as asked for: what a repeated call is compared with"""
+    command: str
+    """the command line that asks for this run"""
+    base: Mapping[str, Any] | None
+    """kind, name and revision of what the route started from; None for a baseline"""
+    scores: Mapping[str, Mapping[str, Any]]
+    """by split: scores with intervals, per_class, rows"""
+    cost: Cost
+    training: Fit
+    """of the last stage, with the seconds and examples of all"""
+    processes: int
+    """processes that trained together"""
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    """of Python and the packages that decide what comes out"""
+    transfer: TransferSummary | None = None
+    """None without a source and without a further stage"""
+    verdict: Verdict | None = None
+    """whether the source helped; None where that was not measured"""
+    calibration: Mapping[str, Any] | None = None
+    """rows and temperature, where probabilities were calibrated"""
+    thresholds: tuple[float, ...] | None = None
+    """for several labels a row: the probability from which each is given; None: 0.5"""
+    predictions: Mapping[str, Predictions] = field(default_factory=dict, repr=False)
+    """of validation and test"""
+    live: Classifier | None = field(default=None, repr=False)
+    """the classifier in memory, where the run was just made"""
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "RunResult":
+        """Read a finished run from its folder.
+
+        Raises:
+            RunFolderError: no finished run is there.
+        """
+        return cls(folder=Path(folder), **records.read_run(Path(folder)))
+
+    def save(self) -> None:
+        """Write all but the classifier into the folder."""
+        records.write_run(self)
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Scores on the test split.
+
+        Raises:
+            DataError: the data had none.
+        """
+        if "test" not in self.scores:
+            raise DataError(
+                f"{self.folder}: expected scores on test, found none, as the data had no test rows: see .scores"
+            )
+        return self.scores["test"]
+
+    @property
+    def stages(self) -> Mapping[str, Fit]:
+        """The fit of each stage of a transfer, by name."""
+        return self.transfer.stages if self.transfer is not None else {}
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The trained classifier.
+
+        Raises:
+            RunFolderError: it was not saved, and the run was not just made.
+        """
+        if self.live is not None:
+            return self.live
+        if not self.has_model:
+            raise RunFolderError(f"{self.folder}: expected a saved model, found none: run it anew with save_model=True")
+        return Classifier.load(self.model_folder)
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the classifier is saved, if it is."""
+        return self.folder / records.MODEL
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the folder holds the classifier."""
+        return self.model_folder.is_dir()
+
+    def without_model(self) -> "RunResult":
+        """Return the same result without the classifier in memory."""
+        return replace(self, live=None)
+
+    def drop_model(self) -> None:
+        """Delete the saved classifier."""
+        records.remove(self.model_folder)
+
+    def validation_score(self, metric: str) -> float:
+        """Return the score on target rows that the run has not learned from, without test."""
+        if self.transfer is not None and self.transfer.name == Copy.name:
+            # It has learned from none of them.
+            splits = [self.scores[name] for name in ("train", "validation") if name in self.scores]
+            return float(sum(one["rows"] * one[metric] for one in splits) / sum(one["rows"] for one in splits))
+        if self.training.chosen_by == "cross-validation" and self.training.best_score is not None:
+            return self.training.best_score
+        return float(self.scores["validation"][metric])
