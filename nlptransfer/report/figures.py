@@ -82,7 +82,7 @@ def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: 
     """Scores over training seconds, on a logarithmic axis, with their intervals.
 
     Args:
-        points: of each rung, by name; the place is in seconds.
+        points: of each candidate, by name; the place is in seconds.
         chosen: the name of the recommended one.
         metric: what the score is, in words.
     """
@@ -104,10 +104,10 @@ def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: 
 
 
 def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Markup:
-    """Scores over the number of training rows, a line for each rung.
+    """Scores over the number of training rows, a line for each candidate.
 
     Args:
-        curves: by the rung's name; places are rows.
+        curves: by the candidate's name; places are rows.
         metric: what the score is, in words.
     """
 
