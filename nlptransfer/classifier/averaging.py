@@ -12,8 +12,6 @@ from torch import Tensor
 from nlptransfer import distributed
 from nlptransfer.classifier.classifier import Classifier
 from nlptransfer.errors import SettingError
-from nlptransfer.hub import recorded_base
-from nlptransfer.routes import Lora, adapted
 from nlptransfer.settings import check
 
 
@@ -52,15 +50,14 @@ def average(
     rank = sum(config.r for config in configs)
     # alpha / rank = 1: the scales are in the matrices by now.
     scaled: dict[str, Any] = {"lora_alpha": rank, "use_rslora": False, "lora_dropout": 0.0}
-    route = replace(cast(Lora, first.route), rank=rank, merge=False, **scaled)
+    route = replace(cast(Any, first.route), rank=rank, merge=False, **scaled)
     config = replace(configs[0], r=rank, inference_mode=False, **scaled)
     known = (first.record or {})["base"]
-    model, _ = route.load_base(recorded_base(known, base), first.labels, first.tokenizer, 0, **route.precision)
     states = [get_peft_model_state_dict(cast(Any, one.model), save_embedding_layers=False) for one in classifiers]
-    mixed = adapted(model, config, _mixed(states, configs, shares)).to(distributed.state().device)
-    return replace(
-        first, route=route, model=mixed, thresholds=None, record={"base": known, "average": {"weights": shares}}
-    )
+    state = _mixed(states, configs, shares)
+    mixed = route.with_adapter(known, base, first.labels, first.tokenizer, config, state)
+    mixed, record = mixed.to(distributed.state().device), {"base": known, "average": {"weights": shares}}
+    return replace(first, route=route, model=mixed, thresholds=None, record=record)
 
 
 def _check_alike(first: Classifier, other: Classifier, number: int) -> None:

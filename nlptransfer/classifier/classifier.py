@@ -23,7 +23,7 @@ from nlptransfer.evaluation import confidence, predicted, score_predictions, to_
 from nlptransfer.files import atomic_folder, read_json, write_json
 from nlptransfer.hub import Pushed, recorded_base
 from nlptransfer.models import LongText, SharedBase, predict_logits
-from nlptransfer.routes import Route
+from nlptransfer.routes import SavedFormat
 from nlptransfer.settings import check
 
 CHUNK = 4096
@@ -69,7 +69,7 @@ class Prediction:
 class Classifier:
     """A model that has learned to label texts."""
 
-    route: Route
+    route: SavedFormat
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     labels: Labels

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError, SettingError
-from nlptransfer.hub import fast_tokenizer, from_pretrained
+from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained
 from nlptransfer.models import (
     LongText,
     Rows,
@@ -26,7 +25,8 @@ from nlptransfer.models import (
     predict_logits,
     texts_of_rows,
 )
-from nlptransfer.routes import WORDS, Built, Route, Word2VecConfig
+from nlptransfer.routes import ROUTES, WORDS, SavedFormat
+from nlptransfer.settings import fill
 
 GRAPH = "model.onnx"
 WEIGHTS = "model.onnx.data"
@@ -131,36 +131,21 @@ def graph_rows(
         words: what cuts texts for word vectors beside an encoder.
         long_text: as the route has it.
     """
-    if isinstance(config, Word2VecConfig) and config.only_pools:
+    if getattr(config, "only_pools", False):
         return encode_words(texts, tokenizer, long_text)
     tokens = encode(texts, tokenizer, tokenizer.model_max_length, long_text)
     return tokens if words is None else WithWordIds(tokens, encode_words(texts, words, long_text))
 
 
 @dataclass(frozen=True)
-class Exported(Route):
-    """What a classifier of another route has become as ONNX: it predicts, and cannot learn."""
+class Exported(SavedFormat):
+    """A classifier of any route as ONNX: it predicts, and cannot learn."""
 
     name: ClassVar[str] = "onnx"
     opened_by: ClassVar[str] = "onnxruntime"
 
     learned_by: str
     """the route that it has learned by"""
-
-    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
-        raise self._cannot_learn()
-
-    def defaults(self, data: Data) -> dict[str, Any]:
-        raise self._cannot_learn()
-
-    def head(self, model: PreTrainedModel) -> nn.Linear:
-        raise self._cannot_learn()
-
-    def _cannot_learn(self) -> SettingError:
-        return SettingError(
-            f"route onnx: expected a classifier that can learn, found one that was exported to predict: take what it "
-            f"was exported from, of route {self.learned_by}"
-        )
 
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
@@ -186,6 +171,12 @@ class Exported(Route):
         words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
         model = OnnxForSequenceClassification(from_pretrained(AutoConfig, folder), folder, words)
         return model.eval(), fast_tokenizer(folder)
+
+    def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
+        settings = record["learned"]["settings"]
+        learned = fill({"route": ROUTES.find(self.learned_by)}, settings)["route"].card_section(record, repo_id)
+        relation = "quantized" if "int8" in record["format"] else "finetune"
+        return replace(learned, library_name="nlptransfer", relation=relation, loading_code="")
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
         # In the same batches: in int8 what else is in a batch changes how activations are rounded.

@@ -27,9 +27,8 @@ from nlptransfer.classifier.onnx import (
     graph_rows,
 )
 from nlptransfer.errors import BaseModelError, SettingError, VerificationError
-from nlptransfer.models import pool, predict_logits
-from nlptransfer.routes import ProbeForSequenceClassification, Route
-from nlptransfer.vectors import RESERVED
+from nlptransfer.models import predict_logits
+from nlptransfer.routes import SavedFormat
 
 TOLERANCE = 1e-3
 """Logits of a float32 graph may differ by so much from the live model's: products are added up in another order."""
@@ -46,7 +45,7 @@ class OnnxExport:
 
 
 def export_onnx(
-    route: Route,
+    route: SavedFormat,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],
@@ -74,16 +73,7 @@ def export_onnx(
     _need_packages()
     if isinstance(route, Exported):
         raise SettingError("export: expected a model in torch, found one in ONNX: take what it was exported from")
-    if (
-        isinstance(model, ProbeForSequenceClassification)
-        and model.config.head == "mlp"
-        and route.long_text == "windows"
-    ):
-        # It is given the mean of the windows' features; a graph gives logits of each.
-        raise SettingError(
-            "export: expected a probe with head_type=linear where long_text=windows, found mlp: train it with "
-            "head_type=linear, long_text=head_tail or a larger max_length"
-        )
+    route.check_export()
     plain = route.merged(model) if isinstance(model, PeftModel) else deepcopy(model)
     plain = plain.cpu().float().eval()
     plain.config.architectures = [type(plain).__name__]
@@ -140,9 +130,8 @@ class _Graph(nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
-        if word_ids is not None and isinstance(self.model, ProbeForSequenceClassification):
-            assert self.model.vectors is not None
-            inputs["word_features"] = pool(self.model.vectors(word_ids), word_ids >= RESERVED, ("mean",))
+        if word_ids is not None:
+            inputs["word_ids"] = word_ids
         return self.model(**inputs).logits.float()
 
 

@@ -8,7 +8,7 @@ from nlptransfer.classifier.onnx import Exported
 from nlptransfer.errors import RunFolderError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.hub import fetch, is_hub_id
-from nlptransfer.routes import ROUTES, Route
+from nlptransfer.routes import ROUTES, SavedFormat
 from nlptransfer.settings import check, fill
 
 RECORD = "nlptransfer.json"
@@ -44,7 +44,7 @@ def saved_folder(folder: Path) -> Path:
     return found
 
 
-def route_of(record: Mapping[str, Any]) -> Route:
+def route_of(record: Mapping[str, Any]) -> SavedFormat:
     """Return the route of a record, or what a classifier in ONNX has in place of one."""
     name = record["route"]
     kind = Exported if name == Exported.name else ROUTES.find(name)

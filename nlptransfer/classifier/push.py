@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nlptransfer.classifier.persistence import RECORD, route_of, saved_folder
 from nlptransfer.classifier.verification import check_logits, reopened_logits
@@ -62,7 +63,9 @@ def push_saved(
             "base and train with its hub id, or push a merged model"
         )
     check_logits(told, reopened_logits(route, folder, base, told["texts"]), str(folder))
-    card = model_card(record, repo_id, license=license, language=language, datasets=datasets, examples=examples)
+    section = route.card_section(record, repo_id)
+    own: dict[str, Any] = {"license": license, "language": language, "datasets": datasets, "examples": examples}
+    card = model_card(record, repo_id, section, **own)
     return push(
         folder, repo_id, card, private=private, revision=revision, create_pr=create_pr, token=token, dry_run=dry_run
     )

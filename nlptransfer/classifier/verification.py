@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nlptransfer.data import Labels
 from nlptransfer.errors import VerificationError
-from nlptransfer.routes import Route
+from nlptransfer.routes import SavedFormat
 
 TOLERANCE = 1e-4
 """Logits of a saved model may differ by so much from the live one's: the rounding of float32."""
@@ -33,7 +33,7 @@ def made_texts(labels: Labels, tokenizer: PreTrainedTokenizerFast) -> list[str]:
 
 
 def verified(
-    route: Route, folder: Path, record: Mapping[str, Any], texts: Sequence[str], live: np.ndarray, made: int
+    route: SavedFormat, folder: Path, record: Mapping[str, Any], texts: Sequence[str], live: np.ndarray, made: int
 ) -> dict[str, Any]:
     """Open a folder that was just saved, by the classes that its card names and under another seed, and compare.
 
@@ -58,7 +58,7 @@ def verified(
     return told
 
 
-def reopened_logits(route: Route, folder: Path, base: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
+def reopened_logits(route: SavedFormat, folder: Path, base: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
     """(texts, labels) logits of a saved folder that is opened as its card says, under another seed.
 
     Args:

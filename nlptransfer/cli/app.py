@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
 from inspect import signature
 from itertools import product
 from pathlib import Path
@@ -30,6 +29,7 @@ from nlptransfer.cli.sharing import shipping_app
 from nlptransfer.cli.terminal import show_comparison, show_gains, show_runs, start_log
 from nlptransfer.errors import NlpTransferError, SettingError
 from nlptransfer.files import atomic_file
+from nlptransfer.models import give_way_soon
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
 from nlptransfer.settings import pairs
 from nlptransfer.transfer import TRANSFERS
@@ -49,20 +49,6 @@ app.add_typer(shipping_app)
 # How long a process that fails waits for another to say why, and to be stopped.
 SECONDS_FOR_FIRST = 5
 SECONDS_FOR_CAUSE = 2
-
-
-def launchable(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb, which starts the processes that accelerate launch was asked for where that starts one."""
-
-    @wraps(verb)
-    def launched(*args: Any, **given: Any) -> None:
-        if "MASTER_PORT" in os.environ:
-            from nlptransfer import distributed
-
-            distributed.start_all()
-        verb(*args, **given)
-
-    return launched
 
 
 def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> Callable[..., None]:
@@ -149,8 +135,8 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
     return verb
 
 
-app.command("finetune")(launchable(finetune(...)))
-app.command("gap")(launchable(gap_verb()))
+app.command("finetune")(finetune(...))
+app.command("gap")(gap_verb())
 
 
 def comparing(data_default: Any) -> Callable[..., None]:
@@ -205,7 +191,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
     return verb
 
 
-app.command("compare")(launchable(comparing(...)))
+app.command("compare")(comparing(...))
 
 
 @app.command("predict")
@@ -396,11 +382,13 @@ def curves_and_show(
 
 
 def main() -> None:
-    """The entry point: domain errors are one line, and exit code 2."""
+    """Run the command line of the package."""
     guarded(app)
 
 
 def guarded(verb: Callable[[], Any]) -> None:
+    """Run a command line: an error on purpose is one line, and exit code 2."""
+    give_way_soon()
     try:
         verb()
     except Exception as error:

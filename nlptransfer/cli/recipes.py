@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from nlptransfer.cli.app import finetune, guarded, launchable
+from nlptransfer.cli.app import finetune, guarded
 
 
 def recipe(*data: str | Path, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> None:
@@ -26,5 +26,5 @@ def run_verb(verb: Callable[..., None], description: str | None) -> None:
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     # Click wraps a paragraph unless it begins with \b: the commands of a recipe's description stay as they are.
     text = (description or "").strip().replace("\n\n", "\n\n\b\n")
-    single.command(help=text)(launchable(verb))
+    single.command(help=text)(verb)
     guarded(single)

@@ -26,8 +26,8 @@ from nlptransfer.experiments.source_gain import (
     seeds_for,
 )
 from nlptransfer.files import write_json
-from nlptransfer.results import GAINS, REPORT, RunConfig, RunResult
-from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route
+from nlptransfer.results import GAINS, REPORT, RunConfig, RunResult, plain
+from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
 from nlptransfer.settings import check, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 from nlptransfer.transfer import Direct, FromSource, Transfer, transfer_classes
@@ -166,7 +166,7 @@ def gain_curve(
             metric = gain_metric(config)
             pairs = Pairs(plan.config, plan.data_settings, plan.training, seeds or SEEDS).runs(folder / str(size))
             gain = gain_of(pairs, config.data.labels, metric)
-            gains.append({"size": size, "transfer": config.transfer.name, **asdict(gain)})
+            gains.append({"size": size, "transfer": config.transfer.name, **plain(asdict(gain))})
             log.info("%d rows, %s: %s", size, config.transfer.name, in_words(gain))
             if distributed.is_main():
                 write_json(folder / GAINS, gains)
@@ -294,12 +294,17 @@ def _checked_apart(name: str, value: Any, settings: Mapping[str, Any], allowed: 
     return {field: getattr(value, field) for field in own}
 
 
-def _as_saved(saved: Route, asked: str | Route | None) -> Route:
+def _as_saved(saved: SavedFormat, asked: str | Route | None) -> Route:
     """The route of a saved classifier that is the source, with what may differ from stage to stage as it is asked for.
 
     Raises:
-        SettingError: another route is asked for, or other settings.
+        SettingError: it cannot learn, or another route is asked for, or other settings.
     """
+    if not isinstance(saved, Route):
+        raise SettingError(
+            "source: expected a classifier that can learn, found one that was exported to predict: take what it was "
+            f"exported from, of route {getattr(saved, 'learned_by', saved.name)}"
+        )
     if asked is None or asked == saved.name:
         return saved
     if isinstance(asked, str) or type(asked) is not type(saved):

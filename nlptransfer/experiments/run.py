@@ -142,7 +142,7 @@ def _truncated(config: RunConfig, built: Built) -> dict[str, float]:
     route, tokenizer = config.route, built.tokenizer
     splits = {name: split.texts for name, split in config.data.splits.items() if len(split)}
     found = {
-        name: once((str(route), tokenizer, tuple(texts)), partial(route.cut, tokenizer, texts)) / len(texts)
+        name: once((str(route), tokenizer, tuple(texts)), partial(route.truncated, tokenizer, texts)) / len(texts)
         for name, texts in splits.items()
     }
     if found.get("train", 0.0) > TRUNCATED_WARNING:

@@ -23,7 +23,7 @@ from nlptransfer.experiments.diagnostics import (
 )
 from nlptransfer.experiments.fitting import Fitted, Learning, fit_variant
 from nlptransfer.models import predict_logits, relabel
-from nlptransfer.results import CHECKPOINTS, Fit, read_stage, write_stage
+from nlptransfer.results import CHECKPOINTS, Fit, plain, read_stage, write_stage
 from nlptransfer.routes import Route
 from nlptransfer.training import SOURCE, TARGET, UNLABELED, TrainingSettings
 from nlptransfer.transfer import FROM_SOURCE, Chosen, Evidence, Stage, Way, choose, kept_odds, warn_of_shift
@@ -222,7 +222,7 @@ class _Runner:
             return Fitted(fit, logits)
         fitted = fit_variant(learning, stage, variant, settings, checkpoints)
         if learning.transfer.judged_without_labels(stage):
-            evidence = asdict(self._measure_evidence(stage, fitted.logits))
+            evidence = plain(asdict(self._measure_evidence(stage, fitted.logits)))
             fitted = replace(fitted, fit=replace(fitted.fit, evidence=evidence))
         if keep and distributed.is_main():
             write_stage(checkpoints, learning.weights(variant.route), fitted.fit, fitted.logits)

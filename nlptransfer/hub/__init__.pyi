@@ -5,7 +5,12 @@ from .base_models import find_base as find_base
 from .base_models import is_encoder as is_encoder
 from .base_models import recorded_base as recorded_base
 from .base_models import weights_hash as weights_hash
+from .card import CardSection as CardSection
+from .card import base_name as base_name
+from .card import markdown as markdown
 from .card import model_card as model_card
+from .card import pipeline_code as pipeline_code
+from .card import quoted as quoted
 from .client import is_hub_id as is_hub_id
 from .download import fetch as fetch
 from .pretrained import adapter_config as adapter_config

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,31 @@ _LANGUAGE = r"[a-z]{2,3}|multilingual|code"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # As entities, which mean nothing in tables, HTML or formulas. A backslash keeps the common underscore readable.
 _ENTITIES = str.maketrans({sign: f"&#{ord(sign)};" for sign in "\\`*[]{}|<>&$~#!@:"} | {"_": "\\_"})
+
+
+@dataclass(frozen=True)
+class CardSection:
+    """What a model card says of how a classifier learned, is saved and is opened, in markdown."""
+
+    training: str
+    """how it learned"""
+    library_name: str = "nlptransfer"
+    """what opens it, in the hub's words"""
+    relation: str | None = None
+    """to its base, in the hub's words: finetune, adapter, quantized ("merge" is of several)"""
+    loading_code: str = ""
+    """Python that takes the string ``text`` and ends with ``probabilities``, {label name: float}"""
+    loading_needs: str = "Without nlptransfer, in plain transformers"
+    """what that needs"""
+    loading_note: str = ""
+    has_steps: bool = True
+    """whether it was trained, and not fitted"""
+    unit: str = "tokens"
+    """what ``max_length`` counts"""
+    unknown: str = "languages that its base has not read"
+    """what means nothing to it"""
+    holds_words: bool = False
+    """whether words of the training texts lie among the files"""
 
 
 class _Score(NamedTuple):
@@ -65,6 +91,7 @@ _MULTI_LABEL = (
 def model_card(
     record: Mapping[str, Any],
     repo_id: str,
+    section: CardSection,
     *,
     license: str | None = None,
     language: Sequence[str] = (),
@@ -76,6 +103,7 @@ def model_card(
     Args:
         record: what the classifier's nlptransfer.json holds.
         repo_id: where it is to be had on the hub, owner/name.
+        section: what the format that it is saved in says of it.
         license: the hub's id of a license, as apache-2.0.
         language: ISO 639 codes of the languages that it was trained and tested on, as en.
         datasets: hub ids, owner/name, of what it was trained on.
@@ -94,7 +122,7 @@ def model_card(
         check(known, "datasets", name, "the hub id of a data set, owner/name, and no path of this machine")
     # What was exported says what it was exported from.
     told = _plain({**record, **(record.get("learned") or {})})
-    data = _metadata(told, repo_id.rpartition("/")[2], license, list(language), list(datasets))
+    data = _metadata(told, section, repo_id.rpartition("/")[2], license, list(language), list(datasets))
     template = _environment().get_template("model_card.md")
     body = template.render(
         record=told,
@@ -103,73 +131,52 @@ def model_card(
         repo_id=repo_id,
         language=list(language),
         scores=_scores(told),
-        is_whole=_is_whole(told),
+        section=section,
+        base_name=base_name(told.get("base") or {}),
         is_onnx=_is_onnx(told),
-        loading_code=Markup(loading_code(told, repo_id)),
-        registered_code=Markup(_fenced(_pipeline_code(told, repo_id), "python")),
+        loading_code=_fenced(section.loading_code, "python"),
         examples=_each("examples", examples),
     )
     return f"---\n{data.to_yaml(original_order=_FIRST)}\n---\n\n{body.strip()}\n"
 
 
-def loading_code(record: Mapping[str, Any], repo_id: str) -> str:
-    """The Python block that opens a saved classifier in plain transformers or peft, fenced for markdown.
-
-    It takes the string ``text`` and ends with ``probabilities``, {label name: float}. Empty where nlptransfer is
-    needed.
+def pipeline_code(record: Mapping[str, Any], repo_id: str, imports: str = "") -> str:
+    """Return the Python by which transformers' pipeline opens a saved classifier.
 
     Args:
         record: what the classifier's nlptransfer.json holds.
-        repo_id: the classifier's name on the hub, or its folder.
+        repo_id: its name on the hub, or its folder.
+        imports: lines that it needs first.
     """
-    if _is_onnx(record) or record["route"] not in ("full", "lora"):
-        return ""
-    if _is_whole(record):
-        return _fenced(_pipeline_code(record, repo_id), "python")
-    # An adapter is of no use without the name of its base.
-    return _fenced(_adapter_code(record, repo_id), "python") if (record.get("base") or {}).get("name") else ""
-
-
-def _pipeline_code(record: Mapping[str, Any], repo_id: str) -> str:
     function = "sigmoid" if record["multi_label"] else "softmax"
-    needed = "" if _is_whole(record) else "\nimport nlptransfer.routes.word2vec_model  # registers the model type\n"
     return f"""\
 from transformers import pipeline
-{needed}
-classify = pipeline("{TASK}", model={_quoted(repo_id)})
+{imports}
+classify = pipeline("{TASK}", model={quoted(repo_id)})
 found = classify(text, truncation=True, top_k=None, function_to_apply="{function}")
 probabilities = {{label["label"]: label["score"] for label in found}}"""
 
 
-def _adapter_code(record: Mapping[str, Any], repo_id: str) -> str:
-    base, repo = record["base"], _quoted(repo_id)
-    note, more = "# The base was a local folder of this name: give its path.\n", ""
-    if base.get("revision"):
-        note, more = "", f"    revision={_quoted(base['revision'])},\n"
-    if record["settings"].get("base_precision") == "bfloat16":
-        # The saved config says so, and the head would be rounded to it too.
-        more += "    dtype=torch.float32,\n"
-    function = "sigmoid()" if record["multi_label"] else "softmax(dim=-1)"
-    return f"""\
-import torch
-from peft import PeftModel
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+def base_name(base: Mapping[str, Any]) -> Markup:
+    """Return what a card calls a base, in markdown.
 
-config = AutoConfig.from_pretrained({repo})
-{note}base = AutoModelForSequenceClassification.from_pretrained(
-    {_quoted(base["name"])},
-{more}    config=config,
-    ignore_mismatched_sizes=True,
-)
-model = PeftModel.from_pretrained(base, {repo}).eval()
-tokenizer = AutoTokenizer.from_pretrained({repo})
-with torch.no_grad():
-    logits = model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0]
-probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{function}.tolist())}}"""
+    Args:
+        base: as the record has it.
+    """
+    if not base.get("name"):
+        return Markup("a base that the record does not name")
+    name = markdown(base["name"])
+    if base.get("revision"):
+        return Markup("{} (commit `{}`)").format(name, base["revision"])
+    if base.get("kind") == "vectors":
+        return name
+    return Markup("{}, a local folder").format(name) + (
+        Markup(" (weights of sha256 `{}`)").format(base["sha256"]) if base.get("sha256") else ""
+    )
 
 
 def _metadata(
-    told: dict[str, Any], name: str, license: str | None, language: list[str], datasets: list[str]
+    told: dict[str, Any], section: CardSection, name: str, license: str | None, language: list[str], datasets: list[str]
 ) -> ModelCardData:
     base = told.get("base") or {}
     # Without a commit it was a file or a folder of some machine, which the hub knows nothing of.
@@ -179,11 +186,12 @@ def _metadata(
     return ModelCardData(
         language=language or None,
         license=license,
-        library_name=_library(told),
+        library_name=section.library_name,
         pipeline_tag=TASK,
         tags=tags,
         base_model=base_model,
-        base_model_relation=_relation(told) if base_model else None,
+        # Of vectors that are distilled from a base, the hub has no word.
+        base_model_relation=section.relation if base_model and base.get("kind") != "distilled" else None,
         datasets=datasets or None,
         metrics=list(dict.fromkeys(score.metric for score in scores if score.metric)) or None,
         # A name without results would be written by itself.
@@ -228,40 +236,20 @@ def _is_onnx(record: Mapping[str, Any]) -> bool:
     return str(record.get("format") or "").startswith("onnx")
 
 
-def _is_whole(record: Mapping[str, Any]) -> bool:
-    """Whether the folder holds a whole model that plain transformers opens."""
-    return record["route"] == "full" or (record["route"] == "lora" and bool(record["settings"].get("merge")))
-
-
-def _library(record: Mapping[str, Any]) -> str:
-    if _is_onnx(record) or record["route"] not in ("full", "lora"):
-        return "nlptransfer"
-    return "transformers" if _is_whole(record) else "peft"
-
-
-def _relation(record: Mapping[str, Any]) -> str | None:
-    """What the classifier is to its base, in the hub's words: finetune, adapter, quantized ("merge" is of several)."""
-    if record["base"].get("kind") == "distilled":
-        return None
-    if _is_onnx(record):
-        return "quantized" if "int8" in record["format"] else "finetune"
-    return "finetune" if _is_whole(record) else "adapter"
-
-
 @cache
 def _environment() -> Environment:
     return templates(
         {
-            "md": _markdown,
-            "fenced": lambda command: Markup(_fenced(_one_line(command), "")),
+            "md": markdown,
+            "fenced": lambda command: _fenced(_one_line(command), ""),
             "count": lambda number: f"{number:,}",
             "score": lambda number: "" if number is None else f"{number:.3f}",
         }
     )
 
 
-def _markdown(text: str) -> Markup:
-    """Text of a user as markdown that shows it, in a table too, on one line."""
+def markdown(text: str) -> Markup:
+    """Return text of a user as markdown that shows it, in a table too, on one line."""
     return Markup(_one_line(str(text)).translate(_ENTITIES))
 
 
@@ -269,13 +257,13 @@ def _one_line(text: str) -> str:
     return _CONTROL.sub(" ", text)
 
 
-def _fenced(code: str, language: str) -> str:
+def _fenced(code: str, language: str) -> Markup:
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
-    return f"{fence}{language}\n{code}\n{fence}"
+    return Markup(f"{fence}{language}\n{code}\n{fence}")
 
 
-def _quoted(text: str) -> str:
-    """A Python string, in double quotes."""
+def quoted(text: str) -> str:
+    """Return Python that is a string, in double quotes."""
     return json.dumps(_one_line(text), ensure_ascii=False)
 
 

@@ -3,6 +3,7 @@ from .architectures import head_modules as head_modules
 from .architectures import last_layer as last_layer
 from .architectures import layer_name as layer_name
 from .architectures import layers_of as layers_of
+from .architectures import name_of as name_of
 from .architectures import plain_model as plain_model
 from .batching import endless_batches as endless_batches
 from .cpu import fast as fast
@@ -30,6 +31,8 @@ from .loading import load_model as load_model
 from .loading import load_tokenizer as load_tokenizer
 from .partial import first_token_alone as first_token_alone
 from .partial import upper_layers as upper_layers
+from .patches import forget as forget
+from .patches import give_way_soon as give_way_soon
 from .pooling import pool as pool
 from .rows import ActivationRows as ActivationRows
 from .rows import Examples as Examples

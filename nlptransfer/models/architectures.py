@@ -5,21 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from nlptransfer.errors import BaseModelError
-
-
-@dataclass(frozen=True)
-class SelfAttention:
-    """Scaled dot-product attention in a layer: where it is, and the names of its linear layers."""
-
-    path: str
-    query: str
-    key: str
-    value: str
-    output: str | None = None
-    """what its result goes through before it leaves"""
 
 
 @dataclass(frozen=True)
@@ -46,16 +34,9 @@ class Family:
     """whether a text's first position is the one after the padding id"""
     after_attention: str | None = None
     """in a layer, what its attention gives to; where classifiers read the first token of the last layer alone"""
-    attention: SelfAttention | None = None
-    """that of such a layer, where it is known"""
 
 
-_BERT = Family(
-    ("embeddings", "embeddings_project"),
-    "encoder.layer",
-    after_attention="attention.output",
-    attention=SelfAttention("attention.self", "query", "key", "value"),
-)
+_BERT = Family(("embeddings", "embeddings_project"), "encoder.layer", after_attention="attention.output")
 _LIKE_LLAMA = ["gemma", "gemma2", "gemma3_text", "llama", "ministral", "mistral"]
 _LIKE_LLAMA += ["olmo2", "phi3", "qwen2", "qwen3", "smollm3"]
 FAMILIES = {
@@ -70,12 +51,7 @@ FAMILIES = {
         layers_give_pairs=True,
         after_attention="attention.output",
     ),
-    "distilbert": Family(
-        ("embeddings",),
-        "transformer.layer",
-        after_attention="sa_layer_norm",
-        attention=SelfAttention("attention", "q_lin", "k_lin", "v_lin", "out_lin"),
-    ),
+    "distilbert": Family(("embeddings",), "transformer.layer", after_attention="sa_layer_norm"),
     "modernbert": Family(("embeddings",), "layers"),
     "xlnet": Family(
         ("word_embedding",), "layer", pretraining_only="mask_emb", layers_give_pairs=True, tokens_first=True
@@ -151,6 +127,22 @@ def last_layer(model: nn.Module) -> nn.Linear:
             "encoder, found none: take another encoder"
         )
     return found[-1]
+
+
+def name_of(layer: nn.Module, model: nn.Module) -> str:
+    """The dotted name of a layer in a model."""
+    return next(name for name, module in model.named_modules() if module is layer)
+
+
+def begin_anew(layer: nn.Linear, config: PreTrainedConfig) -> None:
+    """Draw a last layer's weights as transformers does by the ``initializer_range``, or as torch does without one."""
+    spread = getattr(config, "initializer_range", None)
+    if spread is None:
+        layer.reset_parameters()
+        return
+    nn.init.normal_(layer.weight, std=spread)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def plain_model(model: Any) -> PreTrainedModel:

@@ -1,63 +1,32 @@
-"""Faster float32 on a processor: who multiplies the matrices, and memory that is not given back between steps."""
+"""Faster float32 on a processor: who multiplies the matrices."""
 
-import ctypes
-import os
-import platform
-import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-"""Numbers of glibc's mallopt(3)."""
-KEPT_BYTES = 1 << 30
-"""Blocks up to this size are taken from memory that the process keeps."""
 CPU_INFO = Path("/proc/cpuinfo")
-PACKED_NUMBERS = 1 << 28
-"""Most weights that are kept packed beside the model's own."""
-PACKED_ROWS = 1024
-"""Rows of a product that weights are packed for; always the same, or a resumed run could round otherwise."""
 ROUNDING = 1e-5
 """Largest relative error of a product in float32; with factors rounded to bfloat16 it is some 1e-3."""
 
 
-@contextmanager
-def fast(model: nn.Module, *, packed: Literal["none", "frozen", "all"] = "none") -> Iterator[None]:
-    """Within it the model's linear layers on a processor run as fast as we can have it, in float32 as ever.
+def fast(model: nn.Module) -> AbstractContextManager[object]:
+    """Within it this thread's linear layers of a model on a processor run as fast as we can have it, in float32.
 
     torch multiplies by MKL, which keeps to half of the width of a processor that Intel did not make. oneDNN, which
     torch has too, does not, but is slower than MKL in the small products of attention: so it gets linear layers alone.
-
-    Args:
-        packed: which weights do not change, where several batches pass: those that do not learn, or all, as long as no
-            gradients are asked for. They are packed once, in the order in which oneDNN reads them, and not for every
-            product.
     """
-    if any(value.device.type != "cpu" for value in model.parameters()):
-        yield
-        return
-    _keep_memory()
-    layers = [layer for layer in model.modules() if type(layer) is nn.Linear] if _onednn_gains() else []
-    for layer in layers:
-        layer.__class__ = _FastLinear
-    packing = _to_pack(model, packed)
-    for layer in packing:
-        layer.packed = _Packed(is_frozen=packed == "frozen")
-    try:
-        yield
-    finally:
-        for layer in packing:
-            layer.packed = None
-        for layer in layers:
-            layer.__class__ = nn.Linear
+    is_here = all(value.device.type == "cpu" for value in model.parameters())
+    # Such models compute layers once more while they go back, where torch asks no mode.
+    computes_twice = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    return _LinearByOneDnn() if is_here and not computes_twice and _onednn_gains() else nullcontext()
 
 
 def fast_products() -> AbstractContextManager[object]:
@@ -65,78 +34,17 @@ def fast_products() -> AbstractContextManager[object]:
     return _onednn if _onednn_gains() else nullcontext()
 
 
-class _FastLinear(nn.Linear):
-    packed: "_Packed | None" = None
-
-    def forward(self, input: Tensor) -> Tensor:
-        alike = input.dtype == self.weight.dtype == torch.float32
-        if not alike or torch.is_autocast_enabled("cpu"):
-            return super().forward(input)
-        packed = self.packed  # once: another thread may take it away
-        if packed is not None and packed.serves(self):
-            if not torch.is_grad_enabled():
-                return packed.product(input, self.weight, self.bias)
-            return cast(Tensor, _PackedProduct.apply(input, self.weight, self.bias, packed))
-        return cast(Tensor, _Product.apply(input, self.weight, self.bias))
+class _LinearByOneDnn(TorchFunctionMode):
+    def __torch_function__(self, function: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is functional.linear and not types:  # types: of tensors with products of their own, as shards have
+            function = _linear
+        return function(*args, **(kwargs or {}))
 
 
-def _to_pack(model: nn.Module, which: str) -> list[_FastLinear]:
-    found = [layer for layer in model.modules() if type(layer) is _FastLinear and layer.packed is None]
-    found = [layer for layer in found if not isinstance(layer.weight, DTensor)]  # each process is to hold but a part
-    if which == "frozen":
-        found = [layer for layer in found if not _learns(layer)]
-    orders = {"none": 0, "frozen": 2, "all": 1}[which]
-    numbers = orders * sum(layer.weight.numel() for layer in found)
-    return found if 0 < numbers <= PACKED_NUMBERS and _can_pack() else []
-
-
-def _learns(layer: nn.Linear) -> bool:
-    return layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
-
-
-class _Packed:
-    """The weight of a layer in oneDNN's order, and if it is frozen its transpose for gradients, each once needed."""
-
-    def __init__(self, is_frozen: bool) -> None:
-        self.is_frozen = is_frozen
-        self.weight: Tensor | None = None
-        self.transpose: Tensor | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """Nothing: a copy of the layer may change when this one does not."""
-
-    def serves(self, layer: nn.Linear) -> bool:
-        """Whether the layer is still what was packed, and no gradient of it is asked for."""
-        return not (_learns(layer) if self.is_frozen else torch.is_grad_enabled())
-
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.weight is None:
-            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_ROWS)
-        return _packed_product(x, self.weight, bias)
-
-    def back(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        if self.transpose is None:
-            transpose = weight.detach().t().contiguous()
-            self.transpose = torch.ops.mkldnn._reorder_linear_weight(transpose, PACKED_ROWS)
-        return _packed_product(gradient, self.transpose, None)
-
-
-def _packed_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
-
-
-class _PackedProduct(torch.autograd.Function):
-    """y = x Wᵀ + b of a frozen layer, and the gradient of x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, packed: _Packed) -> Tensor:
-        ctx.weight, ctx.packed = weight, packed
-        return packed.product(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        found = ctx.packed.back(gradients[0].contiguous(), ctx.weight) if ctx.needs_input_grad[0] else None
-        return found, None, None, None
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if not (input.dtype == weight.dtype == torch.float32) or torch.is_autocast_enabled("cpu"):
+        return functional.linear(input, weight, bias)
+    return cast(Tensor, _Product.apply(input, weight, bias))
 
 
 class _Product(torch.autograd.Function):
@@ -145,8 +53,10 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        with _onednn:
-            return functional.linear(x, weight, bias)
+        rows = x.reshape(-1, x.shape[-1])
+        with _onednn:  # not by linear(), which an outer one would take for a layer
+            y = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+        return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -201,25 +111,9 @@ def _onednn_gains() -> bool:
     return float((found - exact).norm() / exact.norm()) < ROUNDING
 
 
-def _can_pack() -> bool:
-    # What torch's compiler makes of linear layers, and no promise.
-    return all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
-
-
 def _is_held_back() -> bool:
     wide = torch.backends.mkl.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
     try:
         return wide and "GenuineIntel" not in CPU_INFO.read_text(encoding="utf-8")
     except OSError:
         return False
-
-
-@cache
-def _keep_memory() -> None:
-    # glibc returns large blocks to the system at once, and to get them anew, zeroed page by page, takes a fifth of a
-    # step of full fine-tuning. It holds for the whole process from then on, but not against what its user has set.
-    asked = any(name.startswith("MALLOC_") for name in os.environ)
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and not asked:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(MMAP_THRESHOLD, KEPT_BYTES)
-        libc.mallopt(TRIM_THRESHOLD, KEPT_BYTES)

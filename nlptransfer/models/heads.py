@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nlptransfer.data import Labels
-from nlptransfer.models.architectures import plain_model
+from nlptransfer.models.architectures import begin_anew, name_of, plain_model
 from nlptransfer.models.inference import compute
 from nlptransfer.models.rows import Rows
 
@@ -65,18 +65,11 @@ def represent(learner: nn.Module, head: nn.Linear, rows: Rows) -> np.ndarray:
 
 
 def relabel(model: PreTrainedModel, head: nn.Linear, labels: Labels, seed: int) -> nn.Linear:
-    """Put a fresh last layer for other labels in the place of a model's; returns the old one.
-
-    It begins as transformers has it where the model's config gives an ``initializer_range``, else as torch has it.
-    """
+    """Put a fresh last layer for other labels in the place of a model's; returns the old one."""
     torch.manual_seed(seed)
     fresh = nn.Linear(head.in_features, labels.num_labels, bias=head.bias is not None)
-    if (spread := getattr(model.config, "initializer_range", None)) is not None:
-        nn.init.normal_(fresh.weight, std=spread)
-        if head.bias is not None:
-            nn.init.zeros_(fresh.bias)
-    name = next(name for name, module in model.named_modules() if module is head)
-    model.set_submodule(name, fresh.to(head.weight))
+    begin_anew(fresh, model.config)
+    model.set_submodule(name_of(head, model), fresh.to(head.weight))
     _set_labels(model, labels)
     return head
 

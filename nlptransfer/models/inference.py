@@ -69,7 +69,7 @@ def compute(
     was_training = model.training
     model.eval()
     # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.
-    with torch.no_grad(), cpu.fast(model, packed="all" if len(mine) > 1 else "none"):
+    with torch.no_grad(), cpu.fast(model):
         found = [
             function({name: value.to(device) for name, value in rows.batch(batch).items()}).cpu().numpy()
             for batch in [*mine, *idle]

@@ -23,7 +23,7 @@ from transformers import (
 from nlptransfer.data import Labels
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub import BaseModel, fast_tokenizer, from_pretrained
-from nlptransfer.models.architectures import FAMILIES, head_modules, last_layer
+from nlptransfer.models.architectures import FAMILIES, begin_anew, head_modules, last_layer, name_of
 from nlptransfer.settings import check
 
 
@@ -101,11 +101,9 @@ def load_model(
     torch.manual_seed(seed)
     model, fresh = _load(AutoModelForSequenceClassification, base, config, dtype, options)
     last = last_layer(model)
-    name = next(name for name, module in model.named_modules() if module is last)
+    name = name_of(last, model)
     if name not in fresh and (is_generic or brought != labels.names):
-        for parameter in last.parameters():
-            vars(parameter)["_is_hf_initialized"] = False  # else it is taken for loaded, and left alone
-        model._init_weights(last)
+        begin_anew(last, config)
         fresh.add(name)
     family = FAMILIES.get(config.model_type)
     if family and family.pretraining_only:

@@ -2,17 +2,15 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from types import MethodType
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AttentionInterface, PreTrainedModel
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
 
 from nlptransfer.models.architectures import (
     Family,
-    SelfAttention,
     family_of,
     known_family,
     layers_of,
@@ -106,57 +104,33 @@ def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> 
 def first_token_alone(model: Any) -> Iterator[None]:
     """Within it the last layer of BERT and its kin makes nothing of tokens that the classifier does not read.
 
-    Its attention looks at them all, so that logits are the same. Of 6 layers a seventh of the work of linear layers is
-    saved, and a sixth of that of attention.
+    Its attention looks at them all, so that logits are the same. Of 6 layers an eighth of the work of linear layers is
+    saved.
     """
-    layer, family = _last_layer(within_peft(model))
-    # What stands in for a layer that was cut away has no attention.
-    parts: dict[str | None, nn.Module] = {name: part for name, part in layer.named_modules() if name}
-    with ExitStack() as undo:
-        if (rest := parts.get(family.after_attention)) is not None:
-            undo.enter_context(rest.register_forward_pre_hook(lambda _, given: tuple(part[:, :1] for part in given)))
-        if family.attention is not None and (attention := parts.get(family.attention.path)) is not None:
-            _replace_forward(attention, family.attention, undo)
+    rest = _after_last_attention(within_peft(model))
+    if rest is None:
         yield
+        return
+    hook = rest.register_forward_pre_hook(lambda _, given: tuple(part[:, :1] for part in given))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
-def _last_layer(model: Any) -> tuple[nn.Module, Family]:
-    """The last layer where a classifier reads the first token alone, and what is known of it; else nothing."""
+def _after_last_attention(model: Any) -> nn.Module | None:
+    """What the last attention gives to, where a classifier reads the first token alone; else None."""
     # transformers' own class, not one of ours with such a config: a graph has no layers.
     kinds: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     config = type(getattr(model, "config", None))
     family = known_family(model) if config in kinds and type(model) is kinds[config] else None
     if family is None or family.after_attention is None:
-        return nn.Module(), Family(())
+        return None
     layers = layers_of(model)
     if len(layers) == 1 and parts_of(model, (family.in_first_layer,)):
-        return nn.Module(), Family(())  # it reads all tokens of its layer
-    return layers[-1], family
-
-
-def _replace_forward(attention: Any, names: SelfAttention, undo: ExitStack) -> None:
-    """Let it attend from the first token alone, where it does so as is known here."""
-    another = "forward" in vars(attention)  # another thread's, or another library's
-    if another or attention.is_causal or attention.config._attn_implementation != "sdpa":
-        return
-
-    def forward(
-        self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **settings: Any
-    ) -> tuple[Tensor, None]:
-        def heads(name: str, states: Tensor) -> Tensor:
-            return getattr(self, name)(states).unflatten(2, (-1, self.attention_head_size)).transpose(1, 2)
-
-        query = heads(names.query, hidden_states[:, :1])
-        key, value = (heads(name, hidden_states) for name in (names.key, names.value))
-        mask = None if attention_mask is None else attention_mask[:, :, :1]
-        settings |= {"dropout": self.dropout.p if self.training else 0.0, "scaling": self.scaling}
-        found, _ = AttentionInterface()["sdpa"](self, query, key, value, mask, **settings)
-        output = getattr(self, names.output) if names.output else nn.Identity()
-        return output(found.flatten(2)), None
-
-    # Of this module alone, and bound to it: a copy of the model gets one of its own.
-    attention.forward = MethodType(forward, attention)
-    undo.callback(vars(attention).pop, "forward", None)
+        return None  # it reads all tokens of its layer
+    # What stands in for a layer that was cut away has no attention.
+    return dict(layers[-1].named_modules()).get(family.after_attention)
 
 
 def _parts(model: nn.Module, cut: int) -> tuple[PreTrainedModel, nn.ModuleList, Family]:

@@ -124,7 +124,7 @@ class Verdict(Gain):
 
     def to_record(self) -> dict[str, Any]:
         """Return every field, ready for JSON."""
-        return asdict(self)
+        return {**asdict(self), "interval": list(self.interval)}
 
 
 @dataclass(frozen=True)

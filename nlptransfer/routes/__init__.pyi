@@ -1,10 +1,9 @@
 from .base import Built as Built
 from .base import Route as Route
+from .base import SavedFormat as SavedFormat
 from .base import named_local as named_local
-from .encoder import EncoderRoute as EncoderRoute
 from .full import Full as Full
 from .lora import Lora as Lora
-from .lora import adapted as adapted
 from .probe import WORDS as WORDS
 from .probe import Probe as Probe
 from .probe_model import ProbeForSequenceClassification as ProbeForSequenceClassification

@@ -1,4 +1,7 @@
-"""What a route is: how a model is built for the data, fed with text, taught, saved and loaded."""
+"""What a route is: how a model is built for the data, fed and trained; and a saved format: how it is saved and opened.
+
+Knows no route by name, nor where data comes from.
+"""
 
 import logging
 from abc import ABC, abstractmethod
@@ -16,7 +19,7 @@ from nlptransfer import distributed
 from nlptransfer.data import Data
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
-from nlptransfer.hub import fast_tokenizer, from_pretrained, quiet
+from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained, quiet
 from nlptransfer.models import LongText, Rows, SharedBase, predict_logits, token_counts
 from nlptransfer.settings import Settings
 from nlptransfer.training import Pace, learned_state
@@ -38,14 +41,10 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Route(Settings, ABC):
-    """How a pretrained model becomes a classifier; its fields are the route's settings."""
+class SavedFormat(Settings, ABC):
+    """How a classifier is saved, opened and described; its fields are the settings that are saved with it."""
 
     name: ClassVar[str]
-    per_stage: ClassVar[tuple[str, ...]] = ()
-    """settings of how the model learns, which a stage of a transfer may have otherwise than the one before"""
-    varied: ClassVar[tuple[str, ...]] = ()
-    """settings in which ``variants`` differ"""
     opened_by: ClassVar[str] = "transformers"
     """what else than nlptransfer opens a saved folder"""
 
@@ -55,88 +54,21 @@ class Route(Settings, ABC):
     and counting as one text in the loss"""
 
     @abstractmethod
-    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
-        """A fresh model for the data's labels; only training texts are looked at.
-
-        Args:
-            beside: training texts of another task, that the model is to read too.
-        """
-
-    @abstractmethod
-    def defaults(self, data: Data) -> dict[str, Any]:
-        """Epochs, learning rate and batch size that suit the data, where the user asks for none."""
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether a small classifier alone learns, on features that are computed once."""
-        return False
-
-    @property
-    def is_solved(self) -> bool:
-        """Whether the last layer alone learns, and is solved."""
-        return False
-
-    @abstractmethod
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
-        """What the model takes of these texts.
+        """Return the model's inputs for these texts.
 
         Args:
             share: whether all processes call this together, in a run: what is frozen is then computed once, each
                 process doing a part, and kept in the feature cache.
         """
 
-    @abstractmethod
-    def head(self, model: PreTrainedModel) -> nn.Linear:
-        """The last layer, whose outputs are the logits."""
-
-    def cut(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> int:
-        """How many of the texts have tokens that are not read."""
+    def truncated(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> int:
+        """Count the texts that have tokens which are not read."""
         if self.long_text == "windows":
             return 0
         return int((token_counts(texts, tokenizer) > tokenizer.model_max_length).sum())
-
-    def learning(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *splits: Sequence[str]
-    ) -> tuple[nn.Module, list[Rows]]:
-        """The module that the loop trains, and what it takes of the texts of each split.
-
-        By default the model itself; a module that shares the model's parameters where the frozen part is left out.
-        """
-        return model, [self.rows(model, tokenizer, texts, share=True) for texts in splits]
-
-    def variants(self, model: PreTrainedModel) -> Sequence["Route"]:
-        """The routes of which the best on validation is kept; one where there is nothing to choose."""
-        return [self]
-
-    def freeze(self, model: PreTrainedModel) -> None:
-        """Say of each parameter whether it learns, as the settings of this stage have it."""
-        return None
-
-    def state(self, model: PreTrainedModel) -> dict[str, Tensor]:
-        """What this route may change in a model, by name: not a copy."""
-        return learned_state(model)
-
-    def layer_vectors(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
-    ) -> list[np.ndarray]:
-        """What each layer makes of some of the texts: (len(some), width) float32 each, the mean over tokens.
-
-        All processes call this together. Empty where the route has nothing of that kind.
-
-        Args:
-            some: places in ``texts``; of frozen features those of all texts are in the cache.
-        """
-        return []
-
-    def paces(self, model: PreTrainedModel) -> dict[str, Pace]:
-        """How fast each parameter learns beside the others, by name; those not named learn at the learning rate."""
-        return {}
-
-    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
-        """(rows, width) float32 inputs of the last layer where it is solved, not stepped; else None."""
-        return None
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         """Write model and tokenizer as plain transformers reads them."""
@@ -147,11 +79,11 @@ class Route(Settings, ABC):
     def load(
         self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-        """The model and tokenizer that were saved in a folder.
+        """Open the model and tokenizer that were saved in a folder.
 
         Args:
             record: what ``Built.record`` said.
-            base: for routes that save no copy of it, where the base model lies, or one that is in memory; None: found
+            base: for formats that hold no copy of it, where the base model lies, or one that is in memory; None: found
                 by its record.
 
         Raises:
@@ -165,7 +97,7 @@ class Route(Settings, ABC):
         return model.eval(), fast_tokenizer(folder)
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
-        """(texts, labels) float32 logits of a saved folder that is opened as its model card says.
+        """Return (texts, labels) float32 logits of a saved folder that is opened as its model card says.
 
         Args:
             record: what ``Built.record`` said.
@@ -175,36 +107,137 @@ class Route(Settings, ABC):
     def opened_logits(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
     ) -> np.ndarray:
-        """(texts, labels) float32 logits of a model that others have opened."""
-        if self.long_text == "truncate":
-            return plain_logits(model, tokenizer, texts)
-        # Others would cut what is long.
+        """Return (texts, labels) float32 logits of a model that others have opened."""
         model = model.eval().to(distributed.state().device)
-        return predict_logits(model, self.rows(model, tokenizer, texts))
+        if self.long_text != "truncate":
+            # Others would truncate what is long.
+            return predict_logits(model, self.rows(model, tokenizer, texts))
+        # No line of this project: the tokenizer's own padding, one batch.
+        tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            return model(**tokens).logits.float().cpu().numpy()
 
     def needs_base(self, folder: Path) -> bool:
-        """Whether a saved folder holds no copy of the base model."""
+        """Tell whether a saved folder holds no copy of the base model."""
         return False
 
     def merged(self, model: PreTrainedModel) -> PreTrainedModel:
-        """A copy of a model with its adapter added to the weights beside it.
+        """Return a copy of a model with its adapter added to the weights of the base.
 
         Raises:
-            SettingError: the route has no adapter, or this model none any more.
+            SettingError: the format has no adapter, or this model none any more.
         """
-        raise SettingError(f"merge: expected an adapter (route lora), found a whole model (route {self.name})")
+        raise SettingError(f"merge: expected an adapter, found a whole model (route {self.name})")
+
+    def check_export(self) -> None:
+        """Raise a SettingError where an ONNX graph of the model would not give what the model gives."""
+        return None
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as they are saved: no path of this machine."""
+        """Return the settings as they are saved: no path of this machine."""
         return asdict(self)
 
+    def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
+        """Describe a saved classifier for its model card.
 
-def plain_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> np.ndarray:
-    """(texts, labels) float32 logits with no line of this project: the tokenizer's own padding, one batch."""
-    model = model.eval().to(distributed.state().device)
-    tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
-    with torch.inference_mode():
-        return model(**tokens).logits.float().cpu().numpy()
+        Args:
+            record: what its nlptransfer.json holds.
+            repo_id: its name on the hub, or its folder.
+        """
+        return CardSection(f"It learned by the route `{self.name}`.")
+
+
+@dataclass(frozen=True)
+class Route(SavedFormat):
+    """How a pretrained model becomes a classifier: how it is built, fed and trained."""
+
+    per_stage: ClassVar[tuple[str, ...]] = ()
+    """settings of how the model learns, which a stage of a transfer may have otherwise than the one before"""
+    varied: ClassVar[tuple[str, ...]] = ()
+    """settings in which ``variants`` differ"""
+    learns_encoder: ClassVar[bool] = False
+    """whether a pretrained encoder learns, or an adapter of it"""
+    is_adapter: ClassVar[bool] = False
+    """whether the weights of the base stay as they are, and others that are added to them learn"""
+    has_vectors: ClassVar[bool] = False
+    """whether it is built on word vectors, which may be trained further before"""
+
+    @abstractmethod
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
+        """Return a newly initialized model for the data's labels; only training texts are looked at.
+
+        Args:
+            extra: training texts of another task, that the model is to read too.
+        """
+
+    @abstractmethod
+    def defaults(self, data: Data) -> dict[str, Any]:
+        """Return epochs, learning rate and batch size that suit the data, where the user asks for none."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether a small classifier alone learns, on features that are computed once."""
+        return False
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the last layer alone learns, and is fitted."""
+        return False
+
+    @abstractmethod
+    def head(self, model: PreTrainedModel) -> nn.Linear:
+        """Return the last layer, whose outputs are the logits."""
+
+    def learning(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *splits: Sequence[str]
+    ) -> tuple[nn.Module, list[Rows]]:
+        """Return the module that the loop trains, and its inputs for the texts of each split.
+
+        By default the model itself; a module that shares the model's parameters where the frozen part is left out.
+        """
+        return model, [self.rows(model, tokenizer, texts, share=True) for texts in splits]
+
+    def variants(self, model: PreTrainedModel) -> Sequence["Route"]:
+        """Return the routes of which the best on validation is kept; one where there is nothing to choose."""
+        return [self]
+
+    def freeze(self, model: PreTrainedModel) -> None:
+        """Set for each parameter whether it learns, as the settings of this stage have it."""
+        return None
+
+    def state(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """Return what this route may change in a model, by name: not a copy."""
+        return learned_state(model)
+
+    def layer_vectors(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
+    ) -> list[np.ndarray]:
+        """Return for each layer (len(some), width) float32, the mean over the tokens of some of the texts.
+
+        All processes call this together. Empty where the route has nothing of that kind.
+
+        Args:
+            some: places in ``texts``; of frozen features those of all texts are in the cache.
+        """
+        return []
+
+    def paces(self, model: PreTrainedModel) -> dict[str, Pace]:
+        """Return how fast parameters learn, by name; those not named learn at the learning rate."""
+        return {}
+
+    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
+        """Return (rows, width) float32 inputs of the last layer where it is fitted, not trained; else None."""
+        return None
+
+    def continued_vectors(self, texts: Sequence[str], base: str | None, revision: str | None, **training: Any) -> str:
+        """Train the word vectors of a base further, before a model is built on them, and return their folder.
+
+        All processes call this together, of routes that have vectors.
+
+        Args:
+            training: epochs, learning_rate and seed.
+        """
+        raise NotImplementedError
 
 
 def set_length(

@@ -2,9 +2,9 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer.data import Data, Labels
-from nlptransfer.hub import BaseModel, base_record, find_base
+from nlptransfer.hub import BaseModel, CardSection, base_record, find_base, pipeline_code
 from nlptransfer.models import TokenRows, compute, encode, last_layer, load_model, load_tokenizer, pool
 from nlptransfer.routes.base import Built, Route, set_length
 from nlptransfer.settings import Count, Share, check
@@ -29,7 +29,9 @@ UNKNOWN_WARNING = 0.05
 
 @dataclass(frozen=True)
 class EncoderRoute(Route):
-    """What Full and Lora share: a pretrained encoder with the head that transformers gives it."""
+    """A pretrained encoder that learns, with the head that transformers gives it."""
+
+    learns_encoder: ClassVar[bool] = True
 
     max_length: Count | Literal["auto"] = 256
     """tokens that are read of a text, or at once; auto: as many as 99% of the training texts have at most"""
@@ -40,10 +42,10 @@ class EncoderRoute(Route):
     gradient_checkpointing: bool = False
     """whether activations are computed twice to save memory"""
 
-    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
         self.check()
         found = find_base(base, revision)
-        texts = [*data.train.texts, *beside]
+        texts = [*data.train.texts, *extra]
         tokenizer = set_length(load_tokenizer(found), self.max_length, texts)
         model, fresh = self.make_model(found, data, tokenizer, seed)
         if self.gradient_checkpointing:
@@ -57,6 +59,15 @@ class EncoderRoute(Route):
             )
         record = {"kind": "encoder", **base_record(found), "fresh": fresh, "unknown_share": unknown}
         return Built(model, tokenizer, record)
+
+    def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
+        return CardSection(
+            self.training_in_words(record), "transformers", "finetune", loading_code=pipeline_code(record, repo_id)
+        )
+
+    def training_in_words(self, record: Mapping[str, Any]) -> str:
+        """Return what a model card says of how the model learned, in markdown."""
+        return "All of the encoder learned, and the head."
 
     def make_model(
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int

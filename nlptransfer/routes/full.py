@@ -1,6 +1,6 @@
 """The route Full: a whole encoder learns, or its upper layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -77,6 +77,15 @@ class Full(EncoderRoute):
     def state(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         # Another stage may freeze other layers.
         return model.state_dict()
+
+    def training_in_words(self, record: Mapping[str, Any]) -> str:
+        if self.freeze_layers:
+            lowest = f"Of the encoder the lowest {self.freeze_layers} layers stayed as they are"
+            return f"{lowest}; the layers above learned, and the head."
+        if self.layers == "auto":
+            return "The head and the upper layers of the encoder learned, as many as did best on validation."
+        embeddings = " but its embeddings" if self.freeze_embeddings else ""
+        return f"All of the encoder{embeddings} learned, and the head."
 
     def variants(self, model: PreTrainedModel) -> Sequence[Route]:
         if self.layers is None:

@@ -27,7 +27,17 @@ from transformers.pytorch_utils import Conv1D
 
 from nlptransfer.data import Data, Labels
 from nlptransfer.errors import RunFolderError, SettingError, VerificationError, nearest
-from nlptransfer.hub import BaseModel, adapter_config, fast_tokenizer, from_pretrained, recorded_base, with_adapter
+from nlptransfer.hub import (
+    BaseModel,
+    CardSection,
+    adapter_config,
+    fast_tokenizer,
+    from_pretrained,
+    markdown,
+    quoted,
+    recorded_base,
+    with_adapter,
+)
 from nlptransfer.models import SharedBase, head_modules
 from nlptransfer.routes.encoder import EncoderRoute, default_settings
 from nlptransfer.settings import Count, Positive, Share, check
@@ -41,6 +51,7 @@ class Lora(EncoderRoute):
 
     name: ClassVar[str] = "lora"
     opened_by: ClassVar[str] = "peft"
+    is_adapter: ClassVar[bool] = True
 
     rank: Count = 32
     """columns of the small matrices"""
@@ -127,18 +138,72 @@ class Lora(EncoderRoute):
         config = from_pretrained(AutoConfig, folder)
         several = config.problem_type == "multi_label_classification"
         labels = Labels(tuple(config.id2label[number] for number in range(config.num_labels)), several)
-        if isinstance(base, SharedBase):
-            model = base.classifier(record, labels, **self.precision)
-        else:
-            model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self.precision)
-        # It may be gone on with.
+        # It may be trained further.
         adapter = replace(adapter_config(folder), inference_mode=False)
         try:
-            return adapted(model, adapter, load_file(folder / ADAPTER)), tokenizer
+            return self.with_adapter(record, base, labels, tokenizer, adapter, load_file(folder / ADAPTER)), tokenizer
         except KeyError as missing:
             raise RunFolderError(
                 f"{folder}: expected every weight of the adapter, found no {missing.args[0]}"
             ) from missing
+
+    def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
+        section = super().card_section(record, repo_id)
+        if self.merge:
+            return section
+        note = ""
+        if self.base_precision == "bfloat16":
+            note = "It was trained with the base in bfloat16, which these lines hold in float32: probabilities differ "
+            note += "a little."
+        elif self.base_precision == "4bit":
+            note = "The base is held in 4 bits, which takes a GPU and bitsandbytes."
+        return replace(
+            section,
+            library_name="peft",
+            relation="adapter",
+            # An adapter is of no use without the name of its base.
+            loading_code=self._loading_code(record, repo_id) if (record.get("base") or {}).get("name") else "",
+            loading_needs="Without nlptransfer, in peft and transformers",
+            loading_note=note,
+        )
+
+    def training_in_words(self, record: Mapping[str, Any]) -> str:
+        precision = "" if self.base_precision == "float32" else f", in {self.base_precision}"
+        layers = " " + markdown(", ".join(self.target_modules)) if self.target_modules else ""
+        scale = f"alpha {self.lora_alpha:g}{', rsLoRA' if self.use_rslora else ''}"
+        words = (
+            f"The encoder stayed as it is{precision}. Beside its linear layers{layers}, LoRA matrices of rank "
+            f"{self.rank} ({scale}) were learned, and the head."
+        )
+        if average := record.get("average"):
+            words += f"\nIt is the average of {len(average['weights'])} such adapters."
+        return words + ("\nHere the matrices are merged into the encoder." if self.merge else "")
+
+    def _loading_code(self, record: Mapping[str, Any], repo_id: str) -> str:
+        base, repo = record["base"], quoted(repo_id)
+        note, more = "# The base was a local folder of this name: give its path.\n", ""
+        if base.get("revision"):
+            note, more = "", f"    revision={quoted(base['revision'])},\n"
+        if self.base_precision == "bfloat16":
+            # The saved config says so, and the head would be rounded to it too.
+            more += "    dtype=torch.float32,\n"
+        function = "sigmoid()" if record["multi_label"] else "softmax(dim=-1)"
+        return f"""\
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+config = AutoConfig.from_pretrained({repo})
+{note}base = AutoModelForSequenceClassification.from_pretrained(
+    {quoted(base["name"])},
+{more}    config=config,
+    ignore_mismatched_sizes=True,
+)
+model = PeftModel.from_pretrained(base, {repo}).eval()
+tokenizer = AutoTokenizer.from_pretrained({repo})
+with torch.no_grad():
+    logits = model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0]
+probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{function}.tolist())}}"""
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
         if not self.needs_base(folder) or self.base_precision != "float32":
@@ -155,6 +220,38 @@ class Lora(EncoderRoute):
         with _peft_quiet():
             model = with_adapter(base, folder)
         return self.opened_logits(cast(PreTrainedModel, model), fast_tokenizer(folder), texts)
+
+    def with_adapter(
+        self,
+        record: Mapping[str, Any],
+        base: str | SharedBase | None,
+        labels: Labels,
+        tokenizer: PreTrainedTokenizerFast,
+        config: LoraConfig,
+        state: Mapping[str, torch.Tensor],
+    ) -> PreTrainedModel:
+        """Return the base with a head for the labels and with an adapter of these weights, in eval mode.
+
+        Args:
+            record: what ``Built.record`` said.
+            base: where the base lies, or one that is in memory; None: found by its record.
+            state: as peft saves it.
+
+        Raises:
+            KeyError: names of weights that the adapter has and ``state`` has not.
+        """
+        if isinstance(base, SharedBase):
+            model = base.classifier(record, labels, **self.precision)
+        else:
+            model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self.precision)
+        # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
+        with _peft_quiet():
+            adapted = PeftModelForSequenceClassification(model, config)
+        _head_in_float32(adapted)
+        if missing := sorted(get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - state.keys()):
+            raise KeyError(", ".join(missing))
+        set_peft_model_state_dict(adapted, dict(state))
+        return cast(PreTrainedModel, adapted.eval())
 
     @property
     def precision(self) -> dict[str, Any]:
@@ -181,26 +278,6 @@ class Lora(EncoderRoute):
                     f"target_modules: no linear layer of the encoder is called {target!r}: {nearest(target, endings)}"
                 )
         return [name for name in linear if any(_ends(name, target) for target in self.target_modules)]
-
-
-def adapted(model: PreTrainedModel, config: LoraConfig, state: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """A model with an adapter whose weights are these, in eval mode.
-
-    Args:
-        model: of the base, with a head for the adapter's labels; it is changed.
-        state: as peft saves it.
-
-    Raises:
-        KeyError: names of weights that the adapter has and ``state`` has not.
-    """
-    # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
-    with _peft_quiet():
-        found = PeftModelForSequenceClassification(model, config)
-    _head_in_float32(found)
-    if missing := sorted(get_peft_model_state_dict(found, save_embedding_layers=False).keys() - state.keys()):
-        raise KeyError(", ".join(missing))
-    set_peft_model_state_dict(found, dict(state))
-    return cast(PreTrainedModel, found.eval())
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from nlptransfer import distributed
 from nlptransfer.data import Data
 from nlptransfer.errors import BaseModelError, SettingError
-from nlptransfer.hub import BaseModel, base_record, fast_tokenizer, find_base, recorded_base
+from nlptransfer.hub import BaseModel, CardSection, base_record, fast_tokenizer, find_base, markdown, recorded_base
 from nlptransfer.memo import once
 from nlptransfer.models import (
     FeatureRows,
@@ -96,10 +96,10 @@ class Probe(Route):
     def recorded(self) -> dict[str, Any]:
         return super().recorded() | {"vectors": named_local(self.vectors)}
 
-    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
         self.check()
         found = find_base(base, revision)
-        read = (*data.train.texts, *beside)
+        read = (*data.train.texts, *extra)
         tokenizer = once(
             ("tokenizer", found.path, self.max_length, read),
             lambda: set_length(load_tokenizer(found), self.max_length, read),
@@ -122,7 +122,7 @@ class Probe(Route):
         )
         words, matrix = None, None
         if "word2vec" in self.features:
-            texts = [*data.train.texts, *beside]
+            texts = [*data.train.texts, *extra]
             vectors, record["vectors"] = vectors_for(
                 texts,
                 self.vectors or base,
@@ -140,7 +140,7 @@ class Probe(Route):
             model.vectors.weight.data.copy_(torch.from_numpy(matrix))
         model.to(distributed.state().device)
         # Not of all texts at once: the rows of a task alone are what the cache has of it.
-        parts = [self.rows(model, tokenizer, texts, share=True) for texts in (data.train.texts, beside) if len(texts)]
+        parts = [self.rows(model, tokenizer, texts, share=True) for texts in (data.train.texts, extra) if len(texts)]
         features = np.concatenate([np.asarray(cast(FeatureRows, part).features, dtype=np.float32) for part in parts])
         model.body.standardize.fit(features, torch.finfo(torch.float16).eps)
         log.info("%s: %d features of layers %s", found.id, features.shape[1], ", ".join(map(str, layers)))
@@ -225,6 +225,25 @@ class Probe(Route):
         encoder = base.encoder(record) if isinstance(base, SharedBase) else load_encoder(recorded_base(record, base))
         words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
         return ProbeForSequenceClassification.load(folder, encoder, words), fast_tokenizer(folder)
+
+    def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
+        words = "word2vec" in self.features
+        return CardSection(
+            f"The encoder stayed as it is. A head (`{self.head_type}`) was "
+            f"{'fitted' if self.is_solved else 'trained'} on its hidden states (layers: {markdown(str(self.layers))}; "
+            f"pooling: {', '.join(self.pooling)}){', with the mean of word vectors beside them' if words else ''}.",
+            relation="adapter",
+            has_steps=not self.is_solved,
+            holds_words=words,
+        )
+
+    def check_export(self) -> None:
+        # The head is given the mean of the windows' features; a graph gives logits of each.
+        if not self.is_solved and self.long_text == "windows":
+            raise SettingError(
+                "export: expected a probe with head_type=linear where long_text=windows, found mlp: train it with "
+                "head_type=linear, long_text=head_tail or a larger max_length"
+            )
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
         model, tokenizer = self.load(folder, record, None)

@@ -15,7 +15,7 @@ from nlptransfer.errors import RunFolderError
 from nlptransfer.hub import from_pretrained
 from nlptransfer.models import pool, to_float16
 from nlptransfer.routes.pooled_head import PooledBody, classified
-from nlptransfer.vectors import PAD_ID
+from nlptransfer.vectors import PAD_ID, RESERVED
 
 WEIGHTS = "model.safetensors"
 ENCODER = "encoder."
@@ -144,6 +144,7 @@ class ProbeForSequenceClassification(PreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         word_features: Tensor | None = None,
+        word_ids: Tensor | None = None,
         features: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
@@ -156,12 +157,15 @@ class ProbeForSequenceClassification(PreTrainedModel):
             attention_mask: (batch, tokens); without it every place counts.
             token_type_ids: (batch, tokens), where the encoder takes them.
             word_features: (batch, word_dimensions) pooled word vectors, where there are words beside the encoder.
+            word_ids: (batch, words) in place of ``word_features``.
             features: (batch, encoder_width + word_dimensions) in place of all these.
             labels: (batch,) int64, or (batch, labels) float for several labels at once.
             output_hidden_states: whether ``hidden_states`` is given.
         """
         if features is None:
             features = self.encoder_features(input_ids, attention_mask, token_type_ids)
+            if word_ids is not None and self.vectors is not None:
+                word_features = pool(self.vectors(word_ids), word_ids >= RESERVED, ("mean",))
             if word_features is not None:
                 features = torch.cat([features, to_float16(word_features)], dim=1)
         hidden = self.body(features.to(self.classifier.weight.dtype))

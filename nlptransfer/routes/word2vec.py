@@ -1,7 +1,7 @@
 """The route Word2Vec: frozen word vectors and a small classifier."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -11,7 +11,9 @@ from annotated_types import MinLen
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from nlptransfer import distributed
 from nlptransfer.data import Data
+from nlptransfer.hub import CardSection, base_name, pipeline_code
 from nlptransfer.memo import once
 from nlptransfer.models import FeatureRows, Rows, TokenRows, encode, encode_words, pooled_vectors
 from nlptransfer.routes.base import Built, Route, set_length
@@ -24,7 +26,7 @@ from nlptransfer.routes.word2vec_model import (
     unknown_share,
 )
 from nlptransfer.settings import Count, Share
-from nlptransfer.vectors import vectors_for, vocabulary
+from nlptransfer.vectors import continued_vectors, vectors_for, vocabulary
 
 log = logging.getLogger("nlptransfer")
 
@@ -34,7 +36,8 @@ class Word2Vec(Route):
     """Frozen word vectors and a small classifier."""
 
     name: ClassVar[str] = "word2vec"
-    opened_by: ClassVar[str] = "transformers after import nlptransfer.routes.word2vec_model"
+    opened_by: ClassVar[str] = "transformers after import nlptransfer.word2vec"
+    has_vectors: ClassVar[bool] = True
 
     head_type: Literal["cnn", "mlp", "linear"] = "cnn"
     """cnn: convolutions over the words (Kim 2014); mlp: two hidden layers on pooled vectors; linear: one, solved"""
@@ -61,9 +64,9 @@ class Word2Vec(Route):
     allow_pickle: bool = False
     """whether gensim's own files, which are pickles and can run code, are opened"""
 
-    def build(self, data: Data, base: str | None, revision: str | None, seed: int, beside: Sequence[str] = ()) -> Built:
+    def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
         self.check()
-        texts = (*data.train.texts, *beside)
+        texts = (*data.train.texts, *extra)
         key = "words", str(self), base, revision, texts
         matrix, tokenizer, record, train = once(key, lambda: self._words(texts, base, revision))
         config = Word2VecConfig(
@@ -119,6 +122,28 @@ class Word2Vec(Route):
         if self.is_frozen:
             return encode_words(texts, tokenizer, self.long_text)
         return encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
+
+    def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
+        base = record.get("base") or {}
+        size = f": {base['words']:,} words of {base['dimensions']} dimensions" if base.get("words") else ""
+        source = "distilled from" if base.get("kind") == "distilled" else "those of"
+        return CardSection(
+            f"The word vectors are {source} {base_name(base)}{size}. They "
+            f"{'learned too' if self.train_vectors else 'stayed as they are'}; on them a head (`{self.head_type}`) was "
+            f"{'fitted' if self.is_solved else 'trained'}.",
+            relation="adapter",
+            loading_code=pipeline_code(record, repo_id, "\nimport nlptransfer.word2vec  # registers the model type\n"),
+            loading_needs="In transformers, with nlptransfer installed",
+            has_steps=not self.is_solved,
+            unit="words",
+            unknown="words without a vector",
+            holds_words=True,
+        )
+
+    def continued_vectors(self, texts: Sequence[str], base: str | None, revision: str | None, **training: Any) -> str:
+        vectors, _ = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
+        with distributed.main_first():
+            return str(continued_vectors(vectors, texts, max_words=self.max_words, **training).folder)
 
     @property
     def is_frozen(self) -> bool:

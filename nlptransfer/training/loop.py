@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,6 +31,7 @@ from nlptransfer.models import (
     endless_batches,
     fast,
     first_token_alone,
+    forget,
     rows_of_texts,
     tokens_of_texts,
 )
@@ -132,6 +134,8 @@ class _Loop:
         self.roles = {role: examples.by_row for role, examples in roles.items()}
         self.texts = {role: tokens_of_texts(examples.rows) for role, examples in roles.items()}
         self.epochs, self.rate = settings.num_train_epochs, settings.learning_rate
+        if is_initialized() and AcceleratorState().mixed_precision != settings.mixed_precision:
+            forget(AcceleratorState)
         self.accelerator = distributed.accelerator(settings.mixed_precision, settings.report_to, checkpoints.parent)
         self.micro_rows = settings.per_device_train_batch_size * self.accelerator.num_processes
         self.step_rows = self.micro_rows * settings.gradient_accumulation_steps
@@ -158,7 +162,7 @@ class _Loop:
         self._resume()
         if self.settings.report_to:
             self.accelerator.init_trackers("nlptransfer", config=self.settings.flat())
-        with self._bar() as bar, fast(self.trained, packed="frozen"), first_token_alone(self.trained.model):
+        with self._bar() as bar, fast(self.trained), first_token_alone(self.trained.model):
             task = bar.add_task("training", total=self.steps, completed=self.report.step, note="")
 
             def show(note: str | None) -> None:

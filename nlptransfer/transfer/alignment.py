@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nlptransfer import distributed
-from nlptransfer.models import last_inputs, text_vectors
+from nlptransfer.models import last_inputs, name_of, text_vectors
 from nlptransfer.training import SOURCE, UNLABELED, Judged, LabelLoss, Objective
 
 KERNELS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -121,8 +121,7 @@ class Aligned(Objective):
     ) -> None:
         super().__init__(model, criterion)
         self.discrepancy, self.strength = discrepancy, strength
-        # Not as a module of its own: its weights have a name already.
-        self.last_layer = (last_layer,)
+        self.last_layer = name_of(last_layer, model)
         self.seen: tuple[list[Tensor], tuple[Tensor, Tensor], float] | None = None
 
     def forward(self, inputs: dict, judged: dict | None = None) -> Tensor:  # type: ignore[override]
@@ -131,7 +130,7 @@ class Aligned(Objective):
         sides, weights, shares = [], [], []
         loss = torch.zeros((), device=self.criterion.class_weights.device)
         for role in (SOURCE, UNLABELED):
-            with last_inputs(self.last_layer[0]) as seen:
+            with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
                 if role == SOURCE:
                     loss = super().forward(inputs[role], judged[role])
                 else:

@@ -20,11 +20,12 @@ from nlptransfer.models import (
     compute,
     last_inputs,
     layers_of,
+    name_of,
     plain_model,
     pool,
     text_vectors,
 )
-from nlptransfer.routes import EncoderRoute, Full, Route
+from nlptransfer.routes import Route
 from nlptransfer.settings import Count, check
 from nlptransfer.training import TARGET, Head, HeadTask, Judged, LabelLoss, Objective, Solved, TrainingSettings, are_few
 from nlptransfer.transfer.base import Learner, Sides, Stage, Transfer
@@ -34,8 +35,7 @@ PAIRS_PER_STEP = 64
 """So many that each of a few dozen rows is in almost every step."""
 LEAST_PAIRS, PAIRS_PER_ROW = 12 * PAIRS_PER_STEP, 4
 """Pairs of an epoch, where none are asked for: so many, or so many for each row if that is more."""
-RATES = {"full": 1e-4, "lora": 5e-4}
-"""Learning rates by route."""
+RATE, RATE_OF_ADAPTERS = 1e-4, 5e-4
 PARTS = 4
 """Rows of a step, which are of any length, go through the encoder in so many parts of like length."""
 MEAN_LAYERED = ("bert", "camembert", "roberta", "xlm-roberta")
@@ -75,33 +75,35 @@ class Contrastive(Transfer):
     stay as it is, by a map from the one to the other; of BERT, RoBERTa and the like"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
-        if not isinstance(route, EncoderRoute):
+        if not route.learns_encoder:
             raise SettingError(
-                f"transfer=contrast: expected an encoder that learns, found {route.name}: take full or lora, or "
-                f"{route.name} without contrast, which is quick and good with few rows too"
+                f"transfer={self.name}: expected an encoder that learns, found {route.name}: take full or lora, or "
+                f"{route.name} without {self.name}, which is quick and good with few rows too"
             )
-        if not isinstance(route, Full):
-            return
-        check(not route.head_first, "head_first", True, "false, as contrast solves the last layer at the end")
-        for name in ("freeze_layers", "layers"):
-            value = getattr(route, name)
-            check(not value, name, value, "none beside contrast, whose layers all learn: layer_decay slows the lower")
+        instead = {
+            "head_first": "false, as the last layer is fitted at the end",
+            "freeze_layers": "none, as all layers learn from pairs: layer_decay slows the lower",
+            "layers": "none, as all layers learn from pairs: layer_decay slows the lower",
+        }
+        for name, expected in instead.items():
+            value = getattr(route, name) if name in route.per_stage else None
+            check(not value, name, value, expected)
 
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
         good: dict[str, Any] = {
             "num_train_epochs": 1,
-            "learning_rate": RATES.get(route.name),
+            "learning_rate": RATE_OF_ADAPTERS if route.is_adapter else RATE,
             "per_device_train_batch_size": PAIRS_PER_STEP,
         }
         unasked = {name: value for name, value in good.items() if getattr(training, name) is None}
         return route, replace(training, **unasked)
 
     def prepare(self, stage: Stage, route: Route, model: PreTrainedModel) -> None:
-        if stage is CONTRAST and self.mean_start and isinstance(route, Full) and not has_mean_layer(model):
+        if stage is CONTRAST and self.mean_start and not route.is_adapter and not has_mean_layer(model):
             append_mean_layer(model)
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
-        # Full and Lora have no others: no layer is frozen.
+        # No layer is frozen, so they are tokens.
         rows = cast(TokenRows, learner.examples[TARGET].rows)
         pooler = pooler_of(learner.module, learner.last_layer, rows)
         if pooler is not None and self.mean_start:
@@ -209,8 +211,8 @@ class ContrastiveLoss(Objective):
         self, model: nn.Module, criterion: LabelLoss, last_layer: nn.Linear, pooler: nn.Linear | None = None
     ) -> None:
         super().__init__(model, criterion)
-        # Not as modules of its own: their weights have a name already.
-        self.layers = last_layer, pooler
+        self.last_layer = name_of(last_layer, model)
+        self.pooler = None if pooler is None else name_of(pooler, model)
 
     def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
         if judged is None:
@@ -227,7 +229,8 @@ class ContrastiveLoss(Objective):
 
     def _seen(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Representations, (rows, width), in the order of the rows; and logits, in some order."""
-        last_layer, pooler = self.layers
+        last_layer = self.model.get_submodule(self.last_layer)
+        pooler = None if self.pooler is None else self.model.get_submodule(self.pooler)
         order = inputs["attention_mask"].sum(dim=1).argsort()
         vectors, logits = [], []
         for rows in order.tensor_split(min(PARTS, len(order))):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nlptransfer.models import last_inputs, standing_in, text_vectors
+from nlptransfer.models import last_inputs, name_of, standing_in, text_vectors
 from nlptransfer.training import SOURCE, TARGET, Judged, LabelLoss, Objective
 
 
@@ -35,8 +35,7 @@ class JointLoss(Objective):
     ) -> None:
         super().__init__(model, criterion)
         self.source, self.weights, self.source_head, self.other = source, weights, source_head, other
-        # Not as a module of its own: its weights have a name already.
-        self.last_layer = (last_layer,)
+        self.last_layer = None if last_layer is None else name_of(last_layer, model)
 
     def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
         if judged is None:
@@ -44,14 +43,15 @@ class JointLoss(Objective):
         alpha, beta = self.weights(judged.progress)
         if judged.role != self.other:
             return beta * super().forward(inputs, judged) + self._idle(self.source_head)
-        with standing_in(self.last_layer[0], self.source_head):
+        last_layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
+        with standing_in(last_layer, self.source_head):
             logits = self.model(**inputs).logits.float()
-        return alpha * self.source(logits, judged) + self._idle(self.last_layer[0])
+        return alpha * self.source(logits, judged) + self._idle(last_layer)
 
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
         return (self.source if role == self.other else self.criterion).row_weights(targets)
 
-    def _idle(self, head: nn.Linear | None) -> Tensor | float:
+    def _idle(self, head: nn.Module | None) -> Tensor | float:
         # Several processes wait for the gradient of every parameter in every pass, also of the other task's head.
         learning = head.parameters() if self.source_head is not None and head is not None else ()
         return sum((0 * value.sum() for value in learning), start=0.0)
@@ -105,14 +105,14 @@ class RelationalLoss(Objective):
     ) -> None:
         super().__init__(model, criterion)
         self.distance, self.angle = distance, angle
-        self.last_layer = (last_layer,)
+        self.last_layer = name_of(last_layer, model)
 
     def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
         if judged is None:
             return super().forward(inputs)
         taught = inputs["taught"]
         inputs = {name: value for name, value in inputs.items() if name != "taught"}
-        with last_inputs(self.last_layer[0]) as seen:
+        with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
             loss = super().forward(inputs, judged)
         learned = text_vectors(seen[0], inputs, self.model).float()
         lost = self.distance * distance_loss(learned, taught) + self.angle * angle_loss(learned, taught)

@@ -20,11 +20,10 @@ from nlptransfer.data import Data
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub import recorded_base
 from nlptransfer.models import Examples, SomeRows, TokenRows, compute, encode, load_language_model, plain_model
-from nlptransfer.routes import Built, EncoderRoute, Lora, Probe, Route, Word2Vec
+from nlptransfer.routes import Built, Route
 from nlptransfer.settings import Count, Positive, check
 from nlptransfer.training import TARGET, Judged, Objective, TrainingSettings, learned_state, train
 from nlptransfer.transfer.base import Sides, Stage, Transfer
-from nlptransfer.vectors import continued_vectors, vectors_for
 
 log = logging.getLogger("nlptransfer")
 
@@ -68,17 +67,17 @@ class Pretrain(Transfer):
     """texts of one forward pass on one process"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
-        if isinstance(route, Probe):
+        if not (route.learns_encoder or route.has_vectors):
             raise SettingError(
-                "transfer=pretrain: expected an encoder that learns, found probe, whose encoder stays as it is and is "
-                "not saved: take full or lora"
+                f"transfer=pretrain: expected an encoder that learns, found {route.name}, whose encoder stays as it is "
+                "and is not saved: take full or lora"
             )
         if not sides.has_rows:
             raise SettingError(
                 "transfer=pretrain: expected rows of a source, found a saved classifier, which has learned its task "
                 "already: give its training data, or leave pretrain out"
             )
-        if isinstance(route, Word2Vec):
+        if route.has_vectors:
             batch = type(self).__dataclass_fields__["pretrain_batch_size"].default
             check(self.mask_probability is None, "mask_probability", self.mask_probability, "none for word vectors")
             same = self.pretrain_batch_size == batch
@@ -88,7 +87,7 @@ class Pretrain(Transfer):
         return route, replace(
             training,
             num_train_epochs=self.pretrain_epochs,
-            learning_rate=self.pretrain_learning_rate or (RATE_OF_ADAPTERS if isinstance(route, Lora) else RATE),
+            learning_rate=self.pretrain_learning_rate or (RATE_OF_ADAPTERS if route.is_adapter else RATE),
             per_device_train_batch_size=self.pretrain_batch_size,
         )
 
@@ -109,7 +108,7 @@ class Pretrain(Transfer):
             BaseModelError: the base has no head that predicts tokens.
             SettingError: nothing of the encoder learns, or a mask is asked for where there is none.
         """
-        if not isinstance(route, EncoderRoute):
+        if not route.learns_encoder:
             # Its vectors were trained before the model was built around them.
             return {"seconds": 0.0, "examples": 0}
         route.freeze(built.model)
@@ -118,7 +117,7 @@ class Pretrain(Transfer):
         masking = self._masking(model, built.tokenizer, seed) if is_masked else None
         none = f"none for a decoder, as {built.record['name']} is one"
         check(is_masked or self.mask_probability is None, "mask_probability", self.mask_probability, none)
-        with _around(model, built.model, learns=not isinstance(route, Lora)):
+        with _around(model, built.model, learns=not route.is_adapter):
             learn, held_out = (_examples(own, built.tokenizer, masking) for own in texts)
             objective = LanguageLoss(model.to(distributed.state().device), masking)
             return _lowered(objective, learn, held_out, settings, checkpoints, route.paces(built.model))
@@ -256,20 +255,13 @@ def pretrained_base(
         target, others: as :func:`language_texts` takes them.
     """
     own = next((part for part in transfer.parts if isinstance(part, Pretrain)), None)
-    if own is None or not isinstance(route, Word2Vec):
+    if own is None or not route.has_vectors:
         return base, revision
     texts, _ = language_texts(target, others, seed)
-    vectors, _ = vectors_for(texts, base, revision, dimensions=route.dimensions, allow_pickle=route.allow_pickle)
-    with distributed.main_first():
-        found = continued_vectors(
-            vectors,
-            texts,
-            max_words=route.max_words,
-            epochs=own.pretrain_epochs,
-            learning_rate=own.pretrain_learning_rate or RATE_OF_VECTORS,
-            seed=seed,
-        )
-    return str(found.folder), None
+    rate = own.pretrain_learning_rate or RATE_OF_VECTORS
+    return route.continued_vectors(
+        texts, base, revision, epochs=own.pretrain_epochs, learning_rate=rate, seed=seed
+    ), None
 
 
 def _lowered(

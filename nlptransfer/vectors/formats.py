@@ -2,11 +2,13 @@
 
     word2vec text     a header line "N D", then a word and D numbers a line (fastText's .vec is the same)
     GloVe text        the same without the header
-    word2vec binary   the header line, then a word, a space and D little-endian float32
+    word2vec binary   the header line, then N times a word, a space, D little-endian float32, and a line end or none
     gensim pickles    .kv and .model; they can run code when read, so they have to be asked for
 
-The kind is seen in the content, never in the name, and each kind may be compressed by gzip. Nothing is
-allocated on a header's word: blocks grow with what is really read.
+Each kind may be compressed by gzip, and is seen in the content. Binary is what holds N records that end exactly with
+the file; words in it may have spaces where each record ends a line. A small file may be text too, as four digits are
+the four bytes of some number. Where it can be read as either, the name decides, .bin and .bin.gz are binary, and the
+log says so. Nothing is allocated on a header's word: blocks grow with what is really read.
 
 A name of gensim's downloader stands for a file too, which is fetched by itself, without the code published with it.
 Mirrors: NLPTRANSFER_GENSIM_LIST_URL (the list of models), NLPTRANSFER_GENSIM_DATA_URL (holds NAME/NAME.gz).
@@ -26,7 +28,6 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -85,16 +86,12 @@ class _Input:
     def read(self, size: int, where: str) -> bytes:
         """``size`` bytes, or fewer before the end and before a break; an error at a break names ``where``."""
         parts: list[bytes] = []
-        while size and self._error is None:
-            try:
-                part = self._stream.read1(min(size, 1 << 20))
-            except (OSError, EOFError, zlib.error) as error:
-                self._error = error
-                break
-            if not part:
-                break
-            parts.append(part)
-            size -= len(part)
+        try:
+            while size and not self._error and (part := self._stream.read1(min(size, 1 << 20))):
+                parts.append(part)
+                size -= len(part)
+        except (OSError, EOFError, zlib.error) as error:
+            self._error = error
         if self._error and not parts:
             raise VectorsError(
                 f"{self.name}, {where}: {self._what} ({self._error}): download or compress it again"
@@ -118,15 +115,14 @@ def check_kind(path: Path, allow_pickle: bool) -> bool:
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise VectorsError(f"{path.name}: expected word vectors, found {what}")
-    if not _PICKLE.match(head):
-        return False
-    if not allow_pickle:
+    pickled = bool(_PICKLE.match(head))
+    if pickled and not allow_pickle:
         raise VectorsError(
             f"{path.name}: a pickle, which can run code when it is read. Convert it once, where it comes from a source "
             "that you trust, with gensim: KeyedVectors.load(FILE).save_word2vec_format('vectors.bin', binary=True) "
             "(a whole model: Word2Vec.load(FILE).wv.save_word2vec_format(...)); or open it with allow_pickle=True"
         )
-    return True
+    return pickled
 
 
 def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
@@ -136,9 +132,10 @@ def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
         VectorsError: the file is broken, lies about its size, is not UTF-8 or holds a number that is not
             finite; the line or the record is named.
     """
-    if check_kind(path, allow_pickle):
-        yield from _pickle_blocks(path)
-        return
+    yield from _pickle_blocks(path) if check_kind(path, allow_pickle) else _blocks(path)
+
+
+def _blocks(path: Path, binary: bool | None = None) -> Iterator[Block]:
     with _open(path) as stream:
         source = _Input(path, stream)
         head = source.read(_HEAD, "line 1").removeprefix(_BOM)
@@ -149,8 +146,8 @@ def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
         rows, dimensions = int(header[1]), int(header[2])
         rest = head[header.end() :]
         _check_header(source, rows, dimensions)
-        blocks = _binary_blocks if _is_binary(rest, dimensions) else _text_blocks
-        yield from blocks(source, rest, rows, dimensions)
+        binary = _is_binary(path, rest, dimensions) if binary is None else binary
+        yield from (_binary_blocks if binary else _text_blocks)(source, rest, rows, dimensions)
 
 
 def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> int:
@@ -167,9 +164,7 @@ def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> int:
     Raises:
         VectorsError: that leaves none.
     """
-    suffixes = path.suffixes
-    packed = suffixes[-1].lower() == ".gz"
-    binary = suffixes[-2 if packed else -1].lower() == ".bin"
+    packed, binary = path.suffix.lower() == ".gz", _has_binary_name(path)
     kept = [(row, word) for row, word in enumerate(words) if not re.search("[ \t\n\r\v\f]", word)]
     if not kept:
         raise VectorsError(f"{path.name}: expected a word without white space, found none among {len(matrix)}")
@@ -177,20 +172,16 @@ def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> int:
         # No name and no time in the gzip header: the same vectors make the same file.
         out = gzip.GzipFile("", "wb", compresslevel=6, fileobj=plain, mtime=0) if packed else plain
         out.write(f"{len(kept)} {matrix.shape[1]}\n".encode())
-        pending = iter(kept)
-        while block := list(islice(pending, 4096)):
+        for start in range(0, len(kept), 4096):
+            block = kept[start : start + 4096]
             vectors = np.asarray(matrix[[row for row, _ in block]], dtype="<f4")
-            _write_block(out, [word for _, word in block], vectors, binary)
+            for (_, word), vector in zip(block, vectors, strict=True):
+                # str of a float32 is the shortest number that reads back as the same one.
+                numbers = vector.tobytes() if binary else " ".join(map(str, vector)).encode() + b"\n"
+                out.write(word.encode("utf-8") + b" " + numbers)
         if packed:
             out.close()
     return len(matrix) - len(kept)
-
-
-def _write_block(out: Any, words: Sequence[str], vectors: np.ndarray, binary: bool) -> None:
-    for word, vector in zip(words, vectors, strict=True):
-        # str of a float32 is the shortest number that reads back as the same one.
-        numbers = vector.tobytes() if binary else " ".join(map(str, vector)).encode() + b"\n"
-        out.write(word.encode("utf-8") + b" " + numbers)
 
 
 def _open(path: Path) -> io.BufferedIOBase:
@@ -215,17 +206,43 @@ def _check_header(source: _Input, rows: int, dimensions: int) -> None:
         )
 
 
-def _is_binary(rest: bytes, dimensions: int) -> bool:
-    first = rest.split(b"\n", 1)[0].rstrip().rsplit(b" ", dimensions)
-    if len(first) == dimensions + 1 and _numbers(b" ".join(first[1:]), dimensions) is not None:
+def _is_binary(path: Path, rest: bytes, dimensions: int) -> bool:
+    """Decide between binary and text by the rule at the head of this module; ``rest`` is what has been read already.
+
+    The first line and bytes rule text out in nearly all binary files. Others are read as binary, which breaks early in
+    nearly all text: a word seems to have a line end inside. Only what is binary to its end is read as text too.
+    """
+    if not _may_be_text(rest, dimensions):
+        return True
+    if not _succeeds(path, binary=True):
         return False
-    if _CONTROL.search(rest):
+    both = _succeeds(path, binary=False)
+    binary = not both or _has_binary_name(path)
+    reason = "it reads well as both, and then a name that ends in .bin means binary" if both else "as text it is broken"
+    logger.warning("%s: could be text or binary, taken for %s: %s", path.name, "binary" if binary else "text", reason)
+    return binary
+
+
+def _may_be_text(head: bytes, dimensions: int) -> bool:
+    fields = head.partition(b"\n")[0].split()
+    if _numbers(b" ".join(fields[-dimensions:]), dimensions) is not None:
         return True
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(rest)
+        codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
-        return True
-    return False
+        return False
+    return not _CONTROL.search(head)
+
+
+def _succeeds(path: Path, binary: bool) -> bool:
+    try:
+        return not any(b"\n" in word for words, _ in _blocks(path, binary) for word in words)
+    except VectorsError:
+        return False
+
+
+def _has_binary_name(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(".bin")
 
 
 def _guess_dimensions(name: str, head: bytes) -> int:
@@ -234,7 +251,7 @@ def _guess_dimensions(name: str, head: bytes) -> int:
     widths = Counter(line.rstrip().count(b" ") for line in lines[: max(1, len(lines) - 1)] if line.strip())
     dimensions = max(widths, key=lambda width: (widths[width], -width), default=0)
     first = next((line for line in lines if line.strip()), b"")
-    if not 0 < dimensions <= _MAX_DIMENSIONS or _is_binary(head, dimensions):
+    if not 0 < dimensions <= _MAX_DIMENSIONS or not _may_be_text(head, dimensions):
         shown = first[:40].decode("utf-8", "replace")
         raise VectorsError(
             f"{name}, line 1: expected a header 'N D', or a word and its numbers, found {shown!r}: "
@@ -258,9 +275,8 @@ def _text_blocks(source: _Input, head: bytes, rows: int | None, dimensions: int)
         blank = blank or end < len(lines)
         wanted = filled if rows is None else filled[: rows - done]
         if wanted:
-            yield _checked(
-                source.name, "line", first + done, *_parse_lines(source.name, wanted, dimensions, first + done)
-            )
+            parsed = _parse_lines(source.name, wanted, dimensions, first + done)
+            yield _checked(source.name, "line", first + done, *parsed)
         done += len(wanted)
         if len(wanted) < len(filled):
             raise VectorsError(f"{source.name}, line {first + done}: the header says {rows} words, and here is more")
@@ -281,10 +297,9 @@ def _lines(source: _Input, rest: bytes, first: int) -> Iterator[list[bytes]]:
             raise VectorsError(f"{source.name}, line {first}: expected at most {_MAX_LINE:,} bytes in a line")
         chunk = source.read(_CHUNK, f"line {first}")
         if not chunk:
-            break
+            yield [rest]
+            return
         rest += chunk
-    if rest:
-        yield [rest]
 
 
 def _parse_lines(name: str, lines: list[bytes], dimensions: int, first: int) -> Block:
@@ -345,32 +360,38 @@ def _numbers(text: bytes, expected: int) -> np.ndarray | None:
 
 def _binary_blocks(source: _Input, buffer: bytes, rows: int, dimensions: int) -> Iterator[Block]:
     done, row_bytes = 0, 4 * dimensions
+    plain = re.compile(rb"([^ ]{0,%d}) (.{%d})(?=([^ ]{0,80}))" % (_MAX_WORD, row_bytes), re.DOTALL)
+    # The first space that a line end fits is the one after the word, unless the rest of a word and its line end follow.
+    ended = re.compile(rb"(\n*[^\n]{0,%d}?) (.{%d})(?=\n(?![^\n ]+\n))" % (_MAX_WORD, row_bytes), re.DOTALL)
+    # The original C tool ends each record with a newline, gensim does not. Cut at first spaces, what is taken for the
+    # next word has a newline in it then, whatever spaces the words have, and without line ends it hardly ever has one.
+    following: list[bytes] = []
+    position = 0
+    while len(following) < min(rows, 100) and (match := plain.match(buffer, position)):
+        following.append(match[3])
+        position = match.end()
+    record = ended if 2 * sum(b"\n" in word for word in following) >= len(following) > 0 else plain
     while True:
         words: list[bytes] = []
-        starts: list[int] = []
+        numbers: list[bytes] = []
         position = 0
-        while done + len(words) < rows:
-            space = buffer.find(b" ", position, position + _MAX_WORD)
-            start = space + 1
-            if space < 0 or start + row_bytes > len(buffer):
-                break
-            # The original C tool ends each record with a newline, gensim does not.
-            words.append(buffer[position:space].lstrip(b"\n"))
-            starts.append(start)
-            position = start + row_bytes
+        while done + len(words) < rows and (match := record.match(buffer, position)):
+            words.append(match[1].lstrip(b"\n"))
+            numbers.append(match[2])
+            position = match.end()
         if words:
-            view = memoryview(buffer)
-            raw = b"".join([view[start : start + row_bytes] for start in starts])
-            vectors = np.frombuffer(raw, dtype="<f4").reshape(len(words), dimensions)
+            vectors = np.frombuffer(b"".join(numbers), dtype="<f4").reshape(len(words), dimensions)
             yield _checked(source.name, "record", done + 1, words, vectors)
             done += len(words)
         buffer = buffer[position:]
         if done == rows:
             break
-        if len(buffer) > _MAX_WORD + row_bytes:
+        if len(buffer) > _MAX_WORD + row_bytes + 2:
             raise VectorsError(f"{source.name}, record {done + 1}: no word ends within {_MAX_WORD:,} bytes")
         chunk = source.read(_CHUNK, f"record {done + 1}")
-        if not chunk:
+        if not chunk and record is ended and done == rows - 1:
+            record = plain  # The last record may lack its line end.
+        elif not chunk:
             what = "is cut off" if buffer.strip() else "is missing"
             raise VectorsError(f"{source.name}, record {done + 1} {what}: the header says {rows} words")
         buffer += chunk

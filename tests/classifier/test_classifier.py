@@ -363,7 +363,7 @@ def test_the_pipeline_of_transformers_gives_the_same(run, several, remarks, tick
 def test_transformers_loads_it_in_a_process_of_its_own(one, tmp_path):
     folder = one.save_pretrained(tmp_path / "out")
     code = (
-        "import sys, nlptransfer.routes.word2vec_model\nfrom transformers import pipeline\n"
+        "import sys, nlptransfer.word2vec\nfrom transformers import pipeline\n"
         "found = pipeline('text-classification', model=sys.argv[1], truncation=True)(sys.argv[2])\n"
         "print(found[0]['label'], 'nlptransfer.experiments.finetuning' in sys.modules)"
     )

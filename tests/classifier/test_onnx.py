@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 import nlptransfer
 from helpers.corpora import WORDS
 from helpers.encoders import SHAPES, make_base, xlnet_tokenizer
+from helpers.runs import finetune
 from nlptransfer import Classifier, Full, Lora, Probe, Word2Vec
 from nlptransfer.classifier.onnx import OnnxForSequenceClassification
 from nlptransfer.data.dataset import Data, Split
@@ -331,15 +332,9 @@ def test_a_graph_of_other_labels(words, tmp_path):
 
 def test_what_was_exported_cannot_learn(words, tmp_path):
     exported = Classifier.load(words.folder)
-    route = exported.route
-    data = Data("toy", ONE, *[Split([], ONE.encode([]))] * 4)
-    for ask in (
-        lambda: route.build(data, None, None, 0),
-        lambda: route.defaults(data),
-        lambda: route.head(exported.model),
-    ):
-        with pytest.raises(SettingError, match=r"expected a classifier that can learn, .* of route word2vec"):
-            ask()
+    rows = [(name, name) for name in ONE.names for _ in range(8)]
+    with pytest.raises(SettingError, match=r"expected a classifier that can learn, .* of route word2vec"):
+        finetune(rows, source=exported, output_dir=tmp_path / "run")
     with pytest.raises(SettingError, match="merge: expected an adapter"):
         exported.merge()
     with pytest.raises(SettingError, match="export: expected a model in torch, found one in ONNX"):

@@ -112,7 +112,7 @@ def test_data_sets_of_one_name_do_not_share_a_folder(command_line, remarks_folde
     ended = command_line(main, "finetune", remarks_folder / "train.jsonl", other / "train.jsonl", *call)
     assert ended.code == 0, ended.err
     labels = [RunResult.load(folder).data.labels.names for folder in sorted((tmp_path / "out").iterdir())]
-    assert sorted(labels) == [["fine", "negative"], ["negative", "positive"]]
+    assert sorted(labels) == [("fine", "negative"), ("negative", "positive")]
 
 
 def test_overwrite_and_columns(command_line, vectors_file, remarks, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 
 from nlptransfer.data.dataset import Split
 from nlptransfer.data.labels import Labels
-from nlptransfer.evaluation import metrics
+from nlptransfer.evaluation import score_predictions
 from nlptransfer.results import Cost, DataSummary, Fit, Predictions, RunResult
 
 ONE_LABEL = Labels(("bad", "good", "mixed"))
@@ -47,7 +47,7 @@ def result_of(
         question={"seed": 7},
         command=f"nlptransfer finetune {data}",
         base={"kind": "encoder", "name": "acme/tiny"},
-        scores={split: {"rows": n, **metrics.score_predictions(targets, p, labels, resamples=10)}},
+        scores={split: {"rows": n, **score_predictions(targets, p, labels, resamples=10)}},
         cost=Cost(12.5, 100.0, 1234, 5678, 800.0, size_mb=0.5),
         training=Fit(12.5, 90, best_epoch=3, history=history),
         processes=1,

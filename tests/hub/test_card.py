@@ -25,9 +25,10 @@ import nlptransfer
 from helpers.encoders import SHAPES, make_base
 from helpers.runs import finetune
 from nlptransfer import Classifier, Full, Lora, Word2Vec
+from nlptransfer.classifier.persistence import route_of
 from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
-from nlptransfer.hub.card import loading_code, model_card
+from nlptransfer.hub import card as hub_card
 from nlptransfer.routes.base import Route
 
 REPO = "acme/films"
@@ -103,6 +104,19 @@ LORA = {"rank": 8, "lora_alpha": 16.0, "max_length": 256}
 MERGED = LORA | {"merge": True}
 
 
+def exported_of(route: str, settings: dict[str, Any], form: str) -> dict[str, Any]:
+    learned = {"route": route, "settings": settings}
+    return record_of("onnx", settings={"learned_by": route}, format=form, learned=learned)
+
+
+def model_card(record: dict[str, Any], repo_id: str, **more: Any) -> str:
+    return hub_card.model_card(record, repo_id, route_of(record).card_section(record, repo_id), **more)
+
+
+def loading_code(record: dict[str, Any], repo_id: str) -> str:
+    return route_of(record).card_section(record, repo_id).loading_code
+
+
 @dataclass(frozen=True)
 class Kind:
     """What the card of one kind of record must say."""
@@ -118,7 +132,7 @@ KINDS = {
     "full, upper layers": Kind(
         record_of(settings={"freeze_layers": 2}), "transformers", "finetune", "the lowest 2 layers stayed as they are"
     ),
-    "probe": Kind(record_of("probe", settings=PROBE), "nlptransfer", "adapter", "A head (`linear`) was solved"),
+    "probe": Kind(record_of("probe", settings=PROBE), "nlptransfer", "adapter", "A head (`linear`) was fitted"),
     "lora": Kind(record_of("lora", settings=LORA), "peft", "adapter", "LoRA matrices of rank 8 (alpha 16)"),
     "merged lora": Kind(
         record_of("lora", settings=MERGED), "transformers", "finetune", "the matrices are merged into the encoder"
@@ -132,10 +146,8 @@ KINDS = {
     "word2vec distilled": Kind(
         record_of("word2vec", DISTILLED, settings={"head_type": "linear"}), "nlptransfer", None, "distilled from acme/"
     ),
-    "onnx": Kind(record_of(format="onnx"), "nlptransfer", "finetune", "exported to ONNX"),
-    "onnx int8": Kind(
-        record_of("probe", settings=PROBE, format="onnx int8"), "nlptransfer", "quantized", "with weights in int8"
-    ),
+    "onnx": Kind(exported_of("full", {}, "onnx"), "nlptransfer", "finetune", "exported to ONNX"),
+    "onnx int8": Kind(exported_of("probe", PROBE, "onnx int8"), "nlptransfer", "quantized", "with weights in int8"),
 }
 
 
@@ -202,7 +214,7 @@ def test_the_hub_is_told_what_kind_of_model_it_is(kind):
     told = metadata(card)
     assert (told["library_name"], told.get("base_model_relation")) == (case.library, case.relation)
     assert told.get("base_model") == (None if case.record["base"] is WORDS else "acme/tiny-base")
-    assert told["tags"][:3] == ["nlptransfer", case.record["route"], "text-classification"]
+    assert told["tags"][:3] == ["nlptransfer", case.record.get("learned", case.record)["route"], "text-classification"]
     assert ("onnx" in told["tags"]) == ("onnx" in kind)
     assert (told["license"], told["language"], told["datasets"]) == ("apache-2.0", ["en", "no"], ["acme/reviews"])
     assert told["pipeline_tag"] == "text-classification"
@@ -521,13 +533,13 @@ def opened(saved, tmp_path_factory) -> dict[str, dict[str, float]]:
     for name, each in saved.items():
         plain = next(code for code in code_blocks(model_card(each.record, each.repo_id)) if "transformers" in code)
         (free if name == "word2vec" else blocked)[name] = plain
-        assert (loading_code(each.record, each.repo_id) == f"```python\n{plain}```") == (name != "word2vec")
+        assert f"{loading_code(each.record, each.repo_id)}\n" == plain
     # Where the base was a folder, and lies here under its name.
     here = tmp_path_factory.mktemp("here")
     (here / "tiny-bert").symlink_to(snapshot("acme/tiny-bert"))
     local = saved["lora"].record
     local["base"] |= {"name": "tiny-bert", "revision": None}
-    (blocked["lora on a folder"],) = code_blocks(loading_code(local, saved["lora"].repo_id))
+    blocked["lora on a folder"] = loading_code(local, saved["lora"].repo_id)
     done = subprocess.run(
         [sys.executable, "-c", RUNNER],
         input=json.dumps([blocked, free, TEXT]),
@@ -575,11 +587,9 @@ def test_texts_of_users_are_shown_only_when_they_are_given(saved):
 
 @pytest.mark.parametrize("kind", ["probe", "word2vec", "word2vec distilled", "onnx", "onnx int8"])
 def test_what_needs_nlptransfer_has_no_plain_lines(kind):
-    record = KINDS[kind].record
-    assert loading_code(record, REPO) == ""
+    code = loading_code(KINDS[kind].record, REPO)
+    assert ("import nlptransfer.word2vec" in code) == bool(code) == kind.startswith("word2vec")
     assert loading_code(record_of("lora", {}, settings=LORA), REPO) == ""
-    registered = "import nlptransfer.routes.word2vec_model" in model_card(record, REPO)
-    assert registered == kind.startswith("word2vec")
 
 
 def test_the_template_is_packaged():

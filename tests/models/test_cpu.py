@@ -1,17 +1,17 @@
 """Linear layers by oneDNN: the same numbers in float32, and nothing else touched."""
 
 import copy
-import os
-import platform
+from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
+from threading import Thread
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from transformers import BertConfig, BertForSequenceClassification
 
 from nlptransfer.models import cpu
 
@@ -23,14 +23,19 @@ SHAPES = given(
 )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def gains(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Everywhere the way that a processor takes on which it gains.
+    # Everywhere the way that a processor takes on which it gains; where oneDNN would round, without its products.
+    with monkeypatch.context() as within:
+        within.setattr(cpu, "_is_held_back", lambda: True)
+        rounds = not cpu._onednn_gains.__wrapped__()
+    if rounds:
+        monkeypatch.setattr(cpu, "_onednn", nullcontext())
     monkeypatch.setattr(cpu, "_onednn_gains", lambda: True)
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+def calls(gains: None, monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     """The inputs' shapes of the layers that go our way."""
     found = []
     product = cpu._Product.apply
@@ -43,7 +48,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     return found
 
 
-def gradients(layer: nn.Linear, x: torch.Tensor) -> list[torch.Tensor]:
+def gradients(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     layer.zero_grad()
     x = x.clone().requires_grad_()
     y = layer(x)
@@ -51,6 +56,7 @@ def gradients(layer: nn.Linear, x: torch.Tensor) -> list[torch.Tensor]:
     return [y.detach(), x.grad, *[value.grad for value in layer.parameters()]]
 
 
+@pytest.mark.usefixtures("gains")
 @settings(deadline=None)
 @SHAPES
 def test_layers_and_gradients_are_float64s(leading: list[int], width: int, out: int, bias: bool) -> None:
@@ -66,144 +72,7 @@ def test_layers_and_gradients_are_float64s(leading: list[int], width: int, out: 
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None)
-@given(
-    shapes=st.lists(st.lists(st.integers(0, 5), max_size=3), min_size=1, max_size=3),
-    width=st.integers(1, 40),
-    out=st.integers(1, 40),
-    bias=st.booleans(),
-)
-def test_packed_weights_give_the_same(shapes: list[list[int]], width: int, out: int, bias: bool) -> None:
-    generator = torch.Generator().manual_seed(width)
-    layer = nn.Linear(width, out, bias=bias)
-    double = copy.deepcopy(layer).double()
-    with torch.no_grad(), cpu.fast(layer, packed="all"):
-        for leading in shapes:
-            x = torch.randn(*leading, width, generator=generator)
-            torch.testing.assert_close(layer(x).double(), double(x.double()), rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture
-def packed(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
-    """The shapes of the weights that are packed."""
-    found = []
-    pack = torch.ops.mkldnn._reorder_linear_weight
-    monkeypatch.setattr(
-        torch.ops.mkldnn,
-        "_reorder_linear_weight",
-        lambda weight, rows: found.append(tuple(weight.shape)) or pack(weight, rows),
-    )
-    return found
-
-
-def test_weights_are_packed_once_while_they_are_constant(
-    calls: list[torch.Size], packed: list[torch.Size], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer, x = nn.Linear(3, 2), torch.ones(4, 3)
-
-    def learned(which: str) -> torch.Tensor:
-        with torch.no_grad(), cpu.fast(layer, packed=which):
-            for _ in range(3):
-                found = layer(x)
-            with torch.enable_grad():
-                assert layer(x).requires_grad
-        return found
-
-    first = learned("all")
-    assert (len(packed), len(calls)) == (1, 1)
-    with torch.no_grad():
-        layer.weight += 1
-    torch.testing.assert_close(learned("all"), first + 3)
-    assert (len(packed), len(calls)) == (2, 2)
-    learned("none")
-    learned("frozen")
-    monkeypatch.setattr(cpu, "PACKED_NUMBERS", 5)
-    learned("all")
-    assert (len(packed), len(calls)) == (2, 14)
-
-
-@settings(deadline=None)
-@SHAPES
-def test_packed_frozen_layers_give_float64s_gradients(leading: list[int], width: int, out: int, bias: bool) -> None:
-    generator = torch.Generator().manual_seed(width)
-    layer = nn.Linear(width, out, bias=bias).requires_grad_(False)
-    with cpu.fast(layer, packed="frozen"):
-        for _ in range(2):
-            x = torch.randn(*leading, width, generator=generator)
-            y, gradient, *others = gradients(layer, x)
-            expected = gradients(copy.deepcopy(layer).double(), x.double())
-            torch.testing.assert_close([y.double(), gradient.double()], expected[:2], rtol=1e-4, atol=1e-5)
-            assert others == [None] * len(others)
-
-
-def test_what_is_frozen_is_packed_both_ways_and_never_once_it_learns(
-    calls: list[torch.Size], packed: list[torch.Size]
-) -> None:
-    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4), nn.Linear(4, 2))
-    model[1].requires_grad_(False)
-    x = torch.ones(6, 3)
-
-    def step() -> torch.Tensor:
-        y = model(x).sum()
-        y.backward()
-        return y
-
-    with cpu.fast(model, packed="frozen"):
-        for _ in range(2):
-            step()
-        # Of layers that learn nothing is kept from one evaluation to the next.
-        for _ in range(2):
-            with torch.no_grad(), cpu.fast(model, packed="all"):
-                before = model(x)
-            with torch.no_grad():
-                model[2].bias += 1
-        with torch.no_grad(), cpu.fast(model, packed="all"):
-            torch.testing.assert_close(model(x), before + 1)
-        assert packed == [(4, 5), (5, 4), *[(5, 3), (2, 4)] * 3]
-        copied = copy.deepcopy(model)
-        with torch.no_grad():
-            copied[1].weight.zero_()
-            assert not torch.equal(copied(x), model(x))
-        for value in (model[1].bias, model[1].weight):
-            value.requires_grad_(True)
-            step()
-            assert value.grad is not None
-    assert calls == [(6, 3), (6, 4)] * 2 + [(6, 3), (6, 5), (6, 4)] + [(6, 3), (6, 4)] + [(6, 3), (6, 5), (6, 4)] * 2
-
-
-def test_both_orders_count_where_frozen_weights_are_packed(
-    packed: list[torch.Size], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer, x = nn.Linear(3, 2).requires_grad_(False), torch.ones(4, 3, requires_grad=True)
-    for most, times in ((11, 0), (12, 2)):
-        monkeypatch.setattr(cpu, "PACKED_NUMBERS", most)
-        with cpu.fast(layer, packed="frozen"):
-            layer(x).sum().backward()
-        assert len(packed) == times
-
-
-def test_without_the_inner_operators_products_are_as_in_training(
-    calls: list[torch.Size], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer, x = nn.Linear(3, 2), torch.ones(4, 3)
-    with torch.no_grad(), cpu.fast(layer, packed="all"):
-        packed = layer(x)
-    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
-    with torch.no_grad(), cpu.fast(layer, packed="all"):
-        torch.testing.assert_close(layer(x), packed)
-    assert calls == [(4, 3)]
-
-
-def test_one_within_another_packs_for_the_outer_one() -> None:
-    layer, x = nn.Linear(3, 2), torch.ones(4, 3)
-    with torch.no_grad(), cpu.fast(layer, packed="all"):
-        with cpu.fast(layer, packed="all"):
-            layer(x)
-        assert layer.packed is not None
-        torch.testing.assert_close(layer(x), layer(x))
-    assert layer.packed is None and type(layer) is nn.Linear
-
-
+@pytest.mark.usefixtures("gains")
 def test_what_is_frozen_gets_no_gradient() -> None:
     layer = nn.Linear(3, 2).requires_grad_(False)
     x = torch.randn(4, 3, requires_grad=True)
@@ -214,19 +83,32 @@ def test_what_is_frozen_gets_no_gradient() -> None:
 
 
 def test_only_layers_in_float32_go_our_way(calls: list[torch.Size]) -> None:
-    class Own(nn.Linear):
-        """Quantized layers are such subclasses."""
+    class Shard(torch.Tensor):
+        """Has products of its own."""
 
-    whole = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2, dtype=torch.bfloat16), Own(3, 2)])
-    with cpu.fast(whole):
-        whole[0](torch.ones(4, 3))
-        whole[1](torch.ones(5, 3, dtype=torch.bfloat16))
-        whole[2](torch.ones(6, 3))
-        nn.Linear(3, 2)(torch.ones(7, 3))
+    layer, half, shard = nn.Linear(3, 2), nn.Linear(3, 2, dtype=torch.bfloat16), nn.Linear(3, 2)
+    shard.weight = nn.Parameter(shard.weight.detach().as_subclass(Shard))
+    with cpu.fast(layer):
+        layer(torch.ones(4, 3))
+        half(torch.ones(5, 3, dtype=torch.bfloat16))
+        assert isinstance(shard(torch.ones(6, 3)), Shard)
         with torch.autocast("cpu", torch.bfloat16):
-            assert whole[0](torch.ones(8, 3)).dtype == torch.bfloat16
-    whole[0](torch.ones(9, 3))
+            assert layer(torch.ones(7, 3)).dtype == torch.bfloat16
+        other = Thread(target=layer, args=(torch.ones(8, 3),))
+        other.start()
+        other.join()
+    layer(torch.ones(9, 3))
     assert calls == [(4, 3)]
+
+
+def test_layers_beside_an_adapter_go_our_way(calls: list[torch.Size]) -> None:
+    config = LoraConfig(r=2, target_modules=["0"], init_lora_weights=False)
+    model, x = get_peft_model(nn.Sequential(nn.Linear(3, 4)), config), torch.ones(5, 3)
+    expected = gradients(model, x)
+    with cpu.fast(model):
+        found = gradients(model, x)
+    torch.testing.assert_close(found, expected)
+    assert calls == [(5, 3), (5, 3), (5, 2)]
 
 
 def test_no_accelerator_and_no_other_processor_is_touched(
@@ -249,17 +131,21 @@ def test_one_within_another_and_errors_leave_all_as_it_was(calls: list[torch.Siz
             layer(torch.ones(4, 3))
         layer(torch.ones(4, 3))
         layer(torch.ones(4, 5))
-    assert type(layer) is nn.Linear
+    layer(torch.ones(4, 3))
     assert calls == [(4, 3), (4, 3), (4, 5)]
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
-def test_activations_computed_twice(calls: list[torch.Size]) -> None:
-    layer, x = nn.Linear(3, 2), torch.ones(4, 3, requires_grad=True)
-    with cpu.fast(layer):
-        checkpoint(layer, x, use_reentrant=False).sum().backward()
-    assert len(calls) == 2
-    torch.testing.assert_close(layer.weight.grad, torch.full((2, 3), 4.0))
+def test_models_that_compute_layers_twice_are_left_alone(calls: list[torch.Size]) -> None:
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model = BertForSequenceClassification(BertConfig(vocab_size=9, **shape)).train()
+    inputs = {"input_ids": torch.tensor([[1, 2, 3]]), "labels": torch.tensor([1])}
+    for counted in (8, 0):
+        with cpu.fast(model):
+            model(**inputs).loss.backward()
+        assert len(calls) == counted
+        model.activation_checkpointing_enable()
+        calls.clear()
 
 
 @pytest.mark.parametrize(
@@ -280,30 +166,12 @@ def test_a_system_that_does_not_describe_its_processor(tmp_path: Path, monkeypat
     assert not cpu._is_held_back()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
-@pytest.mark.parametrize(("variables", "told"), [({}, 2), ({"MALLOC_TRIM_THRESHOLD_": "65536"}, 0)])
-def test_memory_is_kept_unless_its_user_has_said_how(
-    variables: dict[str, str], told: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[int, int]] = []
-    library = SimpleNamespace(mallopt=lambda number, value: calls.append((number, value)))
-    monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: library)
-    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
-        monkeypatch.delenv(name)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    cpu._keep_memory.__wrapped__()
-    assert len(calls) == told
-    # The numbers of malloc.h.
-    assert {number for number, _ in calls} <= {-1, -3}
-
-
 @pytest.mark.parametrize(("rounds", "expected"), [(False, True), (True, False)])
 def test_a_processor_that_would_round_is_left_alone(
     rounds: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.undo()
     monkeypatch.setattr(cpu, "_is_held_back", lambda: True)
+    monkeypatch.setattr(cpu, "_onednn", nullcontext())
     product = torch.Tensor.__matmul__
 
     def rounded(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -313,21 +181,17 @@ def test_a_processor_that_would_round_is_left_alone(
 
     if rounds:
         monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
-    cpu._onednn_gains.cache_clear()
-    try:
-        assert cpu._onednn_gains() is expected
-    finally:
-        cpu._onednn_gains.cache_clear()
+    assert cpu._onednn_gains.__wrapped__() is expected
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="this torch has no such switch")
 def test_who_leaves_last_turns_the_switch_back():
     switch = torch.backends.mkldnn.matmul
     before = switch.fp32_precision
-    first, second = cpu._onednn, cpu._onednn
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
+    user = cpu._OneDnn()
+    for _ in range(2):
+        user.__enter__()
+    user.__exit__()
     assert switch.fp32_precision == "bf16"
-    second.__exit__(None, None, None)
+    user.__exit__()
     assert switch.fp32_precision == before

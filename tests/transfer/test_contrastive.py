@@ -413,12 +413,12 @@ def test_settings_that_nobody_asked_for_are_its_own():
 
 
 REFUSED = [
-    ({"route": "probe"}, "transfer=contrast: expected an encoder that learns, found probe: take full or lora"),
+    ({"route": "probe"}, "transfer=contrastive: expected an encoder that learns, found probe: take full or lora"),
     ({"route": "full", "freeze_layers": 1}, "freeze_layers.*layer_decay"),
     ({"route": "full", "layers": "auto"}, "layers.*layer_decay"),
     ({"route": "full", "head_first": True}, "head_first"),
     ({"route": "full", "num_pairs": 0}, "num_pairs.*a whole number from 1"),
-    ({"route": "full", "source": splits_of()}, "transfer='contrast'"),
+    ({"route": "full", "source": splits_of()}, "transfer='contrastive'"),
 ]
 
 

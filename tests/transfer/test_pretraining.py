@@ -498,7 +498,7 @@ def test_it_comes_before_a_strategy_with_a_source_of_other_labels(masked, tmp_pa
 
 
 def test_it_comes_before_a_strategy_that_sees_no_label_of_the_target(masked, tmp_path):
-    settings = {"pretrain_epochs": 2, "pretrain_learning_rate": 1e-2, "strengths": (1.0,), "num_train_epochs": 1}
+    settings = {"pretrain_epochs": 2, "pretrain_learning_rate": 1e-2, "trade_offs": (1.0,), "num_train_epochs": 1}
     run = run_of(masked, tmp_path / "run", "pretrain >> coral", source=splits(5), verdict=None, **settings)
     told = run.stages["pretrain"].details["language"]
     # There are no validation rows: a tenth of the target's own texts is held out.

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gensim.models import KeyedVectors, Word2Vec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
@@ -25,6 +25,7 @@ from nlptransfer.errors import VectorsError
 from nlptransfer.vectors import formats
 from nlptransfer.vectors.formats import FILE_SUFFIXES, check_kind, download_model, read_blocks, write_vectors
 
+CASES = Path(__file__).parents[2] / "shared" / "cases" / "vectors"
 WORDS = ["the", "café", "电影", "😀", "5", "3.14", "no\u00a0break", "#", "\ufeffmark", "don't"]
 MATRIX = np.random.default_rng(0).standard_normal((len(WORDS), 7)).astype(np.float32)
 ENDINGS = [suffix + packed for suffix in FILE_SUFFIXES for packed in ("", ".gz")]
@@ -131,17 +132,28 @@ def test_what_published_text_files_do(tmp_path, content, words, row):
     np.testing.assert_array_equal(matrix[0], np.array(row, dtype=np.float32))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    ending=st.sampled_from(ENDINGS),
-    words=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters=" \t\n\r\v\f")), min_size=1),
-    chunk=st.sampled_from([5, 1 << 20]),
-    data=st.data(),
-)
-def test_what_is_written_reads_back_bit_for_bit(ending, words, chunk, data):
+@st.composite
+def words_and_matrix(draw: st.DrawFn) -> tuple[list[str], np.ndarray]:
+    characters = st.characters(exclude_categories=["Cs"], exclude_characters=" \t\n\r\v\f")
+    words = draw(st.lists(st.text(characters), min_size=1))
     shape = st.tuples(st.just(len(words)), st.integers(1, 5))
     numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
-    matrix = data.draw(st_numpy.arrays(np.float32, shape, elements=numbers))
+    return words, draw(st_numpy.arrays(np.float32, shape, elements=numbers))
+
+
+def spelled(*rows: bytes) -> np.ndarray:
+    """The numbers whose bytes are these."""
+    return np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(rows), -1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ending=st.sampled_from(ENDINGS), vectors=words_and_matrix(), chunk=st.sampled_from([5, 1 << 20]))
+@example(ending=".bin", vectors=([""], spelled(b"\tC\x0b[")), chunk=5)
+@example(ending=".bin", vectors=(["", ""], spelled(b"2.75", b"-1e3")), chunk=5)
+@example(ending=".bin", vectors=(["a", "b"], spelled(b"1\n\x80?", b"\0\0\0\n")), chunk=5)
+@example(ending=".txt", vectors=(["a", "b"], np.array([[0.5, 1], [2, 2.5]], dtype=np.float32)), chunk=5)
+def test_what_is_written_reads_back_bit_for_bit(ending, vectors, chunk):
+    words, matrix = vectors
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(formats, "_CHUNK", chunk)
         path = Path(folder) / f"v{ending}"
@@ -166,6 +178,75 @@ def test_write_refuses_words_that_all_have_white_space(tmp_path):
     with pytest.raises(VectorsError, match=r"v\.txt: expected a word without white space, found none among 1"):
         write_vectors(tmp_path / "v.txt", ["two words"], MATRIX[:1])
     assert not list(tmp_path.iterdir())
+
+
+BOTH = "could be text or binary, taken for {}: it reads well as both, and then a name that ends in .bin means binary"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected", "log"),
+    [
+        ("v.bin", b"2 1\na 1\n\x80?b 1\n\x80?", spelled(b"1\n\x80?", b"1\n\x80?"), "as text it is broken"),
+        ("v.txt", b"1 1\n ab%d", spelled(b"ab%d"), "taken for binary: as text it is broken"),
+        ("v.bin", b"2 2\na 0.5 1.0\nb 2.0 2.5\n", spelled(b"0.5 1.0\n", b"2.0 2.5\n"), BOTH.format("binary")),
+        ("v.BIN.gz", b"1 1\na 2.75\n", spelled(b"2.75"), BOTH.format("binary")),
+        ("v.txt", b"2 2\na 0.5 1.0\nb 2.0 2.5\n", [[0.5, 1], [2, 2.5]], BOTH.format("text")),
+        ("v.gz", b"1 1\na 2.75\n", [[2.75]], BOTH.format("text")),
+        ("v.bin", b"2 2\na 0.5 1.0\nb 2.0 2.55\n", [[0.5, 1], [2, 2.55]], ""),
+        ("v.txt", binary(), MATRIX, ""),
+    ],
+)
+def test_text_or_binary_by_chance(tmp_path, small_chunks, caplog, name, content, expected, log):
+    np.testing.assert_array_equal(read(write(tmp_path / name, content))[1], np.asarray(expected, dtype=np.float32))
+    assert log in caplog.text and len(caplog.records) == bool(log)
+
+
+def test_the_kind_is_decided_early(tmp_path, small_chunks, monkeypatch):
+    reads: list[str] = []
+    original = formats._Input.read
+
+    def count(source: formats._Input, size: int, where: str) -> bytes:
+        reads.append(where)
+        return original(source, size, where)
+
+    monkeypatch.setattr(formats._Input, "read", count)
+    matrix = np.random.default_rng(0).standard_normal((2000, 7)).astype(np.float32)
+    words = [f"w{number}" for number in range(2000)]
+    for content, most in ((text(words, matrix), 200), (binary(words, matrix), 3)):
+        reads.clear()
+        next(read_blocks(write(tmp_path / "v", content)))
+        assert len(reads) < most
+
+
+@pytest.mark.parametrize("words", [["new york", *WORDS], ["the", "a b c", *WORDS], ["a b", "c d e", "f g"], ["a b"]])
+def test_words_with_spaces_where_records_end_lines(tmp_path, small_chunks, words):
+    matrix = np.vstack([MATRIX, MATRIX])[: len(words)]
+    found, read_back = read(write(tmp_path / "v.bin", binary(words, matrix, end=b"\n")))
+    assert found == words
+    np.testing.assert_array_equal(read_back, matrix)
+
+
+def test_a_word_may_be_a_line_end(tmp_path):
+    found, matrix = read(write(tmp_path / "v.bin", binary(["the", "\n", "film"], MATRIX[:3])))
+    assert found == ["the", "", "film"]
+    np.testing.assert_array_equal(matrix, MATRIX[:3])
+
+
+def test_the_last_record_may_lack_its_line_end(tmp_path, small_chunks):
+    assert read(write(tmp_path / "v.bin", binary(end=b"\n")[:-1]))[0] == WORDS
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="there is no shared/cases beside the repository")
+@pytest.mark.parametrize(
+    ("name", "words", "number"),
+    [
+        ("empty_word_printable.bin", [""], 3.9198728e16),
+        ("space_in_word.bin", ["new york", "the", "kettle", "broke", "love", "it", "again"], -0.14687394),
+    ],
+)
+def test_binary_files_as_people_have_them(name, words, number):
+    found, matrix = read(CASES / name)
+    assert found == words and matrix[0, 0] == np.float32(number)
 
 
 # Broken files
