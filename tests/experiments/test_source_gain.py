@@ -18,7 +18,9 @@ from nlptransfer.cli.app import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.run import run as run_once
 from nlptransfer.results import RunConfig
-from nlptransfer.transfer.supervised import Copy, Joint, Sequential
+from nlptransfer.transfer.direct import Copy
+from nlptransfer.transfer.joint import Joint
+from nlptransfer.transfer.sequential import Sequential
 
 WITHOUT_MODEL = {"experiment.json", "metrics.json", "predictions.parquet"}
 MLP = {"route": "word2vec", "head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3}

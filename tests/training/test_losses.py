@@ -10,7 +10,9 @@ from torch.nn import functional
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
 from nlptransfer.training.losses import SOURCE, TARGET, Judged, LabelLoss, Objective, class_weights
-from nlptransfer.transfer.losses import JointLoss, RelationalLoss, TowardsSourceLoss, angle_loss, distance_loss
+from nlptransfer.transfer.joint import JointLoss
+from nlptransfer.transfer.relational import RelationalLoss, angle_loss, distance_loss
+from nlptransfer.transfer.sequential import TowardsSourceLoss
 
 ONE = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)

@@ -35,6 +35,7 @@ from nlptransfer.training import loop
 from nlptransfer.training.losses import Judged
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer.base import Sides
+from nlptransfer.transfer.direct import Direct
 from nlptransfer.transfer.pretraining import (
     LANGUAGE,
     LanguageLoss,
@@ -45,7 +46,7 @@ from nlptransfer.transfer.pretraining import (
     _masked,
     language_texts,
 )
-from nlptransfer.transfer.supervised import Direct, Sequential
+from nlptransfer.transfer.sequential import Sequential
 from nlptransfer.vectors.store import save_vectors
 from nlptransfer.vectors.training import continued_vectors
 
