@@ -45,6 +45,7 @@ from .rows import rows_of_texts as rows_of_texts
 from .rows import texts_of_rows as texts_of_rows
 from .rows import tokens_of_texts as tokens_of_texts
 from .shared_base import SharedBase as SharedBase
+from .tokens import TOKENS as TOKENS
 from .tokens import LongText as LongText
 from .tokens import TokenRows as TokenRows
 from .tokens import encode as encode

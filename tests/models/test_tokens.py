@@ -22,6 +22,8 @@ from helpers.encoders import make_tokenizer as template_tokenizer
 from helpers.runs import finetune
 from nlptransfer import Classifier, Full, Joint, Lora, Probe, Word2Vec
 from nlptransfer.classifier.onnx import WithWordIds
+from nlptransfer.classifier.persistence import SavedRecord
+from nlptransfer.classifier.push import card_facts
 from nlptransfer.data.dataset import Data, Split
 from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
@@ -396,7 +398,7 @@ def test_what_comes_late_is_learned_and_survives_a_reload(
     assert run.data.truncated == lost
     assert ("100% of the training texts have more than 9 tokens" in caplog.text) == (mode == "head_tail")
     saved = read_json(run.folder / "model" / "nlptransfer.json")
-    assert (saved["long_texts"], saved["max_length"], saved["settings"]["long_text"]) == (mode, 9, mode)
+    assert (saved["max_length"], saved["settings"]["long_text"]) == (9, mode)
     again = Classifier.load(run.folder)
     assert again.route == route
     texts = SPLITS["test"][0]
@@ -413,7 +415,7 @@ def test_windows_of_source_and_target(bases: Bases, tmp_path: Path) -> None:
     few = FEW | {"num_train_epochs": 1, "output_dir": tmp_path}
     run = finetune(SPLITS, source=SPLITS, transfer=Joint(), route=route, base=bases("bert").path, **few)
     # Texts, not windows; twice as many where it began again.
-    assert run.record["training"]["examples"] in (120, 240)
+    assert run.training.examples in (120, 240)
 
 
 def test_a_length_of_its_own_choice_is_saved_with_the_tokenizer(
@@ -441,9 +443,8 @@ def test_the_report_and_the_card_tell_what_is_not_read(bases: Bases, tmp_path: P
     run = finetune(SPLITS, route=route, base=bases("bert").path, output_dir=tmp_path, **FEW | {"num_train_epochs": 1})
     page = write_report(run.folder).read_text(encoding="utf-8")
     assert "Texts of more tokens than are read" in page and page.count("100.0%") >= 3
-    saved = read_json(run.folder / "model" / "nlptransfer.json")
-    section = route.card_section(saved, "me/films")
-    cards = {mode: model_card(saved | {"long_texts": mode}, "me/films", section) for mode in MODES}
+    facts = card_facts(SavedRecord.read(run.folder / "model"), "me/films")
+    cards = {mode: model_card(replace(facts, long_text=mode)) for mode in MODES}
     assert "It reads the first 9 tokens of a text; what is longer is cut." in cards["truncate"]
     assert "Of a text of more than 9 tokens it reads the first quarter of so many, and the rest" in cards["head_tail"]
     assert "of more than 9 tokens in windows that overlap, pooled into one prediction" in cards["windows"]
