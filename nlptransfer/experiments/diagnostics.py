@@ -14,7 +14,7 @@ from nlptransfer.evaluation import score_predictions, to_probabilities
 from nlptransfer.experiments.fitting import Learning
 from nlptransfer.models import layer_name, predict_logits, standing_in
 from nlptransfer.training import SOURCE, TARGET, UNLABELED
-from nlptransfer.transfer import chance_distance, kept_distance, linear_cka, proxy_a_distance
+from nlptransfer.transfer import cached_proxy_a_distance, chance_distance, linear_cka, proxy_a_distance
 
 log = logging.getLogger("nlptransfer")
 
@@ -58,7 +58,7 @@ def similarity(learning: Learning, before: Sequence[np.ndarray] = ()) -> list[di
     Args:
         before: vectors of the target by layer, before the target was learned.
     """
-    distance = kept_distance if learning.route.is_frozen else proxy_a_distance
+    distance = cached_proxy_a_distance if learning.route.is_frozen else proxy_a_distance
     layers = zip(layer_vectors(learning, SOURCE), layer_vectors(learning, TARGET), strict=True)
     found = []
     for number, (source, target) in enumerate(layers):

@@ -22,7 +22,7 @@ from nlptransfer.models import Examples, predict_logits, represent
 from nlptransfer.results import Fit
 from nlptransfer.routes import Built, Route
 from nlptransfer.training import SOURCE, UNLABELED, Features, Head, HeadTask, TrainingSettings, train
-from nlptransfer.transfer import Learner, Pretrain, Stage, Transfer, Way, language_texts
+from nlptransfer.transfer import Learner, Pretrain, Stage, Transfer, Variant, language_texts
 
 log = logging.getLogger("nlptransfer")
 
@@ -86,7 +86,7 @@ class Fitted:
 
 
 def fit_variant(
-    learning: Learning, stage: Stage, variant: Way, settings: TrainingSettings, checkpoints: Path
+    learning: Learning, stage: Stage, variant: Variant, settings: TrainingSettings, checkpoints: Path
 ) -> Fitted:
     """Train the model in place.
 
@@ -96,7 +96,7 @@ def fit_variant(
         checkpoints: folder of what a resume needs.
     """
     if stage.learns == "language":
-        own = cast(Pretrain, next(part for part in learning.transfer.parts if stage in part.stages))
+        own = cast(Pretrain, learning.transfer.part(stage))
         target, *others = (task.data for task in learning.tasks.values())
         texts = language_texts(target, others, learning.seed)
         return Fitted(Fit.from_record(own.learn(variant.route, learning.built, texts, settings, checkpoints)))
@@ -122,7 +122,7 @@ def _fit_source_once(learning: Learning, stage: Stage, route: Route, settings: T
     return cast(Fitted, fitted)
 
 
-def _fit_head_alone(learning: Learning, stage: Stage, variant: Way) -> Fitted:
+def _fit_head_alone(learning: Learning, stage: Stage, variant: Variant) -> Fitted:
     """Fit the last layer on what the rest of the model gives as it is."""
     started, role, model = time.perf_counter(), stage.roles[0], learning.built.model
     task = learning.tasks[role]
@@ -135,7 +135,7 @@ def _fit_head_alone(learning: Learning, stage: Stage, variant: Way) -> Fitted:
 
 
 def _fit_and_restart_if_collapsed(
-    learning: Learning, stage: Stage, variant: Way, settings: TrainingSettings, checkpoints: Path
+    learning: Learning, stage: Stage, variant: Variant, settings: TrainingSettings, checkpoints: Path
 ) -> Fitted:
     """Train; where the validation score is no better than one label for all rows, once more at a lower rate.
 
@@ -173,7 +173,7 @@ def _fit_and_restart_if_collapsed(
     return replace(kept, fit=fit)
 
 
-def _fit(learning: Learning, stage: Stage, variant: Way, settings: TrainingSettings, checkpoints: Path) -> Fitted:
+def _fit(learning: Learning, stage: Stage, variant: Variant, settings: TrainingSettings, checkpoints: Path) -> Fitted:
     """Train the model in place, by the linear solver where the route's last layer alone learns, else by the loop."""
     route, transfer = variant.route, cast(Transfer, variant.transfer)
     model, roles, started = learning.built.model, transfer.learns_from(stage), time.perf_counter()
@@ -221,7 +221,7 @@ def _fit(learning: Learning, stage: Stage, variant: Way, settings: TrainingSetti
 def _fit_head(
     learning: Learning,
     stage: Stage,
-    variant: Way,
+    variant: Variant,
     tasks: Mapping[str, Task],
     inputs: Mapping[str, np.ndarray],
     held_out: Features,

@@ -12,7 +12,7 @@ from nlptransfer.classifier import RECORD, Classifier
 from nlptransfer.data import Data, DataSettings, Labels, Split, load_data
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.results import MODEL, RunResult, Source, same_labels
-from nlptransfer.transfer import FromSource, kept_odds
+from nlptransfer.transfer import FromSource, cached_importance_weights
 
 
 def weighted(source: Source, target: Data, transfer: FromSource, seed: int) -> Source:
@@ -29,7 +29,7 @@ def weighted(source: Source, target: Data, transfer: FromSource, seed: int) -> S
         wanted = sizes ** (1 / transfer.temperature)
         weights *= np.repeat(wanted / wanted.sum() * sizes.sum() / sizes, sizes)
     if transfer.target_like:
-        weights *= kept_odds(source.data.train.texts, target.unlabeled or target.train.texts, seed)
+        weights *= cached_importance_weights(source.data.train.texts, target.unlabeled or target.train.texts, seed)
     return source if (weights == 1).all() else replace(source, weights=(weights / weights.mean()).astype(np.float32))
 
 

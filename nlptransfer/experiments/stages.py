@@ -26,7 +26,16 @@ from nlptransfer.models import predict_logits, relabel
 from nlptransfer.results import CHECKPOINTS, Fit, plain, read_stage, write_stage
 from nlptransfer.routes import Route
 from nlptransfer.training import SOURCE, TARGET, UNLABELED, TrainingSettings
-from nlptransfer.transfer import FROM_SOURCE, Chosen, Evidence, Stage, Way, choose, kept_odds, warn_of_shift
+from nlptransfer.transfer import (
+    FROM_SOURCE,
+    Chosen,
+    Evidence,
+    Stage,
+    Variant,
+    cached_importance_weights,
+    choose,
+    warn_of_shift,
+)
 
 log = logging.getLogger("nlptransfer")
 
@@ -59,7 +68,7 @@ def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
     stages = [stage for stage in learning.transfer.stages if not (source_learned and stage.roles == (SOURCE,))]
     runner = _Runner(learning, Learned())
     learned = runner.learned
-    if learning.transfer.label_free and any(map(learning.transfer.judged_without_labels, stages)):
+    if learning.transfer.label_free and any(learning.transfer.part(stage).is_chosen for stage in stages):
         runner.differ = domains_differ(learning)
     start, layers = None, list[np.ndarray]()
     for stage in stages:
@@ -120,13 +129,14 @@ class _Runner:
     def run(self, stage: Stage, *, is_last: bool) -> Fitted:
         """Fit the stage; of several variants keep the one that is best on validation, or without target labels."""
         learning = self.learning
-        route, training = learning.transfer.at(stage, learning.route, learning.training)
+        transfer = learning.transfer.part(stage)
+        route, training = transfer.at(stage, learning.route, learning.training)
         settings = self.learned.settings[stage.name] = self._resolved(stage, route, training)
-        learning.transfer.prepare(stage, route, learning.built.model)
+        transfer.prepare(stage, route, learning.built.model)
         if stage.learns == "language":
-            return self._fit_or_resume(stage, Way(route, learning.transfer), settings, [stage.name], keep=True)
-        candidates = learning.transfer.candidates(stage, route)
-        variants = [Way(variant, own) for variant in route.variants(learning.built.model) for own in candidates]
+            return self._fit_or_resume(stage, Variant(route, transfer), settings, [stage.name], keep=True)
+        candidates = transfer.candidates(stage, route)
+        variants = [Variant(variant, own) for variant in route.variants(learning.built.model) for own in candidates]
         parts = [] if is_last else [stage.name]
         if len(candidates) > 1 and not self.differ:
             # There is nothing to adapt to.
@@ -147,14 +157,14 @@ class _Runner:
         return replace(training, **{name: one for name, one in defaults.items() if getattr(training, name) is None})
 
     def _fit_best(
-        self, stage: Stage, route: Route, variants: Sequence[Way], settings: TrainingSettings, parts: Sequence[str]
+        self, stage: Stage, route: Route, variants: Sequence[Variant], settings: TrainingSettings, parts: Sequence[str]
     ) -> Fitted:
         """Fit each variant from the same start, and leave the model as the best one has it."""
         learning = self.learning
-        label_free = learning.transfer.judged_without_labels(stage)
+        label_free = learning.transfer.part(stage).is_chosen
         start = learning.weights(route)
 
-        def fit(variant: Way) -> Fitted:
+        def fit(variant: Variant) -> Fitted:
             learning.restore(start)
             # A strategy that is chosen among has settings of its own; a variant of the route has those of the stage.
             own = (
@@ -183,27 +193,26 @@ class _Runner:
         )
         return replace(kept, fit=summary)
 
-    def _best(self, stage: Stage, variants: Sequence[Way], fits: Sequence[Fit]) -> int:
+    def _best(self, stage: Stage, variants: Sequence[Variant], fits: Sequence[Fit]) -> int:
         """Return the index of the best variant: by its validation score, or without a label of the target."""
-        transfer = self.learning.transfer
-        if not transfer.judged_without_labels(stage):
+        transfer = self.learning.transfer.part(stage)
+        if not isinstance(transfer, Chosen):
             for variant, one in zip(variants, fits, strict=True):
                 log.info("%s: validation score %.4f", variant, one.best_score)
             return max(range(len(variants)), key=lambda place: cast(float, fits[place].best_score))
         evidence = [Evidence(**cast(Any, one.evidence)) for one in fits]
-        own = cast(Chosen, next(part for part in transfer.parts if stage in part.stages))
         names = self.learning.tasks[stage.roles[0]].data.labels.names
         if not self.warned:
-            warn_of_shift(evidence[0], names, whatever_shift=own.allow_label_shift)
+            warn_of_shift(evidence[0], names, whatever_shift=transfer.allow_label_shift)
             self.warned = True
-        best = choose(evidence, own.choose_by, whatever_shift=own.allow_label_shift)
+        best = choose(evidence, transfer.choose_by, whatever_shift=transfer.allow_label_shift)
         for variant, found in zip(variants, evidence, strict=True):
             log.info("%s, %s: information %.4f, risk %.4f", stage.name, variant, found.information, found.risk)
-        log.info("%s, %s: kept, chosen by %s", stage.name, variants[best], own.choose_by)
+        log.info("%s, %s: kept, chosen by %s", stage.name, variants[best], transfer.choose_by)
         return best
 
     def _fit_or_resume(
-        self, stage: Stage, variant: Way, settings: TrainingSettings, parts: Sequence[str], *, keep: bool
+        self, stage: Stage, variant: Variant, settings: TrainingSettings, parts: Sequence[str], *, keep: bool
     ) -> Fitted:
         """Fit, or read what the same stage has learned before.
 
@@ -221,7 +230,7 @@ class _Runner:
             learning.restore(weights)
             return Fitted(fit, logits)
         fitted = fit_variant(learning, stage, variant, settings, checkpoints)
-        if learning.transfer.judged_without_labels(stage):
+        if learning.transfer.part(stage).is_chosen:
             evidence = plain(asdict(self._measure_evidence(stage, fitted.logits)))
             fitted = replace(fitted, fit=replace(fitted.fit, evidence=evidence))
         if keep and distributed.is_main():
@@ -245,6 +254,6 @@ class _Runner:
         if self.importance is None:
             own = [*task.data.train.texts, *validation.texts]
             same = stage.roles[0] == TARGET
-            self.importance = np.ones(len(own)) if same else kept_odds(own, texts, learning.seed)
+            self.importance = np.ones(len(own)) if same else cached_importance_weights(own, texts, learning.seed)
         weights = self.importance[-len(validation) :]
         return Evidence.of(task.data.labels, logits, validation.targets, weights, unlabeled)

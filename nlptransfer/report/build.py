@@ -7,9 +7,8 @@ from typing import Any
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.errors import DataError
-from nlptransfer.files import read_json
 from nlptransfer.report.page import WordEffects, write_report
-from nlptransfer.results import COMPARISON, RunResult, is_run
+from nlptransfer.results import ComparisonResult, RunResult, is_comparison, is_run
 from nlptransfer.settings import fill
 
 MOST_WORDS = 60
@@ -41,9 +40,13 @@ def report_on(folder: str | Path, data: Any = None) -> Path:
     return report_with_texts(folder, loaded)
 
 
-def report_with_texts(folder: Path, data: Data) -> Path:
-    """Write report.html into a finished folder, with texts of what it was trained on."""
-    run, words = _run_in(folder), None
+def report_with_texts(folder: Path, data: Data, run: RunResult | None = None) -> Path:
+    """Write report.html into a finished folder, with texts of what it was trained on.
+
+    Args:
+        run: the run in it, where it is in memory.
+    """
+    run, words = run or _run_in(folder), None
     if run is not None and run.has_model:
         words = word_effects(run.classifier, (data.test.texts or data.validation.texts)[:SHOWN_WORDS])
     return write_report(folder, {name: split.texts for name, split in data.splits.items()}, words)
@@ -51,12 +54,10 @@ def report_with_texts(folder: Path, data: Data) -> Path:
 
 def _run_in(folder: Path) -> RunResult | None:
     """Return the run itself, or the one that a comparison recommends; None where there is none."""
-    if not (folder / COMPARISON).exists():
+    if not is_comparison(folder):
         return RunResult.load(folder) if is_run(folder) else None
-    record = read_json(folder / COMPARISON)
-    name = (record.get("recommendation") or {}).get("rung")
-    rung = next((rung for rung in record["rungs"] if rung["name"] == name), None)
-    return RunResult.load(folder / rung["runs"][0]) if rung else None
+    comparison = ComparisonResult.load_any(folder)
+    return comparison.first_run(comparison.recommended) if comparison.recommended is not None else None
 
 
 def word_effects(classifier: Classifier, texts: Sequence[str]) -> list[WordEffects]:

@@ -1,28 +1,60 @@
-"""Alignment of two domains: the source's loss, and how far apart the representations of both sides are."""
+"""Alignment of two domains: strategies whose loss has how far apart the representations of both sides are."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Interval, MinLen
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nlptransfer import distributed
+from nlptransfer.errors import SettingError
 from nlptransfer.models import last_inputs, name_of, text_vectors
-from nlptransfer.training import SOURCE, UNLABELED, Judged, LabelLoss, Objective
+from nlptransfer.routes import Route
+from nlptransfer.settings import Count, Positive, check
+from nlptransfer.training import (
+    SOURCE,
+    UNLABELED,
+    Head,
+    HeadTask,
+    Judged,
+    LabelLoss,
+    Objective,
+    Solved,
+    TrainingSettings,
+)
+from nlptransfer.transfer.base import (
+    Learner,
+    Sides,
+    Stage,
+    Transfer,
+)
+from nlptransfer.transfer.label_free import Chosen, LabelFree
 
 KERNELS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Bandwidths of the kernels of the discrepancy of means, as multiples of the mean squared distance."""
+
+
 AXES = 128
 """Principal axes whose covariances are aligned in the closed form."""
+
+
 CRITIC_WIDTH = 64
 """Hidden units of the domain critic."""
+
+
 CRITIC_PENALTY = 1.0
 """Weight of the mean squared slope of the domain critic in its loss."""
+
+
+ALIGN = Stage("align", (SOURCE, UNLABELED))
 
 
 class Discrepancy(nn.Module, ABC):
@@ -91,6 +123,133 @@ class Adversary(Discrepancy):
         slopes = ((seen > 0) * self.output.weight) @ self.hidden.weight
         held = losses + CRITIC_PENALTY / 2 * slopes.square().sum(dim=1)
         return (held * torch.cat(weights)).sum() / 2
+
+
+@dataclass(frozen=True)
+class Alignment(Chosen):
+    """min Ls + lambda * D(Ps, Pt) over what the last layer takes; lambda is chosen without a label of the target."""
+
+    stages: ClassVar[tuple[Stage, ...]] = (ALIGN,)
+    discrepancy: ClassVar[type[Discrepancy]]
+
+    trade_offs: Annotated[tuple[Positive, ...], MinLen(1)] = ()
+    """values of lambda to choose from, beside 0"""
+    warm_up: bool = False
+    """whether lambda rises from 0 over the training, as 2 / (1 + exp(-10 p)) - 1"""
+    epochs: tuple[Count, ...] = ()
+    """passes over the rows to choose from, each with each lambda, the first one where nothing is to be adapted; none:
+    what num_train_epochs says"""
+
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        super().check_fits(route, sides)
+        if route.is_solved:
+            raise SettingError(
+                f"transfer={self.name}: expected a representation that learns, found {route.name} with a linear head, "
+                "on whose frozen features D has no gradient: take head_type=mlp, lora or full, or transfer=coral, "
+                "which has a closed form there"
+            )
+
+    def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
+        route, training = super().at(stage, route, training)
+        return route, replace(training, num_train_epochs=self.epochs[0]) if len(self.epochs) == 1 else training
+
+    def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
+        trade_offs = (0.0, *sorted(self.trade_offs))
+        if not self.epochs:
+            return [replace(self, trade_offs=(value,)) for value in trade_offs]
+        return [replace(self, trade_offs=(value,), epochs=(count,)) for value in trade_offs for count in self.epochs]
+
+    def learns_from(self, stage: Stage) -> tuple[str, ...]:
+        # Where D counts nothing, it is what the source alone gives.
+        return stage.roles if any(self.trade_offs) else (SOURCE,)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        if len(self.trade_offs) != 1:
+            return {}
+        return {"trade_off": self.trade_offs[0]} | ({"num_train_epochs": self.epochs[0]} if self.epochs else {})
+
+    def objective(self, stage: Stage, learner: Learner) -> Objective:
+        (trade_off,) = self.trade_offs
+        if not trade_off:
+            return super().objective(stage, learner)
+        course = partial(warmed_up, trade_off) if self.warm_up else lambda _: trade_off
+        discrepancy = self.made(learner.last_layer.in_features)
+        return Aligned(learner.module, learner.criteria[SOURCE], discrepancy, course, learner.last_layer)
+
+    def made(self, width: int) -> Discrepancy:
+        """D, for representations of a width."""
+        return self.discrepancy()
+
+
+@dataclass(frozen=True)
+class Coral(Alignment):
+    """min Ls + lambda * (|Cs - Ct|^2 / (4 d^2) + |ms - mt|^2 / d) (Deep CORAL, Sun and Saenko 2016, and the means).
+
+    Where the last layer is solved on frozen features, the source's rows are mapped instead, before it is solved (CORAL,
+    Sun et al. 2016, algorithm 1): x + lambda * (xA - x), with A = Cs^(-1/2) Ct^(1/2), and their mean moves to the
+    target's; see :func:`correlation_map`.
+    """
+
+    name: ClassVar[str] = "coral"
+    discrepancy: ClassVar[type[Discrepancy]] = Correlation
+
+    trade_offs: Annotated[tuple[Positive, ...], MinLen(1)] = (0.5, 1.0)
+    shrinkage: Annotated[float, Interval(ge=0, le=1)] = 0.9
+    """of the covariances in the closed form, towards a multiple of the identity: 0 for none, 1 for means alone"""
+
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        # Not that of Alignment: there is a closed form.
+        LabelFree.check_fits(self, route, sides)
+        stepped = not route.is_solved
+        for name, used in (("warm_up", stepped), ("epochs", stepped), ("shrinkage", not stepped)):
+            value, unset = getattr(self, name), type(self).__dataclass_fields__[name].default
+            head = "a last layer that is solved" if name == "shrinkage" else "a last layer that is stepped"
+            check(used or value == unset, name, value, f"{unset}, as it is of {head}")
+        if route.is_solved:
+            inside = all(value <= 1 for value in self.trade_offs)
+            check(
+                inside,
+                "trade_offs",
+                self.trade_offs,
+                "at most 1 where the last layer is solved: there the map is whole",
+            )
+
+    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+        (trade_off,) = self.trade_offs
+        task = tasks[SOURCE]
+        if trade_off:
+            mapped = correlation_map(task.train.values, tasks[UNLABELED].train.values, self.shrinkage)
+            task = task.mapped(lambda values: values + trade_off * (mapped(values) - values))
+        return task.choose()
+
+
+@dataclass(frozen=True)
+class Mmd(Alignment):
+    """min Ls + lambda * MMD^2(Ps, Pt) with several Gaussian kernels (DAN, Long et al. 2015, equations 2 and 7)."""
+
+    name: ClassVar[str] = "mmd"
+    discrepancy: ClassVar[type[Discrepancy]] = MeanDiscrepancy
+
+    trade_offs: Annotated[tuple[Positive, ...], MinLen(1)] = (0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class Dann(Alignment):
+    """min Ls over the model and max lambda * domain loss, so that no critic can tell the domains.
+
+    DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equation 9): the critic's
+    gradient is turned round on its way into the model, and lambda is warmed up.
+    """
+
+    name: ClassVar[str] = "dann"
+    discrepancy: ClassVar[type[Discrepancy]] = Adversary
+
+    trade_offs: Annotated[tuple[Positive, ...], MinLen(1)] = (0.05, 0.1)
+    warm_up: bool = True
+
+    def made(self, width: int) -> Discrepancy:
+        return Adversary(width)
 
 
 class Aligned(Objective):

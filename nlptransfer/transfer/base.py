@@ -79,6 +79,8 @@ class Transfer(Settings, ABC):
     """whether it learns from texts of the target that have no labels"""
     needs_unlabeled: ClassVar[bool] = False
     """whether it cannot do without them"""
+    is_chosen: ClassVar[bool] = False
+    """whether its variants are chosen from without a label of the target"""
     is_prelude: ClassVar[bool] = False
     """whether it makes no classifier, and another strategy comes after it"""
 
@@ -86,6 +88,10 @@ class Transfer(Settings, ABC):
     def parts(self) -> tuple["Transfer", ...]:
         """The strategies that it is put together of, in their order."""
         return (self,)
+
+    def part(self, stage: Stage) -> "Transfer":
+        """Return the strategy that a stage is of, which answers all that follows."""
+        return self
 
     @property
     def label_free(self) -> bool:
@@ -136,10 +142,6 @@ class Transfer(Settings, ABC):
             source: what the stage before has solved.
         """
         return tasks[stage.roles[0]].choose()
-
-    def judged_without_labels(self, stage: Stage) -> bool:
-        """Whether the model is looked at after a stage for a choice that sees no label of the target."""
-        return False
 
     def candidates(self, stage: Stage, route: Route) -> Sequence["Transfer | None"]:
         """The ways to go through a stage that are chosen from; None: not at all. The first one does not adapt."""
@@ -215,31 +217,7 @@ class Chain(Transfer):
         for part in self.chained:
             part.check_fits(route, sides)
 
-    def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
-        return self._owner(stage).at(stage, route, training)
-
-    def prepare(self, stage: Stage, route: Route, model: PreTrainedModel) -> None:
-        self._owner(stage).prepare(stage, route, model)
-
-    def learns_from(self, stage: Stage) -> tuple[str, ...]:
-        return self._owner(stage).learns_from(stage)
-
-    def objective(self, stage: Stage, learner: Learner) -> Objective:
-        return self._owner(stage).objective(stage, learner)
-
-    def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
-        return self._owner(stage).examples(stage, learner)
-
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
-        return self._owner(stage).solve(stage, tasks, source)
-
-    def judged_without_labels(self, stage: Stage) -> bool:
-        return self._owner(stage).judged_without_labels(stage)
-
-    def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
-        return self._owner(stage).candidates(stage, route)
-
-    def _owner(self, stage: Stage) -> Transfer:
+    def part(self, stage: Stage) -> Transfer:
         return next(part for part in self.chained if stage in part.stages)
 
 
@@ -256,7 +234,7 @@ class FromSource(Transfer):
     """of several sources, source i counts n_i^(1/temperature): 1 as many rows as it has; large: all alike
     (Arivazhagan et al. 2019)"""
     target_like: bool = False
-    """whether each source row counts as much as it looks like the target: by the odds of a domain classifier"""
+    """whether each source row counts as much as it looks like the target: by a domain classifier"""
     max_source_rows: Count | None = None
     """most labeled rows of each source, its validation rows counted"""
     source_text_column: str | None = None
@@ -293,7 +271,7 @@ class FromSource(Transfer):
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """One of the ways to go through a stage."""
 
     route: Route
@@ -312,3 +290,17 @@ class Way:
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.named.items()) or "adapted"
+
+
+def check_same_labels(transfer: Transfer, sides: Sides) -> None:
+    """Raise a SettingError where a solved layer cannot be handed on."""
+    if not sides.agree:
+        raise SettingError(
+            f"transfer={transfer.name}: a solved last layer on frozen features can only be handed on where the labels "
+            f"agree, found {listed(sides.source_labels)} in the source and {listed(sides.target_labels)} in the "
+            "target: give label_mapping, take transfer=select, or a route that learns more: head_type=mlp, lora, full"
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

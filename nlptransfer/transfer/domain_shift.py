@@ -1,7 +1,8 @@
 """How alike a source and a target are: representations of the same rows, features of two domains, texts.
 
 ``linear_cka`` compares two encoders, or two layers, on the same rows. ``proxy_a_distance`` says how well a linear
-classifier tells two domains apart, and ``domain_odds`` turns the same question about each source text into its weight.
+classifier tells two domains apart, and ``importance_weights`` turns the same question about each source text into its
+weight.
 """
 
 import hashlib
@@ -14,13 +15,13 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from nlptransfer.errors import DataError
-from nlptransfer.models import RECIPE, cached, hash
+from nlptransfer.models import RECIPE, cached, sha256
 
 _FOLDS = 5
 _PENALTY = 0.01
 # The most frequent ones tell the domains apart; all would take ten times as long.
 _TERMS = 20_000
-_ODDS = (0.05, 20.0)
+_RANGE = (0.05, 20.0)
 # A run of letters and digits is a word; in Chinese and Japanese, written without spaces, each sign is.
 _WORD = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
 
@@ -111,7 +112,7 @@ def chance_distance(rows: int) -> float:
     return 3 * 2 / float(rows) ** 0.5
 
 
-def domain_odds(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
+def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
     """A weight for each source text: how much likelier it is among the target's texts than among the source's.
 
     Training on source rows with these weights is training for the target where only the texts differ, not what they
@@ -119,7 +120,7 @@ def domain_odds(source_texts: Sequence[str], target_texts: Sequence[str], seed: 
     target rows of a classifier that tells the domains apart (Bickel et al. 2009): here a logistic regression on TF-IDF
     of words and word pairs (in Chinese and Japanese, of signs and pairs of signs). Each source text is judged by a
     classifier that was trained without it, on the other source folds and all of the target, both sides weighing
-    the same, which makes the odds the ratio itself.
+    the same, which makes its odds the ratio itself.
 
     Args:
         source_texts: the source's texts.
@@ -139,15 +140,15 @@ def domain_odds(source_texts: Sequence[str], target_texts: Sequence[str], seed: 
     source, target = list(source_texts), list(target_texts)
     if not source or not target:
         raise DataError(
-            f"domain_odds: expected texts on both sides, found {len(source)} of the source and {len(target)} of the "
-            "target"
+            f"importance_weights: expected texts on both sides, found {len(source)} of the source and {len(target)} "
+            "of the target"
         )
     try:
         vectorizer = TfidfVectorizer(token_pattern=_WORD, ngram_range=(1, 2), sublinear_tf=True, max_features=_TERMS)
         features = vectorizer.fit_transform([*source, *target]).tocsr()
     except ValueError as error:  # of an empty vocabulary
         raise DataError(
-            "domain_odds: expected words in at least one text, found none; check the text column"
+            "importance_weights: expected words in at least one text, found none; check the text column"
         ) from error
     if len(source) == 1:
         return np.ones(1)
@@ -157,7 +158,7 @@ def domain_odds(source_texts: Sequence[str], target_texts: Sequence[str], seed: 
         classifier = LogisticRegression(class_weight="balanced", max_iter=1000)
         classifier.fit(features[rows], rows >= len(source))
         logarithms[held] = classifier.decision_function(features[held])
-    weights = np.exp(np.clip(logarithms, *np.log(_ODDS)))
+    weights = np.exp(np.clip(logarithms, *np.log(_RANGE)))
     return weights / weights.mean()
 
 
@@ -179,14 +180,14 @@ def _centered(features: np.ndarray) -> np.ndarray:
     return moved - moved.mean(axis=0)
 
 
-def kept_odds(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
-    """As :func:`domain_odds`, from the cache or into it; all processes call this together."""
-    sides = [hash(json.dumps([*texts])) for texts in (source_texts, target_texts)]
+def cached_importance_weights(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
+    """As :func:`importance_weights`, from the cache or into it; all processes call this together."""
+    sides = [sha256(json.dumps([*texts])) for texts in (source_texts, target_texts)]
     key = {"kind": "odds", "recipe": RECIPE, "scikit-learn": sklearn.__version__, "seed": seed, "sides": sides}
-    return cached(key, lambda: domain_odds(source_texts, target_texts, seed))
+    return cached(key, lambda: importance_weights(source_texts, target_texts, seed))
 
 
-def kept_distance(source: np.ndarray, target: np.ndarray) -> float:
+def cached_proxy_a_distance(source: np.ndarray, target: np.ndarray) -> float:
     """As :func:`proxy_a_distance`, from the cache or into it; all processes call this together.
 
     Args:

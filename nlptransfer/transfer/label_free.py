@@ -1,11 +1,11 @@
-"""What strategies without target labels have in common."""
+"""What strategies without target labels have in common, and the one that weighs source rows."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import Route
-from nlptransfer.transfer.base import FromSource, Sides, Stage
+from nlptransfer.transfer.base import FROM_SOURCE, FromSource, Sides, Stage
 from nlptransfer.transfer.model_selection import ChooseBy
 
 
@@ -33,12 +33,26 @@ class LabelFree(FromSource):
 
 @dataclass(frozen=True)
 class Chosen(LabelFree):
-    """What the strategies share that are chosen by :func:`choose`, beside not adapting at all."""
+    """What the strategies share whose variants, not adapting at all among them, are chosen from by :func:`choose`."""
+
+    is_chosen: ClassVar[bool] = True
 
     choose_by: ChooseBy = "information"
     """information, importance_weighted, deep_embedded, entropy or margin: see :func:`choose`"""
     allow_label_shift: bool = False
     """whether the model is adapted too where the labels' proportions seem to be others in the target"""
 
-    def judged_without_labels(self, stage: Stage) -> bool:
-        return True
+
+@dataclass(frozen=True)
+class Reweight(LabelFree):
+    """min sum w_i Ls_i: each source row counts as much as it looks like the target (importance weighting).
+
+    w is the ratio of the densities of the texts, from a classifier that tells the domains apart: Shimodaira 2000,
+    "Improving predictive inference under covariate shift", equation 7; see :func:`importance_weights`.
+    Under the other strategies ``target_like`` does the same.
+    """
+
+    name: ClassVar[str] = "reweight"
+    stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE,)
+
+    target_like: bool = True

@@ -13,8 +13,8 @@ from nlptransfer.routes import Route
 from nlptransfer.settings import Count, Positive, check, fields_of
 from nlptransfer.training import SOURCE, TARGET, UNLABELED, Features, Head, HeadTask, Objective, Solved, share_weights
 from nlptransfer.transfer.base import FromSource, Learner, Stage, Transfer
+from nlptransfer.transfer.joint import JointLoss
 from nlptransfer.transfer.label_free import Chosen
-from nlptransfer.transfer.losses import JointLoss
 
 
 @dataclass(frozen=True)

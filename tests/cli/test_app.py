@@ -284,7 +284,7 @@ ERRORS = {
     "compare {data} --set overwrite=yes": "--set overwrite: not a setting",
     "gap {data} {data} --set seeds=1": "--set seeds: not a setting",
     "gap {data} {data} --set head_type=mlp": "--set head_type: not a setting",
-    "finetune {data} --source {data} --sizes 9 --no-report": "--no-report: expected no --sizes beside it",
+    "finetune {data} --source {data} --sizes 9 --no-report": "--no-report: expected no --sizes with it",
     "evaluate {run} {data} --split dev2": "expected a dev2 split",
     "evaluate {run} nowhere.csv": "nowhere.csv: no such file or folder",
     "vectors show nowhere.txt": "nowhere.txt: no such file",
@@ -311,8 +311,8 @@ def test_errors_are_one_line(call, command_line, run, remarks_folder, vectors_fi
 
 def test_what_stands_in_brackets_is_shown(capsys):
     rows = [{"name": "full [mine]", "score": None, "status": "failed", "reason": "pip install 'nlptransfer[offline]'"}]
-    record = {"metric": "accuracy", "data": {"warnings": []}, "recommendation": {"sentence": "none"}}
-    show_comparison(SimpleNamespace(table=rows, record=record, recommended="full [mine]", folder=Path("runs")))
+    texts = {"metric": "accuracy", "warnings": (), "recommendation": "none", "recommended": "full [mine]"}
+    show_comparison(SimpleNamespace(table=rows, folder=Path("runs"), **texts))
     shown = capsys.readouterr().out
     assert "nlptransfer[offline]" in shown and "full [mine]" in shown
 

@@ -18,7 +18,9 @@ from nlptransfer.cli.app import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.run import run as run_once
 from nlptransfer.results import RunConfig
-from nlptransfer.transfer.supervised import Copy, Joint, Sequential
+from nlptransfer.transfer.direct import Copy
+from nlptransfer.transfer.joint import Joint
+from nlptransfer.transfer.sequential import Sequential
 
 WITHOUT_MODEL = {"experiment.json", "metrics.json", "predictions.parquet"}
 MLP = {"route": "word2vec", "head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3}
@@ -309,9 +311,9 @@ def test_sizes_on_the_command_line(command_line, corpora, vectors_file, tmp_path
         assert f"{row['gain']:+.3f} [" in line and row["verdict"] in line and " sequential " in line
     assert f"written: {tmp_path / 'out' / 'gains.json'}" in ended.out.replace("\n", "")
     ended = command_line(main, *call, "--sizes", "8,20", "--fallback")
-    assert ended.code == 2 and "fallback: expected no --sizes beside it" in ended.err
+    assert ended.code == 2 and "fallback: expected no --sizes with it" in ended.err
     ended = command_line(main, *call, "--sizes", "8,20", "--overwrite")
-    assert ended.code == 2 and "--overwrite: expected no --sizes beside it" in ended.err
+    assert ended.code == 2 and "--overwrite: expected no --sizes with it" in ended.err
     ended = command_line(main, *call, "--sizes", "8,x")
     assert ended.code == 2 and "sizes" in ended.err
     ended = command_line(main, "finetune", target, "--sizes", "8")

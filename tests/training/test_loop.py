@@ -16,7 +16,7 @@ from nlptransfer.models.batching import training_batches
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import LabelLoss
 from nlptransfer.training.optimizer import rate_share
-from nlptransfer.transfer.losses import JointLoss
+from nlptransfer.transfer.joint import JointLoss
 
 
 def test_one_label_is_learned_and_the_report_tells_how(tmp_path):

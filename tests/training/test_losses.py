@@ -10,7 +10,9 @@ from torch.nn import functional
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
 from nlptransfer.training.losses import SOURCE, TARGET, Judged, LabelLoss, Objective, class_weights
-from nlptransfer.transfer.losses import JointLoss, RelationalLoss, TowardsSourceLoss, angle_loss, distance_loss
+from nlptransfer.transfer.joint import JointLoss
+from nlptransfer.transfer.relational import RelationalLoss, angle_loss, distance_loss
+from nlptransfer.transfer.sequential import TowardsSourceLoss
 
 ONE = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)
@@ -248,5 +250,5 @@ def test_the_relational_loss_adds_both_with_their_weights():
     learned = torch.tanh(model.hidden(inputs["x"]))
     plain = Objective(model, criterion)(inputs, Judged(targets, 6.0))
     expected = plain + 2 * distance_loss(learned, taught) + 3 * angle_loss(learned, taught)
-    torch.testing.assert_close(objective({**inputs, "taught": taught}, Judged(targets, 6.0)), expected)
+    torch.testing.assert_close(objective({**inputs, "teacher": taught}, Judged(targets, 6.0)), expected)
     torch.testing.assert_close(objective(inputs), model(**inputs).logits)

@@ -23,8 +23,9 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.data.unlabeled import load_texts, load_unlabeled, with_unlabeled
 from nlptransfer.errors import DataError, SettingError
 from nlptransfer.experiments import fitting
-from nlptransfer.transfer.adaptation import Adapt, Coral, Dann, Mmd, Reweight
-from nlptransfer.transfer.label_free import LabelFree
+from nlptransfer.transfer.adapt import Adapt
+from nlptransfer.transfer.alignment import Coral, Dann, Mmd
+from nlptransfer.transfer.label_free import LabelFree, Reweight
 from nlptransfer.transfer.registry import TRANSFERS
 from nlptransfer.transfer.self_training import SelfTrain
 

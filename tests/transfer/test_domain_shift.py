@@ -10,7 +10,7 @@ from scipy import stats
 
 from nlptransfer.errors import DataError
 from nlptransfer.transfer import domain_shift
-from nlptransfer.transfer.domain_shift import domain_odds, linear_cka, proxy_a_distance
+from nlptransfer.transfer.domain_shift import importance_weights, linear_cka, proxy_a_distance
 
 
 def hsic(kernel: np.ndarray, other: np.ndarray) -> float:
@@ -126,10 +126,10 @@ def drawn_words(rows: int, shares: tuple[float, ...], seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize("rows", [(4000, 4000), (4000, 1000), (1000, 4000)], ids=str)
-def test_odds_are_the_ratio_of_the_densities(rows: tuple[int, int]) -> None:
+def test_importance_weights_are_the_ratio_of_the_densities(rows: tuple[int, int]) -> None:
     of_source, of_target = (0.6, 0.3, 0.1), (0.2, 0.3, 0.5)
     source, target = drawn_words(rows[0], of_source, 0), drawn_words(rows[1], of_target, 1)
-    weights = domain_odds(source, target)
+    weights = importance_weights(source, target)
     for word, before, after in zip(("cat", "dog", "fox"), of_source, of_target, strict=True):
         found = weights[[text == word for text in source]].mean()
         assert found == pytest.approx(after / before, rel=0.15)
@@ -156,7 +156,7 @@ def written(phrases: list[str], rows: int, seed: int) -> list[str]:
     ids=["rooms", "books", "films", "gadgets"],
 )
 def test_texts_like_the_targets_weigh_more(alike: list[str], unlike: list[str], target_rows: int) -> None:
-    weights = domain_odds([*written(alike, 40, 0), *written(unlike, 40, 1)], written(alike, target_rows, 2))
+    weights = importance_weights([*written(alike, 40, 0), *written(unlike, 40, 1)], written(alike, target_rows, 2))
     like, others = weights[:40], weights[40:]
     assert like.mean() > 1.2 * others.mean()
     if target_rows == 60:
@@ -169,19 +169,19 @@ def test_texts_like_the_targets_weigh_more(alike: list[str], unlike: list[str], 
     target=st.lists(st.sampled_from([*BOOKS, *FILMS]), min_size=1, max_size=8),
     seed=st.integers(0, 100),
 )
-def test_odds_are_repeatable_and_have_mean_one(source: list[str], target: list[str], seed: int) -> None:
-    weights = domain_odds(source, target, seed)
+def test_importance_weights_are_repeatable_and_have_mean_one(source: list[str], target: list[str], seed: int) -> None:
+    weights = importance_weights(source, target, seed)
     assert weights.shape == (len(source),)
     assert weights.dtype == np.float64
     assert weights.mean() == pytest.approx(1)
     assert 0 < weights.min() <= weights.max() <= 400 * weights.min()
-    assert (domain_odds(source, target, seed) == weights).all()
+    assert (importance_weights(source, target, seed) == weights).all()
 
 
-def test_odds_are_clipped() -> None:
+def test_importance_weights_are_clipped() -> None:
     rows = random.Random(0)
     source = [rows.choice(["red", "green", "blue"]) for _ in range(990)] + ["north"] * 10
-    weights = domain_odds(source, ["north"] * 1000)
+    weights = importance_weights(source, ["north"] * 1000)
     assert weights[-1] / weights[0] == pytest.approx(400)
 
 
@@ -189,13 +189,13 @@ def test_a_source_text_is_judged_without_itself() -> None:
     # A classifier that had seen a text of its own words would know it for the source's.
     source = ["common"] * 20 + [f"mine{number}" for number in range(20)]
     target = ["common"] * 20 + [f"yours{number}" for number in range(20)]
-    weights = domain_odds(source, target)
+    weights = importance_weights(source, target)
     assert weights[20:].mean() == pytest.approx(weights[:20].mean(), rel=0.1)
 
 
 def test_texts_without_words_get_a_weight_too() -> None:
-    assert np.isfinite(domain_odds([*FILMS, "", "!!!"], GADGETS)).all()
-    assert domain_odds(FILMS[:1], GADGETS).tolist() == [1.0]
+    assert np.isfinite(importance_weights([*FILMS, "", "!!!"], GADGETS)).all()
+    assert importance_weights(FILMS[:1], GADGETS).tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -206,22 +206,23 @@ def test_texts_without_words_get_a_weight_too() -> None:
         (["", "!"], ["?"], "expected words in at least one text, found none"),
     ],
 )
-def test_odds_refuse(source: list[str], target: list[str], message: str) -> None:
+def test_importance_weights_refuse(source: list[str], target: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        domain_odds(source, target)
+        importance_weights(source, target)
 
 
-def test_odds_are_computed_once(monkeypatch, tmp_path):
+def test_importance_weights_are_computed_once(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    first = domain_shift.kept_odds(FILMS, GADGETS, 1)
-    np.testing.assert_array_equal(first, domain_odds(FILMS, GADGETS, 1))
+    first = domain_shift.cached_importance_weights(FILMS, GADGETS, 1)
+    np.testing.assert_array_equal(first, importance_weights(FILMS, GADGETS, 1))
     computed = []
-    monkeypatch.setattr(domain_shift, "domain_odds", lambda *asked: computed.append(asked) or np.ones(len(asked[0])))
-    np.testing.assert_array_equal(domain_shift.kept_odds(FILMS, GADGETS, 1), first)
+    own = lambda *asked: computed.append(asked) or np.ones(len(asked[0]))  # noqa: E731
+    monkeypatch.setattr(domain_shift, "importance_weights", own)
+    np.testing.assert_array_equal(domain_shift.cached_importance_weights(FILMS, GADGETS, 1), first)
     assert not computed
     # Of other texts, the other way round, or with another seed they are others.
     for asked in ((FILMS, GADGETS, 2), (GADGETS, FILMS, 1), ([*FILMS[1:], FILMS[0]], GADGETS, 1)):
-        domain_shift.kept_odds(*asked)
+        domain_shift.cached_importance_weights(*asked)
         assert computed[-1] == asked
 
 
@@ -229,8 +230,12 @@ def test_distances_of_frozen_features_are_computed_once(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     draw = np.random.default_rng(0)
     source, target = draw.normal(size=(40, 3)).astype(np.float32), draw.normal(1, 1, (30, 3)).astype(np.float32)
-    first = domain_shift.kept_distance(source, target)
+    first = domain_shift.cached_proxy_a_distance(source, target)
     assert first == proxy_a_distance(source, target)
     monkeypatch.setattr(domain_shift, "proxy_a_distance", lambda *_: 0.5)
-    assert domain_shift.kept_distance(source.copy(), target) == first
-    assert domain_shift.kept_distance(source[1:], target) == domain_shift.kept_distance(source.T, target.T) == 0.5
+    assert domain_shift.cached_proxy_a_distance(source.copy(), target) == first
+    assert (
+        domain_shift.cached_proxy_a_distance(source[1:], target)
+        == domain_shift.cached_proxy_a_distance(source.T, target.T)
+        == 0.5
+    )

@@ -23,8 +23,11 @@ from nlptransfer.routes.probe import Probe
 from nlptransfer.routes.word2vec import Word2Vec
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, Sides
+from nlptransfer.transfer.joint import Joint
 from nlptransfer.transfer.registry import TRANSFERS, transfer_classes
-from nlptransfer.transfer.supervised import Joint, Relational, SelectFeatures, Sequential
+from nlptransfer.transfer.relational import Relational
+from nlptransfer.transfer.select_features import SelectFeatures
+from nlptransfer.transfer.sequential import Sequential
 
 OTHER_NAMES = {"bad": "no", "good": "yes"}
 

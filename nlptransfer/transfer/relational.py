@@ -1,0 +1,114 @@
+"""Source, then target; and the loss that keeps the relations between rows as the source has made them (RKD)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nlptransfer.errors import SettingError
+from nlptransfer.models import Examples, TeacherRows, last_inputs, name_of, text_vectors
+from nlptransfer.routes import Route
+from nlptransfer.settings import NonNegative
+from nlptransfer.training import (
+    TARGET,
+    Judged,
+    LabelLoss,
+    Objective,
+)
+from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage
+
+
+@dataclass(frozen=True)
+class Relational(FromSource):
+    """theta_s = argmin Ls, then min Lt + distance * L_D + angle * L_A from theta_s on (RKD, Park et al. 2019).
+
+    L_D and L_A keep the distances and angles between the target's rows as the source's model saw them.
+    """
+
+    name: ClassVar[str] = "relational"
+    stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
+
+    distance_weight: NonNegative = 1.0
+    """weight of the pairwise distances"""
+    angle_weight: NonNegative = 2.0
+    """weight of the angles of three rows"""
+
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        super().check_fits(route, sides)
+        if route.is_solved:
+            raise SettingError(
+                f"transfer=relate: expected a route that learns a representation, found {route.name} with a solved "
+                "last layer: take full, lora or head_type=mlp"
+            )
+
+    def objective(self, stage: Stage, learner: Learner) -> Objective:
+        if stage is FROM_SOURCE:
+            return super().objective(stage, learner)
+        weights = self.distance_weight, self.angle_weight
+        return RelationalLoss(learner.module, learner.criteria[TARGET], *weights, learner.last_layer)
+
+    def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
+        if stage is FROM_SOURCE:
+            return learner.examples
+        # The source's model is frozen: what it makes of the rows is computed once.
+        own = learner.examples[TARGET]
+        return {TARGET: replace(own, rows=TeacherRows(own.rows, learner.represent(own.rows)))}
+
+
+class RelationalLoss(Objective):
+    """The task's loss + what is lost of the distances and angles between rows as the source's model saw them.
+
+    RKD (Park, Kim, Lu and Cho 2019, "Relational Knowledge Distillation", equations 4 to 9), over the rows of one
+    forward pass: Huber losses between pairwise distances, each over their mean, and between the cosines of the
+    angles of all triplets. The inputs carry what the source's model made of the rows as ``teacher``, (rows, width).
+
+    Args:
+        distance: weight of the distances.
+        angle: weight of the angles.
+        last_layer: the model's last layer; what it takes is the representation.
+    """
+
+    def __init__(
+        self, model: nn.Module, criterion: LabelLoss, distance: float, angle: float, last_layer: nn.Linear
+    ) -> None:
+        super().__init__(model, criterion)
+        self.distance, self.angle = distance, angle
+        self.last_layer = name_of(last_layer, model)
+
+    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
+        if judged is None:
+            return super().forward(inputs)
+        taught = inputs["teacher"]
+        inputs = {name: value for name, value in inputs.items() if name != "teacher"}
+        with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
+            loss = super().forward(inputs, judged)
+        learned = text_vectors(seen[0], inputs, self.model).float()
+        lost = self.distance * distance_loss(learned, taught) + self.angle * angle_loss(learned, taught)
+        return loss + self.criterion.share(judged) * lost
+
+
+def distance_loss(learned: Tensor, taught: Tensor) -> Tensor:
+    """Huber loss between the pairwise distances of (rows, width) and (rows, other width), each over their mean."""
+    if len(learned) < 2:
+        return learned.sum() * 0
+    return functional.huber_loss(_distances(learned), _distances(taught))
+
+
+def angle_loss(learned: Tensor, taught: Tensor) -> Tensor:
+    """Huber loss between the cosines of the angles that each three rows make."""
+    if len(learned) < 3:
+        return learned.sum() * 0
+    return functional.huber_loss(_cosines(learned), _cosines(taught))
+
+
+def _distances(vectors: Tensor) -> Tensor:
+    pairs = functional.pdist(vectors)
+    return pairs / pairs.mean().clamp(min=1e-12)
+
+
+def _cosines(vectors: Tensor) -> Tensor:
+    """(rows, rows, rows): of the angle at the first row between the two others."""
+    sides = functional.normalize(vectors[None] - vectors[:, None], dim=2)
+    return sides @ sides.transpose(1, 2)

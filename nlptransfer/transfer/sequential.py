@@ -1,0 +1,81 @@
+"""Source, then target; and the loss that holds the model to what the source has taught it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nlptransfer.routes import Route
+from nlptransfer.settings import NonNegative, check
+from nlptransfer.training import (
+    TARGET,
+    Head,
+    HeadTask,
+    Judged,
+    LabelLoss,
+    Objective,
+    Solved,
+)
+from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage, check_same_labels
+
+
+@dataclass(frozen=True)
+class Sequential(FromSource):
+    """theta_s = argmin Ls, then min Lt from theta_s on; the last layer is carried over where the labels agree.
+
+    The loop begins at theta_s, and may be held to it by strength / 2 * |theta - theta_s|^2 (L2-SP, Li et al. 2018). A
+    last layer that is solved forgets where it began: min Lt + strength / (2n) * |theta - theta_s|^2, with the strength
+    that scores best on validation.
+    """
+
+    name: ClassVar[str] = "sequential"
+    stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
+
+    l2_sp: NonNegative = 0.0
+    """strength of the pull back to what the source has taught"""
+
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        super().check_fits(route, sides)
+        if route.is_solved:
+            check_same_labels(self, sides)
+            check(self.l2_sp == 0, "l2_sp", self.l2_sp, "0 where the last layer is solved: there validation chooses it")
+
+    def objective(self, stage: Stage, learner: Learner) -> Objective:
+        if stage is FROM_SOURCE or not self.l2_sp:
+            return super().objective(stage, learner)
+        return TowardsSourceLoss(learner.module, learner.criteria[TARGET], self.l2_sp, learner.taught)
+
+    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+        return tasks[stage.roles[0]].choose(towards=source if stage is ON_TARGET else None)
+
+
+class TowardsSourceLoss(Objective):
+    """L2-SP: the task's loss + strength / 2 * |theta - theta_s|^2 over what the source has taught.
+
+    Li, Grandvalet and Davoine 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
+    equation 2.
+
+    Args:
+        strength: 0 or more.
+        start: theta_s, by the name of the parameter in the model; what is not named is free.
+    """
+
+    can_be_sharded: ClassVar[bool] = False
+
+    def __init__(self, model: nn.Module, criterion: LabelLoss, strength: float, start: Mapping[str, Tensor]) -> None:
+        super().__init__(model, criterion)
+        self.strength = strength
+        self.start = {name: value.detach().clone() for name, value in start.items()}
+
+    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
+        found = super().forward(inputs, judged)
+        if judged is None:
+            return found
+        held = [
+            (value - self.start[name]).square().sum()
+            for name, value in self.model.named_parameters()
+            if name in self.start and value.requires_grad
+        ]
+        return found + self.criterion.share(judged) * self.strength / 2 * torch.stack(held).sum()
