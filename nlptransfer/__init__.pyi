@@ -5,12 +5,12 @@ from .data import Data as Data
 from .data import Labels as Labels
 from .data import load_data as load_data
 from .errors import NlpTransferError as NlpTransferError
-from .experiments import Comparison as Comparison
 from .experiments import close_the_gap as close_the_gap
 from .experiments import compare as compare
 from .experiments import finetune as finetune
 from .experiments import gain_curve as gain_curve
 from .models import SharedBase as SharedBase
+from .results import ComparisonResult as ComparisonResult
 from .results import RunResult as RunResult
 from .routes import ROUTES as ROUTES
 from .routes import Full as Full

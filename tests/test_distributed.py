@@ -18,7 +18,7 @@ from helpers.corpora import write_rows
 from helpers.encoders import make_film_base
 from helpers.folders import ROOT
 from helpers.side_by_side import BEGUN_ANEW, CNN, DISTANCES, NOT_SHARDED, ROUTES, SOLVED, TRANSFERS
-from nlptransfer import Comparison, RunResult, distributed
+from nlptransfer import ComparisonResult, RunResult, distributed
 from nlptransfer.cli import app
 from nlptransfer.errors import DataError
 
@@ -169,17 +169,15 @@ def test_relations_are_those_of_a_pass_and_two_processes_score_as_one(runs):
 
 def test_two_processes_compare_as_one(runs):
     folder, _, printed = runs
-    one, two = (Comparison(folder / count / "comparison") for count in "12")
-    assert [rung["status"] for rung in two.rungs] == ["finished"] * 3
-    for mine, theirs in zip(one.rungs, two.rungs, strict=True):
+    one, two = (ComparisonResult.load(folder / count / "comparison") for count in "12")
+    assert [candidate.status for candidate in two.candidates] == ["finished"] * 3
+    for mine, theirs in zip(one.candidates, two.candidates, strict=True):
         # Estimates of the time are of its own processes.
-        assert (
-            (mine["estimated_seconds"] is None) == (theirs["estimated_seconds"] is None) == (mine["name"] == "majority")
-        )
+        assert (mine.estimated_seconds is None) == (theirs.estimated_seconds is None) == (mine.name == "majority")
         for name in ("name", "seeds", "validation", "test"):
-            assert mine[name] == theirs[name], (mine["name"], name)
-    for name in ("data", "pairs", "recommendation"):
-        assert one.record[name] == two.record[name]
+            assert getattr(mine, name) == getattr(theirs, name), (mine.name, name)
+    for name in ("data", "pairs", "recommended", "recommendation"):
+        assert getattr(one, name) == getattr(two, name)
     runs_of_two = [json.loads(path.read_text()) for path in two.folder.rglob("experiment.json")]
     assert {record["processes"] for record in runs_of_two} == {2}
     # What is printed and written at the end is so once.

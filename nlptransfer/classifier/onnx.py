@@ -1,4 +1,7 @@
-"""A classifier as ONNX: onnxruntime predicts with it, without its base and without its weights in torch."""
+"""A classifier as ONNX: onnxruntime predicts with it, without its base and without its weights in torch.
+
+Does not know how a graph is made.
+"""
 
 import os
 import shutil
@@ -37,7 +40,7 @@ INSTALL = "pip install 'nlptransfer[onnx]'"
 
 
 class OnnxForSequenceClassification(PreTrainedModel):
-    """An ONNX graph with the face of a model, for prediction alone.
+    """Runs an ONNX graph as a model of transformers, for prediction alone.
 
     onnxruntime takes a GPU where it was installed with CUDA, and as many threads as OMP_NUM_THREADS says, by default
     one for each core.
@@ -45,7 +48,7 @@ class OnnxForSequenceClassification(PreTrainedModel):
     Args:
         config: the one of the model that was exported, with its labels.
         folder: where the graph is.
-        words: what cuts texts for word vectors beside an encoder.
+        words: tokenizer of the words, for word vectors besides an encoder.
 
     Raises:
         RunFolderError: there is no graph that onnxruntime opens, or one for another number of labels.
@@ -60,27 +63,28 @@ class OnnxForSequenceClassification(PreTrainedModel):
         super().__init__(config)
         self.folder, self.words = folder, words
         self.session = _opened(folder / GRAPH)
-        self.takes = [value.name for value in self.session.get_inputs()]
-        given = ", ".join(f"{value.name} of {value.shape[-1]}" for value in self.session.get_outputs())
-        if given != (wanted := f"{LOGITS} of {config.num_labels}"):
+        self.input_names = [value.name for value in self.session.get_inputs()]
+        outputs = ", ".join(f"{value.name} of {value.shape[-1]}" for value in self.session.get_outputs())
+        if outputs != (expected := f"{LOGITS} of {config.num_labels}"):
             raise RunFolderError(
-                f"{folder / GRAPH}: expected {wanted} labels, as config.json has them, found {given}: export it again"
+                f"{folder / GRAPH}: expected {expected} labels, as config.json has them, found {outputs}: "
+                "export it again"
             )
-        # Whoever asks where a model is asks its parameters.
-        self.place = nn.Parameter(torch.empty(0), requires_grad=False)
+        # transformers takes a model's device and dtype from its parameters.
+        self.no_weights = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "OnnxForSequenceClassification":
         # Wherever the graph is computed, onnxruntime is handed arrays of main memory.
         return self
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
-        """Logits, (batch, labels) float32.
+        """Return logits, (batch, labels) float32.
 
         Args:
-            inputs: what the graph takes, (batch, tokens) int64 each: ``input_ids``, ``attention_mask``, and where they
-                matter ``token_type_ids``, and ``word_ids`` (batch, words) for word vectors beside an encoder.
+            inputs: of the graph, (batch, tokens) int64 each: ``input_ids``, ``attention_mask``, and where they matter
+                ``token_type_ids``, and ``word_ids`` (batch, words) for word vectors besides an encoder.
         """
-        (logits,) = self.session.run([LOGITS], {name: inputs[name].numpy() for name in self.takes})
+        (logits,) = self.session.run([LOGITS], {name: inputs[name].numpy() for name in self.input_names})
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
     def save_pretrained(self, save_directory: Any, *_: Any, **__: Any) -> None:
@@ -112,7 +116,7 @@ class WithWordIds:
         return self.tokens.windows
 
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """As the token rows', and ``word_ids``, (len(indices), most words) int64."""
+        """Return the token rows' inputs, and ``word_ids``, (len(indices), most words) int64."""
         words = self.words.batch(texts_of_rows(self, indices))["input_ids"]
         return {**self.tokens.batch(indices), "word_ids": words}
 
@@ -124,12 +128,12 @@ def graph_rows(
     texts: Sequence[str],
     long_text: LongText,
 ) -> TokenRows | WithWordIds:
-    """What a graph takes of texts.
+    """Return a graph's inputs for texts.
 
     Args:
         config: of the model that was exported.
-        words: what cuts texts for word vectors beside an encoder.
-        long_text: as the route has it.
+        words: tokenizer of the words, for word vectors besides an encoder.
+        long_text: what is read of a text of more tokens than the tokenizer's ``model_max_length``.
     """
     if getattr(config, "only_pools", False):
         return encode_words(texts, tokenizer, long_text)
@@ -145,7 +149,10 @@ class Exported(SavedFormat):
     opened_by: ClassVar[str] = "onnxruntime"
 
     learned_by: str
-    """the route that it has learned by"""
+    """name of the route that it has learned by"""
+
+    def check_export(self) -> None:
+        raise SettingError("export: expected a model in torch, found one in ONNX: take what it was exported from")
 
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
@@ -162,7 +169,7 @@ class Exported(SavedFormat):
     def load(
         self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-        """The graph and the tokenizer that were saved in a folder; the base is not asked for.
+        """Open the graph and the tokenizer that were saved in a folder; the base is not asked for.
 
         Raises:
             RunFolderError: there is no graph that onnxruntime opens, or one for another number of labels.
@@ -185,7 +192,7 @@ class Exported(SavedFormat):
 
 
 def _opened(path: Path) -> Any:
-    """An onnxruntime.InferenceSession of a graph.
+    """Open a graph as an onnxruntime.InferenceSession.
 
     Raises:
         RunFolderError: onnxruntime does not open it.

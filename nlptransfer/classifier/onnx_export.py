@@ -1,11 +1,13 @@
-"""From a classifier in torch to ONNX: exported by torch, compared with the live model, in 8 bits on request."""
+"""Export a classifier from torch to ONNX, compared with the live model, in 8 bits on request.
+
+Does not know how a graph is saved and opened again.
+"""
 
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,17 +33,7 @@ from nlptransfer.models import predict_logits
 from nlptransfer.routes import SavedFormat
 
 TOLERANCE = 1e-3
-"""Logits of a float32 graph may differ by so much from the live model's: products are added up in another order."""
-
-
-@dataclass(frozen=True)
-class OnnxExport:
-    """A classifier as ONNX, with what its record says of that."""
-
-    route: Exported
-    model: OnnxForSequenceClassification
-    record: dict[str, Any]
-    """``format``, "onnx" or "onnx int8", and the largest difference of a logit from the live model's"""
+"""Largest difference of logits of a float32 graph from the live model's: products are added up in another order."""
 
 
 def export_onnx(
@@ -52,42 +44,45 @@ def export_onnx(
     folder: Path,
     *,
     int8: bool = False,
-) -> OnnxExport:
+) -> tuple[Exported, OnnxForSequenceClassification, dict[str, Any]]:
     """Write a classifier's ONNX graph, and compare it with the live model; an adapter is merged first.
 
-    The graph takes token ids of any number of texts of any length, and gives logits; a probe's has the encoder in it.
+    The graph takes token ids of any number of texts of any length, and gives logits; a frozen encoder is in it.
 
     Args:
-        route: what the model has learned by.
+        route: that the model has learned by.
         texts: some texts, of several tokens each, on which graph and model are compared.
-        folder: an empty one, for the graph; ``OnnxExport.route.save`` copies it from there, with all that it needs.
+        folder: an empty one, for the graph; the format copies it from there when it saves the model.
         int8: whether weights are kept in 8 bits, and activations rounded to 8 bits where they are multiplied with
-            them. The difference is then told and has no limit.
+            them. The difference is then recorded and has no limit.
+
+    Returns:
+        format and model, and for the record: ``format``, "onnx" or "onnx int8", and the largest difference of a logit
+        from the live model's.
 
     Raises:
-        SettingError: packages are missing, it was exported before, its base is in 4 bits, or it is a probe with a
-            head of several layers on windows of long texts.
+        SettingError: packages are missing, it was exported before, its base is in 4 bits, or a graph cannot do what
+            the format does with long texts.
         BaseModelError: torch cannot export this architecture, or onnxruntime cannot run it.
         VerificationError: a logit differs by more than ``TOLERANCE``.
     """
-    _need_packages()
-    if isinstance(route, Exported):
-        raise SettingError("export: expected a model in torch, found one in ONNX: take what it was exported from")
+    if any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
+        raise SettingError(f"export to ONNX needs the packages onnx, onnxscript and onnxruntime: {INSTALL}")
     route.check_export()
-    plain = route.merged(model) if isinstance(model, PeftModel) else deepcopy(model)
+    plain = route.merged(model)[1] if isinstance(model, PeftModel) else deepcopy(model)
     plain = plain.cpu().float().eval()
     plain.config.architectures = [type(plain).__name__]
     # A live model in 16 bits is further from itself in float32 than a graph may be.
     live = model if model.dtype == torch.float32 else plain
     # Also texts that are short, long, or nothing.
     texts = [*texts, texts[0][:1], " ".join([*texts] * 8), ""]
-    wanted = predict_logits(live, route.rows(live, tokenizer, texts))
+    live_logits = predict_logits(live, route.rows(live, tokenizer, texts))
     words = getattr(plain, "words", None)
     exported = Exported(learned_by=route.name, long_text=route.long_text)
 
     def opened() -> tuple[OnnxForSequenceClassification, float]:
         graph = OnnxForSequenceClassification(plain.config, folder, words).eval()
-        return graph, _difference(wanted, exported, graph, tokenizer, texts)
+        return graph, _difference(live_logits, exported, graph, tokenizer, texts)
 
     try:
         rows = graph_rows(plain.config, tokenizer, words, texts, route.long_text)
@@ -98,8 +93,10 @@ def export_onnx(
             _round_to_int8(folder)
             graph, difference = opened()
     except Exception as error:  # torch and onnxruntime raise what they please
+        # Of a frozen encoder, where the model holds one.
+        kind = getattr(plain.base_model, "config", plain.config).model_type
         raise BaseModelError(
-            f"expected a model that torch exports to ONNX and onnxruntime runs, found model type {_kind(plain)!r}, "
+            f"expected a model that torch exports to ONNX and onnxruntime runs, found model type {kind!r}, "
             f"which fails with {_cause(error)}: keep it as it is saved, or take another base"
         ) from error
     if not exact <= TOLERANCE:
@@ -107,11 +104,11 @@ def export_onnx(
             f"expected logits as the live model has them (to {TOLERANCE:g}), found a difference of {exact:.3g} "
             "after exporting it to ONNX: keep it as it is saved, and please report it with the name of the base"
         )
-    return OnnxExport(exported, graph, {"format": "onnx int8" if int8 else "onnx", "max_logit_difference": difference})
+    return exported, graph, {"format": "onnx int8" if int8 else "onnx", "max_logit_difference": difference}
 
 
 class _Graph(nn.Module):
-    """A model as the graph has it: from ids to logits."""
+    """Computes logits out of ids, as the graph does."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -136,7 +133,7 @@ class _Graph(nn.Module):
 
 
 def _write_graph(model: PreTrainedModel, batch: dict[str, Tensor], path: Path) -> None:
-    """Export a model by what it does with a batch; all sizes of the batch may differ later."""
+    """Export a model by tracing it on a batch; all sizes of the batch may differ later."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     shapes = {name: {0: "batch", 1: "words" if name == "word_ids" else "sequence"} for name in batch}
@@ -157,7 +154,7 @@ def _write_graph(model: PreTrainedModel, batch: dict[str, Tensor], path: Path) -
 
 
 def _round_to_int8(folder: Path) -> None:
-    """Put a graph in the place of another, with weights of its matrices and embeddings in 8 bits."""
+    """Replace a graph by one with the weights of its matrices and embeddings in 8 bits."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
@@ -181,33 +178,22 @@ def _round_to_int8(folder: Path) -> None:
             file.replace(folder / file.name)
 
 
-def _need_packages() -> None:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise SettingError(f"export to ONNX needs the packages onnx, onnxscript and onnxruntime: {INSTALL}")
-
-
 def _difference(
-    wanted: np.ndarray,
+    live_logits: np.ndarray,
     route: Exported,
     graph: OnnxForSequenceClassification,
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],
 ) -> float:
-    """The largest of a graph's logits from others, for the texts together and each alone; infinite for no number."""
+    """Return the largest difference of logits, for the texts together and each alone; infinite for no number."""
     together = predict_logits(graph, route.rows(graph, tokenizer, texts))
     alone = np.concatenate([predict_logits(graph, route.rows(graph, tokenizer, [text])) for text in texts])
-    difference = float(np.abs(np.stack([together, alone]) - wanted).max())
+    difference = float(np.abs(np.stack([together, alone]) - live_logits).max())
     return difference if np.isfinite(difference) else float("inf")
 
 
-def _kind(model: PreTrainedModel) -> str:
-    """What a model is, or a probe's encoder."""
-    return getattr(model.base_model, "config", model.config).model_type
-
-
 def _cause(error: BaseException) -> str:
-    """The first line of what came first."""
+    """Return the first line of the error that came first."""
     while error.__cause__ is not None:
         error = error.__cause__
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -216,7 +202,7 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporters say of themselves."""
+    """Silence the exporters' logs and warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

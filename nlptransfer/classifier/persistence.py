@@ -1,11 +1,13 @@
-"""Open a saved classifier: its record, its folder, and the route that it was made by."""
+"""How a classifier lies in a folder: nlptransfer.json, and where the folder is. Does not load models."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nlptransfer.classifier.onnx import Exported
-from nlptransfer.errors import RunFolderError
+from nlptransfer.data import NORMALIZATIONS, Labels
+from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.hub import fetch, is_hub_id
 from nlptransfer.routes import ROUTES, SavedFormat
@@ -14,15 +16,82 @@ from nlptransfer.settings import check, fill
 RECORD = "nlptransfer.json"
 
 
+@dataclass(frozen=True)
+class SavedRecord:
+    """nlptransfer.json: all that the weights and the config do not say."""
+
+    route: SavedFormat
+    labels: Labels
+    thresholds: tuple[float, ...] | None
+    normalization: str
+    max_length: int
+    """tokens, or words, that are read of a text, or at once"""
+    further: dict[str, Any] = field(default_factory=dict)
+    """base, calibration, results, ..., by their keys in the file"""
+    verified: dict[str, Any] | None = None
+    """what was compared when it was saved, see verification.py"""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the file holds."""
+        return {
+            "route": self.route.name,
+            "settings": self.route.recorded(),
+            "labels": list(self.labels.names),
+            "multi_label": self.labels.multi_label,
+            "thresholds": None if self.thresholds is None else list(self.thresholds),
+            "normalization": self.normalization,
+            "max_length": self.max_length,
+            **self.further,
+            "verified": self.verified,
+        }
+
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any], place: Path) -> "SavedRecord":
+        """Read what the file holds.
+
+        Raises:
+            RunFolderError: a newer nlptransfer has saved it.
+        """
+        further, name = dict(content), content["route"]
+        try:
+            kind = Exported if name == Exported.name else ROUTES.find(name)
+            route = fill({"route": kind}, content["settings"])["route"]
+            normalization, known = content["normalization"], ", ".join(NORMALIZATIONS)
+            check(normalization in NORMALIZATIONS, "normalization", normalization, f"one of {known}")
+        except SettingError as error:
+            raise RunFolderError(f"{place}: {error}: upgrade nlptransfer, as a newer one has saved this") from error
+        thresholds = content["thresholds"]
+        record = cls(
+            route,
+            Labels(tuple(content["labels"]), content["multi_label"]),
+            None if thresholds is None else tuple(thresholds),
+            normalization,
+            content["max_length"],
+            verified=content.get("verified"),
+        )
+        for key in record.as_json():
+            further.pop(key, None)
+        return replace(record, further=further)
+
+    @classmethod
+    def read(cls, folder: Path) -> "SavedRecord":
+        """Read the record of a saved classifier."""
+        return cls.of_json(read_json(folder / RECORD), folder / RECORD)
+
+    def write(self, folder: Path) -> None:
+        """Write the record into the folder of a saved classifier."""
+        write_json(folder / RECORD, self.as_json())
+
+
 def note_results(folder: Path, results: Mapping[str, Any]) -> None:
-    """Add to the record of a saved classifier how it was made and what it scores, for its model card."""
-    record = read_json(folder / RECORD)
-    told = record.pop("verified")
-    write_json(folder / RECORD, {**record, "results": {**record.get("results", {}), **results}, "verified": told})
+    """Add to the record of a saved classifier how it was made and its scores, for its model card."""
+    record = SavedRecord.read(folder)
+    known = record.further.get("results", {})
+    replace(record, further={**record.further, "results": {**known, **results}}).write(folder)
 
 
-def ours(folder: str | Path) -> Path:
-    """A folder to save to.
+def writable_folder(folder: str | Path) -> Path:
+    """Return a folder to save to.
 
     Raises:
         RunFolderError: it holds something that is not a saved classifier.
@@ -34,25 +103,22 @@ def ours(folder: str | Path) -> Path:
 
 
 def saved_folder(folder: Path) -> Path:
-    """The folder of a saved classifier, given it or its run's."""
-    found = next((place for place in (folder, folder / "model") if (place / RECORD).exists()), None)
-    if found is None:
-        raise RunFolderError(
-            f"{folder}: expected a saved classifier, found no {RECORD}: give a run's folder, its model folder or a hub "
-            "id (owner/name)"
-        )
-    return found
+    """Return the folder of a saved classifier, given it or its run's.
 
-
-def route_of(record: Mapping[str, Any]) -> SavedFormat:
-    """Return the route of a record, or what a classifier in ONNX has in place of one."""
-    name = record["route"]
-    kind = Exported if name == Exported.name else ROUTES.find(name)
-    return fill({"route": kind}, record["settings"])["route"]
+    Raises:
+        RunFolderError: there is none.
+    """
+    for place in (folder, folder / "model"):
+        if (place / RECORD).exists():
+            return place
+    raise RunFolderError(
+        f"{folder}: expected a saved classifier, found no {RECORD}: give a run's folder, its model folder or a hub "
+        "id (owner/name)"
+    )
 
 
 def local_folder(source: str | Path, revision: str | None, token: str | None) -> Path:
-    """Where a classifier lies: here, or in the cache after it was fetched from the hub."""
+    """Return where a classifier lies: here, or in the cache after it was fetched from the hub."""
     folder = Path(source).expanduser()
     if folder.suffix == ".onnx":
         return folder.parent
@@ -60,12 +126,3 @@ def local_folder(source: str | Path, revision: str | None, token: str | None) ->
         check(revision is None, "revision", revision, "none, as a local folder has no revisions")
         return folder
     return fetch(source, revision, token)
-
-
-def check_known(what: str, name: str, known: Collection[str], folder: Path) -> str:
-    if name not in known:
-        raise RunFolderError(
-            f"{folder / RECORD}: expected a {what} among {', '.join(known)}, found {name!r}: upgrade nlptransfer, as a "
-            "newer one has saved this"
-        )
-    return name

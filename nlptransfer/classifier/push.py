@@ -1,14 +1,13 @@
-"""Push a saved folder to the hub, verified and with its model card."""
+"""Push a saved folder to the hub, verified and with its model card. Does not know the hub's interface."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nlptransfer.classifier.persistence import RECORD, route_of, saved_folder
+from nlptransfer.classifier.persistence import SavedRecord, saved_folder
 from nlptransfer.classifier.verification import check_logits, reopened_logits
 from nlptransfer.errors import RunFolderError
-from nlptransfer.files import read_json
-from nlptransfer.hub import Pushed, model_card, push
+from nlptransfer.hub import CardFacts, Pushed, model_card, push
 
 
 def push_saved(
@@ -49,23 +48,51 @@ def push_saved(
         HubError: the hub cannot be reached, or refuses.
     """
     folder = saved_folder(Path(folder))
-    record = read_json(folder / RECORD)
-    route = route_of(record)
-    if not (told := record.get("verified")):
+    record = SavedRecord.read(folder)
+    if record.verified is None:
         raise RunFolderError(
             f"{folder}: expected a classifier that was opened again after it was saved, found no sign of it: save it "
             "anew, Classifier.load(FOLDER).save_pretrained(OTHER)"
         )
-    base = record.get("base", {})
-    if base.get("revision") is None and route.needs_base(folder):
+    base = record.further.get("base", {})
+    if base.get("revision") is None and record.route.needs_base(folder):
         raise RunFolderError(
             f"{folder}: expected a base that others can fetch, found a local folder ({base.get('name')}): push the "
             "base and train with its hub id, or push a merged model"
         )
-    check_logits(told, reopened_logits(route, folder, base, told["texts"]), str(folder))
-    section = route.card_section(record, repo_id)
-    own: dict[str, Any] = {"license": license, "language": language, "datasets": datasets, "examples": examples}
-    card = model_card(record, repo_id, section, **own)
+    logits = reopened_logits(record.route, folder, base, record.verified["texts"])
+    check_logits(record.verified, logits, str(folder))
+    card = model_card(
+        card_facts(record, repo_id, license=license, language=language, datasets=datasets, examples=examples)
+    )
     return push(
         folder, repo_id, card, private=private, revision=revision, create_pr=create_pr, token=token, dry_run=dry_run
+    )
+
+
+def card_facts(record: SavedRecord, repo_id: str, **own: Any) -> CardFacts:
+    """Return what a saved classifier's record says for its model card.
+
+    Args:
+        repo_id: where it is to be had on the hub, owner/name.
+        own: license, language, datasets, examples.
+    """
+    further = record.further
+    return CardFacts(
+        repo_id=repo_id,
+        # What was exported says what it was exported from.
+        route=further["learned"]["route"] if "learned" in further else record.route.name,
+        labels=record.labels.names,
+        multi_label=record.labels.multi_label,
+        section=record.route.card_section(record.as_json(), repo_id),
+        max_length=record.max_length,
+        thresholds=record.thresholds,
+        long_text=record.route.long_text,
+        normalization=record.normalization,
+        exported=further.get("format", ""),
+        base=further.get("base", {}),
+        calibration=further.get("calibration"),
+        verified=record.verified,
+        results=further.get("results", {}),
+        **own,
     )

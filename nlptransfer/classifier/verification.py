@@ -1,4 +1,7 @@
-"""A saved classifier gives what the live one gives: compared when it is saved, loaded and pushed."""
+"""Verify that a saved classifier gives what the live one gives: when it is saved, loaded and pushed.
+
+Does not know how a format is opened.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
@@ -16,14 +19,14 @@ from nlptransfer.errors import VerificationError
 from nlptransfer.routes import SavedFormat
 
 TOLERANCE = 1e-4
-"""Logits of a saved model may differ by so much from the live one's: the rounding of float32."""
+"""Largest difference of logits of a saved model from the live one's: the rounding of float32."""
 ELSEWHERE = 1e-2
 """The same on another machine, which may multiply in another order; random weights differ by far more."""
 MADE_TEXTS, TOKENS = 4, 12
 
 
 def made_texts(labels: Labels, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """A few texts out of label names and tokens of the vocabulary: none of them is a user's."""
+    """Make a few texts out of label names and tokens of the vocabulary: none of them is a user's."""
     draw = Random(0)
     count = len(tokenizer)
     return [
@@ -33,33 +36,36 @@ def made_texts(labels: Labels, tokenizer: PreTrainedTokenizerFast) -> list[str]:
 
 
 def verified(
-    route: SavedFormat, folder: Path, record: Mapping[str, Any], texts: Sequence[str], live: np.ndarray, made: int
+    route: SavedFormat, folder: Path, base: Mapping[str, Any], texts: Sequence[str], live: np.ndarray, made: int
 ) -> dict[str, Any]:
     """Open a folder that was just saved, by the classes that its card names and under another seed, and compare.
 
     Args:
-        route: what saved it.
+        route: the format that saved it.
         folder: with all but the record.
-        record: what is known of the base.
+        base: what the record says of the base.
         texts: some texts, the made ones first.
         live: (texts, labels) logits of the live model.
         made: how many of the texts are made; these stay in the record with their logits.
 
     Returns:
-        What the record has of it: made texts, their logits, the largest difference, and what opened the folder.
+        For the record: made texts, their logits, the largest difference, and what opened the folder.
 
     Raises:
         VerificationError: a logit differs by more than ``TOLERANCE``.
     """
-    found = reopened_logits(route, folder, record.get("base", {}), texts)
-    difference = check_equal(live, found, f"after saving it and opening it again with {route.opened_by}")
-    logits = [[round(float(value), 6) for value in row] for row in live[:made]]
-    told = {"opened_by": route.opened_by, "max_difference": difference, "texts": list(texts[:made]), "logits": logits}
-    return told
+    logits = reopened_logits(route, folder, base, texts)
+    difference = check_equal(live, logits, f"after saving it and opening it again with {route.opened_by}")
+    return {
+        "opened_by": route.opened_by,
+        "max_difference": difference,
+        "texts": list(texts[:made]),
+        "logits": [[round(float(value), 6) for value in row] for row in live[:made]],
+    }
 
 
 def reopened_logits(route: SavedFormat, folder: Path, base: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
-    """(texts, labels) logits of a saved folder that is opened as its card says, under another seed.
+    """Return (texts, labels) logits of a saved folder that is opened as its card says, under another seed.
 
     Args:
         base: what the record says of the base.
@@ -71,7 +77,7 @@ def reopened_logits(route: SavedFormat, folder: Path, base: Mapping[str, Any], t
 
 
 def check_equal(live: np.ndarray, found: np.ndarray, when: str) -> float:
-    """The largest difference between logits of the same model.
+    """Return the largest difference between logits of the same model.
 
     Raises:
         VerificationError: it is more than ``TOLERANCE``.
@@ -85,30 +91,30 @@ def check_equal(live: np.ndarray, found: np.ndarray, when: str) -> float:
     return difference
 
 
-def check_logits(told: Mapping[str, Any], found: np.ndarray, where: str) -> None:
+def check_logits(verified: Mapping[str, Any], logits: np.ndarray, where: str) -> None:
     """Compare the logits of the texts in a record with those that it holds.
 
     Args:
-        told: what ``verified`` gave.
-        found: (texts, labels) logits of its texts now.
+        verified: as ``verified`` returned it.
+        logits: (texts, labels) of its texts now.
         where: what was opened, for the error.
 
     Raises:
         VerificationError: they differ by more than another machine's rounding.
     """
-    kept = np.array(told["logits"], dtype=np.float64)
-    room = ELSEWHERE * max(1.0, float(np.abs(kept).max(initial=0)))
-    difference = _difference(kept, found)
-    if not difference <= room:
+    saved = np.array(verified["logits"], dtype=np.float64)
+    tolerance = ELSEWHERE * max(1.0, float(np.abs(saved).max(initial=0)))
+    difference = _difference(saved, logits)
+    if not difference <= tolerance:
         raise VerificationError(
-            f"{where}: expected the logits that it was saved with (to {room:.2g}), found a difference of "
+            f"{where}: expected the logits that it was saved with (to {tolerance:.2g}), found a difference of "
             f"{difference:.3g}: its files were changed or mixed, or its base is another one: fetch it again, or save "
             "it again where it works"
         )
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> float:
-    """The largest; infinite where the shapes differ or a number is none."""
+    """Return the largest difference; infinite where the shapes differ or a number is none."""
     if one.shape != other.shape:
         return float("inf")
     with np.errstate(invalid="ignore"):

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nlptransfer.experiments import Closed, Comparison
-    from nlptransfer.results import RunResult
+    from nlptransfer.experiments import Closed
+    from nlptransfer.results import ComparisonResult, RunResult
 
 
 def start_log() -> None:
@@ -95,17 +95,16 @@ def _console() -> "Console":
     return Console(width=None if sys.stdout.isatty() else 120, markup=False)
 
 
-def show_comparison(found: "Comparison") -> None:
-    """The table of a comparison's rungs, its recommendation, and where the report is."""
+def show_comparison(found: "ComparisonResult") -> None:
+    """Print the table of a comparison's candidates, its recommendation, and where the report is."""
     from rich.table import Table
     from rich.text import Text
 
     from nlptransfer.results import REPORT
 
     table = Table()
-    table.add_column("rung")
-    metric = found.record["metric"]
-    for name in ("validation", f"test {metric} (95%)", "spread", "train s", "MB", "texts/s"):
+    table.add_column("candidate")
+    for name in ("validation", f"test {found.metric} (95%)", "spread", "train s", "MB", "texts/s"):
         table.add_column(name, justify="right")
     for row in found.table:
         if row["score"] is None:
@@ -122,9 +121,9 @@ def show_comparison(found: "Comparison") -> None:
             _or_none(row.get("texts_per_second_64"), ",.0f"),
         )
     _console().print(table)
-    for warning in found.record["data"]["warnings"]:
+    for warning in found.warnings:
         typer.echo(f"data: {warning}")
-    typer.echo(found.record["recommendation"]["sentence"])
+    typer.echo(found.recommendation)
     typer.echo(f"written: {found.folder / REPORT}")
 
 

@@ -1,5 +1,6 @@
-"""Labeled text as four splits: train, validation, calibration, test.
+"""Hold labeled text as four splits: train, validation, calibration, test.
 
+This file knows rows and sizes of splits. It does not know how units are stratified (splitting.py), nor files.
 What the source does not split is split here, by ``split_seed`` alone (``rows_seed`` can part what is not test in other
 ways), with identical texts on one side. Splits that the source has are kept as they are; texts that they share with
 train are counted in the log.
@@ -109,12 +110,12 @@ class Split:
         return f"Split({len(self):,} rows)"
 
     def take(self, indices: Iterable[int] | np.ndarray) -> "Split":
-        """The rows at ``indices`` (or where a boolean mask of n is true), in that order."""
+        """Take the rows at ``indices`` (or where a boolean mask of n is true), in that order."""
         rows = np.arange(len(self))[np.asarray(list(indices) or np.array([], dtype=np.int64))]
         return Split([self.texts[row] for row in rows], self.targets[rows])
 
     def fingerprint(self) -> dict[str, Any]:
-        """Row count and SHA-256 of texts and targets in order, the same on every machine."""
+        """Return the row count and the SHA-256 of texts and targets in order, the same on every machine."""
         digest = hashlib.sha256()
         for text in self.texts:
             encoded = text.encode()
@@ -149,22 +150,16 @@ class Data:
         return {name: getattr(self, name) for name in ("train", "validation", "calibration", "test")}
 
     def with_splits(self, labels: Labels, splits: Mapping[str, Split]) -> "Data":
-        """Other rows under the same name.
+        """Put other rows under the same name.
 
         Args:
             splits: the four, by name.
         """
-        return replace(
-            self,
-            labels=labels,
-            train=splits["train"],
-            validation=splits["validation"],
-            calibration=splits["calibration"],
-            test=splits["test"],
-        )
+        train, validation, calibration, test = (splits[name] for name in self.splits)
+        return replace(self, labels=labels, train=train, validation=validation, calibration=calibration, test=test)
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
-        """Row count and hash of each split, by its name; of texts without labels too, where there are any."""
+        """Return the row count and the hash of each split by its name, and of the texts without labels if any."""
         found = {name: split.fingerprint() for name, split in self.splits.items()}
         if self.unlabeled:
             found["unlabeled"] = Split([*self.unlabeled], np.zeros(len(self.unlabeled), np.int64)).fingerprint()
@@ -207,16 +202,19 @@ def _load(source: Any, settings: DataSettings) -> Data:
     if "train" not in parts:
         raise DataError(f"{source!s:.200}: expected a train split, found only {', '.join(parts)}")
     tables = {split: read_table(part, _where(found, split)) for split, part in parts.items()}
-    text_column, label_column = find_columns(tables["train"], settings.text_column, settings.label_column)
-    rows = {split: _read_rows(table, text_column, label_column, settings) for split, table in tables.items()}
-    _log_dropped(rows)
-    rows = {split: these for split, these in rows.items() if split == "train" or these.labeled(split)}
-    labels = _labels_of(rows["train"], tables["train"].class_names.get(label_column))
-    for these in rows.values():
-        _same_kind(these, labels)
-    given = {split: _encode(these, labels, split) for split, these in rows.items()}
-    _log_shared(given)
-    splits = _split(given, labels, settings)
+    columns = find_columns(tables["train"], settings.text_column, settings.label_column)
+    rows = {split: _read_rows(table, *columns, settings) for split, table in tables.items()}
+    for split, these in list(rows.items()):
+        if split != "train" and not these.texts and these.without_label:
+            logger.warning("%s: no row of %s has a label: it is left alone", these.where, split)
+            del rows[split]
+    labels = _labels_of(rows["train"], tables["train"].class_names.get(columns[1]))
+    encoded = {split: _encode(these, labels, split) for split, these in rows.items()}
+    train = set(encoded["train"].texts)
+    for name, part in encoded.items():
+        if name != "train" and (shared := sum(text in train for text in part.texts)):
+            logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(part), name)
+    splits = _split(encoded, labels, settings)
     return Data(found.name, labels, splits["train"], splits["validation"], splits["calibration"], splits["test"])
 
 
@@ -239,13 +237,7 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
         raise DataError(f"{source!s:.200}: expected a {wanted} split, found {', '.join(found.parts)}")
     table = read_table(found.parts[wanted], _where(found, wanted))
     columns = find_columns(table, settings.text_column, settings.label_column)
-    rows = _read_rows(table, *columns, settings)
-    _log_dropped({split: rows})
-    if not rows.texts:
-        raise rows.nothing_usable()
-    if rows.multi_label:
-        _same_kind(rows, labels)
-    return _encode(rows, labels, "the data" if wanted == WHOLE else split)
+    return _encode(_read_rows(table, *columns, settings), labels, "the data" if wanted == WHOLE else split)
 
 
 # Rows
@@ -263,20 +255,12 @@ class _Rows:
     without_text: int
     without_label: int
 
-    def labeled(self, split: str) -> bool:
-        """Whether there is a usable row; public test splits often come with their labels hidden."""
-        if self.texts:
-            return True
-        if not self.without_label:
-            raise self.nothing_usable()
-        logger.warning("%s: no row of %s has a label: it is left alone as if it were not there", self.where, split)
-        return False
-
-    def nothing_usable(self) -> DataError:
-        return DataError(
-            f"{self.where}: expected rows with a text and a label, found none: "
-            f"{self.without_text} rows without text, {self.without_label} without label"
-        )
+    def check(self) -> None:
+        if not self.texts:
+            raise DataError(
+                f"{self.where}: expected rows with a text and a label, found none: "
+                f"{self.without_text} rows without text, {self.without_label} without label"
+            )
 
 
 def _where(found: Source, split: str) -> str:
@@ -298,40 +282,23 @@ def _read_rows(table: Table, text_column: str, label_column: str, settings: Data
         settings.label_delimiter,
     )
     with_text = [row for row, text in enumerate(texts) if text and not text.isspace()]
-    kept = [(row, names) for row in with_text if (names := column.rows[row]) is not None]
+    usable = [row for row in with_text if column.rows[row] is not None]
+    without_text, without_label = len(texts) - len(with_text), len(with_text) - len(usable)
+    if without_text or without_label:
+        logger.warning("%s: rows dropped: %d without text, %d without label", table.where, without_text, without_label)
     return _Rows(
         table.where,
-        [texts[row] for row, _ in kept],
-        [names for _, names in kept],
-        [row + 1 for row, _ in kept],
+        [texts[row] for row in usable],
+        [names for row in usable if (names := column.rows[row]) is not None],
+        [row + 1 for row in usable],
         column.multi_label,
-        len(texts) - len(with_text),
-        len(with_text) - len(kept),
+        without_text,
+        without_label,
     )
 
 
-def _log_dropped(rows: Mapping[str, _Rows]) -> None:
-    dropped = [
-        f"{split}: {these.without_text} without text, {these.without_label} without label"
-        for split, these in rows.items()
-        if these.without_text or these.without_label
-    ]
-    if dropped:
-        logger.warning("rows dropped: %s", "; ".join(dropped))
-
-
-def _log_shared(given: Mapping[str, Split]) -> None:
-    """Count the texts of given splits that train has too; whose split it is decides what to do about them."""
-    train = set(given["train"].texts)
-    for name, split in given.items():
-        shared = sum(text in train for text in split.texts) if name != "train" else 0
-        if shared:
-            logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(split), name)
-
-
 def _labels_of(rows: _Rows, class_names: Sequence[str] | None) -> Labels:
-    if not rows.texts:
-        raise rows.nothing_usable()
+    rows.check()
     distinct = {(row,) if isinstance(row, str) else tuple(sorted(row)) for row in rows.names}
     if len(distinct) < 2:
         only = rows.names[0]
@@ -342,14 +309,10 @@ def _labels_of(rows: _Rows, class_names: Sequence[str] | None) -> Labels:
     return Labels(order_names((name for row in distinct for name in row), class_names), rows.multi_label)
 
 
-def _same_kind(rows: _Rows, labels: Labels) -> None:
-    kinds = ("one label a row", "lists of labels")
-    if rows.multi_label != labels.multi_label:
-        expected, found = kinds[labels.multi_label], kinds[rows.multi_label]
-        raise DataError(f"{rows.where}: expected {expected} as in training, found {found}; write all rows the same way")
-
-
 def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
+    rows.check()
+    if rows.multi_label and not labels.multi_label:
+        raise DataError(f"{rows.where}: expected one label a row as in training, found lists of labels")
     sets: list[tuple[str, ...]] = [(row,) if isinstance(row, str) else row for row in rows.names]
     unknown: dict[str, list[int]] = defaultdict(list)
     for number, names in zip(rows.numbers, sets, strict=True):
@@ -370,25 +333,25 @@ def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
 # Splits
 
 
-def _split(given: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:
-    source, names, validation_given = given["train"], labels.names, "validation" in given
+def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:
+    source, names, has_validation = sources["train"], labels.names, "validation" in sources
     units = units_of(source.texts, source.targets, settings.split_seed)
-    carve_test = "test" not in given and settings.test_size > 0
-    check_enough(units, names, ["validation"] * (not validation_given) + ["test"] * carve_test)
-    least, test = 1 if validation_given else 2, list[Unit]()
+    carve_test = "test" not in sources and settings.test_size > 0
+    check_enough(units, names, ["validation"] * (not has_validation) + ["test"] * carve_test)
+    least, test = 1 if has_validation else 2, list[Unit]()
     if carve_test:
         units, test = carve(units, settings.test_size, names, least_kept=least)
     if settings.rows_seed is not None:
         units = reorder(units, source.texts, settings.rows_seed)
-    made = {"test": _gather(source, test), **given}
+    made = {"test": _gather(source, test), **sources}
     if settings.max_train_rows is not None:
         most = settings.max_train_rows
-        if validation_given:
-            made["validation"] = _fewer(given["validation"], max(1, round(most * settings.validation_size)), settings)
+        if has_validation:
+            made["validation"] = _fewer(sources["validation"], max(1, round(most * settings.validation_size)), settings)
             most -= len(made["validation"])
         units = subset(units, most, least, names)
     pool, size = units, count_rows(units)
-    if not validation_given:
+    if not has_validation:
         units, validation = carve(pool, min(settings.validation_size, MOST_VALIDATION_ROWS / size), names)
         made["validation"] = _gather(source, validation)
     rows, calibration = _calibration_rows(size, count_rows(units), labels, settings), list[Unit]()

@@ -1,4 +1,7 @@
-"""Rows of csv, tsv, JSON and parquet files, plain or gzipped, and the place of what is broken in them."""
+"""Parse csv, tsv, JSON and parquet files, plain or gzipped, and say where a broken one is broken.
+
+This file knows formats and lines. It does not know which column is the text.
+"""
 
 import csv
 import gzip
@@ -19,25 +22,45 @@ _GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 def kind_of(path: Path) -> str:
-    """Kind of a file by its name, as ".csv" of "a.csv.gz"."""
+    """Return the kind of a file by its name, as ".csv" of "a.csv.gz"."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def stem_of(path: Path) -> str:
-    """Name of a file without its kind, as "a" of "a.csv.gz"."""
+    """Return the name of a file without its kind, as "a" of "a.csv.gz"."""
     name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
     return Path(name).stem
 
 
-def unknown_kind(path: Path, kinds: Sequence[str]) -> DataError:
-    """The error of a file that is none of ``kinds``."""
-    return DataError(
-        f"{path}: expected a file of kind {', '.join(kinds)}, plain or .gz, found {kind_of(path) or 'none'}"
-    )
+def check_kind(path: Path, kinds: Sequence[str] = KINDS) -> None:
+    """Check that a file is one of ``kinds``.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    if kind_of(path) not in kinds:
+        found = kind_of(path) or "none"
+        raise DataError(f"{path}: expected a file of kind {', '.join(kinds)}, plain or .gz, found {found}")
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the rows of a file of a kind in ``KINDS`` one by one, each by column name.
+
+    Raises:
+        DataError: at once or while reading, another kind, or a file that does not parse.
+    """
+    check_kind(path)
+    if kind_of(path) == ".parquet":
+        return (row for batch in parquet_batches(path) for row in without_bytes(batch).to_pylist())
+    if kind_of(path) in (".csv", ".tsv"):
+        records = csv_records(path)
+        header = next(records, [])
+        return (dict(zip(header, record, strict=True)) for record in records)
+    return json_objects(path)
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file with their ends, without a byte order mark.
+    """Read the lines of a UTF-8 file with their ends, without a byte order mark.
 
     Raises:
         DataError: while reading, no UTF-8, a broken gzip, or a file that may not be read.
@@ -55,7 +78,7 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def decoded(lines: Iterable[bytes], where: str) -> Iterator[str]:
-    """Lines of bytes as UTF-8, without a byte order mark.
+    """Decode lines of bytes as UTF-8, without a byte order mark.
 
     Raises:
         DataError: while reading, a line that is not UTF-8.
@@ -73,7 +96,7 @@ def decoded(lines: Iterable[bytes], where: str) -> Iterator[str]:
 
 
 def csv_records(path: Path) -> Iterator[list[str]]:
-    """The header of a csv or tsv file, then its rows, each as long as the header.
+    """Read the header of a csv or tsv file, then its rows, each as long as the header.
 
     Raises:
         DataError: at once or while reading, a header that is none, or a row that does not parse.
@@ -131,7 +154,7 @@ def _checked_header(header: list[str], path: Path) -> int:
 
 
 def json_objects(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a jsonl file, or of a json file with one list or an object a line.
+    """Read the objects of a jsonl file, or of a json file with one list or an object a line.
 
     Raises:
         DataError: at once or while reading, broken JSON, or a row that is no object.
@@ -144,7 +167,7 @@ def json_objects(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def json_lines(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
-    """The object on each line; empty lines are skipped.
+    """Parse the object on each line; empty lines are skipped.
 
     Raises:
         DataError: while reading, a line that is no JSON object.
@@ -173,7 +196,7 @@ def _json_list(text: str, path: Path) -> list[dict[str, Any]]:
 
 
 def parquet_batches(path: Path) -> Iterator[Any]:
-    """Record batches of a parquet file; a gzipped one is unpacked in memory.
+    """Read record batches of a parquet file; a gzipped one is unpacked in memory.
 
     Raises:
         DataError: while reading, a broken file.
@@ -192,6 +215,11 @@ def parquet_batches(path: Path) -> Iterator[Any]:
         raise _broken_gzip(str(path), error) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}, after row {rows}: broken parquet: {error}; copy or download it again") from error
+
+
+def without_bytes(arrow: Any) -> Any:
+    """Leave out the binary columns of an arrow table or batch: images and sounds are large and of no use here."""
+    return arrow.select([column.name for column in arrow.schema if "binary" not in str(column.type)])
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -1,4 +1,7 @@
-"""Reads labeled text from files, folders, the hub and memory as raw columns; streams texts for prediction."""
+"""Read labeled text from files, folders, the hub and memory as raw columns; stream texts for prediction.
+
+This file knows sources and columns. It does not know what a label means, nor how rows are split.
+"""
 
 import json
 import logging
@@ -118,26 +121,40 @@ def read_table(part: Any, where: str) -> Table:
 
 
 def find_columns(table: Table, text_column: str | None = None, label_column: str | None = None) -> tuple[str, str]:
-    """Names of the text and the label column; a column that is asked for must be there.
+    """Find the names of the text and the label column; a column named in the settings must be there.
 
     Raises:
         DataError: a column that is not there, or none or several that could be meant.
     """
-    names = list(table.columns)
-    text = _asked(table, "text_column", text_column) or _known(table, "text_column", _TEXT_COLUMNS, (label_column,))
-    label = _asked(table, "label_column", label_column) or _known(table, "label_column", _LABEL_COLUMNS, (text,))
-    others = [name for name in names if name.casefold().strip() not in _INDEX_COLUMNS]
-    if text is None:
-        text = _only(table, "text_column", [name for name in others if name != label and _is_text(table.columns[name])])
-    if label is None:
-        label = _only(table, "label_column", [name for name in others if name != text])
+    text = text_column_of(table, text_column, label_column)
+    label = _named(table, "label_column", label_column) or _known(table, "label_column", _LABEL_COLUMNS, (text,))
+    label = label or _only(table, "label_column", [name for name in _content(table) if name != text])
     if text == label:
-        raise DataError(f"{table.where}: expected a text and a label column, found {text!r} asked for as both")
+        raise DataError(f"{table.where}: expected a text and a label column, found {text!r} set as both")
     return text, label
 
 
+def text_column_of(table: Table, text_column: str | None = None, label_column: str | None = None) -> str:
+    """Find the name of the text column, in a table that may have no labels.
+
+    Raises:
+        DataError: a column that is not there, or none or several that could be meant.
+    """
+    found = _named(table, "text_column", text_column) or _known(table, "text_column", _TEXT_COLUMNS, (label_column,))
+    if found is not None or len(table.columns) == 1:
+        return found or next(iter(table.columns))
+    labels = {label_column, *chain.from_iterable(_LABEL_COLUMNS)}
+    free = [name for name in _content(table) if not labels & {name, name.casefold().strip()}]
+    return _only(table, "text_column", [name for name in free if _is_text(table.columns[name])])
+
+
+def has_labels(table: Table, label_column: str | None = None) -> bool:
+    """Tell whether a table has the label column of the settings, or one by a usual name."""
+    return bool(_named(table, "label_column", label_column) or _known(table, "label_column", _LABEL_COLUMNS, ()))
+
+
 def clean_text(value: Any, where: str) -> str:
-    """A raw text value NFC-normalized and otherwise as it is; a missing one as an empty string.
+    """Normalize a raw text value to NFC; a missing one becomes an empty string.
 
     Raises:
         DataError: not a string, or half a surrogate pair, which no tokenizer takes.
@@ -156,7 +173,7 @@ def clean_text(value: Any, where: str) -> str:
 
 
 def read_texts(source: str | Path | Iterable[str], text_column: str | None = None) -> Iterator[str]:
-    """Texts to predict, one by one; files are streamed (.json alone is read whole).
+    """Read texts to predict, one by one; files are streamed (.json alone is read whole).
 
     A row without text gives an empty string, so that predictions stay in step with the rows.
 
@@ -176,16 +193,10 @@ def read_texts(source: str | Path | Iterable[str], text_column: str | None = Non
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise DataError(f"{path}: expected a file of texts, found {found}; texts themselves go in a list")
-    kind = kind_of(path)
-    if kind == ".txt":
+    parsing.check_kind(path, (".txt", *KINDS))
+    if kind_of(path) == ".txt":
         return (clean_text(line.rstrip("\r\n"), str(path)) for line in parsing.lines(path))
-    if kind == ".parquet":
-        return _texts_of_parquet(path, text_column)
-    if kind in (".csv", ".tsv"):
-        return _texts_of_csv(path, text_column)
-    if kind in (".json", ".jsonl"):
-        return _texts_of_objects(parsing.json_objects(path), str(path), text_column)
-    raise parsing.unknown_kind(path, (".txt", *KINDS))
+    return _texts_of_rows(parsing.rows(path), str(path), text_column)
 
 
 # Where rows come from
@@ -275,15 +286,14 @@ def _from_dataset(dataset: Any, where: str) -> Table:
 
 
 def _from_arrow(arrow: Any, where: str, features: Mapping[str, Any]) -> Table:
-    # Images and sounds are bytes, large and of no use here.
-    names = [column.name for column in arrow.schema if "binary" not in str(column.type)]
+    columns = parsing.without_bytes(arrow).to_pydict()
     class_names = {}
-    for name in names:
+    for name in columns:
         feature: Any = features.get(name)
         feature = getattr(feature, "feature", feature)
         if type(feature).__name__ == "ClassLabel" and feature.names:
             class_names[name] = tuple(feature.names)
-    return Table(where, {name: arrow.column(name).to_pylist() for name in names}, class_names)
+    return Table(where, columns, class_names)
 
 
 # Files
@@ -292,22 +302,17 @@ def _from_arrow(arrow: Any, where: str, features: Mapping[str, Any]) -> Table:
 def _read_file(path: Path) -> Table:
     if not path.is_file():
         raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'no such file'}")
-    kind = kind_of(path)
-    if kind == ".parquet":
-        return _read_parquet(path)
-    if kind in (".csv", ".tsv"):
-        records = parsing.csv_records(path)
-        header = next(records, [])
-        rows = list(records)
-        return Table(str(path), {name: [row[i] for row in rows] for i, name in enumerate(header)} if rows else {})
-    if kind in (".json", ".jsonl"):
-        return _columns_of(list(parsing.json_objects(path)), str(path))
-    raise parsing.unknown_kind(path, KINDS)
+    return _read_parquet(path) if kind_of(path) == ".parquet" else _columns_of(parsing.rows(path), str(path))
 
 
-def _columns_of(rows: list[dict[str, Any]], where: str) -> Table:
-    names = dict.fromkeys(chain.from_iterable(rows))
-    return Table(where, {name: [row.get(name) for row in rows] for name in names})
+def _columns_of(rows: Iterable[Mapping[str, Any]], where: str) -> Table:
+    columns: dict[str, list[Any]] = {}
+    for number, row in enumerate(rows):
+        for name in row:
+            columns.setdefault(name, [None] * number)
+        for name, values in columns.items():
+            values.append(row.get(name))
+    return Table(where, columns)
 
 
 def _read_parquet(path: Path) -> Table:
@@ -327,7 +332,7 @@ def _read_parquet(path: Path) -> Table:
 # Columns
 
 
-def _asked(table: Table, setting: str, name: str | None) -> str | None:
+def _named(table: Table, setting: str, name: str | None) -> str | None:
     if name is not None and name not in table.columns:
         found = f"found only {_columns(table)}; set {setting} to one of these"
         raise DataError(f"{table.where}: expected the column {name!r} ({setting}), {found}")
@@ -351,6 +356,10 @@ def _only(table: Table, setting: str, names: Sequence[str]) -> str:
         f"{table.where}: expected one {setting.replace('_', ' ')}, found {found} among the columns {_columns(table)}; "
         f"set {setting}"
     )
+
+
+def _content(table: Table) -> list[str]:
+    return [name for name in table.columns if name.casefold().strip() not in _INDEX_COLUMNS]
 
 
 def _columns(table: Table) -> str:
@@ -384,7 +393,7 @@ def _texts_of_lines(lines: Iterator[str], where: str, text_column: str | None) -
         return
     rows = chain([first], lines)
     if _is_object(first):
-        yield from _texts_of_objects(parsing.json_lines(rows, where), where, text_column)
+        yield from _texts_of_rows(parsing.json_lines(rows, where), where, text_column)
     else:
         yield from (clean_text(line.rstrip("\r\n"), where) for line in rows)
 
@@ -396,26 +405,7 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def has_labels(table: Table, label_column: str | None = None) -> bool:
-    """Whether a table has the label column that is asked for, or one by that name."""
-    return bool(_asked(table, "label_column", label_column) or _known(table, "label_column", _LABEL_COLUMNS, ()))
-
-
-def text_column_of(table: Table, text_column: str | None = None) -> str:
-    """The name of the column of the texts, in a table that may have no labels.
-
-    Raises:
-        DataError: a column that is not there, or none or several that could be meant.
-    """
-    found = _asked(table, "text_column", text_column) or _known(table, "text_column", _TEXT_COLUMNS, ())
-    if found is None and len(table.columns) > 1:
-        labels = {name for group in _LABEL_COLUMNS for name in group}
-        others = [name for name in table.columns if name.casefold().strip() not in {*labels, *_INDEX_COLUMNS}]
-        return _only(table, "text_column", [name for name in others if _is_text(table.columns[name])])
-    return found or _only(table, "text_column", list(table.columns))
-
-
-def _texts_of_objects(rows: Iterator[dict[str, Any]], where: str, text_column: str | None) -> Iterator[str]:
+def _texts_of_rows(rows: Iterable[Mapping[str, Any]], where: str, text_column: str | None) -> Iterator[str]:
     column = None
     for number, row in enumerate(rows, 1):
         if column is None:
@@ -425,28 +415,3 @@ def _texts_of_objects(rows: Iterator[dict[str, Any]], where: str, text_column: s
                 f"{where}, row {number}: expected {column!r}, found {', '.join(map(repr, row)) or 'nothing'}"
             )
         yield clean_text(row[column], f"{where}, row {number}, column {column!r}")
-
-
-def _texts_of_csv(path: Path, text_column: str | None) -> Iterator[str]:
-    records = parsing.csv_records(path)
-    header = next(records, None)
-    first = next(records, None)
-    if header is None or first is None:
-        return
-    named = {name: [value] for name, value in zip(header, first, strict=True)}
-    index = header.index(text_column_of(Table(str(path), named), text_column))
-    for number, record in enumerate(chain([first], records), 1):
-        yield clean_text(record[index], f"{path}, row {number}")
-
-
-def _texts_of_parquet(path: Path, text_column: str | None) -> Iterator[str]:
-    import pyarrow
-
-    batches = parsing.parquet_batches(path)
-    first = next(batches, None)
-    if first is None:
-        return
-    column = text_column_of(_from_arrow(pyarrow.Table.from_batches([first]), str(path), {}), text_column)
-    values = chain.from_iterable(batch.column(column).to_pylist() for batch in chain([first], batches))
-    for number, value in enumerate(values, 1):
-        yield clean_text(value, f"{path}, row {number}, column {column!r}")

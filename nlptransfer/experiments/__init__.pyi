@@ -1,4 +1,3 @@
-from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .domain_gap import Closed as Closed
 from .domain_gap import close_the_gap as close_the_gap

@@ -1,10 +1,13 @@
-"""A comparison on its way: rungs tuned, timed, trained over seeds, left out where they do not fit; what follows."""
+"""ComparisonRun: candidates tuned, timed, trained over seeds, left out where they do not fit; then what follows.
+
+Every decision is saved at once, so that a comparison can be resumed. This file does not know what the files of a
+comparison are.
+"""
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nlptransfer import distributed
-from nlptransfer.data import Data, data_warnings
+from nlptransfer.data import Data
 from nlptransfer.errors import NlpTransferError, TrainingError
 from nlptransfer.evaluation import (
     ScoredCandidate,
@@ -24,362 +27,364 @@ from nlptransfer.evaluation import (
     wilson_interval,
 )
 from nlptransfer.experiments.baselines import Majority
-from nlptransfer.experiments.candidates import Rung, Workshop, costs, labeled_rows, next_rate, without_test
-from nlptransfer.experiments.environment import machine, versions, watched_memory
-from nlptransfer.files import read_json, write_json
-from nlptransfer.results import RunResult
+from nlptransfer.experiments.candidates import Candidate, SharedSettings, labeled_rows, next_rate, without_test
+from nlptransfer.experiments.environment import watched_memory
+from nlptransfer.results import (
+    CANDIDATES,
+    CURVE,
+    MODEL,
+    PILOTS,
+    TRIALS,
+    CandidateResult,
+    CandidateScore,
+    ComparisonResult,
+    CurvePoint,
+    PairDifference,
+    RowsToReach,
+    RunResult,
+    Trial,
+    plain,
+    remove,
+)
+from nlptransfer.routes import Route
 
 log = logging.getLogger("nlptransfer")
 
-RECORD = "comparison.json"
-DECIDED = ("finished", "skipped", "failed")
-TOLD = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
-"""Training settings of a rung that steps, as the record has them."""
-CHOSEN = ("l2_strength", "strength", "analyzer", "ngrams", "chosen")
+SHOWN_SETTINGS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
+"""Training settings of a candidate that trains by gradient steps, as its result has them."""
+CHOSEN_SETTINGS = ("l2_strength", "strength", "analyzer", "ngrams", "chosen")
 """What else a run can choose by itself."""
 clock = time.monotonic
 
 
-class Climb:
-    """A comparison on its way. All that is decided is in the record, which is written whenever something is.
+@dataclass(frozen=True)
+class Budget:
+    """The time that a comparison may take, in seconds, and what it has taken."""
+
+    seconds: float
+    """infinite without a limit"""
+    spent_before: float
+    """by calls that were interrupted"""
+    started: float = field(default_factory=lambda: clock())
+
+    @property
+    def spent(self) -> float:
+        """Seconds until now."""
+        return self.spent_before + clock() - self.started
+
+    @property
+    def left(self) -> float:
+        """Seconds from now; all processes ask together."""
+        return float(distributed.from_main(self.seconds - self.spent))
+
+    def shortage(self, needed: float) -> str | None:
+        """Say what is left, where it is less than needed."""
+        left = self.left
+        return f"{max(0.0, left):.0f} s are left of the budget" if needed > left else None
+
+
+class ComparisonRun:
+    """Runs a comparison. Every decision is saved at once, so that it can be resumed.
 
     Args:
-        folder: claimed for it.
+        result: nothing yet but what is asked for; or as far as it got.
         data: all rows, split.
-        subsets: fewer labeled rows of the same, with the same test, by their number.
-        rungs: in the order of cost.
-        workshop: makes their runs.
-        metric: the score that all is judged by, more being better.
-        question: what was asked for, as it is recorded.
+        subsets: by their number fewer labeled rows of the same, with the same test.
+        candidates: in the order of cost.
+        shared: the settings in which they are run.
     """
 
     def __init__(
         self,
-        folder: Path,
+        result: ComparisonResult,
         data: Data,
         subsets: Mapping[int, Data],
-        rungs: Sequence[Rung],
-        workshop: Workshop,
-        metric: str,
-        question: Mapping[str, Any],
+        candidates: Sequence[Candidate],
+        shared: SharedSettings,
     ) -> None:
-        self.folder, self.data, self.subsets = folder, data, subsets
-        self.rungs, self.workshop, self.metric, self.asked = rungs, workshop, metric, question
-        first = workshop.training.seed
-        self.seeds = list(range(first, first + question["seeds"]))
-        found = read_json(folder / RECORD) if distributed.is_main() and (folder / RECORD).exists() else None
-        self.record: dict[str, Any] = distributed.from_main(found) or self._new_record()
-        self.spent_before, self.started = self.record["spent_seconds"], clock()
+        self.result, self.data, self.subsets, self.candidates, self.shared = result, data, subsets, candidates, shared
+        self.seeds = tuple(shared.training.seed + number for number in range(result.settings["seeds"]))
+        minutes = result.settings["max_minutes"]
+        self.budget = Budget(float("inf") if minutes is None else 60 * minutes, result.spent_seconds)
 
-    def go(self) -> None:
-        """Climb all rungs, then say what follows."""
-        self._note()
-        for rung, told in zip(self.rungs, self.record["rungs"], strict=True):
-            if told["status"] not in DECIDED:
-                self._guarded(rung, told)
-                self._note()
+    def run(self) -> ComparisonResult:
+        """Run all candidates, then draw the conclusions."""
+        self._save()
+        for candidate in self.candidates:
+            if self.result.candidate(candidate.name).status == "waiting":
+                self._try_candidate(candidate)
+        finished = [one for one in self.candidates if self.result.candidate(one.name).status == "finished"]
+        known = {(point.candidate, point.size) for point in self.result.curve}
         for size, data in self.subsets.items():
-            for rung, told in self._finished():
-                self._point(rung, told, size, data)
-        self._conclude()
-        self.record["status"] = "finished"
-        self._note()
+            for candidate in finished:
+                if (candidate.name, size) not in known:
+                    self._save(curve=(*self.result.curve, self._point(candidate, size, data)))
+        self._save(**distributed.from_main(self._conclusions() if distributed.is_main() else None), finished=True)
+        return self.result
 
-    def _new_record(self) -> dict[str, Any]:
-        return {
-            "status": "running",
-            "asked": dict(self.asked),
-            "data": {
-                "name": self.data.name,
-                "labels": list(self.data.labels.names),
-                "multi_label": self.data.labels.multi_label,
-                "fingerprints": self.data.fingerprints(),
-                "rows": {name: len(split) for name, split in self.data.splits.items()},
-                "warnings": data_warnings(self.data),
-            },
-            "metric": self.metric,
-            "delta": self.asked["delta"],
-            "machine": machine(),
-            "versions": versions(),
-            "spent_seconds": 0.0,
-            "rungs": [
-                {"name": rung.name, "route": rung.way.name, "base": rung.described()["base"], **_new_rung()}
-                for rung in self.rungs
-            ],
-            "pairs": [],
-            "recommendation": None,
-            "curve": [],
-            "curve_left_out": [],
-            "rows_to_reach": [],
-        }
-
-    def _note(self) -> None:
+    def _save(self, **changes: Any) -> None:
         """Write down what is decided by now, and the time that it took."""
-        self.record["spent_seconds"] = round(self.spent_before + clock() - self.started, 3)
+        self.result = replace(self.result, spent_seconds=round(self.budget.spent, 3), **changes)
         if distributed.is_main():
-            write_json(self.folder / RECORD, self.record)
+            self.result.save()
         distributed.barrier()
 
-    def _seconds_left(self) -> float:
-        if self.asked["max_minutes"] is None:
-            return float("inf")
-        left = 60 * self.asked["max_minutes"] - (self.spent_before + clock() - self.started)
-        return float(distributed.from_main(left))
+    def _note(self, name: str, **changes: Any) -> CandidateResult:
+        """Write down what is decided of one candidate."""
+        known = self.result.candidates
+        self._save(candidates=tuple(replace(one, **changes) if one.name == name else one for one in known))
+        return self.result.candidate(name)
 
-    # One rung
+    def _make(self, candidate: Candidate, data: Data, folder: Path, *rest: Any, **options: Any) -> RunResult:
+        keep = self.shared.training.keep_checkpoints
+        return self.shared.run(candidate, data, folder, *rest, **{"save_model": keep, **options})
 
-    def _guarded(self, rung: Rung, told: dict[str, Any]) -> None:
+    def _drop_model(self, run: RunResult) -> None:
+        if distributed.is_main() and not self.shared.training.keep_checkpoints:
+            run.drop_model()
+        distributed.barrier()
+
+    # One candidate
+
+    def _try_candidate(self, candidate: Candidate) -> None:
         try:
-            self._climb(rung, told)
+            self._run_candidate(candidate)
         except Exception as error:
-            # Of several processes the others may have gone on, and would wait for this one for ever.
-            if distributed.world_size() > 1:
-                raise
-            reason = " ".join(str(error).split()) or "no message"
-            told |= {"status": "failed", "reason": f"{type(error).__name__}: {reason}", "test": None, "cost": None}
-            meant = isinstance(error, NlpTransferError)
-            log.warning("%s failed, the others go on: %s", rung.name, told["reason"], exc_info=not meant)
+            expected = isinstance(error, NlpTransferError)
+            reason = _reason(error)
+            self._note(candidate.name, status="failed", reason=reason, test=None, cost=None)
+            log.warning("%s failed, the others go on: %s", candidate.name, reason, exc_info=not expected)
 
-    def _climb(self, rung: Rung, told: dict[str, Any]) -> None:
-        if self._would_not_fit(rung, told):
-            return
-        if told["settings"] is None:
-            told["settings"] = self._tuned(rung, told)
-            self._note()
-        folders = [self.folder / "rungs" / f"{rung.name}-{seed}" for seed in self.seeds]
-        for number, (seed, folder) in enumerate(zip(self.seeds, folders, strict=True)):
-            if number == 1 and self._others_would_not_fit(rung, told):
-                return self._drop_models(folders[:1])
-            started = clock()
-            with watched_memory() as memory:
-                self.workshop.make(rung, self.data, folder, seed, told["settings"])
-            if told["seconds_of_run"] is None:
-                told["seconds_of_run"] = round(distributed.from_main(self._seconds(folder, clock() - started)), 3)
-                told["peak_memory_mb"] = round(memory[0], 1)
-                self._note()
-        told |= distributed.from_main(self._results(rung, told, folders) if distributed.is_main() else None)
-        log.info("%s: %s %.3f on test", rung.name, self.metric, told["test"]["mean"])
-        self._note()
-        self._drop_models(folders[1:])
+    def _run_candidate(self, candidate: Candidate) -> None:
+        name = candidate.name
+        if reason := self._too_long(candidate):
+            return self._skip(name, reason)
+        if self.result.candidate(name).settings is None:
+            self._note(name, settings=self._tuned(candidate))
+        first = self._first_run(candidate)
+        if reason := self._others_too_long(candidate):
+            self._drop_model(first)
+            return self._skip(name, reason)
+        others = [self._seed_run(candidate, seed) for seed in self.seeds[1:]]
+        runs = tuple(run.without_model() for run in (first, *others))
+        known = self.result.candidate(name)
+        costs = [run.cost.to_record() for run in runs]
+        sizes = {one: costs[0][one] for one in ("trainable_parameters", "total_parameters", "size_mb")}
+        # What is frozen is computed in one of the runs, and the others find it in the cache.
+        seconds = max(cost["train_seconds"] for cost in costs)
+        found = self._note(
+            name,
+            status="finished",
+            seeds=self.seeds,
+            runs=tuple(run.folder.relative_to(self.result.folder).as_posix() for run in runs),
+            settings={**(known.settings or {}), **_resolved(candidate, first)},
+            validation=float(np.mean([run.validation_score(self.result.metric) for run in runs])),
+            test=_test_score(runs, self.result.metric),
+            cost={"train_seconds": seconds, **sizes, **(known.cost or {})},
+        )
+        self.result = replace(self.result, made={**self.result.made, name: runs})
+        log.info("%s: %s %.3f on test", name, self.result.metric, found.test.mean if found.test else float("nan"))
 
-    def _seconds(self, folder: Path, spent: float) -> float:
-        """Of a run, which may have been found finished in no time."""
-        return max(spent, RunResult.load(folder).cost.train_seconds) if distributed.is_main() else 0.0
+    def _seed_run(self, candidate: Candidate, seed: int, **options: Any) -> RunResult:
+        folder = self.result.folder / CANDIDATES / f"{candidate.name}-{seed}"
+        settings = self.result.candidate(candidate.name).settings or {}
+        return self._make(candidate, self.data, folder, seed, settings, **options)
 
-    def _would_not_fit(self, rung: Rung, told: dict[str, Any]) -> bool:
-        """Whether the rung is left out, by what a few rows take; once decided it stays so."""
-        if rung.is_baseline or self.asked["max_minutes"] is None or told["estimated_seconds"] is not None:
-            return False
-        runs = len(self.seeds) + (self.asked["trials"] if rung.is_tuned and self.asked["trials"] > 1 else 0)
-        left = self._seconds_left()
-        if left <= 0:
-            return self._skip(rung, told, "no time is left of the budget")
-        log.info("%s: its time is estimated by a pilot on a few rows", rung.name)
+    def _first_run(self, candidate: Candidate) -> RunResult:
+        """Make the first seed's run, and measure its time, its memory and its speed."""
+        started = clock()
+        with watched_memory() as memory:
+            run = self._seed_run(candidate, self.seeds[0], save_model=True)
+        if self.result.candidate(candidate.name).seconds_of_run is None:
+            # It may have been found finished, in no time.
+            seconds = max(clock() - started, run.cost.train_seconds)
+            measured = None
+            if distributed.is_main():
+                speeds = candidate.speeds(run, self.data.test.texts)
+                measured = round(seconds, 3), {"peak_memory_mb": round(memory[0], 1), **speeds}
+            seconds_of_run, cost = distributed.from_main(measured)
+            self._note(candidate.name, seconds_of_run=seconds_of_run, cost=cost)
+        return run.without_model()
+
+    def _too_long(self, candidate: Candidate) -> str | None:
+        """Say why a candidate does not fit into the budget, by pilots on a few rows; once found to fit it stays so."""
+        known, trials = self.result.candidate(candidate.name), self.result.settings["trials"]
+        if candidate.is_baseline or self.budget.seconds == float("inf") or known.estimated_seconds is not None:
+            return None
+        if self.budget.left <= 0:
+            return "no time is left of the budget"
+        runs = len(self.seeds) + (trials if candidate.is_tuned and trials > 1 else 0)
+        log.info("%s: its time is estimated by a pilot on a few rows", candidate.name)
         # What the first finds in no cache the second does, as the runs will: but it is needed only where it matters.
-        for name in ("first", "second"):
-            folder = self.folder / "pilots" / f"{rung.name}-{name}"
+        for number in ("first", "second"):
+            folder = self.result.folder / PILOTS / f"{candidate.name}-{number}"
             if distributed.is_main():
                 # One that was found finished would tell nothing of the time it took.
-                shutil.rmtree(folder, ignore_errors=True)
+                remove(folder)
             distributed.barrier()
-            estimate = runs * self.workshop.seconds_of_run(rung, self.data, folder, clock)
-            self._drop_models([folder])
-            if estimate <= (left := self._seconds_left()):
+            estimate = runs * self.shared.seconds_of_run(candidate, self.data, folder, clock)
+            if distributed.is_main():
+                remove(folder / MODEL)
+            shortage = self.budget.shortage(estimate)
+            if shortage is None:
                 break
-        told["estimated_seconds"] = round(estimate, 1)
-        if estimate > left:
-            many = f"{runs} runs would take about {estimate:.0f} s"
-            return self._skip(rung, told, f"{many}, and {max(0.0, left):.0f} s are left of the budget")
-        self._note()
-        return False
+        self._note(candidate.name, estimated_seconds=round(estimate, 1))
+        return shortage and f"{runs} runs would take about {estimate:.0f} s, and {shortage}"
 
-    def _others_would_not_fit(self, rung: Rung, told: dict[str, Any]) -> bool:
-        """Whether the rung is given up, its first run having taken longer than expected."""
-        if rung.is_baseline or "others_fit" in told:
-            return False
-        needed, left = (len(self.seeds) - 1) * told["seconds_of_run"], self._seconds_left()
-        if needed > left:
-            first = f"its first run took {told['seconds_of_run']:.0f} s, the others would take {needed:.0f} s"
-            return self._skip(rung, told, f"{first}, and {max(0.0, left):.0f} s are left of the budget")
-        told["others_fit"] = True
-        self._note()
-        return False
+    def _others_too_long(self, candidate: Candidate) -> str | None:
+        """Say why the other seeds' runs do not fit into the budget, the first having taken longer than expected."""
+        known = self.result.candidate(candidate.name)
+        if candidate.is_baseline or known.others_fit or len(self.seeds) == 1:
+            return None
+        first = known.seconds_of_run or 0.0
+        needed = (len(self.seeds) - 1) * first
+        if shortage := self.budget.shortage(needed):
+            return f"its first run took {first:.0f} s, the others would take {needed:.0f} s, and {shortage}"
+        self._note(candidate.name, others_fit=True)
+        return None
 
-    def _skip(self, rung: Rung, told: dict[str, Any], reason: str) -> bool:
-        told |= {"status": "skipped", "reason": reason}
-        log.warning("%s left out: %s", rung.name, reason)
-        return True
+    def _skip(self, name: str, reason: str) -> None:
+        self._note(name, status="skipped", reason=reason, cost=None)
+        log.warning("%s left out: %s", name, reason)
 
-    def _tuned(self, rung: Rung, told: dict[str, Any]) -> dict[str, Any]:
-        """The learning rate that is best on validation; none to be set where there is nothing to try."""
-        trials = self.asked["trials"]
-        if not rung.is_tuned or trials == 1:
+    # Tuning
+
+    def _tuned(self, candidate: Candidate) -> Mapping[str, Any]:
+        """Choose the learning rate that is best on validation; set none where there is nothing to try."""
+        count = self.result.settings["trials"]
+        if not candidate.is_tuned or count == 1:
             return {}
-        blind, default = without_test(self.data), self.workshop.learning_rate(rung, self.data)
-        tried: list[dict[str, Any]] = told["trials"]
-        for number in range(trials):
-            if number == len(tried):
-                past = [(one["settings"]["learning_rate"], one["validation"]) for one in tried]
-                rate = distributed.from_main(next_rate(default, past, trials))
-                tried.append({"settings": {"learning_rate": rate}, "validation": None})
-                self._note()
-            elif tried[number]["validation"] is not None or "reason" in tried[number]:
-                continue
-            self._try(rung, tried[number], blind, self.folder / "trials" / f"{rung.name}-{number}")
-            self._note()
-        done = [one for one in tried if one["validation"] is not None]
-        if not done:
-            raise TrainingError(f"{rung.name}: expected a trial that works, found none: {tried[0]['reason']}")
-        return dict(max(done, key=lambda one: one["validation"])["settings"])
+        assert isinstance(candidate.method, Route)
+        hidden, default = without_test(self.data), self.shared.learning_rate(candidate.method, self.data)
+        for number in range(count):
+            trials = self.result.candidate(candidate.name).trials
+            if number == len(trials):
+                past = [(one.settings["learning_rate"], one.validation) for one in trials]
+                rate = distributed.from_main(next_rate(default, past, count))
+                trials = self._note(candidate.name, trials=(*trials, Trial({"learning_rate": rate}))).trials
+            if not trials[number].is_done:
+                made = self._trial(candidate, number, trials[number], hidden)
+                self._note(candidate.name, trials=(*trials[:number], made, *trials[number + 1 :]))
+        trials = self.result.candidate(candidate.name).trials
+        scores = {number: one.validation for number, one in enumerate(trials) if one.validation is not None}
+        if not scores:
+            raise TrainingError(f"{candidate.name}: expected a trial that works, found none: {trials[0].reason}")
+        return trials[max(scores, key=lambda number: scores[number])].settings
 
-    def _try(self, rung: Rung, trial: dict[str, Any], data: Data, folder: Path) -> None:
+    def _trial(self, candidate: Candidate, number: int, trial: Trial, data: Data) -> Trial:
+        folder = self.result.folder / TRIALS / f"{candidate.name}-{number}"
         try:
-            self.workshop.make(rung, data, folder, self.seeds[0], trial["settings"])
-            trial["validation"] = self._validation(folder)
+            run = self._make(candidate, data, folder, self.seeds[0], trial.settings)
+            return replace(trial, validation=run.validation_score(self.result.metric))
         except Exception as error:
-            if distributed.world_size() > 1:
-                raise
             # A rate that is too high for one route must not end it.
-            trial["reason"] = f"{type(error).__name__}: {error}"
-            log.warning("%s at %s: %s", rung.name, trial["settings"], trial["reason"])
-        self._drop_models([folder])
-
-    def _validation(self, folder: Path) -> float:
-        return float(
-            distributed.from_main(
-                RunResult.load(folder).validation_score(self.metric) if distributed.is_main() else 0.0
-            )
-        )
-
-    def _results(self, rung: Rung, told: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
-        first = RunResult.load(folders[0])
-        resolved = first.settings.get("training", {})
-        settings = {name: resolved[name] for name in TOLD if rung.is_tuned and name in resolved}
-        settings |= {name: value for name, value in first.training.to_record().items() if name in CHOSEN}
-        return {
-            "status": "finished",
-            "seeds": self.seeds,
-            "runs": [folder.relative_to(self.folder).as_posix() for folder in folders],
-            "settings": {**told["settings"], **settings},
-            "validation": float(np.mean([RunResult.load(folder).validation_score(self.metric) for folder in folders])),
-            "test": self._on_test(folders),
-            "cost": costs(rung, folders, self.data) | {"peak_memory_mb": told["peak_memory_mb"]},
-        }
-
-    def _drop_models(self, folders: Sequence[Path]) -> None:
-        if distributed.is_main() and not self.workshop.training.keep_checkpoints:
-            for folder in folders:
-                shutil.rmtree(folder / "model", ignore_errors=True)
-        distributed.barrier()
+            reason = _reason(error)
+            log.warning("%s at %s: %s", candidate.name, dict(trial.settings), reason)
+            return replace(trial, reason=reason)
 
     # What follows
 
-    def _finished(self) -> list[tuple[Rung, dict[str, Any]]]:
-        rungs = zip(self.rungs, self.record["rungs"], strict=True)
-        return [(rung, told) for rung, told in rungs if told["status"] == "finished"]
-
-    def _point(self, rung: Rung, told: Mapping[str, Any], size: int, data: Data) -> None:
-        """A rung's score with so many labeled rows, in the settings that it was found best in with all."""
-        known = [*self.record["curve"], *self.record["curve_left_out"]]
-        if any((one["rung"], one["size"]) == (rung.name, size) for one in known):
-            return
+    def _point(self, candidate: Candidate, size: int, data: Data) -> CurvePoint:
+        """Score a candidate with fewer labeled rows, in the settings that it was found best in with all."""
+        known, point = self.result.candidate(candidate.name), CurvePoint(candidate.name, size)
         # Fewer rows take no longer than all.
-        needed, left = len(self.seeds) * told["seconds_of_run"], self._seconds_left()
-        chosen = {"learning_rate": told["settings"]["learning_rate"]} if told["trials"] else {}
-        point = {"rung": rung.name, "size": size}
-        folders = [self.folder / "curve" / str(size) / f"{rung.name}-{seed}" for seed in self.seeds]
+        needed = len(self.seeds) * (known.seconds_of_run or 0.0)
+        shortage = self.budget.shortage(needed)
+        if shortage and not candidate.is_baseline:
+            return replace(point, reason=f"it could take {needed:.0f} s, and {shortage}")
+        chosen = {"learning_rate": (known.settings or {})["learning_rate"]} if known.trials else {}
+        folder = self.result.folder / CURVE / str(size)
         try:
-            if needed > left and not rung.is_baseline:
-                reason = f"it could take {needed:.0f} s, and {max(0.0, left):.0f} s are left of the budget"
-                self.record["curve_left_out"].append({**point, "reason": reason})
-                return
-            for seed, folder in zip(self.seeds, folders, strict=True):
-                self.workshop.make(rung, data, folder, seed, chosen, size)
-            test = distributed.from_main(self._on_test(folders) if distributed.is_main() else None)
-            self.record["curve"].append({**point, "mean": test["mean"], "interval": test["interval"]})
-        except Exception as error:
-            if distributed.world_size() > 1:
-                raise
-            self.record["curve_left_out"].append({**point, "reason": f"{type(error).__name__}: {error}"})
-        finally:
-            self._drop_models(folders)
-            self._note()
-
-    def _on_test(self, folders: Sequence[Path]) -> dict[str, Any]:
-        """Mean score over seeds and its interval; of accuracy also Wilson's, of the first seed's model alone."""
-        labels, metric, targets = self.data.labels, self.metric, self.data.test.targets
-        guesses = [RunResult.load(folder).predictions["test"].predicted for folder in folders]
-        found = asdict(score_interval(targets, guesses, labels, metric))
-        told = {name: found[name] for name in ("mean", "spread", "interval")}
-        told["scores"] = [RunResult.load(folder).scores["test"][metric] for folder in folders]
-        if metric == "accuracy":
-            right = (guesses[0] == targets).reshape(len(targets), -1).all(axis=1).sum()
-            told["wilson"] = list(wilson_interval(int(right), len(targets)))
-        return told
-
-    def _conclude(self) -> None:
-        """What is different from what, what is recommended, and what rows would be worth."""
-        if distributed.is_main():
-            rungs = [
-                ScoredCandidate(
-                    rung.name,
-                    [RunResult.load(self.folder / run).predictions["test"].predicted for run in told["runs"]],
-                    told["validation"],
-                )
-                for rung, told in self._finished()
+            runs = [
+                self._make(candidate, data, folder / f"{candidate.name}-{seed}", seed, chosen, rows=size)
+                for seed in self.seeds
             ]
-            self.record["pairs"] = self._pairs(rungs)
-            self.record["recommendation"] = self._recommendation(rungs)
-            if self.subsets:
-                self._close_curve()
-        distributed.barrier()
+            test = _test_score(runs, self.result.metric)
+        except Exception as error:
+            return replace(point, reason=_reason(error))
+        return replace(point, mean=test.mean, interval=test.interval)
 
-    def _pairs(self, rungs: Sequence[ScoredCandidate]) -> list[dict[str, Any]]:
-        """Each rung less each cheaper one. Holm's correction is for the number of pairs."""
-        pairs: list[dict[str, Any]] = []
-        for other, one in combinations(rungs, 2):
-            found = paired(self.data.test.targets, one.predictions, other.predictions, self.data.labels, self.metric)
-            told = {"difference": found.difference, "interval": list(found.interval)}
-            tests = {"p": found.p_value, "mcnemar_p": found.mcnemar_p_value}
-            pairs.append({"one": one.name, "other": other.name, **told, **tests})
-        for name, corrected in (("p", "holm_p"), ("mcnemar_p", "mcnemar_holm_p")):
-            for pair, value in zip(pairs, holm([pair[name] for pair in pairs]), strict=True):
-                pair[corrected] = value
-        return pairs
-
-    def _recommendation(self, rungs: Sequence[ScoredCandidate]) -> dict[str, Any]:
-        if not any(rung.name != Majority.name for rung in rungs):
-            return {"rung": None, "best": None, "sentence": "no route was finished that could be recommended"}
-        found = recommended(
-            self.data.test.targets,
-            rungs,
-            self.data.labels,
-            self.metric,
-            majority=next((rung.name for rung in rungs if rung.name == Majority.name), None),
-            delta=self.asked["delta"],
-        )
-        log.info("%s", found.reason)
-        return {"rung": found.candidate, "best": found.best, "sentence": found.reason}
-
-    def _close_curve(self) -> None:
-        """End the curve with the scores on all rows, and say what rows the better of two needs to reach the other."""
-        rows = labeled_rows(self.data)
-        finished = [(rung.name, told["test"]) for rung, told in self._finished()]
-        points = [point for point in self.record["curve"] if point["size"] != rows]
-        points += [
-            {"rung": name, "size": rows, "mean": test["mean"], "interval": test["interval"]} for name, test in finished
+    def _conclusions(self) -> dict[str, Any]:
+        """Say what differs from what, what is recommended, and what rows would be worth."""
+        result, targets, labels = self.result, self.data.test.targets, self.data.labels
+        finished = [one for one in result.candidates if one.status == "finished"]
+        scored = [
+            ScoredCandidate(
+                one.name, [run.predictions["test"].predicted for run in result.runs(one.name)], one.validation or 0.0
+            )
+            for one in finished
         ]
-        curves = {
-            name: {point["size"]: point["mean"] for point in points if point["rung"] == name} for name, _ in finished
-        }
-        self.record["curve"], self.record["rows_to_reach"] = points, []
-        for pair in combinations(curves, 2):
-            one, other = sorted(pair, key=lambda name: -curves[name][rows])
-            found = rows_to_reach(curves[one], curves[other])
-            self.record["rows_to_reach"].append({"one": one, "other": other, "rows": found})
+        pairs = _pairs(scored, self.data, result.metric)
+        majority = next((one.name for one in scored if one.name == Majority.name), None)
+        if len(scored) > (majority is not None):
+            delta = result.settings["delta"]
+            advice = recommended(targets, scored, labels, result.metric, majority=majority, delta=delta)
+            log.info("%s", advice.reason)
+            found = {"recommended": advice.candidate, "best": advice.best, "recommendation": advice.reason}
+        else:
+            found = {"recommendation": "no route was finished that could be recommended"}
+        curve = _with_all_rows(result.curve, finished, labeled_rows(self.data)) if self.subsets else ()
+        return {"pairs": pairs, "curve": curve, "rows_to_reach": _rows_to_reach(curve, finished), **found}
 
 
-def _new_rung() -> dict[str, Any]:
-    empty: dict[str, Any] = {"seeds": [], "runs": [], "settings": None, "trials": []}
-    unknown = ("validation", "test", "cost", "estimated_seconds", "seconds_of_run", "peak_memory_mb")
-    return {"status": "waiting", "reason": None, **empty, **dict.fromkeys(unknown)}
+def _reason(error: Exception) -> str:
+    """Describe a failure.
+
+    Raises:
+        Exception: of several processes the others may have gone on, and would wait for this one for ever.
+    """
+    if distributed.world_size() > 1:
+        raise error
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+
+
+def _resolved(candidate: Candidate, run: RunResult) -> dict[str, Any]:
+    """Return the settings that a run has resolved or chosen."""
+    training, chosen = run.settings.get("training", {}), run.training.to_record()
+    found = {name: training[name] for name in SHOWN_SETTINGS if candidate.is_tuned and name in training}
+    return dict(plain(found | {name: chosen[name] for name in CHOSEN_SETTINGS if name in chosen}))
+
+
+def _test_score(runs: Sequence[RunResult], metric: str) -> CandidateScore:
+    """Average the score over seeds, with its interval; of accuracy also Wilson's, of the first seed's model alone."""
+    rows = [run.predictions["test"] for run in runs]
+    found = score_interval(rows[0].targets, [one.predicted for one in rows], rows[0].labels, metric)
+    wilson = wilson_interval(int(rows[0].right.sum()), len(rows[0])) if metric == "accuracy" else None
+    scores = tuple(float(run.scores["test"][metric]) for run in runs)
+    return CandidateScore(found.mean, found.spread, found.interval, scores, wilson)
+
+
+def _pairs(candidates: Sequence[ScoredCandidate], data: Data, metric: str) -> tuple[PairDifference, ...]:
+    """Compare each candidate with each cheaper one. Holm's correction is for the number of pairs."""
+    names = [(one.name, other.name) for other, one in combinations(candidates, 2)]
+    found = [
+        paired(data.test.targets, one.predictions, other.predictions, data.labels, metric)
+        for other, one in combinations(candidates, 2)
+    ]
+    p, mcnemar_p = [one.p_value for one in found], [one.mcnemar_p_value for one in found]
+    corrected = zip(names, found, holm(p), holm(mcnemar_p), strict=True)
+    return tuple(
+        PairDifference(*both, one.difference, one.interval, one.p_value, one.mcnemar_p_value, holm_p, mcnemar_holm_p)
+        for both, one, holm_p, mcnemar_holm_p in corrected
+    )
+
+
+def _with_all_rows(
+    curve: Sequence[CurvePoint], finished: Sequence[CandidateResult], rows: int
+) -> tuple[CurvePoint, ...]:
+    """End a curve with the scores on all labeled rows."""
+    ends = [CurvePoint(one.name, rows, one.test.mean, one.test.interval) for one in finished if one.test is not None]
+    return (*curve, *ends)
+
+
+def _rows_to_reach(curve: Sequence[CurvePoint], finished: Sequence[CandidateResult]) -> tuple[RowsToReach, ...]:
+    """Estimate for each pair the rows with which the better of the two reaches the other."""
+    curves = {
+        one.name: {point.size: point.mean for point in curve if point.candidate == one.name and point.mean is not None}
+        for one in finished
+    }
+    found = []
+    for pair in combinations(curves if curve else (), 2):
+        one, other = sorted(pair, key=lambda name: -curves[name][max(curves[name])])
+        found.append(RowsToReach(one, other, rows_to_reach(curves[one], curves[other])))
+    return tuple(found)

@@ -1,6 +1,6 @@
 """Find a pretrained encoder: a local folder, the hub's cache, the hub, or the package that carries the default one.
 
-Only safetensors weights are taken: pickled ones can run code when they are read.
+Only safetensors weights are taken: pickled ones can run code when they are read. Does not load models.
 """
 
 import hashlib
@@ -95,7 +95,7 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
 
 
 def is_encoder(name: str | None) -> bool:
-    """Whether a base names an encoder, by its look alone; anything else is a file or a name of word vectors."""
+    """Tell whether a base names an encoder, by its form alone; anything else is a file or a name of word vectors."""
     if name is None or name.lower() in _SHORT_NAMES:
         return True
     path = Path(name).expanduser()
@@ -105,7 +105,7 @@ def is_encoder(name: str | None) -> bool:
 
 
 def weights_hash(base: BaseModel) -> str:
-    """The sha256 of an encoder's weights in hexadecimal; of one file it is that file's own.
+    """Return the sha256 of an encoder's weights in hexadecimal; for one file it is that file's own.
 
     Raises:
         BaseModelError: the weights are not whole.
@@ -160,10 +160,10 @@ def _json(file: Path, name: str) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:
-    """The safetensors files that transformers would load, each of them whole.
+    """Return the safetensors files that transformers would load.
 
     Raises:
-        BaseModelError: there are none, or one is missing or cut off.
+        BaseModelError: there are none, or one is missing or truncated.
     """
     if (folder / _WEIGHTS).is_file():
         files = [folder / _WEIGHTS]
@@ -178,7 +178,7 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
             raise BaseModelError(f"{name}: expected {file.name}, which {_INDEX} names, found none: fetch it again")
         if not _is_whole(file):
             raise BaseModelError(
-                f"{name}: expected a whole safetensors file, found {file.name} cut off or no such "
+                f"{name}: expected a whole safetensors file, found {file.name} truncated or no such "
                 "file at all: fetch it again"
             )
     return files
@@ -283,9 +283,9 @@ def _hub_base(folder: Path, hub_id: str) -> BaseModel:
 
 
 def base_record(base: BaseModel) -> dict[str, Any]:
-    """What a saved classifier without a copy of its base says of it; no path of this machine.
+    """Return what a saved classifier without a copy of its base says of it; no path of this machine.
 
-    Where the base is a local folder, this machine notes outside of anything saved where it lies.
+    Where a local folder lies is noted in a cache of this machine.
     """
     stamp = weights_hash(base)
     _note(base, stamp)
@@ -293,7 +293,7 @@ def base_record(base: BaseModel) -> dict[str, Any]:
 
 
 def _note(base: BaseModel, stamp: str) -> None:
-    """Outside of anything saved: where on this machine a local base lies."""
+    """Note in the cache where on this machine a local base lies."""
     if not base.is_local:
         return
     try:
@@ -303,7 +303,7 @@ def _note(base: BaseModel, stamp: str) -> None:
 
 
 def recorded_base(record: Mapping[str, Any], given: str | None = None, token: str | None = None) -> BaseModel:
-    """The base that a saved classifier needs: the given one, one noted on this machine, or the hub's; it is checked.
+    """Find the base that a saved classifier needs: the given one, one noted on this machine, or the hub's; check it.
 
     Args:
         record: what the classifier says of its base.
@@ -313,16 +313,16 @@ def recorded_base(record: Mapping[str, Any], given: str | None = None, token: st
     Raises:
         BaseModelError: it cannot be had, or has other weights.
     """
-    note = cache_folder("bases") / f"{record['sha256']}.json"
-    noted = None
-    if given is None and record["revision"] is None and note.exists():
-        noted = str(read_json(note)["path"])
-        noted = noted if Path(noted).is_dir() else None
-    if given is None and noted is None and record["revision"] is None:
-        raise BaseModelError(
-            f"{record['name']}: the base was a local folder, which is not known here: name it (base=FOLDER, --base)"
-        )
-    base = find_base(given or noted, token=token) if given or noted else _at_commit(record, token)
+    if given is None and record["revision"] is not None:
+        base = _at_commit(record, token)
+    else:
+        note = cache_folder("bases") / f"{record['sha256']}.json"
+        noted = str(read_json(note)["path"]) if note.exists() else None
+        if given is None and (noted is None or not Path(noted).is_dir()):
+            raise BaseModelError(
+                f"{record['name']}: the base was a local folder, which is not known here: name it (base=FOLDER, --base)"
+            )
+        base = find_base(given or noted, token=token)
     check_weights(base, record)
     if given:
         _note(base, record["sha256"])

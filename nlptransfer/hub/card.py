@@ -1,13 +1,13 @@
-"""The model card of a saved classifier: its README.md, made from its record. The words are in templates/model_card.md.
+"""Make the model card of a classifier, its README.md, out of plain facts. The words are in templates/model_card.md.
 
-Label names, names of data and texts come from users: they are escaped wherever they are written.
+Does not know routes, nor how facts lie in files. Label names, names of data and texts come from users: they are escaped
+wherever they are written.
 """
 
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ TASK = "text-classification"
 WIDGETS = 5
 """Labels of which the hub's page shows an example text."""
 _FIRST = ["language", "license", "library_name", "pipeline_tag", "tags", "base_model", "base_model_relation"]
-# Those of licenses and languages are shapes alone: the hub's lists grow.
+# Licenses and languages are checked by their form alone: the hub's lists grow.
 _LICENSE = r"[a-z0-9]+(?:[.+-][a-z0-9]+)*"
 _LANGUAGE = r"[a-z]{2,3}|multilingual|code"
 # Ends of lines for some parser, signs that turn the direction of a line, and halves of characters.
@@ -58,86 +58,125 @@ class CardSection:
     """whether words of the training texts lie among the files"""
 
 
+@dataclass(frozen=True)
+class CardFacts:
+    """All that a model card says."""
+
+    repo_id: str
+    """where the classifier is to be had on the hub, owner/name"""
+    route: str
+    """that it learned by"""
+    labels: Sequence[str]
+    multi_label: bool
+    section: CardSection
+    """of the format that it is saved in"""
+    max_length: int
+    """tokens or words that are read of a text, or at once"""
+    thresholds: Sequence[float] | None = None
+    long_text: str = "truncate"
+    normalization: str = "none"
+    exported: str = ""
+    """onnx or onnx int8, where it was exported"""
+    base: Mapping[str, Any] = field(default_factory=dict)
+    """name, revision, kind, ... of what it was trained on"""
+    calibration: Mapping[str, Any] | None = None
+    """rows and temperature"""
+    verified: Mapping[str, Any] | None = None
+    """opened_by and max_difference"""
+    results: Mapping[str, Any] = field(default_factory=dict)
+    """how a run made it, and its scores"""
+    license: str | None = None
+    """the hub's id of a license, as apache-2.0"""
+    language: Sequence[str] = ()
+    """ISO 639 codes of the languages that it was trained and tested on, as en"""
+    datasets: Sequence[str] = ()
+    """hub ids, owner/name, of what it was trained on"""
+    examples: Sequence[str] = ()
+    """texts to show; none of the data's texts is shown unless it is given here"""
+
+    def check(self) -> None:
+        """Raise a SettingError for a repo_id, license, language or data set that the hub cannot know."""
+        check(is_hub_id(self.repo_id), "repo_id", self.repo_id, "a name on the hub, owner/name")
+        known = self.license is None or re.fullmatch(_LICENSE, self.license) is not None
+        check(known, "license", self.license, "the hub's id of a license, as apache-2.0, cc-by-4.0 or other")
+        for name in ("language", "datasets", "examples"):
+            check(not isinstance(getattr(self, name), str), name, getattr(self, name), "a list of strings, not one")
+        for code in self.language:
+            known = re.fullmatch(_LANGUAGE, code) is not None
+            check(known, "language", code, "an ISO 639 code, as en, or multilingual")
+        for name in self.datasets:
+            known = name.count("/") == 1 and is_hub_id(name) and not Path(name).expanduser().exists()
+            check(known, "datasets", name, "the hub id of a data set, owner/name, and no path of this machine")
+
+    @property
+    def test(self) -> Mapping[str, Any]:
+        """Scores of the test split, by their keys in metrics.json; empty where there are none."""
+        return self.results.get("test") or {}
+
+    @property
+    def scores(self) -> list["_Score"]:
+        """The scores of the test split that there are, the one that choices are made by first."""
+        return [
+            _Score(key, name, metric, average, self.test[key], self._interval(key))
+            for key, name, metric, average in (_MULTI_LABEL if self.multi_label else _SINGLE_LABEL)
+            if self.test.get(key) is not None
+        ]
+
+    def _interval(self, key: str) -> list[float] | None:
+        ends = self.test.get(f"{key}_interval") or [None]
+        return None if None in ends else ends
+
+
 class _Score(NamedTuple):
     """One score of the test split."""
 
+    key: str
+    """in metrics.json"""
     name: str
     metric: str | None
     """its name on the hub; None where the hub has none"""
-    arguments: dict[str, Any] | None
+    average: str | None
+    """what the hub's metric is told"""
     value: float
     interval: list[float] | None
 
 
-_AVERAGES = {kind: {"average": kind} for kind in ("micro", "macro")}
-# Key in metrics.json, name, the hub's name, and what that one's compute() takes.
 _SINGLE_LABEL = (
     ("accuracy", "accuracy", "accuracy", None),
-    ("f1_macro", "F1 (macro)", "f1", _AVERAGES["macro"]),
-    ("precision_macro", "precision (macro)", "precision", _AVERAGES["macro"]),
-    ("recall_macro", "recall (macro)", "recall", _AVERAGES["macro"]),
+    ("f1_macro", "F1 (macro)", "f1", "macro"),
+    ("precision_macro", "precision (macro)", "precision", "macro"),
+    ("recall_macro", "recall (macro)", "recall", "macro"),
     ("mcc", "Matthews correlation", "matthews_correlation", None),
     ("loss", "loss", None, None),
 )
 _MULTI_LABEL = (
-    ("f1_micro", "F1 (micro)", "f1", _AVERAGES["micro"]),
-    ("f1_macro", "F1 (macro)", "f1", _AVERAGES["macro"]),
+    ("f1_micro", "F1 (micro)", "f1", "micro"),
+    ("f1_macro", "F1 (macro)", "f1", "macro"),
     ("accuracy", "all labels right", "accuracy", None),
     ("lrap", "label ranking average precision", None, None),
     ("loss", "loss", None, None),
 )
 
 
-def model_card(
-    record: Mapping[str, Any],
-    repo_id: str,
-    section: CardSection,
-    *,
-    license: str | None = None,
-    language: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    examples: Sequence[str] = (),
-) -> str:
-    """The README.md of a saved classifier: what the hub reads, in YAML, and then what people read.
-
-    Args:
-        record: what the classifier's nlptransfer.json holds.
-        repo_id: where it is to be had on the hub, owner/name.
-        section: what the format that it is saved in says of it.
-        license: the hub's id of a license, as apache-2.0.
-        language: ISO 639 codes of the languages that it was trained and tested on, as en.
-        datasets: hub ids, owner/name, of what it was trained on.
-        examples: texts to show; none of the data's texts is shown unless it is given here.
+def model_card(facts: CardFacts) -> str:
+    """Return the README.md of a saved classifier: what the hub reads, in YAML, and then what people read.
 
     Raises:
         SettingError: a repo_id, license, language or data set that the hub cannot know.
     """
-    check(is_hub_id(repo_id), "repo_id", repo_id, "a name on the hub, owner/name")
-    known = license is None or re.fullmatch(_LICENSE, license) is not None
-    check(known, "license", license, "the hub's id of a license, as apache-2.0, cc-by-4.0 or other")
-    for code in _each("language", language):
-        check(re.fullmatch(_LANGUAGE, code) is not None, "language", code, "an ISO 639 code, as en, or multilingual")
-    for name in _each("datasets", datasets):
-        known = name.count("/") == 1 and is_hub_id(name) and not Path(name).expanduser().exists()
-        check(known, "datasets", name, "the hub id of a data set, owner/name, and no path of this machine")
-    # What was exported says what it was exported from.
-    told = _plain({**record, **(record.get("learned") or {})})
-    data = _metadata(told, section, repo_id.rpartition("/")[2], license, list(language), list(datasets))
-    template = _environment().get_template("model_card.md")
-    body = template.render(
-        record=told,
-        results=told.get("results") or {},
-        base=told.get("base") or {},
-        repo_id=repo_id,
-        language=list(language),
-        scores=_scores(told),
-        section=section,
-        base_name=base_name(told.get("base") or {}),
-        is_onnx=_is_onnx(told),
-        loading_code=_fenced(section.loading_code, "python"),
-        examples=_each("examples", examples),
+    facts.check()
+    body = (
+        _environment()
+        .get_template("model_card.md")
+        .render(
+            facts=facts,
+            results=facts.results,
+            section=facts.section,
+            base_name=base_name(facts.base),
+            loading_code=_fenced(facts.section.loading_code, "python"),
+        )
     )
-    return f"---\n{data.to_yaml(original_order=_FIRST)}\n---\n\n{body.strip()}\n"
+    return f"---\n{_metadata(facts).to_yaml(original_order=_FIRST)}\n---\n\n{body.strip()}\n"
 
 
 def pipeline_code(record: Mapping[str, Any], repo_id: str, imports: str = "") -> str:
@@ -175,65 +214,42 @@ def base_name(base: Mapping[str, Any]) -> Markup:
     )
 
 
-def _metadata(
-    told: dict[str, Any], section: CardSection, name: str, license: str | None, language: list[str], datasets: list[str]
-) -> ModelCardData:
-    base = told.get("base") or {}
+def _metadata(facts: CardFacts) -> ModelCardData:
     # Without a commit it was a file or a folder of some machine, which the hub knows nothing of.
-    base_model = base.get("name") if base.get("revision") else None
-    scores = [score for score in _scores(told) if score.metric is not None]
-    tags = ["nlptransfer", told["route"], TASK, *["onnx"] * _is_onnx(told)]
+    base_model = facts.base.get("name") if facts.base.get("revision") else None
+    scores = [score for score in facts.scores if score.metric is not None]
     return ModelCardData(
-        language=language or None,
-        license=license,
-        library_name=section.library_name,
+        language=list(facts.language) or None,
+        license=facts.license,
+        library_name=facts.section.library_name,
         pipeline_tag=TASK,
-        tags=tags,
+        tags=["nlptransfer", facts.route, TASK, *["onnx"] * bool(facts.exported)],
         base_model=base_model,
         # Of vectors that are distilled from a base, the hub has no word.
-        base_model_relation=section.relation if base_model and base.get("kind") != "distilled" else None,
-        datasets=datasets or None,
+        base_model_relation=facts.section.relation if base_model and facts.base.get("kind") != "distilled" else None,
+        datasets=list(facts.datasets) or None,
         metrics=list(dict.fromkeys(score.metric for score in scores if score.metric)) or None,
         # A name without results would be written by itself.
-        model_name=name if scores else None,
-        eval_results=[_eval_result(told, score, datasets) for score in scores] or None,
-        widget=[{"text": f"This is {_one_line(label)}."} for label in told["labels"][:WIDGETS]],
+        model_name=facts.repo_id.rpartition("/")[2] if scores else None,
+        eval_results=[_eval_result(facts, score) for score in scores] or None,
+        widget=[{"text": f"This is {_one_line(label)}."} for label in facts.labels[:WIDGETS]],
     )
 
 
-def _eval_result(told: dict[str, Any], score: _Score, datasets: list[str]) -> EvalResult:
+def _eval_result(facts: CardFacts, score: _Score) -> EvalResult:
     # The hub's form has no place for an interval but the name.
     interval = f" (95% interval {score.interval[0]:.3f} to {score.interval[1]:.3f})" if score.interval else ""
     return EvalResult(
         task_type=TASK,
-        # Of several data sets it is not known which the test rows are from.
-        dataset_type=datasets[0] if len(datasets) == 1 else "unknown",
-        dataset_name=_one_line(str(told["results"].get("data") or "test rows")),
+        # With several data sets it is not known which the test rows are from.
+        dataset_type=facts.datasets[0] if len(facts.datasets) == 1 else "unknown",
+        dataset_name=_one_line(str(facts.results.get("data") or "test rows")),
         dataset_split="test",
         metric_type=score.metric or "",
         metric_value=float(score.value),
         metric_name=score.name + interval,
-        metric_args=score.arguments,
+        metric_args={"average": score.average} if score.average else None,
     )
-
-
-def _scores(told: dict[str, Any]) -> list[_Score]:
-    """The scores of the test split that there are, the one that choices are made by first."""
-    test = (told.get("results") or {}).get("test") or {}
-    return [
-        _Score(name, metric, arguments, test[key], _interval(test.get(f"{key}_interval")))
-        for key, name, metric, arguments in (_MULTI_LABEL if told["multi_label"] else _SINGLE_LABEL)
-        if test.get(key) is not None
-    ]
-
-
-def _interval(found: list[float | None] | None) -> list[float] | None:
-    ends = [end for end in found or [] if end is not None]
-    return ends if len(ends) == 2 else None
-
-
-def _is_onnx(record: Mapping[str, Any]) -> bool:
-    return str(record.get("format") or "").startswith("onnx")
 
 
 @cache
@@ -265,19 +281,3 @@ def _fenced(code: str, language: str) -> Markup:
 def quoted(text: str) -> str:
     """Return Python that is a string, in double quotes."""
     return json.dumps(_one_line(text), ensure_ascii=False)
-
-
-def _plain(value: Any) -> Any:
-    """A record with numpy's numbers as Python's, and None for what is no number: YAML would write both as garbage."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _each(name: str, values: Iterable[str]) -> list[str]:
-    check(not isinstance(values, str), name, values, "a list of strings, not one")
-    return list(values)

@@ -7,9 +7,8 @@ from typing import Any
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.errors import DataError
-from nlptransfer.files import read_json
 from nlptransfer.report.page import WordEffects, write_report
-from nlptransfer.results import COMPARISON, RunResult, is_run
+from nlptransfer.results import ComparisonResult, RunResult, is_comparison, is_run
 from nlptransfer.settings import fill
 
 MOST_WORDS = 60
@@ -51,12 +50,10 @@ def report_with_texts(folder: Path, data: Data) -> Path:
 
 def _run_in(folder: Path) -> RunResult | None:
     """Return the run itself, or the one that a comparison recommends; None where there is none."""
-    if not (folder / COMPARISON).exists():
+    if not is_comparison(folder):
         return RunResult.load(folder) if is_run(folder) else None
-    record = read_json(folder / COMPARISON)
-    name = (record.get("recommendation") or {}).get("rung")
-    rung = next((rung for rung in record["rungs"] if rung["name"] == name), None)
-    return RunResult.load(folder / rung["runs"][0]) if rung else None
+    comparison = ComparisonResult.load_any(folder)
+    return comparison.first_run(comparison.recommended) if comparison.recommended is not None else None
 
 
 def word_effects(classifier: Classifier, texts: Sequence[str]) -> list[WordEffects]:

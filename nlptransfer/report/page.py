@@ -16,7 +16,6 @@ from jinja2 import Environment
 from markupsafe import Markup
 from scipy.stats import binomtest
 
-from nlptransfer.data import Labels
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import (
     brier_score,
@@ -26,9 +25,19 @@ from nlptransfer.evaluation import (
     reliability_curve,
     untempered,
 )
-from nlptransfer.files import atomic_file, read_json, templates
+from nlptransfer.files import atomic_file, templates
 from nlptransfer.report import figures
-from nlptransfer.results import COMPARISON, REPORT, DataSummary, Predictions, RunResult, is_run, label_counts
+from nlptransfer.results import (
+    REPORT,
+    CandidateResult,
+    ComparisonResult,
+    DataSummary,
+    Predictions,
+    RunResult,
+    is_comparison,
+    is_run,
+    label_counts,
+)
 
 MATRIX_LABELS = 12
 """Above so many labels the most confused pairs stand in place of the confusion matrix."""
@@ -41,7 +50,7 @@ TEXT_LENGTH = 600
 CURVE_POINTS = 150
 """Points of the coverage curve that are drawn."""
 SECTIONS = {
-    "ladder": "The ladder",
+    "candidates": "The candidates",
     "pairs": "Differences",
     "curve": "Learning curve",
     "verdict": "What the source gave",
@@ -103,8 +112,8 @@ def write_report(
         DataError: fewer texts than predictions.
     """
     folder = Path(folder)
-    if (folder / COMPARISON).exists():
-        found = _comparison(folder, texts)
+    if is_comparison(folder):
+        found = _comparison(ComparisonResult.load_any(folder), texts)
     elif is_run(folder):
         found = _run(RunResult.load(folder), texts)
     else:
@@ -139,7 +148,7 @@ def _run(run: RunResult, texts: Mapping[str, Sequence[str]] | None) -> dict[str,
             "versions": run.versions,
             "machine": [(_in_words(name), value) for name, value in _flat(run.machine)],
             "fingerprints": _hashes(run.data),
-            "rungs": [],
+            "candidates": [],
         },
     } | _details(run, texts)
 
@@ -178,71 +187,62 @@ def _shown_split(run: RunResult) -> str | None:
     return next((name for name in ("test", "validation") if name in run.predictions), None)
 
 
-def _comparison(folder: Path, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
-    """All that the report says of a comparison, and of the run that it recommends."""
-    told = read_json(folder / COMPARISON)
-    rungs = [{"test": None, "cost": None, "reason": None, **rung} for rung in told.get("rungs") or []]
-    finished = [rung for rung in rungs if rung["status"] == "finished" and rung["test"]]
-    chosen = (told.get("recommendation") or {}).get("rung")
-    metric = _name(told["metric"])
-    runs = [run for rung in finished if rung["name"] == chosen for run in rung.get("runs") or []]
-    by_name = {
-        rung["name"]: RunResult.load(folder / rung["runs"][0])
-        for rung in finished
-        if rung.get("runs") and is_run(folder / rung["runs"][0])
-    }
-    run = by_name.get(chosen)
-    labels = Labels(tuple(told["data"]["labels"]), told["data"]["multi_label"])
-    data = DataSummary(told["data"]["name"], labels, told["data"].get("fingerprints") or {})
+def _comparison(comparison: ComparisonResult, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+    """Return all that the report shows of a comparison, and of the run that it recommends."""
+    finished = [one for one in comparison.candidates if one.status == "finished"]
+    chosen, data, metric = comparison.recommended, comparison.data, _name(comparison.metric)
+    first_runs = {one.name: comparison.first_run(one.name) for one in finished}
+    run = None if chosen is None else first_runs[chosen]
     return {
         "title": f"{data.name}: a comparison",
         "headline": None,
-        "recommendation": told.get("recommendation"),
-        "detail": {"rung": chosen, "seeds": len(runs)} if runs else None,
+        "recommendation": comparison.recommendation,
+        "detail": None if chosen is None else comparison.candidate(chosen),
         "metric": metric,
-        "ladder": {
-            "rungs": rungs,
-            "status": told["status"],
+        "candidates": {
+            "all": comparison.candidates,
+            "finished": comparison.finished,
             "chosen": chosen,
-            "machine": ", ".join(f"{_in_words(name)} {value}" for name, value in _flat(told.get("machine") or {})),
+            "machine": ", ".join(f"{_in_words(name)} {value}" for name, value in _flat(comparison.machine)),
             "figure": _cost_figure(finished, chosen, metric),
         },
-        "pairs": told.get("pairs"),
-        "curve": _learning(told, metric),
+        "pairs": comparison.pairs,
+        "curve": _learning(comparison, metric),
         "verdict": None,
-        "data": _data(data, run, by_name, told["data"].get("warnings") or []),
+        "data": _data(data, run, first_runs, comparison.warnings),
         "repeat": {
             "command": None,
-            "settings": {"asked": _flat(told.get("asked") or {})},
+            "settings": {"all runs": _flat(comparison.settings)},
             "base": [],
-            "versions": told.get("versions") or {},
-            "machine": _flat(told.get("machine") or {}),
+            "versions": comparison.versions,
+            "machine": _flat(comparison.machine),
             "fingerprints": _hashes(data),
-            "rungs": [{**rung, "settings": _flat(rung.get("settings") or {})} for rung in finished],
+            "candidates": [(one, _flat(one.settings or {})) for one in finished],
         },
     } | _details(run, texts)
 
 
-def _cost_figure(rungs: Sequence[Mapping[str, Any]], chosen: str | None, metric: str) -> Markup | None:
+def _cost_figure(finished: Sequence[CandidateResult], chosen: str | None, metric: str) -> Markup | None:
     points = {
-        rung["name"]: figures.Point(rung["cost"]["train_seconds"], rung["test"]["mean"], _ends(rung["test"]))
-        for rung in rungs
-        if rung["cost"] and rung["cost"].get("train_seconds") is not None
+        one.name: figures.Point(one.cost["train_seconds"], one.test.mean, one.test.interval)
+        for one in finished
+        if one.cost is not None and one.test is not None
     }
     return figures.score_against_cost(points, chosen, metric) if points else None
 
 
-def _learning(told: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
+def _learning(comparison: ComparisonResult, metric: str) -> dict[str, Any] | None:
     curves: dict[str, list[figures.Point]] = {}
-    for one in sorted(told.get("curve") or [], key=lambda one: one["size"]):
-        curves.setdefault(one["rung"], []).append(figures.Point(one["size"], one["mean"], _ends(one)))
+    for point in sorted(comparison.curve, key=lambda point: point.size):
+        if point.mean is not None:
+            curves.setdefault(point.candidate, []).append(figures.Point(point.size, point.mean, point.interval))
     if not curves:
         return None
     return {
         "figure": figures.learning_curve(curves, metric),
-        "points": told["curve"],
-        "reached": told.get("rows_to_reach"),
-        "left_out": told.get("curve_left_out"),
+        "points": [point for point in comparison.curve if point.mean is not None],
+        "reached": comparison.rows_to_reach,
+        "left_out": [point for point in comparison.curve if point.mean is None],
     }
 
 
@@ -439,7 +439,7 @@ def _said(value: Any) -> str:
     return value if isinstance(value, str) else "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _ends(found: Mapping[str, Any], name: str = "interval") -> tuple[float, float] | None:
+def _ends(found: Mapping[str, Any], name: str) -> tuple[float, float] | None:
     low, high = found.get(name) or (None, None)
     return None if low is None or high is None else (low, high)
 

@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,19 @@ from nlptransfer.data import Labels
 from nlptransfer.errors import RunFolderError
 from nlptransfer.evaluation import checked_probabilities
 from nlptransfer.files import atomic_file, atomic_folder, read_json, write_json
+from nlptransfer.results.candidates import (
+    CandidateResult,
+    CandidateScore,
+    CurvePoint,
+    PairDifference,
+    RowsToReach,
+    Trial,
+)
 from nlptransfer.results.predictions import Predictions
 from nlptransfer.results.summaries import Cost, DataSummary, Fit, TransferSummary, Verdict
 
 if TYPE_CHECKING:
+    from nlptransfer.results.comparison import ComparisonResult
     from nlptransfer.results.result import RunResult
 
 log = logging.getLogger("nlptransfer")
@@ -37,6 +47,8 @@ CHECKPOINTS = "checkpoints"
 COMPARISON = "comparison.json"
 GAINS = "gains.json"
 GAP = "gap.json"
+CANDIDATES, TRIALS, PILOTS, CURVE = "candidates", "trials", "pilots", "curve"
+"""Folders of a comparison's runs."""
 VERDICT_RUNS = "verdict"
 """The folder with the runs that a verdict rests on."""
 _FINISHED, _RUNNING = "finished", "running"
@@ -275,6 +287,52 @@ def _read_predictions(path: Path, labels: Labels, thresholds: list[float] | None
         limits = np.asarray(thresholds or [0.5] * labels.num_labels)
         found[name] = Predictions(labels, np.asarray(taken["id"]), targets, predicted, probabilities, limits)
     return found
+
+
+def write_comparison(result: "ComparisonResult") -> None:
+    """Write the record of a comparison, finished or not."""
+    lists = ("candidates", "pairs", "curve", "rows_to_reach")
+    record = {
+        "status": _FINISHED if result.finished else _RUNNING,
+        "asked": result.settings,
+        "data": {**_data_record(result.data), "warnings": result.warnings},
+        **{name: getattr(result, name) for name in ("metric", "machine", "versions", "spent_seconds")},
+        **{name: [asdict(one) for one in getattr(result, name)] for name in lists},
+        **{name: getattr(result, name) for name in ("recommended", "best", "recommendation")},
+    }
+    write_json(result.folder / COMPARISON, record)
+
+
+def is_comparison(folder: Path) -> bool:
+    """Return whether a folder holds a comparison, finished or not."""
+    return (folder / COMPARISON).exists()
+
+
+def read_comparison(folder: Path) -> dict[str, Any]:
+    """Return the fields of a comparison's ComparisonResult, finished or not, but for its folder."""
+    record = read_json(folder / COMPARISON)
+    same = ("metric", "machine", "versions", "spent_seconds", "recommended", "best", "recommendation")
+    return {
+        "finished": record["status"] == _FINISHED,
+        "settings": record["asked"],
+        "data": _data_summary(record["data"]),
+        "warnings": tuple(record["data"]["warnings"]),
+        "candidates": tuple(_read_candidate(one) for one in record["candidates"]),
+        "pairs": tuple(PairDifference(**_with_tuples(one)) for one in record["pairs"]),
+        "curve": tuple(CurvePoint(**_with_tuples(one)) for one in record["curve"]),
+        "rows_to_reach": tuple(RowsToReach(**one) for one in record["rows_to_reach"]),
+        **{name: record[name] for name in same},
+    }
+
+
+def _read_candidate(record: Mapping[str, Any]) -> CandidateResult:
+    test = None if record["test"] is None else CandidateScore(**_with_tuples(record["test"]))
+    trials = tuple(Trial(**one) for one in record["trials"])
+    return CandidateResult(**_with_tuples({**record, "trials": trials, "test": test}))
+
+
+def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
 
 
 def card_results(result: "RunResult") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
-from nlptransfer.data import Data
+from nlptransfer.data import Data, Labels
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained, quiet
@@ -121,13 +121,39 @@ class SavedFormat(Settings, ABC):
         """Tell whether a saved folder holds no copy of the base model."""
         return False
 
-    def merged(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return a copy of a model with its adapter added to the weights of the base.
+    def merged(self, model: PreTrainedModel) -> "tuple[SavedFormat, PreTrainedModel]":
+        """Return a copy of a model with its adapter added to the weights of the base, and the format of that.
 
         Raises:
             SettingError: the format has no adapter, or this model none any more.
         """
         raise SettingError(f"merge: expected an adapter, found a whole model (route {self.name})")
+
+    def averaged(
+        self,
+        parts: "Sequence[tuple[SavedFormat, PreTrainedModel]]",
+        shares: Sequence[float],
+        labels: Labels,
+        tokenizer: PreTrainedTokenizerFast,
+        record: Mapping[str, Any],
+        base: str | None,
+    ) -> "tuple[SavedFormat, PreTrainedModel]":
+        """Return one model with the weighted average of the adapters of several, and the format of that.
+
+        Args:
+            parts: format and model of each.
+            shares: weight of each, 1 together.
+            record: what ``Built.record`` said of their base.
+            base: where that lies; None: found by its record.
+
+        Raises:
+            SettingError: one has no adapter, or their adapters do not go together.
+        """
+        raise SettingError(f"classifier 1: expected an adapter, found a whole model (route {self.name})")
+
+    def saves_merged(self, model: PreTrainedModel) -> bool:
+        """Tell whether a model has an adapter that must be merged before it is saved."""
+        return False
 
     def check_export(self) -> None:
         """Raise a SettingError where an ONNX graph of the model would not give what the model gives."""

@@ -1,5 +1,6 @@
 """The route Lora: small trained matrices that are added to the frozen weights of an encoder."""
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ from nlptransfer.hub import (
     with_adapter,
 )
 from nlptransfer.models import SharedBase, head_modules
+from nlptransfer.routes.base import SavedFormat
 from nlptransfer.routes.encoder import EncoderRoute, default_settings
 from nlptransfer.settings import Count, Positive, Share, check
 
@@ -105,15 +107,44 @@ class Lora(EncoderRoute):
     def needs_base(self, folder: Path) -> bool:
         return (folder / ADAPTER).exists()
 
-    def merged(self, model: PreTrainedModel) -> PreTrainedModel:
+    def saves_merged(self, model: PreTrainedModel) -> bool:
+        return self.merge and isinstance(model, PeftModel)
+
+    def merged(self, model: PreTrainedModel) -> tuple["Lora", PreTrainedModel]:
         if not isinstance(model, PeftModel):
             raise SettingError("merge: expected an adapter, found a model that it was added to before")
         check(self.base_precision != "4bit", "merge", True, "a base in float32 or bfloat16, not 4bit")
         # In 16 bits most of the product would be rounded away, and a head would be loaded in 16 too.
         try:
-            return cast(Any, deepcopy(model).float()).merge_and_unload(safe_merge=True)
+            return replace(self, merge=True), cast(Any, deepcopy(model).float()).merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise VerificationError(f"merge: expected finite weights, found others ({error}): train it anew") from error
+
+    def averaged(
+        self,
+        parts: Sequence[tuple[SavedFormat, PreTrainedModel]],
+        shares: Sequence[float],
+        labels: Labels,
+        tokenizer: PreTrainedTokenizerFast,
+        record: Mapping[str, Any],
+        base: str | None,
+    ) -> tuple["Lora", PreTrainedModel]:
+        configs: list[LoraConfig] = []
+        for number, (_, model) in enumerate(parts, start=1):
+            if not isinstance(model, PeftModel):
+                raise SettingError(f"classifier {number}: expected an adapter, found a whole model")
+            configs.append(cast(LoraConfig, model.peft_config["default"]))
+            if (layers := sorted(configs[-1].target_modules or ())) != sorted(configs[0].target_modules or ()):
+                raise SettingError(
+                    f"classifier {number}: expected the same adapted layers as the first one has, found {layers!r:.200}"
+                )
+        states = [get_peft_model_state_dict(cast(Any, model), save_embedding_layers=False) for _, model in parts]
+        rank = sum(config.r for config in configs)
+        # alpha / rank = 1: the scales are in the matrices by now.
+        scaled: dict[str, Any] = {"lora_alpha": rank, "use_rslora": False, "lora_dropout": 0.0}
+        route = replace(self, rank=rank, merge=False, **scaled)
+        config = replace(configs[0], r=rank, inference_mode=False, **scaled)
+        return route, route.with_adapter(record, base, labels, tokenizer, config, _mixed(states, configs, shares))
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         """Write the adapter, the fresh modules, config and tokenizer; a merged model whole."""
@@ -310,3 +341,27 @@ def _head_in_float32(model: nn.Module) -> nn.Module:
 
 def _to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value.float() if isinstance(value, torch.Tensor) else value for value in inputs)
+
+
+def _mixed(
+    states: Sequence[dict[str, torch.Tensor]], configs: Sequence[LoraConfig], shares: Sequence[float]
+) -> dict[str, torch.Tensor]:
+    """Average adapters: the sum of w_i s_i B_i A_i is one product again, of matrices side by side.
+
+    Not peft's ``add_weighted_adapter``, which takes no adapters with a head.
+
+    Returns:
+        (sum of ranks, in) and (out, sum of ranks) for each layer; all else averaged.
+    """
+    scales = [config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r) for config in configs]
+    mixed: dict[str, torch.Tensor] = {}
+    for name in states[0]:
+        parts = [state[name].float().cpu() for state in states]
+        if ".lora_A." in name:
+            mixed[name] = torch.cat(parts, dim=0)
+        elif ".lora_B." in name:
+            scaled = [share * scale * part for share, scale, part in zip(shares, scales, parts, strict=True)]
+            mixed[name] = torch.cat(scaled, dim=1)
+        else:
+            mixed[name] = torch.stack([share * part for share, part in zip(shares, parts, strict=True)]).sum(dim=0)
+    return mixed

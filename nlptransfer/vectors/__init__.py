@@ -1,4 +1,4 @@
-"""Read, keep, train and distill word vectors, and cut text into their words.
+"""Read, cache, train and distill word vectors, and split text into their words.
 
 This room knows words and their vectors. It does not know classifiers, labels or runs.
 """

@@ -1,16 +1,20 @@
-"""Distill word vectors out of an encoder."""
+"""Distill word vectors out of an encoder.
+
+This file knows encoders word by word, and the cache of what they give; it does not know what the vectors are used for.
+"""
 
 import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nlptransfer.errors import BaseModelError, VectorsError
-from nlptransfer.files import cache_folder
+from nlptransfer.files import cache_folder, content_stamp
 from nlptransfer.hub import BaseModel, from_pretrained, weights_hash
 from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
@@ -28,7 +32,7 @@ _SIF = 1e-4
 def distill_for_texts(
     texts: Sequence[str], encoder: BaseModel, *, dimensions: int = 256, progress: bool = True
 ) -> WordVectors:
-    """Word vectors out of an encoder for the words of these texts and the whole words of its own vocabulary.
+    """Distill vectors for the words of these texts and the whole words of the encoder's vocabulary.
 
     Args:
         texts: running text, whose words come first, by frequency.
@@ -39,13 +43,13 @@ def distill_for_texts(
     counts = Counter(word for words in split_words(texts) for word in words)
     words = whole_words((word for word, _ in counts.most_common()), encoder)
     if is_unspaced(texts):
-        # A vocabulary mostly of spaced scripts would not be cut as such text needs it.
+        # A vocabulary mostly of spaced scripts would not be segmented as such text needs it.
         words = [word for word in words if word in counts or is_unspaced([word])]
     return distill_vectors(words, encoder, dimensions=dimensions, progress=progress)
 
 
 def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
-    """The words of a corpus, then the whole words of the encoder's own vocabulary that are not among them.
+    """List the words of a corpus, then the other whole words of the encoder's vocabulary.
 
     Args:
         words: most frequent first; of a word that comes twice the first is kept.
@@ -72,7 +76,7 @@ def _pieces_that_are_words(pieces: list[str], tokenizer: Any, reserved: set[str]
 
 
 def _word_mark(pieces: Iterable[str]) -> str | None:
-    """What marks the beginning of a word: SentencePiece and byte-level BPE have it; WordPiece marks what goes on."""
+    """Return the mark at the beginning of a word: SentencePiece and byte-level BPE have one, WordPiece has none."""
     pieces = list(pieces)
     return next((mark for mark in ("▁", "Ġ") if sum(piece.startswith(mark) for piece in pieces) > 1), None)
 
@@ -85,12 +89,11 @@ def distill_vectors(
     batch_size: int = 1024,
     progress: bool = True,
 ) -> WordVectors:
-    """Word vectors out of an encoder: each word by itself through it, fewer dimensions, rare words up.
+    """Distill word vectors: each word by itself through the encoder, then PCA and SIF weights.
 
-    A word's vector is the mean of its last hidden states, [CLS] and [SEP] included; then the main
-    components (PCA; left out where there are no more words than ``dimensions``), and weights a / (a + p)
-    with p of Zipf's law (SIF, Arora et al. 2017; the recipe of model2vec). A word of which the tokenizer
-    makes nothing is zero. The result stays in the cache, under the weights, the words and the settings.
+    A word's vector is the mean of its last hidden states, [CLS] and [SEP] included, on the main components
+    (all where there are no more words than ``dimensions``), times a / (a + p) with p of Zipf's law (SIF, Arora
+    et al. 2017; the recipe of model2vec). A word without tokens is zero. The result stays in the cache.
 
     Args:
         words: most frequent first; of a word that comes twice the first is kept.
@@ -120,47 +123,32 @@ def distill_vectors(
 
 
 def _word_states(words: list[str], encoder: BaseModel, batch_size: int, progress: bool) -> np.ndarray:
-    """As ``_encode_words``; where the encoder's own words are among them, those come from the cache.
-
-    They are most of the words of a small corpus, and the same for every one.
-    """
-    own = whole_words((), encoder)
-    if not own or not set(own) <= set(words):
+    """As ``_encode_words``; the encoder's own words, which most corpora share, come from the cache."""
+    vocabulary = whole_words((), encoder)
+    if not vocabulary or not set(vocabulary) <= set(words):
         return _encode_words(words, encoder, batch_size, progress)
-    kept = cached_vectors(
-        _cached("states", encoder, own),
+    cached = cached_vectors(
+        _cached("states", encoder, vocabulary),
         f"{encoder.id} word by word",
-        lambda: (own, _encode_words(own, encoder, batch_size, progress)),
+        lambda: (vocabulary, _encode_words(vocabulary, encoder, batch_size, progress)),
     )
-    states = np.empty((len(words), kept.dimensions), dtype=np.float32)
-    places = kept.rows(words)
-    states[places >= 0] = kept.matrix[places[places >= 0]]
+    states = np.empty((len(words), cached.dimensions), dtype=np.float32)
+    places = cached.rows(words)
+    states[places >= 0] = cached.matrix[places[places >= 0]]
     if others := [word for word, place in zip(words, places, strict=True) if place < 0]:
         states[places < 0] = _encode_words(others, encoder, batch_size, progress)
     return states
 
 
 def _cached(kind: str, encoder: BaseModel, words: list[str]) -> Path:
-    """Where the cache keeps what an encoder and its tokenizer make of words."""
-    digest = hashlib.sha256(f"{RECIPE}\0{weights_hash(encoder)}\0{kind}\0".encode())
-    for file in sorted(path for path in encoder.path.glob("*") if _shapes_tokens(path)):
-        digest.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
-    digest.update("\n".join(words).encode("utf-8", "surrogatepass"))
+    """Return the folder of the cache for what an encoder and its tokenizer make of words."""
+    stamps = f"{RECIPE}\0{weights_hash(encoder)}\0{content_stamp(encoder.path)}\0{kind}\0"
+    digest = hashlib.sha256((stamps + "\n".join(words)).encode("utf-8", "surrogatepass"))
     return cache_folder("vectors") / f"{kind.partition(' ')[0]}-{digest.hexdigest()[:32]}"
 
 
-_READ_BY_TOKENIZER = {
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-    "vocab.json", "merges.txt", "config.json",
-}  # fmt: skip
-
-
-def _shapes_tokens(path: Path) -> bool:
-    return path.is_file() and (path.name in _READ_BY_TOKENIZER or path.suffix == ".model")
-
-
 def _encode_words(words: list[str], encoder: BaseModel, batch_size: int, progress: bool) -> np.ndarray:
-    """(words, hidden) float32: the mean of each word's last hidden states."""
+    """Return the mean of each word's last hidden states, (words, hidden) float32."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -192,32 +180,26 @@ def _encode_words(words: list[str], encoder: BaseModel, batch_size: int, progres
 
 
 def _batches_of_one_length(ids: list[list[int]], batch_size: int) -> Iterator[list[int]]:
-    """Rows of equal length together: nothing is padded, and a word's vector hangs on no other word."""
+    """Yield rows of equal length together: nothing is padded, and a word's vector depends on no other word."""
     order = sorted((row for row in range(len(ids)) if ids[row]), key=lambda row: len(ids[row]))
-    start = 0
-    while start < len(order):
-        length = len(ids[order[start]])
-        stop = start
-        while stop < len(order) and stop - start < batch_size and len(ids[order[stop]]) == length:
-            stop += 1
-        yield order[start:stop]
-        start = stop
+    for _, group in groupby(order, key=lambda row: len(ids[row])):
+        rows = list(group)
+        yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
 def _main_components(states: np.ndarray, dimensions: int) -> np.ndarray:
-    """(n, min(dimensions, hidden)) states on their main axes; as they are where there are no more rows than that."""
+    """Project (n, hidden) states on their main axes; they stay as they are where n is no more than ``dimensions``."""
+    from sklearn.decomposition import PCA
+
     if len(states) <= dimensions:
         return states
-    centered = states - states.mean(axis=0, dtype=np.float64)
-    _, axes = np.linalg.eigh(centered.T @ centered)
-    axes = axes[:, ::-1][:, :dimensions]
-    # An axis may point either way: make its largest entry positive, on every machine.
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    return (centered @ axes).astype(np.float32)
+    # It makes the largest entry of each axis positive, so that all machines agree.
+    pca = PCA(min(dimensions, states.shape[1]), svd_solver="covariance_eigh")
+    return pca.fit_transform(states.astype(np.float64)).astype(np.float32)
 
 
 def _zipf_weights(count: int) -> np.ndarray:
-    """(count, 1) SIF weights a / (a + p) for words that come in the order of their frequency."""
+    """Return SIF weights a / (a + p) for words in the order of their frequency, (count, 1) float32."""
     inverse = 1 / np.arange(2, count + 2)
     share = inverse / inverse.sum()
     return (_SIF / (_SIF + share)).astype(np.float32)[:, None]

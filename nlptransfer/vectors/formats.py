@@ -1,14 +1,13 @@
-"""Files of word vectors: what kind a file is, its records block by block, and the files that others read.
+"""Files of word vectors: what kind a file is, its records block by block, and the files that other tools read.
 
     word2vec text     a header line "N D", then a word and D numbers a line (fastText's .vec is the same)
     GloVe text        the same without the header
     word2vec binary   the header line, then N times a word, a space, D little-endian float32, and a line end or none
     gensim pickles    .kv and .model; they can run code when read, so they have to be asked for
 
-Each kind may be compressed by gzip, and is seen in the content. Binary is what holds N records that end exactly with
-the file; words in it may have spaces where each record ends a line. A small file may be text too, as four digits are
-the four bytes of some number. Where it can be read as either, the name decides, .bin and .bin.gz are binary, and the
-log says so. Nothing is allocated on a header's word: blocks grow with what is really read.
+Each kind may be compressed by gzip, and is recognized by its content; only where the first line could be either, the
+name decides: .bin and .bin.gz are binary. Words of a binary file may have spaces where each record ends a line.
+Nothing is allocated on a header's word: blocks grow with what is really read. This file does not know the cache.
 
 A name of gensim's downloader stands for a file too, which is fetched by itself, without the code published with it.
 Mirrors: NLPTRANSFER_GENSIM_LIST_URL (the list of models), NLPTRANSFER_GENSIM_DATA_URL (holds NAME/NAME.gz).
@@ -18,7 +17,6 @@ import codecs
 import gzip
 import hashlib
 import http.client
-import io
 import json
 import logging
 import os
@@ -28,6 +26,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -72,44 +71,14 @@ _TIMEOUT = 10
 _DOWNLOAD_ERRORS = (OSError, http.client.HTTPException, ValueError)
 
 
-class _Input:
-    """An open file, decompressed as it is read; of a broken one whatever comes before the break is read first."""
-
-    def __init__(self, path: Path, stream: io.BufferedIOBase) -> None:
-        packed = isinstance(stream, gzip.GzipFile)
-        self.name = path.name
-        self.most_bytes = path.stat().st_size * (_GZIP_RATIO if packed else 1)
-        self._stream = stream
-        self._what = "broken gzip" if packed else "cannot be read"
-        self._error: Exception | None = None
-
-    def read(self, size: int, where: str) -> bytes:
-        """``size`` bytes, or fewer before the end and before a break; an error at a break names ``where``."""
-        parts: list[bytes] = []
-        try:
-            while size and not self._error and (part := self._stream.read1(min(size, 1 << 20))):
-                parts.append(part)
-                size -= len(part)
-        except (OSError, EOFError, zlib.error) as error:
-            self._error = error
-        if self._error and not parts:
-            raise VectorsError(
-                f"{self.name}, {where}: {self._what} ({self._error}): download or compress it again"
-            ) from self._error
-        return b"".join(parts)
-
-
 def check_kind(path: Path, allow_pickle: bool) -> bool:
-    """Whether the file is a pickle that may be read; its first bytes decide.
+    """Return whether the file is a pickle that may be read; its first bytes decide.
 
     Raises:
         VectorsError: the file is empty, of a kind that holds no words, or a pickle that may not be read.
     """
-    try:
-        with _open(path) as stream:
-            head = _Input(path, stream).read(32, "line 1")
-    except OSError as error:
-        raise VectorsError(f"{path.name}: cannot be read ({error.strerror})") from error
+    with _reading(path) as stream:
+        head = stream.read(32)
     if not head:
         raise VectorsError(f"{path.name}: the file is empty")
     for magic, what in _FOREIGN.items():
@@ -126,31 +95,46 @@ def check_kind(path: Path, allow_pickle: bool) -> bool:
 
 
 def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
-    """The words and vectors of a file in the file's own order, in bounded memory.
+    """Read the words and vectors of a file in the file's own order, in bounded memory.
 
     Raises:
         VectorsError: the file is broken, lies about its size, is not UTF-8 or holds a number that is not
             finite; the line or the record is named.
     """
-    yield from _pickle_blocks(path) if check_kind(path, allow_pickle) else _blocks(path)
-
-
-def _blocks(path: Path, binary: bool | None = None) -> Iterator[Block]:
-    with _open(path) as stream:
-        source = _Input(path, stream)
-        head = source.read(_HEAD, "line 1").removeprefix(_BOM)
+    if check_kind(path, allow_pickle):
+        yield from _pickle_blocks(path)
+        return
+    with _reading(path) as stream:
+        head = stream.read(_HEAD).removeprefix(_BOM)
         header = _HEADER.match(head)
         if not header:
-            yield from _text_blocks(source, head, rows=None, dimensions=_guess_dimensions(source.name, head))
+            yield from _text_blocks(path.name, stream, head, None, _guess_dimensions(path.name, head))
             return
         rows, dimensions = int(header[1]), int(header[2])
         rest = head[header.end() :]
-        _check_header(source, rows, dimensions)
-        binary = _is_binary(path, rest, dimensions) if binary is None else binary
-        yield from (_binary_blocks if binary else _text_blocks)(source, rest, rows, dimensions)
+        _check_header(path, stream, rows, dimensions)
+        is_binary = not _may_be_text(path, rest, dimensions)
+        yield from (_binary_blocks if is_binary else _text_blocks)(path.name, stream, rest, rows, dimensions)
 
 
-def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> int:
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, decompressed as it is read; whatever fails in reading is a VectorsError."""
+    what = "cannot be read"
+    try:
+        with path.open("rb") as plain:
+            packed = plain.read(2) == _GZIP
+            plain.seek(0)
+            if packed:
+                what = "broken gzip"
+            with gzip.GzipFile(fileobj=plain) if packed else plain as stream:
+                yield stream  # type: ignore[misc]
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise VectorsError(f"{path.name}: {what} ({reason}): download or compress it again") from error
+
+
+def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> None:
     """Write a file that other tools read: ``.txt`` / ``.vec`` word2vec text, ``.bin`` binary, each with ``.gz`` or not.
 
     Args:
@@ -158,8 +142,7 @@ def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> int:
         words: as many as ``matrix`` has rows.
         matrix: (n, d) float32.
 
-    Returns:
-        How many words were left out because the format cannot hold them: those with white space inside.
+    Words with white space inside, which the formats cannot hold, are left out, and a warning says how many.
 
     Raises:
         VectorsError: that leaves none.
@@ -181,64 +164,42 @@ def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> int:
                 out.write(word.encode("utf-8") + b" " + numbers)
         if packed:
             out.close()
-    return len(matrix) - len(kept)
-
-
-def _open(path: Path) -> io.BufferedIOBase:
-    with path.open("rb") as stream:
-        packed = stream.read(2) == _GZIP
-    return gzip.GzipFile(path, "rb") if packed else path.open("rb")
+    if left_out := len(matrix) - len(kept):
+        logger.warning("%s: left out %d words with white space, which the format cannot hold", path.name, left_out)
 
 
 # Headers and kinds
 
 
-def _check_header(source: _Input, rows: int, dimensions: int) -> None:
-    where = f"{source.name}, line 1: the header says {rows} words of {dimensions} dimensions"
+def _check_header(path: Path, stream: BinaryIO, rows: int, dimensions: int) -> None:
+    where = f"{path.name}, line 1: the header says {rows} words of {dimensions} dimensions"
     if rows == 0 or not 0 < dimensions <= _MAX_DIMENSIONS:
         raise VectorsError(f"{where}: expected at least one word and 1 to {_MAX_DIMENSIONS} dimensions")
     # Smaller lies are found in reading, and the line is named then.
-    least = rows * 2 * dimensions
-    if least > source.most_bytes:
+    least, most = rows * 2 * dimensions, path.stat().st_size
+    if isinstance(stream, gzip.GzipFile):
+        most *= _GZIP_RATIO
+    if least > most:
         raise VectorsError(
-            f"{where}, at least {least:,} bytes, but the file can hold {source.most_bytes:,} at the most: "
+            f"{where}, at least {least:,} bytes, but the file can hold {most:,} at the most: "
             "the header is wrong, or the download stopped early"
         )
 
 
-def _is_binary(path: Path, rest: bytes, dimensions: int) -> bool:
-    """Decide between binary and text by the rule at the head of this module; ``rest`` is what has been read already.
-
-    The first line and bytes rule text out in nearly all binary files. Others are read as binary, which breaks early in
-    nearly all text: a word seems to have a line end inside. Only what is binary to its end is read as text too.
-    """
-    if not _may_be_text(rest, dimensions):
-        return True
-    if not _succeeds(path, binary=True):
-        return False
-    both = _succeeds(path, binary=False)
-    binary = not both or _has_binary_name(path)
-    reason = "it reads well as both, and then a name that ends in .bin means binary" if both else "as text it is broken"
-    logger.warning("%s: could be text or binary, taken for %s: %s", path.name, "binary" if binary else "text", reason)
-    return binary
-
-
-def _may_be_text(head: bytes, dimensions: int) -> bool:
+def _may_be_text(path: Path, head: bytes, dimensions: int) -> bool:
+    """Return whether the records at the head are text: the first line, the bytes and the name decide in this order."""
     fields = head.partition(b"\n")[0].split()
     if _numbers(b" ".join(fields[-dimensions:]), dimensions) is not None:
         return True
+    return _is_printable(head) and not _has_binary_name(path)
+
+
+def _is_printable(head: bytes) -> bool:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
     return not _CONTROL.search(head)
-
-
-def _succeeds(path: Path, binary: bool) -> bool:
-    try:
-        return not any(b"\n" in word for words, _ in _blocks(path, binary) for word in words)
-    except VectorsError:
-        return False
 
 
 def _has_binary_name(path: Path) -> bool:
@@ -251,7 +212,7 @@ def _guess_dimensions(name: str, head: bytes) -> int:
     widths = Counter(line.rstrip().count(b" ") for line in lines[: max(1, len(lines) - 1)] if line.strip())
     dimensions = max(widths, key=lambda width: (widths[width], -width), default=0)
     first = next((line for line in lines if line.strip()), b"")
-    if not 0 < dimensions <= _MAX_DIMENSIONS or not _may_be_text(head, dimensions):
+    if not 0 < dimensions <= _MAX_DIMENSIONS or not _is_printable(head):
         shown = first[:40].decode("utf-8", "replace")
         raise VectorsError(
             f"{name}, line 1: expected a header 'N D', or a word and its numbers, found {shown!r}: "
@@ -263,41 +224,35 @@ def _guess_dimensions(name: str, head: bytes) -> int:
 # Text
 
 
-def _text_blocks(source: _Input, head: bytes, rows: int | None, dimensions: int) -> Iterator[Block]:
+def _text_blocks(name: str, stream: BinaryIO, head: bytes, rows: int | None, dimensions: int) -> Iterator[Block]:
     first = 1 if rows is None else 2
-    done, blank = 0, False
-    for lines in _lines(source, head, first):
-        end = len(lines)
-        while end and not lines[end - 1].strip():
-            end -= 1
-        # Empty lines may stand at the end of the file only; in parsing the first of the others is named.
-        filled = [b"", *lines[:end]] if end and blank else lines[:end]
-        blank = blank or end < len(lines)
-        wanted = filled if rows is None else filled[: rows - done]
+    done = 0
+    for lines in _lines(name, stream, head, first):
+        wanted = lines if rows is None else lines[: rows - done]
         if wanted:
-            parsed = _parse_lines(source.name, wanted, dimensions, first + done)
-            yield _checked(source.name, "line", first + done, *parsed)
+            yield _checked(name, "line", first + done, *_parse_lines(name, wanted, dimensions, first + done))
         done += len(wanted)
-        if len(wanted) < len(filled):
-            raise VectorsError(f"{source.name}, line {first + done}: the header says {rows} words, and here is more")
+        if len(wanted) < len(lines):
+            raise VectorsError(f"{name}, line {first + done}: the header says {rows} words, and here is more")
     if rows is not None and done < rows:
-        raise VectorsError(
-            f"{source.name}, line {first + done}: the header says {rows} words, but the file ends after {done}"
-        )
+        raise VectorsError(f"{name}, line {first + done}: the header says {rows} words, but the file ends after {done}")
 
 
-def _lines(source: _Input, rest: bytes, first: int) -> Iterator[list[bytes]]:
-    """The lines of ``rest``, then of what is left to read, some at a time; ``first`` is the number of the next one."""
+def _lines(name: str, stream: BinaryIO, rest: bytes, first: int) -> Iterator[list[bytes]]:
+    """Yield the lines of ``rest`` and of the stream, some at a time, without empty ones at the end of the file."""
     while True:
-        *lines, rest = rest.split(b"\n")
-        if lines:
+        # What follows the last full line may be the end of the file, so it is held back with its line ends.
+        end = rest.rstrip().rfind(b"\n")
+        if end >= 0:
+            lines, rest = rest[:end].split(b"\n"), rest[end + 1 :]
             yield lines
-        first += len(lines)
+            first += len(lines)
         if len(rest) > _MAX_LINE:
-            raise VectorsError(f"{source.name}, line {first}: expected at most {_MAX_LINE:,} bytes in a line")
-        chunk = source.read(_CHUNK, f"line {first}")
+            raise VectorsError(f"{name}, line {first}: expected at most {_MAX_LINE:,} bytes in a line")
+        chunk = stream.read(_CHUNK)
         if not chunk:
-            yield [rest]
+            if rest.strip():
+                yield [rest.rstrip()]
             return
         rest += chunk
 
@@ -358,7 +313,7 @@ def _numbers(text: bytes, expected: int) -> np.ndarray | None:
 # Binary and pickles
 
 
-def _binary_blocks(source: _Input, buffer: bytes, rows: int, dimensions: int) -> Iterator[Block]:
+def _binary_blocks(name: str, stream: BinaryIO, buffer: bytes, rows: int, dimensions: int) -> Iterator[Block]:
     done, row_bytes = 0, 4 * dimensions
     plain = re.compile(rb"([^ ]{0,%d}) (.{%d})(?=([^ ]{0,80}))" % (_MAX_WORD, row_bytes), re.DOTALL)
     # The first space that a line end fits is the one after the word, unless the rest of a word and its line end follow.
@@ -381,24 +336,24 @@ def _binary_blocks(source: _Input, buffer: bytes, rows: int, dimensions: int) ->
             position = match.end()
         if words:
             vectors = np.frombuffer(b"".join(numbers), dtype="<f4").reshape(len(words), dimensions)
-            yield _checked(source.name, "record", done + 1, words, vectors)
+            yield _checked(name, "record", done + 1, words, vectors)
             done += len(words)
         buffer = buffer[position:]
         if done == rows:
             break
         if len(buffer) > _MAX_WORD + row_bytes + 2:
-            raise VectorsError(f"{source.name}, record {done + 1}: no word ends within {_MAX_WORD:,} bytes")
-        chunk = source.read(_CHUNK, f"record {done + 1}")
+            raise VectorsError(f"{name}, record {done + 1}: no word ends within {_MAX_WORD:,} bytes")
+        chunk = stream.read(_CHUNK)
         if not chunk and record is ended and done == rows - 1:
             record = plain  # The last record may lack its line end.
         elif not chunk:
             what = "is cut off" if buffer.strip() else "is missing"
-            raise VectorsError(f"{source.name}, record {done + 1} {what}: the header says {rows} words")
+            raise VectorsError(f"{name}, record {done + 1} {what}: the header says {rows} words")
         buffer += chunk
     while buffer:
         if buffer.strip():
-            raise VectorsError(f"{source.name}, record {rows + 1}: the header says {rows} words, and here is more")
-        buffer = source.read(_CHUNK, f"record {rows + 1}")
+            raise VectorsError(f"{name}, record {rows + 1}: the header says {rows} words, and here is more")
+        buffer = stream.read(_CHUNK)
 
 
 def _pickle_blocks(path: Path) -> Iterator[Block]:

@@ -1,4 +1,7 @@
-"""Find the word vectors that a base names, and the words of them to keep."""
+"""Find the word vectors that a base names, and the words of them to keep.
+
+This file knows what a base may name; it does not know how vectors are read, made or used.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +18,7 @@ from nlptransfer.vectors.tokenizer import build_tokenizer, is_unspaced, surface_
 def vectors_for(
     texts: Sequence[str], base: str | None, revision: str | None, *, dimensions: int = 256, allow_pickle: bool = False
 ) -> tuple[WordVectors, dict[str, Any]]:
-    """The word vectors that a base names, and where they come from.
+    """Open or distill the word vectors that a base names, and say where they come from.
 
     Args:
         texts: running text; where ``base`` names an encoder, vectors for its words are distilled.
@@ -39,7 +42,7 @@ def vectors_for(
 def vocabulary(
     vectors: WordVectors, texts: Sequence[str], max_words: int, *, unit_length: bool
 ) -> tuple[list[str], np.ndarray]:
-    """The words to keep, those of the texts before others, and their vectors.
+    """Choose the words to keep, those of the texts before others, with their vectors.
 
     Args:
         unit_length: whether each vector is scaled to length 1.
@@ -50,11 +53,11 @@ def vocabulary(
     places = np.arange(min(len(vectors), max_words))
     if len(vectors) > max_words:
         sample = vectors.words(0, 20_000)
-        # Unspaced text is cut by all the words; spaced text by habits that a sample shows.
+        # Unspaced text is segmented by all the words; spaced text by habits that a sample shows.
         habit = build_tokenizer(vectors.words() if is_unspaced(sample) else sample)
-        found = vectors.rows(sorted({word for words in surface_words(habit, texts) for word in words}))
-        found = np.sort(found[found >= 0])[:max_words]
-        places = np.union1d(found, np.setdiff1d(places, found)[: max_words - len(found)])
+        used = vectors.rows(sorted({word for words in surface_words(habit, texts) for word in words}))
+        used = np.sort(used[used >= 0])[:max_words]
+        places = np.union1d(used, np.setdiff1d(places, used)[: max_words - len(used)])
     matrix = np.array(vectors.matrix[places], dtype=np.float32)
     if unit_length:
         norms = np.linalg.norm(matrix, axis=1, keepdims=True)

@@ -1,8 +1,8 @@
-"""Running text -> words: the tokenizer that fits a vocabulary, and the words of a corpus.
+"""Split running text into words: by the tokenizer that fits a vocabulary, or by what a corpus shows.
 
-Vocabularies differ in habit: lower-cased or not, with accents or without, ``don't`` as one word or as
-``do`` + ``n't``, numbers as digits or as ``##``, words written without spaces. Each habit is read off
-the vocabulary itself, so that text meets the words that the vectors know.
+Vocabularies differ in habit: lower-cased or not, with accents or without, ``don't`` as one word or as ``do`` + ``n't``,
+numbers as digits or as ``##``, words written without spaces. Each habit is read off the vocabulary itself, so that text
+meets the words that the vectors know. This file knows words and their ids, and no vectors.
 """
 
 import math
@@ -16,6 +16,8 @@ from nlptransfer.errors import VectorsError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 PAD_ID, UNKNOWN_ID = 0, 1
+RESERVED = 2
+"""Rows of the vector matrix before the first word: padding and unknown, both zero."""
 # Scripts that put no space between words: Han, Hiragana, Katakana, Thai, Lao, Khmer, Myanmar.
 _UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 _LETTERS = r"\p{L}[\p{L}\p{M}]*"
@@ -26,10 +28,10 @@ _ANY_MARK = r"[^\p{L}\p{M}\p{Nd}\p{Cc}\p{Cf}\s]"
 _CLITIC = r"(?:n't|'(?:s|re|ve|ll|d|m))\b"
 _PARTED = rf"\p{{L}}[\p{{L}}\p{{M}}]*?(?=n't\b)|{_CLITIC}|{_LETTERS}(?:'(?!(?:s|re|ve|ll|d|m|t)\b){_LETTERS})*"
 _JOINED = rf"{_LETTERS}(?:'{_LETTERS})*"
-# Of unspaced scripts the model cuts what is between marks, but a decimal number is one word.
+# In unspaced scripts the model segments what is between marks, but a decimal number is one word.
 _RUN = r"\d+(?:[.,]\d+)+|[\p{L}\p{M}\p{N}]+"
 _PLAIN = {'"': ("“", "”", "„", "‟", "``", "''"), "'": ("‘", "‚"), "-": ("–", "—", "―", "−"), "...": ("…",)}
-"""What stands in a text for a plain mark, where the vocabulary does not tell the two apart."""
+"""Plain marks, and those that a text may have instead; they are one where the vocabulary has only the plain one."""
 _STAND_INS = {
     "<url>": r"https?://\S+|www\.\S+",
     "<user>": r"@\w+",
@@ -37,22 +39,21 @@ _STAND_INS = {
     "<number>": _NUMBER,
     "<num>": _NUMBER,
 }
-"""Words that stand for all of a kind (GloVe's vectors of Twitter have them), and the kind."""
+"""Words that stand for all of a kind (GloVe's vectors of Twitter have them), and a pattern of the kind."""
 _MAX_RUNS = 200
 
 
 def is_unspaced(words: Sequence[str]) -> bool:
-    """Whether more than 30% of these words or texts (of the first 5,000) have a script without spaces."""
+    """Return whether over 30% of the first 5,000 words or texts have a script without spaces."""
     sample = words[:5000]
     return bool(sample) and sum(bool(_UNSPACED.search(word)) for word in sample) > 0.3 * len(sample)
 
 
 def build_tokenizer(words: Sequence[str]) -> Tokenizer:
-    """The tokenizer over a vocabulary of whole words; the word at place i has the id i + 2.
+    """Build the tokenizer over a vocabulary of whole words; the word at place i has the id i + 2.
 
-    Spaced scripts are cut by a pattern and looked up (WordLevel). Unspaced ones are cut into the
-    likeliest words of the vocabulary (Unigram, Kudo 2018), with Zipf's law for their frequency.
-    Punctuation that the vocabulary does not have is passed over, as it was when the vectors were made.
+    Spaced scripts are split by a pattern and looked up (WordLevel), unspaced ones segmented into the likeliest words
+    (Unigram, Kudo 2018) by Zipf's law. Punctuation that the vocabulary does not have is passed over.
 
     Args:
         words: the vocabulary, most frequent first, no word twice.
@@ -77,13 +78,13 @@ def build_tokenizer(words: Sequence[str]) -> Tokenizer:
     stand_ins = [re.escape(name) for name in _STAND_INS if name in vocabulary]
     hidden = [_HIDDEN] if _hides_digits(vocabulary) else []
     tokenizer.normalizer = _normalizer(words, is_joined)
-    tokenizer.pre_tokenizer = _cut("|".join([*stand_ins, *hidden, pattern, _marks(words)]))
+    tokenizer.pre_tokenizer = _split("|".join([*stand_ins, *hidden, pattern, _marks(words)]))
     tokenizer.add_special_tokens([PAD, UNKNOWN])
     return tokenizer
 
 
 def split_words(texts: Sequence[str], vocabulary_size: int = 20_000) -> Iterator[list[str]]:
-    """The words of each text, lower-cased; for unspaced scripts, pieces learned from the texts (BPE).
+    """Yield the words of each text, lower-cased; for unspaced scripts, pieces learned from the texts (BPE).
 
     Args:
         texts: running text; read twice where pieces have to be learned.
@@ -93,7 +94,7 @@ def split_words(texts: Sequence[str], vocabulary_size: int = 20_000) -> Iterator
         # Byte pairs and not Unigram: its trainer breaks ties by chance, and takes four times as long.
         tokenizer = Tokenizer(models.BPE())
         tokenizer.normalizer = _normalizer((), is_joined=False)
-        tokenizer.pre_tokenizer = _cut(rf"{_NUMBER}|\p{{L}}[\p{{L}}\p{{M}}]{{0,63}}|{_ANY_MARK}")
+        tokenizer.pre_tokenizer = _split(rf"{_NUMBER}|\p{{L}}[\p{{L}}\p{{M}}]{{0,63}}|{_ANY_MARK}")
         trainer = trainers.BpeTrainer(
             vocab_size=vocabulary_size, max_token_length=4, min_frequency=3, show_progress=False
         )
@@ -101,12 +102,12 @@ def split_words(texts: Sequence[str], vocabulary_size: int = 20_000) -> Iterator
     else:
         tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
         tokenizer.normalizer = _normalizer((), is_joined=True)
-        tokenizer.pre_tokenizer = _cut(rf"{_NUMBER}|{_JOINED}|{_ANY_MARK}")
+        tokenizer.pre_tokenizer = _split(rf"{_NUMBER}|{_JOINED}|{_ANY_MARK}")
     yield from surface_words(tokenizer, texts)
 
 
 def surface_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[str]]:
-    """The words of each text as the tokenizer sees them, also those that it does not know."""
+    """Yield the words of each text as the tokenizer sees them, also those that it does not know."""
     for text in texts:
         if isinstance(tokenizer.model, models.WordLevel):
             normal = tokenizer.normalizer.normalize_str(text)
@@ -115,12 +116,12 @@ def surface_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[s
             yield tokenizer.encode(text).tokens
 
 
-def _cut(pattern: str) -> pre_tokenizers.PreTokenizer:
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
 
 
 def _marks(words: Sequence[str]) -> str:
-    """A pattern for what has no letter or digit: the vocabulary's own such words, and pictures, known or not."""
+    """Return a pattern of marks: the vocabulary's words without letter or digit, and pictures, known or not."""
     marks = [word for word in words if not any(s.isalpha() or s.isdecimal() or s.isspace() for s in word)]
     runs = sorted([mark for mark in marks if len(mark) > 1][:_MAX_RUNS], key=len, reverse=True)
     single = "".join(re.escape(mark) for mark in marks if len(mark) == 1)
@@ -128,12 +129,12 @@ def _marks(words: Sequence[str]) -> str:
 
 
 def _hides_digits(vocabulary: Iterable[str]) -> bool:
-    """Whether numbers above 9 are written as ``##`` (the vectors of Google News)."""
+    """Return whether numbers above 9 are written as ``##`` (the vectors of Google News)."""
     return "##" in vocabulary and "10" not in vocabulary
 
 
 def _normalizer(words: Sequence[str], is_joined: bool) -> normalizers.Normalizer:
-    """One way of writing for what the vocabulary writes in one way; clitics joined on request."""
+    """Write a text as the vocabulary does; clitics joined on request."""
     known = set(words)
     steps = [*_unicode_form(words), normalizers.Replace("’", "'")]
     for plain, others in _PLAIN.items():
@@ -154,14 +155,10 @@ def _normalizer(words: Sequence[str], is_joined: bool) -> normalizers.Normalizer
 
 
 def _unicode_form(words: Sequence[str]) -> list[normalizers.Normalizer]:
-    """Accents and signs such as ``ﬁ`` or ``Ａ`` are kept if the vocabulary has any, else written plainly."""
+    """Keep accents and signs such as ``ﬁ`` or ``Ａ`` if the vocabulary has any, else write them plainly."""
     odd = [word for word in words if not word.isascii()]
     if not words or any(unicodedata.normalize("NFKC", word) != word for word in odd):
         return [normalizers.NFC()]
     if any(unicodedata.category(sign) == "Mn" for word in odd for sign in unicodedata.normalize("NFD", word)):
         return [normalizers.NFKC()]
     return [normalizers.NFKD(), normalizers.StripAccents(), normalizers.NFKC()]
-
-
-RESERVED = 2
-"""Rows of the vector matrix before the first word: padding and unknown, both zero."""

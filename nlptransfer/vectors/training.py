@@ -1,11 +1,15 @@
-"""Train word vectors on one's own text."""
+"""Train word vectors on one's own text, from nothing or from vectors that there are, by gensim.
+
+This file knows words and their contexts; it does not know labels, nor where the texts come from.
+"""
 
 import hashlib
 import logging
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -66,10 +70,13 @@ def train_vectors(
         raise VectorsError(
             f"expected words that come at least min_count={min_count} times, found that {found}: give more text"
         )
-    model = _word2vec(sentences, counts, progress, {
-        "vector_size": dimensions, "window": window, "min_count": min_count, "epochs": epochs, "sg": int(skip_gram),
-        "seed": seed, "workers": workers,
-    })  # fmt: skip
+    from gensim.models import Word2Vec
+
+    with _ticking(progress, counts, epochs) as tick:
+        model = Word2Vec(
+            sentences, vector_size=dimensions, window=window, min_count=min_count, epochs=epochs, sg=int(skip_gram),
+            seed=seed, workers=workers, hashfxn=_stable_hash, callbacks=[tick],
+        )  # fmt: skip
     return list(model.wv.index_to_key), np.ascontiguousarray(model.wv.vectors, dtype=np.float32)
 
 
@@ -85,15 +92,15 @@ def continued_vectors(
     seed: int = 0,
     progress: bool = True,
 ) -> WordVectors:
-    """Word vectors trained further on texts: skip-gram with 5 negative samples (Mikolov et al. 2013, by gensim).
+    """Train word vectors further on texts: skip-gram with 5 negative samples (Mikolov et al. 2013, by gensim).
 
     A file of vectors has no contexts. So they are learned first, and the vectors of new words with them, while those of
     the known words are held; then all learn. Known words that the texts do not have stay as they are. The result stays
-    in the cache, under the vectors, the texts and the settings.
+    in the cache.
 
     Args:
         vectors: those to begin with.
-        texts: running text, cut into words as the vectors have them.
+        texts: running text, split into words as the vectors have them.
         max_words: known words that are kept, those of the texts before others.
         window: how many words to each side are context.
         min_count: words of the texts that come as often get a vector, where they have none.
@@ -135,37 +142,34 @@ def _trained_further(
     progress: bool,
     settings: dict[str, Any],
 ) -> np.ndarray:
-    """(known and new words, dimensions): the vectors of the known words, then of the new ones, as training leaves them.
-
-    Args:
-        matrix: (known words, dimensions)
-    """
+    """Return the trained vectors of the known words, ``matrix`` before, then of the new ones, (words, dimensions)."""
     from gensim.models import Word2Vec
 
-    found = np.concatenate([matrix, np.zeros((len(new), matrix.shape[1]), dtype=np.float32)])
+    trained = np.concatenate([matrix, np.zeros((len(new), matrix.shape[1]), dtype=np.float32)])
     rows = {word: row for row, word in enumerate([*known, *new]) if counts[word]}
     if not rows:
         raise VectorsError("expected words of the texts that have a vector, or come often enough for one, found none")
-    own = {**settings, "vector_size": matrix.shape[1], "min_count": 1, "sg": 1, "workers": 1}
-    model = Word2Vec(hashfxn=_stable_hash, **own)
+    model = Word2Vec(
+        hashfxn=_stable_hash, vector_size=matrix.shape[1], min_count=1, sg=1, workers=1,
+        **{name: value for name, value in settings.items() if name != "min_count"},
+    )  # fmt: skip
     model.build_vocab_from_freq({word: counts[word] for word in rows})
     places = np.array([rows[word] for word in model.wv.index_to_key])
     is_known = places < len(known)
     model.wv.vectors[is_known] = matrix[places[is_known]]
-    with progress_bar(progress) as bar:
-        task = bar.add_task(f"word2vec on {counts.total():,} words", total=2 * model.epochs)
-        for held in (True, False):
+    with _ticking(progress, counts, 2 * model.epochs) as tick:
+        for hold_known in (True, False):
             # A rate that rises again is worth a warning to gensim.
             model.min_alpha_yet_reached = model.alpha
             # What each word's own steps are multiplied by.
-            model.wv.vectors_lockf = np.where(is_known & held, 0, 1).astype(np.float32)
-            model.train(sentences, total_examples=len(sentences), epochs=model.epochs, callbacks=[_ticking(bar, task)])
-    found[places] = model.wv.vectors
-    return found
+            model.wv.vectors_lockf = np.where(is_known & hold_known, 0, 1).astype(np.float32)
+            model.train(sentences, total_examples=len(sentences), epochs=model.epochs, callbacks=[tick])
+    trained[places] = model.wv.vectors
+    return trained
 
 
 def _sentences(words_of_texts: Iterable[list[str]]) -> list[list[str]]:
-    """The words of texts, of very long ones in parts."""
+    """List the words of texts, of very long ones in parts."""
     return [
         [sys.intern(word) for word in words[start : start + _GENSIM_TEXT]]
         for words in words_of_texts
@@ -173,24 +177,21 @@ def _sentences(words_of_texts: Iterable[list[str]]) -> list[list[str]]:
     ]
 
 
-def _word2vec(sentences: list[list[str]], counts: Counter[str], progress: bool, settings: dict[str, Any]) -> Any:
-    from gensim.models import Word2Vec
-
-    with progress_bar(progress) as bar:
-        task = bar.add_task(f"word2vec on {counts.total():,} words", total=settings["epochs"])
-        # Python's own hash of a string differs from process to process.
-        return Word2Vec(sentences, hashfxn=_stable_hash, callbacks=[_ticking(bar, task)], **settings)
-
-
-def _ticking(bar: Any, task: Any) -> Any:
+@contextmanager
+def _ticking(progress: bool, counts: Counter[str], epochs: int) -> Iterator[Any]:
+    """Yield a callback for gensim that moves a progress bar on after each epoch."""
     from gensim.models.callbacks import CallbackAny2Vec
 
-    class Tick(CallbackAny2Vec):
-        def on_epoch_end(self, model: Any) -> None:
-            bar.advance(task)
+    with progress_bar(progress) as bar:
+        task = bar.add_task(f"word2vec on {counts.total():,} words", total=epochs)
 
-    return Tick()
+        class Tick(CallbackAny2Vec):
+            def on_epoch_end(self, model: Any) -> None:
+                bar.advance(task)
+
+        yield Tick()
 
 
 def _stable_hash(word: str) -> int:
+    """Hash a word alike in every process, which Python's own hash does not."""
     return zlib.crc32(word.encode("utf-8", "surrogatepass"))

@@ -90,9 +90,7 @@ def test_what_does_not_go_together(parts, base, tmp_path):
     with pytest.raises(SettingError, match="expected at least 2 to average"):
         average(parts[:1])
     others = {
-        r"classifier 2: expected an adapter \(route lora\), found a whole model": changed(
-            Full(max_length=12), base, LABELS
-        ),
+        r"classifier 2: expected an adapter, found a whole model": changed(Full(max_length=12), base, LABELS),
         r"classifier 2: expected the same labels as the first one has, \('bad', 'good'\), found \('awful'": changed(
             Lora(max_length=12, rank=2), base, Labels(FIVE)
         ),

@@ -213,19 +213,6 @@ def test_good_film_in_capitals(cased, tmp_path, name):
     assert (capitals.probabilities == small.probabilities) == (name == "lower")
 
 
-def test_a_classifier_of_before_normalizes_nothing(one, tmp_path):
-    folder = one.save_pretrained(tmp_path / "out")
-    record = json.loads((folder / "nlptransfer.json").read_text())
-    del record["normalization"]
-    (folder / "nlptransfer.json").write_text(json.dumps(record))
-    loaded = Classifier.load(folder)
-    assert loaded.normalization == "none" and loaded.predict(TEXTS) == one.predict(TEXTS)
-    (folder / "nlptransfer.json").write_text(json.dumps(record | {"normalization": "emoji"}))
-    message = r"nlptransfer\.json: expected a normalization among none, nfkc, lower, web, found 'emoji': upgrade nlptr"
-    with pytest.raises(RunFolderError, match=message):
-        Classifier.load(folder)
-
-
 # Scores
 
 
@@ -280,9 +267,9 @@ def test_what_nlptransfer_json_says(one, several, tmp_path):
     assert (record["labels"], record["multi_label"], record["thresholds"]) == (["negative", "positive"], False, None)
     assert record["base"]["name"] == "small.txt" and set(record["calibration"]) == {"rows", "temperature"}
     assert record["normalization"] == "none"
-    assert (record["max_length"], record["long_texts"]) == (512, "truncate")
+    assert (record["max_length"], record["settings"]["long_text"]) == (512, "truncate")
     assert set(record) == {
-        "route", "settings", "labels", "multi_label", "thresholds", "normalization", "max_length", "long_texts",
+        "route", "settings", "labels", "multi_label", "thresholds", "normalization", "max_length",
         "base", "calibration", "results", "verified",
     }  # fmt: skip
     record = json.loads((several.save_pretrained(tmp_path / "several") / "nlptransfer.json").read_text())

@@ -115,12 +115,12 @@ def test_changed_weights_are_found_out_by_loading_and_by_pushing(base, route, tm
 
 
 def test_another_machine_rounds_otherwise_and_no_more():
-    told = {"logits": [[1.0, -30.0]]}
-    check_logits(told, np.array([[1.1, -30.2]]), "it")
+    saved = {"logits": [[1.0, -30.0]]}
+    check_logits(saved, np.array([[1.1, -30.2]]), "it")
     with pytest.raises(VerificationError, match=r"^it: expected the logits .*\(to 0\.3\), found a difference of 0\.4"):
-        check_logits(told, np.array([[1.0, -30.4]]), "it")
+        check_logits(saved, np.array([[1.0, -30.4]]), "it")
     with pytest.raises(VerificationError, match="a difference of inf"):
-        check_logits(told, np.array([[1.0, -30.0, 0.0]]), "it")
+        check_logits(saved, np.array([[1.0, -30.0, 0.0]]), "it")
 
 
 def test_what_was_never_verified_is_not_pushed(lora, tmp_path, hub):
@@ -157,7 +157,7 @@ def test_merging(base, lora, tmp_path):
     np.testing.assert_allclose(Classifier.load(merged.save_pretrained(tmp_path)).logits(TEXTS), wanted, atol=1e-4)
     with pytest.raises(SettingError, match="found a model that it was added to before"):
         merged.merge()
-    with pytest.raises(SettingError, match=r"expected an adapter \(route lora\), found a whole model \(route full\)"):
+    with pytest.raises(SettingError, match=r"expected an adapter, found a whole model \(route full\)"):
         changed(Full(max_length=12), base, LABELS).merge()
 
 
@@ -167,7 +167,7 @@ def test_a_merge_that_gives_another_model_is_refused(lora, monkeypatch):
     def wrong(self, model):
         found = right(self, model)
         with torch.no_grad():
-            self.head(found).weight.mul_(1.01)
+            self.head(found[1]).weight.mul_(1.01)
         return found
 
     monkeypatch.setattr(Lora, "merged", wrong)
@@ -175,9 +175,14 @@ def test_a_merge_that_gives_another_model_is_refused(lora, monkeypatch):
         lora.merge()
 
 
-def test_what_a_newer_one_has_saved(lora, tmp_path):
+@pytest.mark.parametrize(
+    "newer",
+    [{"normalization": "emoji"}, {"route": "soft prompts"}, {"settings": {"rank": 2, "long_text": "fold"}}],
+    ids=lambda newer: next(iter(newer)),
+)
+def test_what_a_newer_one_has_saved(lora, tmp_path, newer):
     folder = lora.save_pretrained(tmp_path / "out")
     record = json.loads((folder / "nlptransfer.json").read_text())
-    (folder / "nlptransfer.json").write_text(json.dumps(record | {"long_texts": "fold"}))
-    with pytest.raises(RunFolderError, match="among truncate, head_tail, windows, found 'fold': upgrade"):
+    (folder / "nlptransfer.json").write_text(json.dumps(record | newer))
+    with pytest.raises(RunFolderError, match=r"nlptransfer\.json: .*: upgrade nlptransfer, as a newer one has saved"):
         Classifier.load(folder)

@@ -110,7 +110,7 @@ def test_what_cannot_be_exported(hub, base_files, remarks, vectors_file, tmp_pat
     hub.add_repo(BASE, base_files)
     run = run_of("full", remarks, vectors_file, tmp_path / "run")
     for options, message in {
-        ("--to", "merged"): "merge: expected an adapter , found a whole model (route full)",
+        ("--to", "merged"): "merge: expected an adapter, found a whole model (route full)",
         ("--to", "merged", "--int8"): "--int8=True: expected --to onnx beside it",
     }.items():
         ended = command_line(main, "export", run.folder, *options, "--output-dir", tmp_path / "out")

@@ -211,7 +211,7 @@ def test_columns_that_are_asked_for():
         (columns(text="x", a=1, b=2), (), r"expected one label column, found several that could be it \('a', 'b'\)"),
         (columns(text="x", label=1, labels=2), (), r"several that could be it \('label', 'labels'\)"),
         (columns(sentence="x", review="y", label=1), (), r"several that could be it \('sentence', 'review'\)"),
-        (columns(text="x", label=1), ("text", "text"), "found 'text' asked for as both"),
+        (columns(text="x", label=1), ("text", "text"), "found 'text' set as both"),
     ],
 )
 def test_columns_that_are_not_found(table, asked, message):

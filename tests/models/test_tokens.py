@@ -22,6 +22,8 @@ from helpers.encoders import make_tokenizer as template_tokenizer
 from helpers.runs import finetune
 from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relational, Word2Vec
 from nlptransfer.classifier.onnx import WithWordIds
+from nlptransfer.classifier.persistence import SavedRecord
+from nlptransfer.classifier.push import card_facts
 from nlptransfer.data.dataset import Data, Split
 from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
@@ -435,7 +437,7 @@ def test_what_comes_late_is_learned_and_survives_a_reload(
     assert run.data.truncated == lost
     assert ("100% of the training texts have more than 9 tokens" in caplog.text) == (mode == "head_tail")
     saved = read_json(run.folder / "model" / "nlptransfer.json")
-    assert (saved["long_texts"], saved["max_length"], saved["settings"]["long_text"]) == (mode, 9, mode)
+    assert (saved["max_length"], saved["settings"]["long_text"]) == (9, mode)
     again = Classifier.load(run.folder)
     assert again.route == route
     texts = SPLITS["test"][0]
@@ -482,8 +484,8 @@ def test_the_report_and_the_card_tell_what_is_not_read(bases: Bases, tmp_path: P
     run = finetune(SPLITS, route=route, base=bases("bert").path, output_dir=tmp_path, **FEW | {"num_train_epochs": 1})
     page = write_report(run.folder).read_text(encoding="utf-8")
     assert "Texts of more tokens than are read" in page and page.count("100.0%") >= 3
-    saved = read_json(run.folder / "model" / "nlptransfer.json")
-    told = {mode: model_card(saved | {"long_texts": mode}, "me/films") for mode in MODES}
+    facts = card_facts(SavedRecord.read(run.folder / "model"), "me/films")
+    told = {mode: model_card(replace(facts, long_text=mode)) for mode in MODES}
     assert "It reads the first 9 tokens of a text; what is longer is cut." in told["truncate"]
     assert "Of a text of more than 9 tokens it reads the first quarter of so many, and the rest" in told["head_tail"]
     assert "of more than 9 tokens in windows that overlap, pooled into one prediction" in told["windows"]

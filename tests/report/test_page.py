@@ -6,6 +6,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,25 @@ from helpers.runs import finetune
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import reliability_curve
-from nlptransfer.files import read_json, write_json
+from nlptransfer.files import read_json
 from nlptransfer.report.figures import Point, learning_curve, plain, score_against_cost
 from nlptransfer.report.page import MATRIX_LABELS, SECTIONS, WordEffects, write_report
-from nlptransfer.results import Fit, Verdict, begin_run
+from nlptransfer.results import (
+    CandidateResult,
+    CandidateScore,
+    ComparisonResult,
+    CurvePoint,
+    Fit,
+    PairDifference,
+    RowsToReach,
+    RunResult,
+    Trial,
+    Verdict,
+    begin_run,
+)
 
 VOID = {"meta", "br", "link", "input", "img", "hr"}
-OF_A_COMPARISON = {"ladder", "pairs", "curve"}
+OF_A_COMPARISON = {"candidates", "pairs", "curve"}
 NOT_OF_THIS_RUN = OF_A_COMPARISON | {"choice"}
 """Its target has labels."""
 
@@ -98,58 +111,56 @@ def page_of(folder: Path, **given: Any) -> Page:
     return Page(write_report(folder, **given).read_text(encoding="utf-8"))
 
 
-def write_comparison(folder: Path, names: tuple[str, ...] = ("tf-idf", "probe", "full"), **told: Any) -> Path:
+def write_comparison(
+    folder: Path,
+    names: tuple[str, ...] = ("tf-idf", "probe", "full"),
+    run: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Path:
+    """A comparison that recommends the second of three candidates, whose run is made with ``run``."""
     cheap, chosen, best = names
-    for seed in (0, 1):
-        write_run(folder / "rungs" / f"chosen-{seed}")
+    write_run(folder / "candidates/other-0")
+    write_run(folder / "candidates/chosen-0", **(run or {}))
+    data = RunResult.load(folder / "candidates/chosen-0").data
     cost = {"peak_memory_mb": 800.0, "trainable_parameters": 4610, "size_mb": 0.7, "texts_per_second_1": 90.0}
 
-    def rung(name: str, mean: float, seconds: float) -> dict[str, Any]:
-        return {
-            "name": name,
-            "route": "probe",
-            "base": None,
-            "status": "finished",
-            "seeds": [0, 1],
-            "runs": ["rungs/chosen-0", "rungs/chosen-1"] if name == chosen else [],
-            "settings": {"learning_rate": 0.001},
-            "trials": [{"settings": {"learning_rate": 0.001}, "validation": 0.81}],
-            "validation": 0.81,
-            "test": {"mean": mean, "spread": 0.0123, "interval": [mean - 0.04, mean + 0.03], "scores": [mean, mean]},
-            "cost": {**cost, "train_seconds": seconds, "texts_per_second_64": 444.0},
-        }
+    def candidate(name: str, mean: float, seconds: float) -> CandidateResult:
+        return CandidateResult(
+            name=name,
+            route="probe",
+            status="finished",
+            seeds=(0, 1),
+            runs=("candidates/chosen-0" if name == chosen else "candidates/other-0",) * 2,
+            settings={"learning_rate": 0.001},
+            trials=(Trial({"learning_rate": 0.001}, 0.81),),
+            validation=0.81,
+            test=CandidateScore(mean, 0.0123, (mean - 0.04, mean + 0.03), (mean, mean)),
+            cost={**cost, "train_seconds": seconds, "texts_per_second_64": 444.0},
+        )
 
-    skipped = {"name": "lora", "route": "lora", "status": "skipped", "reason": "would take 48 minutes", "seeds": []}
-    known = {
-        "status": "finished",
-        "asked": {"seeds": 2, "delta": 0.01},
-        "data": {**read_json(folder / "rungs/chosen-0/experiment.json")["data"], "warnings": ["3 rows <b>leak</b>"]},
-        "metric": "accuracy",
-        "delta": 0.01,
-        "machine": {"processor": "a test's", "cores": 2, "gpu": None},
-        "versions": {"torch": "2.13.0"},
-        "rungs": [rung(cheap, 0.701, 0.0), rung(chosen, 0.802, 3.5), rung(best, 0.806, 200.0), skipped],
-        "pairs": [
-            {
-                "one": best,
-                "other": chosen,
-                "difference": 0.004,
-                "interval": [-0.01, 0.02],
-                "p": 0.5,
-                "holm_p": 1e-9,
-                "mcnemar_p": 0.03125,
-            }
-        ],
-        "recommendation": {"rung": chosen, "best": best, "sentence": f"{chosen}: as good as {best} & cheaper"},
-        "curve": [
-            {"rung": name, "size": size, "mean": 0.5 + size / 1000, "interval": [0.4, 0.8]}
-            for name in (chosen, best)
-            for size in (100, 300)
-        ],
-        "curve_left_out": [{"rung": cheap, "size": 100, "reason": "no time"}],
-        "rows_to_reach": [{"one": best, "other": chosen, "rows": 250.4}, {"one": best, "other": cheap, "rows": None}],
-    }
-    write_json(folder / "comparison.json", {**known, **told})
+    measured = (cheap, 0.701, 0.0), (chosen, 0.802, 3.5), (best, 0.806, 200.0)
+    skipped = CandidateResult("lora", "lora", status="skipped", reason="would take 48 minutes")
+    found = ComparisonResult(
+        folder=folder,
+        data=data,
+        settings={"seeds": 2, "delta": 0.01},
+        metric="accuracy",
+        warnings=("3 rows <b>leak</b>",),
+        machine={"processor": "a test's", "cores": 2, "gpu": None},
+        versions={"torch": "2.13.0"},
+        candidates=(*(candidate(*one) for one in measured), skipped),
+        finished=True,
+        pairs=(PairDifference(best, chosen, 0.004, (-0.01, 0.02), 0.5, 0.03125, 1e-9, 0.0625),),
+        recommended=chosen,
+        best=best,
+        recommendation=f"{chosen}: as good as {best} & cheaper",
+        curve=(
+            *(CurvePoint(name, size, 0.5 + size / 1000, (0.4, 0.8)) for name in (chosen, best) for size in (100, 300)),
+            CurvePoint(cheap, 100, reason="no time"),
+        ),
+        rows_to_reach=(RowsToReach(best, chosen, 250.4), RowsToReach(best, cheap, None)),
+    )
+    replace(found, **changes).save()
     return folder
 
 
@@ -201,14 +212,14 @@ def test_a_run_has_every_part(run_folder: Path) -> None:
 
 def test_a_comparison_has_every_part_and_its_advice_first(comparison_folder: Path) -> None:
     page = Page(html_of(comparison_folder))
-    # Its costs are in the ladder, and it says nothing of a source.
+    # Its costs are in the table of candidates, and it says nothing of a source.
     assert page.sections == {*SECTIONS} - {"verdict", "choice", "cost"}
     assert page.figures >= {"figure-cost", "figure-learning", "figure-reliability", "figure-coverage"}
     assert "probe: as good as full & cheaper" in page.texts[""]
     assert page.ids.index("recommendation") == 0
     assert "the first of its 2 seeds" in page.texts["detail"]
     assert "3 rows <b>leak</b>" in page.texts["data"]
-    assert "processor a test's, cores 2, gpu none" in page.texts["ladder"]
+    assert "processor a test's, cores 2, gpu none" in page.texts["candidates"]
 
 
 def test_the_numbers_of_a_run_are_those_of_its_files(run_folder: Path) -> None:
@@ -233,12 +244,12 @@ def test_the_numbers_of_a_run_are_those_of_its_files(run_folder: Path) -> None:
 
 def test_the_numbers_of_a_comparison_are_those_of_its_file(comparison_folder: Path) -> None:
     page = Page(html_of(comparison_folder))
-    assert page.row("The ladder", "probe") == [
+    assert page.row("The candidates", "probe") == [
         "0.802 [0.762, 0.832]", "2", "0.012", "3.5", "4,610", "800", "0.7", "90", "444"
     ]  # fmt: skip
-    assert page.row("The ladder", "lora") == ["skipped: would take 48 minutes"]
+    assert page.row("The candidates", "lora") == ["skipped: would take 48 minutes"]
     assert page.row("Differences of each pair", "full") == [
-        "probe", "+0.004", "[-0.010, +0.020]", "0.5000", "<0.0001", "0.0312", "–"
+        "probe", "+0.004", "[-0.010, +0.020]", "0.5000", "<0.0001", "0.0312", "0.0625"
     ]  # fmt: skip
     assert page.tables["Scores by number of rows"][1:3] == [
         ["probe", "100", "0.600 [0.400, 0.800]"],
@@ -313,17 +324,16 @@ def test_mistakes_are_the_surest_and_close_calls_the_closest(run_folder: Path) -
 def test_the_data_is_described_with_what_was_truncated(tmp_path: Path) -> None:
     folder = write_run(tmp_path, truncated={"train": 0.125, "test": 0.5})
     page = page_of(folder, texts={"test": ["one two three"] * 59 + ["four " * 9]})
-    told = page.tables["Texts that are not read whole"]
-    assert told == [["", "train", "test"], ["full", "12.5%", "50.0%"]]
+    table = page.tables["Texts that are not read whole"]
+    assert table == [["", "train", "test"], ["full", "12.5%", "50.0%"]]
     assert "median 3, 95 of 100 have at most 3, longest 9" in page.texts["data"]
     assert page.tables["Rows by split"] == [["train", "calibration", "test"], ["90", "0", "60"]]
 
 
 def test_a_comparison_shows_by_run_what_was_truncated(tmp_path: Path) -> None:
-    folder = write_comparison(tmp_path)
-    write_run(folder / "rungs/chosen-0", truncated={"train": 0.25})
-    told = page_of(folder).tables["Texts that are not read whole"]
-    assert told == [["", "train", "test"], ["probe", "25.0%", "–"]]
+    folder = write_comparison(tmp_path, run={"truncated": {"train": 0.25}})
+    table = page_of(folder).tables["Texts that are not read whole"]
+    assert table == [["", "train", "test"], ["probe", "25.0%", "–"]]
 
 
 def test_words_are_shown_with_what_they_count_for(run_folder: Path) -> None:
@@ -359,11 +369,12 @@ def test_a_run_without_calibration_rows_has_no_temperature(tmp_path: Path) -> No
 
 
 def test_a_comparison_of_which_nothing_was_recommended(tmp_path: Path) -> None:
-    folder = write_comparison(tmp_path, recommendation=None, pairs=[], curve=[], rungs=[], status="running")
+    nothing = {"recommended": None, "recommendation": None, "pairs": (), "curve": (), "candidates": ()}
+    folder = write_comparison(tmp_path, **nothing, finished=False)
     page = page_of(folder)
     assert "Nothing is recommended yet" in page.texts[""]
-    assert "This comparison is running" in page.texts["ladder"]
-    assert page.sections == {"ladder", "data", "repeat"}
+    assert "This comparison is not finished" in page.texts["candidates"]
+    assert page.sections == {"candidates", "data", "repeat"}
 
 
 def test_without_test_rows_validation_is_shown_with_a_warning(tmp_path: Path) -> None:
@@ -384,13 +395,12 @@ HOSTILE = '</td></svg><script>alert(1)</script><img src=x onerror="alert(1)">{{ 
 def hostile_page(folder: Path, text: str) -> Page:
     """A comparison in which all that a user can name is ``text``."""
     names = (f"{text} 1", f"{text} 2", f"{text} 3")
-    write_comparison(folder, names=names)
-    chosen = write_run(folder / "rungs" / "chosen-0", Labels(names), data=text)
-    told = read_json(folder / "comparison.json")
-    told |= {"data": read_json(chosen / "experiment.json")["data"] | {"warnings": [text]}, "metric": f"m{text}"}
-    told |= {"asked": {f"k{text}": text}, "machine": {"processor": text}, "versions": {"torch": text}}
-    told["rungs"][3] |= {"reason": text}
-    write_json(folder / "comparison.json", told)
+    hostile = {"metric": f"m{text}", "warnings": (text,), "settings": {f"k{text}": text}}
+    hostile |= {"machine": {"processor": text}, "versions": {"torch": text}}
+    write_comparison(folder, names, run={"labels": Labels(names), "data": text}, **hostile)
+    found = ComparisonResult.load(folder)
+    *others, skipped = found.candidates
+    replace(found, candidates=(*others, replace(skipped, reason=text))).save()
     words = [WordEffects(text, 0.5, [(text, 0.2)])]
     return page_of(folder, texts={"test": [text, "x" * 500] * 30}, words=words)
 
@@ -425,7 +435,18 @@ def test_no_text_becomes_a_part_of_the_page(
 
 def test_a_hostile_text_reads_as_it_was_written(hostile_folder: Path) -> None:
     page = Page(html_of(hostile_folder))
-    for section in ("", "ladder", "pairs", "classes", "confusion", "mistakes", "margins", "words", "data", "repeat"):
+    for section in (
+        "",
+        "candidates",
+        "pairs",
+        "classes",
+        "confusion",
+        "mistakes",
+        "margins",
+        "words",
+        "data",
+        "repeat",
+    ):
         assert HOSTILE in page.texts[section], section
     assert not any(name.startswith("on") for _, given in page.tags for name in given)
 
