@@ -1,33 +1,41 @@
-"""What several runs have in common, made once while somebody says so."""
+"""Make a thing once where several runs, or several steps of one, need the same. It does not know what is made."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 Made = TypeVar("Made")
-_kept: ContextVar[dict[Hashable, Any] | None] = ContextVar("kept", default=None)
+_memo: ContextVar[tuple[dict[Any, Any], Collection[str] | None] | None] = ContextVar("memo", default=None)
 
 
 @contextmanager
-def shared_work() -> Iterator[None]:
-    """Within it :func:`once` makes each thing once, and keeps it in memory to the end."""
-    before = _kept.set({})
+def shared_work(kinds: Collection[str] | None = None) -> Iterator[None]:
+    """Enable memoization of :func:`once` inside this block, unless it is enabled already.
+
+    Args:
+        kinds: what is kept in memory to the end of the block; None: everything.
+    """
+    if _memo.get() is not None:
+        yield
+        return
+    before = _memo.set(({}, kinds))
     try:
         yield
     finally:
-        _kept.reset(before)
+        _memo.reset(before)
 
 
-def once(key: Hashable, make: Callable[[], Made]) -> Made:
-    """What ``make`` gives, which nobody changes: kept within :func:`shared_work`, and made anew each time outside.
+def once(key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+    """Return what ``make`` gives, which nobody changes: kept within :func:`shared_work`, and made anew outside of it.
 
     Args:
-        key: all that it depends on.
+        key: its kind, and all that it depends on.
     """
-    kept = _kept.get()
-    if kept is None:
+    kept, kinds = _memo.get() or ({}, ())
+    if kinds is not None and key[0] not in kinds:
         return make()
     if key not in kept:
         kept[key] = make()
-    return kept[key]
+    made: Made = kept[key]
+    return made

@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -160,6 +161,10 @@ class Data:
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Return the row count and the hash of each split by its name, and of the texts without labels if any."""
+        return self._fingerprints
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, dict[str, Any]]:
         found = {name: split.fingerprint() for name, split in self.splits.items()}
         if self.unlabeled:
             found["unlabeled"] = Split([*self.unlabeled], np.zeros(len(self.unlabeled), np.int64)).fingerprint()

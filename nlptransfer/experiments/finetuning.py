@@ -116,7 +116,7 @@ def _write_report(result: RunResult, data: Data) -> None:
     from nlptransfer.report import report_with_texts
 
     if distributed.is_main() and not (result.folder / REPORT).exists():
-        report_with_texts(result.folder, data)
+        report_with_texts(result.folder, data, result)
     distributed.barrier()
 
 

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ from nlptransfer.experiments.environment import machine, peak_memory_mb, texts_p
 from nlptransfer.experiments.fitting import Learning
 from nlptransfer.experiments.scoring import score_splits
 from nlptransfer.experiments.stages import Learned, run_stages
-from nlptransfer.experiments.task import tasks_of, with_copies
+from nlptransfer.experiments.task import Task, tasks_of, with_copies
 from nlptransfer.files import no_empty_folder, size_mb
-from nlptransfer.memo import once
-from nlptransfer.models import SomeRows, predict_logits, reorder
+from nlptransfer.memo import shared_work
+from nlptransfer.models import TOKENS, SomeRows, predict_logits, reorder
 from nlptransfer.results import (
     Cost,
     DataSummary,
@@ -68,23 +67,11 @@ def run(config: RunConfig, folder: Path, overwrite: bool = False, save_model: bo
     """
     # Wrong settings show before a folder is claimed; some only when the base is known.
     config.transfer.check_fits(config.route, _sides(config))
-    tasks = tasks_of(config)
-    with no_empty_folder(folder):
-        if claim(folder, config.question(), overwrite):
+    tasks, question = tasks_of(config), config.question()
+    with no_empty_folder(folder), shared_work({TOKENS}):
+        if claim(folder, question, overwrite):
             return RunResult.load(folder)
-        distributed.quiet_others()
-        _log_beginning(config, folder)
-        built, source_learned = _build(config)
-        truncated = _truncated(config, built) if distributed.is_main() else {}
-        tasks = with_copies(tasks, config)
-        if distributed.is_main():
-            begin_run(folder, config.question())
-    agree = config.source is None or config.source.agrees(config.data)
-    learning = Learning(config.route, config.transfer, config.training, tasks, built, folder, agree)
-    learned = run_stages(learning, source_learned=source_learned)
-    _log_forgetting(learned, default_metric(config.data.labels))
-    calibrated = _calibrate(config, built)
-    result = _scored(config, folder, calibrated, learned, DataSummary.of(config.data, truncated))
+        result = _train_and_score(config, tasks, folder, question)
     if distributed.is_main():
         if save_model:
             result = _saved(config, result)
@@ -94,6 +81,24 @@ def run(config: RunConfig, folder: Path, overwrite: bool = False, save_model: bo
     distributed.barrier()
     # Several processes hold one classifier together: it is read from the folder where one of them asks for it.
     return result if distributed.world_size() == 1 else RunResult.load(folder)
+
+
+def _train_and_score(
+    config: RunConfig, tasks: Mapping[str, Task], folder: Path, question: Mapping[str, Any]
+) -> RunResult:
+    distributed.quiet_others()
+    _log_beginning(config, folder)
+    built, source_learned = _build(config)
+    truncated = _truncated(config, built) if distributed.is_main() else {}
+    tasks = with_copies(tasks, config)
+    if distributed.is_main():
+        begin_run(folder, question)
+    agree = config.source is None or config.source.agrees(config.data)
+    learning = Learning(config.route, config.transfer, config.training, tasks, built, folder, agree)
+    learned = run_stages(learning, source_learned=source_learned)
+    _log_forgetting(learned, default_metric(config.data.labels))
+    calibrated = _calibrate(config, built)
+    return _scored(config, folder, calibrated, learned, DataSummary.of(config.data, truncated), question)
 
 
 def _sides(config: RunConfig) -> Sides:
@@ -141,10 +146,7 @@ def _truncated(config: RunConfig, built: Built) -> dict[str, float]:
     """Return by split the share of its texts that are not read to their end."""
     route, tokenizer = config.route, built.tokenizer
     splits = {name: split.texts for name, split in config.data.splits.items() if len(split)}
-    found = {
-        name: once((str(route), tokenizer, tuple(texts)), partial(route.truncated, tokenizer, texts)) / len(texts)
-        for name, texts in splits.items()
-    }
+    found = {name: route.truncated(tokenizer, texts) / len(texts) for name, texts in splits.items()}
     if found.get("train", 0.0) > TRUNCATED_WARNING:
         log.warning(
             "%.0f%% of the training texts have more than %d tokens and are not read whole: long_text=windows reads "
@@ -202,7 +204,14 @@ def _calibration_rows(config: RunConfig) -> Split | None:
     return config.source.data.calibration if config.source is not None and config.source.data is not None else None
 
 
-def _scored(config: RunConfig, folder: Path, calibrated: _Calibrated, learned: Learned, data: DataSummary) -> RunResult:
+def _scored(
+    config: RunConfig,
+    folder: Path,
+    calibrated: _Calibrated,
+    learned: Learned,
+    data: DataSummary,
+    question: Mapping[str, Any],
+) -> RunResult:
     """Score the classifier on all splits, and put together all that is known of the run."""
     classifier = calibrated.classifier
 
@@ -223,7 +232,7 @@ def _scored(config: RunConfig, folder: Path, calibrated: _Calibrated, learned: L
         folder=folder,
         data=data,
         settings=plain(_settings(config, learned)),
-        question=config.question(),
+        question=question,
         command=config.command(),
         base=record["base"],
         scores=scores,

@@ -3,28 +3,24 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from threading import Lock
-from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from typing import Literal
 
 import numpy as np
 import torch
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from nlptransfer.memo import once
 from nlptransfer.settings import check
 
 LongText = Literal["truncate", "head_tail", "windows"]
 """What is done with a text of more tokens than a model reads at once: see :func:`encode`."""
-KEPT_TOKENS = 10_000_000
-"""Tokens that are kept of each tokenizer for when the same texts come again, as they do in a run."""
-KEPT_FROM = 256
-"""Of fewer texts none are kept: to look for them would take as long as to cut them anew."""
+TOKENS = "tokens"
+"""The kind of shared work that keeps the tokens of texts."""
 ENCODE_CHUNK = 4096
 """Texts that are tokenized at a time: what the tokenizer makes of a text is much larger than its ids."""
-_KEPT: WeakKeyDictionary[PreTrainedTokenizerFast, dict[tuple[Any, ...], "TokenRows"]] = WeakKeyDictionary()
-_LOCK = Lock()
 
 
 @dataclass(frozen=True)
@@ -95,53 +91,23 @@ def encode(
     Raises:
         SettingError: no token of the text fits beside the special ones.
     """
-    if len(texts) < KEPT_FROM:
-        return _encoded(texts, tokenizer, max_length, long_text)
-    # All that a tokenizer does, as it may have been changed.
-    wanted = (tuple(texts), max_length, long_text, tokenizer.padding_side, tokenizer.backend_tokenizer.to_str())
-    with _LOCK:
-        kept = _KEPT.setdefault(tokenizer, {})
-        if wanted in kept:
-            # The last one used is the last to go.
-            kept[wanted] = kept.pop(wanted)
-            return kept[wanted]
-    found = _encoded(texts, tokenizer, max_length, long_text)
-    with _LOCK:
-        kept[wanted] = found
-        while len(kept) > 1 and sum(len(rows.ids) for rows in kept.values()) > KEPT_TOKENS:
-            del kept[next(iter(kept))]
-    return found
-
-
-def _encoded(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int | None, long_text: LongText
-) -> TokenRows:
     special = tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
     expected = f"more than the {special} special tokens of each text"
     check(max_length is None or max_length > special, "max_length", max_length, expected)
     room = None if max_length is None else max_length - special
-    typed = "token_type_ids" in tokenizer.model_input_names
-    ids, types = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int8)]
-    lengths, windows = [np.zeros(1, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
-    for chunk, found in _tokenized(texts, tokenizer):
-        sizes = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
-        flat = chain.from_iterable(encoding.ids for encoding in found)
-        bare = np.fromiter(flat, dtype=np.int32, count=int(sizes.sum()))
-        taken, kept, rows = _read(sizes, room, long_text)
-        # What stands around a text is the same for all, but shows only where there is a token between.
-        frame = _Frame.of(tokenizer, chunk[int(sizes.argmax())] if special else "")
-        ids.append(_joined(frame.before[0], bare[taken], frame.after[0], kept))
-        if typed:
-            segments = np.full(len(taken), frame.segment, dtype=np.int8)
-            types.append(_joined(frame.before[1], segments, frame.after[1], kept))
-        lengths.append(kept + special)
-        windows.append(rows)
-    type_ids, places = np.concatenate(types), np.cumsum(np.concatenate(windows))
+    bare, sizes = _tokens(texts, tokenizer)
+    taken, kept, rows = _read(sizes, room, long_text)
+    # What stands around a text is the same for all, but shows only where there is a token between.
+    frame = _Frame.of(tokenizer, texts[int(sizes.argmax())] if special and len(texts) else "")
+    type_ids, places = None, np.concatenate([[0], np.cumsum(rows)])
+    if "token_type_ids" in tokenizer.model_input_names:
+        segments = np.full(len(taken), frame.segment, dtype=np.int8)
+        type_ids = _joined(frame.before[1], segments, frame.after[1], kept)
     return TokenRows(
-        np.concatenate(ids),
-        np.cumsum(np.concatenate(lengths)),
+        _joined(frame.before[0], bare[taken], frame.after[0], kept),
+        np.concatenate([[0], np.cumsum(kept + special)]),
         tokenizer.pad_token_id or 0,
-        type_ids if type_ids.any() else None,
+        type_ids if type_ids is not None and type_ids.any() else None,
         tokenizer.padding_side == "left",
         places if places[-1] > len(texts) else None,
         long_text,
@@ -158,20 +124,23 @@ def encode_words(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, long_
 
 def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
     """(texts,) int64: tokens of each text, special ones included, however many a model reads."""
-    special = tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
-    counts = [len(encoding) + special for _, found in _tokenized(texts, tokenizer) for encoding in found]
-    return np.array(counts, dtype=np.int64)
+    return _tokens(texts, tokenizer)[1] + tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
 
 
-def _tokenized(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast
-) -> Iterator[tuple[Sequence[str], list[Encoding]]]:
-    """Some texts at a time with their tokens: all of them, and no special ones."""
+def _tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndarray]:
+    """Return (tokens of all texts,) int32 ids, without special ones, and (texts,) int64 tokens of each text."""
+    return once((TOKENS, tokenizer, tuple(texts)), partial(_tokenize, texts, tokenizer))
+
+
+def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndarray]:
+    ids, sizes = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int64)]
     for start in range(0, len(texts), ENCODE_CHUNK):
-        chunk = texts[start : start + ENCODE_CHUNK]
         with _uncut(tokenizer) as backend:
-            found = backend.encode_batch_fast(chunk, add_special_tokens=False)
-        yield chunk, found
+            found = backend.encode_batch_fast(texts[start : start + ENCODE_CHUNK], add_special_tokens=False)
+        sizes.append(np.fromiter(map(len, found), dtype=np.int64, count=len(found)))
+        flat = chain.from_iterable(encoding.ids for encoding in found)
+        ids.append(np.fromiter(flat, dtype=np.int32, count=int(sizes[-1].sum())))
+    return np.concatenate(ids), np.concatenate(sizes)
 
 
 @contextmanager
@@ -223,7 +192,7 @@ def _read(sizes: np.ndarray, room: int | None, long_text: LongText) -> tuple[np.
         The places of the tokens that are read, row by row; how many each row has; and how many rows each text has.
     """
     if room is None:
-        room = max(1, int(sizes.max()))
+        room = max(1, int(sizes.max(initial=1)))
     firsts = np.cumsum(sizes) - sizes
     over = np.maximum(sizes - room, 0)
     if long_text == "windows":
@@ -249,7 +218,7 @@ def _joined(before: np.ndarray, inner: np.ndarray, after: np.ndarray, sizes: np.
     """
     ends = np.cumsum(sizes + len(before) + len(after))
     starts = ends - len(after) - sizes
-    joined = np.empty(int(ends[-1]), dtype=inner.dtype)
+    joined = np.empty(int(ends.max(initial=0)), dtype=inner.dtype)
     joined[ranges(starts, sizes)] = inner
     joined[starts[:, None] - len(before) + np.arange(len(before))] = before
     joined[ends[:, None] - len(after) + np.arange(len(after))] = after

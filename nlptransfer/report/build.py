@@ -40,9 +40,13 @@ def report_on(folder: str | Path, data: Any = None) -> Path:
     return report_with_texts(folder, loaded)
 
 
-def report_with_texts(folder: Path, data: Data) -> Path:
-    """Write report.html into a finished folder, with texts of what it was trained on."""
-    run, words = _run_in(folder), None
+def report_with_texts(folder: Path, data: Data, run: RunResult | None = None) -> Path:
+    """Write report.html into a finished folder, with texts of what it was trained on.
+
+    Args:
+        run: the run in it, where it is in memory.
+    """
+    run, words = run or _run_in(folder), None
     if run is not None and run.has_model:
         words = word_effects(run.classifier, (data.test.texts or data.validation.texts)[:SHOWN_WORDS])
     return write_report(folder, {name: split.texts for name, split in data.splits.items()}, words)

@@ -164,7 +164,7 @@ def test_an_encoder_undoes_a_swap_of_words(strategy, wider, adapt):
 def test_any_method_is_taken_that_the_evidence_prefers(adapt, monkeypatch):
     kept = iter([5, 1, 0, 0])
     monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: next(kept))
-    run = adapt("words mlp", Adapt())
+    run = adapt("words mlp", Adapt(), report=True)
     stages = run.stages
     tried = [(one["method"], one["trade_off"]) for one in stages["align"].curve]
     assert tried == [("none", 0), ("coral", 0.5), ("coral", 1), ("mmd", 0.3), ("mmd", 1), ("dann", 0.05), ("dann", 0.1)]
