@@ -1,38 +1,42 @@
 """The command line: one thin verb per public function. Nothing heavy is imported before a verb runs."""
 
 import json
-import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from inspect import signature
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nlptransfer.cli.finetuning import finetune, numbers
 from nlptransfer.cli.gap import gap_verb
 from nlptransfer.cli.options import (
+    DATA,
     AllowPickle,
     Base,
     LabelColumn,
+    MaxTrainRows,
     Metric,
+    ModelDir,
     Output,
+    Quiet,
     Revision,
     SavedBase,
     SavedRevision,
+    Set,
     TextColumn,
+    VectorsFile,
 )
 from nlptransfer.cli.sharing import shipping_app
-from nlptransfer.cli.terminal import show_comparison, show_gains, show_runs, start_log
-from nlptransfer.errors import NlpTransferError, SettingError
+from nlptransfer.cli.terminal import show_comparison, start_log
+from nlptransfer.errors import NlpTransferError
 from nlptransfer.files import atomic_file
 from nlptransfer.models import give_way_soon
-from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
+from nlptransfer.routes import ROUTES
 from nlptransfer.settings import pairs
-from nlptransfer.transfer import TRANSFERS
 
 if TYPE_CHECKING:
     from nlptransfer.classifier import Prediction
@@ -51,101 +55,15 @@ SECONDS_FOR_FIRST = 5
 SECONDS_FOR_CAUSE = 2
 
 
-def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> Callable[..., None]:
-    """The verb finetune with other defaults: of these, what the command line gives wins."""
-
-    def verb(
-        data: Annotated[
-            list[str], typer.Argument(metavar="DATA", help="hub id, file of rows, or folder of split files")
-        ] = data_default,
-        route: Annotated[
-            str | None, typer.Option(help=f"how the model is built: {', '.join(ROUTES)} [default: {DEFAULT_ROUTE}]")
-        ] = None,
-        base: Base = None,
-        revision: Revision = None,
-        source: Annotated[
-            list[str] | None, typer.Option(help="another task to learn from: rows, or a saved classifier")
-        ] = None,
-        transfer: Annotated[
-            list[str] | None,
-            typer.Option(help=f"how: {', '.join(TRANSFERS)} [default: sequential]; 'pretrain >> joint' in turn"),
-        ] = None,
-        unlabeled: Annotated[
-            str | None, typer.Option(metavar="FILE", help="texts of the target without labels, for some ways")
-        ] = None,
-        verdict: Annotated[
-            bool | None, typer.Option("--verdict/--no-verdict", help="measure what the source gains, over seeds")
-        ] = None,
-        fallback: Annotated[
-            bool, typer.Option("--fallback", help="go without the source where validation is better without it")
-        ] = False,
-        seeds: Annotated[int | None, typer.Option(help="of the verdict: 3 if nothing else is said")] = None,
-        sizes: Annotated[
-            str | None, typer.Option(metavar="N,N,...", help="measure the gain at so many labeled target rows")
-        ] = None,
-        output_dir: Annotated[Path | None, typer.Option(help="the run's folder; by default one under runs/")] = None,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away a run with other settings")] = False,
-        no_report: Annotated[bool, typer.Option("--no-report", help="write no report.html")] = False,
-        seed: Annotated[int | None, typer.Option(help="moves initialization and data order, never a split")] = None,
-        max_train_rows: Annotated[int | None, typer.Option(help="use so many labeled training rows")] = None,
-        text_column: TextColumn = None,
-        label_column: LabelColumn = None,
-        num_train_epochs: Annotated[int | None, typer.Option(help="passes over the training rows")] = None,
-        learning_rate: Annotated[float | None, typer.Option(help="highest learning rate")] = None,
-        settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting")] = None,
-        metric: Metric = None,
-        quiet: Annotated[bool, typer.Option("--quiet", help="show no progress and no log")] = False,
-    ) -> None:
-        """Train a classifier on labeled text, score it, and save it."""
-        asked = {
-            "route": route, "base": base, "revision": revision, "seed": seed, "max_train_rows": max_train_rows,
-            "text_column": text_column, "label_column": label_column, "num_train_epochs": num_train_epochs,
-            "learning_rate": learning_rate, "further_metrics": metric, "verdict": verdict, "fallback": fallback or None,
-            "seeds": seeds, "sizes": sizes, "transfer": transfer or None, "unlabeled": unlabeled,
-            "source": source[0] if source and len(source) == 1 else source or None,
-        }  # fmt: skip
-        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        given |= pairs(settings, own=("data", "output_dir", "overwrite", "report"))
-        given = _own_settings(defaults, given) | given
-        sizes_, ways = given.pop("sizes", None), given.pop("transfer", [])
-        ways = [ways] if isinstance(ways, str) else ways
-        if sizes_ is not None:
-            if overwrite:
-                raise SettingError("--overwrite: expected no --sizes beside it: name another --output-dir")
-            if no_report:
-                raise SettingError("--no-report: expected no --sizes beside it, whose runs have no report anyway")
-            curves = [
-                {"data": rows, **_own_settings(variant, given), **given} for rows, variant in product(data, variants)
-            ]
-            return curves_and_show(curves, ways, _numbers(sizes_), output_dir, quiet)
-        runs: dict[str, tuple[str, dict[str, Any]]] = {}
-        for rows, variant, way in product(data, variants, ways or [None]):
-            call = {"data": rows, **_own_settings(variant, given), **given} | ({"transfer": way} if way else {})
-            parts = [*(str(call[setting]) for setting in variant), *([way] if way else [])]
-            name = "-".join([Path(rows).name.split(".")[0], *parts])
-            # A variant that the command line overrides is the same run once more.
-            runs.setdefault(json.dumps(call, default=str, sort_keys=True), (name, call))
-        names = [name for name, _ in runs.values()]
-        for number, (name, call) in enumerate(runs.values(), start=1):
-            own = name if names.count(name) == 1 else f"{name}-{number}"
-            folder = output_dir / own if output_dir and len(runs) > 1 else output_dir
-            call |= {"output_dir": folder, "overwrite": overwrite, "report": not no_report}
-        run_and_show([call for _, call in runs.values()], quiet)
-
-    return verb
-
-
 app.command("finetune")(finetune(...))
 app.command("gap")(gap_verb())
 
 
 def comparing(data_default: Any) -> Callable[..., None]:
-    """The verb compare with other data."""
+    """Make the verb compare with other data by default."""
 
     def verb(
-        data: Annotated[
-            str, typer.Argument(metavar="DATA", help="hub id, file of rows, or folder of split files")
-        ] = data_default,
+        data: Annotated[str, DATA] = data_default,
         routes: Annotated[
             str | None,
             typer.Option(
@@ -162,23 +80,20 @@ def comparing(data_default: Any) -> Callable[..., None]:
         sizes: Annotated[str | None, typer.Option(metavar="N,N,...", help="rows of a learning curve")] = None,
         output_dir: Annotated[Path | None, typer.Option(help="the folder; by default one under runs/")] = None,
         overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away one with other settings")] = False,
-        max_train_rows: Annotated[int | None, typer.Option(help="use so many labeled training rows")] = None,
+        max_train_rows: MaxTrainRows = None,
         text_column: TextColumn = None,
         label_column: LabelColumn = None,
-        settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting")] = None,
-        quiet: Annotated[bool, typer.Option("--quiet", help="show no progress and no log")] = False,
+        settings: Set = None,
+        quiet: Quiet = False,
     ) -> None:
         """Train by all routes on one split, say which one is worth it, and write a report."""
         from nlptransfer import distributed
         from nlptransfer.experiments import compare
 
-        if quiet:
-            logging.getLogger("nlptransfer").setLevel(logging.ERROR)
-        else:
-            start_log()
+        start_log(quiet)
         asked = {
             "routes": _listed(routes), "bases": _listed(bases), "revision": revision,
-            "sizes": None if sizes is None else _numbers(sizes), "output_dir": output_dir,
+            "sizes": None if sizes is None else numbers(sizes), "output_dir": output_dir,
             "max_train_rows": max_train_rows, "text_column": text_column, "label_column": label_column,
         }  # fmt: skip
         options = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta, "progress": not quiet}
@@ -196,9 +111,7 @@ app.command("compare")(comparing(...))
 
 @app.command("predict")
 def predict_verb(
-    model_dir: Annotated[
-        str, typer.Argument(help="a run's folder, a saved classifier, or one on the hub (owner/name)")
-    ],
+    model_dir: ModelDir,
     texts: Annotated[str, typer.Argument(help="file of texts, or - for standard input")],
     output: Output = None,
     text_column: TextColumn = None,
@@ -218,9 +131,7 @@ def predict_verb(
 
 @app.command("evaluate")
 def evaluate_verb(
-    model_dir: Annotated[
-        str, typer.Argument(help="a run's folder, a saved classifier, or one on the hub (owner/name)")
-    ],
+    model_dir: ModelDir,
     data: Annotated[str, typer.Argument(help="labeled text: a file, or a folder or hub id with the split")],
     split: Annotated[str, typer.Option(help="which split, where there are several")] = "test",
     text_column: TextColumn = None,
@@ -255,7 +166,7 @@ def report_verb(
 @vectors_app.command("train")
 def train_vectors_verb(
     texts: Annotated[str, typer.Argument(help="file of texts")],
-    output: Annotated[Path, typer.Argument(help="vectors to write: .txt, .txt.gz or .bin, as word2vec has them")],
+    output: VectorsFile,
     dimensions: Annotated[int, typer.Option(help="numbers of a vector")] = 100,
     epochs: Annotated[int, typer.Option(help="passes over the texts")] = 5,
     min_count: Annotated[int, typer.Option(help="occurrences from which a word gets a vector")] = 5,
@@ -282,7 +193,7 @@ def train_vectors_verb(
 @vectors_app.command("distill")
 def distill_vectors_verb(
     texts: Annotated[str, typer.Argument(help="file of texts whose words get a vector")],
-    output: Annotated[Path, typer.Argument(help="vectors to write: .txt, .txt.gz or .bin, as word2vec has them")],
+    output: VectorsFile,
     base: Base = None,
     revision: Revision = None,
     dimensions: Annotated[int, typer.Option(help="numbers of a vector")] = 256,
@@ -325,61 +236,6 @@ def show_vectors_verb(
     for name in word or []:
         near = ", ".join(f"{other} {similarity:.2f}" for other, similarity in opened.nearest(name, 10))
         typer.echo(f"{name}: {near}")
-
-
-def _own_settings(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's own settings, without those of its route where another route is asked for."""
-    from nlptransfer.settings import fields_of
-
-    if asked.get("route") in (None, own.get("route", DEFAULT_ROUTE)):
-        return dict(own)
-
-    others = {name for route in ROUTES.values() for name in fields_of(route)} - {
-        *fields_of(ROUTES.find(asked["route"]))
-    }
-    return {name: value for name, value in own.items() if name not in {*others, "route"}}
-
-
-def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> None:
-    """Call ``finetune`` with each of these arguments and print the table of the runs, on the main process."""
-    from nlptransfer import distributed
-    from nlptransfer.experiments import finetune
-
-    if quiet:
-        logging.getLogger("nlptransfer").setLevel(logging.ERROR)
-    else:
-        start_log()
-    runs = [finetune(**{"progress": not quiet, **call}) for call in calls]
-    if distributed.is_main():
-        show_runs(runs)
-
-
-def curves_and_show(
-    curves: Sequence[Mapping[str, Any]],
-    transfers: Sequence[str],
-    sizes: Sequence[int],
-    output_dir: Path | None,
-    quiet: bool = False,
-) -> None:
-    """Call ``gain_curve`` with each of these arguments and print the table of its gains, on the main process."""
-    from nlptransfer import distributed
-    from nlptransfer.experiments import gain_curve
-    from nlptransfer.results import GAINS
-
-    start_log()
-    # What the many runs have to say would bury the gains.
-    logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
-    for curve in curves:
-        own = {"source": None, "progress": False, **curve}
-        for name in ("fallback", "verdict", "further_metrics", "unlabeled"):
-            if own.pop(name, None) is not None:
-                raise SettingError(f"{name}: expected no --sizes beside it, which are verdicts and keep no model")
-        name = f"{Path(str(own['data'])).name.split('.')[0]}-{own.get('route', DEFAULT_ROUTE)}-gains"
-        folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
-        found = gain_curve(**own, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
-        if distributed.is_main():
-            show_gains(found)
-            typer.echo(f"written: {folder / GAINS}")
 
 
 def main() -> None:
@@ -430,12 +286,6 @@ def _take_turn(meant: bool) -> str:
 
 def _listed(names: str | None) -> list[str] | None:
     return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _numbers(sizes: str | Sequence[int]) -> list[int]:
-    from nlptransfer.settings import convert
-
-    return list(convert("sizes", sizes, tuple[int, ...]))
 
 
 def _as_json(prediction: "Prediction") -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nlptransfer.cli.options import Base
+from nlptransfer.cli.options import Base, Set
 from nlptransfer.cli.terminal import show_closed, start_log
 from nlptransfer.routes import DEFAULT_ROUTE, FROZEN_ROUTE
 from nlptransfer.settings import pairs
@@ -55,7 +55,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
         seeds: Annotated[int, typer.Option(help="of what is trained; what is solved has none")] = 3,
         jobs: Annotated[int | None, typer.Option(help="runs side by side; by default one a core, at most 8")] = None,
         output_dir: Annotated[Path, typer.Option(help="of the runs")] = Path("runs/gap"),
-        settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any setting")] = None,
+        settings: Set = None,
     ) -> None:
         """What strategies that see no label of the target close of the gap to one that has learned them."""
         from nlptransfer import distributed

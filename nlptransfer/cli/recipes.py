@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from nlptransfer.cli.app import finetune, guarded
+from nlptransfer.cli.app import guarded
+from nlptransfer.cli.finetuning import finetune
 
 
 def recipe(*data: str | Path, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> None:

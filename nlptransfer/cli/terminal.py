@@ -1,4 +1,7 @@
-"""What the verbs of the command line share: options, the log, tables."""
+"""Print the log and the tables of the verbs.
+
+This file knows what results say. It does not know how they were computed.
+"""
 
 import logging
 import os
@@ -15,9 +18,12 @@ if TYPE_CHECKING:
     from nlptransfer.results import ComparisonResult, RunResult
 
 
-def start_log() -> None:
-    """Show the log, of the main process alone."""
+def start_log(quiet: bool = False) -> None:
+    """Show the log, of the main process alone; nothing but errors where ``quiet``."""
     log = logging.getLogger("nlptransfer")
+    if quiet:
+        log.setLevel(logging.ERROR)
+        return
     if not log.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))

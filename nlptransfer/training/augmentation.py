@@ -34,7 +34,6 @@ _BLOCK = 10_000
 _AMONG = 50_000
 """Neighbors are looked for among so many words, the most frequent: rarer ones are seldom the better word."""
 _CELLS = 1 << 24
-_GROUP = 64
 _SAMPLE = 5000
 _SLACK = 1e-4
 _OPENING, _CLOSING = tuple("([{“‘\"'«¿¡"), tuple(".,;:!?…)]}”’»。，、；：！？")
@@ -63,7 +62,7 @@ class Augment(Settings):
 
 
 def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | None) -> Split:
-    """The rows of a train split, then altered copies of them with the same targets.
+    """Return the rows of a train split, then altered copies of them with the same targets.
 
     A copy that is equal to a row or to another copy is drawn again a few times, then left out; no copy is empty.
 
@@ -99,7 +98,7 @@ def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | N
 def _copies(
     texts: Sequence["_Text"], seen: set[str], settings: Augment, seed: int, neighbors: "_Neighbors"
 ) -> dict[tuple[int, int], str]:
-    """Each copy by its row and number.
+    """Make each copy, by its row and number.
 
     Args:
         seen: the texts that no copy may be equal to; what is made is added.
@@ -132,10 +131,10 @@ def _copies(
 
 
 def cutter(vectors: WordVectors | None) -> Callable[[str], list[tuple[int, int]]]:
-    """What finds the words of a text: where each begins and ends, in their order.
+    """Return a function that finds where each word of a text begins and ends, in their order.
 
     Args:
-        vectors: whose vocabulary cuts what has no spaces; None, or one of another script: single characters.
+        vectors: whose vocabulary segments runs without spaces; None, or one of another script: single characters.
     """
     pieces = pre_tokenizers.Split(Regex(rf"(?:{_SIGN}\p{{M}}*)+|{_SPACED}"), "removed", invert=True)
     signs = pre_tokenizers.Split(Regex(rf"{_SIGN}\p{{M}}*"), "removed", invert=True)
@@ -286,7 +285,7 @@ def _stands_for(other: str, word: str) -> bool:
 
 
 def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float) -> list[np.ndarray]:
-    """The rows whose vectors have the highest cosine with those of ``rows``, for all of these at once.
+    """Find the rows whose vectors have the highest cosine with those of ``rows``, for all of these at once.
 
     Args:
         matrix: (n, d) float32; neighbors are looked for in the first 50,000 rows.
@@ -298,41 +297,22 @@ def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float)
         m arrays of rows, the nearest first; of equally near ones the more frequent first.
     """
     units = _unit(np.asarray(matrix[:_AMONG], dtype=np.float32))
-    step = max(1, _CELLS // len(units))
+    step, most = max(1, _CELLS // len(units)), min(count, len(units))
     found: list[np.ndarray] = []
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         cosines = _unit(np.asarray(matrix[part], dtype=np.float32)) @ units.T
         inside = np.flatnonzero(part < len(units))
         cosines[inside, part[inside]] = -np.inf
-        found += [
-            _best(matrix, row, np.flatnonzero(near >= bound), count, least)
-            for row, near, bound in zip(part.tolist(), cosines, _bounds(cosines, count, least), strict=True)
-        ]
+        bounds = np.maximum(np.partition(cosines, -most, axis=1)[:, -most], least) - _SLACK
+        for row, near, bound in zip(part.tolist(), cosines, bounds, strict=True):
+            candidates = np.flatnonzero(near >= bound) if matrix[row].any() else np.array([], dtype=np.int64)
+            # In float64 and rounded: a processor's last bits decide nothing.
+            query, others = (_unit(np.asarray(matrix[at], dtype=np.float64)) for at in ([row], candidates))
+            exact = np.round(others @ query[0], 9)
+            order = np.argsort(-exact, kind="stable")[:count]
+            found.append(candidates[order[exact[order] >= least]])
     return found
-
-
-def _bounds(cosines: np.ndarray, count: int, least: float) -> np.ndarray:
-    """(m,) cosines that all of the ``count`` highest of a row reach, and few others do.
-
-    The highest of each of ``count`` groups are ``count`` cosines, so none of the ``count`` highest is below them all.
-    """
-    whole = cosines.shape[1] // _GROUP * _GROUP
-    highest = cosines[:, :whole].reshape(len(cosines), _GROUP, -1).max(axis=1)
-    bounds = np.full(len(cosines), least)
-    if highest.shape[1] > count:
-        bounds = np.maximum(bounds, np.partition(highest, -count, axis=1)[:, -count])
-    return bounds - _SLACK
-
-
-def _best(matrix: np.ndarray, row: int, candidates: np.ndarray, count: int, least: float) -> np.ndarray:
-    """Candidates by their cosine in float64, rounded: a processor's last bits decide nothing."""
-    query = np.asarray(matrix[row : row + 1], dtype=np.float64)
-    if not query.any():
-        return candidates[:0]
-    exact = np.round(_unit(np.asarray(matrix[candidates], dtype=np.float64)) @ _unit(query)[0], 9)
-    order = np.argsort(-exact, kind="stable")[:count]
-    return candidates[order[exact[order] >= least]]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

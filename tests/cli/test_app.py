@@ -284,7 +284,7 @@ ERRORS = {
     "compare {data} --set overwrite=yes": "--set overwrite: not a setting",
     "gap {data} {data} --set seeds=1": "--set seeds: not a setting",
     "gap {data} {data} --set head_type=mlp": "--set head_type: not a setting",
-    "finetune {data} --source {data} --sizes 9 --no-report": "--no-report: expected no --sizes beside it",
+    "finetune {data} --source {data} --sizes 9 --no-report": "--no-report: expected no --sizes with it",
     "evaluate {run} {data} --split dev2": "expected a dev2 split",
     "evaluate {run} nowhere.csv": "nowhere.csv: no such file or folder",
     "vectors show nowhere.txt": "nowhere.txt: no such file",

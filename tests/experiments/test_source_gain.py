@@ -317,9 +317,9 @@ def test_sizes_on_the_command_line(command_line, corpora, vectors_file, tmp_path
         assert f"{row['gain']:+.3f} [" in line and row["verdict"] in line and " sequential " in line
     assert f"written: {tmp_path / 'out' / 'gains.json'}" in ended.out.replace("\n", "")
     ended = command_line(main, *call, "--sizes", "8,20", "--fallback")
-    assert ended.code == 2 and "fallback: expected no --sizes beside it" in ended.err
+    assert ended.code == 2 and "fallback: expected no --sizes with it" in ended.err
     ended = command_line(main, *call, "--sizes", "8,20", "--overwrite")
-    assert ended.code == 2 and "--overwrite: expected no --sizes beside it" in ended.err
+    assert ended.code == 2 and "--overwrite: expected no --sizes with it" in ended.err
     ended = command_line(main, *call, "--sizes", "8,x")
     assert ended.code == 2 and "sizes" in ended.err
     ended = command_line(main, "finetune", target, "--sizes", "8")

@@ -2,7 +2,6 @@
 
 import random
 import re
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ SETTINGS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SPLITS, SETTINGS, st.integers(-1, 3), st.booleans())
 def test_rows_come_first_and_copies_follow_their_targets(vectors, texts, asked, seed, multi_label):
     targets = np.eye(len(texts), dtype=np.float32) if multi_label else np.arange(len(texts))
@@ -137,9 +136,8 @@ def test_a_text_without_words_has_no_copies(vectors, text):
 # What is altered
 
 
-@pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
+@pytest.mark.parametrize(("share", "length"), [(0.1, 10), (0.3, 10), (0.1, 100)])
 @pytest.mark.parametrize("name", list(ONLY))
-@pytest.mark.parametrize("length", [10, 100])
 def test_so_many_words_are_altered(vectors, name, share, length):
     draw = random.Random(0)
     texts = [" ".join(f"{draw.choice(WORDS)}" for _ in range(length)) for _ in range(300)]
@@ -157,14 +155,6 @@ def test_so_many_words_are_altered(vectors, name, share, length):
     expected = share * length
     assert 0.8 * expected <= np.mean(altered) <= max(1.2 * expected, 2.2)
     assert max(altered) <= int(expected) + 2
-
-
-def test_short_texts_are_altered_by_the_share_on_average(vectors):
-    texts = [f"good number{row} film plot actor" for row in range(400)]
-    found = augment(split_of(*texts), Augment(1, 0, 0, 0.1), 0, None)
-    # Half of the texts lose a word in one attempt: of five, all but a thirtieth do.
-    assert 370 <= len(found) - 400 <= 400
-    assert {len(text.split()) for text in found.texts[400:]} == {4}
 
 
 def test_words_become_their_neighbors_in_the_same_case(vectors):
@@ -299,22 +289,6 @@ def test_neighbors_are_looked_for_among_frequent_words(monkeypatch):
     matrix[150] = matrix[7] + 0.01
     found = nearest_rows(matrix, np.array([7, 150]), 3, -1.0)
     assert max(map(max, found)) < 50 and found[1][0] == 7
-
-
-def test_many_texts_take_no_long_time(tmp_path):
-    draw = np.random.default_rng(0)
-    words = [f"w{''.join(chr(97 + int(digit)) for digit in str(row))}" for row in range(20_000)]
-    vectors = vectors_of(tmp_path / "v", words, draw.normal(size=(20_000, 32)))
-    ranks = np.minimum(draw.zipf(1.3, (1000, 50)), 20_000) - 1
-    texts = [" ".join(words[rank] for rank in row) for row in ranks.tolist()]
-    texts.append(" ".join(texts) * 4)
-    started = time.perf_counter()
-    found = augment(split_of(*texts), Augment(1), 0, vectors)
-    assert len(found) == 2002
-    assert time.perf_counter() - started < 20
-
-
-# What is refused
 
 
 @pytest.mark.parametrize(

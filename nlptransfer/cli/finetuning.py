@@ -1,0 +1,173 @@
+"""The verb finetune: runs of several data sets, variants and transfers, or a curve of gains.
+
+This file knows which runs a command line means. It does not know how any of them trains.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Container, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nlptransfer.cli.options import DATA, Base, LabelColumn, MaxTrainRows, Metric, Quiet, Revision, Set, TextColumn
+from nlptransfer.cli.terminal import show_gains, show_runs, start_log
+from nlptransfer.errors import SettingError
+from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
+from nlptransfer.settings import fields_of, pairs
+from nlptransfer.transfer import TRANSFERS
+
+
+def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> Callable[..., None]:
+    """Make the verb finetune with other defaults, which options on the command line override."""
+
+    def verb(
+        data: Annotated[list[str], DATA] = data_default,
+        route: Annotated[
+            str | None, typer.Option(help=f"how the model is built: {', '.join(ROUTES)} [default: {DEFAULT_ROUTE}]")
+        ] = None,
+        base: Base = None,
+        revision: Revision = None,
+        source: Annotated[
+            list[str] | None, typer.Option(help="another task to learn from: rows, or a saved classifier")
+        ] = None,
+        transfer: Annotated[
+            list[str] | None,
+            typer.Option(help=f"how: {', '.join(TRANSFERS)} [default: sequential]; 'pretrain >> joint' in turn"),
+        ] = None,
+        unlabeled: Annotated[
+            str | None, typer.Option(metavar="FILE", help="texts of the target without labels, for some strategies")
+        ] = None,
+        verdict: Annotated[
+            bool | None, typer.Option("--verdict/--no-verdict", help="measure what the source gains, over seeds")
+        ] = None,
+        fallback: Annotated[
+            bool, typer.Option("--fallback", help="go without the source where validation is better without it")
+        ] = False,
+        seeds: Annotated[int | None, typer.Option(help="seeds of the verdict [default: 3]")] = None,
+        sizes: Annotated[
+            str | None, typer.Option(metavar="N,N,...", help="measure the gain with this many labeled target rows")
+        ] = None,
+        output_dir: Annotated[Path | None, typer.Option(help="the run's folder; by default one under runs/")] = None,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away a run with other settings")] = False,
+        no_report: Annotated[bool, typer.Option("--no-report", help="write no report.html")] = False,
+        seed: Annotated[int | None, typer.Option(help="moves initialization and data order, never a split")] = None,
+        max_train_rows: MaxTrainRows = None,
+        text_column: TextColumn = None,
+        label_column: LabelColumn = None,
+        num_train_epochs: Annotated[int | None, typer.Option(help="passes over the training rows")] = None,
+        learning_rate: Annotated[float | None, typer.Option(help="highest learning rate")] = None,
+        settings: Set = None,
+        metric: Metric = None,
+        quiet: Quiet = False,
+    ) -> None:
+        """Train a classifier on labeled text, score it, and save it."""
+        asked = {
+            "route": route, "base": base, "revision": revision, "seed": seed, "max_train_rows": max_train_rows,
+            "text_column": text_column, "label_column": label_column, "num_train_epochs": num_train_epochs,
+            "learning_rate": learning_rate, "further_metrics": metric, "verdict": verdict, "fallback": fallback or None,
+            "seeds": seeds, "sizes": sizes, "transfer": transfer or None, "unlabeled": unlabeled,
+            "source": source[0] if source and len(source) == 1 else source or None,
+        }  # fmt: skip
+        config: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        config |= pairs(settings, own=("data", "output_dir", "overwrite", "report"))
+        config = _recipe_settings(defaults, config) | config
+        sizes_, transfers = config.pop("sizes", None), config.pop("transfer", [])
+        transfers = [transfers] if isinstance(transfers, str) else transfers
+        calls = [{"data": rows, **_recipe_settings(each, config), **config} for rows, each in product(data, variants)]
+        if sizes_ is None:
+            files = {"overwrite": overwrite, "report": not no_report}
+            named = {setting for each in variants for setting in each}
+            return run_and_show([call | files for call in _named_runs(calls, transfers, named, output_dir)], quiet)
+        if overwrite:
+            raise SettingError("--overwrite: expected no --sizes with it: name another --output-dir")
+        if no_report:
+            raise SettingError("--no-report: expected no --sizes with it, whose runs have no report anyway")
+        return curves_and_show(calls, transfers, numbers(sizes_), output_dir, quiet)
+
+    return verb
+
+
+def _named_runs(
+    calls: Sequence[dict[str, Any]], transfers: Sequence[str], named: Container[str], output_dir: Path | None
+) -> list[dict[str, Any]]:
+    """Give each distinct call of finetune, by each of the transfers, a folder of its own.
+
+    Args:
+        calls: arguments of finetune.
+        transfers: names; none for that of the call.
+        named: settings whose values are in the name of the folder.
+        output_dir: holds the folders; the folder itself where there is one call.
+    """
+    runs: dict[str, tuple[str, dict[str, Any]]] = {}
+    each_transfer: Sequence[str | None] = transfers or [None]
+    for call, transfer in product(calls, each_transfer):
+        parts = [Path(call["data"]).name.split(".")[0], *(str(call[name]) for name in call if name in named)]
+        if transfer is not None:
+            call, parts = call | {"transfer": transfer}, [*parts, transfer]
+        # A variant that the command line overrides is the same run once more.
+        runs.setdefault(json.dumps(call, default=str, sort_keys=True), ("-".join(parts), call))
+    if output_dir is None or len(runs) == 1:
+        return [call | {"output_dir": output_dir} for _, call in runs.values()]
+    names = [name for name, _ in runs.values()]
+    return [
+        call | {"output_dir": output_dir / (name if names.count(name) == 1 else f"{name}-{number}")}
+        for number, (name, call) in enumerate(runs.values(), start=1)
+    ]
+
+
+def _recipe_settings(recipe: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's settings, without those of its route where another route is chosen."""
+    if chosen.get("route") in (None, recipe.get("route", DEFAULT_ROUTE)):
+        return dict(recipe)
+    of_routes = {name for route in ROUTES.values() for name in fields_of(route)}
+    others = {"route", *of_routes} - {*fields_of(ROUTES.find(chosen["route"]))}
+    return {name: value for name, value in recipe.items() if name not in others}
+
+
+def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> None:
+    """Call ``finetune`` with each of these arguments and print the table of the runs, on the main process."""
+    from nlptransfer import distributed
+    from nlptransfer.experiments import finetune
+
+    start_log(quiet)
+    runs = [finetune(**{"progress": not quiet, **call}) for call in calls]
+    if distributed.is_main():
+        show_runs(runs)
+
+
+def curves_and_show(
+    curves: Sequence[Mapping[str, Any]],
+    transfers: Sequence[str],
+    sizes: Sequence[int],
+    output_dir: Path | None,
+    quiet: bool = False,
+) -> None:
+    """Call ``gain_curve`` with each of these arguments and print the table of its gains, on the main process."""
+    from nlptransfer import distributed
+    from nlptransfer.experiments import gain_curve
+    from nlptransfer.results import GAINS
+
+    start_log()
+    # What the many runs have to say would bury the gains.
+    logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
+    for curve in curves:
+        config = {"source": None, "progress": False, **curve}
+        for name in ("fallback", "verdict", "further_metrics", "unlabeled"):
+            if config.pop(name, None) is not None:
+                raise SettingError(f"{name}: expected no --sizes with it, which are verdicts and keep no model")
+        name = f"{Path(str(config['data'])).name.split('.')[0]}-{config.get('route', DEFAULT_ROUTE)}-gains"
+        folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
+        found = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
+        if distributed.is_main():
+            show_gains(found)
+            typer.echo(f"written: {folder / GAINS}")
+
+
+def numbers(sizes: str | Sequence[int]) -> list[int]:
+    """Read the sizes of a curve, as in "100,300"."""
+    from nlptransfer.settings import convert
+
+    return list(convert("sizes", sizes, tuple[int, ...]))
