@@ -71,10 +71,10 @@ def small_chunks(monkeypatch):
 # Kinds
 
 
-@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("name", ["v.txt", "v.txt.gz", "v.bin"])
 @pytest.mark.parametrize("content", [text(), text(end=" \n"), text(end="\r\n")], ids=["word2vec", "fasttext", "crlf"])
-def test_text_with_a_header(tmp_path, content, packed):
-    same_as_gensim(write(tmp_path / f"v.txt{packed}", content))
+def test_text_with_a_header_under_any_name(tmp_path, content, name):
+    same_as_gensim(write(tmp_path / name, content))
 
 
 def test_glove_text_has_no_header(tmp_path):
@@ -83,7 +83,7 @@ def test_glove_text_has_no_header(tmp_path):
 
 @pytest.mark.parametrize("end", [b"", b"\n"], ids=["gensim", "original tool"])
 def test_binary(tmp_path, end):
-    same_as_gensim(write(tmp_path / "v.bin", binary(end=end)), is_binary=True)
+    same_as_gensim(write(tmp_path / "v.txt", binary(end=end)), is_binary=True)
 
 
 @pytest.mark.parametrize("content", [text(), text(header=False), binary(), binary(end=b"\n")])
@@ -91,13 +91,6 @@ def test_records_may_lie_across_chunks(tmp_path, small_chunks, content):
     words, matrix = read(write(tmp_path / "v", content))
     assert words == WORDS
     np.testing.assert_array_equal(matrix, MATRIX)
-
-
-def test_kind_is_seen_in_the_content_not_in_the_name(tmp_path):
-    assert read(write(tmp_path / "v.txt", binary()))[0] == WORDS
-    assert read(write(tmp_path / "v.bin", text()))[0] == WORDS
-    (tmp_path / "packed.txt").write_bytes(gzip.compress(text().encode()))
-    assert read(tmp_path / "packed.txt")[0] == WORDS
 
 
 @pytest.mark.parametrize(
@@ -177,7 +170,7 @@ def test_write_refuses_words_that_all_have_white_space(tmp_path):
 def test_the_name_decides_where_the_first_line_is_no_vector_and_printable(tmp_path):
     content = b"1 1\n ab%d"
     np.testing.assert_array_equal(read(write(tmp_path / "v.BIN.gz", content))[1], spelled(b"ab%d"))
-    with pytest.raises(VectorsError, match=r"^v\.txt, line 2: expected a word and 1 numbers, found 1 fields"):
+    with pytest.raises(VectorsError, match=r"^v\.txt, line 2: expected a number, found 'ab%d'"):
         read(write(tmp_path / "v.txt", content))
 
 
@@ -218,7 +211,7 @@ ROW = struct.pack("<2f", 0.1, 0.2)
 BROKEN = {
     "empty": (b"", "the file is empty"),
     "no vectors": (b"hello\nworld\n", "line 1: expected a header 'N D', or a word and its numbers, found 'hello'"),
-    "prose": (b"It was a good film.\nReally a good one.\n", "line 1: expected a word and 3 numbers, found 5 fields"),
+    "prose": (b"It was a good film.\nReally a good one.\n", "line 1: expected a number, found 'a'"),
     "photo": (b"\xff\xd8\xff\xe0 x y\n", "line 1: expected a header"),
     "no words": (b"0 2\n", "line 1: the header says 0 words of 2 dimensions: expected at least one word and 1 to"),
     "no dimensions": (b"2 0\na\nb\n", "line 1: the header says 2 words of 0 dimensions: expected"),
