@@ -42,10 +42,7 @@ OPEN = """
 import json, sys
 from nlptransfer import Classifier
 from nlptransfer.cli import main
-from nlptransfer.results import RunResult
 
-transfer = RunResult.load("run").transfer
-print(json.dumps({"name": transfer.name, "tether": transfer.settings["tether"]}))
 classifier = Classifier.load("run")
 print(json.dumps({"label": classifier.predict(["word1 good"])[0].label, "width": classifier.route.bag_width}))
 print(json.dumps({"card": classifier.push_to_hub("acme/bag", dry_run=True).card}))
@@ -73,9 +70,11 @@ def test_a_route_and_a_strategy_of_another_package_work_everywhere(tmp_path):
         assert known in re.sub(r"[\s│]+", " ", "\n".join(printed))
     assert any("word-bag" in line and "majority" not in line for line in printed)
     assert "unknown route 'word-bagg': did you mean 'word-bag'?" in errors and "refused" in printed
+    record = json.loads((tmp_path / "run" / "experiment.json").read_text())
+    assert record["settings"]["route"] == {"name": "word-bag", "long_text": "truncate", "bag_width": 8}
+    assert record["transfer"]["name"] == "tethered" and record["transfer"]["settings"]["tether"] == 0.5
 
-    transfer, first, card, predicted = (json.loads(line) for line in in_a_process(OPEN, tmp_path)[0])
-    assert transfer == {"name": "tethered", "tether": 0.5}
+    first, card, predicted = (json.loads(line) for line in in_a_process(OPEN, tmp_path)[0])
     assert first == {"label": "good", "width": 8} and predicted["label"] == "bad"
     assert "Vectors of 8 numbers were learned for the words" in card["card"]
     assert "by the transfer `tethered`" in card["card"] and "after import outside_package.route" in card["card"]
