@@ -34,7 +34,7 @@ def vectors(tmp_path_factory) -> Callable[[str], Path]:
     def make(recipe: str) -> Path:
         path = folder / f"{recipe}.txt"
         if not path.exists():
-            made = train_vectors(texts_of(CORPORA[recipe]), dimensions=12, min_count=2, epochs=2, progress=False)
+            made = train_vectors(texts_of(CORPORA[recipe]), dimensions=12, min_count=2, epochs=2)
             save_vectors(path, *made)
         return path
 

@@ -76,13 +76,13 @@ def reopened_logits(route: SavedFormat, folder: Path, base: Mapping[str, Any], t
         return route.reopened_logits(folder, base, texts)
 
 
-def check_equal(live: np.ndarray, found: np.ndarray, when: str) -> float:
+def check_equal(live: np.ndarray, other: np.ndarray, when: str) -> float:
     """Return the largest difference between logits of the same model.
 
     Raises:
         VerificationError: it is more than ``TOLERANCE``.
     """
-    difference = _difference(live, found)
+    difference = _difference(live, other)
     if not difference <= TOLERANCE:
         raise VerificationError(
             f"expected logits as the live model has them (to {TOLERANCE:g}), found a difference of {difference:.3g} "

@@ -76,7 +76,9 @@ def fit_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> np.ndarray:
     y = checked_targets(targets, p.shape, multi_label=True)
     shared = _best_threshold(p.ravel(), y.ravel())
     columns = zip(p.T, y.T, strict=True)
-    return np.array([shared if own.sum() < MIN_POSITIVES else _best_threshold(scores, own) for scores, own in columns])
+    return np.array(
+        [shared if truth.sum() < MIN_POSITIVES else _best_threshold(scores, truth) for scores, truth in columns]
+    )
 
 
 def _best_threshold(p: np.ndarray, y: np.ndarray) -> float:

@@ -209,20 +209,20 @@ def _only_pickled(name: str) -> str:
 
 def _package_folder() -> Path | None:
     # The package's own code would import sentence-transformers, and is not needed.
-    found = importlib.util.find_spec(_PACKAGE)
-    places = (found and found.submodule_search_locations) or []
+    spec = importlib.util.find_spec(_PACKAGE)
+    places = (spec and spec.submodule_search_locations) or []
     return next((Path(place) / "model" for place in places if (Path(place) / "model").is_dir()), None)
 
 
 def _from_package(folder: Path) -> BaseModel:
     _check_folder(folder, _PACKAGE)
-    found = _sha256(folder / _WEIGHTS)
-    if found != _PACKAGE_SHA256:
+    digest = _sha256(folder / _WEIGHTS)
+    if digest != _PACKAGE_SHA256:
         raise BaseModelError(
             f"{DEFAULT_BASE} from the package {_PACKAGE}: expected {_WEIGHTS} of sha256 {_PACKAGE_SHA256}, "
-            f"found {found}: install the package again"
+            f"found {digest}: install the package again"
         )
-    logger.info("%s: from the installed package, weights checked (sha256 %s...)", DEFAULT_BASE, found[:12])
+    logger.info("%s: from the installed package, weights checked (sha256 %s...)", DEFAULT_BASE, digest[:12])
     return BaseModel(folder, id=DEFAULT_BASE, revision=_PACKAGE_REVISION, is_local=False)
 
 

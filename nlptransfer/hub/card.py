@@ -136,7 +136,7 @@ class _Score(NamedTuple):
     metric: str | None
     """its name on the hub; None where the hub has none"""
     average: str | None
-    """what the hub's metric is told"""
+    """over labels, which the hub's metric takes as an argument"""
     value: float
     interval: list[float] | None
 

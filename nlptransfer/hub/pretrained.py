@@ -78,7 +78,7 @@ def with_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' bars, of which even a small file has one, and its warnings of every head that is fresh."""
+    """Silence transformers' progress bars, and its warnings of every head that is newly initialized."""
     from transformers.utils import logging as hf_logging
 
     shown, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
@@ -97,7 +97,7 @@ def _read(source: BaseModel | Path, file: str) -> Iterator[Path]:
     """Give the folder to read, and turn what fails within into one line that names the file."""
     folder = source.path if isinstance(source, BaseModel) else source
     try:
-        # transformers loads an adapter that lies beside a model, too.
+        # transformers loads an adapter in the folder of a model, too.
         if (folder / _ADAPTER).exists():
             _check_adapter(read_json(folder / _ADAPTER))
         with quiet():

@@ -80,7 +80,7 @@ def find_leaks(folder: Path, extra: Mapping[str, str] | None = None, secrets: It
 
     Args:
         extra: further texts by name (the card); they take the place of files of that name.
-        secrets: tokens to look for, besides all that look like one and the one that this machine is logged in with.
+        secrets: tokens to look for, as for all that look like one and for the one that this machine is logged in with.
 
     Raises:
         RunFolderError: there is no such folder.
@@ -178,12 +178,12 @@ def _own_paths() -> _Patterns:
 
     Something must follow below, and JSON has letters as escapes and backslashes doubled.
     """
-    found = []
+    patterns = []
     for what, place in ((_HOME, os.path.expanduser("~")), (_TEMPORARY, tempfile.gettempdir())):
         for path in sorted({place, os.path.realpath(place)}):
             for text in sorted({path, json.dumps(path)[1:-1]}):
                 if os.path.isabs(path) and len(Path(path).parts) > 1:
                     literal = re.escape(os.fsencode(text))
                     before, after = rb"(?<![\w.-]" + literal + rb")", rb"(?:\\{1,2}|/)" + _BELOW
-                    found.append((what, re.compile(literal + before + after)))
-    return tuple(found)
+                    patterns.append((what, re.compile(literal + before + after)))
+    return tuple(patterns)

@@ -11,9 +11,9 @@ from .cpu import fast_products as fast_products
 from .features import RECIPE as RECIPE
 from .features import activations as activations
 from .features import cached as cached
-from .features import hash as hash
 from .features import hash_of_modules as hash_of_modules
 from .features import pooled_vectors as pooled_vectors
+from .features import sha256 as sha256
 from .features import text_key as text_key
 from .features import through as through
 from .features import to_float16 as to_float16
@@ -39,8 +39,8 @@ from .rows import Examples as Examples
 from .rows import FeatureRows as FeatureRows
 from .rows import Rows as Rows
 from .rows import SomeRows as SomeRows
-from .rows import TaughtRows as TaughtRows
-from .rows import WordsBeside as WordsBeside
+from .rows import TeacherRows as TeacherRows
+from .rows import WordFeatureRows as WordFeatureRows
 from .rows import rows_of_texts as rows_of_texts
 from .rows import texts_of_rows as texts_of_rows
 from .rows import tokens_of_texts as tokens_of_texts

@@ -1,4 +1,7 @@
-"""The anatomy of an encoder: its embeddings, layers and head, and what of it is fresh."""
+"""Find the parts of an encoder: its embeddings, layers and head.
+
+This file knows where each architecture has its parts; it does not know how models are loaded or run.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,16 +15,16 @@ from nlptransfer.errors import BaseModelError
 
 @dataclass(frozen=True)
 class Family:
-    """Where the parts of an architecture are; the paths begin at the encoder, and not every model has each of them."""
+    """Paths of the parts of an architecture, from the encoder on; not every model has each of them."""
 
     embeddings: tuple[str, ...]
-    """what makes the first hidden states, each of them taking what the one before gives"""
+    """modules that make the first hidden states, one after the other"""
     layers: str | None = None
     """the list of layers; None where all are one"""
     shared: tuple[str, ...] = ()
-    """what all layers read: it can learn only where the lowest layer may change"""
+    """modules that all layers read: they can learn only where the lowest layer may change"""
     in_first_layer: str | None = None
-    """what belongs to the first layer but lies outside the list, and is left out where it is None"""
+    """a module of the first layer that lies outside the list"""
     pretraining_only: str | None = None
     """a parameter that no classifier uses"""
     layers_give_pairs: bool = False
@@ -33,7 +36,7 @@ class Family:
     counts_from_padding: bool = False
     """whether a text's first position is the one after the padding id"""
     after_attention: str | None = None
-    """in a layer, what its attention gives to; where classifiers read the first token of the last layer alone"""
+    """in a layer, the module after its attention; where classifiers read only the first token of the last layer"""
 
 
 _BERT = Family(("embeddings", "embeddings_project"), "encoder.layer", after_attention="attention.output")
@@ -56,16 +59,13 @@ FAMILIES = {
     "xlnet": Family(
         ("word_embedding",), "layer", pretraining_only="mask_emb", layers_give_pairs=True, tokens_first=True
     ),
-    **dict.fromkeys(
-        ("camembert", "roberta", "xlm-roberta"),
-        replace(_BERT, counts_from_padding=True),
-    ),
+    **dict.fromkeys(("camembert", "roberta", "xlm-roberta"), replace(_BERT, counts_from_padding=True)),
     **dict.fromkeys(_LIKE_LLAMA, Family(("embed_tokens",), "layers", pools_by_padding=True)),
 }
 
 
 def layers_of(model: nn.Module) -> nn.ModuleList:
-    """The encoder's layers, lowest first, of a classifier, a bare encoder, or either within peft.
+    """Return the encoder's layers, lowest first, of a classifier, a bare encoder, or either within peft.
 
     Raises:
         BaseModelError: an architecture whose layers are not known here, or that has one for all (ALBERT).
@@ -74,7 +74,7 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     family = family_of(plain)
     if family.layers is None:
         raise BaseModelError(
-            f"{_kind(plain)}: expected layers that can be told apart, found one that all share: leave freezing and "
+            f"{_kind(plain)}: expected separate layers, found one that is used for all: leave freezing and "
             "layer settings out, or take another encoder"
         )
     layers = plain.base_model.get_submodule(family.layers)
@@ -83,16 +83,14 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
 
 
 def layer_name(parameter: str) -> str:
-    """The layer that a parameter belongs to: its name up to the first number, or without its last part."""
+    """Name the layer of a parameter: its name up to the first number, or without its last part."""
     parts = parameter.split(".")
     numbers = [place for place, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[: numbers[0] + 1] if numbers else parts[:-1])
 
 
 def embeddings_of(model: nn.Module) -> list[nn.Module]:
-    """What is below the first layer, to be frozen with it: what makes its hidden states, and what it has outside.
-
-    The latter are DeBERTa's embeddings of distances, which every layer reads, and the convolution at its first layer.
+    """Return the modules to freeze with the first layer: those below it, and DeBERTa's distances and convolution.
 
     Raises:
         BaseModelError: an architecture that is not known here.
@@ -103,39 +101,39 @@ def embeddings_of(model: nn.Module) -> list[nn.Module]:
 
 
 def head_modules(model: nn.Module) -> list[str]:
-    """Dotted names of the smallest modules that own the head's parameters: all outside the encoder, and poolers."""
+    """Name the smallest modules that own the head's parameters: all outside the encoder, and poolers."""
     return list(_head(plain_model(model)))
 
 
 def last_layer(model: nn.Module) -> nn.Linear:
-    """The layer whose outputs are the logits; within peft the copy of it that is in use.
+    """Return the layer whose outputs are the logits; within peft the copy of it that is in use.
 
     Raises:
         BaseModelError: none is found.
     """
     plain = plain_model(model)
-    found = [
+    layers = [
         module
         for name, module in _head(plain).items()
         if isinstance(module, nn.Linear)
         and module.out_features == plain.config.num_labels
-        and not _is_within(name, _encoder_name(plain))
+        and not _is_in_encoder(name, plain)
     ]
-    if not found:
+    if not layers:
         raise BaseModelError(
             f"{_kind(plain)}: expected a linear layer with {plain.config.num_labels} outputs (the logits) outside the "
             "encoder, found none: take another encoder"
         )
-    return found[-1]
+    return layers[-1]
 
 
 def name_of(layer: nn.Module, model: nn.Module) -> str:
-    """The dotted name of a layer in a model."""
+    """Return the dotted name of a layer in a model."""
     return next(name for name, module in model.named_modules() if module is layer)
 
 
-def begin_anew(layer: nn.Linear, config: PreTrainedConfig) -> None:
-    """Draw a last layer's weights as transformers does by the ``initializer_range``, or as torch does without one."""
+def initialize(layer: nn.Linear, config: PreTrainedConfig) -> None:
+    """Draw a last layer's weights by the config's ``initializer_range``, or as torch does without one."""
     spread = getattr(config, "initializer_range", None)
     if spread is None:
         layer.reset_parameters()
@@ -146,29 +144,24 @@ def begin_anew(layer: nn.Linear, config: PreTrainedConfig) -> None:
 
 
 def plain_model(model: Any) -> PreTrainedModel:
-    """The transformers model, also of one that peft has wrapped."""
+    """Return the transformers model, also of one that peft has wrapped."""
     plain = within_peft(model)
     assert isinstance(plain, PreTrainedModel)
     return plain
 
 
 def within_peft(model: Any) -> Any:
-    """What peft has wrapped; any other model as it is."""
+    """Return the model that peft has wrapped, or the model itself."""
     return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
 
 
-def known_family(model: PreTrainedModel) -> Family | None:
-    """Where the parts of a model are; None of an architecture that is not known here."""
-    return FAMILIES.get(model.config.model_type)
-
-
 def family_of(model: PreTrainedModel) -> Family:
-    """Where the parts of a model are.
+    """Return the paths of a model's parts.
 
     Raises:
         BaseModelError: an architecture that is not known here.
     """
-    family = known_family(model)
+    family = FAMILIES.get(model.config.model_type)
     if family is None:
         raise BaseModelError(
             f"{_kind(model)}: expected an architecture whose layers are known ({', '.join(FAMILIES)}), found another: "
@@ -182,26 +175,21 @@ def _kind(model: PreTrainedModel) -> str:
 
 
 def parts_of(model: PreTrainedModel, paths: tuple[str | None, ...]) -> list[nn.Module]:
-    """The modules at these paths in the encoder, but for those that this model does without."""
+    """Return the modules at these paths in the encoder that this model has."""
     modules = dict(model.base_model.named_modules())
     return [modules[path] for path in paths if path in modules]
 
 
-def _encoder_name(model: PreTrainedModel) -> str:
-    return "" if model.base_model is model else model.base_model_prefix
-
-
-def _is_within(name: str, encoder: str) -> bool:
-    return not encoder or name == encoder or name.startswith(f"{encoder}.")
+def _is_in_encoder(name: str, model: PreTrainedModel) -> bool:
+    return model.base_model is model or f"{name}.".startswith(f"{model.base_model_prefix}.")
 
 
 def _head(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The modules of the head that own parameters, in the model's order; in peft's wrappers the copies in use."""
-    encoder = _encoder_name(model)
+    """Return the head's modules that own parameters, in the model's order; in peft's wrappers the copies in use."""
     return {
         name: module
         for name, module in _modules_in_use(model)
-        if (not _is_within(name, encoder) or "pooler" in name.removeprefix(encoder))
+        if (not _is_in_encoder(name, model) or "pooler" in name)
         and next(module.parameters(recurse=False), None) is not None
     }
 

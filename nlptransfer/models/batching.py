@@ -1,4 +1,7 @@
-"""Rows that a model can take, and batches of like length, the same on every machine."""
+"""Plan batches of rows of like length, the same on every machine.
+
+This file knows lengths and seeds; it does not know what the rows hold.
+"""
 
 import math
 from collections.abc import Iterator
@@ -6,13 +9,13 @@ from collections.abc import Iterator
 import numpy as np
 
 MEGABATCH = 50
-"""Batches of like length are cut from at most so many batches of shuffled rows, so that each epoch mixes anew."""
+"""Batches whose shuffled rows are sorted by length together, so that each epoch mixes anew."""
 BATCH_COST = 0.05
-"""What a batch in prediction costs besides its tokens, as a share of the most tokens that it may have."""
+"""Fixed cost of a batch in prediction, as a share of the most tokens that it may have."""
 
 
 def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """One epoch's batches: every row once, rows of like length together, in random order.
+    """Plan one epoch's batches: every row once, rows of like length together, in random order.
 
     The plan depends on the arguments alone, so that every process draws the same one and a resumed
     run goes on where it stopped.
@@ -26,7 +29,7 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int
     """
     draw = np.random.default_rng([seed, epoch])
     shuffled = draw.permutation(len(lengths))
-    # Few rows are cut in four at least, or every epoch would have the same batches.
+    # Few rows are split in four at least, or every epoch would have the same batches.
     mixed = batch_size * min(MEGABATCH, max(1, len(shuffled) // (4 * batch_size)))
     batches = []
     for start in range(0, len(shuffled), mixed):
@@ -37,7 +40,7 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int
 
 
 def endless_batches(lengths: np.ndarray, batch_size: int, seed: int, first: int, count: int) -> list[np.ndarray]:
-    """Batches ``first`` to ``first + count`` of one epoch's :func:`training_batches` after the other's."""
+    """List batches ``first`` to ``first + count`` of one epoch's :func:`training_batches` after the other's."""
     found: list[np.ndarray] = []
     epoch, skipped = divmod(first, math.ceil(len(lengths) / batch_size))
     while len(found) < count:
@@ -47,10 +50,10 @@ def endless_batches(lengths: np.ndarray, batch_size: int, seed: int, first: int,
 
 
 def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.ndarray]:
-    """Batches for prediction: rows of like length, the longest first; at most ``tokens`` with padding, or a single row.
+    """Plan batches for prediction: rows of like length, longest first; at most ``tokens`` with padding, or one row.
 
-    Where one batch ends and the next begins is chosen for the least work: all tokens with padding, and what each
-    batch costs by itself (dynamic programming over the lengths that there are).
+    Batches are split for the least work, all tokens with padding and the fixed cost of each batch, by dynamic
+    programming over the distinct lengths.
     """
     order = np.argsort(lengths, kind="stable")
     found, counts = np.unique(lengths, return_counts=True)

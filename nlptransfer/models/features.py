@@ -1,6 +1,6 @@
-"""What is frozen is computed once: pooled word vectors, and a cache of what frozen encoders make of texts.
+"""Features of frozen models, computed once: pooled word vectors, and a cache of arrays on disk.
 
-So is what tells two domains apart: the odds of one's texts in the other, and the distance of their features.
+This file knows texts, weights and the keys that tell them apart; it does not know what learns from the features.
 """
 
 import hashlib
@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -30,18 +28,17 @@ from nlptransfer.models.architectures import embeddings_of, layers_of
 from nlptransfer.models.inference import compute
 from nlptransfer.models.rows import FeatureRows
 from nlptransfer.models.tokens import LongText, TokenRows
+from nlptransfer.progress import progress_bar
 from nlptransfer.vectors import RESERVED
 
 log = logging.getLogger("nlptransfer")
 
-CHUNK = 65_536
-"""Rows pooled at a time, so that little memory is needed besides the ids and the result."""
 CACHE_LIMIT = "NLPTRANSFER_CACHE_GB"
-"""The environment variable that says how many GiB the feature cache may hold."""
+"""The environment variable with the GiB that the feature cache may hold."""
 CACHE_GB = 20.0
-"""GiB that it may hold where nothing is said."""
+"""GiB that it may hold by default."""
 RECIPE = 2
-"""Version of what is computed here; another one is computed again."""
+"""Version of the computation; arrays of another one are computed again."""
 
 
 def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]) -> FeatureRows:
@@ -56,31 +53,22 @@ def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]
         (rows, dimensions * len(pooling)) float32; zeros for a row without a known word.
     """
     matrix = matrix.detach().float().cpu()
-    features = np.empty((len(rows), len(pooling), matrix.shape[1]), dtype=np.float32)
-    for start in range(0, len(rows), CHUNK):
-        offsets = rows.offsets[start : start + CHUNK + 1]
-        ids = rows.ids[offsets[0] : offsets[-1]]
-        known = ids >= RESERVED
-        before = np.concatenate([[0], np.cumsum(known)])
-        bags = torch.from_numpy(before[offsets[:-1] - offsets[0]])
-        words = torch.from_numpy(ids[known]).to(bags.dtype)
-        for place, way in enumerate(pooling):
-            pooled = functional.embedding_bag(words, matrix, bags, mode=way)
-            features[start : start + CHUNK, place] = pooled.numpy()
-    return FeatureRows(features.reshape(len(rows), len(pooling) * matrix.shape[1]))
+    known = rows.ids >= RESERVED
+    bags = torch.from_numpy(np.concatenate([[0], np.cumsum(known)])[rows.offsets[:-1]])
+    words = torch.from_numpy(rows.ids[known]).to(bags.dtype)
+    pooled = [functional.embedding_bag(words, matrix, bags, mode=kind) for kind in pooling]
+    return FeatureRows(torch.cat(pooled, dim=1).numpy())
 
 
 def activations(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], tokens: TokenRows, cut: int
 ) -> np.ndarray:
-    """What layer ``cut`` takes of every token, from the cache or into it; all processes call this together.
+    """Return the inputs of layer ``cut`` for every token, cached; all processes call this together.
 
     Args:
         model: a classifier or a bare encoder whose layers below the cut are frozen.
-        tokenizer: what made the tokens.
-        texts: what it made them of.
-        tokens: the rows.
-        cut: as :func:`upper_layers` has it.
+        tokens: the rows that ``tokenizer`` made of ``texts``.
+        cut: number of layers below, see :func:`upper_layers`.
 
     Returns:
         (tokens of all rows, width) float16.
@@ -90,8 +78,7 @@ def activations(
     lower = [*embeddings_of(model), *layers_of(model)[:cut]]
 
     def flat(inputs: dict[str, Tensor]) -> Tensor:
-        found = partial.activations_below(model, cut, inputs)
-        return to_float16(found[inputs["attention_mask"].bool()])
+        return to_float16(partial.activations_below(model, cut, inputs)[inputs["attention_mask"].bool()])
 
     key = {
         "kind": "activations",
@@ -109,23 +96,19 @@ def through(
     tokens: TokenRows,
     places: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """As :func:`compute` of all processes, with a bar on a terminal where the log is shown."""
-    # On stderr: what a command prints may be piped on.
-    console = Console(stderr=True)
-    shown = distributed.is_main() and console.is_terminal and log.isEnabledFor(logging.INFO)
-    with Progress(console=console, transient=True, disable=not shown) as bar:
+    """Run :func:`compute` in all processes, with a progress bar where the log is shown."""
+    with progress_bar(distributed.is_main() and log.isEnabledFor(logging.INFO)) as bar:
         task = bar.add_task(f"{len(tokens):,} texts through the encoder", total=len(tokens))
 
         def counted(inputs: dict[str, Tensor]) -> Tensor:
-            found = function(inputs)
             bar.advance(task, len(inputs["input_ids"]) * distributed.world_size())
-            return found
+            return function(inputs)
 
         return compute(model, counted, tokens, share=True, places=places)
 
 
 def to_float16(values: Tensor) -> Tensor:
-    """As float16, the cache's type; what is too large for it becomes the largest that it has."""
+    """Convert to float16, the cache's type; values too large for it become its largest."""
     highest = torch.finfo(torch.float16).max
     return values.clamp(-highest, highest).half()
 
@@ -133,28 +116,28 @@ def to_float16(values: Tensor) -> Tensor:
 def text_key(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], long_text: LongText
 ) -> dict[str, Any]:
-    """The parts of a key for :func:`cached` that say what texts an encoder reads and how, but for its weights.
+    """Return the parts of a key for :func:`cached` for the texts that an encoder reads and how, without its weights.
 
-    Of the texts themselves: where the cache has what is made of them, they are not cut into tokens.
+    The texts are hashed themselves, so that texts whose features are cached need no tokens.
     """
     shape = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
     return {
         "recipe": RECIPE,
         "transformers": transformers.__version__,
-        "architecture": hash(json.dumps(shape, sort_keys=True, default=str)),
-        "tokenizer": hash(tokenizer.backend_tokenizer.to_str()),
+        "architecture": sha256(json.dumps(shape, sort_keys=True, default=str)),
+        "tokenizer": sha256(tokenizer.backend_tokenizer.to_str()),
         "padding": [tokenizer.padding_side, tokenizer.pad_token_id],
         "inputs": tokenizer.model_input_names,
         "max_length": tokenizer.model_max_length,
         "long_texts": long_text,
         "normalization": "none",
         # With their lengths: where one ends and the next begins.
-        "texts": hash("".join(f"{len(text)} {text}" for text in texts)),
+        "texts": sha256("".join(f"{len(text)} {text}" for text in texts)),
     }
 
 
 def hash_of_modules(modules: Iterable[nn.Module]) -> str:
-    """The sha256 of the weights of modules, as they are in memory."""
+    """Hash the weights of modules, as they are in memory, by sha256."""
     digest = hashlib.sha256()
     for module in modules:
         for name, value in module.state_dict().items():
@@ -164,13 +147,13 @@ def hash_of_modules(modules: Iterable[nn.Module]) -> str:
 
 
 def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
-    """An array from the cache, or made and kept there; all processes call this together.
+    """Return an array from the cache, made and saved there the first time; all processes call this together.
 
     Where the folder cannot be written, or the disk is full, a warning says so and the array stays in memory.
 
     Args:
-        key: all that the array depends on, of what JSON has.
-        make: computes the array, when any process has no whole entry; all processes call it then.
+        key: all that the array depends on, as JSON.
+        make: computes the array; all processes call it where any has no whole entry.
 
     Returns:
         The array, memory-mapped and read-only where the cache holds it.
@@ -179,23 +162,24 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
         SettingError: NLPTRANSFER_CACHE_GB is no number.
     """
     limit = _limit()
-    path = cache_folder("features") / f"{hash(json.dumps(key, sort_keys=True))}.npy"
-    found = _opened(path)
-    on_all = _on_all(found is not None)
-    if found is not None and on_all:
-        return found
+    path = cache_folder("features") / f"{sha256(json.dumps(key, sort_keys=True))}.npy"
+    array = _opened(path)
+    mine = [np.array([distributed.rank()])], [np.array([array is not None])]
+    on_all = distributed.gather_rows(*mine, distributed.world_size(), share=True).all()
+    if array is not None and on_all:
+        return array
     made = make()
     if distributed.is_main():
-        _keep(path, made, limit)
+        _save(path, made, limit)
     distributed.barrier()
-    found = _opened(path)
-    return made if found is None else found
+    array = _opened(path)
+    return made if array is None else array
 
 
 def _opened(path: Path) -> np.ndarray | None:
-    """A whole entry, which counts as used now; else None."""
+    """Map a whole entry, which counts as used now; None where there is none."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         return None
     except Exception as error:  # of a spoiled header numpy raises what Python's own tokenizer does
@@ -203,16 +187,10 @@ def _opened(path: Path) -> np.ndarray | None:
         return None
     with suppress(OSError):  # a cache that may only be read serves too
         os.utime(path)
-    return found
+    return array
 
 
-def _on_all(has: bool) -> bool:
-    """Whether every process has it."""
-    mine = [np.array([distributed.rank()])], [np.array([has])]
-    return bool(distributed.gather_rows(*mine, distributed.world_size(), share=True).all())
-
-
-def _keep(path: Path, made: np.ndarray, limit: float) -> None:
+def _save(path: Path, made: np.ndarray, limit: float) -> None:
     try:
         with atomic_file(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, made, allow_pickle=False)
@@ -221,10 +199,10 @@ def _keep(path: Path, made: np.ndarray, limit: float) -> None:
         log.warning("the feature cache cannot be written, and its entry stays in memory: %s", error)
 
 
-def _evict(kept: Path, limit: float) -> None:
-    """Remove what was used longest ago until the cache fits its limit, but not the entry that is kept."""
+def _evict(newest: Path, limit: float) -> None:
+    """Remove what was used longest ago until the cache fits its limit, but not the newest entry."""
     files = []
-    for file in kept.parent.iterdir():
+    for file in newest.parent.iterdir():
         with suppress(FileNotFoundError):  # another run evicts too
             stat = file.stat()
             files.append((stat.st_mtime_ns, stat.st_size, file))
@@ -232,22 +210,22 @@ def _evict(kept: Path, limit: float) -> None:
     for _, size, file in sorted(files):
         if total <= limit:
             break
-        if file != kept:
+        if file != newest:
             file.unlink(missing_ok=True)
             total -= size
 
 
 def _limit() -> float:
-    """The bytes that the cache may hold."""
-    said = os.environ.get(CACHE_LIMIT) or str(CACHE_GB)
+    """Read how many bytes the cache may hold."""
+    value = os.environ.get(CACHE_LIMIT) or str(CACHE_GB)
     try:
-        size = float(said)
+        size = float(value)
     except ValueError:
         size = math.nan
     if not size >= 0:
-        raise SettingError(f"{CACHE_LIMIT}={said!r}: expected the GiB that the feature cache may hold, from 0")
+        raise SettingError(f"{CACHE_LIMIT}={value!r}: expected the GiB that the feature cache may hold, from 0")
     return size * 2**30
 
 
-def hash(text: str) -> str:
+def sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

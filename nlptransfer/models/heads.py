@@ -1,4 +1,7 @@
-"""The last layer of a classifier: what it takes, another one in its place, and one for other labels."""
+"""Work on the last layer of a classifier: see its inputs, replace it for a while or for other labels.
+
+This file knows layers and labels; it does not know what is trained.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,14 +13,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nlptransfer.data import Labels
-from nlptransfer.models.architectures import begin_anew, name_of, plain_model
+from nlptransfer.models.architectures import initialize, name_of, plain_model
 from nlptransfer.models.inference import compute
 from nlptransfer.models.rows import Rows
 
 
 @contextmanager
 def standing_in(layer: nn.Module | None, other: nn.Module | None) -> Iterator[None]:
-    """Within it the layer gives what another one makes of the same inputs; without another one nothing changes."""
+    """Let another layer compute the outputs of ``layer``; nothing changes where one of them is None."""
     if layer is None or other is None:
         yield
         return
@@ -30,7 +33,7 @@ def standing_in(layer: nn.Module | None, other: nn.Module | None) -> Iterator[No
 
 @contextmanager
 def last_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Within it a list that holds what the layer took last."""
+    """Yield a list with the layer's last input, filled at each call."""
     seen: list[Tensor] = []
 
     def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -44,7 +47,7 @@ def last_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def text_vectors(inputs: Tensor, batch: Mapping[str, Tensor], model: Any) -> Tensor:
-    """(rows, width) of what a last layer takes; a decoder's takes every token, and the last real one is the answer."""
+    """Return a last layer's input for each text, (rows, width); of a decoder's, which takes all tokens, the last."""
     if inputs.ndim == 2:
         return inputs
     ids = batch["input_ids"]
@@ -54,7 +57,7 @@ def text_vectors(inputs: Tensor, batch: Mapping[str, Tensor], model: Any) -> Ten
 
 
 def represent(learner: nn.Module, head: nn.Linear, rows: Rows) -> np.ndarray:
-    """(texts, width) float32: what the last layer takes; all processes call this together."""
+    """Compute the last layer's inputs, (texts, width) float32; all processes call this together."""
     with last_inputs(head) as seen:
 
         def taken(batch: dict[str, Tensor]) -> Tensor:
@@ -65,11 +68,11 @@ def represent(learner: nn.Module, head: nn.Linear, rows: Rows) -> np.ndarray:
 
 
 def relabel(model: PreTrainedModel, head: nn.Linear, labels: Labels, seed: int) -> nn.Linear:
-    """Put a fresh last layer for other labels in the place of a model's; returns the old one."""
+    """Replace the last layer by a newly initialized one for other labels, and return the old one."""
     torch.manual_seed(seed)
-    fresh = nn.Linear(head.in_features, labels.num_labels, bias=head.bias is not None)
-    begin_anew(fresh, model.config)
-    model.set_submodule(name_of(head, model), fresh.to(head.weight))
+    layer = nn.Linear(head.in_features, labels.num_labels, bias=head.bias is not None)
+    initialize(layer, model.config)
+    model.set_submodule(name_of(head, model), layer.to(head.weight))
     _set_labels(model, labels)
     return head
 
@@ -91,6 +94,6 @@ def reorder(model: PreTrainedModel, head: nn.Linear, before: Labels, after: Labe
 def _set_labels(model: PreTrainedModel, labels: Labels) -> None:
     config: Any = model.config
     config.id2label, config.label2id, config.problem_type = labels.id2label, labels.label2id, labels.problem_type
-    own: Any = plain_model(model)
-    if hasattr(own, "num_labels"):
-        own.num_labels = labels.num_labels
+    plain: Any = plain_model(model)
+    if hasattr(plain, "num_labels"):
+        plain.num_labels = labels.num_labels

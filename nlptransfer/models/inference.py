@@ -1,4 +1,7 @@
-"""Run a model over rows, and give its results in the order of the rows."""
+"""Run a model over rows, and return its results in the order of the texts.
+
+This file knows batches, devices and processes; it does not know what is computed.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +17,17 @@ from nlptransfer.models.partial import first_token_alone
 from nlptransfer.models.rows import Rows
 
 PREDICTED_NUMBERS = {"cpu": 400_000, "other": 12_000_000}
-"""Numbers of one batch's hidden states in prediction: what fits a processor's caches, and what fills an accelerator."""
+"""Numbers in the hidden states of one batch in prediction: they fit a processor's caches, and fill an accelerator."""
 
 
 def _over_windows(values: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """(rows, ...) -> (texts, ...) float32: the mean over a text's windows."""
+    """Average (rows, ...) over the windows of each text, (texts, ...) float32."""
     counts = np.diff(windows).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
     return np.add.reduceat(values, windows[:-1], axis=0, dtype=np.float32) / counts
 
 
 def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray:
-    """The model's logits in evaluation mode, in the order of the texts.
+    """Compute the model's logits in evaluation mode, in the order of the texts.
 
     Args:
         share: whether all processes call this and work on a part each; everyone gets all rows.
@@ -46,14 +49,14 @@ def compute(
     share: bool = False,
     places: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """A function of batches of rows, with the model in evaluation mode, in the order of the texts.
+    """Compute a function of batches of rows, with the model in evaluation mode, in the order of the texts.
 
     Args:
         function: of a batch of n rows, on the model's device; gives (n, ...).
         rows: at least one.
         share: whether all processes call this and work on a part each; everyone gets all rows.
-        places: of the rows of a batch: where its results go, if there are more or fewer than one a row; all places
-            together are 0, 1, ... each once.
+        places: where the results of a batch of rows go, if there are more or fewer than one a row; all places together
+            are 0, 1, ... each once.
 
     Returns:
         (texts, ...), of a text in windows the mean of theirs; or (places, ...)
@@ -70,13 +73,13 @@ def compute(
     model.eval()
     # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.
     with torch.no_grad(), cpu.fast(model):
-        found = [
+        results = [
             function({name: value.to(device) for name, value in rows.batch(batch).items()}).cpu().numpy()
             for batch in [*mine, *idle]
         ][: len(mine)]
     model.train(was_training)
     if places is None:
-        every = distributed.gather_rows(mine, found, len(rows), share=share)
+        every = distributed.gather_rows(mine, results, len(rows), share=share)
         return every if rows.windows is None else _over_windows(every, rows.windows)
     count = sum(len(places(batch)) for batch in batches)
-    return distributed.gather_rows([places(batch) for batch in mine], found, count, share=share)
+    return distributed.gather_rows([places(batch) for batch in mine], results, count, share=share)

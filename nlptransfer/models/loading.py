@@ -1,4 +1,7 @@
-"""Load a tokenizer, an encoder, a classifier or a language model from a base model."""
+"""Load a tokenizer, an encoder, a classifier or a language model from a base model.
+
+This file knows configs, weights and tokenizers; it does not know how bases are found or what is trained.
+"""
 
 import importlib.util
 import re
@@ -23,14 +26,14 @@ from transformers import (
 from nlptransfer.data import Labels
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub import BaseModel, fast_tokenizer, from_pretrained
-from nlptransfer.models.architectures import FAMILIES, begin_anew, head_modules, last_layer, name_of
+from nlptransfer.models.architectures import FAMILIES, head_modules, initialize, last_layer, name_of
 from nlptransfer.settings import check
 
 
 def load_tokenizer(base: BaseModel, max_length: int | None = None) -> PreTrainedTokenizerFast:
-    """The tokenizer of a base; one without a padding token gets a token that it has (unknown, else end of text).
+    """Load the tokenizer of a base; one without a padding token takes its unknown or end token for it.
 
-    Texts are cut at ``max_length`` tokens, or where the tokenizer or the places of the model end before.
+    Its ``model_max_length`` is ``max_length``, or less where the tokenizer or the positions of the model end before.
 
     Raises:
         BaseModelError: it cannot be read, is not a fast one, or has nothing to pad with.
@@ -62,16 +65,16 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     four_bit: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A classifier on a base, and the dotted names of its modules whose weights the base does not bring.
+    """Load a classifier on a base, and name its newly initialized modules, whose weights the base does not have.
 
-    A head of the base stays only where its label names are these, in this order; of equal size but for other labels
-    its last layer starts anew. Fresh weights depend on the seed alone.
+    The base's own last layer is used only where its label names are these, in this order. New weights depend on the
+    seed alone.
 
     Args:
         base: the encoder.
-        labels: what the classifier tells apart.
+        labels: the classes.
         tokenizer: the base's, for its padding token.
-        seed: what fresh weights are drawn from; sets torch's global generator.
+        seed: of the new weights; sets torch's global generator.
         dropout: in place of every dropout probability of the config.
         attention_dropout: in place of those of attention weights, where the config has them apart.
         dtype: of the weights.
@@ -87,8 +90,8 @@ def load_model(
             f"{base.id}: expected an architecture with a classifier in transformers, found {config.model_type!r}: "
             "take another encoder"
         )
-    brought = tuple(name for _, name in sorted((config.id2label or {}).items()))
-    is_generic = all(re.fullmatch(r"LABEL_\d+", name) for name in brought)
+    old_names = tuple(name for _, name in sorted((config.id2label or {}).items()))
+    is_generic = all(re.fullmatch(r"LABEL_\d+", name) for name in old_names)
     config.update({"id2label": labels.id2label, "label2id": labels.label2id, "problem_type": labels.problem_type})
     _set_padding(config, tokenizer, base.id)
     if hasattr(config, "use_cache"):
@@ -102,8 +105,8 @@ def load_model(
     model, fresh = _load(AutoModelForSequenceClassification, base, config, dtype, options)
     last = last_layer(model)
     name = name_of(last, model)
-    if name not in fresh and (is_generic or brought != labels.names):
-        begin_anew(last, config)
+    if name not in fresh and (is_generic or old_names != labels.names):
+        initialize(last, config)
         fresh.add(name)
     family = FAMILIES.get(config.model_type)
     if family and family.pretraining_only:
@@ -113,7 +116,7 @@ def load_model(
 
 
 def load_encoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The encoder of a base without a head, in eval mode, with no parameter that learns.
+    """Load the encoder of a base without a head, in eval mode and frozen.
 
     Raises:
         BaseModelError: weights are missing (a pooler's are not needed).
@@ -123,7 +126,7 @@ def load_encoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrai
 
 
 def load_language_model(base: BaseModel, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, bool]:
-    """A base with the head that it was pretrained with, and whether that predicts masked tokens, not the next one.
+    """Load a base with its pretraining head; the second value is whether it predicts masked tokens, not the next.
 
     Raises:
         BaseModelError: the base has no such head, or not its weights.
@@ -149,14 +152,14 @@ def _no_language_head(base: BaseModel, found: str) -> str:
 
 
 def _looks_ahead(model: PreTrainedModel) -> bool:
-    """Whether what comes later in a text changes what is predicted before it."""
+    """Return whether later tokens change the predictions before them."""
     with torch.no_grad():
         one, other = model.eval()(input_ids=torch.tensor([[1, 1, 1], [1, 1, 2]])).logits[:, 0]
     return not torch.allclose(one, other, atol=1e-4)
 
 
 def set_dropout(config: PreTrainedConfig, dropout: float, names: str = "dropout|_pdrop$") -> None:
-    """Set every dropout probability that a config has; where it says None, a classifier's follows the others.
+    """Set every dropout probability that a config has; one that is None follows the others.
 
     Args:
         names: a regular expression that their names match.
@@ -172,7 +175,7 @@ def set_dropout(config: PreTrainedConfig, dropout: float, names: str = "dropout|
 
 
 def _places(config: PreTrainedConfig) -> int | None:
-    """The tokens that there are positions for."""
+    """Count the tokens that the model has positions for."""
     places = getattr(config, "max_position_embeddings", None)
     family = FAMILIES.get(config.model_type)
     if places and family and family.counts_from_padding:
@@ -183,9 +186,9 @@ def _places(config: PreTrainedConfig) -> int | None:
 
 def _set_padding(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
     family = FAMILIES.get(config.model_type)
-    own = config.pad_token_id
+    pad_id = config.pad_token_id
     # RoBERTa counts positions from its padding id, so what a config says stays wherever nothing is pooled by it.
-    if own is None or (own != tokenizer.pad_token_id and family and family.pools_by_padding):
+    if pad_id is None or (pad_id != tokenizer.pad_token_id and family and family.pools_by_padding):
         size = getattr(config, "vocab_size", None)
         if size is not None and tokenizer.pad_token_id >= size:
             raise BaseModelError(
@@ -221,18 +224,12 @@ def _four_bit_options(config: PreTrainedConfig, dtype: torch.dtype) -> dict[str,
 def _load(
     auto: Any, base: BaseModel, config: PreTrainedConfig, dtype: torch.dtype, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The model and the names of its fresh modules, which are all of its head."""
-    model, found = from_pretrained(
-        auto,
-        base,
-        config=config,
-        dtype=dtype,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        **options,
-    )
-    keys = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    """Return the model and the names of its newly initialized modules, which are all of its head."""
+    model, info = from_pretrained(
+        auto, base, config=config, dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
+        output_loading_info=True, **options,
+    )  # fmt: skip
+    keys = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     fresh = {key.rpartition(".")[0] for key in keys}
     if lacking := sorted(fresh - set(head_modules(model))):
         listed = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")

@@ -1,4 +1,7 @@
-"""An encoder cut in two: what its lower layers make of a text, and its upper part by itself; and one cut short."""
+"""Run a part of an encoder: the activations of its lower layers, its upper layers, or its last one for one token.
+
+This file knows layers and hidden states; it does not know which layers are frozen, or why.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -10,9 +13,9 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
 
 from nlptransfer.models.architectures import (
+    FAMILIES,
     Family,
     family_of,
-    known_family,
     layers_of,
     parts_of,
     plain_model,
@@ -22,24 +25,24 @@ from nlptransfer.settings import check
 
 
 def upper_layers(model: nn.Module, cut: int) -> nn.Module:
-    """The part of a model from layer ``cut`` on, over the same parameters and under the same names.
+    """Return the part of a model from layer ``cut`` on, over the same parameters and under the same names.
 
     It is called as ``upper(activations, **inputs)`` with :func:`activations_below` of (batch, tokens, width), which are
-    cast to the embeddings' type, and with the model's inputs, since masks and positions come from them. It returns what
-    the model returns. What lies below the cut is gone: its parameters, its cost, its dropout. What all layers share
-    does not learn in it. Settings such as gradient checkpointing are made on the model, before it is cut.
+    cast to the embeddings' type, and with the model's inputs, for masks and positions. It has no parameters, cost or
+    dropout of the layers below, and what all layers share does not learn in it. Settings such as gradient checkpointing
+    are made on the model before.
 
     Args:
         model: a classifier, a bare encoder, or either within peft.
-        cut: how many layers are left out, from 1 to all.
+        cut: number of layers below, from 1 to all.
 
     Raises:
-        SettingError: no such cut.
+        SettingError: ``cut`` is out of range.
         BaseModelError: see :func:`layers_of`.
     """
     plain, layers, family = _parts(model, cut)
     makers = parts_of(plain, family.embeddings)
-    given = _Given(next(makers[0].parameters()).dtype, family.tokens_first)
+    handover = _Handover(next(makers[0].parameters()).dtype, family.tokens_first)
     # deepcopy takes what the memo holds for a copy that is made already: parameters are shared, lower parts replaced.
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     memo[id(plain.config)] = plain.config
@@ -49,24 +52,24 @@ def upper_layers(model: nn.Module, cut: int) -> nn.Module:
     for parameter in idle:
         if parameter.requires_grad:
             memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    memo |= {id(module): _StandIn(given) for module in makers}
-    memo |= {id(layer): _StandIn(given, family.layers_give_pairs, layer) for layer in layers[:cut]}
+    memo |= {id(module): _StandIn(handover) for module in makers}
+    memo |= {id(layer): _StandIn(handover, family.layers_give_pairs, layer) for layer in layers[:cut]}
     upper = copy.deepcopy(model, memo)
     if family.in_first_layer:
         owner, _, name = family.in_first_layer.rpartition(".")
         setattr(plain_model(upper).base_model.get_submodule(owner), name, None)
-    upper.register_forward_pre_hook(given.take, with_kwargs=True)
-    upper.register_forward_hook(given.forget, always_call=True)
+    upper.register_forward_pre_hook(handover.take, with_kwargs=True)
+    upper.register_forward_hook(handover.forget, always_call=True)
     return upper
 
 
 def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> Tensor:
-    """(batch, tokens, width): what layer ``cut`` takes, or for a cut above all layers what the last one gives.
+    """Return the input of layer ``cut``, or above all layers the output of the last, (batch, tokens, width).
 
-    The model computes them in eval mode and without gradients; only layers below the cut are run.
+    The model runs in eval mode and without gradients, and only its layers below the cut.
 
     Raises:
-        SettingError: no such cut.
+        SettingError: ``cut`` is out of range.
         BaseModelError: see :func:`layers_of`.
     """
     plain, layers, family = _parts(model, cut)
@@ -102,16 +105,15 @@ def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> 
 
 @contextmanager
 def first_token_alone(model: Any) -> Iterator[None]:
-    """Within it the last layer of BERT and its kin makes nothing of tokens that the classifier does not read.
+    """Let the last layer of BERT and its kin compute the first token only, the one that the classifier reads.
 
-    Its attention looks at them all, so that logits are the same. Of 6 layers an eighth of the work of linear layers is
-    saved.
+    Its attention looks at all tokens, so that logits are the same. With 6 layers this saves an eighth of their work.
     """
     rest = _after_last_attention(within_peft(model))
     if rest is None:
         yield
         return
-    hook = rest.register_forward_pre_hook(lambda _, given: tuple(part[:, :1] for part in given))
+    hook = rest.register_forward_pre_hook(lambda _, inputs: tuple(part[:, :1] for part in inputs))
     try:
         yield
     finally:
@@ -119,17 +121,17 @@ def first_token_alone(model: Any) -> Iterator[None]:
 
 
 def _after_last_attention(model: Any) -> nn.Module | None:
-    """What the last attention gives to, where a classifier reads the first token alone; else None."""
+    """Return the module after the last attention, where a classifier reads the first token alone; else None."""
     # transformers' own class, not one of ours with such a config: a graph has no layers.
     kinds: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     config = type(getattr(model, "config", None))
-    family = known_family(model) if config in kinds and type(model) is kinds[config] else None
+    family = FAMILIES.get(model.config.model_type) if config in kinds and type(model) is kinds[config] else None
     if family is None or family.after_attention is None:
         return None
     layers = layers_of(model)
     if len(layers) == 1 and parts_of(model, (family.in_first_layer,)):
         return None  # it reads all tokens of its layer
-    # What stands in for a layer that was cut away has no attention.
+    # The stand-in for a layer that was left out has no attention.
     return dict(layers[-1].named_modules()).get(family.after_attention)
 
 
@@ -143,8 +145,8 @@ class _Reached(Exception):
     """Ends a forward pass whose rest is not needed."""
 
 
-class _Given:
-    """Activations on their way from a call of an upper part to its stand-ins."""
+class _Handover:
+    """Activations passed from a call of an upper part to its stand-ins."""
 
     def __init__(self, dtype: torch.dtype, tokens_first: bool) -> None:
         self.dtype, self.tokens_first = dtype, tokens_first
@@ -170,13 +172,13 @@ class _Given:
 
 
 class _StandIn(nn.Module):
-    """In place of embeddings or a lower layer: takes anything, and gives the activations."""
+    """A module in place of embeddings or a lower layer, which returns the activations."""
 
-    def __init__(self, given: _Given, gives_pair: bool = False, layer: nn.Module | None = None) -> None:
+    def __init__(self, handover: _Handover, gives_pair: bool = False, layer: nn.Module | None = None) -> None:
         super().__init__()
-        self.given, self.gives_pair = given, gives_pair
+        self.handover, self.gives_pair = handover, gives_pair
         # ModernBERT asks its layers for it.
         self.attention_type = getattr(layer, "attention_type", None)
 
     def forward(self, *_args: Any, **_kwargs: Any) -> Any:
-        return (self.given.activations, None) if self.gives_pair else self.given.activations
+        return (self.handover.activations, None) if self.gives_pair else self.handover.activations

@@ -1,4 +1,4 @@
-"""Pool the vectors of a text into one."""
+"""Pool the vectors of a text into one. This file knows tensors and masks, and no tokens."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def pool(vectors: Tensor, known: Tensor, pooling: Sequence[str]) -> Tensor:
-    """(batch, words, dimensions) -> (batch, dimensions * len(pooling)) over the known words; zeros where none is.
+    """Pool (batch, words, dimensions) over the known words, (batch, dimensions * len(pooling)); zeros where none is.
 
     Args:
         vectors: finite, those of unknown words too.
@@ -16,10 +16,10 @@ def pool(vectors: Tensor, known: Tensor, pooling: Sequence[str]) -> Tensor:
     """
     mask = known.unsqueeze(2)
     parts = []
-    for way in pooling:
-        if way == "mean":
+    for kind in pooling:
+        if kind == "mean":
             parts.append((vectors * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1))
-        elif way == "max":
+        elif kind == "max":
             highest = vectors.masked_fill(~mask, -torch.inf).amax(dim=1)
             parts.append(torch.where(mask.any(dim=1), highest, 0.0))
         else:

@@ -1,4 +1,7 @@
-"""Rows as models take them: tokens, features or activations, and what is learned beside them."""
+"""Rows as models take them: tokens, features or activations, and what belongs to a text besides.
+
+This file knows rows, windows and batches; it does not know how tokens or features are made, nor how rows are chosen.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +27,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """The keyword arguments of the model's ``forward`` for these rows."""
+        """Return the keyword arguments of the model's ``forward`` for these rows."""
 
 
 @dataclass(frozen=True)
@@ -50,57 +53,10 @@ class FeatureRows:
 
 
 @dataclass(frozen=True)
-class _WithTokens:
-    """Token rows, and something beside them."""
-
-    tokens: TokenRows
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return self.tokens.lengths
-
-    @property
-    def windows(self) -> np.ndarray | None:
-        return self.tokens.windows
-
-
-@dataclass(frozen=True)
-class WordsBeside(_WithTokens):
-    """Token rows, and for each row the pooled vectors of its words."""
-
-    word_features: np.ndarray
-    """(rows, dimensions) float32"""
-
-    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """As the token rows', and ``word_features``, (len(indices), dimensions)."""
-        return {**self.tokens.batch(indices), "word_features": torch.from_numpy(self.word_features[indices])}
-
-
-@dataclass(frozen=True)
-class ActivationRows(_WithTokens):
-    """Token rows, and what frozen lower layers make of each token, computed once."""
-
-    activations: np.ndarray
-    """(tokens of all rows, width) float16"""
-
-    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """As the token rows', and ``activations``, (len(indices), longest row, width)."""
-        places, real = self.tokens.places(indices)
-        padded = np.zeros((*real.shape, self.activations.shape[1]), dtype=self.activations.dtype)
-        padded[real] = self.activations[places]
-        return {**self.tokens.batch(indices), "activations": torch.from_numpy(padded)}
-
-
-@dataclass(frozen=True)
-class TaughtRows:
-    """Rows, and for each what another model makes of its text."""
+class _Extended:
+    """Rows with an extra input in each batch."""
 
     rows: Rows
-    taught: np.ndarray
-    """(texts, width) float32"""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -113,10 +69,46 @@ class TaughtRows:
     def windows(self) -> np.ndarray | None:
         return self.rows.windows
 
+
+@dataclass(frozen=True)
+class WordFeatureRows(_Extended):
+    """Rows, and for each the pooled vectors of its words."""
+
+    word_features: np.ndarray
+    """(rows, dimensions) float32"""
+
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """As the rows', and ``taught``, (len(indices), width)."""
-        taught = self.taught[texts_of_rows(self.rows, indices)]
-        return {**self.rows.batch(indices), "taught": torch.from_numpy(taught)}
+        """Add ``word_features``, (len(indices), dimensions), to the rows' batch."""
+        return {**self.rows.batch(indices), "word_features": torch.from_numpy(self.word_features[indices])}
+
+
+@dataclass(frozen=True)
+class ActivationRows(_Extended):
+    """Token rows, and the activations of each token above frozen layers, computed once."""
+
+    rows: TokenRows
+    activations: np.ndarray
+    """(tokens of all rows, width) float16"""
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Add ``activations``, (len(indices), longest row, width), to the rows' batch."""
+        places, real = self.rows.places(indices)
+        padded = np.zeros((*real.shape, self.activations.shape[1]), dtype=self.activations.dtype)
+        padded[real] = self.activations[places]
+        return {**self.rows.batch(indices), "activations": torch.from_numpy(padded)}
+
+
+@dataclass(frozen=True)
+class TeacherRows(_Extended):
+    """Rows, and for each text its representation by another model."""
+
+    teacher: np.ndarray
+    """(texts, width) float32"""
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Add ``teacher``, (len(indices), width), to the rows' batch."""
+        teacher = self.teacher[texts_of_rows(self.rows, indices)]
+        return {**self.rows.batch(indices), "teacher": torch.from_numpy(teacher)}
 
 
 @dataclass(frozen=True)
@@ -151,17 +143,17 @@ class SomeRows:
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts in rows, and what they should come out as."""
+    """Texts in rows, with their targets and weights."""
 
     rows: Rows
     targets: np.ndarray
     """(texts,) int64, or (texts, labels) float32"""
     weights: np.ndarray | None = None
-    """(texts,) float32, what each text counts besides its class; None: all 1"""
+    """(texts,) float32, the weight of each text besides that of its class; None: all 1"""
 
     @property
     def by_row(self) -> "Examples":
-        """Each window with the target of its text, and with an equal share of the text's weight."""
+        """Give each window the target of its text, and an equal share of the text's weight."""
         if self.rows.windows is None:
             return self
         counts = np.diff(self.rows.windows)
@@ -171,18 +163,18 @@ class Examples:
 
 
 def tokens_of_texts(rows: Rows) -> np.ndarray:
-    """(texts,) tokens of each text, over all its windows."""
+    """Count the tokens of each text over all its windows, (texts,)."""
     return rows.lengths if rows.windows is None else np.add.reduceat(rows.lengths, rows.windows[:-1])
 
 
 def texts_of_rows(rows: Rows, places: np.ndarray) -> np.ndarray:
-    """The places of the texts that some rows belong to."""
+    """Return the places of the texts that some rows belong to."""
     return places if rows.windows is None else np.searchsorted(rows.windows, places, side="right") - 1
 
 
 def rows_of_texts(rows: Rows, texts: np.ndarray) -> np.ndarray:
-    """The places of the rows that texts have, those of like length together where texts have several."""
+    """Return the places of the rows of texts, by length where texts have several."""
     if rows.windows is None:
         return texts
-    found = ranges(rows.windows[texts], np.diff(rows.windows)[texts])
-    return found[np.argsort(rows.lengths[found], kind="stable")]
+    places = ranges(rows.windows[texts], np.diff(rows.windows)[texts])
+    return places[np.argsort(rows.lengths[places], kind="stable")]

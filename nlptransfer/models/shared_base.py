@@ -1,4 +1,7 @@
-"""One base model in memory for several classifiers, each with weights of its own beside it."""
+"""Keep one base model in memory for several classifiers, each with weights of its own.
+
+This file knows bases and heads; it does not know how classifiers are saved.
+"""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -17,7 +20,7 @@ from nlptransfer.models.loading import load_encoder, load_model, load_tokenizer
 
 
 class SharedBase:
-    """A base model that is loaded once: ``Classifier.load(folder, base=shared)`` adds what the folder has beside it.
+    """A base model that is loaded once: ``Classifier.load(folder, base=shared)`` adds the folder's own weights.
 
     Classifiers on it may be used in turn, or from several threads: each is a model of its own, which shares the
     base's weights and no state.
@@ -32,42 +35,42 @@ class SharedBase:
 
     def __init__(self, name: str | None = None, revision: str | None = None) -> None:
         self.base = find_base(name, revision)
-        self._kept: dict[str, PreTrainedModel] = {}
+        self._loaded: dict[str, PreTrainedModel] = {}
 
     def encoder(self, record: Mapping[str, Any]) -> PreTrainedModel:
-        """The frozen encoder, the same for all.
+        """Return the frozen encoder, the same for all.
 
         Args:
-            record: what a saved classifier says of its base.
+            record: of a saved classifier, on its base.
 
         Raises:
             BaseModelError: it was made with other weights.
         """
         check_weights(self.base, record)
-        if "encoder" not in self._kept:
-            self._kept["encoder"] = load_encoder(self.base).to(distributed.state().device)
-        return self._kept["encoder"]
+        if "encoder" not in self._loaded:
+            self._loaded["encoder"] = load_encoder(self.base).to(distributed.state().device)
+        return self._loaded["encoder"]
 
     def classifier(
         self, record: Mapping[str, Any], labels: Labels, dtype: torch.dtype = torch.float32, four_bit: bool = False
     ) -> PreTrainedModel:
-        """A classifier on the base, with a fresh head for these labels and with the weights of all others below.
+        """Return a classifier on the base, with a newly initialized head for these labels and the shared weights below.
 
         Args:
-            record: what a saved classifier says of its base.
+            record: of a saved classifier, on its base.
 
         Raises:
             BaseModelError: it was made with other weights.
         """
         check_weights(self.base, record)
         kind = "4bit" if four_bit else str(dtype)
-        if kind not in self._kept:
+        if kind not in self._loaded:
             two = Labels(("0", "1"))
             tokenizer = load_tokenizer(self.base)
             model, _ = load_model(self.base, two, tokenizer, 0, dtype=dtype, four_bit=four_bit)
-            self._kept[kind] = model.to(distributed.state().device).requires_grad_(False)
-        kept = self._kept[kind]
-        # Modules anew, but around the same tensors.
-        own = deepcopy(kept, {id(tensor): tensor for tensor in chain(kept.parameters(), kept.buffers())})
-        relabel(own, last_layer(own), labels, 0)
-        return own
+            self._loaded[kind] = model.to(distributed.state().device).requires_grad_(False)
+        shared = self._loaded[kind]
+        # New modules around the same tensors.
+        model = deepcopy(shared, {id(tensor): tensor for tensor in chain(shared.parameters(), shared.buffers())})
+        relabel(model, last_layer(model), labels, 0)
+        return model

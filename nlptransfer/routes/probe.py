@@ -22,7 +22,7 @@ from nlptransfer.models import (
     Rows,
     SharedBase,
     TokenRows,
-    WordsBeside,
+    WordFeatureRows,
     cached,
     compute,
     encode,
@@ -159,7 +159,7 @@ class Probe(Route):
         else:
             tokens = self._tokens(tokenizer, texts)
             if tokens.windows is None:
-                return tokens if beside is None else WordsBeside(tokens, beside)
+                return tokens if beside is None else WordFeatureRows(tokens, beside)
             # A text in windows is one row of features: their mean, each window counting alike.
             found = compute(own, lambda inputs: own.encoder_features(**inputs), tokens)
         if beside is not None:

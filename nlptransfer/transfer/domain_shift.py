@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from nlptransfer.errors import DataError
-from nlptransfer.models import RECIPE, cached, hash
+from nlptransfer.models import RECIPE, cached, sha256
 
 _FOLDS = 5
 _PENALTY = 0.01
@@ -182,7 +182,7 @@ def _centered(features: np.ndarray) -> np.ndarray:
 
 def cached_importance_weights(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
     """As :func:`importance_weights`, from the cache or into it; all processes call this together."""
-    sides = [hash(json.dumps([*texts])) for texts in (source_texts, target_texts)]
+    sides = [sha256(json.dumps([*texts])) for texts in (source_texts, target_texts)]
     key = {"kind": "odds", "recipe": RECIPE, "scikit-learn": sklearn.__version__, "seed": seed, "sides": sides}
     return cached(key, lambda: importance_weights(source_texts, target_texts, seed))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nlptransfer.errors import SettingError
-from nlptransfer.models import Examples, TaughtRows, last_inputs, name_of, text_vectors
+from nlptransfer.models import Examples, TeacherRows, last_inputs, name_of, text_vectors
 from nlptransfer.routes import Route
 from nlptransfer.settings import NonNegative
 from nlptransfer.training import (
@@ -54,7 +54,7 @@ class Relational(FromSource):
             return learner.examples
         # The source's model is frozen: what it makes of the rows is computed once.
         own = learner.examples[TARGET]
-        return {TARGET: replace(own, rows=TaughtRows(own.rows, learner.represent(own.rows)))}
+        return {TARGET: replace(own, rows=TeacherRows(own.rows, learner.represent(own.rows)))}
 
 
 class RelationalLoss(Objective):
@@ -62,7 +62,7 @@ class RelationalLoss(Objective):
 
     RKD (Park, Kim, Lu and Cho 2019, "Relational Knowledge Distillation", equations 4 to 9), over the rows of one
     forward pass: Huber losses between pairwise distances, each over their mean, and between the cosines of the
-    angles of all triplets. The inputs carry what the source's model made of the rows as ``taught``, (rows, width).
+    angles of all triplets. The inputs carry what the source's model made of the rows as ``teacher``, (rows, width).
 
     Args:
         distance: weight of the distances.
@@ -80,8 +80,8 @@ class RelationalLoss(Objective):
     def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
         if judged is None:
             return super().forward(inputs)
-        taught = inputs["taught"]
-        inputs = {name: value for name, value in inputs.items() if name != "taught"}
+        taught = inputs["teacher"]
+        inputs = {name: value for name, value in inputs.items() if name != "teacher"}
         with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
             loss = super().forward(inputs, judged)
         learned = text_vectors(seen[0], inputs, self.model).float()

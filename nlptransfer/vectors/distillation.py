@@ -26,26 +26,24 @@ logger = logging.getLogger("nlptransfer")
 RECIPE = 1
 """Version of the distillation; another one is computed again."""
 _MAX_PIECES = 64
+_BATCH_SIZE = 1024
 _SIF = 1e-4
 
 
-def distill_for_texts(
-    texts: Sequence[str], encoder: BaseModel, *, dimensions: int = 256, progress: bool = True
-) -> WordVectors:
+def distill_for_texts(texts: Sequence[str], encoder: BaseModel, *, dimensions: int = 256) -> WordVectors:
     """Distill vectors for the words of these texts and the whole words of the encoder's vocabulary.
 
     Args:
         texts: running text, whose words come first, by frequency.
         encoder: the frozen encoder.
         dimensions: how many components are kept.
-        progress: show a bar on a terminal.
     """
     counts = Counter(word for words in split_words(texts) for word in words)
     words = whole_words((word for word, _ in counts.most_common()), encoder)
     if is_unspaced(texts):
         # A vocabulary mostly of spaced scripts would not be segmented as such text needs it.
         words = [word for word in words if word in counts or is_unspaced([word])]
-    return distill_vectors(words, encoder, dimensions=dimensions, progress=progress)
+    return distill_vectors(words, encoder, dimensions=dimensions)
 
 
 def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
@@ -81,14 +79,7 @@ def _word_mark(pieces: Iterable[str]) -> str | None:
     return next((mark for mark in ("▁", "Ġ") if sum(piece.startswith(mark) for piece in pieces) > 1), None)
 
 
-def distill_vectors(
-    words: Sequence[str],
-    encoder: BaseModel,
-    *,
-    dimensions: int = 256,
-    batch_size: int = 1024,
-    progress: bool = True,
-) -> WordVectors:
+def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int = 256) -> WordVectors:
     """Distill word vectors: each word by itself through the encoder, then PCA and SIF weights.
 
     A word's vector is the mean of its last hidden states, [CLS] and [SEP] included, on the main components
@@ -99,8 +90,6 @@ def distill_vectors(
         words: most frequent first; of a word that comes twice the first is kept.
         encoder: the frozen encoder.
         dimensions: how many components are kept; the encoder's width where that is smaller, or words are too few.
-        batch_size: words in a batch.
-        progress: show a bar on a terminal.
 
     Raises:
         VectorsError: there are no words, or the tokenizer makes nothing of any.
@@ -108,7 +97,6 @@ def distill_vectors(
         SettingError: a number that makes no sense.
     """
     check(dimensions >= 1, "dimensions", dimensions, "at least 1")
-    check(batch_size >= 1, "batch_size", batch_size, "at least 1")
     words = list(dict.fromkeys(words))
     if not words:
         raise VectorsError("expected words to distill, found none")
@@ -116,27 +104,27 @@ def distill_vectors(
 
     def make() -> tuple[list[str], np.ndarray]:
         logger.info("%s: %s words through the encoder, kept in the cache for the next time", source, f"{len(words):,}")
-        states = _word_states(words, encoder, batch_size, progress)
+        states = _word_states(words, encoder)
         return words, _main_components(states, dimensions) * _zipf_weights(len(words))
 
     return cached_vectors(_cached(f"distilled {dimensions}", encoder, words), source, make)
 
 
-def _word_states(words: list[str], encoder: BaseModel, batch_size: int, progress: bool) -> np.ndarray:
+def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
     """As ``_encode_words``; the encoder's own words, which most corpora share, come from the cache."""
     vocabulary = whole_words((), encoder)
     if not vocabulary or not set(vocabulary) <= set(words):
-        return _encode_words(words, encoder, batch_size, progress)
+        return _encode_words(words, encoder)
     cached = cached_vectors(
         _cached("states", encoder, vocabulary),
         f"{encoder.id} word by word",
-        lambda: (vocabulary, _encode_words(vocabulary, encoder, batch_size, progress)),
+        lambda: (vocabulary, _encode_words(vocabulary, encoder)),
     )
     states = np.empty((len(words), cached.dimensions), dtype=np.float32)
     places = cached.rows(words)
     states[places >= 0] = cached.matrix[places[places >= 0]]
     if others := [word for word, place in zip(words, places, strict=True) if place < 0]:
-        states[places < 0] = _encode_words(others, encoder, batch_size, progress)
+        states[places < 0] = _encode_words(others, encoder)
     return states
 
 
@@ -147,7 +135,7 @@ def _cached(kind: str, encoder: BaseModel, words: list[str]) -> Path:
     return cache_folder("vectors") / f"{kind.partition(' ')[0]}-{digest.hexdigest()[:32]}"
 
 
-def _encode_words(words: list[str], encoder: BaseModel, batch_size: int, progress: bool) -> np.ndarray:
+def _encode_words(words: list[str], encoder: BaseModel) -> np.ndarray:
     """Return the mean of each word's last hidden states, (words, hidden) float32."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -165,9 +153,9 @@ def _encode_words(words: list[str], encoder: BaseModel, batch_size: int, progres
     space = " " if _word_mark(tokenizer.get_vocab()) == "Ġ" else ""
     ids = tokenizer([space + word for word in words], truncation=True, max_length=_MAX_PIECES)["input_ids"]
     states: np.ndarray | None = None
-    with progress_bar(progress) as bar, torch.inference_mode():
+    with progress_bar(logger.isEnabledFor(logging.INFO)) as bar, torch.inference_mode():
         task = bar.add_task(f"{encoder.id}, word by word", total=len(words))
-        for rows in _batches_of_one_length(ids, batch_size):
+        for rows in _batches_of_one_length(ids):
             batch = torch.tensor([ids[row] for row in rows], device=device)
             hidden = model(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state
             mean = hidden.mean(dim=1).float().cpu().numpy()
@@ -179,12 +167,12 @@ def _encode_words(words: list[str], encoder: BaseModel, batch_size: int, progres
     return states
 
 
-def _batches_of_one_length(ids: list[list[int]], batch_size: int) -> Iterator[list[int]]:
+def _batches_of_one_length(ids: list[list[int]]) -> Iterator[list[int]]:
     """Yield rows of equal length together: nothing is padded, and a word's vector depends on no other word."""
     order = sorted((row for row in range(len(ids)) if ids[row]), key=lambda row: len(ids[row]))
     for _, group in groupby(order, key=lambda row: len(ids[row])):
         rows = list(group)
-        yield from (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+        yield from (rows[start : start + _BATCH_SIZE] for start in range(0, len(rows), _BATCH_SIZE))
 
 
 def _main_components(states: np.ndarray, dimensions: int) -> np.ndarray:

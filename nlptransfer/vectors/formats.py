@@ -278,24 +278,21 @@ def _parse_lines(name: str, lines: list[bytes], dimensions: int, first: int) -> 
 
 def _parse_line(name: str, line: bytes, dimensions: int, number: int) -> tuple[bytes, np.ndarray]:
     where = f"{name}, line {number}"
-    line = line.rstrip()
-    fields = line.rsplit(b" ", dimensions)
-    values = _numbers(b" ".join(fields[1:]), dimensions) if len(fields) == dimensions + 1 else None
-    if values is None or b"" in fields[1:]:
-        # Tabs, or more than one space between numbers.
-        fields = line.split()
-        values = _numbers(b" ".join(fields[1:]), dimensions)
+    fields = line.rsplit(None, dimensions)
+    if len(fields) == dimensions and line.startswith(b" "):
+        fields.insert(0, b"")
+    if len(fields) != dimensions + 1:
+        raise VectorsError(f"{where}: expected a word and {dimensions} numbers, found {len(fields)} fields")
+    word, *numbers = fields
+    values = _numbers(b" ".join(numbers), dimensions)
     if values is None:
-        if len(fields) != dimensions + 1:
-            raise VectorsError(f"{where}: expected a word and {dimensions} numbers, found {len(fields)} fields")
-        wrong = next((field for field in fields[1:] if _numbers(field, 1) is None), b"")
+        wrong = next((field for field in numbers if _numbers(field, 1) is None), b"")
         raise VectorsError(f"{where}: expected a number, found {wrong[:40].decode('utf-8', 'replace')!r}")
-    word = fields[0].rstrip(b" ")
     # GloVe 840B has words with spaces in them (". . ."); a number too many is a broken line instead.
     extra = [part for part in word.split(b" ")[1:] if _numbers(part, 1) is not None]
     if extra:
         raise VectorsError(f"{where}: expected {dimensions} numbers, found at least {dimensions + len(extra)}")
-    return word, values
+    return word.rstrip(), values
 
 
 def _numbers(text: bytes, expected: int) -> np.ndarray | None:

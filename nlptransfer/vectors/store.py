@@ -139,21 +139,6 @@ class WordVectors:
             missing=missing.most_common(),
         )
 
-    def export(self, path: str | Path) -> Path:
-        """Write the vectors for other tools to read.
-
-        Args:
-            path: ``.txt`` or ``.vec`` for word2vec text, ``.bin`` for binary, each with ``.gz`` or not.
-
-        Raises:
-            VectorsError: another ending.
-        """
-        path = Path(path)
-        if not _is_file_name(path):
-            raise VectorsError(f"{path.name}: expected an ending among {', '.join(FILE_SUFFIXES)}, with or without .gz")
-        write_vectors(path, self.words(), self.matrix)
-        return path
-
 
 def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVectors:
     """Open word vectors of any kind; a file is converted to memory maps the first time.

@@ -36,12 +36,9 @@ def train_vectors(
     window: int = 5,
     min_count: int = 3,
     epochs: int = 10,
-    skip_gram: bool = True,
     seed: int = 0,
-    workers: int = 1,
-    progress: bool = True,
 ) -> tuple[list[str], np.ndarray]:
-    """Train word2vec on one's own text (Mikolov et al. 2013, by gensim), with 5 negative samples.
+    """Train word2vec on one's own text: skip-gram with 5 negative samples (Mikolov et al. 2013, by gensim).
 
     Args:
         texts: running text.
@@ -49,10 +46,7 @@ def train_vectors(
         window: how many words to each side are context.
         min_count: words that are rarer get no vector.
         epochs: passes over the text.
-        skip_gram: predict the context from the word; otherwise the word from its context (CBOW).
-        seed: same texts and seed, same vectors, as long as ``workers`` is 1.
-        workers: threads.
-        progress: show a bar on a terminal.
+        seed: same texts and seed, same vectors.
 
     Returns:
         The words, most frequent first, and their (n, dimensions) float32 vectors.
@@ -72,10 +66,10 @@ def train_vectors(
         )
     from gensim.models import Word2Vec
 
-    with _ticking(progress, counts, epochs) as tick:
+    with _ticking(counts, epochs) as tick:
         model = Word2Vec(
-            sentences, vector_size=dimensions, window=window, min_count=min_count, epochs=epochs, sg=int(skip_gram),
-            seed=seed, workers=workers, hashfxn=_stable_hash, callbacks=[tick],
+            sentences, vector_size=dimensions, window=window, min_count=min_count, epochs=epochs, sg=1,
+            seed=seed, workers=1, hashfxn=_stable_hash, callbacks=[tick],
         )  # fmt: skip
     return list(model.wv.index_to_key), np.ascontiguousarray(model.wv.vectors, dtype=np.float32)
 
@@ -90,7 +84,6 @@ def continued_vectors(
     epochs: int = 10,
     learning_rate: float = 0.025,
     seed: int = 0,
-    progress: bool = True,
 ) -> WordVectors:
     """Train word vectors further on texts: skip-gram with 5 negative samples (Mikolov et al. 2013, by gensim).
 
@@ -107,7 +100,6 @@ def continued_vectors(
         epochs: passes over the texts, in either part.
         learning_rate: at the beginning of either part.
         seed: same vectors, texts and seed, same result.
-        progress: show a bar on a terminal.
 
     Returns:
         The known words, then the new ones, most frequent first.
@@ -127,7 +119,7 @@ def continued_vectors(
         is_known = {*known, PAD, UNKNOWN}
         new = [word for word, count in counts.most_common() if count >= min_count and word not in is_known]
         logger.info("%s: trained further on %d texts, with %d new words", vectors.source, len(texts), len(new))
-        return [*known, *new], _trained_further(known, matrix, new, sentences, counts, progress, settings)
+        return [*known, *new], _trained_further(known, matrix, new, sentences, counts, settings)
 
     folder = cache_folder("vectors") / f"continued-{digest.hexdigest()[:32]}"
     return cached_vectors(folder, f"{vectors.source} continued", make)
@@ -139,7 +131,6 @@ def _trained_further(
     new: list[str],
     sentences: list[list[str]],
     counts: Counter[str],
-    progress: bool,
     settings: dict[str, Any],
 ) -> np.ndarray:
     """Return the trained vectors of the known words, ``matrix`` before, then of the new ones, (words, dimensions)."""
@@ -157,7 +148,7 @@ def _trained_further(
     places = np.array([rows[word] for word in model.wv.index_to_key])
     is_known = places < len(known)
     model.wv.vectors[is_known] = matrix[places[is_known]]
-    with _ticking(progress, counts, 2 * model.epochs) as tick:
+    with _ticking(counts, 2 * model.epochs) as tick:
         for hold_known in (True, False):
             # A rate that rises again is worth a warning to gensim.
             model.min_alpha_yet_reached = model.alpha
@@ -178,11 +169,11 @@ def _sentences(words_of_texts: Iterable[list[str]]) -> list[list[str]]:
 
 
 @contextmanager
-def _ticking(progress: bool, counts: Counter[str], epochs: int) -> Iterator[Any]:
+def _ticking(counts: Counter[str], epochs: int) -> Iterator[Any]:
     """Yield a callback for gensim that moves a progress bar on after each epoch."""
     from gensim.models.callbacks import CallbackAny2Vec
 
-    with progress_bar(progress) as bar:
+    with progress_bar(logger.isEnabledFor(logging.INFO)) as bar:
         task = bar.add_task(f"word2vec on {counts.total():,} words", total=epochs)
 
         class Tick(CallbackAny2Vec):

@@ -21,7 +21,6 @@ from nlptransfer.evaluation.gain import Gain, transfer_gain
 TWO = Labels(("a", "b"))
 THREE = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)
-AVERAGED = [f"{rate}_{kind}" for rate in ("f1", "precision", "recall") for kind in ("macro", "micro", "weighted")]
 
 
 def flipped(rng: np.random.Generator, targets: np.ndarray, share: float, k: int = 2) -> np.ndarray:
@@ -55,8 +54,8 @@ def measure(metric: str) -> Callable[[np.ndarray, np.ndarray], float]:
 @pytest.mark.parametrize(
     ("labels", "metric"),
     [
-        *((THREE, metric) for metric in ("accuracy", "mcc", *AVERAGED)),
-        *((SEVERAL, metric) for metric in ("accuracy", "subset_accuracy", *AVERAGED)),
+        *((THREE, metric) for metric in ("accuracy", "mcc", "f1_macro")),
+        *((SEVERAL, metric) for metric in ("subset_accuracy", "precision_weighted")),
     ],
     ids=lambda value: value if isinstance(value, str) else "several" if value.multi_label else "one",
 )

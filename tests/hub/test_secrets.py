@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from nlptransfer.errors import RunFolderError
 from nlptransfer.hub import secrets
-from nlptransfer.hub.secrets import Leak, find_leaks
+from nlptransfer.hub.secrets import find_leaks
 
 LETTERS = (string.ascii_letters + string.digits) * 3
 # Put together here, so that no scanner takes them for real ones.
@@ -82,11 +82,6 @@ def test_tokens(tmp_path, token):
 def test_private_keys(tmp_path, kind):
     (tmp_path / "notes.txt").write_text(f"one\n-----BEGIN {kind}PRIVATE KEY-----\nMII\n")
     assert found(tmp_path) == [("notes.txt", 2, "private key")]
-
-
-def test_a_public_key_is_none(tmp_path):
-    (tmp_path / "notes.txt").write_text("-----BEGIN PUBLIC KEY-----\nMII\n")
-    assert found(tmp_path) == []
 
 
 def test_the_machines_own_token_and_given_ones_whatever_they_look_like(tmp_path, monkeypatch):
@@ -245,11 +240,6 @@ def test_no_folder(tmp_path):
         find_leaks(tmp_path / "gone")
 
 
-def test_how_a_leak_reads():
-    assert str(Leak("a/b.json", 3, "home path")) == "a/b.json, line 3: home path"
-    assert str(Leak("c.pt", None, "pickle")) == "c.pt: pickle"
-
-
 @pytest.mark.parametrize(
     "piece", ["hf_", "sk-", "sk-proj-", "/home/", "c:\\\\Users\\\\", "/", "-----BEGIN RSA ", "a", "xoxb-1"]
 )
@@ -258,10 +248,3 @@ def test_one_long_line_takes_no_time(tmp_path, piece):
     start = time.perf_counter()
     find_leaks(tmp_path)
     assert time.perf_counter() - start < 5
-
-
-def test_many_leaks_in_one_file_take_no_time(tmp_path):
-    (tmp_path / "a.txt").write_text("/root/x\n" * 50_000)
-    start = time.perf_counter()
-    assert len(find_leaks(tmp_path)) == 50_000
-    assert time.perf_counter() - start < 10

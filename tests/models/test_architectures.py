@@ -16,7 +16,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     BartConfig,
     CanineTokenizer,
-    EsmConfig,
 )
 from transformers.utils import logging as hf_logging
 
@@ -39,7 +38,6 @@ from helpers.folders import needs_shared
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub.base_models import BaseModel, find_base
-from nlptransfer.models import architectures
 from nlptransfer.models.architectures import embeddings_of, head_modules, last_layer, layers_of
 from nlptransfer.models.loading import load_encoder, load_model, load_tokenizer, set_dropout
 from nlptransfer.models.partial import activations_below, first_token_alone, upper_layers
@@ -255,21 +253,6 @@ def test_the_last_layer_makes_only_what_is_read(bases, kind, adapted):
     assert torch.equal(after, whole)
 
 
-@pytest.mark.parametrize("first_out", [0, 1], ids=["the first ends first", "the second ends first"])
-def test_two_threads_may_cut_one_model_short(bases, first_out):
-    model = built(bases("bert")).eval()
-    inputs = batch(bases("bert"))
-    with torch.no_grad():
-        expected = model(**inputs).logits, model.bert(**inputs).last_hidden_state
-        users = [first_token_alone(model) for _ in range(2)]
-        for user in users:
-            user.__enter__()
-        for user in (users[first_out], users[1 - first_out]):
-            torch.testing.assert_close(model(**inputs).logits, expected[0], atol=1e-6, rtol=1e-5)
-            user.__exit__(None, None, None)
-        assert torch.equal(model.bert(**inputs).last_hidden_state, expected[1])
-
-
 @pytest.mark.parametrize("kind", sorted(SHAPES.keys() - {*FIRST_READ}))
 def test_where_other_tokens_may_be_read_all_are_made(bases, kind):
     model = built(bases(kind)).eval()
@@ -279,40 +262,19 @@ def test_where_other_tokens_may_be_read_all_are_made(bases, kind):
         assert torch.equal(alone, model(**batch(bases(kind))).logits)
 
 
-def test_the_only_layer_makes_all_that_a_convolution_reads(tmp_path):
-    model = built(make_base(tmp_path, "deberta-v2", SHAPES["deberta-v2"] | {"num_hidden_layers": 1})).eval()
-    inputs = {"input_ids": torch.tensor([[2, 5, 6, 7, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
-    with torch.no_grad(), first_token_alone(model):
-        alone = model(**inputs).logits
-    with torch.no_grad():
-        assert torch.equal(alone, model(**inputs).logits)
-
-
-def test_hidden_states_of_an_encoder_stay_whole(bases):
-    encoder = load_encoder(bases("bert"))
-    inputs = batch(bases("bert"))
-    with torch.no_grad(), first_token_alone(encoder):
-        assert encoder(**inputs).last_hidden_state.shape[:2] == inputs["input_ids"].shape
-
-
 def test_which_settings_are_dropout():
     config = BartConfig(encoder_layerdrop=0.1)
     set_dropout(config, 0.3)
     names = ("dropout", "attention_dropout", "activation_dropout", "classifier_dropout")
     assert [getattr(config, name) for name in names] == [0.3] * 4
     assert config.encoder_layerdrop == 0.1
-    switch = EsmConfig(vocab_size=24, token_dropout=True, hidden_dropout_prob=0.0)
-    set_dropout(switch, 0.2)
-    assert switch.token_dropout is True and switch.hidden_dropout_prob == 0.2
     bert = AutoConfig.for_model("bert")
     set_dropout(bert, 0.2)
     set_dropout(bert, 0.0, "attention.*dropout|attn_pdrop$")
     assert (bert.attention_probs_dropout_prob, bert.hidden_dropout_prob) == (0.0, 0.2)
-    set_dropout(bert, 0.2)
     assert bert.classifier_dropout is None
-    for wrong in (-0.1, 1.0):
-        with pytest.raises(SettingError, match=r"dropout=.*a share in \[0, 1\)"):
-            set_dropout(bert, wrong)
+    with pytest.raises(SettingError, match=r"dropout=.*a share in \[0, 1\)"):
+        set_dropout(bert, 1.0)
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
@@ -427,7 +389,7 @@ def test_albert_has_embeddings_but_no_layers(bases):
     model = built(bases("albert"))
     assert [type(module).__name__ for module in embeddings_of(model)] == ["AlbertEmbeddings", "Linear"]
     for refused in (layers_of, lambda model: upper_layers(model, 1), lambda model: activations_below(model, 1, {})):
-        with pytest.raises(BaseModelError, match="'albert': expected layers that can be told apart"):
+        with pytest.raises(BaseModelError, match="'albert': expected separate layers"):
             refused(model)
 
 
@@ -456,7 +418,10 @@ def test_convolution_after_the_only_layer(tmp_path):
     model, inputs = built(base).eval(), batch(base)
     hidden = activations_below(model, 1, inputs)
     with torch.no_grad():
-        assert torch.equal(upper_layers(model, 1)(hidden, **inputs).logits, model(**inputs).logits)
+        expected = model(**inputs).logits
+        assert torch.equal(upper_layers(model, 1)(hidden, **inputs).logits, expected)
+        with first_token_alone(model):
+            assert torch.equal(model(**inputs).logits, expected)
 
 
 def test_copy_of_an_upper_part(bases):
@@ -593,7 +558,7 @@ def test_configs_that_are_refused(bases, tmp_path):
 
 def test_four_bits_need_a_gpu_and_their_package(bases, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(architectures.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(SettingError, match=r"base_precision=4bit: .* all but a CUDA GPU and the package bitsandbytes"):
         built(bases("bert"), four_bit=True)
 

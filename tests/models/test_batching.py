@@ -12,7 +12,7 @@ from torch import nn
 from nlptransfer.errors import SettingError
 from nlptransfer.models.batching import BATCH_COST, endless_batches, prediction_batches, training_batches
 from nlptransfer.models.inference import compute, predict_logits
-from nlptransfer.models.rows import ActivationRows, FeatureRows
+from nlptransfer.models.rows import ActivationRows
 from nlptransfer.models.tokens import TokenRows, encode
 from nlptransfer.routes.word2vec_model import make_tokenizer
 
@@ -90,11 +90,6 @@ def test_prediction_batches_are_cut_where_it_is_cheapest(lengths, tokens):
     assert work([lengths[batch] for batch in prediction_batches(lengths, tokens)], tokens) <= cheapest + 1e-9
 
 
-def test_short_rows_are_not_padded_to_a_few_long_ones():
-    batches = list(prediction_batches(np.array([5, 5, 100, 5, 90, 5, 6])))
-    assert [sorted(batch.tolist()) for batch in batches] == [[2, 4], [0, 1, 3, 5, 6]]
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=60))
 def test_logits_come_in_the_order_of_the_rows(lengths):
@@ -103,33 +98,9 @@ def test_logits_come_in_the_order_of_the_rows(lengths):
     found = predict_logits(model, rows)
     np.testing.assert_array_equal(found, np.array(expected, dtype=np.float32))
     np.testing.assert_array_equal(predict_logits(model, rows, share=True), found)
+    assert predict_logits(model, token_rows([])).shape == (0, 2)
     assert model.training
     assert found.dtype == np.float32
-
-
-def test_no_rows_give_no_logits():
-    assert predict_logits(Counting(), token_rows([])).shape == (0, 2)
-
-
-def test_token_rows_are_padded_on_the_right():
-    rows = TokenRows(np.array([5, 6, 8], dtype=np.int32), np.array([0, 2, 2, 3]), pad_id=7)
-    batch = rows.batch(np.array([2, 0, 1]))
-    assert batch["input_ids"].tolist() == [[8, 7], [5, 6], [7, 7]]
-    assert batch["attention_mask"].tolist() == [[1, 0], [1, 1], [0, 0]]
-    assert batch["input_ids"].dtype == batch["attention_mask"].dtype == torch.int64
-    assert rows.batch(np.array([1]))["input_ids"].tolist() == [[7]]
-    assert (len(rows), rows.lengths.tolist()) == (3, [2, 0, 1])
-
-
-def test_padding_goes_before_a_row_where_the_model_was_trained_so():
-    types = np.array([1, 2, 2], dtype=np.int8)
-    rows = TokenRows(np.array([5, 6, 8], dtype=np.int32), np.array([0, 2, 2, 3]), 7, types, pad_left=True)
-    batch = rows.batch(np.array([2, 0, 1]))
-    assert batch["input_ids"].tolist() == [[7, 8], [5, 6], [7, 7]]
-    assert batch["attention_mask"].tolist() == [[0, 1], [1, 1], [0, 0]]
-    assert batch["token_type_ids"].tolist() == [[0, 2], [1, 2], [0, 0]]
-    assert batch["token_type_ids"].dtype == torch.int64
-    assert rows.batch(np.array([1]))["input_ids"].tolist() == [[7]]
 
 
 LENGTHS_AND_CHOICE = st.lists(st.integers(0, 9), min_size=1, max_size=12).flatmap(
@@ -173,12 +144,6 @@ def test_results_of_tokens_go_where_the_tokens_lie(lengths, left):
     found = compute(model, doubled, rows, share=True, places=lambda batch: rows.places(batch)[0])
     np.testing.assert_array_equal(found, 2 * rows.ids)
     assert model.training
-
-
-def test_feature_rows_are_taken_as_they_are():
-    rows = FeatureRows(np.arange(6, dtype=np.float32).reshape(3, 2))
-    assert rows.batch(np.array([2, 0]))["features"].tolist() == [[4, 5], [0, 1]]
-    assert (len(rows), rows.lengths.tolist()) == (3, [1, 1, 1])
 
 
 def test_encoding_takes_texts_of_any_length(monkeypatch):

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,8 @@ def token_rows(ids: list[list[int]]) -> TokenRows:
 
 def by_hand(ids: list[int], pooling: tuple[str, ...]) -> np.ndarray:
     known = [MATRIX[i].numpy() for i in ids if i >= RESERVED] or [np.zeros(5, dtype=np.float32)]
-    ways = {"mean": np.mean(known, axis=0), "max": np.max(known, axis=0)}
-    return np.concatenate([ways[way] for way in pooling])
+    pooled = {"mean": np.mean(known, axis=0), "max": np.max(known, axis=0)}
+    return np.concatenate([pooled[kind] for kind in pooling])
 
 
 @settings(deadline=None)
@@ -56,30 +55,6 @@ def test_equals_the_models_pooling_of_padded_rows(ids: list[list[int]], pooling:
     known = (batch["input_ids"] >= RESERVED) & batch["attention_mask"].bool()
     in_model = pool(MATRIX[batch["input_ids"]], known, pooling)
     np.testing.assert_allclose(pooled_vectors(MATRIX, rows, pooling).features, in_model, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_rows_without_a_known_word_are_zero(pooling: tuple[str, ...]) -> None:
-    found = pooled_vectors(MATRIX, token_rows([[], [0], [1, 0, 1], [2], []]), pooling).features
-    assert not found[[0, 1, 2, 4]].any()
-    np.testing.assert_array_equal(found[3], np.concatenate([MATRIX[2]] * len(pooling)))
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_chunks_change_nothing(pooling: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = token_rows([[], [2, 3], [1], [4, 1, 5], [], [6], [7, 8, 2], []])
-    whole = pooled_vectors(MATRIX, rows, pooling).features
-    monkeypatch.setattr(features, "CHUNK", 3)
-    np.testing.assert_array_equal(pooled_vectors(MATRIX, rows, pooling).features, whole)
-
-
-def test_takes_the_models_own_parameter() -> None:
-    rows = token_rows([[2, 3], [4]])
-    expected = pooled_vectors(MATRIX, rows, ("mean",)).features
-    learning = torch.nn.Parameter(MATRIX.clone())
-    np.testing.assert_array_equal(pooled_vectors(learning, rows, ("mean",)).features, expected)
-    half = pooled_vectors(MATRIX.bfloat16(), rows, ("mean",)).features
-    np.testing.assert_allclose(half, expected, atol=0.02)
 
 
 # The cache
@@ -118,47 +93,18 @@ def test_made_once_then_mapped(folder: Path) -> None:
     assert len([*folder.iterdir()]) == 2
 
 
-@pytest.mark.parametrize("shape", [(0, 8), (3, 0)])
-def test_empty_arrays(folder: Path, shape: tuple[int, int]) -> None:
-    make = Maker(shape=shape)
-    assert cached({}, make).shape == cached({}, make).shape == shape
-    assert make.calls == 1
-
-
-SPOILED: dict[str, Callable[[bytes], bytes]] = {
-    "cut off": lambda whole: whole[:-10],
-    "header alone": lambda whole: whole[:70],
-    "empty": lambda whole: b"",
-    "another file": lambda whole: b"no array" * 50,
-    "objects": lambda whole: whole.replace(b"'<f2'", b"'|O' "),
-    "a broken header": lambda whole: whole.replace(b"(40, 8)", b"(40, 8("),
-}
-
-
-@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
-def test_broken_entry_is_made_again(
-    folder: Path, spoil: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("spoiled", [b"", b"no array" * 50, b"\x93NUMPY\x01\x00v\x00{'descr': '<f2', 'shape': (40, 8("])
+def test_broken_entry_is_made_again(folder: Path, spoiled: bytes, caplog: pytest.LogCaptureFixture) -> None:
     make = Maker()
     cached({}, make)
     (file,) = folder.iterdir()
     whole = file.read_bytes()
-    file.write_bytes(spoil(whole))
+    file.write_bytes(spoiled)
     with caplog.at_level(logging.WARNING, "nlptransfer"):
         np.testing.assert_array_equal(cached({}, make), make.array)
     assert "computed again" in caplog.text
     assert make.calls == 2
     assert file.read_bytes() == whole
-    assert [*folder.iterdir()] == [file]
-
-
-def test_folder_that_cannot_be_made(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder.parent.parent.mkdir(parents=True)
-    folder.parent.write_text("a file where the folder should be")
-    make = Maker()
-    with caplog.at_level(logging.WARNING, "nlptransfer"):
-        assert cached({}, make) is make.array
-    assert "cannot be written" in caplog.text
 
 
 def test_full_disk(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,23 +209,11 @@ def test_key_of_texts() -> None:
     others = [
         text_key(BertConfig(layer_norm_eps=1e-3), tokenizer, texts, "truncate"),
         text_key(config, tokenizer, texts, "windows"),
-        *(
-            text_key(config, changed, texts, "truncate")
-            for changed in (tokenizer_of([*VOCABULARY, "more"]), tokenizer_of(max_length=11), left, typed, padded)
-        ),
-        *(
-            text_key(config, tokenizer, changed, "truncate")
-            for changed in (
-                texts[:1],
-                texts[::-1],
-                ["a good film", "a bad plot "],
-                ["a good film", "a bad Plot"],
-                ["a good film" + texts[1]],
-                ["a good film10 a bad plot"],
-                [*texts, ""],
-            )
-        ),
     ]
+    for changed in (tokenizer_of([*VOCABULARY, "more"]), tokenizer_of(max_length=11), left, typed, padded):
+        others.append(text_key(config, changed, texts, "truncate"))
+    for other in (texts[::-1], ["a good film", "a bad Plot"], ["".join(texts)], ["a good film10 a bad plot"]):
+        others.append(text_key(config, tokenizer, other, "truncate"))
     for number, other in enumerate(others):
         assert other != key and other not in others[:number]
 

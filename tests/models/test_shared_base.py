@@ -14,7 +14,7 @@ from nlptransfer import Classifier, Lora, Probe, SharedBase
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError
 from nlptransfer.hub.base_models import BaseModel
-from nlptransfer.models import loading
+from nlptransfer.models import shared_base
 
 LABELS = [Labels(FIVE[1::2]), Labels(FIVE), Labels(FIVE[:3], multi_label=True)]
 
@@ -39,8 +39,8 @@ def stored(classifier: Classifier) -> dict[int, int]:
 
 def test_adapters_on_one_base_are_what_they_are_alone(base, folders, monkeypatch):
     loads = []
-    real = loading.load_model
-    monkeypatch.setattr(loading, "load_model", lambda *given, **named: loads.append(1) or real(*given, **named))
+    real = shared_base.load_model
+    monkeypatch.setattr(shared_base, "load_model", lambda *args, **named: loads.append(1) or real(*args, **named))
     shared = SharedBase(str(base.path))
     together = [Classifier.load(folder, base=shared) for folder in folders]
     assert len(loads) == 1

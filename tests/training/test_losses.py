@@ -250,5 +250,5 @@ def test_the_relational_loss_adds_both_with_their_weights():
     learned = torch.tanh(model.hidden(inputs["x"]))
     plain = Objective(model, criterion)(inputs, Judged(targets, 6.0))
     expected = plain + 2 * distance_loss(learned, taught) + 3 * angle_loss(learned, taught)
-    torch.testing.assert_close(objective({**inputs, "taught": taught}, Judged(targets, 6.0)), expected)
+    torch.testing.assert_close(objective({**inputs, "teacher": taught}, Judged(targets, 6.0)), expected)
     torch.testing.assert_close(objective(inputs), model(**inputs).logits)

