@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -227,4 +227,4 @@ def _joined(before: np.ndarray, inner: np.ndarray, after: np.ndarray, sizes: np.
 
 def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Numbers from each start on, as many as its size, one range after the other."""
-    return np.arange(int(sizes.sum())) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+    return cast(np.ndarray, np.arange(int(sizes.sum())) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes))

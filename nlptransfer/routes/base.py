@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class SavedFormat(Settings, ABC):
         # No line of this project: the tokenizer's own padding, one batch.
         tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
         with torch.inference_mode():
-            return model(**tokens).logits.float().cpu().numpy()
+            return cast(np.ndarray, model(**tokens).logits.float().cpu().numpy())
 
     def needs_base(self, folder: Path) -> bool:
         """Tell whether a saved folder holds no copy of the base model."""

@@ -354,7 +354,7 @@ class _Loop:
             group["lr"] = self.rate * share * group["rate"] if begun else 0.0
 
     def _rate(self) -> float:
-        return max(group["lr"] for group in self.optimizer.param_groups)
+        return float(max(group["lr"] for group in self.optimizer.param_groups))
 
     def _read_losses(self, waiting: list[Tensor]) -> None:
         losses = self.accelerator.reduce(torch.stack(waiting), reduction="sum")

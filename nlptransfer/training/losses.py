@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -110,7 +110,7 @@ class Objective(nn.Module):
             judged: the rows' targets, weights and role; None: the target's logits are given, (rows, labels) float32.
         """
         logits = self.model(**inputs).logits.float()
-        return logits if judged is None else self.criterion(logits, judged)
+        return cast(Tensor, logits if judged is None else self.criterion(logits, judged))
 
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
         """(rows,) weights that rows of a role have by their classes."""

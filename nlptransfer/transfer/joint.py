@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from torch import Tensor, nn
 
@@ -119,7 +119,7 @@ class JointLoss(Objective):
         last_layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
         with standing_in(last_layer, self.source_head):
             logits = self.model(**inputs).logits.float()
-        return alpha * self.source(logits, judged) + self._idle(last_layer)
+        return cast(Tensor, alpha * self.source(logits, judged) + self._idle(last_layer))
 
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
         return (self.source if role == self.other else self.criterion).row_weights(targets)
