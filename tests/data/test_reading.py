@@ -2,7 +2,6 @@
 
 import io
 import logging
-import subprocess
 import sys
 from pathlib import Path
 
@@ -70,11 +69,6 @@ def test_memory_sources():
     assert table.columns == {"text": ["b"], "label": [1], "tags": [[]]}
     assert table.class_names == {"label": ("z", "a"), "tags": ("u", "v")}
     assert open_source(datasets.DatasetDict(train=whole, dev=whole)).parts.keys() == {"train", "validation"}
-
-
-def test_frames_with_a_name_twice_are_refused():
-    import pandas as pd
-
     with pytest.raises(DataError, match="data: expected distinct column names, found 'text', 'text'; rename them"):
         read_table(pd.DataFrame([["a", "b"]], columns=["text", "text"]), "data")
 
@@ -330,12 +324,3 @@ def test_texts_from_nowhere():
         read_texts("what a film")
     with pytest.raises(DataError, match="text 2: expected a string, found int 3"):
         list(read_texts(["a", 3]))  # type: ignore[list-item]
-
-
-def test_import_is_light():
-    code = (
-        "import sys, nlptransfer.data.dataset; "
-        "print([name for name in ('torch', 'pandas', 'pyarrow', 'datasets', 'sklearn') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -173,7 +173,7 @@ def test_any_method_is_taken_that_the_evidence_prefers(adapt, monkeypatch):
     # What was kept is gone on from: it is the second round's way of not adapting.
     assert stages["round_2"].curve[0]["evidence"] == stages["round_1"].curve[1]["evidence"]
     assert run.transfer.settings["methods"] == ["coral", "mmd", "dann", "selftrain"]
-    assert "method dann, trade_off 0.05 <b>(kept)</b>" in (run.folder / "report.html").read_text()
+    assert "method dann, trade off 0.05 <b>(kept)</b>" in (run.folder / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("told_apart")
