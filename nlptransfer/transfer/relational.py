@@ -39,8 +39,8 @@ class Relational(FromSource):
         super().check_fits(route, sides)
         if route.is_solved:
             raise SettingError(
-                f"transfer=relate: expected a route that learns a representation, found {route.name} with a solved "
-                "last layer: take full, lora or head_type=mlp"
+                f"transfer={self.name}: expected a route that learns a representation, found {route.name} with a "
+                "fitted last layer: take full, lora or head_type=mlp"
             )
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
