@@ -221,4 +221,5 @@ def _joined(before: np.ndarray, inner: np.ndarray, after: np.ndarray, sizes: np.
 
 def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Join the ranges of these starts and sizes."""
-    return np.arange(int(sizes.sum())) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+    joined: np.ndarray = np.arange(int(sizes.sum())) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+    return joined
