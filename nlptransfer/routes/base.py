@@ -22,7 +22,7 @@ from nlptransfer.files import content_stamp
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained, quiet
 from nlptransfer.models import LongText, Rows, SharedBase, predict_logits, token_counts
 from nlptransfer.settings import Settings
-from nlptransfer.training import Pace, learned_state
+from nlptransfer.training import ParameterGroup, learned_state
 
 log = logging.getLogger("nlptransfer")
 
@@ -247,7 +247,7 @@ class Route(SavedFormat):
         """
         return []
 
-    def paces(self, model: PreTrainedModel) -> dict[str, Pace]:
+    def parameter_groups(self, model: PreTrainedModel) -> dict[str, ParameterGroup]:
         """Return how fast parameters learn, by name; those not named learn at the learning rate."""
         return {}
 

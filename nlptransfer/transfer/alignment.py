@@ -22,9 +22,9 @@ from nlptransfer.settings import Count, Positive, check
 from nlptransfer.training import (
     SOURCE,
     UNLABELED,
+    BatchTargets,
     Head,
     HeadTask,
-    Judged,
     LabelLoss,
     Objective,
     Solved,
@@ -283,23 +283,23 @@ class Aligned(Objective):
         self.last_layer = name_of(last_layer, model)
         self.seen: tuple[list[Tensor], tuple[Tensor, Tensor], float] | None = None
 
-    def forward(self, inputs: dict[str, Any], judged: dict[str, Any] | None = None) -> Tensor:  # type: ignore[override]
-        if judged is None:
+    def forward(self, inputs: dict[str, Any], batch: dict[str, Any] | None = None) -> Tensor:  # type: ignore[override]
+        if batch is None:
             return super().forward(inputs)
         sides, weights, shares = [], [], []
         loss = torch.zeros((), device=self.criterion.class_weights.device)
         for role in (SOURCE, UNLABELED):
             with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
                 if role == SOURCE:
-                    loss = super().forward(inputs[role], judged[role])
+                    loss = super().forward(inputs[role], batch[role])
                 else:
                     self.model(**inputs[role])
             rows = text_vectors(seen[0], inputs[role], self.model).float()
-            gathered, counts = _of_all_processes(rows, self._counts(judged[role]))
+            gathered, counts = _of_all_processes(rows, self._counts(batch[role]))
             sides.append(gathered)
             shares.append(counts.sum())
             weights.append(counts / counts.sum())
-        strength = self.strength(judged[SOURCE].progress)
+        strength = self.strength(batch[SOURCE].progress)
         apart = self.discrepancy(sides[0], sides[1], (weights[0], weights[1]), strength)
         self.seen = [side.detach() for side in sides], (weights[0], weights[1]), strength
         # All processes have the same D, and their losses are added up; a pass counts as much as its rows do.
@@ -319,10 +319,10 @@ class Aligned(Objective):
             found = torch.autograd.grad(apart, sides)
         return {"discrepancy": apart.item(), "discrepancy_gradient": float(torch.cat(found).norm())}
 
-    def _counts(self, judged: Judged) -> Tensor:
+    def _counts(self, batch: BatchTargets) -> Tensor:
         """(rows,) what each row counts of the step."""
-        rows = self.row_weights(judged.targets, judged.role).float()
-        return (rows if judged.weights is None else rows * judged.weights) / judged.total_weight
+        rows = self.row_weights(batch.targets, batch.role).float()
+        return (rows if batch.weights is None else rows * batch.weights) / batch.total_weight
 
 
 class _Reversed(torch.autograd.Function):
