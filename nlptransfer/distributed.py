@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -67,17 +67,17 @@ def accelerator(mixed_precision: str, trackers: Sequence[str], folder: Path) -> 
 
 def is_main() -> bool:
     """Whether this process writes the files and shows the progress."""
-    return state().is_main_process
+    return bool(state().is_main_process)
 
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return state().process_index
+    return int(state().process_index)
 
 
 def world_size() -> int:
     """How many processes run side by side."""
-    return state().num_processes
+    return int(state().num_processes)
 
 
 def barrier() -> None:
@@ -108,7 +108,7 @@ class _Gathered(torch.autograd.Function):
 
 def gather_with_gradient(rows: torch.Tensor) -> torch.Tensor:
     """(rows of all processes, ...): those of each process, as many on each, one after the other."""
-    return rows if world_size() == 1 else _Gathered.apply(rows)
+    return rows if world_size() == 1 else _Gathered.apply(rows)  # type: ignore[no-untyped-call]
 
 
 def largest(number: int) -> int:
@@ -145,7 +145,7 @@ def quiet_others() -> None:
 
 def main_first() -> AbstractContextManager[None]:
     """Let the main process do a block before the others, which then find its results in the cache."""
-    return state().main_process_first()
+    return cast(AbstractContextManager[None], state().main_process_first())
 
 
 @cache

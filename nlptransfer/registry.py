@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from nlptransfer.errors import SettingError, nearest
 
@@ -83,4 +83,4 @@ class Registry(Mapping[str, type[T]]):
             raise SettingError(f"{self.kind} {entry.name!r}: expected it at {entry.value}, found {error}") from error
         if getattr(found, "name", None) != entry.name:
             raise SettingError(f"{self.kind} {entry.name!r}: expected a class of that name at {entry.value}")
-        return found
+        return cast(type[T], found)

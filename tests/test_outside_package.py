@@ -72,7 +72,7 @@ def test_a_route_and_a_strategy_of_another_package_work_everywhere(tmp_path):
     assert "unknown route 'word-bagg': did you mean 'word-bag'?" in errors and "refused" in printed
     record = json.loads((tmp_path / "run" / "experiment.json").read_text())
     assert record["settings"]["route"] == {"name": "word-bag", "long_text": "truncate", "bag_width": 8}
-    assert record["transfer"]["name"] == "tethered" and record["transfer"]["tether"] == 0.5
+    assert record["transfer"]["name"] == "tethered" and record["transfer"]["settings"]["tether"] == 0.5
 
     first, card, predicted = (json.loads(line) for line in in_a_process(OPEN, tmp_path)[0])
     assert first == {"label": "good", "width": 8} and predicted["label"] == "bad"

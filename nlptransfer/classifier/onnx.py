@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -177,13 +177,13 @@ class Exported(SavedFormat):
         """
         words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
         model = OnnxForSequenceClassification(from_pretrained(AutoConfig, folder), folder, words)
-        return model.eval(), fast_tokenizer(folder)
+        return model.eval(), fast_tokenizer(folder)  # type: ignore[no-untyped-call]
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
         settings = record["learned"]["settings"]
         learned = fill({"route": ROUTES.find(self.learned_by)}, settings)["route"].card_section(record, repo_id)
         relation = "quantized" if "int8" in record["format"] else "finetune"
-        return replace(learned, library_name="nlptransfer", relation=relation, loading_code="")
+        return cast(CardSection, replace(learned, library_name="nlptransfer", relation=relation, loading_code=""))
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
         # In the same batches: in int8 what else is in a batch changes how activations are rounded.

@@ -11,7 +11,7 @@ from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ def export_onnx(
     exported = Exported(learned_by=route.name, long_text=route.long_text)
 
     def opened() -> tuple[OnnxForSequenceClassification, float]:
-        graph = OnnxForSequenceClassification(plain.config, folder, words).eval()
+        graph = OnnxForSequenceClassification(plain.config, folder, words).eval()  # type: ignore[no-untyped-call]
         return graph, _difference(live_logits, exported, graph, tokenizer, texts)
 
     try:
@@ -129,7 +129,7 @@ class _Graph(nn.Module):
             inputs["token_type_ids"] = token_type_ids
         if word_ids is not None:
             inputs["word_ids"] = word_ids
-        return self.model(**inputs).logits.float()
+        return cast(Tensor, self.model(**inputs).logits.float())
 
 
 def _write_graph(model: PreTrainedModel, batch: dict[str, Tensor], path: Path) -> None:

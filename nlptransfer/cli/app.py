@@ -202,12 +202,12 @@ def distill_vectors_verb(
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
     from nlptransfer.data import read_texts
     from nlptransfer.hub import find_base
-    from nlptransfer.vectors import distill_for_texts
+    from nlptransfer.vectors import distill_for_texts, save_vectors
 
     start_log()
     encoder = find_base(base, revision)
     vectors = distill_for_texts(list(read_texts(texts, text_column)), encoder, dimensions=dimensions)
-    vectors.export(output)
+    save_vectors(output, vectors.words(), vectors.matrix)
     typer.echo(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
 
 

@@ -148,6 +148,7 @@ def curves_and_show(
     """Call ``gain_curve`` with each of these arguments and print the table of its gains, on the main process."""
     from nlptransfer import distributed
     from nlptransfer.experiments import gain_curve
+    from nlptransfer.results import GAINS
 
     start_log()
     # What the many runs have to say would bury the gains.
@@ -162,7 +163,7 @@ def curves_and_show(
         found = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
         if distributed.is_main():
             show_gains(found)
-            typer.echo(f"written: {folder / 'gains.json'}")
+            typer.echo(f"written: {folder / GAINS}")
 
 
 def numbers(sizes: str | Sequence[int]) -> list[int]:

@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from nlptransfer.experiments import Closed
     from nlptransfer.results import ComparisonResult, RunResult
@@ -33,15 +34,8 @@ def start_log(quiet: bool = False) -> None:
 
 
 def show_gains(found: Sequence[Mapping[str, Any]]) -> None:
-    """The table of gains."""
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("target rows", justify="right")
-    table.add_column("transfer")
-    for name in ("direct", "with source", "gain (95%)", "seeds"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
+    """Print the table of gains."""
+    table = _table(">target rows", "transfer", ">direct", ">with source", ">gain (95%)", ">seeds", "verdict")
     for row in found:
         table.add_row(
             f"{row['size']:,}",
@@ -56,18 +50,12 @@ def show_gains(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def show_closed(found: Mapping[str, Sequence["Closed"]]) -> None:
-    """The table of what strategies close of the gap between domains.
+    """Print the table of what strategies close of the gap between domains.
 
     Args:
         found: by what the route is called.
     """
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("route")
-    table.add_column("strategy")
-    for name in ("accuracy", "gain (95%)", "of the gap (95%)", "adapted"):
-        table.add_column(name, justify="right")
+    table = _table("route", "strategy", ">accuracy", ">gain (95%)", ">of the gap (95%)", ">adapted")
     for route, rows in found.items():
         for row in rows:
             compared = row.transfer not in ("source only", "oracle")
@@ -94,6 +82,16 @@ def _gain(row: Mapping[str, Any]) -> str:
     return "{gain:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]".format(**row)
 
 
+def _table(*columns: str) -> "Table":
+    """Make a table with these columns; those that begin with > are aligned to the right."""
+    from rich.table import Table
+
+    table = Table()
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left")
+    return table
+
+
 def _console() -> "Console":
     from rich.console import Console
 
@@ -103,15 +101,12 @@ def _console() -> "Console":
 
 def show_comparison(found: "ComparisonResult") -> None:
     """Print the table of a comparison's candidates, its recommendation, and where the report is."""
-    from rich.table import Table
     from rich.text import Text
 
     from nlptransfer.results import REPORT
 
-    table = Table()
-    table.add_column("candidate")
-    for name in ("validation", f"test {found.metric} (95%)", "spread", "train s", "MB", "texts/s"):
-        table.add_column(name, justify="right")
+    scores = (">validation", f">test {found.metric} (95%)", ">spread")
+    table = _table("candidate", *scores, ">train s", ">MB", ">texts/s")
     for row in found.table:
         if row["score"] is None:
             table.add_row(row["name"], f"{row['status']}: {row['reason']}", *[""] * 5)
@@ -139,17 +134,12 @@ def _or_none(value: float | None, form: str) -> str:
 
 def show_runs(runs: Sequence["RunResult"]) -> None:
     """Print the table of finished runs, and their folders."""
-    from rich.table import Table
-
-    table = Table()
     named = any(run.transfer is not None for run in runs)
     has_source = any(run.transfer is not None and run.transfer.source is not None for run in runs)
     # The gain takes the place of what tells routes apart, as both do not fit into a line.
-    for name in ("data", "route", *(["transfer"] if named else [])):
-        table.add_column(name)
-    sizes = ("macro F1", "trainable", "train s", "texts/s", "MB")
-    for name in ("accuracy (95%)", *(("gain (95%)", "verdict", "train s") if has_source else sizes)):
-        table.add_column(name, justify="right")
+    costs = (">macro F1", ">trainable", ">train s", ">texts/s", ">MB")
+    numbers = (">gain (95%)", ">verdict", ">train s") if has_source else costs
+    table = _table("data", "route", *(["transfer"] if named else []), ">accuracy (95%)", *numbers)
     for run in runs:
         route, test, cost = run.settings["route"], run.scores.get("test"), run.cost
         accuracy = "{accuracy:.3f} [{accuracy_interval[0]:.3f}, {accuracy_interval[1]:.3f}]"

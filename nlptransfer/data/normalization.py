@@ -1,4 +1,4 @@
-"""Ways to write a text in one form, so that texts of two sources look alike.
+"""Write texts in one form, so that texts of two sources look alike.
 
 A classifier keeps the name of the form that it was trained on, and brings every text into it before a prediction.
 """
@@ -27,17 +27,13 @@ _LONG_RUN = re.compile(r"([^\W\d_])\1{3,}")
 
 
 def normalize(name: str, texts: Iterable[str]) -> list[str]:
-    """The texts in the form ``name`` of :data:`NORMALIZATIONS`, in their order.
+    """Bring texts into the form ``name`` of :data:`NORMALIZATIONS`, in their order.
 
     Raises:
         SettingError: there is no such form.
     """
     check(name in NORMALIZATIONS, "normalization", name, f"one of {', '.join(NORMALIZATIONS)}")
     return [NORMALIZATIONS[name](text) for text in texts]
-
-
-def _none(text: str) -> str:
-    return text
 
 
 def _nfkc(text: str) -> str:
@@ -76,7 +72,7 @@ def _settled(text: str, step: Callable[[str], str]) -> str:
     return plain
 
 
-NORMALIZATIONS: dict[str, Callable[[str], str]] = {"none": _none, "nfkc": _nfkc, "lower": _lower, "web": _web}
+NORMALIZATIONS: dict[str, Callable[[str], str]] = {"none": str, "nfkc": _nfkc, "lower": _lower, "web": _web}
 """Each form by its name:
 
 - ``none``: the text as it is;

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from nlptransfer.errors import DataError
 
@@ -192,7 +192,7 @@ def _json_list(text: str, path: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number}: expected an object, found {row!r:.80}")
-    return rows
+    return cast(list[dict[str, Any]], rows)
 
 
 def parquet_batches(path: Path) -> Iterator[Any]:

@@ -1,22 +1,24 @@
-"""What the reader of a score should know of the data: leaks, labels at odds, labels out of balance."""
+"""Warn of what makes scores on data less than they seem: leaks, conflicting labels, imbalance.
+
+This file knows texts and targets of splits. It does not know scores.
+"""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 
 import numpy as np
 
 from nlptransfer.data.dataset import Data, Split
 
 IMBALANCE = 10
-"""The most frequent label is called heavy from so many times the rows of the rarest on."""
+"""Least ratio of the rows of the most frequent label to those of the rarest that is warned of."""
 FEW_ROWS = 10
-"""A label of fewer training rows is named."""
+"""Labels with fewer training rows than this are named."""
 NAMED = 5
 """Labels named in one sentence."""
 
 
 def data_warnings(data: Data) -> list[str]:
-    """Sentences on what makes scores on this data less than they seem; empty where nothing was found.
+    """Return a sentence on each thing that makes scores on this data less than they seem.
 
     Texts are alike if they differ in case and blanks at most. Labels of test are looked at to count conflicts, and
     nothing else is made of them.
@@ -45,14 +47,12 @@ def _conflicts(data: Data) -> list[str]:
         for key, target in zip(_keys(split), split.targets, strict=True):
             labels[key].add(tuple(np.atleast_1d(target).tolist()))
             rows[key] += 1
-    at_odds = [key for key, given in labels.items() if len(given) > 1]
-    if not at_odds:
+    conflicting = [key for key, targets in labels.items() if len(targets) > 1]
+    if not conflicting:
         return []
-    count = sum(rows[key] for key in at_odds)
-    return [
-        f"labels at odds: {_counted(count, sum(rows.values()), 'rows')} of texts that have different labels in "
-        f"different rows ({len(at_odds):,} {'text' if len(at_odds) == 1 else 'texts'})"
-    ]
+    counted = _counted(sum(rows[key] for key in conflicting), sum(rows.values()), "rows")
+    texts = f"{len(conflicting):,} {'text' if len(conflicting) == 1 else 'texts'}"
+    return [f"conflicting labels: {counted} of texts that have different labels in different rows ({texts})"]
 
 
 def _imbalance(data: Data) -> list[str]:
@@ -73,11 +73,7 @@ def _imbalance(data: Data) -> list[str]:
 
 
 def _keys(split: Split) -> list[str]:
-    return list(_folded(split.texts))
-
-
-def _folded(texts: Iterable[str]) -> Iterable[str]:
-    return (" ".join(text.casefold().split()) for text in texts)
+    return [" ".join(text.casefold().split()) for text in split.texts]
 
 
 def _counted(count: int, all_: int, what: str) -> str:

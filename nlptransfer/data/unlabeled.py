@@ -1,4 +1,7 @@
-"""Texts without labels: of a target that nobody has labeled, or beside rows that somebody has."""
+"""Read texts without labels: of a target that has none, or in addition to labeled rows.
+
+This file knows which rows are texts alone. It does not know how labeled rows are split.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -11,14 +14,15 @@ import numpy as np
 from nlptransfer.data.dataset import Data, DataSettings, Split, load_data, load_split
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.normalization import normalize
+from nlptransfer.data.parsing import kind_of, stem_of
 from nlptransfer.data.reading import WHOLE, has_labels, open_source, read_table, read_texts, text_column_of
 from nlptransfer.errors import DataError
 
-log = logging.getLogger("nlptransfer")
+logger = logging.getLogger("nlptransfer")
 
 
 def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, ...]:
-    """Texts without labels, each once, in the normalization of the settings.
+    """Read texts without labels, each once, in the normalization of the settings.
 
     Args:
         texts: a file, as :func:`read_texts` takes it, or a list of texts.
@@ -35,7 +39,7 @@ def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, .
 
 
 def with_unlabeled(data: Data, texts: Any, settings: DataSettings | None = None) -> Data:
-    """The data with further texts that have no labels; those that are test texts are left out, and counted in the log.
+    """Add texts without labels to data; test texts among them are left out, and counted in the log.
 
     Args:
         texts, settings: as :func:`load_texts` takes them.
@@ -44,12 +48,12 @@ def with_unlabeled(data: Data, texts: Any, settings: DataSettings | None = None)
     found = tuple(dict.fromkeys((*data.unlabeled, *load_texts(texts, settings))))
     kept = tuple(text for text in found if text not in test)
     if len(kept) < len(found):
-        log.warning("%d of the texts without labels are test texts: they are left out", len(found) - len(kept))
+        logger.warning("%d of the texts without labels are test texts: they are left out", len(found) - len(kept))
     return replace(data, unlabeled=kept)
 
 
 def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = None) -> Data:
-    """The texts of a task whose labels are not to be seen, and its test rows.
+    """Read the texts of a task without their labels, and its test rows.
 
     Args:
         source: as in :func:`load_data`, with labels or without, or a .txt file of a text a line. What
@@ -65,7 +69,7 @@ def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = 
     """
     settings = settings or DataSettings()
     none = Split([], labels.encode([]))
-    name, texts, test = _without_labels(source, labels, settings) or (_name_of_file(source), source, none)
+    name, texts, test = _without_labels(source, labels, settings) or (stem_of(Path(source)), source, none)
     pool = np.array(load_texts(texts, settings), dtype=object)
     if settings.max_train_rows is not None:
         seed = settings.split_seed if settings.rows_seed is None else settings.rows_seed
@@ -75,7 +79,7 @@ def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = 
 
 def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, list[str], Split] | None:
     """Name, texts and test rows of a source; None where it is a file of texts alone."""
-    if isinstance(source, (str, Path)) and Path(source).name.removesuffix(".gz").endswith(".txt"):
+    if isinstance(source, (str, Path)) and kind_of(Path(source)) == ".txt":
         return None
     found = open_source(source)
     tables = {split: read_table(part, f"{split} split of {found.name}") for split, part in found.parts.items()}
@@ -92,10 +96,6 @@ def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tupl
     ]
     test = load_split(source, labels, settings) if "test" in tables else Split([], labels.encode([]))
     return found.name, texts, test
-
-
-def _name_of_file(source: str | Path) -> str:
-    return Path(source).name.split(".")[0]
 
 
 def _known_names(given: Data, labels: Labels) -> Sequence[Any]:

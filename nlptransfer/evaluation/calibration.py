@@ -6,6 +6,7 @@ the names of labels.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -186,8 +187,8 @@ def untempered(probabilities: ArrayLike, temperature: float, *, multi_label: boo
     # As close to 0 and 1 as the float32 that is saved can tell.
     low = np.finfo(np.float32).tiny
     if multi_label:
-        return expit(temperature * logit(np.clip(p, low, 1 - np.finfo(np.float32).epsneg / 2)))
-    return softmax(temperature * np.log(np.maximum(p, low)), axis=1)
+        return cast(np.ndarray, expit(temperature * logit(np.clip(p, low, 1 - np.finfo(np.float32).epsneg / 2))))
+    return cast(np.ndarray, softmax(temperature * np.log(np.maximum(p, low)), axis=1))
 
 
 def answer_probabilities(probabilities: ArrayLike, guesses: np.ndarray, *, multi_label: bool = False) -> np.ndarray:

@@ -3,6 +3,8 @@
 This file knows shapes and ranges. It does not know scores.
 """
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, softmax
@@ -71,7 +73,7 @@ def checked_targets(targets: ArrayLike, shape: tuple[int, ...], multi_label: boo
 
 def to_probabilities(logits: np.ndarray, labels: Labels) -> np.ndarray:
     """Turn logits (n, k) into probabilities: softmax, or a sigmoid for each of several labels."""
-    return expit(logits) if labels.multi_label else softmax(logits, axis=1)
+    return cast(np.ndarray, expit(logits) if labels.multi_label else softmax(logits, axis=1))
 
 
 def predicted(probabilities: ArrayLike, labels: Labels, thresholds: ArrayLike | None = None) -> np.ndarray:
@@ -92,7 +94,7 @@ def predicted(probabilities: ArrayLike, labels: Labels, thresholds: ArrayLike | 
     p = checked_probabilities(probabilities, labels.num_labels)
     if not labels.multi_label:
         check(thresholds is None, "thresholds", thresholds, "none where each row has one label")
-        return p.argmax(axis=1)
+        return cast(np.ndarray, p.argmax(axis=1))
     limits = np.full(p.shape[1], 0.5) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
     check(limits.shape == (p.shape[1],), "thresholds", thresholds, f"{p.shape[1]} numbers, one a label")
     return (p >= limits).astype(np.int64)

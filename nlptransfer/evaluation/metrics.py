@@ -8,7 +8,7 @@ thousand resamples cost one draw of counts and not a thousand calls of scikit-le
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import evaluate
@@ -299,7 +299,7 @@ def _rates(both: np.ndarray, given: np.ndarray, actual: np.ndarray) -> dict[str,
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.divide(top, bottom, out=np.zeros(np.shape(top)), where=bottom > 0)
+    return cast(np.ndarray, np.divide(top, bottom, out=np.zeros(np.shape(top)), where=bottom > 0))
 
 
 def _per_class(sums: np.ndarray, labels: Labels) -> dict[str, dict[str, float]]:

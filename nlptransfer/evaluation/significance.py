@@ -7,6 +7,7 @@ expected score: over the seeds and the rows that might have been drawn. This fil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -266,7 +267,7 @@ def paired(
 def right_rows(targets: ArrayLike, predictions: ArrayLike) -> np.ndarray:
     """Compare predictions with targets of the same shape: booleans (rows,), whether all labels of a row are right."""
     same = np.asarray(targets) == np.asarray(predictions)
-    return same.reshape(len(same), -1).all(axis=1)
+    return cast(np.ndarray, same.reshape(len(same), -1).all(axis=1))
 
 
 def wilson_interval(right: int, rows: int) -> tuple[float, float]:
@@ -291,7 +292,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p)
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
-    return corrected.tolist()
+    return cast(list[float], corrected.tolist())
 
 
 def recommended(

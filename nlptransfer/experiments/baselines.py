@@ -177,7 +177,7 @@ class _Regression:
 
     def logits(self, features: sparse.csr_matrix) -> np.ndarray:
         """(rows, labels)"""
-        return np.asarray(features @ self.weight.T) + self.bias
+        return cast(np.ndarray, np.asarray(features @ self.weight.T) + self.bias)
 
 
 def _solved(features: sparse.csr_matrix, targets: np.ndarray, strength: float) -> Any:
@@ -194,7 +194,7 @@ def _solved(features: sparse.csr_matrix, targets: np.ndarray, strength: float) -
 def _probabilities(logits: np.ndarray, labels: Labels) -> np.ndarray:
     from scipy.special import expit, softmax
 
-    return expit(logits) if labels.multi_label else softmax(logits, axis=1)
+    return cast(np.ndarray, expit(logits) if labels.multi_label else softmax(logits, axis=1))
 
 
 def _best_shared_cut(shares: np.ndarray, targets: np.ndarray, labels: Labels) -> float:

@@ -220,7 +220,7 @@ def next_rate(default: float, tried: Sequence[tuple[float, float | None]], trial
         return _suggested(default, tried)
     # The second dimension, of base 3, leaves out the middle, which is the default.
     place = float(qmc.Halton(2, scramble=False).random(number - len(FIRST_RATES) + 2)[-1, 1])
-    return default * WIDEST ** (2 * place - 1)
+    return float(default * WIDEST ** (2 * place - 1))
 
 
 def _suggested(default: float, tried: Sequence[tuple[float, float | None]]) -> float:

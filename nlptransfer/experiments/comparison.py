@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nlptransfer import distributed
 from nlptransfer.data import DataSettings, data_warnings, load_data
@@ -155,7 +155,7 @@ def _plan(
         of_route = {name: value for name, value in settings.items() if name in fields_of(kind)}
         route = fill({"route": kind}, of_route)["route"]
         route.check()
-        return route
+        return cast(Route, route)
 
     candidates = candidates_of(methods, bases, find)
     for name in settings:

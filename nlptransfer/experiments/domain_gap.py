@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -305,7 +305,7 @@ def _interval(
 
 def _weighted(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Sum rows (..., rows) by how often each was drawn, (draws, rows), to (..., draws)."""
-    return rows @ counts.T
+    return cast(np.ndarray, rows @ counts.T)
 
 
 def _mean_apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:

@@ -267,7 +267,7 @@ class _Plan:
 
 def _completed(transfer: Transfer, has_source: bool) -> Transfer:
     """A strategy that makes a classifier, as it is with a source or without."""
-    return (transfer >> Direct() if transfer.is_prelude else transfer).beside(has_source)
+    return (transfer >> Direct() if transfer.is_prelude else transfer).adjusted(has_source)
 
 
 def _check_given(way: Transfer, source: Any, unlabeled: Any, copies: Augment) -> None:

@@ -211,7 +211,7 @@ def _fit(learning: Learning, stage: Stage, variant: Variant, settings: TrainingS
         partial(first.score, validation.targets),
         settings,
         checkpoints,
-        route.paces(model),
+        route.parameter_groups(model),
         examples[roles[1]] if len(roles) > 1 else None,
         (roles[0], roles[-1]),
     )

@@ -98,6 +98,6 @@ def _scorer(labels: Labels, metric: str | None) -> Callable[[np.ndarray, np.ndar
     sign = 1.0 if higher_is_better(name) else -1.0
 
     def score(targets: np.ndarray, logits: np.ndarray) -> float:
-        return sign * score_predictions(targets, to_probabilities(logits, labels), labels, resamples=0)[name]
+        return float(sign * score_predictions(targets, to_probabilities(logits, labels), labels, resamples=0)[name])
 
     return score

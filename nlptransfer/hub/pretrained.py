@@ -6,7 +6,7 @@ Knows nothing of architectures and routes. No other file calls ``from_pretrained
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nlptransfer.errors import BaseModelError, NlpTransferError, RunFolderError
 from nlptransfer.files import read_json
@@ -60,7 +60,8 @@ def adapter_config(folder: Path) -> "LoraConfig":
     from peft import LoraConfig
 
     with _read(folder, _ADAPTER):
-        return LoraConfig.from_pretrained(str(folder.resolve()))  # a relative one would do as a hub id, too
+        # A relative one would do as a hub id, too.
+        return cast("LoraConfig", LoraConfig.from_pretrained(str(folder.resolve())))
 
 
 def with_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":

@@ -129,7 +129,7 @@ def last_layer(model: nn.Module) -> nn.Linear:
 
 def name_of(layer: nn.Module, model: nn.Module) -> str:
     """Return the dotted name of a layer in a model."""
-    return next(name for name, module in model.named_modules() if module is layer)
+    return str(next(name for name, module in model.named_modules() if module is layer))
 
 
 def initialize(layer: nn.Linear, config: PreTrainedConfig) -> None:

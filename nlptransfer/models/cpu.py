@@ -35,7 +35,7 @@ def fast_products() -> AbstractContextManager[object]:
 
 
 class _LinearByOneDnn(TorchFunctionMode):
-    def __torch_function__(self, function: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is functional.linear and not types:  # types: of tensors with products of their own, as shards have
             function = _linear
         return function(*args, **(kwargs or {}))
@@ -44,7 +44,7 @@ class _LinearByOneDnn(TorchFunctionMode):
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not (input.dtype == weight.dtype == torch.float32) or torch.is_autocast_enabled("cpu"):
         return functional.linear(input, weight, bias)
-    return cast(Tensor, _Product.apply(input, weight, bias))
+    return cast(Tensor, _Product.apply(input, weight, bias))  # type: ignore[no-untyped-call]
 
 
 class _Product(torch.autograd.Function):

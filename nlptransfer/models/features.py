@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -187,7 +187,7 @@ def _opened(path: Path) -> np.ndarray | None:
         return None
     with suppress(OSError):  # a cache that may only be read serves too
         os.utime(path)
-    return array
+    return cast(np.ndarray | None, array)
 
 
 def _save(path: Path, made: np.ndarray, limit: float) -> None:

@@ -5,7 +5,7 @@ This file knows configs, weights and tokenizers; it does not know how bases are 
 
 import importlib.util
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -122,7 +122,7 @@ def load_encoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrai
         BaseModelError: weights are missing (a pooler's are not needed).
     """
     model, _ = _load(AutoModel, base, from_pretrained(AutoConfig, base), dtype, {})
-    return model.eval().requires_grad_(False)
+    return cast(PreTrainedModel, model.eval().requires_grad_(False))
 
 
 def load_language_model(base: BaseModel, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, bool]:

@@ -5,7 +5,7 @@ This file knows rows, windows and batches; it does not know how tokens or featur
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -124,7 +124,7 @@ class SomeRows:
 
     @property
     def lengths(self) -> np.ndarray:
-        return self.rows.lengths[self._places]
+        return cast(np.ndarray, self.rows.lengths[self._places])
 
     @property
     def windows(self) -> np.ndarray | None:

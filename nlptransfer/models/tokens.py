@@ -1,4 +1,7 @@
-"""Texts as token ids: each in one row, cut where it is too long, or in windows."""
+"""Encode texts as token ids: each in one row, truncated where it is too long, or in windows.
+
+This file knows tokenizers and special tokens; it does not know models.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +19,7 @@ from nlptransfer.memo import once
 from nlptransfer.settings import check
 
 LongText = Literal["truncate", "head_tail", "windows"]
-"""What is done with a text of more tokens than a model reads at once: see :func:`encode`."""
+"""How a text of more tokens than a model reads is handled: see :func:`encode`."""
 TOKENS = "tokens"
 """The kind of shared work that keeps the tokens of texts."""
 ENCODE_CHUNK = 4096
@@ -35,11 +38,11 @@ class TokenRows:
     type_ids: np.ndarray | None = None
     """(tokens of all rows,) int8, where the tokenizer gives segments that are not all 0 (XLNet)"""
     pad_left: bool = False
-    """whether padding goes before a row, as the model was trained"""
+    """whether padding goes before a row"""
     windows: np.ndarray | None = None
     """(texts + 1,) int64: text i is rows ``windows[i]`` to ``windows[i + 1]``; None: each row is a text"""
     long_text: LongText = "truncate"
-    """what was done with texts of too many tokens"""
+    """how texts of too many tokens were handled"""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -60,7 +63,7 @@ class TokenRows:
         return {name: torch.from_numpy(value) for name, value in inputs.items()}
 
     def places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the tokens of these rows lie in ``ids``, and where they go in a batch, (rows, longest) bool."""
+        """Return the places of these rows' tokens in ``ids``, and their mask in a batch, (rows, longest) bool."""
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
         width = max(1, int(lengths.max(initial=0)))
@@ -79,17 +82,16 @@ def encode(
     max_length: int | None,
     long_text: LongText = "truncate",
 ) -> TokenRows:
-    """Tokenize texts, each row of at most ``max_length`` tokens, special ones included; short texts are whole always.
+    """Tokenize texts, each row of at most ``max_length`` tokens, special ones included.
 
     Args:
-        max_length: None: texts of any length are whole.
-        long_text: what becomes of a text that has more. truncate: its first tokens. head_tail: its first and its last
-            ones, a quarter and three quarters (Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?",
-            section 5.3.1: of 510 the first 128 and the last 382). windows: all of them, in rows that each begin
-            three quarters of a row after the one before; the last one ends with the text, so that all are full.
+        max_length: None: texts of any length stay whole.
+        long_text: how a longer text is handled. truncate: its first tokens. head_tail: a quarter from its head, the
+            rest from its tail (Sun et al. 2019, section 5.3.1: of 510 the first 128 and the last 382). windows: all
+            tokens, in rows that each begin three quarters of a row after the one before; the last ends with the text.
 
     Raises:
-        SettingError: no token of the text fits beside the special ones.
+        SettingError: no token of the text fits between the special ones.
     """
     special = tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
     expected = f"more than the {special} special tokens of each text"
@@ -115,15 +117,12 @@ def encode(
 
 
 def encode_words(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, long_text: LongText) -> TokenRows:
-    """As :func:`encode`, words whose vectors are to be pooled: in place of windows all in one row, at any length.
-
-    It is what windows would give that count as much as they have new words.
-    """
+    """Run :func:`encode` for words whose vectors will be pooled: in place of windows all in one row, at any length."""
     return encode(texts, tokenizer, None if long_text == "windows" else tokenizer.model_max_length, long_text)
 
 
 def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """(texts,) int64: tokens of each text, special ones included, however many a model reads."""
+    """Count the tokens of each text, special ones included, (texts,) int64."""
     return _tokens(texts, tokenizer)[1] + tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
 
 
@@ -135,7 +134,7 @@ def _tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[n
 def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndarray]:
     ids, sizes = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int64)]
     for start in range(0, len(texts), ENCODE_CHUNK):
-        with _uncut(tokenizer) as backend:
+        with _untruncated(tokenizer) as backend:
             found = backend.encode_batch_fast(texts[start : start + ENCODE_CHUNK], add_special_tokens=False)
         sizes.append(np.fromiter(map(len, found), dtype=np.int64, count=len(found)))
         flat = chain.from_iterable(encoding.ids for encoding in found)
@@ -144,8 +143,8 @@ def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple
 
 
 @contextmanager
-def _uncut(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tokenizer]:
-    """Within it the tokenizer neither cuts nor pads."""
+def _untruncated(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tokenizer]:
+    """Let the tokenizer neither truncate nor pad."""
     backend = tokenizer.backend_tokenizer
     truncation, padding = backend.truncation, backend.padding
     backend.no_padding()
@@ -172,24 +171,24 @@ class _Frame:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast, text: str) -> "_Frame":
-        """As it is around some text, of one token at least; of an empty one all of it counts as before."""
-        with _uncut(tokenizer) as backend:
+        """Read it off a text with a token; around an empty text all of it counts as before."""
+        with _untruncated(tokenizer) as backend:
             shown = backend.encode(text)
         both = np.array([shown.ids, shown.type_ids], dtype=np.int64)
-        own = np.flatnonzero(np.array(shown.special_tokens_mask) == 0)
-        first, last = (own[0], own[-1]) if len(own) else (both.shape[1], both.shape[1])
-        return cls(both[:, :first], both[:, last + 1 :], int(both[1, first]) if len(own) else 0)
+        inner = np.flatnonzero(np.array(shown.special_tokens_mask) == 0)
+        first, last = (inner[0], inner[-1]) if len(inner) else (both.shape[1], both.shape[1])
+        return cls(both[:, :first], both[:, last + 1 :], int(both[1, first]) if len(inner) else 0)
 
 
 def _read(sizes: np.ndarray, room: int | None, long_text: LongText) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is read of texts whose tokens lie one after the other.
+    """Choose the tokens that are read of texts, whose tokens lie one after the other.
 
     Args:
         sizes: (texts,) tokens of each.
         room: tokens of a row.
 
     Returns:
-        The places of the tokens that are read, row by row; how many each row has; and how many rows each text has.
+        The places of those tokens, row by row; the size of each row; and the number of rows of each text.
     """
     if room is None:
         room = max(1, int(sizes.max(initial=1)))
@@ -210,12 +209,7 @@ def _read(sizes: np.ndarray, room: int | None, long_text: LongText) -> tuple[np.
 
 
 def _joined(before: np.ndarray, inner: np.ndarray, after: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Rows one after the other, each with the same before and after it.
-
-    Args:
-        inner: what lies between, row after row.
-        sizes: (rows,) how much of it each row has.
-    """
+    """Join rows of ``inner``, of these sizes, each with the same tokens before and after it."""
     ends = np.cumsum(sizes + len(before) + len(after))
     starts = ends - len(after) - sizes
     joined = np.empty(int(ends.max(initial=0)), dtype=inner.dtype)
@@ -226,5 +220,6 @@ def _joined(before: np.ndarray, inner: np.ndarray, after: np.ndarray, sizes: np.
 
 
 def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Numbers from each start on, as many as its size, one range after the other."""
-    return np.arange(int(sizes.sum())) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+    """Join the ranges of these starts and sizes."""
+    joined: np.ndarray = np.arange(int(sizes.sum())) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+    return joined

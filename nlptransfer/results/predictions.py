@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class Predictions:
     def right(self) -> np.ndarray:
         """(n,) bool: whether every label of the row is right."""
         same = self.targets == self.predicted
-        return same.all(axis=1) if self.labels.multi_label else same
+        return cast(np.ndarray, same.all(axis=1) if self.labels.multi_label else same)
 
     @cached_property
     def answer_probabilities(self) -> np.ndarray:
@@ -66,13 +67,13 @@ class Predictions:
         """(n,) highest probability of a wrong answer; -1 where all is right."""
         if not self.labels.multi_label:
             return np.where(self.right, -1.0, self.answer_probabilities)
-        return np.where(self.targets == self.predicted, -1.0, self.answer_probabilities).max(axis=1)
+        return cast(np.ndarray, np.where(self.targets == self.predicted, -1.0, self.answer_probabilities).max(axis=1))
 
     @cached_property
     def margins(self) -> np.ndarray:
         """(n,) from the highest probability to the second; for several labels a row from one to its threshold."""
         if self.labels.multi_label:
-            return np.abs(self.probabilities - self.thresholds).min(axis=1)
+            return cast(np.ndarray, np.abs(self.probabilities - self.thresholds).min(axis=1))
         if self.labels.num_labels == 1:
             return np.ones(len(self))
         top = np.partition(self.probabilities, -2, axis=1)[:, -2:]

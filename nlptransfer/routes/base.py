@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from nlptransfer.files import content_stamp
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained, quiet
 from nlptransfer.models import LongText, Rows, SharedBase, predict_logits, token_counts
 from nlptransfer.settings import Settings
-from nlptransfer.training import Pace, learned_state
+from nlptransfer.training import ParameterGroup, learned_state
 
 log = logging.getLogger("nlptransfer")
 
@@ -115,7 +115,7 @@ class SavedFormat(Settings, ABC):
         # No line of this project: the tokenizer's own padding, one batch.
         tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
         with torch.inference_mode():
-            return model(**tokens).logits.float().cpu().numpy()
+            return cast(np.ndarray, model(**tokens).logits.float().cpu().numpy())
 
     def needs_base(self, folder: Path) -> bool:
         """Tell whether a saved folder holds no copy of the base model."""
@@ -247,7 +247,7 @@ class Route(SavedFormat):
         """
         return []
 
-    def paces(self, model: PreTrainedModel) -> dict[str, Pace]:
+    def parameter_groups(self, model: PreTrainedModel) -> dict[str, ParameterGroup]:
         """Return how fast parameters learn, by name; those not named learn at the learning rate."""
         return {}
 

@@ -1,4 +1,4 @@
-"""What the routes that train an encoder have in common."""
+"""Build, feed and describe models whose pretrained encoder learns: what Full and Lora share."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ MOST_EPOCHS = 12
 FEW_ROWS = 8_000
 """Training rows below which a batch is small."""
 UNKNOWN_WARNING = 0.05
-"""Share of unknown pieces from which a tokenizer does not know the language of the texts."""
+"""Share of unknown tokens from which a warning says that the tokenizer does not know the language of the texts."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class EncoderRoute(Route):
         unknown = _unknown_share(texts, tokenizer)
         if unknown > UNKNOWN_WARNING:
             log.warning(
-                "%s: its tokenizer leaves %.0f%% of the pieces of these texts unknown: take a base of their language",
+                "%s: %.0f%% of the tokens are unknown to this tokenizer; choose a base model for this language",
                 found.id,
                 100 * unknown,
             )
@@ -72,13 +72,13 @@ class EncoderRoute(Route):
     def make_model(
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> tuple[PreTrainedModel, list[str]]:
-        """The model to train, and the names of its freshly initialized modules."""
+        """Return the model to train, and the names of its newly initialized modules."""
         return self.load_base(base, data.labels, tokenizer, seed)
 
     def load_base(
         self, base: BaseModel, labels: Labels, tokenizer: PreTrainedTokenizerFast, seed: int, **precision: Any
     ) -> tuple[PreTrainedModel, list[str]]:
-        """A classifier on the base with this route's dropout, and the names of its freshly initialized modules."""
+        """Return a classifier on the base with this route's dropout, and the names of its newly initialized modules."""
         dropout: dict[str, Any] = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
         return load_model(base, labels, tokenizer, seed, **dropout, **precision)
 
@@ -116,7 +116,7 @@ def _compute_activations_twice(model: Any) -> None:
 
 
 def _unknown_share(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> float:
-    """Share of the pieces of these texts that the tokenizer does not know."""
+    """Return the share of the tokens of these texts that the tokenizer does not know."""
     ids = encode(texts, tokenizer, tokenizer.model_max_length).ids
     special = np.isin(ids, [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id])
     known = ids[~special]

@@ -27,7 +27,7 @@ from nlptransfer.models import (
 from nlptransfer.routes.base import Route
 from nlptransfer.routes.encoder import EncoderRoute, default_settings
 from nlptransfer.settings import check
-from nlptransfer.training import Pace
+from nlptransfer.training import ParameterGroup
 
 FROZEN_HERE = "frozen_by_nlptransfer"
 """What a parameter is marked with that would learn if its layer were not frozen."""
@@ -124,19 +124,19 @@ class Full(EncoderRoute):
             rows.append(ActivationRows(tokens, activations(model, tokenizer, texts, tokens, self.freeze_layers)))
         return upper_layers(model, self.freeze_layers), rows
 
-    def paces(self, model: PreTrainedModel) -> dict[str, Pace]:
+    def parameter_groups(self, model: PreTrainedModel) -> dict[str, ParameterGroup]:
         if self.layer_decay == 1 and not self.gradual_unfreezing:
             return {}
         layers = layers_of(model)
         floors: dict[int, int] = {id(p): 0 for part in embeddings_of(model) for p in part.parameters()}
         floors |= {id(p): number for number, layer in enumerate(layers, start=1) for p in layer.parameters()}
         top = len(layers) + 1
-        paces = {}
+        parameter_groups = {}
         for name, parameter in model.named_parameters():
             below = top - floors.get(id(parameter), top)
             start = 0.5 * below / top if self.gradual_unfreezing else 0.0
-            paces[name] = Pace(self.layer_decay**below, start)
-        return paces
+            parameter_groups[name] = ParameterGroup(self.layer_decay**below, start)
+        return parameter_groups
 
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
         if not self.head_first:

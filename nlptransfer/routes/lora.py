@@ -1,4 +1,4 @@
-"""The route Lora: small trained matrices beside the frozen weights of an encoder."""
+"""The route Lora: small trained matrices that are added to the frozen weights of an encoder."""
 
 import math
 import warnings
@@ -49,7 +49,7 @@ ADAPTER = "adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class Lora(EncoderRoute):
-    """The encoder is frozen; a product of two small matrices is learned beside each of its own (Hu et al. 2021)."""
+    """The encoder is frozen; a product of two small matrices is learned for each linear layer (Hu et al. 2021)."""
 
     name: ClassVar[str] = "lora"
     opened_by: ClassVar[str] = "peft"
@@ -324,7 +324,7 @@ def _ends(name: str, target: str) -> bool:
 
 
 def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:
-    """The heads that these modules are parts of: children of the classifier itself, or of its encoder."""
+    """Return the heads that these modules are parts of: children of the classifier itself, or of its encoder."""
     prefix = f"{model.base_model_prefix}."
     depth = {name: 2 if name.startswith(prefix) else 1 for name in modules}
     return sorted({".".join(name.split(".")[:parts]) for name, parts in depth.items()})

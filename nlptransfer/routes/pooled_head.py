@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -60,14 +61,15 @@ class PooledBody(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(batch, sizes[0]) -> (batch, sizes[-1])"""
-        return self.layers(self.standardize(features))
+        return cast(Tensor, self.layers(self.standardize(features)))
 
     def outputs(self, features: np.ndarray) -> np.ndarray:
         """(rows, sizes[0]) -> (rows, sizes[-1]) float32: what the last layer is solved on."""
         device = self.standardize.mean.device
         with torch.inference_mode():
             # A copy: the cache's own array may not be written, and torch wants one that may.
-            return self(torch.from_numpy(np.array(features, dtype=np.float32)).to(device)).cpu().numpy()
+            rows = torch.from_numpy(np.array(features, dtype=np.float32)).to(device)
+            return cast(np.ndarray, self(rows).cpu().numpy())
 
 
 def classified(

@@ -44,7 +44,7 @@ from nlptransfer.vectors import vectors_for, vocabulary
 log = logging.getLogger("nlptransfer")
 
 WORDS = "words"
-"""The folder in a saved classifier with what cuts texts into words."""
+"""Folder of the word tokenizer in a saved classifier."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Probe(Route):
     opened_by: ClassVar[str] = "nlptransfer"
 
     features: Annotated[tuple[Literal["encoder", "word2vec"], ...], MinLen(1)] = ("encoder",)
-    """what the classifier sees: the encoder, or with word2vec also the mean of word vectors beside it"""
+    """what the classifier sees: the encoder, or with word2vec also the mean of word vectors"""
     layers: Literal["all", "last"] | int | tuple[int, ...] = "all"
     """layers of the encoder that are seen, side by side: all, last, or numbers from 1 (-1 is the last)"""
     pooling: Annotated[tuple[Literal["mean", "max", "cls"], ...], MinLen(1)] = ("mean",)
     """what is taken over the tokens of a text, side by side; cls is the first one"""
     head_type: Literal["linear", "mlp"] = "linear"
-    """linear: one layer, solved; mlp: two hidden layers, trained"""
+    """linear: one layer, fitted; mlp: two hidden layers, trained"""
     mlp_sizes: Annotated[tuple[Count, ...], MinLen(1)] = (128, 64)
     """widths of the hidden layers of mlp"""
     dropout: Share = 0.5
@@ -70,7 +70,7 @@ class Probe(Route):
     """tokens, and words, that are read of a text, or at once; auto: as many tokens as 99% of the training texts have
     at most"""
     vectors: str | None = None
-    """file or name of the word vectors beside; none: distilled from the same encoder"""
+    """file or name of the word vectors; None: distilled from the same encoder"""
     max_words: Count = 100_000
     """word vectors that are kept: those of the training texts, then the most frequent"""
     dimensions: Count = 256
@@ -254,7 +254,7 @@ class Probe(Route):
         return True
 
     def _layers(self, count: int, base: BaseModel) -> list[int]:
-        """The numbers of the asked layers, from below."""
+        """Return the numbers of the layers that are seen, from below."""
         if self.layers == "all":
             return list(range(1, count + 1))
         asked = (-1,) if self.layers == "last" else self.layers

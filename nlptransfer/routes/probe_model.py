@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -98,7 +98,7 @@ class ProbeForSequenceClassification(PreTrainedModel):
         self.body = PooledBody(sizes, config.dropout)
         self.classifier = nn.Linear(sizes[-1], len(config.id2label or ()))
         self.encoder = encoder.eval().requires_grad_(False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def init_weights(self) -> None:
         """Nothing: the encoder has its weights, and the layers' own initialization is right."""
@@ -131,7 +131,7 @@ class ProbeForSequenceClassification(PreTrainedModel):
             missing = sorted(name for name in found.missing_keys if not name.startswith(ENCODER))
         if missing:
             raise RunFolderError(f"{folder}: expected every weight of the classifier, found no {', '.join(missing)}")
-        return model.eval()
+        return cast("ProbeForSequenceClassification", model.eval())  # type: ignore[no-untyped-call]
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As every model's, but without the encoder."""

@@ -40,7 +40,7 @@ class Word2Vec(Route):
     has_vectors: ClassVar[bool] = True
 
     head_type: Literal["cnn", "mlp", "linear"] = "cnn"
-    """cnn: convolutions over the words (Kim 2014); mlp: two hidden layers on pooled vectors; linear: one, solved"""
+    """cnn: convolutions over the words (Kim 2014); mlp: two hidden layers on pooled vectors; linear: one, fitted"""
     pooling: Annotated[tuple[Literal["mean", "max"], ...], MinLen(1)] = ("mean",)
     """what mlp and linear take over the words, side by side"""
     mlp_sizes: Annotated[tuple[Count, ...], MinLen(1)] = (128, 64)
@@ -94,7 +94,7 @@ class Word2Vec(Route):
     def _words(
         self, texts: Sequence[str], base: str | None, revision: str | None
     ) -> tuple[np.ndarray, PreTrainedTokenizerFast, dict[str, Any], TokenRows]:
-        """The vectors of the texts' words, what cuts texts into words, where they come from, and the texts' words."""
+        """Return the vectors, the tokenizer, the record of where they come from, and the tokens of the texts."""
         vectors, record = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
         words, kept = vocabulary(vectors, texts, self.max_words, unit_length=self.unit_length)
         matrix = embedding_matrix(kept)

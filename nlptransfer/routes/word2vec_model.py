@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ class CnnBody(nn.Module):
             kernel = weight.transpose(1, 2).flatten(1) if size > 1 else weight.squeeze(2)
             maps = functional.linear(window, kernel, bias).view(batch, words, -1)
             highest.append(maps.masked_fill(~known.unsqueeze(2), 0).amax(dim=1))
-        return self.dropout(functional.relu(torch.cat(highest, dim=1)))
+        return cast(Tensor, self.dropout(functional.relu(torch.cat(highest, dim=1))))
 
 
 class Word2VecForSequenceClassification(PreTrainedModel):
@@ -130,7 +130,7 @@ class Word2VecForSequenceClassification(PreTrainedModel):
         pooled = [config.hidden_size * len(config.pooling), *hidden]
         self.body = CnnBody(config) if config.head == "cnn" else PooledBody(pooled, config.dropout)
         self.classifier = nn.Linear(self.body.width, len(config.id2label or ()))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         # The layers' own initialization is right; the vectors come from a file.
@@ -184,8 +184,8 @@ class Word2VecForSequenceClassification(PreTrainedModel):
             known = known & attention_mask.bool()
         vectors = self.vectors(input_ids)
         if self.config.head == "cnn":
-            return self.body(vectors * known.unsqueeze(2), known)
-        return self.body(pool(vectors, known, self.config.pooling))
+            return cast(Tensor, self.body(vectors * known.unsqueeze(2), known))
+        return cast(Tensor, self.body(pool(vectors, known, self.config.pooling)))
 
 
 def make_tokenizer(words: Sequence[str], max_length: int = VERY_LARGE_INTEGER) -> PreTrainedTokenizerFast:

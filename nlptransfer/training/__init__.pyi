@@ -11,9 +11,9 @@ from .loop import train as train
 from .losses import SOURCE as SOURCE
 from .losses import TARGET as TARGET
 from .losses import UNLABELED as UNLABELED
-from .losses import Judged as Judged
+from .losses import BatchTargets as BatchTargets
 from .losses import LabelLoss as LabelLoss
 from .losses import Objective as Objective
 from .losses import class_weights as class_weights
-from .optimizer import Pace as Pace
+from .optimizer import ParameterGroup as ParameterGroup
 from .optimizer import TrainingSettings as TrainingSettings

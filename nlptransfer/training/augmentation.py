@@ -16,7 +16,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 from annotated_types import Ge, Interval
@@ -317,4 +317,4 @@ def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float)
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    return cast(np.ndarray, np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0))

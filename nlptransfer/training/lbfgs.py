@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import numpy as np
 import torch
@@ -399,7 +400,10 @@ def _folds(targets: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndar
         raise TrainingError(f"expected {FEWEST} rows or more to cross-validate, found {rows}; add labeled rows")
     rarest = 1 if targets.ndim == 2 else int(np.unique(targets, return_counts=True)[1].min())
     kind = StratifiedKFold if rarest > 1 else KFold
-    return kind(min(folds, rarest if rarest > 1 else rows), shuffle=True, random_state=seed).split(targets, targets)
+    return cast(
+        Iterator[tuple[np.ndarray, np.ndarray]],
+        kind(min(folds, rarest if rarest > 1 else rows), shuffle=True, random_state=seed).split(targets, targets),
+    )
 
 
 def _strongest_first(strengths: Sequence[float]) -> list[float]:
@@ -421,13 +425,15 @@ def _principal_axes(features: torch.Tensor) -> torch.Tensor:
     """
     rows, width = features.shape
     if width <= AXES:
-        return torch.linalg.eigh((features.t() @ features / rows).double())[1].to(features.dtype)
+        return cast(torch.Tensor, torch.linalg.eigh((features.t() @ features / rows).double())[1].to(features.dtype))
     draw = torch.Generator().manual_seed(0)
     basis = torch.randn(width, AXES, generator=draw, dtype=features.dtype)
     for _ in range(2):
         basis, _ = torch.linalg.qr(features.t() @ (features @ basis))
     projected = features @ basis
-    return basis @ torch.linalg.eigh((projected.t() @ projected / rows).double())[1].to(features.dtype)
+    return cast(
+        torch.Tensor, basis @ torch.linalg.eigh((projected.t() @ projected / rows).double())[1].to(features.dtype)
+    )
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -168,7 +168,7 @@ class HeadTask:
         self, towards: Head | None, beside: Features | None, share: float, refit: bool
     ) -> tuple[LinearSolution, np.ndarray, Head]:
         def logits(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-            return self.validation.values @ weight.T + bias
+            return cast(np.ndarray, self.validation.values @ weight.T + bias)
 
         def score(weight: np.ndarray, bias: np.ndarray) -> float:
             return self._judge(self.validation.targets, logits(weight, bias))
@@ -223,4 +223,4 @@ def share_weights(criterion: LabelLoss, rows: Features, share: float) -> np.ndar
 
     by_class = criterion.row_weights(torch.from_numpy(rows.targets)).numpy().astype(np.float64)
     weights = rows.row_weights()
-    return share * weights / (weights * by_class).sum()
+    return cast(np.ndarray, share * weights / (weights * by_class).sum())

@@ -35,8 +35,15 @@ from nlptransfer.models import (
     rows_of_texts,
     tokens_of_texts,
 )
-from nlptransfer.training.losses import SOURCE, TARGET, Judged, Objective
-from nlptransfer.training.optimizer import Pace, TrainingSettings, decays, has_settled, make_optimizer, rate_share
+from nlptransfer.training.losses import SOURCE, TARGET, BatchTargets, Objective
+from nlptransfer.training.optimizer import (
+    ParameterGroup,
+    TrainingSettings,
+    decays,
+    has_settled,
+    make_optimizer,
+    rate_share,
+)
 
 log = logging.getLogger("nlptransfer")
 
@@ -79,7 +86,7 @@ def train(
     judge: Callable[[np.ndarray], float],
     settings: TrainingSettings,
     checkpoints: Path,
-    paces: Mapping[str, Pace] | None = None,
+    parameter_groups: Mapping[str, ParameterGroup] | None = None,
     beside: Examples | None = None,
     roles: tuple[str, str] = (TARGET, SOURCE),
 ) -> TrainingReport:
@@ -97,7 +104,7 @@ def train(
         judge: logits (rows, labels) -> score, higher is better; the same on every process.
         settings: with no None left among epochs, rate and batch size.
         checkpoints: folder for what a resume needs, shared by all processes; a checkpoint in it is gone on with.
-        paces: of the parameters that learn slower or later than the others, by their names in the model.
+        parameter_groups: of the parameters that learn slower or later than the others, by their names in the model.
         beside: rows of a second role: each step takes a batch of either role, an epoch passes over the larger of
             both, and the smaller comes again and again, in a new order each time.
         roles: of ``examples``, and of ``beside``.
@@ -108,7 +115,7 @@ def train(
         RunFolderError: the checkpoint was written by another number of processes.
     """
     given = {roles[0]: examples} | ({} if beside is None else {roles[1]: beside})
-    return _Loop(objective, given, validation, judge, settings, checkpoints, paces or {}).run()
+    return _Loop(objective, given, validation, judge, settings, checkpoints, parameter_groups or {}).run()
 
 
 class _Loop:
@@ -122,7 +129,7 @@ class _Loop:
         judge: Callable[[np.ndarray], float],
         settings: TrainingSettings,
         checkpoints: Path,
-        paces: Mapping[str, Pace],
+        parameter_groups: Mapping[str, ParameterGroup],
     ) -> None:
         if not settings.num_train_epochs or not settings.learning_rate or not settings.per_device_train_batch_size:
             raise SettingError("expected num_train_epochs, learning_rate and per_device_train_batch_size to be set")
@@ -150,7 +157,7 @@ class _Loop:
             raise SettingError("l2_sp: expected whole weights on every process, found shards: leave out --use_fsdp")
         # Sharding takes a module's weights apart: a copy is trained then, and what it learns comes back whole.
         self.trained = deepcopy(objective) if self.accelerator.is_fsdp2 else objective
-        optimizer = make_optimizer(self.trained, settings, paces)
+        optimizer = make_optimizer(self.trained, settings, parameter_groups)
         self.objective, self.optimizer = self.accelerator.prepare(self.trained, optimizer)
         self.learning = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
         self.accelerator.register_save_state_pre_hook(_drop_frozen)
@@ -282,9 +289,9 @@ class _Loop:
             waits = meet and number < len(passes)
             with self.accelerator.no_sync(self.objective) if waits else nullcontext():
                 given = {role: self._given(role, places, total[role]) for role, places in some.items()}
-                inputs, judged = ({role: pair[part] for role, pair in given.items()} for part in (0, 1))
+                inputs, batch = ({role: pair[part] for role, pair in given.items()} for part in (0, 1))
                 objective = self.objective if meet else self.trained
-                part = objective(inputs, judged) if self.plain.together else objective(*given[next(iter(some))])
+                part = objective(inputs, batch) if self.plain.together else objective(*given[next(iter(some))])
                 # Processes' gradients are averaged, and the loss is a sum over all rows.
                 self.accelerator.backward(part * self.accelerator.num_processes)
             loss += part.detach()
@@ -303,7 +310,7 @@ class _Loop:
             for start in range(0, len(places), self.micro_rows)
         ]
 
-    def _given(self, role: str, places: np.ndarray, total: float) -> tuple[dict[str, Tensor], Judged]:
+    def _given(self, role: str, places: np.ndarray, total: float) -> tuple[dict[str, Tensor], BatchTargets]:
         """What this process takes of some rows of one role in a forward pass, and how they are judged."""
         device, examples = self.accelerator.device, self.roles[role]
         mine = places[self.accelerator.process_index :: self.accelerator.num_processes]
@@ -313,7 +320,7 @@ class _Loop:
         targets = torch.from_numpy(examples.targets[share]).to(device)
         weights = None if examples.weights is None else torch.from_numpy(examples.weights[share]).to(device)
         progress = self.report.step / self.steps
-        return inputs, Judged(targets, total if len(mine) else math.inf, weights, role, progress)
+        return inputs, BatchTargets(targets, total if len(mine) else math.inf, weights, role, progress)
 
     def _halve(self, error: torch.OutOfMemoryError | None) -> None:
         """Take half as many rows in one forward pass from here on, and twice as many passes: the same step.
@@ -354,7 +361,7 @@ class _Loop:
             group["lr"] = self.rate * share * group["rate"] if begun else 0.0
 
     def _rate(self) -> float:
-        return max(group["lr"] for group in self.optimizer.param_groups)
+        return float(max(group["lr"] for group in self.optimizer.param_groups))
 
     def _read_losses(self, waiting: list[Tensor]) -> None:
         losses = self.accelerator.reduce(torch.stack(waiting), reduction="sum")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ labels nobody sees."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class BatchTargets:
     """Rows of one forward pass, as an objective judges them."""
 
     targets: Tensor
@@ -57,10 +57,10 @@ class LabelLoss(nn.Module):
         weights = np.ones(labels.num_labels) if class_weights is None else class_weights
         self.register_buffer("class_weights", torch.as_tensor(weights, dtype=torch.float32), persistent=False)
 
-    def forward(self, logits: Tensor, judged: Judged) -> Tensor:
+    def forward(self, logits: Tensor, batch: BatchTargets) -> Tensor:
         """The rows' share of the loss of a step: their weighted losses over the weight of all."""
-        losses = self.row_losses(logits, judged.targets)
-        return (losses if judged.weights is None else losses * judged.weights).sum() / judged.total_weight
+        losses = self.row_losses(logits, batch.targets)
+        return (losses if batch.weights is None else losses * batch.weights).sum() / batch.total_weight
 
     def row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Weighted losses, (rows,), of logits (rows, labels) and targets (rows,) int64 or (rows, labels) float."""
@@ -79,10 +79,10 @@ class LabelLoss(nn.Module):
             return torch.ones(len(targets), device=targets.device)
         return self.class_weights[targets]
 
-    def share(self, judged: Judged) -> Tensor:
+    def share(self, batch: BatchTargets) -> Tensor:
         """Of all the rows of a step, the share that these weigh."""
-        rows = self.row_weights(judged.targets)
-        return (rows if judged.weights is None else rows * judged.weights).sum() / judged.total_weight
+        rows = self.row_weights(batch.targets)
+        return (rows if batch.weights is None else rows * batch.weights).sum() / batch.total_weight
 
 
 class Objective(nn.Module):
@@ -96,21 +96,21 @@ class Objective(nn.Module):
     can_be_sharded: ClassVar[bool] = True
     """whether it works where each process holds a part of the weights"""
     together: ClassVar[bool] = False
-    """whether a forward pass takes the rows of all roles at once, ``inputs`` and ``judged`` being of each role"""
+    """whether a forward pass takes the rows of all roles at once, ``inputs`` and ``batch`` being of each role"""
 
     def __init__(self, model: nn.Module, criterion: LabelLoss) -> None:
         super().__init__()
         self.model, self.criterion = model, criterion
 
-    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
+    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
         """The share of a step's loss of some rows, such that those of all rows of all roles add up to the loss.
 
         Args:
             inputs: what the model takes.
-            judged: the rows' targets, weights and role; None: the target's logits are given, (rows, labels) float32.
+            batch: the rows' targets, weights and role; None: the target's logits are given, (rows, labels) float32.
         """
         logits = self.model(**inputs).logits.float()
-        return logits if judged is None else self.criterion(logits, judged)
+        return cast(Tensor, logits if batch is None else self.criterion(logits, batch))
 
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
         """(rows,) weights that rows of a role have by their classes."""

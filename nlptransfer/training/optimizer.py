@@ -84,7 +84,7 @@ class TrainingSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Pace:
+class ParameterGroup:
     """How fast one parameter learns beside the others."""
 
     rate: float = 1.0
@@ -120,12 +120,12 @@ def has_settled(settings: TrainingSettings, scores: Sequence[float], rows: int) 
 
 
 def make_optimizer(
-    objective: torch.nn.Module, settings: TrainingSettings, paces: Mapping[str, Pace] | None = None
+    objective: torch.nn.Module, settings: TrainingSettings, parameter_groups: Mapping[str, ParameterGroup] | None = None
 ) -> torch.optim.Optimizer:
     """The optimizer over what requires a gradient; weight decay on matrices alone.
 
     Args:
-        paces: by the parameter's name in the objective's model.
+        parameter_groups: by the parameter's name in the objective's model.
 
     Raises:
         TrainingError: nothing requires a gradient.
@@ -135,13 +135,13 @@ def make_optimizer(
     ]
     if not learning:
         raise TrainingError("expected parameters that learn, found all of them frozen: unfreeze some")
-    alike: dict[tuple[Pace, bool], list[Tensor]] = {}
+    alike: dict[tuple[ParameterGroup, bool], list[Tensor]] = {}
     for name, value in learning:
-        alike.setdefault(((paces or {}).get(name, Pace()), decays(value)), []).append(value)
+        alike.setdefault(((parameter_groups or {}).get(name, ParameterGroup()), decays(value)), []).append(value)
     groups = [
         # Plain numbers: a checkpoint keeps the groups, and is read without running code.
-        {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, **asdict(pace)}
-        for (pace, decays), parameters in alike.items()
+        {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, **asdict(group)}
+        for (group, decays), parameters in alike.items()
     ]
     rate = settings.learning_rate or 0.0
     if settings.optimizer == "adamw":

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from nlptransfer.settings import Count, Positive, check
 from nlptransfer.training import (
     SOURCE,
     UNLABELED,
+    BatchTargets,
     Head,
     HeadTask,
-    Judged,
     LabelLoss,
     Objective,
     Solved,
@@ -122,7 +122,7 @@ class Adversary(Discrepancy):
         # The gradient of ``found`` with respect to the rows; which units are awake has none, so only the critic learns.
         slopes = ((seen > 0) * self.output.weight) @ self.hidden.weight
         held = losses + CRITIC_PENALTY / 2 * slopes.square().sum(dim=1)
-        return (held * torch.cat(weights)).sum() / 2
+        return cast(Tensor, (held * torch.cat(weights)).sum() / 2)
 
 
 @dataclass(frozen=True)
@@ -283,27 +283,27 @@ class Aligned(Objective):
         self.last_layer = name_of(last_layer, model)
         self.seen: tuple[list[Tensor], tuple[Tensor, Tensor], float] | None = None
 
-    def forward(self, inputs: dict, judged: dict | None = None) -> Tensor:  # type: ignore[override]
-        if judged is None:
+    def forward(self, inputs: dict[str, Any], batch: dict[str, Any] | None = None) -> Tensor:  # type: ignore[override]
+        if batch is None:
             return super().forward(inputs)
         sides, weights, shares = [], [], []
         loss = torch.zeros((), device=self.criterion.class_weights.device)
         for role in (SOURCE, UNLABELED):
             with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
                 if role == SOURCE:
-                    loss = super().forward(inputs[role], judged[role])
+                    loss = super().forward(inputs[role], batch[role])
                 else:
                     self.model(**inputs[role])
             rows = text_vectors(seen[0], inputs[role], self.model).float()
-            gathered, counts = _of_all_processes(rows, self._counts(judged[role]))
+            gathered, counts = _of_all_processes(rows, self._counts(batch[role]))
             sides.append(gathered)
             shares.append(counts.sum())
             weights.append(counts / counts.sum())
-        strength = self.strength(judged[SOURCE].progress)
+        strength = self.strength(batch[SOURCE].progress)
         apart = self.discrepancy(sides[0], sides[1], (weights[0], weights[1]), strength)
         self.seen = [side.detach() for side in sides], (weights[0], weights[1]), strength
         # All processes have the same D, and their losses are added up; a pass counts as much as its rows do.
-        return loss + apart * (shares[0].detach() / distributed.world_size())
+        return cast(Tensor, loss + apart * (shares[0].detach() / distributed.world_size()))
 
     def row_weights(self, targets: Tensor, role: str = SOURCE) -> Tensor:
         return self.criterion.row_weights(targets) if role == SOURCE else torch.ones(len(targets)).to(targets.device)
@@ -319,10 +319,10 @@ class Aligned(Objective):
             found = torch.autograd.grad(apart, sides)
         return {"discrepancy": apart.item(), "discrepancy_gradient": float(torch.cat(found).norm())}
 
-    def _counts(self, judged: Judged) -> Tensor:
+    def _counts(self, batch: BatchTargets) -> Tensor:
         """(rows,) what each row counts of the step."""
-        rows = self.row_weights(judged.targets, judged.role).float()
-        return (rows if judged.weights is None else rows * judged.weights) / judged.total_weight
+        rows = self.row_weights(batch.targets, batch.role).float()
+        return (rows if batch.weights is None else rows * batch.weights) / batch.total_weight
 
 
 class _Reversed(torch.autograd.Function):
@@ -338,7 +338,7 @@ class _Reversed(torch.autograd.Function):
 
 def reverse_gradient(rows: Tensor, strength: float) -> Tensor:
     """The rows themselves, whose gradient is minus ``strength`` times what comes back."""
-    return _Reversed.apply(rows, strength)
+    return cast(Tensor, _Reversed.apply(rows, strength))  # type: ignore[no-untyped-call]
 
 
 def warmed_up(strength: float, progress: float) -> float:
@@ -404,7 +404,7 @@ def correlation_map(source: np.ndarray, target: np.ndarray, shrinkage: float) ->
 
     def mapped(rows: np.ndarray) -> np.ndarray:
         inside = (rows - center) @ basis
-        return (rows + (inside @ matrix - inside) @ basis.T + (moved - center)).astype(rows.dtype)
+        return cast(np.ndarray, (rows + (inside @ matrix - inside) @ basis.T + (moved - center)).astype(rows.dtype))
 
     return mapped
 
@@ -414,4 +414,4 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
     values, vectors = np.linalg.eigh(matrix)
     kept = values > 1e-10 * max(float(values.max()), 1e-300)
     raised = np.where(kept, np.abs(np.where(kept, values, 1.0)) ** exponent, 0.0)
-    return (vectors * raised) @ vectors.T
+    return cast(np.ndarray, (vectors * raised) @ vectors.T)

@@ -35,7 +35,7 @@ FROM_SOURCE, ON_TARGET = Stage("source", (SOURCE,)), Stage("target", (TARGET,))
 
 @dataclass(frozen=True)
 class Learner:
-    """A model at the beginning of a stage, and what an objective is made of."""
+    """A model at the beginning of a stage, with its rows, losses and functions, from which an objective is made."""
 
     module: nn.Module
     """what the loop trains"""
@@ -57,7 +57,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class Sides:
-    """What a strategy has to fit."""
+    """What is known of source and target when a strategy is checked."""
 
     source_labels: tuple[str, ...]
     target_labels: tuple[str, ...]
@@ -86,7 +86,7 @@ class Transfer(Settings, ABC):
 
     @property
     def parts(self) -> tuple["Transfer", ...]:
-        """The strategies that it is put together of, in their order."""
+        """Return the strategies that this one is made of, in their order."""
         return (self,)
 
     def part(self, stage: Stage) -> "Transfer":
@@ -106,8 +106,8 @@ class Transfer(Settings, ABC):
         """
         return Chain((*self.parts, *after.parts))
 
-    def beside(self, has_source: bool) -> "Transfer":
-        """The strategy as it is where there is a source, or none."""
+    def adjusted(self, has_source: bool) -> "Transfer":
+        """Return the strategy as it is with a source, or without one."""
         return self
 
     def check_fits(self, route: Route, sides: Sides) -> None:
@@ -115,7 +115,7 @@ class Transfer(Settings, ABC):
         return None
 
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
-        """The settings of a stage."""
+        """Return the settings of a stage."""
         return route, training
 
     def prepare(self, stage: Stage, route: Route, model: PreTrainedModel) -> None:
@@ -123,33 +123,33 @@ class Transfer(Settings, ABC):
         return None
 
     def learns_from(self, stage: Stage) -> tuple[str, ...]:
-        """The roles whose rows the stage takes; of the source alone, the loss of its labels is minimized."""
+        """Return the roles whose rows the stage learns from; with the source alone, its loss is minimized."""
         return stage.roles
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
-        """What the loop minimizes in a stage."""
+        """Return what the loop minimizes in a stage."""
         return Objective(learner.module, learner.criteria[stage.roles[0]])
 
     def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
-        """The rows that the loop takes in a stage, by role."""
+        """Return the rows that the loop learns from in a stage, by role."""
         return learner.examples
 
     def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
-        """A stage of a route whose last layer is solved.
+        """Fit the last layer in a stage of a route that trains nothing else.
 
         Args:
             tasks: by role.
-            source: what the stage before has solved.
+            source: what the stage before has fitted.
         """
         return tasks[stage.roles[0]].choose()
 
     def candidates(self, stage: Stage, route: Route) -> Sequence["Transfer | None"]:
-        """The ways to go through a stage that are chosen from; None: not at all. The first one does not adapt."""
+        """Return the variants of a stage that are chosen from; None skips it. The first one does not adapt."""
         return [self]
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What tells a candidate from the others."""
+        """Return the settings in which a candidate differs from the others."""
         return {}
 
 
@@ -206,8 +206,8 @@ class Chain(Transfer):
     def label_free(self) -> bool:
         return self.chained[-1].label_free
 
-    def beside(self, has_source: bool) -> Transfer:
-        return Chain(tuple(part.beside(has_source) for part in self.chained))
+    def adjusted(self, has_source: bool) -> Transfer:
+        return Chain(tuple(part.adjusted(has_source) for part in self.chained))
 
     def check(self) -> None:
         for part in self.chained:
@@ -223,7 +223,7 @@ class Chain(Transfer):
 
 @dataclass(frozen=True)
 class FromSource(Transfer):
-    """What the strategies with a source share."""
+    """Settings of all strategies with a source."""
 
     needs_source: ClassVar[bool] = True
     takes_source: ClassVar[bool] = True
@@ -272,7 +272,7 @@ class FromSource(Transfer):
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the ways to go through a stage."""
+    """A route and a strategy that are tried for a stage."""
 
     route: Route
     transfer: Transfer | None
@@ -280,7 +280,7 @@ class Variant:
 
     @property
     def named(self) -> dict[str, Any]:
-        """What tells it from the others."""
+        """Return the settings in which it differs from the others."""
         own = {"adapted": False} if self.transfer is None else self.transfer.chosen
         return {name: getattr(self.route, name) for name in self.route.varied} | own
 
@@ -296,9 +296,10 @@ def check_same_labels(transfer: Transfer, sides: Sides) -> None:
     """Raise a SettingError where a solved layer cannot be handed on."""
     if not sides.agree:
         raise SettingError(
-            f"transfer={transfer.name}: a solved last layer on frozen features can only be handed on where the labels "
-            f"agree, found {listed(sides.source_labels)} in the source and {listed(sides.target_labels)} in the "
-            "target: give label_mapping, take transfer=select, or a route that learns more: head_type=mlp, lora, full"
+            f"transfer={transfer.name}: a fitted last layer on frozen features can only be handed on where the "
+            f"labels agree, found {listed(sides.source_labels)} in the source and {listed(sides.target_labels)} in the "
+            "target: give label_mapping, take transfer=select_features, or a route that learns more: head_type=mlp, "
+            "lora, full"
         )
 
 

@@ -27,7 +27,17 @@ from nlptransfer.models import (
 )
 from nlptransfer.routes import Route
 from nlptransfer.settings import Count, check
-from nlptransfer.training import TARGET, Head, HeadTask, Judged, LabelLoss, Objective, Solved, TrainingSettings, are_few
+from nlptransfer.training import (
+    TARGET,
+    BatchTargets,
+    Head,
+    HeadTask,
+    LabelLoss,
+    Objective,
+    Solved,
+    TrainingSettings,
+    are_few,
+)
 from nlptransfer.transfer.base import Learner, Sides, Stage, Transfer
 
 CONTRAST, HEAD = Stage("contrastive", (TARGET,), learns="representation"), Stage("head", (TARGET,), learns="head")
@@ -214,18 +224,18 @@ class ContrastiveLoss(Objective):
         self.last_layer = name_of(last_layer, model)
         self.pooler = None if pooler is None else name_of(pooler, model)
 
-    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
-        if judged is None:
+    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
+        if batch is None:
             return super().forward(inputs)
         labels = inputs["has_label"].float()
         own = {name: value for name, value in inputs.items() if name not in ("has_label", "pairs")}
         vectors, logits = self._seen(own)
         losses = contrastive_losses(vectors, labels @ labels.T > 0)[inputs["pairs"]].mean(dim=1)
-        weights = self.criterion.row_weights(judged.targets)
-        if judged.weights is not None:
-            weights = weights * judged.weights
+        weights = self.criterion.row_weights(batch.targets)
+        if batch.weights is not None:
+            weights = weights * batch.weights
         # Several processes wait for the gradient of every parameter, also of the head.
-        return (losses * weights).sum() / judged.total_weight + 0 * logits.float().sum()
+        return (losses * weights).sum() / batch.total_weight + 0 * logits.float().sum()
 
     def _seen(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Representations, (rows, width), in the order of the rows; and logits, in some order."""

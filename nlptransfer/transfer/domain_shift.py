@@ -8,6 +8,7 @@ weight.
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import sklearn
@@ -109,7 +110,7 @@ def chance_distance(rows: int) -> float:
     Args:
         rows: of both sides together.
     """
-    return 3 * 2 / float(rows) ** 0.5
+    return float(3 * 2 / float(rows) ** 0.5)
 
 
 def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
@@ -159,7 +160,7 @@ def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str],
         classifier.fit(features[rows], rows >= len(source))
         logarithms[held] = classifier.decision_function(features[held])
     weights = np.exp(np.clip(logarithms, *np.log(_RANGE)))
-    return weights / weights.mean()
+    return cast(np.ndarray, weights / weights.mean())
 
 
 def _matrix(values: ArrayLike, what: str) -> np.ndarray:
@@ -177,7 +178,7 @@ def _centered(features: np.ndarray) -> np.ndarray:
     moved = features - features[0]
     largest = np.abs(moved).max()
     moved = moved / largest if largest > 0 else moved
-    return moved - moved.mean(axis=0)
+    return cast(np.ndarray, moved - moved.mean(axis=0))
 
 
 def cached_importance_weights(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from torch import Tensor, nn
 
@@ -14,9 +14,9 @@ from nlptransfer.settings import NonNegative, check
 from nlptransfer.training import (
     SOURCE,
     TARGET,
+    BatchTargets,
     Head,
     HeadTask,
-    Judged,
     LabelLoss,
     Objective,
     Solved,
@@ -110,16 +110,16 @@ class JointLoss(Objective):
         self.source, self.weights, self.source_head, self.other = source, weights, source_head, other
         self.last_layer = None if last_layer is None else name_of(last_layer, model)
 
-    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
-        if judged is None:
+    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
+        if batch is None:
             return super().forward(inputs)
-        alpha, beta = self.weights(judged.progress)
-        if judged.role != self.other:
-            return beta * super().forward(inputs, judged) + self._idle(self.source_head)
+        alpha, beta = self.weights(batch.progress)
+        if batch.role != self.other:
+            return beta * super().forward(inputs, batch) + self._idle(self.source_head)
         last_layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
         with standing_in(last_layer, self.source_head):
             logits = self.model(**inputs).logits.float()
-        return alpha * self.source(logits, judged) + self._idle(last_layer)
+        return cast(Tensor, alpha * self.source(logits, batch) + self._idle(last_layer))
 
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
         return (self.source if role == self.other else self.criterion).row_weights(targets)

@@ -11,7 +11,7 @@ from nlptransfer.transfer.model_selection import ChooseBy
 
 @dataclass(frozen=True)
 class LabelFree(FromSource):
-    """What the strategies share that see no label of the target.
+    """Settings of all strategies that see no label of the target.
 
     They learn from the source's labels and the target's texts.
     """

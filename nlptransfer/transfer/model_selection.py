@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from scipy.special import expit, softmax
@@ -134,7 +134,7 @@ def label_shares(labels: Labels, logits: np.ndarray, targets: np.ndarray, unlabe
         hits = (said & truth).sum(axis=0) / np.maximum(truth.sum(axis=0), 1)
         slips = (said & ~truth).sum(axis=0) / np.maximum((~truth).sum(axis=0), 1)
         apart = np.where(np.abs(hits - slips) > 1e-6, hits - slips, 1.0)
-        return np.clip((given.mean(axis=0) - slips) / apart, 0, 1)
+        return cast(np.ndarray, np.clip((given.mean(axis=0) - slips) / apart, 0, 1))
     count = labels.num_labels
     confusion = np.zeros((count, count))
     np.add.at(confusion, (logits.argmax(axis=1), targets), 1)
@@ -150,15 +150,15 @@ def row_losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """(rows,) cross-entropy of one label, or the mean over several."""
     logits = logits.astype(np.float64)
     if targets.ndim == 2:
-        return (np.logaddexp(0, logits) - targets * logits).mean(axis=1)
+        return cast(np.ndarray, (np.logaddexp(0, logits) - targets * logits).mean(axis=1))
     highest = logits.max(axis=1)
     total = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
-    return total - logits[np.arange(len(logits)), targets]
+    return cast(np.ndarray, total - logits[np.arange(len(logits)), targets])
 
 
 def _own_shares(labels: Labels, targets: np.ndarray) -> np.ndarray:
     if labels.multi_label:
-        return targets.mean(axis=0)
+        return cast(np.ndarray, targets.mean(axis=0))
     return np.bincount(targets, minlength=labels.num_labels) / len(targets)
 
 
@@ -168,4 +168,4 @@ def _binary(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
-    return -(probabilities * np.log(np.clip(probabilities, 1e-12, None))).sum(axis=-1)
+    return cast(np.ndarray, -(probabilities * np.log(np.clip(probabilities, 1e-12, None))).sum(axis=-1))

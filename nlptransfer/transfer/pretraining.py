@@ -22,7 +22,7 @@ from nlptransfer.hub import recorded_base
 from nlptransfer.models import Examples, SomeRows, TokenRows, compute, encode, load_language_model, plain_model
 from nlptransfer.routes import Built, Route
 from nlptransfer.settings import Count, Positive, check
-from nlptransfer.training import TARGET, Judged, Objective, TrainingSettings, learned_state, train
+from nlptransfer.training import TARGET, BatchTargets, Objective, TrainingSettings, learned_state, train
 from nlptransfer.transfer.base import Sides, Stage, Transfer
 
 log = logging.getLogger("nlptransfer")
@@ -120,7 +120,7 @@ class Pretrain(Transfer):
         with _around(model, built.model, learns=not route.is_adapter):
             learn, held_out = (_examples(own, built.tokenizer, masking) for own in texts)
             objective = LanguageLoss(model.to(distributed.state().device), masking)
-            return _lowered(objective, learn, held_out, settings, checkpoints, route.paces(built.model))
+            return _lowered(objective, learn, held_out, settings, checkpoints, route.parameter_groups(built.model))
 
     def _masking(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, seed: int) -> "Masking":
         mask = tokenizer.mask_token_id
@@ -173,7 +173,7 @@ class Masking:
 class LanguageLoss(Objective):
     """-log p of tokens, the mean over all that are predicted in a step.
 
-    Rows weigh as many tokens as are predicted of them. Without ``judged`` it gives (rows, 2): the sum of the losses of
+    Rows weigh as many tokens as are predicted of them. Without ``batch`` it gives (rows, 2): the sum of the losses of
     a row, under a mask that is the same each time, and the number of tokens.
 
     Args:
@@ -186,14 +186,14 @@ class LanguageLoss(Objective):
         nn.Module.__init__(self)
         self.model, self.masking = model, masking
 
-    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
+    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
         ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
         if self.masking is None:
             seen, chosen = ids, functional.pad(real[:, 1:] & real[:, :-1], (0, 1))
             wanted = ids.roll(-1, dims=1)[chosen]
         else:
             # A step has a number of its own, from 1; 0 is for what is held out.
-            seen, chosen = _masked(ids, real, self.masking, 0 if judged is None else 1 + int(judged.progress * 2**31))
+            seen, chosen = _masked(ids, real, self.masking, 0 if batch is None else 1 + int(batch.progress * 2**31))
             wanted = ids[chosen]
         own = cast(Any, self.model)
         with _only(own.get_output_embeddings(), chosen):
@@ -202,8 +202,8 @@ class LanguageLoss(Objective):
             # The architecture has the layer over the vocabulary elsewhere, and gives all places.
             logits = logits[chosen]
         losses = functional.cross_entropy(logits.float(), wanted, reduction="none")
-        if judged is not None:
-            return losses.sum() / judged.total_weight
+        if batch is not None:
+            return losses.sum() / batch.total_weight
         sums = losses.new_zeros(len(ids)).index_add(0, chosen.nonzero()[:, 0], losses)
         return torch.stack([sums, chosen.sum(dim=1).to(sums)], dim=1)
 
@@ -270,12 +270,12 @@ def _lowered(
     held_out: Examples,
     settings: TrainingSettings,
     checkpoints: Path,
-    paces: Mapping[str, Any],
+    parameter_groups: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train; where the loss on what is held out does not come down, everything stays as it was."""
     start = {name: value.detach().to("cpu", copy=True) for name, value in learned_state(objective).items()}
     before = _mean(compute(objective, objective, held_out.rows, share=True)) if len(held_out.rows) else None
-    report = train(objective, learn, held_out, lambda found: -_mean(found), settings, checkpoints, paces)
+    report = train(objective, learn, held_out, lambda found: -_mean(found), settings, checkpoints, parameter_groups)
     found: dict[str, Any] = {"texts": len(learn.rows), "held_out": len(held_out.rows), "loss_before": before}
     if before is not None and report.best_score is not None:
         found["loss_after"] = -report.best_score

@@ -13,7 +13,7 @@ from nlptransfer.routes import Route
 from nlptransfer.settings import NonNegative
 from nlptransfer.training import (
     TARGET,
-    Judged,
+    BatchTargets,
     LabelLoss,
     Objective,
 )
@@ -39,8 +39,8 @@ class Relational(FromSource):
         super().check_fits(route, sides)
         if route.is_solved:
             raise SettingError(
-                f"transfer=relate: expected a route that learns a representation, found {route.name} with a solved "
-                "last layer: take full, lora or head_type=mlp"
+                f"transfer={self.name}: expected a route that learns a representation, found {route.name} with a "
+                "fitted last layer: take full, lora or head_type=mlp"
             )
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
@@ -77,16 +77,16 @@ class RelationalLoss(Objective):
         self.distance, self.angle = distance, angle
         self.last_layer = name_of(last_layer, model)
 
-    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
-        if judged is None:
+    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
+        if batch is None:
             return super().forward(inputs)
         taught = inputs["teacher"]
         inputs = {name: value for name, value in inputs.items() if name != "teacher"}
         with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
-            loss = super().forward(inputs, judged)
+            loss = super().forward(inputs, batch)
         learned = text_vectors(seen[0], inputs, self.model).float()
         lost = self.distance * distance_loss(learned, taught) + self.angle * angle_loss(learned, taught)
-        return loss + self.criterion.share(judged) * lost
+        return loss + self.criterion.share(batch) * lost
 
 
 def distance_loss(learned: Tensor, taught: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ class SelectFeatures(FromSource):
         super().check_fits(route, sides)
         if not route.is_solved:
             raise SettingError(
-                f"transfer=select: expected a route with a solved last layer on frozen features, found {route.name}: "
-                "take probe, or word2vec with head_type=linear"
+                f"transfer={self.name}: expected a route with a fitted last layer on frozen features, found "
+                f"{route.name}: take probe, or word2vec with head_type=linear"
             )
 
     def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:

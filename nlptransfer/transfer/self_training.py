@@ -1,4 +1,4 @@
-"""Learn from the texts that the model itself is surest of, in rounds."""
+"""Learn, in rounds, from the texts of which the model itself is most confident."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class SelfTrain(Chosen):
     needs_source: ClassVar[bool] = False
 
     rounds: Count = 3
-    """at most so many"""
+    """most rounds"""
     share: Annotated[float, Interval(gt=0, le=1)] = 0.8
     """of the texts, the most confident of each label, that are learned from in the last round; in round i i / rounds of
     it"""
@@ -51,7 +51,7 @@ class SelfTrain(Chosen):
     def label_free(self) -> bool:
         return not self.within
 
-    def beside(self, has_source: bool) -> Transfer:
+    def adjusted(self, has_source: bool) -> Transfer:
         check(not (has_source and self.within), "within", True, "false where there is a source")
         for name in () if has_source else fields_of(FromSource):
             value, unset = getattr(self, name), FromSource.__dataclass_fields__[name].default

@@ -11,9 +11,9 @@ from nlptransfer.routes import Route
 from nlptransfer.settings import NonNegative, check
 from nlptransfer.training import (
     TARGET,
+    BatchTargets,
     Head,
     HeadTask,
-    Judged,
     LabelLoss,
     Objective,
     Solved,
@@ -69,13 +69,13 @@ class TowardsSourceLoss(Objective):
         self.strength = strength
         self.start = {name: value.detach().clone() for name, value in start.items()}
 
-    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
-        found = super().forward(inputs, judged)
-        if judged is None:
+    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
+        found = super().forward(inputs, batch)
+        if batch is None:
             return found
         held = [
             (value - self.start[name]).square().sum()
             for name, value in self.model.named_parameters()
             if name in self.start and value.requires_grad
         ]
-        return found + self.criterion.share(judged) * self.strength / 2 * torch.stack(held).sum()
+        return found + self.criterion.share(batch) * self.strength / 2 * torch.stack(held).sum()

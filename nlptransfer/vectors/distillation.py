@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -183,11 +183,11 @@ def _main_components(states: np.ndarray, dimensions: int) -> np.ndarray:
         return states
     # It makes the largest entry of each axis positive, so that all machines agree.
     pca = PCA(min(dimensions, states.shape[1]), svd_solver="covariance_eigh")
-    return pca.fit_transform(states.astype(np.float64)).astype(np.float32)
+    return cast(np.ndarray, pca.fit_transform(states.astype(np.float64)).astype(np.float32))
 
 
 def _zipf_weights(count: int) -> np.ndarray:
     """Return SIF weights a / (a + p) for words in the order of their frequency, (count, 1) float32."""
     inverse = 1 / np.arange(2, count + 2)
     share = inverse / inverse.sum()
-    return (_SIF / (_SIF + share)).astype(np.float32)[:, None]
+    return cast(np.ndarray, (_SIF / (_SIF + share)).astype(np.float32)[:, None])

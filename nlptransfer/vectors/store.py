@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -139,21 +139,6 @@ class WordVectors:
             missing=missing.most_common(),
         )
 
-    def export(self, path: str | Path) -> Path:
-        """Write the vectors for other tools to read.
-
-        Args:
-            path: ``.txt`` or ``.vec`` for word2vec text, ``.bin`` for binary, each with ``.gz`` or not.
-
-        Raises:
-            VectorsError: another ending.
-        """
-        path = Path(path)
-        if not _is_file_name(path):
-            raise VectorsError(f"{path.name}: expected an ending among {', '.join(FILE_SUFFIXES)}, with or without .gz")
-        write_vectors(path, self.words(), self.matrix)
-        return path
-
 
 def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVectors:
     """Open word vectors of any kind; a file is converted to memory maps the first time.
@@ -242,7 +227,7 @@ def _is_file_name(path: Path) -> bool:
 def _unit(vectors: np.ndarray) -> np.ndarray:
     vectors = np.asarray(vectors, dtype=np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    return cast(np.ndarray, np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0))
 
 
 # The converted folder

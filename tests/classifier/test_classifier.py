@@ -140,8 +140,8 @@ def judged_run(request, remarks, tickets, vectors_file, tmp_path_factory) -> tup
 
 def test_abstaining_does_what_the_curve_of_the_report_says(judged_run):
     run, texts = judged_run
-    judged = run.predictions["test"]
-    cuts, coverage, accuracy = coverage_curve(judged.confidences, judged.right)
+    batch = run.predictions["test"]
+    cuts, coverage, accuracy = coverage_curve(batch.confidences, batch.right)
     assert 0.2 < accuracy[-1] < 1, "nothing to gain"
     # Between two confidences that rounding leaves apart.
     apart = np.flatnonzero(cuts[:-1] - cuts[1:] > 1e-4)
@@ -149,7 +149,7 @@ def test_abstaining_does_what_the_curve_of_the_report_says(judged_run):
         found = run.classifier.predict(texts, min_confidence=float(cuts[place : place + 2].mean()))
         kept = np.array([not each.abstained for each in found])
         assert kept.mean() == coverage[place]
-        assert judged.right[kept].mean() == accuracy[place]
+        assert batch.right[kept].mean() == accuracy[place]
     assert [each.abstained for each in run.classifier.predict(texts)] == [False] * len(texts)
 
 

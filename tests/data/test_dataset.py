@@ -266,10 +266,6 @@ FEW = rows_of({"a": 30, "b": 30})
             r"'rare' \(2 rows, 2 distinct\); add rows, merge or remove the label, or give a validation and a test",
         ),
         (
-            rows_of({"a": 1, "b": 1}),
-            r"found too few of 'a' \(1 rows, 1 distinct\), 'b' \(1 rows, 1 distinct\); add rows",
-        ),
-        (
             {"train": rows_of({"a": 9, "b": 1}), "test": FEW},
             r"expected 2 .* found too few of 'b' \(1 rows, 1 distinct\)",
         ),
@@ -282,25 +278,14 @@ FEW = rows_of({"a": 30, "b": 30})
             r"test split of data: expected only labels seen in training in test, found 'new' \(2 rows, first in row 2\)"
             "; known labels: a, b; remove these rows, or move some of them to train",
         ),
-        ({"train": FEW, "dev": (["x"], ["new"])}, "seen in training in validation, found 'new'"),
         ({"test": FEW}, "expected a train split, found only test"),
-        ((["x", "y"], [[0, 1], [1, 0]]), r"found the same in all 2 rows: \['0', '1'\]"),
         ({"train": FEW, "test": (["x"], [["a"]])}, "expected one label a row as in training, found lists of labels"),
         ((["x", "y"], [1, "a"]), r"expected labels of one kind, found whole numbers \(1 in row 1\) and text"),
-        ((["x", "y"], [["a"], "a"]), r"expected one label in every row or a list in every row, found the list \['a'\]"),
         ((["x", ["y"]], ["a", "b"]), r"data, column 'text', row 2: expected text, found list \['y'\]"),
-        ((["x", 3], ["a", "b"]), "row 2: expected text, found int 3"),
-        ((["x", "y"], ["a"]), "expected as many labels as texts, found 2 texts and 1 labels"),
-        (([], []), "expected rows of text and label, found no row"),
         (
             ([None, "y"], ["a", None]),
             "expected rows with a text and a label, found none: 1 rows without text, 1 without label",
         ),
-        (
-            {"train": FEW, "test": ([""], ["a"])},
-            "test split of data: expected rows with a text and a label, found none",
-        ),
-        ("nowhere.csv", r"nowhere\.csv: no such file or folder"),
     ],
 )
 def test_data_that_cannot_be_split(source, message):
@@ -337,7 +322,6 @@ def test_labels_that_cannot_be_on_both_sides():
     ("values", "message"),
     [
         ({"test_size": 1.0}, "test_size=1.0: expected a number from 0, below 1"),
-        ({"validation_size": -0.1}, "validation_size=-0.1: expected a number above 0"),
         ({"validation_size": 0}, "validation_size=0: expected a number above 0, below 1"),
         ({"validation_size": 0.6, "calibration_size": 0.5}, "expected less than 1, to leave rows to train on"),
         ({"max_train_rows": 0}, "max_train_rows=0: expected a whole number from 1"),

@@ -47,11 +47,6 @@ def test_multi_label_round_trip(rows):
     assert [set(row) for row in MULTI.decode(MULTI.encode(rows))] == rows
 
 
-@given(st.lists(st.sampled_from(SINGLE.names)))
-def test_single_label_round_trip(rows):
-    assert SINGLE.decode(SINGLE.encode(rows)) == rows
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -98,6 +93,9 @@ def test_raw_values_become_names(values, rows):
 def test_class_names_turn_ids_into_names():
     assert read_labels([1, 0, -1, None], class_names=["neg", "pos"]).rows == ["pos", "neg", None, None]
     assert read_labels([[1, 0], []], class_names=["neg", "pos"]).rows == [("pos", "neg"), ()]
+    for value in (2, -2, "x"):
+        with pytest.raises(DataError, match="row 1: expected a class id from 0 to 1, found"):
+            read_labels([value], class_names=["a", "b"])
 
 
 def test_delimiter_splits_strings_into_sets():
@@ -137,9 +135,3 @@ def test_order_does_not_depend_on_the_order_of_the_rows(names):
 def test_errors_of_raw_values(values, message):
     with pytest.raises(DataError, match=message):
         read_labels(values, "f.csv")
-
-
-@pytest.mark.parametrize("value", [2, -2, "x"])
-def test_class_ids_out_of_range(value):
-    with pytest.raises(DataError, match="row 1: expected a class id from 0 to 1, found"):
-        read_labels([value], class_names=["a", "b"])

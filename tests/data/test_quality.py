@@ -48,10 +48,8 @@ def test_conflicting_labels_of_one_text_are_counted():
     texts, labels = CLEAN["train"]
     (told,) = warnings_of(train=([*texts, texts[0], texts[0].upper(), texts[1]], [*labels, "b", "a", "b"]))
     # Three rows of the first text; the second text has the same label twice.
-    assert (
-        told
-        == "labels at odds: 3 of the 43 rows (7.0%) are of texts that have different labels in different rows (1 text)"
-    )
+    assert told.startswith("conflicting labels: 3 of the 43 rows (7.0%) are of texts that have different labels")
+    assert told.endswith("(1 text)")
 
 
 def test_imbalance_and_labels_of_few_rows_are_named():
@@ -74,6 +72,6 @@ def test_several_labels():
     given = {"train": (texts, sets), "validation": rows("x" * 4, 1000), "test": test}
     given["validation"] = given["validation"][0], [["x"]] * 4
     found = data_warnings(load_data(given, DataSettings(calibration_size=0.0)))
-    assert [told.split(":")[0] for told in found] == ["leak", "labels at odds", "imbalance", "few rows"]
+    assert [told.split(":")[0] for told in found] == ["leak", "conflicting labels", "imbalance", "few rows"]
     assert found[0].startswith("leak: 1 of the 3 test texts") and "2 of the 47 rows" in found[1]
     assert found[2].startswith("imbalance: 'x' has 40 of the 40 training rows, 'z' 1")

@@ -69,11 +69,6 @@ def test_memory_sources():
     assert table.columns == {"text": ["b"], "label": [1], "tags": [[]]}
     assert table.class_names == {"label": ("z", "a"), "tags": ("u", "v")}
     assert open_source(datasets.DatasetDict(train=whole, dev=whole)).parts.keys() == {"train", "validation"}
-
-
-def test_frames_with_a_name_twice_are_refused():
-    import pandas as pd
-
     with pytest.raises(DataError, match="data: expected distinct column names, found 'text', 'text'; rename them"):
         read_table(pd.DataFrame([["a", "b"]], columns=["text", "text"]), "data")
 

@@ -111,35 +111,6 @@ def test_another_rows_seed_moves_all_but_test(table, seed, rows_seed, most):
         assert set(counts(split, after)) == set(after.labels.names)
 
 
-@pytest.mark.parametrize("given_splits", [(), ("test",), ("dev", "test")])
-@pytest.mark.parametrize("most", [None, 200])
-def test_what_a_rows_seed_moves(given_splits, most):
-    train, dev = rows_of({"a": 500, "b": 300}), ([f"dev {row}" for row in range(100)], ["a", "b"] * 50)
-    test = ["test 0", "test 1"], ["a", "b"]
-    source = {"train": train} | {name: {"dev": dev, "test": test}[name] for name in given_splits}
-    made = [
-        load_data(source, DataSettings(calibration_size=0.2, max_train_rows=most, rows_seed=seed))
-        for seed in (None, 0, 1, 2, 3)
-    ]
-    assert hashes(made[0]) == hashes(made[1])
-    assert len({hashes(data)["test"] for data in made}) == 1
-    moved = {"train", "calibration"} | ({"validation"} if most or "dev" not in given_splits else set())
-    for name in ("train", "validation", "calibration"):
-        found = [hashes(data)[name] for data in made[1:]]
-        assert len(set(found)) == (4 if name in moved else 1), name
-        assert len({len(data.splits[name]) for data in made}) == 1, name
-    pools = [set().union(*texts_by_split(data)[:3]) for data in made[1:]]
-    assert (pools[0] == pools[1]) == (most is None)
-
-
-def test_training_rows_of_another_rows_seed_are_nested_too():
-    pools = []
-    for most in (20, 100, 300):
-        data = load_data(rows_of({"a": 400, "b": 100}), DataSettings(max_train_rows=most, rows_seed=7))
-        pools.append(set().union(*texts_by_split(data)[:3]))
-    assert all(fewer < more for fewer, more in pairwise(pools))
-
-
 def test_splits_are_the_same_on_every_machine():
     data = load_data(rows_of({"a": 15, "b": 15}))
     assert data.validation.texts == ["text 12 of a", "text 0 of b"]

@@ -17,9 +17,9 @@ from helpers.training import BASE, PACES, Crowded, Tiny, fit, rows, same
 SETTINGS = replace(BASE, num_train_epochs=4, save_steps=3, early_stopping_patience=2)
 
 
-def cut_off(folder, at, settings=SETTINGS, dropout=0.3, paces=None):
+def cut_off(folder, at, settings=SETTINGS, dropout=0.3, parameter_groups=None):
     with pytest.raises(KeyboardInterrupt):
-        fit(folder, settings, Tiny(dropout, stop_at=at), paces=paces)
+        fit(folder, settings, Tiny(dropout, stop_at=at), parameter_groups=parameter_groups)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop", "adafactor"])
@@ -54,9 +54,9 @@ def test_no_checkpoint_is_written_after_epochs_where_none_is_wanted(tmp_path):
 
 def test_paces_survive(tmp_path):
     # Step 6 of 20 is before the start of the last parameter, and after that of another.
-    whole, _ = fit(tmp_path / "whole", SETTINGS, Tiny(0.3), paces=PACES)
-    cut_off(tmp_path / "cut", 8, paces=PACES)
-    assert same(whole, fit(tmp_path / "cut", SETTINGS, Tiny(0.3), paces=PACES)[0])
+    whole, _ = fit(tmp_path / "whole", SETTINGS, Tiny(0.3), parameter_groups=PACES)
+    cut_off(tmp_path / "cut", 8, parameter_groups=PACES)
+    assert same(whole, fit(tmp_path / "cut", SETTINGS, Tiny(0.3), parameter_groups=PACES)[0])
     assert not same(whole, fit(tmp_path / "even", SETTINGS, Tiny(0.3))[0])
 
 

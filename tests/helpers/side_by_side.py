@@ -98,18 +98,18 @@ def examples(count: int, labels: Labels) -> Examples:
 def train_tiny(kind: str, folder: Path) -> None:
     """37 rows; what is predicted and reported goes to a file of each process."""
     labels = Labels(("a", "b", "c"), kind == "several")
-    learn, judged = examples(37, labels), examples(11, labels)
+    learn, batch = examples(37, labels), examples(11, labels)
     model = Tiny(kind == "crowded")
     objective = Objective(model, LabelLoss(labels, class_weights("balanced", labels, learn.targets), 0.1))
     settings = TrainingSettings(
         num_train_epochs=4, learning_rate=0.01, per_device_train_batch_size=share_of(4), save_steps=2,
         gradient_accumulation_steps=3, progress=kind == "one", report_to=("tensorboard",), l1=0.001,
     )  # fmt: skip
-    report = train(objective, learn, judged, lambda logits: float(logits.std()), settings, folder / "checkpoints")
+    report = train(objective, learn, batch, lambda logits: float(logits.std()), settings, folder / "checkpoints")
     model.seen.clear()
-    shared = predict_logits(model, judged.rows, share=True)
+    shared = predict_logits(model, batch.rows, share=True)
     part = len(model.seen)
-    assert np.array_equal(shared, predict_logits(model, judged.rows))
+    assert np.array_equal(shared, predict_logits(model, batch.rows))
     record = [part, report.rows_per_pass, report.step, [entry["loss"] for entry in report.history], shared.tolist()]
     (folder / f"rank_{distributed.rank()}.json").write_text(json.dumps(record))
     if distributed.is_main():

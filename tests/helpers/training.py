@@ -10,12 +10,16 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.models.rows import Examples, FeatureRows
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import LabelLoss, Objective
-from nlptransfer.training.optimizer import Pace, TrainingSettings
+from nlptransfer.training.optimizer import ParameterGroup, TrainingSettings
 
 LABELS = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)
 BASE = TrainingSettings(num_train_epochs=3, learning_rate=0.01, per_device_train_batch_size=8, progress=False)
-PACES = {"hidden.0.weight": Pace(0.5), "hidden.0.bias": Pace(0.25, 0.25), "head.weight": Pace(1.0, 0.5)}
+PACES = {
+    "hidden.0.weight": ParameterGroup(0.5),
+    "hidden.0.bias": ParameterGroup(0.25, 0.25),
+    "head.weight": ParameterGroup(1.0, 0.5),
+}
 
 
 class Tiny(nn.Module):
@@ -66,7 +70,7 @@ def accuracy(validation):
 
 def fit(
     folder, settings=BASE, model=None, examples=None, validation=None, judge=None, labels=LABELS, weights=None,
-    paces=None,
+    parameter_groups=None,
 ):  # fmt: skip
     model = model or Tiny()
     examples, validation = examples or rows(37), validation or rows(20, seed=1)
@@ -74,7 +78,7 @@ def fit(
         Objective(model, LabelLoss(labels, weights, settings.label_smoothing)),
         judge or accuracy(validation),
     )
-    report = train(objective, examples, validation, judge, settings, folder / "checkpoints", paces)
+    report = train(objective, examples, validation, judge, settings, folder / "checkpoints", parameter_groups)
     return model, report
 
 

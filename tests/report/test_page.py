@@ -499,12 +499,6 @@ def test_a_report_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
     assert {path.name for path in folder.iterdir()} == files
 
 
-def test_a_large_run_makes_a_small_file(tmp_path: Path) -> None:
-    labels = Labels(tuple(f"label {i}" for i in range(40)))
-    folder = write_run(tmp_path, labels, n=7600)
-    assert write_report(folder, texts=texts_of(7600, "word " * 300)).stat().st_size < 2**20
-
-
 def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="expected the folder of a finished run or of a comparison, found neither"):
         write_report(tmp_path)

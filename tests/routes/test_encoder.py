@@ -65,7 +65,7 @@ def fit(route: EncoderRoute, built: Built, folder: Path, whole: bool = False, **
     targets = data.train.targets
     train(
         Objective(learner, LabelLoss(LABELS)), Examples(rows, targets), Examples(none, targets[:0]), lambda _: 0.0,
-        TrainingSettings(**few | settings), folder / "checkpoints", route.paces(built.model),
+        TrainingSettings(**few | settings), folder / "checkpoints", route.parameter_groups(built.model),
     )  # fmt: skip
     return Classifier(route, built.model.eval(), built.tokenizer, LABELS, record={"base": built.record})
 
@@ -442,13 +442,13 @@ TABLE = {"embeddings": (0.125, 1 / 2), "layer.0": (0.25, 1 / 3), "layer.1": (0.5
 def test_paces_of_two_layers(bases):
     built = build(Full(), bases("bert"))
     names = {name for name, _ in built.model.named_parameters()}
-    assert Full().paces(built.model) == {}
-    both = Full(layer_decay=0.5, gradual_unfreezing=True).paces(built.model)
-    assert {name: (pace.rate, pytest.approx(pace.start)) for name, pace in both.items()} == {
+    assert Full().parameter_groups(built.model) == {}
+    both = Full(layer_decay=0.5, gradual_unfreezing=True).parameter_groups(built.model)
+    assert {name: (group.rate, pytest.approx(group.start)) for name, group in both.items()} == {
         name: TABLE[part_of(name)] for name in names
     }
-    assert {pace.start for pace in Full(layer_decay=0.5).paces(built.model).values()} == {0.0}
-    assert {pace.rate for pace in Full(gradual_unfreezing=True).paces(built.model).values()} == {1.0}
+    assert {group.start for group in Full(layer_decay=0.5).parameter_groups(built.model).values()} == {0.0}
+    assert {group.rate for group in Full(gradual_unfreezing=True).parameter_groups(built.model).values()} == {1.0}
 
 
 @pytest.mark.parametrize("settings", [{"layer_decay": 0.5}, {"gradual_unfreezing": True}], ids=str)
@@ -592,9 +592,7 @@ def test_a_tokenizer_that_does_not_know_the_words_is_pointed_out(unknown, bases,
     with caplog.at_level(logging.WARNING, logger="nlptransfer"):
         built = build(Full(max_length=64), bases("modernbert"), texts)
     assert built.record["unknown_share"] == unknown / 20
-    expected = [
-        "modernbert: its tokenizer leaves 25% of the pieces of these texts unknown: take a base of their language"
-    ]
+    expected = ["modernbert: 25% of the tokens are unknown to this tokenizer; choose a base model for this language"]
     assert [line.getMessage() for line in caplog.records] == (expected if unknown == 5 else [])
 
 

@@ -291,24 +291,6 @@ def test_neighbors_are_looked_for_among_frequent_words(monkeypatch):
     assert max(map(max, found)) < 50 and found[1][0] == 7
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"augment_copies": -1}, "augment_copies=-1: expected a whole number from 0"),
-        ({"augment_synonyms": 1.5}, "augment_synonyms=1.5: expected a number from 0, up to 1"),
-        ({"augment_swaps": -0.1}, "augment_swaps=-0.1: expected a number from 0, up to 1"),
-        ({"augment_deletions": float("nan")}, "augment_deletions=nan: expected a number from 0, up to 1"),
-        ({"augment_neighbors": 0}, "augment_neighbors=0: expected a whole number from 1"),
-        ({"augment_similarity": 2.0}, r"augment_similarity=2.0: expected a number from -1, up to 1"),
-    ],
-)
-def test_settings_that_make_no_sense(values, message):
-    with pytest.raises(SettingError, match=message):
-        Augment(**values).check()
-    with pytest.raises(SettingError, match=message):
-        augment(split_of("a b"), Augment(**values), 0, None)
-
-
 def test_synonyms_need_vectors():
     with pytest.raises(SettingError, match=r"augment_synonyms=0\.1: expected 0 where no word vectors are given"):
         augment(split_of("a b"), Augment(augment_copies=1), 0, None)

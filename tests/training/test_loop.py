@@ -80,7 +80,7 @@ def weights_after(steps, folder, settings=STEPS):
     """The weights after so many of 4 steps, each on all rows."""
     model = Tiny(stop_at=steps + 1)
     with pytest.raises(KeyboardInterrupt):
-        fit(folder, settings, model, rows(8), rows(0), paces=PACES)
+        fit(folder, settings, model, rows(8), rows(0), parameter_groups=PACES)
     return dict(model.named_parameters())
 
 

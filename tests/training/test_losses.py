@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
-from nlptransfer.training.losses import SOURCE, TARGET, Judged, LabelLoss, Objective, class_weights
+from nlptransfer.training.losses import SOURCE, TARGET, BatchTargets, LabelLoss, Objective, class_weights
 from nlptransfer.transfer.joint import JointLoss
 from nlptransfer.transfer.relational import RelationalLoss, angle_loss, distance_loss
 from nlptransfer.transfer.sequential import TowardsSourceLoss
@@ -27,7 +27,7 @@ class Passing(nn.Module):
 
 
 def loss_of(objective, logits, targets):
-    return objective({"x": logits}, Judged(targets, float(objective.row_weights(targets).sum())))
+    return objective({"x": logits}, BatchTargets(targets, float(objective.row_weights(targets).sum())))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_one_label_is_torchs_cross_entropy(logits, weights, smoothing):
     expected = functional.cross_entropy(logits, targets, tensor, label_smoothing=smoothing)
     objective = Objective(Passing(), LabelLoss(ONE, weights, smoothing))
     torch.testing.assert_close(loss_of(objective, logits, targets), expected)
-    halves = [objective({"x": logits[part]}, Judged(targets[part], 8.0)) for part in (slice(0, 5), slice(5, 8))]
+    halves = [objective({"x": logits[part]}, BatchTargets(targets[part], 8.0)) for part in (slice(0, 5), slice(5, 8))]
     torch.testing.assert_close(sum(halves) * 8 / objective.row_weights(targets).sum(), expected)
 
 
@@ -138,8 +138,8 @@ def test_the_joint_gradient_is_that_of_the_weighted_sum(alpha, beta, labels):
     target_rows, source_rows = rows_of(6, 3, 0), rows_of(9, labels, 1)
     weight = float(criterion.row_weights(target_rows[1]).sum())
     losses = {
-        TARGET: joint(target_rows[0], Judged(target_rows[1], weight)),
-        SOURCE: joint(source_rows[0], Judged(source_rows[1], 9.0, role=SOURCE)),
+        TARGET: joint(target_rows[0], BatchTargets(target_rows[1], weight)),
+        SOURCE: joint(source_rows[0], BatchTargets(source_rows[1], 9.0, role=SOURCE)),
     }
     assert model.passes == 2
     found = gradients(joint, sum(losses.values()))
@@ -161,7 +161,7 @@ def test_the_joint_gradient_is_that_of_the_weighted_sum(alpha, beta, labels):
 
 
 def losses_again(joint, rows, role):
-    return joint(rows[0], Judged(rows[1], 1.0, role=role))
+    return joint(rows[0], BatchTargets(rows[1], 1.0, role=role))
 
 
 def test_joint_without_targets_gives_the_targets_logits():
@@ -176,14 +176,14 @@ def test_the_pull_to_the_source_is_half_the_strength_times_the_squared_distance(
     model, criterion = Classifying(), LabelLoss(ONE)
     start = {name: torch.randn_like(value) for name, value in model.hidden.named_parameters(prefix="hidden")}
     inputs, targets = rows_of(8, 3, 0)
-    plain = Objective(model, criterion)(inputs, Judged(targets, 8.0))
+    plain = Objective(model, criterion)(inputs, BatchTargets(targets, 8.0))
     held = TowardsSourceLoss(model, criterion, 0.3, start)
     distance = sum((value - start[f"hidden.{name}"]).square().sum() for name, value in model.hidden.named_parameters())
-    torch.testing.assert_close(held(inputs, Judged(targets, 8.0)), plain + 0.15 * distance)
+    torch.testing.assert_close(held(inputs, BatchTargets(targets, 8.0)), plain + 0.15 * distance)
     # In two passes the pull counts once.
-    parts = [held({"x": inputs["x"][part]}, Judged(targets[part], 8.0)) for part in (slice(0, 3), slice(3, 8))]
+    parts = [held({"x": inputs["x"][part]}, BatchTargets(targets[part], 8.0)) for part in (slice(0, 3), slice(3, 8))]
     torch.testing.assert_close(sum(parts), plain + 0.15 * distance)
-    idle = held(inputs, Judged(targets, float("inf")))
+    idle = held(inputs, BatchTargets(targets, float("inf")))
     assert idle.item() == 0
     torch.testing.assert_close(held(inputs), model(**inputs).logits)
 
@@ -192,8 +192,8 @@ def test_a_pull_of_no_strength_is_none():
     model, criterion = Classifying(), LabelLoss(ONE)
     start = {name: torch.randn_like(value) for name, value in model.named_parameters()}
     inputs, targets = rows_of(8, 3, 0)
-    plain = gradients(model, Objective(model, criterion)(inputs, Judged(targets, 8.0)))
-    held = gradients(model, TowardsSourceLoss(model, criterion, 0.0, start)(inputs, Judged(targets, 8.0)))
+    plain = gradients(model, Objective(model, criterion)(inputs, BatchTargets(targets, 8.0)))
+    held = gradients(model, TowardsSourceLoss(model, criterion, 0.0, start)(inputs, BatchTargets(targets, 8.0)))
     assert all(torch.equal(plain[name], held[name]) for name in plain)
 
 
@@ -248,7 +248,7 @@ def test_the_relational_loss_adds_both_with_their_weights():
     inputs, targets = rows_of(6, 3, 0)
     taught = torch.randn(6, 9, generator=torch.Generator().manual_seed(1))
     learned = torch.tanh(model.hidden(inputs["x"]))
-    plain = Objective(model, criterion)(inputs, Judged(targets, 6.0))
+    plain = Objective(model, criterion)(inputs, BatchTargets(targets, 6.0))
     expected = plain + 2 * distance_loss(learned, taught) + 3 * angle_loss(learned, taught)
-    torch.testing.assert_close(objective({**inputs, "teacher": taught}, Judged(targets, 6.0)), expected)
+    torch.testing.assert_close(objective({**inputs, "teacher": taught}, BatchTargets(targets, 6.0)), expected)
     torch.testing.assert_close(objective(inputs), model(**inputs).logits)

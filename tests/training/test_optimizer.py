@@ -10,7 +10,7 @@ from transformers import get_scheduler
 from helpers.training import BASE, LABELS, PACES, Tiny
 from nlptransfer.errors import SettingError
 from nlptransfer.training.losses import LabelLoss, Objective
-from nlptransfer.training.optimizer import Pace, make_optimizer, rate_share
+from nlptransfer.training.optimizer import ParameterGroup, make_optimizer, rate_share
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
@@ -48,7 +48,7 @@ def test_the_optimizer_groups_parameters_by_pace_and_decay():
         ("head.weight",): (1.0, 0.5, 0.01),
         ("head.bias",): (1.0, 0.0, 0.0),
     }
-    alike = make_optimizer(objective, BASE, dict.fromkeys(names.values(), Pace(0.5))).param_groups
+    alike = make_optimizer(objective, BASE, dict.fromkeys(names.values(), ParameterGroup(0.5))).param_groups
     assert [(len(group["params"]), group["rate"]) for group in alike] == [(2, 0.5), (2, 0.5)]
 
 

@@ -17,7 +17,7 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.models.rows import Examples, FeatureRows
 from nlptransfer.training.lbfgs import solve
 from nlptransfer.training.loop import train
-from nlptransfer.training.losses import SOURCE, UNLABELED, Judged, LabelLoss
+from nlptransfer.training.losses import SOURCE, UNLABELED, BatchTargets, LabelLoss
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer.alignment import (
     CRITIC_PENALTY,
@@ -190,11 +190,11 @@ class Small(nn.Module):
 def given_rows(targets: torch.Tensor) -> tuple[dict, dict]:
     draw = torch.Generator().manual_seed(5)
     inputs = {role: {"features": torch.randn(6, 4, generator=draw)} for role in (SOURCE, UNLABELED)}
-    judged = {
-        SOURCE: Judged(torch.tensor([0, 1, 0, 1, 1, 0]), 6.0, role=SOURCE, progress=0.5),
-        UNLABELED: Judged(targets, 6.0, role=UNLABELED, progress=0.5),
+    batch = {
+        SOURCE: BatchTargets(torch.tensor([0, 1, 0, 1, 1, 0]), 6.0, role=SOURCE, progress=0.5),
+        UNLABELED: BatchTargets(targets, 6.0, role=UNLABELED, progress=0.5),
     }
-    return inputs, judged
+    return inputs, batch
 
 
 @pytest.mark.parametrize("kind", [Correlation, MeanDiscrepancy, Adversary])
@@ -202,10 +202,10 @@ def test_loss_is_the_sources_plus_the_distance_and_no_target_label_is_looked_at(
     model, criterion = Small(), LabelLoss(Labels(("a", "b"), False))
     discrepancy = Adversary(6) if kind is Adversary else kind()
     objective = Aligned(model, criterion, discrepancy, lambda progress: 0.8 * progress, model.head)
-    inputs, judged = given_rows(torch.full((6,), -1))
-    loss = objective(inputs, judged)
+    inputs, batch = given_rows(torch.full((6,), -1))
+    loss = objective(inputs, batch)
     sides = [torch.tanh(model.body(inputs[role]["features"])) for role in (SOURCE, UNLABELED)]
-    own = criterion(model(**inputs[SOURCE]).logits, judged[SOURCE])
+    own = criterion(model(**inputs[SOURCE]).logits, batch[SOURCE])
     weights = tuple(torch.full((6,), 1 / 6) for _ in range(2))
     assert torch.allclose(loss, own + discrepancy(*sides, weights, 0.4))
     apart = discrepancy(*sides, weights, 0.4)
@@ -222,9 +222,9 @@ def test_loss_is_the_sources_plus_the_distance_and_no_target_label_is_looked_at(
 def test_strength_0_is_the_source_alone():
     model, criterion = Small(), LabelLoss(Labels(("a", "b"), False))
     objective = Aligned(model, criterion, MeanDiscrepancy(), lambda _: 0.0, model.head)
-    inputs, judged = given_rows(torch.full((6,), -1))
-    found = torch.autograd.grad(objective(inputs, judged), model.body.weight)[0]
-    expected = torch.autograd.grad(criterion(model(**inputs[SOURCE]).logits, judged[SOURCE]), model.body.weight)[0]
+    inputs, batch = given_rows(torch.full((6,), -1))
+    found = torch.autograd.grad(objective(inputs, batch), model.body.weight)[0]
+    expected = torch.autograd.grad(criterion(model(**inputs[SOURCE]).logits, batch[SOURCE]), model.body.weight)[0]
     assert torch.allclose(found, expected, atol=1e-8)
 
 

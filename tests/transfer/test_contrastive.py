@@ -30,7 +30,7 @@ from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
 from nlptransfer.training.linear_head import Features, HeadTask
 from nlptransfer.training.loop import train
-from nlptransfer.training.losses import Judged, LabelLoss
+from nlptransfer.training.losses import BatchTargets, LabelLoss
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer.contrastive import (
     CONTRAST,
@@ -131,8 +131,8 @@ def test_objective_weighs_pairs_and_moves_all_but_the_head(pad_left):
     rows, classes = replace(token_rows(6), pad_left=pad_left), np.array([0, 1, 1, 0, 1, 1])
     inputs = rows.batch(np.arange(6))
     has, pairs = torch.from_numpy(np.eye(2, dtype=bool)[classes]), torch.tensor([[0, 3], [1, 4], [5, 1]])
-    judged = Judged(torch.tensor([0, 1, 1]), total_weight=7.0, weights=torch.tensor([1.0, 2.0, 0.0]))
-    loss = objective({**inputs, "has_label": has, "pairs": pairs}, judged)
+    batch_targets = BatchTargets(torch.tensor([0, 1, 1]), total_weight=7.0, weights=torch.tensor([1.0, 2.0, 0.0]))
+    loss = objective({**inputs, "has_label": has, "pairs": pairs}, batch_targets)
     # Rows of 3 to 7 tokens, in parts of like length.
     assert model.passes == [(2, 3), (2, 5), (1, 6), (1, 7)]
     sums = (model.body(inputs["input_ids"]) * inputs["attention_mask"][:, :, None]).sum(dim=1)

@@ -32,7 +32,7 @@ from nlptransfer.routes.lora import Lora
 from nlptransfer.routes.probe import Probe
 from nlptransfer.routes.word2vec import Word2Vec
 from nlptransfer.training import loop
-from nlptransfer.training.losses import Judged
+from nlptransfer.training.losses import BatchTargets
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer.base import Sides
 from nlptransfer.transfer.direct import Direct
@@ -202,9 +202,10 @@ def test_the_loss_is_what_transformers_computes(kind, tmp_path):
         torch.testing.assert_close(sums.sum() / counts.sum(), expected)
         # Row by row the parts of a step add up to it, and all that learns has a gradient.
         parts = [
-            objective(examples.rows.batch(np.array([row])), Judged(torch.zeros(1), 5.0, progress=0.5)) for row in (0, 1)
+            objective(examples.rows.batch(np.array([row])), BatchTargets(torch.zeros(1), 5.0, progress=0.5))
+            for row in (0, 1)
         ]
-        whole = objective(inputs, Judged(torch.zeros(2), 5.0, progress=0.5))
+        whole = objective(inputs, BatchTargets(torch.zeros(2), 5.0, progress=0.5))
         torch.testing.assert_close(parts[0] + parts[1], whole)
         whole.backward()
         learning = dict(objective.named_parameters())

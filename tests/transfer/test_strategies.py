@@ -163,7 +163,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("words linear", "copy", {"names": OTHER_NAMES}, "found no, yes in the source and bad, good in the target"),
     ("words linear", "sequential", {"names": OTHER_NAMES}, "where the labels agree, found no, yes"),
     ("probe linear", "joint", {"names": OTHER_NAMES}, "where the labels agree"),
-    ("words linear", "relational", {}, "found word2vec with a solved last layer"),
+    ("words linear", "relational", {}, "found word2vec with a fitted last layer"),
     ("full", "select_features", {}, "found full: take probe"),
     ("words linear", Joint(weighting="scheduled"), {}, "weighting='scheduled': expected fixed or size"),
     ("words linear", Sequential(l2_sp=0.1), {}, "l2_sp=0.1: expected 0 where"),

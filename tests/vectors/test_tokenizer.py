@@ -127,12 +127,6 @@ TOKENIZERS = [
 ]
 
 
-@given(st.lists(st.sampled_from(PLAIN), max_size=20))
-def test_known_words_come_back(words):
-    tokenizer, places = TOKENIZERS[0]
-    assert tokenizer.encode(" ".join(words)).ids == [places[word] for word in words]
-
-
 def test_survives_saving(vocabulary, tmp_path):
     tokenizer = build_tokenizer(vocabulary)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
@@ -193,16 +187,12 @@ def read_vocabulary(language: str) -> list[str]:
         return [line.split(" ", 1)[0] for line in lines][1:]
 
 
-@pytest.fixture(scope="module")
-def english() -> Tokenizer:
-    return build_tokenizer(read_vocabulary("en"))
-
-
 @needs_shared
-@pytest.mark.parametrize(("name", "most"), [("trec6", 0.018), ("ag_news", 0.022), ("sst2", 0.010)])
-def test_share_of_unknown_words(english, name, most):
-    ids = [word for encoded in english.encode_batch(read_texts(name, 4000)) for word in encoded.ids]
-    assert ids.count(UNKNOWN_ID) / len(ids) < most
+def test_share_of_unknown_words():
+    tokenizer = build_tokenizer(read_vocabulary("en"))
+    for name, most in (("trec6", 0.018), ("ag_news", 0.022), ("sst2", 0.010)):
+        ids = [word for encoded in tokenizer.encode_batch(read_texts(name, 4000)) for word in encoded.ids]
+        assert ids.count(UNKNOWN_ID) / len(ids) < most
 
 
 @needs_shared

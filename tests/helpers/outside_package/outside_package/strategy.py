@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from nlptransfer.settings import NonNegative
-from nlptransfer.training import TARGET, Judged, LabelLoss, Objective
+from nlptransfer.training import TARGET, BatchTargets, LabelLoss, Objective
 from nlptransfer.transfer import FROM_SOURCE, ON_TARGET, FromSource, Learner, Stage
 
 
@@ -18,12 +18,12 @@ class TetheredLoss(Objective):
         super().__init__(model, criterion)
         self.tether, self.start = tether, {name: value.detach().clone() for name, value in start.items()}
 
-    def forward(self, inputs: dict[str, Tensor], judged: Judged | None = None) -> Tensor:
-        loss = super().forward(inputs, judged)
-        if judged is None:
+    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
+        loss = super().forward(inputs, batch)
+        if batch is None:
             return loss
         apart = [(value - self.start[name]).abs().mean() for name, value in self.model.named_parameters()]
-        return loss + self.criterion.share(judged) * self.tether * sum(apart)
+        return loss + self.criterion.share(batch) * self.tether * sum(apart)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""How a result lies in its folder: saved and loaded it is the same, and records.py alone knows the names of files."""
+
+import ast
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from helpers.folders import ROOT
+from helpers.results import ONE_LABEL, SEVERAL, result_of
+from nlptransfer.errors import DataError, RunFolderError
+from nlptransfer.results import Fit, Predictions, RunResult, TransferSummary, Verdict, records
+
+VERDICT = Verdict(
+    direct=0.75, with_source=0.81, gain=0.06, interval=(0.01, 0.11), verdict="helps", metric="accuracy", seeds=3,
+    rows=60, validation={"copy": 0.8, "direct": 0.7}, fallback=False, taken="copy",
+)  # fmt: skip
+TRANSFER = TransferSummary(
+    name="copy", label_free=False, settings={"temperature": 1.0}, source="probe",
+    stages={"source": Fit(1.0, 80, chosen_by="validation", details={"other": [1, 2]})},
+    scores={"source": {"split": "test", "after": {"accuracy": 0.5}}}, similarity=[{"layer": 1}],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [ONE_LABEL, SEVERAL])
+def test_what_is_saved_is_loaded(labels, tmp_path):
+    thresholds = (0.5, 0.25, 0.75) if labels.multi_label else None
+    saved = result_of(tmp_path, labels, thresholds=thresholds)
+    saved = replace(saved, verdict=VERDICT, transfer=replace(TRANSFER, source=saved.data))
+    saved.save()
+    loaded = RunResult.load(tmp_path)
+    for field in fields(RunResult):
+        if field.name not in ("predictions", "live"):
+            assert getattr(loaded, field.name) == getattr(saved, field.name), field.name
+    one, other = saved.predictions["test"], loaded.predictions["test"]
+    for field in fields(Predictions):
+        if field.name not in ("labels", "thresholds"):
+            assert np.array_equal(getattr(one, field.name), getattr(other, field.name)), field.name
+    assert other.thresholds.tolist() == list(thresholds or (0.5,) * 3)
+
+
+def test_scores_that_are_not_there(tmp_path):
+    result = result_of(tmp_path, split="validation")
+    with pytest.raises(DataError, match="no test rows"):
+        _ = result.metrics
+    with pytest.raises(RunFolderError, match="expected a saved model, found none"):
+        _ = result.classifier
+
+
+def test_the_validation_score_is_that_of_rows_that_were_not_learned_from(tmp_path):
+    result = result_of(
+        tmp_path, scores={"train": {"rows": 30, "accuracy": 0.5}, "validation": {"rows": 10, "accuracy": 0.9}}
+    )
+    assert result.validation_score("accuracy") == 0.9
+    assert replace(result, transfer=TRANSFER).validation_score("accuracy") == pytest.approx(0.6)
+    crossed = Fit(1.0, 1, chosen_by="cross-validation", best_score=0.7)
+    assert replace(result, training=crossed).validation_score("accuracy") == 0.7
+
+
+def test_records_alone_knows_the_names_of_files():
+    names = {"experiment.json", "metrics.json", "predictions.parquet", "gains.json", "gap.json", "fitted.json"}
+    assert names <= {value for value in vars(records).values() if isinstance(value, str)}
+    for path in (ROOT / "nlptransfer").rglob("*.py"):
+        if path.name != "records.py":
+            constants = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+            assert not [node.value for node in constants if node.value in names], path
