@@ -24,10 +24,11 @@ def main(
     min_count: Annotated[int, Option(help="occurrences from which a word gets a vector")] = 2,
     window: Annotated[int, Option(help="words of context on each side")] = 5,
     seed: Annotated[int, Option(help="of the vectors and of the classifier")] = 0,
+    no_report: Annotated[bool, Option("--no-report", help="write no report.html")] = False,
     settings: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="any setting of finetune")] = None,
 ) -> None:
     train_vectors_verb(texts, vectors, dimensions, epochs, min_count, window, seed)
-    run_and_show([{"data": data, "base": vectors, "seed": seed, **pairs(settings)}])
+    run_and_show([{"data": data, "base": vectors, "seed": seed, "report": not no_report, **pairs(settings)}])
 
 
 if __name__ == "__main__":

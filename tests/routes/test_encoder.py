@@ -421,7 +421,7 @@ def test_tokens_that_nothing_reads_teach_nothing(kind, route, frozen, bases, tmp
 
 
 def test_layers_that_all_are_one_are_trained_but_not_frozen(bases, tmp_path):
-    with pytest.raises(BaseModelError, match="'albert': expected layers that can be told apart"):
+    with pytest.raises(BaseModelError, match="'albert': expected separate layers, found one"):
         build(Full(max_length=LENGTH, freeze_layers=1), bases("albert"))
     route = Full(max_length=LENGTH)
     built = build(route, bases("albert"))

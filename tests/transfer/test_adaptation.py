@@ -300,14 +300,14 @@ def test_no_gradient_on_frozen_features_with_a_linear_head(name, adapt):
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (Coral(trade_offs=()), "expected a list (or text with commas) of 1 or more"),
-        (Mmd(trade_offs=(0.0,)), "values above 0"),
+        (Coral(trade_offs=()), r"expected a list \(or text with commas\) of 1 or more"),
+        (Mmd(trade_offs=(0.0,)), "expected a number above 0"),
         (Coral(shrinkage=2.0), "a number from 0, up to 1"),
         (SelfTrain(rounds=0), "from 1"),
         (SelfTrain(share=0.0), "above 0"),
         (SelfTrain(pseudo_weight=0.0), "above 0"),
         (Dann(choose_by="luck"), "expected one of"),
-        (Mmd(epochs=(3, 0)), "whole numbers from 1"),
+        (Mmd(epochs=(3, 0)), "epochs=0: expected a whole number from 1"),
         (Adapt(methods=()), "expected some of coral, mmd, dann, selftrain"),
         (Adapt(methods=("coral", "luck")), "expected some of coral, mmd, dann, selftrain"),
     ],

@@ -21,7 +21,7 @@ from helpers.runs import finetune
 from nlptransfer import Classifier, Contrastive, RunResult
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError, TrainingError
-from nlptransfer.experiments import stages
+from nlptransfer.experiments import fitting
 from nlptransfer.models.architectures import last_layer
 from nlptransfer.models.heads import last_inputs
 from nlptransfer.models.rows import Examples
@@ -353,7 +353,7 @@ def cut_in_training(patch: pytest.MonkeyPatch, at: int) -> None:
         if objective.training and next(passes) == at:
             raise Cut
 
-    patch.setattr(stages, "train", watched)
+    patch.setattr(fitting, "train", watched)
 
 
 def cut_before_the_head(patch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import NlpTransferError, SettingError
 from nlptransfer.experiments.source import load_source, weighted
+from nlptransfer.results.summaries import Fit
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
 from nlptransfer.routes.probe import Probe
@@ -156,7 +157,7 @@ def test_several_labels_of_a_source_may_become_one(tune, sides):
         "words linear", "sequential", source={**source, "train": (texts, finer)},
         label_mapping={"very good": "good", "very bad": "bad"},
     )  # fmt: skip
-    assert run.transfer.source.labels.names == ["bad", "good"]
+    assert run.transfer.source.labels.names == ("bad", "good")
 
 
 WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
@@ -209,7 +210,7 @@ def test_a_copied_classifier_needs_no_training_and_scores_as_its_own_evaluate_sa
     del own["verdict"]
     saved = finetune(source, output_dir=tmp_path / "saved", **own)
     run = finetune(target, source=saved.folder, transfer="copy", output_dir=tmp_path / "copy", verdict=False)
-    assert run.training == {"seconds": 0.0, "examples": 0}
+    assert run.training == Fit()
     evaluated = Classifier.load(saved.folder).evaluate(target)
     for name, value in run.metrics.items():
         if name not in ("rows", "per_class"):
@@ -259,7 +260,7 @@ def test_stages_have_settings_of_their_own(tune):
         target_settings={"num_train_epochs": 3, "freeze_layers": 1, "learning_rate": 1e-4},
     )  # fmt: skip
     stages = run.stages
-    assert [len(stages[name]["history"]) for name in ("source", "target")] == [2, 3]
+    assert [len(stages[name].history) for name in ("source", "target")] == [2, 3]
     assert run.settings["stages"]["target"]["learning_rate"] == 1e-4
     moved = run.transfer.distance_from_source
     below = {name: value for name, value in moved.items() if "embeddings" in name or name.endswith("layer.0")}
