@@ -141,7 +141,7 @@ class _Runner:
         if len(candidates) > 1 and not self.differ:
             # There is nothing to adapt to.
             variants = variants[:1]
-            log.info("%s: kept, as source and target texts cannot be told apart", variants[0])
+            log.info("%s: kept, as the texts of source and target do not differ", variants[0])
         elif len(variants) == 1:
             fitted = self._fit_or_resume(stage, variants[0], settings, parts, keep=not is_last)
             self.evidence = fitted.fit.evidence or self.evidence

@@ -262,8 +262,11 @@ class Route(SavedFormat):
 
         Args:
             training: epochs, learning_rate and seed.
+
+        Raises:
+            SettingError: the route has none.
         """
-        raise NotImplementedError
+        raise SettingError(f"route={self.name}: expected a route with word vectors, found none to train further")
 
 
 def set_length(

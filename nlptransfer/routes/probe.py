@@ -207,7 +207,7 @@ class Probe(Route):
         config = _own(model).config
         rows = cast(FeatureRows, self.rows(model, tokenizer, texts, share=True))
         own = np.asarray(rows.features[some, : config.encoder_width], dtype=np.float32)
-        # Layers that differ in width are not told apart.
+        # Layers of different widths stay side by side.
         return np.split(own, len(config.layers), axis=1) if own.shape[1] % len(config.layers) == 0 else [own]
 
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:

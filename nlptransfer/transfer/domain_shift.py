@@ -73,7 +73,7 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> flo
         seed: of the folds.
 
     Returns:
-        In [0, 2]: 0 where the sides cannot be told apart, 2 where they always can.
+        In [0, 2]: 0 where a classifier cannot separate the sides, 2 where it always can.
 
     Raises:
         DataError: different widths, fewer than 2 rows on a side, or numbers that are not finite.
