@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nlptransfer.errors import SettingError
 from nlptransfer.routes import Route
 from nlptransfer.transfer.base import FROM_SOURCE, FromSource, Sides, Stage
 from nlptransfer.transfer.model_selection import ChooseBy
@@ -11,10 +10,7 @@ from nlptransfer.transfer.model_selection import ChooseBy
 
 @dataclass(frozen=True)
 class LabelFree(FromSource):
-    """Settings of all strategies that see no label of the target.
-
-    They learn from the source's labels and the target's texts.
-    """
+    """Settings of all strategies that learn from the source's labels and the target's texts, without their labels."""
 
     takes_unlabeled: ClassVar[bool] = True
     needs_unlabeled: ClassVar[bool] = True
@@ -25,15 +21,12 @@ class LabelFree(FromSource):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        if not sides.has_rows:
-            raise SettingError(
-                f"transfer={self.name}: expected rows of a source, found a saved classifier: give its training data"
-            )
+        self.require_rows(sides, "give its training data")
 
 
 @dataclass(frozen=True)
 class Chosen(LabelFree):
-    """What the strategies share whose variants, not adapting at all among them, are chosen from by :func:`choose`."""
+    """Settings of the strategies whose candidates, not adapting at all among them, are compared by :func:`choose`."""
 
     is_chosen: ClassVar[bool] = True
 
@@ -47,9 +40,8 @@ class Chosen(LabelFree):
 class Reweight(LabelFree):
     """min sum w_i Ls_i: each source row counts as much as it looks like the target (importance weighting).
 
-    w is the ratio of the densities of the texts, from a classifier that tells the domains apart: Shimodaira 2000,
-    "Improving predictive inference under covariate shift", equation 7; see :func:`importance_weights`.
-    Under the other strategies ``target_like`` does the same.
+    w is the ratio of the densities of the texts (Shimodaira 2000, "Improving predictive inference under covariate
+    shift", equation 7); see :func:`importance_weights`. Under the other strategies ``target_like`` does the same.
     """
 
     name: ClassVar[str] = "reweight"
