@@ -41,7 +41,7 @@ from nlptransfer.transfer.contrastive import (
     contrastive_losses,
     drawn_pairs,
     has_mean_layer,
-    pass_on,
+    make_identity,
     pooler_of,
 )
 
@@ -242,7 +242,7 @@ def test_a_further_layer_makes_the_mean(kind, bases):
     assert not has_mean_layer(built.model) and append_mean_layer(built.model) and has_mean_layer(built.model)
     assert built.model.config.num_hidden_layers == layers + 1
     pooler = pooler_of(built.model, last_layer(built.model), rows)
-    pass_on(pooler)
+    make_identity(pooler)
     _, made = means_and_heads(built, batch)
     unit = (mean - mean.mean(axis=1, keepdims=True)) / mean.std(axis=1, keepdims=True)
     np.testing.assert_allclose(np.arctanh(made), 0.2 * unit, atol=0.01)
