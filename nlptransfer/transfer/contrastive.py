@@ -103,7 +103,7 @@ class Contrastive(Transfer):
         )
 
     def prepare(self, stage: Stage, route: Route, model: PreTrainedModel) -> None:
-        if stage is CONTRAST and self.mean_start and not route.is_adapter and not has_mean_layer(model):
+        if stage is CONTRAST and self.mean_start and not route.is_adapter:
             append_mean_layer(model)
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
@@ -262,19 +262,16 @@ def contrastive_losses(vectors: Tensor, alike: Tensor) -> Tensor:
     return (halves[0] + halves[1]) / 2
 
 
-def append_mean_layer(model: PreTrainedModel) -> bool:
+def append_mean_layer(model: PreTrainedModel) -> None:
     """Add a layer of an encoder's own kind, in which every token becomes the mean over all, at one length.
 
     It attends to all tokens alike, and outweighs what was there by ``OUTWEIGHING``: so the first token, which alone is
     read, stands for the mean that sentence encoders learned, and plain transformers opens the model as ever. The layer
-    itself does not learn.
-
-    Returns:
-        Whether the architecture is one of ``MEAN_LAYERED``; else nothing is changed.
+    itself does not learn. Models that have it already, or are not one of ``MEAN_LAYERED``, stay as they are.
     """
     plain = plain_model(model)
-    if plain.config.model_type not in MEAN_LAYERED:
-        return False
+    if plain.config.model_type not in MEAN_LAYERED or has_mean_layer(model):
+        return
     layers = layers_of(plain)
     layer = deepcopy(layers[-1]).requires_grad_(False)
     parts: dict[str, Any] = dict(layer.named_modules())
@@ -289,15 +286,13 @@ def append_mean_layer(model: PreTrainedModel) -> bool:
     nn.init.constant_(parts["output.LayerNorm"].weight, LEVEL)
     layers.append(layer)
     plain.config.num_hidden_layers += 1
-    return True
 
 
 def has_mean_layer(model: nn.Module) -> bool:
     """Tell whether the uppermost layer is one of :func:`append_mean_layer`."""
     plain = plain_model(model)
-    if plain.config.model_type not in MEAN_LAYERED:
-        return False
-    return not layers_of(plain)[-1].get_parameter("attention.self.query.weight").any()
+    is_known = plain.config.model_type in MEAN_LAYERED
+    return is_known and not layers_of(plain)[-1].get_parameter("attention.self.query.weight").any()
 
 
 def make_identity(layer: nn.Linear) -> None:
