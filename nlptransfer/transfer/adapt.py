@@ -7,8 +7,7 @@ from typing import ClassVar
 from nlptransfer.routes import Route
 from nlptransfer.settings import check
 from nlptransfer.transfer.alignment import ALIGN, Alignment, Coral, Dann, Mmd
-from nlptransfer.transfer.base import Sides, Stage, Variant
-from nlptransfer.transfer.label_free import Chosen
+from nlptransfer.transfer.base import Chosen, Sides, Stage, Variant
 from nlptransfer.transfer.self_training import SelfTrain
 
 ALIGNMENTS: tuple[type[Alignment], ...] = (Coral, Mmd, Dann)

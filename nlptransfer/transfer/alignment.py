@@ -30,8 +30,7 @@ from nlptransfer.training import (
     Solved,
     TrainingSettings,
 )
-from nlptransfer.transfer.base import Learner, Sides, Stage, Variant
-from nlptransfer.transfer.label_free import Chosen
+from nlptransfer.transfer.base import Chosen, Learner, Sides, Stage, Variant
 
 KERNELS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Bandwidths of the kernels of the discrepancy of means, as multiples of the mean squared distance."""

@@ -15,6 +15,7 @@ from nlptransfer.models import Examples, Rows
 from nlptransfer.routes import Route
 from nlptransfer.settings import Count, Settings, check, convert, fields_of
 from nlptransfer.training import SOURCE, TARGET, Head, HeadTask, LabelLoss, Objective, Solved, TrainingSettings
+from nlptransfer.transfer.model_selection import ChooseBy
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Stage:
     roles: tuple[str, ...]
     """the first one has the validation rows that score the stage"""
     learns: Literal["model", "representation", "head", "language"] = "model"
-    """what the route lets learn; that without the last layer, so that there is no score; the last layer alone, which is
+    """what the route lets learn; that without the last layer, and so without a score; the last layer alone, which is
     fitted; or the language model, without any label"""
 
 
@@ -48,9 +49,9 @@ class Learner:
     carried_over: Mapping[str, Tensor]
     """parameters that were not newly initialized for this stage, by name; not copies"""
     represent: Callable[[Rows], np.ndarray]
-    """rows -> (texts, width): the last layer's inputs, as the model is now"""
+    """rows -> the last layer's inputs, (texts, width), as the model is now"""
     classify: Callable[[Rows], np.ndarray]
-    """rows -> (texts, labels): logits, as the model is now"""
+    """rows -> logits, (texts, labels), as the model is now"""
     source_head: nn.Linear | None = None
     """for the source's labels, where they are others than the target's"""
 
@@ -115,7 +116,7 @@ class Transfer(Settings, ABC):
         return None
 
     def require(self, holds: bool, expected: str, found: str, instead: str) -> None:
-        """Raise a SettingError with what was expected, what was found and what to do, unless a condition holds."""
+        """Raise a SettingError unless a condition holds."""
         if not holds:
             raise SettingError(f"transfer={self.name}: expected {expected}, found {found}: {instead}")
 
@@ -300,6 +301,34 @@ class FromSource(Transfer):
         route.check()
         training.check()
         return route, training
+
+
+@dataclass(frozen=True)
+class LabelFree(FromSource):
+    """Settings of all strategies that learn from the source's labels and the target's texts, without their labels."""
+
+    takes_unlabeled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
+
+    @property
+    def label_free(self) -> bool:
+        return True
+
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        super().check_fits(route, sides)
+        self.require_rows(sides, "give its training data")
+
+
+@dataclass(frozen=True)
+class Chosen(LabelFree):
+    """Settings of the strategies whose candidates, not adapting at all among them, are compared by :func:`choose`."""
+
+    is_chosen: ClassVar[bool] = True
+
+    choose_by: ChooseBy = "information"
+    """information, importance_weighted, deep_embedded, entropy or margin: see :func:`choose`"""
+    allow_label_shift: bool = False
+    """whether the model is adapted too where the labels' proportions seem to be others in the target"""
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nlptransfer.routes import Route
-from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Sides, Stage, Transfer
+from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, LabelFree, Sides, Stage, Transfer
 
 
 @dataclass(frozen=True)
@@ -25,3 +25,17 @@ class Copy(FromSource):
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
         self.require_same_labels(sides)
+
+
+@dataclass(frozen=True)
+class Reweight(LabelFree):
+    """min sum w_i Ls_i: each source row counts as much as it looks like the target (importance weighting).
+
+    w is the ratio of the densities of the texts (Shimodaira 2000, "Improving predictive inference under covariate
+    shift", equation 7); see :func:`importance_weights`. Under the other strategies ``target_like`` does the same.
+    """
+
+    name: ClassVar[str] = "reweight"
+    stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE,)
+
+    target_like: bool = True

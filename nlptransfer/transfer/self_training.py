@@ -12,9 +12,8 @@ from nlptransfer.models import Examples, SomeRows
 from nlptransfer.routes import Route
 from nlptransfer.settings import Count, Positive, check, fields_of
 from nlptransfer.training import SOURCE, TARGET, UNLABELED, Features, Head, HeadTask, Objective, Solved, share_weights
-from nlptransfer.transfer.base import FromSource, Learner, Stage, Transfer, Variant
+from nlptransfer.transfer.base import Chosen, FromSource, Learner, Stage, Transfer, Variant
 from nlptransfer.transfer.joint import JointLoss
-from nlptransfer.transfer.label_free import Chosen
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from nlptransfer.errors import DataError, SettingError
 from nlptransfer.experiments import fitting
 from nlptransfer.transfer.adapt import Adapt
 from nlptransfer.transfer.alignment import Coral, Dann, Mmd
-from nlptransfer.transfer.label_free import LabelFree, Reweight
+from nlptransfer.transfer.base import LabelFree
+from nlptransfer.transfer.direct import Reweight
 from nlptransfer.transfer.registry import TRANSFERS
 from nlptransfer.transfer.self_training import SelfTrain
 
