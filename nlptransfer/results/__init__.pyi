@@ -1,10 +1,10 @@
-from .candidates import CandidateResult as CandidateResult
-from .candidates import CandidateScore as CandidateScore
-from .candidates import CurvePoint as CurvePoint
-from .candidates import PairDifference as PairDifference
-from .candidates import RowsToReach as RowsToReach
-from .candidates import Trial as Trial
+from .comparison import CandidateResult as CandidateResult
+from .comparison import CandidateScore as CandidateScore
 from .comparison import ComparisonResult as ComparisonResult
+from .comparison import CurvePoint as CurvePoint
+from .comparison import PairDifference as PairDifference
+from .comparison import RowsToReach as RowsToReach
+from .comparison import Trial as Trial
 from .config import WITHOUT_EFFECT as WITHOUT_EFFECT
 from .config import RunConfig as RunConfig
 from .config import Source as Source

@@ -16,6 +16,7 @@ import numpy as np
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Labels
 from nlptransfer.models import hash_of_modules
+from nlptransfer.results.records import plain
 from nlptransfer.routes import Route, named_local
 from nlptransfer.settings import as_text
 from nlptransfer.training import Augment, TrainingSettings
@@ -106,7 +107,7 @@ class RunConfig:
             question |= {"transfer": self.transfer.name, **self.transfer_settings()}
         if self.source is not None:
             question |= {"source": self.source.fingerprints}
-        return cast(dict[str, Any], json.loads(json.dumps(question)))
+        return dict(plain(question))
 
     def transfer_settings(self) -> dict[str, Any]:
         """Return the settings of all strategies in the transfer."""
