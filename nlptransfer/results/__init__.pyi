@@ -5,10 +5,11 @@ from .comparison import CurvePoint as CurvePoint
 from .comparison import PairDifference as PairDifference
 from .comparison import RowsToReach as RowsToReach
 from .comparison import Trial as Trial
-from .config import WITHOUT_EFFECT as WITHOUT_EFFECT
 from .config import RunConfig as RunConfig
 from .config import Source as Source
+from .config import decisive as decisive
 from .config import same_labels as same_labels
+from .config import short_hash as short_hash
 from .predictions import Predictions as Predictions
 from .records import CANDIDATES as CANDIDATES
 from .records import CHECKPOINTS as CHECKPOINTS

@@ -74,9 +74,9 @@ FILES = {
     "gap.json", "fitted.json",
 }  # fmt: skip
 OTHER_KEYS = {
-    "base", "calibration", "data", "labels", "multi_label", "name", "processes", "reason", "route", "rows", "seeds",
-    "settings", "source", "stages", "status", "test", "thresholds", "train", "training", "transfer", "trials",
-    "validation", "verdict",
+    "base", "calibration", "data", "labels", "multi_label", "name", "pairs", "processes", "reason", "route", "rows",
+    "seeds", "settings", "source", "split", "stages", "status", "test", "thresholds", "train", "training", "transfer",
+    "trials", "validation", "verdict",
 }  # fmt: skip
 """Keys that mappings in memory, checkpoints, or nlptransfer.json have too."""
 
