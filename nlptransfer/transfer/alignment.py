@@ -140,7 +140,7 @@ class Alignment(Chosen):
         return route, replace(training, num_train_epochs=self.epochs[0]) if len(self.epochs) == 1 else training
 
     def candidates(self, stage: Stage, route: Route) -> Sequence[Variant]:
-        epochs = [(count,) for count in self.epochs] or [()]
+        epochs: list[tuple[int, ...]] = [(count,) for count in self.epochs] or [()]
         return [
             Variant(
                 route,

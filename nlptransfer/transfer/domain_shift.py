@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -101,7 +102,7 @@ def chance_distance(rows: int) -> float:
     The accuracy of a classifier that knows nothing has a standard deviation of 1 / (2 sqrt(rows)) about 1/2 (Lopez-Paz
     and Oquab 2017, "Revisiting Classifier Two-Sample Tests", section 3); three of them are the limit.
     """
-    return 3 * 2 / float(rows) ** 0.5
+    return 3 * 2 / math.sqrt(rows)
 
 
 def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
@@ -149,7 +150,8 @@ def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str],
         classifier.fit(features[rows], rows >= len(source))
         logarithms[held_out] = classifier.decision_function(features[held_out])
     weights: np.ndarray = np.exp(np.clip(logarithms, *np.log(WEIGHTS)))
-    return weights / weights.mean()
+    weights /= weights.mean()
+    return weights
 
 
 def _matrix(values: ArrayLike, what: str) -> np.ndarray:
