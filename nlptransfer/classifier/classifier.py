@@ -50,11 +50,7 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The one label.
-
-        Raises:
-            DataError: there is none, or several; look at ``labels``.
-        """
+        """The one label; raises a DataError where there is none, or several: look at ``labels``."""
         if self.abstained:
             raise DataError("expected a label, found that the classifier abstains from this text: look at .abstained")
         if len(self.labels) != 1:

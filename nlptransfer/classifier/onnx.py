@@ -15,7 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained
-from nlptransfer.models import LongText, Rows, SharedBase, WordIdRows, encode, encode_words, predict_logits
+from nlptransfer.models import Rows, SharedBase, WordIdRows, encode, encode_words, predict_logits
 from nlptransfer.routes import ROUTES, WORDS, SavedFormat
 from nlptransfer.settings import fill
 
@@ -85,26 +85,6 @@ class OnnxForSequenceClassification(PreTrainedModel):
                 shutil.copyfile(self.folder / name, folder / name)
 
 
-def graph_rows(
-    config: PreTrainedConfig,
-    tokenizer: PreTrainedTokenizerFast,
-    words: PreTrainedTokenizerFast | None,
-    texts: Sequence[str],
-    long_text: LongText,
-) -> Rows:
-    """Return a graph's inputs for texts.
-
-    Args:
-        config: of the model that was exported.
-        words: tokenizer of the words, for word vectors besides an encoder.
-        long_text: what is read of a text of more tokens than the tokenizer's ``model_max_length``.
-    """
-    if getattr(config, "only_pools", False):
-        return encode_words(texts, tokenizer, long_text)
-    tokens = encode(texts, tokenizer, tokenizer.model_max_length, long_text)
-    return tokens if words is None else WordIdRows(tokens, encode_words(texts, words, long_text))
-
-
 @dataclass(frozen=True)
 class Exported(SavedFormat):
     """A classifier of any route as ONNX: it predicts, and cannot learn."""
@@ -121,8 +101,12 @@ class Exported(SavedFormat):
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
-        assert isinstance(model, OnnxForSequenceClassification)
-        return graph_rows(model.config, tokenizer, model.words, texts, self.long_text)
+        """Return the graph's inputs, given it or the model in torch that it was exported from."""
+        if getattr(model.config, "only_pools", False):
+            return encode_words(texts, tokenizer, self.long_text)
+        tokens = encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
+        words = getattr(model, "words", None)
+        return tokens if words is None else WordIdRows(tokens, encode_words(texts, words, self.long_text))
 
     def load(
         self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
@@ -145,12 +129,7 @@ class Exported(SavedFormat):
 
 
 def _opened(path: Path) -> Any:
-    """Open a graph as an onnxruntime.InferenceSession.
-
-    Raises:
-        RunFolderError: onnxruntime does not open it.
-        SettingError: onnxruntime is not installed.
-    """
+    """Open a graph as an onnxruntime.InferenceSession."""
     try:
         import onnxruntime
     except ImportError as error:

@@ -16,15 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, XLNetModel
 
-from nlptransfer.classifier.onnx import (
-    GRAPH,
-    INSTALL,
-    LOGITS,
-    WEIGHTS,
-    Exported,
-    OnnxForSequenceClassification,
-    graph_rows,
-)
+from nlptransfer.classifier.onnx import GRAPH, INSTALL, LOGITS, WEIGHTS, Exported, OnnxForSequenceClassification
 from nlptransfer.classifier.verification import largest_difference
 from nlptransfer.errors import BaseModelError, SettingError, VerificationError
 from nlptransfer.models import predict_logits
@@ -56,8 +48,7 @@ def export_onnx(
             them. The difference is then recorded and has no limit.
 
     Returns:
-        format and model, and for the record: ``format``, "onnx" or "onnx int8", and the largest difference of a logit
-        from the live model's.
+        Format and model, and for the record: ``format``, "onnx" or "onnx int8", and the largest difference of a logit.
 
     Raises:
         SettingError: packages are missing, it was exported before, its base is in 4 bits, or a graph cannot do what
@@ -76,21 +67,21 @@ def export_onnx(
     # Also texts that are short, long, or nothing.
     texts = [*texts, texts[0][:1], " ".join([*texts] * 8), ""]
     live_logits = predict_logits(live, route.rows(live, tokenizer, texts))
-    words = getattr(plain, "words", None)
     exported = Exported(learned_by=route.name, long_text=route.long_text)
 
     def opened() -> tuple[OnnxForSequenceClassification, float]:
-        graph = OnnxForSequenceClassification(plain.config, folder, words).eval()  # type: ignore[no-untyped-call]
+        graph = OnnxForSequenceClassification(plain.config, folder, getattr(plain, "words", None))
+        graph.eval()  # type: ignore[no-untyped-call]
         # All together, and each alone.
         batches = [texts, *([text] for text in texts)]
         logits = [predict_logits(graph, exported.rows(graph, tokenizer, batch)) for batch in batches]
         return graph, largest_difference(np.tile(live_logits, (2, 1)), np.concatenate(logits))
 
     try:
-        rows = graph_rows(plain.config, tokenizer, words, texts, route.long_text)
+        rows = exported.rows(plain, tokenizer, texts)
         _write_graph(plain, rows.batch(np.arange(len(rows))), folder / GRAPH)
-        graph, difference = opened()
-        exact = difference
+        graph, exact = opened()
+        difference = exact
         if int8 and exact <= TOLERANCE:
             _round_to_int8(folder)
             graph, difference = opened()

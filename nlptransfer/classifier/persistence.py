@@ -47,11 +47,7 @@ class SavedRecord:
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any], place: Path) -> "SavedRecord":
-        """Read the content of the file.
-
-        Raises:
-            RunFolderError: a newer nlptransfer has saved it.
-        """
+        """Read the content of the file; raise a RunFolderError where a newer nlptransfer has saved it."""
         name, normalization = content["route"], content["normalization"]
         try:
             kind = Exported if name == Exported.name else ROUTES.find(name)
@@ -88,11 +84,7 @@ def note_results(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def writable_folder(folder: str | Path) -> Path:
-    """Return a folder to save to.
-
-    Raises:
-        RunFolderError: it holds something that is not a saved classifier.
-    """
+    """Return a folder to save to; raise a RunFolderError where it holds something else than a saved classifier."""
     folder = Path(folder)
     if folder.exists() and not (folder / RECORD).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunFolderError(f"{folder}: expected a new folder or a saved classifier, found other files: name another")
@@ -100,11 +92,7 @@ def writable_folder(folder: str | Path) -> Path:
 
 
 def saved_folder(folder: Path) -> Path:
-    """Return the folder of a saved classifier, given it or its run's.
-
-    Raises:
-        RunFolderError: there is none.
-    """
+    """Return the folder of a saved classifier, given it or its run's; raise a RunFolderError where there is none."""
     for place in (folder, folder / "model"):
         if (place / RECORD).exists():
             return place

@@ -1,7 +1,4 @@
-"""Verify that a saved classifier gives what the live one gives: when it is saved, loaded and pushed.
-
-Does not know how a format is opened.
-"""
+"""Verify that a saved classifier gives what the live one gives: when it is saved, loaded and pushed."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
@@ -84,15 +81,12 @@ def check_equal(live: np.ndarray, other: np.ndarray, when: str) -> float:
 
 
 def check_logits(verified: Mapping[str, Any], logits: np.ndarray, where: str) -> None:
-    """Compare the logits of the texts in a record with those that it holds.
+    """Raise a VerificationError where logits differ from a record's by more than another machine's rounding.
 
     Args:
         verified: as ``verified`` returned it.
         logits: (texts, labels) of its texts now.
         where: what was opened, for the error.
-
-    Raises:
-        VerificationError: they differ by more than another machine's rounding.
     """
     saved = np.array(verified["logits"], dtype=np.float64)
     tolerance = ELSEWHERE * max(1.0, float(np.abs(saved).max(initial=0)))
@@ -107,8 +101,6 @@ def check_logits(verified: Mapping[str, Any], logits: np.ndarray, where: str) ->
 
 def largest_difference(one: np.ndarray, other: np.ndarray) -> float:
     """Return the largest difference of numbers; infinite where the shapes differ or one is not finite."""
-    if one.shape != other.shape:
+    if one.shape != other.shape or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return float("inf")
-    with np.errstate(invalid="ignore"):
-        difference = float(np.abs(one.astype(np.float64) - other).max(initial=0))
-    return difference if np.isfinite(difference) else float("inf")
+    return float(np.abs(one.astype(np.float64) - other).max(initial=0))
