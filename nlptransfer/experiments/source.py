@@ -116,17 +116,18 @@ def _relabeled(data: Data, labels: Labels, mapping: Mapping[str, str] = MappingP
             rows = [mapping.get(name, name) for name in rows]
         return Split(old.texts, labels.encode(rows))
 
-    return data.with_splits(labels, {name: split(old) for name, old in data.splits.items()})
+    splits: dict[str, Any] = {name: split(old) for name, old in data.splits.items()}
+    return replace(data, labels=labels, **splits)
 
 
 def _joined(parts: Sequence[Data], labels: Labels) -> Data:
     if len(parts) == 1:
         return parts[0]
-    splits = {
+    splits: dict[str, Any] = {
         name: Split(
             [text for part in parts for text in part.splits[name].texts],
             np.concatenate([part.splits[name].targets for part in parts]),
         )
         for name in parts[0].splits
     }
-    return replace(parts[0].with_splits(labels, splits), name="+".join(part.name for part in parts))
+    return replace(parts[0], name="+".join(part.name for part in parts), labels=labels, **splits)
