@@ -271,7 +271,9 @@ def _rates(both: np.ndarray, given: np.ndarray, actual: np.ndarray) -> dict[str,
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return np.divide(top, bottom, out=np.zeros(np.shape(top)), where=bottom > 0)
+    found = np.zeros(np.shape(top))
+    np.divide(top, bottom, out=found, where=bottom > 0)
+    return found
 
 
 def _per_class(sums: np.ndarray, labels: Labels) -> dict[str, dict[str, float]]:

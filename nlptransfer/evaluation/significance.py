@@ -22,8 +22,6 @@ from nlptransfer.evaluation.bootstrap import percentile_interval, resampled_scor
 from nlptransfer.evaluation.inputs import checked_targets
 from nlptransfer.evaluation.metrics import averages, measure, outcomes
 
-Verdict = Literal["helps", "no evidence", "hurts"]
-
 
 @dataclass(frozen=True)
 class ScoreInterval:
@@ -65,7 +63,7 @@ class Gain:
     """with_source less direct"""
     interval: tuple[float, float]
     """95% interval of the gain"""
-    verdict: Verdict
+    verdict: Literal["helps", "no evidence", "hurts"]
     """"helps" or "hurts" where the whole interval is above or below 0, else "no evidence\""""
     metric: str
     """name of the score"""
@@ -267,10 +265,17 @@ def transfer_gain(
     sides = {"direct": direct, "transfer": transfer}
     before, after = score_seeds(for_rows, targets, sides, labels, metric, resamples)
     shares = seed_shares(for_seeds, len(direct), resamples)
-    gain = float(rounded(after.mean - before.mean))
     low, high = percentile_interval(rounded((shares * (after.resampled - before.resampled).T).sum(axis=1)))
-    verdict: Verdict = "helps" if low > 0 else "hurts" if high < 0 else "no evidence"
-    return Gain(before.mean, after.mean, gain, (low, high), verdict, metric, len(direct), len(np.asarray(targets)))
+    return Gain(
+        direct=before.mean,
+        with_source=after.mean,
+        gain=float(rounded(after.mean - before.mean)),
+        interval=(low, high),
+        verdict="helps" if low > 0 else "hurts" if high < 0 else "no evidence",
+        metric=metric,
+        seeds=len(direct),
+        rows=len(np.asarray(targets)),
+    )
 
 
 def wilson_interval(right: int, rows: int) -> tuple[float, float]:
