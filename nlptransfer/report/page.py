@@ -124,7 +124,7 @@ def write_report(
         "few_labels": FEW_LABELS,
         "matrix_labels": MATRIX_LABELS,
     }
-    page = _environment().get_template("report.html").render(content)
+    page = _environment().get_template(REPORT).render(content)
     with atomic_file(folder / REPORT) as temporary:
         temporary.write_text(figures.plain(page), encoding="utf-8")
     return folder / REPORT
