@@ -112,7 +112,7 @@ def write_report(
         content = _run(RunResult.load(folder))
     else:
         raise RunFolderError(f"{folder}: expected the folder of a finished run or of a comparison, found neither")
-    summary, runs = content["summary"], content["runs"]
+    summary, runs = content["summary"], content["shown_runs"]
     nothing = dict.fromkeys([*SECTIONS, "comparison", "cost_figure", "headline", "split", "rows", "lengths"])
     content = {**nothing, "balance": {}, "data": True, "repeat": True, "words": words} | content
     if content["run"] is not None:
@@ -135,7 +135,7 @@ def _run(run: RunResult) -> dict[str, Any]:
     split = next((name for name in ("test", "validation", "train") if name in run.scores), None)
     return {
         "run": run,
-        "runs": {run.settings["route"]["name"]: run},
+        "shown_runs": {run.settings["route"]["name"]: run},
         "summary": run.data,
         "metric": _name(default_metric(run.data.labels)),
         "headline": {"split": split, "scores": _scores(run.scores[split])} if split else None,
@@ -161,7 +161,7 @@ def _comparison(comparison: ComparisonResult) -> dict[str, Any]:
     return {
         "comparison": comparison,
         "run": None if chosen is None else runs[chosen],
-        "runs": runs,
+        "shown_runs": runs,
         "summary": comparison.data,
         "metric": metric,
         "candidates": True,
