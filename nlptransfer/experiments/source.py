@@ -107,17 +107,18 @@ def _relabeled(data: Data, labels: Labels, mapping: Mapping[str, str]) -> Data:
             rows = [mapping.get(name, name) for name in rows]
         return Split(split.texts, labels.encode(rows))
 
-    return data.with_splits(labels, {name: relabeled(split) for name, split in data.splits.items()})
+    splits: dict[str, Any] = {name: relabeled(split) for name, split in data.splits.items()}
+    return replace(data, labels=labels, **splits)
 
 
 def _joined(parts: Sequence[Data], labels: Labels) -> Data:
     if len(parts) == 1:
         return parts[0]
-    splits = {
+    splits: dict[str, Any] = {
         name: Split(
             [text for part in parts for text in part.splits[name].texts],
             np.concatenate([part.splits[name].targets for part in parts]),
         )
         for name in parts[0].splits
     }
-    return replace(parts[0].with_splits(labels, splits), name="+".join(part.name for part in parts))
+    return replace(parts[0], name="+".join(part.name for part in parts), labels=labels, **splits)
