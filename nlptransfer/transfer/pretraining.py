@@ -275,7 +275,15 @@ def _lowered(
     """Train; where the loss on what is held out does not come down, everything stays as it was."""
     start = {name: value.detach().to("cpu", copy=True) for name, value in learned_state(objective).items()}
     before = _mean(compute(objective, objective, held_out.rows, share=True)) if len(held_out.rows) else None
-    report = train(objective, learn, held_out, lambda found: -_mean(found), settings, checkpoints, parameter_groups)
+    report = train(
+        objective,
+        learn,
+        held_out,
+        score=lambda found: -_mean(found),
+        settings=settings,
+        checkpoints=checkpoints,
+        parameter_groups=parameter_groups,
+    )
     found: dict[str, Any] = {"texts": len(learn.rows), "held_out": len(held_out.rows), "loss_before": before}
     if before is not None and report.best_score is not None:
         found["loss_after"] = -report.best_score

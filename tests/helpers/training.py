@@ -69,16 +69,16 @@ def accuracy(validation):
 
 
 def fit(
-    folder, settings=BASE, model=None, examples=None, validation=None, judge=None, labels=LABELS, weights=None,
+    folder, settings=BASE, model=None, examples=None, validation=None, score=None, labels=LABELS, weights=None,
     parameter_groups=None,
 ):  # fmt: skip
     model = model or Tiny()
-    examples, validation = examples or rows(37), validation or rows(20, seed=1)
-    objective, judge = (
-        Objective(model, LabelLoss(labels, weights, settings.label_smoothing)),
-        judge or accuracy(validation),
-    )
-    report = train(objective, examples, validation, judge, settings, folder / "checkpoints", parameter_groups)
+    validation = validation or rows(20, seed=1)
+    report = train(
+        Objective(model, LabelLoss(labels, weights, settings.label_smoothing)), examples or rows(37), validation,
+        score=score or accuracy(validation), settings=settings, checkpoints=folder / "checkpoints",
+        parameter_groups=parameter_groups,
+    )  # fmt: skip
     return model, report
 
 

@@ -281,8 +281,8 @@ def test_a_step_weighs_texts_not_windows(layers: int, passes: int, bases: Bases,
     asked = ONE_STEP | {"per_device_train_batch_size": 4 // passes, "gradient_accumulation_steps": passes}
     report = train(
         Objective(learner, LabelLoss(LABELS, class_weights(balance, LABELS, targets))),
-        Examples(rows, targets, weights.numpy()), Examples(none, targets[:0]), lambda _: 0.0,
-        TrainingSettings(**asked, progress=False), tmp_path / "checkpoints",
+        Examples(rows, targets, weights.numpy()), Examples(none, targets[:0]), score=lambda _: 0.0,
+        settings=TrainingSettings(**asked, progress=False), checkpoints=tmp_path / "checkpoints",
     )  # fmt: skip
     assert (report.step, report.examples) == (1, 4)
     assert report.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-3 if layers else 1e-5)
@@ -297,14 +297,14 @@ def test_validation_scores_texts(bases: Bases, tmp_path: Path) -> None:
     targets, seen = np.array([0, 1, 1, 0]), []
     rows = route.rows(built.model, built.tokenizer, LONG)
 
-    def judge(logits: np.ndarray) -> float:
+    def score(logits: np.ndarray) -> float:
         seen.append(logits)
         return 1.0
 
     asked = TrainingSettings(**ONE_STEP | {"progress": False})
     report = train(
-        Objective(built.model, LabelLoss(LABELS)), Examples(rows, targets), Examples(rows, targets), judge, asked,
-        tmp_path / "checkpoints",
+        Objective(built.model, LabelLoss(LABELS)), Examples(rows, targets), Examples(rows, targets), score=score,
+        settings=asked, checkpoints=tmp_path / "checkpoints",
     )  # fmt: skip
     assert report.best_score == 1.0
     np.testing.assert_allclose(seen[0], predict_logits(built.model, rows), atol=1e-5)

@@ -64,8 +64,9 @@ def fit(route: EncoderRoute, built: Built, folder: Path, whole: bool = False, **
     few = {"num_train_epochs": 1, "learning_rate": 2e-2, "per_device_train_batch_size": 8, "progress": False}
     targets = data.train.targets
     train(
-        Objective(learner, LabelLoss(LABELS)), Examples(rows, targets), Examples(none, targets[:0]), lambda _: 0.0,
-        TrainingSettings(**few | settings), folder / "checkpoints", route.parameter_groups(built.model),
+        Objective(learner, LabelLoss(LABELS)), Examples(rows, targets), Examples(none, targets[:0]),
+        score=lambda _: 0.0, settings=TrainingSettings(**few | settings), checkpoints=folder / "checkpoints",
+        parameter_groups=route.parameter_groups(built.model),
     )  # fmt: skip
     return Classifier(route, built.model.eval(), built.tokenizer, LABELS, record={"base": built.record})
 
@@ -611,7 +612,8 @@ def test_a_real_checkpoint_learns_and_reloads(route, tmp_path):
     none = route.rows(built.model, built.tokenizer, [])
     report = train(
         Objective(built.model, LabelLoss(data.labels)), Examples(rows, data.train.targets[:40]),
-        Examples(none, data.train.targets[:0]), lambda _: 0.0, settings, tmp_path / "checkpoints",
+        Examples(none, data.train.targets[:0]), score=lambda _: 0.0, settings=settings,
+        checkpoints=tmp_path / "checkpoints",
     )  # fmt: skip
     assert report.history[-1]["loss"] < 0.8 * report.history[0]["loss"]
     classifier = Classifier(route, built.model.eval(), built.tokenizer, data.labels, record={"base": built.record})

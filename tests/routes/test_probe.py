@@ -309,10 +309,10 @@ def test_mlp_learns_and_the_encoder_stays(base: str, tmp_path: Path) -> None:
     )
     examples = Examples(rows, TARGETS)
 
-    def judge(logits: np.ndarray) -> float:
+    def score(logits: np.ndarray) -> float:
         return float((logits.argmax(axis=1) == TARGETS).mean())
 
-    train(objective, examples, examples, judge, settings, tmp_path / "checkpoints")
+    train(objective, examples, examples, score=score, settings=settings, checkpoints=tmp_path / "checkpoints")
     found = predict_logits(built.model, rows_of(route, built, share=False))
     assert (found.argmax(axis=1) == TARGETS).all()
     for name, value in own(built).encoder.state_dict().items():
