@@ -91,9 +91,13 @@ def reorder(model: PreTrainedModel, head: nn.Linear, before: Labels, after: Labe
     _set_labels(model, after)
 
 
+def label_config(labels: Labels) -> dict[str, Any]:
+    """Return what the config of a model says of its labels."""
+    return {"id2label": labels.id2label, "label2id": labels.label2id, "problem_type": labels.problem_type}
+
+
 def _set_labels(model: PreTrainedModel, labels: Labels) -> None:
-    config: Any = model.config
-    config.id2label, config.label2id, config.problem_type = labels.id2label, labels.label2id, labels.problem_type
+    model.config.update(label_config(labels))
     plain: Any = plain_model(model)
     if hasattr(plain, "num_labels"):
         plain.num_labels = labels.num_labels

@@ -144,7 +144,7 @@ class _Loop:
         if is_initialized() and AcceleratorState().mixed_precision != settings.mixed_precision:
             forget(AcceleratorState)
         self.accelerator = distributed.accelerator(settings.mixed_precision, settings.report_to, checkpoints.parent)
-        self.device, self.processes = self.accelerator.device, self.accelerator.num_processes
+        self.device, self.processes = self.accelerator.device, int(self.accelerator.num_processes)
         self.report = TrainingReport(rows_per_pass=settings.per_device_train_batch_size)
         self.step_rows = self.pass_rows * settings.gradient_accumulation_steps
         self.epoch_steps = max(math.ceil(len(tokens) / self.step_rows) for tokens in self.tokens.values())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nlptransfer.errors import SettingError
-from nlptransfer.models import Examples, TeacherRows, last_inputs, name_of, text_vectors
+from nlptransfer.models import Examples, ExtendedRows, last_inputs, name_of, text_vectors
 from nlptransfer.routes import Route
 from nlptransfer.settings import NonNegative
 from nlptransfer.training import (
@@ -54,7 +54,7 @@ class Relational(FromSource):
             return learner.examples
         # The source's model is frozen: what it makes of the rows is computed once.
         own = learner.examples[TARGET]
-        return {TARGET: replace(own, rows=TeacherRows(own.rows, learner.represent(own.rows)))}
+        return {TARGET: replace(own, rows=ExtendedRows(own.rows, "teacher", learner.represent(own.rows)))}
 
 
 class RelationalLoss(Objective):

@@ -29,7 +29,7 @@ from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
 from nlptransfer.hub.card import model_card
 from nlptransfer.models.inference import predict_logits
-from nlptransfer.models.rows import Examples, FeatureRows, SomeRows, TeacherRows, rows_of_texts, texts_of_rows
+from nlptransfer.models.rows import Examples, ExtendedRows, FeatureRows, SomeRows, rows_of_texts, texts_of_rows
 from nlptransfer.models.tokens import TokenRows, encode, encode_words, token_counts
 from nlptransfer.report.page import write_report
 from nlptransfer.routes.base import Route, set_length
@@ -186,7 +186,7 @@ def test_rows_of_texts_are_all_their_windows(counts: list[int], data: st.DataObj
     found = rows_of_texts(rows, texts)
     assert sorted(found) == sorted(row for text in texts for row in range(rows.windows[text], rows.windows[text + 1]))
     assert (np.diff(rows.lengths[found]) >= 0).all()
-    teacher = TeacherRows(rows, np.arange(len(counts), dtype=np.float32))
+    teacher = ExtendedRows(rows, "teacher", np.arange(len(counts), dtype=np.float32))
     assert teacher.batch(found)["teacher"].tolist() == texts_of_rows(rows, found).tolist()
     assert [counts[text] for text in texts] == [(texts_of_rows(rows, found) == text).sum() for text in texts]
     first = SomeRows(teacher, np.arange(int(texts[0]) + 1))
@@ -377,7 +377,10 @@ RUNS: dict[str, tuple[Route, str]] = {
     "upper layers": (Full(max_length=9, freeze_layers=1, head_first=True), "bert"),
     "lora": (Lora(max_length=9), "llama"),
     "probe": (Probe(max_length=9), "distilbert"),
-    "probe mlp with words": (Probe(("encoder", "word2vec"), head_type="mlp", max_length=9, dimensions=4), "distilbert"),
+    "probe mlp with words": (
+        Probe(features=("encoder", "word2vec"), head_type="mlp", max_length=9, dimensions=4),
+        "distilbert",
+    ),
     "cnn": (Word2Vec(max_length=9, num_filters=8), ""),
     "linear": (Word2Vec(max_length=9, head_type="linear"), ""),
 }

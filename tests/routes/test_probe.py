@@ -26,7 +26,6 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.models.inference import predict_logits
 from nlptransfer.models.rows import Examples, FeatureRows, Rows
-from nlptransfer.routes import probe
 from nlptransfer.routes.base import Built
 from nlptransfer.routes.probe import Probe
 from nlptransfer.routes.probe_model import ProbeForSequenceClassification
@@ -235,7 +234,7 @@ def test_second_run_neither_runs_the_encoder_nor_the_tokenizer(
 
     monkeypatch.setattr(ProbeForSequenceClassification, "encoder_features", refuse)
     with monkeypatch.context() as patched:
-        patched.setattr(probe, "encode", refuse)
+        patched.setattr(Probe, "tokens", refuse)
         again = build(Probe(head_type="mlp"), base, seed=2)
         np.testing.assert_array_equal(features_of(route, again), first)
     with pytest.raises(AssertionError, match="the encoder was run"):
