@@ -25,7 +25,6 @@ from nlptransfer.models import (
     TokenRows,
     encode,
     encode_words,
-    predict_logits,
     texts_of_rows,
 )
 from nlptransfer.routes import ROUTES, WORDS, SavedFormat
@@ -147,6 +146,8 @@ class Exported(SavedFormat):
 
     name: ClassVar[str] = "onnx"
     opened_by: ClassVar[str] = "onnxruntime"
+    # In the same batches: in int8 what else is in a batch changes how activations are rounded.
+    reads_tokens: ClassVar[bool] = False
 
     learned_by: str
     """name of the route that it has learned by"""
@@ -184,11 +185,6 @@ class Exported(SavedFormat):
         learned = fill({"route": ROUTES.find(self.learned_by)}, settings)["route"].card_section(record, repo_id)
         relation = "quantized" if "int8" in record["format"] else "finetune"
         return cast(CardSection, replace(learned, library_name="nlptransfer", relation=relation, loading_code=""))
-
-    def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
-        # In the same batches: in int8 what else is in a batch changes how activations are rounded.
-        model, tokenizer = self.load(folder, record, None)
-        return predict_logits(model, self.rows(model, tokenizer, texts))
 
 
 def _opened(path: Path) -> Any:

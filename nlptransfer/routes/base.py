@@ -47,6 +47,8 @@ class SavedFormat(Settings, ABC):
     name: ClassVar[str]
     opened_by: ClassVar[str] = "transformers"
     """what opens a saved folder besides nlptransfer"""
+    reads_tokens: ClassVar[bool] = True
+    """whether a saved model takes what its tokenizer makes of texts"""
 
     long_text: LongText = field(default="truncate", kw_only=True)
     """what is read of a text of more than max_length tokens: truncate: the first ones; head_tail: a quarter from the
@@ -102,20 +104,20 @@ class SavedFormat(Settings, ABC):
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
         """Return (texts, labels) float32 logits of a saved folder that is opened as its model card says."""
-        return self.opened_logits(*self.load(folder, record, None), texts)
-
-    def opened_logits(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
-    ) -> np.ndarray:
-        """Return (texts, labels) float32 logits of a model that was opened without this package."""
+        model, tokenizer = self.open_as_others(folder, record)
         model = model.eval().to(distributed.state().device)
-        if self.long_text != "truncate":
-            # Others would truncate what is long.
+        if not self.reads_tokens or self.long_text != "truncate":
             return predict_logits(model, self.rows(model, tokenizer, texts))
         # No line of this project: the tokenizer's own padding, one batch.
         tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             return cast(np.ndarray, model(**tokens).logits.float().cpu().numpy())
+
+    def open_as_others(
+        self, folder: Path, record: Mapping[str, Any]
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        """Open a saved folder as its model card says."""
+        return self.load(folder, record, None)
 
     def needs_base(self, folder: Path) -> bool:
         """Tell whether a saved folder holds no copy of the base model."""

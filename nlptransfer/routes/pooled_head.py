@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
 
 class PooledConfig(PreTrainedConfig):
@@ -98,15 +99,41 @@ class PooledClassifier(PreTrainedModel):
             rows = torch.from_numpy(np.array(features, dtype=np.float32)).to(self.device)
             return cast(np.ndarray, self.body(rows).cpu().numpy())
 
-    def classified(
-        self, hidden: Tensor, labels: Tensor | None, output_hidden_states: bool | None
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        features: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **inputs: Any,
     ) -> SequenceClassifierOutput:
-        """Return the logits for (batch, width) inputs of the last layer, and the loss where there are labels."""
-        logits = self.classifier(hidden)
-        loss = None
+        """Return logits, the loss when labels are given, and on request the inputs of the last layer, (batch, width).
+
+        Args:
+            input_ids: (batch, tokens) int64.
+            attention_mask: (batch, tokens); without it every place counts.
+            features: (batch, width) pooled vectors, in place of all other inputs.
+            labels: (batch,) int64, or (batch, labels) float for several labels at once.
+            output_hidden_states: whether ``hidden_states`` is returned.
+            **inputs: of :meth:`hidden`.
+        """
+        if features is not None:
+            hidden = self.body(features.to(self.classifier.weight.dtype))
+        elif input_ids is not None:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            hidden = self.hidden(input_ids, mask, **inputs)
+        else:
+            raise ValueError("expected input_ids or features, found neither")
+        logits, loss = self.classifier(hidden), None
         if labels is not None:
             several = self.config.problem_type == "multi_label_classification" or labels.is_floating_point()
             measure = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
             loss = measure(logits, labels.to(logits.dtype) if several else labels)
         shown = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,) if shown else None)
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
+        """Return the inputs of the last layer, (batch, width)."""
+        raise NotImplementedError

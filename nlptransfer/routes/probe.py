@@ -28,7 +28,6 @@ from nlptransfer.models import (
     load_encoder,
     load_tokenizer,
     pooled_vectors,
-    predict_logits,
     text_key,
     through,
     to_float16,
@@ -48,6 +47,7 @@ class Probe(PooledRoute):
 
     name: ClassVar[str] = "probe"
     opened_by: ClassVar[str] = "nlptransfer"
+    reads_tokens: ClassVar[bool] = False
 
     features: Annotated[tuple[Literal["encoder", "word2vec"], ...], MinLen(1)] = ("encoder",)
     """what the classifier sees: the encoder, or with word2vec also the mean of word vectors"""
@@ -196,11 +196,6 @@ class Probe(PooledRoute):
                 "export: expected a probe with head_type=linear where long_text=windows, found mlp: train it with "
                 "head_type=linear, long_text=head_tail or a larger max_length"
             )
-
-    def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
-        model, tokenizer = self.load(folder, record, None)
-        model.to(distributed.state().device)
-        return predict_logits(model, self.rows(model, tokenizer, texts))
 
     def needs_base(self, folder: Path) -> bool:
         return True

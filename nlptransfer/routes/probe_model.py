@@ -8,8 +8,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.utils.generic import can_return_tuple
 
 from nlptransfer.errors import RunFolderError
 from nlptransfer.hub import fast_tokenizer, from_pretrained
@@ -122,55 +120,41 @@ class ProbeForSequenceClassification(PooledClassifier):
         if self.words is not None:
             self.words.save_pretrained(Path(save_directory) / WORDS)
 
-    @can_return_tuple
-    def forward(
+    def hidden(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        input_ids: Tensor,
+        attention_mask: Tensor,
         token_type_ids: Tensor | None = None,
         word_features: Tensor | None = None,
         word_ids: Tensor | None = None,
-        features: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        **_: Any,
-    ) -> SequenceClassifierOutput:
-        """Return logits, the loss when labels are given, and on request the inputs of the last layer, (batch, width).
+        **inputs: Any,
+    ) -> Tensor:
+        """Return the inputs of the last layer, (batch, width).
 
         Args:
-            input_ids: (batch, tokens) int64.
-            attention_mask: (batch, tokens); without it every place counts.
             token_type_ids: (batch, tokens), where the encoder takes them.
             word_features: (batch, word_dimensions) pooled word vectors, where there are words besides the encoder.
             word_ids: (batch, words) in place of ``word_features``.
-            features: (batch, encoder_width + word_dimensions) in place of all these.
-            labels: (batch,) int64, or (batch, labels) float for several labels at once.
-            output_hidden_states: whether ``hidden_states`` is returned.
         """
-        if features is None:
-            features = self.encoder_features(input_ids, attention_mask, token_type_ids)
-            if word_ids is not None and self.vectors is not None:
-                word_features = pool(self.vectors(word_ids), word_ids >= RESERVED, ("mean",))
-            if word_features is not None:
-                features = torch.cat([features, to_float16(word_features)], dim=1)
-        hidden = self.body(features.to(self.classifier.weight.dtype))
-        return self.classified(hidden, labels, output_hidden_states)
+        features = self.encoder_features(input_ids, attention_mask, token_type_ids)
+        if word_ids is not None and self.vectors is not None:
+            word_features = pool(self.vectors(word_ids), word_ids >= RESERVED, ("mean",))
+        if word_features is not None:
+            features = torch.cat([features, to_float16(word_features)], dim=1)
+        return cast(Tensor, self.body(features.to(self.classifier.weight.dtype)))
 
     def encoder_features(
-        self, input_ids: Tensor | None, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """Pool the hidden states of each layer over the real tokens, (batch, encoder_width) float16.
 
         All poolings of a layer are side by side, then those of the next layer.
         """
-        if input_ids is None:
-            raise ValueError("expected input_ids or features, found neither")
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        inputs = {"input_ids": input_ids, "attention_mask": mask}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         states = self.encoder(**inputs, output_hidden_states=True).hidden_states
-        real = mask.bool()
+        real = attention_mask.bool()
         # What an encoder makes of padding may be anything, NaN too.
         layers = (states[number].float().masked_fill(~real.unsqueeze(2), 0) for number in self.config.layers)
         return to_float16(torch.cat([pool(layer, real, self.config.pooling) for layer in layers], dim=1))

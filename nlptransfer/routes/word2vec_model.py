@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
-from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
-from transformers.utils.generic import can_return_tuple
 
 from nlptransfer.models import pool
 from nlptransfer.routes.pooled_head import PooledBody, PooledClassifier, PooledConfig, Standardize
@@ -131,37 +129,11 @@ class Word2VecForSequenceClassification(PooledClassifier):
     def get_input_embeddings(self) -> nn.Module:
         return self.vectors
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        features: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        **_: Any,
-    ) -> SequenceClassifierOutput:
-        """Return logits, the loss when labels are given, and on request the inputs of the last layer, (batch, width).
-
-        Args:
-            input_ids: (batch, words) int64.
-            attention_mask: (batch, words); without it every place counts.
-            labels: (batch,) int64, or (batch, labels) float for several labels at once.
-            features: (batch, dimensions * poolings) pooled vectors in place of ``input_ids``, for the heads that pool.
-            output_hidden_states: whether ``hidden_states`` is returned.
-        """
-        hidden = self._hidden(input_ids, attention_mask) if features is None else self.body(features)
-        return self.classified(hidden, labels, output_hidden_states)
-
-    def _hidden(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        if input_ids is None:
-            raise ValueError("expected input_ids or features, found neither")
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
         if input_ids.shape[1] == 0:
             # What a tokenizer makes of texts without a word; one place of padding says the same.
-            input_ids, attention_mask = input_ids.new_full((len(input_ids), 1), PAD_ID), None
-        known = input_ids >= RESERVED
-        if attention_mask is not None:
-            known = known & attention_mask.bool()
+            input_ids, attention_mask = (functional.pad(each, (0, 1)) for each in (input_ids, attention_mask))
+        known = (input_ids >= RESERVED) & attention_mask.bool()
         vectors = self.vectors(input_ids)
         if self.config.head == "cnn":
             return cast(Tensor, self.body(vectors * known.unsqueeze(2), known))
