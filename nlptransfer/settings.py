@@ -38,8 +38,8 @@ class Settings:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
+def _hints(annotated: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(annotated, include_extras=True)
 
 
 def fields_of(kind: type) -> dict[str, Any]:
@@ -195,3 +195,9 @@ def check(condition: bool, name: str, value: Any, expected: str) -> None:
     """Raise a SettingError that says what was expected of ``name`` unless ``condition`` holds."""
     if not condition:
         raise SettingError(f"{name}={value!r}: expected {expected}")
+
+
+def check_arguments(function: Callable[..., Any], **values: Any) -> None:
+    """Raise a SettingError for an argument that is not of the type, or out of the range, that the function declares."""
+    for name, value in values.items():
+        convert(name, value, _hints(function)[name])

@@ -120,7 +120,7 @@ def write_report(
         raise RunFolderError(f"{folder}: expected the folder of a finished run or of a comparison, found neither")
     context = dict.fromkeys(SECTIONS) | found | {"words": list(words or ())}
     shown = {name: title for name, title in SECTIONS.items() if context[name]}
-    page = _environment().get_template("report.html").render(**context, sections=shown, few_labels=FEW_LABELS)
+    page = _environment().get_template(REPORT).render(**context, sections=shown, few_labels=FEW_LABELS)
     with atomic_file(folder / REPORT) as temporary:
         temporary.write_text(figures.plain(page), encoding="utf-8")
     return folder / REPORT
