@@ -82,7 +82,7 @@ class PooledBody(nn.Module):
         self.width = sizes[-1]
 
     def forward(self, features: Tensor) -> Tensor:
-        return cast(Tensor, self.layers(self.standardize(features)))
+        return cast(Tensor, self.layers(self.standardize(features.to(self.standardize.mean.dtype))))
 
 
 class PooledClassifier(PreTrainedModel):
@@ -120,7 +120,7 @@ class PooledClassifier(PreTrainedModel):
             **inputs: of :meth:`hidden`.
         """
         if features is not None:
-            hidden = self.body(features.to(self.classifier.weight.dtype))
+            hidden = self.body(features)
         elif input_ids is not None:
             mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             hidden = self.hidden(input_ids, mask, **inputs)

@@ -141,7 +141,7 @@ class ProbeForSequenceClassification(PooledClassifier):
             word_features = pool(self.vectors(word_ids), word_ids >= RESERVED, ("mean",))
         if word_features is not None:
             features = torch.cat([features, to_float16(word_features)], dim=1)
-        return cast(Tensor, self.body(features.to(self.classifier.weight.dtype)))
+        return cast(Tensor, self.body(features))
 
     def encoder_features(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
