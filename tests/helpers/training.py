@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nlptransfer.data.labels import Labels
-from nlptransfer.models.rows import Examples, FeatureRows
+from nlptransfer.models.rows import Examples, FeatureRows, SomeRows
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import LabelLoss, Objective
 from nlptransfer.training.optimizer import ParameterGroup, TrainingSettings
@@ -80,6 +80,19 @@ def fit(
         parameter_groups=parameter_groups,
     )  # fmt: skip
     return model, report
+
+
+def train_rows(
+    model, rows, targets, folder, *, criterion=None, weights=None, score=None, parameter_groups=None, **settings
+):
+    """Train a model on rows, which are its validation rows too where there is a score."""
+    learn = Examples(rows, targets, weights)
+    none = Examples(SomeRows(rows, np.arange(0)), targets[:0])
+    return train(
+        Objective(model, criterion or LabelLoss(Labels(("bad", "good")))), learn, learn if score else none,
+        score=score or (lambda logits: 0.0), settings=TrainingSettings(**{"progress": False} | settings),
+        checkpoints=folder / "checkpoints", parameter_groups=parameter_groups,
+    )  # fmt: skip
 
 
 def same(one, other):
