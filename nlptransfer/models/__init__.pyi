@@ -37,10 +37,11 @@ from .patches import give_way_soon as give_way_soon
 from .pooling import pool as pool
 from .rows import ActivationRows as ActivationRows
 from .rows import Examples as Examples
-from .rows import ExtendedRows as ExtendedRows
 from .rows import FeatureRows as FeatureRows
 from .rows import Rows as Rows
 from .rows import SomeRows as SomeRows
+from .rows import VectorRows as VectorRows
+from .rows import WordIdRows as WordIdRows
 from .rows import rows_of_texts as rows_of_texts
 from .rows import texts_of_rows as texts_of_rows
 from .rows import tokens_of_texts as tokens_of_texts

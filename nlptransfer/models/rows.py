@@ -48,14 +48,10 @@ class FeatureRows(Rows):
 
 
 @dataclass(frozen=True)
-class ExtendedRows(Rows):
-    """Rows with an extra input in each batch, one vector per text."""
+class _ExtendedRows(Rows):
+    """Rows with an extra input in each batch."""
 
     rows: Rows
-    name: str
-    """of the input"""
-    values: np.ndarray
-    """(texts, width) float32"""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -65,26 +61,41 @@ class ExtendedRows(Rows):
     def windows(self) -> np.ndarray | None:
         return self.rows.windows
 
+
+@dataclass(frozen=True)
+class VectorRows(_ExtendedRows):
+    """Rows, and a vector of each text as a further input."""
+
+    name: str
+    """of the input"""
+    vectors: np.ndarray
+    """(texts, width) float32"""
+
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        values = self.values[texts_of_rows(self.rows, indices)]
-        return {**self.rows.batch(indices), self.name: torch.from_numpy(values)}
+        vectors = self.vectors[texts_of_rows(self.rows, indices)]
+        return {**self.rows.batch(indices), self.name: torch.from_numpy(vectors)}
 
 
 @dataclass(frozen=True)
-class ActivationRows(Rows):
+class WordIdRows(_ExtendedRows):
+    """Rows, and the words of each text by their ids."""
+
+    words: TokenRows
+    """of each text"""
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Add ``word_ids``, (len(indices), most words) int64, to the rows' batch."""
+        words = self.words.batch(texts_of_rows(self.rows, indices))["input_ids"]
+        return {**self.rows.batch(indices), "word_ids": words}
+
+
+@dataclass(frozen=True)
+class ActivationRows(_ExtendedRows):
     """Token rows, and the activations of each token above frozen layers, computed once."""
 
     rows: TokenRows
     activations: np.ndarray
     """(tokens of all rows, width) float16"""
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return self.rows.lengths
-
-    @property
-    def windows(self) -> np.ndarray | None:
-        return self.rows.windows
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Add ``activations``, (len(indices), longest row, width), to the rows' batch."""

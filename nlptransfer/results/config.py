@@ -52,10 +52,6 @@ class Source:
     sizes: tuple[int, ...] = ()
     """training rows of each of several sources, in their order"""
 
-    def sides(self, target: Data) -> Sides:
-        """Return what a strategy has to fit."""
-        return Sides(self.labels.names, target.labels.names, self.agrees(target), self.data is not None)
-
     def agrees(self, target: Data) -> bool:
         """Return whether the labels are the target's."""
         return same_labels(self.labels, target.labels)
@@ -93,6 +89,13 @@ class RunConfig:
     augment: Augment = field(default_factory=Augment)
     unlabeled_name: str | None = None
     """of the file of further texts without labels"""
+
+    def sides(self) -> Sides:
+        """Return what a strategy has to fit."""
+        own, source = self.data.labels.names, self.source
+        if source is None:
+            return Sides(own, own, agree=True, has_rows=True)
+        return Sides(source.labels.names, own, source.agrees(self.data), source.data is not None)
 
     def name(self) -> str:
         """Name a folder after the data and the settings."""

@@ -18,10 +18,10 @@ from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub import BaseModel, CardSection, base_record, fast_tokenizer, find_base, markdown, recorded_base
 from nlptransfer.memo import once
 from nlptransfer.models import (
-    ExtendedRows,
     FeatureRows,
     Rows,
     SharedBase,
+    VectorRows,
     cached,
     compute,
     encode_words,
@@ -125,7 +125,7 @@ class Probe(PooledRoute):
             return FeatureRows(self._features(probe, tokenizer, texts))
         tokens, words = self.tokens(tokenizer, texts), self._word_features(probe, texts)
         if tokens.windows is None:
-            return tokens if words is None else ExtendedRows(tokens, "word_features", words)
+            return tokens if words is None else VectorRows(tokens, "word_features", words)
         # A text in windows is one row of features: their mean, each window counting alike.
         return FeatureRows(
             _side_by_side(compute(probe, lambda inputs: probe.encoder_features(**inputs), tokens), words)

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +35,7 @@ from nlptransfer.training import loop
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import SOURCE, UNLABELED, LabelLoss, Objective, class_weights
 from nlptransfer.training.optimizer import TrainingSettings
-from nlptransfer.transfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
+from nlptransfer.transfer.alignment import Adversary, Aligned, correlation_distance, mean_discrepancy
 from nlptransfer.transfer.pretraining import LanguageLoss, Masking, _lowered
 
 CNN = {"head_type": "cnn", "dropout": 0.0, "num_train_epochs": 12, "save_steps": 5}
@@ -54,7 +53,7 @@ TRANSFERS = {
     "held to the source": (Full(dropout=0.0), Sequential(l2_sp=0.1)),
     "solved joint": (Probe(), Joint()),
 }
-DISTANCES = {"correlation": Correlation, "means": MeanDiscrepancy, "adversary": partial(Adversary, 8)}
+DISTANCES = {"correlation": correlation_distance, "means": mean_discrepancy, "adversary": Adversary}
 """Between domains, by name."""
 SOLVED = ("probe linear", "solved joint")
 """Of both, those without a training loop."""
@@ -128,7 +127,8 @@ def align_tiny(kind: str, folder: Path) -> None:
     unseen = Examples(FeatureRows(2 * others.rows.features + 1), np.full(29, -1))
     model = Tiny(crowded=False)
     torch.manual_seed(1)
-    objective = Aligned(model, LabelLoss(labels), DISTANCES[kind](), lambda progress: 0.5 * progress, model.head)
+    distance = Adversary(8) if kind == "adversary" else DISTANCES[kind]
+    objective = Aligned(model, LabelLoss(labels), distance, lambda progress: 0.5 * progress, model.head)
     settings = TrainingSettings(
         num_train_epochs=3, learning_rate=0.2, per_device_train_batch_size=share_of(4), optimizer="sgd",
         gradient_accumulation_steps=2, progress=False,

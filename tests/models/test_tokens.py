@@ -22,14 +22,21 @@ from helpers.encoders import make_tokenizer as template_tokenizer
 from helpers.runs import finetune
 from helpers.training import train_rows
 from nlptransfer import Classifier, Full, Joint, Lora, Probe, Word2Vec
-from nlptransfer.classifier.onnx import WithWordIds
 from nlptransfer.classifier.persistence import SavedRecord
 from nlptransfer.classifier.push import card_facts
 from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
 from nlptransfer.hub.card import model_card
 from nlptransfer.models.inference import predict_logits
-from nlptransfer.models.rows import Examples, ExtendedRows, FeatureRows, SomeRows, rows_of_texts, texts_of_rows
+from nlptransfer.models.rows import (
+    Examples,
+    FeatureRows,
+    SomeRows,
+    VectorRows,
+    WordIdRows,
+    rows_of_texts,
+    texts_of_rows,
+)
 from nlptransfer.models.tokens import TokenRows, encode, encode_words, token_counts
 from nlptransfer.report.page import write_report
 from nlptransfer.routes.base import Route, set_length
@@ -184,7 +191,7 @@ def test_rows_of_texts_are_all_their_windows(counts: list[int], data: st.DataObj
     found = rows_of_texts(rows, texts)
     assert sorted(found) == sorted(row for text in texts for row in range(rows.windows[text], rows.windows[text + 1]))
     assert (np.diff(rows.lengths[found]) >= 0).all()
-    teacher = ExtendedRows(rows, "teacher", np.arange(len(counts), dtype=np.float32))
+    teacher = VectorRows(rows, "teacher", np.arange(len(counts), dtype=np.float32))
     assert teacher.batch(found)["teacher"].tolist() == texts_of_rows(rows, found).tolist()
     assert [counts[text] for text in texts] == [(texts_of_rows(rows, found) == text).sum() for text in texts]
     first = SomeRows(teacher, np.arange(int(texts[0]) + 1))
@@ -450,7 +457,7 @@ def test_the_report_and_the_card_tell_what_is_not_read(bases: Bases, tmp_path: P
 
 def test_each_window_goes_with_all_words_of_its_text() -> None:
     words = TokenRows(np.arange(6, dtype=np.int32), np.array([0, 1, 4, 6]), pad_id=9)
-    rows = WithWordIds(windowed([2, 1, 3]), words)
+    rows = WordIdRows(windowed([2, 1, 3]), words)
     assert rows.windows.tolist() == [0, 2, 3, 6]
     found = rows.batch(np.array([5, 0, 2, 1]))
     assert found["word_ids"].tolist() == [[4, 5, 9], [0, 9, 9], [1, 2, 3], [0, 9, 9]]
