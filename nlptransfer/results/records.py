@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +85,8 @@ def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool
 
 
 def begin_run(folder: Path, question: Mapping[str, Any]) -> None:
-    """Note what is asked for in a folder that was claimed, so that it can be resumed."""
-    write_json(folder / EXPERIMENT, {"status": _RUNNING, "asked": question})
+    """Note what is asked for in a folder that was claimed, so that it can be resumed; all processes call this."""
+    distributed.on_main(partial(write_json, folder / EXPERIMENT, {"status": _RUNNING, "asked": question}))
 
 
 def is_run(folder: Path) -> bool:
@@ -108,7 +109,6 @@ def write_stage(checkpoints: Path, weights: Mapping[str, Tensor], fit: Fit, logi
     """Keep what a finished stage has learned, until the whole run is finished.
 
     Args:
-        weights: whatever the stage may have changed.
         logits: (validation rows, labels), where the model has learned from these rows since.
     """
     with atomic_folder(checkpoints / _FINISHED) as new:
@@ -137,11 +137,7 @@ def write_run(result: "RunResult") -> None:
 
 
 def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
-    """Read a finished run.
-
-    Raises:
-        RunFolderError: no finished run is there.
-    """
+    """Read a finished run, or raise a RunFolderError."""
     record = read_json(folder / EXPERIMENT) if is_run(folder) else None
     if record is None or record["status"] != _FINISHED:
         found = f"no {EXPERIMENT}" if record is None else f"a run that is {record['status']}"
