@@ -51,6 +51,14 @@ def test_what_is_saved_is_loaded(labels, tmp_path):
     assert other.thresholds.tolist() == list(thresholds or (0.5,) * 3)
 
 
+def test_only_a_finished_run_is_loaded(tmp_path):
+    with pytest.raises(RunFolderError, match=r"expected the folder of a finished run, found no experiment\.json"):
+        RunResult.load(tmp_path)
+    records.begin_run(tmp_path, {"seed": 7})
+    with pytest.raises(RunFolderError, match="expected the folder of a finished run, found a run that is running"):
+        RunResult.load(tmp_path)
+
+
 def test_scores_that_are_not_there(tmp_path):
     result = result_of(tmp_path, split="validation")
     with pytest.raises(DataError, match="no test rows"):
