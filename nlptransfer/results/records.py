@@ -130,10 +130,19 @@ def read_stage(checkpoints: Path) -> tuple[dict[str, Tensor], Fit, np.ndarray | 
 
 def write_run(result: "RunResult") -> None:
     """Write the record, the scores and the predictions of a finished run; the record last, as it says so."""
-    folder = result.folder
+    folder, transfer, verdict = result.folder, result.transfer, result.verdict
     _write_predictions(folder / PREDICTIONS, result.predictions)
-    write_json(folder / METRICS, _metrics(result))
-    write_json(folder / EXPERIMENT, _experiment(result))
+    found: dict[str, Any] = dict(transfer.scores) if transfer is not None else {}
+    record = {"status": _FINISHED, "asked": result.question, "data": _data_record(result.data)}
+    names = ("command", "base", "settings", "calibration", "thresholds", "processes", "machine", "versions")
+    record |= {name: getattr(result, name) for name in names}
+    if transfer is not None:
+        record["transfer"] = _transfer_record(transfer)
+    if verdict is not None:
+        record["verdict"] = found["gain"] = verdict.to_record()
+    metrics = {**result.scores, **({"transfer": found} if found else {}), "cost": result.cost.to_record()}
+    write_json(folder / METRICS, metrics)
+    write_json(folder / EXPERIMENT, record | {"training": result.training.to_record()})
 
 
 def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
@@ -153,24 +162,6 @@ def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
         "predictions": _read_predictions(folder / PREDICTIONS, data.labels, record["thresholds"]),
     }
     return from_record(kind, {**record, **values})
-
-
-def _metrics(result: "RunResult") -> dict[str, Any]:
-    transfer: dict[str, Any] = dict(result.transfer.scores) if result.transfer is not None else {}
-    if result.verdict is not None:
-        transfer["gain"] = result.verdict.to_record()
-    return {**result.scores, **({"transfer": transfer} if transfer else {}), "cost": result.cost.to_record()}
-
-
-def _experiment(result: "RunResult") -> dict[str, Any]:
-    names = ("command", "base", "settings", "calibration", "thresholds", "processes", "machine", "versions")
-    record = {"status": _FINISHED, "asked": result.question, "data": _data_record(result.data)}
-    record |= {name: getattr(result, name) for name in names}
-    if result.transfer is not None:
-        record["transfer"] = _transfer_record(result.transfer)
-    if result.verdict is not None:
-        record["verdict"] = result.verdict.to_record()
-    return record | {"training": result.training.to_record()}
 
 
 def _data_record(data: DataSummary) -> dict[str, Any]:
