@@ -240,7 +240,7 @@ class ComparisonRun:
                 trials = self._note(candidate.name, trials=(*trials, Trial({"learning_rate": rate}))).trials
             if not trials[number].is_done:
                 made = self._trial(candidate, number, trials[number], hidden)
-                trials = self._note(candidate.name, trials=(*trials[:number], made, *trials[number + 1 :])).trials
+                trials = self._note(candidate.name, trials=(*trials[:number], made)).trials
         scored = [(one.validation, one.settings) for one in trials if one.validation is not None]
         if not scored:
             raise TrainingError(f"{candidate.name}: expected a trial that works, found none: {trials[0].reason}")
