@@ -76,10 +76,10 @@ def test_seeds_count_where_something_is_trained_and_what_is_common_is_learned_on
 ):
     trained = []
 
-    def noted(objective, examples, validation, *given):
+    def noted(objective, examples, validation, **how):
         if not len(validation.rows):
             trained.append(type(objective))
-        return train(objective, examples, validation, *given)
+        return train(objective, examples, validation, **how)
 
     monkeypatch.setattr("nlptransfer.experiments.fitting.train", noted)
     call = {"route": "word2vec", "base": str(vectors_file), "head_type": "mlp", "mlp_sizes": (4,)}

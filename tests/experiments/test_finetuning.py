@@ -242,7 +242,7 @@ def test_the_first_training_is_kept_where_the_second_scores_lower(tune, remarks,
 def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, monkeypatch, tmp_path):
     trainings = []
 
-    def cut_off_the_second(objective, *rest):
+    def cut_off_the_second(objective, *examples, **how):
         trainings.append(objective)
         passes = iter(range(9))
 
@@ -252,7 +252,7 @@ def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, m
 
         if len(trainings) == 2:
             objective.model.register_forward_pre_hook(stop)
-        return train(objective, *rest)
+        return train(objective, *examples, **how)
 
     every_score(monkeypatch)
     settings = {"head_type": "mlp", "num_train_epochs": 3, "save_steps": 2}

@@ -284,12 +284,13 @@ def test_what_learns_undoes_a_made_shift(discrepancy, trade_off, tmp_path):
             objective,
             Examples(FeatureRows(source), known),
             Examples(FeatureRows(source[:0]), known[:0]),
-            lambda logits: 0.0,
-            TrainingSettings(num_train_epochs=20, learning_rate=3e-3, per_device_train_batch_size=64, progress=False),
-            tmp_path / str(value),
-            None,
-            Examples(FeatureRows(target), np.full(600, -1)),
-            (SOURCE, UNLABELED),
+            score=lambda logits: 0.0,
+            settings=TrainingSettings(
+                num_train_epochs=20, learning_rate=3e-3, per_device_train_batch_size=64, progress=False
+            ),
+            checkpoints=tmp_path / str(value),
+            extra=Examples(FeatureRows(target), np.full(600, -1)),
+            roles=(SOURCE, UNLABELED),
         )
         with torch.no_grad():
             found[value] = right(net(torch.from_numpy(target)).logits.numpy(), truth)

@@ -348,9 +348,9 @@ class Cut(Exception):
 def cut_in_training(patch: pytest.MonkeyPatch, at: int) -> None:
     passes = iter(range(1, 99))
 
-    def watched(objective: Any, *rest: Any) -> Any:
+    def watched(objective: Any, *examples: Any, **how: Any) -> Any:
         objective.register_forward_pre_hook(count)
-        return train(objective, *rest)
+        return train(objective, *examples, **how)
 
     def count(objective: Any, _: Any) -> None:
         if objective.training and next(passes) == at:
