@@ -51,9 +51,8 @@ class Leak:
     """Something that must not be pushed."""
 
     file: str
-    """its path in the folder, with slashes"""
     line: int | None
-    """counted from 1; None: the whole file, or no text"""
+    """from 1; None: the whole file, or no text"""
     what: str
     """in a few words, never the secret itself"""
 
