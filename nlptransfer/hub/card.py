@@ -148,11 +148,7 @@ _MULTI_LABEL = (
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the README.md of a saved classifier: what the hub reads, in YAML, and then what people read.
-
-    Raises:
-        SettingError: a repo_id, license, language or data set that the hub cannot know.
-    """
+    """Return the README.md of a saved classifier: what the hub reads, in YAML, and then what people read."""
     facts.check()
     body = _template().render(
         facts=facts,
@@ -165,13 +161,7 @@ def model_card(facts: CardFacts) -> str:
 
 
 def pipeline_code(record: Mapping[str, Any], repo_id: str, imports: str = "") -> str:
-    """Return the Python by which transformers' pipeline opens a saved classifier.
-
-    Args:
-        record: the classifier's nlptransfer.json.
-        repo_id: its name on the hub, or its folder.
-        imports: lines that it needs first.
-    """
+    """Return the Python by which transformers' pipeline opens a saved classifier, by its nlptransfer.json."""
     function = "sigmoid" if record["multi_label"] else "softmax"
     return f"""\
 from transformers import pipeline
