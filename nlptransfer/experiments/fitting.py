@@ -208,12 +208,12 @@ def _fit(learning: Learning, stage: Stage, variant: Variant, settings: TrainingS
         transfer.objective(stage, learner),
         examples[roles[0]],
         Examples(validation_rows, validation.targets),
-        partial(first.score, validation.targets),
-        settings,
-        checkpoints,
-        route.parameter_groups(model),
-        examples[roles[1]] if len(roles) > 1 else None,
-        (roles[0], roles[-1]),
+        score=partial(first.score, validation.targets),
+        settings=settings,
+        checkpoints=checkpoints,
+        parameter_groups=route.parameter_groups(model),
+        extra=examples[roles[1]] if len(roles) > 1 else None,
+        roles=(roles[0], roles[-1]),
     )
     return Fitted(Fit.from_record(asdict(replace(report, seconds=report.seconds + prepared))))
 
