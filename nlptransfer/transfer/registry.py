@@ -32,5 +32,5 @@ register_transfer = TRANSFERS.register
 
 
 def transfer_classes(names: str) -> "list[type[Transfer]]":
-    """Find the strategies of a name, or of several with ">>" between them; raises a SettingError where there is none."""
+    """Find the strategies of a name, or of several with ">>" between them; raise a SettingError where there is none."""
     return [TRANSFERS.find(name.strip()) for name in names.split(">>")]
