@@ -17,15 +17,14 @@ BATCH_COST = 0.05
 def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Plan one epoch's batches: every row once, rows of like length together, in random order.
 
-    The plan depends on the arguments alone, so that every process draws the same one and a resumed
-    run goes on where it stopped.
+    The plan depends on the arguments alone: every process draws the same, and a resumed run goes on where it stopped.
 
     Args:
         lengths: (rows,) tokens per row.
         batch_size: rows of a batch over all processes; the last one may have fewer.
 
     Returns:
-        For each batch the places of its rows.
+        The places of the rows of each batch.
     """
     draw = np.random.default_rng([seed, epoch])
     shuffled = draw.permutation(len(lengths))
@@ -52,8 +51,8 @@ def endless_batches(lengths: np.ndarray, batch_size: int, seed: int, first: int,
 def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.ndarray]:
     """Plan batches for prediction: rows of like length, longest first; at most ``tokens`` with padding, or one row.
 
-    Batches are split for the least work, all tokens with padding and the fixed cost of each batch, by dynamic
-    programming over the distinct lengths.
+    They are split for the least work, tokens with padding and the fixed cost of each batch, by dynamic programming over
+    the distinct lengths.
     """
     order = np.argsort(lengths, kind="stable")
     found, counts = np.unique(lengths, return_counts=True)

@@ -27,18 +27,14 @@ from nlptransfer.settings import check
 def upper_layers(model: nn.Module, cut: int) -> nn.Module:
     """Return the part of a model from layer ``cut`` on, over the same parameters and under the same names.
 
-    It is called as ``upper(activations, **inputs)`` with :func:`activations_below` of (batch, tokens, width), which are
-    cast to the embeddings' type, and with the model's inputs, for masks and positions. It has no parameters, cost or
-    dropout of the layers below, and what all layers share does not learn in it. Settings such as gradient checkpointing
-    are made on the model before.
+    It is called as ``upper(activations, **inputs)``, with the (batch, tokens, width) of :func:`activations_below`,
+    which are cast to the embeddings' type, and the model's inputs, for masks and positions. It has no parameters, cost
+    or dropout of the layers below, and what all layers share does not learn in it. Settings such as gradient
+    checkpointing are made on the model before.
 
     Args:
         model: a classifier, a bare encoder, or either within peft.
         cut: number of layers below, from 1 to all.
-
-    Raises:
-        SettingError: ``cut`` is out of range.
-        BaseModelError: see :func:`layers_of`.
     """
     plain, layers, family = _parts(model, cut)
     makers = parts_of(plain, family.embeddings)
@@ -67,10 +63,6 @@ def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> 
     """Return the input of layer ``cut``, or above all layers the output of the last, (batch, tokens, width).
 
     The model runs in eval mode and without gradients, and only its layers below the cut.
-
-    Raises:
-        SettingError: ``cut`` is out of range.
-        BaseModelError: see :func:`layers_of`.
     """
     plain, layers, family = _parts(model, cut)
     seen: list[Tensor] = []

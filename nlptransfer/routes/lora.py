@@ -39,7 +39,6 @@ from nlptransfer.hub import (
     with_adapter,
 )
 from nlptransfer.models import SharedBase, head_modules
-from nlptransfer.routes.base import SavedFormat
 from nlptransfer.routes.encoder import EncoderRoute, default_settings
 from nlptransfer.settings import Count, Positive, Share, check
 
@@ -126,7 +125,7 @@ class Lora(EncoderRoute):
 
     def averaged(
         self,
-        parts: Sequence[tuple[SavedFormat, PreTrainedModel]],
+        models: Sequence[PreTrainedModel],
         shares: Sequence[float],
         labels: Labels,
         tokenizer: PreTrainedTokenizerFast,
@@ -134,7 +133,7 @@ class Lora(EncoderRoute):
         base: str | None,
     ) -> tuple["Lora", PreTrainedModel]:
         adapters: list[tuple[LoraConfig, dict[str, torch.Tensor]]] = []
-        for number, (_, model) in enumerate(parts, start=1):
+        for number, model in enumerate(models, start=1):
             if not isinstance(model, PeftModel):
                 raise SettingError(f"classifier {number}: expected an adapter, found a whole model")
             config = cast(LoraConfig, model.peft_config["default"])
@@ -263,10 +262,7 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
         """Return the base with a head for the labels and with an adapter of these weights, in eval mode.
 
         Args:
-            state: as peft saves it.
-
-        Raises:
-            KeyError: names of weights that the adapter has and ``state`` has not.
+            state: as peft saves it; a KeyError names weights that it lacks.
         """
         if isinstance(base, SharedBase):
             model = base.classifier(record, labels, **self.precision)
@@ -287,11 +283,7 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
         return {"dtype": dtype, "four_bit": self.base_precision == "4bit"}
 
     def _targets(self, model: PreTrainedModel, heads: Sequence[str]) -> list[str]:
-        """Name the linear layers that are adapted, none of them in a head.
-
-        Raises:
-            SettingError: no layer has the name of a target.
-        """
+        """Name the linear layers that are adapted, none of them in a head."""
         linear = [
             name
             for name, module in model.named_modules()

@@ -136,7 +136,7 @@ class Probe(PooledRoute):
         if model.words is None or model.vectors is None:
             return None
         words = encode_words(texts, model.words, self.long_text)
-        return pooled_vectors(model.vectors.weight, words, ("mean",)).features
+        return pooled_vectors(model.vectors.weight, words, ("mean",))
 
     def _features(
         self, model: ProbeForSequenceClassification, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
@@ -215,11 +215,7 @@ class Probe(PooledRoute):
 
 
 def _widths(encoder: PreTrainedModel, base: BaseModel) -> list[int]:
-    """Return the widths of an encoder's hidden states, those of its embeddings first.
-
-    Raises:
-        BaseModelError: it gives none, or not one for each token.
-    """
+    """Return the widths of an encoder's hidden states, those of its embeddings first."""
     states = None
     if not encoder.config.is_encoder_decoder:
         ids = torch.ones((1, 8), dtype=torch.int64)

@@ -95,11 +95,7 @@ class ProbeForSequenceClassification(PooledClassifier):
 
     @classmethod
     def load(cls, folder: Path, encoder: PreTrainedModel) -> "ProbeForSequenceClassification":
-        """Load what ``save_pretrained`` wrote, around an encoder.
-
-        Raises:
-            RunFolderError: weights of the classifier are missing.
-        """
+        """Load what ``save_pretrained`` wrote, around an encoder."""
         config = from_pretrained(AutoConfig, folder)
         if not isinstance(config, ProbeConfig):
             found = repr(config.model_type)

@@ -239,7 +239,7 @@ def _can_replace(other: str, word: str) -> bool:
 
 
 def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float) -> list[np.ndarray]:
-    """Find the frequent words whose vectors have the highest cosine with those of each row.
+    """Find the most frequent words whose vectors have the highest cosine with those of each row.
 
     Args:
         matrix: (n, d) float32, most frequent word first.
