@@ -40,12 +40,12 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int
 
 def endless_batches(lengths: np.ndarray, batch_size: int, seed: int, first: int, count: int) -> list[np.ndarray]:
     """List batches ``first`` to ``first + count`` of one epoch's :func:`training_batches` after the other's."""
-    found: list[np.ndarray] = []
+    batches: list[np.ndarray] = []
     epoch, skipped = divmod(first, math.ceil(len(lengths) / batch_size))
-    while len(found) < count:
-        found += training_batches(lengths, batch_size, seed, epoch)[skipped:]
+    while len(batches) < count:
+        batches += training_batches(lengths, batch_size, seed, epoch)[skipped:]
         epoch, skipped = epoch + 1, 0
-    return found[:count]
+    return batches[:count]
 
 
 def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.ndarray]:
@@ -55,17 +55,17 @@ def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.n
     the distinct lengths.
     """
     order = np.argsort(lengths, kind="stable")
-    found, counts = np.unique(lengths, return_counts=True)
+    distinct, counts = np.unique(lengths, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])
-    most = np.maximum(tokens // np.maximum(found, 1), 1)
-    least = np.zeros(len(found) + 1)
-    lowest = np.zeros(len(found), dtype=np.int64)
-    for top, longest in enumerate(found):
+    most = np.maximum(tokens // np.maximum(distinct, 1), 1)
+    least = np.zeros(len(distinct) + 1)
+    lowest = np.zeros(len(distinct), dtype=np.int64)
+    for top, longest in enumerate(distinct):
         # As long as the longest: rows from each of the lengths on up to this one.
         rows = below[top + 1] - below[: top + 1]
         work = least[: top + 1] + rows * longest + np.ceil(rows / most[top]) * BATCH_COST * tokens
         lowest[top], least[top + 1] = work.argmin(), work.min()
-    end = len(found)
+    end = len(distinct)
     while end:
         start = lowest[end - 1]
         together = order[below[start] : below[end]][::-1]

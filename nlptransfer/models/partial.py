@@ -27,7 +27,7 @@ from nlptransfer.settings import check
 def upper_layers(model: nn.Module, cut: int) -> nn.Module:
     """Return the part of a model from layer ``cut`` on, over the same parameters and under the same names.
 
-    It is called as ``upper(activations, **inputs)``, with the (batch, tokens, width) of :func:`activations_below`,
+    It is called as ``upper(activations=..., **inputs)``, with the (batch, tokens, width) of :func:`activations_below`,
     which are cast to the embeddings' type, and the model's inputs, for masks and positions. It has no parameters, cost
     or dropout of the layers below, and what all layers share does not learn in it. Settings such as gradient
     checkpointing are made on the model before.
@@ -150,15 +150,8 @@ class _Handover:
     def take(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if "activations" in kwargs:
-            kwargs = dict(kwargs)
-            activations = kwargs.pop("activations")
-        else:
-            activations, *rest = args
-            args = tuple(rest)
-        self.activations = activations.to(self.dtype)
-        if self.tokens_first:
-            self.activations = self.activations.transpose(0, 1)
+        activations = kwargs.pop("activations").to(self.dtype)
+        self.activations = activations.transpose(0, 1) if self.tokens_first else activations
         return args, kwargs
 
     def forget(self, *_: Any) -> None:

@@ -94,10 +94,10 @@ class SavedFormat(Settings, ABC):
         Raises:
             RunFolderError: weights are missing, which transformers would fill with random numbers.
         """
-        model, found = from_pretrained(
+        model, info = from_pretrained(
             AutoModelForSequenceClassification, folder, use_safetensors=True, output_loading_info=True
         )
-        if missing := sorted(found["missing_keys"]):
+        if missing := sorted(info["missing_keys"]):
             raise RunFolderError(f"{folder}: expected every weight of the model, found no {', '.join(missing)}")
         return model.eval(), fast_tokenizer(folder)
 

@@ -1,9 +1,7 @@
 """The route Lora: small trained matrices, added to the frozen weights of an encoder."""
 
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +32,7 @@ from nlptransfer.hub import (
     fast_tokenizer,
     from_pretrained,
     markdown,
+    quiet,
     quoted,
     recorded_base,
     with_adapter,
@@ -98,7 +97,7 @@ class Lora(EncoderRoute):
             fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
             modules_to_save=heads,
         )
-        with _peft_quiet():
+        with quiet():
             adapted = get_peft_model(model, config)
         # Not the path that it was loaded from.
         adapted.peft_config["default"].base_model_name_or_path = base.id
@@ -247,8 +246,7 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
             ignore_mismatched_sizes=True,
             use_safetensors=True,
         )
-        with _peft_quiet():
-            return cast(PreTrainedModel, with_adapter(base, folder)), fast_tokenizer(folder)
+        return cast(PreTrainedModel, with_adapter(base, folder)), fast_tokenizer(folder)
 
     def with_adapter(
         self,
@@ -269,7 +267,7 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
         else:
             model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self.precision)
         # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
-        with _peft_quiet():
+        with quiet():
             adapted = PeftModelForSequenceClassification(model, config)
         _head_in_float32(adapted)
         if missing := sorted(get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - state.keys()):
@@ -299,14 +297,6 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
                     f"target_modules: no linear layer of the encoder is called {target!r}: {nearest(target, endings)}"
                 )
         return [name for name in linear if f".{name}".endswith(tuple(f".{target}" for target in self.target_modules))]
-
-
-@contextmanager
-def _peft_quiet() -> Iterator[None]:
-    # peft asks transformers by an old name.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        yield
 
 
 def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:
