@@ -4,8 +4,7 @@ This file knows layers and hidden states; it does not know which layers are froz
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -74,42 +73,34 @@ def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> 
     def note(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         seen.append(output[0] if isinstance(output, tuple) else output)
 
-    if cut < len(layers):
-        hooks = [layers[cut].register_forward_pre_hook(stop, with_kwargs=True)]
-    else:
-        # Where the first layer is the last, what belongs to it comes after it.
-        last = [layers[-1], *parts_of(plain, (family.in_first_layer,))]
-        hooks = [module.register_forward_hook(note) for module in (last if cut == 1 else last[:1])]
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            model(**inputs)
-    except _Reached:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes:
-            module.training = mode
+    with ExitStack() as hooks:
+        if cut < len(layers):
+            hooks.enter_context(layers[cut].register_forward_pre_hook(stop, with_kwargs=True))
+        else:
+            # Where the first layer is the last, what belongs to it comes after it.
+            last = [layers[-1], *parts_of(plain, (family.in_first_layer,))]
+            for module in last if cut == 1 else last[:1]:
+                hooks.enter_context(module.register_forward_hook(note))
+        model.eval()
+        try:
+            with torch.no_grad(), suppress(_Reached):
+                model(**inputs)
+        finally:
+            for module, mode in modes:
+                module.training = mode
     return seen[-1].transpose(0, 1) if family.tokens_first else seen[-1]
 
 
-@contextmanager
-def first_token_alone(model: Any) -> Iterator[None]:
+def first_token_alone(model: Any) -> AbstractContextManager[object]:
     """Let the last layer of BERT and its kin compute the first token only, the one that the classifier reads.
 
     Its attention looks at all tokens, so that logits are the same. With 6 layers this saves an eighth of their work.
     """
     rest = _after_last_attention(within_peft(model))
     if rest is None:
-        yield
-        return
-    hook = rest.register_forward_pre_hook(lambda _, inputs: tuple(part[:, :1] for part in inputs))
-    try:
-        yield
-    finally:
-        hook.remove()
+        return nullcontext()
+    return rest.register_forward_pre_hook(lambda _, inputs: tuple(part[:, :1] for part in inputs))
 
 
 def _after_last_attention(model: Any) -> nn.Module | None:
