@@ -101,7 +101,7 @@ class SharedSettings:
             seed: of initialization and of data order.
             chosen: training settings that take the place of the shared ones.
             rows: ``max_train_rows`` that the data was read with, where it is another than that of all.
-            save_model: whether the classifier is saved also without ``keep_checkpoints``.
+            save_model: whether the classifier is saved, also without ``keep_checkpoints``.
         """
         settings = self.data if rows is None else replace(self.data, max_train_rows=rows)
         if candidate.route is None:
@@ -134,12 +134,7 @@ class SharedSettings:
 def candidates_of(
     methods: Sequence[str | Route], bases: Sequence[str | None], settings: Mapping[str, Any]
 ) -> list[Candidate]:
-    """List the candidates in the order of cost; baselines once, routes with each base.
-
-    Args:
-        methods: names of baselines and routes, or routes with their settings.
-        bases: what the routes start from; None: their own default.
-        settings: among them those of routes that are given by name.
+    """List the candidates in the order of cost; baselines once, routes with each base, by name with their settings.
 
     Raises:
         SettingError: an unknown name, a setting out of range, or the same candidate twice.
@@ -211,13 +206,12 @@ def _scored(data: Data) -> int:
 
 
 def next_rate(default: float, tried: Sequence[tuple[float, float | None]], trials: int) -> float:
-    """Propose the learning rate to try next: near the default first, then by the scores so far, by Optuna (Akiba et al.
-    2019) if it is installed, or the next point of a grid (Halton 1960) around the default.
+    """Propose the learning rate to try next: near the default first, then by Optuna (Akiba et al. 2019) if it is
+    installed, or the next point of a grid (Halton 1960) around the default.
 
     Args:
-        default: what the route finds good.
         tried: learning rates so far with their scores; None: it failed.
-        trials: how many there will be in all: up to three are the first ones.
+        trials: how many there will be in all.
     """
     number = len(tried)
     if number < len(FIRST_RATES):

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from typing import Any, cast
 
@@ -81,29 +82,24 @@ class Budget:
         return f"{max(0.0, left):.0f} s are left of the budget" if needed > left else None
 
 
+@dataclass
 class ComparisonRun:
-    """Runs a comparison. Every decision is saved at once, so that it can be resumed.
+    """Runs a comparison. Every decision is saved at once, so that it can be resumed."""
 
-    Args:
-        result: nothing yet but what is asked for; or as far as it got.
-        data: all rows, split.
-        subsets: by their number fewer labeled rows of the same, with the same test.
-        candidates: in the order of cost.
-        shared: the settings in which they are run.
-    """
+    result: ComparisonResult
+    """nothing yet but what is asked for; or as far as it got"""
+    data: Data
+    subsets: Mapping[int, Data]
+    """by their number fewer labeled rows of the same, with the same test"""
+    candidates: Sequence[Candidate]
+    """in the order of cost"""
+    shared: SharedSettings
 
-    def __init__(
-        self,
-        result: ComparisonResult,
-        data: Data,
-        subsets: Mapping[int, Data],
-        candidates: Sequence[Candidate],
-        shared: SharedSettings,
-    ) -> None:
-        self.result, self.data, self.subsets, self.candidates, self.shared = result, data, subsets, candidates, shared
-        self.seeds = tuple(shared.training.seed + number for number in range(result.settings["seeds"]))
-        minutes = result.settings["max_minutes"]
-        self.budget = Budget(float("inf") if minutes is None else 60 * minutes, result.spent_seconds)
+    def __post_init__(self) -> None:
+        settings = self.result.settings
+        self.seeds = tuple(self.shared.training.seed + number for number in range(settings["seeds"]))
+        limit = float("inf") if settings["max_minutes"] is None else 60 * settings["max_minutes"]
+        self.budget = Budget(limit, self.result.spent_seconds)
 
     def run(self) -> ComparisonResult:
         """Run all candidates, then draw the conclusions."""
@@ -123,9 +119,7 @@ class ComparisonRun:
     def _save(self, **changes: Any) -> None:
         """Write down what is decided by now, and the time that it took."""
         self.result = replace(self.result, spent_seconds=round(self.budget.spent, 3), **changes)
-        if distributed.is_main():
-            self.result.save()
-        distributed.barrier()
+        distributed.on_main(self.result.save)
 
     def _note(self, name: str, **changes: Any) -> CandidateResult:
         """Write down what is decided of one candidate."""
@@ -157,9 +151,8 @@ class ComparisonRun:
             self._note(name, settings=self._tuned(candidate))
         first = self._first_run(candidate)
         if reason := self._others_too_long(candidate):
-            if distributed.is_main() and not self.shared.training.keep_checkpoints:
-                first.drop_model()
-            distributed.barrier()
+            if not self.shared.training.keep_checkpoints:
+                distributed.on_main(first.drop_model)
             return reason
         runs = (first, *(self._seed_run(candidate, seed).without_model() for seed in self.seeds[1:]))
         known, cost = self.result.candidate(name), first.cost.to_record()
@@ -194,11 +187,9 @@ class ComparisonRun:
         if self.result.candidate(candidate.name).seconds_of_run is None:
             # It may have been found finished, in no time.
             seconds = round(max(clock() - started, run.cost.train_seconds), 3)
-            cost = None
-            if distributed.is_main():
-                cost = {"peak_memory_mb": round(memory[0], 1), **candidate.speeds(run, self.data.test.texts)}
-            seconds, cost = distributed.from_main((seconds, cost))
-            self._note(candidate.name, seconds_of_run=seconds, cost=cost)
+            speeds = candidate.speeds(run, self.data.test.texts) if distributed.is_main() else {}
+            measured = {"seconds_of_run": seconds, "cost": {"peak_memory_mb": round(memory[0], 1), **speeds}}
+            self._note(candidate.name, **distributed.from_main(measured))
         return run.without_model()
 
     def _too_long(self, candidate: Candidate) -> str | None:
@@ -213,13 +204,10 @@ class ComparisonRun:
         # What the first finds in no cache the second does, as the runs will: but it is needed only where it matters.
         for number in ("first", "second"):
             folder = self.result.folder / PILOTS / f"{candidate.name}-{number}"
-            if distributed.is_main():
-                # One that was found finished would tell nothing of the time it took.
-                remove(folder)
-            distributed.barrier()
+            # One that was found finished would tell nothing of the time it took.
+            distributed.on_main(partial(remove, folder))
             estimate = runs * self.shared.seconds_of_run(candidate, self.data, folder, clock)
-            if distributed.is_main():
-                remove(folder / MODEL)
+            distributed.on_main(partial(remove, folder / MODEL))
             shortage = self.budget.shortage(estimate)
             if shortage is None:
                 break
@@ -252,7 +240,7 @@ class ComparisonRun:
                 trials = self._note(candidate.name, trials=(*trials, Trial({"learning_rate": rate}))).trials
             if not trials[number].is_done:
                 made = self._trial(candidate, number, trials[number], hidden)
-                trials = self._note(candidate.name, trials=(*trials[:number], made, *trials[number + 1 :])).trials
+                trials = self._note(candidate.name, trials=(*trials[:number], made)).trials
         scored = [(one.validation, one.settings) for one in trials if one.validation is not None]
         if not scored:
             raise TrainingError(f"{candidate.name}: expected a trial that works, found none: {trials[0].reason}")

@@ -23,13 +23,10 @@ COMPARED_ROWS = 256
 
 
 def scores_by_role(learning: Learning, when: str) -> dict[str, dict[str, Any]]:
-    """Score the model on each role's test rows, or else its validation rows.
+    """Return by role the name of a split, test or else validation, and the model's scores on it.
 
     Args:
-        when: before or after: whether the target was learned.
-
-    Returns:
-        By role the name of the split, and under ``when`` its scores.
+        when: key of the scores: before or after the target was learned.
     """
     found = {}
     for role, task in learning.tasks.items():
@@ -56,11 +53,7 @@ def layer_vectors(learning: Learning, role: str) -> list[np.ndarray]:
 
 
 def similarity(learning: Learning, before: Sequence[np.ndarray] = ()) -> list[dict[str, Any]]:
-    """Measure by layer how far the domains are apart, and how alike the layer is to what it was before.
-
-    Args:
-        before: vectors of the target by layer, before the target was learned.
-    """
+    """Measure by layer how far the domains are apart, and how alike the target's vectors are to those before."""
     distance = cached_proxy_a_distance if learning.route.is_frozen else proxy_a_distance
     layers = zip(layer_vectors(learning, SOURCE), layer_vectors(learning, TARGET), strict=True)
     found = []

@@ -105,14 +105,7 @@ def texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
 
 
 def cost_of(fit: Fit, trainable: int, total: int, **measured: float) -> Cost:
-    """Return the cost of a run.
-
-    Args:
-        fit: of all its stages.
-        trainable: number of parameters that learned.
-        total: number of all parameters.
-        measured: further fields.
-    """
+    """Return the cost of a run, given its numbers of trainable and of all parameters, and further fields."""
     return Cost(
         train_seconds=round(fit.seconds, 3),
         examples_per_second=round(fit.examples / fit.seconds, 1) if fit.seconds else 0.0,

@@ -54,8 +54,6 @@ def run(config: RunConfig, folder: Path, overwrite: bool = False, save_model: bo
     All processes call this together.
 
     Args:
-        config: all that decides what is learned.
-        folder: of the run.
         overwrite: whether a run with other settings in that folder is deleted.
         save_model: whether the classifier is saved, verified, and its speed and size measured.
 
@@ -92,8 +90,7 @@ def _train_and_score(
     built, source_learned = _build(config)
     truncated = _truncated(config, built) if distributed.is_main() else {}
     tasks = with_copies(tasks, config)
-    if distributed.is_main():
-        begin_run(folder, question)
+    begin_run(folder, question)
     agree = source is None or source.agrees(data)
     learning = Learning(config.route, transfer, config.training, tasks, built, folder, agree)
     learned = run_stages(learning, source_learned=source_learned)

@@ -24,7 +24,6 @@ def score_splits(
     Args:
         probabilities_of: (split, rows) -> (rows, labels) for the first rows of the split.
         thresholds: for several labels a row, the probability from which each is given; None: 0.5.
-        further_metrics: names of other ``evaluate`` metrics.
     """
     scores, predictions = dict[str, dict[str, Any]](), dict[str, Predictions]()
     for name in ("train", "validation", "test"):

@@ -15,11 +15,7 @@ from nlptransfer.transfer import FromSource, cached_importance_weights
 
 
 def weighted(source: Source, target: Data, transfer: FromSource, seed: int) -> Source:
-    """Give each source row its weight in the loss, as the settings of the strategy ask for.
-
-    Args:
-        seed: of the domain classifier.
-    """
+    """Give each source row its weight in the loss; ``seed`` is that of the domain classifier."""
     if source.data is None:
         return source
     weights = np.ones(len(source.data.train))

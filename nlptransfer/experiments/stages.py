@@ -68,11 +68,7 @@ def _spent(fits: Sequence[Fit]) -> dict[str, Any]:
 
 
 def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
-    """Take the model through all stages of its transfer, in place.
-
-    Args:
-        source_learned: whether the model has learned the source already.
-    """
+    """Take the model through all stages of its transfer, in place; or all but the source's, if that is learned."""
     stages = [stage for stage in learning.transfer.stages if not (source_learned and stage.roles == (SOURCE,))]
     learned = Learned()
     runner = _Runner(learning, learned)

@@ -442,8 +442,3 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(asked, said, 
 def test_word_vectors_are_refused(vectors_file, remarks_folder, tmp_path):
     with pytest.raises(SettingError, match="found word2vec: take full or lora"):
         finetune(remarks_folder, base=vectors_file, transfer=Contrastive(), output_dir=tmp_path / "run")
-
-
-def test_no_strategy_comes_after_it():
-    with pytest.raises(SettingError, match="contrastive >> contrastive"):
-        Contrastive() >> Contrastive()
