@@ -5,7 +5,7 @@ This file knows what a stage learns from. It does not know which stages there ar
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,11 @@ class Learning:
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Put copied weights back into the model."""
         self.built.model.load_state_dict(weights, strict=False)
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (texts, labels) logits of the model as it is."""
+        model = self.built.model
+        return predict_logits(model, self.route.rows(model, self.built.tokenizer, texts, share=True), share=True)
 
     def is_new(self, module: nn.Module) -> set[str]:
         """Return names of the parameters of a last layer that was newly initialized for the target."""
