@@ -28,7 +28,7 @@ def scores_by_role(learning: Learning, when: str) -> dict[str, dict[str, Any]]:
     Args:
         when: key of the scores: before or after the target was learned.
     """
-    found = {}
+    scores = {}
     for role, task in learning.tasks.items():
         if role != SOURCE and not (learning.labels_agree and when == "before"):
             continue
@@ -38,8 +38,8 @@ def scores_by_role(learning: Learning, when: str) -> dict[str, dict[str, Any]]:
         with standing_in(learning.head, learning.source_head if role == SOURCE else None):
             logits = predict_logits(learning.built.model, rows, share=True)
         probabilities = to_probabilities(logits, task.data.labels)
-        found[role] = {"split": name, when: score_predictions(split.targets, probabilities, task.data.labels)}
-    return found
+        scores[role] = {"split": name, when: score_predictions(split.targets, probabilities, task.data.labels)}
+    return scores
 
 
 def layer_vectors(learning: Learning, role: str) -> list[np.ndarray]:
@@ -56,13 +56,13 @@ def similarity(learning: Learning, before: Sequence[np.ndarray] = ()) -> list[di
     """Measure by layer how far the domains are apart, and how alike the target's vectors are to those before."""
     distance = cached_proxy_a_distance if learning.route.is_frozen else proxy_a_distance
     layers = zip(layer_vectors(learning, SOURCE), layer_vectors(learning, TARGET), strict=True)
-    found = []
+    compared = []
     for number, (source, target) in enumerate(layers):
         layer: dict[str, Any] = {"layer": number + 1, "proxy_a_distance": distance(source, target)}
         if before:
             layer["cka_with_source"] = linear_cka(before[number], target)
-        found.append(layer)
-    return found
+        compared.append(layer)
+    return compared
 
 
 def domains_differ(learning: Learning) -> bool:

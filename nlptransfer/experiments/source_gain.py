@@ -51,7 +51,7 @@ def paired_runs(make: Make, config: RunConfig, seeds: int, folder: Path, *, save
         config: of the first run with the source, which ``make`` has made.
         save_first: whether the models of the first seed are saved; with ``keep_checkpoints`` all are.
     """
-    found = []
+    pairs = []
     for number in range(seeds):
         save_model = (save_first and number == 0) or config.training.keep_checkpoints
         seed = config.training.seed + number
@@ -62,8 +62,8 @@ def paired_runs(make: Make, config: RunConfig, seeds: int, folder: Path, *, save
         shares = name not in OTHER_STEPS or seeded.route.is_solved
         place = folder / (f"direct-{seed}" if shares else f"direct-as-{name}-{seed}")
         direct = run(_direct(seeded, with_source), place, save_model=save_model).without_model()
-        found.append(Pair(with_source, direct))
-    return found
+        pairs.append(Pair(with_source, direct))
+    return pairs
 
 
 def _data_settings(settings: DataSettings, number: int) -> DataSettings:

@@ -157,11 +157,11 @@ class _Runner:
 
         def fit(variant: Variant) -> Fitted:
             learning.restore(start)
-            own = settings
+            training = settings
             if label_free and variant.transfer is not None:
                 # A strategy that is chosen among has settings of its own; a variant of the route those of the stage.
-                _, own = variant.transfer.at(stage, variant.route, settings)
-            return self._fit_or_resume(stage, variant, own, [*parts, variant.label], keep=True)
+                _, training = variant.transfer.at(stage, variant.route, settings)
+            return self._fit_or_resume(stage, variant, training, [*parts, variant.label], keep=True)
 
         fits = [fit(variant).fit for variant in variants]
         best = variants[self._best(stage, variants, fits) if len(variants) > 1 else 0]
@@ -238,8 +238,10 @@ class _Runner:
             logits = predict_logits(model, rows_of(validation.texts), share=True)
         unlabeled = predict_logits(model, rows_of(texts), share=True)
         if self.importance is None:
-            own = [*task.data.train.texts, *validation.texts]
-            same = stage.roles[0] == TARGET
-            self.importance = np.ones(len(own)) if same else cached_importance_weights(own, texts, learning.seed)
+            labeled = [*task.data.train.texts, *validation.texts]
+            if stage.roles[0] == TARGET:
+                self.importance = np.ones(len(labeled))
+            else:
+                self.importance = cached_importance_weights(labeled, texts, learning.seed)
         weights = self.importance[-len(validation) :]
         return Evidence.of(task.data.labels, logits, validation.targets, weights, unlabeled)
