@@ -45,14 +45,15 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
         every: Annotated[
             bool,
             typer.Option(
-                "--all", help=f"{FROZEN_ROUTE} solved and by an mlp (mmd and dann too), {DEFAULT_ROUTE} by an mlp"
+                "--all",
+                help=f"{FROZEN_ROUTE} fitted and by an mlp (mmd and dann too), {DEFAULT_ROUTE} by an mlp",
             ),
         ] = False,
         unlabeled: Annotated[
             str | None,
             typer.Option(metavar="NAME", help="file in each folder, in place of training texts"),
         ] = None,
-        seeds: Annotated[int, typer.Option(help="of what is trained; what is solved has none")] = 3,
+        seeds: Annotated[int, typer.Option(help="of what is trained; what is fitted has none")] = 3,
         jobs: Annotated[int | None, typer.Option(help="runs side by side; by default one a core, at most 8")] = None,
         output_dir: Annotated[Path, typer.Option(help="of the runs")] = Path("runs/gap"),
         settings: Set = None,

@@ -19,7 +19,7 @@ from nlptransfer.experiments.environment import machine, peak_memory_mb, speeds,
 from nlptransfer.experiments.scoring import score_splits
 from nlptransfer.results import Cost, DataSummary, Fit, RunResult, begin_run, claim, plain
 
-STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+INVERSE_L2 = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Inverse L2 strengths (scikit-learn's C) that validation chooses among."""
 MOST_ITERATIONS = 1000
 BLANKS = 0.05
@@ -102,14 +102,16 @@ class Tfidf(Baseline):
         own = vectorizer()
         features, held_out = own.fit_transform(train.texts), own.transform(validation.texts)
         losses, found = {}, {}
-        for strength in STRENGTHS:
-            found[strength] = _Regression.fit(features, train.targets, labels, strength).logits(held_out)
-            told = score_predictions(validation.targets, _probabilities(found[strength], labels), labels, resamples=0)
-            losses[strength] = told["loss"]
-        strength = min(losses, key=lambda one: (losses[one], one))
+        for inverse_l2 in INVERSE_L2:
+            found[inverse_l2] = _Regression.fit(features, train.targets, labels, inverse_l2).logits(held_out)
+            told = score_predictions(validation.targets, _probabilities(found[inverse_l2], labels), labels, resamples=0)
+            losses[inverse_l2] = told["loss"]
+        inverse_l2 = min(losses, key=lambda one: (losses[one], one))
         every = vectorizer()
         targets = np.concatenate([train.targets, validation.targets])
-        regression = _Regression.fit(every.fit_transform([*train.texts, *validation.texts]), targets, labels, strength)
+        regression = _Regression.fit(
+            every.fit_transform([*train.texts, *validation.texts]), targets, labels, inverse_l2
+        )
         temperature, thresholds = 1.0, None
         if len(data.calibration):
             logits = regression.logits(every.transform(data.calibration.texts))
@@ -122,16 +124,16 @@ class Tfidf(Baseline):
         return FittedBaseline(
             lambda texts: _probabilities(regression.logits(every.transform(texts)) / temperature, labels),
             thresholds,
-            _probabilities(found[strength] / temperature, labels),
+            _probabilities(found[inverse_l2] / temperature, labels),
             numbers,
             (8 * (numbers + len(every.vocabulary_)) + words) / 2**20,
             Fit(
                 seconds=time.perf_counter() - started,
-                examples=len(STRENGTHS) * len(train) + len(targets),
+                examples=len(INVERSE_L2) * len(train) + len(targets),
                 chosen_by="validation",
                 details={
-                    "solved": "train+validation",
-                    "strength": strength,
+                    "fitted_on": "train+validation",
+                    "inverse_l2": inverse_l2,
                     "validation_losses": {f"{one:g}": loss for one, loss in losses.items()},
                     "analyzer": form["analyzer"],
                     "ngrams": list(cast(tuple[int, int], form["ngram_range"])),
@@ -156,10 +158,10 @@ class _Regression:
     """(labels,)"""
 
     @classmethod
-    def fit(cls, features: sparse.csr_matrix, targets: np.ndarray, labels: Labels, strength: float) -> "_Regression":
+    def fit(cls, features: sparse.csr_matrix, targets: np.ndarray, labels: Labels, inverse_l2: float) -> "_Regression":
         weight, bias = np.zeros((labels.num_labels, features.shape[1])), np.full(labels.num_labels, UNSEEN)
         if not labels.multi_label:
-            fitted = _solved(features, targets, strength)
+            fitted = _logistic(features, targets, inverse_l2)
             if len(fitted.classes_) == 2:
                 # scikit-learn has one row for two classes: the logit of the second beside the first's 0.
                 bias[fitted.classes_] = 0.0, fitted.intercept_[0]
@@ -169,7 +171,7 @@ class _Regression:
             return cls(weight, bias)
         for label, column in enumerate(targets.T):
             if len(set(column.tolist())) == 2:
-                fitted = _solved(features, column, strength)
+                fitted = _logistic(features, column, inverse_l2)
                 weight[label], bias[label] = fitted.coef_[0], fitted.intercept_[0]
             elif column.all():
                 bias[label] = -UNSEEN
@@ -180,7 +182,7 @@ class _Regression:
         return cast(np.ndarray, np.asarray(features @ self.weight.T) + self.bias)
 
 
-def _solved(features: sparse.csr_matrix, targets: np.ndarray, strength: float) -> Any:
+def _logistic(features: sparse.csr_matrix, targets: np.ndarray, inverse_l2: float) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -188,7 +190,7 @@ def _solved(features: sparse.csr_matrix, targets: np.ndarray, strength: float) -
     with threadpool_limits(1), warnings.catch_warnings():
         # The weakest strengths can want more steps than they are worth; validation judges what they gave.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=strength, max_iter=MOST_ITERATIONS).fit(features, targets)
+        return LogisticRegression(C=inverse_l2, max_iter=MOST_ITERATIONS).fit(features, targets)
 
 
 def _probabilities(logits: np.ndarray, labels: Labels) -> np.ndarray:

@@ -50,7 +50,7 @@ class Candidate:
     @property
     def is_tuned(self) -> bool:
         """Whether it trains at a learning rate; the L2 of a fitted head is always chosen."""
-        return isinstance(self.method, Route) and not self.method.is_solved
+        return isinstance(self.method, Route) and not self.method.fits_head
 
     def described(self) -> dict[str, Any]:
         """Return name, route with its settings, and base: no path of this machine."""

@@ -101,7 +101,7 @@ def close_the_gap(
         pairs: names of source and target; None: each domain to each other.
         transfers: settings of :func:`finetune` by what the table calls them; at least ``transfer``.
         unlabeled: name of a file in the target's folder, whose texts are taken in place of the training rows'.
-        seeds: of all runs; one where the last layer is solved, which no seed moves.
+        seeds: of all runs; one where the last layer is fitted by L-BFGS, which no seed moves.
         oracle: whether there is one; without it nobody knows how wide the gap is.
         output_dir: of the runs, and of gap.json. The same call goes on with what was cut off. No models are kept.
         workers: processes that make the runs, as :func:`side_by_side` opens them; None: this one, one after the other.
@@ -163,7 +163,7 @@ class _Plan:
         return made.without_model()
 
     def runs(self, seeds: int) -> list[RunResult]:
-        """The runs by seed; where the last layer is solved the first one stands for all."""
+        """The runs by seed; where the last layer is fitted by L-BFGS the first one stands for all."""
         first = self.run(0)
         return [first, *(self.run(seed) if _was_trained(first) else first for seed in range(1, seeds))]
 

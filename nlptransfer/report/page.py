@@ -269,7 +269,7 @@ def _choice(run: RunResult) -> dict[str, Any] | None:
 
 
 def _candidate(name: str, value: Any) -> str:
-    """A setting that was chosen from: strength 0.5; not adapted."""
+    """A setting that was chosen from: l2 10; not adapted."""
     if isinstance(value, bool):
         return name if value else f"not {name}"
     return f"{name} {_said(value)}"

@@ -60,7 +60,7 @@ class Full(EncoderRoute):
     """whether layers begin to learn one after the other, the head first, all by half of the training
     (Howard and Ruder 2018)"""
     head_first: bool = False
-    """whether the last layer is solved on the frozen encoder before all learns (LP-FT, Kumar et al. 2022)"""
+    """whether the last layer is fitted on the frozen encoder before all learns (LP-FT, Kumar et al. 2022)"""
 
     def check(self) -> None:
         super().check()

@@ -64,7 +64,7 @@ class PooledBody(nn.Module):
         return cast(Tensor, self.layers(self.standardize(features)))
 
     def outputs(self, features: np.ndarray) -> np.ndarray:
-        """(rows, sizes[0]) -> (rows, sizes[-1]) float32: what the last layer is solved on."""
+        """(rows, sizes[0]) -> (rows, sizes[-1]) float32: what the last layer is fitted on."""
         device = self.standardize.mean.device
         with torch.inference_mode():
             # A copy: the cache's own array may not be written, and torch wants one that may.

@@ -195,7 +195,7 @@ class Probe(Route):
         return True
 
     @property
-    def is_solved(self) -> bool:
+    def fits_head(self) -> bool:
         return self.head_type == "linear"
 
     def head(self, model: PreTrainedModel) -> nn.Linear:
@@ -211,7 +211,7 @@ class Probe(Route):
         return np.split(own, len(config.layers), axis=1) if own.shape[1] % len(config.layers) == 0 else [own]
 
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
-        return _own(model).body.outputs(cast(FeatureRows, rows).features) if self.is_solved else None
+        return _own(model).body.outputs(cast(FeatureRows, rows).features) if self.fits_head else None
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         """Write what the encoder does not bring: head, word vectors, both tokenizers, and the config that names it."""
@@ -230,16 +230,16 @@ class Probe(Route):
         words = "word2vec" in self.features
         return CardSection(
             f"The encoder stayed as it is. A head (`{self.head_type}`) was "
-            f"{'fitted' if self.is_solved else 'trained'} on its hidden states (layers: {markdown(str(self.layers))}; "
+            f"{'fitted' if self.fits_head else 'trained'} on its hidden states (layers: {markdown(str(self.layers))}; "
             f"pooling: {', '.join(self.pooling)}){', with the mean of word vectors beside them' if words else ''}.",
             relation="adapter",
-            has_steps=not self.is_solved,
+            has_steps=not self.fits_head,
             holds_words=words,
         )
 
     def check_export(self) -> None:
         # The head is given the mean of the windows' features; a graph gives logits of each.
-        if not self.is_solved and self.long_text == "windows":
+        if not self.fits_head and self.long_text == "windows":
             raise SettingError(
                 "export: expected a probe with head_type=linear where long_text=windows, found mlp: train it with "
                 "head_type=linear, long_text=head_tail or a larger max_length"

@@ -130,11 +130,11 @@ class Word2Vec(Route):
         return CardSection(
             f"The word vectors are {source} {base_name(base)}{size}. They "
             f"{'learned too' if self.train_vectors else 'stayed as they are'}; on them a head (`{self.head_type}`) was "
-            f"{'fitted' if self.is_solved else 'trained'}.",
+            f"{'fitted' if self.fits_head else 'trained'}.",
             relation="adapter",
             loading_code=pipeline_code(record, repo_id, "\nimport nlptransfer.word2vec  # registers the model type\n"),
             loading_needs="In transformers, with nlptransfer installed",
-            has_steps=not self.is_solved,
+            has_steps=not self.fits_head,
             unit="words",
             unknown="words without a vector",
             holds_words=True,
@@ -150,7 +150,7 @@ class Word2Vec(Route):
         return self.head_type != "cnn" and not self.train_vectors
 
     @property
-    def is_solved(self) -> bool:
+    def fits_head(self) -> bool:
         return self.head_type == "linear" and not self.train_vectors
 
     def head(self, model: PreTrainedModel) -> nn.Linear:
@@ -163,7 +163,7 @@ class Word2Vec(Route):
         return [pooled_vectors(_own(model).vectors.weight, tokens, ("mean",)).features]
 
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
-        if not self.is_solved:
+        if not self.fits_head:
             return None
         assert isinstance(rows, FeatureRows)
         return cast(PooledBody, _own(model).body).outputs(rows.features)

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from nlptransfer.routes import Route
 from nlptransfer.settings import check
 from nlptransfer.training import (
+    FittedHead,
     Head,
     HeadTask,
     Objective,
-    Solved,
 )
 from nlptransfer.transfer.alignment import ALIGN, Alignment, Coral, Dann, Mmd
 from nlptransfer.transfer.base import Learner, Sides, Stage, Transfer
@@ -40,8 +40,8 @@ class Method(Transfer):
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         return self.alignment.objective(stage, learner)
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
-        return self.alignment.solve(stage, tasks, source)
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
+        return self.alignment.fit_head(stage, tasks, source)
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Adapt(Chosen):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        fits = not route.is_solved or {*self.methods} & {Coral.name, SelfTrain.name}
-        check(bool(fits), "methods", self.methods, "coral or selftrain where the last layer is solved")
+        fits = not route.fits_head or {*self.methods} & {Coral.name, SelfTrain.name}
+        check(bool(fits), "methods", self.methods, "coral or selftrain where the last layer is fitted")
 
     def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
         if stage != ALIGN:
             return [None, SelfTrain()]
-        kinds = (Coral,) if route.is_solved else ALIGNMENTS
+        kinds = (Coral,) if route.fits_head else ALIGNMENTS
         aligned = [
             kind(trade_offs=(value,)) for kind in kinds if kind.name in self.methods for value in kind.trade_offs
         ]

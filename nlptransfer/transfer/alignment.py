@@ -23,11 +23,11 @@ from nlptransfer.training import (
     SOURCE,
     UNLABELED,
     BatchTargets,
+    FittedHead,
     Head,
     HeadTask,
     LabelLoss,
     Objective,
-    Solved,
     TrainingSettings,
 )
 from nlptransfer.transfer.base import (
@@ -61,8 +61,8 @@ class Discrepancy(nn.Module, ABC):
     """How far apart the representations of two domains are."""
 
     @abstractmethod
-    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
-        """``strength`` * D.
+    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
+        """``trade_off`` * D.
 
         Args:
             source: (rows, width)
@@ -78,10 +78,10 @@ class Correlation(Discrepancy):
     as in the closed form.
     """
 
-    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
+    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
         apart = covariance(source, weights[0]) - covariance(target, weights[1])
         means = weights[0] @ source - weights[1] @ target
-        return strength * (apart.square().sum() / (4 * source.shape[1] ** 2) + means.square().mean())
+        return trade_off * (apart.square().sum() / (4 * source.shape[1] ** 2) + means.square().mean())
 
 
 class MeanDiscrepancy(Discrepancy):
@@ -91,18 +91,18 @@ class MeanDiscrepancy(Discrepancy):
     the kernels of Long et al. 2015 (DAN): their bandwidths are multiples of the mean squared distance of all rows.
     """
 
-    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
+    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
         rows = torch.cat([source, target])
         # One signed weight a row: the sum over all pairs is what both sides have within, less what they have across.
         signs = torch.cat([weights[0], -weights[1]])
-        return strength * (signs @ _kernel(rows, signs.abs()) @ signs)
+        return trade_off * (signs @ _kernel(rows, signs.abs()) @ signs)
 
 
 class Adversary(Discrepancy):
     """A critic that tells the domains apart, through whose reversed gradient the representation learns not to let it.
 
     DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equations 9 and 18): the critic
-    minimizes its cross-entropy at full rate, and ``strength`` acts on the gradient that is turned round. The critic's
+    minimizes its cross-entropy at full rate, and ``trade_off`` acts on the gradient that is turned round. The critic's
     own slope is held down on the rows of both, without which the two chase each other and often end where nothing is
     learned (R1 and R2 of Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", section 4.1).
 
@@ -114,8 +114,8 @@ class Adversary(Discrepancy):
         super().__init__()
         self.hidden, self.output = nn.Linear(width, CRITIC_WIDTH), nn.Linear(CRITIC_WIDTH, 1)
 
-    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
-        seen = self.hidden(reverse_gradient(torch.cat([source, target]), strength))
+    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
+        seen = self.hidden(reverse_gradient(torch.cat([source, target]), trade_off))
         domains = torch.cat([torch.zeros_like(weights[0]), torch.ones_like(weights[1])])
         found = self.output(functional.relu(seen)).squeeze(1)
         losses = functional.binary_cross_entropy_with_logits(found, domains, reduction="none")
@@ -142,7 +142,7 @@ class Alignment(Chosen):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        if route.is_solved:
+        if route.fits_head:
             raise SettingError(
                 f"transfer={self.name}: expected a representation that learns, found {route.name} with a linear head, "
                 "on whose frozen features D has no gradient: take head_type=mlp, lora or full, or transfer=coral, "
@@ -186,7 +186,7 @@ class Alignment(Chosen):
 class Coral(Alignment):
     """min Ls + lambda * (|Cs - Ct|^2 / (4 d^2) + |ms - mt|^2 / d) (Deep CORAL, Sun and Saenko 2016, and the means).
 
-    Where the last layer is solved on frozen features, the source's rows are mapped instead, before it is solved (CORAL,
+    Where the last layer is fitted on frozen features, the source's rows are mapped instead, before it is fitted (CORAL,
     Sun et al. 2016, algorithm 1): x + lambda * (xA - x), with A = Cs^(-1/2) Ct^(1/2), and their mean moves to the
     target's; see :func:`correlation_map`.
     """
@@ -201,27 +201,27 @@ class Coral(Alignment):
     def check_fits(self, route: Route, sides: Sides) -> None:
         # Not that of Alignment: there is a closed form.
         LabelFree.check_fits(self, route, sides)
-        stepped = not route.is_solved
+        stepped = not route.fits_head
         for name, used in (("warm_up", stepped), ("epochs", stepped), ("shrinkage", not stepped)):
             value, unset = getattr(self, name), type(self).__dataclass_fields__[name].default
-            head = "a last layer that is solved" if name == "shrinkage" else "a last layer that is stepped"
+            head = "a last layer that is fitted" if name == "shrinkage" else "a last layer that is trained"
             check(used or value == unset, name, value, f"{unset}, as it is of {head}")
-        if route.is_solved:
+        if route.fits_head:
             inside = all(value <= 1 for value in self.trade_offs)
             check(
                 inside,
                 "trade_offs",
                 self.trade_offs,
-                "at most 1 where the last layer is solved: there the map is whole",
+                "at most 1 where the last layer is fitted: there the map is whole",
             )
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         (trade_off,) = self.trade_offs
         task = tasks[SOURCE]
         if trade_off:
             mapped = correlation_map(task.train.values, tasks[UNLABELED].train.values, self.shrinkage)
             task = task.mapped(lambda values: values + trade_off * (mapped(values) - values))
-        return task.choose()
+        return task.choose_l2()
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ class Aligned(Objective):
     Args:
         criterion: the loss of the source's rows.
         discrepancy: D.
-        strength: progress in [0, 1) -> lambda.
+        trade_off: progress in [0, 1) -> lambda.
         last_layer: the model's last layer; what it takes is the representation.
     """
 
@@ -275,11 +275,11 @@ class Aligned(Objective):
         model: nn.Module,
         criterion: LabelLoss,
         discrepancy: Discrepancy,
-        strength: Callable[[float], float],
+        trade_off: Callable[[float], float],
         last_layer: nn.Linear,
     ) -> None:
         super().__init__(model, criterion)
-        self.discrepancy, self.strength = discrepancy, strength
+        self.discrepancy, self.trade_off = discrepancy, trade_off
         self.last_layer = name_of(last_layer, model)
         self.seen: tuple[list[Tensor], tuple[Tensor, Tensor], float] | None = None
 
@@ -299,9 +299,9 @@ class Aligned(Objective):
             sides.append(gathered)
             shares.append(counts.sum())
             weights.append(counts / counts.sum())
-        strength = self.strength(batch[SOURCE].progress)
-        apart = self.discrepancy(sides[0], sides[1], (weights[0], weights[1]), strength)
-        self.seen = [side.detach() for side in sides], (weights[0], weights[1]), strength
+        trade_off = self.trade_off(batch[SOURCE].progress)
+        apart = self.discrepancy(sides[0], sides[1], (weights[0], weights[1]), trade_off)
+        self.seen = [side.detach() for side in sides], (weights[0], weights[1]), trade_off
         # All processes have the same D, and their losses are added up; a pass counts as much as its rows do.
         return cast(Tensor, loss + apart * (shares[0].detach() / distributed.world_size()))
 
@@ -312,10 +312,10 @@ class Aligned(Objective):
         """D of the representations that the last pass saw, and the norm of its gradient with respect to them."""
         if self.seen is None:
             return {}
-        sides, weights, strength = self.seen
+        sides, weights, trade_off = self.seen
         with torch.enable_grad():
             sides = [side.requires_grad_() for side in sides]
-            apart = self.discrepancy(sides[0], sides[1], weights, strength)
+            apart = self.discrepancy(sides[0], sides[1], weights, trade_off)
             found = torch.autograd.grad(apart, sides)
         return {"discrepancy": apart.item(), "discrepancy_gradient": float(torch.cat(found).norm())}
 
@@ -327,23 +327,23 @@ class Aligned(Objective):
 
 class _Reversed(torch.autograd.Function):
     @staticmethod
-    def forward(context: torch.autograd.function.FunctionCtx, rows: Tensor, strength: float) -> Tensor:
-        context.strength = strength  # type: ignore[attr-defined]
+    def forward(context: torch.autograd.function.FunctionCtx, rows: Tensor, trade_off: float) -> Tensor:
+        context.trade_off = trade_off  # type: ignore[attr-defined]
         return rows.view_as(rows)
 
     @staticmethod
     def backward(context: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
-        return -context.strength * gradients[0], None  # type: ignore[attr-defined]
+        return -context.trade_off * gradients[0], None  # type: ignore[attr-defined]
 
 
-def reverse_gradient(rows: Tensor, strength: float) -> Tensor:
-    """The rows themselves, whose gradient is minus ``strength`` times what comes back."""
-    return cast(Tensor, _Reversed.apply(rows, strength))  # type: ignore[no-untyped-call]
+def reverse_gradient(rows: Tensor, trade_off: float) -> Tensor:
+    """The rows themselves, whose gradient is minus ``trade_off`` times what comes back."""
+    return cast(Tensor, _Reversed.apply(rows, trade_off))  # type: ignore[no-untyped-call]
 
 
-def warmed_up(strength: float, progress: float) -> float:
-    """``strength`` * (2 / (1 + exp(-10 p)) - 1): from 0 to full over a training (Ganin et al. 2016, section 5.2.2)."""
-    return strength * (2 / (1 + math.exp(-10 * progress)) - 1)
+def warmed_up(trade_off: float, progress: float) -> float:
+    """``trade_off`` * (2 / (1 + exp(-10 p)) - 1): from 0 to full over a training (Ganin et al. 2016, section 5.2.2)."""
+    return trade_off * (2 / (1 + math.exp(-10 * progress)) - 1)
 
 
 def covariance(rows: Tensor, weights: Tensor) -> Tensor:

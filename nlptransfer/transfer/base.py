@@ -14,7 +14,7 @@ from nlptransfer.errors import SettingError, nearest
 from nlptransfer.models import Examples, Rows
 from nlptransfer.routes import Route
 from nlptransfer.settings import Count, Settings, check, convert, fields_of
-from nlptransfer.training import SOURCE, TARGET, Head, HeadTask, LabelLoss, Objective, Solved, TrainingSettings
+from nlptransfer.training import SOURCE, TARGET, FittedHead, Head, HeadTask, LabelLoss, Objective, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Stage:
     """the first one is judged, on its validation rows"""
     learns: Literal["model", "representation", "head", "language"] = "model"
     """what the route lets learn; that without the last layer, so that no score tells of it; the last layer alone, which
-    is solved; or the model's language, without any label"""
+    is fitted; or the model's language, without any label"""
 
 
 FROM_SOURCE, ON_TARGET = Stage("source", (SOURCE,)), Stage("target", (TARGET,))
@@ -134,14 +134,14 @@ class Transfer(Settings, ABC):
         """Return the rows that the loop learns from in a stage, by role."""
         return learner.examples
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         """Fit the last layer in a stage of a route that trains nothing else.
 
         Args:
             tasks: by role.
             source: what the stage before has fitted.
         """
-        return tasks[stage.roles[0]].choose()
+        return tasks[stage.roles[0]].choose_l2()
 
     def candidates(self, stage: Stage, route: Route) -> Sequence["Transfer | None"]:
         """Return the variants of a stage that are chosen from; None skips it. The first one does not adapt."""
@@ -293,7 +293,7 @@ class Variant:
 
 
 def check_same_labels(transfer: Transfer, sides: Sides) -> None:
-    """Raise a SettingError where a solved layer cannot be handed on."""
+    """Raise a SettingError where a fitted layer cannot be handed on."""
     if not sides.agree:
         raise SettingError(
             f"transfer={transfer.name}: a fitted last layer on frozen features can only be handed on where the "

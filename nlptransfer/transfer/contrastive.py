@@ -1,4 +1,4 @@
-"""Few labeled rows per class: texts of a class are drawn together and the others apart, then a head is solved."""
+"""Few labeled rows per class: texts of a class are drawn together and the others apart, then a head is fitted."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -30,11 +30,11 @@ from nlptransfer.settings import Count, check
 from nlptransfer.training import (
     TARGET,
     BatchTargets,
+    FittedHead,
     Head,
     HeadTask,
     LabelLoss,
     Objective,
-    Solved,
     TrainingSettings,
     are_few,
 )
@@ -71,7 +71,7 @@ class Contrastive(Transfer):
     kind counts alike, as in SetFit, which draws as many pairs of one as of the other. Batches are drawn as pairs of
     rows that share a label; each row of a batch goes through the encoder once, however many pairs it is in, and is
     compared with all others (of its own process): there is no list of all pairs, and the memory grows with the rows.
-    The last layer is then solved on what the tuned encoder gives. Validation rows are learned by the last layer alone.
+    The last layer is then fitted on what the tuned encoder gives. Validation rows are learned by the last layer alone.
     """
 
     name: ClassVar[str] = "contrastive"
@@ -128,13 +128,13 @@ class Contrastive(Transfer):
         count = self.num_pairs or max(LEAST_PAIRS, PAIRS_PER_ROW * len(own.targets))
         return {TARGET: drawn_pairs(own, learner.last_layer.out_features, count)}
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         # The encoder has learned from the training rows: what folds of them say of a strength is too good to be true.
         task = replace(tasks[TARGET], folds_know=True)
         if not are_few(len(task.train), len(task.validation)):
-            return task.choose()
+            return task.choose_l2()
         # 1 on vectors of length 1, as SetFit's logistic regression has it.
-        return replace(task, strength=float(np.square(task.train.values).sum(axis=1).mean())).choose()
+        return replace(task, l2=float(np.square(task.train.values).sum(axis=1).mean())).choose_l2()
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ def pass_on(pooler: nn.Linear) -> None:
 def begin_at_mean(model: nn.Module, pooler: nn.Linear, rows: TokenRows) -> None:
     """Let the layer before the last make the mean over a text's last hidden states out of the first one.
 
-    Both say much the same: the linear map between them is solved by ridge regression on texts that are put together of
+    Both say much the same: the linear map between them is fitted by ridge regression on texts that are put together of
     random tokens of ``rows``, without any label.
 
     Args:

@@ -15,11 +15,11 @@ from nlptransfer.training import (
     SOURCE,
     TARGET,
     BatchTargets,
+    FittedHead,
     Head,
     HeadTask,
     LabelLoss,
     Objective,
-    Solved,
     share_weights,
 )
 from nlptransfer.transfer.base import FromSource, Learner, Sides, Stage, check_same_labels
@@ -50,10 +50,10 @@ class Joint(FromSource):
         super().check_fits(route, sides)
         if not sides.has_rows:
             raise SettingError("transfer=joint: expected rows of a source, found a saved classifier: take sequential")
-        if route.is_solved:
+        if route.fits_head:
             check_same_labels(self, sides)
             check(
-                self.weighting != "scheduled", "weighting", self.weighting, "fixed or size: a solved layer has no steps"
+                self.weighting != "scheduled", "weighting", self.weighting, "fixed or size: a fitted layer has no steps"
             )
 
     def shares(self, rows: Mapping[str, int], progress: float) -> tuple[float, float]:
@@ -76,12 +76,12 @@ class Joint(FromSource):
             learner.last_layer if learner.source_head is not None else None,
         )
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         rows = {role: len(task.train) for role, task in tasks.items()}
         alpha, beta = self.shares(rows, 0.0)
         others = tasks[SOURCE].train
         beside = replace(others, weights=share_weights(tasks[SOURCE].criterion, others, alpha))
-        return tasks[TARGET].choose(beside=beside, share=beta)
+        return tasks[TARGET].choose_l2(extra=beside, share=beta)
 
 
 class JointLoss(Objective):

@@ -37,7 +37,7 @@ class Relational(FromSource):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        if route.is_solved:
+        if route.fits_head:
             raise SettingError(
                 f"transfer={self.name}: expected a route that learns a representation, found {route.name} with a "
                 "fitted last layer: take full, lora or head_type=mlp"

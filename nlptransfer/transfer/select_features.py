@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import Route
 from nlptransfer.training import (
+    FittedHead,
     Head,
     HeadTask,
-    Solved,
 )
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Sides, Stage
 
@@ -23,7 +24,7 @@ KEPT_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
 class SelectFeatures(FromSource):
     """The features of a frozen route that count on the source are those that the target may use.
 
-    A feature counts what the norm of its weights in the source's solved last layer says, features being standardized;
+    A feature counts what the norm of its weights in the source's fitted last layer says, features being standardized;
     what share of them is kept is chosen on the target's validation (Guyon et al. 2002, in one elimination).
     """
 
@@ -32,25 +33,25 @@ class SelectFeatures(FromSource):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        if not route.is_solved:
+        if not route.fits_head:
             raise SettingError(
                 f"transfer={self.name}: expected a route with a fitted last layer on frozen features, found "
                 f"{route.name}: take probe, or word2vec with head_type=linear"
             )
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         task = tasks[stage.roles[0]]
         if stage is FROM_SOURCE or source is None:
-            return task.choose()
+            return task.choose_l2()
         order = np.argsort(-np.linalg.norm(source[0], axis=0), kind="stable")
-        found: dict[float, Solved] = {}
+        found: dict[float, FittedHead] = {}
         for share in KEPT_SHARES:
             columns = np.zeros(len(order), dtype=bool)
             columns[order[: max(1, round(share * len(order)))]] = True
-            solved = task.only(columns).choose()
+            fitted = task.mapped(partial(np.multiply, columns)).choose_l2()
             # What rounding has left there must not be multiplied by features in prediction.
-            found[share] = replace(solved, head=(solved.head[0] * columns, solved.head[1]))
+            found[share] = replace(fitted, head=(fitted.head[0] * columns, fitted.head[1]))
         # Of equals the one with the most features.
         best = max(found, key=lambda share: (found[share].score, share))
-        scores = {f"{share:g}": solved.score for share, solved in found.items()}
+        scores = {f"{share:g}": fitted.score for share, fitted in found.items()}
         return replace(found[best], record={**found[best].record, "kept_features": best, "scores_by_share": scores})

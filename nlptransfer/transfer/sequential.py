@@ -12,11 +12,11 @@ from nlptransfer.settings import NonNegative, check
 from nlptransfer.training import (
     TARGET,
     BatchTargets,
+    FittedHead,
     Head,
     HeadTask,
     LabelLoss,
     Objective,
-    Solved,
 )
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage, check_same_labels
 
@@ -25,8 +25,8 @@ from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learne
 class Sequential(FromSource):
     """theta_s = argmin Ls, then min Lt from theta_s on; the last layer is carried over where the labels agree.
 
-    The loop begins at theta_s, and may be held to it by strength / 2 * |theta - theta_s|^2 (L2-SP, Li et al. 2018). A
-    last layer that is solved forgets where it began: min Lt + strength / (2n) * |theta - theta_s|^2, with the strength
+    The loop begins at theta_s, and may be held to it by l2_sp / 2 * |theta - theta_s|^2 (L2-SP, Li et al. 2018). A
+    last layer that is fitted forgets where it began: min Lt + l2 / (2n) * |theta - theta_s|^2, with the strength
     that scores best on validation.
     """
 
@@ -34,39 +34,44 @@ class Sequential(FromSource):
     stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
 
     l2_sp: NonNegative = 0.0
-    """strength of the pull back to what the source has taught"""
+    """L2 strength of the pull back to what the source has taught"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        if route.is_solved:
+        if route.fits_head:
             check_same_labels(self, sides)
-            check(self.l2_sp == 0, "l2_sp", self.l2_sp, "0 where the last layer is solved: there validation chooses it")
+            check(
+                self.l2_sp == 0,
+                "l2_sp",
+                self.l2_sp,
+                "0 where the last layer is fitted: there validation chooses it",
+            )
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         if stage is FROM_SOURCE or not self.l2_sp:
             return super().objective(stage, learner)
         return TowardsSourceLoss(learner.module, learner.criteria[TARGET], self.l2_sp, learner.taught)
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
-        return tasks[stage.roles[0]].choose(towards=source if stage is ON_TARGET else None)
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
+        return tasks[stage.roles[0]].choose_l2(towards=source if stage is ON_TARGET else None)
 
 
 class TowardsSourceLoss(Objective):
-    """L2-SP: the task's loss + strength / 2 * |theta - theta_s|^2 over what the source has taught.
+    """L2-SP: the task's loss + l2_sp / 2 * |theta - theta_s|^2 over what the source has taught.
 
     Li, Grandvalet and Davoine 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
     equation 2.
 
     Args:
-        strength: 0 or more.
+        l2_sp: 0 or more.
         start: theta_s, by the name of the parameter in the model; what is not named is free.
     """
 
     can_be_sharded: ClassVar[bool] = False
 
-    def __init__(self, model: nn.Module, criterion: LabelLoss, strength: float, start: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, criterion: LabelLoss, l2_sp: float, start: Mapping[str, Tensor]) -> None:
         super().__init__(model, criterion)
-        self.strength = strength
+        self.l2_sp = l2_sp
         self.start = {name: value.detach().clone() for name, value in start.items()}
 
     def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
@@ -78,4 +83,4 @@ class TowardsSourceLoss(Objective):
             for name, value in self.model.named_parameters()
             if name in self.start and value.requires_grad
         ]
-        return found + self.criterion.share(batch) * self.strength / 2 * torch.stack(held).sum()
+        return found + self.criterion.share(batch) * self.l2_sp / 2 * torch.stack(held).sum()

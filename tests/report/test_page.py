@@ -356,7 +356,7 @@ def test_the_verdict_on_a_source_is_shown(run_folder: Path) -> None:
     ("given", "sections"),
     [
         ({"predictions": {}}, {"classes", "confusion", "calibration", "coverage"}),
-        ({"training": Fit(details={"solved": "train"})}, {"training"}),
+        ({"training": Fit(details={"fitted_on": "train"})}, {"training"}),
     ],
 )
 def test_a_part_with_nothing_to_show_is_left_out(tmp_path: Path, given: dict[str, Any], sections: set[str]) -> None:

@@ -30,7 +30,7 @@ from nlptransfer.routes import probe
 from nlptransfer.routes.base import Built
 from nlptransfer.routes.probe import Probe
 from nlptransfer.routes.probe_model import ProbeForSequenceClassification
-from nlptransfer.training.lbfgs import solve
+from nlptransfer.training.lbfgs import Features, fit
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import LabelLoss, Objective
 from nlptransfer.training.optimizer import TrainingSettings
@@ -280,14 +280,14 @@ def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path, c
 # Heads
 
 
-def test_solved_head_learns(base: str) -> None:
+def test_fitted_head_learns(base: str) -> None:
     route = Probe()
     built = build(route, base)
     rows = rows_of(route, built)
     inputs = route.head_inputs(built.model, rows)
     assert inputs is not None and inputs.dtype == np.float32 and inputs.shape == (len(TEXTS), 3 * 8)
     objective = LabelLoss(Labels(("bad", "good"), False))
-    weight, bias = solve(objective, inputs, TARGETS, 0.01)
+    weight, bias = fit(objective, Features(inputs, TARGETS), 0.01)
     with torch.no_grad():
         route.head(built.model).weight.copy_(torch.from_numpy(weight))
         route.head(built.model).bias.copy_(torch.from_numpy(bias))

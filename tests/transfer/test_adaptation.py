@@ -16,7 +16,7 @@ from helpers.corpora import topic_splits as words
 from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune
-from helpers.transfers import QUICK, ROUTES, SOLVED, weights
+from helpers.transfers import FITTED, QUICK, ROUTES, weights
 from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.data.labels import Labels
@@ -56,7 +56,7 @@ FITTING = [
     (route, name)
     for route in ("words linear", "words mlp", "probe linear", "full", "lora")
     for name in FREE
-    if not (name in STEPPED_ONLY and route in SOLVED)
+    if not (name in STEPPED_ONLY and route in FITTED)
 ]
 
 
@@ -93,7 +93,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
     if name == "adapt":
         tried = told.stages["align"].curve
         assert [(one["method"], one["trade_off"]) for one in tried] == [("none", 0), ("coral", 0.5), ("coral", 1)]
-    elif name != "selftrain" and route not in SOLVED:
+    elif name != "selftrain" and route not in FITTED:
         # Where D is asked to count nothing it has no gradient, and one where it does.
         assert stage.curve[0]["trade_off"] == 0
 
@@ -318,17 +318,25 @@ def test_values_that_make_no_sense(strategy, message):
 
 
 def test_a_whole_map_is_the_most(adapt):
-    with pytest.raises(SettingError, match="at most 1 where the last layer is solved"):
+    with pytest.raises(SettingError, match="at most 1 where the last layer is fitted"):
         adapt("words linear", Coral(trade_offs=(1.5,)))
 
 
 @pytest.mark.parametrize(
     ("route", "strategy", "message"),
     [
-        ("words linear", Coral(warm_up=True), "warm_up=True: expected False, as it is of a last layer that is stepped"),
-        ("probe linear", Coral(epochs=(1, 2)), "epochs=(1, 2): expected (), as it is of a last layer that is stepped"),
-        ("words mlp", Coral(shrinkage=0.1), "shrinkage=0.1: expected 0.9, as it is of a last layer that is solved"),
-        ("probe linear", Adapt(methods=("mmd",)), "expected coral or selftrain where the last layer is solved"),
+        ("words linear", Coral(warm_up=True), "warm_up=True: expected False, as it is of a last layer that is trained"),
+        ("probe linear", Coral(epochs=(1, 2)), "epochs=(1, 2): expected (), as it is of a last layer that is trained"),
+        (
+            "words mlp",
+            Coral(shrinkage=0.1),
+            "shrinkage=0.1: expected 0.9, as it is of a last layer that is fitted",
+        ),
+        (
+            "probe linear",
+            Adapt(methods=("mmd",)),
+            "expected coral or selftrain where the last layer is fitted",
+        ),
         ("words linear", SelfTrain(within=True), "within=True: expected false where there is a source"),
     ],
 )

@@ -12,7 +12,7 @@ from helpers.classifiers import LABELS
 from helpers.corpora import HELD_OUT, splits, topic_splits
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune
-from helpers.transfers import QUICK, ROUTES, SOLVED, weights
+from helpers.transfers import FITTED, QUICK, ROUTES, weights
 from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import NlpTransferError, SettingError
@@ -79,7 +79,7 @@ FITTING = [
     (route, name)
     for route in ROUTES
     for name in ("copy", "sequential", "joint", "select_features", "relational")
-    if not (name == "select_features" and route not in SOLVED) and not (name == "relational" and route in SOLVED)
+    if not (name == "select_features" and route not in FITTED) and not (name == "relational" and route in FITTED)
 ]
 
 
