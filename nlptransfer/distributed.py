@@ -1,4 +1,4 @@
-"""Which process am I, and how do the processes meet: whoever must know asks here."""
+"""Say which of several processes this one is, and let them meet and exchange what they have."""
 
 import atexit
 import logging
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +26,11 @@ from nlptransfer.errors import SettingError
 log = logging.getLogger("nlptransfer")
 
 TOGETHER = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU}
-"""How processes may work together beside sharded weights: each has all of them."""
+"""Where each process has all weights; apart from these, weights may be sharded by FSDP 2."""
 
 
 def state() -> PartialState:
-    """Accelerate's view of the processes, which know each other from the first call on."""
+    """Return Accelerate's view of the processes, which know each other from the first call on."""
     _part_at_exit()
     # Where weights are sharded Accelerate's default is that one process loads a base and the others hold nothing, until
     # it is prepared; but what is frozen is computed before that, by all.
@@ -39,13 +39,10 @@ def state() -> PartialState:
 
 
 def accelerator(mixed_precision: str, trackers: Sequence[str], folder: Path) -> Accelerator:
-    """What a training runs on.
-
-    Args:
-        folder: of the run; trackers write into ``logs`` in it.
+    """Make what a training runs on; trackers write into ``logs`` in ``folder``.
 
     Raises:
-        SettingError: a precision that the machine has not, or a launcher's way of working together that is not ours.
+        SettingError: a precision that the machine has not, or a kind of distribution that is not supported.
     """
     # Accelerate itself would go on in full precision without a word.
     if mixed_precision == "fp16" and state().device.type == "cpu":
@@ -66,32 +63,32 @@ def accelerator(mixed_precision: str, trackers: Sequence[str], folder: Path) -> 
 
 
 def is_main() -> bool:
-    """Whether this process writes the files and shows the progress."""
+    """Tell whether this process writes the files and shows the progress."""
     return bool(state().is_main_process)
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return int(state().process_index)
 
 
 def world_size() -> int:
-    """How many processes run side by side."""
+    """Return how many processes run side by side."""
     return int(state().num_processes)
 
 
 def barrier() -> None:
-    """Go on only when every process has come here."""
+    """Wait until every process has come here."""
     state().wait_for_everyone()
 
 
 def from_main(value: Any) -> Any:
-    """The main process's ``value``, on every process."""
+    """Return the main process's ``value``, on every process."""
     return value if world_size() == 1 else broadcast_object_list([value])[0]
 
 
 class _Gathered(torch.autograd.Function):
-    """The rows of all processes; what each makes of them comes back to the process that they are of, added up."""
+    """Gathers the rows of all processes; backward, each gets the sum of the gradients of its own rows."""
 
     @staticmethod
     def forward(_: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -107,26 +104,23 @@ class _Gathered(torch.autograd.Function):
 
 
 def gather_with_gradient(rows: torch.Tensor) -> torch.Tensor:
-    """(rows of all processes, ...): those of each process, as many on each, one after the other."""
+    """Return (rows of all processes, ...), one process after the other; each must have as many."""
     return rows if world_size() == 1 else _Gathered.apply(rows)  # type: ignore[no-untyped-call]
 
 
 def largest(number: int) -> int:
-    """The largest of the processes' numbers."""
+    """Return the largest of the processes' numbers."""
     return number if world_size() == 1 else max(gather_object([number]))
 
 
 def gather_rows(indices: Sequence[np.ndarray], values: Sequence[np.ndarray], rows: int, *, share: bool) -> np.ndarray:
-    """Put rows that were worked on in batches back in order.
+    """Put the results of batches back in the order of the rows: (rows, ...), the same on every process.
 
     Args:
         indices: for each batch of this process, the places of its rows.
         values: for each batch of this process, its results, (rows of the batch, ...).
         rows: how many rows there are in all, at least one.
         share: whether every process did a part of them (each row exactly one); without it, this one did all.
-
-    Returns:
-        (rows, ...), the same on every process that takes part.
     """
     pairs = list(zip(indices, values, strict=True))
     if share and world_size() > 1:
@@ -145,7 +139,8 @@ def quiet_others() -> None:
 
 def main_first() -> AbstractContextManager[None]:
     """Let the main process do a block before the others, which then find its results in the cache."""
-    return cast(AbstractContextManager[None], state().main_process_first())
+    first: AbstractContextManager[None] = state().main_process_first()
+    return first
 
 
 @cache
@@ -158,16 +153,12 @@ def _part_at_exit() -> None:
 def _on_cpu() -> bool:
     # PartialState by itself heeds neither the launcher's --cpu nor a machine without an accelerator: each of
     # several processes would then take itself for the only one.
-    found = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    if found and _is_left_alone():
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    # The launcher says where several processes meet, but to the one that it starts without GPUs not how many.
+    meets = os.environ.keys() >= {"ACCELERATE_USE_CPU", "MASTER_PORT"}
+    if on_cpu and meets and not os.environ.keys() & {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"}:
         log.warning(
             "accelerate launch was asked for several processes and started one: on processors take "
             "torchrun --nproc-per-node N"
         )
-    return found
-
-
-def _is_left_alone() -> bool:
-    # The launcher says where several processes meet, but to the one that it starts without GPUs not how many.
-    says, counts = {"ACCELERATE_USE_CPU", "MASTER_PORT"}, {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"}
-    return says <= {*os.environ} and not counts & {*os.environ}
+    return on_cpu

@@ -1,9 +1,8 @@
-"""Files written whole or not at all, and the folder where caches live."""
+"""Write files whole or not at all, stamp their content, and say where caches live."""
 
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,7 +23,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        _give_default_mode(temporary)
+        # mkstemp makes private files: give it the mode that the user's umask asks for.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -35,30 +37,25 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; it takes the place of ``path`` on success only."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield temporary
-        _give_default_mode(temporary)
+    prefix = f".{path.name}."
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix, ignore_cleanup_errors=True) as scratch:
+        new, old = Path(scratch, path.name), Path(scratch, ".old")
+        new.mkdir()
+        yield new
+        # A folder cannot be renamed over a full one: the old one steps aside first.
         if path.exists():
-            # A folder cannot be renamed over a full one: the old one steps aside first.
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            os.replace(path, old / "folder")
-            try:
-                os.replace(temporary, path)
-            except OSError:
-                os.replace(old / "folder", path)
-                raise
-            finally:
-                shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
 
 
 @contextmanager
 def no_empty_folder(path: Path) -> Iterator[None]:
-    """A folder that is made within is removed where an error leaves nothing in it."""
+    """Remove a folder that was made within this block where an error leaves it empty."""
     existed = path.exists()
     try:
         yield
@@ -81,22 +78,18 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """What ``write_json`` wrote."""
+    """Read a file of UTF-8 JSON."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def size_mb(folder: str | Path) -> float:
-    """Size on disk of a file or a whole folder, in MiB."""
-    folder = Path(folder)
-    files = folder.rglob("*") if folder.is_dir() else [folder]
+    """Return the size on disk of a file or a whole folder, in MiB."""
+    files = [Path(folder), *Path(folder).rglob("*")]
     return sum(file.stat().st_size for file in files if file.is_file()) / 2**20
 
 
 def content_stamp(path: str | Path) -> str:
-    """A hash of the sizes and bytes of a file, or of the files of a folder; of large ones, of samples.
-
-    Files of up to 4 MiB are read whole, larger ones in 64 places.
-    """
+    """Hash the sizes and bytes of a file, or of the files of a folder; those above 4 MiB in 64 places alone."""
     path, digest = Path(path), hashlib.sha256()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if not file.is_file():
@@ -113,7 +106,7 @@ def content_stamp(path: str | Path) -> str:
 
 
 def templates(filters: Mapping[str, Callable[..., Any]]) -> "Environment":
-    """The package's templates, which escape what is put into them, with filters of their own."""
+    """Open the package's templates, which escape what is put into them, with these filters."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -128,13 +121,6 @@ def templates(filters: Mapping[str, Callable[..., Any]]) -> "Environment":
 
 
 def cache_folder(kind: str) -> Path:
-    """Where caches of one kind live: beside the Hugging Face caches, so that ``HF_HOME`` moves them too."""
+    """Return the folder of one kind of cache: in that of Hugging Face, so that ``HF_HOME`` moves it too."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(os.environ.get("HF_HOME") or default).expanduser() / "nlptransfer" / kind
-
-
-def _give_default_mode(path: Path) -> None:
-    # mkstemp and mkdtemp make private files; what they become has the mode that the user's umask asks for.
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)

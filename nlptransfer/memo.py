@@ -1,4 +1,4 @@
-"""Make a thing once where several runs, or several steps of one, need the same. It does not know what is made."""
+"""Make a thing once where several runs, or several steps of one, need the same."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -11,11 +11,7 @@ _memo: ContextVar[tuple[dict[Any, Any], Collection[str] | None] | None] = Contex
 
 @contextmanager
 def shared_work(kinds: Collection[str] | None = None) -> Iterator[None]:
-    """Enable memoization of :func:`once` inside this block, unless it is enabled already.
-
-    Args:
-        kinds: what is kept in memory to the end of the block; None: everything.
-    """
+    """Enable memoization of :func:`once` of these kinds (None: of all) inside this block, unless it is enabled."""
     if _memo.get() is not None:
         yield
         return
@@ -27,15 +23,15 @@ def shared_work(kinds: Collection[str] | None = None) -> Iterator[None]:
 
 
 def once(key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
-    """Return what ``make`` gives, which nobody changes: kept within :func:`shared_work`, and made anew outside of it.
+    """Return what ``make`` gives, which must not be changed: made once within :func:`shared_work`, anew outside of it.
 
     Args:
         key: its kind, and all that it depends on.
     """
-    kept, kinds = _memo.get() or ({}, ())
+    memo, kinds = _memo.get() or ({}, ())
     if kinds is not None and key[0] not in kinds:
         return make()
-    if key not in kept:
-        kept[key] = make()
-    made: Made = kept[key]
+    if key not in memo:
+        memo[key] = make()
+    made: Made = memo[key]
     return made

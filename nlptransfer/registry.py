@@ -3,19 +3,20 @@
 import logging
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 from nlptransfer.errors import SettingError, nearest
 
+log = logging.getLogger("nlptransfer")
+
 
 class Named(Protocol):
-    """What is registered: it has a name on its class."""
+    """A class that can be registered."""
 
     @property
     def name(self) -> str: ...
 
 
-log = logging.getLogger("nlptransfer")
 T = TypeVar("T", bound=Named)
 
 
@@ -40,7 +41,7 @@ class Registry(Mapping[str, type[T]]):
             SettingError: another class has that name.
         """
         name = str(cls.name)
-        if name in self and self[name] is not cls:
+        if self.get(name, cls) is not cls:
             raise SettingError(f"{self.kind} {name!r}: expected a name that is free, found that of {self[name]}")
         self._classes[name] = cls
         return cls
@@ -63,24 +64,27 @@ class Registry(Mapping[str, type[T]]):
         return self._classes[name]
 
     def __contains__(self, name: object) -> bool:
-        return any(name == known for known in self)
+        return name in self._names()
 
     def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def _names(self) -> list[str]:
         if not self._is_complete:
             for entry in entry_points(group=self.group):
                 if self._places.setdefault(entry.name, entry).value != entry.value:
                     log.warning("%s %r: %s is left out, as that name is taken", self.kind, entry.name, entry.value)
             self._is_complete = True
-        return iter({**self._places, **self._classes})
+        return list(self._places | self._classes)
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def _imported(self, entry: EntryPoint) -> type[T]:
+    def _imported(self, entry: EntryPoint) -> Any:
         try:
             found = entry.load()
         except (ImportError, AttributeError) as error:
             raise SettingError(f"{self.kind} {entry.name!r}: expected it at {entry.value}, found {error}") from error
         if getattr(found, "name", None) != entry.name:
             raise SettingError(f"{self.kind} {entry.name!r}: expected a class of that name at {entry.value}")
-        return cast(type[T], found)
+        return found

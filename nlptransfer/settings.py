@@ -5,6 +5,7 @@ import json
 import operator
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -25,7 +26,9 @@ _LIMITS: dict[type, tuple[Callable[[Any, Any], bool], str, str]] = {
     Lt: (operator.lt, "lt", "below {}"),
     MinLen: (lambda value, least: len(value) >= least, "min_length", "of {} or more"),
 }
-"""Whether a value keeps a limit, the limit's field, and how it is said."""
+"""Whether a value keeps a limit, the limit's field, and its words."""
+_TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
 
 
 class Settings:
@@ -38,29 +41,22 @@ class Settings:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
+def _hints(annotated: Callable[..., Any]) -> dict[str, Any]:
+    return get_type_hints(annotated, include_extras=True)
 
 
 def fields_of(kind: type) -> dict[str, Any]:
-    """The settings of one dataclass: name -> type."""
+    """Return the settings of one dataclass, name -> type."""
     return {field.name: _hints(kind)[field.name] for field in dataclasses.fields(kind) if field.init}
 
 
 def fill(kinds: Mapping[str, type], flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Spread flat settings over dataclasses by field name.
-
-    Args:
-        kinds: the dataclasses, each under the name that it has in the result.
-        flat: settings by field name; a string is read as the field's type.
-
-    Returns:
-        One instance for each of ``kinds``.
+    """Return an instance of each of ``kinds``, under its key, with those settings of ``flat`` that it has as fields.
 
     Raises:
-        SettingError: a name that no dataclass has, or a value of the wrong type.
+        SettingError: a name that no dataclass has, or a value of the wrong type; a string is read as the field's type.
     """
-    known = {name: kind for kind in kinds.values() for name in fields_of(kind)}
+    known = {name for kind in kinds.values() for name in fields_of(kind)}
     for name in flat:
         if name not in known:
             raise SettingError(f"unknown setting {name!r}: {nearest(name, known)}")
@@ -70,96 +66,84 @@ def fill(kinds: Mapping[str, type], flat: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def pairs(settings: Iterable[str] | None, own: Collection[str] = ()) -> dict[str, str]:
-    """Settings that were given as KEY=VALUE.
-
-    Args:
-        own: what the command has arguments of its own for.
+def pairs(settings: Iterable[str] | None, arguments: Collection[str] = ()) -> dict[str, str]:
+    """Read settings of the form KEY=VALUE.
 
     Raises:
-        SettingError: one without "=", or one of ``own``.
+        SettingError: one without "=", or one of ``arguments``, for which the command has options.
     """
-    found = {}
+    values = {}
     for setting in settings or ():
         name, equals, value = setting.partition("=")
+        name = name.strip()
         if not equals:
             raise SettingError(f"--set {setting}: expected KEY=VALUE")
-        if name.strip() in own:
-            raise SettingError(f"--set {name.strip()}: not a setting but an argument by itself; see --help")
-        found[name.strip()] = value
-    return found
+        if name in arguments:
+            raise SettingError(f"--set {name}: not a setting but an argument by itself; see --help")
+        values[name] = value
+    return values
 
 
 def convert(name: str, value: Any, hint: Any) -> Any:
-    """``value`` as the type ``hint``; strings are read as they come from a command line.
+    """Return ``value`` as the type ``hint``; strings are read as they come from a command line.
 
     Raises:
         SettingError: the value cannot be of that type, or is out of its range.
     """
-    if get_origin(hint) is Annotated:
-        found = convert(name, value, get_args(hint)[0])
-        if not all(keeps(found, limit) for keeps, limit, _ in _limits(hint)):
-            raise SettingError(f"{name}={value!r}: expected {_said(hint)}")
+    kind, args = get_origin(hint) or hint, get_args(hint)
+    if kind is Annotated:
+        found = convert(name, value, args[0])
+        check(all(keeps(found, limit) for keeps, limit, _ in _limits(hint)), name, value, _in_words(hint))
         return found
-    if get_origin(hint) in (Union, types.UnionType):
-        choices = get_args(hint)
-        if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in choices):
+    if kind is Literal:
+        choices = [choice for choice in args if value in (choice, str(choice))]
+        check(bool(choices), name, value, _in_words(hint))
+        return choices[0]
+    if kind in (Union, types.UnionType):
+        if type(None) in args and (value is None or (isinstance(value, str) and value.lower() == "none")):
             return None
         # Text is anything's last meaning: '{"good": 2}' is a mapping before it is a string.
-        for choice in sorted(choices, key=lambda choice: choice is str):
-            try:
+        for choice in sorted(args, key=lambda choice: choice is str):
+            with suppress(SettingError):
                 return convert(name, value, choice)
-            except SettingError:
-                continue
-        raise _wrong(name, value, hint)
-    if get_origin(hint) is Literal:
-        for choice in get_args(hint):
-            if value == choice or (isinstance(value, str) and value == str(choice)):
-                return choice
-        raise SettingError(f"{name}={value!r}: expected {_said(hint)}")
-    if get_origin(hint) is tuple:
+    elif kind is tuple:
         parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-        if not isinstance(parts, (list, tuple)):
-            raise _wrong(name, value, hint)
-        return tuple(
-            convert(name, part.strip() if isinstance(part, str) else part, get_args(hint)[0]) for part in parts
-        )
-    if get_origin(hint) in (dict, Mapping):
-        return _mapping(name, value, hint)
-    return _plain(name, value, hint)
+        if isinstance(parts, (list, tuple)):
+            stripped = (part.strip() if isinstance(part, str) else part for part in parts)
+            return tuple(convert(name, part, args[0]) for part in stripped)
+    elif kind in (dict, Mapping):
+        with suppress(ValueError, TypeError):
+            items = dict(json.loads(value) if isinstance(value, str) else value)
+            return {str(key): convert(f"{name}[{key}]", item, args[1]) for key, item in items.items()}
+    elif kind is bool and isinstance(value, str) and value.lower() in _TRUTHS:
+        return _TRUTHS[value.lower()]
+    elif kind in (int, float):
+        # numpy's numbers are numbers too, and true is none.
+        if isinstance(value, (str, Integral if kind is int else Real)) and not isinstance(value, bool):
+            with suppress(ValueError):
+                return kind(value)
+    elif kind is Any or isinstance(value, kind):
+        return value
+    raise SettingError(f"{name}={value!r}: expected {_in_words(hint)}, found {type(value).__name__}")
 
 
 def as_text(value: Any) -> str:
-    """A setting as it is written on a command line; :func:`convert` reads it back."""
+    """Write a setting as on a command line; :func:`convert` reads it back."""
     if isinstance(value, Mapping):
         return json.dumps(dict(value), ensure_ascii=False)
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _mapping(name: str, value: Any, hint: Any) -> dict[str, Any]:
-    try:
-        pairs = dict(json.loads(value) if isinstance(value, str) else value)
-    except (ValueError, TypeError) as error:
-        raise _wrong(name, value, hint) from error
-    return {str(key): convert(f"{name}[{key}]", item, get_args(hint)[1]) for key, item in pairs.items()}
+def check(condition: bool, name: str, value: Any, expected: str) -> None:
+    """Raise a SettingError that says what was expected of ``name`` unless ``condition`` holds."""
+    if not condition:
+        raise SettingError(f"{name}={value!r}: expected {expected}")
 
 
-def _plain(name: str, value: Any, hint: Any) -> Any:
-    if hint is Any:
-        return value
-    if isinstance(value, str) and hint is bool and value.lower() in ("true", "false", "1", "0", "yes", "no"):
-        return value.lower() in ("true", "1", "yes")
-    if isinstance(value, str) and hint in (int, float):
-        try:
-            return hint(value)
-        except ValueError as error:
-            raise _wrong(name, value, hint) from error
-    # numpy's numbers are numbers too, and true is none.
-    if hint in (int, float) and isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool):
-        return hint(value)
-    if hint not in (int, float) and isinstance(value, hint):
-        return value
-    raise _wrong(name, value, hint)
+def check_arguments(function: Callable[..., Any], **values: Any) -> None:
+    """Raise a SettingError for an argument that is not of the type, or out of the range, that the function declares."""
+    for name, value in values.items():
+        convert(name, value, _hints(function)[name])
 
 
 def _limits(hint: Any) -> Iterator[tuple[Callable[[Any, Any], bool], Any, str]]:
@@ -169,29 +153,16 @@ def _limits(hint: Any) -> Iterator[tuple[Callable[[Any, Any], bool], Any, str]]:
             yield keeps, getattr(limit, field), words.format(getattr(limit, field))
 
 
-def _wrong(name: str, value: Any, hint: Any) -> SettingError:
-    return SettingError(f"{name}={value!r}: expected {_said(hint)}, found {type(value).__name__}")
-
-
-def _said(hint: Any) -> str:
-    """A type in words."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
-    if hint in words:
-        return words[hint]
-    if get_origin(hint) is Annotated:
-        return f"{_said(get_args(hint)[0])} {', '.join(words for *_, words in _limits(hint))}"
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_said(choice) for choice in get_args(hint))
-    if get_origin(hint) is tuple:
+def _in_words(hint: Any) -> str:
+    kind, args = get_origin(hint) or hint, get_args(hint)
+    if kind is Annotated:
+        return f"{_in_words(args[0])} {', '.join(words for *_, words in _limits(hint))}"
+    if kind in (Union, types.UnionType):
+        return " or ".join(map(_in_words, args))
+    if kind is tuple:
         return "a list (or text with commas)"
-    if get_origin(hint) in (dict, Mapping):
+    if kind in (dict, Mapping):
         return 'a mapping such as {"name": 1}'
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(repr, get_args(hint)))}"
-    return getattr(hint, "__name__", str(hint))
-
-
-def check(condition: bool, name: str, value: Any, expected: str) -> None:
-    """Raise a SettingError that says what was expected of ``name`` unless ``condition`` holds."""
-    if not condition:
-        raise SettingError(f"{name}={value!r}: expected {expected}")
+    if kind is Literal:
+        return f"one of {', '.join(map(repr, args))}"
+    return str(_WORDS.get(kind, getattr(kind, "__name__", kind)))

@@ -93,6 +93,7 @@ def test_values_become_the_type_they_are_declared_with(value, hint, expected):
         ("maybe", bool, "expected true or false, found str"),
         (1, bool, "expected true or false, found int"),
         (None, int, "expected a whole number, found NoneType"),
+        (None, int | Literal["auto"], "expected a whole number or one of 'auto', found NoneType"),
         (5, str, "expected text, found int"),
         ("x", int | None, "expected a whole number or none, found str"),
         ("rnn", Literal["cnn", "mlp"], "x='rnn': expected one of 'cnn', 'mlp'"),

@@ -98,7 +98,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         }  # fmt: skip
         options = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta, "progress": not quiet}
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None} | options
-        given |= pairs(settings, own=signature(compare).parameters)
+        given |= pairs(settings, arguments=signature(compare).parameters)
         found = compare(data, overwrite=overwrite, **given)
         if distributed.is_main():
             show_comparison(found)

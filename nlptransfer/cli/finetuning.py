@@ -72,7 +72,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
             "source": source[0] if source and len(source) == 1 else source or None,
         }  # fmt: skip
         config: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        config |= pairs(settings, own=("data", "output_dir", "overwrite", "report"))
+        config |= pairs(settings, arguments=("data", "output_dir", "overwrite", "report"))
         config = _recipe_settings(defaults, config) | config
         sizes_, transfers = config.pop("sizes", None), config.pop("transfer", [])
         transfers = [transfers] if isinstance(transfers, str) else transfers

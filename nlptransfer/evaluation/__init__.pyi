@@ -8,11 +8,8 @@ from .calibration import confidence as confidence
 from .calibration import coverage_curve as coverage_curve
 from .calibration import fit_temperature as fit_temperature
 from .calibration import fit_thresholds as fit_thresholds
-from .calibration import negative_log_likelihood as negative_log_likelihood
 from .calibration import reliability_curve as reliability_curve
 from .calibration import untempered as untempered
-from .gain import Gain as Gain
-from .gain import transfer_gain as transfer_gain
 from .inputs import checked_probabilities as checked_probabilities
 from .inputs import predicted as predicted
 from .inputs import to_probabilities as to_probabilities
@@ -22,12 +19,15 @@ from .metrics import higher_is_better as higher_is_better
 from .metrics import known_score as known_score
 from .metrics import load_metric as load_metric
 from .metrics import measure as measure
+from .metrics import negative_log_likelihood as negative_log_likelihood
 from .metrics import score_predictions as score_predictions
 from .metrics import tally as tally
+from .significance import Gain as Gain
 from .significance import ScoredCandidate as ScoredCandidate
 from .significance import holm as holm
 from .significance import paired as paired
 from .significance import recommended as recommended
 from .significance import rows_to_reach as rows_to_reach
 from .significance import score_interval as score_interval
+from .significance import transfer_gain as transfer_gain
 from .significance import wilson_interval as wilson_interval

@@ -1,7 +1,4 @@
-"""Resample rows and seeds with replacement (Efron & Tibshirani 1993, ch. 13).
-
-This file knows counts and a function from counts to scores. It does not know what is scored.
-"""
+"""Resample rows and seeds with replacement (Efron & Tibshirani 1993, ch. 13), whatever it is that is scored."""
 
 from collections.abc import Callable
 
@@ -14,7 +11,7 @@ BLOCK = 2**22
 def resampled_scores(
     rng: np.random.Generator, counts: np.ndarray, score: Callable[[np.ndarray], np.ndarray], resamples: int
 ) -> np.ndarray:
-    """Score rows drawn with replacement, as many as there are.
+    """Score rows drawn with replacement, as many as there are: (..., resamples).
 
     Instead of rows it draws how often each distinct row occurs, which is the same and takes one draw a resample.
 
@@ -22,10 +19,6 @@ def resampled_scores(
         rng: source of the draws, which depend on neither scores nor blocks.
         counts: (m,), how often each distinct row occurs.
         score: maps counts (draws, m) to scores (..., draws).
-        resamples: how many.
-
-    Returns:
-        Scores (..., resamples).
     """
     rows, block, found = int(counts.sum()), max(1, BLOCK // len(counts)), []
     for start in range(0, resamples, block):

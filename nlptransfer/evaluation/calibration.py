@@ -1,19 +1,18 @@
-"""How far probabilities can be trusted: their temperature and thresholds, likelihood, Brier score, calibration error,
-and what abstaining buys.
+"""How far probabilities can be trusted: their temperature and thresholds, Brier score, calibration error, and what
+abstaining buys.
 
-``fit_temperature`` and ``fit_thresholds`` belong on rows that trained nothing. This file knows arrays; it does not know
-the names of labels.
+``fit_temperature`` and ``fit_thresholds`` belong on rows that trained nothing. Targets and predictions are label ids
+(n,), or 0/1 (n, k) with ``multi_label``; logits and probabilities are (n, k). A DataError is raised where there are no
+rows, where these do not fit each other, or where numbers are not finite or outside [0, 1].
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, log_softmax, logit, softmax
 
-from nlptransfer.evaluation.inputs import checked_matrix, checked_probabilities, checked_targets
-from nlptransfer.evaluation.metrics import mean_loss
+from nlptransfer.evaluation.inputs import checked_matrix, checked_probabilities, checked_rows, checked_targets
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
@@ -25,18 +24,7 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, multi_label: bool = F
 
     Targets are smoothed by one row's worth over all labels, as Platt (1999) does: a few rows that are all predicted
     right would otherwise ask for certainty. The loss is convex in 1/T, so that one bounded search over log T is enough.
-    Predictions of single labels do not change.
-
-    Args:
-        logits: (n, k), of rows that trained nothing.
-        targets: ids (n,), or 0/1 (n, k) with ``multi_label``.
-        multi_label: each label by itself, by sigmoid.
-
-    Returns:
-        T; 1.0 where no other does better.
-
-    Raises:
-        DataError: no rows, logits that are not finite, or targets that do not fit them.
+    Predictions of single labels do not change. Where no other T does better it is 1.0.
     """
     from scipy.optimize import minimize_scalar
 
@@ -57,28 +45,17 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, multi_label: bool = F
 
 
 def fit_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> np.ndarray:
-    """Fit for each label the threshold with the best F1 on these rows.
+    """Fit for each of several labels the threshold with the best F1 on these rows: (k,).
 
     Thresholds lie midway between neighboring scores; of equally good ones the nearest to .5 is taken. A label of fewer
     than 5 positives, where one row can move the threshold anywhere, takes the threshold with the best micro F1 when all
     labels share it, or .5 if nothing is positive; SCutFBR has a fallback of this kind too (Yang 2001).
-
-    Args:
-        probabilities: (n, k), of rows that trained nothing.
-        targets: 0/1 (n, k).
-
-    Returns:
-        (k,); a label is predicted where its probability is at least its threshold.
-
-    Raises:
-        DataError: no rows, probabilities outside [0, 1] or not finite, or targets that do not fit them.
     """
-    p = checked_probabilities(probabilities)
-    y = checked_targets(targets, p.shape, multi_label=True)
+    y, p = checked_rows(targets, probabilities, multi_label=True)
     shared = _best_threshold(p.ravel(), y.ravel())
-    columns = zip(p.T, y.T, strict=True)
+    rare = y.sum(axis=0) < MIN_POSITIVES
     return np.array(
-        [shared if truth.sum() < MIN_POSITIVES else _best_threshold(scores, truth) for scores, truth in columns]
+        [shared if rare[label] else _best_threshold(p[:, label], y[:, label]) for label in range(len(rare))]
     )
 
 
@@ -113,31 +90,20 @@ class Reliability:
         return float(np.average(np.abs(self.confidence - self.frequency), weights=self.count))
 
 
-def reliability_curve(
-    targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False, bins: int = BINS
-) -> Reliability:
+def reliability_curve(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False) -> Reliability:
     """Compare forecasts with how often they came true, by bins (Guo et al. 2017, section 2).
 
     With one label a row the forecast is the probability of the likeliest label; with several, each label of each row is
     a forecast. A bin holds its upper edge.
-
-    Args:
-        targets: ids (n,), or 0/1 (n, k) for several labels.
-        probabilities: (n, k).
-        multi_label: whether a row has several labels.
-        bins: how many, of equal width.
-
-    Raises:
-        DataError: no rows, or targets or probabilities that do not fit.
     """
     from sklearn.calibration import calibration_curve
 
-    p, y = _checked(targets, probabilities, multi_label)
+    y, p = checked_rows(targets, probabilities, multi_label)
     forecast, came = (p.ravel(), y.ravel()) if multi_label else (p.max(axis=1), p.argmax(axis=1) == y)
     forecast = forecast.clip(max=1)
-    frequency, confidence = calibration_curve(came, forecast, n_bins=bins)
+    frequency, confidence = calibration_curve(came, forecast, n_bins=BINS)
     # What scikit-learn does not return: how many forecasts are in each of its bins.
-    count = np.bincount(np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], forecast))
+    count = np.bincount(np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], forecast))
     return Reliability(confidence, frequency, count[count > 0])
 
 
@@ -146,69 +112,34 @@ def brier_score(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bo
 
     With one label a row it is summed over the labels (Brier 1950), 2 at worst; with several it is the mean over rows
     and labels, 1 at worst. scikit-learn's ``brier_score_loss`` warns of rows whose float32 sum is not quite 1.
-
-    Args:
-        targets: ids (n,), or 0/1 (n, k) for several labels.
-        probabilities: (n, k).
-        multi_label: whether a row has several labels.
-
-    Raises:
-        DataError: no rows, or targets or probabilities that do not fit.
     """
-    p, y = _checked(targets, probabilities, multi_label)
-    if multi_label:
-        return float(((p - y) ** 2).mean())
-    return float(((p - np.eye(p.shape[1])[y]) ** 2).sum(axis=1).mean())
-
-
-def negative_log_likelihood(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False) -> float:
-    """Compute the loss that ``score_predictions`` reports, in nats.
-
-    Args:
-        targets: ids (n,), or 0/1 (n, k) for several labels.
-        probabilities: (n, k).
-        multi_label: whether a row has several labels.
-
-    Raises:
-        DataError: no rows, or targets or probabilities that do not fit.
-    """
-    return mean_loss(*_checked(targets, probabilities, multi_label))
+    y, p = checked_rows(targets, probabilities, multi_label)
+    errors = (p - (y if multi_label else np.eye(p.shape[1])[y])) ** 2
+    return float(errors.mean() if multi_label else errors.sum(axis=1).mean())
 
 
 def untempered(probabilities: ArrayLike, temperature: float, *, multi_label: bool = False) -> np.ndarray:
-    """Compute the probabilities (n, k) as they were before their logits were divided by a temperature.
+    """Compute the probabilities as they were before their logits were divided by a temperature.
 
     The model is not needed: probabilities determine logits up to a constant, which softmax ignores.
-
-    Raises:
-        DataError: probabilities of another shape, outside [0, 1] or not finite.
     """
     p = checked_probabilities(probabilities)
     # As close to 0 and 1 as the float32 that is saved can tell.
     low = np.finfo(np.float32).tiny
     if multi_label:
-        return cast(np.ndarray, expit(temperature * logit(np.clip(p, low, 1 - np.finfo(np.float32).epsneg / 2))))
-    return cast(np.ndarray, softmax(temperature * np.log(np.maximum(p, low)), axis=1))
+        return np.asarray(expit(temperature * logit(np.clip(p, low, 1 - np.finfo(np.float32).epsneg / 2))))
+    return np.asarray(softmax(temperature * np.log(np.maximum(p, low)), axis=1))
 
 
 def answer_probabilities(probabilities: ArrayLike, guesses: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
-    """Look up the probability of each prediction: (n,), or (n, k) for several labels, of a yes or no for each.
-
-    Args:
-        probabilities: (n, k).
-        guesses: what is predicted, ids (n,), or 0/1 (n, k) for several labels.
-        multi_label: whether a row has several labels.
-    """
+    """Look up the probability of each prediction: (n,), or (n, k) for several labels, of a yes or no for each."""
     # As float64, so that a saved row and a live one lie on the same side of a limit.
     p = np.asarray(probabilities, dtype=np.float64)
     return np.where(guesses == 1, p, 1 - p) if multi_label else np.take_along_axis(p, guesses[:, None], axis=1)[:, 0]
 
 
 def confidence(probabilities: ArrayLike, guesses: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
-    """Compute the confidence of each row's prediction, (n,); with several labels that of its least sure yes or no.
-
-    Arguments are those of :func:`answer_probabilities`.
-    """
+    """Compute the confidence of each row's prediction, (n,); with several labels that of its least sure yes or no."""
     found = answer_probabilities(probabilities, guesses, multi_label=multi_label)
     return found.min(axis=1) if multi_label else found
 
@@ -216,20 +147,11 @@ def confidence(probabilities: ArrayLike, guesses: np.ndarray, *, multi_label: bo
 def coverage_curve(confidences: ArrayLike, right: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute accuracy over coverage, where the least confident rows are left unanswered (El-Yaniv and Wiener 2010).
 
-    Args:
-        confidences: (n,), at least one.
-        right: (n,) of booleans.
-
     Returns:
-        For each distinct confidence, from the highest: itself, the share of rows with at least that, and the share of
-        these that are right. The last are all rows.
+        Each distinct confidence from the highest on, the share of rows with at least that (at last all), and the share
+        of these that are right.
     """
     confidences, right = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=np.float64)
     values, place, count = np.unique(confidences, return_inverse=True, return_counts=True)
     covered, correct = count[::-1].cumsum(), np.bincount(place, weights=right)[::-1].cumsum()
     return values[::-1], covered / len(right), correct / covered
-
-
-def _checked(targets: ArrayLike, probabilities: ArrayLike, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
-    p = checked_probabilities(probabilities)
-    return p, checked_targets(targets, p.shape, multi_label)

@@ -1,9 +1,8 @@
 """Check targets and probabilities, and turn logits into probabilities and those into predictions.
 
-This file knows shapes and ranges. It does not know scores.
+Targets and predictions are label ids (n,), or 0/1 (n, k) for several labels; logits and probabilities are (n, k), one
+column a label. This file does not know scores.
 """
-
-from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,11 +14,7 @@ from nlptransfer.settings import check
 
 
 def checked_matrix(values: ArrayLike, what: str) -> np.ndarray:
-    """Convert numbers (n, k) to float64.
-
-    Raises:
-        DataError: another shape, no rows, or numbers that are not finite.
-    """
+    """Convert numbers (n, k) to float64; another shape, no rows, or numbers that are not finite are a DataError."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or 0 in array.shape:
         raise DataError(f"{what}: expected at least one row and one column a label, found shape {array.shape}")
@@ -30,11 +25,7 @@ def checked_matrix(values: ArrayLike, what: str) -> np.ndarray:
 
 
 def checked_probabilities(probabilities: ArrayLike, columns: int | None = None) -> np.ndarray:
-    """Convert probabilities (n, k) to float64.
-
-    Args:
-        probabilities: one column a label.
-        columns: k, where it is known.
+    """Convert probabilities (n, k) to float64; ``columns`` is k, where it is known.
 
     Raises:
         DataError: another shape, no rows, or values outside [0, 1] or not finite.
@@ -52,11 +43,7 @@ def checked_probabilities(probabilities: ArrayLike, columns: int | None = None) 
 
 
 def checked_targets(targets: ArrayLike, shape: tuple[int, ...], multi_label: bool, what: str = "targets") -> np.ndarray:
-    """Convert targets to integers: ids (n,), or 0/1 (n, k) for several labels; ``shape`` is (n, k).
-
-    Raises:
-        DataError: another shape, or values that are no such targets.
-    """
+    """Convert targets to integers, or raise a DataError for values or a shape that do not fit ``shape``, (n, k)."""
     y, expected = np.asarray(targets), shape if multi_label else shape[:1]
     if y.shape != expected:
         raise DataError(f"{what}: expected shape {expected} to go with the predictions, found {y.shape}")
@@ -71,21 +58,23 @@ def checked_targets(targets: ArrayLike, shape: tuple[int, ...], multi_label: boo
     return y.astype(np.int64)
 
 
+def checked_rows(
+    targets: ArrayLike, probabilities: ArrayLike, multi_label: bool, columns: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Convert targets and probabilities that go together, or raise a DataError."""
+    p = checked_probabilities(probabilities, columns)
+    return checked_targets(targets, p.shape, multi_label), p
+
+
 def to_probabilities(logits: np.ndarray, labels: Labels) -> np.ndarray:
     """Turn logits (n, k) into probabilities: softmax, or a sigmoid for each of several labels."""
-    return cast(np.ndarray, expit(logits) if labels.multi_label else softmax(logits, axis=1))
+    return np.asarray(expit(logits) if labels.multi_label else softmax(logits, axis=1))
 
 
 def predicted(probabilities: ArrayLike, labels: Labels, thresholds: ArrayLike | None = None) -> np.ndarray:
     """Predict the likeliest label's id, or with several labels each one that reaches its threshold.
 
-    Args:
-        probabilities: (n, k), one column a label.
-        labels: the k labels.
-        thresholds: (k,), for several labels only; .5 for each by default.
-
-    Returns:
-        Ids (n,), or 0/1 (n, k), as integers.
+    Thresholds, (k,), are for several labels only; by default each is .5.
 
     Raises:
         DataError: probabilities of another shape, outside [0, 1] or not finite.
@@ -94,7 +83,7 @@ def predicted(probabilities: ArrayLike, labels: Labels, thresholds: ArrayLike | 
     p = checked_probabilities(probabilities, labels.num_labels)
     if not labels.multi_label:
         check(thresholds is None, "thresholds", thresholds, "none where each row has one label")
-        return cast(np.ndarray, p.argmax(axis=1))
+        return np.asarray(p.argmax(axis=1))
     limits = np.full(p.shape[1], 0.5) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
     check(limits.shape == (p.shape[1],), "thresholds", thresholds, f"{p.shape[1]} numbers, one a label")
     return (p >= limits).astype(np.int64)

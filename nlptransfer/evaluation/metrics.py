@@ -2,13 +2,14 @@
 
 ``score_predictions`` counts each distinct outcome of a row once and derives every number from those counts, so that a
 thousand resamples cost one draw of counts and not a thousand calls of scikit-learn; its numbers are scikit-learn's with
-``zero_division=0``. This file does not know models or files.
+``zero_division=0``. Targets and predictions are label ids (n,), or 0/1 (n, k) for several labels; probabilities are
+(n, k). This file does not know models or files.
 """
 
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import evaluate
@@ -20,7 +21,7 @@ from scipy.stats import rankdata
 from nlptransfer.data import Labels
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.evaluation.bootstrap import percentile_interval, resampled_scores
-from nlptransfer.evaluation.inputs import checked_probabilities, checked_targets, predicted
+from nlptransfer.evaluation.inputs import checked_rows, predicted
 from nlptransfer.settings import check
 
 _AVERAGED = [f"{rate}_{kind}" for rate in ("f1", "precision", "recall") for kind in ("macro", "micro", "weighted")]
@@ -47,25 +48,15 @@ METRICS: dict[str, tuple[str, dict[str, Any], tuple[tuple[Any, Any], ...]]] = {
 
 
 class LocalMetric(evaluate.Metric):
-    """An ``evaluate`` metric over one scikit-learn function, whose other arguments ``compute`` takes too.
-
-    ``predictions`` and ``references`` are label ids (n,), or 0/1 (n, k) for several labels; they are kept in memory.
-
-    Args:
-        name: one of ``METRICS``.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.local_name = name
-        super().__init__(keep_in_memory=True)
+    """An ``evaluate`` metric over one scikit-learn function, whose other arguments ``compute`` takes too."""
 
     @property
     def name(self) -> str:
-        """Name of the metric and of its score."""
-        return self.local_name
+        """The key of ``METRICS``, which evaluate takes as the name of a configuration."""
+        return str(self.config_name)
 
     def _info(self) -> evaluate.MetricInfo:
-        function, _, kinds = METRICS[self.local_name]
+        function, _, kinds = METRICS[self.name]
         return evaluate.MetricInfo(
             description=f"sklearn.metrics.{function}",
             citation="",
@@ -76,28 +67,26 @@ class LocalMetric(evaluate.Metric):
     def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, Any]:
         import sklearn.metrics
 
-        function, settings, _ = METRICS[self.local_name]
+        function, settings, _ = METRICS[self.name]
         value = getattr(sklearn.metrics, function)(references, predictions, **{**settings, **options})
-        return {self.local_name: _for_json(value)}
+        return {self.name: _for_json(value)}
 
 
 def load_metric(name: str) -> evaluate.Metric:
-    """Load the local metric of that name, or else what ``evaluate.load`` gives.
-
-    ``evaluate.load`` fetches and runs the script that the hub holds under the name, or runs the one at a path.
+    """Load the local metric of that name, or else the script on the hub, or at a path, that ``evaluate.load`` runs.
 
     Raises:
-        SettingError: neither a local metric nor one that ``evaluate`` can load.
+        SettingError: there is none.
     """
     if name in METRICS:
-        return LocalMetric(name)
+        return LocalMetric(name, keep_in_memory=True)
     try:
         return evaluate.load(name, module_type="metric", keep_in_memory=True)
     except Exception as error:  # a fetched script can raise anything
         close = get_close_matches(name, METRICS, n=1)
         raise SettingError(
             f"metric {name!r}: expected one of {', '.join(METRICS)}, or one that evaluate.load finds; "
-            f"it said: {' '.join(str(error).split())}" + (f"; did you mean {close[0]!r}?" if close else "")
+            f"it said: {_on_one_line(error)}" + (f"; did you mean {close[0]!r}?" if close else "")
         ) from error
 
 
@@ -107,11 +96,7 @@ def default_metric(labels: Labels) -> str:
 
 
 def known_score(name: str, labels: Labels | None = None) -> str:
-    """Return ``name``, if ``score_predictions`` gives a number of that name (for ``labels``, or for either kind).
-
-    Raises:
-        SettingError: it does not.
-    """
+    """Return ``name``, or raise a SettingError if ``score_predictions`` gives no such number (for ``labels``)."""
     one, several = [*_SINGLE_LABEL, "loss"], [*_MULTI_LABEL, *_OF_PROBABILITIES]
     known = [*one, *several] if labels is None else several if labels.multi_label else one
     if name not in known:
@@ -120,10 +105,10 @@ def known_score(name: str, labels: Labels | None = None) -> str:
 
 
 def measure(metric: str, labels: Labels) -> str:
-    """Return ``metric``, if predicted labels alone have such a score, so that runs can be compared by it.
+    """Return ``metric``, or raise a SettingError if predicted labels alone have no such score.
 
-    Raises:
-        SettingError: an unknown score, or one that needs probabilities.
+    They have accuracy, mcc (one label a row), subset_accuracy (several), and f1, precision and recall, each _macro,
+    _micro and _weighted.
     """
     if known_score(metric, labels) in _OF_PROBABILITIES:
         raise SettingError(
@@ -134,11 +119,7 @@ def measure(metric: str, labels: Labels) -> str:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Say whether more of a score is better; the loss alone wants less.
-
-    Raises:
-        SettingError: ``score_predictions`` gives no such number.
-    """
+    """Say whether more of a score is better; an unknown score is a SettingError."""
     return known_score(metric) != "loss"
 
 
@@ -159,9 +140,6 @@ def score_predictions(
     over rows: below some 30 rows they are too narrow, and without any error they have no width.
 
     Args:
-        targets: ids (n,), or 0/1 (n, k) for several labels.
-        probabilities: (n, k).
-        labels: the k labels.
         thresholds: (k,), for several labels only; .5 for each by default.
         metrics: names of further ``evaluate`` metrics of the predictions (label_ranking_average_precision: of the
             probabilities). Each goes under its name, or ``name_key`` if it gives several numbers; a name that is a
@@ -180,15 +158,14 @@ def score_predictions(
         SettingError: thresholds that do not fit; a further metric that cannot be loaded or computed.
     """
     check(resamples >= 0, "resamples", resamples, "0 or more")
-    p = checked_probabilities(probabilities, labels.num_labels)
-    y = checked_targets(targets, p.shape, labels.multi_label)
+    y, p = checked_rows(targets, probabilities, labels.multi_label, labels.num_labels)
     guesses = predicted(p, labels, thresholds)
     counts, (table,) = outcomes(y, [guesses], labels, by_row=False)
     sums = counts @ table
     result: dict[str, Any] = {name: float(value) for name, value in averages(sums, len(y), labels).items()}
     if labels.multi_label:
         result["lrap"] = _ranking_precision(p, y)
-    result["loss"] = mean_loss(p, y)
+    result["loss"] = negative_log_likelihood(y, p, multi_label=labels.multi_label)
     if resamples:
         names = ["accuracy", "f1_macro", *(["f1_micro"] if labels.multi_label else [])]
 
@@ -210,12 +187,8 @@ def outcomes(
 ) -> tuple[np.ndarray, list[sparse.csr_array]]:
     """Count rows with the same targets and predictions: how often each kind occurs (m,), and each run's tally of one.
 
-    Args:
-        y: targets, ids (n,), or 0/1 (n, k) for several labels.
-        runs: what each predicted, in the shape of ``y``.
-        labels: the labels.
-        by_row: in the order of the rows, so that runs can change places without changing what a bootstrap draws; or
-            sorted by targets and predictions.
+    With ``by_row`` kinds are in the order of rows, so that runs can change places without changing what a bootstrap
+    draws; without, sorted by targets and predictions.
     """
     if labels.multi_label:
         # Packed to bits the sort that finds equal rows moves an eighth of the bytes.
@@ -237,14 +210,13 @@ def tally(targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> sparse.cs
     """Count what each of n rows adds to the sums that ``averages`` reads, (n, 3k + 1) of 0 and 1.
 
     For each of k labels whether the row has it and it is predicted, it is predicted, the row has it; at last whether
-    all is right. Targets and guesses are ids (n,), or 0/1 (n, k) for several labels, as integers.
+    all is right. Targets and guesses are integers.
     """
-    if labels.multi_label:
-        actual, given, right = sparse.csr_array(targets), sparse.csr_array(guesses), (targets == guesses).all(axis=1)
-    else:
-        actual, given = _one_hot(targets, labels.num_labels), _one_hot(guesses, labels.num_labels)
-        right = targets == guesses
-    columns = [actual.multiply(given), given, actual, sparse.csr_array(right[:, None])]
+    right = (targets == guesses).reshape(len(targets), -1).all(axis=1, keepdims=True)
+    actual, given = (
+        sparse.csr_array(ids if labels.multi_label else _one_hot(ids, labels.num_labels)) for ids in (targets, guesses)
+    )
+    columns = [actual.multiply(given), given, actual, sparse.csr_array(right)]
     return sparse.csr_array(sparse.hstack(columns), dtype=np.float64)
 
 
@@ -269,17 +241,17 @@ def averages(sums: np.ndarray, rows: int, labels: Labels) -> dict[str, np.ndarra
     return found
 
 
-def mean_loss(p: np.ndarray, y: np.ndarray) -> float:
+def negative_log_likelihood(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False) -> float:
     """Compute the mean negative log-likelihood in nats, with several labels over rows and labels.
 
     Like scikit-learn's it clips probabilities 2.2e-16 away from 0 and 1, but it says nothing of rows whose float32
     sum is not quite 1.
 
-    Args:
-        p: probabilities (n, k).
-        y: ids (n,), or 0/1 (n, k) for several labels.
+    Raises:
+        DataError: no rows, or targets or probabilities that do not fit.
     """
-    likelihood = p[np.arange(len(y)), y] if y.ndim == 1 else np.where(y == 1, p, 1 - p)
+    y, p = checked_rows(targets, probabilities, multi_label)
+    likelihood = np.where(y == 1, p, 1 - p) if multi_label else p[np.arange(len(y)), y]
     tiny = np.finfo(np.float64).eps
     return float(-np.log(np.clip(likelihood, tiny, 1 - tiny)).mean())
 
@@ -299,7 +271,9 @@ def _rates(both: np.ndarray, given: np.ndarray, actual: np.ndarray) -> dict[str,
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    return cast(np.ndarray, np.divide(top, bottom, out=np.zeros(np.shape(top)), where=bottom > 0))
+    found = np.zeros(np.shape(top))
+    np.divide(top, bottom, out=found, where=bottom > 0)
+    return found
 
 
 def _per_class(sums: np.ndarray, labels: Labels) -> dict[str, dict[str, float]]:
@@ -321,11 +295,14 @@ def _further(name: str, y: np.ndarray, guesses: np.ndarray, p: np.ndarray) -> di
     try:
         values = metric.compute(predictions=p if name == _RANKING else guesses, references=y)
     except Exception as error:  # a fetched script can raise anything
-        reason = " ".join(str(error).split())
-        raise SettingError(f"metric {name!r} cannot be computed on these predictions: {reason}") from error
+        raise SettingError(f"metric {name!r} cannot be computed on these predictions: {_on_one_line(error)}") from error
     if len(values) == 1:
         return {name: _for_json(next(iter(values.values())))}
     return {key if key == name else f"{name}_{key}": _for_json(value) for key, value in values.items()}
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _for_json(value: Any) -> Any:

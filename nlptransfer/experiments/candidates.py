@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.stats import qmc
@@ -17,12 +17,13 @@ from nlptransfer import distributed
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Split
 from nlptransfer.errors import SettingError, nearest
-from nlptransfer.experiments.baselines import BASELINES, Baseline, run_baseline
+from nlptransfer.experiments.baselines import BASELINES, run_baseline
 from nlptransfer.experiments.environment import speeds
 from nlptransfer.experiments.run import run
 from nlptransfer.experiments.scoring import SCORED_TRAINING_ROWS
 from nlptransfer.results import RunConfig, RunResult
 from nlptransfer.routes import ROUTES, Route, named_local
+from nlptransfer.settings import fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 
 PILOT_ROWS = 192
@@ -39,33 +40,38 @@ class Candidate:
 
     name: str
     """of its folders and in tables"""
-    method: Baseline | Route
+    route: Route | None = None
+    """None: the baseline of that name"""
     base: str | None = None
 
     @property
+    def method(self) -> str:
+        """Return the name of the route or baseline."""
+        return self.name if self.route is None else self.route.name
+
+    @property
     def is_baseline(self) -> bool:
-        """Whether it takes next to no time, so that it runs whatever the budget is."""
-        return isinstance(self.method, Baseline)
+        """Return whether it takes next to no time, so that it runs whatever the budget is."""
+        return self.route is None
 
     @property
     def is_tuned(self) -> bool:
-        """Whether it trains at a learning rate; the L2 of a fitted head is always chosen."""
-        return isinstance(self.method, Route) and not self.method.fits_head
+        """Return whether it trains at a learning rate; the L2 of a fitted head is always chosen."""
+        return self.route is not None and not self.route.fits_head
 
     def described(self) -> dict[str, Any]:
         """Return name, route with its settings, and base: no path of this machine."""
-        settings = self.method.recorded() if isinstance(self.method, Route) else {}
-        return {"name": self.name, "route": self.method.name, "base": named_local(self.base), "settings": settings}
+        settings = {} if self.route is None else self.route.recorded()
+        return {"name": self.name, "route": self.method, "base": named_local(self.base), "settings": settings}
 
     def speeds(self, first: RunResult, texts: Sequence[str]) -> dict[str, float]:
         """Measure the texts per second that a run's classifier predicts, 1 and 64 at a time."""
-        if not isinstance(self.method, Route):
-            return {
-                name: value for name, value in first.cost.to_record().items() if name.startswith("texts_per_second_")
-            }
+        if self.route is None:
+            cost = first.cost.to_record()
+            return {name: value for name, value in cost.items() if name.startswith("texts_per_second_")}
         if first.live is not None:
             return speeds(first.live.probabilities, texts)
-        base = self.base if self.method.needs_base(first.model_folder) else None
+        base = self.base if self.route.needs_base(first.model_folder) else None
         return speeds(Classifier.load(first.model_folder, base).probabilities, texts)
 
 
@@ -87,27 +93,25 @@ class SharedSettings:
         chosen: Mapping[str, Any],
         *,
         rows: int | None = None,
-        save_model: bool = True,
+        save_model: bool = False,
     ) -> RunResult:
         """Make a run in a folder, or return the finished one that is there.
 
         Args:
-            candidate: what is run.
-            data: rows by split.
-            folder: of the run.
             seed: of initialization and of data order.
             chosen: training settings that take the place of the shared ones.
             rows: ``max_train_rows`` that the data was read with, where it is another than that of all.
-            save_model: whether the classifier is saved, and its speed and size measured.
+            save_model: whether the classifier is saved, and its speed and size measured, also without
+                ``keep_checkpoints``.
         """
         settings = self.data if rows is None else replace(self.data, max_train_rows=rows)
-        if isinstance(candidate.method, Baseline):
-            return run_baseline(candidate.method, data, settings, folder)
+        if candidate.route is None:
+            return run_baseline(candidate.name, data, settings, folder)
         training = replace(self.training, init_seed=seed, data_seed=seed, **chosen)
         config = RunConfig(
-            data, candidate.method, settings, training, candidate.base, self.revision, augment=self.augment
+            data, candidate.route, settings, training, candidate.base, self.revision, augment=self.augment
         )
-        return run(config, folder, save_model=save_model)
+        return run(config, folder, save_model=save_model or self.training.keep_checkpoints)
 
     def learning_rate(self, route: Route, data: Data) -> float:
         """Return the learning rate where none is chosen."""
@@ -115,9 +119,8 @@ class SharedSettings:
 
     def seconds_of_run(self, candidate: Candidate, data: Data, folder: Path, clock: Callable[[], float]) -> float:
         """Estimate what a run on this data takes, by a pilot on a few of its rows for one epoch, without test."""
-        route, few, started = candidate.method, few_rows(data), clock()
-        assert isinstance(route, Route)
-        pilot = self.run(candidate, few, folder, self.training.seed, {"num_train_epochs": 1})
+        route, few, started = cast(Route, candidate.route), few_rows(data), clock()
+        pilot = self.run(candidate, few, folder, self.training.seed, {"num_train_epochs": 1}, save_model=True)
         cost, spent = pilot.cost, clock() - started
         # A training without success is done twice, which a pilot of one epoch often is.
         learning = cost.train_seconds / (2 if pilot.training.collapsed else 1)
@@ -130,33 +133,33 @@ class SharedSettings:
 
 
 def candidates_of(
-    methods: Sequence[str | Route], bases: Sequence[str | None], find: Callable[[str | Route], Route]
+    methods: Sequence[str | Route], bases: Sequence[str | None], settings: Mapping[str, Any]
 ) -> list[Candidate]:
     """List the candidates in the order of cost; baselines once, routes with each base.
 
     Args:
         methods: names of baselines and routes, or routes with their settings.
         bases: what the routes start from; None: their own default.
-        find: a route by its name, or with its settings checked.
+        settings: among them those of routes that are given by name.
 
     Raises:
-        SettingError: an unknown name, or the same candidate twice.
+        SettingError: an unknown name, a setting out of range, or the same candidate twice.
     """
-    known = [*BASELINES, *ROUTES]
-    for method in methods:
-        if isinstance(method, str) and method not in known:
-            raise SettingError(f"routes: unknown route {method!r}: {nearest(method, known)}")
     # In the order of cost, as both tables are.
-    order = {name: place for place, name in enumerate(known)}
+    order = {name: place for place, name in enumerate([*BASELINES, *ROUTES])}
+    for method in methods:
+        if isinstance(method, str) and method not in order:
+            raise SettingError(f"routes: unknown route {method!r}: {nearest(method, order)}")
     found: list[Candidate] = []
     for method in sorted(methods, key=lambda one: order.get(one if isinstance(one, str) else one.name, len(order))):
         if isinstance(method, str) and method in BASELINES:
-            found.append(Candidate(method, BASELINES[method]()))
+            found.append(Candidate(method))
             continue
-        route = find(method)
+        route = _filled(method, settings) if isinstance(method, str) else method
+        route.check()
         for base in bases:
-            parts = [route.name] if len(bases) == 1 else [route.name, _slug(base)]
-            found.append(Candidate("-".join(parts), route, base))
+            name = route.name if len(bases) == 1 else f"{route.name}-{_slug(base)}"
+            found.append(Candidate(name, route, base))
     described = [candidate.described() for candidate in found]
     if twice := next((one["name"] for one in described if described.count(one) > 1), None):
         raise SettingError(f"routes: expected each candidate once, found {twice} twice")
@@ -165,6 +168,13 @@ def candidates_of(
         one if names.count(one.name) == 1 else replace(one, name=f"{one.name}-{names[: place + 1].count(one.name)}")
         for place, one in enumerate(found)
     ]
+
+
+def _filled(name: str, settings: Mapping[str, Any]) -> Route:
+    """Return a route with those of the settings that it has."""
+    kind = ROUTES.find(name)
+    own = {field: settings[field] for field in fields_of(kind) if field in settings}
+    return cast(Route, fill({"route": kind}, own)["route"])
 
 
 def _slug(base: str | None) -> str:
@@ -199,9 +209,6 @@ def _some(split: Split, rows: int) -> Split:
 def _scored(data: Data) -> int:
     rows = {name: len(split) for name, split in data.splits.items()}
     return sum(rows.values()) - rows["train"] + min(rows["train"], SCORED_TRAINING_ROWS)
-
-
-# Learning rates
 
 
 def next_rate(default: float, tried: Sequence[tuple[float, float | None]], trials: int) -> float:

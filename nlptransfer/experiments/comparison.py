@@ -4,12 +4,10 @@ This file reads what is asked for. It does not know how a comparison goes on (co
 lies in a folder.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from nlptransfer import distributed
 from nlptransfer.data import DataSettings, data_warnings, load_data
@@ -22,16 +20,17 @@ from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.report import report_with_texts
 from nlptransfer.results import (
     COMPARISON,
-    WITHOUT_EFFECT,
     CandidateResult,
     ComparisonResult,
     DataSummary,
     claim,
+    decisive,
     is_comparison,
     plain,
+    short_hash,
 )
 from nlptransfer.routes import ROUTES, Route
-from nlptransfer.settings import check, fields_of, fill
+from nlptransfer.settings import Count, Positive, Share, check, check_arguments, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 
 
@@ -41,10 +40,10 @@ def compare(
     routes: Sequence[str | Route] | None = None,
     bases: Sequence[str | Path | None] = (None,),
     revision: str | None = None,
-    seeds: int = 3,
-    trials: int = 1,
-    max_minutes: float | None = None,
-    delta: float = 0.01,
+    seeds: Count = 3,
+    trials: Count = 1,
+    max_minutes: Positive | None = None,
+    delta: Share = 0.01,
     sizes: Sequence[int] = (),
     output_dir: str | Path | None = None,
     overwrite: bool = False,
@@ -77,11 +76,9 @@ def compare(
         DataError: the data cannot be read, or has no test rows.
         RunFolderError: the folder holds a comparison with other settings, or other files.
     """
-    check(seeds >= 1, "seeds", seeds, "a whole number from 1")
-    check(trials >= 1, "trials", trials, "a whole number from 1")
-    check(max_minutes is None or max_minutes > 0, "max_minutes", max_minutes, "above 0")
-    check(0 <= delta < 1, "delta", delta, "a share from 0 to below 1")
     routes = [*BASELINES, *ROUTES] if routes is None else routes
+    asked = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta}
+    check_arguments(compare, **asked)
     check(len(routes) > 0, "routes", routes, "at least one")
     check(len(bases) > 0, "bases", bases, "at least one; (None,) for the routes' own")
     candidates, shared = _plan(routes, [None if base is None else str(base) for base in bases], revision, settings)
@@ -97,26 +94,21 @@ def compare(
             "fingerprints": loaded.fingerprints(),
             "candidates": [candidate.described() for candidate in candidates],
             "revision": revision,
-            "seeds": seeds,
-            "trials": trials,
-            "max_minutes": max_minutes,
-            "delta": delta,
+            **asked,
             "sizes": sorted(sizes),
             **asdict(shared.data),
-            **{name: value for name, value in asdict(shared.training).items() if name not in WITHOUT_EFFECT},
+            **decisive(shared.training),
             **asdict(shared.augment),
         }
     )
     subsets = {size: load_data(data, replace(shared.data, max_train_rows=size)) for size in sorted(sizes)}
-    digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]
-    folder = Path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-compare-{digest}"
+    folder = Path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-compare-{short_hash(question)}"
     if claim(folder, question, overwrite, COMPARISON):
         return ComparisonResult.load(folder)
-    begun = distributed.from_main(is_comparison(folder) if distributed.is_main() else None)
-    result = (
-        ComparisonResult.load_any(folder)
-        if begun
-        else ComparisonResult(
+    if distributed.from_main(is_comparison(folder)):
+        result = ComparisonResult.load_any(folder)
+    else:
+        result = ComparisonResult(
             folder=folder,
             data=DataSummary.of(loaded),
             settings=question,
@@ -124,9 +116,8 @@ def compare(
             warnings=tuple(data_warnings(loaded)),
             machine=machine(),
             versions=versions(),
-            candidates=tuple(CandidateResult(one.name, one.method.name, one.described()["base"]) for one in candidates),
+            candidates=tuple(CandidateResult(one.name, one.method, one.described()["base"]) for one in candidates),
         )
-    )
     result = ComparisonRun(result, loaded, subsets, candidates, shared).run()
     if distributed.is_main():
         report_with_texts(folder, loaded)
@@ -142,26 +133,14 @@ def _plan(
     Raises:
         SettingError: a setting that none has, or that a route which was passed as an object has already.
     """
-    shared: dict[str, type] = {"data": DataSettings, "training": TrainingSettings, "augment": Augment}
-    common = {name for kind in shared.values() for name in fields_of(kind)}
-    known = set(common)
-
-    def find(method: str | Route) -> Route:
-        if isinstance(method, Route):
-            method.check()
-            return method
-        kind = ROUTES.find(method)
-        known.update(fields_of(kind))
-        of_route = {name: value for name, value in settings.items() if name in fields_of(kind)}
-        route = fill({"route": kind}, of_route)["route"]
-        route.check()
-        return cast(Route, route)
-
-    candidates = candidates_of(methods, bases, find)
-    for name in settings:
-        if name not in known:
-            raise SettingError(f"unknown setting {name!r}, for these routes: {nearest(name, known)}")
-    filled = fill(shared, {name: value for name, value in settings.items() if name in common})
+    kinds: dict[str, type] = {"data": DataSettings, "training": TrainingSettings, "augment": Augment}
+    common = {name for kind in kinds.values() for name in fields_of(kind)}
+    candidates = candidates_of(methods, bases, settings)
+    named = [ROUTES.find(method) for method in methods if isinstance(method, str) and method in ROUTES]
+    known = common.union(*map(fields_of, named))
+    if unknown := [name for name in settings if name not in known]:
+        raise SettingError(f"unknown setting {unknown[0]!r}, for these routes: {nearest(unknown[0], known)}")
+    filled = fill(kinds, {name: value for name, value in settings.items() if name in common})
     for name in ("training", "augment"):
         filled[name].check()
     return candidates, SharedSettings(filled["data"], filled["training"], filled["augment"], revision)

@@ -1,7 +1,6 @@
 """ComparisonRun: candidates tuned, timed, trained over seeds, left out where they do not fit; then what follows.
 
-Every decision is saved at once, so that a comparison can be resumed. This file does not know what the files of a
-comparison are.
+This file does not know what the files of a comparison are.
 """
 
 import logging
@@ -9,8 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,7 +24,7 @@ from nlptransfer.evaluation import (
     score_interval,
     wilson_interval,
 )
-from nlptransfer.experiments.baselines import Majority
+from nlptransfer.experiments.baselines import MAJORITY
 from nlptransfer.experiments.candidates import Candidate, SharedSettings, labeled_rows, next_rate, without_test
 from nlptransfer.experiments.environment import watched_memory
 from nlptransfer.results import (
@@ -135,60 +133,58 @@ class ComparisonRun:
         self._save(candidates=tuple(replace(one, **changes) if one.name == name else one for one in known))
         return self.result.candidate(name)
 
-    def _make(self, candidate: Candidate, data: Data, folder: Path, *rest: Any, **options: Any) -> RunResult:
-        keep = self.shared.training.keep_checkpoints
-        return self.shared.run(candidate, data, folder, *rest, **{"save_model": keep, **options})
-
-    def _drop_model(self, run: RunResult) -> None:
-        if distributed.is_main() and not self.shared.training.keep_checkpoints:
-            run.drop_model()
-        distributed.barrier()
-
     # One candidate
 
     def _try_candidate(self, candidate: Candidate) -> None:
         try:
-            self._run_candidate(candidate)
+            reason = self._run_candidate(candidate)
         except Exception as error:
-            expected = isinstance(error, NlpTransferError)
             reason = _reason(error)
             self._note(candidate.name, status="failed", reason=reason, test=None, cost=None)
-            log.warning("%s failed, the others go on: %s", candidate.name, reason, exc_info=not expected)
+            unexpected = not isinstance(error, NlpTransferError)
+            log.warning("%s failed, the others go on: %s", candidate.name, reason, exc_info=unexpected)
+        else:
+            if reason is not None:
+                self._note(candidate.name, status="skipped", reason=reason, cost=None)
+                log.warning("%s left out: %s", candidate.name, reason)
 
-    def _run_candidate(self, candidate: Candidate) -> None:
-        name = candidate.name
+    def _run_candidate(self, candidate: Candidate) -> str | None:
+        """Tune and run a candidate; return why it is left out, where it is."""
+        name, metric = candidate.name, self.result.metric
         if reason := self._too_long(candidate):
-            return self._skip(name, reason)
+            return reason
         if self.result.candidate(name).settings is None:
             self._note(name, settings=self._tuned(candidate))
         first = self._first_run(candidate)
         if reason := self._others_too_long(candidate):
-            self._drop_model(first)
-            return self._skip(name, reason)
-        others = [self._seed_run(candidate, seed) for seed in self.seeds[1:]]
-        runs = tuple(run.without_model() for run in (first, *others))
-        known = self.result.candidate(name)
-        costs = [run.cost.to_record() for run in runs]
-        sizes = {one: costs[0][one] for one in ("trainable_parameters", "total_parameters", "size_mb")}
+            if distributed.is_main() and not self.shared.training.keep_checkpoints:
+                first.drop_model()
+            distributed.barrier()
+            return reason
+        runs = (first, *(self._seed_run(candidate, seed).without_model() for seed in self.seeds[1:]))
+        known, cost = self.result.candidate(name), first.cost.to_record()
+        sizes = {one: cost[one] for one in ("trainable_parameters", "total_parameters", "size_mb")}
         # What is frozen is computed in one of the runs, and the others find it in the cache.
-        seconds = max(cost["train_seconds"] for cost in costs)
-        found = self._note(
+        seconds = max(run.cost.train_seconds for run in runs)
+        test = _test_score(runs, metric)
+        self._note(
             name,
             status="finished",
             seeds=self.seeds,
             runs=tuple(run.folder.relative_to(self.result.folder).as_posix() for run in runs),
             settings={**(known.settings or {}), **_resolved(candidate, first)},
-            validation=float(np.mean([run.validation_score(self.result.metric) for run in runs])),
-            test=_test_score(runs, self.result.metric),
+            validation=float(np.mean([run.validation_score(metric) for run in runs])),
+            test=test,
             cost={"train_seconds": seconds, **sizes, **(known.cost or {})},
         )
         self.result = replace(self.result, made={**self.result.made, name: runs})
-        log.info("%s: %s %.3f on test", name, self.result.metric, found.test.mean if found.test else float("nan"))
+        log.info("%s: %s %.3f on test", name, metric, test.mean)
+        return None
 
-    def _seed_run(self, candidate: Candidate, seed: int, **options: Any) -> RunResult:
+    def _seed_run(self, candidate: Candidate, seed: int, *, save_model: bool = False) -> RunResult:
         folder = self.result.folder / CANDIDATES / f"{candidate.name}-{seed}"
         settings = self.result.candidate(candidate.name).settings or {}
-        return self._make(candidate, self.data, folder, seed, settings, **options)
+        return self.shared.run(candidate, self.data, folder, seed, settings, save_model=save_model)
 
     def _first_run(self, candidate: Candidate) -> RunResult:
         """Make the first seed's run, and measure its time, its memory and its speed."""
@@ -197,13 +193,12 @@ class ComparisonRun:
             run = self._seed_run(candidate, self.seeds[0], save_model=True)
         if self.result.candidate(candidate.name).seconds_of_run is None:
             # It may have been found finished, in no time.
-            seconds = max(clock() - started, run.cost.train_seconds)
-            measured = None
+            seconds = round(max(clock() - started, run.cost.train_seconds), 3)
+            cost = None
             if distributed.is_main():
-                speeds = candidate.speeds(run, self.data.test.texts)
-                measured = round(seconds, 3), {"peak_memory_mb": round(memory[0], 1), **speeds}
-            seconds_of_run, cost = distributed.from_main(measured)
-            self._note(candidate.name, seconds_of_run=seconds_of_run, cost=cost)
+                cost = {"peak_memory_mb": round(memory[0], 1), **candidate.speeds(run, self.data.test.texts)}
+            seconds, cost = distributed.from_main((seconds, cost))
+            self._note(candidate.name, seconds_of_run=seconds, cost=cost)
         return run.without_model()
 
     def _too_long(self, candidate: Candidate) -> str | None:
@@ -243,38 +238,30 @@ class ComparisonRun:
         self._note(candidate.name, others_fit=True)
         return None
 
-    def _skip(self, name: str, reason: str) -> None:
-        self._note(name, status="skipped", reason=reason, cost=None)
-        log.warning("%s left out: %s", name, reason)
-
-    # Tuning
-
     def _tuned(self, candidate: Candidate) -> Mapping[str, Any]:
         """Choose the learning rate that is best on validation; set none where there is nothing to try."""
         count = self.result.settings["trials"]
         if not candidate.is_tuned or count == 1:
             return {}
-        assert isinstance(candidate.method, Route)
-        hidden, default = without_test(self.data), self.shared.learning_rate(candidate.method, self.data)
+        hidden, default = without_test(self.data), self.shared.learning_rate(cast(Route, candidate.route), self.data)
+        trials = self.result.candidate(candidate.name).trials
         for number in range(count):
-            trials = self.result.candidate(candidate.name).trials
             if number == len(trials):
                 past = [(one.settings["learning_rate"], one.validation) for one in trials]
                 rate = distributed.from_main(next_rate(default, past, count))
                 trials = self._note(candidate.name, trials=(*trials, Trial({"learning_rate": rate}))).trials
             if not trials[number].is_done:
                 made = self._trial(candidate, number, trials[number], hidden)
-                self._note(candidate.name, trials=(*trials[:number], made, *trials[number + 1 :]))
-        trials = self.result.candidate(candidate.name).trials
-        scores = {number: one.validation for number, one in enumerate(trials) if one.validation is not None}
-        if not scores:
+                trials = self._note(candidate.name, trials=(*trials[:number], made, *trials[number + 1 :])).trials
+        scored = [(one.validation, one.settings) for one in trials if one.validation is not None]
+        if not scored:
             raise TrainingError(f"{candidate.name}: expected a trial that works, found none: {trials[0].reason}")
-        return trials[max(scores, key=lambda number: scores[number])].settings
+        return max(scored, key=lambda one: one[0])[1]
 
     def _trial(self, candidate: Candidate, number: int, trial: Trial, data: Data) -> Trial:
         folder = self.result.folder / TRIALS / f"{candidate.name}-{number}"
         try:
-            run = self._make(candidate, data, folder, self.seeds[0], trial.settings)
+            run = self.shared.run(candidate, data, folder, self.seeds[0], trial.settings)
             return replace(trial, validation=run.validation_score(self.result.metric))
         except Exception as error:
             # A rate that is too high for one route must not end it.
@@ -296,7 +283,7 @@ class ComparisonRun:
         folder = self.result.folder / CURVE / str(size)
         try:
             runs = [
-                self._make(candidate, data, folder / f"{candidate.name}-{seed}", seed, chosen, rows=size)
+                self.shared.run(candidate, data, folder / f"{candidate.name}-{seed}", seed, chosen, rows=size)
                 for seed in self.seeds
             ]
             test = _test_score(runs, self.result.metric)
@@ -306,25 +293,30 @@ class ComparisonRun:
 
     def _conclusions(self) -> dict[str, Any]:
         """Say what differs from what, what is recommended, and what rows would be worth."""
-        result, targets, labels = self.result, self.data.test.targets, self.data.labels
+        result, data = self.result, self.data
         finished = [one for one in result.candidates if one.status == "finished"]
-        scored = [
-            ScoredCandidate(
-                one.name, [run.predictions["test"].predicted for run in result.runs(one.name)], one.validation or 0.0
-            )
-            for one in finished
-        ]
-        pairs = _pairs(scored, self.data, result.metric)
-        majority = next((one.name for one in scored if one.name == Majority.name), None)
+        scored = [ScoredCandidate(one.name, self._predictions(one.name), one.validation or 0.0) for one in finished]
+        majority = next((one.name for one in scored if one.name == MAJORITY), None)
+        found: dict[str, Any] = {"recommendation": "no route was finished that could be recommended"}
         if len(scored) > (majority is not None):
-            delta = result.settings["delta"]
-            advice = recommended(targets, scored, labels, result.metric, majority=majority, delta=delta)
+            options = {"majority": majority, "delta": result.settings["delta"]}
+            advice = recommended(data.test.targets, scored, data.labels, result.metric, **options)
             log.info("%s", advice.reason)
             found = {"recommended": advice.candidate, "best": advice.best, "recommendation": advice.reason}
-        else:
-            found = {"recommendation": "no route was finished that could be recommended"}
-        curve = _with_all_rows(result.curve, finished, labeled_rows(self.data)) if self.subsets else ()
-        return {"pairs": pairs, "curve": curve, "rows_to_reach": _rows_to_reach(curve, finished), **found}
+        curve = result.curve
+        if self.subsets:
+            # It ends with the scores on all labeled rows.
+            rows, tests = labeled_rows(data), [(one.name, one.test) for one in finished if one.test is not None]
+            curve += tuple(CurvePoint(name, rows, test.mean, test.interval) for name, test in tests)
+        return {
+            "pairs": _pairs(scored, data, result.metric),
+            "curve": curve,
+            "rows_to_reach": _rows_to_reach(curve, finished),
+            **found,
+        }
+
+    def _predictions(self, name: str) -> list[np.ndarray]:
+        return [run.predictions["test"].predicted for run in self.result.runs(name)]
 
 
 def _reason(error: Exception) -> str:
@@ -356,25 +348,13 @@ def _test_score(runs: Sequence[RunResult], metric: str) -> CandidateScore:
 
 def _pairs(candidates: Sequence[ScoredCandidate], data: Data, metric: str) -> tuple[PairDifference, ...]:
     """Compare each candidate with each cheaper one. Holm's correction is for the number of pairs."""
-    names = [(one.name, other.name) for other, one in combinations(candidates, 2)]
-    found = [
-        paired(data.test.targets, one.predictions, other.predictions, data.labels, metric)
-        for other, one in combinations(candidates, 2)
-    ]
-    p, mcnemar_p = [one.p_value for one in found], [one.mcnemar_p_value for one in found]
-    corrected = zip(names, found, holm(p), holm(mcnemar_p), strict=True)
+    both = [(one, other) for other, one in combinations(candidates, 2)]
+    found = [paired(data.test.targets, one.predictions, other.predictions, data.labels, metric) for one, other in both]
+    corrected = holm([one.p_value for one in found]), holm([one.mcnemar_p_value for one in found])
     return tuple(
-        PairDifference(*both, one.difference, one.interval, one.p_value, one.mcnemar_p_value, holm_p, mcnemar_holm_p)
-        for both, one, holm_p, mcnemar_holm_p in corrected
+        PairDifference(one.name, other.name, each.difference, each.interval, each.p_value, each.mcnemar_p_value, *p)
+        for (one, other), each, *p in zip(both, found, *corrected, strict=True)
     )
-
-
-def _with_all_rows(
-    curve: Sequence[CurvePoint], finished: Sequence[CandidateResult], rows: int
-) -> tuple[CurvePoint, ...]:
-    """End a curve with the scores on all labeled rows."""
-    ends = [CurvePoint(one.name, rows, one.test.mean, one.test.interval) for one in finished if one.test is not None]
-    return (*curve, *ends)
 
 
 def _rows_to_reach(curve: Sequence[CurvePoint], finished: Sequence[CandidateResult]) -> tuple[RowsToReach, ...]:

@@ -15,8 +15,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_limits
 
 from nlptransfer import distributed
@@ -26,9 +24,10 @@ from nlptransfer.evaluation import percentile_interval, resampled_scores, seed_s
 from nlptransfer.experiments.finetuning import finetune
 from nlptransfer.files import write_json
 from nlptransfer.memo import shared_work
+from nlptransfer.progress import progress_bar
 from nlptransfer.results import GAP, RunResult
 from nlptransfer.routes import FROZEN_ROUTE, Route
-from nlptransfer.settings import check
+from nlptransfer.settings import Count, check_arguments
 
 log = logging.getLogger("nlptransfer")
 
@@ -60,12 +59,12 @@ class Closed:
 
 
 @contextmanager
-def side_by_side(jobs: int) -> Iterator[Executor | None]:
-    """Worker processes of one thread each, for :func:`close_the_gap`; None for one job, which needs none.
+def side_by_side(jobs: Count) -> Iterator[Executor | None]:
+    """Open worker processes of one thread each, for :func:`close_the_gap`; None for one job, which needs none.
 
     They are started anew, not forked: a script that opens them keeps its work under ``if __name__ == "__main__"``.
     """
-    check(jobs >= 1, "jobs", jobs, "a whole number from 1")
+    check_arguments(side_by_side, jobs=jobs)
     if jobs == 1:
         yield None
         return
@@ -84,26 +83,26 @@ def close_the_gap(
     transfers: Mapping[str, Mapping[str, Any]],
     route: str | Route = FROZEN_ROUTE,
     unlabeled: str | None = None,
-    seeds: int = 3,
+    seeds: Count = 3,
     oracle: bool = True,
     output_dir: str | Path,
     workers: Executor | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> list[Closed]:
-    """Each strategy from source to target, beside the source alone and an oracle that has learned the target's labels.
+    """Compare strategies from source to target with the source alone and an oracle that learned the target's labels.
 
-    The strategies see the source's rows, and of the target texts without labels: those of its training rows, or those
-    of a file in its folder. All are judged on the target's test rows, which nothing has chosen on.
+    The strategies see the source's rows, and texts of the target without labels: those of its training rows, or those
+    of a file in its folder. All are scored on the target's test rows, by which nothing was chosen.
 
     Args:
         domains: folders of labeled rows with the same labels.
         pairs: names of source and target; None: each domain to each other.
         transfers: settings of :func:`finetune` by what the table calls them; at least ``transfer``.
         unlabeled: name of a file in the target's folder, whose texts are taken in place of the training rows'.
-        seeds: of all runs; one where the last layer is fitted by L-BFGS, which no seed moves.
+        seeds: of all runs; one where the last layer is fitted, which no seed moves.
         oracle: whether there is one; without it nobody knows how wide the gap is.
-        output_dir: of the runs, and of gap.json. The same call goes on with what was cut off. No models are kept.
+        output_dir: of the runs, and of gap.json. The same call resumes what was interrupted. No models are kept.
         workers: processes that make the runs, as :func:`side_by_side` opens them; None: this one, one after the other.
         progress: whether a bar is shown.
         **settings: of all runs.
@@ -115,117 +114,96 @@ def close_the_gap(
     folders = {Path(domain).name: Path(domain) for domain in domains}
     if len(folders) < 2:
         raise DataError(f"expected two domains or more, found {', '.join(folders) or 'none'}: give a folder for each")
-    check(seeds >= 1, "seeds", seeds, "a whole number from 1")
-    asked = list(pairs) if pairs is not None else [(a, b) for a in folders for b in folders if a != b]
-    for name in {name for pair in asked for name in pair} - {*folders}:
+    check_arguments(close_the_gap, seeds=seeds)
+    pairs = list(pairs) if pairs is not None else [(a, b) for a in folders for b in folders if a != b]
+    for name in {name for pair in pairs for name in pair} - {*folders}:
         raise DataError(f"pairs: expected names out of {', '.join(folders)}, found {name}")
-    call = {"route": route, "save_epochs": False, **settings, "progress": False}
-    study = _Study(folders, unlabeled, call, Path(output_dir))
-    ways = {SOURCE_ONLY: {"transfer": "copy"}, **transfers}
-    plans = {(name, pair): study.plan(name, pair, own) for pair in asked for name, own in ways.items()}
-    if oracle:
-        plans |= {(ORACLE, pair): study.oracle(pair[1]) for pair in asked}
-    called = " ".join([route if isinstance(route, str) else route.name, str(settings.get("head_type", ""))]).strip()
-    runs = _all_runs(plans, seeds, workers, called, progress)
-    rights = {name: [_right(runs[name, pair]) for pair in asked] for name in [*ways, *([ORACLE] if oracle else [])]}
-    plain, best = rights[SOURCE_ONLY], rights.get(ORACLE)
-    targets, names = [target for _, target in asked], [f"{source} > {target}" for source, target in asked]
+    call, place = {"route": route, "save_epochs": False, **settings, "progress": False}, Path(output_dir)
+    variants: dict[str, Mapping[str, Any]] = {SOURCE_ONLY: {"transfer": "copy"}, **transfers}
+    plans = {}
+    for source, target in pairs:
+        for name, own in variants.items():
+            folder = place / f"{source}-{target}-{name.replace(' ', '-')}"
+            texts = unlabeled if own.get("transfer", "copy") != "copy" else None
+            whole = {**call, "source": folders[source], **own}
+            plans[name, (source, target)] = _Plan(folder, folders[target], texts, whole)
+        if oracle:
+            plans[ORACLE, (source, target)] = _Plan(place / f"{target}-oracle", folders[target], None, call)
+    title = " ".join([route if isinstance(route, str) else route.name, str(settings.get("head_type", ""))]).strip()
+    runs = _all_runs(plans, seeds, workers, title, progress)
+    right = {
+        name: [np.array([run.predictions["test"].right for run in runs[name, pair]]) for pair in pairs]
+        for name in [*variants, *([ORACLE] if oracle else [])]
+    }
     found = []
-    for name, own in rights.items():
-        gain, share, interval, share_interval = _interval(own, plain, best, targets)
-        scores = [float(one.mean()) for one in own]
-        adapted = sum(name in transfers and _has_adapted(runs[name, pair][0]) for pair in asked)
-        means = dict(zip(names, scores, strict=True))
-        found.append(Closed(name, float(np.mean(scores)), gain, interval, share, share_interval, adapted, means))
+    for name, rows in right.items():
+        gain, share, interval, share_interval = _interval(
+            rows, right[SOURCE_ONLY], right.get(ORACLE), [target for _, target in pairs]
+        )
+        scores = {f"{source} > {target}": float(one.mean()) for (source, target), one in zip(pairs, rows, strict=True)}
+        mean = float(np.mean([*scores.values()]))
+        adapted = sum(name in transfers and _has_adapted(runs[name, pair][0]) for pair in pairs)
+        found.append(Closed(name, mean, gain, interval, share, share_interval, adapted, scores))
     if distributed.is_main():
-        write_json(Path(output_dir) / GAP, [asdict(one) for one in found])
+        write_json(place / GAP, [asdict(one) for one in found])
     return found
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is done, over seeds."""
+    """A call of :func:`finetune` over seeds."""
 
-    folder: str
+    folder: Path
     """of the runs, without the seed"""
     data: Path
     unlabeled: str | None
     """file in the folder of the data, whose texts are taken in place of its training rows"""
     call: Mapping[str, Any]
-    """what else finetune() is given"""
 
     def run(self, seed: int) -> RunResult:
         """Make the run of a seed, or find it."""
         data: Any = self.data if self.unlabeled is None else _with_texts_of(self.data, self.unlabeled)
-        own = {**self.call, "seed": seed}
-        folder = f"{self.folder}-{seed}"
-        made = finetune(data, output_dir=folder, report=False, verdict=False, save_model=False, **own)
-        return made.without_model()
+        folder = self.folder.with_name(f"{self.folder.name}-{seed}")
+        call = {**self.call, "seed": seed}
+        return finetune(data, output_dir=folder, report=False, verdict=False, save_model=False, **call).without_model()
 
     def runs(self, seeds: int) -> list[RunResult]:
-        """The runs by seed; where the last layer is fitted by L-BFGS the first one stands for all."""
+        """Make the runs by seed; where the loop trained no stage the first one stands for all."""
         first = self.run(0)
-        return [first, *(self.run(seed) if _was_trained(first) else first for seed in range(1, seeds))]
-
-
-@dataclass(frozen=True)
-class _Study:
-    """How each run is called, and where it goes."""
-
-    folders: Mapping[str, Path]
-    unlabeled: str | None
-    call: Mapping[str, Any]
-    folder: Path
-
-    def plan(self, name: str, pair: Pair, own: Mapping[str, Any]) -> _Plan:
-        source, target = pair
-        place = self.folder / f"{source}-{target}-{name.replace(' ', '-')}"
-        texts = self.unlabeled if own.get("transfer", "copy") != "copy" else None
-        return _Plan(str(place), self.folders[target], texts, {**self.call, "source": self.folders[source], **own})
-
-    def oracle(self, target: str) -> _Plan:
-        return _Plan(str(self.folder / f"{target}-oracle"), self.folders[target], None, self.call)
+        was_trained = any(fit.history is not None for fit in (first.training, *first.stages.values()))
+        return [first, *(self.run(seed) if was_trained else first for seed in range(1, seeds))]
 
 
 def _all_runs(
-    plans: Mapping[tuple[str, Pair], _Plan], seeds: int, workers: Executor | None, name: str, progress: bool
+    plans: Mapping[tuple[str, Pair], _Plan], seeds: int, workers: Executor | None, title: str, progress: bool
 ) -> dict[tuple[str, Pair], list[RunResult]]:
-    """The runs of all plans, by seed."""
+    """Make the runs of all plans, by seed."""
     # What a pair's runs have in common is made once. Pairs with the same target share its oracle.
-    groups: dict[Any, dict[str, _Plan]] = {}
-    for (way, pair), plan in plans.items():
-        groups.setdefault((ORACLE, pair[1]) if way == ORACLE else pair, {})[plan.folder] = plan
-    found: dict[str, list[RunResult]] = {}
-    with _bar(progress) as bar:
-        task = bar.add_task(name, total=len(groups))
-        for runs in _each([list(group.values()) for group in groups.values()], seeds, workers):
+    groups: dict[Any, dict[Path, _Plan]] = {}
+    for (name, pair), plan in plans.items():
+        groups.setdefault((ORACLE, pair[1]) if name == ORACLE else pair, {})[plan.folder] = plan
+    found: dict[Path, list[RunResult]] = {}
+    with progress_bar(progress and distributed.is_main()) as bar:
+        for runs in bar.track(_each([*groups.values()], seeds, workers), len(groups), description=title):
             found |= runs
             for folder, own in runs.items():
-                log.info("%s: %s", Path(folder).name, ", ".join(f"{run.metrics['accuracy']:.4f}" for run in own))
-            bar.advance(task)
+                log.info("%s: %s", folder.name, ", ".join(f"{run.metrics['accuracy']:.4f}" for run in own))
     return {key: found[plan.folder] for key, plan in plans.items()}
 
 
-def _was_trained(run: RunResult) -> bool:
-    """Return whether the loop trained any stage, so that seeds matter."""
-    return any(fit.history is not None for fit in (run.training, *run.stages.values()))
-
-
 def _each(
-    groups: Sequence[Sequence[_Plan]], seeds: int, workers: Executor | None
-) -> Iterator[dict[str, list[RunResult]]]:
-    """The runs of each group, as they are done."""
+    groups: Sequence[Mapping[Path, _Plan]], seeds: int, workers: Executor | None
+) -> Iterator[dict[Path, list[RunResult]]]:
+    """Make the runs of each group; give them out as they are done."""
     if workers is None:
-        yield from (_together(group, seeds) for group in groups)
-        return
+        return (_together(group, seeds) for group in groups)
     waiting = [workers.submit(_together, group, seeds) for group in groups]
-    yield from (done.result() for done in as_completed(waiting))
+    return (done.result() for done in as_completed(waiting))
 
 
-def _together(plans: Sequence[_Plan], seeds: int) -> dict[str, list[RunResult]]:
-    """The runs of some plans, by their folder."""
+def _together(plans: Mapping[Path, _Plan], seeds: int) -> dict[Path, list[RunResult]]:
     with shared_work():
-        return {plan.folder: plan.runs(seeds) for plan in plans}
+        return {folder: plan.runs(seeds) for folder, plan in plans.items()}
 
 
 def _begin_work(boss: int) -> None:
@@ -243,18 +221,6 @@ def _begin_work(boss: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        MofNCompleteColumn(),
-        TextColumn("done"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not (shown and distributed.is_main()),
-    )
-
-
 def _has_adapted(run: RunResult) -> bool:
     """Return whether the choice without labels fell on adapting."""
     chosen = [fit.chosen for fit in run.stages.values() if fit.chosen is not None]
@@ -262,17 +228,12 @@ def _has_adapted(run: RunResult) -> bool:
 
 
 def _with_texts_of(folder: Path, name: str) -> dict[str, Any]:
-    """The test rows of a folder, and in place of its training rows the texts of a file in it."""
+    """Read the test rows of a folder, and in place of its training rows the texts of a file in it."""
     from datasets import Dataset
 
     data = load_data(folder)
     texts = Dataset.from_dict({"text": load_texts(folder / name)})
     return {"train": texts, "test": (data.test.texts, data.labels.decode(data.test.targets))}
-
-
-def _right(runs: Sequence[RunResult]) -> np.ndarray:
-    """Return (seeds, test rows) whether each row is right."""
-    return np.array([run.predictions["test"].right for run in runs])
 
 
 def _interval(
@@ -281,7 +242,7 @@ def _interval(
     best: Sequence[np.ndarray] | None,
     targets: Sequence[str],
 ) -> tuple[float, float | None, tuple[float, float], tuple[float, float] | None]:
-    """The mean gain, the share of the gap, and their 95% intervals by a bootstrap over seeds and test rows.
+    """Compute the mean gain, the share of the gap, and their 95% intervals by a bootstrap over seeds and test rows.
 
     The rows of a target are drawn once for all pairs that end there, as they share them.
     """

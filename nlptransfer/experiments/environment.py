@@ -1,4 +1,4 @@
-"""This machine and what is installed on it, as records name them, and the memory that this process holds."""
+"""This machine and what is installed on it, as records name them, and what a run costs here: time, memory, speed."""
 
 import platform
 import re
@@ -18,28 +18,21 @@ import psutil
 import torch
 
 from nlptransfer.classifier import Classifier
+from nlptransfer.results import Cost, Fit
 
 PEAK_EVERY = 0.02
 """Seconds between two looks at the memory in use."""
+SPEED_SECONDS = 0.3
+"""Least time for which predictions are timed, in seconds."""
 PACKAGES = (
-    "nlptransfer",
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "gensim",
-    "tokenizers",
-    "numpy",
-    "peft",
-    "scikit-learn",
-    "scipy",
-)
-"""That decide what comes out."""
+    "nlptransfer", "torch", "transformers", "accelerate", "datasets", "evaluate", "gensim", "tokenizers", "numpy",
+    "peft", "scikit-learn", "scipy",
+)  # fmt: skip
+"""Packages that decide what comes out."""
 
 
 def machine() -> dict[str, Any]:
-    """What figures of cost were measured on."""
+    """Describe what figures of cost were measured on."""
     found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if (info := Path("/proc/cpuinfo")).exists() else None
     return {
         "processor": found[1].strip() if found else platform.processor() or platform.machine(),
@@ -52,12 +45,12 @@ def machine() -> dict[str, Any]:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what comes out."""
+    """Return the versions of Python and of the packages that decide what comes out."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process has held, in MiB."""
+    """Return the most memory that this process has held, in MiB."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**20
     import resource
@@ -85,12 +78,8 @@ def watched_memory() -> Iterator[list[float]]:
         watcher.join()
 
 
-SPEED_SECONDS = 0.3
-"""Texts per second are measured for at least so long, after a warm-up."""
-
-
 def speeds(probabilities: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]) -> dict[str, float]:
-    """Texts per second, one at a time and 64 at a time, after a warm-up."""
+    """Measure the texts per second that are predicted, one at a time and 64 at a time, after a warm-up."""
     found = {}
     for at_once in (1, 64):
         stream = cycle(texts)
@@ -103,11 +92,8 @@ def speeds(probabilities: Callable[[Sequence[str]], np.ndarray], texts: Sequence
     return found
 
 
-SPEED_SECONDS = 0.3
-"""Texts per second are measured for at least so long."""
-
-
 def texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
+    """Measure the texts per second that are predicted, as many at a time as take long enough to be timed."""
     count = 64
     while True:
         some = list(islice(cycle(texts), count))
@@ -116,3 +102,22 @@ def texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
         if (spent := time.perf_counter() - started) > SPEED_SECONDS:
             return count / spent
         count *= 4
+
+
+def cost_of(fit: Fit, trainable: int, total: int, **measured: float) -> Cost:
+    """Return the cost of a run.
+
+    Args:
+        fit: of all its stages.
+        trainable: number of parameters that learned.
+        total: number of all parameters.
+        measured: further fields.
+    """
+    return Cost(
+        train_seconds=round(fit.seconds, 3),
+        examples_per_second=round(fit.examples / fit.seconds, 1) if fit.seconds else 0.0,
+        trainable_parameters=trainable,
+        total_parameters=total,
+        peak_memory_mb=round(peak_memory_mb(), 1),
+        **measured,
+    )

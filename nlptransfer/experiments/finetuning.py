@@ -4,9 +4,9 @@ This file reads what was asked for, and checks it. It does not know how a run is
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,11 @@ from nlptransfer.errors import SettingError
 from nlptransfer.evaluation import load_metric
 from nlptransfer.experiments.run import run
 from nlptransfer.experiments.source import load_source, saved_classifier, weighted
-from nlptransfer.experiments.source_gain import (
-    SEEDS,
-    Pairs,
-    gain_metric,
-    gain_of,
-    in_words,
-    run_with_verdict,
-    seeds_for,
-)
+from nlptransfer.experiments.source_gain import SEEDS, gain_metric, gain_of, in_words, paired_runs, run_with_verdict
 from nlptransfer.files import write_json
 from nlptransfer.results import GAINS, REPORT, RunConfig, RunResult, plain
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
-from nlptransfer.settings import check, fields_of, fill
+from nlptransfer.settings import Count, check, check_arguments, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 from nlptransfer.transfer import Direct, FromSource, Transfer, transfer_classes
 
@@ -46,7 +38,7 @@ def finetune(
     transfer: str | Transfer | None = None,
     verdict: bool | None = None,
     fallback: bool = False,
-    seeds: int | None = None,
+    seeds: Count | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     report: bool = True,
@@ -89,18 +81,28 @@ def finetune(
         RunFolderError: the folder holds a run with other settings, or other files.
         TrainingError: the loss is no longer a number.
     """
-    plan = _Plan.of(data, route, base, revision, source, unlabeled, transfer, further_metrics, settings)
+    plan = _Plan.of(
+        data,
+        source,
+        settings,
+        route=route,
+        transfer=transfer,
+        base=base,
+        revision=revision,
+        unlabeled=unlabeled,
+        further_metrics=further_metrics,
+    )
     config = plan.config(plan.data_settings)
     check(verdict is not False or not fallback, "fallback", fallback, "verdict=True, which it rests on")
     can_judge = config.source is not None and not config.transfer.label_free
     expected = "a source and labels of the target, without which no gain can be measured"
     check(can_judge or not (verdict or fallback), "verdict", verdict, expected)
-    check(seeds is None or seeds >= 1, "seeds", seeds, "a whole number from 1")
+    check_arguments(finetune, seeds=seeds)
     folder = Path(output_dir) if output_dir else Path("runs") / config.name()
-    if fallback or (_is_cheap(config) if verdict is None else verdict):
+    is_cheap = can_judge and len(config.data.test) > 0 and config.route.is_frozen
+    if fallback or (is_cheap if verdict is None else verdict):
         check(save_model, "save_model", save_model, "true with a verdict, which takes one of two models")
-        pairs = Pairs(plan.config, plan.data_settings, plan.training, seeds_for(config, seeds))
-        result = run_with_verdict(config, pairs, folder, fallback=fallback, overwrite=overwrite)
+        result = run_with_verdict(config, plan.config, folder, seeds=seeds, fallback=fallback, overwrite=overwrite)
     else:
         result = run(config, folder, overwrite, save_model)
         if config.source is not None:
@@ -120,12 +122,6 @@ def _write_report(result: RunResult, data: Data) -> None:
     distributed.barrier()
 
 
-def _is_cheap(config: RunConfig) -> bool:
-    """Return whether a verdict is made without being asked for."""
-    can_judge = config.source is not None and not config.transfer.label_free and len(config.data.test) > 0
-    return can_judge and config.route.is_frozen
-
-
 def gain_curve(
     data: Any,
     *,
@@ -136,10 +132,10 @@ def gain_curve(
     route: str | Route | None = None,
     base: str | Path | None = None,
     revision: str | None = None,
-    seeds: int | None = None,
+    seeds: Count | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """The gain of strategies against the number of labeled target rows.
+    """Measure the gain of strategies against the number of labeled target rows.
 
     Every seed draws its own rows, the same for all strategies and for the runs without the source; test is the same
     for all.
@@ -148,7 +144,7 @@ def gain_curve(
         sizes: labeled rows of the target, validation included.
         transfers: names of strategies, or strategies with their settings.
         output_dir: a folder for each size in it, with a run for each strategy and seed, and gains.json; the same call
-            goes on with what was cut off. Of the runs no models are kept, unless ``keep_checkpoints`` is set.
+            resumes what was interrupted. No models are kept, unless ``keep_checkpoints`` is set.
         data, source, route, base, revision, seeds, **settings: as :func:`finetune` has them.
 
     Returns:
@@ -159,12 +155,12 @@ def gain_curve(
     folder, gains = Path(output_dir), list[dict[str, Any]]()
     for size in sizes:
         for transfer in transfers:
-            given = {**settings, "max_train_rows": size}
-            plan = _Plan.of(data, route, base, revision, source, None, transfer, (), given)
+            sized = {**settings, "max_train_rows": size}
+            plan = _Plan.of(data, source, sized, route=route, transfer=transfer, base=base, revision=revision)
             check(not plan.transfer.label_free, "transfer", plan.transfer.name, "one that learns from target labels")
             config = plan.config(plan.data_settings)
             metric = gain_metric(config)
-            pairs = Pairs(plan.config, plan.data_settings, plan.training, seeds or SEEDS).runs(folder / str(size))
+            pairs = paired_runs(plan.config, config, seeds or SEEDS, folder / str(size))
             gain = gain_of(pairs, config.data.labels, metric)
             gains.append({"size": size, "transfer": config.transfer.name, **plain(asdict(gain))})
             log.info("%d rows, %s: %s", size, config.transfer.name, in_words(gain))
@@ -180,122 +176,112 @@ class _Plan:
     data: Any
     source: Any
     unlabeled: Any
-    route: Route
-    transfer: Transfer
     data_settings: DataSettings
     training: TrainingSettings
-    augment: Augment
-    base: str | None
-    revision: str | None
-    further: tuple[str, ...]
+    transfer: Transfer
+    complete: Callable[..., RunConfig]
+    """makes the run of data, data_settings, training, transfer and source"""
 
     @classmethod
     def of(
         cls,
         data: Any,
+        source: Any,
+        settings: Mapping[str, Any],
+        *,
         route: str | Route | None,
+        transfer: str | Transfer | None,
         base: str | Path | None,
         revision: str | None,
-        source: Any,
-        unlabeled: Any,
-        transfer: str | Transfer | None,
-        further: Sequence[str],
-        settings: Mapping[str, Any],
+        unlabeled: Any = None,
+        further_metrics: Sequence[str] = (),
     ) -> "_Plan":
         saved = saved_classifier(source)
-        if transfer is None:
-            transfer = "direct" if source is None else "sequential"
-        kinds: dict[str, type] = {"data": DataSettings, "training": TrainingSettings, "augment": Augment}
+        transfer = transfer or ("direct" if source is None else "sequential")
         route = (route or DEFAULT_ROUTE) if saved is None else _as_saved(saved.route, route)
+        kinds: dict[str, type] = {"data": DataSettings, "training": TrainingSettings, "augment": Augment}
         kinds["route"] = ROUTES.find(route) if isinstance(route, str) else type(route)
-        given: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         if isinstance(route, Route):
-            given = _checked_apart("route", route, settings, set() if saved is None else {*route.per_stage})
+            values = _fields_apart("route", route, settings, () if saved is None else route.per_stage)
+        if saved is not None:
+            values["normalization"] = saved.normalization
         if isinstance(transfer, str):
-            kinds |= {f"transfer {number}": kind for number, kind in enumerate(transfer_classes(transfer))}
+            parts = {f"transfer {number}": kind for number, kind in enumerate(transfer_classes(transfer))}
+            filled = fill(kinds | parts, {**values, **settings})
+            chosen: Transfer = reduce(Transfer.__rshift__, (filled[name] for name in parts))
         else:
             for part in transfer.parts:
-                _checked_apart("transfer", part, settings, set())
+                _fields_apart("transfer", part, settings)
+            filled, chosen = fill(kinds, {**values, **settings}), transfer
+        chosen = (chosen >> Direct() if chosen.is_prelude else chosen).adjusted(source is not None)
         if saved is not None:
-            given["normalization"] = saved.normalization
-        filled = fill(kinds, {**given, **settings})
-        parts = [filled[name] for name in kinds if name.startswith("transfer")]
-        asked = reduce(Transfer.__rshift__, parts) if isinstance(transfer, str) else transfer
-        filled["transfer"] = _completed(asked, source is not None)
-        own_way = saved is None or filled["data"].normalization == saved.normalization
-        check(own_way, "normalization", filled["data"].normalization, "that of the source's classifier")
-        for name in ("training", "augment", "route", "transfer"):
-            filled[name].check()
-        _check_given(filled["transfer"], source, unlabeled, filled["augment"])
-        for name in further:
+            form = filled["data"].normalization
+            check(form == saved.normalization, "normalization", form, "that of the source's classifier")
+        for checked in (filled["training"], filled["augment"], filled["route"], chosen):
+            checked.check()
+        _check_given(chosen, source, unlabeled, filled["augment"])
+        for name in further_metrics:
             load_metric(name)
-        base = None if base is None else str(base)
-        own_kinds = (filled["route"], filled["transfer"], filled["data"], filled["training"], filled["augment"])
-        return cls(data, source if saved is None else saved, unlabeled, *own_kinds, base, revision, tuple(further))
-
-    def config(self, rows: DataSettings) -> RunConfig:
-        """Read the rows that these settings give, and return the run on them."""
-        own = next((part for part in self.transfer.parts if isinstance(part, FromSource)), None)
-        source = None
-        if own is not None and self.source is not None and self.transfer.label_free:
-            source = load_source(self.source, None, rows, own)
-            data = load_unlabeled(self.data, source.labels, rows)
-        else:
-            data = load_data(self.data, rows)
-            if own is not None and self.source is not None:
-                source = load_source(self.source, data.labels, rows, own)
-        if self.unlabeled is not None:
-            data = with_unlabeled(data, self.unlabeled, rows)
-        there = not self.transfer.needs_unlabeled or data.unlabeled
-        check(bool(there), "unlabeled", None, f"texts without labels, which {self.transfer.name} learns from")
-        if own is not None and source is not None:
-            source = weighted(source, data, own, self.training.seed)
-        return RunConfig(
-            data,
-            self.route,
-            rows,
-            self.training,
-            self.base,
-            self.revision,
-            self.further,
-            self.transfer,
-            source,
-            self.augment,
-            Path(self.unlabeled).name if isinstance(self.unlabeled, (str, Path)) else None,
+        complete = partial(
+            RunConfig,
+            route=filled["route"],
+            base=None if base is None else str(base),
+            revision=revision,
+            further_metrics=tuple(further_metrics),
+            augment=filled["augment"],
+            unlabeled_name=Path(unlabeled).name if isinstance(unlabeled, (str, Path)) else None,
         )
+        return cls(data, saved or source, unlabeled, filled["data"], filled["training"], chosen, complete)
+
+    def config(self, settings: DataSettings) -> RunConfig:
+        """Read the rows that these settings give, and return the run on them."""
+        transfer, training, source = self.transfer, self.training, None
+        parts = [part for part in transfer.parts if isinstance(part, FromSource) and self.source is not None]
+        if parts and transfer.label_free:
+            source = load_source(self.source, None, settings, parts[0])
+            data = load_unlabeled(self.data, source.labels, settings)
+        else:
+            data = load_data(self.data, settings)
+            source = load_source(self.source, data.labels, settings, parts[0]) if parts else None
+        if self.unlabeled is not None:
+            data = with_unlabeled(data, self.unlabeled, settings)
+        has_texts = not transfer.needs_unlabeled or len(data.unlabeled) > 0
+        check(has_texts, "unlabeled", None, f"texts without labels, which {transfer.name} learns from")
+        if source is not None:
+            source = weighted(source, data, parts[0], training.seed)
+        return self.complete(data=data, data_settings=settings, training=training, transfer=transfer, source=source)
 
 
-def _completed(transfer: Transfer, has_source: bool) -> Transfer:
-    """A strategy that makes a classifier, as it is with a source or without."""
-    return (transfer >> Direct() if transfer.is_prelude else transfer).adjusted(has_source)
-
-
-def _check_given(way: Transfer, source: Any, unlabeled: Any, copies: Augment) -> None:
+def _check_given(transfer: Transfer, source: Any, unlabeled: Any, augment: Augment) -> None:
     """Raise a SettingError where a strategy lacks what it learns from, or is given what it does not."""
-    if (source is None and way.needs_source) or (source is not None and not way.takes_source):
-        expected = "a source" if way.needs_source else "a strategy that has a source: copy, sequential, joint, ..."
-        raise SettingError(f"transfer={way.name!r}: expected {expected}, found source={source!r:.80}")
-    learns = way.takes_unlabeled or unlabeled is None
-    check(learns, "unlabeled", unlabeled, f"none, as {way.name} learns from labeled texts alone")
-    seen = not (way.label_free and copies.augment_copies)
-    check(seen, "augment_copies", copies.augment_copies, "0 where no label of the target is seen")
+    name = transfer.name
+    if (source is None and transfer.needs_source) or (source is not None and not transfer.takes_source):
+        expected = "a source" if transfer.needs_source else "a strategy that has a source: copy, sequential, joint, ..."
+        raise SettingError(f"transfer={name!r}: expected {expected}, found source={source!r:.80}")
+    learns = transfer.takes_unlabeled or unlabeled is None
+    check(learns, "unlabeled", unlabeled, f"none, as {name} learns from labeled texts alone")
+    seen = not (transfer.label_free and augment.augment_copies)
+    check(seen, "augment_copies", augment.augment_copies, "0 where no label of the target is seen")
 
 
-def _checked_apart(name: str, value: Any, settings: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
-    """The settings of a route or strategy that was given as an object.
+def _fields_apart(
+    argument: str, value: Any, settings: Mapping[str, Any], allowed: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return the settings of a route or strategy that was passed as an object.
 
     Raises:
-        SettingError: one of them is given by itself too.
+        SettingError: one of them is a setting of the call too, and none of those allowed.
     """
-    own = fields_of(type(value))
-    if clash := sorted({*settings} & {*own} - {*allowed}):
+    values = {name: getattr(value, name) for name in fields_of(type(value))}
+    if clash := sorted({*settings} & {*values} - {*allowed}):
         kind = type(value).__name__
-        raise SettingError(f"{clash[0]}: give it to {kind}({clash[0]}=...), which was passed as the {name}")
-    return {field: getattr(value, field) for field in own}
+        raise SettingError(f"{clash[0]}: give it to {kind}({clash[0]}=...), which was passed as the {argument}")
+    return values
 
 
-def _as_saved(saved: SavedFormat, asked: str | Route | None) -> Route:
-    """The route of a saved classifier that is the source, with what may differ from stage to stage as it is asked for.
+def _as_saved(saved: SavedFormat, route: str | Route | None) -> Route:
+    """Return the route of a saved classifier that is the source, with what may differ by stage as it is asked for.
 
     Raises:
         SettingError: it cannot learn, or another route is asked for, or other settings.
@@ -305,12 +291,12 @@ def _as_saved(saved: SavedFormat, asked: str | Route | None) -> Route:
             "source: expected a classifier that can learn, found one that was exported to predict: take what it was "
             f"exported from, of route {getattr(saved, 'learned_by', saved.name)}"
         )
-    if asked is None or asked == saved.name:
+    if route is None or route == saved.name:
         return saved
-    if isinstance(asked, str) or type(asked) is not type(saved):
-        name = asked if isinstance(asked, str) else asked.name
+    if isinstance(route, str) or type(route) is not type(saved):
+        name = route if isinstance(route, str) else route.name
         raise SettingError(f"route={name}: expected {saved.name}, by which the source's classifier was made")
     for field in fields_of(type(saved)):
-        ours, theirs = getattr(saved, field), getattr(asked, field)
+        ours, theirs = getattr(saved, field), getattr(route, field)
         check(field in saved.per_stage or ours == theirs, field, theirs, f"{ours!r}, as the source's classifier has it")
-    return asked
+    return route

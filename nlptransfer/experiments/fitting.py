@@ -198,7 +198,7 @@ def _fit(learning: Learning, stage: Stage, variant: Variant, settings: TrainingS
         last_layer=last_layer,
         criteria={role: task.criterion for role, task in tasks.items()},
         examples={role: Examples(by_role[role], task.data.train.targets, task.weights) for role, task in tasks.items()},
-        taught={name: value for name, value in module.named_parameters() if name not in new},
+        carried_over={name: value for name, value in module.named_parameters() if name not in new},
         represent=partial(represent, module, last_layer),
         classify=partial(predict_logits, module, share=True),
         source_head=learning.source_head,

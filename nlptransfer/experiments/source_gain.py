@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from nlptransfer.evaluation import Gain, default_metric, higher_is_better, measu
 from nlptransfer.experiments.run import run
 from nlptransfer.files import atomic_folder
 from nlptransfer.results import VERDICT_RUNS, RunConfig, RunResult, Verdict, begin_run, card_results, claim
-from nlptransfer.training import TrainingSettings, are_few
+from nlptransfer.training import are_few
 from nlptransfer.transfer import ON_TARGET, Direct, Joint
 
 log = logging.getLogger("nlptransfer")
@@ -39,44 +38,41 @@ class Pair:
     direct: RunResult
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Makes runs with a source and without, on the same rows under the same seeds."""
+Make = Callable[[DataSettings], RunConfig]
+"""Data settings -> the run with the source, on the rows that they give."""
 
-    make: Callable[[DataSettings], RunConfig]
-    """data settings -> the run with the source, on the rows that they give"""
-    settings: DataSettings
-    training: TrainingSettings
-    seeds: int
 
-    def runs(self, folder: Path, *, save_first: bool = False) -> list[Pair]:
-        """Make the pairs in a folder, by seed; finished runs are taken as they are.
+def paired_runs(make: Make, config: RunConfig, seeds: int, folder: Path, *, save_first: bool = False) -> list[Pair]:
+    """Make runs with a source and without, on the same rows under the same seeds; take finished ones as they are.
 
-        Runs without the source are shared by all strategies that take as many steps.
+    Runs without the source are shared by all strategies that take as many steps.
 
-        Args:
-            save_first: whether the models of the first seed are saved; with ``keep_checkpoints`` all are.
-        """
-        found = []
-        for number in range(self.seeds):
-            save_model = (save_first and number == 0) or self.training.keep_checkpoints
-            seed = self.training.seed + number
-            config = self.make(self._data_settings(number))
-            config = replace(config, training=replace(config.training, seed=seed))
-            name = config.transfer.name
-            with_source = run(config, folder / f"{name}-{seed}", save_model=save_model).without_model()
-            shares = name not in OTHER_STEPS or config.route.fits_head
-            place = folder / (f"direct-{seed}" if shares else f"direct-as-{name}-{seed}")
-            direct = run(_direct(config, with_source), place, save_model=save_model).without_model()
-            found.append(Pair(with_source, direct))
-        return found
+    Args:
+        config: of the first run with the source, which ``make`` has made.
+        folder: of all runs.
+        save_first: whether the models of the first seed are saved; with ``keep_checkpoints`` all are.
+    """
+    found = []
+    for number in range(seeds):
+        save_model = (save_first and number == 0) or config.training.keep_checkpoints
+        seed = config.training.seed + number
+        seeded = make(_data_settings(config.data_settings, number))
+        seeded = replace(seeded, training=replace(seeded.training, seed=seed))
+        name = seeded.transfer.name
+        with_source = run(seeded, folder / f"{name}-{seed}", save_model=save_model).without_model()
+        shares = name not in OTHER_STEPS or seeded.route.fits_head
+        place = folder / (f"direct-{seed}" if shares else f"direct-as-{name}-{seed}")
+        direct = run(_direct(seeded, with_source), place, save_model=save_model).without_model()
+        found.append(Pair(with_source, direct))
+    return found
 
-    def _data_settings(self, number: int) -> DataSettings:
-        if self.settings.max_train_rows is None:
-            return self.settings
-        # Each seed draws rows of its own, as which rows are drawn is luck too.
-        first = self.settings.split_seed if self.settings.rows_seed is None else self.settings.rows_seed
-        return replace(self.settings, rows_seed=first + ROWS_SEED_STEP * number)
+
+def _data_settings(settings: DataSettings, number: int) -> DataSettings:
+    """Let each seed draw rows of its own, as which rows are drawn is luck too."""
+    if settings.max_train_rows is None:
+        return settings
+    first = settings.split_seed if settings.rows_seed is None else settings.rows_seed
+    return replace(settings, rows_seed=first + ROWS_SEED_STEP * number)
 
 
 def _direct(config: RunConfig, finished: RunResult) -> RunConfig:
@@ -93,17 +89,14 @@ def _direct(config: RunConfig, finished: RunResult) -> RunConfig:
         training = replace(training, **resolved)
         if config.transfer.name in OTHER_STEPS:
             steps = finished.stages[config.transfer.name].step or 0
-            rows = (
-                training.gradient_accumulation_steps
-                * (training.per_device_train_batch_size or 1)
-                * distributed.world_size()
-            )
+            batch = (training.per_device_train_batch_size or 1) * distributed.world_size()
+            rows = training.gradient_accumulation_steps * batch
             epochs = math.ceil(steps / math.ceil(len(config.data.train) / rows))
             training = replace(training, num_train_epochs=epochs)
     return replace(config, route=route, transfer=Direct(), source=None, training=training, base=base)
 
 
-def seeds_for(config: RunConfig, seeds: int | None) -> int:
+def _seeds_for(config: RunConfig, seeds: int | None) -> int:
     """Return how many seeds are needed: one where a linear head is fitted on the same rows and nothing is drawn."""
     few = are_few(len(config.data.train), len(config.data.validation))
     if config.route.fits_head and config.data_settings.max_train_rows is None and not few:
@@ -124,32 +117,39 @@ def gain_of(pairs: Sequence[Pair], labels: Labels, metric: str) -> Gain:
     return transfer_gain(pairs[0].direct.predictions["test"].targets, direct, with_source, labels, metric)
 
 
-def run_with_verdict(config: RunConfig, pairs: Pairs, folder: Path, *, fallback: bool, overwrite: bool) -> RunResult:
+def run_with_verdict(
+    config: RunConfig, make: Make, folder: Path, *, seeds: int | None, fallback: bool, overwrite: bool
+) -> RunResult:
     """Make the runs of a verdict, and take one of the first seed's as the run itself.
 
     Args:
         config: of the run with the source, of the first seed.
-        pairs: makes the runs, in a folder in the run's.
+        make: makes such runs on other rows.
+        seeds: runs on each side; None: as many as are needed.
         fallback: whether the run without the source is taken where it scores better on validation.
         overwrite: whether a run with other settings in that folder is deleted.
     """
-    metric = gain_metric(config)
-    question = {**config.question(), "verdict": True, "fallback": fallback, "seeds": pairs.seeds}
+    metric, seeds = gain_metric(config), _seeds_for(config, seeds)
+    question = {**config.question(), "verdict": True, "fallback": fallback, "seeds": seeds}
     if claim(folder, question, overwrite):
         return RunResult.load(folder)
     if distributed.is_main():
         begin_run(folder, question)
     distributed.barrier()
-    found = pairs.runs(folder / VERDICT_RUNS, save_first=True)
+    pairs = paired_runs(make, config, seeds, folder / VERDICT_RUNS, save_first=True)
     if distributed.is_main():
-        verdict = _verdict(found, config, metric, fallback=fallback)
-        taken = found[0].direct if verdict.taken == Direct.name else found[0].with_source
-        command = f"{config.command()} --verdict --seeds {pairs.seeds}" + (" --fallback" if fallback else "")
-        _take(replace(taken, folder=folder, question=question, command=command, verdict=verdict), taken.model_folder)
+        verdict = _verdict(pairs, config, metric, fallback=fallback)
+        taken = pairs[0].direct if verdict.taken == Direct.name else pairs[0].with_source
+        command = f"{config.command()} --verdict --seeds {seeds}" + (" --fallback" if fallback else "")
+        result = replace(taken, folder=folder, question=question, command=command, verdict=verdict)
+        with atomic_folder(result.model_folder) as new:
+            shutil.copytree(taken.model_folder, new, dirs_exist_ok=True)
+            note_results(new, card_results(result))
+        result.save()
         log.info("%s: %s", config.transfer.name, in_words(verdict))
         if not config.training.keep_checkpoints:
-            found[0].with_source.drop_model()
-            found[0].direct.drop_model()
+            pairs[0].with_source.drop_model()
+            pairs[0].direct.drop_model()
     distributed.barrier()
     return RunResult.load(folder)
 
@@ -161,16 +161,7 @@ def _verdict(pairs: Sequence[Pair], config: RunConfig, metric: str, *, fallback:
     direct = float(np.mean([pair.direct.validation_score(metric) for pair in pairs]))
     sign = 1.0 if higher_is_better(metric) else -1.0
     taken = Direct.name if fallback and sign * direct >= sign * with_source else name
-    fields: dict[str, Any] = vars(gain)
-    return Verdict(**fields, validation={name: with_source, Direct.name: direct}, fallback=fallback, taken=taken)
-
-
-def _take(result: RunResult, model: Path) -> None:
-    """Make a run of the verdict the run itself, with a copy of its model."""
-    with atomic_folder(result.model_folder) as new:
-        shutil.copytree(model, new, dirs_exist_ok=True)
-        note_results(new, card_results(result))
-    result.save()
+    return Verdict(**vars(gain), validation={name: with_source, Direct.name: direct}, fallback=fallback, taken=taken)
 
 
 def gain_metric(config: RunConfig) -> str:

@@ -135,10 +135,10 @@ class _Runner:
         transfer.prepare(stage, route, learning.built.model)
         if stage.learns == "language":
             return self._fit_or_resume(stage, Variant(route, transfer), settings, [stage.name], keep=True)
-        candidates = transfer.candidates(stage, route)
-        variants = [Variant(variant, own) for variant in route.variants(learning.built.model) for own in candidates]
+        routes = route.variants(learning.built.model)
+        variants = [variant for one in routes for variant in transfer.candidates(stage, one)]
         parts = [] if is_last else [stage.name]
-        if len(candidates) > 1 and not self.differ:
+        if len(variants) > len(routes) and not self.differ:
             # There is nothing to adapt to.
             variants = variants[:1]
             log.info("%s: kept, as the texts of source and target do not differ", variants[0])

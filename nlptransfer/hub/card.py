@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment
+from jinja2 import Template
 from markupsafe import Markup
 
 from nlptransfer.files import templates
@@ -97,13 +97,12 @@ class CardFacts:
     def check(self) -> None:
         """Raise a SettingError for a repo_id, license, language or data set that the hub cannot know."""
         check(is_hub_id(self.repo_id), "repo_id", self.repo_id, "a name on the hub, owner/name")
-        known = self.license is None or re.fullmatch(_LICENSE, self.license) is not None
+        known = self.license is None or bool(re.fullmatch(_LICENSE, self.license))
         check(known, "license", self.license, "the hub's id of a license, as apache-2.0, cc-by-4.0 or other")
         for name in ("language", "datasets", "examples"):
             check(not isinstance(getattr(self, name), str), name, getattr(self, name), "a list of strings, not one")
         for code in self.language:
-            known = re.fullmatch(_LANGUAGE, code) is not None
-            check(known, "language", code, "an ISO 639 code, as en, or multilingual")
+            check(bool(re.fullmatch(_LANGUAGE, code)), "language", code, "an ISO 639 code, as en, or multilingual")
         for name in self.datasets:
             known = name.count("/") == 1 and is_hub_id(name) and not Path(name).expanduser().exists()
             check(known, "datasets", name, "the hub id of a data set, owner/name, and no path of this machine")
@@ -116,31 +115,25 @@ class CardFacts:
     @property
     def scores(self) -> list["_Score"]:
         """The scores of the test split that there are, the one that choices are made by first."""
-        return [
-            _Score(key, name, metric, average, self.test[key], self._interval(key))
-            for key, name, metric, average in (_MULTI_LABEL if self.multi_label else _SINGLE_LABEL)
-            if self.test.get(key) is not None
-        ]
-
-    def _interval(self, key: str) -> list[float] | None:
-        ends = self.test.get(f"{key}_interval") or [None]
-        return None if None in ends else ends
+        scores = []
+        for key, name, metric, average in _MULTI_LABEL if self.multi_label else _SINGLE_LABEL:
+            interval = self.test.get(f"{key}_interval") or [None]
+            if self.test.get(key) is not None:
+                scores.append(_Score(name, metric, average, self.test[key], None if None in interval else interval))
+        return scores
 
 
 class _Score(NamedTuple):
-    """One score of the test split."""
+    """One score of the test split, the hub's name of its metric, and the average over labels that it takes."""
 
-    key: str
-    """in metrics.json"""
     name: str
     metric: str | None
-    """its name on the hub; None where the hub has none"""
     average: str | None
-    """over labels, which the hub's metric takes as an argument"""
     value: float
     interval: list[float] | None
 
 
+# Key in metrics.json, name on the card, metric of the hub, average over labels.
 _SINGLE_LABEL = (
     ("accuracy", "accuracy", "accuracy", None),
     ("f1_macro", "F1 (macro)", "f1", "macro"),
@@ -165,16 +158,12 @@ def model_card(facts: CardFacts) -> str:
         SettingError: a repo_id, license, language or data set that the hub cannot know.
     """
     facts.check()
-    body = (
-        _environment()
-        .get_template("model_card.md")
-        .render(
-            facts=facts,
-            results=facts.results,
-            section=facts.section,
-            base_name=base_name(facts.base),
-            loading_code=_fenced(facts.section.loading_code, "python"),
-        )
+    body = _template().render(
+        facts=facts,
+        results=facts.results,
+        section=facts.section,
+        base_name=base_name(facts.base),
+        loading_code=_fenced(facts.section.loading_code, "python"),
     )
     return f"---\n{_metadata(facts).to_yaml(original_order=_FIRST)}\n---\n\n{body.strip()}\n"
 
@@ -183,7 +172,7 @@ def pipeline_code(record: Mapping[str, Any], repo_id: str, imports: str = "") ->
     """Return the Python by which transformers' pipeline opens a saved classifier.
 
     Args:
-        record: what the classifier's nlptransfer.json holds.
+        record: the classifier's nlptransfer.json.
         repo_id: its name on the hub, or its folder.
         imports: lines that it needs first.
     """
@@ -197,11 +186,7 @@ probabilities = {{label["label"]: label["score"] for label in found}}"""
 
 
 def base_name(base: Mapping[str, Any]) -> Markup:
-    """Return what a card calls a base, in markdown.
-
-    Args:
-        base: as the record has it.
-    """
+    """Return what a card calls a base, in markdown, by its entry in the record."""
     if not base.get("name"):
         return Markup("a base that the record does not name")
     name = markdown(base["name"])
@@ -209,9 +194,8 @@ def base_name(base: Mapping[str, Any]) -> Markup:
         return Markup("{} (commit `{}`)").format(name, base["revision"])
     if base.get("kind") == "vectors":
         return name
-    return Markup("{}, a local folder").format(name) + (
-        Markup(" (weights of sha256 `{}`)").format(base["sha256"]) if base.get("sha256") else ""
-    )
+    weights = Markup(" (weights of sha256 `{}`)").format(base["sha256"]) if base.get("sha256") else ""
+    return Markup("{}, a local folder{}").format(name, weights)
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
@@ -228,7 +212,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         # Of vectors that are distilled from a base, the hub has no word.
         base_model_relation=facts.section.relation if base_model and facts.base.get("kind") != "distilled" else None,
         datasets=list(facts.datasets) or None,
-        metrics=list(dict.fromkeys(score.metric for score in scores if score.metric)) or None,
+        metrics=list(dict.fromkeys(score.metric or "" for score in scores)) or None,
         # A name without results would be written by itself.
         model_name=facts.repo_id.rpartition("/")[2] if scores else None,
         eval_results=[_eval_result(facts, score) for score in scores] or None,
@@ -253,19 +237,18 @@ def _eval_result(facts: CardFacts, score: _Score) -> EvalResult:
 
 
 @cache
-def _environment() -> Environment:
-    return templates(
-        {
-            "md": markdown,
-            "fenced": lambda command: _fenced(_one_line(command), ""),
-            "count": lambda number: f"{number:,}",
-            "score": lambda number: "" if number is None else f"{number:.3f}",
-        }
-    )
+def _template() -> Template:
+    filters = {
+        "md": markdown,
+        "fenced": lambda command: _fenced(_one_line(command), ""),
+        "count": lambda number: f"{number:,}",
+        "score": lambda number: "" if number is None else f"{number:.3f}",
+    }
+    return templates(filters).get_template("model_card.md")
 
 
 def markdown(text: str) -> Markup:
-    """Return text of a user as markdown that shows it, in a table too, on one line."""
+    """Return text of a user as markdown that shows it on one line, in a table too."""
     return Markup(_one_line(str(text)).translate(_ENTITIES))
 
 

@@ -1,6 +1,6 @@
-"""The hub's client with retries and errors of one line.
+"""Ask the hub by huggingface_hub's client, with the retries that it has not and errors of one line.
 
-Knows what the client of huggingface_hub retries by itself and what not. Does not know classifiers.
+Does not know classifiers.
 """
 
 import json
@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
 from time import sleep
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, ModelInfo, constants, get_token
+from huggingface_hub import HfApi, ModelInfo, constants, get_token, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -42,6 +44,8 @@ CONNECT_SECONDS = 10
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SENTENCEPIECE = ("*spiece.model", "sentencepiece*.model", "tokenizer.model", "spm.model")
 """Tokenizers by their names, as gensim's .model files are pickles."""
+Files = dict[str, Any]
+"""The files of a repo to fetch: ``allow_patterns`` and ``ignore_patterns`` of ``snapshot_download``."""
 _T = TypeVar("_T")
 
 
@@ -51,40 +55,41 @@ class HubUnreachable(HubError):
 
 @dataclass
 class HubClient:
-    """The client for one repo."""
+    """The client for one repo; each request is tried ``attempts`` times while the hub does not answer."""
 
     repo_id: str
     token: str | None = field(repr=False)
-    api: HfApi = field(init=False, repr=False)
+    attempts: int = ATTEMPTS
 
-    def __post_init__(self) -> None:
-        self.api = HfApi(token=self.token)
+    @cached_property
+    def api(self) -> HfApi:
+        """The client of huggingface_hub."""
+        return HfApi(token=self.token)
 
-    def ask(self, call: Callable[[], _T], *, attempts: int = ATTEMPTS, if_lost: str | None = None) -> _T:
+    def ask(self, call: Callable[[], _T], *, if_lost: str | None = None) -> _T:
         """Return the result of a call of the client.
 
         Args:
-            attempts: how often it is tried while the hub does not answer.
             if_lost: for requests that must not be sent twice: what to do after one whose answer was lost.
 
         Raises:
             HubError: it failed. The error has no cause, as the client's own errors hold the token.
         """
-        for attempt in range(1, attempts + 1):
+        for attempt in range(1, self.attempts + 1):
             try:
                 with _no_bars_but_on_a_terminal():
                     return call()
             except (HTTPError, OSError, ValueError, RuntimeError) as error:
                 problem = _root(error)
             is_lost = if_lost is not None and status_of(problem) in (None, 502, 504)
-            if attempt == attempts or is_lost or not _is_passing(problem):
+            if attempt == self.attempts or is_lost or not _is_passing(problem):
                 break
             wait = min(LONGEST_WAIT, _asked_wait(problem) or FIRST_WAIT * 2 ** (attempt - 1))
             logger.warning("%s: %s; trying again in %.3g s", self.repo_id, self._in_one_line(problem), wait)
             sleep(wait)
         raise self._hub_error(problem, attempt, if_lost)
 
-    def info(self, revision: str | None = None, *, attempts: int = ATTEMPTS) -> ModelInfo | None:
+    def info(self, revision: str | None = None) -> ModelInfo | None:
         """Return commit, visibility and files of the repo, or None where no such repo or revision can be seen."""
 
         def call() -> ModelInfo | None:
@@ -95,7 +100,26 @@ class HubClient:
             except (RepositoryNotFoundError, RevisionNotFoundError):
                 return None
 
-        return self.ask(call, attempts=attempts)
+        return self.ask(call)
+
+    def existing(self, revision: str | None) -> ModelInfo:
+        """Return commit and files of the repo, or raise a HubError where no such repo or revision can be seen."""
+        info = self.info(revision)
+        if info is not None:
+            return info
+        if revision and self.info() is not None:
+            raise HubError(
+                f"{self.repo_id}: expected a branch, tag or commit of it, found no {revision!r} on the hub: check it"
+            )
+        raise HubError(
+            f"{self.repo_id}: expected a model on the hub, or a folder here, found none: check the name; if it is "
+            f"private, {how_to_log_in()}"
+        )
+
+    def download(self, revision: str | None, files: Files) -> Path:
+        """Return the folder in the hub's cache with these files; it notes which commit a branch is at."""
+        options = {"revision": revision, "token": self.token, "etag_timeout": CONNECT_SECONDS}
+        return Path(self.ask(partial(snapshot_download, self.repo_id, **options, **files)))
 
     def _hub_error(self, error: Exception, attempts: int, if_lost: str | None) -> HubError:
         status, reason = status_of(error), self._in_one_line(error)
@@ -146,7 +170,7 @@ def _root(error: Exception) -> Exception:
 
 
 def status_of(error: Exception) -> int | None:
-    """Return the HTTP status of an error, or None where the hub has not answered."""
+    """Return the HTTP status of an error; None: the hub has not answered."""
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
@@ -154,11 +178,9 @@ def _is_passing(error: Exception) -> bool:
     """Tell whether the same request may be granted in a while."""
     if isinstance(error, HfHubHTTPError):
         return status_of(error) in (429, 500, 502, 503, 504)
-    if isinstance(error, OfflineModeIsEnabled):
-        return False
     # A gateway's page of HTML is no JSON.
     kinds = (HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError, json.JSONDecodeError)
-    return isinstance(error, kinds)
+    return isinstance(error, kinds) and not isinstance(error, OfflineModeIsEnabled)
 
 
 def _asked_wait(error: Exception) -> float | None:
@@ -170,6 +192,14 @@ def _asked_wait(error: Exception) -> float | None:
 def how_to_log_in() -> str:
     """Say what to do where there is no token, or a wrong one."""
     return f"log in with `hf auth login`, or set HF_TOKEN, to a token of {constants.ENDPOINT}/settings/tokens"
+
+
+def cached_folder(repo_id: str, revision: str | None, files: Files) -> Path | None:
+    """Return the folder in the hub's cache with a revision, which may be a part of it; None if nothing is there."""
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True, **files))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def is_hub_id(name: str) -> bool:

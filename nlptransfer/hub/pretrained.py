@@ -6,7 +6,7 @@ Knows nothing of architectures and routes. No other file calls ``from_pretrained
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from nlptransfer.errors import BaseModelError, NlpTransferError, RunFolderError
 from nlptransfer.files import read_json
@@ -20,12 +20,7 @@ _ADAPTER = "adapter_config.json"
 
 
 def from_pretrained(kind: Any, source: BaseModel | Path, **options: Any) -> Any:
-    """Load what a class of transformers makes of a folder on this machine.
-
-    Args:
-        kind: AutoConfig, AutoModel, AutoTokenizer, ...
-        source: a base, or the folder of a saved classifier.
-        **options: of the class's own ``from_pretrained``.
+    """Load what a class of transformers (AutoConfig, AutoModel, ...) makes of a base, or of a saved classifier.
 
     Raises:
         BaseModelError: transformers cannot load a base, or only with code that is in its folder.
@@ -37,12 +32,7 @@ def from_pretrained(kind: Any, source: BaseModel | Path, **options: Any) -> Any:
 
 
 def fast_tokenizer(source: BaseModel | Path) -> "PreTrainedTokenizerFast":
-    """Load the tokenizer of a base, or of a saved classifier.
-
-    Raises:
-        BaseModelError: a base's cannot be loaded, or is not a fast one.
-        RunFolderError: the same for a saved classifier.
-    """
+    """Load the tokenizer of a base, or of a saved classifier; one that is not a fast one is an error, too."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer = from_pretrained(AutoTokenizer, source)
@@ -52,24 +42,17 @@ def fast_tokenizer(source: BaseModel | Path) -> "PreTrainedTokenizerFast":
 
 
 def adapter_config(folder: Path) -> "LoraConfig":
-    """Load the settings of a saved adapter.
-
-    Raises:
-        RunFolderError: peft cannot read them, or would run what they name.
-    """
+    """Load the settings of a saved adapter; a RunFolderError where peft cannot, or would run what they name."""
     from peft import LoraConfig
 
     with _read(folder, _ADAPTER):
         # A relative one would do as a hub id, too.
-        return cast("LoraConfig", LoraConfig.from_pretrained(str(folder.resolve())))
+        config: LoraConfig = LoraConfig.from_pretrained(str(folder.resolve()))
+        return config
 
 
 def with_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """Put a saved adapter on its base, as plain peft does it.
-
-    Raises:
-        RunFolderError: peft cannot load it, or would run what it names.
-    """
+    """Put a saved adapter on its base, as plain peft does it; errors as of :func:`adapter_config`."""
     from peft import PeftModel
 
     config = adapter_config(folder)
@@ -98,9 +81,11 @@ def _read(source: BaseModel | Path, file: str) -> Iterator[Path]:
     """Give the folder to read, and turn what fails within into one line that names the file."""
     folder = source.path if isinstance(source, BaseModel) else source
     try:
-        # transformers loads an adapter in the folder of a model, too.
-        if (folder / _ADAPTER).exists():
-            _check_adapter(read_json(folder / _ADAPTER))
+        # transformers loads an adapter in the folder of a model, too. Other kinds than LoRA may open a tokenizer that
+        # they name, and ask whether to run its code; Megatron's layers are imported by name.
+        adapter = read_json(folder / _ADAPTER) if (folder / _ADAPTER).exists() else {"peft_type": "LORA"}
+        if adapter["peft_type"] != "LORA" or adapter.get("megatron_config"):
+            raise ValueError(f"another kind of adapter than plain LoRA in {_ADAPTER}")
         with quiet():
             yield folder
     except Exception as error:  # tokenizers raises the plain class
@@ -108,13 +93,6 @@ def _read(source: BaseModel | Path, file: str) -> Iterator[Path]:
         if "trust_remote_code" in str(error):
             found = "an auto_map to other code, which is never run"
         raise _refusal(source, f"what {file} describes to load with the libraries' own code", found) from error
-
-
-def _check_adapter(config: dict[str, Any]) -> None:
-    # Other kinds than LoRA may open a tokenizer that they name, and ask whether to run its code; Megatron's layers are
-    # imported by name.
-    if config["peft_type"] != "LORA" or config.get("megatron_config"):
-        raise ValueError(f"another kind of adapter than plain LoRA in {_ADAPTER}")
 
 
 def _refusal(source: BaseModel | Path, expected: str, found: str) -> NlpTransferError:

@@ -44,14 +44,14 @@ _PATHS = (
 )
 _Patterns = tuple[tuple[str, re.Pattern[bytes]], ...]
 _PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-_LEFTOVER_FILES = (
+_RUN_FILES = (
     "optimizer*",
     "scheduler*",
     "random_states*",
     "rng_state*",
     "training_args.bin",
     "*.distcp",
-    "events.out.tfevents*",
+    "*.tfevents*",
 )
 
 
@@ -80,19 +80,21 @@ def find_leaks(folder: Path, extra: Mapping[str, str] | None = None, secrets: It
 
     Args:
         extra: further texts by name (the card); they take the place of files of that name.
-        secrets: tokens to look for, as for all that look like one and for the one that this machine is logged in with.
+        secrets: tokens to look for, beside all that look like one and the one that this machine is logged in with.
 
     Raises:
         RunFolderError: there is no such folder.
     """
     if not folder.is_dir():
         raise RunFolderError(f"{folder}: expected the folder of a saved classifier, found none: check the path")
-    extra, anywhere = extra or {}, _SECRETS + _known_tokens(secrets) + _own_paths()
+    tokens = {token.strip() for token in (*secrets, get_token() or "")} - {""}
+    known = tuple((_TOKEN, re.compile(re.escape(token.encode()))) for token in sorted(tokens))
+    extra, anywhere = extra or {}, _SECRETS + known + _own_paths()
     leaks: list[Leak] = []
     for path, name, what in _walk(folder, folder.resolve()):
         if name in extra:
             continue
-        if what is not None:
+        if what:
             leaks.append(Leak(name, None, what))
         elif path.is_file() and path.stat().st_size:
             with path.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as content:
@@ -103,7 +105,7 @@ def find_leaks(folder: Path, extra: Mapping[str, str] | None = None, secrets: It
 
 
 def _walk(folder: Path, root: Path, above: str = "") -> Iterator[tuple[Path, str, str | None]]:
-    """Yield path, name and why it must not be pushed of everything in a folder, but not what is below such a thing."""
+    """Yield path, name and why it must not be pushed of everything in a folder, but nothing below what must not."""
     for path in sorted(folder.iterdir()):
         name, what = above + path.name, _forbidden(path, root)
         yield path, name, what
@@ -113,37 +115,32 @@ def _walk(folder: Path, root: Path, above: str = "") -> Iterator[tuple[Path, str
 
 def _forbidden(path: Path, root: Path) -> str | None:
     """Say why a file or folder must not be pushed, whatever it holds."""
-    if path.is_symlink():
-        if not path.exists():
-            return "link to nothing"
-        if not path.resolve().is_relative_to(root):
-            return "link that leads out of the folder"
-        if path.is_dir():
-            return "link to a folder"
+    if path.is_symlink() and not path.exists():
+        return "link to nothing"
+    if path.is_symlink() and not path.resolve().is_relative_to(root):
+        return "link that leads out of the folder"
+    if path.is_symlink() and path.is_dir():
+        return "link to a folder"
     if path.name.startswith("."):
         return "hidden file"
     if path.is_dir():
         return _LEFTOVER if fnmatch(path.name, "checkpoint*") else None
     if not path.is_file():
         return "neither a file nor a folder"
-    if any(fnmatch(path.name, pattern) for pattern in _LEFTOVER_FILES):
+    if any(fnmatch(path.name, pattern) for pattern in _RUN_FILES):
         return _LEFTOVER
     return _PICKLE if path.name.lower().endswith(_PICKLE_ENDINGS) else None
 
 
 def _in_file(path: Path, name: str, content: mmap, anywhere: _Patterns) -> list[Leak]:
-    """Return the leaks in the content of a file.
-
-    Args:
-        anywhere: what is looked for in any file. Paths of just anybody are not looked for in binary files of other
-            formats: a published vocabulary may hold those of its makers.
-    """
+    """Return the leaks in the content of a file; ``anywhere`` is looked for in any."""
     suffix, length = path.suffix.lower(), int.from_bytes(content[:8], "little")
     if suffix == ".safetensors" and 0 < length <= len(content) - 8 and content[8:9] == b"{":
         return _found(name, content[8 : 8 + length], anywhere + _PATHS, is_text=False)
     if re.match(rb"\x80[\x02-\x05][^\0]", content, re.DOTALL) or _is_archive_of_pickles(path, content):
         return [Leak(name, None, _PICKLE)]
     is_text = b"\0" not in content[:8192]
+    # In other binary files a published vocabulary may hold paths of its makers.
     return _found(name, content, anywhere + _PATHS if is_text or suffix == ".onnx" else anywhere, is_text=is_text)
 
 
@@ -156,7 +153,6 @@ def _is_archive_of_pickles(path: Path, content: mmap) -> bool:
 
 
 def _found(name: str, content: bytes | mmap, patterns: _Patterns, *, is_text: bool = True) -> list[Leak]:
-    """Search the content of a file."""
     hits = sorted((match.start(), what) for what, pattern in patterns for match in pattern.finditer(content))
     leaks: dict[Leak, None] = {}
     line, at = 1, 0
@@ -167,20 +163,12 @@ def _found(name: str, content: bytes | mmap, patterns: _Patterns, *, is_text: bo
     return list(leaks)
 
 
-def _known_tokens(given: Iterable[str]) -> _Patterns:
-    """Return patterns of the tokens that are given, and of this machine's own."""
-    known = {token.strip() for token in (*given, get_token() or "")}
-    return tuple((_TOKEN, re.compile(re.escape(token.encode()))) for token in sorted(known) if token)
-
-
 def _own_paths() -> _Patterns:
-    """Return patterns of this user's home and folder of temporary files, as they are named and where they really lie.
-
-    Something must follow below, and JSON has letters as escapes and backslashes doubled.
-    """
+    """Return patterns of this user's home and temporary folder, as they are named and where they really lie."""
     patterns = []
     for what, place in ((_HOME, os.path.expanduser("~")), (_TEMPORARY, tempfile.gettempdir())):
         for path in sorted({place, os.path.realpath(place)}):
+            # JSON has letters as escapes and backslashes doubled.
             for text in sorted({path, json.dumps(path)[1:-1]}):
                 if os.path.isabs(path) and len(Path(path).parts) > 1:
                     literal = re.escape(os.fsencode(text))

@@ -6,9 +6,10 @@ that it has not. Does not know what is in the folder.
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, ModelInfo, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
@@ -49,12 +50,11 @@ def push(
     revision: str | None = None,
     create_pr: bool = False,
     token: str | None = None,
-    message: str = "A classifier by nlptransfer",
     dry_run: bool = False,
 ) -> Pushed:
     """Make a repo on the hub hold exactly the files of a folder, and a card, in one commit.
 
-    Files that the repo has are not sent again, those of an earlier push that are no longer in the folder are deleted.
+    Files that the repo has are not sent again, and others of its files are deleted.
 
     Args:
         card: the text of README.md, in place of one in the folder.
@@ -62,7 +62,6 @@ def push(
         revision: a branch, made of main where it is not there; None: main.
         create_pr: whether a pull request is opened instead of committing to the branch.
         token: None: the one that this machine is logged in with.
-        message: the commit's title.
         dry_run: whether to do only what needs no network.
 
     Raises:
@@ -78,56 +77,42 @@ def push(
     token = (token or get_token() or "").strip()
     files = _checked_files(folder, card, token)
     sizes = {name: len(source) if isinstance(source, bytes) else source.stat().st_size for name, source in files}
-    url = f"{constants.ENDPOINT}/{repo_id}"
+    pushed = Pushed(f"{constants.ENDPOINT}/{repo_id}", None, None, None, sizes, card)
     if dry_run:
-        return Pushed(url, None, None, None, sizes, card)
+        return pushed
     if not re.fullmatch(r"[\x21-\x7e]+", token):
         raise HubError(f"{repo_id}: expected an access token to push with, found none: {how_to_log_in()}")
     client = HubClient(repo_id, token)
     info = client.info()
-    _refuse_read_only(client)
-    is_private = _with_visibility(client, info, private)
+    if client.ask(client.api.whoami).get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise HubError(
+            f"{repo_id}: expected a token that may write, found one that may only read: make another on "
+            f"{constants.ENDPOINT}/settings/tokens"
+        )
+    pushed = replace(pushed, private=_with_visibility(client, info, private))
     head = _branch_head(client, revision)
-    done = _commit(client, files, head, revision, create_pr, message)
+    done = _commit(client, files, head, revision, create_pr)
     if done.oid == head.sha:
         logger.info("%s: has these files already, no commit was made", repo_id)
-        return Pushed(url, None, None, is_private, sizes, card)
-    logger.info("%s (%s): commit %s", url, _visibility(is_private), done.oid)
-    return Pushed(url, done.oid, done.pr_url, is_private, sizes, card)
+        return pushed
+    logger.info("%s (%s): commit %s", pushed.url, _visibility(pushed.private), done.oid)
+    return replace(pushed, commit=done.oid, pull_request=done.pr_url)
 
 
 def _checked_files(folder: Path, card: str, token: str) -> list[tuple[str, Path | bytes]]:
-    """Return path in the repo and content of each file.
-
-    Raises:
-        RunFolderError: there are none, or one holds what must not be pushed.
-    """
+    """Return path in the repo and content of each file, or raise a RunFolderError that names what must stay here."""
     if leaks := find_leaks(folder, {CARD: card}, [token]):
         listed = "; ".join(map(str, leaks[:10])) + (f"; and {len(leaks) - 10} more" if len(leaks) > 10 else "")
         raise RunFolderError(f"{folder}: expected nothing that must stay here, found {listed}: take it out, then push")
-    files: dict[str, Path | bytes] = {
-        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
-    }
-    if not files.keys() - {CARD}:
+    names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    if not names.keys() - {CARD}:
         raise RunFolderError(f"{folder}: expected the files of a saved classifier, found none: check the path")
-    return sorted({**files, CARD: card.encode()}.items())
-
-
-def _refuse_read_only(client: HubClient) -> None:
-    me = client.ask(client.api.whoami)
-    if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise HubError(
-            f"{client.repo_id}: expected a token that may write, found one that may only read: make another on "
-            f"{constants.ENDPOINT}/settings/tokens"
-        )
+    files: dict[str, Path | bytes] = {**names, CARD: card.encode()}
+    return sorted(files.items())
 
 
 def _with_visibility(client: HubClient, info: ModelInfo | None, private: bool | None) -> bool:
-    """Make the repo where there is none, and return whether it is private.
-
-    Raises:
-        HubError: it is not as it was asked for.
-    """
+    """Make the repo where there is none, and return whether it is private; a HubError where it is not as asked for."""
     if info is None:
         private = private is not False
         # An answer may have been lost, or somebody else may have been quicker: what counts is what is there then.
@@ -138,18 +123,18 @@ def _with_visibility(client: HubClient, info: ModelInfo | None, private: bool | 
             f"{client.repo_id}: expected a name for a model, found that it is taken by another type of repo (a dataset "
             "or a space): take another name"
         )
-    found = _visibility(bool(info.private))
+    found = _visibility(info.private)
     logger.info("%s: is %s", client.repo_id, found)
     if private not in (None, info.private):
         raise HubError(
-            f"{client.repo_id}: expected a {_visibility(not info.private)} repo, found a {found} one: take another "
+            f"{client.repo_id}: expected a {_visibility(private)} repo, found a {found} one: take another "
             f"name, change it on {constants.ENDPOINT}/{client.repo_id}/settings, or, if it is to be {found}, say "
             f"private={info.private} (--{found})"
         )
     return bool(info.private)
 
 
-def _visibility(private: bool) -> str:
+def _visibility(private: bool | None) -> str:
     return "private" if private else "public"
 
 
@@ -170,35 +155,28 @@ def _commit(
     head: ModelInfo,
     revision: str | None,
     create_pr: bool,
-    message: str,
 ) -> CommitInfo:
-    """Commit the files on top of a branch's head, and nothing where they are what the branch holds.
-
-    Raises:
-        HubError: it failed, or the branch has moved.
-    """
+    """Commit the files on top of a branch's head, unless it holds just these; a HubError says that it has moved."""
 
     def call() -> CommitInfo | None:
         # If an earlier attempt went through and its answer was lost, this finds nothing to do and makes no commit.
-        now = _branch_head(client, revision)
-        names = {name for name, _ in files} | {".gitattributes"}
-        gone = [file.rfilename for file in now.siblings or [] if file.rfilename not in names]
+        there = {file.rfilename for file in _branch_head(client, revision).siblings or []}
+        gone = there - {name for name, _ in files} - {".gitattributes"}
+        operations: list[Any] = [CommitOperationDelete(name, is_folder=False) for name in sorted(gone)]
+        operations += [CommitOperationAdd(name, source) for name, source in files]
         try:
             return client.api.create_commit(
                 client.repo_id,
-                [
-                    *(CommitOperationDelete(name, is_folder=False) for name in gone),
-                    *(CommitOperationAdd(name, source) for name, source in files),
-                ],
-                commit_message=message,
+                operations,
+                commit_message="A classifier by nlptransfer",
                 revision=revision,
                 create_pr=create_pr,
                 parent_commit=head.sha,
             )
         except HfHubHTTPError as error:
-            if status_of(error) not in (409, 412):
-                raise
-        return None
+            if status_of(error) in (409, 412):
+                return None
+            raise
 
     advice = f"see {constants.ENDPOINT}/{client.repo_id}/discussions: if the pull request is not there, run this again"
     done = client.ask(call, if_lost=advice if create_pr else None)

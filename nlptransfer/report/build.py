@@ -41,11 +41,7 @@ def report_on(folder: str | Path, data: Any = None) -> Path:
 
 
 def report_with_texts(folder: Path, data: Data, run: RunResult | None = None) -> Path:
-    """Write report.html into a finished folder, with texts of what it was trained on.
-
-    Args:
-        run: the run in it, where it is in memory.
-    """
+    """Write report.html into a finished folder, with texts of the data; ``run`` is the one in it, where in memory."""
     run, words = run or _run_in(folder), None
     if run is not None and run.has_model:
         words = word_effects(run.classifier, (data.test.texts or data.validation.texts)[:SHOWN_WORDS])
@@ -61,26 +57,16 @@ def _run_in(folder: Path) -> RunResult | None:
 
 
 def word_effects(classifier: Classifier, texts: Sequence[str]) -> list[WordEffects]:
-    """How much each word of some texts speaks for the label that is most probable.
+    """Measure by how much the probability of the likeliest label falls without each word of a text.
 
-    Each is left out in turn (occlusion, Zeiler and Fergus 2014).
-
-    Words are what white space parts; in text without any, single characters.
-
-    Args:
-        texts: some of them; one without a word is left out.
-
-    Returns:
-        For each text the label, its probability, and by how much that falls without each word.
+    Each word is left out in turn (occlusion, Zeiler and Fergus 2014). Words are what white space parts; in text without
+    any, single characters. A text without a word is left out.
     """
     found = []
-    for text in texts:
-        parts = text.split()
-        glue = " "
+    for text in filter(str.strip, texts):
+        parts, glue = text.split(), " "
         if len(parts) == 1:
             parts, glue = list(parts[0]), ""
-        if not parts:
-            continue
         tried = parts[:MOST_WORDS]
         without = [glue.join(parts[:place] + parts[place + 1 :]) for place in range(len(tried))]
         probabilities = classifier.probabilities([text, *without])

@@ -63,13 +63,7 @@ class Point:
 
 
 def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: str) -> Markup:
-    """Plot scores with their intervals over training seconds, on a logarithmic axis.
-
-    Args:
-        points: of each candidate, by name; the place is in seconds.
-        chosen: the name of the recommended one, drawn larger.
-        metric: name of the score, for the axis.
-    """
+    """Plot each candidate's score with its interval over training seconds; the chosen one is drawn larger."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -91,12 +85,7 @@ def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: 
 
 
 def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Markup:
-    """Plot scores over the number of training rows, a line for each candidate.
-
-    Args:
-        curves: by the candidate's name; places are rows.
-        metric: name of the score, for the axis.
-    """
+    """Plot scores over the number of training rows, a line for each candidate."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -125,11 +114,8 @@ def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Markup
 def reliability_diagram(after: Reliability, before: Reliability | None, forecast: str, observed: str) -> Markup:
     """Plot observed frequencies over forecasts, and below them the number of forecasts.
 
-    Args:
-        after: of the saved classifier's probabilities.
-        before: of those before temperature scaling; None without any.
-        forecast: label of the horizontal axis.
-        observed: label of the vertical axis.
+    ``after`` is of the saved classifier's probabilities, ``before`` of those before temperature scaling, if there was
+    any; ``forecast`` and ``observed`` are labels of the axes.
     """
 
     def draw(figure: Figure) -> None:
@@ -170,13 +156,7 @@ def coverage_plot(coverage: np.ndarray, accuracy: np.ndarray) -> Markup:
 
 
 def training_curves(history: Sequence[Mapping[str, float]], metric: str, kept: int) -> Markup:
-    """Plot the loss by epoch, and the validation score where there is one, with a ring around the epoch that is kept.
-
-    Args:
-        history: one entry an epoch: epoch, loss, and score on validation.
-        metric: name of the score, for the axis.
-        kept: number of the kept epoch.
-    """
+    """Plot the loss by epoch, and the validation score where there is one, with a ring around the kept epoch."""
     scored = [entry for entry in history if entry.get("score") is not None]
 
     def draw(figure: Figure) -> None:

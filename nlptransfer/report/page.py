@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment
-from markupsafe import Markup
-from scipy.stats import binomtest
 
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import (
@@ -24,14 +22,13 @@ from nlptransfer.evaluation import (
     negative_log_likelihood,
     reliability_curve,
     untempered,
+    wilson_interval,
 )
 from nlptransfer.files import atomic_file, templates
 from nlptransfer.report import figures
 from nlptransfer.results import (
     REPORT,
-    CandidateResult,
     ComparisonResult,
-    DataSummary,
     Predictions,
     RunResult,
     is_comparison,
@@ -42,7 +39,7 @@ from nlptransfer.results import (
 MATRIX_LABELS = 12
 """Above so many labels the most confused pairs stand in place of the confusion matrix."""
 FEW_LABELS = 20
-"""Tables with a line for each label are folded above so many."""
+"""Above so many labels tables with a line for each are folded."""
 SHOWN = 10
 """Rows of each list of texts, and of confused pairs."""
 TEXT_LENGTH = 600
@@ -96,7 +93,7 @@ def write_report(
     texts: Mapping[str, Sequence[str]] | None = None,
     words: Sequence[WordEffects] | None = None,
 ) -> Path:
-    """Write report.html into the folder of a finished run, or of a comparison.
+    """Write report.html into the folder of a finished run, or of a comparison, and return its path.
 
     Args:
         folder: what holds experiment.json, or comparison.json.
@@ -104,241 +101,173 @@ def write_report(
             calls, which are left out without. The files of a run hold no texts.
         words: what words count for, of some texts.
 
-    Returns:
-        The path of the report.
-
     Raises:
         RunFolderError: neither a finished run nor a comparison is there.
         DataError: fewer texts than predictions.
     """
     folder = Path(folder)
     if is_comparison(folder):
-        found = _comparison(ComparisonResult.load_any(folder), texts)
+        content = _comparison(ComparisonResult.load_any(folder))
     elif is_run(folder):
-        found = _run(RunResult.load(folder), texts)
+        content = _run(RunResult.load(folder))
     else:
         raise RunFolderError(f"{folder}: expected the folder of a finished run or of a comparison, found neither")
-    context = dict.fromkeys(SECTIONS) | found | {"words": list(words or ())}
-    shown = {name: title for name, title in SECTIONS.items() if context[name]}
-    page = _environment().get_template("report.html").render(**context, sections=shown, few_labels=FEW_LABELS)
+    summary, runs = content["summary"], content["shown_runs"]
+    nothing = dict.fromkeys([*SECTIONS, "comparison", "cost_figure", "headline", "split", "rows", "lengths"])
+    content = {**nothing, "balance": {}, "data": True, "repeat": True, "words": words} | content
+    if content["run"] is not None:
+        content |= _details(content["run"], texts)
+    content |= {
+        "sections": {name: title for name, title in SECTIONS.items() if content[name]},
+        "truncated": {name: run.data.truncated for name, run in runs.items() if run.data.truncated},
+        "fingerprints": {name: one["hash"] for name, one in summary.fingerprints.items() if one["rows"]},
+        "few_labels": FEW_LABELS,
+        "matrix_labels": MATRIX_LABELS,
+    }
+    page = _environment().get_template(REPORT).render(content)
     with atomic_file(folder / REPORT) as temporary:
         temporary.write_text(figures.plain(page), encoding="utf-8")
     return folder / REPORT
 
 
-def _run(run: RunResult, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
-    """Return all that the report shows of one run."""
-    metric, route = default_metric(run.data.labels), run.settings["route"]["name"]
+def _run(run: RunResult) -> dict[str, Any]:
+    """Return what the report shows of a run beside its details."""
     split = next((name for name in ("test", "validation", "train") if name in run.scores), None)
-    headline = {"split": split, "metric": metric, "scores": _scores(run.scores[split])} if split else None
     return {
-        "title": f"{run.data.name}: {route}",
-        "headline": headline,
-        "recommendation": None,
-        "detail": None,
-        "metric": _name(metric),
+        "run": run,
+        "shown_runs": {run.settings["route"]["name"]: run},
+        "summary": run.data,
+        "metric": _name(default_metric(run.data.labels)),
+        "headline": {"split": split, "scores": _scores(run.scores[split])} if split else None,
         "verdict": run.verdict,
         "choice": _choice(run),
-        "data": _data(run.data, run, {route: run}),
         "cost": run.cost.to_record(),
-        "repeat": {
-            "command": run.command,
-            "settings": {name: _flat(values) for name, values in run.settings.items()},
-            "base": _flat(run.base or {}),
-            "versions": run.versions,
-            "machine": [(_in_words(name), value) for name, value in _flat(run.machine)],
-            "fingerprints": _hashes(run.data),
-            "candidates": [],
-        },
-    } | _details(run, texts)
-
-
-def _details(run: RunResult | None, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
-    """Return what can be seen in the predictions and the training of one run."""
-    found: dict[str, Any] = {"shown": None, "lengths": None, "training": None}
-    if run is None:
-        return found
-    if run.training.history:
-        found["training"] = figures.training_curves(run.training.history, "score", run.training.best_epoch or 0)
-    split = _shown_split(run)
-    if split is None:
-        return found
-    rows = run.predictions[split]
-    given = _texts_of(rows, split, texts)
-    wrong = np.flatnonzero(~rows.right)
-    surest = wrong[np.argsort(-rows.mistake_confidences[wrong], kind="stable")][:SHOWN]
-    closest = np.argsort(rows.margins, kind="stable")[:SHOWN]
-    found |= {
-        "shown": {"split": split, "rows": len(rows), "multi_label": rows.labels.multi_label},
-        "classes": _classes(run.scores.get(split, {})),
-        "confusion": None if rows.labels.multi_label else _confusion(rows),
-        "calibration": _calibration(run, rows),
-        "coverage": _coverage(rows),
     }
-    if given is not None:
-        found["mistakes"] = [_shown(rows, row, given, rows.mistake_confidences[row]) for row in surest]
-        found["margins"] = [_shown(rows, row, given, rows.margins[row]) for row in closest]
-        found["lengths"] = _lengths(given)
-    return found
 
 
-def _shown_split(run: RunResult) -> str | None:
-    """Return test, or without test rows validation; None where there are no predictions."""
-    return next((name for name in ("test", "validation") if name in run.predictions), None)
-
-
-def _comparison(comparison: ComparisonResult, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
-    """Return all that the report shows of a comparison, and of the run that it recommends."""
-    finished = [one for one in comparison.candidates if one.status == "finished"]
-    chosen, data, metric = comparison.recommended, comparison.data, _name(comparison.metric)
-    first_runs = {one.name: comparison.first_run(one.name) for one in finished}
-    run = None if chosen is None else first_runs[chosen]
-    return {
-        "title": f"{data.name}: a comparison",
-        "headline": None,
-        "recommendation": comparison.recommendation,
-        "detail": None if chosen is None else comparison.candidate(chosen),
-        "metric": metric,
-        "candidates": {
-            "all": comparison.candidates,
-            "finished": comparison.finished,
-            "chosen": chosen,
-            "machine": ", ".join(f"{_in_words(name)} {value}" for name, value in _flat(comparison.machine)),
-            "figure": _cost_figure(finished, chosen, metric),
-        },
-        "pairs": comparison.pairs,
-        "curve": _learning(comparison, metric),
-        "verdict": None,
-        "data": _data(data, run, first_runs, comparison.warnings),
-        "repeat": {
-            "command": None,
-            "settings": {"all runs": _flat(comparison.settings)},
-            "base": [],
-            "versions": comparison.versions,
-            "machine": _flat(comparison.machine),
-            "fingerprints": _hashes(data),
-            "candidates": [(one, _flat(one.settings or {})) for one in finished],
-        },
-    } | _details(run, texts)
-
-
-def _cost_figure(finished: Sequence[CandidateResult], chosen: str | None, metric: str) -> Markup | None:
+def _comparison(comparison: ComparisonResult) -> dict[str, Any]:
+    """Return what the report shows of a comparison beside the details of the run that it recommends."""
+    metric, chosen = _name(comparison.metric), comparison.recommended
+    runs = {one.name: comparison.first_run(one.name) for one in comparison.candidates if one.status == "finished"}
     points = {
         one.name: figures.Point(one.cost["train_seconds"], one.test.mean, one.test.interval)
-        for one in finished
-        if one.cost is not None and one.test is not None
+        for one in comparison.candidates
+        if one.name in runs and one.cost is not None and one.test is not None
     }
-    return figures.score_against_cost(points, chosen, metric) if points else None
-
-
-def _learning(comparison: ComparisonResult, metric: str) -> dict[str, Any] | None:
     curves: dict[str, list[figures.Point]] = {}
     for point in sorted(comparison.curve, key=lambda point: point.size):
         if point.mean is not None:
             curves.setdefault(point.candidate, []).append(figures.Point(point.size, point.mean, point.interval))
-    if not curves:
-        return None
     return {
-        "figure": figures.learning_curve(curves, metric),
-        "points": [point for point in comparison.curve if point.mean is not None],
-        "reached": comparison.rows_to_reach,
-        "left_out": [point for point in comparison.curve if point.mean is None],
+        "comparison": comparison,
+        "run": None if chosen is None else runs[chosen],
+        "shown_runs": runs,
+        "summary": comparison.data,
+        "metric": metric,
+        "candidates": True,
+        "cost_figure": figures.score_against_cost(points, chosen, metric) if points else None,
+        "pairs": comparison.pairs,
+        "curve": figures.learning_curve(curves, metric) if curves else None,
+    }
+
+
+def _details(run: RunResult, texts: Mapping[str, Sequence[str]] | None) -> dict[str, Any]:
+    """Return what can be seen in the predictions and the training of one run: on test, or else on validation."""
+    found: dict[str, Any] = {}
+    if run.training.history:
+        found["training"] = figures.training_curves(run.training.history, "score", run.training.best_epoch or 0)
+    balance = {"train": run.data.label_counts} if any(run.data.label_counts.values()) else {}
+    split = next((name for name in ("test", "validation") if name in run.predictions), None)
+    if split is None:
+        return found | {"balance": balance}
+    rows = run.predictions[split]
+    found |= {
+        "split": split,
+        "rows": rows,
+        "balance": balance | {split: label_counts(rows.targets, rows.labels)},
+        "classes": run.scores.get(split, {}).get("per_class"),
+        "confusion": None if rows.labels.multi_label else _confusion(rows),
+        "calibration": _calibration(run, rows),
+        "coverage": _coverage(rows),
+    }
+    given = (texts or {}).get(split)
+    if given is None:
+        return found
+    if len(given) <= rows.ids.max():
+        raise DataError(
+            f"texts[{split!r}]: expected one for each of {rows.ids.max() + 1} predictions, found {len(given)}"
+        )
+    lengths = [len(given[row].split()) for row in rows.ids]
+    shares = {"median": 50, "95 of 100 have at most": 95, "longest": 100}
+    wrong = np.flatnonzero(~rows.right)
+    surest = wrong[np.argsort(-rows.mistake_confidences[wrong], kind="stable")][:SHOWN]
+    closest = np.argsort(rows.margins, kind="stable")[:SHOWN]
+    return found | {
+        "lengths": {name: int(np.percentile(lengths, share)) for name, share in shares.items()},
+        "mistakes": [_shown(rows, row, given, rows.mistake_confidences[row]) for row in surest],
+        "margins": [_shown(rows, row, given, rows.margins[row]) for row in closest],
     }
 
 
 def _choice(run: RunResult) -> dict[str, Any] | None:
     """Return what was chosen from without a label of the target, and the evidence for each candidate."""
-    rows: list[dict[str, Any]] = []
-    differ = True
-    for name, stage in run.stages.items():
-        if stage.domains_differ is None or stage.chosen is None:
-            continue
-        differ = stage.domains_differ
-        for one in stage.curve or ():
-            named = {key: one[key] for key in stage.chosen}
-            words = ", ".join(_candidate(_in_words(key), value) for key, value in named.items())
-            rows.append({"stage": name, "candidate": words, "kept": named == stage.chosen, **one["evidence"]})
-    if not rows or run.transfer is None:
-        return None
-    return {
-        "rows": rows,
-        "by": run.transfer.settings.get("choose_by"),
-        "domains_differ": differ,
-        "shares": list(zip(run.data.labels.names, rows[0]["label_shares"], strict=True)),
+    stages = {
+        name: stage
+        for name, stage in run.stages.items()
+        if stage.domains_differ is not None and stage.chosen is not None and stage.curve
     }
-
-
-def _candidate(name: str, value: Any) -> str:
-    """A setting that was chosen from: l2 10; not adapted."""
-    if isinstance(value, bool):
-        return name if value else f"not {name}"
-    return f"{name} {_said(value)}"
+    if not stages or run.transfer is None:
+        return None
+    rows = []
+    for name, stage in stages.items():
+        for one in stage.curve or ():
+            settings = {key: one[key] for key in stage.chosen or ()}
+            rows.append({"stage": name, "settings": settings, "kept": settings == stage.chosen, **one["evidence"]})
+    *_, last = stages.values()
+    return {"rows": rows, "by": run.transfer.settings.get("choose_by"), "domains_differ": last.domains_differ}
 
 
 def _scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The scores of a split that there are, the main one first."""
+    """Return the scores of a split that there are, the main one first."""
     several = "lrap" in found
     names = sorted(_NAMES, key=lambda name: name != ("f1_micro" if several else "accuracy"))
     shown = [name for name in names if found.get(name) is not None and (several or name != "f1_micro")]
     said = _NAMES | ({"accuracy": "all labels right"} if several else {})
-    return [{"name": said[name], "value": found[name], "interval": _ends(found, f"{name}_interval")} for name in shown]
-
-
-def _classes(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    per_class = scores.get("per_class") or {}
-    return [{"label": label, **scores, "interval": _recall_interval(scores)} for label, scores in per_class.items()]
-
-
-def _recall_interval(scores: Mapping[str, Any]) -> tuple[float, float] | None:
-    if not scores["support"]:
-        return None
-    found = binomtest(round(scores["recall"] * scores["support"]), scores["support"]).proportion_ci(method="wilson")
-    return found.low, found.high
+    return [{"name": said[name], "value": found[name], "interval": found.get(f"{name}_interval")} for name in shown]
 
 
 def _confusion(rows: Predictions) -> dict[str, Any]:
-    k, names = rows.labels.num_labels, rows.labels.names
+    k = rows.labels.num_labels
     counts = np.bincount(rows.targets * k + rows.predicted, minlength=k * k).reshape(k, k)
-    totals = counts.sum(axis=1)
-    shares = counts / np.maximum(totals, 1)[:, None]
-    cells = [list(zip(*line, strict=True)) for line in zip(counts.tolist(), shares.tolist(), strict=True)]
     wrong = counts * (1 - np.eye(k, dtype=int))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN]
-    pairs = [divmod(int(place), k) for place in order]
+    pairs = [divmod(int(place), k) for place in np.argsort(-wrong, axis=None, kind="stable")[:SHOWN]]
     return {
-        "matrix": list(zip(names, cells, strict=True)) if k <= MATRIX_LABELS else None,
-        "names": names,
-        "pairs": [
-            {"true": names[i], "given": names[j], "count": int(counts[i, j]), "share": float(shares[i, j])}
-            for i, j in pairs
-            if wrong[i, j]
-        ],
+        "counts": counts,
+        "shares": counts / np.maximum(counts.sum(axis=1), 1)[:, None],
+        "pairs": [pair for pair in pairs if wrong[pair]],
     }
 
 
 def _calibration(run: RunResult, rows: Predictions) -> dict[str, Any]:
-    several = rows.labels.multi_label
-    fitted = run.calibration or {}
-    temperature = fitted.get("temperature")
+    several, temperature = rows.labels.multi_label, (run.calibration or {}).get("temperature")
     stages = {"as it predicts": rows.probabilities}
     if temperature is not None:
         before = untempered(rows.probabilities, temperature, multi_label=several)
         stages = {"before scaling": before} | stages
-    bins = [reliability_curve(rows.targets, p, multi_label=several) for p in stages.values()]
+    curves = [reliability_curve(rows.targets, p, multi_label=several) for p in stages.values()]
     words = ("probability of a label", "rows that have it") if several else ("confidence", "accuracy")
     return {
         "rows": [
             {
                 "name": name,
-                "ece": reliability.error,
+                "ece": curve.error,
                 "nll": negative_log_likelihood(rows.targets, p, multi_label=several),
                 "brier": brier_score(rows.targets, p, multi_label=several),
             }
-            for (name, p), reliability in zip(stages.items(), bins, strict=True)
+            for (name, p), curve in zip(stages.items(), curves, strict=True)
         ],
         "temperature": temperature,
-        "fitted_on": fitted.get("rows"),
-        "figure": figures.reliability_diagram(bins[-1], bins[0] if len(bins) > 1 else None, *words),
+        "figure": figures.reliability_diagram(curves[-1], curves[0] if len(curves) > 1 else None, *words),
     }
 
 
@@ -358,74 +287,21 @@ def _coverage(rows: Predictions) -> dict[str, Any]:
     }
 
 
-def _texts_of(rows: Predictions, split: str, texts: Mapping[str, Sequence[str]] | None) -> Sequence[str] | None:
-    given = (texts or {}).get(split)
-    if given is None:
-        return None
-    if len(given) <= rows.ids.max():
-        raise DataError(
-            f"texts[{split!r}]: expected one for each of {rows.ids.max() + 1} predictions, found {len(given)}"
-        )
-    return [given[row] for row in rows.ids]
-
-
 def _shown(rows: Predictions, row: int, texts: Sequence[str], value: float) -> dict[str, Any]:
-    text = texts[row]
-    true, guess = (rows.labels.decode(ids[row : row + 1])[0] for ids in (rows.targets, rows.predicted))
+    text = texts[rows.ids[row]]
+    true, given = (rows.labels.decode(ids[row : row + 1])[0] for ids in (rows.targets, rows.predicted))
     return {
-        "row": int(rows.ids[row]),
+        "row": rows.ids[row],
         "text": text if len(text) <= TEXT_LENGTH else f"{text[:TEXT_LENGTH]}…",
-        "true": _listed(true),
-        "given": _listed(guess),
-        "value": float(value),
-        "right": bool(rows.right[row]),
+        "true": true,
+        "given": given,
+        "value": value,
+        "right": rows.right[row],
     }
-
-
-def _listed(names: str | Sequence[str]) -> str:
-    return names if isinstance(names, str) else ", ".join(names) or "(none)"
-
-
-def _lengths(texts: Sequence[str]) -> dict[str, int]:
-    words = np.array([len(text.split()) for text in texts])
-    named = {"median": 50, "95 of 100 have at most": 95, "longest": 100}
-    return {name: int(np.percentile(words, share)) for name, share in named.items()}
-
-
-def _data(
-    data: DataSummary, run: RunResult | None, by_name: Mapping[str, RunResult], warnings: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return what is shown of the data.
-
-    Args:
-        run: the run whose predictions are shown.
-        by_name: runs whose shares of truncated texts are shown.
-    """
-    counts: dict[str, Mapping[str, int]] = {}
-    if run is not None:
-        if any(run.data.label_counts.values()):
-            counts["train"] = run.data.label_counts
-        if (split := _shown_split(run)) is not None:
-            counts[split] = label_counts(run.predictions[split].targets, data.labels)
-    names = data.labels.names
-    return {
-        "name": data.name,
-        "multi_label": data.labels.multi_label,
-        "rows": data.rows,
-        "splits": list(counts),
-        "most": [max(of.values(), default=0) for of in counts.values()],
-        "balance": [(label, [of.get(label, 0) for of in counts.values()]) for label in names] if counts else [],
-        "warnings": warnings,
-        "truncated": {name: one.data.truncated for name, one in by_name.items() if one.data.truncated},
-    }
-
-
-def _hashes(data: DataSummary) -> dict[str, str]:
-    return {name: one["hash"] for name, one in data.fingerprints.items() if one["rows"]}
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
-    """Settings in the order of the record, those of a group within under both names."""
+    """List settings in the order of the record, those of a group under both names."""
     found = []
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
@@ -439,22 +315,13 @@ def _said(value: Any) -> str:
     return value if isinstance(value, str) else "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _ends(found: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    low, high = found.get(name) or (None, None)
-    return None if low is None or high is None else (low, high)
-
-
-def _number(number: float | None, form: str) -> str:
-    return "–" if number is None else format(number, form)
-
-
 def _figure(number: float | None, places: int = 3) -> str:
-    return _number(number, f",.{places}f")
+    return "–" if number is None else format(number, f",.{places}f")
 
 
-def _amount(number: float | None) -> str:
-    """With digits after the point where these say something."""
-    return _number(number, ",.3f" if number is not None and number < 10 and number % 1 else ",.0f")
+def _recall_interval(scores: Mapping[str, Any]) -> tuple[float, float] | None:
+    rows = scores["support"]
+    return wilson_interval(round(scores["recall"] * rows), rows) if rows else None
 
 
 def _in_words(key: str) -> str:
@@ -469,13 +336,14 @@ def _name(metric: str) -> str:
 def _environment() -> Environment:
     return templates(
         {
-            "amount": _amount,
-            "count": lambda number: _number(number, ",.0f"),
+            "count": lambda number: _figure(number, 0),
             "figure": _figure,
+            "flat": _flat,
             "interval": lambda ends: "" if not ends or None in ends else f"[{ends[0]:.3f}, {ends[1]:.3f}]",
-            "p_value": lambda p: "<0.0001" if p is not None and p < 0.0001 else _figure(p, 4),
             "percent": lambda share: f"{share:.1%}",
-            "signed": lambda number: _number(number, "+.3f"),
+            "recall_interval": _recall_interval,
+            "said": _said,
+            "signed": lambda number: f"{number:+.3f}",
             "words": _in_words,
         }
     )

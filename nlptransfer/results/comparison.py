@@ -1,17 +1,124 @@
-"""The result of a comparison: its candidates, their differences, a recommendation, a curve. It knows no file names."""
+"""Say what a comparison found: of each candidate, of pairs of them, with fewer rows, and what it recommends.
+
+This file does not know file names.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.errors import RunFolderError
 from nlptransfer.results import records
-from nlptransfer.results.candidates import CandidateResult, CurvePoint, PairDifference, RowsToReach
 from nlptransfer.results.result import RunResult
 from nlptransfer.results.summaries import DataSummary
+
+Status = Literal["waiting", "finished", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run without test rows, by which settings are chosen."""
+
+    settings: Mapping[str, Any]
+    validation: float | None = None
+    reason: str | None = None
+    """why it failed"""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it was made, or has failed."""
+        return self.validation is not None or self.reason is not None
+
+
+@dataclass(frozen=True)
+class CandidateScore:
+    """A candidate's score on test."""
+
+    mean: float
+    """over seeds"""
+    spread: float | None
+    """sample standard deviation over seeds; None of one seed"""
+    interval: tuple[float, float]
+    """95%, over seeds and rows"""
+    scores: tuple[float, ...]
+    """of each seed"""
+    wilson: tuple[float, float] | None = None
+    """95%, of the first seed's model alone; None where the score is not the accuracy"""
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """A route from a base, or a baseline: how it was tuned and timed, and what it scores and costs."""
+
+    name: str
+    route: str
+    """or baseline"""
+    base: str | None = None
+    status: Status = "waiting"
+    reason: str | None = None
+    """why it was skipped or has failed"""
+    seeds: tuple[int, ...] = ()
+    runs: tuple[str, ...] = ()
+    """folder of each seed's run, within that of the comparison"""
+    settings: Mapping[str, Any] | None = None
+    """chosen on validation; None where that is still to be done"""
+    trials: tuple[Trial, ...] = ()
+    validation: float | None = None
+    """mean over seeds"""
+    test: CandidateScore | None = None
+    cost: Mapping[str, float] | None = None
+    """peak_memory_mb, texts_per_second_1 and _64 of the first run; train_seconds of the slowest; sizes"""
+    estimated_seconds: float | None = None
+    """of all runs, by a pilot on a few rows"""
+    seconds_of_run: float | None = None
+    """of the first run"""
+    others_fit: bool = False
+    """whether the runs of the other seeds were found to fit into the budget"""
+
+
+@dataclass(frozen=True)
+class PairDifference:
+    """How much one candidate is ahead of another on the same test rows."""
+
+    one: str
+    other: str
+    difference: float
+    interval: tuple[float, float]
+    """95%, paired"""
+    p: float
+    """of no difference, over seeds and rows"""
+    mcnemar_p: float
+    """exact, of the first seed's models"""
+    holm_p: float
+    """p corrected for the number of pairs"""
+    mcnemar_holm_p: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A candidate's score on test with fewer labeled rows."""
+
+    candidate: str
+    size: int
+    """labeled rows"""
+    mean: float | None = None
+    """over seeds; None where it was left out"""
+    interval: tuple[float, float] | None = None
+    reason: str | None = None
+    """why it was left out"""
+
+
+@dataclass(frozen=True)
+class RowsToReach:
+    """The labeled rows with which one candidate scores as another does with all."""
+
+    one: str
+    other: str
+    rows: float | None
+    """None where no size reaches it"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +161,14 @@ class ComparisonResult:
         Raises:
             RunFolderError: no finished comparison is there.
         """
-        found = cls.load_any(folder) if records.is_comparison(Path(folder)) else None
-        if found is None or not found.finished:
-            raise RunFolderError(f"{folder}: expected the folder of a finished comparison")
-        return found
+        if records.is_comparison(Path(folder)) and (found := cls.load_any(folder)).finished:
+            return found
+        raise RunFolderError(f"{folder}: expected the folder of a finished comparison")
 
     @classmethod
     def load_any(cls, folder: str | Path) -> "ComparisonResult":
         """Read a comparison from its folder, finished or not."""
-        return cls(folder=Path(folder), **records.read_comparison(Path(folder)))
+        return records.read_comparison(cls, Path(folder))
 
     def save(self) -> None:
         """Write all but the runs into the folder."""
@@ -88,9 +194,8 @@ class ComparisonResult:
         rows = []
         for one in self.candidates:
             row = {name: getattr(one, name) for name in ("name", "route", "base", "status", "reason", "validation")}
-            low, high = one.test.interval if one.test else (None, None)
-            mean, spread = (one.test.mean, one.test.spread) if one.test else (None, None)
-            rows.append({**row, "score": mean, "low": low, "high": high, "spread": spread, **(one.cost or {})})
+            test = (one.test.mean, *one.test.interval, one.test.spread) if one.test else (None,) * 4
+            rows.append({**row, **dict(zip(("score", "low", "high", "spread"), test, strict=True)), **(one.cost or {})})
         return rows
 
     @cached_property
@@ -100,10 +205,9 @@ class ComparisonResult:
         Raises:
             RunFolderError: the recommended candidate is a baseline, which has none, or there is none.
         """
-        first = self.first_run(self.recommended) if self.recommended is not None else None
-        if first is None or not first.has_model:
-            raise RunFolderError(
-                f"{self.folder}: expected a classifier of the recommended candidate, found none of {self.recommended}: "
-                f"take that of another, in {records.CANDIDATES}/"
-            )
-        return first.classifier
+        if self.recommended is not None and (first := self.first_run(self.recommended)).has_model:
+            return first.classifier
+        raise RunFolderError(
+            f"{self.folder}: expected a classifier of the recommended candidate, found none of {self.recommended}: "
+            f"take that of another, in {records.CANDIDATES}/"
+        )

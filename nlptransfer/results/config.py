@@ -6,6 +6,7 @@ This file does not know how a run is made, nor where its result lies.
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Labels
 from nlptransfer.models import hash_of_modules
+from nlptransfer.results.records import plain
 from nlptransfer.routes import Route, named_local
 from nlptransfer.settings import as_text
 from nlptransfer.training import Augment, TrainingSettings
@@ -23,6 +25,16 @@ from nlptransfer.transfer import Direct, Sides, Transfer
 
 WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "save_epochs", "keep_checkpoints")
 """Settings that change nothing of what is learned: a run may be resumed with others."""
+
+
+def decisive(training: TrainingSettings) -> dict[str, Any]:
+    """Return the settings of a training that change what is learned."""
+    return {name: value for name, value in asdict(training).items() if name not in WITHOUT_EFFECT}
+
+
+def short_hash(question: Mapping[str, Any]) -> str:
+    """Return a hash of what is asked for, short enough for the name of a folder."""
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +51,6 @@ class Source:
     """(training rows,) float32 with mean 1: weight of each in the loss; None: all 1"""
     sizes: tuple[int, ...] = ()
     """training rows of each of several sources, in their order"""
-
-    def sides(self, target: Data) -> Sides:
-        """Return what a strategy has to fit."""
-        return Sides(self.labels.names, target.labels.names, self.agrees(target), self.data is not None)
 
     def agrees(self, target: Data) -> bool:
         """Return whether the labels are the target's."""
@@ -82,15 +90,20 @@ class RunConfig:
     unlabeled_name: str | None = None
     """of the file of further texts without labels"""
 
+    def sides(self) -> Sides:
+        """Return what a strategy has to fit."""
+        own, source = self.data.labels.names, self.source
+        if source is None:
+            return Sides(own, own, agree=True, has_rows=True)
+        return Sides(source.labels.names, own, source.agrees(self.data), source.data is not None)
+
     def name(self) -> str:
         """Name a folder after the data and the settings."""
-        digest = hashlib.sha256(json.dumps(self.question(), sort_keys=True).encode()).hexdigest()[:8]
         strategy = [] if isinstance(self.transfer, Direct) else [self.transfer.name.replace(" >> ", "-")]
-        return "-".join([self.data.name, self.route.name, *strategy, digest])
+        return "-".join([self.data.name, self.route.name, *strategy, short_hash(self.question())])
 
     def question(self) -> dict[str, Any]:
         """Return all that decides what is learned, as JSON; a local base by name and content, not by its path."""
-        training = {name: value for name, value in asdict(self.training).items() if name not in WITHOUT_EFFECT}
         question = {
             "fingerprints": self.data.fingerprints(),
             "route": self.route.name,
@@ -98,7 +111,7 @@ class RunConfig:
             "revision": self.revision,
             "further_metrics": self.further_metrics,
             **asdict(self.data_settings),
-            **training,
+            **decisive(self.training),
             **self.route.recorded(),
             **asdict(self.augment),
         }
@@ -106,7 +119,7 @@ class RunConfig:
             question |= {"transfer": self.transfer.name, **self.transfer_settings()}
         if self.source is not None:
             question |= {"source": self.source.fingerprints}
-        return cast(dict[str, Any], json.loads(json.dumps(question)))
+        return dict(plain(question))
 
     def transfer_settings(self) -> dict[str, Any]:
         """Return the settings of all strategies in the transfer."""

@@ -1,13 +1,10 @@
-"""How a run lies in its folder: the names of its files, and the keys in them. Nothing else in the package knows these.
-
-It does not know how a result is made or shown.
-"""
+"""How a result lies in its folder: the names of files and the keys in them, which nothing else in the package knows."""
 
 import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +17,8 @@ from nlptransfer.data import Labels
 from nlptransfer.errors import RunFolderError
 from nlptransfer.evaluation import checked_probabilities
 from nlptransfer.files import atomic_file, atomic_folder, read_json, write_json
-from nlptransfer.results.candidates import (
-    CandidateResult,
-    CandidateScore,
-    CurvePoint,
-    PairDifference,
-    RowsToReach,
-    Trial,
-)
 from nlptransfer.results.predictions import Predictions
-from nlptransfer.results.summaries import Cost, DataSummary, Fit, TransferSummary, Verdict
+from nlptransfer.results.summaries import DataSummary, Fit, TransferSummary, from_record, to_record
 
 if TYPE_CHECKING:
     from nlptransfer.results.comparison import ComparisonResult
@@ -65,9 +54,8 @@ def claim(folder: Path, question: Mapping[str, Any], overwrite: bool, record: st
     Raises:
         RunFolderError: it holds a run with other settings, or something that is no run.
     """
-    return bool(
-        distributed.from_main(_claimed(folder / record, question, overwrite) if distributed.is_main() else None)
-    )
+    is_finished = distributed.is_main() and _claimed(folder / record, question, overwrite)
+    return bool(distributed.from_main(is_finished))
 
 
 def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool:
@@ -83,18 +71,16 @@ def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool
         return False
     saved = read_json(record)
     known = saved["asked"]
-    changed = [name for name in {**known, **question} if known.get(name) != question.get(name)]
-    if changed:
+    if changed := [name for name in {**known, **question} if known.get(name) != question.get(name)]:
         name = changed[0]
         raise RunFolderError(
             f"{folder}: holds a run with {name}={known.get(name)!r}, asked for {name}={question.get(name)!r}"
             + (f" (and {len(changed) - 1} more: {', '.join(changed[1:])})" if len(changed) > 1 else "")
             + ": name another output_dir, or overwrite"
         )
-    if saved["status"] == _FINISHED:
+    if is_finished := saved["status"] == _FINISHED:
         log.info("%s: finished before, with the same settings; returned as it is", folder)
-        return True
-    return False
+    return bool(is_finished)
 
 
 def begin_run(folder: Path, question: Mapping[str, Any]) -> None:
@@ -150,8 +136,8 @@ def write_run(result: "RunResult") -> None:
     write_json(folder / EXPERIMENT, _experiment(result))
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """Return the fields of a finished run's RunResult, but for its folder.
+def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
+    """Read a finished run.
 
     Raises:
         RunFolderError: no finished run is there.
@@ -160,28 +146,17 @@ def read_run(folder: Path) -> dict[str, Any]:
     if record is None or record["status"] != _FINISHED:
         found = f"no {EXPERIMENT}" if record is None else f"a run that is {record['status']}"
         raise RunFolderError(f"{folder}: expected the folder of a finished run, found {found}")
-    report = read_json(folder / METRICS)
-    data = _data_summary(record["data"])
-    thresholds = record["thresholds"]
-    verdict = record.get("verdict")
-    return {
+    report, data = read_json(folder / METRICS), _read_data(record["data"])
+    values = {
+        "folder": folder,
         "data": data,
-        "settings": record["settings"],
         "question": record["asked"],
-        "command": record["command"],
-        "base": record["base"],
         "scores": {name: report[name] for name in _SPLITS if name in report},
-        "cost": Cost(**report["cost"]),
-        "training": Fit.from_record(record["training"]),
-        "processes": record["processes"],
-        "machine": record["machine"],
-        "versions": record["versions"],
+        "cost": report["cost"],
         "transfer": _read_transfer(record["transfer"], report) if "transfer" in record else None,
-        "verdict": None if verdict is None else Verdict(**{**verdict, "interval": tuple(verdict["interval"])}),
-        "calibration": record["calibration"],
-        "thresholds": None if thresholds is None else tuple(thresholds),
-        "predictions": _read_predictions(folder / PREDICTIONS, data.labels, thresholds),
+        "predictions": _read_predictions(folder / PREDICTIONS, data.labels, record["thresholds"]),
     }
+    return from_record(kind, {**record, **values})
 
 
 def _metrics(result: "RunResult") -> dict[str, Any]:
@@ -192,19 +167,9 @@ def _metrics(result: "RunResult") -> dict[str, Any]:
 
 
 def _experiment(result: "RunResult") -> dict[str, Any]:
-    record = {
-        "status": _FINISHED,
-        "asked": result.question,
-        "command": result.command,
-        "data": _data_record(result.data),
-        "base": result.base,
-        "settings": result.settings,
-        "calibration": result.calibration,
-        "thresholds": None if result.thresholds is None else list(result.thresholds),
-        "processes": result.processes,
-        "machine": result.machine,
-        "versions": result.versions,
-    }
+    names = ("command", "base", "settings", "calibration", "thresholds", "processes", "machine", "versions")
+    record = {"status": _FINISHED, "asked": result.question, "data": _data_record(result.data)}
+    record |= {name: getattr(result, name) for name in names}
     if result.transfer is not None:
         record["transfer"] = _transfer_record(result.transfer)
     if result.verdict is not None:
@@ -213,47 +178,31 @@ def _experiment(result: "RunResult") -> dict[str, Any]:
 
 
 def _data_record(data: DataSummary) -> dict[str, Any]:
-    return {
-        "name": data.name,
-        "labels": list(data.labels.names),
-        "multi_label": data.labels.multi_label,
-        "fingerprints": data.fingerprints,
-        "label_counts": data.label_counts,
-        "truncated": data.truncated,
-    }
+    labels = data.labels
+    return {**to_record(data), "labels": list(labels.names), "multi_label": labels.multi_label}
 
 
-def _data_summary(record: Mapping[str, Any]) -> DataSummary:
+def _read_data(record: Mapping[str, Any]) -> DataSummary:
     labels = Labels(tuple(record["labels"]), record["multi_label"])
-    return DataSummary(
-        record["name"], labels, record["fingerprints"], record.get("label_counts", {}), record.get("truncated", {})
-    )
+    return from_record(DataSummary, {**record, "labels": labels})
 
 
 def _transfer_record(transfer: TransferSummary) -> dict[str, Any]:
-    record: dict[str, Any] = {"name": transfer.name, "label_free": transfer.label_free, "settings": transfer.settings}
-    if transfer.source is not None:
-        source = transfer.source
+    source = transfer.source
+    record: dict[str, Any] = to_record(replace(transfer, source=None))
+    # In the file of scores.
+    del record["scores"]
+    if source is not None:
         record["source"] = _data_record(source) if isinstance(source, DataSummary) else {"name": source}
-    record["stages"] = {name: fit.to_record() for name, fit in transfer.stages.items()}
-    for name in ("distance_from_source", "similarity"):
-        if (found := getattr(transfer, name)) is not None:
-            record[name] = found
     return record
 
 
 def _read_transfer(record: Mapping[str, Any], report: Mapping[str, Any]) -> TransferSummary:
+    scores = {role: found for role, found in report.get("transfer", {}).items() if role != "gain"}
     source = record.get("source")
-    return TransferSummary(
-        name=record["name"],
-        label_free=record["label_free"],
-        settings=record["settings"],
-        source=source if source is None else _data_summary(source) if "labels" in source else source["name"],
-        stages={name: Fit.from_record(fit) for name, fit in record["stages"].items()},
-        scores={role: found for role, found in report.get("transfer", {}).items() if role != "gain"},
-        distance_from_source=record.get("distance_from_source"),
-        similarity=record.get("similarity"),
-    )
+    if source is not None:
+        source = _read_data(source) if "labels" in source else source["name"]
+    return from_record(TransferSummary, {**record, "source": source, "scores": scores})
 
 
 def _write_predictions(path: Path, predictions: Mapping[str, Predictions]) -> None:
@@ -272,33 +221,30 @@ def _write_predictions(path: Path, predictions: Mapping[str, Predictions]) -> No
 
 
 def _read_predictions(path: Path, labels: Labels, thresholds: list[float] | None) -> dict[str, Predictions]:
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     if not path.exists():
         return {}
-    columns = pq.read_table(path).to_pydict()
-    splits = np.asarray(columns["split"])
-    found = {}
-    for name in dict.fromkeys(columns["split"]):
-        rows = np.flatnonzero(splits == name).tolist()
-        taken = {column: [values[row] for row in rows] for column, values in columns.items()}
-        targets, predicted = (labels.encode(taken[column]).astype(np.int64) for column in ("true", "predicted"))
-        probabilities = checked_probabilities(taken["probabilities"])
+    table, found = pq.read_table(path), {}
+    for name in table["split"].unique().to_pylist():
+        rows = table.filter(pc.field("split") == name).to_pydict()
+        targets, predicted = (labels.encode(rows[column]).astype(np.int64) for column in ("true", "predicted"))
+        probabilities = checked_probabilities(rows["probabilities"])
         limits = np.asarray(thresholds or [0.5] * labels.num_labels)
-        found[name] = Predictions(labels, np.asarray(taken["id"]), targets, predicted, probabilities, limits)
+        found[name] = Predictions(labels, np.asarray(rows["id"]), targets, predicted, probabilities, limits)
     return found
 
 
 def write_comparison(result: "ComparisonResult") -> None:
     """Write the record of a comparison, finished or not."""
-    lists = ("candidates", "pairs", "curve", "rows_to_reach")
+    names = ("metric", "machine", "versions", "spent_seconds", "candidates", "pairs", "curve", "rows_to_reach")
+    values = asdict(replace(result, made={}))
     record = {
         "status": _FINISHED if result.finished else _RUNNING,
         "asked": result.settings,
         "data": {**_data_record(result.data), "warnings": result.warnings},
-        **{name: getattr(result, name) for name in ("metric", "machine", "versions", "spent_seconds")},
-        **{name: [asdict(one) for one in getattr(result, name)] for name in lists},
-        **{name: getattr(result, name) for name in ("recommended", "best", "recommendation")},
+        **{name: values[name] for name in (*names, "recommended", "best", "recommendation")},
     }
     write_json(result.folder / COMPARISON, record)
 
@@ -308,31 +254,17 @@ def is_comparison(folder: Path) -> bool:
     return (folder / COMPARISON).exists()
 
 
-def read_comparison(folder: Path) -> dict[str, Any]:
-    """Return the fields of a comparison's ComparisonResult, finished or not, but for its folder."""
+def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "ComparisonResult":
+    """Read a comparison, finished or not."""
     record = read_json(folder / COMPARISON)
-    same = ("metric", "machine", "versions", "spent_seconds", "recommended", "best", "recommendation")
-    return {
+    values = {
+        "folder": folder,
         "finished": record["status"] == _FINISHED,
         "settings": record["asked"],
-        "data": _data_summary(record["data"]),
-        "warnings": tuple(record["data"]["warnings"]),
-        "candidates": tuple(_read_candidate(one) for one in record["candidates"]),
-        "pairs": tuple(PairDifference(**_with_tuples(one)) for one in record["pairs"]),
-        "curve": tuple(CurvePoint(**_with_tuples(one)) for one in record["curve"]),
-        "rows_to_reach": tuple(RowsToReach(**one) for one in record["rows_to_reach"]),
-        **{name: record[name] for name in same},
+        "data": _read_data(record["data"]),
+        "warnings": record["data"]["warnings"],
     }
-
-
-def _read_candidate(record: Mapping[str, Any]) -> CandidateResult:
-    test = None if record["test"] is None else CandidateScore(**_with_tuples(record["test"]))
-    trials = tuple(Trial(**one) for one in record["trials"])
-    return CandidateResult(**_with_tuples({**record, "trials": trials, "test": test}))
-
-
-def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+    return from_record(kind, {**record, **values})
 
 
 def card_results(result: "RunResult") -> dict[str, Any]:
@@ -348,10 +280,9 @@ def card_results(result: "RunResult") -> dict[str, Any]:
         "versions": result.versions,
         "cost": result.cost.to_record(),
     }
-    if result.transfer is not None and result.transfer.source is not None:
-        source = result.transfer.source
+    if (transfer := result.transfer) is not None and (source := transfer.source) is not None:
         name = source.name if isinstance(source, DataSummary) else source
-        found["transfer"] = {"name": result.transfer.name, "source": {"name": name}}
+        found["transfer"] = {"name": transfer.name, "source": {"name": name}}
     if "test" in result.scores:
         found["test"] = result.scores["test"]
     if result.verdict is not None:

@@ -58,7 +58,7 @@ class RunResult:
         Raises:
             RunFolderError: no finished run is there.
         """
-        return cls(folder=Path(folder), **records.read_run(Path(folder)))
+        return records.read_run(cls, Path(folder))
 
     def save(self) -> None:
         """Write all but the classifier into the folder."""

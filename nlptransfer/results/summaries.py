@@ -1,16 +1,71 @@
 """Say what a run was made from and how it went: its data, each stage's fit, its cost, its verdict.
 
-These are plain values. They know neither the files that keep them nor how they come about.
+These are plain values, and can be turned into JSON and back. They do not know how they come about.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import UnionType
+from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from nlptransfer.data import Data, Labels
 from nlptransfer.evaluation import Gain
+
+T = TypeVar("T")
+
+
+def to_record(value: Any) -> Any:
+    """Turn a value into what JSON has: a dataclass into an object of its fields that are not None.
+
+    A field named ``details`` has further entries of the object.
+    """
+    if is_dataclass(value):
+        named = {one.name: getattr(value, one.name) for one in fields(value)}
+        details = named.pop("details", {})
+        return {name: to_record(part) for name, part in named.items() if part is not None} | to_record(details)
+    if isinstance(value, Mapping):
+        return {name: to_record(part) for name, part in value.items()}
+    return [to_record(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
+    """Turn what JSON has into a dataclass; entries that it has no field for go into its ``details``, if it has any."""
+    hints = get_type_hints(kind)
+    values = {name: _as_typed(hints[name], value) for name, value in record.items() if name in hints}
+    if "details" in hints:
+        values["details"] = {name: value for name, value in record.items() if name not in hints}
+    return kind(**values)
+
+
+def _as_typed(hint: Any, value: Any) -> Any:
+    """Turn lists into tuples and objects into dataclasses, where the type says so."""
+    if value is None:
+        return None
+    origin, kinds = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return _as_typed(kinds[0], value)
+    if origin is tuple:
+        return tuple(_as_typed(kinds[0], part) for part in value)
+    if origin is Mapping:
+        return {name: _as_typed(kinds[1], part) for name, part in value.items()}
+    is_object = isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping)
+    return from_record(hint, value) if is_object else value
+
+
+class Recorded:
+    """A dataclass that can be turned into JSON and back."""
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the fields that are not None, ready for JSON."""
+        record: dict[str, Any] = to_record(self)
+        return record
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Make one of what ``to_record`` gave."""
+        return from_record(cls, record)
 
 
 @dataclass(frozen=True)
@@ -45,7 +100,7 @@ def label_counts(targets: np.ndarray, labels: Labels) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Recorded):
     """How one stage was fitted. A field is None where it does not apply."""
 
     seconds: float = 0.0
@@ -74,22 +129,9 @@ class Fit:
     details: Mapping[str, Any] = field(default_factory=dict)
     """whatever else the fit recorded"""
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Fit":
-        """Take the known keys of a record as fields, all others as details."""
-        known = {one.name for one in fields(cls)} - {"details"}
-        return cls(
-            **{name: value for name, value in record.items() if name in known},
-            details={name: value for name, value in record.items() if name not in known},
-        )
-
-    def to_record(self) -> dict[str, Any]:
-        """Return all that applies, flat."""
-        return _without_none(self, "details") | dict(self.details)
-
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Recorded):
     """What a run took, and what its classifier takes."""
 
     train_seconds: float
@@ -106,13 +148,9 @@ class Cost:
     """the same, one text at a time: of baselines"""
     texts_per_second_64: float | None = None
 
-    def to_record(self) -> dict[str, float]:
-        """Return what was measured."""
-        return _without_none(self)
-
 
 @dataclass(frozen=True)
-class Verdict(Gain):
+class Verdict(Gain, Recorded):
     """Whether the source helped, and which of the two sides the run is."""
 
     validation: Mapping[str, float]
@@ -121,10 +159,6 @@ class Verdict(Gain):
     """whether the side without the source was to be taken where it validates better"""
     taken: str
     """the strategy of the side that the run is"""
-
-    def to_record(self) -> dict[str, Any]:
-        """Return every field, ready for JSON."""
-        return {**asdict(self), "interval": list(self.interval)}
 
 
 @dataclass(frozen=True)
@@ -143,8 +177,3 @@ class TransferSummary:
     """by layer, the norm of the change of its weights since the source was learned"""
     similarity: Sequence[Mapping[str, Any]] | None = None
     """by layer: proxy_a_distance between the domains, cka_with_source"""
-
-
-def _without_none(value: Any, *left_out: str) -> dict[str, Any]:
-    named = {one.name: getattr(value, one.name) for one in fields(value) if one.name not in left_out}
-    return {name: found for name, found in named.items() if found is not None}

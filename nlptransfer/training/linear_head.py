@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ FEWEST_ROWS = 4
 """Rows from which there is cross-validation."""
 FEW_ROWS, FEW_TO_CHOOSE_BY = 1000, 100
 """Fewer labeled rows than the first, with fewer for validation than the second, are all cross-validated instead."""
+
+
+Split: TypeAlias = tuple[np.ndarray | slice, np.ndarray | slice]
+"""Places of the rows that are trained on, and of those that are held out."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class HeadTask:
         """
         crossed, first = refit and self.has_few_rows, len(self.train)
         rows = self.train + self.validation
-        splits = _folds(rows.targets, self.seed) if crossed else [(slice(first), slice(first, None))]
+        splits: list[Split] = _folds(rows.targets, self.seed) if crossed else [(slice(first), slice(first, None))]
         held_out = rows if crossed else self.validation
 
         def with_extra(part: Features) -> Features:
@@ -103,17 +107,19 @@ class HeadTask:
         fitted = partial(fit, self.criterion, towards=towards, has_bias=self.has_bias, axes=axes)
 
         scores: dict[float, float] = {}
-        heads, start = [towards] * len(parts), towards
-        best, logits, worse = math.nan, np.empty(0), 0
+        heads: list[Head | None] = [towards] * len(parts)
+        start = towards
+        best, logits, worse = math.nan, np.empty((0, 0), np.float32), 0
         for l2 in self._strengths(towards):
-            heads = [fitted(part, l2, start=head, ftol=ROUGH) for part, head in zip(parts, heads, strict=True)]
+            fits = [fitted(part, l2, start=head, ftol=ROUGH) for part, head in zip(parts, heads, strict=True)]
+            heads = [*fits]
             outputs = np.empty((len(rows), len(self.criterion.class_weights)), np.float32)
-            for (_, out), (weight, bias) in zip(splits, heads, strict=True):
+            for (_, out), (weight, bias) in zip(splits, fits, strict=True):
                 outputs[out] = rows.values[out] @ weight.T + bias
             outputs = outputs[len(rows) - len(held_out) :]
             scores[l2] = _finite(self._metric(held_out.targets, outputs))
             if not scores[l2] <= scores.get(best, -math.inf):
-                best, logits, start, worse = l2, outputs, heads[0], 0
+                best, logits, start, worse = l2, outputs, fits[0], 0
             elif scores[l2] < scores[best]:
                 worse += 1
                 if worse == (1 if self.by_loss else PATIENCE):
@@ -156,7 +162,7 @@ def share_weights(criterion: LabelLoss, rows: Features, share: float) -> np.ndar
     return scaled
 
 
-def _folds(targets: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(targets: np.ndarray, seed: int) -> list[Split]:
     """Return places of the rows that are kept and held out, fold by fold."""
     from sklearn.model_selection import KFold, StratifiedKFold
 

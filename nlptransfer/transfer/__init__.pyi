@@ -4,6 +4,7 @@ from .alignment import Dann as Dann
 from .alignment import Mmd as Mmd
 from .base import FROM_SOURCE as FROM_SOURCE
 from .base import ON_TARGET as ON_TARGET
+from .base import Chosen as Chosen
 from .base import FromSource as FromSource
 from .base import Learner as Learner
 from .base import Sides as Sides
@@ -13,14 +14,13 @@ from .base import Variant as Variant
 from .contrastive import Contrastive as Contrastive
 from .direct import Copy as Copy
 from .direct import Direct as Direct
+from .direct import Reweight as Reweight
 from .domain_shift import cached_importance_weights as cached_importance_weights
 from .domain_shift import cached_proxy_a_distance as cached_proxy_a_distance
 from .domain_shift import chance_distance as chance_distance
 from .domain_shift import linear_cka as linear_cka
 from .domain_shift import proxy_a_distance as proxy_a_distance
 from .joint import Joint as Joint
-from .label_free import Chosen as Chosen
-from .label_free import Reweight as Reweight
 from .model_selection import Evidence as Evidence
 from .model_selection import choose as choose
 from .model_selection import warn_of_shift as warn_of_shift

@@ -1,55 +1,24 @@
-"""The method too is chosen without a label of the target."""
+"""The method of adaptation too is chosen without a label of the target."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from nlptransfer.routes import Route
 from nlptransfer.settings import check
-from nlptransfer.training import (
-    FittedHead,
-    Head,
-    HeadTask,
-    Objective,
-)
 from nlptransfer.transfer.alignment import ALIGN, Alignment, Coral, Dann, Mmd
-from nlptransfer.transfer.base import Learner, Sides, Stage, Transfer
-from nlptransfer.transfer.label_free import Chosen
+from nlptransfer.transfer.base import Chosen, Sides, Stage, Variant
 from nlptransfer.transfer.self_training import SelfTrain
 
 ALIGNMENTS: tuple[type[Alignment], ...] = (Coral, Mmd, Dann)
 
 
 @dataclass(frozen=True)
-class Method(Transfer):
-    """An alignment at one lambda, as one of several methods."""
-
-    name: ClassVar[str] = "method"
-    stages: ClassVar[tuple[Stage, ...]] = (ALIGN,)
-
-    alignment: Alignment
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        own = self.alignment.chosen
-        return {"method": self.alignment.name if own["trade_off"] else "none"} | own
-
-    def learns_from(self, stage: Stage) -> tuple[str, ...]:
-        return self.alignment.learns_from(stage)
-
-    def objective(self, stage: Stage, learner: Learner) -> Objective:
-        return self.alignment.objective(stage, learner)
-
-    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
-        return self.alignment.fit_head(stage, tasks, source)
-
-
-@dataclass(frozen=True)
 class Adapt(Chosen):
-    """The method too is chosen without a label of the target: an alignment and its lambda, or none, then self-training.
+    """An alignment and its lambda, or none, then self-training: each step is chosen without a label of the target.
 
-    The source alone is trained, and beside it each alignment that the route takes, at each of its trade-offs; on the
-    one that is kept come the rounds of self-training. Every step is one of :func:`choose`.
+    The source alone is learned, and each alignment that the route takes, at each of its trade-offs; the rounds of
+    self-training go on with the best one. Every step is one of :func:`choose`.
     """
 
     name: ClassVar[str] = "adapt"
@@ -72,11 +41,13 @@ class Adapt(Chosen):
         fits = not route.fits_head or {*self.methods} & {Coral.name, SelfTrain.name}
         check(bool(fits), "methods", self.methods, "coral or selftrain where the last layer is fitted")
 
-    def candidates(self, stage: Stage, route: Route) -> Sequence[Transfer | None]:
+    def candidates(self, stage: Stage, route: Route) -> Sequence[Variant]:
         if stage != ALIGN:
-            return [None, SelfTrain()]
-        kinds = (Coral,) if route.fits_head else ALIGNMENTS
-        aligned = [
-            kind(trade_offs=(value,)) for kind in kinds if kind.name in self.methods for value in kind.trade_offs
-        ]
-        return [Method(one) for one in (Coral(trade_offs=(0.0,)), *aligned)]
+            return SelfTrain().candidates(stage, route)
+        source_alone = Coral().candidates(stage, route)[0]
+        found = [replace(source_alone, settings={"method": "none", **source_alone.settings})]
+        for kind in (Coral,) if route.fits_head else ALIGNMENTS:
+            if kind.name in self.methods:
+                _, *aligned = kind().candidates(stage, route)
+                found += [replace(one, settings={"method": kind.name, **one.settings}) for one in aligned]
+        return found

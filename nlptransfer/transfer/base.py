@@ -2,7 +2,7 @@
 
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -15,19 +15,20 @@ from nlptransfer.models import Examples, Rows
 from nlptransfer.routes import Route
 from nlptransfer.settings import Count, Settings, check, convert, fields_of
 from nlptransfer.training import SOURCE, TARGET, FittedHead, Head, HeadTask, LabelLoss, Objective, TrainingSettings
+from nlptransfer.transfer.model_selection import ChooseBy
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training, of rows of one role or of both."""
+    """One training, on rows of one role or of both."""
 
     name: str
     """of its checkpoints and in the record"""
     roles: tuple[str, ...]
-    """the first one is judged, on its validation rows"""
+    """the first one has the validation rows that score the stage"""
     learns: Literal["model", "representation", "head", "language"] = "model"
-    """what the route lets learn; that without the last layer, so that no score tells of it; the last layer alone, which
-    is fitted; or the model's language, without any label"""
+    """what the route lets learn; that without the last layer, and so without a score; the last layer alone, which is
+    fitted; or the language model, without any label"""
 
 
 FROM_SOURCE, ON_TARGET = Stage("source", (SOURCE,)), Stage("target", (TARGET,))
@@ -45,12 +46,12 @@ class Learner:
     """by role"""
     examples: Mapping[str, Examples]
     """training rows by role"""
-    taught: Mapping[str, Tensor]
-    """parameters that bring something from the stage before, by name; not copies"""
+    carried_over: Mapping[str, Tensor]
+    """parameters that were not newly initialized for this stage, by name; not copies"""
     represent: Callable[[Rows], np.ndarray]
-    """rows -> (texts, width): what the last layer takes of them, as the model is now"""
+    """rows -> the last layer's inputs, (texts, width), as the model is now"""
     classify: Callable[[Rows], np.ndarray]
-    """rows -> (texts, labels): logits, as the model is now"""
+    """rows -> logits, (texts, labels), as the model is now"""
     source_head: nn.Linear | None = None
     """for the source's labels, where they are others than the target's"""
 
@@ -80,7 +81,7 @@ class Transfer(Settings, ABC):
     needs_unlabeled: ClassVar[bool] = False
     """whether it cannot do without them"""
     is_chosen: ClassVar[bool] = False
-    """whether its variants are chosen from without a label of the target"""
+    """whether the best of its candidates is found without a label of the target"""
     is_prelude: ClassVar[bool] = False
     """whether it makes no classifier, and another strategy comes after it"""
 
@@ -90,7 +91,7 @@ class Transfer(Settings, ABC):
         return (self,)
 
     def part(self, stage: Stage) -> "Transfer":
-        """Return the strategy that a stage is of, which answers all that follows."""
+        """Return the strategy that a stage belongs to, which answers all that follows."""
         return self
 
     @property
@@ -99,7 +100,7 @@ class Transfer(Settings, ABC):
         return False
 
     def __rshift__(self, after: "Transfer") -> "Transfer":
-        """This strategy, then the other one on the model that it leaves.
+        """Chain this strategy and another one, which goes on with the model that it leaves.
 
         Raises:
             SettingError: the first one makes a classifier already.
@@ -113,6 +114,30 @@ class Transfer(Settings, ABC):
     def check_fits(self, route: Route, sides: Sides) -> None:
         """Raise a SettingError where the strategy makes no sense for a route, or for these labels."""
         return None
+
+    def require(self, holds: bool, expected: str, found: str, instead: str) -> None:
+        """Raise a SettingError unless a condition holds."""
+        if not holds:
+            raise SettingError(f"transfer={self.name}: expected {expected}, found {found}: {instead}")
+
+    def require_rows(self, sides: Sides, instead: str) -> None:
+        """Raise a SettingError where the source is a saved classifier."""
+        self.require(sides.has_rows, "rows of a source", "a saved classifier", instead)
+
+    def require_same_labels(self, sides: Sides) -> None:
+        """Raise a SettingError where source and target have other labels."""
+        found = f"{_listed(sides.source_labels)} in the source and {_listed(sides.target_labels)} in the target"
+        instead = (
+            'give label_mapping, as in {"pos": "positive"}, or take transfer=select_features where the last layer is '
+            "fitted, sequential where it is trained (head_type=mlp, lora, full)"
+        )
+        self.require(sides.agree, "the same labels on both sides", found, instead)
+
+    def require_defaults(self, names: Sequence[str], why: str) -> None:
+        """Raise a SettingError for the first of these settings that is not at its default."""
+        for name in names:
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            check(value == default, name, value, f"{default}, {why}")
 
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
         """Return the settings of a stage."""
@@ -143,21 +168,50 @@ class Transfer(Settings, ABC):
         """
         return tasks[stage.roles[0]].choose_l2()
 
-    def candidates(self, stage: Stage, route: Route) -> Sequence["Transfer | None"]:
-        """Return the variants of a stage that are chosen from; None skips it. The first one does not adapt."""
-        return [self]
+    def candidates(self, stage: Stage, route: Route) -> Sequence["Variant"]:
+        """Return the variants of a stage, of which the best is kept. The first one does not adapt."""
+        return [Variant(route, self)]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A route and a strategy that are tried for a stage."""
+
+    route: Route
+    transfer: Transfer | None
+    """None: the model stays as it is"""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """in which the strategy differs from the other candidates"""
 
     @property
-    def chosen(self) -> dict[str, Any]:
-        """Return the settings in which a candidate differs from the others."""
-        return {}
+    def named(self) -> dict[str, Any]:
+        """Return all settings in which it differs from the others."""
+        return {name: getattr(self.route, name) for name in self.route.varied} | {**self.settings}
+
+    @property
+    def label(self) -> str:
+        return "_".join(f"{name}{value}" for name, value in self.named.items()) or "adapted"
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.named.items()) or "adapted"
+
+
+def _any_part(name: str) -> Any:
+    """Make a property that tells whether something holds for any strategy of a chain."""
+    return property(lambda chain: any(getattr(part, name) for part in chain.chained))
 
 
 @dataclass(frozen=True)
 class Chain(Transfer):
-    """Strategies one after the other on the same model."""
+    """Strategies one after the other on the same model: all but the last are preludes."""
 
     chained: tuple[Transfer, ...]
+
+    needs_source = _any_part("needs_source")
+    takes_source = _any_part("takes_source")
+    takes_unlabeled = _any_part("takes_unlabeled")
+    needs_unlabeled = _any_part("needs_unlabeled")
+    label_free = _any_part("label_free")
 
     def __post_init__(self) -> None:
         *first, last = self.chained
@@ -179,32 +233,15 @@ class Chain(Transfer):
         return tuple(stage for part in self.chained for stage in part.stages)
 
     @property
-    def parts(self) -> tuple[Transfer, ...]:
-        return self.chained
-
-    @property
-    def needs_source(self) -> bool:  # type: ignore[override]
-        return any(part.needs_source for part in self.chained)
-
-    @property
-    def takes_source(self) -> bool:  # type: ignore[override]
-        return any(part.takes_source for part in self.chained)
-
-    @property
-    def takes_unlabeled(self) -> bool:  # type: ignore[override]
-        return any(part.takes_unlabeled for part in self.chained)
-
-    @property
-    def needs_unlabeled(self) -> bool:  # type: ignore[override]
-        return any(part.needs_unlabeled for part in self.chained)
-
-    @property
     def is_prelude(self) -> bool:  # type: ignore[override]
         return self.chained[-1].is_prelude
 
     @property
-    def label_free(self) -> bool:
-        return self.chained[-1].label_free
+    def parts(self) -> tuple[Transfer, ...]:
+        return self.chained
+
+    def part(self, stage: Stage) -> Transfer:
+        return next(part for part in self.chained if stage in part.stages)
 
     def adjusted(self, has_source: bool) -> Transfer:
         return Chain(tuple(part.adjusted(has_source) for part in self.chained))
@@ -216,9 +253,6 @@ class Chain(Transfer):
     def check_fits(self, route: Route, sides: Sides) -> None:
         for part in self.chained:
             part.check_fits(route, sides)
-
-    def part(self, stage: Stage) -> Transfer:
-        return next(part for part in self.chained if stage in part.stages)
 
 
 @dataclass(frozen=True)
@@ -248,60 +282,54 @@ class FromSource(Transfer):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         names = {stage.name for stage in self.stages}
-        for name in ("source", "target"):
-            given = getattr(self, f"{name}_settings")
-            check(not given or name in names, f"{name}_settings", given, f"none, as {self.name} has no such stage")
-        for name in ("temperature", "target_like", "max_source_rows"):
-            value, unset = getattr(self, name), type(self).__dataclass_fields__[name].default
-            check(sides.has_rows or value == unset, name, value, "rows of a source, found a saved classifier")
+        missing = [f"{name}_settings" for name in ("source", "target") if name not in names]
+        self.require_defaults(missing, f"as {self.name} has no such stage")
+        if not sides.has_rows:
+            of_rows = ("temperature", "target_like", "max_source_rows")
+            self.require_defaults(of_rows, "as the source is a saved classifier, without rows")
 
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
-        given = {"source": self.source_settings, "target": self.target_settings}.get(stage.name) or {}
-        of_route: dict[str, Any] = {}
-        of_training: dict[str, Any] = {}
+        settings = {"source": self.source_settings, "target": self.target_settings}.get(stage.name) or {}
         hints = fields_of(TrainingSettings) | {name: fields_of(type(route))[name] for name in route.per_stage}
-        for name, value in given.items():
+        values: dict[str, Any] = {}
+        for name, value in settings.items():
             if name not in hints:
                 raise SettingError(f"{stage.name}_settings: {name!r} cannot differ by stage: {nearest(name, hints)}")
-            (of_route if name in route.per_stage else of_training)[name] = convert(name, value, hints[name])
-        route, training = replace(route, **of_route), replace(training, **of_training)
+            values[name] = convert(name, value, hints[name])
+        of_route = {name: values.pop(name) for name in route.per_stage if name in values}
+        route, training = replace(route, **of_route), replace(training, **values)
         route.check()
         training.check()
         return route, training
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A route and a strategy that are tried for a stage."""
+class LabelFree(FromSource):
+    """Settings of all strategies that learn from the source's labels and the target's texts, without their labels."""
 
-    route: Route
-    transfer: Transfer | None
-    """None: not at all"""
-
-    @property
-    def named(self) -> dict[str, Any]:
-        """Return the settings in which it differs from the others."""
-        own = {"adapted": False} if self.transfer is None else self.transfer.chosen
-        return {name: getattr(self.route, name) for name in self.route.varied} | own
+    takes_unlabeled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
 
     @property
-    def label(self) -> str:
-        return "_".join(f"{name}{value}" for name, value in self.named.items()) or "adapted"
+    def label_free(self) -> bool:
+        return True
 
-    def __str__(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.named.items()) or "adapted"
-
-
-def check_same_labels(transfer: Transfer, sides: Sides) -> None:
-    """Raise a SettingError where a fitted layer cannot be handed on."""
-    if not sides.agree:
-        raise SettingError(
-            f"transfer={transfer.name}: a fitted last layer on frozen features can only be handed on where the "
-            f"labels agree, found {listed(sides.source_labels)} in the source and {listed(sides.target_labels)} in the "
-            "target: give label_mapping, take transfer=select_features, or a route that learns more: head_type=mlp, "
-            "lora, full"
-        )
+    def check_fits(self, route: Route, sides: Sides) -> None:
+        super().check_fits(route, sides)
+        self.require_rows(sides, "give its training data")
 
 
-def listed(names: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class Chosen(LabelFree):
+    """Settings of the strategies whose candidates, not adapting at all among them, are compared by :func:`choose`."""
+
+    is_chosen: ClassVar[bool] = True
+
+    choose_by: ChooseBy = "information"
+    """information, importance_weighted, deep_embedded, entropy or margin: see :func:`choose`"""
+    allow_label_shift: bool = False
+    """whether the model is adapted too where the labels' proportions seem to be others in the target"""
+
+
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -1,7 +1,7 @@
 """Few labeled rows per class: texts of a class are drawn together and the others apart, then a head is fitted."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from nlptransfer.errors import SettingError, TrainingError
+from nlptransfer.errors import TrainingError
 from nlptransfer.models import (
     Examples,
     Rows,
@@ -42,36 +42,35 @@ from nlptransfer.transfer.base import Learner, Sides, Stage, Transfer
 
 CONTRAST, HEAD = Stage("contrastive", (TARGET,), learns="representation"), Stage("head", (TARGET,), learns="head")
 PAIRS_PER_STEP = 64
-"""So many that each of a few dozen rows is in almost every step."""
+"""Enough that each of a few dozen rows is in almost every step."""
 LEAST_PAIRS, PAIRS_PER_ROW = 12 * PAIRS_PER_STEP, 4
-"""Pairs of an epoch, where none are asked for: so many, or so many for each row if that is more."""
+"""Pairs of an epoch, where none are asked for: the larger of these, the second for each row."""
 RATE, RATE_OF_ADAPTERS = 1e-4, 5e-4
 PARTS = 4
-"""Rows of a step, which are of any length, go through the encoder in so many parts of like length."""
+"""Parts of like length in which a step's rows, of any length, go through the encoder."""
 MEAN_LAYERED = ("bert", "camembert", "roberta", "xlm-roberta")
 """Model types that can have a layer that makes the mean."""
 OUTWEIGHING, LEVEL = 1000.0, 0.2
-"""How many times as much as a token itself the mean counts there; and the spread of the numbers that come out."""
+"""Weight of the mean there in comparison with a token itself; and the standard deviation of the outputs."""
 SCRAMBLED_TEXTS, SCRAMBLED_TOKENS = 1000, (4, 20)
-"""Texts of random tokens, and how many tokens each has, by which a first token learns to stand for the mean."""
+"""Texts of random tokens, and least and most tokens of each, by which a first token learns to stand for the mean."""
 RIDGE = 0.03
-"""L2 strength of that, as a share of the mean variance of what a first token has become."""
+"""L2 penalty there, as a share of the mean variance of the first token's outputs."""
 LARGEST = 0.5
-"""Means are scaled to at most this: so far tanh is almost a straight line."""
+"""Means are scaled to at most this, as far as tanh is almost a straight line."""
 
 
 @dataclass(frozen=True)
 class Contrastive(Transfer):
     """min mean_i [mean_{p in P(i)} (1 - cos(z_i, z_p))^2 + mean_{n in N(i)} cos(z_i, z_n)^2] / 2, then a head.
 
-    For few rows of each class, as SetFit (Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts", section
-    3.1), whose loss it is: the squared error of a cosine that should be 1 of two texts of a class and 0 of others
-    (Reimers and Gurevych 2019, "Sentence-BERT", section 3, regression objective). z is what the last layer takes of a
-    text; P(i) are the other rows of the batch that share a label with row i, and N(i) those that share none: either
-    kind counts alike, as in SetFit, which draws as many pairs of one as of the other. Batches are drawn as pairs of
-    rows that share a label; each row of a batch goes through the encoder once, however many pairs it is in, and is
-    compared with all others (of its own process): there is no list of all pairs, and the memory grows with the rows.
-    The last layer is then fitted on what the tuned encoder gives. Validation rows are learned by the last layer alone.
+    For few rows of each class, with SetFit's loss (Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts",
+    section 3.1): the squared error of a cosine that should be 1 for two texts of a class and 0 for others (Reimers and
+    Gurevych 2019, "Sentence-BERT", section 3, regression objective). z is the last layer's input for a text; P(i) are
+    the other rows of the batch that share a label with row i, and N(i) those that share none; both kinds weigh the
+    same. Batches are drawn as pairs of rows that share a label; each row goes through the encoder once, and is compared
+    with all others of its process: memory grows with the rows, not their pairs. The last layer is then fitted on what
+    the tuned encoder gives; it alone learns validation rows.
     """
 
     name: ClassVar[str] = "contrastive"
@@ -80,36 +79,31 @@ class Contrastive(Transfer):
     num_pairs: Count | None = None
     """pairs of rows that are drawn, and passed over in each epoch; None: 768, or 4 for each row if that is more"""
     mean_start: bool = True
-    """whether the last layer begins with the mean over a text's tokens, where what sentence encoders have learned lies,
-    and not with the first token: by a further layer that attends to all tokens alike, and for lora, whose base must
-    stay as it is, by a map from the one to the other; of BERT, RoBERTa and the like"""
+    """whether the last layer begins with the mean over a text's tokens, as sentence encoders do, and not with the first
+    token: by another layer that attends to all tokens alike, and for lora, whose base must stay as it is, by a map from
+    the one to the other; for BERT, RoBERTa and the like"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
-        if not route.learns_encoder:
-            raise SettingError(
-                f"transfer={self.name}: expected an encoder that learns, found {route.name}: take full or lora, or "
-                f"{route.name} without {self.name}, which is quick and good with few rows too"
-            )
-        instead = {
-            "head_first": "false, as the last layer is fitted at the end",
-            "freeze_layers": "none, as all layers learn from pairs: layer_decay slows the lower",
-            "layers": "none, as all layers learn from pairs: layer_decay slows the lower",
-        }
-        for name, expected in instead.items():
+        instead = f"take full or lora, or {route.name} without {self.name}, which is good with few rows too"
+        self.require(route.learns_encoder, "an encoder that learns", route.name, instead)
+        refused = dict.fromkeys(("freeze_layers", "layers"), "none, as all layers learn: layer_decay slows the lower")
+        refused["head_first"] = "false, as the last layer is fitted at the end"
+        for name, expected in refused.items():
             value = getattr(route, name) if name in route.per_stage else None
             check(not value, name, value, expected)
 
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
-        good: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "num_train_epochs": 1,
             "learning_rate": RATE_OF_ADAPTERS if route.is_adapter else RATE,
             "per_device_train_batch_size": PAIRS_PER_STEP,
         }
-        unasked = {name: value for name, value in good.items() if getattr(training, name) is None}
-        return route, replace(training, **unasked)
+        return route, replace(
+            training, **{name: one for name, one in defaults.items() if getattr(training, name) is None}
+        )
 
     def prepare(self, stage: Stage, route: Route, model: PreTrainedModel) -> None:
-        if stage is CONTRAST and self.mean_start and not route.is_adapter and not has_mean_layer(model):
+        if stage is CONTRAST and self.mean_start and not route.is_adapter:
             append_mean_layer(model)
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
@@ -118,18 +112,18 @@ class Contrastive(Transfer):
         pooler = pooler_of(learner.module, learner.last_layer, rows)
         if pooler is not None and self.mean_start:
             if has_mean_layer(learner.module):
-                pass_on(pooler)
+                make_identity(pooler)
             else:
                 begin_at_mean(learner.module, pooler, rows)
         return ContrastiveLoss(learner.module, learner.criteria[TARGET], learner.last_layer, pooler)
 
     def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
-        own = learner.examples[TARGET]
-        count = self.num_pairs or max(LEAST_PAIRS, PAIRS_PER_ROW * len(own.targets))
-        return {TARGET: drawn_pairs(own, learner.last_layer.out_features, count)}
+        target = learner.examples[TARGET]
+        count = self.num_pairs or max(LEAST_PAIRS, PAIRS_PER_ROW * len(target.targets))
+        return {TARGET: drawn_pairs(target, learner.last_layer.out_features, count)}
 
     def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
-        # The encoder has learned from the training rows: what folds of them say of a strength is too good to be true.
+        # The encoder has learned from the training rows: folds of them say nothing of a strength.
         task = replace(tasks[TARGET], folds_know=True)
         if not are_few(len(task.train), len(task.validation)):
             return task.choose_l2()
@@ -152,7 +146,7 @@ class PairRows:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of the longest row, for each pair, (pairs,): batches of like length would be of the same few rows."""
+        """Tokens of the longest row, for each pair, (pairs,): batches of like length would hold the same few rows."""
         return np.full(len(self.pairs), self.rows.lengths.max())
 
     @property
@@ -160,17 +154,19 @@ class PairRows:
         return None
 
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """As the rows', each once, with ``has_label``, (rows, labels) bool, and ``pairs``, (len(indices), 2), by which
-        of these rows they are of."""
+        """Add ``has_label``, (rows, labels) bool, and ``pairs``, (len(indices), 2), to the batch of the pairs' rows.
+
+        Each row is there once, and ``pairs`` are places of rows in the batch.
+        """
         pairs = self.pairs[indices]
         rows, first, places = np.unique(pairs, return_index=True, return_inverse=True)
         labels = self.labels[indices].reshape(pairs.size, -1)[first]
-        own = {"has_label": torch.from_numpy(labels), "pairs": torch.from_numpy(places.reshape(pairs.shape))}
-        return {**self.rows.batch(rows), **own}
+        extra = {"has_label": torch.from_numpy(labels), "pairs": torch.from_numpy(places.reshape(pairs.shape))}
+        return {**self.rows.batch(rows), **extra}
 
 
 def drawn_pairs(examples: Examples, num_labels: int, count: int, seed: int = 0) -> Examples:
-    """Pairs of texts that share a label, drawn one by one; of a text in windows one window.
+    """Draw pairs of texts that share a label, or of one window each where texts are in windows.
 
     All texts with a label come first in a pair equally often. The other one has one of its labels, drawn at random; a
     text that is alone with it is paired with itself.
@@ -200,21 +196,21 @@ def drawn_pairs(examples: Examples, num_labels: int, count: int, seed: int = 0) 
 
 
 def _partner(text: int, others: np.ndarray, draw: np.random.Generator) -> int:
-    """One of ``others``, of which ``text`` is one, but for itself unless it is alone."""
+    """Draw one of ``others``, among which is ``text``: another one, unless it is alone."""
     if len(others) == 1:
-        return int(others[0])
-    found = int(others[draw.integers(len(others) - 1)])
-    return found if found != text else int(others[-1])
+        return text
+    partner = int(others[draw.integers(len(others) - 1)])
+    return partner if partner != text else int(others[-1])
 
 
 class ContrastiveLoss(Objective):
     """The contrastive loss of pairs of rows, among all rows of a forward pass, each of which is there once.
 
-    A pair loses the mean of what its two rows do, and weighs what the class of its first row does.
+    A pair's loss is the mean of its two rows', and it weighs what the class of its first row does.
 
     Args:
-        last_layer: the model's last layer; what it takes is the representation.
-        pooler: the layer whose tanh that is, where there is one: seen there, the dropout between is left out.
+        last_layer: of the model; its inputs are the representations.
+        pooler: the layer whose tanh that is, where there is one: its outputs are without the dropout in between.
     """
 
     def __init__(
@@ -228,8 +224,8 @@ class ContrastiveLoss(Objective):
         if batch is None:
             return super().forward(inputs)
         labels = inputs["has_label"].float()
-        own = {name: value for name, value in inputs.items() if name not in ("has_label", "pairs")}
-        vectors, logits = self._seen(own)
+        of_model = {name: value for name, value in inputs.items() if name not in ("has_label", "pairs")}
+        vectors, logits = self._represent(of_model)
         losses = contrastive_losses(vectors, labels @ labels.T > 0)[inputs["pairs"]].mean(dim=1)
         weights = self.criterion.row_weights(batch.targets)
         if batch.weights is not None:
@@ -237,8 +233,8 @@ class ContrastiveLoss(Objective):
         # Several processes wait for the gradient of every parameter, also of the head.
         return (losses * weights).sum() / batch.total_weight + 0 * logits.float().sum()
 
-    def _seen(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Representations, (rows, width), in the order of the rows; and logits, in some order."""
+    def _represent(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return representations, (rows, width), in the order of the rows; and logits, in some order."""
         last_layer = self.model.get_submodule(self.last_layer)
         pooler = None if self.pooler is None else self.model.get_submodule(self.pooler)
         order = inputs["attention_mask"].sum(dim=1).argsort()
@@ -246,14 +242,14 @@ class ContrastiveLoss(Objective):
         for rows in order.tensor_split(min(PARTS, len(order))):
             columns = inputs["attention_mask"][rows].any(dim=0)
             part = {name: value[rows][:, columns] for name, value in inputs.items()}
-            with last_inputs(last_layer) as taken, _outputs(pooler) as pooled:
+            with last_inputs(last_layer) if pooler is None else _outputs(pooler) as seen:
                 logits.append(self.model(**part).logits)
-            vectors.append(pooled[0].tanh() if pooled else text_vectors(taken[0], part, self.model))
+            vectors.append(text_vectors(seen[0], part, self.model) if pooler is None else seen[0].tanh())
         return torch.cat(vectors)[order.argsort()], torch.cat(logits)
 
 
 def contrastive_losses(vectors: Tensor, alike: Tensor) -> Tensor:
-    """(rows,) float32: what each row loses; where no other row is like it, or all are, that half is 0.
+    """Return the loss of each row, (rows,) float32; where no other row is like it, or all are, that half is 0.
 
     Args:
         vectors: (rows, width), of any length.
@@ -266,19 +262,16 @@ def contrastive_losses(vectors: Tensor, alike: Tensor) -> Tensor:
     return (halves[0] + halves[1]) / 2
 
 
-def append_mean_layer(model: PreTrainedModel) -> bool:
-    """Give an encoder a layer more, of its own kind, in which every token becomes the mean over all, at one length.
+def append_mean_layer(model: PreTrainedModel) -> None:
+    """Add a layer of an encoder's own kind, in which every token becomes the mean over all, at one length.
 
-    It attends to all tokens alike, outweighs what was there by ``OUTWEIGHING``, and adds nothing else: so the first
-    token, which alone is read, stands for the mean that sentence encoders learned, and plain transformers opens the
-    model as ever. The layer itself does not learn.
-
-    Returns:
-        Whether the architecture is one of ``MEAN_LAYERED``; else nothing is changed.
+    It attends to all tokens alike, and outweighs what was there by ``OUTWEIGHING``: so the first token, which alone is
+    read, stands for the mean that sentence encoders learned, and plain transformers opens the model as ever. The layer
+    itself does not learn. Models that have it already, or are not one of ``MEAN_LAYERED``, stay as they are.
     """
     plain = plain_model(model)
-    if plain.config.model_type not in MEAN_LAYERED:
-        return False
+    if plain.config.model_type not in MEAN_LAYERED or has_mean_layer(model):
+        return
     layers = layers_of(plain)
     layer = deepcopy(layers[-1]).requires_grad_(False)
     parts: dict[str, Any] = dict(layer.named_modules())
@@ -293,106 +286,86 @@ def append_mean_layer(model: PreTrainedModel) -> bool:
     nn.init.constant_(parts["output.LayerNorm"].weight, LEVEL)
     layers.append(layer)
     plain.config.num_hidden_layers += 1
-    return True
 
 
 def has_mean_layer(model: nn.Module) -> bool:
-    """Whether the uppermost layer is one of :func:`append_mean_layer`."""
+    """Tell whether the uppermost layer is one of :func:`append_mean_layer`."""
     plain = plain_model(model)
-    if plain.config.model_type not in MEAN_LAYERED:
-        return False
-    query = cast(nn.Linear, layers_of(plain)[-1].get_submodule("attention.self.query"))
-    return not query.weight.any()
+    is_known = plain.config.model_type in MEAN_LAYERED
+    return is_known and not layers_of(plain)[-1].get_parameter("attention.self.query.weight").any()
 
 
-def pass_on(pooler: nn.Linear) -> None:
-    """Let a layer give what it takes."""
-    nn.init.eye_(pooler.weight)
-    nn.init.zeros_(pooler.bias)
+def make_identity(layer: nn.Linear) -> None:
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
 
 
 def begin_at_mean(model: nn.Module, pooler: nn.Linear, rows: TokenRows) -> None:
     """Let the layer before the last make the mean over a text's last hidden states out of the first one.
 
-    Both say much the same: the linear map between them is fitted by ridge regression on texts that are put together of
-    random tokens of ``rows``, without any label.
+    Both say much the same: the map between them is fitted by ridge regression on texts of random tokens of ``rows``,
+    without any label.
 
     Args:
         model: a classifier.
         pooler: as :func:`pooler_of` finds it in the model; it is changed.
         rows: texts of the task.
     """
-    with last_inputs(pooler) as first, _last_states(model) as states:
+    from sklearn.linear_model import Ridge
 
-        def taken(batch: dict[str, Tensor]) -> Tensor:
+    with last_inputs(pooler) as first, _outputs(plain_model(model).base_model) as states:
+
+        def first_and_mean(batch: dict[str, Tensor]) -> Tensor:
             model(**batch)
             mean = pool(states[0].float(), batch["attention_mask"].bool(), ("mean",))
             return torch.cat([first[0].float(), mean], dim=1)
 
-        found = compute(model, taken, _scrambled(rows, SCRAMBLED_TEXTS), share=True).astype(np.float64)
-    given, wanted = np.split(found, 2, axis=1)
-    wanted *= LARGEST / max(np.abs(wanted).max(), 1e-12)
-    center, middle = given.mean(axis=0), wanted.mean(axis=0)
-    inner = (given - center).T @ (given - center)
-    inner += max(RIDGE * np.trace(inner) / len(inner), 1e-12) * np.eye(len(inner))
-    weight = np.linalg.solve(inner, (given - center).T @ (wanted - middle))
+        values = compute(model, first_and_mean, _scrambled(rows, SCRAMBLED_TEXTS), share=True).astype(np.float64)
+    firsts, means = np.split(values, 2, axis=1)
+    means *= LARGEST / max(np.abs(means).max(), 1e-12)
+    penalty = max(RIDGE * len(firsts) * firsts.var(axis=0).mean(), 1e-12)
+    fitted = Ridge(alpha=penalty, solver="cholesky").fit(firsts, means)
     with torch.no_grad():
-        pooler.weight.copy_(torch.from_numpy(weight.T))
-        pooler.bias.copy_(torch.from_numpy(middle - center @ weight))
+        pooler.weight.copy_(torch.from_numpy(fitted.coef_))
+        pooler.bias.copy_(torch.from_numpy(fitted.intercept_))
 
 
 def pooler_of(model: nn.Module, last_layer: nn.Linear, rows: TokenRows) -> nn.Linear | None:
-    """The layer that takes the first of the last hidden states, and whose tanh the last layer takes, as in BERT.
+    """Find the layer that takes the first of the last hidden states, and whose tanh the last layer takes, as in BERT.
 
     Args:
         last_layer: of the model.
-        rows: texts of the task, to see it by.
+        rows: texts of the task, to run the model on.
     """
-    seen: dict[nn.Linear, tuple[Tensor, Tensor]] = {}
-
-    def note(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[module] = inputs[0], output
-
     width = last_layer.in_features
     linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module.bias is not None]
     square = [module for module in linear if module.in_features == module.out_features == width]
-    hooks = [module.register_forward_hook(note) for module in square]
-    try:
-        with last_inputs(last_layer) as last, _last_states(model) as states:
-            compute(model, lambda batch: model(**batch).logits.float(), _scrambled(rows, 1))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for module, (taken, made) in seen.items():
-        begins = taken.ndim == 2 and torch.equal(taken.float(), states[0][:, 0].float())
-        if begins and torch.equal(made.tanh(), last[0]):
+    with ExitStack() as stack:
+        seen = [(stack.enter_context(last_inputs(one)), stack.enter_context(_outputs(one))) for one in square]
+        last = stack.enter_context(last_inputs(last_layer))
+        states = stack.enter_context(_outputs(plain_model(model).base_model))
+        compute(model, lambda batch: model(**batch).logits.float(), _scrambled(rows, 1))
+    for module, (inputs, outputs) in zip(square, seen, strict=True):
+        begins = len(inputs) and inputs[0].ndim == 2 and torch.equal(inputs[0].float(), states[0][:, 0].float())
+        if begins and torch.equal(outputs[0].tanh(), last[0]):
             return module
     return None
 
 
 @contextmanager
-def _outputs(module: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Within it a list that holds what a module gave last; empty without one."""
+def _outputs(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Yield a list with the module's last output, its first one where it gives several, filled at each call."""
     seen: list[Tensor] = []
 
     def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
         seen[:] = [output if isinstance(output, Tensor) else output[0]]
 
-    hook = None if module is None else module.register_forward_hook(note)
-    try:
+    with module.register_forward_hook(note):
         yield seen
-    finally:
-        if hook is not None:
-            hook.remove()
-
-
-def _last_states(model: nn.Module) -> AbstractContextManager[list[Tensor]]:
-    """Within it a list that holds the encoder's last hidden states, (rows, tokens, width)."""
-    return _outputs(plain_model(model).base_model)
 
 
 def _scrambled(rows: TokenRows, count: int) -> TokenRows:
-    """Texts of tokens drawn from these, each between the special ones that all texts begin and end with."""
+    """Make texts of tokens drawn from these, each between the special ones that all texts begin and end with."""
     draw = np.random.default_rng(0)
     inside = np.ones(len(rows.ids), dtype=bool)
     inside[rows.offsets[:-1]] = inside[rows.offsets[1:] - 1] = False

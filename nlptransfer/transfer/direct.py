@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nlptransfer.errors import SettingError
 from nlptransfer.routes import Route
-from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Sides, Stage, Transfer, listed
+from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, LabelFree, Sides, Stage, Transfer
 
 
 @dataclass(frozen=True)
 class Direct(Transfer):
-    """No source: min Lt. What all other strategies are measured beside."""
+    """No source: min Lt. All other strategies are compared with it."""
 
     name: ClassVar[str] = "direct"
     stages: ClassVar[tuple[Stage, ...]] = (ON_TARGET,)
@@ -18,16 +17,25 @@ class Direct(Transfer):
 
 @dataclass(frozen=True)
 class Copy(FromSource):
-    """theta_t = theta_s: min Ls, judged on the target; no row of the target's is learned from."""
+    """theta_t = theta_s: min Ls, scored on the target, of which no row is learned from."""
 
     name: ClassVar[str] = "copy"
     stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE,)
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        if not sides.agree:
-            raise SettingError(
-                f"transfer=copy: expected the same labels on both sides, found {listed(sides.source_labels)} in the "
-                f"source and {listed(sides.target_labels)} in the target: give label_mapping, as in "
-                '{"pos": "positive"}, or take sequential'
-            )
+        self.require_same_labels(sides)
+
+
+@dataclass(frozen=True)
+class Reweight(LabelFree):
+    """min sum w_i Ls_i: each source row counts as much as it looks like the target (importance weighting).
+
+    w is the ratio of the densities of the texts (Shimodaira 2000, "Improving predictive inference under covariate
+    shift", equation 7); see :func:`importance_weights`. Under the other strategies ``target_like`` does the same.
+    """
+
+    name: ClassVar[str] = "reweight"
+    stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE,)
+
+    target_like: bool = True

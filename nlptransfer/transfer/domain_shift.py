@@ -1,14 +1,9 @@
-"""How alike a source and a target are: representations of the same rows, features of two domains, texts.
-
-``linear_cka`` compares two encoders, or two layers, on the same rows. ``proxy_a_distance`` says how well a linear
-classifier tells two domains apart, and ``importance_weights`` turns the same question about each source text into its
-weight.
-"""
+"""How alike a source and a target are: representations of the same rows, features of two domains, texts."""
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import sklearn
@@ -18,29 +13,28 @@ from threadpoolctl import threadpool_limits
 from nlptransfer.errors import DataError
 from nlptransfer.models import RECIPE, cached, sha256
 
-_FOLDS = 5
-_PENALTY = 0.01
-# The most frequent ones tell the domains apart; all would take ten times as long.
-_TERMS = 20_000
-_RANGE = (0.05, 20.0)
+FOLDS = 5
+TERMS = 20_000
+"""Words and word pairs by which texts are compared, the most frequent ones: all would take ten times as long."""
+WEIGHTS = (0.05, 20.0)
+"""Least and largest weight of a source text."""
 # A run of letters and digits is a word; in Chinese and Japanese, written without spaces, each sign is.
-_WORD = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
+WORD = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
 
 
 def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
-    """How alike two representations of the same rows are: centered linear CKA (Kornblith et al. 2019, section 3).
+    """Compare two representations of the same rows by centered linear CKA (Kornblith et al. 2019, section 3).
 
-    |Y'X|² / (|X'X| |Y'Y|) in Frobenius norms, of centered features X and Y. Rotating, shifting or scaling either side
-    changes nothing. It is biased upwards where rows are few: two unrelated sides much wider than their number of rows
-    come close to 1.
+    |Y'X|² / (|X'X| |Y'Y|) in Frobenius norms, of centered features X and Y. It is biased upwards where rows are few:
+    two unrelated sides much wider than their number of rows come close to 1.
 
     Args:
         first: (rows, width) features by one model.
         second: (rows, another width) features of the same rows, in the same order, by the other.
 
     Returns:
-        In [0, 1]; 1 for features that are the same but for rotation, shift and scale. 0 where either side is the same
-        in every row, which is 0/0: features that tell no rows apart are like no others, nor like each other.
+        In [0, 1]; 1 for features that are the same but for rotation, shift and scale; 0, where it would be 0/0, for
+        features that are the same in every row.
 
     Raises:
         DataError: different numbers of rows, fewer than 2, or numbers that are not finite.
@@ -53,19 +47,21 @@ def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
         )
     x, y = _centered(x), _centered(y)
     if len(x) < max(x.shape[1], y.shape[1]):
-        kernel, other = x @ x.T, y @ y.T
-        shared, own = float((kernel * other).sum()), np.linalg.norm(kernel) * np.linalg.norm(other)
+        kernels = x @ x.T, y @ y.T
+        shared = float((kernels[0] * kernels[1]).sum())
     else:
-        shared, own = float(((y.T @ x) ** 2).sum()), np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    return min(max(shared / float(own), 0.0), 1.0) if own > 0 else 0.0
+        kernels = x.T @ x, y.T @ y
+        shared = float(((y.T @ x) ** 2).sum())
+    norms = float(np.linalg.norm(kernels[0]) * np.linalg.norm(kernels[1]))
+    return min(max(shared / norms, 0.0), 1.0) if norms > 0 else 0.0
 
 
 def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> float:
-    """How far apart two domains are: 2 (1 - 2 error) of a linear classifier that tells their rows apart.
+    """Measure how far apart two domains are: 2 (1 - 2 error) of a linear classifier that tells their rows apart.
 
     A stand-in for the A-distance of Ben-David et al. (2007), as Glorot et al. (2011) use it. The classifier is a
     logistic regression (L2, C = 0.01) on standardized features; its error is the mean of both sides' errors over rows
-    that stratified cross-validation held out, so that a larger side does not count for more.
+    that stratified cross-validation held out.
 
     Args:
         source: (rows, width) features.
@@ -91,9 +87,8 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> flo
             f"{second.shape[1]}; compute both with the same model"
         )
     rows, domains = np.concatenate([first, second]), np.repeat([0, 1], [len(first), len(second)])
-    folds = StratifiedKFold(min(_FOLDS, len(first), len(second)), shuffle=True, random_state=seed)
-    # The scaler leaves constant columns undivided, and sees no row that is held out.
-    classifier = LogisticRegression(C=_PENALTY, class_weight="balanced", max_iter=1000)
+    folds = StratifiedKFold(min(FOLDS, len(first), len(second)), shuffle=True, random_state=seed)
+    classifier = LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000)
     # On so few rows threads would wait for each other longer than they work.
     with threadpool_limits(1):
         guesses = cross_val_predict(make_pipeline(StandardScaler(), classifier), rows, domains, cv=folds)
@@ -102,26 +97,21 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> flo
 
 
 def chance_distance(rows: int) -> float:
-    """The proxy A-distance that two samples of one domain rarely pass.
+    """Return the proxy A-distance that two samples of one domain, of so many rows together, rarely exceed.
 
     The accuracy of a classifier that knows nothing has a standard deviation of 1 / (2 sqrt(rows)) about 1/2 (Lopez-Paz
     and Oquab 2017, "Revisiting Classifier Two-Sample Tests", section 3); three of them are the limit.
-
-    Args:
-        rows: of both sides together.
     """
-    return float(3 * 2 / float(rows) ** 0.5)
+    return 3 * 2 / math.sqrt(rows)
 
 
 def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
-    """A weight for each source text: how much likelier it is among the target's texts than among the source's.
+    """Weigh each source text by how much likelier it is among the target's texts than among the source's.
 
     Training on source rows with these weights is training for the target where only the texts differ, not what they
-    mean (covariate shift: Shimodaira 2000). The ratio of the two densities is p(target|x) / p(source|x) · source rows /
-    target rows of a classifier that tells the domains apart (Bickel et al. 2009): here a logistic regression on TF-IDF
-    of words and word pairs (in Chinese and Japanese, of signs and pairs of signs). Each source text is judged by a
-    classifier that was trained without it, on the other source folds and all of the target, both sides weighing
-    the same, which makes its odds the ratio itself.
+    mean (covariate shift: Shimodaira 2000). The ratio of the two densities is that of a classifier's probabilities of
+    the domains, both weighing the same (Bickel et al. 2009): here a logistic regression on TF-IDF of words and word
+    pairs (in Chinese and Japanese, of signs and pairs of signs), fitted for each source text without its own fold.
 
     Args:
         source_texts: the source's texts.
@@ -141,11 +131,11 @@ def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str],
     source, target = list(source_texts), list(target_texts)
     if not source or not target:
         raise DataError(
-            f"importance_weights: expected texts on both sides, found {len(source)} of the source and {len(target)} "
-            "of the target"
+            "importance_weights: expected texts on both sides, "
+            f"found {len(source)} of the source and {len(target)} of the target"
         )
     try:
-        vectorizer = TfidfVectorizer(token_pattern=_WORD, ngram_range=(1, 2), sublinear_tf=True, max_features=_TERMS)
+        vectorizer = TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True, max_features=TERMS)
         features = vectorizer.fit_transform([*source, *target]).tocsr()
     except ValueError as error:  # of an empty vocabulary
         raise DataError(
@@ -154,13 +144,14 @@ def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str],
     if len(source) == 1:
         return np.ones(1)
     logarithms, of_target = np.empty(len(source)), np.arange(len(source), len(source) + len(target))
-    for kept, held in KFold(min(_FOLDS, len(source)), shuffle=True, random_state=seed).split(source):
-        rows = np.concatenate([kept, of_target])
+    for learned, held_out in KFold(min(FOLDS, len(source)), shuffle=True, random_state=seed).split(source):
+        rows = np.concatenate([learned, of_target])
         classifier = LogisticRegression(class_weight="balanced", max_iter=1000)
         classifier.fit(features[rows], rows >= len(source))
-        logarithms[held] = classifier.decision_function(features[held])
-    weights = np.exp(np.clip(logarithms, *np.log(_RANGE)))
-    return cast(np.ndarray, weights / weights.mean())
+        logarithms[held_out] = classifier.decision_function(features[held_out])
+    weights: np.ndarray = np.exp(np.clip(logarithms, *np.log(WEIGHTS)))
+    weights /= weights.mean()
+    return weights
 
 
 def _matrix(values: ArrayLike, what: str) -> np.ndarray:
@@ -178,22 +169,19 @@ def _centered(features: np.ndarray) -> np.ndarray:
     moved = features - features[0]
     largest = np.abs(moved).max()
     moved = moved / largest if largest > 0 else moved
-    return cast(np.ndarray, moved - moved.mean(axis=0))
+    centered: np.ndarray = moved - moved.mean(axis=0)
+    return centered
 
 
 def cached_importance_weights(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
-    """As :func:`importance_weights`, from the cache or into it; all processes call this together."""
+    """Run :func:`importance_weights` through the cache; all processes call this together."""
     sides = [sha256(json.dumps([*texts])) for texts in (source_texts, target_texts)]
     key = {"kind": "odds", "recipe": RECIPE, "scikit-learn": sklearn.__version__, "seed": seed, "sides": sides}
     return cached(key, lambda: importance_weights(source_texts, target_texts, seed))
 
 
 def cached_proxy_a_distance(source: np.ndarray, target: np.ndarray) -> float:
-    """As :func:`proxy_a_distance`, from the cache or into it; all processes call this together.
-
-    Args:
-        source, target: (rows, width) features of a frozen model, which come again.
-    """
+    """Run :func:`proxy_a_distance` on features of a frozen model through the cache; all processes call it together."""
     sides = [f"{side.dtype} {side.shape} {hashlib.sha256(side.tobytes()).hexdigest()}" for side in (source, target)]
     key = {"kind": "distance", "recipe": RECIPE, "scikit-learn": sklearn.__version__, "sides": sides}
     return float(cached(key, lambda: np.array(proxy_a_distance(source, target))))

@@ -1,13 +1,12 @@
-"""Source and target in every step; and the loss of both."""
+"""Source and target in every step, and the loss of both."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from nlptransfer.errors import SettingError
 from nlptransfer.models import name_of, standing_in
 from nlptransfer.routes import Route
 from nlptransfer.settings import NonNegative, check
@@ -22,14 +21,14 @@ from nlptransfer.training import (
     Objective,
     share_weights,
 )
-from nlptransfer.transfer.base import FromSource, Learner, Sides, Stage, check_same_labels
+from nlptransfer.transfer.base import FromSource, Learner, Sides, Stage
 
 
 @dataclass(frozen=True)
 class Joint(FromSource):
     """min alpha * Ls + beta * Lt: a batch of either in each step (Caruana 1997).
 
-    The last layer is shared where the labels agree; else each task has one, and the target's is saved.
+    The last layer is shared where the labels agree; else each task has its own, and the target's is saved.
     """
 
     name: ClassVar[str] = "joint"
@@ -48,13 +47,11 @@ class Joint(FromSource):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        if not sides.has_rows:
-            raise SettingError("transfer=joint: expected rows of a source, found a saved classifier: take sequential")
+        self.require_rows(sides, "take sequential")
         if route.fits_head:
-            check_same_labels(self, sides)
-            check(
-                self.weighting != "scheduled", "weighting", self.weighting, "fixed or size: a fitted layer has no steps"
-            )
+            self.require_same_labels(sides)
+            fits = self.weighting != "scheduled"
+            check(fits, "weighting", self.weighting, "fixed or size: a fitted layer has no steps")
 
     def shares(self, rows: Mapping[str, int], progress: float) -> tuple[float, float]:
         """alpha and beta at a point of the training."""
@@ -73,15 +70,15 @@ class Joint(FromSource):
             learner.criteria[SOURCE],
             partial(self.shares, rows),
             learner.source_head,
-            learner.last_layer if learner.source_head is not None else None,
+            learner.last_layer,
         )
 
     def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         rows = {role: len(task.train) for role, task in tasks.items()}
         alpha, beta = self.shares(rows, 0.0)
         others = tasks[SOURCE].train
-        beside = replace(others, weights=share_weights(tasks[SOURCE].criterion, others, alpha))
-        return tasks[TARGET].choose_l2(extra=beside, share=beta)
+        extra = replace(others, weights=share_weights(tasks[SOURCE].criterion, others, alpha))
+        return tasks[TARGET].choose_l2(extra=extra, share=beta)
 
 
 class JointLoss(Objective):
@@ -92,8 +89,8 @@ class JointLoss(Objective):
         source: the loss of the source's rows, of the same model.
         weights: progress in [0, 1) -> (alpha, beta).
         source_head: stands in for the model's last layer where the source's labels are others; None: shared.
-        last_layer: the model's last layer, where there is a ``source_head``.
-        other: the role of the rows that ``source`` is of.
+        last_layer: the model's; needed with a ``source_head``.
+        other: the role of the rows in ``source``'s loss.
     """
 
     def __init__(
@@ -108,7 +105,7 @@ class JointLoss(Objective):
     ) -> None:
         super().__init__(model, criterion)
         self.source, self.weights, self.source_head, self.other = source, weights, source_head, other
-        self.last_layer = None if last_layer is None else name_of(last_layer, model)
+        self.last_layer = name_of(last_layer, model) if source_head is not None and last_layer is not None else None
 
     def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
         if batch is None:
@@ -119,7 +116,8 @@ class JointLoss(Objective):
         last_layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
         with standing_in(last_layer, self.source_head):
             logits = self.model(**inputs).logits.float()
-        return cast(Tensor, alpha * self.source(logits, batch) + self._idle(last_layer))
+        loss: Tensor = self.source(logits, batch)
+        return alpha * loss + self._idle(last_layer)
 
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
         return (self.source if role == self.other else self.criterion).row_weights(targets)

@@ -1,4 +1,4 @@
-"""A choice between models of a target of which no label is known."""
+"""Choose between models of a target of which no label is known."""
 
 import logging
 from collections.abc import Sequence
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
-from scipy.special import expit, softmax
+from scipy.special import entr, log_softmax
 
 from nlptransfer.data import Labels
+from nlptransfer.evaluation import to_probabilities
 
 log = logging.getLogger("nlptransfer")
 
 LARGE_SHIFT = 0.25
-"""Share of the texts that would have to change their label for source and target to have labels in like proportions,
-from which on they are not taken for alike."""
+"""Total-variation distance between source and estimated target label distributions above which labels have shifted."""
 ChooseBy = Literal["information", "importance_weighted", "deep_embedded", "entropy", "margin"]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What tells of a model without a label of the target."""
+    """Measures of a model that need no label of the target."""
 
     risk: float
-    """mean loss of labeled rows that it has not learned from, each weighing what it looks like the target:
+    """mean loss of labeled rows that it has not learned from, weighted by how much they look like the target:
     importance-weighted validation (Sugiyama et al. 2007)"""
     risk_error: float
     """its standard error; at least what one row that loses a nat more would move it by"""
@@ -45,7 +45,7 @@ class Evidence:
     def of(
         cls, labels: Labels, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, unlabeled: np.ndarray
     ) -> "Evidence":
-        """The evidence for one model.
+        """Measure one model.
 
         Args:
             logits: (rows, labels) for labeled rows that the model has not learned from.
@@ -53,31 +53,34 @@ class Evidence:
             weights: (rows,) how much likelier each is in the target than in the source.
             unlabeled: (texts, labels) logits.
         """
-        losses, weights = row_losses(logits, targets), weights / weights.mean()
-        weighed = weights * losses
+        weights = weights / weights.mean()
+        losses = weights * row_losses(logits, targets)
         spread = float(weights.var())
-        slope = float(np.cov(weighed, weights, bias=True)[0, 1]) / spread if spread > 0 else 0.0
-        found = _binary(expit(unlabeled)) if labels.multi_label else softmax(unlabeled, axis=1)[:, None]
-        inside = _entropy(found).mean()
+        slope = float(np.cov(losses, weights, bias=True)[0, 1]) / spread if spread > 0 else 0.0
+        found = to_probabilities(unlabeled, labels)
+        # (texts, questions, answers): several labels are as many questions with two answers.
+        found = np.stack([1 - found, found], axis=2) if labels.multi_label else found[:, None]
+        entropy = float(entr(found).sum(axis=2).mean())
         highest = np.sort(found, axis=2)
-        shares, own = label_shares(labels, logits, targets, unlabeled), _own_shares(labels, targets)
-        apart = np.abs(shares - own)
+        shares = label_shares(labels, logits, targets, unlabeled)
+        known = targets if labels.multi_label else np.eye(labels.num_labels)[targets]
+        apart = np.abs(shares - known.mean(axis=0))
         return cls(
-            risk=float(weighed.mean()),
+            risk=float(losses.mean()),
             # Where a model is sure and right throughout, the spread of a few losses says too little.
-            risk_error=max(float(weighed.std()) / len(weighed) ** 0.5, 1 / len(weighed)),
+            risk_error=max(float(losses.std()) / len(losses) ** 0.5, 1 / len(losses)),
             # The weights have mean 1 here, as they have in the long run.
-            deep_embedded=float((weighed - slope * (weights - 1)).mean()),
-            entropy=float(inside),
+            deep_embedded=float((losses - slope * (weights - 1)).mean()),
+            entropy=entropy,
             margin=float((highest[..., -1] - highest[..., -2]).mean()),
-            information=float(_entropy(found.mean(axis=0)).mean() - inside),
+            information=float(entr(found.mean(axis=0)).sum(axis=1).mean()) - entropy,
             label_shares=tuple(shares.tolist()),
             label_shift=float(apart.max() if labels.multi_label else apart.sum() / 2),
         )
 
 
 def warn_of_shift(found: Evidence, names: Sequence[str], *, whatever_shift: bool) -> None:
-    """Say it where the labels seem to be shared out otherwise in the target.
+    """Warn where the labels' proportions seem to be others in the target.
 
     Args:
         names: of the labels.
@@ -94,10 +97,10 @@ def warn_of_shift(found: Evidence, names: Sequence[str], *, whatever_shift: bool
 
 
 def choose(found: Sequence[Evidence], by: ChooseBy, *, whatever_shift: bool = True) -> int:
-    """The place of the best of some models; the first is the one that was not adapted.
+    """Return the index of the best of some models; the first is the one that was not adapted.
 
-    Where the labels seem to be shared out otherwise in the target the first one is taken: to align the domains, or to
-    label texts in the source's proportions, would then give many the wrong label.
+    Where the labels' proportions seem to be others in the target the first one is taken: to align the domains, or to
+    label texts in the source's proportions, would give many the wrong label.
 
     Args:
         whatever_shift: whether one that was adapted may be taken then too.
@@ -109,63 +112,41 @@ def choose(found: Sequence[Evidence], by: ChooseBy, *, whatever_shift: bool = Tr
     if plain.label_shift > LARGE_SHIFT and not whatever_shift:
         return 0
     if by == "information":
-        allowed = [one for one in found if one.risk <= plain.risk + plain.risk_error]
-        best = max(allowed, key=lambda one: one.information)
-    elif by == "importance_weighted":
-        best = min(found, key=lambda one: one.risk)
-    elif by == "deep_embedded":
-        best = min(found, key=lambda one: one.deep_embedded)
-    elif by == "entropy":
-        best = min(found, key=lambda one: one.entropy)
-    else:
-        best = max(found, key=lambda one: one.margin)
-    return next(place for place, one in enumerate(found) if one is best)
+        allowed = [place for place, one in enumerate(found) if one.risk <= plain.risk + plain.risk_error]
+        return max(allowed, key=lambda place: found[place].information)
+    if by == "margin":
+        return max(range(len(found)), key=lambda place: found[place].margin)
+    lowest = "risk" if by == "importance_weighted" else by
+    return min(range(len(found)), key=lambda place: float(getattr(found[place], lowest)))
 
 
 def label_shares(labels: Labels, logits: np.ndarray, targets: np.ndarray, unlabeled: np.ndarray) -> np.ndarray:
-    """(labels,) estimated shares of the labels among texts without labels.
+    """Estimate the shares of the labels among texts without labels, (labels,).
 
-    From how often a model gives each label, and how often it is wrong on rows that it has not learned from: black box
-    shift estimation (Lipton et al. 2018, equation 3), clipped at 0. It is exact where texts of one label are alike in
-    both domains; where they are not, it takes a part of that for a shift of the labels.
+    From how often a model predicts each label, and how often it is wrong on rows that it has not learned from: black
+    box shift estimation (Lipton et al. 2018, equation 3), clipped at 0. It is exact where texts of one label are alike
+    in both domains; where they are not, it takes a part of that for a shift of the labels.
     """
     if labels.multi_label:
-        given, said, truth = (unlabeled > 0), (logits > 0), (targets > 0.5)
-        hits = (said & truth).sum(axis=0) / np.maximum(truth.sum(axis=0), 1)
-        slips = (said & ~truth).sum(axis=0) / np.maximum((~truth).sum(axis=0), 1)
+        predicted, truth = (logits > 0), (targets > 0.5)
+        hits = (predicted & truth).sum(axis=0) / np.maximum(truth.sum(axis=0), 1)
+        slips = (predicted & ~truth).sum(axis=0) / np.maximum((~truth).sum(axis=0), 1)
         apart = np.where(np.abs(hits - slips) > 1e-6, hits - slips, 1.0)
-        return cast(np.ndarray, np.clip((given.mean(axis=0) - slips) / apart, 0, 1))
+        return cast(np.ndarray, np.clip(((unlabeled > 0).mean(axis=0) - slips) / apart, 0, 1))
     count = labels.num_labels
     confusion = np.zeros((count, count))
     np.add.at(confusion, (logits.argmax(axis=1), targets), 1)
     # A label that no row has says nothing of the model's mistakes: take it to be always right there.
     seen = confusion.sum(axis=0)
     confusion = np.where(seen > 0, confusion / np.maximum(seen, 1), np.eye(count))
-    said_of_all = np.bincount(unlabeled.argmax(axis=1), minlength=count) / len(unlabeled)
-    found: np.ndarray = np.clip(np.linalg.lstsq(confusion, said_of_all, rcond=None)[0], 0, None)
-    return found / found.sum() if found.sum() > 0 else said_of_all
+    predictions = np.bincount(unlabeled.argmax(axis=1), minlength=count) / len(unlabeled)
+    shares: np.ndarray = np.clip(np.linalg.lstsq(confusion, predictions, rcond=None)[0], 0, None)
+    return shares / shares.sum() if shares.sum() > 0 else predictions
 
 
 def row_losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(rows,) cross-entropy of one label, or the mean over several."""
+    """Compute the cross-entropy of one label, or the mean over several, (rows,)."""
     logits = logits.astype(np.float64)
     if targets.ndim == 2:
         return cast(np.ndarray, (np.logaddexp(0, logits) - targets * logits).mean(axis=1))
-    highest = logits.max(axis=1)
-    total = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
-    return cast(np.ndarray, total - logits[np.arange(len(logits)), targets])
-
-
-def _own_shares(labels: Labels, targets: np.ndarray) -> np.ndarray:
-    if labels.multi_label:
-        return cast(np.ndarray, targets.mean(axis=0))
-    return np.bincount(targets, minlength=labels.num_labels) / len(targets)
-
-
-def _binary(probabilities: np.ndarray) -> np.ndarray:
-    """(texts, labels) -> (texts, labels, 2): each label as one of two."""
-    return np.stack([1 - probabilities, probabilities], axis=2)
-
-
-def _entropy(probabilities: np.ndarray) -> np.ndarray:
-    return cast(np.ndarray, -(probabilities * np.log(np.clip(probabilities, 1e-12, None))).sum(axis=-1))
+    return -np.take_along_axis(log_softmax(logits, axis=1), targets[:, None], axis=1)[:, 0]

@@ -1,4 +1,4 @@
-"""Pretraining gone on with, on texts without labels: masked tokens, next tokens, or word vectors."""
+"""Continued pretraining on texts without labels: masked tokens, next tokens, or word vectors."""
 
 import logging
 import math
@@ -28,28 +28,26 @@ from nlptransfer.transfer.base import Sides, Stage, Transfer
 log = logging.getLogger("nlptransfer")
 
 SHOWN_AS_MASK, SHOWN_AS_ANOTHER = 0.8, 0.1
-"""Of the predicted tokens, the shares that the model sees as the mask, and as any other token; the rest it sees."""
+"""Shares of the predicted tokens that the model sees as the mask, and as any other token; the rest it sees."""
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 1000
-"""Where there are no validation texts, so many of the others are held out in their place."""
+"""Share and largest number of the texts that are held out where there are no validation texts."""
 RATE, RATE_OF_ADAPTERS, RATE_OF_VECTORS = 1e-4, 1e-3, 0.025
 LANGUAGE = Stage("pretrain", (TARGET,), learns="language")
 
 
 @dataclass(frozen=True)
 class Pretrain(Transfer):
-    """The model's pretraining, gone on with on the target's texts before any label is seen.
+    """The model's pretraining, continued on the target's texts before any label is seen.
 
     Gururangan et al. 2020, "Don't Stop Pretraining", section 4 (TAPT). An encoder with a head for masked tokens learns
-    min -mean log p(token | the rest) over tokens that are hidden from it: of each text a share, of which 80% are shown
-    as the mask, 10% as another token and 10% as they are (Devlin et al. 2019, section 3.1). A decoder learns min -mean
-    log p(token | those before). Both keep the epoch with the lowest loss on texts that are held out: validation texts,
-    or where there are none a tenth of the others; where no epoch lowers it, the base stays as it was. What learns is
-    what the route lets learn: by full the encoder, and with it the head for tokens, which is left behind; by lora the
-    adapter. Word2Vec goes on with skip-gram on its vectors: see
-    :func:`continued_vectors`.
+    min -mean log p(token | the rest) over a share of each text's tokens, of which it sees 80% as the mask, 10% as
+    another token and 10% as they are (Devlin et al. 2019, section 3.1); a decoder min -mean log p(token | those
+    before). Both keep the epoch with the lowest loss on validation texts, or without these on a tenth of the others;
+    where no epoch lowers it, the base stays as it was. By full the encoder learns, and a head for tokens that is thrown
+    away; by lora the adapter. Word2Vec continues skip-gram on its vectors: see :func:`continued_vectors`.
 
-    It learns from the training texts of the target, of a source where there is one, and from texts without labels;
-    texts longer than ``max_length`` are read whole, in windows.
+    It learns from the training texts of the target and of a source, and from texts without labels; texts longer than
+    ``max_length`` are read whole, in windows.
     """
 
     name: ClassVar[str] = "pretrain"
@@ -60,28 +58,18 @@ class Pretrain(Transfer):
     mask_probability: Annotated[float, Interval(gt=0, lt=1)] | None = None
     """share of a text's tokens that an encoder is to predict; None: 0.15. Decoders and vectors have none"""
     pretrain_epochs: Count = 10
-    """passes over the texts; for word vectors as many again before, in which those that are known are held"""
+    """passes over the texts; for word vectors as many again before, in which known ones are held fixed"""
     pretrain_learning_rate: Positive | None = None
     """highest rate; None: 1e-4, for an adapter 1e-3, for word vectors 0.025"""
     pretrain_batch_size: Count = 32
     """texts of one forward pass on one process"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
-        if not (route.learns_encoder or route.has_vectors):
-            raise SettingError(
-                f"transfer=pretrain: expected an encoder that learns, found {route.name}, whose encoder stays as it is "
-                "and is not saved: take full or lora"
-            )
-        if not sides.has_rows:
-            raise SettingError(
-                "transfer=pretrain: expected rows of a source, found a saved classifier, which has learned its task "
-                "already: give its training data, or leave pretrain out"
-            )
+        learns, found = route.learns_encoder or route.has_vectors, f"{route.name}, whose encoder stays as it is"
+        self.require(learns, "an encoder that learns", found, "take full or lora")
+        self.require_rows(sides, "give its training data, or leave pretrain out")
         if route.has_vectors:
-            batch = type(self).__dataclass_fields__["pretrain_batch_size"].default
-            check(self.mask_probability is None, "mask_probability", self.mask_probability, "none for word vectors")
-            same = self.pretrain_batch_size == batch
-            check(same, "pretrain_batch_size", self.pretrain_batch_size, f"{batch} for word vectors, which have none")
+            self.require_defaults(("mask_probability", "pretrain_batch_size"), "as word vectors have no such setting")
 
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
         return route, replace(
@@ -99,7 +87,7 @@ class Pretrain(Transfer):
         settings: TrainingSettings,
         checkpoints: Path,
     ) -> dict[str, Any]:
-        """Train the model in place; returns what is worth recording, the seconds and rows seen among it.
+        """Train the model in place, and return what to record, seconds and rows among it.
 
         Args:
             texts: to learn from, and held out.
@@ -112,13 +100,13 @@ class Pretrain(Transfer):
             # Its vectors were trained before the model was built around them.
             return {"seconds": 0.0, "examples": 0}
         route.freeze(built.model)
-        model, is_masked = load_language_model(recorded_base(built.record), _dtype(built.model))
+        model, is_masked = load_language_model(recorded_base(built.record), plain_model(built.model).dtype)
         seed = settings.seed if settings.init_seed is None else settings.init_seed
         masking = self._masking(model, built.tokenizer, seed) if is_masked else None
         none = f"none for a decoder, as {built.record['name']} is one"
         check(is_masked or self.mask_probability is None, "mask_probability", self.mask_probability, none)
-        with _around(model, built.model, learns=not route.is_adapter):
-            learn, held_out = (_examples(own, built.tokenizer, masking) for own in texts)
+        with _around(model, built.model, head_learns=not route.is_adapter):
+            learn, held_out = (_examples(some, built.tokenizer, masking) for some in texts)
             objective = LanguageLoss(model.to(distributed.state().device), masking)
             return _lowered(objective, learn, held_out, settings, checkpoints, route.parameter_groups(built.model))
 
@@ -136,7 +124,7 @@ class Pretrain(Transfer):
 
 @dataclass(frozen=True)
 class Masking:
-    """Which tokens of a text are to be predicted, and what is seen in their place."""
+    """Draws the tokens of a text that are to be predicted, and what is seen in their place."""
 
     mask: int
     """the mask's id"""
@@ -146,16 +134,15 @@ class Masking:
     seed: int
 
     def counts(self, rows: TokenRows) -> np.ndarray:
-        """(rows,) int64: tokens that are predicted of each row: one at least, where any may be."""
-        known = np.concatenate([[0], np.cumsum(self.is_open[rows.ids])])
-        found = np.diff(known[rows.offsets])
-        return np.where(found > 0, np.maximum(1, np.rint(self.probability * found)), 0).astype(np.int64)
+        """Count the tokens of each row that are predicted, (rows,) int64: one at least, where any may be."""
+        before = np.concatenate([[0], np.cumsum(self.is_open[rows.ids])])
+        candidates = np.diff(before[rows.offsets])
+        return np.where(candidates > 0, np.maximum(1, np.rint(self.probability * candidates)), 0).astype(np.int64)
 
     def draw(self, ids: np.ndarray, when: int) -> tuple[np.ndarray, np.ndarray]:
-        """The places of the tokens of one row that are to be predicted, and the ids that are seen there.
+        """Return the places of the tokens of one row that are to be predicted, and the ids that are seen there.
 
-        They hang on the seed, the row's tokens and ``when`` alone: not on what else is in the batch, on which process
-        it is, or on whether the training was cut off before.
+        They depend on the seed, the row's tokens and ``when`` alone: not on the batch, the process, or a resume.
 
         Args:
             ids: (tokens,), no padding among them.
@@ -173,8 +160,8 @@ class Masking:
 class LanguageLoss(Objective):
     """-log p of tokens, the mean over all that are predicted in a step.
 
-    Rows weigh as many tokens as are predicted of them. Without ``batch`` it gives (rows, 2): the sum of the losses of
-    a row, under a mask that is the same each time, and the number of tokens.
+    Without ``batch`` it gives (rows, 2): the sum of the losses of a row's tokens, under a mask that is the same each
+    time, and their number.
 
     Args:
         model: ``forward(**inputs)`` gives an object with ``logits``, (rows, tokens, vocabulary).
@@ -182,7 +169,7 @@ class LanguageLoss(Objective):
     """
 
     def __init__(self, model: PreTrainedModel, masking: Masking | None) -> None:
-        # Labels have no part in it.
+        # There is no criterion of labels.
         nn.Module.__init__(self)
         self.model, self.masking = model, masking
 
@@ -190,18 +177,19 @@ class LanguageLoss(Objective):
         ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
         if self.masking is None:
             seen, chosen = ids, functional.pad(real[:, 1:] & real[:, :-1], (0, 1))
-            wanted = ids.roll(-1, dims=1)[chosen]
+            expected = ids.roll(-1, dims=1)[chosen]
         else:
             # A step has a number of its own, from 1; 0 is for what is held out.
             seen, chosen = _masked(ids, real, self.masking, 0 if batch is None else 1 + int(batch.progress * 2**31))
-            wanted = ids[chosen]
-        own = cast(Any, self.model)
-        with _only(own.get_output_embeddings(), chosen):
-            logits = own(**{**inputs, "input_ids": seen}).logits
+            expected = ids[chosen]
+        # The layer over the vocabulary, which is most of the cost, gets the predicted places alone.
+        output_layer: nn.Module = cast(Any, self.model).get_output_embeddings()
+        with output_layer.register_forward_pre_hook(lambda _module, hidden: (hidden[0][chosen],)):
+            logits = self.model(**{**inputs, "input_ids": seen}).logits
         if logits.ndim == 3:
-            # The architecture has the layer over the vocabulary elsewhere, and gives all places.
+            # The architecture has that layer elsewhere, and gives all places.
             logits = logits[chosen]
-        losses = functional.cross_entropy(logits.float(), wanted, reduction="none")
+        losses = functional.cross_entropy(logits.float(), expected, reduction="none")
         if batch is not None:
             return losses.sum() / batch.total_weight
         sums = losses.new_zeros(len(ids)).index_add(0, chosen.nonzero()[:, 0], losses)
@@ -212,30 +200,30 @@ class LanguageLoss(Objective):
 
     @property
     def _no_split_modules(self) -> list[str]:
-        # A weight that embeddings and output layer share must not be cut into the shards of both.
+        # A weight that embeddings and output layer share must not be split into the shards of both.
         shared = {id(value) for value in cast(Any, self.model).get_output_embeddings().parameters()}
         modules = [module for module in self.model.modules() if shared & {id(value) for value in module.parameters()}]
         return sorted({*super()._no_split_modules} - {type(module).__name__ for module in modules})
 
 
 def language_texts(target: Data, others: Sequence[Data], seed: int) -> tuple[list[str], list[str]]:
-    """Texts to learn from, and texts of the target that are held out: no text of a test split, and each text once.
+    """Return texts to learn from, and texts of the target that are held out: none of a test split, each text once.
 
     Args:
-        target: its validation texts are held out; where it has none, a share of the others that are drawn by ``seed``.
+        target: its validation texts are held out; where it has none, a share of the others, drawn by ``seed``.
         others: whose texts are learned from too.
     """
     every = (target, *others)
-    kept = {text for one in every for split in (one.validation, one.calibration, one.test) for text in split.texts}
-    own = [text for text in dict.fromkeys((*target.train.texts, *target.unlabeled)) if text not in kept]
-    held_out = list(dict.fromkeys(target.validation.texts))
+    left_out = {text for one in every for split in (one.validation, one.calibration, one.test) for text in split.texts}
+    held_out = [*dict.fromkeys(target.validation.texts)]
     if not held_out:
-        count = min(MOST_HELD_OUT, math.ceil(HELD_OUT_SHARE * len(own)))
-        places = np.random.default_rng(seed).permutation(len(own))[:count]
-        held_out = [own[place] for place in np.sort(places)]
-    kept.update(held_out)
-    texts = (text for one in every for text in (*one.train.texts, *one.unlabeled))
-    return [text for text in dict.fromkeys(texts) if text not in kept], held_out
+        texts = [text for text in dict.fromkeys((*target.train.texts, *target.unlabeled)) if text not in left_out]
+        count = min(MOST_HELD_OUT, math.ceil(HELD_OUT_SHARE * len(texts)))
+        places = np.random.default_rng(seed).permutation(len(texts))[:count]
+        held_out = [texts[place] for place in np.sort(places)]
+    left_out.update(held_out)
+    learned = dict.fromkeys(text for one in every for text in (*one.train.texts, *one.unlabeled))
+    return [text for text in learned if text not in left_out], held_out
 
 
 def pretrained_base(
@@ -247,21 +235,19 @@ def pretrained_base(
     others: Sequence[Data],
     seed: int,
 ) -> tuple[str | None, str | None]:
-    """The base that a route builds on, and its revision: as asked for, or word vectors that were trained further.
+    """Return the base that a route builds on, and its revision: as asked for, or word vectors trained further.
 
     All processes call this together. Vectors must be there before the model is: new words change its size.
 
     Args:
         target, others: as :func:`language_texts` takes them.
     """
-    own = next((part for part in transfer.parts if isinstance(part, Pretrain)), None)
-    if own is None or not route.has_vectors:
+    pretrain = next((part for part in transfer.parts if isinstance(part, Pretrain)), None)
+    if pretrain is None or not route.has_vectors:
         return base, revision
     texts, _ = language_texts(target, others, seed)
-    rate = own.pretrain_learning_rate or RATE_OF_VECTORS
-    return route.continued_vectors(
-        texts, base, revision, epochs=own.pretrain_epochs, learning_rate=rate, seed=seed
-    ), None
+    training = {"epochs": pretrain.pretrain_epochs, "learning_rate": pretrain.pretrain_learning_rate or RATE_OF_VECTORS}
+    return route.continued_vectors(texts, base, revision, **training, seed=seed), None
 
 
 def _lowered(
@@ -272,86 +258,72 @@ def _lowered(
     checkpoints: Path,
     parameter_groups: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Train; where the loss on what is held out does not come down, everything stays as it was."""
+    """Train; where the loss on held-out texts does not fall, everything stays as it was."""
     start = {name: value.detach().to("cpu", copy=True) for name, value in learned_state(objective).items()}
     before = _mean(compute(objective, objective, held_out.rows, share=True)) if len(held_out.rows) else None
-    report = train(objective, learn, held_out, lambda found: -_mean(found), settings, checkpoints, parameter_groups)
-    found: dict[str, Any] = {"texts": len(learn.rows), "held_out": len(held_out.rows), "loss_before": before}
+    report = train(objective, learn, held_out, lambda sums: -_mean(sums), settings, checkpoints, parameter_groups)
+    record: dict[str, Any] = {"texts": len(learn.rows), "held_out": len(held_out.rows), "loss_before": before}
     if before is not None and report.best_score is not None:
-        found["loss_after"] = -report.best_score
-        found["kept"] = -report.best_score < before
-        log.info("pretrain: loss on texts held out %.4f before, %.4f after", before, -report.best_score)
-        if not found["kept"]:
+        after = -report.best_score
+        record |= {"loss_after": after, "kept": after < before}
+        log.info("pretrain: loss on texts held out %.4f before, %.4f after", before, after)
+        if not record["kept"]:
             log.warning("pretrain: no epoch lowers the loss on texts held out: the base stays as it was")
             objective.load_state_dict(start, strict=False)
-    return {**asdict(report), "language": found}
+    return {**asdict(report), "language": record}
 
 
-def _mean(found: np.ndarray) -> float:
-    """Of (rows, 2) sums and numbers of tokens."""
-    total, tokens = found.sum(axis=0, dtype=np.float64)
+def _mean(sums: np.ndarray) -> float:
+    """Return the mean loss of a token out of (rows, 2): sums of losses, and numbers of tokens."""
+    total, tokens = sums.sum(axis=0, dtype=np.float64)
     return float(total / tokens)
 
 
 def _examples(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, masking: Masking | None) -> Examples:
-    """Rows of which at least one token is predicted, each window of a long text by itself."""
+    """Return the rows with a token to predict, each window by itself; a row weighs as many tokens as are predicted."""
     rows = encode(texts, tokenizer, tokenizer.model_max_length, "windows")
     counts = np.maximum(rows.lengths - 1, 0) if masking is None else masking.counts(rows)
     some = np.flatnonzero(counts)
-    own = SomeRows(replace(rows, windows=None), some)
-    return Examples(own, np.zeros(len(some), dtype=np.int64), counts[some].astype(np.float32))
+    no_labels = np.zeros(len(some), dtype=np.int64)
+    return Examples(SomeRows(replace(rows, windows=None), some), no_labels, counts[some].astype(np.float32))
 
 
 def _masked(ids: Tensor, real: Tensor, masking: Masking, when: int) -> tuple[Tensor, Tensor]:
-    """What is seen of (rows, tokens) ids, and which of them are to be predicted."""
-    seen, known = ids.cpu().numpy().copy(), real.cpu().numpy()
-    chosen = np.zeros(seen.shape, dtype=bool)
-    for row, own in enumerate(known):
-        columns = np.flatnonzero(own)
+    """Return what is seen of (rows, tokens) ids, and which of them are to be predicted."""
+    seen, chosen = ids.cpu().numpy().copy(), np.zeros(ids.shape, dtype=bool)
+    for row, mask in enumerate(real.cpu().numpy()):
+        columns = np.flatnonzero(mask)
         places, shown = masking.draw(seen[row, columns], when)
         seen[row, columns[places]], chosen[row, columns[places]] = shown, True
     return torch.from_numpy(seen).to(ids.device), torch.from_numpy(chosen).to(ids.device)
 
 
 @contextmanager
-def _only(layer: nn.Module, chosen: Tensor) -> Iterator[None]:
-    """Within it the layer that gives logits takes these places alone: most of the cost is the vocabulary's."""
-    hook = layer.register_forward_pre_hook(lambda _module, inputs: (inputs[0][chosen],))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def _around(model: PreTrainedModel, classifier: nn.Module, *, learns: bool) -> Iterator[None]:
-    """Within it the language model has the classifier's encoder in the place of its own: the same parameters.
+def _around(model: PreTrainedModel, classifier: nn.Module, *, head_learns: bool) -> Iterator[None]:
+    """Put the classifier's encoder into the language model: the same parameters.
 
     Args:
-        learns: whether the language model's own head does.
+        head_learns: whether the language model's own head does.
 
     Raises:
         SettingError: nothing of the encoder learns.
     """
-    body = plain_model(classifier).base_model
-    setattr(model, model.base_model_prefix, body)
+    encoder = plain_model(classifier).base_model
+    setattr(model, model.base_model_prefix, encoder)
     # An output layer that shares the embeddings' weights had those of the encoder that is gone.
     model.tie_weights()
-    own = {id(parameter) for parameter in body.parameters()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.requires_grad and (learns or id(parameter) in own))
+    if not head_learns:
+        of_encoder = {id(parameter) for parameter in encoder.parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.requires_grad and id(parameter) in of_encoder)
     # No token is predicted by a pooler, and several processes wait for the gradient of all that learns.
-    idle = [value for name, value in body.named_parameters() if "pooler" in name and value.requires_grad]
+    idle = [value for name, value in encoder.named_parameters() if "pooler" in name and value.requires_grad]
     for parameter in idle:
         parameter.requires_grad_(False)
     try:
-        if not any(parameter.requires_grad for parameter in body.parameters()):
+        if not any(parameter.requires_grad for parameter in encoder.parameters()):
             raise SettingError("transfer=pretrain: expected layers that learn, found all frozen: freeze fewer layers")
         yield
     finally:
         for parameter in idle:
             parameter.requires_grad_(True)
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(value.dtype for value in plain_model(model).base_model.parameters() if value.is_floating_point())

@@ -17,7 +17,7 @@ TRANSFERS: "Registry[Transfer]" = Registry(
         "joint": "nlptransfer.transfer.joint:Joint",
         "select_features": "nlptransfer.transfer.select_features:SelectFeatures",
         "relational": "nlptransfer.transfer.relational:Relational",
-        "reweight": "nlptransfer.transfer.label_free:Reweight",
+        "reweight": "nlptransfer.transfer.direct:Reweight",
         "coral": "nlptransfer.transfer.alignment:Coral",
         "mmd": "nlptransfer.transfer.alignment:Mmd",
         "dann": "nlptransfer.transfer.alignment:Dann",

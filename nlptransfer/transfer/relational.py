@@ -1,4 +1,4 @@
-"""Source, then target; and the loss that keeps the relations between rows as the source has made them (RKD)."""
+"""Source, then target, and the loss that keeps the relations between rows as the source's model saw them (RKD)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,16 +7,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nlptransfer.errors import SettingError
 from nlptransfer.models import Examples, TeacherRows, last_inputs, name_of, text_vectors
 from nlptransfer.routes import Route
 from nlptransfer.settings import NonNegative
-from nlptransfer.training import (
-    TARGET,
-    BatchTargets,
-    LabelLoss,
-    Objective,
-)
+from nlptransfer.training import TARGET, BatchTargets, LabelLoss, Objective
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage
 
 
@@ -37,11 +31,8 @@ class Relational(FromSource):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        if route.fits_head:
-            raise SettingError(
-                f"transfer={self.name}: expected a route that learns a representation, found {route.name} with a "
-                "fitted last layer: take full, lora or head_type=mlp"
-            )
+        expected, found = "a route that learns a representation", f"{route.name} with a fitted last layer"
+        self.require(not route.fits_head, expected, found, "take full, lora or head_type=mlp")
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         if stage is FROM_SOURCE:
@@ -52,22 +43,21 @@ class Relational(FromSource):
     def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
         if stage is FROM_SOURCE:
             return learner.examples
-        # The source's model is frozen: what it makes of the rows is computed once.
-        own = learner.examples[TARGET]
-        return {TARGET: replace(own, rows=TeacherRows(own.rows, learner.represent(own.rows)))}
+        # The source's model is the teacher, and frozen: its representations are computed once.
+        target = learner.examples[TARGET]
+        return {TARGET: replace(target, rows=TeacherRows(target.rows, learner.represent(target.rows)))}
 
 
 class RelationalLoss(Objective):
-    """The task's loss + what is lost of the distances and angles between rows as the source's model saw them.
+    """The task's loss + the losses of distances and angles between rows against those of the source's model.
 
     RKD (Park, Kim, Lu and Cho 2019, "Relational Knowledge Distillation", equations 4 to 9), over the rows of one
-    forward pass: Huber losses between pairwise distances, each over their mean, and between the cosines of the
-    angles of all triplets. The inputs carry what the source's model made of the rows as ``teacher``, (rows, width).
+    forward pass. The inputs hold the representations by the source's model as ``teacher``, (rows, width).
 
     Args:
         distance: weight of the distances.
         angle: weight of the angles.
-        last_layer: the model's last layer; what it takes is the representation.
+        last_layer: of the model; its inputs are the representations.
     """
 
     def __init__(
@@ -80,27 +70,27 @@ class RelationalLoss(Objective):
     def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
         if batch is None:
             return super().forward(inputs)
-        taught = inputs["teacher"]
+        teacher = inputs["teacher"]
         inputs = {name: value for name, value in inputs.items() if name != "teacher"}
         with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
             loss = super().forward(inputs, batch)
         learned = text_vectors(seen[0], inputs, self.model).float()
-        lost = self.distance * distance_loss(learned, taught) + self.angle * angle_loss(learned, taught)
+        lost = self.distance * distance_loss(learned, teacher) + self.angle * angle_loss(learned, teacher)
         return loss + self.criterion.share(batch) * lost
 
 
-def distance_loss(learned: Tensor, taught: Tensor) -> Tensor:
+def distance_loss(learned: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss between the pairwise distances of (rows, width) and (rows, other width), each over their mean."""
     if len(learned) < 2:
         return learned.sum() * 0
-    return functional.huber_loss(_distances(learned), _distances(taught))
+    return functional.huber_loss(_distances(learned), _distances(teacher))
 
 
-def angle_loss(learned: Tensor, taught: Tensor) -> Tensor:
+def angle_loss(learned: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss between the cosines of the angles that each three rows make."""
     if len(learned) < 3:
         return learned.sum() * 0
-    return functional.huber_loss(_cosines(learned), _cosines(taught))
+    return functional.huber_loss(_cosines(learned), _cosines(teacher))
 
 
 def _distances(vectors: Tensor) -> Tensor:
@@ -109,6 +99,6 @@ def _distances(vectors: Tensor) -> Tensor:
 
 
 def _cosines(vectors: Tensor) -> Tensor:
-    """(rows, rows, rows): of the angle at the first row between the two others."""
+    """(rows, rows, rows), of the angle at the first row between the two others."""
     sides = functional.normalize(vectors[None] - vectors[:, None], dim=2)
     return sides @ sides.transpose(1, 2)

@@ -7,25 +7,20 @@ from typing import ClassVar
 
 import numpy as np
 
-from nlptransfer.errors import SettingError
 from nlptransfer.routes import Route
-from nlptransfer.training import (
-    FittedHead,
-    Head,
-    HeadTask,
-)
+from nlptransfer.training import FittedHead, Head, HeadTask
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Sides, Stage
 
 KEPT_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
-"""Shares of the features that Select tries."""
+"""Shares of the features that are tried."""
 
 
 @dataclass(frozen=True)
 class SelectFeatures(FromSource):
-    """The features of a frozen route that count on the source are those that the target may use.
+    """Let the target use only those features of a frozen route that count on the source.
 
-    A feature counts what the norm of its weights in the source's fitted last layer says, features being standardized;
-    what share of them is kept is chosen on the target's validation (Guyon et al. 2002, in one elimination).
+    A feature counts as much as the norm of its weights in the source's last layer, features being standardized. The
+    share of them that is kept is chosen on the target's validation (Guyon et al. 2002, in one elimination).
     """
 
     name: ClassVar[str] = "select_features"
@@ -33,25 +28,23 @@ class SelectFeatures(FromSource):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        if not route.fits_head:
-            raise SettingError(
-                f"transfer={self.name}: expected a route with a fitted last layer on frozen features, found "
-                f"{route.name}: take probe, or word2vec with head_type=linear"
-            )
+        expected = "a route with a fitted last layer on frozen features"
+        self.require(route.fits_head, expected, route.name, "take probe, or word2vec with head_type=linear")
 
     def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         task = tasks[stage.roles[0]]
         if stage is FROM_SOURCE or source is None:
             return task.choose_l2()
         order = np.argsort(-np.linalg.norm(source[0], axis=0), kind="stable")
-        found: dict[float, FittedHead] = {}
+        by_share: dict[float, FittedHead] = {}
         for share in KEPT_SHARES:
             columns = np.zeros(len(order), dtype=bool)
             columns[order[: max(1, round(share * len(order)))]] = True
             fitted = task.mapped(partial(np.multiply, columns)).choose_l2()
             # What rounding has left there must not be multiplied by features in prediction.
-            found[share] = replace(fitted, head=(fitted.head[0] * columns, fitted.head[1]))
-        # Of equals the one with the most features.
-        best = max(found, key=lambda share: (found[share].score, share))
-        scores = {f"{share:g}": fitted.score for share, fitted in found.items()}
-        return replace(found[best], record={**found[best].record, "kept_features": best, "scores_by_share": scores})
+            by_share[share] = replace(fitted, head=(fitted.head[0] * columns, fitted.head[1]))
+        # Of equals the first one, which has the most features.
+        best = max(by_share, key=lambda share: by_share[share].score)
+        scores = {f"{share:g}": fitted.score for share, fitted in by_share.items()}
+        record = {**by_share[best].record, "kept_features": best, "scores_by_share": scores}
+        return replace(by_share[best], record=record)

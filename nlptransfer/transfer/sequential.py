@@ -1,4 +1,4 @@
-"""Source, then target; and the loss that holds the model to what the source has taught it."""
+"""Source, then target, and the loss that holds the model to what it has learned from the source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,16 +9,8 @@ from torch import Tensor, nn
 
 from nlptransfer.routes import Route
 from nlptransfer.settings import NonNegative, check
-from nlptransfer.training import (
-    TARGET,
-    BatchTargets,
-    FittedHead,
-    Head,
-    HeadTask,
-    LabelLoss,
-    Objective,
-)
-from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage, check_same_labels
+from nlptransfer.training import TARGET, BatchTargets, FittedHead, Head, HeadTask, LabelLoss, Objective
+from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage
 
 
 @dataclass(frozen=True)
@@ -34,30 +26,25 @@ class Sequential(FromSource):
     stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
 
     l2_sp: NonNegative = 0.0
-    """L2 strength of the pull back to what the source has taught"""
+    """strength of the pull back to what was learned from the source"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
         if route.fits_head:
-            check_same_labels(self, sides)
-            check(
-                self.l2_sp == 0,
-                "l2_sp",
-                self.l2_sp,
-                "0 where the last layer is fitted: there validation chooses it",
-            )
+            self.require_same_labels(sides)
+            check(self.l2_sp == 0, "l2_sp", self.l2_sp, "0 where the last layer is fitted: there validation chooses it")
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         if stage is FROM_SOURCE or not self.l2_sp:
             return super().objective(stage, learner)
-        return TowardsSourceLoss(learner.module, learner.criteria[TARGET], self.l2_sp, learner.taught)
+        return TowardsSourceLoss(learner.module, learner.criteria[TARGET], self.l2_sp, learner.carried_over)
 
     def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         return tasks[stage.roles[0]].choose_l2(towards=source if stage is ON_TARGET else None)
 
 
 class TowardsSourceLoss(Objective):
-    """L2-SP: the task's loss + l2_sp / 2 * |theta - theta_s|^2 over what the source has taught.
+    """L2-SP: the task's loss + l2_sp / 2 * |theta - theta_s|^2 over the parameters that the source has trained.
 
     Li, Grandvalet and Davoine 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
     equation 2.
@@ -75,12 +62,12 @@ class TowardsSourceLoss(Objective):
         self.start = {name: value.detach().clone() for name, value in start.items()}
 
     def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
-        found = super().forward(inputs, batch)
+        loss = super().forward(inputs, batch)
         if batch is None:
-            return found
-        held = [
+            return loss
+        squares = [
             (value - self.start[name]).square().sum()
             for name, value in self.model.named_parameters()
             if name in self.start and value.requires_grad
         ]
-        return found + self.criterion.share(batch) * self.l2_sp / 2 * torch.stack(held).sum()
+        return loss + self.criterion.share(batch) * self.l2_sp / 2 * torch.stack(squares).sum()

@@ -6,10 +6,9 @@ This file knows encoders word by word, and the cache of what they give; it does 
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from nlptransfer.files import cache_folder, content_stamp
 from nlptransfer.hub import BaseModel, from_pretrained, weights_hash
 from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
+from nlptransfer.vectors.formats import Block, array_blocks
 from nlptransfer.vectors.store import WordVectors, cached_vectors
 from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, is_unspaced, split_words
 
@@ -31,13 +31,7 @@ _SIF = 1e-4
 
 
 def distill_for_texts(texts: Sequence[str], encoder: BaseModel, *, dimensions: int = 256) -> WordVectors:
-    """Distill vectors for the words of these texts and the whole words of the encoder's vocabulary.
-
-    Args:
-        texts: running text, whose words come first, by frequency.
-        encoder: the frozen encoder.
-        dimensions: how many components are kept.
-    """
+    """Distill vectors for the words of these texts, by frequency, and the whole words of the encoder's vocabulary."""
     counts = Counter(word for words in split_words(texts) for word in words)
     words = whole_words((word for word, _ in counts.most_common()), encoder)
     if is_unspaced(texts):
@@ -47,11 +41,9 @@ def distill_for_texts(texts: Sequence[str], encoder: BaseModel, *, dimensions: i
 
 
 def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
-    """List the words of a corpus, then the other whole words of the encoder's vocabulary.
+    """List the words of a corpus, most frequent first, then the other whole words of the encoder's vocabulary.
 
-    Args:
-        words: most frequent first; of a word that comes twice the first is kept.
-        encoder: a vocabulary lists its words about from frequent to rare.
+    A vocabulary lists its words about from frequent to rare.
     """
     from transformers import AutoTokenizer
 
@@ -59,24 +51,19 @@ def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
     reserved = {PAD, UNKNOWN, *tokenizer.all_special_tokens}
     pieces = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     known = dict.fromkeys(word for word in words if word.strip() and word not in reserved)
-    known.update(dict.fromkeys(_pieces_that_are_words([piece for piece, _ in pieces], tokenizer, reserved)))
-    return list(known)
-
-
-def _pieces_that_are_words(pieces: list[str], tokenizer: Any, reserved: set[str]) -> Iterator[str]:
-    begins = _word_mark(pieces)
-    for piece in pieces:
-        if piece in reserved or piece.startswith(("##", "[unused", "<")) or (begins and not piece.startswith(begins)):
+    begins = _word_mark(tokenizer.get_vocab())
+    for piece, _ in pieces:
+        if piece in reserved or piece.startswith(("##", "[unused", "<")) or not piece.startswith(begins):
             continue
         word = tokenizer.convert_tokens_to_string([piece]).strip() if begins else piece
         if word and word == word.lower() and not any(map(str.isspace, word)) and "\ufffd" not in word:
-            yield word
+            known[word] = None
+    return list(known)
 
 
-def _word_mark(pieces: Iterable[str]) -> str | None:
+def _word_mark(pieces: Collection[str]) -> str:
     """Return the mark at the beginning of a word: SentencePiece and byte-level BPE have one, WordPiece has none."""
-    pieces = list(pieces)
-    return next((mark for mark in ("▁", "Ġ") if sum(piece.startswith(mark) for piece in pieces) > 1), None)
+    return next((mark for mark in ("▁", "Ġ") if sum(piece.startswith(mark) for piece in pieces) > 1), "")
 
 
 def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int = 256) -> WordVectors:
@@ -94,7 +81,6 @@ def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int
     Raises:
         VectorsError: there are no words, or the tokenizer makes nothing of any.
         BaseModelError: the model is no encoder, or its weights are not whole.
-        SettingError: a number that makes no sense.
     """
     check(dimensions >= 1, "dimensions", dimensions, "at least 1")
     words = list(dict.fromkeys(words))
@@ -102,23 +88,24 @@ def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int
         raise VectorsError("expected words to distill, found none")
     source = f"{encoder.id} distilled"
 
-    def make() -> tuple[list[str], np.ndarray]:
+    def make() -> Iterator[Block]:
         logger.info("%s: %s words through the encoder, kept in the cache for the next time", source, f"{len(words):,}")
-        states = _word_states(words, encoder)
-        return words, _main_components(states, dimensions) * _zipf_weights(len(words))
+        # Zipf's law: the word at place i is as frequent as 1 / (i + 2).
+        inverse = 1 / np.arange(2, len(words) + 2)
+        weights = (_SIF / (_SIF + inverse / inverse.sum())).astype(np.float32)[:, None]
+        return array_blocks(source, words, _main_components(_word_states(words, encoder), dimensions) * weights)
 
     return cached_vectors(_cached(f"distilled {dimensions}", encoder, words), source, make)
 
 
 def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
-    """As ``_encode_words``; the encoder's own words, which most corpora share, come from the cache."""
+    """Encode words; those of the encoder's vocabulary, which most corpora share, come from the cache."""
     vocabulary = whole_words((), encoder)
     if not vocabulary or not set(vocabulary) <= set(words):
         return _encode_words(words, encoder)
+    folder, source = _cached("states", encoder, vocabulary), f"{encoder.id} word by word"
     cached = cached_vectors(
-        _cached("states", encoder, vocabulary),
-        f"{encoder.id} word by word",
-        lambda: (vocabulary, _encode_words(vocabulary, encoder)),
+        folder, source, lambda: array_blocks(source, vocabulary, _encode_words(vocabulary, encoder))
     )
     states = np.empty((len(words), cached.dimensions), dtype=np.float32)
     places = cached.rows(words)
@@ -183,11 +170,4 @@ def _main_components(states: np.ndarray, dimensions: int) -> np.ndarray:
         return states
     # It makes the largest entry of each axis positive, so that all machines agree.
     pca = PCA(min(dimensions, states.shape[1]), svd_solver="covariance_eigh")
-    return cast(np.ndarray, pca.fit_transform(states.astype(np.float64)).astype(np.float32))
-
-
-def _zipf_weights(count: int) -> np.ndarray:
-    """Return SIF weights a / (a + p) for words in the order of their frequency, (count, 1) float32."""
-    inverse = 1 / np.arange(2, count + 2)
-    share = inverse / inverse.sum()
-    return cast(np.ndarray, (_SIF / (_SIF + share)).astype(np.float32)[:, None])
+    return np.asarray(pca.fit_transform(states.astype(np.float64)), dtype=np.float32)

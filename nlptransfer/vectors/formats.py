@@ -7,10 +7,8 @@
 
 Each kind may be compressed by gzip, and is recognized by its content; only where the first line could be either, the
 name decides: .bin and .bin.gz are binary. Words of a binary file may have spaces where each record ends a line.
-Nothing is allocated on a header's word: blocks grow with what is really read. This file does not know the cache.
-
-A name of gensim's downloader stands for a file too, which is fetched by itself, without the code published with it.
-Mirrors: NLPTRANSFER_GENSIM_LIST_URL (the list of models), NLPTRANSFER_GENSIM_DATA_URL (holds NAME/NAME.gz).
+Nothing is allocated on a header's word: blocks grow with what is really read. What is broken is a VectorsError that
+names the line or the record. This file does not know the cache.
 """
 
 import codecs
@@ -72,11 +70,7 @@ _DOWNLOAD_ERRORS = (OSError, http.client.HTTPException, ValueError)
 
 
 def check_kind(path: Path, allow_pickle: bool) -> bool:
-    """Return whether the file is a pickle that may be read; its first bytes decide.
-
-    Raises:
-        VectorsError: the file is empty, of a kind that holds no words, or a pickle that may not be read.
-    """
+    """Return whether the file is a pickle, by its first bytes; kinds that cannot or may not be read are refused."""
     with _reading(path) as stream:
         head = stream.read(32)
     if not head:
@@ -95,12 +89,7 @@ def check_kind(path: Path, allow_pickle: bool) -> bool:
 
 
 def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
-    """Read the words and vectors of a file in the file's own order, in bounded memory.
-
-    Raises:
-        VectorsError: the file is broken, lies about its size, is not UTF-8 or holds a number that is not
-            finite; the line or the record is named.
-    """
+    """Read the words and vectors of a file in the file's own order, in bounded memory."""
     if check_kind(path, allow_pickle):
         yield from _pickle_blocks(path)
         return
@@ -113,8 +102,11 @@ def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
         rows, dimensions = int(header[1]), int(header[2])
         rest = head[header.end() :]
         _check_header(path, stream, rows, dimensions)
-        is_binary = not _may_be_text(path, rest, dimensions)
-        yield from (_binary_blocks if is_binary else _text_blocks)(path.name, stream, rest, rows, dimensions)
+        first_numbers = b" ".join(rest.partition(b"\n")[0].split()[-dimensions:])
+        is_text = _numbers(first_numbers, dimensions) is not None or (
+            _is_printable(rest) and not _has_binary_name(path)
+        )
+        yield from (_text_blocks if is_text else _binary_blocks)(path.name, stream, rest, rows, dimensions)
 
 
 @contextmanager
@@ -137,15 +129,8 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> None:
     """Write a file that other tools read: ``.txt`` / ``.vec`` word2vec text, ``.bin`` binary, each with ``.gz`` or not.
 
-    Args:
-        path: its ending decides, see :data:`FILE_SUFFIXES`.
-        words: as many as ``matrix`` has rows.
-        matrix: (n, d) float32.
-
-    Words with white space inside, which the formats cannot hold, are left out, and a warning says how many.
-
-    Raises:
-        VectorsError: that leaves none.
+    Words with white space inside, which the formats cannot hold, are left out with a warning; if that leaves none, it
+    is a VectorsError. ``matrix`` is (n, d) float32.
     """
     packed, binary = path.suffix.lower() == ".gz", _has_binary_name(path)
     kept = [(row, word) for row, word in enumerate(words) if not re.search("[ \t\n\r\v\f]", word)]
@@ -184,14 +169,6 @@ def _check_header(path: Path, stream: BinaryIO, rows: int, dimensions: int) -> N
             f"{where}, at least {least:,} bytes, but the file can hold {most:,} at the most: "
             "the header is wrong, or the download stopped early"
         )
-
-
-def _may_be_text(path: Path, head: bytes, dimensions: int) -> bool:
-    """Return whether the records at the head are text: the first line, the bytes and the name decide in this order."""
-    fields = head.partition(b"\n")[0].split()
-    if _numbers(b" ".join(fields[-dimensions:]), dimensions) is not None:
-        return True
-    return _is_printable(head) and not _has_binary_name(path)
 
 
 def _is_printable(head: bytes) -> bool:
@@ -259,19 +236,13 @@ def _lines(name: str, stream: BinaryIO, rest: bytes, first: int) -> Iterator[lis
 
 def _parse_lines(name: str, lines: list[bytes], dimensions: int, first: int) -> Block:
     """Parse whole lines at once; only lines that are unlike the others are looked at one by one."""
-    words, numbers = [], []
-    for line in lines:
-        word, _, rest = line.rstrip().partition(b" ")
-        if rest.count(b" ") != dimensions - 1:
-            break
-        words.append(word)
-        numbers.append(rest)
-    else:
-        joined = b" ".join(numbers)
-        if not any(odd in joined for odd in (b"  ", b"\t", b"\r", b"\v", b"\f")):
-            values = _numbers(joined, len(lines) * dimensions)
-            if values is not None:
-                return words, values.reshape(len(lines), dimensions)
+    parts = [line.rstrip().partition(b" ") for line in lines]
+    numbers = b" ".join(part[2] for part in parts)
+    alike = all(part[2].count(b" ") == dimensions - 1 for part in parts)
+    if alike and not any(odd in numbers for odd in (b"  ", b"\t", b"\r", b"\v", b"\f")):
+        values = _numbers(numbers, len(lines) * dimensions)
+        if values is not None:
+            return [part[0] for part in parts], values.reshape(len(lines), dimensions)
     pairs = [_parse_line(name, line, dimensions, number) for number, line in enumerate(lines, start=first)]
     return [word for word, _ in pairs], np.stack([values for _, values in pairs])
 
@@ -367,11 +338,7 @@ def _pickle_blocks(path: Path) -> Iterator[Block]:
 
 
 def array_blocks(name: str, words: Sequence[str], matrix: np.ndarray) -> Iterator[Block]:
-    """Blocks of what is in memory already.
-
-    Raises:
-        VectorsError: words and rows do not fit each other, a word is no text, or a number is not finite.
-    """
+    """Check words and vectors that are in memory already, and yield them in blocks."""
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or not matrix.size or len(words) != len(matrix) or matrix.dtype.kind not in "fiu":
         raise VectorsError(
@@ -379,22 +346,19 @@ def array_blocks(name: str, words: Sequence[str], matrix: np.ndarray) -> Iterato
             f"found {len(words)} words and an array of shape {matrix.shape} of {matrix.dtype}"
         )
     for start in range(0, len(words), 20_000):
-        part = words[start : start + 20_000]
-        encoded = [_encode(name, number, word) for number, word in enumerate(part, start=start + 1)]
+        encoded = []
+        for number, word in enumerate(words[start : start + 20_000], start=start + 1):
+            try:
+                encoded.append(word.encode("utf-8"))
+            except (AttributeError, UnicodeEncodeError) as error:
+                raise VectorsError(f"{name}, record {number}: expected a word of text, found {word!r}") from error
         with np.errstate(over="ignore"):
             block = np.ascontiguousarray(matrix[start : start + 20_000], dtype=np.float32)
         yield _checked(name, "record", start + 1, encoded, block)
 
 
-def _encode(name: str, number: int, word: Any) -> bytes:
-    try:
-        return bytes(word.encode("utf-8"))
-    except (AttributeError, UnicodeEncodeError) as error:
-        raise VectorsError(f"{name}, record {number}: expected a word of text, found {word!r}") from error
-
-
 def _checked(name: str, unit: str, first: int, words: list[bytes], vectors: np.ndarray) -> Block:
-    """The block itself, or an error that names the first line or record that is wrong."""
+    """Return the block itself, or raise an error that names the first line or record that is wrong."""
     try:
         b"\n".join(words).decode("utf-8")
     except UnicodeDecodeError:
@@ -414,23 +378,29 @@ def _checked(name: str, unit: str, first: int, words: list[bytes], vectors: np.n
 
 
 def download_model(name: str, path: Path) -> None:
-    """Download the vectors of a model of gensim's downloader, and none of the code that is published with them.
+    """Download the vectors of a model that ``gensim.downloader`` lists, and none of the code published with them.
 
-    Args:
-        name: as ``gensim.downloader.info()`` lists it.
-        path: what to write, gzip'ed.
-
-    Raises:
-        VectorsError: there is no such model, or it cannot be fetched whole.
+    Mirrors: NLPTRANSFER_GENSIM_LIST_URL (the list of models), NLPTRANSFER_GENSIM_DATA_URL (holds NAME/NAME.gz).
     """
     model = _known_model(name)
     base = os.environ.get("NLPTRANSFER_GENSIM_DATA_URL") or _DATA_URL
     parts = int(model.get("parts", 1))
+    endings = {f"_0{part}": f"checksum-{part}" for part in range(parts)} if parts > 1 else {"": "checksum"}
     with path.open("wb") as out:
-        for part in range(parts):
-            ending = f"_0{part}" if parts > 1 else ""
-            checksum = str(model.get(f"checksum-{part}" if parts > 1 else "checksum"))
-            _download(f"{base}/{name}/{name}.gz{ending}", out, checksum, f"{name}.gz{ending}")
+        for ending, checksum in endings.items():
+            file, digest = f"{name}.gz{ending}", hashlib.md5(usedforsecurity=False)
+            logger.info("%s: downloading", file)
+            try:
+                with urllib.request.urlopen(f"{base}/{name}/{file}", timeout=_TIMEOUT) as answer:
+                    while chunk := answer.read(1 << 20):
+                        digest.update(chunk)
+                        out.write(chunk)
+            except _DOWNLOAD_ERRORS as error:
+                raise VectorsError(
+                    f"{file}: the download failed ({error}): try again, or fetch the file elsewhere and give its path"
+                ) from error
+            if digest.hexdigest() != model.get(checksum):
+                raise VectorsError(f"{file}: expected md5 {model.get(checksum)}, found {digest.hexdigest()}: try again")
 
 
 def _known_model(name: str) -> dict[str, Any]:
@@ -451,19 +421,3 @@ def _known_model(name: str) -> dict[str, Any]:
             f"{name}: no such file or folder, and not a model of gensim's downloader: {nearest(name, models)}"
         )
     return dict(models[name])
-
-
-def _download(url: str, out: BinaryIO, checksum: str, name: str) -> None:
-    logger.info("%s: downloading", name)
-    digest = hashlib.md5(usedforsecurity=False)
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
-            while chunk := answer.read(1 << 20):
-                digest.update(chunk)
-                out.write(chunk)
-    except _DOWNLOAD_ERRORS as error:
-        raise VectorsError(
-            f"{name}: the download failed ({error}): try again, or fetch the file elsewhere and give its path"
-        ) from error
-    if digest.hexdigest() != checksum:
-        raise VectorsError(f"{name}: expected md5 {checksum}, found {digest.hexdigest()}: try again")

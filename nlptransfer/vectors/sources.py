@@ -25,7 +25,7 @@ def vectors_for(
         base: a file or name of word vectors, an encoder, or None for the default encoder.
         revision: of an encoder on the hub.
         dimensions: of distilled vectors.
-        allow_pickle: whether gensim's own files, which are pickles and can run code, are opened.
+        allow_pickle: as in :func:`open_vectors`.
     """
     from nlptransfer import distributed  # it imports torch, which making vectors from text does without
 
@@ -42,13 +42,9 @@ def vectors_for(
 def vocabulary(
     vectors: WordVectors, texts: Sequence[str], max_words: int, *, unit_length: bool
 ) -> tuple[list[str], np.ndarray]:
-    """Choose the words to keep, those of the texts before others, with their vectors.
+    """Choose at most ``max_words`` words, those of the texts before others; most frequent first, with their vectors.
 
-    Args:
-        unit_length: whether each vector is scaled to length 1.
-
-    Returns:
-        At most ``max_words`` words, most frequent first, and their (words, dimensions) float32.
+    The vectors are (words, dimensions) float32, scaled to length 1 with ``unit_length``.
     """
     places = np.arange(min(len(vectors), max_words))
     if len(vectors) > max_words:

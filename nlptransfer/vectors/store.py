@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,6 @@ logger = logging.getLogger("nlptransfer")
 FORMAT = 2
 """Version of the converted folder; another one is converted again."""
 _META = "vectors.json"
-_NEAREST_BYTES = 64 << 20
 # No dot: a misspelled file name is not looked up on the network.
 _MODEL_NAME = re.compile(r"[\w-]+", re.ASCII)
 
@@ -54,11 +53,11 @@ class Coverage:
     """How much of a text the vectors know."""
 
     tokens: float
-    """Share of the running words that have a vector, 0 to 1."""
+    """share of the running words that have a vector, 0 to 1"""
     distinct: float
-    """Share of the different words that have a vector, 0 to 1."""
+    """share of the different words"""
     missing: list[tuple[str, int]]
-    """Words without a vector and their counts, most frequent first."""
+    """words without a vector and their counts, most frequent first"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +65,11 @@ class WordVectors:
     """Words and their vectors, both memory-mapped from a converted folder."""
 
     matrix: np.ndarray = field(repr=False)
-    """(n, dimensions) float32, read only; most frequent word first."""
+    """(n, dimensions) float32, read only; most frequent word first"""
     source: str
-    """The file name, folder name or model name that the vectors came from; never a path."""
+    """name of the file, folder or model that the vectors came from; never a path"""
     folder: Path = field(repr=False)
-    """The converted folder on this machine."""
+    """the converted folder on this machine"""
     _words: Any = field(repr=False)
 
     def __len__(self) -> int:
@@ -97,7 +96,7 @@ class WordVectors:
         return [word.decode() for word in self._words.take(pa.array(rows, pa.int64())).to_pylist()]
 
     def rows(self, words: Sequence[str]) -> np.ndarray:
-        """Return the row of each word in ``matrix``, (len(words),) int64; -1 for a word that is not known."""
+        """Return the row of each word in ``matrix``, (len(words),) int64; -1 for an unknown word."""
         # A lone surrogate, which no file can hold, is simply not found.
         wanted = pa.array([word.encode("utf-8", "surrogatepass") for word in words], pa.binary())
         rows = compute.index_in(wanted, value_set=self._words).fill_null(-1)
@@ -108,26 +107,21 @@ class WordVectors:
 
         Raises:
             VectorsError: ``word`` has no vector.
-            SettingError: ``k`` is below 1.
         """
         check(k >= 1, "k", k, "at least 1")
         row = int(self.rows([word])[0])
         if row < 0:
             raise VectorsError(f"{word!r} is not among the {len(self):,} words of {self.source}")
-        query = _unit(self.matrix[row : row + 1])[0]
-        step = max(1, _NEAREST_BYTES // (8 * self.dimensions))
-        blocks = (self.matrix[start : start + step] for start in range(0, len(self), step))
-        cosines = np.concatenate([_unit(block) @ query for block in blocks])
+        # In double precision, which einsum converts to piece by piece.
+        products = np.einsum("nd,d->n", self.matrix, self.matrix[row], dtype=np.float64)
+        norms = np.sqrt(np.einsum("nd,nd->n", self.matrix, self.matrix, dtype=np.float64))
+        cosines = np.divide(products, norms * norms[row], out=np.zeros(len(self)), where=norms * norms[row] > 0)
         cosines[row] = -np.inf
         best = np.argsort(-cosines, kind="stable")[: min(k, len(self) - 1)]
         return list(zip(self.words_at(best), cosines[best].tolist(), strict=True))
 
     def coverage(self, texts: Iterable[Iterable[str]]) -> Coverage:
-        """Measure how much of ``texts`` the vectors know.
-
-        Args:
-            texts: texts split into words; a plain string counts as one word.
-        """
+        """Measure how much of ``texts``, each split into words, the vectors know; a plain string is one word."""
         counts = Counter(word for text in texts for word in ([text] if isinstance(text, str) else text))
         words = list(counts)
         known = self.rows(words) >= 0
@@ -150,7 +144,7 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
         allow_pickle: whether gensim's .kv and .model may be read, which can run code that is in them.
 
     Raises:
-        VectorsError: there is no such thing, it is broken, or it cannot be fetched.
+        VectorsError: there is no such thing, or it is broken, or it cannot be fetched.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -165,12 +159,12 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
             logger.info("%s: read for the first time (%.0f MB), later loads take the converted copy", path.name, mb)
             return read_blocks(path, allow_pickle)
 
-        return _open_cached(cache_folder("vectors") / _key(path), path.name, blocks)
+        return cached_vectors(cache_folder("vectors") / _key(path), path.name, blocks)
     name = str(source)
     if not _MODEL_NAME.fullmatch(name):
         raise VectorsError(f"{name}: no such file or folder")
     folder = cache_folder("vectors") / f"gensim-{name}-{FORMAT}"
-    return _open_cached(folder, name, lambda: _model_blocks(name, folder.parent))
+    return cached_vectors(folder, name, lambda: _model_blocks(name, folder.parent))
 
 
 def save_vectors(
@@ -182,7 +176,7 @@ def save_vectors(
         path: what to write; it is replaced whole, or not at all.
         words: n words, most frequent first; of a word that comes twice a reader keeps the first.
         matrix: (n, d) numbers.
-        source: what a folder shall say that the vectors came from; its own name by default.
+        source: where a folder says that the vectors came from; its own name by default.
 
     Returns:
         The vectors, opened, where a folder was written.
@@ -194,7 +188,7 @@ def save_vectors(
     if path.suffix in (".kv", ".model", ".npy", ".npz"):
         raise VectorsError(f"{path.name}: save as {', '.join(FILE_SUFFIXES)}, with or without .gz, or as a folder")
     blocks = array_blocks(path.name, words, matrix)
-    if _is_file_name(path):
+    if path.name.lower().removesuffix(".gz").endswith(FILE_SUFFIXES):
         for _ in blocks:
             pass  # every word and number is checked before a file is touched
         write_vectors(path, words, matrix)
@@ -204,33 +198,6 @@ def save_vectors(
     with atomic_folder(path) as folder:
         _convert(folder, blocks, source or path.name)
     return _open_folder(path)
-
-
-def cached_vectors(folder: Path, source: str, make: Callable[[], tuple[Sequence[str], np.ndarray]]) -> WordVectors:
-    """Open the vectors in a folder of the cache; they are made, checked and saved there the first time.
-
-    Args:
-        folder: named after everything that the vectors depend on.
-        source: what the vectors shall say that they came from.
-        make: gives the words, most frequent first, and their (n, d) vectors.
-
-    Raises:
-        VectorsError: a number is not finite, or the cache cannot be written.
-    """
-    return _open_cached(folder, source, lambda: array_blocks(source, *make()))
-
-
-def _is_file_name(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").endswith(FILE_SUFFIXES)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = np.asarray(vectors, dtype=np.float64)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return cast(np.ndarray, np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0))
-
-
-# The converted folder
 
 
 def _open_folder(folder: Path) -> WordVectors:
@@ -248,8 +215,12 @@ def _open_folder(folder: Path) -> WordVectors:
         ) from error
 
 
-def _open_cached(folder: Path, source: str, blocks: Callable[[], Iterable[Block]]) -> WordVectors:
-    """Open a folder of the cache, made out of ``blocks`` where there is none, or a damaged one."""
+def cached_vectors(folder: Path, source: str, blocks: Callable[[], Iterable[Block]]) -> WordVectors:
+    """Open a folder of the cache, named after all that the vectors depend on; ``blocks`` makes one that lacks or fails.
+
+    Raises:
+        VectorsError: what ``blocks`` raises, or the cache cannot be written.
+    """
     with suppress(VectorsError):
         return _open_folder(folder)
     try:

@@ -50,13 +50,10 @@ def is_unspaced(words: Sequence[str]) -> bool:
 
 
 def build_tokenizer(words: Sequence[str]) -> Tokenizer:
-    """Build the tokenizer over a vocabulary of whole words; the word at place i has the id i + 2.
+    """Build the tokenizer over words, most frequent first, no word twice; the word at place i has the id i + 2.
 
     Spaced scripts are split by a pattern and looked up (WordLevel), unspaced ones segmented into the likeliest words
     (Unigram, Kudo 2018) by Zipf's law. Punctuation that the vocabulary does not have is passed over.
-
-    Args:
-        words: the vocabulary, most frequent first, no word twice.
 
     Raises:
         VectorsError: a word that stands for padding or for unknown words.
@@ -86,9 +83,7 @@ def build_tokenizer(words: Sequence[str]) -> Tokenizer:
 def split_words(texts: Sequence[str], vocabulary_size: int = 20_000) -> Iterator[list[str]]:
     """Yield the words of each text, lower-cased; for unspaced scripts, pieces learned from the texts (BPE).
 
-    Args:
-        texts: running text; read twice where pieces have to be learned.
-        vocabulary_size: how many pieces are learned at the most, besides one for each different sign.
+    At most ``vocabulary_size`` pieces are learned, besides one for each different sign.
     """
     if is_unspaced(texts):
         # Byte pairs and not Unigram: its trainer breaks ties by chance, and takes four times as long.

@@ -19,6 +19,7 @@ from nlptransfer.files import cache_folder
 from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
 from nlptransfer.vectors.distillation import RECIPE
+from nlptransfer.vectors.formats import Block, array_blocks
 from nlptransfer.vectors.sources import vocabulary
 from nlptransfer.vectors.store import WordVectors, cached_vectors
 from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, build_tokenizer, split_words, surface_words
@@ -38,14 +39,11 @@ def train_vectors(
     epochs: int = 10,
     seed: int = 0,
 ) -> tuple[list[str], np.ndarray]:
-    """Train word2vec on one's own text: skip-gram with 5 negative samples (Mikolov et al. 2013, by gensim).
+    """Train word2vec on running text: skip-gram with 5 negative samples (Mikolov et al. 2013, by gensim).
 
     Args:
-        texts: running text.
-        dimensions: the length of a vector.
         window: how many words to each side are context.
         min_count: words that are rarer get no vector.
-        epochs: passes over the text.
         seed: same texts and seed, same vectors.
 
     Returns:
@@ -53,7 +51,6 @@ def train_vectors(
 
     Raises:
         VectorsError: no word comes ``min_count`` times.
-        SettingError: a number that makes no sense.
     """
     for name, value in (("dimensions", dimensions), ("window", window), ("min_count", min_count), ("epochs", epochs)):
         check(value >= 1, name, value, "at least 1")
@@ -92,7 +89,6 @@ def continued_vectors(
     in the cache.
 
     Args:
-        vectors: those to begin with.
         texts: running text, split into words as the vectors have them.
         max_words: known words that are kept, those of the texts before others.
         window: how many words to each side are context.
@@ -113,16 +109,18 @@ def continued_vectors(
         digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
     digest.update(matrix.tobytes())
 
-    def make() -> tuple[list[str], np.ndarray]:
+    source = f"{vectors.source} continued"
+
+    def make() -> Iterator[Block]:
         sentences = _sentences(surface_words(build_tokenizer(known), texts))
         counts = Counter(word for words in sentences for word in words)
         is_known = {*known, PAD, UNKNOWN}
         new = [word for word, count in counts.most_common() if count >= min_count and word not in is_known]
         logger.info("%s: trained further on %d texts, with %d new words", vectors.source, len(texts), len(new))
-        return [*known, *new], _trained_further(known, matrix, new, sentences, counts, settings)
+        trained = _trained_further(known, matrix, new, sentences, counts, settings)
+        return array_blocks(source, [*known, *new], trained)
 
-    folder = cache_folder("vectors") / f"continued-{digest.hexdigest()[:32]}"
-    return cached_vectors(folder, f"{vectors.source} continued", make)
+    return cached_vectors(cache_folder("vectors") / f"continued-{digest.hexdigest()[:32]}", source, make)
 
 
 def _trained_further(
@@ -133,7 +131,7 @@ def _trained_further(
     counts: Counter[str],
     settings: dict[str, Any],
 ) -> np.ndarray:
-    """Return the trained vectors of the known words, ``matrix`` before, then of the new ones, (words, dimensions)."""
+    """Return the trained vectors of the known words, then of the new ones, (words, dimensions)."""
     from gensim.models import Word2Vec
 
     trained = np.concatenate([matrix, np.zeros((len(new), matrix.shape[1]), dtype=np.float32)])
@@ -160,7 +158,7 @@ def _trained_further(
 
 
 def _sentences(words_of_texts: Iterable[list[str]]) -> list[list[str]]:
-    """List the words of texts, of very long ones in parts."""
+    """List the words of texts, very long ones in parts."""
     return [
         [sys.intern(word) for word in words[start : start + _GENSIM_TEXT]]
         for words in words_of_texts

@@ -11,42 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn import metrics as sk
 
+from helpers.predictions import flipped, quick_f1_macro, score_of, targets_and_runs
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
-from nlptransfer.evaluation import bootstrap, gain
-from nlptransfer.evaluation.gain import Gain, transfer_gain
+from nlptransfer.evaluation import bootstrap
+from nlptransfer.evaluation.significance import Gain, paired, score_interval, transfer_gain
 
 TWO = Labels(("a", "b"))
 THREE = Labels(("a", "b", "c"))
 SEVERAL = Labels(("a", "b", "c"), multi_label=True)
 
 
-def flipped(rng: np.random.Generator, targets: np.ndarray, share: float, k: int = 2) -> np.ndarray:
-    """Predictions that are wrong in about that share of the rows (or of the cells), each by itself."""
-    return np.where(rng.random(targets.shape) < share, (targets + rng.integers(1, k, targets.shape)) % k, targets)
-
-
-def runs(
+def sides(
     seed: int, labels: Labels, seeds: int = 3, rows: int = 80, wrong: tuple[float, float] = (0.4, 0.3)
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    k = 2 if labels.multi_label else labels.num_labels
-    targets = rng.integers(k, size=(rows, labels.num_labels) if labels.multi_label else rows)
-    direct, transfer = ([flipped(rng, targets, share, k) for _ in range(seeds)] for share in wrong)
-    return targets, direct, transfer
-
-
-def measure(metric: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    """The score of that name by scikit-learn."""
-    if metric in ("accuracy", "subset_accuracy"):
-        return sk.accuracy_score
-    if metric == "mcc":
-        return sk.matthews_corrcoef
-    name, average = metric.split("_")
-    function = {"f1": sk.f1_score, "precision": sk.precision_score, "recall": sk.recall_score}[name]
-    return lambda targets, guesses: function(targets, guesses, average=average, zero_division=0)
+    """Targets, and the runs of some seeds without the source and with it."""
+    targets, runs = targets_and_runs(seed, labels, np.repeat(wrong, seeds).tolist(), rows)
+    return targets, runs[:seeds], runs[seeds:]
 
 
 # scikit-learn warns of data with one class, which can be drawn here.
@@ -62,16 +44,16 @@ def measure(metric: str) -> Callable[[np.ndarray, np.ndarray], float]:
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32), seeds=st.integers(1, 3), rows=st.integers(1, 30))
 def test_scores_are_the_means_of_scikit_learns(labels: Labels, metric: str, seed: int, seeds: int, rows: int) -> None:
-    targets, direct, transfer = runs(seed, labels, seeds, rows)
+    targets, direct, transfer = sides(seed, labels, seeds, rows)
     found = transfer_gain(targets, direct, transfer, labels, metric, resamples=5)
-    before, after = (np.mean([measure(metric)(targets, run) for run in side]) for side in (direct, transfer))
+    before, after = (np.mean([score_of(metric)(targets, run) for run in side]) for side in (direct, transfer))
     assert (found.direct, found.with_source, found.gain) == pytest.approx((before, after, after - before))
     assert (found.metric, found.seeds, found.rows) == (metric, seeds, rows)
 
 
 @pytest.mark.parametrize("wrong", [(0.4, 0.2), (0.1, 0.3), (0.2, 0.2)])
 def test_one_seeds_accuracy_has_the_interval_of_a_paired_mean(wrong: tuple[float, float]) -> None:
-    targets, direct, transfer = runs(3, TWO, 1, 2000, wrong)
+    targets, direct, transfer = sides(3, TWO, 1, 2000, wrong)
     found = transfer_gain(targets, direct, transfer, TWO, "accuracy", resamples=20_000)
     differences = (transfer[0] == targets).astype(float) - (direct[0] == targets)
     half = 1.96 * differences.std() / np.sqrt(2000)
@@ -98,11 +80,6 @@ def quick_f1_micro(targets: np.ndarray, guesses: np.ndarray) -> float:
     return float(2 * (targets & guesses).sum() / (targets.sum() + guesses.sum()))
 
 
-def quick_f1_macro(targets: np.ndarray, guesses: np.ndarray) -> float:
-    ids = range(max(targets.max(), guesses.max()) + 1)
-    return float(np.mean([quick_f1_micro(targets == i, guesses == i) for i in ids]))
-
-
 def quick_mcc(targets: np.ndarray, guesses: np.ndarray) -> float:
     return float(np.corrcoef(targets, guesses)[0, 1])
 
@@ -120,7 +97,7 @@ def quick_mcc(targets: np.ndarray, guesses: np.ndarray) -> float:
 def test_intervals_agree_with_a_naive_bootstrap(
     labels: Labels, metric: str, score: Callable[[np.ndarray, np.ndarray], float]
 ) -> None:
-    targets, direct, transfer = runs(5, labels, rows=60)
+    targets, direct, transfer = sides(5, labels, rows=60)
     # Seeds that differ: one that the transfer spoils.
     transfer[0] = flipped(np.random.default_rng(0), targets, 0.6, 2 if labels.multi_label else labels.num_labels)
     rng, drawn = np.random.default_rng(7), []
@@ -137,14 +114,15 @@ def test_intervals_agree_with_a_naive_bootstrap(
 def test_without_a_true_gain_verdicts_are_rare(seeds: int, least: float, most: float) -> None:
     verdicts = []
     for data in range(200):
-        targets, direct, transfer = runs(data, TWO, seeds, 150, wrong=(0.25, 0.25))
+        targets, direct, transfer = sides(data, TWO, seeds, 150, wrong=(0.25, 0.25))
         verdicts.append(transfer_gain(targets, direct, transfer, TWO, "accuracy", resamples=400).verdict)
     assert least <= 1 - verdicts.count("no evidence") / 200 <= most
 
 
 def test_a_true_gain_is_found_and_never_turned_round() -> None:
     found = [
-        transfer_gain(*runs(data, TWO, 3, 300, wrong=(0.35, 0.2)), TWO, "f1_macro", resamples=400) for data in range(30)
+        transfer_gain(*sides(data, TWO, 3, 300, wrong=(0.35, 0.2)), TWO, "f1_macro", resamples=400)
+        for data in range(30)
     ]
     assert [gain.verdict for gain in found].count("helps") >= 28
     assert not any(gain.verdict == "hurts" for gain in found)
@@ -162,7 +140,7 @@ def test_a_true_gain_is_found_and_never_turned_round() -> None:
 )
 def test_changing_places_negates_the_gain(seed: int, seeds: int, rows: int, several: bool, metric: str) -> None:
     labels = SEVERAL if several else THREE
-    targets, direct, transfer = runs(seed, labels, seeds, rows)
+    targets, direct, transfer = sides(seed, labels, seeds, rows)
     there = transfer_gain(targets, direct, transfer, labels, metric, resamples=50)
     back = transfer_gain(targets, transfer, direct, labels, metric, resamples=50)
     assert (back.direct, back.with_source) == (there.with_source, there.direct)
@@ -176,7 +154,7 @@ def test_changing_places_negates_the_gain(seed: int, seeds: int, rows: int, seve
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "mcc"])
 def test_runs_that_agree_leave_the_interval_to_the_rows(metric: str) -> None:
-    targets, direct, transfer = runs(1, THREE, 1)
+    targets, direct, transfer = sides(1, THREE, 1)
     one = transfer_gain(targets, direct, transfer, THREE, metric)
     three = transfer_gain(targets, direct * 3, transfer * 3, THREE, metric)
     assert three.interval == pytest.approx(one.interval, abs=1e-9)
@@ -185,7 +163,7 @@ def test_runs_that_agree_leave_the_interval_to_the_rows(metric: str) -> None:
 
 
 def test_what_both_sides_share_cancels_out() -> None:
-    targets, direct, _ = runs(2, THREE, 3, 90)
+    targets, direct, _ = sides(2, THREE, 3, 90)
     for share, run in zip((0.1, 0.4, 0.7), range(3), strict=True):
         direct[run] = flipped(np.random.default_rng(run), targets, share, 3)
     found = transfer_gain(targets, direct, [run.copy() for run in direct], THREE, "f1_macro")
@@ -211,18 +189,8 @@ def test_sums_that_are_zero_but_for_rounding_are_no_gain() -> None:
     assert (found.gain, found.verdict) == (0.0, "no evidence")
 
 
-def test_of_a_score_that_wants_less_a_fall_is_the_gain(monkeypatch: pytest.MonkeyPatch) -> None:
-    targets, direct, transfer = runs(0, TWO, rows=400)
-    more = transfer_gain(targets, direct, transfer, TWO, "accuracy")
-    monkeypatch.setattr(gain, "higher_is_better", lambda metric: False)
-    less = transfer_gain(targets, direct, transfer, TWO, "accuracy")
-    assert (less.direct, less.with_source, less.gain) == (more.direct, more.with_source, -more.gain)
-    assert less.interval == pytest.approx((-more.interval[1], -more.interval[0]))
-    assert (more.verdict, less.verdict) == ("helps", "hurts")
-
-
 def test_intervals_depend_on_the_seed_alone_and_not_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments: Any = (*runs(4, THREE), THREE, "f1_macro")
+    arguments: Any = (*sides(4, THREE), THREE, "f1_macro")
     found = transfer_gain(*arguments)
     assert transfer_gain(*arguments) == found
     assert transfer_gain(*arguments, seed=1).interval != found.interval
@@ -231,14 +199,14 @@ def test_intervals_depend_on_the_seed_alone_and_not_on_the_block(monkeypatch: py
 
 
 def test_a_gain_goes_through_json() -> None:
-    found = transfer_gain(*runs(6, SEVERAL), SEVERAL, "f1_micro")
+    found = transfer_gain(*sides(6, SEVERAL), SEVERAL, "f1_micro")
     plain = json.loads(json.dumps(asdict(found), allow_nan=False))
     assert list(plain) == ["direct", "with_source", "gain", "interval", "verdict", "metric", "seeds", "rows"]
     assert Gain(**{**plain, "interval": tuple(plain["interval"])}) == found
 
 
 def test_two_thousand_resamples_take_a_fraction_of_a_second() -> None:
-    arguments: Any = (*runs(0, Labels(tuple("abcdef")), 3, 2000), Labels(tuple("abcdef")), "f1_macro")
+    arguments: Any = (*sides(0, Labels(tuple("abcdef")), 3, 2000), Labels(tuple("abcdef")), "f1_macro")
     start = time.process_time()
     transfer_gain(*arguments)
     assert time.process_time() - start < 1.0
@@ -277,5 +245,9 @@ def test_what_does_not_fit_is_refused(targets: Any, direct: Any, transfer: Any, 
     ],
 )
 def test_other_scores_are_refused(labels: Labels, metric: str, message: str) -> None:
+    targets, direct, transfer = sides(0, labels)
+    for refused in (transfer_gain, paired):
+        with pytest.raises(SettingError, match=message):
+            refused(targets, direct, transfer, labels, metric)
     with pytest.raises(SettingError, match=message):
-        transfer_gain(*runs(0, labels), labels, metric)
+        score_interval(targets, direct, labels, metric)

@@ -528,25 +528,16 @@ def test_settings_go_to_the_routes_that_have_them(comparing):
 
 
 def test_candidates_are_named_apart():
-    kinds = {"word2vec": Word2Vec, "lora": Lora}
-
-    def find(method):
-        return kinds[method]() if isinstance(method, str) else method
-
-    candidates = candidates_of(("lora", "majority", "word2vec"), ("a/small", None), find)
-    assert [one.name for one in candidates] == [
-        "majority",
-        "word2vec-small",
-        "word2vec-default",
-        "lora-small",
-        "lora-default",
-    ]
-    candidates = candidates_of((Lora(rank=4), Lora(rank=8)), (None,), find)
+    candidates = candidates_of(("lora", "majority", "word2vec"), ("a/small", None), {"rank": 3})
+    names = ["majority", "word2vec-small", "word2vec-default", "lora-small", "lora-default"]
+    assert [one.name for one in candidates] == names
+    assert candidates[3].route == Lora(rank=3) and candidates[1].route == Word2Vec()
+    candidates = candidates_of((Lora(rank=4), Lora(rank=8)), (None,), {})
     assert [one.name for one in candidates] == ["lora-1", "lora-2"]
     with pytest.raises(SettingError, match="expected each candidate once, found lora twice"):
-        candidates_of(("lora", Lora()), (None,), find)
+        candidates_of(("lora", Lora()), (None,), {})
     with pytest.raises(SettingError, match="unknown route 'lore': did you mean 'lora'"):
-        candidates_of(("lore",), (None,), find)
+        candidates_of(("lore",), (None,), {})
 
 
 @pytest.mark.parametrize(

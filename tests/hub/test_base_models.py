@@ -179,7 +179,13 @@ def test_hub_refusals(tmp_path, hub):
     assert not list((tmp_path / "hub-cache").rglob("pytorch_model.bin"))
     refused("me/data", "me/data: expected an encoder with config.json", "found neither")
     refused("me/gated", "me/gated", "consent", "hf auth login")
-    refused("me/nobody", "me/nobody", "no such model on the hub", "check the name", revision="v1")
+    refused(
+        "me/nobody",
+        "me/nobody",
+        "expected a model on the hub, or a folder here, found none",
+        "check the name",
+        revision="v1",
+    )
 
 
 def test_hub_out_of_reach(hub, no_package, monkeypatch):
@@ -221,8 +227,8 @@ def test_other_weights_in_the_package_are_refused(package, hub):
 
 
 def test_the_package_stands_in_for_nothing_else(package, hub):
-    refused("sentence-transformers/all-MiniLM-L12-v2", "no such model on the hub")
-    refused(None, "no such model", f"installed package has revision {PACKAGE_REVISION}", revision="v9")
+    refused("sentence-transformers/all-MiniLM-L12-v2", "expected a model on the hub, or a folder here, found none")
+    refused(None, "expected a model on the hub", f"installed package has revision {PACKAGE_REVISION}", revision="v9")
 
 
 def test_default_from_the_hub_without_the_package(tmp_path, hub, no_package):

@@ -37,6 +37,7 @@ from nlptransfer.results import (
     PairDifference,
     RowsToReach,
     RunResult,
+    TransferSummary,
     Trial,
     Verdict,
     begin_run,
@@ -350,6 +351,22 @@ def test_words_are_shown_with_what_they_count_for(run_folder: Path) -> None:
 def test_the_verdict_on_a_source_is_shown(run_folder: Path) -> None:
     text = Page(html_of(run_folder)).texts["verdict"]
     assert "helps: accuracy 0.810 with the source, 0.750 without; gain +0.060 [+0.010, +0.110], over 3 seeds" in text
+
+
+@pytest.mark.parametrize(("differ", "said"), [(True, "Chosen by information"), (False, "Nothing was adapted")])
+def test_what_was_chosen_without_labels_is_shown_with_its_evidence(tmp_path: Path, differ: bool, said: str) -> None:
+    names = ("information", "risk", "risk_error", "deep_embedded", "entropy", "margin")
+    evidence = {**dict.fromkeys(names, 0.25), "label_shares": [0.2, 0.3, 0.5]}
+    curve = [{"trade_off": 0.5, "adapted": adapted, "evidence": evidence} for adapted in (True, False)]
+    fit = Fit(domains_differ=differ, chosen={"trade_off": 0.5, "adapted": True}, curve=curve)
+    transfer = TransferSummary("coral", True, {"choose_by": "information"}, stages={"joint": fit, "polish": Fit()})
+    page = page_of(write_run(tmp_path, transfer=transfer))
+    assert said in page.texts["choice"] and "bad 20.0%, good 30.0%, mixed 50.0%" in page.texts["choice"]
+    rows = [row[:3] for row in page.tables["Candidates and what tells of them"][1:]]
+    assert rows == [
+        ["joint", "trade off 0.5, adapted (kept)", "0.250"],
+        ["joint", "trade off 0.5, not adapted", "0.250"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,27 @@
-"""How a result lies in its folder: saved and loaded it is the same, and records.py alone knows the names of files."""
+"""How a result lies in its folder: saved and loaded it is the same, and records.py alone knows files and keys."""
 
 import ast
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
+from itertools import chain
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from helpers.folders import ROOT
 from helpers.results import ONE_LABEL, SEVERAL, result_of
 from nlptransfer.errors import DataError, RunFolderError
-from nlptransfer.results import Fit, Predictions, RunResult, TransferSummary, Verdict, records
+from nlptransfer.files import read_json
+from nlptransfer.results import (
+    CandidateResult,
+    ComparisonResult,
+    Fit,
+    Predictions,
+    RunResult,
+    TransferSummary,
+    Verdict,
+    records,
+)
 
 VERDICT = Verdict(
     direct=0.75, with_source=0.81, gain=0.06, interval=(0.01, 0.11), verdict="helps", metric="accuracy", seeds=3,
@@ -57,10 +69,49 @@ def test_the_validation_score_is_that_of_rows_that_were_not_learned_from(tmp_pat
     assert replace(result, training=crossed).validation_score("accuracy") == 0.7
 
 
-def test_records_alone_knows_the_names_of_files():
-    names = {"experiment.json", "metrics.json", "predictions.parquet", "gains.json", "gap.json", "fitted.json"}
-    assert names <= {value for value in vars(records).values() if isinstance(value, str)}
+FILES = {
+    "experiment.json", "metrics.json", "predictions.parquet", "comparison.json", "report.html", "gains.json",
+    "gap.json", "fitted.json",
+}  # fmt: skip
+OTHER_KEYS = {
+    "base", "calibration", "data", "labels", "multi_label", "name", "pairs", "processes", "reason", "route", "rows",
+    "seeds", "settings", "source", "split", "stages", "status", "test", "thresholds", "train", "training", "transfer",
+    "trials", "validation", "verdict",
+}  # fmt: skip
+"""Keys that mappings in memory, checkpoints, or nlptransfer.json have too."""
+
+
+def keys_on_disk(folder):
+    """The keys of the files of a run, of a stage and of a comparison, and of those objects in them that have a form."""
+    run = replace(result_of(folder), verdict=VERDICT)
+    run = replace(run, transfer=replace(TRANSFER, source=run.data))
+    run.save()
+    records.write_stage(folder, {}, run.training, None)
+    names = [field.name for field in fields(ComparisonResult) if field.default is MISSING]
+    asked = dict.fromkeys(names) | {"folder": folder, "data": run.data, "candidates": (CandidateResult("a", "full"),)}
+    ComparisonResult(**asked).save()
+    files = [read_json(path) for path in folder.rglob("*.json")]
+    parts = [file[name] for file in files for name in ("data", "transfer", "training", "fit") if name in file]
+    parts += [*chain.from_iterable(file["candidates"] for file in files if "candidates" in file)]
+    columns = pq.read_schema(folder / records.PREDICTIONS).names
+    return {key for part in (*files, *parts) for key in part}.union(columns)
+
+
+def keys_read_by(code):
+    """The constants by which a module takes something out of a mapping."""
+    for node in ast.walk(code):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            yield from (part.value for part in [node.slice] if isinstance(part, ast.Constant))
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "get":
+            yield from (part.value for part in node.args[:1] if isinstance(part, ast.Constant))
+
+
+def test_records_alone_knows_the_names_of_files_and_the_keys_in_them(tmp_path):
+    assert {value for value in vars(records).values() if isinstance(value, str)} >= FILES
+    keys = keys_on_disk(tmp_path) - OTHER_KEYS
+    assert {"asked", "validation_logits", "true", "spent_seconds", "fingerprints", "history", "seconds_of_run"} <= keys
     for path in (ROOT / "nlptransfer").rglob("*.py"):
         if path.name != "records.py":
-            constants = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
-            assert not [node.value for node in constants if node.value in names], path
+            code = ast.parse(path.read_text())
+            assert not FILES & {node.value for node in ast.walk(code) if isinstance(node, ast.Constant)}, path
+            assert not keys.intersection(keys_read_by(code)), path

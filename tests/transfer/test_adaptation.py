@@ -25,7 +25,8 @@ from nlptransfer.errors import DataError, SettingError
 from nlptransfer.experiments import fitting
 from nlptransfer.transfer.adapt import Adapt
 from nlptransfer.transfer.alignment import Coral, Dann, Mmd
-from nlptransfer.transfer.label_free import LabelFree, Reweight
+from nlptransfer.transfer.base import LabelFree
+from nlptransfer.transfer.direct import Reweight
 from nlptransfer.transfer.registry import TRANSFERS
 from nlptransfer.transfer.self_training import SelfTrain
 
@@ -266,12 +267,12 @@ def test_resumes_without_doing_a_candidate_twice(adapt, tmp_path, monkeypatch):
     done, fit = [], fitting.fit_variant
 
     def counted(learning, stage, variant, *rest):
-        done.append(variant.transfer.chosen)
+        done.append({**variant.settings})
         return fit(learning, stage, variant, *rest)
 
     def interrupted(*given):
         if len(done) == 1:
-            done.append(given[2].transfer.chosen)
+            done.append({**given[2].settings})
             raise KeyboardInterrupt
         return counted(*given)
 
@@ -325,18 +326,10 @@ def test_a_whole_map_is_the_most(adapt):
 @pytest.mark.parametrize(
     ("route", "strategy", "message"),
     [
-        ("words linear", Coral(warm_up=True), "warm_up=True: expected False, as it is of a last layer that is trained"),
-        ("probe linear", Coral(epochs=(1, 2)), "epochs=(1, 2): expected (), as it is of a last layer that is trained"),
-        (
-            "words mlp",
-            Coral(shrinkage=0.1),
-            "shrinkage=0.1: expected 0.9, as it is of a last layer that is fitted",
-        ),
-        (
-            "probe linear",
-            Adapt(methods=("mmd",)),
-            "expected coral or selftrain where the last layer is fitted",
-        ),
+        ("words linear", Coral(warm_up=True), "warm_up=True: expected False, as the last layer is fitted, not trained"),
+        ("probe linear", Coral(epochs=(1, 2)), "epochs=(1, 2): expected (), as the last layer is fitted, not trained"),
+        ("words mlp", Coral(shrinkage=0.1), "shrinkage=0.1: expected 0.9, as the last layer is trained, not fitted"),
+        ("probe linear", Adapt(methods=("mmd",)), "expected coral or selftrain where the last layer is fitted"),
         ("words linear", SelfTrain(within=True), "within=True: expected false where there is a source"),
     ],
 )
@@ -346,7 +339,7 @@ def test_a_setting_that_would_do_nothing_is_refused(route, strategy, message, ad
 
 
 def test_settings_of_a_source_need_one(adapt):
-    with pytest.raises(SettingError, match="max_source_rows=9: expected a source"):
+    with pytest.raises(SettingError, match="max_source_rows=9: expected None, as there is no source"):
         adapt("words linear", SelfTrain(max_source_rows=9), source=None, unlabeled=["good"])
     with pytest.raises(SettingError, match="choose_by"):
         adapt("words linear", "reweight", choose_by="entropy")

@@ -194,7 +194,7 @@ def test_the_loss_is_what_transformers_computes(kind, tmp_path):
     real = inputs["attention_mask"].bool()
     seen, chosen = _masked(inputs["input_ids"], real, own, 0) if own else (inputs["input_ids"], real)
     expected = plain(**{**inputs, "input_ids": seen}, labels=torch.where(chosen, inputs["input_ids"], -100)).loss
-    with _around(model, made.model, learns=True):
+    with _around(model, made.model, head_learns=True):
         objective = LanguageLoss(model, own).eval()
         sums, counts = objective(inputs).T
         # Of 7 and 2 words one in two, rounded to even; of a decoder all tokens but the first.
@@ -392,17 +392,19 @@ def test_probe_is_refused_before_anything_is_written(masked, tmp_path):
 
 
 def test_a_saved_classifier_is_no_source_behind_it():
-    with pytest.raises(
-        SettingError, match=r"expected rows of a source, found a saved classifier, .* give its training"
-    ):
+    with pytest.raises(SettingError, match="expected rows of a source, found a saved classifier: give its training"):
         (Pretrain() >> Sequential()).check_fits(Full(), replace(SIDES, has_rows=False))
 
 
 @pytest.mark.parametrize(
     ("settings", "route", "said"),
     [
-        ({"mask_probability": 0.2}, Word2Vec(), "mask_probability=0.2: expected none for word vectors"),
-        ({"pretrain_batch_size": 8}, Word2Vec(), "pretrain_batch_size=8: expected 32 for word vectors"),
+        (
+            {"mask_probability": 0.2},
+            Word2Vec(),
+            "mask_probability=0.2: expected None, as word vectors have no such setting",
+        ),
+        ({"pretrain_batch_size": 8}, Word2Vec(), "pretrain_batch_size=8: expected 32, as word vectors"),
     ],
 )
 def test_settings_that_word_vectors_have_no_use_for_are_refused(settings, route, said):

@@ -162,8 +162,8 @@ def test_several_labels_of_a_source_may_become_one(tune, sides):
 
 WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("words linear", "copy", {"names": OTHER_NAMES}, "found no, yes in the source and bad, good in the target"),
-    ("words linear", "sequential", {"names": OTHER_NAMES}, "where the labels agree, found no, yes"),
-    ("probe linear", "joint", {"names": OTHER_NAMES}, "where the labels agree"),
+    ("words linear", "sequential", {"names": OTHER_NAMES}, "same labels on both sides, found no, yes"),
+    ("probe linear", "joint", {"names": OTHER_NAMES}, "same labels on both sides"),
     ("words linear", "relational", {}, "found word2vec with a fitted last layer"),
     ("full", "select_features", {}, "found full: take probe"),
     ("words linear", Joint(weighting="scheduled"), {}, "weighting='scheduled': expected fixed or size"),
@@ -244,7 +244,7 @@ def test_what_a_saved_classifier_cannot_do_is_refused(tune, sides, tmp_path):
         ({"route": Lora()}, "route=lora: expected full"),
         ({"route": Full(max_length=99)}, "max_length=99: expected 16"),
         ({"max_length": 99}, "give it to Full"),
-        ({"temperature": 2.0}, "temperature=2.0: expected rows of a source"),
+        ({"temperature": 2.0}, "temperature=2.0: expected 1.0, as the source is a saved classifier"),
         ({"label_mapping": {"good": "bad"}}, "another name for each label of a saved classifier"),
     ):
         with pytest.raises(SettingError, match=message):

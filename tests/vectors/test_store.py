@@ -23,6 +23,7 @@ from helpers.folders import SHARED, needs_shared
 from nlptransfer.errors import SettingError, VectorsError
 from nlptransfer.files import cache_folder
 from nlptransfer.vectors import formats, store
+from nlptransfer.vectors.formats import array_blocks
 from nlptransfer.vectors.store import WordVectors, cached_vectors, open_vectors, save_vectors
 
 WORDS = ["the", "café", "电影", "film", "films", "don't"]
@@ -82,9 +83,7 @@ def test_no_words_asked(tmp_path):
     assert opened.rows(["\ud800"]).tolist() == [-1]
 
 
-@pytest.mark.parametrize("rows_at_once", [7, 1000])
-def test_nearest_as_gensim(tmp_path, monkeypatch, rows_at_once):
-    monkeypatch.setattr(store, "_NEAREST_BYTES", 8 * 10 * rows_at_once)
+def test_nearest_as_gensim(tmp_path):
     matrix = np.random.default_rng(1).standard_normal((200, 10)).astype(np.float32)
     words = [f"w{number}" for number in range(200)]
     keyed = KeyedVectors(10)
@@ -283,10 +282,10 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_cached_vectors_are_made_once(tmp_path):
     folder = cache_folder("vectors") / "mine"
-    assert cached_vectors(folder, "mine", lambda: (WORDS, MATRIX)).words() == WORDS
+    assert cached_vectors(folder, "mine", lambda: array_blocks("mine", WORDS, MATRIX)).words() == WORDS
     assert cached_vectors(folder, "mine", refuse).source == "mine"
     with pytest.raises(VectorsError, match=r"^bad: expected one vector of numbers for each word, found 5 words"):
-        cached_vectors(folder.with_name("bad"), "bad", lambda: (WORDS[1:], MATRIX))
+        cached_vectors(folder.with_name("bad"), "bad", lambda: array_blocks("bad", WORDS[1:], MATRIX))
     assert cached() == ["mine"]
 
 

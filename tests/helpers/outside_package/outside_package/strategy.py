@@ -39,4 +39,4 @@ class Tethered(FromSource):
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         if stage is FROM_SOURCE:
             return super().objective(stage, learner)
-        return TetheredLoss(learner.module, learner.criteria[TARGET], self.tether, learner.taught)
+        return TetheredLoss(learner.module, learner.criteria[TARGET], self.tether, learner.carried_over)
