@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -43,6 +43,18 @@ class FittedHead:
     held_out: np.ndarray
     """(validation rows, labels) logits of a head that was not fitted on these rows"""
     record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """An L2 strength and what it scored."""
+
+    l2: float
+    score: float
+    logits: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    """of the held-out rows"""
+    head: Head | None = None
+    """of all rows that were trained on, or of a fold's"""
 
 
 @dataclass(frozen=True)
@@ -95,8 +107,7 @@ class HeadTask:
         """
         crossed, first = refit and self.has_few_rows, len(self.train)
         rows = self.train + self.validation
-        splits: list[Split] = _folds(rows.targets, self.seed) if crossed else [(slice(first), slice(first, None))]
-        held_out = rows if crossed else self.validation
+        splits = _folds(rows.targets, self.seed) if crossed else [(slice(first), slice(first, None))]
 
         def with_extra(part: Features) -> Features:
             return part if extra is None else replace(part, weights=share_weights(self.criterion, part, share)) + extra
@@ -104,36 +115,36 @@ class HeadTask:
         parts = [with_extra(rows[kept]) for kept, _ in splits]
         whole = with_extra(rows) if refit else parts[0]
         axes = principal_axes(whole if crossed else parts[0])
-        fitted = partial(fit, self.criterion, towards=towards, has_bias=self.has_bias, axes=axes)
+        fit_part = partial(fit, self.criterion, towards=towards, has_bias=self.has_bias, axes=axes)
 
+        held_out = rows if crossed else self.validation
         scores: dict[float, float] = {}
-        heads: list[Head | None] = [towards] * len(parts)
-        start = towards
-        best, logits, worse = math.nan, np.empty((0, 0), np.float32), 0
+        starts: list[Head | None] = [towards] * len(parts)
+        best, worse = _Scored(math.nan, -math.inf), 0
         for l2 in self._strengths(towards):
-            fits = [fitted(part, l2, start=head, ftol=ROUGH) for part, head in zip(parts, heads, strict=True)]
-            heads = [*fits]
-            outputs = np.empty((len(rows), len(self.criterion.class_weights)), np.float32)
-            for (_, out), (weight, bias) in zip(splits, fits, strict=True):
-                outputs[out] = rows.values[out] @ weight.T + bias
-            outputs = outputs[len(rows) - len(held_out) :]
-            scores[l2] = _finite(self._metric(held_out.targets, outputs))
-            if not scores[l2] <= scores.get(best, -math.inf):
-                best, logits, start, worse = l2, outputs, fits[0], 0
-            elif scores[l2] < scores[best]:
+            heads = [fit_part(part, l2, start=start, ftol=ROUGH) for part, start in zip(parts, starts, strict=True)]
+            logits = np.empty((len(rows), len(self.criterion.class_weights)), np.float32)
+            for (_, out), (weight, bias) in zip(splits, heads, strict=True):
+                logits[out] = rows.values[out] @ weight.T + bias
+            logits = logits[len(rows) - len(held_out) :]
+            scores[l2] = self._metric(held_out.targets, logits)
+            if scores[l2] > best.score:
+                best, worse = _Scored(l2, scores[l2], logits, heads[0]), 0
+            elif scores[l2] < best.score:
                 worse += 1
                 if worse == (1 if self.by_loss else PATIENCE):
                     break
-        head = fitted(whole, best, start=start)
-        score = self.score(held_out.targets, logits)
+            starts = [*heads]
+        score = self.score(held_out.targets, best.logits)
         record = {
             "fitted_on": "train+validation" if refit else "train",
             "chosen_by": "default" if self.l2 else "cross-validation" if crossed else "validation",
-            "l2": best,
+            "l2": best.l2,
             "validation_scores": {f"{l2:g}": value for l2, value in scores.items()},
             "best_score": score,
         }
-        return FittedHead(head, score, logits[len(logits) - len(self.validation) :], record)
+        head = fit_part(whole, best.l2, start=best.head)
+        return FittedHead(head, score, best.logits[len(held_out) - len(self.validation) :], record)
 
     def _strengths(self, towards: Head | None) -> Sequence[float]:
         if self.l2:
@@ -142,11 +153,17 @@ class HeadTask:
 
     def _metric(self, targets: np.ndarray, logits: np.ndarray) -> float:
         """Return what the strength is chosen by; higher is better."""
-        if not self.by_loss:
-            return self.score(targets, logits)
+        score = self.score(targets, logits) if not self.by_loss else -self._loss(targets, logits)
+        if not math.isfinite(score):
+            raise TrainingError(
+                f"expected a finite validation score, found {score}: choose another metric_for_best_model"
+            )
+        return score
+
+    def _loss(self, targets: np.ndarray, logits: np.ndarray) -> float:
         truth = torch.from_numpy(targets)
         losses = self.criterion.row_losses(torch.from_numpy(logits).double(), truth)
-        return -float(losses.sum() / self.criterion.row_weights(truth).double().sum())
+        return float(losses.sum() / self.criterion.row_weights(truth).double().sum())
 
 
 def are_few(train: int, validation: int) -> bool:
@@ -173,9 +190,3 @@ def _folds(targets: np.ndarray, seed: int) -> list[Split]:
     if rarest > 1:
         return [*StratifiedKFold(min(FOLDS, rarest), shuffle=True, random_state=seed).split(targets, targets)]
     return [*KFold(min(FOLDS, rows), shuffle=True, random_state=seed).split(targets)]
-
-
-def _finite(score: float) -> float:
-    if not math.isfinite(score):
-        raise TrainingError(f"expected a finite validation score, found {score}: choose another metric_for_best_model")
-    return score
