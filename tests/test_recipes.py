@@ -118,23 +118,12 @@ def test_recipe_as_it_stands(name, floor, recipe):
 
 
 def test_the_command_line_wins_over_a_recipe(recipe, vectors, tmp_path, remarks_folder, vectors_file):
-    call = [
-        "--base",
-        vectors("multi_label"),
-        "--set",
-        "head_type=mlp",
-        "--num-train-epochs",
-        1,
-        "--quiet",
-        "--no-report",
-    ]
-    ended = recipe("multi_label", *call, "--seed", 2)
-    (run,) = runs_of(ended.out)
+    call = ["--base", vectors("multi_label"), "--num-train-epochs", 1, "--quiet", "--no-report"]
+    (run,) = runs_of(recipe("multi_label", *call, "--set", "head_type=mlp", "--seed", 2).out)
     assert run.settings["route"]["head_type"] == "mlp"
     assert run.settings["training"]["seed"] == 2
-    (run,) = runs_of(
-        recipe("topics", remarks_folder, "--base", vectors_file, "--set", "head_type=linear", "--no-report").out
-    )
+    call = ["--base", vectors_file, "--set", "head_type=linear", "--no-report"]
+    (run,) = runs_of(recipe("topics", remarks_folder, *call).out)
     assert run.data.name == "remarks"
 
 

@@ -1,11 +1,9 @@
-"""Average several adapters of one base into one (model soups, Wortsman et al. 2022).
-
-Does not know what an adapter is made of: their format averages the models.
-"""
+"""Average several adapters of one base into one (model soups, Wortsman et al. 2022)."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from nlptransfer import distributed
 from nlptransfer.classifier.classifier import Classifier
@@ -26,7 +24,7 @@ def average(
         base: where the base lies, where it is not found by itself.
 
     Returns:
-        A classifier that gives each of several labels from a probability of 0.5 on, whatever the thresholds were.
+        A classifier whose thresholds, with several labels at once, are all 0.5.
 
     Raises:
         SettingError: fewer than two, weights that make no sense, or classifiers that do not go together.
@@ -49,20 +47,17 @@ def average(
 
 def _check_alike(first: Classifier, other: Classifier, number: int) -> None:
     """Raise a SettingError unless two classifiers differ in their weights alone."""
-    sides = [
-        {
-            "labels": one.labels.names,
-            "several labels": one.labels.multi_label,
-            "base": one.record.get("base", {}).get("sha256"),
-            "normalization": one.normalization,
-            "max_length": one.tokenizer.model_max_length,
-            "long_text": one.route.long_text,
-        }
-        for one in (first, other)
-    ]
-    for what, value in sides[0].items():
-        if value != sides[1][what]:
+    compared: dict[str, tuple[Any, ...]] = {
+        "labels": (first.labels.names, other.labels.names),
+        "several labels": (first.labels.multi_label, other.labels.multi_label),
+        "base": tuple(one.record.get("base", {}).get("sha256") for one in (first, other)),
+        "normalization": (first.normalization, other.normalization),
+        "max_length": (first.tokenizer.model_max_length, other.tokenizer.model_max_length),
+        "long_text": (first.route.long_text, other.route.long_text),
+    }
+    for what, (expected, found) in compared.items():
+        if found != expected:
             raise SettingError(
-                f"classifier {number}: expected the same {what} as the first one has, {value!r:.200}, "
-                f"found {sides[1][what]!r:.200}"
+                f"classifier {number}: expected the same {what} as the first one has, {expected!r:.200}, "
+                f"found {found!r:.200}"
             )

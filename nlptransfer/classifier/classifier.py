@@ -1,6 +1,6 @@
 """Classifier: a trained model with its tokenizer and labels; predict, evaluate, save, load, push.
 
-Does not know routes: how a model is fed, saved and opened is asked of its format.
+It does not know how a model is fed, saved and opened: its format does.
 """
 
 import tempfile
@@ -38,7 +38,7 @@ class Prediction:
 
     text: str
     labels: tuple[str, ...]
-    """the label; with several labels at once, all that reach their threshold, perhaps none; none where it abstained"""
+    """the label; with several labels at once, all that reach their threshold; none where it abstained"""
     scores: tuple[float, ...]
     """the probability of each of ``labels``"""
     probabilities: dict[str, float]
@@ -50,11 +50,7 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The one label.
-
-        Raises:
-            DataError: there is none, or several; look at ``labels``.
-        """
+        """The one label; raises a DataError where there is none, or several: look at ``labels``."""
         if self.abstained:
             raise DataError("expected a label, found that the classifier abstains from this text: look at .abstained")
         if len(self.labels) != 1:
@@ -86,10 +82,12 @@ class Classifier:
         """Return logits, (texts, labels) float32.
 
         Args:
-            share: whether all processes call this together, in a run: each works on a part, and what is frozen is
-                kept in the feature cache.
+            share: whether all processes call this together, in a run, and each works on a part.
         """
-        rows = self.route.rows(self.model, self.tokenizer, normalize(self.normalization, texts), share=share)
+        return self._logits_of_normalized(normalize(self.normalization, texts), share=share)
+
+    def _logits_of_normalized(self, texts: Sequence[str], *, share: bool = False) -> np.ndarray:
+        rows = self.route.rows(self.model, self.tokenizer, texts, share=share)
         return predict_logits(self.model, rows, share=share)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
@@ -105,8 +103,8 @@ class Classifier:
             texts: a list of texts, or the path of a file of them.
             text_column: where the file has several columns.
             min_confidence: a text of less confidence gets no label. The confidence is the probability of its label,
-                or with several labels at once that of the least sure yes or no. What a run's report has under "Leaving
-                out the unsure" says what this costs and gains.
+                or with several labels at once that of the least sure yes or no; see "Leaving out the unsure" in the
+                run's report.
 
         Raises:
             DataError: a single string that is no file, or a file that cannot be read.
@@ -145,7 +143,7 @@ class Classifier:
             further: names of other ``evaluate`` metrics.
 
         Raises:
-            DataError: the data cannot be read, or has a label that the classifier has not.
+            DataError: the data cannot be read, or has a label that the classifier does not know.
         """
         return self.score(load_split(data, self.labels, settings, split), further)
 
@@ -176,7 +174,7 @@ class Classifier:
             int8: whether weights are kept in 8 bits: a quarter of the size, and scores that may differ a little.
 
         Returns:
-            The classifier in this form: it predicts, and cannot learn.
+            The classifier in this form, which cannot learn.
 
         Raises:
             SettingError: the packages of the extra ``onnx`` are missing, or it was exported before.
@@ -193,13 +191,13 @@ class Classifier:
             return Classifier.load(exported.save_pretrained(folder))
 
     def save_pretrained(self, folder: str | Path, examples: Sequence[str] = ()) -> Path:
-        """Write weights (safetensors), tokenizer, config and nlptransfer.json; all or nothing, and proved.
+        """Write weights (safetensors), tokenizer, config and nlptransfer.json; all or nothing.
 
         What was written is opened again, by the classes that its model card names and under another seed, and must
         give the logits of the live model.
 
         Args:
-            examples: texts on which that is tried, besides some that are made of label names; none of them is saved.
+            examples: texts on which logits are compared, besides made ones; they are not saved.
 
         Raises:
             RunFolderError: the folder holds something that is not a saved classifier.
@@ -210,8 +208,7 @@ class Classifier:
             return self.merge().save_pretrained(folder, examples)
         made = made_texts(self.labels, self.tokenizer)
         texts = [*made, *normalize(self.normalization, examples)]
-        logits = predict_logits(self.model, self.route.rows(self.model, self.tokenizer, texts))
-        length = self.tokenizer.model_max_length
+        logits, length = self._logits_of_normalized(texts), self.tokenizer.model_max_length
         record = SavedRecord(self.route, self.labels, self.thresholds, self.normalization, length, self.record)
         with atomic_folder(folder) as new:
             self.route.save(self.model, self.tokenizer, new)
@@ -220,7 +217,7 @@ class Classifier:
         return folder
 
     def push_to_hub(self, repo_id: str, *, merged: bool = False, **options: Any) -> Pushed:
-        """Save the classifier for a moment and push it to a model hub, as :func:`push_saved` does.
+        """Save the classifier in a temporary folder and push it to a model hub, as :func:`push_saved` does.
 
         Args:
             repo_id: owner/name.
@@ -246,8 +243,8 @@ class Classifier:
 
         Args:
             source: a folder, or a hub id (owner/name).
-            base: the base model, where the classifier was saved without a copy of it: its folder or hub id where it
-                is not found by itself, or one that is in memory for several classifiers.
+            base: the base model, where the classifier has no copy of it: its folder or hub id where it is not found by
+                itself, or one that is in memory for several classifiers.
             revision: of a classifier on the hub: commit, branch or tag.
             token: of a private one, and of a private base; None: the one that this machine is logged in with.
 
@@ -265,7 +262,7 @@ class Classifier:
             recorded_base(known, base, token)
         model, tokenizer = route.load(folder, known, base)
         model = model.to(distributed.state().device)
+        found = cls(route, model, tokenizer, record.labels, record.thresholds, record.further, record.normalization)
         if record.verified is not None:
-            logits = predict_logits(model, route.rows(model, tokenizer, record.verified["texts"]))
-            check_logits(record.verified, logits, str(source))
-        return cls(route, model, tokenizer, record.labels, record.thresholds, record.further, record.normalization)
+            check_logits(record.verified, found._logits_of_normalized(record.verified["texts"]), str(source))
+        return found

@@ -1,14 +1,11 @@
-"""A classifier as ONNX: onnxruntime predicts with it, without its base and without its weights in torch.
-
-Does not know how a graph is made.
-"""
+"""A classifier as ONNX: onnxruntime predicts with it, without its base and without its weights in torch."""
 
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,16 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained
-from nlptransfer.models import (
-    LongText,
-    Rows,
-    SharedBase,
-    TokenRows,
-    encode,
-    encode_words,
-    predict_logits,
-    texts_of_rows,
-)
+from nlptransfer.models import Rows, SharedBase, WordIdRows, encode, encode_words, predict_logits
 from nlptransfer.routes import ROUTES, WORDS, SavedFormat
 from nlptransfer.settings import fill
 
@@ -42,11 +30,10 @@ INSTALL = "pip install 'nlptransfer[onnx]'"
 class OnnxForSequenceClassification(PreTrainedModel):
     """Runs an ONNX graph as a model of transformers, for prediction alone.
 
-    onnxruntime takes a GPU where it was installed with CUDA, and as many threads as OMP_NUM_THREADS says, by default
-    one for each core.
+    onnxruntime takes a GPU where it was installed with CUDA, and OMP_NUM_THREADS threads, by default one for each core.
 
     Args:
-        config: the one of the model that was exported, with its labels.
+        config: of the model that was exported, with its labels.
         folder: where the graph is.
         words: tokenizer of the words, for word vectors besides an encoder.
 
@@ -88,57 +75,14 @@ class OnnxForSequenceClassification(PreTrainedModel):
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
     def save_pretrained(self, save_directory: Any, *_: Any, **__: Any) -> None:
-        """Copy the graph and its config."""
+        """Copy the graph, its config and the tokenizer of the words."""
         folder = Path(save_directory)
         self.config.save_pretrained(folder)
+        if self.words is not None:
+            self.words.save_pretrained(folder / WORDS)
         for name in (GRAPH, WEIGHTS):
             if (self.folder / name).exists():
                 shutil.copyfile(self.folder / name, folder / name)
-
-
-@dataclass(frozen=True)
-class WithWordIds:
-    """Token rows, and for each row the words of its text by their ids."""
-
-    tokens: TokenRows
-    words: TokenRows
-    """of each text"""
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return self.tokens.lengths
-
-    @property
-    def windows(self) -> np.ndarray | None:
-        return self.tokens.windows
-
-    def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """Return the token rows' inputs, and ``word_ids``, (len(indices), most words) int64."""
-        words = self.words.batch(texts_of_rows(self, indices))["input_ids"]
-        return {**self.tokens.batch(indices), "word_ids": words}
-
-
-def graph_rows(
-    config: PreTrainedConfig,
-    tokenizer: PreTrainedTokenizerFast,
-    words: PreTrainedTokenizerFast | None,
-    texts: Sequence[str],
-    long_text: LongText,
-) -> TokenRows | WithWordIds:
-    """Return a graph's inputs for texts.
-
-    Args:
-        config: of the model that was exported.
-        words: tokenizer of the words, for word vectors besides an encoder.
-        long_text: what is read of a text of more tokens than the tokenizer's ``model_max_length``.
-    """
-    if getattr(config, "only_pools", False):
-        return encode_words(texts, tokenizer, long_text)
-    tokens = encode(texts, tokenizer, tokenizer.model_max_length, long_text)
-    return tokens if words is None else WithWordIds(tokens, encode_words(texts, words, long_text))
 
 
 @dataclass(frozen=True)
@@ -149,7 +93,7 @@ class Exported(SavedFormat):
     opened_by: ClassVar[str] = "onnxruntime"
 
     learned_by: str
-    """name of the route that it has learned by"""
+    """name of the route of the model that was exported"""
 
     def check_export(self) -> None:
         raise SettingError("export: expected a model in torch, found one in ONNX: take what it was exported from")
@@ -157,33 +101,26 @@ class Exported(SavedFormat):
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
-        own = _own(model)
-        return graph_rows(own.config, tokenizer, own.words, texts, self.long_text)
-
-    def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-        """Write the graph, its config, and the tokenizers."""
-        super().save(model, tokenizer, folder)
-        if (words := _own(model).words) is not None:
-            words.save_pretrained(folder / WORDS)
+        """Return the graph's inputs, given it or the model in torch that it was exported from."""
+        if getattr(model.config, "only_pools", False):
+            return encode_words(texts, tokenizer, self.long_text)
+        tokens = encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
+        words = getattr(model, "words", None)
+        return tokens if words is None else WordIdRows(tokens, encode_words(texts, words, self.long_text))
 
     def load(
         self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-        """Open the graph and the tokenizer that were saved in a folder; the base is not asked for.
-
-        Raises:
-            RunFolderError: there is no graph that onnxruntime opens, or one for another number of labels.
-            SettingError: onnxruntime is not installed.
-        """
+        """Open a saved graph, see :class:`OnnxForSequenceClassification`, and its tokenizer; it needs no base."""
         words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
         model = OnnxForSequenceClassification(from_pretrained(AutoConfig, folder), folder, words)
         return model.eval(), fast_tokenizer(folder)  # type: ignore[no-untyped-call]
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
-        settings = record["learned"]["settings"]
-        learned = fill({"route": ROUTES.find(self.learned_by)}, settings)["route"].card_section(record, repo_id)
+        route = fill({"route": ROUTES.find(self.learned_by)}, record["learned"]["settings"])["route"]
+        learned: CardSection = route.card_section(record, repo_id)
         relation = "quantized" if "int8" in record["format"] else "finetune"
-        return cast(CardSection, replace(learned, library_name="nlptransfer", relation=relation, loading_code=""))
+        return replace(learned, library_name="nlptransfer", relation=relation, loading_code="")
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
         # In the same batches: in int8 what else is in a batch changes how activations are rounded.
@@ -192,12 +129,7 @@ class Exported(SavedFormat):
 
 
 def _opened(path: Path) -> Any:
-    """Open a graph as an onnxruntime.InferenceSession.
-
-    Raises:
-        RunFolderError: onnxruntime does not open it.
-        SettingError: onnxruntime is not installed.
-    """
+    """Open a graph as an onnxruntime.InferenceSession."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -214,8 +146,3 @@ def _opened(path: Path) -> Any:
         raise RunFolderError(
             f"{path}: expected a graph that onnxruntime opens, found {str(error).splitlines()[0]}: export it again"
         ) from error
-
-
-def _own(model: nn.Module) -> OnnxForSequenceClassification:
-    assert isinstance(model, OnnxForSequenceClassification)
-    return model

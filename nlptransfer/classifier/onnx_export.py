@@ -1,7 +1,4 @@
-"""Export a classifier from torch to ONNX, compared with the live model, in 8 bits on request.
-
-Does not know how a graph is saved and opened again.
-"""
+"""Export a classifier from torch to ONNX, compared with the live model, in 8 bits on request."""
 
 import logging
 import warnings
@@ -11,7 +8,7 @@ from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +16,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, XLNetModel
 
-from nlptransfer.classifier.onnx import (
-    GRAPH,
-    INSTALL,
-    LOGITS,
-    WEIGHTS,
-    Exported,
-    OnnxForSequenceClassification,
-    graph_rows,
-)
+from nlptransfer.classifier.onnx import GRAPH, INSTALL, LOGITS, WEIGHTS, Exported, OnnxForSequenceClassification
+from nlptransfer.classifier.verification import largest_difference
 from nlptransfer.errors import BaseModelError, SettingError, VerificationError
 from nlptransfer.models import predict_logits
 from nlptransfer.routes import SavedFormat
@@ -45,20 +35,20 @@ def export_onnx(
     *,
     int8: bool = False,
 ) -> tuple[Exported, OnnxForSequenceClassification, dict[str, Any]]:
-    """Write a classifier's ONNX graph, and compare it with the live model; an adapter is merged first.
+    """Write a classifier's ONNX graph, and compare it with the live model.
 
-    The graph takes token ids of any number of texts of any length, and gives logits; a frozen encoder is in it.
+    The graph takes token ids of any number of texts of any length, and gives logits. An adapter is merged first, and a
+    frozen encoder is in the graph.
 
     Args:
-        route: that the model has learned by.
+        route: of the model.
         texts: some texts, of several tokens each, on which graph and model are compared.
         folder: an empty one, for the graph; the format copies it from there when it saves the model.
         int8: whether weights are kept in 8 bits, and activations rounded to 8 bits where they are multiplied with
             them. The difference is then recorded and has no limit.
 
     Returns:
-        format and model, and for the record: ``format``, "onnx" or "onnx int8", and the largest difference of a logit
-        from the live model's.
+        Format and model, and for the record: ``format``, "onnx" or "onnx int8", and the largest difference of a logit.
 
     Raises:
         SettingError: packages are missing, it was exported before, its base is in 4 bits, or a graph cannot do what
@@ -77,23 +67,26 @@ def export_onnx(
     # Also texts that are short, long, or nothing.
     texts = [*texts, texts[0][:1], " ".join([*texts] * 8), ""]
     live_logits = predict_logits(live, route.rows(live, tokenizer, texts))
-    words = getattr(plain, "words", None)
     exported = Exported(learned_by=route.name, long_text=route.long_text)
 
     def opened() -> tuple[OnnxForSequenceClassification, float]:
-        graph = OnnxForSequenceClassification(plain.config, folder, words).eval()  # type: ignore[no-untyped-call]
-        return graph, _difference(live_logits, exported, graph, tokenizer, texts)
+        graph = OnnxForSequenceClassification(plain.config, folder, getattr(plain, "words", None))
+        graph.eval()  # type: ignore[no-untyped-call]
+        # All together, and each alone.
+        batches = [texts, *([text] for text in texts)]
+        logits = [predict_logits(graph, exported.rows(graph, tokenizer, batch)) for batch in batches]
+        return graph, largest_difference(np.tile(live_logits, (2, 1)), np.concatenate(logits))
 
     try:
-        rows = graph_rows(plain.config, tokenizer, words, texts, route.long_text)
+        rows = exported.rows(plain, tokenizer, texts)
         _write_graph(plain, rows.batch(np.arange(len(rows))), folder / GRAPH)
-        graph, difference = opened()
-        exact = difference
+        graph, exact = opened()
+        difference = exact
         if int8 and exact <= TOLERANCE:
             _round_to_int8(folder)
             graph, difference = opened()
     except Exception as error:  # torch and onnxruntime raise what they please
-        # Of a frozen encoder, where the model holds one.
+        # That of a frozen encoder, where the model holds one.
         kind = getattr(plain.base_model, "config", plain.config).model_type
         raise BaseModelError(
             f"expected a model that torch exports to ONNX and onnxruntime runs, found model type {kind!r}, "
@@ -124,12 +117,10 @@ class _Graph(nn.Module):
         if isinstance(self.model.base_model, XLNetModel):
             # It subtracts the mask from 1.0, which torch exports of floats only.
             attention_mask = attention_mask.float()
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            inputs["token_type_ids"] = token_type_ids
-        if word_ids is not None:
-            inputs["word_ids"] = word_ids
-        return cast(Tensor, self.model(**inputs).logits.float())
+        optional = {"token_type_ids": token_type_ids, "word_ids": word_ids}
+        given = {name: value for name, value in optional.items() if value is not None}
+        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).logits
+        return logits.float()
 
 
 def _write_graph(model: PreTrainedModel, batch: dict[str, Tensor], path: Path) -> None:
@@ -178,20 +169,6 @@ def _round_to_int8(folder: Path) -> None:
             file.replace(folder / file.name)
 
 
-def _difference(
-    live_logits: np.ndarray,
-    route: Exported,
-    graph: OnnxForSequenceClassification,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Sequence[str],
-) -> float:
-    """Return the largest difference of logits, for the texts together and each alone; infinite for no number."""
-    together = predict_logits(graph, route.rows(graph, tokenizer, texts))
-    alone = np.concatenate([predict_logits(graph, route.rows(graph, tokenizer, [text])) for text in texts])
-    difference = float(np.abs(np.stack([together, alone]) - live_logits).max())
-    return difference if np.isfinite(difference) else float("inf")
-
-
 def _cause(error: BaseException) -> str:
     """Return the first line of the error that came first."""
     while error.__cause__ is not None:
@@ -203,17 +180,14 @@ def _cause(error: BaseException) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporters' logs and warnings."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         # torch asks itself by an old name.
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
         # The first input of several alike names a size of all.
         warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(disabled)

@@ -18,7 +18,7 @@ RECORD = "nlptransfer.json"
 
 @dataclass(frozen=True)
 class SavedRecord:
-    """nlptransfer.json: all that the weights and the config do not say."""
+    """What nlptransfer.json says: all that the weights and the config do not."""
 
     route: SavedFormat
     labels: Labels
@@ -32,7 +32,7 @@ class SavedRecord:
     """what was compared when it was saved, see verification.py"""
 
     def as_json(self) -> dict[str, Any]:
-        """Return what the file holds."""
+        """Return the content of the file."""
         return {
             "route": self.route.name,
             "settings": self.route.recorded(),
@@ -47,17 +47,13 @@ class SavedRecord:
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any], place: Path) -> "SavedRecord":
-        """Read what the file holds.
-
-        Raises:
-            RunFolderError: a newer nlptransfer has saved it.
-        """
-        further, name = dict(content), content["route"]
+        """Read the content of the file; raise a RunFolderError where a newer nlptransfer has saved it."""
+        name, normalization = content["route"], content["normalization"]
         try:
             kind = Exported if name == Exported.name else ROUTES.find(name)
             route = fill({"route": kind}, content["settings"])["route"]
-            normalization, known = content["normalization"], ", ".join(NORMALIZATIONS)
-            check(normalization in NORMALIZATIONS, "normalization", normalization, f"one of {known}")
+            known = f"one of {', '.join(NORMALIZATIONS)}"
+            check(normalization in NORMALIZATIONS, "normalization", normalization, known)
         except SettingError as error:
             raise RunFolderError(f"{place}: {error}: upgrade nlptransfer, as a newer one has saved this") from error
         thresholds = content["thresholds"]
@@ -69,33 +65,26 @@ class SavedRecord:
             content["max_length"],
             verified=content.get("verified"),
         )
-        for key in record.as_json():
-            further.pop(key, None)
-        return replace(record, further=further)
+        own = record.as_json()
+        return replace(record, further={name: value for name, value in content.items() if name not in own})
 
     @classmethod
     def read(cls, folder: Path) -> "SavedRecord":
-        """Read the record of a saved classifier."""
         return cls.of_json(read_json(folder / RECORD), folder / RECORD)
 
     def write(self, folder: Path) -> None:
-        """Write the record into the folder of a saved classifier."""
         write_json(folder / RECORD, self.as_json())
 
 
 def note_results(folder: Path, results: Mapping[str, Any]) -> None:
     """Add to the record of a saved classifier how it was made and its scores, for its model card."""
     record = SavedRecord.read(folder)
-    known = record.further.get("results", {})
-    replace(record, further={**record.further, "results": {**known, **results}}).write(folder)
+    results = {**record.further.get("results", {}), **results}
+    replace(record, further={**record.further, "results": results}).write(folder)
 
 
 def writable_folder(folder: str | Path) -> Path:
-    """Return a folder to save to.
-
-    Raises:
-        RunFolderError: it holds something that is not a saved classifier.
-    """
+    """Return a folder to save to; raise a RunFolderError where it holds something else than a saved classifier."""
     folder = Path(folder)
     if folder.exists() and not (folder / RECORD).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunFolderError(f"{folder}: expected a new folder or a saved classifier, found other files: name another")
@@ -103,11 +92,7 @@ def writable_folder(folder: str | Path) -> Path:
 
 
 def saved_folder(folder: Path) -> Path:
-    """Return the folder of a saved classifier, given it or its run's.
-
-    Raises:
-        RunFolderError: there is none.
-    """
+    """Return the folder of a saved classifier, given it or its run's; raise a RunFolderError where there is none."""
     for place in (folder, folder / "model"):
         if (place / RECORD).exists():
             return place

@@ -24,7 +24,7 @@ def push_saved(
     datasets: Sequence[str] = (),
     examples: Sequence[str] = (),
 ) -> Pushed:
-    """Push a saved classifier with a model card to a hub: one commit, private unless told otherwise.
+    """Push a saved classifier with a model card to a hub, in one commit.
 
     Before anything is sent, the folder is opened again under another seed, and must give the logits of its record.
 
@@ -35,7 +35,7 @@ def push_saved(
         revision: a branch, made where it is not there.
         create_pr: whether a pull request is opened instead.
         token: None: the one that this machine is logged in with.
-        dry_run: whether only that is done which needs no network.
+        dry_run: whether to do only what needs no network.
         license: the hub's id of a license, for the card.
         language: codes of languages, for the card.
         datasets: hub ids, for the card.
@@ -70,13 +70,8 @@ def push_saved(
     )
 
 
-def card_facts(record: SavedRecord, repo_id: str, **own: Any) -> CardFacts:
-    """Return what a saved classifier's record says for its model card.
-
-    Args:
-        repo_id: where it is to be had on the hub, owner/name.
-        own: license, language, datasets, examples.
-    """
+def card_facts(record: SavedRecord, repo_id: str, **extra: Any) -> CardFacts:
+    """Return what a saved classifier's record says for its model card, and ``extra``: license, language, ..."""
     further = record.further
     return CardFacts(
         repo_id=repo_id,
@@ -94,5 +89,5 @@ def card_facts(record: SavedRecord, repo_id: str, **own: Any) -> CardFacts:
         calibration=further.get("calibration"),
         verified=record.verified,
         results=further.get("results", {}),
-        **own,
+        **extra,
     )

@@ -1,7 +1,4 @@
-"""Verify that a saved classifier gives what the live one gives: when it is saved, loaded and pushed.
-
-Does not know how a format is opened.
-"""
+"""Verify that a saved classifier gives what the live one gives: when it is saved, loaded and pushed."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
@@ -21,7 +18,7 @@ from nlptransfer.routes import SavedFormat
 TOLERANCE = 1e-4
 """Largest difference of logits of a saved model from the live one's: the rounding of float32."""
 ELSEWHERE = 1e-2
-"""The same on another machine, which may multiply in another order; random weights differ by far more."""
+"""The same on another machine, which may multiply in another order."""
 MADE_TEXTS, TOKENS = 4, 12
 
 
@@ -44,9 +41,9 @@ def verified(
         route: the format that saved it.
         folder: with all but the record.
         base: what the record says of the base.
-        texts: some texts, the made ones first.
+        texts: the made ones first.
         live: (texts, labels) logits of the live model.
-        made: how many of the texts are made; these stay in the record with their logits.
+        made: how many of the texts are made.
 
     Returns:
         For the record: made texts, their logits, the largest difference, and what opened the folder.
@@ -65,11 +62,7 @@ def verified(
 
 
 def reopened_logits(route: SavedFormat, folder: Path, base: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
-    """Return (texts, labels) logits of a saved folder that is opened as its card says, under another seed.
-
-    Args:
-        base: what the record says of the base.
-    """
+    """Return (texts, labels) logits of a saved folder that is opened as its card says, under another seed."""
     with torch.random.fork_rng(devices=[]):
         # What was never saved is drawn anew, and shows.
         torch.manual_seed(randbits(32))
@@ -77,12 +70,8 @@ def reopened_logits(route: SavedFormat, folder: Path, base: Mapping[str, Any], t
 
 
 def check_equal(live: np.ndarray, other: np.ndarray, when: str) -> float:
-    """Return the largest difference between logits of the same model.
-
-    Raises:
-        VerificationError: it is more than ``TOLERANCE``.
-    """
-    difference = _difference(live, other)
+    """Return the largest difference of logits, and raise a VerificationError if it exceeds ``TOLERANCE``."""
+    difference = largest_difference(live, other)
     if not difference <= TOLERANCE:
         raise VerificationError(
             f"expected logits as the live model has them (to {TOLERANCE:g}), found a difference of {difference:.3g} "
@@ -92,19 +81,16 @@ def check_equal(live: np.ndarray, other: np.ndarray, when: str) -> float:
 
 
 def check_logits(verified: Mapping[str, Any], logits: np.ndarray, where: str) -> None:
-    """Compare the logits of the texts in a record with those that it holds.
+    """Raise a VerificationError where logits differ from a record's by more than another machine's rounding.
 
     Args:
         verified: as ``verified`` returned it.
         logits: (texts, labels) of its texts now.
         where: what was opened, for the error.
-
-    Raises:
-        VerificationError: they differ by more than another machine's rounding.
     """
     saved = np.array(verified["logits"], dtype=np.float64)
     tolerance = ELSEWHERE * max(1.0, float(np.abs(saved).max(initial=0)))
-    difference = _difference(saved, logits)
+    difference = largest_difference(saved, logits)
     if not difference <= tolerance:
         raise VerificationError(
             f"{where}: expected the logits that it was saved with (to {tolerance:.2g}), found a difference of "
@@ -113,10 +99,8 @@ def check_logits(verified: Mapping[str, Any], logits: np.ndarray, where: str) ->
         )
 
 
-def _difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the largest difference; infinite where the shapes differ or a number is none."""
-    if one.shape != other.shape:
+def largest_difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the largest difference of numbers; infinite where the shapes differ or one is not finite."""
+    if one.shape != other.shape or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return float("inf")
-    with np.errstate(invalid="ignore"):
-        difference = float(np.abs(one.astype(np.float64) - other).max(initial=0))
-    return difference if np.isfinite(difference) else float("inf")
+    return float(np.abs(one.astype(np.float64) - other).max(initial=0))

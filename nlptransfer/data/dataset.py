@@ -1,16 +1,13 @@
 """Hold labeled text as four splits: train, validation, calibration, test.
 
 This file knows rows and sizes of splits. It does not know how units are stratified (splitting.py), nor files.
-What the source does not split is split here, by ``split_seed`` alone (``rows_seed`` can part what is not test in other
-ways), with identical texts on one side. Splits that the source has are kept as they are; texts that they share with
-train are counted in the log.
 """
 
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,16 +17,7 @@ from annotated_types import Interval, MinLen
 
 from nlptransfer.data.labels import Labels, Row, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
-from nlptransfer.data.reading import (
-    SPLIT_NAMES,
-    WHOLE,
-    Source,
-    Table,
-    clean_text,
-    find_columns,
-    open_source,
-    read_table,
-)
+from nlptransfer.data.reading import SPLIT_NAMES, WHOLE, Table, clean_text, find_columns, open_source
 from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, reorder, subset, units_of
 from nlptransfer.errors import DataError
 from nlptransfer.memo import once
@@ -38,11 +26,11 @@ from nlptransfer.settings import Count, Settings, Share, check
 logger = logging.getLogger("nlptransfer")
 
 MOST_VALIDATION_ROWS = 5_000
-"""A carved validation split has about so many at most: more cost time at every evaluation and change no choice."""
+"""A carved validation split has about these at most: more cost time at every evaluation and change no choice."""
 MOST_CALIBRATION_ROWS = 2_000
-"""A calibration split has about so many at most: it fits a temperature and thresholds."""
+"""A calibration split has about these at most: it fits a temperature and thresholds."""
 LEAST_CALIBRATION_ROWS = 20
-"""Fewer are not split off. In multi-label data, where thresholds decide most of F1, so many are spared even of a small
+"""Fewer are not split off. In multi-label data, where thresholds decide most of F1, these are spared even of a small
 pool, as long as they are at most a fifth of what validation leaves."""
 
 
@@ -61,7 +49,7 @@ class DataSettings(Settings):
     label_delimiter: Annotated[str, MinLen(1)] | None = None
     """What joins the labels of one row of a multi-label column of strings, as "|" in "a|b"."""
     split_seed: int = 0
-    """The one number that all splits made here depend on, unless ``rows_seed`` is another."""
+    """The only seed of the splits that are made here, unless ``rows_seed`` is another."""
     test_size: Share = 0.2
     """Share of all rows that become test where the source has none; 0 for no test, and so no test scores."""
     validation_size: Annotated[float, Interval(gt=0, lt=1)] = 0.1
@@ -85,6 +73,11 @@ class DataSettings(Settings):
         self.check()
         carved = self.validation_size + self.calibration_size
         check(carved < 1, "validation_size + calibration_size", carved, "less than 1, to leave rows to train on")
+
+    @property
+    def seed_of_rows(self) -> int:
+        """The seed of which rows ``max_train_rows`` leaves."""
+        return self.split_seed if self.rows_seed is None else self.rows_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +121,11 @@ class Split:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """Labeled text, split once."""
+    """Labeled text, split once.
+
+    What the source does not split is split here, by ``split_seed`` alone (``rows_seed`` can part what is not test in
+    other ways), with identical texts on one side. Splits that the source has are kept as they are.
+    """
 
     name: str
     """Name of the source."""
@@ -150,25 +147,16 @@ class Data:
         """The four splits by name."""
         return {name: getattr(self, name) for name in ("train", "validation", "calibration", "test")}
 
-    def with_splits(self, labels: Labels, splits: Mapping[str, Split]) -> "Data":
-        """Put other rows under the same name.
-
-        Args:
-            splits: the four, by name.
-        """
-        train, validation, calibration, test = (splits[name] for name in self.splits)
-        return replace(self, labels=labels, train=train, validation=validation, calibration=calibration, test=test)
-
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Return the row count and the hash of each split by its name, and of the texts without labels if any."""
         return self._fingerprints
 
     @cached_property
     def _fingerprints(self) -> dict[str, dict[str, Any]]:
-        found = {name: split.fingerprint() for name, split in self.splits.items()}
+        splits = dict(self.splits)
         if self.unlabeled:
-            found["unlabeled"] = Split([*self.unlabeled], np.zeros(len(self.unlabeled), np.int64)).fingerprint()
-        return found
+            splits["unlabeled"] = Split([*self.unlabeled], np.zeros(len(self.unlabeled), np.int64))
+        return {name: split.fingerprint() for name, split in splits.items()}
 
     def __repr__(self) -> str:
         names = ", ".join(self.labels.names[:8]) + (", ..." if self.labels.num_labels > 8 else "")
@@ -179,18 +167,15 @@ class Data:
 
 
 def load_data(source: Any, settings: DataSettings | None = None) -> Data:
-    """Read labeled text and split it.
+    """Read labeled text and split it, stratified (Sechidis et al. 2011), where the source has no splits.
+
+    A test split whose labels are all missing is left alone; texts that splits share with train are counted in the log.
 
     Args:
         source: a hub id, a csv, tsv, jsonl, json or parquet file (plain or .gz), a folder of such files named train,
             validation (valid, val, dev) and test, a ``datasets`` Dataset or DatasetDict, a pandas DataFrame, a pair
             (texts, labels), or a mapping of split names to any of the last five.
         settings: columns, the form of texts, sizes and the seeds of the splits.
-
-    Returns:
-        The four splits. Splits that the source has are kept as they are; the others are carved out of its train,
-        stratified (Sechidis et al. 2011), with identical texts on one side. A test split whose labels are all missing
-        is left alone.
 
     Raises:
         DataError: rows that cannot be read, mapped to text and label, or split.
@@ -203,10 +188,9 @@ def load_data(source: Any, settings: DataSettings | None = None) -> Data:
 
 def _load(source: Any, settings: DataSettings) -> Data:
     found = open_source(source)
-    parts = {"train" if split == WHOLE else split: part for split, part in found.parts.items()}
-    if "train" not in parts:
-        raise DataError(f"{source!s:.200}: expected a train split, found only {', '.join(parts)}")
-    tables = {split: read_table(part, _where(found, split)) for split, part in parts.items()}
+    if not found.parts.keys() & {"train", WHOLE}:
+        raise DataError(f"{source!s:.200}: expected a train split, found only {', '.join(found.parts)}")
+    tables = {"train" if split == WHOLE else split: found.table(split) for split in found.parts}
     columns = find_columns(tables["train"], settings.text_column, settings.label_column)
     rows = {split: _read_rows(table, *columns, settings) for split, table in tables.items()}
     for split, these in list(rows.items()):
@@ -219,8 +203,8 @@ def _load(source: Any, settings: DataSettings) -> Data:
     for name, part in encoded.items():
         if name != "train" and (shared := sum(text in train for text in part.texts)):
             logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(part), name)
-    splits = _split(encoded, labels, settings)
-    return Data(found.name, labels, splits["train"], splits["validation"], splits["calibration"], splits["test"])
+    splits: dict[str, Any] = _split(encoded, labels, settings)
+    return Data(found.name, labels, **splits)
 
 
 def load_split(source: Any, labels: Labels, settings: DataSettings | None = None, split: str = "test") -> Split:
@@ -240,7 +224,7 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
     wanted = WHOLE if WHOLE in found.parts else SPLIT_NAMES.get(split, split)
     if wanted not in found.parts:
         raise DataError(f"{source!s:.200}: expected a {wanted} split, found {', '.join(found.parts)}")
-    table = read_table(found.parts[wanted], _where(found, wanted))
+    table = found.table(wanted)
     columns = find_columns(table, settings.text_column, settings.label_column)
     return _encode(_read_rows(table, *columns, settings), labels, "the data" if wanted == WHOLE else split)
 
@@ -250,7 +234,7 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
 
 @dataclass(frozen=True)
 class _Rows:
-    """The usable rows of one table."""
+    """The rows of one table that have a text and a label."""
 
     where: str
     texts: list[str]
@@ -268,10 +252,6 @@ class _Rows:
             )
 
 
-def _where(found: Source, split: str) -> str:
-    return found.name if split == WHOLE else f"{split} split of {found.name}"
-
-
 def _read_rows(table: Table, text_column: str, label_column: str, settings: DataSettings) -> _Rows:
     for name in (text_column, label_column):
         if name not in table.columns:
@@ -280,25 +260,22 @@ def _read_rows(table: Table, text_column: str, label_column: str, settings: Data
     where = f"{table.where}, column {text_column!r}"
     texts = [clean_text(text, f"{where}, row {row}") for row, text in enumerate(table.columns[text_column], 1)]
     texts = normalize(settings.normalization, texts)
-    column = read_labels(
-        table.columns[label_column],
-        f"{table.where}, column {label_column!r}",
-        table.class_names.get(label_column),
-        settings.label_delimiter,
-    )
-    with_text = [row for row, text in enumerate(texts) if text and not text.isspace()]
-    usable = [row for row in with_text if column.rows[row] is not None]
+    where = f"{table.where}, column {label_column!r}"
+    class_names = table.class_names.get(label_column)
+    labels = read_labels(table.columns[label_column], where, class_names, settings.label_delimiter)
+    with_text = [row for row, text in enumerate(texts) if text.strip()]
+    usable = [(row, label) for row in with_text if (label := labels[row]) is not None]
     without_text, without_label = len(texts) - len(with_text), len(with_text) - len(usable)
     if without_text or without_label:
         logger.warning("%s: rows dropped: %d without text, %d without label", table.where, without_text, without_label)
     return _Rows(
         table.where,
-        [texts[row] for row in usable],
-        [names for row in usable if (names := column.rows[row]) is not None],
-        [row + 1 for row in usable],
-        column.multi_label,
-        without_text,
-        without_label,
+        texts=[texts[row] for row, _ in usable],
+        names=[label for _, label in usable],
+        numbers=[row + 1 for row, _ in usable],
+        multi_label=any(isinstance(label, tuple) for label in labels),
+        without_text=without_text,
+        without_label=without_label,
     )
 
 
@@ -370,8 +347,7 @@ def _gather(split: Split, units: list[Unit]) -> Split:
 
 
 def _fewer(split: Split, most: int, settings: DataSettings) -> Split:
-    seed = settings.split_seed if settings.rows_seed is None else settings.rows_seed
-    fewer = _gather(split, subset(units_of(split.texts, split.targets, seed), most, 0, ()))
+    fewer = _gather(split, subset(units_of(split.texts, split.targets, settings.seed_of_rows), most, 0, ()))
     if not len(fewer):
         raise DataError(
             f"max_train_rows={settings.max_train_rows}, validation_size={settings.validation_size}: expected a "

@@ -32,8 +32,8 @@ class Labels:
         object.__setattr__(self, "names", tuple(self.names))
         if not self.names:
             raise DataError("expected label names, found none")
-        twice = sorted({name for name in self.names if self.names.count(name) > 1})
-        if twice:
+        if len({*self.names}) < len(self.names):
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise DataError(f"expected every label name once, found {_listed(twice)} more than once")
 
     @property
@@ -57,13 +57,7 @@ class Labels:
         return "multi_label_classification" if self.multi_label else "single_label_classification"
 
     def encode(self, rows: Iterable[str] | Iterable[Sequence[str]]) -> np.ndarray:
-        """Ids of label names.
-
-        Args:
-            rows: n names; for multi-label data n collections of names, which may be empty.
-
-        Returns:
-            int64 of shape (n,), or for multi-label data float32 of shape (n, num_labels) with 0 and 1.
+        """Return the ids of n names, int64 (n,); of n lists of names, which may be empty, 0 and 1, float32 (n, labels).
 
         Raises:
             DataError: a name that is not one of ``names``, or single- and multi-label rows confused.
@@ -79,13 +73,10 @@ class Labels:
         return targets
 
     def decode(self, targets: Any) -> list[str] | list[list[str]]:
-        """Names of encoded labels, the inverse of :meth:`encode`.
+        """Return n names, or n lists of names in the order of their ids: the inverse of :meth:`encode`.
 
         Args:
             targets: ids of shape (n,); for multi-label data 0/1 of shape (n, num_labels), 1 being above 0.5.
-
-        Returns:
-            n names, or n lists of names in the order of their ids.
 
         Raises:
             DataError: another shape, or an id that no label has.
@@ -109,23 +100,13 @@ class Labels:
         return self.label2id[name]
 
 
-@dataclass(frozen=True)
-class LabelColumn:
-    """A raw label column turned into names."""
-
-    rows: list[Row | None]
-    """A name a row, or a tuple of names in multi-label data; None where the label is missing."""
-    multi_label: bool
-    """Whether the rows are tuples."""
-
-
 def read_labels(
     values: Iterable[Any],
     where: str = "labels",
     class_names: Sequence[str] | None = None,
     delimiter: str | None = None,
-) -> LabelColumn:
-    """Turn raw label values into names.
+) -> list[Row | None]:
+    """Turn raw label values into names, or into tuples of names in multi-label data; a missing label is None.
 
     Names are strings without outer white space, NFC-normalized; whole numbers become their digits, true and false
     "true" and "false". None, NaN and an empty string are missing labels; an empty list is an empty set of labels.
@@ -145,36 +126,27 @@ def read_labels(
         plain = [_parts(value, delimiter) for value in plain]
     if class_names is not None:
         plain = [_class_name(value, class_names, f"{where}, row {row}") for row, value in enumerate(plain, 1)]
-    multi_label = _has_lists(plain, where)
+    _refuse_mixed_shapes(plain, where)
     _refuse_mixed_kinds(plain, where)
-    rows: list[Row | None] = []
-    for number, value in enumerate(plain, 1):
-        if isinstance(value, list):
-            rows.append(_name_set(value, f"{where}, row {number}"))
-        else:
-            rows.append(None if value is None else _name(value))
-    return LabelColumn(rows, multi_label)
+    return [_names(value, f"{where}, row {row}") for row, value in enumerate(plain, 1)]
 
 
 def order_names(names: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Distinct ``names`` in a fixed order: that of ``class_names``, else by number if all are numbers, else sorted."""
+    """Return distinct names in the order of ``class_names``, else by number if all are whole numbers, else sorted."""
     distinct = set(names)
     if class_names is not None and distinct <= set(class_names):
         return tuple(name for name in class_names if name in distinct)
-    if all(_is_whole_number(name) for name in distinct):
-        return tuple(sorted(distinct, key=lambda name: (int(name), name)))
-    return tuple(sorted(distinct))
+    by_number = all(name.isascii() and name.removeprefix("-").isdecimal() for name in distinct)
+    return tuple(sorted(distinct, key=lambda name: (int(name) if by_number else 0, name)))
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a raw value stands for nothing: None, NaN, or pandas' NA."""
+    """Tell whether a raw value stands for nothing: None, NaN, or pandas' NA."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"
 
 
 def _plain(value: Any) -> Any:
-    """A raw value as None, str, bool, int, float, or a list of these; anything else as it is."""
-    if type(value) is str:
-        return unicodedata.normalize("NFC", value).strip() or None
+    """Return a raw value as None, str, bool, int, float, or a list of these; anything else as it is."""
     if isinstance(value, (np.generic, np.ndarray)):
         return _plain(value.tolist())
     if isinstance(value, (set, frozenset)):
@@ -182,7 +154,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, str):
-        return _plain(str(value))
+        return unicodedata.normalize("NFC", str(value)).strip() or None
     return None if is_missing(value) else value
 
 
@@ -202,25 +174,24 @@ def _class_name(value: Any, names: Sequence[str], where: str) -> Any:
     return names[value]
 
 
-def _has_lists(values: list[Any], where: str) -> bool:
-    many = next((row for row, value in enumerate(values, 1) if isinstance(value, list)), None)
-    one = next((row for row, value in enumerate(values, 1) if value is not None and not isinstance(value, list)), None)
-    if many and one:
+def _refuse_mixed_shapes(values: list[Any], where: str) -> None:
+    rows = {isinstance(value, list): row for row, value in enumerate(values) if value is not None}
+    if len(rows) > 1:
+        many, one = rows[True], rows[False]
         raise DataError(
-            f"{where}: expected one label in every row or a list in every row, found the list {values[many - 1]!r} in "
-            f"row {many} and the single label {values[one - 1]!r} in row {one}; make every row a list"
+            f"{where}: expected one label in every row or a list in every row, found the list {values[many]!r} in "
+            f"row {many + 1} and the single label {values[one]!r} in row {one + 1}; make every row a list"
         )
-    return many is not None
 
 
 def _refuse_mixed_kinds(values: list[Any], where: str) -> None:
-    first: dict[str, tuple[int, Any]] = {}
+    first: dict[str, str] = {}
     for row, value in enumerate(values, 1):
-        for item in value if isinstance(value, list) else (value,):
-            if item is not None:
-                first.setdefault(_kind(item, where, row), (row, item))
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None and (kind := _kind(item, where, row)) not in first:
+                first[kind] = f"{kind} ({item!r} in row {row})"
     if len(first) > 1:
-        found = " and ".join(f"{kind} ({item!r} in row {row})" for kind, (row, item) in first.items())
+        found = " and ".join(first.values())
         raise DataError(f"{where}: expected labels of one kind, found {found}; write all of them as text")
 
 
@@ -244,24 +215,21 @@ def _name(value: Any) -> str:
     return value if isinstance(value, str) else str(int(value))
 
 
-def _name_set(values: list[Any], where: str) -> tuple[str, ...]:
-    if None in values:
-        raise DataError(f"{where}: expected label names, found an empty one in {values!r:.80}; remove it from the list")
-    names = tuple(dict.fromkeys(_name(value) for value in values))
+def _names(value: Any, where: str) -> Row | None:
+    if not isinstance(value, list):
+        return None if value is None else _name(value)
+    if None in value:
+        raise DataError(f"{where}: expected label names, found an empty one in {value!r:.80}; remove it from the list")
+    names = tuple(dict.fromkeys(map(_name, value)))
     # A number that comes twice in one set is a vector of 0 and 1 that was taken for a list of ids.
-    if len(names) < len(values) and not isinstance(values[0], str):
+    if len(names) < len(value) and not isinstance(value[0], str):
         raise DataError(
-            f"{where}: expected a list of the labels that apply, each once, found {values!r:.80}; "
+            f"{where}: expected a list of the labels that apply, each once, found {value!r:.80}; "
             "turn vectors of 0 and 1 into lists of label names"
         )
     return names
 
 
-def _is_whole_number(name: str) -> bool:
-    digits = name.removeprefix("-")
-    return digits.isascii() and digits.isdecimal()
-
-
 def _listed(names: Sequence[str], most: int = 30) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more

@@ -27,17 +27,12 @@ _LONG_RUN = re.compile(r"([^\W\d_])\1{3,}")
 
 
 def normalize(name: str, texts: Iterable[str]) -> list[str]:
-    """Bring texts into the form ``name`` of :data:`NORMALIZATIONS`, in their order.
-
-    Raises:
-        SettingError: there is no such form.
-    """
+    """Bring texts into the form ``name`` of :data:`NORMALIZATIONS`; a SettingError where there is no such form."""
     check(name in NORMALIZATIONS, "normalization", name, f"one of {', '.join(NORMALIZATIONS)}")
     return [NORMALIZATIONS[name](text) for text in texts]
 
 
 def _nfkc(text: str) -> str:
-    """Unicode NFKC, curly quotes as plain ones, white space as single blanks, none at the ends."""
     return " ".join(unicodedata.normalize("NFKC", text).translate(_QUOTES).split()) or text
 
 
@@ -46,21 +41,21 @@ def _lower(text: str) -> str:
 
 
 def _web(text: str) -> str:
-    """NFKC without entities and tags, with stand-ins as in TweetEval (Barbieri et al. 2020): "http", "@user"."""
     return _settled(text, _without_web)
 
 
 def _without_web(text: str) -> str:
+    # Stand-ins as in TweetEval (Barbieri et al. 2020).
     text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
     text = _USER.sub("@user", _URL.sub("http", _TAG.sub(" ", text)))
     return _LONG_RUN.sub(r"\1\1\1", text)
 
 
 def _settled(text: str, step: Callable[[str], str]) -> str:
-    """``step`` and NFKC in turn until nothing changes, as "&amp;lt;" is an entity in an entity.
+    """Repeat ``step`` and NFKC until nothing changes, as "&amp;lt;" is an entity in an entity.
 
-    A text that this empties, or that is made never to come to rest, keeps its NFKC form. Either way a second call
-    finds nothing to do: texts of the data are normalized when they are read, and again by the classifier.
+    A text that this empties, or that never comes to rest, keeps its NFKC form. Either way a second call changes
+    nothing: texts of the data are normalized when they are read, and again by the classifier.
     """
     plain = found = _nfkc(text)
     for _ in range(_MOST_STEPS):

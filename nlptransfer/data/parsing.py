@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from nlptransfer.errors import DataError
 
@@ -28,16 +28,11 @@ def kind_of(path: Path) -> str:
 
 def stem_of(path: Path) -> str:
     """Return the name of a file without its kind, as "a" of "a.csv.gz"."""
-    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
-    return Path(name).stem
+    return Path(path.stem).stem if _is_gzipped(path) else path.stem
 
 
 def check_kind(path: Path, kinds: Sequence[str] = KINDS) -> None:
-    """Check that a file is one of ``kinds``.
-
-    Raises:
-        DataError: it is none of them.
-    """
+    """Raise a DataError unless a file is one of ``kinds``."""
     if kind_of(path) not in kinds:
         found = kind_of(path) or "none"
         raise DataError(f"{path}: expected a file of kind {', '.join(kinds)}, plain or .gz, found {found}")
@@ -50,13 +45,19 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         DataError: at once or while reading, another kind, or a file that does not parse.
     """
     check_kind(path)
-    if kind_of(path) == ".parquet":
+    kind = kind_of(path)
+    if kind == ".parquet":
         return (row for batch in parquet_batches(path) for row in without_bytes(batch).to_pylist())
-    if kind_of(path) in (".csv", ".tsv"):
-        records = csv_records(path)
+    if kind in (".csv", ".tsv"):
+        records = _csv_records(path)
         header = next(records, [])
         return (dict(zip(header, record, strict=True)) for record in records)
-    return json_objects(path)
+    if kind == ".jsonl":
+        return json_objects(lines(path), str(path))
+    # One list, or an object a line.
+    read = list(lines(path))
+    start = next((line for line in read if line.strip()), "")
+    return iter(_json_list("".join(read), path)) if start.lstrip()[:1] == "[" else json_objects(read, str(path))
 
 
 def lines(path: Path) -> Iterator[str]:
@@ -78,11 +79,7 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def decoded(lines: Iterable[bytes], where: str) -> Iterator[str]:
-    """Decode lines of bytes as UTF-8, without a byte order mark.
-
-    Raises:
-        DataError: while reading, a line that is not UTF-8.
-    """
+    """Decode lines of bytes as UTF-8, without a byte order mark; a DataError names a line that is not."""
     encoding = "utf-8-sig"
     for number, line in enumerate(lines, 1):
         try:
@@ -95,12 +92,12 @@ def decoded(lines: Iterable[bytes], where: str) -> Iterator[str]:
         encoding = "utf-8"
 
 
-def csv_records(path: Path) -> Iterator[list[str]]:
-    """Read the header of a csv or tsv file, then its rows, each as long as the header.
+class _BrokenRowError(DataError):
+    """A row of a csv or tsv file that does not parse."""
 
-    Raises:
-        DataError: at once or while reading, a header that is none, or a row that does not parse.
-    """
+
+def _csv_records(path: Path) -> Iterator[list[str]]:
+    """Read the header of a csv or tsv file, then its rows, each as long as the header."""
     if kind_of(path) == ".csv":
         return _csv_parsed(path, ",", csv.QUOTE_MINIMAL)
     # Whether quotes quote in a tsv file is anyone's guess: they do if the whole file can be read that way.
@@ -115,10 +112,6 @@ def csv_records(path: Path) -> Iterator[list[str]]:
     raise errors[0]
 
 
-class _BrokenRowError(DataError):
-    """A row of a csv or tsv file that does not parse."""
-
-
 def _csv_parsed(path: Path, delimiter: str, quoting: Any) -> Iterator[list[str]]:
     # The limit (128 KiB) belongs to the whole process: raise it, never lower it again under another reader.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
@@ -128,7 +121,7 @@ def _csv_parsed(path: Path, delimiter: str, quoting: Any) -> Iterator[list[str]]
         for record in reader:
             if record:
                 row += 1
-                width = width or _checked_header(record, path)
+                width = width or _checked_width(record, path)
                 if len(record) != width:
                     raise _BrokenRowError(
                         f"{path}, row {row}, line {line}: expected {width} fields as in the header, "
@@ -143,37 +136,20 @@ def _csv_parsed(path: Path, delimiter: str, quoting: Any) -> Iterator[list[str]]
         ) from error
 
 
-def _checked_header(header: list[str], path: Path) -> int:
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
+def _checked_width(header: list[str], path: Path) -> int:
+    if len({*header}) < len(header):
+        twice = min(name for name in header if header.count(name) > 1)
         raise DataError(
-            f"{path}, line 1: expected a header of distinct column names, found {twice[0]!r} more than once in "
+            f"{path}, line 1: expected a header of distinct column names, found {twice!r} more than once in "
             f"{', '.join(map(repr, header))[:200]}; is the header line missing?"
         )
     return len(header)
 
 
-def json_objects(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the objects of a jsonl file, or of a json file with one list or an object a line.
-
-    Raises:
-        DataError: at once or while reading, broken JSON, or a row that is no object.
-    """
-    if kind_of(path) == ".jsonl":
-        return json_lines(lines(path), str(path))
-    read = list(lines(path))
-    start = next((line for line in read if line.strip()), "")
-    return iter(_json_list("".join(read), path)) if start.lstrip()[:1] == "[" else json_lines(read, str(path))
-
-
-def json_lines(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
-    """Parse the object on each line; empty lines are skipped.
-
-    Raises:
-        DataError: while reading, a line that is no JSON object.
-    """
+def json_objects(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
+    """Parse the object on each line and skip empty lines; a DataError names a line that is no JSON object."""
     for number, line in enumerate(lines, 1):
-        if line.isspace() or not line:
+        if not line.strip():
             continue
         try:
             row = json.loads(line)
@@ -186,28 +162,24 @@ def json_lines(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
 
 def _json_list(text: str, path: Path) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(text)
+        rows: list[dict[str, Any]] = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: broken JSON: {error}; write a list of objects") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number}: expected an object, found {row!r:.80}")
-    return cast(list[dict[str, Any]], rows)
+    return rows
 
 
 def parquet_batches(path: Path) -> Iterator[Any]:
-    """Read record batches of a parquet file; a gzipped one is unpacked in memory.
-
-    Raises:
-        DataError: while reading, a broken file.
-    """
+    """Read record batches of a parquet file, a gzipped one in memory; a DataError says after which row it is broken."""
     import pyarrow
     import pyarrow.parquet
 
     rows = 0
     try:
         with _open(path) as handle:
-            content = BytesIO(handle.read()) if path.name.lower().endswith(".gz") else path
+            content = BytesIO(handle.read()) if _is_gzipped(path) else path
         for batch in pyarrow.parquet.ParquetFile(content).iter_batches(_PARQUET_ROWS):
             yield batch
             rows += len(batch)
@@ -222,8 +194,12 @@ def without_bytes(arrow: Any) -> Any:
     return arrow.select([column.name for column in arrow.schema if "binary" not in str(column.type)])
 
 
+def _is_gzipped(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
 def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path) if _is_gzipped(path) else path.open("rb")  # type: ignore[return-value]
 
 
 def _broken_gzip(where: str, error: Exception) -> DataError:

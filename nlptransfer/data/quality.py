@@ -20,8 +20,7 @@ NAMED = 5
 def data_warnings(data: Data) -> list[str]:
     """Return a sentence on each thing that makes scores on this data less than they seem.
 
-    Texts are alike if they differ in case and blanks at most. Labels of test are looked at to count conflicts, and
-    nothing else is made of them.
+    Texts are alike if they differ in case and blanks at most. Labels of test are looked at to count conflicts alone.
     """
     return [*_leaks(data), *_conflicts(data), *_imbalance(data)]
 
@@ -29,15 +28,14 @@ def data_warnings(data: Data) -> list[str]:
 def _leaks(data: Data) -> list[str]:
     train, found = set(_keys(data.train)), []
     for name in ("test", "validation", "calibration"):
-        keys = _keys(getattr(data, name))
-        shared = sum(key in train for key in keys)
-        if shared:
+        keys = _keys(data.splits[name])
+        if shared := sum(key in train for key in keys):
             beyond = "scores on them are too good" if name == "test" else "choices made by them are too hopeful"
             found.append(f"leak: {_counted(shared, len(keys), f'{name} texts')} in train too: {beyond}")
     validation = set(_keys(data.validation))
     if shared := sum(key in validation for key in _keys(data.test)):
-        told = _counted(shared, len(data.test), "test texts")
-        found.append(f"leak: {told} in validation too: choices have seen them")
+        counted = _counted(shared, len(data.test), "test texts")
+        found.append(f"leak: {counted} in validation too: choices have seen them")
     return found
 
 
@@ -50,7 +48,7 @@ def _conflicts(data: Data) -> list[str]:
     conflicting = [key for key, targets in labels.items() if len(targets) > 1]
     if not conflicting:
         return []
-    counted = _counted(sum(rows[key] for key in conflicting), sum(rows.values()), "rows")
+    counted = _counted(sum(rows[key] for key in conflicting), rows.total(), "rows")
     texts = f"{len(conflicting):,} {'text' if len(conflicting) == 1 else 'texts'}"
     return [f"conflicting labels: {counted} of texts that have different labels in different rows ({texts})"]
 

@@ -21,14 +21,7 @@ from nlptransfer.errors import DataError
 
 logger = logging.getLogger("nlptransfer")
 
-SPLIT_NAMES = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
+SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
 """Names that a split goes by, in files and in a DatasetDict, and its name here."""
 WHOLE = "all"
 """The name of the only part of a source that comes without splits."""
@@ -55,6 +48,10 @@ class Source:
     """Name of the data: a file's or folder's name, or a hub id."""
     parts: dict[str, Any]
     """What each split is read from; under :data:`WHOLE` alone where the source has no splits."""
+
+    def table(self, split: str) -> "Table":
+        """Read the rows of a split."""
+        return read_table(self.parts[split], self.name if split == WHOLE else f"{split} split of {self.name}")
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def read_table(part: Any, where: str) -> Table:
     elif _is_a(part, "pandas", "DataFrame"):
         table = _from_frame(part, where)
     elif _is_a(part, "datasets", "Dataset"):
-        table = _from_dataset(part, where)
+        table = _from_arrow(part.with_format("arrow")[:], where, part.features)
     elif isinstance(part, (tuple, list)) and len(part) == 2 and not isinstance(part[0], str):
         table = _from_pair(part[0], part[1], where)
     else:
@@ -127,7 +124,7 @@ def find_columns(table: Table, text_column: str | None = None, label_column: str
         DataError: a column that is not there, or none or several that could be meant.
     """
     text = text_column_of(table, text_column, label_column)
-    label = _named(table, "label_column", label_column) or _known(table, "label_column", _LABEL_COLUMNS, (text,))
+    label = _named(table, "label_column", label_column, _LABEL_COLUMNS, taken=text)
     label = label or _only(table, "label_column", [name for name in _content(table) if name != text])
     if text == label:
         raise DataError(f"{table.where}: expected a text and a label column, found {text!r} set as both")
@@ -135,14 +132,10 @@ def find_columns(table: Table, text_column: str | None = None, label_column: str
 
 
 def text_column_of(table: Table, text_column: str | None = None, label_column: str | None = None) -> str:
-    """Find the name of the text column, in a table that may have no labels.
-
-    Raises:
-        DataError: a column that is not there, or none or several that could be meant.
-    """
-    found = _named(table, "text_column", text_column) or _known(table, "text_column", _TEXT_COLUMNS, (label_column,))
-    if found is not None or len(table.columns) == 1:
-        return found or next(iter(table.columns))
+    """Find the name of the text column, in a table that may have no labels; errors as of :func:`find_columns`."""
+    name = _named(table, "text_column", text_column, _TEXT_COLUMNS, taken=label_column)
+    if name is not None or len(table.columns) == 1:
+        return name or next(iter(table.columns))
     labels = {label_column, *chain.from_iterable(_LABEL_COLUMNS)}
     free = [name for name in _content(table) if not labels & {name, name.casefold().strip()}]
     return _only(table, "text_column", [name for name in free if _is_text(table.columns[name])])
@@ -150,7 +143,7 @@ def text_column_of(table: Table, text_column: str | None = None, label_column: s
 
 def has_labels(table: Table, label_column: str | None = None) -> bool:
     """Tell whether a table has the label column of the settings, or one by a usual name."""
-    return bool(_named(table, "label_column", label_column) or _known(table, "label_column", _LABEL_COLUMNS, ()))
+    return _named(table, "label_column", label_column, _LABEL_COLUMNS) is not None
 
 
 def clean_text(value: Any, where: str) -> str:
@@ -186,7 +179,7 @@ def read_texts(source: str | Path | Iterable[str], text_column: str | None = Non
         DataError: no such file, an unknown kind, no text column, or while reading, a broken or non-text row.
     """
     if source == "-":
-        return _texts_of_lines(_standard_input(), "standard input", text_column)
+        return _texts_of_input("standard input", text_column)
     if not isinstance(source, (str, Path)):
         return (_required(text, f"text {number}") for number, text in enumerate(source, 1))
     path = Path(source).expanduser()
@@ -195,7 +188,7 @@ def read_texts(source: str | Path | Iterable[str], text_column: str | None = Non
         raise DataError(f"{path}: expected a file of texts, found {found}; texts themselves go in a list")
     parsing.check_kind(path, (".txt", *KINDS))
     if kind_of(path) == ".txt":
-        return (clean_text(line.rstrip("\r\n"), str(path)) for line in parsing.lines(path))
+        return _texts_of_lines(parsing.lines(path), str(path))
     return _texts_of_rows(parsing.rows(path), str(path), text_column)
 
 
@@ -205,35 +198,37 @@ def read_texts(source: str | Path | Iterable[str], text_column: str | None = Non
 def _folder(folder: Path) -> dict[str, Any]:
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     splits = [file for file in files if kind_of(file) in KINDS and stem_of(file).lower() in SPLIT_NAMES]
-    others = [file.name for file in files if file not in splits]
-    if others:
-        logger.info("%s: left alone: %s", folder, ", ".join(others))
+    _log_others(folder, [file.name for file in files if file not in splits])
     if not splits:
         found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
         raise DataError(
             f"{folder}: expected files named train, validation, test ({', '.join(KINDS)}, plain or .gz), found {found}"
         )
-    return _named_splits(((stem_of(file).lower(), file) for file in splits), str(folder))
+    return _named_splits(((stem_of(file).lower(), file) for file in splits), folder)
 
 
-def _named_splits(items: Iterable[tuple[Any, Any]], where: str) -> dict[str, Any]:
+def _named_splits(items: Iterable[tuple[Any, Any]], where: str | Path) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     others = []
-    for given, part in items:
-        name = SPLIT_NAMES.get(str(given))
-        if name is None:
-            others.append(str(given))
-        elif name in parts:
-            raise DataError(f"{where}: expected one {name} split, found two ({given} is the second); keep one of them")
+    for name, part in items:
+        split = SPLIT_NAMES.get(str(name))
+        if split is None:
+            others.append(str(name))
+        elif split in parts:
+            raise DataError(f"{where}: expected one {split} split, found two ({name} is the second); keep one of them")
         else:
-            parts[name] = part
+            parts[split] = part
     if not parts:
         raise DataError(
             f"{where}: expected splits named train, validation and test, found {', '.join(others) or 'none'}"
         )
-    if others:
-        logger.info("%s: left alone: %s", where, ", ".join(others))
+    _log_others(where, others)
     return parts
+
+
+def _log_others(where: str | Path, names: Sequence[str]) -> None:
+    if names:
+        logger.info("%s: left alone: %s", where, ", ".join(names))
 
 
 def _from_hub(source: str | Path) -> Source:
@@ -266,23 +261,17 @@ def _from_frame(frame: Any, where: str) -> Table:
 
 
 def _from_pair(texts: Any, labels: Any, where: str) -> Table:
-    columns = {name: _as_list(values, name, where) for name, values in (("text", texts), ("label", labels))}
+    columns = {}
+    for name, values in (("text", texts), ("label", labels)):
+        if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+            raise DataError(f"{where}: expected a list of {name}s, found {type(values).__name__}")
+        columns[name] = values.tolist() if hasattr(values, "tolist") else list(values)
     if len(columns["text"]) != len(columns["label"]):
         raise DataError(
             f"{where}: expected as many labels as texts, "
             f"found {len(columns['text'])} texts and {len(columns['label'])} labels"
         )
     return Table(where, columns)
-
-
-def _as_list(values: Any, name: str, where: str) -> list[Any]:
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-        raise DataError(f"{where}: expected a list of {name}s, found {type(values).__name__}")
-    return values.tolist() if hasattr(values, "tolist") else list(values)
-
-
-def _from_dataset(dataset: Any, where: str) -> Table:
-    return _from_arrow(dataset.with_format("arrow")[:], where, dataset.features)
 
 
 def _from_arrow(arrow: Any, where: str, features: Mapping[str, Any]) -> Table:
@@ -294,9 +283,6 @@ def _from_arrow(arrow: Any, where: str, features: Mapping[str, Any]) -> Table:
         if type(feature).__name__ == "ClassLabel" and feature.names:
             class_names[name] = tuple(feature.names)
     return Table(where, columns, class_names)
-
-
-# Files
 
 
 def _read_file(path: Path) -> Table:
@@ -332,19 +318,19 @@ def _read_parquet(path: Path) -> Table:
 # Columns
 
 
-def _named(table: Table, setting: str, name: str | None) -> str | None:
+def _named(
+    table: Table, setting: str, name: str | None, groups: Iterable[Sequence[str]], taken: str | None = None
+) -> str | None:
+    """Return the column that a setting names, or the only one of the first group of usual names that has any."""
     if name is not None and name not in table.columns:
         found = f"found only {_columns(table)}; set {setting} to one of these"
         raise DataError(f"{table.where}: expected the column {name!r} ({setting}), {found}")
-    return name
-
-
-def _known(table: Table, setting: str, groups: Iterable[Sequence[str]], taken: Sequence[str | None]) -> str | None:
-    free = [name for name in table.columns if name not in taken]
+    if name is not None:
+        return name
     for group in groups:
-        found = [name for name in free if name.casefold().strip() in group]
-        if found:
-            return _only(table, setting, found)
+        names = [name for name in table.columns if name != taken and name.casefold().strip() in group]
+        if names:
+            return _only(table, setting, names)
     return None
 
 
@@ -382,20 +368,14 @@ def _required(text: Any, where: str) -> str:
     return clean_text(text, where)
 
 
-def _standard_input() -> Iterator[str]:
+def _texts_of_input(where: str, text_column: str | None) -> Iterator[str]:
     handle = getattr(sys.stdin, "buffer", None)
-    return iter(sys.stdin) if handle is None else parsing.decoded(handle, "standard input")
-
-
-def _texts_of_lines(lines: Iterator[str], where: str, text_column: str | None) -> Iterator[str]:
-    first = next(lines, None)
-    if first is None:
-        return
-    rows = chain([first], lines)
+    lines = iter(sys.stdin) if handle is None else parsing.decoded(handle, where)
+    first = next(lines, "")
+    rows = chain([first] if first else [], lines)
     if _is_object(first):
-        yield from _texts_of_rows(parsing.json_lines(rows, where), where, text_column)
-    else:
-        yield from (clean_text(line.rstrip("\r\n"), where) for line in rows)
+        return _texts_of_rows(parsing.json_objects(rows, where), where, text_column)
+    return _texts_of_lines(rows, where)
 
 
 def _is_object(line: str) -> bool:
@@ -403,6 +383,10 @@ def _is_object(line: str) -> bool:
         return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
     except ValueError:
         return False
+
+
+def _texts_of_lines(lines: Iterable[str], where: str) -> Iterator[str]:
+    return (clean_text(line.rstrip("\r\n"), where) for line in lines)
 
 
 def _texts_of_rows(rows: Iterable[Mapping[str, Any]], where: str, text_column: str | None) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Parts labeled texts without leaks: stratified, identical texts on one side, the same on every machine.
+"""Split labeled texts without leaks: stratified, identical texts on one side, the same on every machine.
 
-The order of the rows, the platform and the version of any library have no say, for what decides is a seeded hash of
-each text. Identical texts are one unit, which is never parted.
+A seeded hash of each text decides, not the order of the rows, the platform or the version of a library. Identical
+texts are one unit, which is never split.
 """
 
 import hashlib
@@ -27,33 +27,21 @@ class Unit:
 
 
 def units_of(texts: Sequence[str], targets: np.ndarray, seed: int) -> list[Unit]:
-    """The distinct texts in the order of their hash, keyed by ``seed``.
+    """Return the distinct texts in the order of their hash, keyed by ``seed``.
 
     Args:
         texts: n texts.
         targets: label ids of shape (n,), or 0/1 of shape (n, labels).
-        seed: another seed gives another order.
     """
     of_text: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(texts):
         of_text[text].append(row)
-    carried: list[list[int]] = [[] for _ in texts]
-    if targets.ndim == 1:
-        carried = [[label] for label in targets.tolist()]
-    else:
-        for row, label in np.argwhere(targets > 0).tolist():
-            carried[row].append(label)
+    carried = [np.flatnonzero(row).tolist() for row in targets] if targets.ndim > 1 else targets[:, None].tolist()
     return reorder([_unit(rows, carried) for rows in of_text.values()], texts, seed)
 
 
 def reorder(units: Sequence[Unit], texts: Sequence[str], seed: int) -> list[Unit]:
-    """Units in the order of the hash of their texts, keyed by ``seed``.
-
-    Args:
-        units: any of those of ``texts``.
-        texts: the texts whose rows the units hold.
-        seed: another seed gives another order.
-    """
+    """Return units of ``texts`` in the order of the hash of their texts, keyed by ``seed``."""
     key = str(seed).encode()
 
     def place(unit: Unit) -> bytes:
@@ -72,16 +60,12 @@ def _unit(rows: list[int], carried: list[list[int]]) -> Unit:
 
 
 def count_rows(units: Sequence[Unit]) -> int:
-    """How many rows the units have."""
+    """Count the rows of the units."""
     return sum(len(unit.rows) for unit in units)
 
 
 def check_enough(units: Sequence[Unit], names: Sequence[str], carved: Sequence[str]) -> None:
-    """Whether every label has a text for train and one for each split of ``carved``.
-
-    Raises:
-        DataError: a label has fewer distinct texts.
-    """
+    """Raise a DataError unless every label has a text for train and one for each split of ``carved``."""
     texts = Counter(label for unit in units for label in unit.labels)
     few = [label for label in range(len(names)) if texts[label] < 1 + len(carved)]
     if few:
@@ -103,15 +87,13 @@ def carve(
     least_kept: int = 1,
     least_taken: int = 1,
 ) -> tuple[list[Unit], list[Unit]]:
-    """Part ``units`` in (kept, taken), ``share`` of every label's rows being taken.
+    """Split ``units`` into (kept, taken), ``share`` (0 to 1) of every label's rows being taken.
 
     Args:
         units: in the order in which they are dealt out.
-        share: from 0 to 1.
         names: of the labels, for messages.
         of: the units that the share is of, where some of them have been taken before; None: ``units``.
-        least_kept: units of every label that must be kept.
-        least_taken: units of every label that must be taken.
+        least_kept, least_taken: units of every label that must be on a side.
 
     Raises:
         DataError: a label cannot have its least on both sides.
@@ -120,12 +102,12 @@ def carve(
     wanted = _wanted(_label_rows(whole), share, least_taken)
     taken = _stratify(units, wanted, round(share * count_rows(whole)))
     _move_rarest(units, taken, (least_kept, least_taken), names)
-    kept = [unit for unit, side in zip(units, taken, strict=True) if not side]
-    return kept, [unit for unit, side in zip(units, taken, strict=True) if side]
+    sides = list(zip(units, taken, strict=True))
+    return [unit for unit, side in sides if not side], [unit for unit, side in sides if side]
 
 
 def subset(units: list[Unit], most: int, least: int, names: Sequence[str]) -> list[Unit]:
-    """A stratified subset of at most ``most`` rows; that of a smaller ``most`` is part of it.
+    """Return a stratified subset of at most ``most`` rows; that of a smaller ``most`` is part of it.
 
     One order of the units, cut where the rows are full: first ``least`` units of every label, then each unit at its
     quantile among those of the same rarest label.
@@ -174,7 +156,7 @@ def _label_rows(units: Sequence[Unit]) -> Counter[int]:
 
 
 def _wanted(label_rows: Counter[int], share: float, least: int) -> dict[int, int]:
-    """Whole rows to take of every label: each share rounded up or down so that their sum is right."""
+    """Return whole rows to take of every label: each share rounded up or down so that their sum is right."""
     exact = {label: share * rows for label, rows in sorted(label_rows.items())}
     wanted = {label: int(rows + 1e-9) for label, rows in exact.items()}
     by_remainder = sorted(exact, key=lambda label: (round(wanted[label] - exact[label], 9), label))
@@ -184,7 +166,7 @@ def _wanted(label_rows: Counter[int], share: float, least: int) -> dict[int, int
 
 
 def _stratify(units: list[Unit], wanted: Mapping[int, int], wanted_rows: int) -> list[bool]:
-    """Iterative stratification into two subsets: which units are taken.
+    """Tell which units are taken, by iterative stratification into two subsets.
 
     The label with the fewest units left is dealt out first, each unit to the subset that wants more rows of the label,
     then to the one that wants more rows at all (Sechidis, Tsoumakas, Vlahavas 2011, "On the stratification of

@@ -4,7 +4,6 @@ This file knows which rows are texts alone. It does not know how labeled rows ar
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from nlptransfer.data.dataset import Data, DataSettings, Split, load_data, load_
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.normalization import normalize
 from nlptransfer.data.parsing import kind_of, stem_of
-from nlptransfer.data.reading import WHOLE, has_labels, open_source, read_table, read_texts, text_column_of
+from nlptransfer.data.reading import WHOLE, has_labels, open_source, read_texts, text_column_of
 from nlptransfer.errors import DataError
 
 logger = logging.getLogger("nlptransfer")
@@ -56,8 +55,8 @@ def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = 
     """Read the texts of a task without their labels, and its test rows.
 
     Args:
-        source: as in :func:`load_data`, with labels or without, or a .txt file of a text a line. What
-            is not test is taken for text alone; a source with labels but no test split has one carved out, as there.
+        source: as in :func:`load_data`, with labels or without, or a .txt file of a text a line. What is not test is
+            taken for text alone; a source with labels but no test split has one carved out, as there.
         labels: of the task that is learned from; those of the test rows must be among them.
         settings: as in :func:`load_data`; ``max_train_rows`` is of the texts.
 
@@ -69,25 +68,26 @@ def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = 
     """
     settings = settings or DataSettings()
     none = Split([], labels.encode([]))
-    name, texts, test = _without_labels(source, labels, settings) or (stem_of(Path(source)), source, none)
-    pool = np.array(load_texts(texts, settings), dtype=object)
+    if isinstance(source, (str, Path)) and kind_of(Path(source)) == ".txt":
+        name, texts, test = stem_of(Path(source)), load_texts(source, settings), none
+    else:
+        name, rows, test = _without_labels(source, labels, settings)
+        texts = load_texts(rows, settings)
+    pool = np.array(texts, dtype=object)
     if settings.max_train_rows is not None:
-        seed = settings.split_seed if settings.rows_seed is None else settings.rows_seed
-        pool = pool[np.sort(np.random.default_rng(seed).permutation(len(pool))[: settings.max_train_rows])]
+        order = np.random.default_rng(settings.seed_of_rows).permutation(len(pool))
+        pool = pool[np.sort(order[: settings.max_train_rows])]
     return with_unlabeled(Data(name, labels, none, none, none, test), pool.tolist(), settings)
 
 
-def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, list[str], Split] | None:
-    """Name, texts and test rows of a source; None where it is a file of texts alone."""
-    if isinstance(source, (str, Path)) and kind_of(Path(source)) == ".txt":
-        return None
+def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, list[str], Split]:
+    """Return name, texts and test rows of a source."""
     found = open_source(source)
-    tables = {split: read_table(part, f"{split} split of {found.name}") for split, part in found.parts.items()}
-    whole = tables.get(WHOLE)
-    if whole is not None and has_labels(whole, settings.label_column) and settings.test_size:
-        given = load_data(source, replace(settings, max_train_rows=None))
-        texts = [text for name in ("train", "validation", "calibration") for text in given.splits[name].texts]
-        return found.name, texts, Split(given.test.texts, labels.encode(_known_names(given, labels)))
+    tables = {split: found.table(split) for split in found.parts}
+    if WHOLE in tables and has_labels(tables[WHOLE], settings.label_column) and settings.test_size:
+        data = load_data(source, replace(settings, max_train_rows=None))
+        texts = [text for name, split in data.splits.items() if name != "test" for text in split.texts]
+        return found.name, texts, Split(data.test.texts, labels.encode(_test_labels(data, labels)))
     texts = [
         text
         for split, table in tables.items()
@@ -98,17 +98,13 @@ def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tupl
     return found.name, texts, test
 
 
-def _known_names(given: Data, labels: Labels) -> Sequence[Any]:
-    """The names of the test rows' labels.
-
-    Raises:
-        DataError: one of them is not among ``labels``.
-    """
-    names = given.labels.decode(given.test.targets)
-    unknown = {name for row in names for name in ([row] if isinstance(row, str) else row)} - {*labels.names}
+def _test_labels(data: Data, labels: Labels) -> list[Any]:
+    """Return the names of the test rows' labels, or raise a DataError that one of them is not among ``labels``."""
+    rows: list[Any] = data.labels.decode(data.test.targets)
+    unknown = {name for row in rows for name in ([row] if isinstance(row, str) else row)} - {*labels.names}
     if unknown:
         raise DataError(
-            f"{given.name}: expected test rows with labels among {', '.join(labels.names[:30])}, found "
+            f"{data.name}: expected test rows with labels among {', '.join(labels.names[:30])}, found "
             f"{', '.join(sorted(unknown)[:5])}: give label_mapping, from the source's names to these"
         )
-    return names
+    return rows

@@ -148,10 +148,10 @@ def score_predictions(
         seed: of the bootstrap.
 
     Returns:
-        One label a row: accuracy; f1, precision and recall, each _macro, _micro and _weighted; mcc; loss (mean negative
-        log-likelihood, nats); accuracy_interval and f1_macro_interval [low, high]; per_class {name: {precision,
-        recall, f1, support}}. Several: also subset_accuracy (the same as accuracy) and f1_micro_interval, lrap in
-        place of mcc, and as loss the mean binary cross-entropy over rows and labels.
+        accuracy; f1, precision and recall, each _macro, _micro and _weighted; mcc, or with several labels a row
+        subset_accuracy (the same as accuracy) and lrap; loss (negative log-likelihood, nats); accuracy_interval,
+        f1_macro_interval, with several labels f1_micro_interval, each [low, high]; per_class {name: {precision, recall,
+        f1, support}}.
 
     Raises:
         DataError: no rows, or targets or probabilities that do not fit the labels.
@@ -213,9 +213,10 @@ def tally(targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> sparse.cs
     all is right. Targets and guesses are integers.
     """
     right = (targets == guesses).reshape(len(targets), -1).all(axis=1, keepdims=True)
-    actual, given = (
-        sparse.csr_array(ids if labels.multi_label else _one_hot(ids, labels.num_labels)) for ids in (targets, guesses)
-    )
+    if not labels.multi_label:
+        one_hot = sparse.eye_array(labels.num_labels, format="csr")
+        targets, guesses = one_hot[targets], one_hot[guesses]
+    actual, given = sparse.csr_array(targets), sparse.csr_array(guesses)
     columns = [actual.multiply(given), given, actual, sparse.csr_array(right)]
     return sparse.csr_array(sparse.hstack(columns), dtype=np.float64)
 
@@ -254,10 +255,6 @@ def negative_log_likelihood(targets: ArrayLike, probabilities: ArrayLike, *, mul
     likelihood = np.where(y == 1, p, 1 - p) if multi_label else p[np.arange(len(y)), y]
     tiny = np.finfo(np.float64).eps
     return float(-np.log(np.clip(likelihood, tiny, 1 - tiny)).mean())
-
-
-def _one_hot(ids: np.ndarray, k: int) -> sparse.csr_array:
-    return sparse.csr_array((np.ones(len(ids)), (np.arange(len(ids)), ids)), shape=(len(ids), k))
 
 
 def _parts(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

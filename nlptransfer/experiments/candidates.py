@@ -46,17 +46,17 @@ class Candidate:
 
     @property
     def method(self) -> str:
-        """Return the name of the route or baseline."""
+        """Name of the route or baseline."""
         return self.name if self.route is None else self.route.name
 
     @property
     def is_baseline(self) -> bool:
-        """Return whether it takes next to no time, so that it runs whatever the budget is."""
+        """Whether it takes next to no time, so that it runs whatever the budget is."""
         return self.route is None
 
     @property
     def is_tuned(self) -> bool:
-        """Return whether it trains at a learning rate; the L2 of a fitted head is always chosen."""
+        """Whether it trains at a learning rate; the L2 of a fitted head is always chosen."""
         return self.route is not None and not self.route.fits_head
 
     def described(self) -> dict[str, Any]:
@@ -101,8 +101,7 @@ class SharedSettings:
             seed: of initialization and of data order.
             chosen: training settings that take the place of the shared ones.
             rows: ``max_train_rows`` that the data was read with, where it is another than that of all.
-            save_model: whether the classifier is saved, and its speed and size measured, also without
-                ``keep_checkpoints``.
+            save_model: whether the classifier is saved also without ``keep_checkpoints``.
         """
         settings = self.data if rows is None else replace(self.data, max_train_rows=rows)
         if candidate.route is None:

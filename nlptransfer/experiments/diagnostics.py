@@ -23,10 +23,13 @@ COMPARED_ROWS = 256
 
 
 def scores_by_role(learning: Learning, when: str) -> dict[str, dict[str, Any]]:
-    """Score the model as it is on each role's test rows, or else its validation rows: split and ``when`` by role.
+    """Score the model on each role's test rows, or else its validation rows.
 
     Args:
-        when: before or after the target is learned.
+        when: before or after: whether the target was learned.
+
+    Returns:
+        By role the name of the split, and under ``when`` its scores.
     """
     found = {}
     for role, task in learning.tasks.items():

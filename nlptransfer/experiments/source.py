@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -47,24 +46,23 @@ def load_source(given: Any, target: Labels | None, settings: DataSettings, trans
     """
     if (saved := saved_classifier(given)) is not None:
         return _of_classifier(saved, transfer)
-    own = replace(
+    settings = replace(
         settings,
         text_column=transfer.source_text_column,
         label_column=transfer.source_label_column,
         max_train_rows=transfer.max_source_rows,
         rows_seed=None,
     )
-    parts = [load_data(one, own) for one in (given if isinstance(given, list) else [given])]
-    mapping = _checked(transfer.label_mapping, [name for part in parts for name in part.labels.names])
-    parts = [_mapped(part, mapping) for part in parts]
+    parts = [load_data(one, settings) for one in (given if isinstance(given, list) else [given])]
+    mapping = _checked_mapping(transfer, [name for part in parts for name in part.labels.names])
     if len({part.labels.multi_label for part in parts}) > 1:
         raise SettingError("source: expected one label a row in all of the sources, or lists of labels in all")
-    names = tuple(dict.fromkeys(name for part in parts for name in part.labels.names))
-    found = Labels(names, parts[0].labels.multi_label)
-    labels = target if target is not None and same_labels(found, target) else found
-    sizes = tuple(len(part.train) for part in parts)
-    data = _joined([_relabeled(part, labels) for part in parts], labels)
-    return Source(data.name, labels, data, sizes=sizes)
+    names = dict.fromkeys(mapping.get(name, name) for part in parts for name in part.labels.names)
+    labels = Labels(tuple(names), parts[0].labels.multi_label)
+    if target is not None and same_labels(labels, target):
+        labels = target
+    data = _joined([_relabeled(part, labels, mapping) for part in parts], labels)
+    return Source(data.name, labels, data, sizes=tuple(len(part.train) for part in parts))
 
 
 def saved_classifier(given: Any) -> Classifier | None:
@@ -79,54 +77,48 @@ def saved_classifier(given: Any) -> Classifier | None:
 
 
 def _of_classifier(saved: Classifier, transfer: FromSource) -> Source:
-    mapping = _checked(transfer.label_mapping, saved.labels.names)
+    mapping = _checked_mapping(transfer, saved.labels.names)
     names = [mapping.get(name, name) for name in saved.labels.names]
     if len(set(names)) < len(names):
         raise SettingError(
             f"label_mapping={transfer.label_mapping}: expected another name for each label of a saved classifier, "
             f"found {', '.join(names)}: give its training data as the source to have labels put together"
         )
-    labels = Labels(tuple(names), saved.labels.multi_label)
-    return Source(saved.route.name, labels, None, saved)
+    return Source(saved.route.name, Labels(tuple(names), saved.labels.multi_label), None, saved)
 
 
-def _checked(mapping: Mapping[str, str] | None, names: Sequence[str]) -> Mapping[str, str]:
-    for name in mapping or {}:
-        if name not in names:
-            raise SettingError(f"label_mapping: the source has no label {name!r}: {nearest(name, names)}")
-    return mapping or {}
+def _checked_mapping(transfer: FromSource, names: Sequence[str]) -> Mapping[str, str]:
+    mapping = transfer.label_mapping or {}
+    if unknown := [name for name in mapping if name not in names]:
+        raise SettingError(f"label_mapping: the source has no label {unknown[0]!r}: {nearest(unknown[0], names)}")
+    return mapping
 
 
-def _mapped(data: Data, mapping: Mapping[str, str]) -> Data:
-    """With the target's names; several labels may become one."""
-    names = tuple(dict.fromkeys(mapping.get(name, name) for name in data.labels.names))
-    return _relabeled(data, Labels(names, data.labels.multi_label), mapping)
-
-
-def _relabeled(data: Data, labels: Labels, mapping: Mapping[str, str] = MappingProxyType({})) -> Data:
-    """With targets as other labels number them."""
-    if data.labels == labels:
+def _relabeled(data: Data, labels: Labels, mapping: Mapping[str, str]) -> Data:
+    """Give targets the numbers of other labels, by name; several labels may become one."""
+    if data.labels == labels and not mapping:
         return data
 
-    def split(old: Split) -> Split:
-        rows: Sequence[Any] = data.labels.decode(old.targets)
-        if data.labels.multi_label:
+    def relabeled(split: Split) -> Split:
+        rows: Sequence[Any] = data.labels.decode(split.targets)
+        if labels.multi_label:
             rows = [tuple(dict.fromkeys(mapping.get(name, name) for name in row)) for row in rows]
         else:
             rows = [mapping.get(name, name) for name in rows]
-        return Split(old.texts, labels.encode(rows))
+        return Split(split.texts, labels.encode(rows))
 
-    return data.with_splits(labels, {name: split(old) for name, old in data.splits.items()})
+    splits: dict[str, Any] = {name: relabeled(split) for name, split in data.splits.items()}
+    return replace(data, labels=labels, **splits)
 
 
 def _joined(parts: Sequence[Data], labels: Labels) -> Data:
     if len(parts) == 1:
         return parts[0]
-    splits = {
+    splits: dict[str, Any] = {
         name: Split(
             [text for part in parts for text in part.splits[name].texts],
             np.concatenate([part.splits[name].targets for part in parts]),
         )
         for name in parts[0].splits
     }
-    return replace(parts[0].with_splits(labels, splits), name="+".join(part.name for part in parts))
+    return replace(parts[0], name="+".join(part.name for part in parts), labels=labels, **splits)

@@ -44,8 +44,6 @@ log = logging.getLogger("nlptransfer")
 class Learned:
     """What is known of a model after all stages."""
 
-    fit: Fit = field(default_factory=Fit)
-    """of the last stage, with the seconds and examples of all"""
     stages: dict[str, Fit] = field(default_factory=dict)
     settings: dict[str, TrainingSettings] = field(default_factory=dict)
     """as resolved, by stage"""
@@ -58,6 +56,16 @@ class Learned:
     similarity: list[dict[str, Any]] | None = None
     """by layer, where there are rows of a source"""
 
+    @property
+    def fit(self) -> Fit:
+        """Return the fit of the last stage, with the seconds and examples of all."""
+        fits = [*self.stages.values()]
+        return replace(fits[-1], **_spent(fits)) if fits else Fit()
+
+
+def _spent(fits: Sequence[Fit]) -> dict[str, Any]:
+    return {"seconds": sum(one.seconds for one in fits), "examples": sum(one.examples for one in fits)}
+
 
 def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
     """Take the model through all stages of its transfer, in place.
@@ -66,17 +74,18 @@ def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
         source_learned: whether the model has learned the source already.
     """
     stages = [stage for stage in learning.transfer.stages if not (source_learned and stage.roles == (SOURCE,))]
-    runner = _Runner(learning, Learned())
-    learned = runner.learned
+    learned = Learned()
+    runner = _Runner(learning, learned)
     if learning.transfer.label_free and any(learning.transfer.part(stage).is_chosen for stage in stages):
         runner.differ = domains_differ(learning)
     start, layers = None, list[np.ndarray]()
     for stage in stages:
         if stage.roles == (TARGET,) and (source_learned or FROM_SOURCE.name in learned.stages):
             learned.scores = scores_by_role(learning, "before")
-            layers = layer_vectors(learning, TARGET)
-            start = learning.weights()
-            _relabel_for_target(learning)
+            layers, start = layer_vectors(learning, TARGET), learning.weights()
+            if not learning.labels_agree:
+                labels = learning.tasks[TARGET].data.labels
+                learning.source_head = relabel(learning.built.model, learning.head, labels, learning.seed)
         elif stage.roles == (TARGET, SOURCE) and not learning.labels_agree:
             learning.source_head = _new_source_head(learning)
         fitted = runner.run(stage, is_last=stage is stages[-1])
@@ -85,10 +94,6 @@ def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
             # Else the model is the one that the stage before has left.
             known = fitted.logits is not None and stage.roles[0] == TARGET
             learned.logits = np.asarray(fitted.logits, dtype=np.float32) if known else None
-    if stages:
-        fits = learned.stages.values()
-        spent = {"seconds": sum(one.seconds for one in fits), "examples": sum(one.examples for one in fits)}
-        learned.fit = replace(learned.stages[stages[-1].name], **cast(Any, spent))
     if SOURCE in learning.tasks:
         for role, after in scores_by_role(learning, "after").items():
             learned.scores[role] = learned.scores.get(role, {}) | after
@@ -96,13 +101,6 @@ def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
     if start:
         learned.distance_from_source = distance_by_layer(learning, start)
     return learned
-
-
-def _relabel_for_target(learning: Learning) -> None:
-    """Give the model a new last layer for the target's labels, where they are others than the source's."""
-    if not learning.labels_agree:
-        labels = learning.tasks[TARGET].data.labels
-        learning.source_head = relabel(learning.built.model, learning.head, labels, learning.seed)
 
 
 def _new_source_head(learning: Learning) -> nn.Linear:
@@ -130,8 +128,13 @@ class _Runner:
         """Fit the stage; of several variants keep the one that is best on validation, or without target labels."""
         learning = self.learning
         transfer = learning.transfer.part(stage)
-        route, training = transfer.at(stage, learning.route, learning.training)
-        settings = self.learned.settings[stage.name] = self._resolved(stage, route, training)
+        route, settings = transfer.at(stage, learning.route, learning.training)
+        if stage.learns != "language":
+            # Else epochs, learning rate and batch size are the strategy's.
+            largest = max((learning.tasks[role].data for role in stage.roles), key=lambda data: len(data.train))
+            defaults = route.defaults(largest).items()
+            settings = replace(settings, **{name: one for name, one in defaults if getattr(settings, name) is None})
+        self.learned.settings[stage.name] = settings
         transfer.prepare(stage, route, learning.built.model)
         if stage.learns == "language":
             return self._fit_or_resume(stage, Variant(route, transfer), settings, [stage.name], keep=True)
@@ -148,14 +151,6 @@ class _Runner:
             return fitted
         return self._fit_best(stage, route, variants, settings, parts)
 
-    def _resolved(self, stage: Stage, route: Route, training: TrainingSettings) -> TrainingSettings:
-        """Fill in the route's defaults for the rows of a stage."""
-        if stage.learns == "language":
-            return training
-        largest = max((self.learning.tasks[role].data for role in stage.roles), key=lambda data: len(data.train))
-        defaults = route.defaults(largest)
-        return replace(training, **{name: one for name, one in defaults.items() if getattr(training, name) is None})
-
     def _fit_best(
         self, stage: Stage, route: Route, variants: Sequence[Variant], settings: TrainingSettings, parts: Sequence[str]
     ) -> Fitted:
@@ -166,10 +161,10 @@ class _Runner:
 
         def fit(variant: Variant) -> Fitted:
             learning.restore(start)
-            # A strategy that is chosen among has settings of its own; a variant of the route has those of the stage.
-            own = (
-                variant.transfer.at(stage, variant.route, settings)[1] if label_free and variant.transfer else settings
-            )
+            own = settings
+            if label_free and variant.transfer is not None:
+                # A strategy that is chosen among has settings of its own; a variant of the route those of the stage.
+                _, own = variant.transfer.at(stage, variant.route, settings)
             return self._fit_or_resume(stage, variant, own, [*parts, variant.label], keep=True)
 
         fits = [fit(variant).fit for variant in variants]
@@ -183,15 +178,10 @@ class _Runner:
             {**variant.named, **{name: getattr(one, name) for name in shown if getattr(one, name) is not None}}
             for variant, one in zip(variants, fits, strict=True)
         ]
-        summary = replace(
-            kept.fit,
-            seconds=sum(one.seconds for one in fits),
-            examples=sum(one.examples for one in fits),
-            domains_differ=self.differ if label_free else None,
-            chosen=best.named,
-            curve=curve,
+        differ = self.differ if label_free else None
+        return replace(
+            kept, fit=replace(kept.fit, **_spent(fits), domains_differ=differ, chosen=best.named, curve=curve)
         )
-        return replace(kept, fit=summary)
 
     def _best(self, stage: Stage, variants: Sequence[Variant], fits: Sequence[Fit]) -> int:
         """Return the index of the best variant: by its validation score, or without a label of the target."""
@@ -225,8 +215,8 @@ class _Runner:
             # The model stays as it is.
             return Fitted(Fit(evidence=self.evidence))
         checkpoints = learning.folder / "_".join([CHECKPOINTS, *parts])
-        if keep and (done := read_stage(checkpoints)) is not None:
-            weights, fit, logits = done
+        if keep and (finished := read_stage(checkpoints)) is not None:
+            weights, fit, logits = finished
             learning.restore(weights)
             return Fitted(fit, logits)
         fitted = fit_variant(learning, stage, variant, settings, checkpoints)

@@ -33,11 +33,7 @@ class Task:
 
     @classmethod
     def of(cls, data: Data, settings: TrainingSettings, weights: np.ndarray | None = None) -> "Task":
-        """Make a task of a dataset.
-
-        Raises:
-            SettingError: a class weight or a metric that makes no sense for these labels.
-        """
+        """Make a task of a dataset; raise a SettingError where class weights or metric make no sense for its labels."""
         of_classes = class_weights(settings.class_weights, data.labels, data.train.targets)
         score = _scorer(data.labels, settings.metric_for_best_model)
         return cls(data, LabelLoss(data.labels, of_classes, settings.label_smoothing), score, weights)
@@ -45,11 +41,12 @@ class Task:
     @classmethod
     def unlabeled(cls, data: Data) -> "Task":
         """Make a task of the texts without labels: targets that no loss takes."""
-        none = Split([], data.labels.encode([]))
-        shape = (len(data.unlabeled), data.labels.num_labels) if data.labels.multi_label else len(data.unlabeled)
-        unseen = np.full(shape, np.nan, np.float32) if data.labels.multi_label else np.full(shape, UNSEEN)
+        labels, count = data.labels, len(data.unlabeled)
+        none = Split([], labels.encode([]))
+        shape = (count, labels.num_labels) if labels.multi_label else count
+        unseen = np.full(shape, np.nan, np.float32) if labels.multi_label else np.full(shape, UNSEEN)
         texts = replace(data, train=Split([*data.unlabeled], unseen), validation=none, calibration=none)
-        return cls(texts, LabelLoss(data.labels), _scorer(data.labels, None))
+        return cls(texts, LabelLoss(labels), _scorer(labels, None))
 
     def majority_score(self) -> float | None:
         """Return the validation score of the most frequent label for every row; None where that says nothing."""
@@ -62,11 +59,7 @@ class Task:
 
 
 def tasks_of(config: RunConfig) -> dict[str, Task]:
-    """Return the tasks of a run by role: target, source and unlabeled, as far as there are such rows.
-
-    Raises:
-        SettingError: a class weight or a metric that makes no sense for the labels.
-    """
+    """Return the tasks of a run by role: target, source and unlabeled, as far as there are such rows."""
     data, source, training = config.data, config.source, config.training
     tasks = {} if config.transfer.label_free else {TARGET: Task.of(data, training)}
     if data.unlabeled:

@@ -41,6 +41,7 @@ from .rows import Rows as Rows
 from .rows import SomeRows as SomeRows
 from .rows import TeacherRows as TeacherRows
 from .rows import WordFeatureRows as WordFeatureRows
+from .rows import WordIdRows as WordIdRows
 from .rows import rows_of_texts as rows_of_texts
 from .rows import texts_of_rows as texts_of_rows
 from .rows import tokens_of_texts as tokens_of_texts

@@ -83,6 +83,19 @@ class WordFeatureRows(_Extended):
 
 
 @dataclass(frozen=True)
+class WordIdRows(_Extended):
+    """Rows, and the words of each text by their ids."""
+
+    words: TokenRows
+    """of each text"""
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Add ``word_ids``, (len(indices), most words) int64, to the rows' batch."""
+        words = self.words.batch(texts_of_rows(self.rows, indices))["input_ids"]
+        return {**self.rows.batch(indices), "word_ids": words}
+
+
+@dataclass(frozen=True)
 class ActivationRows(_Extended):
     """Token rows, and the activations of each token above frozen layers, computed once."""
 

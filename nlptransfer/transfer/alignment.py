@@ -1,7 +1,7 @@
 """Alignment of two domains: strategies whose loss has the distance between the representations of both sides."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,56 +43,40 @@ CRITIC_PENALTY = 1.0
 ALIGN = Stage("align", (SOURCE, UNLABELED))
 
 
-class Discrepancy(nn.Module, ABC):
-    """Distance between the representations of two domains."""
-
-    @abstractmethod
-    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
-        """Return ``trade_off`` * D.
-
-        Args:
-            source: (rows, width)
-            target: (other rows, width)
-            weights: (rows,) and (other rows,): what each row counts, adding up to 1 on either side.
-        """
+Discrepancy = Callable[[Tensor, Tensor, tuple[Tensor, Tensor], float], Tensor]
+"""(rows, width) representations of the source, those of the target, weights of both that add up to 1 on either side,
+and lambda -> lambda * D, the distance between the domains."""
 
 
-class Correlation(Discrepancy):
-    """|Cs - Ct|^2 / (4 * width^2) of the covariances, and |ms - mt|^2 / width of the means.
+def correlation_distance(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
+    """Compute |Cs - Ct|^2 / (4 * width^2) of the covariances, and |ms - mt|^2 / width of the means.
 
     The first is Deep CORAL's (Sun and Saenko 2016, equation 1); the means are aligned too, as in the closed form.
     """
-
-    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
-        apart = covariance(source, weights[0]) - covariance(target, weights[1])
-        means = weights[0] @ source - weights[1] @ target
-        return trade_off * (apart.square().sum() / (4 * source.shape[1] ** 2) + means.square().mean())
+    apart = covariance(source, weights[0]) - covariance(target, weights[1])
+    means = weights[0] @ source - weights[1] @ target
+    return trade_off * (apart.square().sum() / (4 * source.shape[1] ** 2) + means.square().mean())
 
 
-class MeanDiscrepancy(Discrepancy):
-    """The squared maximum mean discrepancy of a sum of Gaussian kernels.
+def mean_discrepancy(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
+    """Compute the squared maximum mean discrepancy of a sum of Gaussian kernels.
 
     Gretton et al. 2012, "A Kernel Two-Sample Test", equation 5 (the biased estimate, which is never below 0), with
     the kernels of Long et al. 2015 (DAN): their bandwidths are multiples of the mean squared distance of all rows.
     """
-
-    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
-        rows = torch.cat([source, target])
-        # One signed weight a row: the sum over all pairs is what both sides have within, less what they have across.
-        signs = torch.cat([weights[0], -weights[1]])
-        return trade_off * (signs @ _kernel(rows, signs.abs()) @ signs)
+    rows = torch.cat([source, target])
+    # One signed weight a row: the sum over all pairs is what both sides have within, less what they have across.
+    signs = torch.cat([weights[0], -weights[1]])
+    return trade_off * (signs @ _kernel(rows, signs.abs()) @ signs)
 
 
-class Adversary(Discrepancy):
+class Adversary(nn.Module):
     """A critic that tells the domains apart, and whose gradient is reversed on its way into the representation.
 
     DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equations 9 and 18): the critic
     minimizes its cross-entropy at full rate, and ``trade_off`` scales the reversed gradient. The critic's slope is
-    penalized on the rows of both, without which the two often chase each other and nothing is learned (R1 and R2 of
-    Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", section 4.1).
-
-    Args:
-        width: of the representation.
+    penalized on the rows of both, without which training often diverges (R1 and R2 of Mescheder et al. 2018, "Which
+    Training Methods for GANs do actually Converge?", section 4.1).
     """
 
     def __init__(self, width: int) -> None:
@@ -203,7 +187,7 @@ class Coral(Alignment):
         return task.choose_l2()
 
     def discrepancy(self, width: int) -> Discrepancy:
-        return Correlation()
+        return correlation_distance
 
 
 @dataclass(frozen=True)
@@ -215,7 +199,7 @@ class Mmd(Alignment):
     trade_offs: Annotated[tuple[Positive, ...], MinLen(1)] = (0.3, 1.0)
 
     def discrepancy(self, width: int) -> Discrepancy:
-        return MeanDiscrepancy()
+        return mean_discrepancy
 
 
 @dataclass(frozen=True)
@@ -237,10 +221,9 @@ class Dann(Alignment):
 class Aligned(Objective):
     """Ls + lambda * D(Ps, Pt): the source's labels, and representations that do not tell the domains apart.
 
-    A pass takes rows of both sides. D is over the rows of the pass on all processes: their representations are
-    gathered with their gradients, so that several processes minimize what one would on the same rows; the critic is
-    a part of this module, and kept in step as all weights are. Where a step has several passes, D is the mean of
-    theirs. Labels of the target are never looked at.
+    D is over the rows of a pass on all processes, whose representations are gathered with their gradients: several
+    processes minimize what one would on the same rows. Where a step has several passes, D is the mean of theirs.
+    Labels of the target are never looked at.
 
     Args:
         criterion: the loss of the source's rows.
@@ -268,24 +251,21 @@ class Aligned(Objective):
     def forward(self, inputs: dict[str, Any], batch: dict[str, Any] | None = None) -> Tensor:  # type: ignore[override]
         if batch is None:
             return super().forward(inputs)
-        sides, weights, shares = [], [], []
-        loss = torch.zeros((), device=self.criterion.class_weights.device)
+        logits, sides, counts = [], [], []
         for role in (SOURCE, UNLABELED):
             with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
-                if role == SOURCE:
-                    loss = super().forward(inputs[role], batch[role])
-                else:
-                    self.model(**inputs[role])
-            rows = text_vectors(seen[0], inputs[role], self.model).float()
-            gathered, counts = _of_all_processes(rows, self._counts(batch[role]))
-            sides.append(gathered)
-            shares.append(counts.sum())
-            weights.append(counts / counts.sum())
+                logits.append(self.model(**inputs[role]).logits.float())
+            vectors = text_vectors(seen[0], inputs[role], self.model).float()
+            gathered = _of_all_processes(vectors, self._counts(batch[role]))
+            sides.append(gathered[0])
+            counts.append(gathered[1])
+        weights = counts[0] / counts[0].sum(), counts[1] / counts[1].sum()
         trade_off = self.trade_off(batch[SOURCE].progress)
-        apart: Tensor = self.discrepancy(sides[0], sides[1], (weights[0], weights[1]), trade_off)
-        self.seen = [side.detach() for side in sides], (weights[0], weights[1]), trade_off
+        apart: Tensor = self.discrepancy(sides[0], sides[1], weights, trade_off)
+        self.seen = [side.detach() for side in sides], weights, trade_off
+        loss: Tensor = self.criterion(logits[0], batch[SOURCE])
         # All processes have the same D, and their losses are added up; a pass counts as much as its rows do.
-        return loss + apart * (shares[0].detach() / distributed.world_size())
+        return loss + apart * (counts[0].sum().detach() / distributed.world_size())
 
     def row_weights(self, targets: Tensor, role: str = SOURCE) -> Tensor:
         return self.criterion.row_weights(targets) if role == SOURCE else torch.ones(len(targets)).to(targets.device)
@@ -348,13 +328,8 @@ def correlation_map(source: np.ndarray, target: np.ndarray, shrinkage: float) ->
     """Make the map that gives the source's rows the target's mean and covariance: (x - ms) Cs^(-1/2) Ct^(1/2) + mt.
 
     CORAL (Sun, Feng and Saenko 2016, "Return of Frustratingly Easy Domain Adaptation", algorithm 1), with the means
-    moved too. With more than ``AXES`` features the covariances of the first principal axes of both sides are mapped,
-    and what is across them is only moved.
-
-    Args:
-        source: (rows, width)
-        target: (other rows, width)
-        shrinkage: of both covariances, towards the multiple of the identity that has their trace.
+    moved too. Of more than ``AXES`` features the first principal axes of both sides are mapped, and the rest is only
+    moved. ``shrinkage`` is that of both covariances, towards the multiple of the identity that has their trace.
     """
     center, moved = source.mean(axis=0), target.mean(axis=0)
     sides = [source - center, target - moved]

@@ -93,13 +93,11 @@ class Contrastive(Transfer):
             check(not value, name, value, expected)
 
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
-        defaults: dict[str, Any] = {
-            "num_train_epochs": 1,
-            "learning_rate": RATE_OF_ADAPTERS if route.is_adapter else RATE,
-            "per_device_train_batch_size": PAIRS_PER_STEP,
-        }
         return route, replace(
-            training, **{name: one for name, one in defaults.items() if getattr(training, name) is None}
+            training,
+            num_train_epochs=training.num_train_epochs or 1,
+            learning_rate=training.learning_rate or (RATE_OF_ADAPTERS if route.is_adapter else RATE),
+            per_device_train_batch_size=training.per_device_train_batch_size or PAIRS_PER_STEP,
         )
 
     def prepare(self, stage: Stage, route: Route, model: PreTrainedModel) -> None:
@@ -111,10 +109,7 @@ class Contrastive(Transfer):
         rows = cast(TokenRows, learner.examples[TARGET].rows)
         pooler = pooler_of(learner.module, learner.last_layer, rows)
         if pooler is not None and self.mean_start:
-            if has_mean_layer(learner.module):
-                make_identity(pooler)
-            else:
-                begin_at_mean(learner.module, pooler, rows)
+            begin_at_mean(learner.module, pooler, rows)
         return ContrastiveLoss(learner.module, learner.criteria[TARGET], learner.last_layer, pooler)
 
     def examples(self, stage: Stage, learner: Learner) -> Mapping[str, Examples]:
@@ -166,17 +161,10 @@ class PairRows:
 
 
 def drawn_pairs(examples: Examples, num_labels: int, count: int, seed: int = 0) -> Examples:
-    """Draw pairs of texts that share a label, or of one window each where texts are in windows.
+    """Draw ``count`` pairs of texts that share a label, or of one window each where texts are in windows.
 
     All texts with a label come first in a pair equally often. The other one has one of its labels, drawn at random; a
-    text that is alone with it is paired with itself.
-
-    Args:
-        num_labels: labels there are.
-        count: pairs to draw.
-
-    Raises:
-        TrainingError: no text has a label.
+    text that is alone with it is paired with itself. Raises a TrainingError where no text has a label.
     """
     draw, targets = np.random.default_rng(seed), examples.targets
     has = targets > 0 if targets.ndim == 2 else np.eye(num_labels, dtype=bool)[targets]
@@ -252,7 +240,7 @@ def contrastive_losses(vectors: Tensor, alike: Tensor) -> Tensor:
     """Return the loss of each row, (rows,) float32; where no other row is like it, or all are, that half is 0.
 
     Args:
-        vectors: (rows, width), of any length.
+        vectors: (rows, width)
         alike: (rows, rows) bool, whether two rows share a label.
     """
     unit = functional.normalize(vectors.float(), dim=1)
@@ -295,24 +283,18 @@ def has_mean_layer(model: nn.Module) -> bool:
     return is_known and not layers_of(plain)[-1].get_parameter("attention.self.query.weight").any()
 
 
-def make_identity(layer: nn.Linear) -> None:
-    nn.init.eye_(layer.weight)
-    nn.init.zeros_(layer.bias)
-
-
 def begin_at_mean(model: nn.Module, pooler: nn.Linear, rows: TokenRows) -> None:
     """Let the layer before the last make the mean over a text's last hidden states out of the first one.
 
-    Both say much the same: the map between them is fitted by ridge regression on texts of random tokens of ``rows``,
-    without any label.
-
-    Args:
-        model: a classifier.
-        pooler: as :func:`pooler_of` finds it in the model; it is changed.
-        rows: texts of the task.
+    Above a layer of :func:`append_mean_layer` it is the first one. Else both say much the same: the map between them is
+    fitted by ridge regression on texts of random tokens of ``rows``, without any label.
     """
     from sklearn.linear_model import Ridge
 
+    if has_mean_layer(model):
+        nn.init.eye_(pooler.weight)
+        nn.init.zeros_(pooler.bias)
+        return
     with last_inputs(pooler) as first, _outputs(plain_model(model).base_model) as states:
 
         def first_and_mean(batch: dict[str, Tensor]) -> Tensor:
@@ -333,9 +315,7 @@ def begin_at_mean(model: nn.Module, pooler: nn.Linear, rows: TokenRows) -> None:
 def pooler_of(model: nn.Module, last_layer: nn.Linear, rows: TokenRows) -> nn.Linear | None:
     """Find the layer that takes the first of the last hidden states, and whose tanh the last layer takes, as in BERT.
 
-    Args:
-        last_layer: of the model.
-        rows: texts of the task, to run the model on.
+    The model is run to see it, on a text of random tokens of ``rows``.
     """
     width = last_layer.in_features
     linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module.bias is not None]

@@ -29,8 +29,7 @@ def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
     two unrelated sides much wider than their number of rows come close to 1.
 
     Args:
-        first: (rows, width) features by one model.
-        second: (rows, another width) features of the same rows, in the same order, by the other.
+        first, second: (rows, width) features of the same rows, in the same order; widths may differ.
 
     Returns:
         In [0, 1]; 1 for features that are the same but for rotation, shift and scale; 0, where it would be 0/0, for
@@ -64,8 +63,7 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> flo
     that stratified cross-validation held out.
 
     Args:
-        source: (rows, width) features.
-        target: (other rows, width) features by the same model.
+        source, target: (rows, width) features by the same model.
         seed: of the folds.
 
     Returns:
@@ -113,13 +111,8 @@ def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str],
     the domains, both weighing the same (Bickel et al. 2009): here a logistic regression on TF-IDF of words and word
     pairs (in Chinese and Japanese, of signs and pairs of signs), fitted for each source text without its own fold.
 
-    Args:
-        source_texts: the source's texts.
-        target_texts: the target's texts, without their labels; a single one is enough.
-        seed: of the folds.
-
     Returns:
-        (source rows,) float64 of mean 1; clipped to [0.05, 20] before the mean is taken out.
+        (source rows,) float64 of mean 1; clipped to ``WEIGHTS`` before the mean is taken out.
 
     Raises:
         DataError: no texts on a side, or no word in any of them.

@@ -64,14 +64,9 @@ class Joint(FromSource):
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         rows = {role: len(examples.rows) for role, examples in learner.examples.items()}
-        return JointLoss(
-            learner.module,
-            learner.criteria[TARGET],
-            learner.criteria[SOURCE],
-            partial(self.shares, rows),
-            learner.source_head,
-            learner.last_layer,
-        )
+        losses = learner.criteria[TARGET], learner.criteria[SOURCE]
+        heads = learner.source_head, learner.last_layer
+        return JointLoss(learner.module, *losses, partial(self.shares, rows), *heads)
 
     def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         rows = {role: len(task.train) for role, task in tasks.items()}

@@ -80,12 +80,7 @@ class Evidence:
 
 
 def warn_of_shift(found: Evidence, names: Sequence[str], *, whatever_shift: bool) -> None:
-    """Warn where the labels' proportions seem to be others in the target.
-
-    Args:
-        names: of the labels.
-        whatever_shift: whether the model may be adapted all the same.
-    """
+    """Warn where the labels' proportions seem to be others in the target, and whether that stops adaptation."""
     if found.label_shift > LARGE_SHIFT:
         log.warning(
             "the labels seem to be shared out otherwise among the target's texts: %.0f%% of them would have to be "

@@ -65,8 +65,8 @@ class Pretrain(Transfer):
     """texts of one forward pass on one process"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
-        learns, found = route.learns_encoder or route.has_vectors, f"{route.name}, whose encoder stays as it is"
-        self.require(learns, "an encoder that learns", found, "take full or lora")
+        found = f"{route.name}, whose encoder stays as it is"
+        self.require(route.learns_encoder or route.has_vectors, "an encoder that learns", found, "take full or lora")
         self.require_rows(sides, "give its training data, or leave pretrain out")
         if route.has_vectors:
             self.require_defaults(("mask_probability", "pretrain_batch_size"), "as word vectors have no such setting")
@@ -87,10 +87,7 @@ class Pretrain(Transfer):
         settings: TrainingSettings,
         checkpoints: Path,
     ) -> dict[str, Any]:
-        """Train the model in place, and return what to record, seconds and rows among it.
-
-        Args:
-            texts: to learn from, and held out.
+        """Train the model in place on the first texts, the second ones held out, and return the stage's record.
 
         Raises:
             BaseModelError: the base has no head that predicts tokens.
@@ -140,12 +137,9 @@ class Masking:
         return np.where(candidates > 0, np.maximum(1, np.rint(self.probability * candidates)), 0).astype(np.int64)
 
     def draw(self, ids: np.ndarray, when: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the places of the tokens of one row that are to be predicted, and the ids that are seen there.
+        """Return the places of tokens of one row, (tokens,) ids, to be predicted, and the ids that are seen there.
 
         They depend on the seed, the row's tokens and ``when`` alone: not on the batch, the process, or a resume.
-
-        Args:
-            ids: (tokens,), no padding among them.
         """
         draw = np.random.default_rng(np.array([self.seed % 2**32, when, *ids], dtype=np.uint32))
         candidates = np.flatnonzero(self.is_open[ids])
@@ -238,9 +232,6 @@ def pretrained_base(
     """Return the base that a route builds on, and its revision: as asked for, or word vectors trained further.
 
     All processes call this together. Vectors must be there before the model is: new words change its size.
-
-    Args:
-        target, others: as :func:`language_texts` takes them.
     """
     pretrain = next((part for part in transfer.parts if isinstance(part, Pretrain)), None)
     if pretrain is None or not route.has_vectors:
@@ -300,14 +291,7 @@ def _masked(ids: Tensor, real: Tensor, masking: Masking, when: int) -> tuple[Ten
 
 @contextmanager
 def _around(model: PreTrainedModel, classifier: nn.Module, *, head_learns: bool) -> Iterator[None]:
-    """Put the classifier's encoder into the language model: the same parameters.
-
-    Args:
-        head_learns: whether the language model's own head does.
-
-    Raises:
-        SettingError: nothing of the encoder learns.
-    """
+    """Put the classifier's encoder, the same parameters, into a language model, whose own head may learn or not."""
     encoder = plain_model(classifier).base_model
     setattr(model, model.base_model_prefix, encoder)
     # An output layer that shares the embeddings' weights had those of the encoder that is gone.

@@ -140,13 +140,11 @@ def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> None:
         # No name and no time in the gzip header: the same vectors make the same file.
         out = gzip.GzipFile("", "wb", compresslevel=6, fileobj=plain, mtime=0) if packed else plain
         out.write(f"{len(kept)} {matrix.shape[1]}\n".encode())
-        for start in range(0, len(kept), 4096):
-            block = kept[start : start + 4096]
-            vectors = np.asarray(matrix[[row for row, _ in block]], dtype="<f4")
-            for (_, word), vector in zip(block, vectors, strict=True):
-                # str of a float32 is the shortest number that reads back as the same one.
-                numbers = vector.tobytes() if binary else " ".join(map(str, vector)).encode() + b"\n"
-                out.write(word.encode("utf-8") + b" " + numbers)
+        for row, word in kept:
+            vector = np.asarray(matrix[row], dtype="<f4")
+            # str of a float32 is the shortest number that reads back as the same one.
+            numbers = vector.tobytes() if binary else " ".join(map(str, vector)).encode() + b"\n"
+            out.write(word.encode("utf-8") + b" " + numbers)
         if packed:
             out.close()
     if left_out := len(matrix) - len(kept):

@@ -260,15 +260,11 @@ def _model_blocks(name: str, folder: Path) -> Iterator[Block]:
 
 def _convert(folder: Path, blocks: Iterable[Block], source: str) -> None:
     """Write blocks as a converted folder, of each word the first vector; the matrix is never held in memory."""
-    known: dict[bytes, None] = {}
+    known: dict[bytes, int] = {}
     count = dimensions = 0
     with (folder / "matrix.bin").open("wb") as matrix:
         for words, vectors in blocks:
-            new = []
-            for row, word in enumerate(words):
-                if word not in known:
-                    known[word] = None
-                    new.append(row)
+            new = [row for row, word in enumerate(words) if known.setdefault(word, count + row) == count + row]
             matrix.write(np.asarray(vectors[new], dtype="<f4").data)
             dimensions, count = vectors.shape[1], count + len(words)
     if not known:

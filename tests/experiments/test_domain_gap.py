@@ -1,20 +1,19 @@
 """Between domains: the runs that are made, what is counted of them, and the verb that shows it."""
 
-import json
 import random
 import shutil
 from collections import Counter
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from helpers.corpora import text_of, topic_rows, write_splits
+from helpers.corpora import text_of, topic_splits, write_splits
 from helpers.runs import finetune
 from nlptransfer import RunResult, close_the_gap
 from nlptransfer.cli.app import app
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.experiments.domain_gap import _interval, side_by_side
+from nlptransfer.files import read_json
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import Objective
 from nlptransfer.transfer.alignment import Aligned
@@ -27,12 +26,11 @@ TRANSFERS = {
 
 @pytest.fixture
 def domains(tmp_path):
-    draw = random.Random(0)
-    folders, sizes = [], {"train": 40, "validation": 16, "test": 20}
-    for name in ("films", "books"):
-        splits = {split: topic_rows(count, draw) for split, count in sizes.items()}
-        folder = write_splits(tmp_path / name, splits)
-        (folder / "more.txt").write_text("\n".join(text_of(draw, ["good"]) for _ in range(15)), encoding="utf-8")
+    folders = []
+    for seed, name in enumerate(("films", "books")):
+        folder = write_splits(tmp_path / name, topic_splits({"train": 40, "validation": 16, "test": 20}, seed))
+        more = [text_of(random.Random(row), ["good"]) for row in range(15)]
+        (folder / "more.txt").write_text("\n".join(more), encoding="utf-8")
         folders.append(folder)
     return folders
 
@@ -59,8 +57,8 @@ def test_each_domain_to_each_other(domains, vectors_file, tmp_path):
         assert one.accuracy == pytest.approx(np.mean([*one.pairs.values()]))
         assert one.gain == pytest.approx(one.accuracy - found[0].accuracy)
         assert one.interval[0] <= one.gain <= one.interval[1]
-    told = json.loads((tmp_path / "gap" / "gap.json").read_text())
-    assert [one["transfer"] for one in told] == [one.transfer for one in found]
+    saved = read_json(tmp_path / "gap" / "gap.json")
+    assert [one["transfer"] for one in saved] == [one.transfer for one in found]
 
 
 def test_texts_of_a_file_in_place_of_the_training_rows(domains, vectors_file, tmp_path):
@@ -94,16 +92,9 @@ def test_seeds_count_where_something_is_trained_and_what_is_common_is_learned_on
     assert found[1].adapted in (0, 1)
     # For each seed trade_off 0 of both strategies, and their own.
     assert Counter(trained) == {Objective: 2 * 1, Aligned: 2 * 2}
-    alone = finetune(
-        domains[1], source=domains[0], seed=1, output_dir=tmp_path / "alone", report=False, **transfers["dann"], **call
-    )
-    same = tmp_path / "gap" / "films-books-dann-1"
-    assert np.array_equal(probabilities_of(alone.folder), probabilities_of(same))
-
-
-def probabilities_of(folder):
-    table = pq.read_table(folder / "predictions.parquet").to_pydict()
-    return np.array(table["probabilities"])
+    alone = finetune(domains[1], source=domains[0], seed=1, output_dir=tmp_path / "alone", **transfers["dann"], **call)
+    same = RunResult.load(tmp_path / "gap" / "films-books-dann-1")
+    assert np.array_equal(alone.predictions["test"].probabilities, same.predictions["test"].probabilities)
 
 
 def test_side_by_side_as_one_after_the_other(domains, vectors_file, tmp_path, monkeypatch):
@@ -130,7 +121,7 @@ def test_side_by_side_as_one_after_the_other(domains, vectors_file, tmp_path, mo
 
 
 def test_a_run_that_keeps_no_model(domains, vectors_file, tmp_path):
-    call = {"base": str(vectors_file), "head_type": "linear", "report": False}
+    call = {"base": str(vectors_file), "head_type": "linear"}
     kept = finetune(domains[0], output_dir=tmp_path / "kept", **call)
     run = finetune(domains[0], output_dir=tmp_path / "run", save_model=False, **call)
     assert {path.name for path in kept.folder.iterdir()} - {path.name for path in run.folder.iterdir()} == {"model"}

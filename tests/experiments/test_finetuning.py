@@ -1,6 +1,5 @@
 """finetune(): whole runs on tiny vectors, what they write, and what they refuse."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of
-from helpers.runs import finetune
+from helpers.folders import MODEL_FILES, RUN_FILES, files_of, no_path_in
+from helpers.runs import finetune, record_of, report_of, same_weights
 from nlptransfer import RunResult, Word2Vec
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.environment import machine
+from nlptransfer.files import read_json, write_json
 from nlptransfer.training.loop import train
 
 QUICK = {
@@ -56,26 +56,19 @@ def predictions_of(run: RunResult, split: str) -> dict[str, list]:
     return {name: [row[name] for row in rows] for name in ("id", "true", "predicted", "probabilities")}
 
 
-def is_several(run: RunResult) -> bool:
-    return run.data.labels.multi_label
-
-
 # What a run leaves behind
 
 
 def test_exactly_these_files(run):
     assert set(files_of(run.folder)) == RUN_FILES
-    assert {path.name for path in run.folder.iterdir()} == {
-        "experiment.json", "metrics.json", "predictions.parquet", "model"
-    }  # fmt: skip
 
 
-def test_scores_and_cost(run):
-    report = json.loads((run.folder / "metrics.json").read_text())
+def test_scores(run):
+    report = report_of(run.folder)
     assert list(report) == ["train", "validation", "test", "cost"]
     names = {"rows", "accuracy", "accuracy_interval", "loss", "per_class", "f1_macro_interval"}
     names |= {f"{score}_{mean}" for score in ("f1", "precision", "recall") for mean in ("macro", "micro", "weighted")}
-    names |= {"subset_accuracy", "f1_micro_interval", "lrap"} if is_several(run) else {"mcc"}
+    names |= {"subset_accuracy", "f1_micro_interval", "lrap"} if run.data.labels.multi_label else {"mcc"}
     for split in ("train", "validation", "test"):
         found = report[split]
         assert set(found) == names
@@ -103,7 +96,7 @@ def test_cost(run):
 
 
 def test_record(run):
-    record = json.loads((run.folder / "experiment.json").read_text())
+    record = record_of(run.folder)
     assert record["status"] == "finished"
     assert set(record["settings"]) == {"data", "route", "training", "augment"}
     assert record["settings"]["data"]["split_seed"] == 0
@@ -122,12 +115,7 @@ def test_record(run):
 
 
 def test_no_path_of_this_machine_in_any_file(run, tmp_path_factory):
-    places = [tmp_path_factory.getbasetemp(), Path.cwd(), Path.home(), ROOT]
-    secrets = [str(place).encode() for place in places if len(place.parts) > 1]
-    for path in run.folder.rglob("*"):
-        if path.is_file():
-            held = path.read_bytes()
-            assert not [secret for secret in secrets if secret in held], path
+    no_path_in(run.folder, tmp_path_factory.getbasetemp())
 
 
 def test_predictions_give_the_scores(run):
@@ -139,11 +127,11 @@ def test_predictions_give_the_scores(run):
         right = [true == given for true, given in zip(found["true"], found["predicted"], strict=True)]
         assert np.mean(right) == pytest.approx(run.scores[split]["accuracy"])
         sums = np.sum(found["probabilities"], axis=1)
-        assert is_several(run) or sums == pytest.approx(np.ones(len(sums)), abs=1e-5)
+        assert run.data.labels.multi_label or sums == pytest.approx(np.ones(len(sums)), abs=1e-5)
 
 
 def test_plain_transformers_gives_the_calibrated_probabilities(run):
-    record = json.loads((run.folder / "model" / "nlptransfer.json").read_text())
+    record = read_json(run.folder / "model" / "nlptransfer.json")
     assert record["calibration"]["rows"] == run.data.rows["calibration"]
     assert record["calibration"]["temperature"] != 1.0
     tokenizer = AutoTokenizer.from_pretrained(run.folder / "model")
@@ -151,13 +139,13 @@ def test_plain_transformers_gives_the_calibrated_probabilities(run):
     texts = ["wordaa goodae goodaf", "badae wordab wordac", "deliveryae wordaa praiseae", ""]
     with torch.inference_mode():
         logits = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits
-    found = logits.sigmoid() if is_several(run) else logits.softmax(dim=1)
+    found = logits.sigmoid() if run.data.labels.multi_label else logits.softmax(dim=1)
     np.testing.assert_allclose(found.numpy(), run.classifier.probabilities(texts), atol=1e-6)
 
 
 def test_thresholds_decide_which_of_several_labels_are_given(run):
     thresholds = run.classifier.thresholds
-    if not is_several(run):
+    if not run.data.labels.multi_label:
         assert thresholds is None
         return
     assert len(thresholds) == 3 and set(thresholds) != {0.5}
@@ -222,9 +210,9 @@ def test_a_training_that_gives_one_label_to_all_rows_is_begun_anew_once(tune, re
     assert set(files_of(run.folder)) == RUN_FILES
 
 
-def as_if_collapsed(patch: pytest.MonkeyPatch) -> None:
-    """Let every training score what one label for all rows scores."""
-    patch.setattr("nlptransfer.experiments.task._scorer", lambda labels, metric: lambda targets, logits: 0.5)
+def every_score(patch: pytest.MonkeyPatch, score: Callable[[], float] = lambda: 0.5) -> None:
+    """Replace all scores of trainings and of one label for all rows; by default they are equal."""
+    patch.setattr("nlptransfer.experiments.task._scorer", lambda labels, metric: lambda targets, logits: score())
 
 
 def test_what_is_begun_anew_learns_what_a_quarter_of_the_rate_does(tune, remarks, monkeypatch):
@@ -232,11 +220,9 @@ def test_what_is_begun_anew_learns_what_a_quarter_of_the_rate_does(tune, remarks
     quarter = tune(remarks, learning_rate=0.02, **settings)
     assert quarter.training.collapsed is None
     with monkeypatch.context() as patch:
-        as_if_collapsed(patch)
+        every_score(patch)
         run = tune(remarks, learning_rate=0.08, **settings)
-    found, expected = (load_file(each.folder / "model" / "model.safetensors") for each in (run, quarter))
-    assert run.training.collapsed["learning_rate"] == 0.08
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert run.training.collapsed["learning_rate"] == 0.08 and same_weights(run, quarter)
 
 
 def test_the_first_training_is_kept_where_the_second_scores_lower(tune, remarks, monkeypatch):
@@ -244,17 +230,13 @@ def test_the_first_training_is_kept_where_the_second_scores_lower(tune, remarks,
     first = tune(remarks, **settings)
     # The first training, one label for all rows, the second training.
     scores = iter([0.5, 0.5, 0.4])
-    monkeypatch.setattr(
-        "nlptransfer.experiments.task._scorer", lambda labels, metric: lambda targets, logits: next(scores)
-    )
+    every_score(monkeypatch, lambda: next(scores))
     run = tune(remarks, overwrite=True, output_dir=first.folder.with_name("anew"), **settings)
     training = run.training
     assert training.best_score == 0.5
     assert [entry["score"] for entry in training.collapsed["history"]] == [0.4]
     assert training.collapsed["learning_rate"] == 0.005
-    assert training.examples == 2 * first.training.examples
-    found, expected = (load_file(each.folder / "model" / "model.safetensors") for each in (run, first))
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert training.examples == 2 * first.training.examples and same_weights(run, first)
 
 
 def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, monkeypatch, tmp_path):
@@ -272,7 +254,7 @@ def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, m
             objective.model.register_forward_pre_hook(stop)
         return train(objective, *rest)
 
-    as_if_collapsed(monkeypatch)
+    every_score(monkeypatch)
     settings = {"head_type": "mlp", "num_train_epochs": 3, "save_steps": 2}
     whole = tune(remarks, **settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -283,9 +265,7 @@ def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, m
     run = tune(remarks, output_dir=tmp_path / "cut", **settings)
     names = ("examples", "history", "collapsed")
     assert [getattr(run.training, name) for name in names] == [getattr(whole.training, name) for name in names]
-    found, expected = (each.folder / "model" / "model.safetensors" for each in (run, whole))
-    assert found.read_bytes() == expected.read_bytes()
-    assert set(files_of(run.folder)) == RUN_FILES
+    assert same_weights(run, whole) and set(files_of(run.folder)) == RUN_FILES
 
 
 # Where runs go, and what is found there
@@ -312,9 +292,8 @@ def test_seeds_move_weights_and_never_a_split(tune, remarks):
             "other splits": {"seed": 1, "split_seed": 1},
         }.items()
     }
-    weights = {name: (run.folder / "model" / "model.safetensors").read_bytes() for name, run in runs.items()}
+    assert [same_weights(runs["one"], runs[name]) for name in ("one again", "two as one", "two")] == [True, True, False]
     prints = {name: run.data.fingerprints for name, run in runs.items()}
-    assert weights["one"] == weights["one again"] == weights["two as one"] != weights["two"]
     assert prints["one"] == prints["one again"] == prints["two"] == prints["two as one"] != prints["other splits"]
 
 
@@ -384,8 +363,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(overwrite, tune, remarks, tm
 def test_an_unfinished_run_is_no_experiment(finished, tmp_path):
     with pytest.raises(RunFolderError, match="finished run"):
         RunResult.load(tmp_path)
-    record = json.loads((finished.folder / "experiment.json").read_text()) | {"status": "running"}
-    (tmp_path / "experiment.json").write_text(json.dumps(record))
+    write_json(tmp_path / "experiment.json", record_of(finished.folder) | {"status": "running"})
     with pytest.raises(RunFolderError, match="finished run"):
         RunResult.load(tmp_path)
 

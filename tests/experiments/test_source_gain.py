@@ -1,6 +1,5 @@
 """Did the source help? Runs with and without it, on the same rows, and what is said of them."""
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from helpers.corpora import topic_rows, write_splits
 from helpers.folders import RUN_FILES, files_of
-from helpers.runs import finetune, gain_curve
+from helpers.runs import finetune, gain_curve, record_of, report_of, same_weights
 from nlptransfer import Classifier, RunResult
 from nlptransfer.cli.app import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.run import run as run_once
+from nlptransfer.files import read_json
 from nlptransfer.results import RunConfig
 from nlptransfer.transfer.direct import Copy
 from nlptransfer.transfer.joint import Joint
@@ -55,26 +54,14 @@ def tune(vectors_file: Path, tmp_path: Path) -> Callable[..., RunResult]:
     return call
 
 
-def report_of(side: Path) -> dict[str, Any]:
-    return json.loads((side / "metrics.json").read_text())
-
-
-def record_of(side: Path) -> dict[str, Any]:
-    return json.loads((side / "experiment.json").read_text())
-
-
-def weights(folder: Path) -> dict[str, np.ndarray]:
-    return load_file(folder / "model" / "model.safetensors")
-
-
 def test_a_verdict_rests_on_runs_of_both_sides_on_the_same_rows(tune):
     run = tune()
     sides = {f"{side}-{seed}" for side in ("sequential", "direct") for seed in range(3)}
     assert set(files_of(run.folder)) == RUN_FILES | {
         f"verdict/{side}/{name}" for side in sides for name in WITHOUT_MODEL
     }
-    told = run.verdict
-    assert told.to_record() == report_of(run.folder)["transfer"]["gain"]
+    verdict = run.verdict
+    assert verdict.to_record() == report_of(run.folder)["transfer"]["gain"]
     means = {}
     for side in ("sequential", "direct"):
         folders = [run.folder / "verdict" / f"{side}-{seed}" for seed in range(3)]
@@ -84,13 +71,13 @@ def test_a_verdict_rests_on_runs_of_both_sides_on_the_same_rows(tune):
         assert len({one["train"]["hash"] for one in rows}) == 3 and len({one["test"]["hash"] for one in rows}) == 1
         means[f"{side} rows"] = rows
     assert means["sequential rows"] == means["direct rows"]
-    assert told.with_source == pytest.approx(means["sequential"]) and told.direct == pytest.approx(means["direct"])
-    assert told.gain == pytest.approx(means["sequential"] - means["direct"], abs=1e-9)
-    assert told.interval[0] <= told.gain <= told.interval[1]
-    assert (told.seeds, told.rows, told.metric, told.fallback) == (3, 80, "accuracy", False)
+    assert (verdict.with_source, verdict.direct) == pytest.approx((means["sequential"], means["direct"]))
+    assert verdict.gain == pytest.approx(means["sequential"] - means["direct"], abs=1e-9)
+    assert verdict.interval[0] <= verdict.gain <= verdict.interval[1]
+    assert (verdict.seeds, verdict.rows, verdict.metric, verdict.fallback) == (3, 80, "accuracy", False)
     # The run itself is the first side.
     assert run.metrics == report_of(run.folder / "verdict" / "sequential-0")["test"]
-    assert run.transfer.name == "sequential" and told.taken == "sequential"
+    assert run.transfer.name == "sequential" and verdict.taken == "sequential"
 
 
 def test_models_are_saved_where_one_may_be_taken_or_all_are_kept(tune, curve, tmp_path, monkeypatch):
@@ -118,26 +105,18 @@ def test_words_follow_from_the_interval(tune):
         assert run.verdict.verdict == expected == word
 
 
-def test_the_gate_goes_by_validation(tune):
-    run = tune("gated", transfer="copy", source=TURNED, max_train_rows=60, fallback=True, seeds=1)
-    assert run.verdict.taken == "direct" and run.verdict.fallback
-    assert run.transfer is None
+def test_the_fallback_goes_by_validation(tune):
+    run = tune("fallen back", transfer="copy", source=TURNED, max_train_rows=60, fallback=True, seeds=1)
+    assert run.verdict.taken == "direct" and run.verdict.fallback and run.transfer is None
+    # Of the run that was asked for, and not of the side that was taken.
+    command = read_json(run.folder / "model" / "nlptransfer.json")["results"]["command"]
+    assert "--source data --transfer copy " in command and command.endswith(" --verdict --seeds 1 --fallback")
     alone = tune("alone", source=None, max_train_rows=60)
-    assert run.metrics == alone.metrics
-    assert all(np.array_equal(weights(run.folder)[name], value) for name, value in weights(alone.folder).items())
+    assert run.metrics == alone.metrics and same_weights(run, alone)
     kept = tune("kept", transfer="copy", data=NOISY, fallback=True, seeds=1)
     assert kept.verdict.taken == "copy" and kept.transfer.name == "copy"
     validation = kept.verdict.validation
     assert validation["copy"] > validation["direct"]
-
-
-def test_the_recorded_command_asks_for_the_verdict(tune):
-    run = tune("gated", transfer="copy", source=TURNED, max_train_rows=60, fallback=True, seeds=1)
-    told = json.loads((run.folder / "model" / "nlptransfer.json").read_text())["results"]
-    assert run.verdict.taken == "direct"
-    # Of the run that was asked for, and not of the side that was taken.
-    assert "--source data --transfer copy " in told["command"]
-    assert told["command"].endswith(" --verdict --seeds 1 --fallback")
 
 
 def test_where_all_rows_are_used_a_fitted_head_needs_one_seed(tune):
@@ -169,20 +148,20 @@ def test_a_verdict_is_made_by_itself_where_it_is_cheap(tune, caplog):
     assert tune("untested", data=remarks_of(60, 3), test_size=0.0).verdict is None
     assert "Not measured" in caplog.text
     caplog.clear()
-    assert tune("cnn", route="word2vec", head_type="cnn", num_filters=4, num_train_epochs=1).verdict is None
+    quick = {"head_type": "cnn", "num_filters": 4, "num_train_epochs": 1}
+    assert tune("cnn", **quick).verdict is None
     assert "Not measured whether the source helped" in caplog.text
-    quick = {"route": "word2vec", "head_type": "cnn", "num_filters": 4, "num_train_epochs": 1, "seeds": 1}
-    assert tune("gated", fallback=True, **quick).verdict.fallback
+    assert tune("with fallback", fallback=True, seeds=1, **quick).verdict.fallback
     assert tune("no", verdict=False).verdict is None
 
 
-def test_a_verdict_cut_off_is_gone_on_with(tune, monkeypatch):
+def test_an_interrupted_verdict_resumes(tune, monkeypatch):
     whole = tune("whole")
-    gone = []
+    made = []
 
     def stopping(config: RunConfig, folder: Path, **options: Any) -> RunResult:
-        gone.append(folder.name)
-        if len(gone) == 4:
+        made.append(folder.name)
+        if len(made) == 4:
             raise KeyboardInterrupt
         return run_once(config, folder, **options)
 
@@ -190,8 +169,7 @@ def test_a_verdict_cut_off_is_gone_on_with(tune, monkeypatch):
         patch.setattr("nlptransfer.experiments.source_gain.run", stopping)
         tune("cut")
     run = tune("cut")
-    assert run.verdict == whole.verdict
-    assert all(np.array_equal(weights(run.folder)[name], value) for name, value in weights(whole.folder).items())
+    assert run.verdict == whole.verdict and same_weights(run, whole)
     before = files_of(run.folder)
     assert files_of(tune("cut").folder) == before
     for changed in ({"seeds": 2}, {"fallback": True}, {"transfer": "copy"}, {"source": TURNED}, {"verdict": False}):
@@ -204,11 +182,7 @@ WRONG = [
     ({"source": None, "verdict": True}, SettingError, "expected a source and labels of the target"),
     ({"fallback": True, "verdict": False}, SettingError, "expected verdict=True, which it rests on"),
     ({"seeds": 0}, SettingError, "seeds=0: expected a whole number from 1"),
-    (
-        {"data": remarks_of(60, 3), "test_size": 0.0, "verdict": True},
-        DataError,
-        "expected test rows, by which a gain is measured",
-    ),
+    ({"data": remarks_of(60, 3), "test_size": 0.0, "verdict": True}, DataError, "expected test rows, by which a gain"),
     ({"metric_for_best_model": "loss"}, SettingError, "loss"),
 ]
 
@@ -234,7 +208,7 @@ def test_gains_against_the_rows_of_the_target(curve, tmp_path):
     assert [(row["size"], row["transfer"]) for row in found] == [
         (size, name) for size in (8, 30) for name in ("copy", "sequential")
     ]
-    assert json.loads((tmp_path / "curve" / "gains.json").read_text()) == found
+    assert read_json(tmp_path / "curve" / "gains.json") == found
     # All strategies are measured beside the same runs without the source.
     assert {path.name for path in (tmp_path / "curve" / "8").iterdir()} == {
         f"{side}-{seed}" for side in ("copy", "sequential", "direct") for seed in range(2)
@@ -305,7 +279,7 @@ def test_sizes_on_the_command_line(command_line, corpora, vectors_file, tmp_path
     call = ("finetune", target, "--source", source, "--base", vectors_file, "--set", "head_type=linear")
     ended = command_line(main, *call, "--sizes", "8,20", "--seeds", 1, "--output-dir", tmp_path / "out")
     assert ended.code == 0, ended.err
-    found = json.loads((tmp_path / "out" / "gains.json").read_text())
+    found = read_json(tmp_path / "out" / "gains.json")
     for row in found:
         (line,) = [line for line in ended.out.splitlines() if f" {row['size']} │" in line]
         assert f"{row['gain']:+.3f} [" in line and row["verdict"] in line and " sequential " in line

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from helpers.corpora import FILM_WORDS, write_rows
 from helpers.runs import finetune
+from helpers.training import rows
 from nlptransfer import Full, Joint, Lora, Probe, Relational, Sequential, distributed
 from nlptransfer.cli import app
 from nlptransfer.data.labels import Labels
@@ -36,7 +36,7 @@ from nlptransfer.training import loop
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import SOURCE, UNLABELED, LabelLoss, Objective, class_weights
 from nlptransfer.training.optimizer import TrainingSettings
-from nlptransfer.transfer.alignment import Adversary, Aligned, Correlation, MeanDiscrepancy
+from nlptransfer.transfer.alignment import Adversary, Aligned, correlation_distance, mean_discrepancy
 from nlptransfer.transfer.pretraining import LanguageLoss, Masking, _lowered
 
 CNN = {"head_type": "cnn", "dropout": 0.0, "num_train_epochs": 12, "save_steps": 5}
@@ -54,7 +54,7 @@ TRANSFERS = {
     "held to the source": (Full(dropout=0.0), Sequential(l2_sp=0.1)),
     "fitted joint": (Probe(), Joint()),
 }
-DISTANCES = {"correlation": Correlation, "means": MeanDiscrepancy, "adversary": partial(Adversary, 8)}
+DISTANCES = {"correlation": correlation_distance, "means": mean_discrepancy, "adversary": Adversary}
 """Between domains, by name."""
 FITTED = ("probe linear", "fitted joint")
 """Of both, those without a training loop."""
@@ -87,18 +87,10 @@ def share_of(rows: int) -> int:
     return rows // distributed.world_size()
 
 
-def examples(count: int, labels: Labels) -> Examples:
-    draw = np.random.default_rng(count)
-    features = draw.normal(size=(count, 6)).astype(np.float32)
-    scores = features[:, :3] + draw.normal(size=(count, 3))
-    targets = (scores > 0.5).astype(np.float32) if labels.multi_label else scores.argmax(axis=1)
-    return Examples(FeatureRows(features), targets)
-
-
 def train_tiny(kind: str, folder: Path) -> None:
     """37 rows; what is predicted and reported goes to a file of each process."""
     labels = Labels(("a", "b", "c"), kind == "several")
-    learn, batch = examples(37, labels), examples(11, labels)
+    learn, batch = rows(37, 37, labels), rows(11, 11, labels)
     model = Tiny(kind == "crowded")
     objective = Objective(model, LabelLoss(labels, class_weights("balanced", labels, learn.targets), 0.1))
     settings = TrainingSettings(
@@ -121,11 +113,12 @@ def train_tiny(kind: str, folder: Path) -> None:
 def align_tiny(kind: str, folder: Path) -> None:
     """37 labeled rows and 29 of another domain: neither they nor their passes divide by two."""
     labels = Labels(("a", "b", "c"), False)
-    learn, others = examples(37, labels), examples(29, labels)
+    learn, others = rows(37, 37, labels), rows(29, 29, labels)
     unseen = Examples(FeatureRows(2 * others.rows.features + 1), np.full(29, -1))
     model = Tiny(crowded=False)
     torch.manual_seed(1)
-    objective = Aligned(model, LabelLoss(labels), DISTANCES[kind](), lambda progress: 0.5 * progress, model.head)
+    distance = Adversary(8) if kind == "adversary" else DISTANCES[kind]
+    objective = Aligned(model, LabelLoss(labels), distance, lambda progress: 0.5 * progress, model.head)
     settings = TrainingSettings(
         num_train_epochs=3, learning_rate=0.2, per_device_train_batch_size=share_of(4), optimizer="sgd",
         gradient_accumulation_steps=2, progress=False,
@@ -216,17 +209,8 @@ def compare_routes(encoder: str, folder: Path) -> None:
     if distributed.is_main():
         write_rows(rows, calls(encoder)["full"]["data"])
     distributed.barrier()
-    words = [
-        "compare",
-        str(rows),
-        "--routes",
-        "majority,word2vec,probe",
-        "--bases",
-        encoder,
-        "--output-dir",
-        str(folder),
-    ]
-    words += ["--seeds", "2", "--max-minutes", "30", "--quiet"]
+    words = ["compare", str(rows), "--routes", "majority,word2vec,probe", "--bases", encoder, "--seeds", "2"]
+    words += ["--output-dir", str(folder), "--max-minutes", "30", "--quiet"]
     settings = {"head_type": "mlp", "mlp_sizes": 8, "dropout": 0, "num_train_epochs": 3, "test_size": 0.3}
     settings["per_device_train_batch_size"] = share_of(8)
     app.app([*words, *(f"--set={name}={value}" for name, value in settings.items())], standalone_mode=False)

@@ -21,7 +21,6 @@ from helpers.encoders import Bases, xlnet_tokenizer
 from helpers.encoders import make_tokenizer as template_tokenizer
 from helpers.runs import finetune
 from nlptransfer import Classifier, Full, Joint, Lora, Probe, Word2Vec
-from nlptransfer.classifier.onnx import WithWordIds
 from nlptransfer.classifier.persistence import SavedRecord
 from nlptransfer.classifier.push import card_facts
 from nlptransfer.data.dataset import Data, Split
@@ -29,7 +28,15 @@ from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
 from nlptransfer.hub.card import model_card
 from nlptransfer.models.inference import predict_logits
-from nlptransfer.models.rows import Examples, FeatureRows, SomeRows, TeacherRows, rows_of_texts, texts_of_rows
+from nlptransfer.models.rows import (
+    Examples,
+    FeatureRows,
+    SomeRows,
+    TeacherRows,
+    WordIdRows,
+    rows_of_texts,
+    texts_of_rows,
+)
 from nlptransfer.models.tokens import TokenRows, encode, encode_words, token_counts
 from nlptransfer.report.page import write_report
 from nlptransfer.routes.base import Route, set_length
@@ -458,7 +465,7 @@ def test_the_report_and_the_card_tell_what_is_not_read(bases: Bases, tmp_path: P
 
 def test_each_window_goes_with_all_words_of_its_text() -> None:
     words = TokenRows(np.arange(6, dtype=np.int32), np.array([0, 1, 4, 6]), pad_id=9)
-    rows = WithWordIds(windowed([2, 1, 3]), words)
+    rows = WordIdRows(windowed([2, 1, 3]), words)
     assert rows.windows.tolist() == [0, 2, 3, 6]
     found = rows.batch(np.array([5, 0, 2, 1]))
     assert found["word_ids"].tolist() == [[4, 5, 9], [0, 9, 9], [1, 2, 3], [0, 9, 9]]

@@ -41,7 +41,6 @@ from nlptransfer.transfer.contrastive import (
     contrastive_losses,
     drawn_pairs,
     has_mean_layer,
-    make_identity,
     pooler_of,
 )
 
@@ -245,7 +244,7 @@ def test_a_further_layer_makes_the_mean(kind, bases):
     assert has_mean_layer(built.model)
     assert built.model.config.num_hidden_layers == layers + 1
     pooler = pooler_of(built.model, last_layer(built.model), rows)
-    make_identity(pooler)
+    begin_at_mean(built.model, pooler, rows)
     _, made = means_and_heads(built, batch)
     unit = (mean - mean.mean(axis=1, keepdims=True)) / mean.std(axis=1, keepdims=True)
     np.testing.assert_allclose(np.arctanh(made), 0.2 * unit, atol=0.01)
