@@ -3,7 +3,7 @@
 import atexit
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -80,6 +80,13 @@ def world_size() -> int:
 def barrier() -> None:
     """Wait until every process has come here."""
     state().wait_for_everyone()
+
+
+def on_main(work: Callable[[], object]) -> None:
+    """Let the main process do something, and all go on when it is done."""
+    if is_main():
+        work()
+    barrier()
 
 
 def from_main(value: Any) -> Any:

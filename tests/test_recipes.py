@@ -4,20 +4,20 @@ import importlib.util
 import json
 import re
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from helpers.encoders import make_film_base
 from helpers.folders import ROOT
+from helpers.runs import record_of
 from nlptransfer import RunResult
 from nlptransfer.vectors.store import save_vectors
 from nlptransfer.vectors.training import train_vectors
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
-CORPORA = {"sentiment": ("films",), "topics": ("headlines",), "multi_label": ("tickets",)}
-CORPORA |= {"chinese_sentiment": ("hotels_zh",)}
+CORPORA = {"sentiment": "films", "topics": "headlines", "multi_label": "tickets", "chinese_sentiment": "hotels_zh"}
 ROUTES = ("word2vec", "probe", "lora", "full")
 
 
@@ -26,16 +26,12 @@ def vectors(tmp_path_factory) -> Callable[[str], Path]:
     """Word vectors of a few dimensions for the texts of a recipe."""
     folder = tmp_path_factory.mktemp("vectors")
 
-    def texts_of(corpora: tuple[str, ...]) -> Iterator[str]:
-        for name in corpora:
-            for line in (ROOT / "data" / name / "train.jsonl").read_text(encoding="utf-8").splitlines():
-                yield json.loads(line)["text"]
-
     def make(recipe: str) -> Path:
         path = folder / f"{recipe}.txt"
         if not path.exists():
-            made = train_vectors(texts_of(CORPORA[recipe]), dimensions=12, min_count=2, epochs=2)
-            save_vectors(path, *made)
+            lines = (ROOT / "data" / CORPORA[recipe] / "train.jsonl").read_text(encoding="utf-8").splitlines()
+            texts = [json.loads(line)["text"] for line in lines]
+            save_vectors(path, *train_vectors(texts, dimensions=12, min_count=2, epochs=2))
         return path
 
     return make
@@ -47,9 +43,8 @@ def recipe(command_line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *arguments: object):
-        return command_line(
-            lambda: runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="__main__"), *arguments
-        )
+        path = str(ROOT / "recipes" / f"{name}.py")
+        return command_line(lambda: runpy.run_path(path, run_name="__main__"), *arguments)
 
     return run
 
@@ -72,7 +67,7 @@ def test_there_is_a_recipe_for_each_corpus():
     others = {"compare", "word2vec_from_scratch", "source_to_target", "few_shot", "cross_domain_sentiment"}
     assert set(RECIPES) == {*CORPORA} | others
     # gadgets is what films are the source of.
-    named = {*sum(CORPORA.values(), ()), "gadgets"}
+    named = {*CORPORA.values(), "gadgets"}
     assert {path.name for path in (ROOT / "data").iterdir() if path.is_dir()} == named
 
 
@@ -96,7 +91,7 @@ def test_recipe_over_its_corpus(name, recipe, vectors, tmp_path):
     ended = recipe(name, *call)
     assert ended.code == 0, ended.err
     (run,) = runs_of(ended.out)
-    assert run.folder == tmp_path / "run" and run.data.name == CORPORA[name][0]
+    assert run.folder == tmp_path / "run" and run.data.name == CORPORA[name]
     assert run.settings["route"]["head_type"] == ("linear" if name == "multi_label" else "cnn")
     assert run.data.labels.multi_label == (name == "multi_label")
     assert run.base["unknown_share"] < 0.5
@@ -151,14 +146,11 @@ def test_source_to_target_prints_what_the_source_gains(recipe, tmp_path):
     for row in found:
         pattern = rf"│ +{row['size']} │ {row['transfer']} +│ +{row['direct']:.3f} │ +{row['with_source']:.3f} │"
         assert re.search(pattern, ended.out)
-        record = json.loads(
-            Path(f"runs/gadgets-probe-gains/{row['size']}/{row['transfer']}-0/experiment.json").read_text()
-        )
+        record = record_of(Path(f"runs/gadgets-probe-gains/{row['size']}/{row['transfer']}-0"))
         assert (record["data"]["name"], record["transfer"]["source"]["name"]) == ("gadgets", "films")
     # What is asked for takes the place of the recipe's own.
-    recipe(
-        "source_to_target", *call, "--transfer", "select_features", "--source", ROOT / "data" / "gadgets", "--sizes", 12
-    )
+    source = ROOT / "data" / "gadgets"
+    recipe("source_to_target", *call, "--transfer", "select_features", "--source", source, "--sizes", 12)
     (row,) = json.loads(Path("runs/gadgets-probe-gains/gains.json").read_text())
     assert row["transfer"] == "select_features"
 
@@ -198,9 +190,8 @@ def test_errors_of_a_recipe_are_one_line(recipe):
 
 
 def test_vectors_from_scratch(recipe, tmp_path):
-    ended = recipe(
-        "word2vec_from_scratch", "--dimensions", 10, "--epochs", 2, "--set", "head_type=linear", "--no-report"
-    )
+    call = ["--dimensions", 10, "--epochs", 2, "--set", "head_type=linear", "--no-report"]
+    ended = recipe("word2vec_from_scratch", *call)
     assert ended.code == 0, ended.err
     lines = ended.out.splitlines()
     assert lines[0].startswith("runs/own_vectors.txt.gz: ") and lines[0].endswith(" words of 10 dimensions")

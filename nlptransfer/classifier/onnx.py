@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -15,7 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained
-from nlptransfer.models import Rows, SharedBase, WordIdRows, encode, encode_words, predict_logits
+from nlptransfer.models import Rows, SharedBase, WordIdRows, encode, encode_words
 from nlptransfer.routes import ROUTES, WORDS, SavedFormat
 from nlptransfer.settings import fill
 
@@ -91,6 +90,8 @@ class Exported(SavedFormat):
 
     name: ClassVar[str] = "onnx"
     opened_by: ClassVar[str] = "onnxruntime"
+    # In the same batches: in int8 what else is in a batch changes how activations are rounded.
+    reads_tokens: ClassVar[bool] = False
 
     learned_by: str
     """name of the route of the model that was exported"""
@@ -121,11 +122,6 @@ class Exported(SavedFormat):
         learned: CardSection = route.card_section(record, repo_id)
         relation = "quantized" if "int8" in record["format"] else "finetune"
         return replace(learned, library_name="nlptransfer", relation=relation, loading_code="")
-
-    def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
-        # In the same batches: in int8 what else is in a batch changes how activations are rounded.
-        model, tokenizer = self.load(folder, record, None)
-        return predict_logits(model, self.rows(model, tokenizer, texts))
 
 
 def _opened(path: Path) -> Any:

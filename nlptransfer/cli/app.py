@@ -10,33 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from nlptransfer.cli.finetuning import finetune, numbers
+from nlptransfer.cli import options as opt
+from nlptransfer.cli.finetuning import finetune
 from nlptransfer.cli.gap import gap_verb
-from nlptransfer.cli.options import (
-    DATA,
-    AllowPickle,
-    Base,
-    LabelColumn,
-    MaxTrainRows,
-    Metric,
-    ModelDir,
-    Output,
-    Quiet,
-    Revision,
-    SavedBase,
-    SavedRevision,
-    Set,
-    TextColumn,
-    VectorsFile,
-)
 from nlptransfer.cli.sharing import shipping_app
 from nlptransfer.cli.terminal import show_comparison, start_log
 from nlptransfer.errors import NlpTransferError
 from nlptransfer.files import atomic_file
 from nlptransfer.models import give_way_soon
 from nlptransfer.routes import ROUTES
-from nlptransfer.settings import pairs
 
 if TYPE_CHECKING:
     from nlptransfer.classifier import Prediction
@@ -50,58 +34,52 @@ app = typer.Typer(
 vectors_app = typer.Typer(help="Make and look at word vectors.", no_args_is_help=True)
 app.add_typer(vectors_app, name="vectors")
 app.add_typer(shipping_app)
+app.command("finetune")(finetune(...))
+app.command("gap")(gap_verb())
 # How long a process that fails waits for another to say why, and to be stopped.
 SECONDS_FOR_FIRST = 5
 SECONDS_FOR_CAUSE = 2
 
 
-app.command("finetune")(finetune(...))
-app.command("gap")(gap_verb())
-
-
 def comparing(data_default: Any) -> Callable[..., None]:
-    """Make the verb compare with other data by default."""
+    """Make the verb compare, with data that it takes by default."""
 
     def verb(
-        data: Annotated[str, DATA] = data_default,
+        data: Annotated[str, opt.DATA] = data_default,
         routes: Annotated[
             str | None,
-            typer.Option(
-                metavar="A,B,...",
-                help=f"candidates to compare: majority, tfidf, {', '.join(ROUTES)} [default: all]",
-            ),
+            Option(metavar="A,B,...", help=f"candidates: majority, tfidf, {', '.join(ROUTES)} [default: all]"),
         ] = None,
-        bases: Annotated[str | None, typer.Option(metavar="A,B,...", help="encoders to start from")] = None,
-        revision: Revision = None,
-        seeds: Annotated[int, typer.Option(help="runs of each candidate")] = 3,
-        trials: Annotated[int, typer.Option(help="learning rates that a candidate tries on validation")] = 1,
-        max_minutes: Annotated[float | None, typer.Option(help="leave out what would not fit")] = None,
-        delta: Annotated[float, typer.Option(help="a loss in score that does not matter")] = 0.01,
-        sizes: Annotated[str | None, typer.Option(metavar="N,N,...", help="rows of a learning curve")] = None,
-        output_dir: Annotated[Path | None, typer.Option(help="the folder; by default one under runs/")] = None,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away one with other settings")] = False,
-        max_train_rows: MaxTrainRows = None,
-        text_column: TextColumn = None,
-        label_column: LabelColumn = None,
-        settings: Set = None,
-        quiet: Quiet = False,
+        bases: Annotated[str | None, Option(metavar="A,B,...", help="encoders to start from")] = None,
+        revision: opt.Revision = None,
+        seeds: opt.Seeds = 3,
+        trials: Annotated[int, Option(help="learning rates that a candidate tries on validation")] = 1,
+        max_minutes: Annotated[float | None, Option(help="leave out what would not fit")] = None,
+        delta: Annotated[float, Option(help="a loss in score that does not matter")] = 0.01,
+        sizes: Annotated[str | None, Option(metavar="N,N,...", help="rows of a learning curve")] = None,
+        output_dir: opt.OutputDir = None,
+        overwrite: opt.Overwrite = False,
+        max_train_rows: opt.MaxTrainRows = None,
+        text_column: opt.TextColumn = None,
+        label_column: opt.LabelColumn = None,
+        settings: opt.Set = None,
+        quiet: opt.Quiet = False,
     ) -> None:
         """Train by all routes on one split, say which one is worth it, and write a report."""
         from nlptransfer import distributed
         from nlptransfer.experiments import compare
 
         start_log(quiet)
-        asked = {
-            "routes": _listed(routes), "bases": _listed(bases), "revision": revision,
-            "sizes": None if sizes is None else numbers(sizes), "output_dir": output_dir,
+        options = {
+            "routes": opt.listed("routes", routes), "bases": opt.listed("bases", bases), "revision": revision,
+            "seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta,
+            "sizes": opt.listed("sizes", sizes, int), "output_dir": output_dir, "overwrite": overwrite,
             "max_train_rows": max_train_rows, "text_column": text_column, "label_column": label_column,
+            "progress": not quiet,
         }  # fmt: skip
-        options = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta, "progress": not quiet}
-        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None} | options
-        given |= pairs(settings, arguments=signature(compare).parameters)
-        found = compare(data, overwrite=overwrite, **given)
+        result = compare(data, **opt.given(options, settings, signature(compare).parameters))
         if distributed.is_main():
-            show_comparison(found)
+            show_comparison(result)
 
     return verb
 
@@ -111,35 +89,33 @@ app.command("compare")(comparing(...))
 
 @app.command("predict")
 def predict_verb(
-    model_dir: ModelDir,
-    texts: Annotated[str, typer.Argument(help="file of texts, or - for standard input")],
-    output: Output = None,
-    text_column: TextColumn = None,
-    min_confidence: Annotated[
-        float, typer.Option(metavar="P", help="give no label (null) where the classifier is less sure than this")
-    ] = 0.0,
-    base: SavedBase = None,
-    revision: SavedRevision = None,
+    model_dir: opt.ModelDir,
+    texts: Annotated[str, Argument(help="file of texts, or - for standard input")],
+    output: opt.Output = None,
+    text_column: opt.TextColumn = None,
+    min_confidence: Annotated[float, Option(metavar="P", help="give null below this confidence")] = 0.0,
+    base: opt.SavedBase = None,
+    revision: opt.SavedRevision = None,
 ) -> None:
     """Label texts: one JSON object a line, in their order."""
     from nlptransfer.classifier import Classifier
 
     classifier = Classifier.load(model_dir, base, revision=revision)
-    found = classifier.stream(texts, text_column=text_column, min_confidence=min_confidence)
-    _write_lines(map(_as_json, found), output)
+    predictions = classifier.stream(texts, text_column=text_column, min_confidence=min_confidence)
+    _write_lines(map(_as_json, predictions), output)
 
 
 @app.command("evaluate")
 def evaluate_verb(
-    model_dir: ModelDir,
-    data: Annotated[str, typer.Argument(help="labeled text: a file, or a folder or hub id with the split")],
-    split: Annotated[str, typer.Option(help="which split, where there are several")] = "test",
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    metric: Metric = None,
-    output: Output = None,
-    base: SavedBase = None,
-    revision: SavedRevision = None,
+    model_dir: opt.ModelDir,
+    data: Annotated[str, Argument(help="labeled text: a file, or a folder or hub id with the split")],
+    split: Annotated[str, Option(help="which split, where there are several")] = "test",
+    text_column: opt.TextColumn = None,
+    label_column: opt.LabelColumn = None,
+    metric: opt.Metric = None,
+    output: opt.Output = None,
+    base: opt.SavedBase = None,
+    revision: opt.SavedRevision = None,
 ) -> None:
     """Score a saved classifier on labeled text: one JSON object."""
     from nlptransfer.classifier import Classifier
@@ -147,14 +123,14 @@ def evaluate_verb(
 
     columns = DataSettings(text_column=text_column, label_column=label_column)
     classifier = Classifier.load(model_dir, base, revision=revision)
-    found = classifier.evaluate(data, settings=columns, split=split, further=metric or ())
-    _write_lines([json.dumps(found, indent=2, ensure_ascii=False)], output)
+    scores = classifier.evaluate(data, settings=columns, split=split, further=metric or ())
+    _write_lines([json.dumps(scores, indent=2, ensure_ascii=False)], output)
 
 
 @app.command("report")
 def report_verb(
-    run: Annotated[Path, typer.Argument(help="a run's folder, or a comparison's")],
-    data: Annotated[str | None, typer.Argument(help="what it was trained on: shows mistakes with their texts")] = None,
+    run: Annotated[Path, Argument(help="a run's folder, or a comparison's")],
+    data: Annotated[str | None, Argument(help="what it was trained on: shows mistakes with their texts")] = None,
 ) -> None:
     """Write report.html into a folder: scores with intervals, calibration, mistakes, cost, settings; one file."""
     from nlptransfer.report import report_on
@@ -165,14 +141,14 @@ def report_verb(
 
 @vectors_app.command("train")
 def train_vectors_verb(
-    texts: Annotated[str, typer.Argument(help="file of texts")],
-    output: VectorsFile,
-    dimensions: Annotated[int, typer.Option(help="numbers of a vector")] = 100,
-    epochs: Annotated[int, typer.Option(help="passes over the texts")] = 5,
-    min_count: Annotated[int, typer.Option(help="occurrences from which a word gets a vector")] = 5,
-    window: Annotated[int, typer.Option(help="words of context on each side")] = 5,
-    seed: Annotated[int, typer.Option(help="of the initialization and the sampling")] = 0,
-    text_column: TextColumn = None,
+    texts: Annotated[str, Argument(help="file of texts")],
+    output: opt.VectorsFile,
+    dimensions: Annotated[int, Option(help="numbers of a vector")] = 100,
+    epochs: Annotated[int, Option(help="passes over the texts")] = 5,
+    min_count: Annotated[int, Option(help="occurrences from which a word gets a vector")] = 5,
+    window: Annotated[int, Option(help="words of context on each side")] = 5,
+    seed: Annotated[int, Option(help="of the initialization and the sampling")] = 0,
+    text_column: opt.TextColumn = None,
 ) -> None:
     """Train word vectors on texts of your own (gensim Word2Vec, skip-gram)."""
     from nlptransfer.data import read_texts
@@ -192,12 +168,12 @@ def train_vectors_verb(
 
 @vectors_app.command("distill")
 def distill_vectors_verb(
-    texts: Annotated[str, typer.Argument(help="file of texts whose words get a vector")],
-    output: VectorsFile,
-    base: Base = None,
-    revision: Revision = None,
-    dimensions: Annotated[int, typer.Option(help="numbers of a vector")] = 256,
-    text_column: TextColumn = None,
+    texts: Annotated[str, Argument(help="file of texts whose words get a vector")],
+    output: opt.VectorsFile,
+    base: opt.Base = None,
+    revision: opt.Revision = None,
+    dimensions: Annotated[int, Option(help="numbers of a vector")] = 256,
+    text_column: opt.TextColumn = None,
 ) -> None:
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
     from nlptransfer.data import read_texts
@@ -213,11 +189,11 @@ def distill_vectors_verb(
 
 @vectors_app.command("show")
 def show_vectors_verb(
-    vectors: Annotated[str, typer.Argument(help="file of word vectors, or a name of gensim's downloader")],
-    word: Annotated[list[str] | None, typer.Option(help="show its nearest neighbors")] = None,
-    texts: Annotated[str | None, typer.Option(help="file of texts: show how much of it has vectors")] = None,
-    text_column: TextColumn = None,
-    allow_pickle: AllowPickle = False,
+    vectors: Annotated[str, Argument(help="file of word vectors, or a name of gensim's downloader")],
+    word: Annotated[list[str] | None, Option(help="show its nearest neighbors")] = None,
+    texts: Annotated[str | None, Option(help="file of texts: show how much of it has vectors")] = None,
+    text_column: opt.TextColumn = None,
+    allow_pickle: opt.AllowPickle = False,
 ) -> None:
     """Size, nearest neighbors, and the share of a corpus that has vectors."""
     from nlptransfer.data import read_texts
@@ -228,10 +204,10 @@ def show_vectors_verb(
     typer.echo(f"{opened.source}: {len(opened)} words of {opened.dimensions} dimensions")
     typer.echo(f"most frequent: {' '.join(opened.words(0, 20))}")
     if texts is not None:
-        tokenizer = build_tokenizer(opened.words())
-        found = opened.coverage(surface_words(tokenizer, read_texts(texts, text_column)))
-        missing = ", ".join(f"{name} {count}" for name, count in found.missing[:20])
-        typer.echo(f"{texts}: {found.tokens:.1%} of the running words and {found.distinct:.1%} of the different ones")
+        words = surface_words(build_tokenizer(opened.words()), read_texts(texts, text_column))
+        share = opened.coverage(words)
+        missing = ", ".join(f"{name} {count}" for name, count in share.missing[:20])
+        typer.echo(f"{texts}: {share.tokens:.1%} of the running words and {share.distinct:.1%} of the different ones")
         typer.echo(f"most frequent without a vector: {missing or 'none'}")
     for name in word or []:
         near = ", ".join(f"{other} {similarity:.2f}" for other, similarity in opened.nearest(name, 10))
@@ -249,16 +225,16 @@ def guarded(verb: Callable[[], Any]) -> None:
     try:
         verb()
     except Exception as error:
-        meant = isinstance(error, NlpTransferError)
-        number = _take_turn(meant)
-        if not meant:
+        on_purpose = isinstance(error, NlpTransferError)
+        speaker = _take_turn(on_purpose)
+        if not on_purpose:
             raise
-        typer.echo(f"error{number}: {error}", err=True)
+        typer.echo(f"error{speaker}: {error}", err=True)
         sys.exit(2)
 
 
 def _once(work: Callable[[], None]) -> None:
-    """Leave to the main process what all of several would do alike; the others go on when it is done."""
+    """Leave to the main process what all of several would do alike; the others wait until it is done."""
     if not _is_one_of_several():
         return work()
     from nlptransfer import distributed
@@ -273,30 +249,24 @@ def _is_one_of_several() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
-def _take_turn(meant: bool) -> str:
-    # Of several processes one speaks: the first of its machine, of an error on purpose at once, of any other after a
-    # while, for it may only have lost sight of one that ended; the others later. A launcher stops them before that,
-    # as soon as one has ended.
+def _take_turn(on_purpose: bool) -> str:
+    """Wait until this process may say its error, and return its rank in words unless it is the first.
+
+    Of several processes one speaks: the first of its machine; an error on purpose at once, any other after a while,
+    for it may only have lost sight of one that ended. A launcher stops the others as soon as one has ended.
+    """
     if not _is_one_of_several():
         return ""
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    time.sleep((0 if first else SECONDS_FOR_FIRST) + (0 if meant else SECONDS_FOR_CAUSE))
+    time.sleep((0 if first else SECONDS_FOR_FIRST) + (0 if on_purpose else SECONDS_FOR_CAUSE))
     return "" if first else f" (rank {os.environ.get('RANK', '?')})"
 
 
-def _listed(names: str | None) -> list[str] | None:
-    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
-
-
 def _as_json(prediction: "Prediction") -> str:
-    if prediction.abstained:
-        # An empty list would say that no label fits.
-        found: dict[str, Any] = dict.fromkeys(("labels", "scores") if prediction.multi_label else ("label", "score"))
-    elif prediction.multi_label:
-        found = {"labels": list(prediction.labels), "scores": list(prediction.scores)}
-    else:
-        found = {"label": prediction.label, "score": prediction.score}
-    return json.dumps({"text": prediction.text, **found}, ensure_ascii=False)
+    names = ("labels", "scores") if prediction.multi_label else ("label", "score")
+    # An empty list would say that no label fits.
+    row = {name: None if prediction.abstained else getattr(prediction, name) for name in names}
+    return json.dumps({"text": prediction.text, **row}, ensure_ascii=False)
 
 
 def _write_lines(lines: Iterable[str], output: Path | None) -> None:

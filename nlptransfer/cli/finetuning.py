@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
-from nlptransfer.cli.options import DATA, Base, LabelColumn, MaxTrainRows, Metric, Quiet, Revision, Set, TextColumn
+from nlptransfer.cli import options as opt
 from nlptransfer.cli.terminal import show_gains, show_runs, start_log
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
-from nlptransfer.settings import fields_of, pairs
+from nlptransfer.settings import fields_of
 from nlptransfer.transfer import TRANSFERS
 
 
@@ -24,60 +25,47 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
     """Make the verb finetune with other defaults, which options on the command line override."""
 
     def verb(
-        data: Annotated[list[str], DATA] = data_default,
-        route: Annotated[
-            str | None, typer.Option(help=f"how the model is built: {', '.join(ROUTES)} [default: {DEFAULT_ROUTE}]")
-        ] = None,
-        base: Base = None,
-        revision: Revision = None,
-        source: Annotated[
-            list[str] | None, typer.Option(help="another task to learn from: rows, or a saved classifier")
-        ] = None,
+        data: Annotated[list[str], opt.DATA] = data_default,
+        route: Annotated[str | None, Option(help=f"one of {', '.join(ROUTES)} [default: {DEFAULT_ROUTE}]")] = None,
+        base: opt.Base = None,
+        revision: opt.Revision = None,
+        source: Annotated[list[str] | None, Option(help="another task to learn from: rows or a classifier")] = None,
         transfer: Annotated[
             list[str] | None,
-            typer.Option(help=f"how: {', '.join(TRANSFERS)} [default: sequential]; 'pretrain >> joint' in turn"),
+            Option(help=f"how: {', '.join(TRANSFERS)} [default: sequential]; 'pretrain >> joint' in turn"),
         ] = None,
-        unlabeled: Annotated[
-            str | None, typer.Option(metavar="FILE", help="texts of the target without labels, for some strategies")
-        ] = None,
-        verdict: Annotated[
-            bool | None, typer.Option("--verdict/--no-verdict", help="measure what the source gains, over seeds")
-        ] = None,
-        fallback: Annotated[
-            bool, typer.Option("--fallback", help="go without the source where validation is better without it")
-        ] = False,
-        seeds: Annotated[int | None, typer.Option(help="seeds of the verdict [default: 3]")] = None,
-        sizes: Annotated[
-            str | None, typer.Option(metavar="N,N,...", help="measure the gain with this many labeled target rows")
-        ] = None,
-        output_dir: Annotated[Path | None, typer.Option(help="the run's folder; by default one under runs/")] = None,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="throw away a run with other settings")] = False,
-        no_report: Annotated[bool, typer.Option("--no-report", help="write no report.html")] = False,
-        seed: Annotated[int | None, typer.Option(help="moves initialization and data order, never a split")] = None,
-        max_train_rows: MaxTrainRows = None,
-        text_column: TextColumn = None,
-        label_column: LabelColumn = None,
-        num_train_epochs: Annotated[int | None, typer.Option(help="passes over the training rows")] = None,
-        learning_rate: Annotated[float | None, typer.Option(help="highest learning rate")] = None,
-        settings: Set = None,
-        metric: Metric = None,
-        quiet: Quiet = False,
+        unlabeled: Annotated[str | None, Option(metavar="FILE", help="texts of the target without labels")] = None,
+        verdict: Annotated[bool | None, Option("--verdict/--no-verdict", help="measure what the source gains")] = None,
+        fallback: Annotated[bool, Option("--fallback", help="go without a source that does not help")] = False,
+        seeds: Annotated[int | None, Option(help="seeds of the verdict [default: 3]")] = None,
+        sizes: Annotated[str | None, Option(metavar="N,N,...", help="gains by labeled target rows")] = None,
+        output_dir: opt.OutputDir = None,
+        overwrite: opt.Overwrite = False,
+        no_report: Annotated[bool, Option("--no-report", help="write no report.html")] = False,
+        seed: Annotated[int | None, Option(help="moves initialization and data order, never a split")] = None,
+        max_train_rows: opt.MaxTrainRows = None,
+        text_column: opt.TextColumn = None,
+        label_column: opt.LabelColumn = None,
+        num_train_epochs: Annotated[int | None, Option(help="passes over the training rows")] = None,
+        learning_rate: Annotated[float | None, Option(help="highest learning rate")] = None,
+        settings: opt.Set = None,
+        metric: opt.Metric = None,
+        quiet: opt.Quiet = False,
     ) -> None:
         """Train a classifier on labeled text, score it, and save it."""
-        asked = {
+        options = {
             "route": route, "base": base, "revision": revision, "seed": seed, "max_train_rows": max_train_rows,
             "text_column": text_column, "label_column": label_column, "num_train_epochs": num_train_epochs,
             "learning_rate": learning_rate, "further_metrics": metric, "verdict": verdict, "fallback": fallback or None,
             "seeds": seeds, "sizes": sizes, "transfer": transfer or None, "unlabeled": unlabeled,
             "source": source[0] if source and len(source) == 1 else source or None,
         }  # fmt: skip
-        config: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        config |= pairs(settings, arguments=("data", "output_dir", "overwrite", "report"))
+        config = opt.given(options, settings, arguments=("data", "output_dir", "overwrite", "report"))
         config = _recipe_settings(defaults, config) | config
-        sizes_, transfers = config.pop("sizes", None), config.pop("transfer", [])
+        curve, transfers = config.pop("sizes", None), config.pop("transfer", [])
         transfers = [transfers] if isinstance(transfers, str) else transfers
         calls = [{"data": rows, **_recipe_settings(each, config), **config} for rows, each in product(data, variants)]
-        if sizes_ is None:
+        if curve is None:
             files = {"overwrite": overwrite, "report": not no_report}
             named = {setting for each in variants for setting in each}
             return run_and_show([call | files for call in _named_runs(calls, transfers, named, output_dir)], quiet)
@@ -85,7 +73,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
             raise SettingError("--overwrite: expected no --sizes with it: name another --output-dir")
         if no_report:
             raise SettingError("--no-report: expected no --sizes with it, whose runs have no report anyway")
-        return curves_and_show(calls, transfers, numbers(sizes_), output_dir, quiet)
+        return _curves_and_show(calls, transfers, opt.listed("sizes", curve, int), output_dir, quiet)
 
     return verb
 
@@ -93,11 +81,10 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
 def _named_runs(
     calls: Sequence[dict[str, Any]], transfers: Sequence[str], named: Container[str], output_dir: Path | None
 ) -> list[dict[str, Any]]:
-    """Give each distinct call of finetune, by each of the transfers, a folder of its own.
+    """Give each distinct call of finetune, by each of the transfers if there are any, a folder of its own.
 
     Args:
         calls: arguments of finetune.
-        transfers: names; none for that of the call.
         named: settings whose values are in the name of the folder.
         output_dir: holds the folders; the folder itself where there is one call.
     """
@@ -122,8 +109,7 @@ def _recipe_settings(recipe: Mapping[str, Any], chosen: Mapping[str, Any]) -> di
     """Return a recipe's settings, without those of its route where another route is chosen."""
     if chosen.get("route") in (None, recipe.get("route", DEFAULT_ROUTE)):
         return dict(recipe)
-    of_routes = {name for route in ROUTES.values() for name in fields_of(route)}
-    others = {"route", *of_routes} - {*fields_of(ROUTES.find(chosen["route"]))}
+    others = {"route"}.union(*map(fields_of, ROUTES.values())) - fields_of(ROUTES.find(chosen["route"])).keys()
     return {name: value for name, value in recipe.items() if name not in others}
 
 
@@ -138,12 +124,12 @@ def run_and_show(calls: Sequence[Mapping[str, Any]], quiet: bool = False) -> Non
         show_runs(runs)
 
 
-def curves_and_show(
+def _curves_and_show(
     curves: Sequence[Mapping[str, Any]],
     transfers: Sequence[str],
     sizes: Sequence[int],
     output_dir: Path | None,
-    quiet: bool = False,
+    quiet: bool,
 ) -> None:
     """Call ``gain_curve`` with each of these arguments and print the table of its gains, on the main process."""
     from nlptransfer import distributed
@@ -160,14 +146,7 @@ def curves_and_show(
                 raise SettingError(f"{name}: expected no --sizes with it, which are verdicts and keep no model")
         name = f"{Path(str(config['data'])).name.split('.')[0]}-{config.get('route', DEFAULT_ROUTE)}-gains"
         folder = output_dir / name if output_dir and len(curves) > 1 else output_dir or Path("runs") / name
-        found = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
+        gains = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
         if distributed.is_main():
-            show_gains(found)
+            show_gains(gains)
             typer.echo(f"written: {folder / GAINS}")
-
-
-def numbers(sizes: str | Sequence[int]) -> list[int]:
-    """Read the sizes of a curve, as in "100,300"."""
-    from nlptransfer.settings import convert
-
-    return list(convert("sizes", sizes, tuple[int, ...]))

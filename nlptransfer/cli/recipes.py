@@ -12,10 +12,10 @@ from nlptransfer.cli.finetuning import finetune
 
 
 def recipe(*data: str | Path, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> None:
-    """The command line of a recipe: the verb finetune with data and settings of its own.
+    """Run the verb finetune, with data and settings that it takes by default.
 
     Args:
-        data: what is learned from where the command line names nothing.
+        data: what is learned from.
         variants: settings of the runs on each data set.
         **defaults: settings of all runs.
     """

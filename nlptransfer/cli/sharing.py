@@ -1,54 +1,49 @@
 """The verbs that ship a saved classifier: push, export, average."""
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
-from nlptransfer.cli.options import LabelColumn, SavedBase, TextColumn
+from nlptransfer.cli import options as opt
 from nlptransfer.cli.terminal import start_log
 from nlptransfer.files import size_mb
 
-if TYPE_CHECKING:
-    from nlptransfer.hub import Pushed
-
 shipping_app = typer.Typer()
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or a saved classifier")]
+Run = Annotated[Path, Argument(metavar="RUN", help="a run's folder, or a saved classifier")]
+
+
+def _show_written(folder: Path) -> None:
+    typer.echo(f"written: {folder} ({size_mb(folder):,.1f} MB)")
 
 
 @shipping_app.command("push")
 def push_verb(
     run: Run,
-    repo_id: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="the repo on the hub; made if it is not there")],
-    private: Annotated[
-        bool | None, typer.Option("--private/--public", help="of a new repo; private if nothing is said")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="branch to push to; made if it is not there")] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="open a pull request instead")] = False,
-    merged: Annotated[bool, typer.Option("--merged", help="push an adapter as one whole model")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show files, sizes and the card; send nothing")] = False,
-    license: Annotated[str | None, typer.Option(help="the hub's id of a license, for the card")] = None,
-    language: Annotated[list[str] | None, typer.Option(help="code of a language, for the card")] = None,
-    dataset: Annotated[list[str] | None, typer.Option(help="hub id of the data, for the card")] = None,
-    example: Annotated[list[str] | None, typer.Option(help="a text that the card may show")] = None,
-    base: SavedBase = None,
+    repo_id: Annotated[str, Argument(metavar="OWNER/NAME", help="the repo on the hub; made if it is not there")],
+    private: Annotated[bool | None, Option("--private/--public", help="a new repo is private by default")] = None,
+    revision: Annotated[str | None, Option(help="branch to push to; made if it is not there")] = None,
+    create_pr: Annotated[bool, Option("--create-pr", help="open a pull request instead")] = False,
+    merged: Annotated[bool, Option("--merged", help="push an adapter as one whole model")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="show files, sizes and the card; send nothing")] = False,
+    license: Annotated[str | None, Option(help="the hub's id of a license, for the card")] = None,
+    language: Annotated[list[str] | None, Option(help="code of a language, for the card")] = None,
+    dataset: Annotated[list[str] | None, Option(help="hub id of the data, for the card")] = None,
+    example: Annotated[list[str] | None, Option(help="a text that the card may show")] = None,
+    base: opt.SavedBase = None,
 ) -> None:
     """Push a saved classifier with its model card to a model hub, in one commit, private unless told otherwise."""
     from nlptransfer.classifier import Classifier, push_saved
 
     start_log()
+    push = partial(Classifier.load(run, base).push_to_hub, merged=True) if merged else partial(push_saved, run)
     options: dict[str, Any] = {
         "private": private, "revision": revision, "create_pr": create_pr, "dry_run": dry_run, "license": license,
         "language": language or (), "datasets": dataset or (), "examples": example or (),
     }  # fmt: skip
-    if merged:
-        pushed = Classifier.load(run, base).push_to_hub(repo_id, merged=True, **options)
-    else:
-        pushed = push_saved(run, repo_id, **options)
-    _show_pushed(pushed, dry_run)
-
-
-def _show_pushed(pushed: "Pushed", dry_run: bool) -> None:
+    pushed = push(repo_id, **options)
     for name, size in pushed.files.items():
         typer.echo(f"{size:>13,} bytes  {name}")
     if dry_run:
@@ -60,10 +55,10 @@ def _show_pushed(pushed: "Pushed", dry_run: bool) -> None:
 @shipping_app.command("export")
 def export_verb(
     run: Run,
-    to: Annotated[Literal["onnx", "merged"], typer.Option(help="a graph for onnxruntime; or an adapter made whole")],
-    int8: Annotated[bool, typer.Option("--int8", help="onnx: weights in 8 bits, a quarter of the size")] = False,
-    output_dir: Annotated[Path | None, typer.Option(help="folder to write; by default one in RUN")] = None,
-    base: SavedBase = None,
+    to: Annotated[Literal["onnx", "merged"], Option(help="a graph for onnxruntime; or an adapter made whole")],
+    int8: Annotated[bool, Option("--int8", help="onnx: weights in 8 bits, a quarter of the size")] = False,
+    output_dir: Annotated[Path | None, Option(help="folder to write; by default one in RUN")] = None,
+    base: opt.SavedBase = None,
 ) -> None:
     """Write a saved classifier in another form, once it gives what the original gives."""
     from nlptransfer.classifier import Classifier
@@ -77,36 +72,34 @@ def export_verb(
         classifier.export_onnx(folder, int8=int8)
     else:
         classifier.merge().save_pretrained(folder)
-    typer.echo(f"written: {folder} ({size_mb(folder):,.1f} MB)")
+    _show_written(folder)
 
 
 @shipping_app.command("average")
 def average_verb(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="adapters of one base: runs, or saved ones")],
-    output_dir: Annotated[Path, typer.Option(help="folder to write")],
-    weights: Annotated[str | None, typer.Option(metavar="W,W,...", help="of each; all alike if none")] = None,
-    data: Annotated[str | None, typer.Option(help="labeled text to score each of them and the average on")] = None,
-    split: Annotated[str, typer.Option(help="of the data, where there are several")] = "validation",
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    base: SavedBase = None,
+    runs: Annotated[list[Path], Argument(metavar="RUN...", help="adapters of one base: runs, or saved ones")],
+    output_dir: Annotated[Path, Option(help="folder to write")],
+    weights: Annotated[str | None, Option(metavar="W,W,...", help="of each; all alike if none")] = None,
+    data: Annotated[str | None, Option(help="labeled text to score each of them and the average on")] = None,
+    split: Annotated[str, Option(help="of the data, where there are several")] = "validation",
+    text_column: opt.TextColumn = None,
+    label_column: opt.LabelColumn = None,
+    base: opt.SavedBase = None,
 ) -> None:
     """Make one adapter of several of the same base and labels: their weighted average."""
     from nlptransfer.classifier import Classifier, average
     from nlptransfer.data import DataSettings
     from nlptransfer.evaluation import default_metric
-    from nlptransfer.settings import convert
 
     start_log()
-    shares = None if weights is None else convert("weights", weights, tuple[float, ...])
     parts = [Classifier.load(run, base) for run in runs]
-    found = average(parts, shares, base)
+    averaged = average(parts, opt.listed("weights", weights, float), base)
     if data is not None:
         columns = DataSettings(text_column=text_column, label_column=label_column)
-        metric = default_metric(found.labels)
-        for name, one in [*zip(map(str, runs), parts, strict=True), ("average", found)]:
-            scores = one.evaluate(data, settings=columns, split=split)
+        metric = default_metric(averaged.labels)
+        for name, classifier in [*zip(map(str, runs), parts, strict=True), ("average", averaged)]:
+            scores = classifier.evaluate(data, settings=columns, split=split)
             low, high = scores[f"{metric}_interval"]
             typer.echo(f"{metric} {scores[metric]:.4f} [{low:.4f}, {high:.4f}]  {name}")
-    found.save_pretrained(output_dir)
-    typer.echo(f"written: {output_dir} ({size_mb(output_dir):,.1f} MB)")
+    averaged.save_pretrained(output_dir)
+    _show_written(output_dir)

@@ -212,12 +212,14 @@ def tally(targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> sparse.cs
     For each of k labels whether the row has it and it is predicted, it is predicted, the row has it; at last whether
     all is right. Targets and guesses are integers.
     """
-    right = (targets == guesses).reshape(len(targets), -1).all(axis=1, keepdims=True)
-    if not labels.multi_label:
+    right = targets == guesses
+    if labels.multi_label:
+        right = right.all(axis=1)
+    else:
         one_hot = sparse.eye_array(labels.num_labels, format="csr")
         targets, guesses = one_hot[targets], one_hot[guesses]
     actual, given = sparse.csr_array(targets), sparse.csr_array(guesses)
-    columns = [actual.multiply(given), given, actual, sparse.csr_array(right)]
+    columns = [actual.multiply(given), given, actual, sparse.csr_array(right[:, None])]
     return sparse.csr_array(sparse.hstack(columns), dtype=np.float64)
 
 

@@ -192,10 +192,9 @@ def _logistic(features: sparse.csr_matrix, targets: np.ndarray, inverse_l2: floa
 def run_baseline(name: str, data: Data, settings: DataSettings, folder: Path) -> RunResult:
     """Fit a baseline, score and save it; return a finished one as it is. It has no classifier."""
     question = {"fingerprints": data.fingerprints(), "route": name, **plain(asdict(settings))}
-    if not claim(folder, question, overwrite=False) and distributed.is_main():
+    if not claim(folder, question, overwrite=False):
         begin_run(folder, question)
-        _run(name, data, settings, folder, question).save()
-    distributed.barrier()
+        distributed.on_main(lambda: _run(name, data, settings, folder, question).save())
     return RunResult.load(folder)
 
 

@@ -101,7 +101,7 @@ class SharedSettings:
             seed: of initialization and of data order.
             chosen: training settings that take the place of the shared ones.
             rows: ``max_train_rows`` that the data was read with, where it is another than that of all.
-            save_model: whether the classifier is saved also without ``keep_checkpoints``.
+            save_model: whether the classifier is saved, also without ``keep_checkpoints``.
         """
         settings = self.data if rows is None else replace(self.data, max_train_rows=rows)
         if candidate.route is None:
@@ -134,12 +134,7 @@ class SharedSettings:
 def candidates_of(
     methods: Sequence[str | Route], bases: Sequence[str | None], settings: Mapping[str, Any]
 ) -> list[Candidate]:
-    """List the candidates in the order of cost; baselines once, routes with each base.
-
-    Args:
-        methods: names of baselines and routes, or routes with their settings.
-        bases: what the routes start from; None: their own default.
-        settings: among them those of routes that are given by name.
+    """List the candidates in the order of cost; baselines once, routes with each base, by name with their settings.
 
     Raises:
         SettingError: an unknown name, a setting out of range, or the same candidate twice.
@@ -149,31 +144,31 @@ def candidates_of(
     for method in methods:
         if isinstance(method, str) and method not in order:
             raise SettingError(f"routes: unknown route {method!r}: {nearest(method, order)}")
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     for method in sorted(methods, key=lambda one: order.get(one if isinstance(one, str) else one.name, len(order))):
         if isinstance(method, str) and method in BASELINES:
-            found.append(Candidate(method))
+            candidates.append(Candidate(method))
             continue
         route = _filled(method, settings) if isinstance(method, str) else method
         route.check()
         for base in bases:
             name = route.name if len(bases) == 1 else f"{route.name}-{_slug(base)}"
-            found.append(Candidate(name, route, base))
-    described = [candidate.described() for candidate in found]
+            candidates.append(Candidate(name, route, base))
+    described = [candidate.described() for candidate in candidates]
     if twice := next((one["name"] for one in described if described.count(one) > 1), None):
         raise SettingError(f"routes: expected each candidate once, found {twice} twice")
-    names = [candidate.name for candidate in found]
+    names = [candidate.name for candidate in candidates]
     return [
         one if names.count(one.name) == 1 else replace(one, name=f"{one.name}-{names[: place + 1].count(one.name)}")
-        for place, one in enumerate(found)
+        for place, one in enumerate(candidates)
     ]
 
 
 def _filled(name: str, settings: Mapping[str, Any]) -> Route:
     """Return a route with those of the settings that it has."""
     kind = ROUTES.find(name)
-    own = {field: settings[field] for field in fields_of(kind) if field in settings}
-    return cast(Route, fill({"route": kind}, own)["route"])
+    of_route = {field: settings[field] for field in fields_of(kind) if field in settings}
+    return cast(Route, fill({"route": kind}, of_route)["route"])
 
 
 def _slug(base: str | None) -> str:
@@ -211,13 +206,12 @@ def _scored(data: Data) -> int:
 
 
 def next_rate(default: float, tried: Sequence[tuple[float, float | None]], trials: int) -> float:
-    """Propose the learning rate to try next: near the default first, then by the scores so far, by Optuna (Akiba et al.
-    2019) if it is installed, or the next point of a grid (Halton 1960) around the default.
+    """Propose the learning rate to try next: near the default first, then by Optuna (Akiba et al. 2019) if it is
+    installed, or the next point of a grid (Halton 1960) around the default.
 
     Args:
-        default: what the route finds good.
         tried: learning rates so far with their scores; None: it failed.
-        trials: how many there will be in all: up to three are the first ones.
+        trials: how many there will be in all.
     """
     number = len(tried)
     if number < len(FIRST_RATES):

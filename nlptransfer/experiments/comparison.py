@@ -6,6 +6,7 @@ lies in a folder.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ def compare(
         RunFolderError: the folder holds a comparison with other settings, or other files.
     """
     routes = [*BASELINES, *ROUTES] if routes is None else routes
-    asked = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta}
-    check_arguments(compare, **asked)
+    numbers = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta}
+    check_arguments(compare, **numbers)
     check(len(routes) > 0, "routes", routes, "at least one")
     check(len(bases) > 0, "bases", bases, "at least one; (None,) for the routes' own")
     candidates, shared = _plan(routes, [None if base is None else str(base) for base in bases], revision, settings)
@@ -94,7 +95,7 @@ def compare(
             "fingerprints": loaded.fingerprints(),
             "candidates": [candidate.described() for candidate in candidates],
             "revision": revision,
-            **asked,
+            **numbers,
             "sizes": sorted(sizes),
             **asdict(shared.data),
             **decisive(shared.training),
@@ -119,20 +120,14 @@ def compare(
             candidates=tuple(CandidateResult(one.name, one.method, one.described()["base"]) for one in candidates),
         )
     result = ComparisonRun(result, loaded, subsets, candidates, shared).run()
-    if distributed.is_main():
-        report_with_texts(folder, loaded)
-    distributed.barrier()
+    distributed.on_main(partial(report_with_texts, folder, loaded))
     return result
 
 
 def _plan(
     methods: Sequence[str | Route], bases: Sequence[str | None], revision: str | None, settings: Mapping[str, Any]
 ) -> tuple[list[Candidate], SharedSettings]:
-    """List the candidates, and fill the settings that all share.
-
-    Raises:
-        SettingError: a setting that none has, or that a route which was passed as an object has already.
-    """
+    """List the candidates, and fill the settings that all share; raise a SettingError for one that none has."""
     kinds: dict[str, type] = {"data": DataSettings, "training": TrainingSettings, "augment": Augment}
     common = {name for kind in kinds.values() for name in fields_of(kind)}
     candidates = candidates_of(methods, bases, settings)

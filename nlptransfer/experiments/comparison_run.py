@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 from typing import Any, cast
 
@@ -81,29 +82,24 @@ class Budget:
         return f"{max(0.0, left):.0f} s are left of the budget" if needed > left else None
 
 
+@dataclass
 class ComparisonRun:
-    """Runs a comparison. Every decision is saved at once, so that it can be resumed.
+    """Runs a comparison. Every decision is saved at once, so that it can be resumed."""
 
-    Args:
-        result: nothing yet but what is asked for; or as far as it got.
-        data: all rows, split.
-        subsets: by their number fewer labeled rows of the same, with the same test.
-        candidates: in the order of cost.
-        shared: the settings in which they are run.
-    """
+    result: ComparisonResult
+    """nothing yet but what is asked for; or as far as it got"""
+    data: Data
+    subsets: Mapping[int, Data]
+    """by their number fewer labeled rows of the same, with the same test"""
+    candidates: Sequence[Candidate]
+    """in the order of cost"""
+    shared: SharedSettings
 
-    def __init__(
-        self,
-        result: ComparisonResult,
-        data: Data,
-        subsets: Mapping[int, Data],
-        candidates: Sequence[Candidate],
-        shared: SharedSettings,
-    ) -> None:
-        self.result, self.data, self.subsets, self.candidates, self.shared = result, data, subsets, candidates, shared
-        self.seeds = tuple(shared.training.seed + number for number in range(result.settings["seeds"]))
-        minutes = result.settings["max_minutes"]
-        self.budget = Budget(float("inf") if minutes is None else 60 * minutes, result.spent_seconds)
+    def __post_init__(self) -> None:
+        settings = self.result.settings
+        self.seeds = tuple(self.shared.training.seed + number for number in range(settings["seeds"]))
+        limit = float("inf") if settings["max_minutes"] is None else 60 * settings["max_minutes"]
+        self.budget = Budget(limit, self.result.spent_seconds)
 
     def run(self) -> ComparisonResult:
         """Run all candidates, then draw the conclusions."""
@@ -123,9 +119,7 @@ class ComparisonRun:
     def _save(self, **changes: Any) -> None:
         """Write down what is decided by now, and the time that it took."""
         self.result = replace(self.result, spent_seconds=round(self.budget.spent, 3), **changes)
-        if distributed.is_main():
-            self.result.save()
-        distributed.barrier()
+        distributed.on_main(self.result.save)
 
     def _note(self, name: str, **changes: Any) -> CandidateResult:
         """Write down what is decided of one candidate."""
@@ -157,9 +151,8 @@ class ComparisonRun:
             self._note(name, settings=self._tuned(candidate))
         first = self._first_run(candidate)
         if reason := self._others_too_long(candidate):
-            if distributed.is_main() and not self.shared.training.keep_checkpoints:
-                first.drop_model()
-            distributed.barrier()
+            if not self.shared.training.keep_checkpoints:
+                distributed.on_main(first.drop_model)
             return reason
         runs = (first, *(self._seed_run(candidate, seed).without_model() for seed in self.seeds[1:]))
         known, cost = self.result.candidate(name), first.cost.to_record()
@@ -194,11 +187,9 @@ class ComparisonRun:
         if self.result.candidate(candidate.name).seconds_of_run is None:
             # It may have been found finished, in no time.
             seconds = round(max(clock() - started, run.cost.train_seconds), 3)
-            cost = None
-            if distributed.is_main():
-                cost = {"peak_memory_mb": round(memory[0], 1), **candidate.speeds(run, self.data.test.texts)}
-            seconds, cost = distributed.from_main((seconds, cost))
-            self._note(candidate.name, seconds_of_run=seconds, cost=cost)
+            speeds = candidate.speeds(run, self.data.test.texts) if distributed.is_main() else {}
+            measured = {"seconds_of_run": seconds, "cost": {"peak_memory_mb": round(memory[0], 1), **speeds}}
+            self._note(candidate.name, **distributed.from_main(measured))
         return run.without_model()
 
     def _too_long(self, candidate: Candidate) -> str | None:
@@ -213,13 +204,10 @@ class ComparisonRun:
         # What the first finds in no cache the second does, as the runs will: but it is needed only where it matters.
         for number in ("first", "second"):
             folder = self.result.folder / PILOTS / f"{candidate.name}-{number}"
-            if distributed.is_main():
-                # One that was found finished would tell nothing of the time it took.
-                remove(folder)
-            distributed.barrier()
+            # One that was found finished would tell nothing of the time it took.
+            distributed.on_main(partial(remove, folder))
             estimate = runs * self.shared.seconds_of_run(candidate, self.data, folder, clock)
-            if distributed.is_main():
-                remove(folder / MODEL)
+            distributed.on_main(partial(remove, folder / MODEL))
             shortage = self.budget.shortage(estimate)
             if shortage is None:
                 break
@@ -252,7 +240,7 @@ class ComparisonRun:
                 trials = self._note(candidate.name, trials=(*trials, Trial({"learning_rate": rate}))).trials
             if not trials[number].is_done:
                 made = self._trial(candidate, number, trials[number], hidden)
-                trials = self._note(candidate.name, trials=(*trials[:number], made, *trials[number + 1 :])).trials
+                trials = self._note(candidate.name, trials=(*trials[:number], made)).trials
         scored = [(one.validation, one.settings) for one in trials if one.validation is not None]
         if not scored:
             raise TrainingError(f"{candidate.name}: expected a trial that works, found none: {trials[0].reason}")
@@ -297,12 +285,12 @@ class ComparisonRun:
         finished = [one for one in result.candidates if one.status == "finished"]
         scored = [ScoredCandidate(one.name, self._predictions(one.name), one.validation or 0.0) for one in finished]
         majority = next((one.name for one in scored if one.name == MAJORITY), None)
-        found: dict[str, Any] = {"recommendation": "no route was finished that could be recommended"}
+        advised: dict[str, Any] = {"recommendation": "no route was finished that could be recommended"}
         if len(scored) > (majority is not None):
             options = {"majority": majority, "delta": result.settings["delta"]}
             advice = recommended(data.test.targets, scored, data.labels, result.metric, **options)
             log.info("%s", advice.reason)
-            found = {"recommended": advice.candidate, "best": advice.best, "recommendation": advice.reason}
+            advised = {"recommended": advice.candidate, "best": advice.best, "recommendation": advice.reason}
         curve = result.curve
         if self.subsets:
             # It ends with the scores on all labeled rows.
@@ -312,7 +300,7 @@ class ComparisonRun:
             "pairs": _pairs(scored, data, result.metric),
             "curve": curve,
             "rows_to_reach": _rows_to_reach(curve, finished),
-            **found,
+            **advised,
         }
 
     def _predictions(self, name: str) -> list[np.ndarray]:
@@ -333,27 +321,29 @@ def _reason(error: Exception) -> str:
 def _resolved(candidate: Candidate, run: RunResult) -> dict[str, Any]:
     """Return the settings that a run has resolved or chosen."""
     training, chosen = run.settings.get("training", {}), run.training.to_record()
-    found = {name: training[name] for name in SHOWN_SETTINGS if candidate.is_tuned and name in training}
-    return dict(plain(found | {name: chosen[name] for name in CHOSEN_SETTINGS if name in chosen}))
+    resolved = {name: training[name] for name in SHOWN_SETTINGS if candidate.is_tuned and name in training}
+    return dict(plain(resolved | {name: chosen[name] for name in CHOSEN_SETTINGS if name in chosen}))
 
 
 def _test_score(runs: Sequence[RunResult], metric: str) -> CandidateScore:
     """Average the score over seeds, with its interval; of accuracy also Wilson's, of the first seed's model alone."""
     rows = [run.predictions["test"] for run in runs]
-    found = score_interval(rows[0].targets, [one.predicted for one in rows], rows[0].labels, metric)
+    score = score_interval(rows[0].targets, [one.predicted for one in rows], rows[0].labels, metric)
     wilson = wilson_interval(int(rows[0].right.sum()), len(rows[0])) if metric == "accuracy" else None
     scores = tuple(float(run.scores["test"][metric]) for run in runs)
-    return CandidateScore(found.mean, found.spread, found.interval, scores, wilson)
+    return CandidateScore(score.mean, score.spread, score.interval, scores, wilson)
 
 
 def _pairs(candidates: Sequence[ScoredCandidate], data: Data, metric: str) -> tuple[PairDifference, ...]:
     """Compare each candidate with each cheaper one. Holm's correction is for the number of pairs."""
     both = [(one, other) for other, one in combinations(candidates, 2)]
-    found = [paired(data.test.targets, one.predictions, other.predictions, data.labels, metric) for one, other in both]
-    corrected = holm([one.p_value for one in found]), holm([one.mcnemar_p_value for one in found])
+    differences = [
+        paired(data.test.targets, one.predictions, other.predictions, data.labels, metric) for one, other in both
+    ]
+    corrected = holm([one.p_value for one in differences]), holm([one.mcnemar_p_value for one in differences])
     return tuple(
         PairDifference(one.name, other.name, each.difference, each.interval, each.p_value, each.mcnemar_p_value, *p)
-        for (one, other), each, *p in zip(both, found, *corrected, strict=True)
+        for (one, other), each, *p in zip(both, differences, *corrected, strict=True)
     )
 
 
@@ -363,8 +353,8 @@ def _rows_to_reach(curve: Sequence[CurvePoint], finished: Sequence[CandidateResu
         one.name: {point.size: point.mean for point in curve if point.candidate == one.name and point.mean is not None}
         for one in finished
     }
-    found = []
-    for pair in combinations(curves if curve else (), 2):
-        one, other = sorted(pair, key=lambda name: -curves[name][max(curves[name])])
-        found.append(RowsToReach(one, other, rows_to_reach(curves[one], curves[other])))
-    return tuple(found)
+    pairs = [
+        sorted(pair, key=lambda name: -curves[name][max(curves[name])])
+        for pair in combinations(curves if curve else (), 2)
+    ]
+    return tuple(RowsToReach(one, other, rows_to_reach(curves[one], curves[other])) for one, other in pairs)

@@ -23,15 +23,12 @@ COMPARED_ROWS = 256
 
 
 def scores_by_role(learning: Learning, when: str) -> dict[str, dict[str, Any]]:
-    """Score the model on each role's test rows, or else its validation rows.
+    """Return by role the name of a split, test or else validation, and the model's scores on it.
 
     Args:
-        when: before or after: whether the target was learned.
-
-    Returns:
-        By role the name of the split, and under ``when`` its scores.
+        when: key of the scores: before or after the target was learned.
     """
-    found = {}
+    scores = {}
     for role, task in learning.tasks.items():
         if role != SOURCE and not (learning.labels_agree and when == "before"):
             continue
@@ -41,8 +38,8 @@ def scores_by_role(learning: Learning, when: str) -> dict[str, dict[str, Any]]:
         with standing_in(learning.head, learning.source_head if role == SOURCE else None):
             logits = predict_logits(learning.built.model, rows, share=True)
         probabilities = to_probabilities(logits, task.data.labels)
-        found[role] = {"split": name, when: score_predictions(split.targets, probabilities, task.data.labels)}
-    return found
+        scores[role] = {"split": name, when: score_predictions(split.targets, probabilities, task.data.labels)}
+    return scores
 
 
 def layer_vectors(learning: Learning, role: str) -> list[np.ndarray]:
@@ -56,20 +53,16 @@ def layer_vectors(learning: Learning, role: str) -> list[np.ndarray]:
 
 
 def similarity(learning: Learning, before: Sequence[np.ndarray] = ()) -> list[dict[str, Any]]:
-    """Measure by layer how far the domains are apart, and how alike the layer is to what it was before.
-
-    Args:
-        before: vectors of the target by layer, before the target was learned.
-    """
+    """Measure by layer how far the domains are apart, and how alike the target's vectors are to those before."""
     distance = cached_proxy_a_distance if learning.route.is_frozen else proxy_a_distance
     layers = zip(layer_vectors(learning, SOURCE), layer_vectors(learning, TARGET), strict=True)
-    found = []
+    compared = []
     for number, (source, target) in enumerate(layers):
         layer: dict[str, Any] = {"layer": number + 1, "proxy_a_distance": distance(source, target)}
         if before:
             layer["cka_with_source"] = linear_cka(before[number], target)
-        found.append(layer)
-    return found
+        compared.append(layer)
+    return compared
 
 
 def domains_differ(learning: Learning) -> bool:

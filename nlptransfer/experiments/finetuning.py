@@ -268,11 +268,7 @@ def _check_given(transfer: Transfer, source: Any, unlabeled: Any, augment: Augme
 def _fields_apart(
     argument: str, value: Any, settings: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the settings of a route or strategy that was passed as an object.
-
-    Raises:
-        SettingError: one of them is a setting of the call too, and none of those allowed.
-    """
+    """Return the settings of a route or strategy; raise a SettingError where the call has others than those allowed."""
     values = {name: getattr(value, name) for name in fields_of(type(value))}
     if clash := sorted({*settings} & {*values} - {*allowed}):
         kind = type(value).__name__
@@ -281,11 +277,7 @@ def _fields_apart(
 
 
 def _as_saved(saved: SavedFormat, route: str | Route | None) -> Route:
-    """Return the route of a saved classifier that is the source, with what may differ by stage as it is asked for.
-
-    Raises:
-        SettingError: it cannot learn, or another route is asked for, or other settings.
-    """
+    """Return a saved source's route with the settings that may differ by stage; raise a SettingError for others."""
     if not isinstance(saved, Route):
         raise SettingError(
             "source: expected a classifier that can learn, found one that was exported to predict: take what it was "

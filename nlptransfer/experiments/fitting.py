@@ -72,8 +72,8 @@ class Learning:
         """Return names of the parameters of a last layer that was newly initialized for the target."""
         if self.source_head is None:
             return set()
-        own = {id(parameter) for parameter in self.route.head(cast(Any, module)).parameters()}
-        return {name for name, value in module.named_parameters() if id(value) in own}
+        of_head = {id(parameter) for parameter in self.route.head(cast(Any, module)).parameters()}
+        return {name for name, value in module.named_parameters() if id(value) in of_head}
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def fit_variant(
         checkpoints: folder of what a resume needs.
     """
     if stage.learns == "language":
-        own = cast(Pretrain, learning.transfer.part(stage))
+        pretrain = cast(Pretrain, learning.transfer.part(stage))
         target, *others = (task.data for task in learning.tasks.values())
         texts = language_texts(target, others, learning.seed)
-        return Fitted(Fit.from_record(own.learn(variant.route, learning.built, texts, settings, checkpoints)))
+        return Fitted(Fit.from_record(pretrain.learn(variant.route, learning.built, texts, settings, checkpoints)))
     if stage.learns == "head":
         return _fit_head_alone(learning, stage, variant)
     fit = partial(_fit_and_restart_if_collapsed, learning, stage, variant, settings, checkpoints)
@@ -208,12 +208,12 @@ def _fit(learning: Learning, stage: Stage, variant: Variant, settings: TrainingS
         transfer.objective(stage, learner),
         examples[roles[0]],
         Examples(validation_rows, validation.targets),
-        partial(first.score, validation.targets),
-        settings,
-        checkpoints,
-        route.parameter_groups(model),
-        examples[roles[1]] if len(roles) > 1 else None,
-        (roles[0], roles[-1]),
+        score=partial(first.score, validation.targets),
+        settings=settings,
+        checkpoints=checkpoints,
+        parameter_groups=route.parameter_groups(model),
+        extra=examples[roles[1]] if len(roles) > 1 else None,
+        roles=(roles[0], roles[-1]),
     )
     return Fitted(Fit.from_record(asdict(replace(report, seconds=report.seconds + prepared))))
 

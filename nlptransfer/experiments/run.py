@@ -54,8 +54,6 @@ def run(config: RunConfig, folder: Path, overwrite: bool = False, save_model: bo
     All processes call this together.
 
     Args:
-        config: all that decides what is learned.
-        folder: of the run.
         overwrite: whether a run with other settings in that folder is deleted.
         save_model: whether the classifier is saved, verified, and its speed and size measured.
 
@@ -92,15 +90,14 @@ def _train_and_score(
     built, source_learned = _build(config)
     truncated = _truncated(config, built) if distributed.is_main() else {}
     tasks = with_copies(tasks, config)
-    if distributed.is_main():
-        begin_run(folder, question)
+    begin_run(folder, question)
     agree = source is None or source.agrees(data)
     learning = Learning(config.route, transfer, config.training, tasks, built, folder, agree)
     learned = run_stages(learning, source_learned=source_learned)
     metric = default_metric(data.labels)
-    for role, found in learned.scores.items():
-        parts = [f"{when} {found[when][metric]:.4f}" for when in ("before", "after") if metric in found.get(when, {})]
-        log.info("%s (%s): %s %s", role, found["split"], metric, ", ".join(parts))
+    for role, scores in learned.scores.items():
+        parts = [f"{when} {scores[when][metric]:.4f}" for when in ("before", "after") if metric in scores.get(when, {})]
+        log.info("%s (%s): %s %s", role, scores["split"], metric, ", ".join(parts))
 
     classifier, temperature = _calibrated(config, built)
 
@@ -167,15 +164,15 @@ def _truncated(config: RunConfig, built: Built) -> dict[str, float]:
     """Return by split the share of its texts that are not read to their end."""
     route, tokenizer = config.route, built.tokenizer
     splits = {name: split.texts for name, split in config.data.splits.items() if len(split)}
-    found = {name: route.truncated(tokenizer, texts) / len(texts) for name, texts in splits.items()}
-    if found.get("train", 0.0) > TRUNCATED_WARNING:
+    shares = {name: route.truncated(tokenizer, texts) / len(texts) for name, texts in splits.items()}
+    if shares.get("train", 0.0) > TRUNCATED_WARNING:
         log.warning(
             "%.0f%% of the training texts have more than %d tokens and are not read whole: long_text=windows reads "
             "all of a text, head_tail its end too, a larger max_length more of it at once",
-            100 * found["train"],
+            100 * shares["train"],
             tokenizer.model_max_length,
         )
-    return found
+    return shares
 
 
 def _calibrated(config: RunConfig, built: Built) -> tuple[Classifier, float]:

@@ -24,7 +24,6 @@ def score_splits(
     Args:
         probabilities_of: (split, rows) -> (rows, labels) for the first rows of the split.
         thresholds: for several labels a row, the probability from which each is given; None: 0.5.
-        further_metrics: names of other ``evaluate`` metrics.
     """
     scores, predictions = dict[str, dict[str, Any]](), dict[str, Predictions]()
     for name in ("train", "validation", "test"):
@@ -34,10 +33,9 @@ def score_splits(
         if not len(split):
             continue
         probabilities = probabilities_of(name, len(split))
-        found = score_predictions(
+        scores[name] = {"rows": len(split)} | score_predictions(
             split.targets, probabilities, data.labels, thresholds=thresholds, metrics=further_metrics
         )
-        scores[name] = {"rows": len(split)} | found
         if name != "train":
             predictions[name] = Predictions.of(split, probabilities, data.labels, thresholds)
     return scores, predictions

@@ -49,10 +49,9 @@ def paired_runs(make: Make, config: RunConfig, seeds: int, folder: Path, *, save
 
     Args:
         config: of the first run with the source, which ``make`` has made.
-        folder: of all runs.
         save_first: whether the models of the first seed are saved; with ``keep_checkpoints`` all are.
     """
-    found = []
+    pairs = []
     for number in range(seeds):
         save_model = (save_first and number == 0) or config.training.keep_checkpoints
         seed = config.training.seed + number
@@ -63,8 +62,8 @@ def paired_runs(make: Make, config: RunConfig, seeds: int, folder: Path, *, save
         shares = name not in OTHER_STEPS or seeded.route.fits_head
         place = folder / (f"direct-{seed}" if shares else f"direct-as-{name}-{seed}")
         direct = run(_direct(seeded, with_source), place, save_model=save_model).without_model()
-        found.append(Pair(with_source, direct))
-    return found
+        pairs.append(Pair(with_source, direct))
+    return pairs
 
 
 def _data_settings(settings: DataSettings, number: int) -> DataSettings:
@@ -105,11 +104,7 @@ def _seeds_for(config: RunConfig, seeds: int | None) -> int:
 
 
 def gain_of(pairs: Sequence[Pair], labels: Labels, metric: str) -> Gain:
-    """Measure the gain of the runs with a source over those without, on test.
-
-    Raises:
-        SettingError: a metric that needs probabilities.
-    """
+    """Measure the gain of the runs with a source over those without, on test."""
     direct, with_source = (
         [side.predictions["test"].predicted for side in sides]
         for sides in zip(*((pair.direct, pair.with_source) for pair in pairs), strict=True)
@@ -123,19 +118,14 @@ def run_with_verdict(
     """Make the runs of a verdict, and take one of the first seed's as the run itself.
 
     Args:
-        config: of the run with the source, of the first seed.
-        make: makes such runs on other rows.
         seeds: runs on each side; None: as many as are needed.
         fallback: whether the run without the source is taken where it scores better on validation.
-        overwrite: whether a run with other settings in that folder is deleted.
     """
     metric, seeds = gain_metric(config), _seeds_for(config, seeds)
     question = {**config.question(), "verdict": True, "fallback": fallback, "seeds": seeds}
     if claim(folder, question, overwrite):
         return RunResult.load(folder)
-    if distributed.is_main():
-        begin_run(folder, question)
-    distributed.barrier()
+    begin_run(folder, question)
     pairs = paired_runs(make, config, seeds, folder / VERDICT_RUNS, save_first=True)
     if distributed.is_main():
         verdict = _verdict(pairs, config, metric, fallback=fallback)

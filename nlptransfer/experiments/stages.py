@@ -68,11 +68,7 @@ def _spent(fits: Sequence[Fit]) -> dict[str, Any]:
 
 
 def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
-    """Take the model through all stages of its transfer, in place.
-
-    Args:
-        source_learned: whether the model has learned the source already.
-    """
+    """Take the model through all stages of its transfer, in place; or all but the source's, if that is learned."""
     stages = [stage for stage in learning.transfer.stages if not (source_learned and stage.roles == (SOURCE,))]
     learned = Learned()
     runner = _Runner(learning, learned)
@@ -161,11 +157,11 @@ class _Runner:
 
         def fit(variant: Variant) -> Fitted:
             learning.restore(start)
-            own = settings
+            training = settings
             if label_free and variant.transfer is not None:
                 # A strategy that is chosen among has settings of its own; a variant of the route those of the stage.
-                _, own = variant.transfer.at(stage, variant.route, settings)
-            return self._fit_or_resume(stage, variant, own, [*parts, variant.label], keep=True)
+                _, training = variant.transfer.at(stage, variant.route, settings)
+            return self._fit_or_resume(stage, variant, training, [*parts, variant.label], keep=True)
 
         fits = [fit(variant).fit for variant in variants]
         best = variants[self._best(stage, variants, fits) if len(variants) > 1 else 0]
@@ -242,8 +238,10 @@ class _Runner:
             logits = predict_logits(model, rows_of(validation.texts), share=True)
         unlabeled = predict_logits(model, rows_of(texts), share=True)
         if self.importance is None:
-            own = [*task.data.train.texts, *validation.texts]
-            same = stage.roles[0] == TARGET
-            self.importance = np.ones(len(own)) if same else cached_importance_weights(own, texts, learning.seed)
+            labeled = [*task.data.train.texts, *validation.texts]
+            if stage.roles[0] == TARGET:
+                self.importance = np.ones(len(labeled))
+            else:
+                self.importance = cached_importance_weights(labeled, texts, learning.seed)
         weights = self.importance[-len(validation) :]
         return Evidence.of(task.data.labels, logits, validation.targets, weights, unlabeled)

@@ -17,6 +17,7 @@ from .features import sha256 as sha256
 from .features import text_key as text_key
 from .features import through as through
 from .features import to_float16 as to_float16
+from .heads import label_config as label_config
 from .heads import last_inputs as last_inputs
 from .heads import relabel as relabel
 from .heads import reorder as reorder
@@ -39,8 +40,7 @@ from .rows import Examples as Examples
 from .rows import FeatureRows as FeatureRows
 from .rows import Rows as Rows
 from .rows import SomeRows as SomeRows
-from .rows import TeacherRows as TeacherRows
-from .rows import WordFeatureRows as WordFeatureRows
+from .rows import VectorRows as VectorRows
 from .rows import WordIdRows as WordIdRows
 from .rows import rows_of_texts as rows_of_texts
 from .rows import texts_of_rows as texts_of_rows

@@ -28,7 +28,7 @@ class Family:
     pretraining_only: str | None = None
     """a parameter that no classifier uses"""
     layers_give_pairs: bool = False
-    """whether a layer returns (hidden states, another thing)"""
+    """whether a layer returns a pair, whose first part are the hidden states"""
     tokens_first: bool = False
     """whether hidden states are (tokens, batch, width) within the encoder"""
     pools_by_padding: bool = False
@@ -172,6 +172,11 @@ def family_of(model: PreTrainedModel) -> Family:
 
 def _kind(model: PreTrainedModel) -> str:
     return f"model type {model.config.model_type!r}"
+
+
+def family_or_none(config: PreTrainedConfig) -> Family:
+    """Return the paths of an architecture's parts; one without any where it is not known."""
+    return FAMILIES.get(config.model_type, Family(()))
 
 
 def parts_of(model: PreTrainedModel, paths: tuple[str | None, ...]) -> list[nn.Module]:

@@ -1,6 +1,6 @@
 """Features of frozen models, computed once: pooled word vectors, and a cache of arrays on disk.
 
-This file knows texts, weights and the keys that tell them apart; it does not know what learns from the features.
+This file knows texts, weights and the keys of the cache; it does not know what learns from the features.
 """
 
 import hashlib
@@ -34,23 +34,21 @@ from nlptransfer.vectors import RESERVED
 log = logging.getLogger("nlptransfer")
 
 CACHE_LIMIT = "NLPTRANSFER_CACHE_GB"
-"""The environment variable with the GiB that the feature cache may hold."""
+"""Environment variable: the GiB that the feature cache may hold, by default ``CACHE_GB``."""
 CACHE_GB = 20.0
-"""GiB that it may hold by default."""
 RECIPE = 2
 """Version of the computation; arrays of another one are computed again."""
 
 
 def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]) -> FeatureRows:
-    """Pool the word vectors of each row over its known words, with no padding.
+    """Pool the word vectors of each row over its known words; zeros for a row without any.
 
     Args:
         matrix: (vocabulary, dimensions) frozen vectors.
-        rows: token ids.
         pooling: "mean" and "max", put side by side in this order.
 
     Returns:
-        (rows, dimensions * len(pooling)) float32; zeros for a row without a known word.
+        (rows, dimensions * len(pooling)) float32
     """
     matrix = matrix.detach().float().cpu()
     known = rows.ids >= RESERVED
@@ -67,11 +65,11 @@ def activations(
 
     Args:
         model: a classifier or a bare encoder whose layers below the cut are frozen.
-        tokens: the rows that ``tokenizer`` made of ``texts``.
+        tokens: the rows of the texts.
         cut: number of layers below, see :func:`upper_layers`.
 
     Returns:
-        (tokens of all rows, width) float16.
+        (tokens of all rows, width) float16
     """
     if not len(tokens):
         return np.zeros((0, model.config.hidden_size), dtype=np.float16)
@@ -116,9 +114,9 @@ def to_float16(values: Tensor) -> Tensor:
 def text_key(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], long_text: LongText
 ) -> dict[str, Any]:
-    """Return the parts of a key for :func:`cached` for the texts that an encoder reads and how, without its weights.
+    """Return the parts of a key for :func:`cached` that say which texts an encoder reads and how.
 
-    The texts are hashed themselves, so that texts whose features are cached need no tokens.
+    The texts themselves are hashed, so that texts whose features are cached need not be tokenized.
     """
     shape = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
     return {
@@ -149,14 +147,11 @@ def hash_of_modules(modules: Iterable[nn.Module]) -> str:
 def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
     """Return an array from the cache, made and saved there the first time; all processes call this together.
 
-    Where the folder cannot be written, or the disk is full, a warning says so and the array stays in memory.
+    It is memory-mapped and read-only. Where the cache cannot be written it stays in memory, with a warning.
 
     Args:
         key: all that the array depends on, as JSON.
         make: computes the array; all processes call it where any has no whole entry.
-
-    Returns:
-        The array, memory-mapped and read-only where the cache holds it.
 
     Raises:
         SettingError: NLPTRANSFER_CACHE_GB is no number.
@@ -164,9 +159,8 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
     limit = _limit()
     path = cache_folder("features") / f"{sha256(json.dumps(key, sort_keys=True))}.npy"
     array = _opened(path)
-    mine = [np.array([distributed.rank()])], [np.array([array is not None])]
-    on_all = distributed.gather_rows(*mine, distributed.world_size(), share=True).all()
-    if array is not None and on_all:
+    is_missing = distributed.largest(int(array is None))
+    if array is not None and not is_missing:
         return array
     made = make()
     if distributed.is_main():
@@ -177,12 +171,12 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
 
 
 def _opened(path: Path) -> np.ndarray | None:
-    """Map a whole entry, which counts as used now; None where there is none."""
+    """Map an entry, which counts as used now; None where there is none or it is broken."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         return None
-    except Exception as error:  # of a spoiled header numpy raises what Python's own tokenizer does
+    except Exception as error:  # for a spoiled header numpy raises what Python's own tokenizer does
         log.warning("%s in the feature cache cannot be read and is computed again (%s)", path.name, error)
         return None
     with suppress(OSError):  # a cache that may only be read serves too
@@ -216,7 +210,7 @@ def _evict(newest: Path, limit: float) -> None:
 
 
 def _limit() -> float:
-    """Read how many bytes the cache may hold."""
+    """Return the bytes that the cache may hold."""
     value = os.environ.get(CACHE_LIMIT) or str(CACHE_GB)
     try:
         size = float(value)

@@ -47,7 +47,7 @@ def last_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def text_vectors(inputs: Tensor, batch: Mapping[str, Tensor], model: Any) -> Tensor:
-    """Return a last layer's input for each text, (rows, width); of a decoder's, which takes all tokens, the last."""
+    """Return a last layer's input for each text, (rows, width); in a decoder, whose head sees all tokens, the last."""
     if inputs.ndim == 2:
         return inputs
     ids = batch["input_ids"]
@@ -56,15 +56,15 @@ def text_vectors(inputs: Tensor, batch: Mapping[str, Tensor], model: Any) -> Ten
     return inputs[torch.arange(len(inputs), device=inputs.device), last]
 
 
-def represent(learner: nn.Module, head: nn.Linear, rows: Rows) -> np.ndarray:
+def represent(model: nn.Module, head: nn.Linear, rows: Rows) -> np.ndarray:
     """Compute the last layer's inputs, (texts, width) float32; all processes call this together."""
     with last_inputs(head) as seen:
 
-        def taken(batch: dict[str, Tensor]) -> Tensor:
-            learner(**batch)
-            return text_vectors(seen[0], batch, learner).float()
+        def inputs_of(batch: dict[str, Tensor]) -> Tensor:
+            model(**batch)
+            return text_vectors(seen[0], batch, model).float()
 
-        return compute(learner, taken, rows, share=True)
+        return compute(model, inputs_of, rows, share=True)
 
 
 def relabel(model: PreTrainedModel, head: nn.Linear, labels: Labels, seed: int) -> nn.Linear:
@@ -78,12 +78,7 @@ def relabel(model: PreTrainedModel, head: nn.Linear, labels: Labels, seed: int) 
 
 
 def reorder(model: PreTrainedModel, head: nn.Linear, before: Labels, after: Labels) -> None:
-    """Give a model's outputs another order and other names.
-
-    Args:
-        before: as the outputs are, by the names of ``after``.
-        after: the same names in the order that is wanted.
-    """
+    """Put a model's outputs in the order of ``after``, from that of ``before``, the same names."""
     places = [before.label2id[name] for name in after.names]
     with torch.no_grad():
         for parameter in head.parameters():
@@ -91,9 +86,13 @@ def reorder(model: PreTrainedModel, head: nn.Linear, before: Labels, after: Labe
     _set_labels(model, after)
 
 
+def label_config(labels: Labels) -> dict[str, Any]:
+    """Return what the config of a model says of its labels."""
+    return {"id2label": labels.id2label, "label2id": labels.label2id, "problem_type": labels.problem_type}
+
+
 def _set_labels(model: PreTrainedModel, labels: Labels) -> None:
-    config: Any = model.config
-    config.id2label, config.label2id, config.problem_type = labels.id2label, labels.label2id, labels.problem_type
+    model.config.update(label_config(labels))
     plain: Any = plain_model(model)
     if hasattr(plain, "num_labels"):
         plain.num_labels = labels.num_labels

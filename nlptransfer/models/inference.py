@@ -16,7 +16,7 @@ from nlptransfer.models.batching import prediction_batches
 from nlptransfer.models.partial import first_token_alone
 from nlptransfer.models.rows import Rows
 
-PREDICTED_NUMBERS = {"cpu": 400_000, "other": 12_000_000}
+CPU_NUMBERS, GPU_NUMBERS = 400_000, 12_000_000
 """Numbers in the hidden states of one batch in prediction: they fit a processor's caches, and fill an accelerator."""
 
 
@@ -33,7 +33,7 @@ def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray
         share: whether all processes call this and work on a part each; everyone gets all rows.
 
     Returns:
-        (texts, labels) float32, of a text in windows the mean of theirs.
+        (texts, labels) float32, for a text in windows the mean of theirs.
     """
     if not len(rows):
         return np.zeros((0, model.config.num_labels), dtype=np.float32)
@@ -52,17 +52,16 @@ def compute(
     """Compute a function of batches of rows, with the model in evaluation mode, in the order of the texts.
 
     Args:
-        function: of a batch of n rows, on the model's device; gives (n, ...).
+        function: maps a batch of n rows, on the model's device, to (n, ...).
         rows: at least one.
         share: whether all processes call this and work on a part each; everyone gets all rows.
-        places: where the results of a batch of rows go, if there are more or fewer than one a row; all places together
-            are 0, 1, ... each once.
+        places: where the results of a batch of rows go, if not one a row; all places together are 0, 1, ... each once.
 
     Returns:
-        (texts, ...), of a text in windows the mean of theirs; or (places, ...)
+        (texts, ...), for a text in windows the mean of theirs; or (places, ...)
     """
     device = next(model.parameters()).device
-    numbers = PREDICTED_NUMBERS["cpu" if device.type == "cpu" else "other"]
+    numbers = CPU_NUMBERS if device.type == "cpu" else GPU_NUMBERS
     width = getattr(getattr(model, "config", None), "hidden_size", 384)
     batches = list(prediction_batches(rows.lengths, numbers // width))
     mine = batches[distributed.rank() :: distributed.world_size()] if share else batches
@@ -71,7 +70,7 @@ def compute(
     idle = batches[:1] if sharded and len(mine) * distributed.world_size() < len(batches) else []
     was_training = model.training
     model.eval()
-    # Not inference_mode: what a model keeps from here (rotary tables, say) may be trained with later.
+    # Not inference_mode: what a model keeps from here, as rotary tables, may be trained with later.
     with torch.no_grad(), cpu.fast(model):
         results = [
             function({name: value.to(device) for name, value in rows.batch(batch).items()}).cpu().numpy()

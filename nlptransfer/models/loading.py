@@ -26,7 +26,8 @@ from transformers import (
 from nlptransfer.data import Labels
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub import BaseModel, fast_tokenizer, from_pretrained
-from nlptransfer.models.architectures import FAMILIES, head_modules, initialize, last_layer, name_of
+from nlptransfer.models.architectures import family_or_none, head_modules, initialize, last_layer, name_of
+from nlptransfer.models.heads import label_config
 from nlptransfer.settings import check
 
 
@@ -71,13 +72,9 @@ def load_model(
     seed alone.
 
     Args:
-        base: the encoder.
-        labels: the classes.
-        tokenizer: the base's, for its padding token.
         seed: of the new weights; sets torch's global generator.
         dropout: in place of every dropout probability of the config.
-        attention_dropout: in place of those of attention weights, where the config has them apart.
-        dtype: of the weights.
+        attention_dropout: in place of those of attention weights, where the config has them.
         four_bit: whether the linear layers below the head are quantized (nf4).
 
     Raises:
@@ -90,9 +87,9 @@ def load_model(
             f"{base.id}: expected an architecture with a classifier in transformers, found {config.model_type!r}: "
             "take another encoder"
         )
-    old_names = tuple(name for _, name in sorted((config.id2label or {}).items()))
-    is_generic = all(re.fullmatch(r"LABEL_\d+", name) for name in old_names)
-    config.update({"id2label": labels.id2label, "label2id": labels.label2id, "problem_type": labels.problem_type})
+    names = tuple(name for _, name in sorted((config.id2label or {}).items()))
+    is_generic = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    config.update(label_config(labels))
     _set_padding(config, tokenizer, base.id)
     if hasattr(config, "use_cache"):
         config.use_cache = False  # it is for generating, and holds every layer's keys and values
@@ -104,14 +101,13 @@ def load_model(
     torch.manual_seed(seed)
     model, fresh = _load(AutoModelForSequenceClassification, base, config, dtype, options)
     last = last_layer(model)
-    name = name_of(last, model)
-    if name not in fresh and (is_generic or old_names != labels.names):
+    last_name = name_of(last, model)
+    if last_name not in fresh and (is_generic or names != labels.names):
         initialize(last, config)
-        fresh.add(name)
-    family = FAMILIES.get(config.model_type)
-    if family and family.pretraining_only:
+        fresh.add(last_name)
+    if only := family_or_none(config).pretraining_only:
         # DistributedDataParallel refuses parameters that get no gradient.
-        model.base_model.get_parameter(family.pretraining_only).requires_grad_(False)
+        model.base_model.get_parameter(only).requires_grad_(False)
     return model, sorted(fresh)
 
 
@@ -126,7 +122,7 @@ def load_encoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrai
 
 
 def load_language_model(base: BaseModel, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, bool]:
-    """Load a base with its pretraining head; the second value is whether it predicts masked tokens, not the next.
+    """Load a base with its pretraining head, and tell whether that predicts masked tokens, not the next one.
 
     Raises:
         BaseModelError: the base has no such head, or not its weights.
@@ -152,7 +148,7 @@ def _no_language_head(base: BaseModel, found: str) -> str:
 
 
 def _looks_ahead(model: PreTrainedModel) -> bool:
-    """Return whether later tokens change the predictions before them."""
+    """Tell whether later tokens change the predictions before them."""
     with torch.no_grad():
         one, other = model.eval()(input_ids=torch.tensor([[1, 1, 1], [1, 1, 2]])).logits[:, 0]
     return not torch.allclose(one, other, atol=1e-4)
@@ -177,18 +173,15 @@ def set_dropout(config: PreTrainedConfig, dropout: float, names: str = "dropout|
 def _places(config: PreTrainedConfig) -> int | None:
     """Count the tokens that the model has positions for."""
     places = getattr(config, "max_position_embeddings", None)
-    family = FAMILIES.get(config.model_type)
-    if places and family and family.counts_from_padding:
+    if places and family_or_none(config).counts_from_padding:
         places -= config.pad_token_id + 1
     # XLNet says -1: it has no end.
     return places if places and places > 0 else None
 
 
 def _set_padding(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    family = FAMILIES.get(config.model_type)
-    pad_id = config.pad_token_id
     # RoBERTa counts positions from its padding id, so what a config says stays wherever nothing is pooled by it.
-    if pad_id is None or (pad_id != tokenizer.pad_token_id and family and family.pools_by_padding):
+    if config.pad_token_id is None or family_or_none(config).pools_by_padding:
         size = getattr(config, "vocab_size", None)
         if size is not None and tokenizer.pad_token_id >= size:
             raise BaseModelError(

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel
 
 from nlptransfer.models.architectures import (
-    FAMILIES,
     Family,
     family_of,
+    family_or_none,
     layers_of,
     parts_of,
     plain_model,
@@ -122,11 +122,13 @@ def first_token_alone(model: Any) -> Iterator[None]:
 
 def _after_last_attention(model: Any) -> nn.Module | None:
     """Return the module after the last attention, where a classifier reads the first token alone; else None."""
-    # transformers' own class, not one of ours with such a config: a graph has no layers.
+    # transformers' own class, not one of ours with such a config: an ONNX graph has no layers.
     kinds: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     config = type(getattr(model, "config", None))
-    family = FAMILIES.get(model.config.model_type) if config in kinds and type(model) is kinds[config] else None
-    if family is None or family.after_attention is None:
+    if config not in kinds or type(model) is not kinds[config]:
+        return None
+    family = family_or_none(model.config)
+    if family.after_attention is None:
         return None
     layers = layers_of(model)
     if len(layers) == 1 and parts_of(model, (family.in_first_layer,)):

@@ -1,4 +1,4 @@
-"""Rows as models take them: tokens, features or activations, and what belongs to a text besides.
+"""Rows as models take them: tokens, features or activations, and extra inputs, targets and weights of texts.
 
 This file knows rows, windows and batches; it does not know how tokens or features are made, nor how rows are chosen.
 """
@@ -23,43 +23,35 @@ class Rows(Protocol):
     @property
     def windows(self) -> np.ndarray | None:
         """(texts + 1,) int64: text i is rows ``windows[i]`` to ``windows[i + 1]``; None: each row is a text."""
+        return None
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.lengths)
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         """Return the keyword arguments of the model's ``forward`` for these rows."""
 
 
 @dataclass(frozen=True)
-class FeatureRows:
+class FeatureRows(Rows):
     """One vector of features per text, computed once by a frozen model."""
 
     features: np.ndarray
     """(texts, width) float32, or float16 as the cache keeps them"""
 
-    def __len__(self) -> int:
-        return len(self.features)
-
     @property
     def lengths(self) -> np.ndarray:
         return np.ones(len(self.features), dtype=np.int64)
-
-    @property
-    def windows(self) -> None:
-        return None
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         return {"features": torch.from_numpy(self.features[indices]).float()}
 
 
 @dataclass(frozen=True)
-class _Extended:
+class _ExtendedRows(Rows):
     """Rows with an extra input in each batch."""
 
     rows: Rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -71,19 +63,21 @@ class _Extended:
 
 
 @dataclass(frozen=True)
-class WordFeatureRows(_Extended):
-    """Rows, and for each the pooled vectors of its words."""
+class VectorRows(_ExtendedRows):
+    """Rows, and a vector of each text as a further input."""
 
-    word_features: np.ndarray
-    """(rows, dimensions) float32"""
+    name: str
+    """of the input"""
+    vectors: np.ndarray
+    """(texts, width) float32"""
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Add ``word_features``, (len(indices), dimensions), to the rows' batch."""
-        return {**self.rows.batch(indices), "word_features": torch.from_numpy(self.word_features[indices])}
+        vectors = self.vectors[texts_of_rows(self.rows, indices)]
+        return {**self.rows.batch(indices), self.name: torch.from_numpy(vectors)}
 
 
 @dataclass(frozen=True)
-class WordIdRows(_Extended):
+class WordIdRows(_ExtendedRows):
     """Rows, and the words of each text by their ids."""
 
     words: TokenRows
@@ -96,7 +90,7 @@ class WordIdRows(_Extended):
 
 
 @dataclass(frozen=True)
-class ActivationRows(_Extended):
+class ActivationRows(_ExtendedRows):
     """Token rows, and the activations of each token above frozen layers, computed once."""
 
     rows: TokenRows
@@ -112,28 +106,12 @@ class ActivationRows(_Extended):
 
 
 @dataclass(frozen=True)
-class TeacherRows(_Extended):
-    """Rows, and for each text its representation by another model."""
-
-    teacher: np.ndarray
-    """(texts, width) float32"""
-
-    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Add ``teacher``, (len(indices), width), to the rows' batch."""
-        teacher = self.teacher[texts_of_rows(self.rows, indices)]
-        return {**self.rows.batch(indices), "teacher": torch.from_numpy(teacher)}
-
-
-@dataclass(frozen=True)
-class SomeRows:
+class SomeRows(Rows):
     """The rows of some of the texts."""
 
     rows: Rows
     texts: np.ndarray
     """their places, (texts,) int64"""
-
-    def __len__(self) -> int:
-        return len(self._places)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -150,8 +128,7 @@ class SomeRows:
 
     @cached_property
     def _places(self) -> np.ndarray:
-        windows = self.rows.windows
-        return self.texts if windows is None else ranges(windows[self.texts], np.diff(windows)[self.texts])
+        return _places_of_texts(self.rows, self.texts)
 
 
 @dataclass(frozen=True)
@@ -187,7 +164,10 @@ def texts_of_rows(rows: Rows, places: np.ndarray) -> np.ndarray:
 
 def rows_of_texts(rows: Rows, texts: np.ndarray) -> np.ndarray:
     """Return the places of the rows of texts, by length where texts have several."""
-    if rows.windows is None:
-        return texts
-    places = ranges(rows.windows[texts], np.diff(rows.windows)[texts])
-    return places[np.argsort(rows.lengths[places], kind="stable")]
+    places = _places_of_texts(rows, texts)
+    return places if rows.windows is None else places[np.argsort(rows.lengths[places], kind="stable")]
+
+
+def _places_of_texts(rows: Rows, texts: np.ndarray) -> np.ndarray:
+    windows = rows.windows
+    return texts if windows is None else ranges(windows[texts], np.diff(windows)[texts])

@@ -23,7 +23,7 @@ LongText = Literal["truncate", "head_tail", "windows"]
 TOKENS = "tokens"
 """The kind of shared work that keeps the tokens of texts."""
 ENCODE_CHUNK = 4096
-"""Texts that are tokenized at a time: what the tokenizer makes of a text is much larger than its ids."""
+"""Texts that are tokenized at a time: the tokenizer's encodings are much larger than their ids."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TokenRows:
         return np.diff(self.offsets)
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """``input_ids`` and ``attention_mask``, (len(indices), longest row), int64; at least one token wide."""
+        """Return ``input_ids`` and ``attention_mask``, (len(indices), longest row) int64, at least one token wide."""
         places, real = self.places(indices)
         input_ids = np.full(real.shape, self.pad_id, dtype=np.int64)
         input_ids[real] = self.ids[places]
@@ -99,14 +99,14 @@ def encode(
     room = None if max_length is None else max_length - special
     bare, sizes = _tokens(texts, tokenizer)
     taken, kept, rows = _read(sizes, room, long_text)
-    # What stands around a text is the same for all, but shows only where there is a token between.
-    frame = _Frame.of(tokenizer, texts[int(sizes.argmax())] if special and len(texts) else "")
+    # The special tokens are the same for all texts, but show only where there is a token between them.
+    before, after, segment = _frame(tokenizer, texts[int(sizes.argmax())] if special and len(texts) else "")
     type_ids, places = None, np.concatenate([[0], np.cumsum(rows)])
     if "token_type_ids" in tokenizer.model_input_names:
-        segments = np.full(len(taken), frame.segment, dtype=np.int8)
-        type_ids = _joined(frame.before[1], segments, frame.after[1], kept)
+        segments = np.full(len(taken), segment, dtype=np.int8)
+        type_ids = _joined(before[1], segments, after[1], kept)
     return TokenRows(
-        _joined(frame.before[0], bare[taken], frame.after[0], kept),
+        _joined(before[0], bare[taken], after[0], kept),
         np.concatenate([[0], np.cumsum(kept + special)]),
         tokenizer.pad_token_id or 0,
         type_ids if type_ids is not None and type_ids.any() else None,
@@ -117,7 +117,7 @@ def encode(
 
 
 def encode_words(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, long_text: LongText) -> TokenRows:
-    """Run :func:`encode` for words whose vectors will be pooled: in place of windows all in one row, at any length."""
+    """Encode words whose vectors will be pooled: in place of windows all in one row of any length."""
     return encode(texts, tokenizer, None if long_text == "windows" else tokenizer.model_max_length, long_text)
 
 
@@ -144,7 +144,7 @@ def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple
 
 @contextmanager
 def _untruncated(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tokenizer]:
-    """Let the tokenizer neither truncate nor pad."""
+    """Yield the backend, which neither truncates nor pads within the block."""
     backend = tokenizer.backend_tokenizer
     truncation, padding = backend.truncation, backend.padding
     backend.no_padding()
@@ -152,40 +152,35 @@ def _untruncated(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tokenizer]:
     try:
         yield backend
     finally:
-        # The tokenizer is saved with the model, and not with our settings of it.
+        # The tokenizer is saved with the model, with its own settings.
         if truncation:
             backend.enable_truncation(**truncation)
         if padding:
             backend.enable_padding(**padding)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """The special tokens around a text."""
+def _frame(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Read the special tokens before and after a text off one that has a token.
 
-    before: np.ndarray
-    """(2, tokens): their ids, and their segments"""
-    after: np.ndarray
-    segment: int
-    """of the text's own tokens"""
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast, text: str) -> "_Frame":
-        """Read it off a text with a token; around an empty text all of it counts as before."""
-        with _untruncated(tokenizer) as backend:
-            shown = backend.encode(text)
-        both = np.array([shown.ids, shown.type_ids], dtype=np.int64)
-        inner = np.flatnonzero(np.array(shown.special_tokens_mask) == 0)
-        first, last = (inner[0], inner[-1]) if len(inner) else (both.shape[1], both.shape[1])
-        return cls(both[:, :first], both[:, last + 1 :], int(both[1, first]) if len(inner) else 0)
+    Returns:
+        (2, tokens) ids and segments of those before it, around an empty text all of them; of those after it; and the
+        segment of the text's own tokens.
+    """
+    with _untruncated(tokenizer) as backend:
+        shown = backend.encode(text)
+    both = np.array([shown.ids, shown.type_ids], dtype=np.int64)
+    own = np.flatnonzero(np.array(shown.special_tokens_mask) == 0)
+    if not len(own):
+        return both, both[:, :0], 0
+    return both[:, : own[0]], both[:, own[-1] + 1 :], int(both[1, own[0]])
 
 
 def _read(sizes: np.ndarray, room: int | None, long_text: LongText) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose the tokens that are read of texts, whose tokens lie one after the other.
+    """Choose the tokens to read, of texts whose tokens lie one after the other.
 
     Args:
         sizes: (texts,) tokens of each.
-        room: tokens of a row.
+        room: tokens of a row; None: all.
 
     Returns:
         The places of those tokens, row by row; the size of each row; and the number of rows of each text.
@@ -209,7 +204,7 @@ def _read(sizes: np.ndarray, room: int | None, long_text: LongText) -> tuple[np.
 
 
 def _joined(before: np.ndarray, inner: np.ndarray, after: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Join rows of ``inner``, of these sizes, each with the same tokens before and after it."""
+    """Put the same tokens before and after each row of ``inner``, whose rows have these sizes."""
     ends = np.cumsum(sizes + len(before) + len(after))
     starts = ends - len(after) - sizes
     joined = np.empty(int(ends.max(initial=0)), dtype=inner.dtype)
@@ -220,6 +215,6 @@ def _joined(before: np.ndarray, inner: np.ndarray, after: np.ndarray, sizes: np.
 
 
 def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Join the ranges of these starts and sizes."""
+    """Join the ranges with these starts and sizes."""
     joined: np.ndarray = np.arange(int(sizes.sum())) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
     return joined

@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib.style
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
@@ -66,19 +67,13 @@ def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: 
     """Plot each candidate's score with its interval over training seconds; the chosen one is drawn larger."""
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for number, (name, point) in enumerate(points.items()):
-            at = replace(point, place=max(point.place, 0.001))
-            size = 9 if name == chosen else 5
-            axes.errorbar(**_with_bars([at]), **_look(number), linestyle="none", markersize=size, label=_short(name))
-        axes.set_xscale("log")
+        lines = {name: [replace(point, place=max(point.place, 0.001))] for name, point in points.items()}
+        looks = [{"linestyle": "none", "markersize": 9 if name == chosen else 5} for name in points]
+        axes = _draw_scores(figure, lines, looks, "training seconds, logarithmic", metric)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         low, high = axes.get_xlim()
         axes.set_xlim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
-        axes.set_xlabel("training seconds, logarithmic")
-        axes.set_ylabel(_short(metric))
-        _legend_above(figure, len(points))
 
     described = "; ".join(f"{name}: {_in_words(point)}, {point.place:.3g} s" for name, point in points.items())
     return _image("cost", f"{metric} against training time: {described}", draw)
@@ -88,21 +83,18 @@ def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Markup
     """Plot scores over the number of training rows, a line for each candidate."""
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
         places = sorted({point.place for points in curves.values() for point in points})
         # A little apart, so that no bar hides another.
-        step = max(1.5, places[-1] / places[0]) ** 0.015
-        for number, (name, points) in enumerate(curves.items()):
-            apart = step ** (number - (len(curves) - 1) / 2)
-            moved = [replace(point, place=point.place * apart) for point in points]
-            axes.errorbar(**_with_bars(moved), **_look(number), markersize=4, elinewidth=1, label=_short(name))
-        axes.set_xscale("log")
+        apart = max(1.5, places[-1] / places[0]) ** (0.015 * (np.arange(len(curves)) - (len(curves) - 1) / 2))
+        lines = {
+            name: [replace(point, place=point.place * by) for point in points]
+            for (name, points), by in zip(curves.items(), apart, strict=True)
+        }
+        looks = [{"markersize": 4, "elinewidth": 1}] * len(lines)
+        axes = _draw_scores(figure, lines, looks, "labeled rows, logarithmic", metric)
         axes.xaxis.set_major_locator(FixedLocator(places))
         axes.xaxis.set_major_formatter(FixedFormatter([f"{place:,.0f}" for place in places]))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("labeled rows, logarithmic")
-        axes.set_ylabel(_short(metric))
-        _legend_above(figure, len(curves))
 
     described = "; ".join(
         f"{name}: " + ", ".join(f"{_in_words(point)} with {point.place:,.0f} rows" for point in points)
@@ -199,22 +191,25 @@ def plain(text: str) -> str:
     return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]", " ", text)
 
 
-def _look(number: int) -> dict[str, Any]:
-    return {"color": _LINES[number % len(_LINES)], "marker": _MARKERS[(number + number // 6) % len(_MARKERS)]}
-
-
-def _legend_above(figure: Figure, lines: int) -> None:
-    figure.set_figheight(SIZE[1] + 0.2 * (lines // 3))
+def _draw_scores(
+    figure: Figure, lines: Mapping[str, Sequence[Point]], looks: Sequence[dict[str, Any]], place: str, metric: str
+) -> Axes:
+    """Draw lines of scores with their intervals over a logarithmic axis, which ``place`` labels, and a legend above."""
+    axes = figure.subplots()
+    for number, ((name, points), look) in enumerate(zip(lines.items(), looks, strict=True)):
+        scores = np.array([point.score for point in points])
+        ends = np.array([point.interval or (point.score, point.score) for point in points])
+        # An interval of resamples need not hold the score itself.
+        bars = np.maximum(0.0, [scores - ends[:, 0], ends[:, 1] - scores])
+        color, marker = _LINES[number % len(_LINES)], _MARKERS[(number + number // 6) % len(_MARKERS)]
+        look = {"color": color, "marker": marker, "capsize": 2.5, "label": _short(name), **look}
+        axes.errorbar([point.place for point in points], scores, bars, **look)
+    axes.set_xscale("log")
+    axes.set_xlabel(place)
+    axes.set_ylabel(_short(metric))
+    figure.set_figheight(SIZE[1] + 0.2 * (len(lines) // 3))
     figure.legend(loc="outside upper center", ncols=3)
-
-
-def _with_bars(points: Sequence[Point]) -> dict[str, Any]:
-    """x, y and the lengths of bars, as ``errorbar`` takes them."""
-    scores = np.array([point.score for point in points])
-    ends = np.array([point.interval or (point.score, point.score) for point in points])
-    # An interval of resamples need not hold the score itself.
-    bars = np.maximum(0.0, [scores - ends[:, 0], ends[:, 1] - scores])
-    return {"x": [point.place for point in points], "y": scores, "yerr": bars, "capsize": 2.5}
+    return axes
 
 
 def _short(name: str) -> str:

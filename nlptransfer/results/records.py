@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +85,8 @@ def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool
 
 
 def begin_run(folder: Path, question: Mapping[str, Any]) -> None:
-    """Note what is asked for in a folder that was claimed, so that it can be resumed."""
-    write_json(folder / EXPERIMENT, {"status": _RUNNING, "asked": question})
+    """Note what is asked for in a folder that was claimed, so that it can be resumed; all processes call this."""
+    distributed.on_main(partial(write_json, folder / EXPERIMENT, {"status": _RUNNING, "asked": question}))
 
 
 def is_run(folder: Path) -> bool:
@@ -108,7 +109,6 @@ def write_stage(checkpoints: Path, weights: Mapping[str, Tensor], fit: Fit, logi
     """Keep what a finished stage has learned, until the whole run is finished.
 
     Args:
-        weights: whatever the stage may have changed.
         logits: (validation rows, labels), where the model has learned from these rows since.
     """
     with atomic_folder(checkpoints / _FINISHED) as new:
@@ -130,18 +130,23 @@ def read_stage(checkpoints: Path) -> tuple[dict[str, Tensor], Fit, np.ndarray | 
 
 def write_run(result: "RunResult") -> None:
     """Write the record, the scores and the predictions of a finished run; the record last, as it says so."""
-    folder = result.folder
+    folder, transfer, verdict = result.folder, result.transfer, result.verdict
     _write_predictions(folder / PREDICTIONS, result.predictions)
-    write_json(folder / METRICS, _metrics(result))
-    write_json(folder / EXPERIMENT, _experiment(result))
+    of_transfer: dict[str, Any] = dict(transfer.scores) if transfer is not None else {}
+    record = {"status": _FINISHED, "asked": result.question, "data": _data_record(result.data)}
+    names = ("command", "base", "settings", "calibration", "thresholds", "processes", "machine", "versions")
+    record |= {name: getattr(result, name) for name in names}
+    if transfer is not None:
+        record["transfer"] = _transfer_record(transfer)
+    if verdict is not None:
+        record["verdict"] = of_transfer["gain"] = verdict.to_record()
+    metrics = {**result.scores, **({"transfer": of_transfer} if of_transfer else {}), "cost": result.cost.to_record()}
+    write_json(folder / METRICS, metrics)
+    write_json(folder / EXPERIMENT, record | {"training": result.training.to_record()})
 
 
 def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
-    """Read a finished run.
-
-    Raises:
-        RunFolderError: no finished run is there.
-    """
+    """Read a finished run, or raise a RunFolderError."""
     record = read_json(folder / EXPERIMENT) if is_run(folder) else None
     if record is None or record["status"] != _FINISHED:
         found = f"no {EXPERIMENT}" if record is None else f"a run that is {record['status']}"
@@ -157,24 +162,6 @@ def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
         "predictions": _read_predictions(folder / PREDICTIONS, data.labels, record["thresholds"]),
     }
     return from_record(kind, {**record, **values})
-
-
-def _metrics(result: "RunResult") -> dict[str, Any]:
-    transfer: dict[str, Any] = dict(result.transfer.scores) if result.transfer is not None else {}
-    if result.verdict is not None:
-        transfer["gain"] = result.verdict.to_record()
-    return {**result.scores, **({"transfer": transfer} if transfer else {}), "cost": result.cost.to_record()}
-
-
-def _experiment(result: "RunResult") -> dict[str, Any]:
-    names = ("command", "base", "settings", "calibration", "thresholds", "processes", "machine", "versions")
-    record = {"status": _FINISHED, "asked": result.question, "data": _data_record(result.data)}
-    record |= {name: getattr(result, name) for name in names}
-    if result.transfer is not None:
-        record["transfer"] = _transfer_record(result.transfer)
-    if result.verdict is not None:
-        record["verdict"] = result.verdict.to_record()
-    return record | {"training": result.training.to_record()}
 
 
 def _data_record(data: DataSummary) -> dict[str, Any]:
@@ -198,7 +185,7 @@ def _transfer_record(transfer: TransferSummary) -> dict[str, Any]:
 
 
 def _read_transfer(record: Mapping[str, Any], report: Mapping[str, Any]) -> TransferSummary:
-    scores = {role: found for role, found in report.get("transfer", {}).items() if role != "gain"}
+    scores = {role: of_role for role, of_role in report.get("transfer", {}).items() if role != "gain"}
     source = record.get("source")
     if source is not None:
         source = _read_data(source) if "labels" in source else source["name"]
@@ -226,14 +213,14 @@ def _read_predictions(path: Path, labels: Labels, thresholds: list[float] | None
 
     if not path.exists():
         return {}
-    table, found = pq.read_table(path), {}
+    table, predictions = pq.read_table(path), {}
     for name in table["split"].unique().to_pylist():
         rows = table.filter(pc.field("split") == name).to_pydict()
         targets, predicted = (labels.encode(rows[column]).astype(np.int64) for column in ("true", "predicted"))
         probabilities = checked_probabilities(rows["probabilities"])
         limits = np.asarray(thresholds or [0.5] * labels.num_labels)
-        found[name] = Predictions(labels, np.asarray(rows["id"]), targets, predicted, probabilities, limits)
-    return found
+        predictions[name] = Predictions(labels, np.asarray(rows["id"]), targets, predicted, probabilities, limits)
+    return predictions
 
 
 def write_comparison(result: "ComparisonResult") -> None:
@@ -269,7 +256,7 @@ def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "Comparison
 
 def card_results(result: "RunResult") -> dict[str, Any]:
     """Return what a saved classifier's record says of its making and its scores, for the model card."""
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "data": result.data.name,
         "rows": {name: rows for name, rows in result.data.rows.items() if name in (*_SPLITS, "calibration")},
         "label_counts": result.data.label_counts,
@@ -282,12 +269,12 @@ def card_results(result: "RunResult") -> dict[str, Any]:
     }
     if (transfer := result.transfer) is not None and (source := transfer.source) is not None:
         name = source.name if isinstance(source, DataSummary) else source
-        found["transfer"] = {"name": transfer.name, "source": {"name": name}}
+        results["transfer"] = {"name": transfer.name, "source": {"name": name}}
     if "test" in result.scores:
-        found["test"] = result.scores["test"]
+        results["test"] = result.scores["test"]
     if result.verdict is not None:
-        found["verdict"] = result.verdict.to_record()
-    return found
+        results["verdict"] = result.verdict.to_record()
+    return results
 
 
 def plain(value: Any) -> Any:

@@ -4,8 +4,8 @@ from .base import SavedFormat as SavedFormat
 from .base import named_local as named_local
 from .full import Full as Full
 from .lora import Lora as Lora
-from .probe import WORDS as WORDS
 from .probe import Probe as Probe
+from .probe_model import WORDS as WORDS
 from .probe_model import ProbeForSequenceClassification as ProbeForSequenceClassification
 from .registry import DEFAULT_ROUTE as DEFAULT_ROUTE
 from .registry import FROZEN_ROUTE as FROZEN_ROUTE

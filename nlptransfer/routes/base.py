@@ -20,14 +20,14 @@ from nlptransfer.data import Data, Labels
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained, quiet
-from nlptransfer.models import LongText, Rows, SharedBase, predict_logits, token_counts
+from nlptransfer.models import LongText, Rows, SharedBase, TokenRows, encode, predict_logits, token_counts
 from nlptransfer.settings import Settings
 from nlptransfer.training import ParameterGroup, learned_state
 
 log = logging.getLogger("nlptransfer")
 
-SHARE_READ_WHOLE = 99
-"""Of 100 training texts so many are read to their end with max_length="auto", where the model can."""
+PERCENT_READ_WHOLE = 99
+"""Percentile of the training texts' lengths that max_length="auto" stands for, where the model reads as much."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class SavedFormat(Settings, ABC):
 
     name: ClassVar[str]
     opened_by: ClassVar[str] = "transformers"
-    """what else than nlptransfer opens a saved folder"""
+    """what opens a saved folder besides nlptransfer"""
+    reads_tokens: ClassVar[bool] = True
+    """whether a saved model takes what its tokenizer makes of texts"""
 
     long_text: LongText = field(default="truncate", kw_only=True)
     """what is read of a text of more than max_length tokens: truncate: the first ones; head_tail: a quarter from the
@@ -60,12 +62,16 @@ class SavedFormat(Settings, ABC):
         """Return the model's inputs for these texts.
 
         Args:
-            share: whether all processes call this together, in a run: what is frozen is then computed once, each
-                process doing a part, and kept in the feature cache.
+            share: whether all processes call this together, in a run: what is frozen is then computed once, a part by
+                each, and kept in the feature cache.
         """
 
+    def tokens(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> TokenRows:
+        """Tokenize texts up to the tokenizer's ``model_max_length``, long ones as ``long_text`` says."""
+        return encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
+
     def truncated(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> int:
-        """Count the texts that have tokens which are not read."""
+        """Count the texts that are not read whole."""
         if self.long_text == "windows":
             return 0
         return int((token_counts(texts, tokenizer) > tokenizer.model_max_length).sum())
@@ -82,9 +88,9 @@ class SavedFormat(Settings, ABC):
         """Open the model and tokenizer that were saved in a folder.
 
         Args:
-            record: what ``Built.record`` said.
-            base: for formats that hold no copy of it, where the base model lies, or one that is in memory; None: found
-                by its record.
+            record: ``Built.record`` of the model.
+            base: for formats that hold no copy of it, the folder or hub id of the base model, or one in memory; None:
+                found by its record.
 
         Raises:
             RunFolderError: weights are missing, which transformers would fill with random numbers.
@@ -97,35 +103,31 @@ class SavedFormat(Settings, ABC):
         return model.eval(), fast_tokenizer(folder)
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
-        """Return (texts, labels) float32 logits of a saved folder that is opened as its model card says.
-
-        Args:
-            record: what ``Built.record`` said.
-        """
-        return self.opened_logits(*self.load(folder, record, None), texts)
-
-    def opened_logits(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
-    ) -> np.ndarray:
-        """Return (texts, labels) float32 logits of a model that others have opened."""
+        """Return (texts, labels) float32 logits of a saved folder that is opened as its model card says."""
+        model, tokenizer = self.open_as_others(folder, record)
         model = model.eval().to(distributed.state().device)
-        if self.long_text != "truncate":
-            # Others would truncate what is long.
+        if not self.reads_tokens or self.long_text != "truncate":
             return predict_logits(model, self.rows(model, tokenizer, texts))
         # No line of this project: the tokenizer's own padding, one batch.
         tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             return cast(np.ndarray, model(**tokens).logits.float().cpu().numpy())
 
+    def open_as_others(
+        self, folder: Path, record: Mapping[str, Any]
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+        """Open a saved folder as its model card says."""
+        return self.load(folder, record, None)
+
     def needs_base(self, folder: Path) -> bool:
         """Tell whether a saved folder holds no copy of the base model."""
         return False
 
     def merged(self, model: PreTrainedModel) -> "tuple[SavedFormat, PreTrainedModel]":
-        """Return a copy of a model with its adapter added to the weights of the base, and the format of that.
+        """Return a copy of a model with its adapter added to the weights of the base, and its format.
 
         Raises:
-            SettingError: the format has no adapter, or this model none any more.
+            SettingError: the model has no adapter.
         """
         raise SettingError(f"merge: expected an adapter, found a whole model (route {self.name})")
 
@@ -138,13 +140,13 @@ class SavedFormat(Settings, ABC):
         record: Mapping[str, Any],
         base: str | None,
     ) -> "tuple[SavedFormat, PreTrainedModel]":
-        """Return one model with the weighted average of the adapters of several, and the format of that.
+        """Return one model with the weighted average of the adapters of several, and its format.
 
         Args:
             parts: format and model of each.
             shares: weight of each, 1 together.
-            record: what ``Built.record`` said of their base.
-            base: where that lies; None: found by its record.
+            record: ``Built.record`` of all.
+            base: folder or hub id of their base; None: found by its record.
 
         Raises:
             SettingError: one has no adapter, or their adapters do not go together.
@@ -157,17 +159,16 @@ class SavedFormat(Settings, ABC):
 
     def check_export(self) -> None:
         """Raise a SettingError where an ONNX graph of the model would not give what the model gives."""
-        return None
 
     def recorded(self) -> dict[str, Any]:
-        """Return the settings as they are saved: no path of this machine."""
+        """Return the settings as they are saved, without paths of this machine."""
         return asdict(self)
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
         """Describe a saved classifier for its model card.
 
         Args:
-            record: what its nlptransfer.json holds.
+            record: its nlptransfer.json.
             repo_id: its name on the hub, or its folder.
         """
         return CardSection(f"It learned by the route `{self.name}`.")
@@ -178,36 +179,36 @@ class Route(SavedFormat):
     """How a pretrained model becomes a classifier: how it is built, fed and trained."""
 
     per_stage: ClassVar[tuple[str, ...]] = ()
-    """settings of how the model learns, which a stage of a transfer may have otherwise than the one before"""
+    """settings of how the model learns, which the stages of a transfer may have differently"""
     varied: ClassVar[tuple[str, ...]] = ()
     """settings in which ``variants`` differ"""
     learns_encoder: ClassVar[bool] = False
     """whether a pretrained encoder learns, or an adapter of it"""
     is_adapter: ClassVar[bool] = False
-    """whether the weights of the base stay as they are, and others that are added to them learn"""
+    """whether the weights of the base stay as they are, and others are added to them"""
     has_vectors: ClassVar[bool] = False
-    """whether it is built on word vectors, which may be trained further before"""
+    """whether it is built on word vectors, which may be trained further first"""
 
     @abstractmethod
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
-        """Return a newly initialized model for the data's labels; only training texts are looked at.
+        """Return a newly initialized model for the data's labels and training texts.
 
         Args:
-            extra: training texts of another task, that the model is to read too.
+            extra: training texts of another task that the model will read too.
         """
 
     @abstractmethod
     def defaults(self, data: Data) -> dict[str, Any]:
-        """Return epochs, learning rate and batch size that suit the data, where the user asks for none."""
+        """Return default epochs, learning rate and batch size for the data."""
 
     @property
     def is_frozen(self) -> bool:
-        """Whether a small classifier alone learns, on features that are computed once."""
+        """Tell whether a small classifier alone learns, on features that are computed once."""
         return False
 
     @property
     def fits_head(self) -> bool:
-        """Whether the last layer alone learns, and is fitted."""
+        """Tell whether the last layer alone learns, and is fitted."""
         return False
 
     @abstractmethod
@@ -219,36 +220,35 @@ class Route(SavedFormat):
     ) -> tuple[nn.Module, list[Rows]]:
         """Return the module that the loop trains, and its inputs for the texts of each split.
 
-        By default the model itself; a module that shares the model's parameters where the frozen part is left out.
+        The module is the model, or a part of it that shares its parameters, above what is frozen.
         """
         return model, [self.rows(model, tokenizer, texts, share=True) for texts in splits]
 
     def variants(self, model: PreTrainedModel) -> Sequence["Route"]:
-        """Return the routes of which the best on validation is kept; one where there is nothing to choose."""
+        """Return the routes of which the best on validation is kept."""
         return [self]
 
     def freeze(self, model: PreTrainedModel) -> None:
-        """Set for each parameter whether it learns, as the settings of this stage have it."""
-        return None
+        """Set for each parameter whether it learns by these settings."""
 
     def state(self, model: PreTrainedModel) -> dict[str, Tensor]:
-        """Return what this route may change in a model, by name: not a copy."""
+        """Return the tensors that this route may change in a model, by name, without copying them."""
         return learned_state(model)
 
     def layer_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
     ) -> list[np.ndarray]:
-        """Return for each layer (len(some), width) float32, the mean over the tokens of some of the texts.
+        """Return for each layer the mean of some texts' tokens, (len(some), width) float32; empty without such layers.
 
-        All processes call this together. Empty where the route has nothing of that kind.
+        All processes call this together.
 
         Args:
-            some: places in ``texts``; of frozen features those of all texts are in the cache.
+            some: places in ``texts``; frozen features are cached of all texts.
         """
         return []
 
     def parameter_groups(self, model: PreTrainedModel) -> dict[str, ParameterGroup]:
-        """Return how fast parameters learn, by name; those not named learn at the learning rate."""
+        """Return how fast parameters learn, by name; all others learn at the learning rate."""
         return {}
 
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
@@ -256,9 +256,7 @@ class Route(SavedFormat):
         return None
 
     def continued_vectors(self, texts: Sequence[str], base: str | None, revision: str | None, **training: Any) -> str:
-        """Train the word vectors of a base further, before a model is built on them, and return their folder.
-
-        All processes call this together, of routes that have vectors.
+        """Train the word vectors of a base further, and return their folder; all processes call this together.
 
         Args:
             training: epochs, learning_rate and seed.
@@ -272,23 +270,30 @@ class Route(SavedFormat):
 def set_length(
     tokenizer: PreTrainedTokenizerFast, max_length: int | Literal["auto"], texts: Sequence[str]
 ) -> PreTrainedTokenizerFast:
-    """Say how many tokens of a text are read, special ones included; never more than the tokenizer allowed before.
+    """Set how many tokens of a text are read, special ones included, and no more than the tokenizer allows already.
 
     Args:
-        max_length: "auto": as many as ``SHARE_READ_WHOLE`` percent of the texts have at most.
+        max_length: "auto": as many as ``PERCENT_READ_WHOLE`` percent of the texts have at most.
     """
     if max_length == "auto":
         counts = token_counts(texts, tokenizer)
-        # One token at least besides the special ones, also where no text has any.
+        # At least one token besides the special ones, also where no text has any.
         least = tokenizer.backend_tokenizer.num_special_tokens_to_add(False) + 1
-        max_length = max(least, int(np.percentile(counts, SHARE_READ_WHOLE, method="higher")))
+        max_length = max(least, int(np.percentile(counts, PERCENT_READ_WHOLE, method="higher")))
         log.info("max_length=auto: %d tokens", min(max_length, tokenizer.model_max_length))
     tokenizer.model_max_length = min(max_length, tokenizer.model_max_length)
     return tokenizer
 
 
+def unknown_share(ids: np.ndarray, tokenizer: PreTrainedTokenizerFast) -> float:
+    """Return the share of unknown tokens, special ones aside."""
+    unknown = tokenizer.unk_token_id
+    words = ids[np.isin(ids, [special for special in tokenizer.all_special_ids if special != unknown], invert=True)]
+    return float((words == unknown).mean()) if len(words) and unknown is not None else 0.0
+
+
 def named_local(source: str | None) -> str | None:
-    """A local file or folder by its name and content, and anything else as it is."""
+    """Name a local file or folder by its name and content, and anything else as it is."""
     if source is None or not (local := Path(source).expanduser()).exists():
         return source
     return f"{local.name} ({content_stamp(local)[:16]})"

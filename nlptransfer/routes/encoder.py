@@ -1,4 +1,4 @@
-"""Build, feed and describe models whose pretrained encoder learns: what Full and Lora share."""
+"""Build, feed and describe models whose pretrained encoder learns: the base class of Full and Lora."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from nlptransfer.data import Data, Labels
 from nlptransfer.hub import BaseModel, CardSection, base_record, find_base, pipeline_code
 from nlptransfer.models import TokenRows, compute, encode, last_layer, load_model, load_tokenizer, pool
-from nlptransfer.routes.base import Built, Route, set_length
+from nlptransfer.routes.base import Built, Route, set_length, unknown_share
 from nlptransfer.settings import Count, Share, check
 
 log = logging.getLogger("nlptransfer")
@@ -24,7 +24,7 @@ MOST_EPOCHS = 12
 FEW_ROWS = 8_000
 """Training rows below which a batch is small."""
 UNKNOWN_WARNING = 0.05
-"""Share of unknown tokens from which a warning says that the tokenizer does not know the language of the texts."""
+"""Share of unknown tokens above which a warning is given."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class EncoderRoute(Route):
         model, fresh = self.make_model(found, data, tokenizer, seed)
         if self.gradient_checkpointing:
             _compute_activations_twice(model)
-        unknown = _unknown_share(texts, tokenizer)
+        unknown = unknown_share(encode(texts, tokenizer, tokenizer.model_max_length).ids, tokenizer)
         if unknown > UNKNOWN_WARNING:
             log.warning(
                 "%s: %.0f%% of the tokens are unknown to this tokenizer; choose a base model for this language",
@@ -66,7 +66,7 @@ class EncoderRoute(Route):
         )
 
     def training_in_words(self, record: Mapping[str, Any]) -> str:
-        """Return what a model card says of how the model learned, in markdown."""
+        """Describe for a model card how the model learned, in markdown."""
         return "All of the encoder learned, and the head."
 
     def make_model(
@@ -85,7 +85,7 @@ class EncoderRoute(Route):
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> TokenRows:
-        return encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
+        return self.tokens(tokenizer, texts)
 
     def head(self, model: PreTrainedModel) -> nn.Linear:
         return last_layer(model)
@@ -107,24 +107,15 @@ class EncoderRoute(Route):
 
 
 def _compute_activations_twice(model: Any) -> None:
-    kind = model.config.model_type
-    possible = f"a base that can compute its activations twice, which {kind!r} cannot"
+    possible = f"a base that can compute its activations twice, which {model.config.model_type!r} cannot"
     check(model.supports_gradient_checkpointing, "gradient_checkpointing", True, possible)
     # transformers before 5.23 has the second name only.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
 
-def _unknown_share(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> float:
-    """Return the share of the tokens of these texts that the tokenizer does not know."""
-    ids = encode(texts, tokenizer, tokenizer.model_max_length).ids
-    special = np.isin(ids, [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id])
-    known = ids[~special]
-    return float((known == tokenizer.unk_token_id).mean()) if len(known) and tokenizer.unk_token_id is not None else 0.0
-
-
 def default_settings(data: Data, learning_rate: float, least_epochs: int) -> dict[str, Any]:
-    # A task needs so many steps, more with more classes, however few rows it has.
+    """Return default epochs, learning rate and batch size: steps enough for the number of labels."""
     rows = max(1, len(data.train))
     batch = 16 if rows < FEW_ROWS else 32
     epochs = math.ceil((STEPS + STEPS_PER_LABEL * data.labels.num_labels) * batch / rows)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,12 +16,10 @@ from nlptransfer.models import (
     ActivationRows,
     Rows,
     activations,
-    compute,
     embeddings_of,
-    last_inputs,
     last_layer,
     layers_of,
-    text_vectors,
+    represent,
     upper_layers,
 )
 from nlptransfer.routes.base import Route
@@ -30,7 +28,7 @@ from nlptransfer.settings import check
 from nlptransfer.training import ParameterGroup
 
 FROZEN_HERE = "frozen_by_nlptransfer"
-"""What a parameter is marked with that would learn if its layer were not frozen."""
+"""Mark of a parameter that would learn if its layer were not frozen."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Full(EncoderRoute):
     layers: Literal["auto"] | None = None
     """auto: none, a third, two thirds and all layers are frozen in turn, and the best on validation is kept"""
     layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
-    """each layer learns at so much of the rate of the one above it (Clark et al. 2020)"""
+    """each layer's learning rate as a share of that of the layer above it (Clark et al. 2020)"""
     gradual_unfreezing: bool = False
     """whether layers begin to learn one after the other, the head first, all by half of the training
     (Howard and Ruder 2018)"""
@@ -65,7 +63,7 @@ class Full(EncoderRoute):
     def check(self) -> None:
         super().check()
         both = self.layers is not None and self.freeze_layers > 0
-        check(not both, "freeze_layers", self.freeze_layers, "0 beside layers=auto, which tries several")
+        check(not both, "freeze_layers", self.freeze_layers, "0 with layers=auto, which tries several")
 
     def make_model(
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
@@ -95,16 +93,18 @@ class Full(EncoderRoute):
         return [replace(self, layers=None, freeze_layers=number) for number in numbers]
 
     def freeze(self, model: PreTrainedModel) -> None:
+        frozen: list[nn.Module] = []
         if self.freeze_layers:
-            layers = len(layers_of(model))
-            check(self.freeze_layers <= layers, "freeze_layers", self.freeze_layers, f"at most its {layers} layers")
-        frozen = [*layers_of(model)[: self.freeze_layers]] if self.freeze_layers else []
+            layers = layers_of(model)
+            least = f"at most its {len(layers)} layers"
+            check(self.freeze_layers <= len(layers), "freeze_layers", self.freeze_layers, least)
+            frozen += layers[: self.freeze_layers]
         if frozen or self.freeze_embeddings:
             frozen += embeddings_of(model)
         # The stage before may have frozen other layers; what the base never learns stays as it is.
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.requires_grad or getattr(parameter, FROZEN_HERE, False))
-        for parameter in (parameter for module in frozen for parameter in module.parameters()):
+        for parameter in nn.ModuleList(frozen).parameters():
             if parameter.requires_grad:
                 setattr(parameter, FROZEN_HERE, True)
             parameter.requires_grad_(False)
@@ -141,11 +141,4 @@ class Full(EncoderRoute):
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
         if not self.head_first:
             return None
-        own = cast(PreTrainedModel, model)
-        with last_inputs(last_layer(own)) as seen:
-
-            def inputs_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-                model(**batch)
-                return text_vectors(seen[0], batch, own).float()
-
-            return compute(model, inputs_of, rows, share=True)
+        return represent(model, last_layer(model), rows)

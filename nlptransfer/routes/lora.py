@@ -1,4 +1,4 @@
-"""The route Lora: small trained matrices that are added to the frozen weights of an encoder."""
+"""The route Lora: small trained matrices, added to the frozen weights of an encoder."""
 
 import math
 import warnings
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-import numpy as np
 import torch
 from annotated_types import MinLen
 from peft import (
@@ -45,6 +44,13 @@ from nlptransfer.routes.encoder import EncoderRoute, default_settings
 from nlptransfer.settings import Count, Positive, Share, check
 
 ADAPTER = "adapter_model.safetensors"
+LOADING_NOTES = {
+    "float32": "",
+    "bfloat16": "It was trained with the base in bfloat16, which these lines hold in float32: probabilities differ a "
+    "little.",
+    "4bit": "The base is held in 4 bits, which takes a GPU and bitsandbytes.",
+}
+MERGEABLE = "a base in float32 or bfloat16, not 4bit"
 
 
 @dataclass(frozen=True)
@@ -72,15 +78,13 @@ class Lora(EncoderRoute):
 
     def check(self) -> None:
         super().check()
-        check(
-            not (self.merge and self.base_precision == "4bit"), "merge", True, "a base in float32 or bfloat16, not 4bit"
-        )
+        check(not self.merge or self.base_precision != "4bit", "merge", True, MERGEABLE)
 
     def make_model(
         self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> tuple[PreTrainedModel, list[str]]:
         model, fresh = self.load_base(base, data.labels, tokenizer, seed, **self.precision)
-        # The head learns whole, and what is fresh anywhere must be saved: random again after a reload otherwise.
+        # The head learns whole, and all that is newly initialized must be saved, or it would be random after a reload.
         heads = _whole_heads(model, {*head_modules(model), *fresh})
         targets = self._targets(model, heads)
         config = LoraConfig(
@@ -91,7 +95,7 @@ class Lora(EncoderRoute):
             lora_dropout=self.lora_dropout,
             use_rslora=self.use_rslora,
             target_modules=targets,
-            # GPT-2's linear layers keep their weights turned.
+            # GPT-2's linear layers keep their weights transposed.
             fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
             modules_to_save=heads,
         )
@@ -113,7 +117,7 @@ class Lora(EncoderRoute):
     def merged(self, model: PreTrainedModel) -> tuple["Lora", PreTrainedModel]:
         if not isinstance(model, PeftModel):
             raise SettingError("merge: expected an adapter, found a model that it was added to before")
-        check(self.base_precision != "4bit", "merge", True, "a base in float32 or bfloat16, not 4bit")
+        check(self.base_precision != "4bit", "merge", True, MERGEABLE)
         # In 16 bits most of the product would be rounded away, and a head would be loaded in 16 too.
         try:
             return replace(self, merge=True), cast(Any, deepcopy(model).float()).merge_and_unload(safe_merge=True)
@@ -129,32 +133,32 @@ class Lora(EncoderRoute):
         record: Mapping[str, Any],
         base: str | None,
     ) -> tuple["Lora", PreTrainedModel]:
-        configs: list[LoraConfig] = []
+        adapters: list[tuple[LoraConfig, dict[str, torch.Tensor]]] = []
         for number, (_, model) in enumerate(parts, start=1):
             if not isinstance(model, PeftModel):
                 raise SettingError(f"classifier {number}: expected an adapter, found a whole model")
-            configs.append(cast(LoraConfig, model.peft_config["default"]))
-            if (layers := sorted(configs[-1].target_modules or ())) != sorted(configs[0].target_modules or ()):
+            config = cast(LoraConfig, model.peft_config["default"])
+            adapters.append((config, get_peft_model_state_dict(model, save_embedding_layers=False)))
+            if (layers := sorted(config.target_modules or ())) != sorted(adapters[0][0].target_modules or ()):
                 raise SettingError(
                     f"classifier {number}: expected the same adapted layers as the first one has, found {layers!r:.200}"
                 )
-        states = [get_peft_model_state_dict(cast(Any, model), save_embedding_layers=False) for _, model in parts]
-        rank = sum(config.r for config in configs)
-        # alpha / rank = 1: the scales are in the matrices by now.
+        rank = sum(config.r for config, _ in adapters)
+        # alpha / rank = 1: the scales are in the matrices.
         scaled: dict[str, Any] = {"lora_alpha": rank, "use_rslora": False, "lora_dropout": 0.0}
         route = replace(self, rank=rank, merge=False, **scaled)
-        config = replace(configs[0], r=rank, inference_mode=False, **scaled)
-        return route, route.with_adapter(record, base, labels, tokenizer, config, _mixed(states, configs, shares))
+        config = replace(adapters[0][0], r=rank, inference_mode=False, **scaled)
+        return route, route.with_adapter(record, base, labels, tokenizer, config, _averaged(adapters, shares))
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-        """Write the adapter, the fresh modules, config and tokenizer; a merged model whole."""
+        """Write adapter, newly initialized modules, config and tokenizer; a merged model whole."""
         if not isinstance(model, PeftModel):
             super().save(model, tokenizer, folder)
             return
         # The hub would be asked about embeddings, which are not trained.
         model.save_pretrained(str(folder), save_embedding_layers=False)
         tokenizer.save_pretrained(folder)
-        # peft's card is an empty form; and its own config has no labels, which plain loading needs.
+        # peft's card is an empty form, and its config has no labels, which plain loading needs.
         (folder / "README.md").unlink()
         base = model.get_base_model()
         base.config.architectures = [type(base).__name__]
@@ -182,12 +186,6 @@ class Lora(EncoderRoute):
         section = super().card_section(record, repo_id)
         if self.merge:
             return section
-        note = ""
-        if self.base_precision == "bfloat16":
-            note = "It was trained with the base in bfloat16, which these lines hold in float32: probabilities differ "
-            note += "a little."
-        elif self.base_precision == "4bit":
-            note = "The base is held in 4 bits, which takes a GPU and bitsandbytes."
         return replace(
             section,
             library_name="peft",
@@ -195,7 +193,7 @@ class Lora(EncoderRoute):
             # An adapter is of no use without the name of its base.
             loading_code=self._loading_code(record, repo_id) if (record.get("base") or {}).get("name") else "",
             loading_needs="Without nlptransfer, in peft and transformers",
-            loading_note=note,
+            loading_note=LOADING_NOTES[self.base_precision],
         )
 
     def training_in_words(self, record: Mapping[str, Any]) -> str:
@@ -212,9 +210,9 @@ class Lora(EncoderRoute):
 
     def _loading_code(self, record: Mapping[str, Any], repo_id: str) -> str:
         base, repo = record["base"], quoted(repo_id)
-        note, more = "# The base was a local folder of this name: give its path.\n", ""
-        if base.get("revision"):
-            note, more = "", f"    revision={quoted(base['revision'])},\n"
+        revision = base.get("revision")
+        note = "" if revision else "# The base was a local folder of this name: give its path.\n"
+        more = f"    revision={quoted(revision)},\n" if revision else ""
         if self.base_precision == "bfloat16":
             # The saved config says so, and the head would be rounded to it too.
             more += "    dtype=torch.float32,\n"
@@ -236,10 +234,12 @@ with torch.no_grad():
     logits = model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0]
 probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{function}.tolist())}}"""
 
-    def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
+    def open_as_others(
+        self, folder: Path, record: Mapping[str, Any]
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         if not self.needs_base(folder) or self.base_precision != "float32":
             # Plain peft fills a head in the base's number format, which is not float32.
-            return super().reopened_logits(folder, record, texts)
+            return super().open_as_others(folder, record)
         base = from_pretrained(
             AutoModelForSequenceClassification,
             recorded_base(record),
@@ -249,8 +249,7 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
             use_safetensors=True,
         )
         with _peft_quiet():
-            model = with_adapter(base, folder)
-        return self.opened_logits(cast(PreTrainedModel, model), fast_tokenizer(folder), texts)
+            return cast(PreTrainedModel, with_adapter(base, folder)), fast_tokenizer(folder)
 
     def with_adapter(
         self,
@@ -264,8 +263,6 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
         """Return the base with a head for the labels and with an adapter of these weights, in eval mode.
 
         Args:
-            record: what ``Built.record`` said.
-            base: where the base lies, or one that is in memory; None: found by its record.
             state: as peft saves it.
 
         Raises:
@@ -290,25 +287,26 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
         return {"dtype": dtype, "four_bit": self.base_precision == "4bit"}
 
     def _targets(self, model: PreTrainedModel, heads: Sequence[str]) -> list[str]:
-        """Names of the linear layers that are adapted, none of them in a head.
+        """Name the linear layers that are adapted, none of them in a head.
 
         Raises:
-            SettingError: an asked one is not there.
+            SettingError: no layer has the name of a target.
         """
         linear = [
             name
             for name, module in model.named_modules()
-            if isinstance(module, (nn.Linear, Conv1D)) and not any(f"{name}.".startswith(f"{head}.") for head in heads)
+            if isinstance(module, (nn.Linear, Conv1D))
+            and not f"{name}.".startswith(tuple(f"{head}." for head in heads))
         ]
         if self.target_modules is None:
             return linear
         for target in self.target_modules:
-            if not any(_ends(name, target) for name in linear):
+            if not any(f".{name}".endswith(f".{target}") for name in linear):
                 endings = {name.rsplit(".", 1)[-1] for name in linear}
                 raise SettingError(
                     f"target_modules: no linear layer of the encoder is called {target!r}: {nearest(target, endings)}"
                 )
-        return [name for name in linear if any(_ends(name, target) for target in self.target_modules)]
+        return [name for name in linear if f".{name}".endswith(tuple(f".{target}" for target in self.target_modules))]
 
 
 @contextmanager
@@ -319,10 +317,6 @@ def _peft_quiet() -> Iterator[None]:
         yield
 
 
-def _ends(name: str, target: str) -> bool:
-    return f".{name}".endswith(f".{target}")
-
-
 def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:
     """Return the heads that these modules are parts of: children of the classifier itself, or of its encoder."""
     prefix = f"{model.base_model_prefix}."
@@ -331,20 +325,20 @@ def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:
 
 
 def _head_in_float32(model: nn.Module) -> nn.Module:
-    """Heads learn in float32, also where a base in 16 bits hands them less."""
+    """Let heads learn in float32, also on a base that gives 16 bits."""
+
+    def to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(value.float() if isinstance(value, torch.Tensor) else value for value in inputs)
+
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):
             module.modules_to_save.float()
-            module.register_forward_pre_hook(_to_float32)
+            module.register_forward_pre_hook(to_float32)
     return model
 
 
-def _to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(value.float() if isinstance(value, torch.Tensor) else value for value in inputs)
-
-
-def _mixed(
-    states: Sequence[dict[str, torch.Tensor]], configs: Sequence[LoraConfig], shares: Sequence[float]
+def _averaged(
+    adapters: Sequence[tuple[LoraConfig, dict[str, torch.Tensor]]], shares: Sequence[float]
 ) -> dict[str, torch.Tensor]:
     """Average adapters: the sum of w_i s_i B_i A_i is one product again, of matrices side by side.
 
@@ -353,15 +347,17 @@ def _mixed(
     Returns:
         (sum of ranks, in) and (out, sum of ranks) for each layer; all else averaged.
     """
-    scales = [config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r) for config in configs]
-    mixed: dict[str, torch.Tensor] = {}
-    for name in states[0]:
-        parts = [state[name].float().cpu() for state in states]
+    scales = [
+        share * (config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r))
+        for share, (config, _) in zip(shares, adapters, strict=True)
+    ]
+    averaged: dict[str, torch.Tensor] = {}
+    for name in adapters[0][1]:
+        parts = [state[name].float().cpu() for _, state in adapters]
         if ".lora_A." in name:
-            mixed[name] = torch.cat(parts, dim=0)
+            averaged[name] = torch.cat(parts, dim=0)
         elif ".lora_B." in name:
-            scaled = [share * scale * part for share, scale, part in zip(shares, scales, parts, strict=True)]
-            mixed[name] = torch.cat(scaled, dim=1)
+            averaged[name] = torch.cat([scale * part for scale, part in zip(scales, parts, strict=True)], dim=1)
         else:
-            mixed[name] = torch.stack([share * part for share, part in zip(shares, parts, strict=True)]).sum(dim=0)
-    return mixed
+            averaged[name] = torch.stack([share * part for share, part in zip(shares, parts, strict=True)]).sum(dim=0)
+    return averaged

@@ -1,15 +1,38 @@
-"""The classifiers that stand on pooled word vectors."""
+"""Classifiers on pooled vectors: their shape, their layers, and the contract of their models."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
+
+
+class PooledConfig(PreTrainedConfig):
+    """Shape of a classifier on pooled vectors.
+
+    Args:
+        head: "linear" or "mlp".
+        pooling: what is taken over the tokens or words of a text, side by side.
+        mlp_sizes: widths of the hidden layers of "mlp".
+        dropout: share of the head's features dropped in training.
+    """
+
+    def __init__(
+        self,
+        head: str = "linear",
+        pooling: Sequence[str] = ("mean",),
+        mlp_sizes: Sequence[int] = (128, 64),
+        dropout: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        self.head, self.pooling, self.mlp_sizes, self.dropout = head, list(pooling), list(mlp_sizes), dropout
+        super().__init__(**kwargs)
 
 
 class Standardize(nn.Module):
@@ -27,8 +50,7 @@ class Standardize(nn.Module):
         """Take mean and scale from (rows, width) float32 features; a constant feature keeps its scale.
 
         Args:
-            resolution: how finely the features are kept, as a share of their size; a smaller spread is no more than
-                rounding.
+            resolution: relative rounding error of the features; a smaller spread is none.
         """
         # torch sums in double precision, so that rounding does not pass for spread.
         spread, mean = torch.std_mean(torch.from_numpy(features), dim=0, correction=0)
@@ -43,48 +65,75 @@ class PooledBody(nn.Module):
     """Pooled features, standardized, and hidden layers on them, if any.
 
     Args:
-        sizes: width of the features, then of each hidden layer.
-        dropout: share of a hidden layer's outputs dropped in training.
+        width: of the features.
     """
 
-    def __init__(self, sizes: Sequence[int], dropout: float) -> None:
+    def __init__(self, config: PooledConfig, width: int) -> None:
         super().__init__()
-        self.standardize = Standardize(sizes[0])
+        sizes = [width, *(config.mlp_sizes if config.head == "mlp" else [])]
+        self.standardize = Standardize(width)
         self.layers = nn.Sequential(
             *(
                 layer
                 for before, after in pairwise(sizes)
-                for layer in (nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout))
+                for layer in (nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout))
             )
         )
         self.width = sizes[-1]
 
     def forward(self, features: Tensor) -> Tensor:
-        """(batch, sizes[0]) -> (batch, sizes[-1])"""
-        return cast(Tensor, self.layers(self.standardize(features)))
+        return cast(Tensor, self.layers(self.standardize(features.to(self.standardize.mean.dtype))))
 
-    def outputs(self, features: np.ndarray) -> np.ndarray:
-        """(rows, sizes[0]) -> (rows, sizes[-1]) float32: what the last layer is fitted on."""
-        device = self.standardize.mean.device
+
+class PooledClassifier(PreTrainedModel):
+    """A model with a body on pooled vectors and a last layer on that."""
+
+    config: PooledConfig
+    body: nn.Module
+    classifier: nn.Linear
+
+    def last_inputs(self, features: np.ndarray) -> np.ndarray:
+        """Return the (rows, width) float32 inputs of the last layer, of pooled features."""
         with torch.inference_mode():
             # A copy: the cache's own array may not be written, and torch wants one that may.
-            rows = torch.from_numpy(np.array(features, dtype=np.float32)).to(device)
-            return cast(np.ndarray, self(rows).cpu().numpy())
+            rows = torch.from_numpy(np.array(features, dtype=np.float32)).to(self.device)
+            return cast(np.ndarray, self.body(rows).cpu().numpy())
 
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        features: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **inputs: Any,
+    ) -> SequenceClassifierOutput:
+        """Return logits, the loss when labels are given, and on request the inputs of the last layer, (batch, width).
 
-def classified(
-    config: PreTrainedConfig,
-    classifier: nn.Linear,
-    hidden: Tensor,
-    labels: Tensor | None,
-    output_hidden_states: bool | None,
-) -> SequenceClassifierOutput:
-    """What a model gives for (batch, width) inputs of its last layer: logits, and the loss where there are labels."""
-    logits = classifier(hidden)
-    loss = None
-    if labels is not None:
-        several = config.problem_type == "multi_label_classification" or labels.is_floating_point()
-        measure = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
-        loss = measure(logits, labels.to(logits.dtype) if several else labels)
-    shown = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-    return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,) if shown else None)
+        Args:
+            input_ids: (batch, tokens) int64.
+            attention_mask: (batch, tokens); without it every place counts.
+            features: (batch, width) pooled vectors, in place of all other inputs.
+            labels: (batch,) int64, or (batch, labels) float for several labels at once.
+            output_hidden_states: whether ``hidden_states`` is returned.
+            **inputs: of :meth:`hidden`.
+        """
+        if features is not None:
+            hidden = self.body(features)
+        elif input_ids is not None:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            hidden = self.hidden(input_ids, mask, **inputs)
+        else:
+            raise ValueError("expected input_ids or features, found neither")
+        logits, loss = self.classifier(hidden), None
+        if labels is not None:
+            several = self.config.problem_type == "multi_label_classification" or labels.is_floating_point()
+            measure = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
+            loss = measure(logits, labels.to(logits.dtype) if several else labels)
+        shown = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(hidden,) if shown else None)
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
+        """Return the inputs of the last layer, (batch, width)."""
+        raise NotImplementedError

@@ -11,35 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
-from transformers.utils.generic import can_return_tuple
 
 from nlptransfer.models import pool
-from nlptransfer.routes.pooled_head import PooledBody, Standardize, classified
-from nlptransfer.vectors import PAD, PAD_ID, RESERVED, UNKNOWN, UNKNOWN_ID, build_tokenizer
+from nlptransfer.routes.pooled_head import PooledBody, PooledClassifier, PooledConfig, Standardize
+from nlptransfer.vectors import PAD, PAD_ID, RESERVED, UNKNOWN, build_tokenizer
 
 
-class Word2VecConfig(PreTrainedConfig):
+class Word2VecConfig(PooledConfig):
     """Shape of a Word2VecForSequenceClassification.
 
     Args:
         vocab_size: words and the two reserved rows.
         hidden_size: dimensions of a word vector.
         head: "linear", "mlp" or "cnn".
-        pooling: for "linear" and "mlp": what is taken over the words, "mean" and "max", side by side.
-        mlp_sizes: widths of the hidden layers of "mlp".
         kernel_sizes: for "cnn": words that a filter spans.
         num_filters: for "cnn": filters of each span.
-        dropout: share of the head's features dropped in training.
         train_vectors: whether the vectors learn too.
+        kwargs: of PooledConfig.
     """
 
     model_type = "word2vec"
@@ -49,30 +39,20 @@ class Word2VecConfig(PreTrainedConfig):
         vocab_size: int = 1000,
         hidden_size: int = 100,
         head: str = "cnn",
-        pooling: Sequence[str] = ("mean",),
-        mlp_sizes: Sequence[int] = (128, 64),
         kernel_sizes: Sequence[int] = (3, 4, 5),
         num_filters: int = 100,
-        dropout: float = 0.5,
         train_vectors: bool = False,
         pad_token_id: int = PAD_ID,
         **kwargs: Any,
     ) -> None:
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.head = head
-        self.pooling = list(pooling)
-        self.mlp_sizes = list(mlp_sizes)
-        self.kernel_sizes = list(kernel_sizes)
-        self.num_filters = num_filters
-        self.dropout = dropout
+        self.vocab_size, self.hidden_size, self.pad_token_id = vocab_size, hidden_size, pad_token_id
+        self.kernel_sizes, self.num_filters = list(kernel_sizes), num_filters
         self.train_vectors = train_vectors
-        self.pad_token_id = pad_token_id
-        super().__init__(**kwargs)
+        super().__init__(head, **kwargs)
 
     @property
     def only_pools(self) -> bool:
-        """Whether a text is no more to the model than its pooled vectors, which stay as they are."""
+        """Tell whether the model takes no more of a text than its pooled vectors, which do not learn."""
         return self.head != "cnn" and not self.train_vectors
 
 
@@ -89,9 +69,9 @@ class CnnBody(nn.Module):
         self.width = config.num_filters * len(self.sizes)
 
     def forward(self, vectors: Tensor, known: Tensor) -> Tensor:
-        """(batch, words, dimensions) and (batch, words) -> (batch, width); a filter is centered on known words.
+        """Map (batch, words, dimensions) and (batch, words) to (batch, width).
 
-        A filter of an even size has one word more on its right.
+        Filters are centered on known words; one of an even size spans one word more on the right.
         """
         batch, words, dimensions = vectors.shape
         span = max(self.sizes)
@@ -109,10 +89,10 @@ class CnnBody(nn.Module):
         return cast(Tensor, self.dropout(functional.relu(torch.cat(highest, dim=1))))
 
 
-class Word2VecForSequenceClassification(PreTrainedModel):
+class Word2VecForSequenceClassification(PooledClassifier):
     """Word vectors, frozen unless ``config.train_vectors``, and a small classifier.
 
-    Padding and words without a vector carry no weight: a text of unknown words alone is an empty text.
+    Padding and words without a vector carry no weight: a text of unknown words is an empty text.
     """
 
     config_class = Word2VecConfig
@@ -120,15 +100,13 @@ class Word2VecForSequenceClassification(PreTrainedModel):
     config: Word2VecConfig
     vectors: nn.Embedding
     body: CnnBody | PooledBody
-    classifier: nn.Linear
 
     def __init__(self, config: Word2VecConfig) -> None:
         super().__init__(config)
         self.vectors = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.vectors.weight.requires_grad_(config.train_vectors)
-        hidden = config.mlp_sizes if config.head == "mlp" else []
-        pooled = [config.hidden_size * len(config.pooling), *hidden]
-        self.body = CnnBody(config) if config.head == "cnn" else PooledBody(pooled, config.dropout)
+        pooled = config.hidden_size * len(config.pooling)
+        self.body = CnnBody(config) if config.head == "cnn" else PooledBody(config, pooled)
         self.classifier = nn.Linear(self.body.width, len(config.id2label or ()))
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -142,7 +120,7 @@ class Word2VecForSequenceClassification(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As every model's; frozen vectors come back frozen, where transformers lets all parameters learn."""
+        """Load a saved model; frozen vectors stay frozen, where transformers would let all parameters learn."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vectors.requires_grad_(model.config.train_vectors)
@@ -151,37 +129,11 @@ class Word2VecForSequenceClassification(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.vectors
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        features: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        **_: Any,
-    ) -> SequenceClassifierOutput:
-        """Logits, the loss when labels are given, and on request the inputs of the last layer, (batch, width).
-
-        Args:
-            input_ids: (batch, words) int64.
-            attention_mask: (batch, words); without it every place counts.
-            labels: (batch,) int64, or (batch, labels) float for several labels at once.
-            features: (batch, dimensions * poolings) pooled vectors in place of ``input_ids``, for the heads that pool.
-            output_hidden_states: whether ``hidden_states`` is given.
-        """
-        hidden = self._hidden(input_ids, attention_mask) if features is None else self.body(features)
-        return classified(self.config, self.classifier, hidden, labels, output_hidden_states)
-
-    def _hidden(self, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        if input_ids is None:
-            raise ValueError("expected input_ids or features, found neither")
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
         if input_ids.shape[1] == 0:
             # What a tokenizer makes of texts without a word; one place of padding says the same.
-            input_ids, attention_mask = input_ids.new_full((len(input_ids), 1), PAD_ID), None
-        known = input_ids >= RESERVED
-        if attention_mask is not None:
-            known = known & attention_mask.bool()
+            input_ids, attention_mask = (functional.pad(each, (0, 1)) for each in (input_ids, attention_mask))
+        known = (input_ids >= RESERVED) & attention_mask.bool()
         vectors = self.vectors(input_ids)
         if self.config.head == "cnn":
             return cast(Tensor, self.body(vectors * known.unsqueeze(2), known))
@@ -189,7 +141,7 @@ class Word2VecForSequenceClassification(PreTrainedModel):
 
 
 def make_tokenizer(words: Sequence[str], max_length: int = VERY_LARGE_INTEGER) -> PreTrainedTokenizerFast:
-    """The fast tokenizer over a vocabulary, most frequent word first."""
+    """Return the fast tokenizer of a vocabulary, most frequent word first."""
     return PreTrainedTokenizerFast(
         tokenizer_object=build_tokenizer(words),
         pad_token=PAD,
@@ -200,13 +152,8 @@ def make_tokenizer(words: Sequence[str], max_length: int = VERY_LARGE_INTEGER) -
 
 
 def embedding_matrix(vectors: np.ndarray) -> np.ndarray:
-    """(words, dimensions) with the reserved rows before them, (RESERVED + words, dimensions) float32."""
+    """Put the reserved rows before (words, dimensions) vectors, (RESERVED + words, dimensions) float32."""
     return np.concatenate([np.zeros((RESERVED, vectors.shape[1]), dtype=np.float32), vectors])
-
-
-def unknown_share(ids: np.ndarray) -> float:
-    """Share of the words that have no vector."""
-    return float((ids == UNKNOWN_ID).mean()) if len(ids) else 0.0
 
 
 AutoConfig.register("word2vec", Word2VecConfig, exist_ok=True)

@@ -13,23 +13,22 @@ from torch.nn import functional
 
 from nlptransfer.data import Labels
 from nlptransfer.errors import SettingError, nearest
+from nlptransfer.settings import check
 
 TARGET, SOURCE, UNLABELED = "target", "source", "unlabeled"
-"""The roles of rows: of the task that counts, of the one that knowledge is taken from, and the target's texts whose
-labels nobody sees."""
+"""Roles of rows: the task that counts, the one that knowledge comes from, and the target's texts without labels."""
 
 
 @dataclass(frozen=True)
 class BatchTargets:
-    """Rows of one forward pass, as an objective judges them."""
+    """Targets of the rows of one forward pass, and what they count."""
 
     targets: Tensor
     """(rows,) int64, or (rows, labels) float32"""
     total_weight: float = 1.0
-    """what all rows of this role weigh in the step, class weights and ``weights`` counted; infinite for rows that
-    are to count nothing"""
+    """weight of all rows of this role in the step, by class and their own; infinite for rows that count nothing"""
     weights: Tensor | None = None
-    """(rows,) what each row counts besides its class; None: all 1"""
+    """(rows,) weight of each row besides that of its class; None: all 1"""
     role: str = TARGET
     """which task the rows belong to"""
     progress: float = 0.0
@@ -37,11 +36,11 @@ class BatchTargets:
 
 
 class LabelLoss(nn.Module):
-    """Cross-entropy of logits and labels, weighted by class.
+    """Measure the cross-entropy of logits and labels, weighted by class.
 
-    One label a row: torch's cross_entropy with these class weights and label smoothing (Szegedy et al. 2016),
-    a row weighing what its class does. Several labels: binary cross-entropy averaged over labels, targets
-    smoothed by half of ``label_smoothing``, positives weighted by class; every row weighs 1.
+    One label a row: torch's cross_entropy with class weights and label smoothing (Szegedy et al. 2016). Several labels:
+    binary cross-entropy averaged over labels, targets smoothed by half of ``label_smoothing``, positives weighted by
+    class; every row weighs 1.
 
     Args:
         class_weights: (labels,); None: all 1.
@@ -58,12 +57,12 @@ class LabelLoss(nn.Module):
         self.register_buffer("class_weights", torch.as_tensor(weights, dtype=torch.float32), persistent=False)
 
     def forward(self, logits: Tensor, batch: BatchTargets) -> Tensor:
-        """The rows' share of the loss of a step: their weighted losses over the weight of all."""
+        """Return the rows' share of the loss of a step: their weighted losses over the weight of all."""
         losses = self.row_losses(logits, batch.targets)
         return (losses if batch.weights is None else losses * batch.weights).sum() / batch.total_weight
 
     def row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Weighted losses, (rows,), of logits (rows, labels) and targets (rows,) int64 or (rows, labels) float."""
+        """Return the (rows,) losses, weighted by class, of (rows, labels) logits."""
         weights = self.class_weights.to(logits.dtype)
         if self.multi_label:
             smooth = targets.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
@@ -74,19 +73,19 @@ class LabelLoss(nn.Module):
         )
 
     def row_weights(self, targets: Tensor) -> Tensor:
-        """(rows,) weights of the rows by their classes."""
+        """Return the (rows,) weights of rows by their classes."""
         if self.multi_label:
             return torch.ones(len(targets), device=targets.device)
         return self.class_weights[targets]
 
     def share(self, batch: BatchTargets) -> Tensor:
-        """Of all the rows of a step, the share that these weigh."""
+        """Return the share of the weight of a step's rows that these have."""
         rows = self.row_weights(batch.targets)
         return (rows if batch.weights is None else rows * batch.weights).sum() / batch.total_weight
 
 
 class Objective(nn.Module):
-    """The loss of a model's logits; the objectives built on it add to that.
+    """Measure the loss of a model's logits; the objectives built on it add to that.
 
     Args:
         model: ``forward(**inputs)`` gives an object with ``logits``, (rows, labels).
@@ -103,51 +102,49 @@ class Objective(nn.Module):
         self.model, self.criterion = model, criterion
 
     def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
-        """The share of a step's loss of some rows, such that those of all rows of all roles add up to the loss.
+        """Return the share of some rows in a step's loss; the shares of all rows of all roles add up to it.
 
         Args:
-            inputs: what the model takes.
-            batch: the rows' targets, weights and role; None: the target's logits are given, (rows, labels) float32.
+            inputs: of the model.
+            batch: None: return the target's logits instead, (rows, labels) float32.
         """
         logits = self.model(**inputs).logits.float()
         return cast(Tensor, logits if batch is None else self.criterion(logits, batch))
 
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
-        """(rows,) weights that rows of a role have by their classes."""
+        """Return the (rows,) weights of rows of a role by their classes."""
         return self.criterion.row_weights(targets)
 
     def notes(self) -> dict[str, float]:
-        """What the history of the training has of the last step beside its loss."""
+        """Return what the history of the training shows of the last step besides its loss."""
         return {}
 
     @property
     def config(self) -> Any:
-        """The model's."""
         return self.model.config
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """Names of the classes of the model's layers: where Accelerate cuts weights into shards."""
+        """Name the classes of the model's layers: where Accelerate splits weights into shards."""
         names = getattr(self.model, "_no_split_modules", None) or ()
         return sorted({type(module).__name__ for module in self.model.modules()} & {*names})
 
 
-def class_weights(asked: str | Mapping[str, float] | None, labels: Labels, targets: np.ndarray) -> np.ndarray | None:
-    """Weights of the classes, (labels,).
+def class_weights(setting: str | Mapping[str, float] | None, labels: Labels, targets: np.ndarray) -> np.ndarray | None:
+    """Return the (labels,) weights of the classes.
 
     Args:
-        asked: None; "balanced", which gives rows / (classes * rows of the class), and with several labels
-            the negatives over the positives of each; or weights by label name, 1 where none is given.
+        setting: None; "balanced": rows / (classes * rows of the class), with several labels negatives / positives of
+            each; or weights by label name, 1 where none is given.
         targets: the training targets, as ``Labels.encode`` gives them.
 
     Raises:
         SettingError: another word, an unknown label name, or a weight that is not a number above 0.
     """
-    if asked is None:
+    if setting is None:
         return None
-    if isinstance(asked, str):
-        if asked != "balanced":
-            raise SettingError(f"class_weights={asked!r}: expected 'balanced' or weights by label name")
+    if isinstance(setting, str):
+        check(setting == "balanced", "class_weights", setting, "'balanced' or weights by label name")
         if labels.multi_label:
             positives = targets.sum(axis=0)
             negatives = len(targets) - positives
@@ -156,7 +153,7 @@ def class_weights(asked: str | Mapping[str, float] | None, labels: Labels, targe
         counts = np.maximum(np.bincount(targets, minlength=labels.num_labels), 1)
         return len(targets) / (labels.num_labels * counts)
     weights = np.ones(labels.num_labels)
-    for name, weight in asked.items():
+    for name, weight in setting.items():
         if name not in labels.label2id:
             raise SettingError(f"class_weights: unknown label {name!r}: {nearest(name, labels.names)}")
         if not isinstance(weight, Real) or not 0 < weight < math.inf:

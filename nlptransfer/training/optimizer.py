@@ -1,10 +1,11 @@
-"""How the loop learns: its settings, the optimizer, and the course and pace of the learning rate."""
+"""Settings of the loop, the optimizer, and the course of the learning rate."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,14 @@ from nlptransfer.settings import Count, NonNegative, Positive, Settings, Share
 
 TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 """Trackers, and the packages any one of which each needs."""
+_OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
+    "adamw": (torch.optim.AdamW, {"fused": True}),
+    "adam": (torch.optim.Adam, {"fused": True}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9}),  # fused, it knows no weights in shards
+    "rmsprop": (torch.optim.RMSprop, {}),
+    "adafactor": (torch.optim.Adafactor, {}),
+}
+"""Classes of the optimizers, and their settings."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class TrainingSettings(Settings):
                 raise SettingError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker][0]}")
 
     def flat(self) -> dict[str, int | float | str | bool]:
-        """As trackers take them: plain values only."""
+        """Return the settings as trackers take them: plain values only."""
         return {
             name: one if isinstance(one, (int, float, str, bool)) else str(one) for name, one in asdict(self).items()
         }
@@ -85,7 +94,7 @@ class TrainingSettings(Settings):
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """How fast one parameter learns beside the others."""
+    """How fast a parameter learns."""
 
     rate: float = 1.0
     """share of the learning rate"""
@@ -94,25 +103,24 @@ class ParameterGroup:
 
 
 def rate_share(settings: TrainingSettings, step: int, steps: int) -> float:
-    """The learning rate of step 0, 1, ... of ``steps``, as a share of the highest."""
+    """Return the learning rate of step 0, 1, ... of ``steps``, as a share of the highest."""
     warmup = round(settings.warmup_ratio * steps)
     if step < warmup:
         return step / warmup
     done = (step - warmup) / max(1, steps - warmup)
-    return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
-        settings.lr_scheduler_type
-    ]
+    shares = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return shares[settings.lr_scheduler_type]
 
 
 def has_settled(settings: TrainingSettings, scores: Sequence[float], rows: int) -> bool:
-    """Whether the last epoch, its rate come to its end, scores within a standard error of the best.
+    """Tell whether the last epoch of the schedule scores within a standard error of the best.
 
-    Few validation rows would else often choose weights that have not settled (the one-standard-error rule, Breiman et
-    al. 1984, "Classification and Regression Trees", section 3.4.3). Scores outside [0, 1] have no standard error.
+    The rule of one standard error (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3): few
+    validation rows would else often choose weights that have not settled. Scores outside [0, 1] have no standard error.
 
     Args:
         scores: of the epochs so far.
-        rows: validation rows, by which they were scored.
+        rows: number of validation rows.
     """
     ended = len(scores) == settings.num_train_epochs and settings.lr_scheduler_type != "constant"
     best = max(scores)
@@ -122,7 +130,7 @@ def has_settled(settings: TrainingSettings, scores: Sequence[float], rows: int) 
 def make_optimizer(
     objective: torch.nn.Module, settings: TrainingSettings, parameter_groups: Mapping[str, ParameterGroup] | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer over what requires a gradient; weight decay on matrices alone.
+    """Return the optimizer over what requires a gradient; weight decay acts on matrices alone.
 
     Args:
         parameter_groups: by the parameter's name in the objective's model.
@@ -130,32 +138,22 @@ def make_optimizer(
     Raises:
         TrainingError: nothing requires a gradient.
     """
-    learning = [
-        (name.removeprefix("model."), value) for name, value in objective.named_parameters() if value.requires_grad
-    ]
-    if not learning:
+    alike: defaultdict[tuple[ParameterGroup, bool], list[Tensor]] = defaultdict(list)
+    for name, value in objective.named_parameters():
+        if value.requires_grad:
+            group = (parameter_groups or {}).get(name.removeprefix("model."), ParameterGroup())
+            alike[group, decays(value)].append(value)
+    if not alike:
         raise TrainingError("expected parameters that learn, found all of them frozen: unfreeze some")
-    alike: dict[tuple[ParameterGroup, bool], list[Tensor]] = {}
-    for name, value in learning:
-        alike.setdefault(((parameter_groups or {}).get(name, ParameterGroup()), decays(value)), []).append(value)
     groups = [
         # Plain numbers: a checkpoint keeps the groups, and is read without running code.
         {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, **asdict(group)}
         for (group, decays), parameters in alike.items()
     ]
-    rate = settings.learning_rate or 0.0
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, fused=True)
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=rate, fused=True)
-    if settings.optimizer == "sgd":
-        # Fused, it knows no weights in shards.
-        return torch.optim.SGD(groups, lr=rate, momentum=0.9)
-    if settings.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=rate)
-    return torch.optim.Adafactor(groups, lr=rate)
+    kind, options = _OPTIMIZERS[settings.optimizer]
+    return kind(groups, lr=settings.learning_rate or 0.0, **options)
 
 
 def decays(parameter: Tensor) -> bool:
-    """Whether weight decay and L1 act on it: on matrices, not on biases and norms."""
+    """Tell whether weight decay and L1 act on a parameter: on matrices, not on biases and norms."""
     return parameter.ndim > 1

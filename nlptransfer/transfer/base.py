@@ -36,7 +36,7 @@ FROM_SOURCE, ON_TARGET = Stage("source", (SOURCE,)), Stage("target", (TARGET,))
 
 @dataclass(frozen=True)
 class Learner:
-    """A model at the beginning of a stage, with its rows, losses and functions, from which an objective is made."""
+    """A model at the beginning of a stage, with all that an objective is made from."""
 
     module: nn.Module
     """what the loop trains"""
@@ -100,11 +100,7 @@ class Transfer(Settings, ABC):
         return False
 
     def __rshift__(self, after: "Transfer") -> "Transfer":
-        """Chain this strategy and another one, which goes on with the model that it leaves.
-
-        Raises:
-            SettingError: the first one makes a classifier already.
-        """
+        """Chain this strategy, which makes no classifier, and one that goes on with its model."""
         return Chain((*self.parts, *after.parts))
 
     def adjusted(self, has_source: bool) -> "Transfer":
@@ -190,6 +186,7 @@ class Variant:
 
     @property
     def label(self) -> str:
+        """Return its name in a folder's."""
         return "_".join(f"{name}{value}" for name, value in self.named.items()) or "adapted"
 
     def __str__(self) -> str:
@@ -221,8 +218,8 @@ class Chain(Transfer):
                     f"{part.name} >> {last.name}: expected something before that makes no classifier, as pretrain, "
                     f"found {part.name}: {last.name} would forget it"
                 )
-        names = [part.name for part in self.chained]
-        check(len({*names}) == len(names), "transfer", " >> ".join(names), "each strategy at most once")
+        once = len({part.name for part in self.chained}) == len(self.chained)
+        check(once, "transfer", self.name, "each strategy at most once")
 
     @property
     def name(self) -> str:  # type: ignore[override]

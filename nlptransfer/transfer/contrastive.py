@@ -67,10 +67,9 @@ class Contrastive(Transfer):
     For few rows of each class, with SetFit's loss (Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts",
     section 3.1): the squared error of a cosine that should be 1 for two texts of a class and 0 for others (Reimers and
     Gurevych 2019, "Sentence-BERT", section 3, regression objective). z is the last layer's input for a text; P(i) are
-    the other rows of the batch that share a label with row i, and N(i) those that share none; both kinds weigh the
-    same. Batches are drawn as pairs of rows that share a label; each row goes through the encoder once, and is compared
-    with all others of its process: memory grows with the rows, not their pairs. The last layer is then fitted on what
-    the tuned encoder gives; it alone learns validation rows.
+    the other rows of the batch that share a label with row i, N(i) those that share none. Batches are drawn as pairs
+    of rows that share a label; each row goes through the encoder once, and is compared with all others of its process.
+    The last layer is then fitted on what the tuned encoder gives; it alone learns validation rows.
     """
 
     name: ClassVar[str] = "contrastive"
@@ -79,9 +78,8 @@ class Contrastive(Transfer):
     num_pairs: Count | None = None
     """pairs of rows that are drawn, and passed over in each epoch; None: 768, or 4 for each row if that is more"""
     mean_start: bool = True
-    """whether the last layer begins with the mean over a text's tokens, as sentence encoders do, and not with the first
-    token: by another layer that attends to all tokens alike, and for lora, whose base must stay as it is, by a map from
-    the one to the other; for BERT, RoBERTa and the like"""
+    """whether the last layer begins with the mean over a text's tokens and not with the first token, in BERT, RoBERTa
+    and the like: by another layer that attends to all tokens alike, or for lora by a map from the one to the other"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         instead = f"take full or lora, or {route.name} without {self.name}, which is good with few rows too"

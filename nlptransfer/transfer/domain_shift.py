@@ -23,13 +23,10 @@ WORD = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9ff
 
 
 def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
-    """Compare two representations of the same rows by centered linear CKA (Kornblith et al. 2019, section 3).
+    """Compare two representations of the same rows, (rows, width), by centered linear CKA (Kornblith et al. 2019).
 
-    |Y'X|² / (|X'X| |Y'Y|) in Frobenius norms, of centered features X and Y. It is biased upwards where rows are few:
-    two unrelated sides much wider than their number of rows come close to 1.
-
-    Args:
-        first, second: (rows, width) features of the same rows, in the same order; widths may differ.
+    |Y'X|² / (|X'X| |Y'Y|) in Frobenius norms, of centered features X and Y (section 3), whose widths may differ. It is
+    biased upwards where rows are few: two unrelated sides much wider than their number of rows come close to 1.
 
     Returns:
         In [0, 1]; 1 for features that are the same but for rotation, shift and scale; 0, where it would be 0/0, for
@@ -46,25 +43,21 @@ def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
         )
     x, y = _centered(x), _centered(y)
     if len(x) < max(x.shape[1], y.shape[1]):
-        kernels = x @ x.T, y @ y.T
-        shared = float((kernels[0] * kernels[1]).sum())
+        products = x @ x.T, y @ y.T
+        shared = float((products[0] * products[1]).sum())
     else:
-        kernels = x.T @ x, y.T @ y
+        products = x.T @ x, y.T @ y
         shared = float(((y.T @ x) ** 2).sum())
-    norms = float(np.linalg.norm(kernels[0]) * np.linalg.norm(kernels[1]))
+    norms = float(np.linalg.norm(products[0]) * np.linalg.norm(products[1]))
     return min(max(shared / norms, 0.0), 1.0) if norms > 0 else 0.0
 
 
 def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> float:
     """Measure how far apart two domains are: 2 (1 - 2 error) of a linear classifier that tells their rows apart.
 
-    A stand-in for the A-distance of Ben-David et al. (2007), as Glorot et al. (2011) use it. The classifier is a
-    logistic regression (L2, C = 0.01) on standardized features; its error is the mean of both sides' errors over rows
-    that stratified cross-validation held out.
-
-    Args:
-        source, target: (rows, width) features by the same model.
-        seed: of the folds.
+    A stand-in for the A-distance of Ben-David et al. (2007), as Glorot et al. (2011) use it, on (rows, width) features
+    by the same model. The classifier is a logistic regression (L2, C = 0.01) on standardized features; its error is the
+    mean of both sides' errors over rows that stratified cross-validation held out.
 
     Returns:
         In [0, 2]: 0 where a classifier cannot separate the sides, 2 where it always can.

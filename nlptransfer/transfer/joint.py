@@ -80,11 +80,10 @@ class JointLoss(Objective):
     """alpha * Ls + beta * Lt: both tasks in every step, whatever their weights (Caruana 1997).
 
     Args:
-        criterion: the loss of the target's rows.
-        source: the loss of the source's rows, of the same model.
+        criterion, source: the losses of the target's and the source's rows.
         weights: progress in [0, 1) -> (alpha, beta).
         source_head: stands in for the model's last layer where the source's labels are others; None: shared.
-        last_layer: the model's; needed with a ``source_head``.
+        last_layer: of the model; needed with a ``source_head``.
         other: the role of the rows in ``source``'s loss.
     """
 

@@ -252,7 +252,15 @@ def _lowered(
     """Train; where the loss on held-out texts does not fall, everything stays as it was."""
     start = {name: value.detach().to("cpu", copy=True) for name, value in learned_state(objective).items()}
     before = _mean(compute(objective, objective, held_out.rows, share=True)) if len(held_out.rows) else None
-    report = train(objective, learn, held_out, lambda sums: -_mean(sums), settings, checkpoints, parameter_groups)
+    report = train(
+        objective,
+        learn,
+        held_out,
+        score=lambda sums: -_mean(sums),
+        settings=settings,
+        checkpoints=checkpoints,
+        parameter_groups=parameter_groups,
+    )
     record: dict[str, Any] = {"texts": len(learn.rows), "held_out": len(held_out.rows), "loss_before": before}
     if before is not None and report.best_score is not None:
         after = -report.best_score

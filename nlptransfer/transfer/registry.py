@@ -29,14 +29,8 @@ TRANSFERS: "Registry[Transfer]" = Registry(
 )
 """The strategies by name."""
 register_transfer = TRANSFERS.register
-THEN = ">>"
-"""Between the names of strategies that come one after the other."""
 
 
 def transfer_classes(names: str) -> "list[type[Transfer]]":
-    """The strategies of a name, or of several with ">>" between them.
-
-    Raises:
-        SettingError: there is none; the nearest is named.
-    """
-    return [TRANSFERS.find(name.strip()) for name in names.split(THEN)]
+    """Find the strategies of a name, or of several with ">>" between them; raise a SettingError where there is none."""
+    return [TRANSFERS.find(name.strip()) for name in names.split(">>")]

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nlptransfer.models import Examples, TeacherRows, last_inputs, name_of, text_vectors
+from nlptransfer.models import Examples, VectorRows, last_inputs, name_of, text_vectors
 from nlptransfer.routes import Route
 from nlptransfer.settings import NonNegative
 from nlptransfer.training import TARGET, BatchTargets, LabelLoss, Objective
@@ -45,7 +45,7 @@ class Relational(FromSource):
             return learner.examples
         # The source's model is the teacher, and frozen: its representations are computed once.
         target = learner.examples[TARGET]
-        return {TARGET: replace(target, rows=TeacherRows(target.rows, learner.represent(target.rows)))}
+        return {TARGET: replace(target, rows=VectorRows(target.rows, "teacher", learner.represent(target.rows)))}
 
 
 class RelationalLoss(Objective):

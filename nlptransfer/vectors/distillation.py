@@ -3,7 +3,6 @@
 This file knows encoders word by word, and the cache of what they give; it does not know what the vectors are used for.
 """
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -13,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from nlptransfer.errors import BaseModelError, VectorsError
-from nlptransfer.files import cache_folder, content_stamp
+from nlptransfer.files import content_stamp
 from nlptransfer.hub import BaseModel, from_pretrained, weights_hash
 from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
 from nlptransfer.vectors.formats import Block, array_blocks
-from nlptransfer.vectors.store import WordVectors, cached_vectors
+from nlptransfer.vectors.store import WordVectors, cache_place, cached_vectors
 from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, is_unspaced, split_words
 
 logger = logging.getLogger("nlptransfer")
@@ -118,8 +117,7 @@ def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
 def _cached(kind: str, encoder: BaseModel, words: list[str]) -> Path:
     """Return the folder of the cache for what an encoder and its tokenizer make of words."""
     stamps = f"{RECIPE}\0{weights_hash(encoder)}\0{content_stamp(encoder.path)}\0{kind}\0"
-    digest = hashlib.sha256((stamps + "\n".join(words)).encode("utf-8", "surrogatepass"))
-    return cache_folder("vectors") / f"{kind.partition(' ')[0]}-{digest.hexdigest()[:32]}"
+    return cache_place(f"{kind.partition(' ')[0]}-", stamps, "\n".join(words))
 
 
 def _encode_words(words: list[str], encoder: BaseModel) -> np.ndarray:

@@ -199,37 +199,27 @@ def _guess_dimensions(name: str, head: bytes) -> int:
 # Text
 
 
-def _text_blocks(name: str, stream: BinaryIO, head: bytes, rows: int | None, dimensions: int) -> Iterator[Block]:
-    first = 1 if rows is None else 2
-    done = 0
-    for lines in _lines(name, stream, head, first):
+def _text_blocks(name: str, stream: BinaryIO, rest: bytes, rows: int | None, dimensions: int) -> Iterator[Block]:
+    number, done = 1 if rows is None else 2, 0
+    while True:
+        chunk = stream.read(_CHUNK)
+        rest += chunk
+        # What follows the last full line may be the end of the file, so it is held back with its line ends.
+        full = rest.rstrip().rpartition(b"\n")[0] if chunk else rest.rstrip()
+        lines = full.split(b"\n") if full else []
+        rest = rest[len(full) + 1 :] if full else rest
         wanted = lines if rows is None else lines[: rows - done]
         if wanted:
-            yield _checked(name, "line", first + done, *_parse_lines(name, wanted, dimensions, first + done))
-        done += len(wanted)
+            yield _checked(name, "line", number, *_parse_lines(name, wanted, dimensions, number))
+        number, done = number + len(wanted), done + len(wanted)
         if len(wanted) < len(lines):
-            raise VectorsError(f"{name}, line {first + done}: the header says {rows} words, and here is more")
-    if rows is not None and done < rows:
-        raise VectorsError(f"{name}, line {first + done}: the header says {rows} words, but the file ends after {done}")
-
-
-def _lines(name: str, stream: BinaryIO, rest: bytes, first: int) -> Iterator[list[bytes]]:
-    """Yield the lines of ``rest`` and of the stream, some at a time, without empty ones at the end of the file."""
-    while True:
-        # What follows the last full line may be the end of the file, so it is held back with its line ends.
-        end = rest.rstrip().rfind(b"\n")
-        if end >= 0:
-            lines, rest = rest[:end].split(b"\n"), rest[end + 1 :]
-            yield lines
-            first += len(lines)
+            raise VectorsError(f"{name}, line {number}: the header says {rows} words, and here is more")
         if len(rest) > _MAX_LINE:
-            raise VectorsError(f"{name}, line {first}: expected at most {_MAX_LINE:,} bytes in a line")
-        chunk = stream.read(_CHUNK)
+            raise VectorsError(f"{name}, line {number}: expected at most {_MAX_LINE:,} bytes in a line")
         if not chunk:
-            if rest.strip():
-                yield [rest.rstrip()]
-            return
-        rest += chunk
+            break
+    if rows is not None and done < rows:
+        raise VectorsError(f"{name}, line {number}: the header says {rows} words, but the file ends after {done}")
 
 
 def _parse_lines(name: str, lines: list[bytes], dimensions: int, first: int) -> Block:

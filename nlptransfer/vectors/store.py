@@ -159,7 +159,10 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
             logger.info("%s: read for the first time (%.0f MB), later loads take the converted copy", path.name, mb)
             return read_blocks(path, allow_pickle)
 
-        return cached_vectors(cache_folder("vectors") / _key(path), path.name, blocks)
+        # gensim puts arrays next to a pickle.
+        files = [path, *sorted(path.parent.glob(f"{glob.escape(path.name)}.*.npy"))]
+        stamps = [f"\0{content_stamp(file)}\0{file.stat().st_mtime_ns}" for file in files]
+        return cached_vectors(cache_place("", f"{FORMAT}\0{path}", *stamps), path.name, blocks)
     name = str(source)
     if not _MODEL_NAME.fullmatch(name):
         raise VectorsError(f"{name}: no such file or folder")
@@ -216,7 +219,7 @@ def _open_folder(folder: Path) -> WordVectors:
 
 
 def cached_vectors(folder: Path, source: str, blocks: Callable[[], Iterable[Block]]) -> WordVectors:
-    """Open a folder of the cache, named after all that the vectors depend on; ``blocks`` makes one that lacks or fails.
+    """Open a folder of the cache; ``blocks`` makes one that is missing or damaged.
 
     Raises:
         VectorsError: what ``blocks`` raises, or the cache cannot be written.
@@ -243,12 +246,12 @@ def cached_vectors(folder: Path, source: str, blocks: Callable[[], Iterable[Bloc
     return _open_folder(folder)
 
 
-def _key(path: Path) -> str:
-    """Hash a file's path, size, time and bytes, and those of the arrays that gensim puts next to a pickle."""
-    digest = hashlib.sha256(f"{FORMAT}\0{path}".encode("utf-8", "surrogateescape"))
-    for file in (path, *sorted(path.parent.glob(f"{glob.escape(path.name)}.*.npy"))):
-        digest.update(f"\0{content_stamp(file)}\0{file.stat().st_mtime_ns}".encode())
-    return digest.hexdigest()[:32]
+def cache_place(kind: str, *parts: str | bytes) -> Path:
+    """Name a folder of the cache after all that its vectors depend on."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass"))
+    return cache_folder("vectors") / f"{kind}{digest.hexdigest()[:32]}"
 
 
 def _model_blocks(name: str, folder: Path) -> Iterator[Block]:

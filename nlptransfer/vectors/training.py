@@ -3,7 +3,6 @@
 This file knows words and their contexts; it does not know labels, nor where the texts come from.
 """
 
-import hashlib
 import logging
 import sys
 import zlib
@@ -15,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from nlptransfer.errors import VectorsError
-from nlptransfer.files import cache_folder
 from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
 from nlptransfer.vectors.distillation import RECIPE
 from nlptransfer.vectors.formats import Block, array_blocks
 from nlptransfer.vectors.sources import vocabulary
-from nlptransfer.vectors.store import WordVectors, cached_vectors
+from nlptransfer.vectors.store import WordVectors, cache_place, cached_vectors
 from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, build_tokenizer, split_words, surface_words
 
 logger = logging.getLogger("nlptransfer")
@@ -54,8 +52,7 @@ def train_vectors(
     """
     for name, value in (("dimensions", dimensions), ("window", window), ("min_count", min_count), ("epochs", epochs)):
         check(value >= 1, name, value, "at least 1")
-    sentences = _sentences(split_words(list(texts)))
-    counts = Counter(word for words in sentences for word in words)
+    sentences, counts = _sentences(split_words(list(texts)))
     if not counts or max(counts.values()) < min_count:
         found = f"the most frequent of {len(counts)} comes {max(counts.values(), default=0)} times"
         raise VectorsError(
@@ -104,23 +101,20 @@ def continued_vectors(
     settings = {
         "window": window, "min_count": min_count, "epochs": epochs, "alpha": learning_rate, "seed": seed,
     }  # fmt: skip
-    digest = hashlib.sha256(f"{RECIPE}\0continued\0{sorted(settings.items())}\0".encode())
-    for part in ("\n".join(known), "\0".join(texts)):
-        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
-    digest.update(matrix.tobytes())
-
+    recipe = f"{RECIPE}\0continued\0{sorted(settings.items())}"
+    rows = ("\n".join(known), "\0", "\0".join(texts), "\0", matrix.tobytes())
+    folder = cache_place("continued-", recipe, "\0", *rows)
     source = f"{vectors.source} continued"
 
     def make() -> Iterator[Block]:
-        sentences = _sentences(surface_words(build_tokenizer(known), texts))
-        counts = Counter(word for words in sentences for word in words)
+        sentences, counts = _sentences(surface_words(build_tokenizer(known), texts))
         is_known = {*known, PAD, UNKNOWN}
         new = [word for word, count in counts.most_common() if count >= min_count and word not in is_known]
         logger.info("%s: trained further on %d texts, with %d new words", vectors.source, len(texts), len(new))
         trained = _trained_further(known, matrix, new, sentences, counts, settings)
         return array_blocks(source, [*known, *new], trained)
 
-    return cached_vectors(cache_folder("vectors") / f"continued-{digest.hexdigest()[:32]}", source, make)
+    return cached_vectors(folder, source, make)
 
 
 def _trained_further(
@@ -157,13 +151,14 @@ def _trained_further(
     return trained
 
 
-def _sentences(words_of_texts: Iterable[list[str]]) -> list[list[str]]:
-    """List the words of texts, very long ones in parts."""
-    return [
+def _sentences(words_of_texts: Iterable[list[str]]) -> tuple[list[list[str]], Counter[str]]:
+    """List the words of texts, very long ones in parts, and count them."""
+    sentences = [
         [sys.intern(word) for word in words[start : start + _GENSIM_TEXT]]
         for words in words_of_texts
         for start in range(0, len(words), _GENSIM_TEXT)
     ]
+    return sentences, Counter(word for words in sentences for word in words)
 
 
 @contextmanager

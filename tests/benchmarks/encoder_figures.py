@@ -301,7 +301,10 @@ def _fit(route: Any, data: Any, epochs: int = 1, precision: str = "no", cached: 
     nothing = Examples(route.rows(built.model, built.tokenizer, []), data.train.targets[:0])
     with TemporaryDirectory() as folder:
         started = time.perf_counter()
-        report = train(objective, Examples(rows, data.train.targets), nothing, lambda _: 0.0, settings, Path(folder))
+        report = train(
+            objective, Examples(rows, data.train.targets), nothing, score=lambda _: 0.0, settings=settings,
+            checkpoints=Path(folder),
+        )  # fmt: skip
         training = time.perf_counter() - started
     return Spent(preparing, training, report.seconds)
 

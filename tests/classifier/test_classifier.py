@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from helpers.folders import MODEL_FILES
 from helpers.runs import finetune
 from nlptransfer import Classifier, RunResult
 from nlptransfer.classifier.classifier import CHUNK
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation.calibration import coverage_curve
 
-MODEL_FILES = {"config.json", "model.safetensors", "nlptransfer.json", "tokenizer.json", "tokenizer_config.json"}
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "", "words that no vector knows"]
 
 
@@ -204,13 +204,6 @@ def test_texts_are_normalized_wherever_they_come_in(cased, tmp_path):
     assert loaded.evaluate((other, labels)) == cased.evaluate((plain, labels))
 
 
-@pytest.mark.parametrize("name", ["none", "nfkc", "lower"])
-def test_good_film_in_capitals(cased, tmp_path, name):
-    loaded = Classifier.load(replace(cased, normalization=name).save_pretrained(tmp_path / "out"))
-    capitals, small = loaded.predict(["GOODAE film", "goodae film"])
-    assert (capitals.probabilities == small.probabilities) == (name == "lower")
-
-
 # Scores
 
 
@@ -246,9 +239,8 @@ def test_saved_and_loaded_it_is_the_same(run, tmp_path):
     for place in (folder, run.folder, run.folder / "model", str(run.folder)):
         loaded = Classifier.load(place)
         assert loaded.predict(TEXTS) == run.classifier.predict(TEXTS)
-        assert (loaded.labels, loaded.thresholds, loaded.route) == (
-            run.classifier.labels, run.classifier.thresholds, run.classifier.route
-        )  # fmt: skip
+        for name in ("labels", "thresholds", "route"):
+            assert getattr(loaded, name) == getattr(run.classifier, name)
     again = loaded.save_pretrained(tmp_path / "again")
     for name in MODEL_FILES - {"tokenizer_config.json", "nlptransfer.json"}:
         assert (again / name).read_bytes() == (run.folder / "model" / name).read_bytes(), name
@@ -259,7 +251,7 @@ def test_saved_and_loaded_it_is_the_same(run, tmp_path):
     assert one == other and list(one) == list(other)
 
 
-def test_what_nlptransfer_json_says(one, several, tmp_path):
+def test_what_nlptransfer_json_and_the_config_say(one, several, tmp_path):
     record = json.loads((one.save_pretrained(tmp_path / "one") / "nlptransfer.json").read_text())
     assert record["route"] == "word2vec" and record["settings"]["head_type"] == "linear"
     assert (record["labels"], record["multi_label"], record["thresholds"]) == (["negative", "positive"], False, None)
@@ -270,9 +262,13 @@ def test_what_nlptransfer_json_says(one, several, tmp_path):
         "route", "settings", "labels", "multi_label", "thresholds", "normalization", "max_length",
         "base", "calibration", "results", "verified",
     }  # fmt: skip
-    record = json.loads((several.save_pretrained(tmp_path / "several") / "nlptransfer.json").read_text())
+    folder = several.save_pretrained(tmp_path / "several")
+    record, config = (json.loads((folder / name).read_text()) for name in ("nlptransfer.json", "config.json"))
     assert record["multi_label"] and tuple(record["thresholds"]) == several.thresholds
     assert record["labels"] == ["billing", "delivery", "praise"]
+    assert config["id2label"] == {"0": "billing", "1": "delivery", "2": "praise"}
+    assert config["problem_type"] == "multi_label_classification"
+    assert config["architectures"] == ["Word2VecForSequenceClassification"]
 
 
 def test_the_record_says_how_it_was_made_and_what_it_scores(one_run, remarks):
@@ -280,19 +276,11 @@ def test_the_record_says_how_it_was_made_and_what_it_scores(one_run, remarks):
     assert found["test"] == one_run.metrics and found["cost"] == one_run.cost.to_record()
     assert found["fingerprints"] == one_run.data.fingerprints
     assert found["rows"] == {name: each["rows"] for name, each in found["fingerprints"].items()}
-    assert sum(found["label_counts"].values()) == found["rows"]["train"] and set(found["label_counts"]) == set(
-        remarks[1]
-    )
+    assert sum(found["label_counts"].values()) == found["rows"]["train"]
+    assert set(found["label_counts"]) == set(remarks[1])
     settings = ["--set calibration_size=0.2", "--set head_type=linear"]
     assert found["command"].startswith("nlptransfer finetune data --route word2vec --base small.txt ")
     assert all(setting in found["command"] for setting in settings) and str(one_run.folder) not in str(found)
-
-
-def test_config_has_the_labels(several, tmp_path):
-    config = json.loads((several.save_pretrained(tmp_path / "out") / "config.json").read_text())
-    assert config["id2label"] == {"0": "billing", "1": "delivery", "2": "praise"}
-    assert config["problem_type"] == "multi_label_classification"
-    assert config["architectures"] == ["Word2VecForSequenceClassification"]
 
 
 def test_a_foreign_folder_is_not_written_into(one, one_run, tmp_path):

@@ -49,7 +49,7 @@ CASES = {
     "mlp": Case(Word2Vec(head_type="mlp", pooling=("mean", "max"), mlp_sizes=(6,)), SEVERAL, "vectors.txt"),
     "linear": Case(Word2Vec(head_type="linear"), ONE, "vectors.txt"),
     "probe": Case(Probe(pooling=("mean", "max", "cls")), ONE, "bert"),
-    "probe with words": Case(Probe(("encoder", "word2vec"), head_type="mlp"), SEVERAL, "distilbert"),
+    "probe with words": Case(Probe(features=("encoder", "word2vec"), head_type="mlp"), SEVERAL, "distilbert"),
     "full": Case(Full(), ONE, "xlnet"),
     "full, several": Case(Full(max_length=8, long_text="windows"), SEVERAL, "bert"),
     "lora": Case(Lora(rank=2, base_precision="bfloat16"), ONE, "llama"),

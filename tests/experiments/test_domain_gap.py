@@ -11,7 +11,7 @@ from helpers.corpora import text_of, topic_splits, write_splits
 from helpers.runs import finetune
 from nlptransfer import RunResult, close_the_gap
 from nlptransfer.cli.app import app
-from nlptransfer.errors import DataError, RunFolderError, SettingError
+from nlptransfer.errors import DataError, SettingError
 from nlptransfer.experiments.domain_gap import _interval, side_by_side
 from nlptransfer.files import read_json
 from nlptransfer.training.loop import train
@@ -76,10 +76,10 @@ def test_seeds_count_where_something_is_trained_and_what_is_common_is_learned_on
 ):
     trained = []
 
-    def noted(objective, examples, validation, *given):
+    def noted(objective, examples, validation, **how):
         if not len(validation.rows):
             trained.append(type(objective))
-        return train(objective, examples, validation, *given)
+        return train(objective, examples, validation, **how)
 
     monkeypatch.setattr("nlptransfer.experiments.fitting.train", noted)
     call = {"route": "word2vec", "base": str(vectors_file), "head_type": "mlp", "mlp_sizes": (4,)}
@@ -118,22 +118,6 @@ def test_side_by_side_as_one_after_the_other(domains, vectors_file, tmp_path, mo
         # An error of a run comes through.
         with pytest.raises(SettingError, match="dropout=2"):
             close_the_gap(domains, output_dir=tmp_path / "wrong", workers=workers, **{**call, "dropout": 2})
-
-
-def test_a_run_that_keeps_no_model(domains, vectors_file, tmp_path):
-    call = {"base": str(vectors_file), "head_type": "linear"}
-    kept = finetune(domains[0], output_dir=tmp_path / "kept", **call)
-    run = finetune(domains[0], output_dir=tmp_path / "run", save_model=False, **call)
-    assert {path.name for path in kept.folder.iterdir()} - {path.name for path in run.folder.iterdir()} == {"model"}
-    assert run.metrics == kept.metrics
-    assert {*kept.cost.to_record()} - {*run.cost.to_record()} == {"texts_per_second", "size_mb"}
-    # In memory it still is.
-    texts = ["goodaa wordab", "badaa"]
-    assert np.allclose(run.classifier.probabilities(texts), kept.classifier.probabilities(texts))
-    with pytest.raises(RunFolderError, match="expected a saved model, found none"):
-        RunResult.load(run.folder).classifier  # noqa: B018
-    with pytest.raises(SettingError, match="save_model=False"):
-        finetune(domains[0], source=domains[1], output_dir=tmp_path / "both", save_model=False, **call)
 
 
 def test_intervals_are_of_a_plain_bootstrap_where_there_is_one_pair():

@@ -14,9 +14,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from helpers.folders import MODEL_FILES, RUN_FILES, files_of, no_path_in
 from helpers.runs import finetune, record_of, report_of, same_weights
 from nlptransfer import RunResult, Word2Vec
-from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
+from nlptransfer.errors import NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.environment import machine
-from nlptransfer.files import read_json, write_json
+from nlptransfer.files import read_json
 from nlptransfer.training.loop import train
 
 QUICK = {
@@ -242,7 +242,7 @@ def test_the_first_training_is_kept_where_the_second_scores_lower(tune, remarks,
 def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, monkeypatch, tmp_path):
     trainings = []
 
-    def cut_off_the_second(objective, *rest):
+    def cut_off_the_second(objective, *examples, **how):
         trainings.append(objective)
         passes = iter(range(9))
 
@@ -252,7 +252,7 @@ def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, m
 
         if len(trainings) == 2:
             objective.model.register_forward_pre_hook(stop)
-        return train(objective, *rest)
+        return train(objective, *examples, **how)
 
     every_score(monkeypatch)
     settings = {"head_type": "mlp", "num_train_epochs": 3, "save_steps": 2}
@@ -360,14 +360,6 @@ def test_a_foreign_folder_is_refused_and_left_alone(overwrite, tune, remarks, tm
     assert set(files_of(tmp_path)) == {"notes.txt"}
 
 
-def test_an_unfinished_run_is_no_experiment(finished, tmp_path):
-    with pytest.raises(RunFolderError, match="finished run"):
-        RunResult.load(tmp_path)
-    write_json(tmp_path / "experiment.json", record_of(finished.folder) | {"status": "running"})
-    with pytest.raises(RunFolderError, match="finished run"):
-        RunResult.load(tmp_path)
-
-
 def test_a_mistake_that_is_put_right_can_use_the_same_folder(tune, remarks, tmp_path):
     mistakes = {
         "metric_for_best_model": ("acuracy", "did you mean 'accuracy'"),
@@ -387,9 +379,7 @@ def test_a_mistake_that_is_put_right_can_use_the_same_folder(tune, remarks, tmp_
 def test_without_test_rows(tune, remarks):
     run = tune(remarks, test_size=0)
     assert list(run.scores) == ["train", "validation"]
-    assert set(pq.read_table(run.folder / "predictions.parquet")["split"].to_pylist()) == {"validation"}
-    with pytest.raises(DataError, match="no test rows"):
-        _ = run.metrics
+    assert set(run.predictions) == set(RunResult.load(run.folder).predictions) == {"validation"}
 
 
 @pytest.mark.parametrize(
@@ -455,10 +445,18 @@ def test_label_smoothing_keeps_probabilities_off_the_ends(tune, remarks):
     assert less - 0.5 < 0.75 * (sure - 0.5)
 
 
-def test_early_stopping(tune, remarks):
-    run = tune(remarks, head_type="mlp", learning_rate=1e-12, num_train_epochs=30, early_stopping_patience=2)
-    assert [entry["epoch"] for entry in run.training.history] == [1, 2, 3]
-    assert run.training.best_epoch == 1
+def test_a_run_that_keeps_no_model(tune, remarks):
+    kept, run = tune(remarks), tune(remarks, save_model=False)
+    assert set(files_of(run.folder)) == {name for name in RUN_FILES if not name.startswith("model/")}
+    assert run.metrics == kept.metrics
+    assert {*kept.cost.to_record()} - {*run.cost.to_record()} == {"texts_per_second", "size_mb"}
+    # In memory it still is.
+    texts = ["goodaa wordab", "badaa"]
+    assert np.allclose(run.classifier.probabilities(texts), kept.classifier.probabilities(texts))
+    with pytest.raises(RunFolderError, match="expected a saved model, found none"):
+        _ = RunResult.load(run.folder).classifier
+    with pytest.raises(SettingError, match="save_model=False"):
+        tune(remarks, source=remarks, save_model=False)
 
 
 def test_trackers_and_kept_checkpoints_write_into_the_folder(tune, remarks):

@@ -74,10 +74,10 @@ def test_fewer_rows_of_a_pass_survive(tmp_path):
 
 def test_the_best_weights_so_far_survive(tmp_path):
     scores = iter([0.9, 0.2, 0.1] * 2)
-    whole, _ = fit(tmp_path / "whole", SETTINGS, Tiny(0.3), judge=lambda _: next(scores))
+    whole, _ = fit(tmp_path / "whole", SETTINGS, Tiny(0.3), score=lambda _: next(scores))
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "cut", SETTINGS, Tiny(0.3, stop_at=12), judge=lambda _: next(scores))
-    resumed, report = fit(tmp_path / "cut", SETTINGS, Tiny(0.3), judge=lambda _: next(scores))
+        fit(tmp_path / "cut", SETTINGS, Tiny(0.3, stop_at=12), score=lambda _: next(scores))
+    resumed, report = fit(tmp_path / "cut", SETTINGS, Tiny(0.3), score=lambda _: next(scores))
     assert same(whole, resumed)
     assert (report.best_epoch, report.epoch) == (1, 3)
 

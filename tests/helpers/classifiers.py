@@ -15,7 +15,6 @@ from nlptransfer.data.dataset import Data, Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.hub.base_models import BaseModel
 from nlptransfer.routes.base import Built, Route
-from nlptransfer.routes.encoder import EncoderRoute
 
 LABELS = Labels(("bad", "good"))
 SEVERAL = Labels(("bad", "good"), multi_label=True)
@@ -47,8 +46,12 @@ def train_only(texts: Sequence[str], targets: np.ndarray, multi_label: bool = Fa
     return Data("toy", Labels(("bad", "good"), multi_label), Split(list(texts), targets), closed, closed, closed)
 
 
-def build(route: EncoderRoute, base: BaseModel, texts: list[str] | None = None, seed: int = 0) -> Built:
-    return route.build(data_of(texts), str(base.path), None, seed)
+def build(route: Route, base: BaseModel | Path, texts: list[str] | None = None) -> Built:
+    return route.build(data_of(texts), str(base.path if isinstance(base, BaseModel) else base), None, 0)
+
+
+def classifier_of(route: Route, built: Built, labels: Labels = LABELS) -> Classifier:
+    return Classifier(route, built.model.eval(), built.tokenizer, labels, record={"base": built.record})
 
 
 def changed(route: Route, base: BaseModel | Path, labels: Labels) -> Classifier:
@@ -61,7 +64,7 @@ def changed(route: Route, base: BaseModel | Path, labels: Labels) -> Classifier:
         for parameter in built.model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.3)
-    return Classifier(route, built.model.eval(), built.tokenizer, labels, record={"base": built.record})
+    return classifier_of(route, built, labels)
 
 
 def weights_of(model: Any) -> dict[str, torch.Tensor]:

@@ -107,14 +107,13 @@ class Hub:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         # Like real ones in form, and put together here so that no scanner takes them for such.
-        self.token, self.read_token, self.other_token = (
-            "hf_" + name.ljust(34, "x") for name in ("WriteTokenOfMe", "ReadTokenOfMe", "WriteTokenOfOther")
-        )
-        self.tokens = {
-            self.token: ("me", "write"),
-            self.read_token: ("me", "read"),
-            self.other_token: ("other", "write"),
+        rights = {
+            "WriteTokenOfMe": ("me", "write"),
+            "ReadTokenOfMe": ("me", "read"),
+            "WriteTokenOfOther": ("other", "write"),
         }
+        self.tokens = {"hf_" + name.ljust(34, "x"): right for name, right in rights.items()}
+        self.token, self.read_token, self.other_token = self.tokens
         self.requests: list[Request] = []
         self.repos: dict[str, Repo] = {}
         self.server: ThreadingHTTPServer | None = None
@@ -128,11 +127,7 @@ class Hub:
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
-        """Answer no more; what is held stays.
-
-        Raises:
-            AssertionError: a request ran into an error of this server, which is no fault that a test asked for.
-        """
+        """Answer no more; what is held stays. A request must not have run into an error of this server's own."""
         server, self.server = self.server, None
         if server is not None:
             server.shutdown()
@@ -153,19 +148,11 @@ class Hub:
         before: Callable[[], object] | None = None,
         lose_answer: bool = False,
     ) -> None:
-        """Let the next requests of a kind fail.
+        """Let the next ``times`` requests fail whose path as sent has the regular expression ``pattern`` in it.
 
-        Args:
-            method: of the requests that are meant.
-            pattern: regular expression, searched for in their paths as sent.
-            status: they get this answer, and nothing is done. None: what they ask for is done.
-            headers: of that answer.
-            error_code: of that answer, ``X-Error-Code``.
-            message: of that answer.
-            times: how many requests.
-            cut_after: bytes of the body to read before the connection is cut without an answer; nothing is done.
-            before: called first, in the server's thread.
-            lose_answer: cut the connection where the answer would be sent; with ``status=None``, after it was done.
+        They get the answer of ``status``, and nothing is done; with None what they ask for is done. First ``before`` is
+        called, in the server's thread. The connection is cut without an answer after ``cut_after`` bytes of the body,
+        and nothing is done, or with ``lose_answer`` where the answer would be sent.
         """
         answer = None if status is None else Refused(status, message, error_code, headers).answer
         self._faults.append(Fault(method, pattern, times, answer, cut_after, before, lose_answer))

@@ -58,9 +58,9 @@ def passes_of(run: Run, out: Path, kill_at: int | None = None) -> int:
         if passes == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def watched(objective: Any, *rest: Any) -> Any:
+    def watched(objective: Any, *examples: Any, **how: Any) -> Any:
         objective.register_forward_pre_hook(count)
-        return train(objective, *rest)
+        return train(objective, *examples, **how)
 
     fitting.train = watched
     run(output_dir=out)

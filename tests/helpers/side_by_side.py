@@ -97,7 +97,10 @@ def train_tiny(kind: str, folder: Path) -> None:
         num_train_epochs=4, learning_rate=0.01, per_device_train_batch_size=share_of(4), save_steps=2,
         gradient_accumulation_steps=3, progress=kind == "one", report_to=("tensorboard",), l1=0.001,
     )  # fmt: skip
-    report = train(objective, learn, batch, lambda logits: float(logits.std()), settings, folder / "checkpoints")
+    report = train(
+        objective, learn, batch, score=lambda logits: float(logits.std()), settings=settings,
+        checkpoints=folder / "checkpoints",
+    )  # fmt: skip
     model.seen.clear()
     shared = predict_logits(model, batch.rows, share=True)
     part = len(model.seen)
@@ -125,8 +128,9 @@ def align_tiny(kind: str, folder: Path) -> None:
     )  # fmt: skip
     none = Examples(FeatureRows(learn.rows.features[:0]), learn.targets[:0])
     report = train(
-        objective, learn, none, lambda logits: 0.0, settings, folder / "checkpoints", None, unseen, (SOURCE, UNLABELED)
-    )
+        objective, learn, none, score=lambda logits: 0.0, settings=settings, checkpoints=folder / "checkpoints",
+        extra=unseen, roles=(SOURCE, UNLABELED),
+    )  # fmt: skip
     record = [entry["discrepancy"] for entry in report.history]
     (folder / f"rank_{distributed.rank()}.json").write_text(json.dumps(record))
     # The critic is a part of it.

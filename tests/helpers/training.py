@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nlptransfer.data.labels import Labels
-from nlptransfer.models.rows import Examples, FeatureRows
+from nlptransfer.models.rows import Examples, FeatureRows, SomeRows
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import LabelLoss, Objective
 from nlptransfer.training.optimizer import ParameterGroup, TrainingSettings
@@ -69,17 +69,30 @@ def accuracy(validation):
 
 
 def fit(
-    folder, settings=BASE, model=None, examples=None, validation=None, judge=None, labels=LABELS, weights=None,
+    folder, settings=BASE, model=None, examples=None, validation=None, score=None, labels=LABELS, weights=None,
     parameter_groups=None,
 ):  # fmt: skip
     model = model or Tiny()
-    examples, validation = examples or rows(37), validation or rows(20, seed=1)
-    objective, judge = (
-        Objective(model, LabelLoss(labels, weights, settings.label_smoothing)),
-        judge or accuracy(validation),
-    )
-    report = train(objective, examples, validation, judge, settings, folder / "checkpoints", parameter_groups)
+    validation = validation or rows(20, seed=1)
+    report = train(
+        Objective(model, LabelLoss(labels, weights, settings.label_smoothing)), examples or rows(37), validation,
+        score=score or accuracy(validation), settings=settings, checkpoints=folder / "checkpoints",
+        parameter_groups=parameter_groups,
+    )  # fmt: skip
     return model, report
+
+
+def train_rows(
+    model, rows, targets, folder, *, criterion=None, weights=None, score=None, parameter_groups=None, **settings
+):
+    """Train a model on rows, which are its validation rows too where there is a score."""
+    learn = Examples(rows, targets, weights)
+    none = Examples(SomeRows(rows, np.arange(0)), targets[:0])
+    return train(
+        Objective(model, criterion or LabelLoss(Labels(("bad", "good")))), learn, learn if score else none,
+        score=score or (lambda logits: 0.0), settings=TrainingSettings(**{"progress": False} | settings),
+        checkpoints=folder / "checkpoints", parameter_groups=parameter_groups,
+    )  # fmt: skip
 
 
 def same(one, other):

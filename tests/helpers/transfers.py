@@ -1,10 +1,13 @@
-"""Settings of transfers that take little time, by every route."""
+"""Transfers that take little time, by every route: their settings, and rows of source and target."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
 
+from helpers.corpora import HELD_OUT, splits, topic_splits
 from nlptransfer import RunResult
 
 QUICK = {
@@ -31,6 +34,16 @@ ROUTES: dict[str, dict[str, Any]] = {
     "lora": {"route": "lora", "max_length": 16, "rank": 4, **ENCODERS},
 }
 FITTED = ("words linear", "probe linear")
+
+
+def sides_of(
+    route: str, vectors: Path, bases: Callable[[str], Any], target: int, names: dict[str, str] | None = None
+) -> tuple[Any, Any, Any]:
+    """Source rows, with other label names if asked for, target rows and a base that the route can read."""
+    if not route.startswith("words"):
+        return splits(60, 0, names), splits(target, 5), str(bases("bert").path)
+    source = topic_splits({"train": 60, **HELD_OUT}, 0, names)
+    return source, topic_splits({"train": target, **HELD_OUT}, 1), vectors
 
 
 def weights(run: RunResult) -> dict[str, np.ndarray]:

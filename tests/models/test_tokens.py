@@ -15,15 +15,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from helpers.classifiers import LABELS, ONE_STEP, build, weights_of
+from helpers.classifiers import LABELS, ONE_STEP, build, classifier_of, weights_of
 from helpers.corpora import WORDS, texts_of
 from helpers.encoders import Bases, xlnet_tokenizer
 from helpers.encoders import make_tokenizer as template_tokenizer
 from helpers.runs import finetune
+from helpers.training import train_rows
 from nlptransfer import Classifier, Full, Joint, Lora, Probe, Word2Vec
 from nlptransfer.classifier.persistence import SavedRecord
 from nlptransfer.classifier.push import card_facts
-from nlptransfer.data.dataset import Data, Split
 from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
 from nlptransfer.hub.card import model_card
@@ -32,7 +32,7 @@ from nlptransfer.models.rows import (
     Examples,
     FeatureRows,
     SomeRows,
-    TeacherRows,
+    VectorRows,
     WordIdRows,
     rows_of_texts,
     texts_of_rows,
@@ -41,9 +41,7 @@ from nlptransfer.models.tokens import TokenRows, encode, encode_words, token_cou
 from nlptransfer.report.page import write_report
 from nlptransfer.routes.base import Route, set_length
 from nlptransfer.routes.word2vec_model import make_tokenizer
-from nlptransfer.training.loop import train
-from nlptransfer.training.losses import LabelLoss, Objective, class_weights
-from nlptransfer.training.optimizer import TrainingSettings
+from nlptransfer.training.losses import LabelLoss, class_weights
 
 MODES = ("truncate", "head_tail", "windows")
 LONG = [" ".join(WORDS[(row + place) % len(WORDS)] for place in range(size)) for row, size in enumerate((3, 30, 0, 17))]
@@ -193,7 +191,7 @@ def test_rows_of_texts_are_all_their_windows(counts: list[int], data: st.DataObj
     found = rows_of_texts(rows, texts)
     assert sorted(found) == sorted(row for text in texts for row in range(rows.windows[text], rows.windows[text + 1]))
     assert (np.diff(rows.lengths[found]) >= 0).all()
-    teacher = TeacherRows(rows, np.arange(len(counts), dtype=np.float32))
+    teacher = VectorRows(rows, "teacher", np.arange(len(counts), dtype=np.float32))
     assert teacher.batch(found)["teacher"].tolist() == texts_of_rows(rows, found).tolist()
     assert [counts[text] for text in texts] == [(texts_of_rows(rows, found) == text).sum() for text in texts]
     first = SomeRows(teacher, np.arange(int(texts[0]) + 1))
@@ -250,7 +248,7 @@ def mean_logits(classifier: Classifier, texts: list[str]) -> torch.Tensor:
 @pytest.mark.parametrize("route", [Full(max_length=8, long_text="windows"), Lora(max_length=8, long_text="windows")])
 def test_predictions_are_means_over_windows(route: Any, kind: str, bases: Bases) -> None:
     built = build(route, bases(kind))
-    classifier = Classifier(route, built.model.eval(), built.tokenizer, LABELS)
+    classifier = classifier_of(route, built)
     with torch.no_grad():
         np.testing.assert_allclose(classifier.logits(LONG), mean_logits(classifier, LONG), atol=1e-5)
     short = replace(classifier, route=replace(route, long_text="truncate"))
@@ -265,7 +263,7 @@ def test_a_step_weighs_texts_not_windows(layers: int, passes: int, bases: Bases,
     built = build(route, bases("bert"))
     targets, balance = np.array([0, 1, 1, 0]), {"bad": 3.0, "good": 0.5}
     weights = torch.tensor([2.0, 1.0, 1.0, 0.5])
-    classifier = Classifier(route, built.model.eval(), built.tokenizer, LABELS)
+    classifier = classifier_of(route, built)
     if layers:
         route.freeze(built.model)
     before = weights_of(built.model)
@@ -284,13 +282,12 @@ def test_a_step_weighs_texts_not_windows(layers: int, passes: int, bases: Bases,
         for name, value in built.model.named_parameters()
     }
     built.model.zero_grad()
-    learner, (rows, none) = route.learning(built.model, built.tokenizer, LONG, [])
-    asked = ONE_STEP | {"per_device_train_batch_size": 4 // passes, "gradient_accumulation_steps": passes}
-    report = train(
-        Objective(learner, LabelLoss(LABELS, class_weights(balance, LABELS, targets))),
-        Examples(rows, targets, weights.numpy()), Examples(none, targets[:0]), lambda _: 0.0,
-        TrainingSettings(**asked, progress=False), tmp_path / "checkpoints",
-    )  # fmt: skip
+    learner, (rows,) = route.learning(built.model, built.tokenizer, LONG)
+    passes_of = {"per_device_train_batch_size": 4 // passes, "gradient_accumulation_steps": passes}
+    criterion = LabelLoss(LABELS, class_weights(balance, LABELS, targets))
+    report = train_rows(
+        learner, rows, targets, tmp_path, criterion=criterion, weights=weights.numpy(), **ONE_STEP | passes_of
+    )
     assert (report.step, report.examples) == (1, 4)
     assert report.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-3 if layers else 1e-5)
     for name, value in weights_of(built.model).items():
@@ -301,18 +298,13 @@ def test_a_step_weighs_texts_not_windows(layers: int, passes: int, bases: Bases,
 def test_validation_scores_texts(bases: Bases, tmp_path: Path) -> None:
     route = Full(max_length=6, long_text="windows", dropout=0.0)
     built = build(route, bases("bert"))
-    targets, seen = np.array([0, 1, 1, 0]), []
-    rows = route.rows(built.model, built.tokenizer, LONG)
+    rows, seen = route.rows(built.model, built.tokenizer, LONG), []
 
-    def judge(logits: np.ndarray) -> float:
+    def score(logits: np.ndarray) -> float:
         seen.append(logits)
         return 1.0
 
-    asked = TrainingSettings(**ONE_STEP | {"progress": False})
-    report = train(
-        Objective(built.model, LabelLoss(LABELS)), Examples(rows, targets), Examples(rows, targets), judge, asked,
-        tmp_path / "checkpoints",
-    )  # fmt: skip
+    report = train_rows(built.model, rows, np.array([0, 1, 1, 0]), tmp_path, score=score, **ONE_STEP)
     assert report.best_score == 1.0
     np.testing.assert_allclose(seen[0], predict_logits(built.model, rows), atol=1e-5)
     assert seen[0].shape == (4, 2)
@@ -334,17 +326,14 @@ def test_a_probe_sees_the_mean_of_the_windows_features(head: Any, bases: Bases) 
     expected = np.stack([each[a:b].float().mean(0) for a, b in pairwise(windows.windows)])
     np.testing.assert_allclose(kept.features, expected, rtol=2e-3, atol=2e-3)
     np.testing.assert_array_equal(kept.features, fresh.features)
-    classifier = Classifier(route, built.model, built.tokenizer, LABELS)
+    classifier = classifier_of(route, built)
     np.testing.assert_array_equal(classifier.logits(LONG), classifier.logits(LONG, share=True))
     # A text is the same alone.
     np.testing.assert_allclose(classifier.logits(LONG[1:2]), classifier.logits(LONG)[1:2], atol=2e-2)
 
 
 def small(route: Word2Vec, vectors: Path, texts: list[str]) -> Classifier:
-    none, names = Split([], LABELS.encode([])), [LABELS.names[row % 2] for row in range(len(texts))]
-    data = Data("toy", LABELS, Split(texts, LABELS.encode(names)), none, none, none)
-    built = route.build(data, str(vectors), None, 0)
-    return Classifier(route, built.model.eval(), built.tokenizer, LABELS, record={"base": built.record})
+    return classifier_of(route, build(route, vectors, texts))
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
@@ -384,7 +373,10 @@ RUNS: dict[str, tuple[Route, str]] = {
     "upper layers": (Full(max_length=9, freeze_layers=1, head_first=True), "bert"),
     "lora": (Lora(max_length=9), "llama"),
     "probe": (Probe(max_length=9), "distilbert"),
-    "probe mlp with words": (Probe(("encoder", "word2vec"), head_type="mlp", max_length=9, dimensions=4), "distilbert"),
+    "probe mlp with words": (
+        Probe(features=("encoder", "word2vec"), head_type="mlp", max_length=9, dimensions=4),
+        "distilbert",
+    ),
     "cnn": (Word2Vec(max_length=9, num_filters=8), ""),
     "linear": (Word2Vec(max_length=9, head_type="linear"), ""),
 }
@@ -475,7 +467,7 @@ def test_each_window_goes_with_all_words_of_its_text() -> None:
 def test_a_graph_cannot_pool_features_below_hidden_layers(bases: Bases, tmp_path: Path) -> None:
     route = Probe(max_length=8, long_text="windows", head_type="mlp")
     built = build(route, bases("distilbert"), LONG * 3)
-    classifier = Classifier(route, built.model, built.tokenizer, LABELS, record={"base": built.record})
+    classifier = classifier_of(route, built)
     with pytest.raises(SettingError, match="expected a probe with head_type=linear where long_text=windows, found mlp"):
         classifier.export_onnx(tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()

@@ -63,10 +63,10 @@ def test_a_report_has_texts_where_the_data_is_given(run, remarks_folder, command
 
 
 def test_other_data_is_refused(run, remarks, tmp_path, command_line):
-    before = (run / "report.html").read_bytes() if (run / "report.html").exists() else None
+    before = report_on(run).read_bytes()
     with pytest.raises(DataError, match=r"expected the rows that .* was trained on, found others in train"):
         report_on(run, remarks)
-    assert ((run / "report.html").read_bytes() if (run / "report.html").exists() else None) == before
+    assert (run / REPORT).read_bytes() == before
     with pytest.raises(RunFolderError, match="expected the folder of a finished run or of a comparison"):
         report_on(tmp_path)
 

@@ -80,9 +80,6 @@ class Page(HTMLParser):
         elif tag in ("td", "th"):
             self.tables[self._box][-1].append("")
 
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attributes}))
-
     def handle_endtag(self, tag: str) -> None:
         assert self._open and self._open[-1] == tag, f"</{tag}> inside {self._open[-3:]}"
         self._open.pop()

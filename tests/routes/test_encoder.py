@@ -17,17 +17,26 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from torch.nn import functional
-from transformers import (
-    AutoModelForSequenceClassification,
-    pipeline,
-)
+from transformers import AutoModelForSequenceClassification, pipeline
 from transformers.pytorch_utils import Conv1D
 
-from helpers.classifiers import LABELS, ONE_STEP, SEVERAL, TEXTS, build, data_of, plain_logits, plain_model, weights_of
+from helpers.classifiers import (
+    LABELS,
+    ONE_STEP,
+    SEVERAL,
+    TEXTS,
+    build,
+    classifier_of,
+    data_of,
+    plain_logits,
+    plain_model,
+    weights_of,
+)
 from helpers.corpora import splits_of, texts_of
 from helpers.encoders import STORIES, Bases
 from helpers.folders import ADAPTER_FILES, MODEL_FILES, SHARED, needs_shared, no_path_in
 from helpers.runs import finetune
+from helpers.training import train_rows
 from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.data.labels import Labels
@@ -35,14 +44,13 @@ from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.evaluation.calibration import fit_temperature
 from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.models import architectures
-from nlptransfer.models.rows import ActivationRows, Examples
+from nlptransfer.models.rows import ActivationRows
 from nlptransfer.routes.base import Built
 from nlptransfer.routes.encoder import EncoderRoute
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
 from nlptransfer.training.linear_head import L2_STRENGTHS
-from nlptransfer.training.loop import train
-from nlptransfer.training.losses import LabelLoss, Objective
+from nlptransfer.training.losses import LabelLoss
 from nlptransfer.training.optimizer import TrainingSettings
 
 LENGTH = 12
@@ -54,20 +62,15 @@ def fit(route: EncoderRoute, built: Built, folder: Path, whole: bool = False, **
     Args:
         whole: whether the whole model is run, also where the route would leave its lower part out.
     """
-    data = data_of()
-    learner, (rows, none) = (
-        built.model,
-        [route.rows(built.model, built.tokenizer, texts) for texts in (data.train.texts, [])],
-    )
-    if not whole:
-        learner, (rows, none) = route.learning(built.model, built.tokenizer, data.train.texts, [])
-    few = {"num_train_epochs": 1, "learning_rate": 2e-2, "per_device_train_batch_size": 8, "progress": False}
-    targets = data.train.targets
-    train(
-        Objective(learner, LabelLoss(LABELS)), Examples(rows, targets), Examples(none, targets[:0]), lambda _: 0.0,
-        TrainingSettings(**few | settings), folder / "checkpoints", route.parameter_groups(built.model),
-    )  # fmt: skip
-    return Classifier(route, built.model.eval(), built.tokenizer, LABELS, record={"base": built.record})
+    data = data_of().train
+    if whole:
+        learner, rows = built.model, route.rows(built.model, built.tokenizer, data.texts)
+    else:
+        learner, (rows,) = route.learning(built.model, built.tokenizer, data.texts)
+    few = {"num_train_epochs": 1, "learning_rate": 2e-2, "per_device_train_batch_size": 8}
+    groups = route.parameter_groups(built.model)
+    train_rows(learner, rows, data.targets, folder, parameter_groups=groups, **few | settings)
+    return classifier_of(route, built)
 
 
 def trained(route: EncoderRoute, base: BaseModel, folder: Path, **settings: Any) -> Classifier:
@@ -301,9 +304,7 @@ def away(bases: Bases, tmp_path: Path) -> tuple[Path, Path, np.ndarray]:
     weights["bert.embeddings.word_embeddings.weight"] += torch.rand(()) / 100
     save_file(weights, tmp_path / "mine" / "model.safetensors", metadata={"format": "pt"})
     built = build(Lora(max_length=LENGTH), find_base(str(tmp_path / "mine")))
-    classifier = Classifier(
-        Lora(max_length=LENGTH), built.model.eval(), built.tokenizer, LABELS, record={"base": built.record}
-    )
+    classifier = classifier_of(Lora(max_length=LENGTH), built)
     return classifier.save_pretrained(tmp_path / "saved"), tmp_path / "mine", classifier.logits(TEXTS)
 
 
@@ -607,14 +608,11 @@ def test_a_real_checkpoint_learns_and_reloads(route, tmp_path):
     built = route.build(data, str(base.path), None, 0)
     texts = data.train.texts[:40]
     rows = route.rows(built.model, built.tokenizer, texts)
-    settings = TrainingSettings(num_train_epochs=4, learning_rate=5e-3, per_device_train_batch_size=8, progress=False)
-    none = route.rows(built.model, built.tokenizer, [])
-    report = train(
-        Objective(built.model, LabelLoss(data.labels)), Examples(rows, data.train.targets[:40]),
-        Examples(none, data.train.targets[:0]), lambda _: 0.0, settings, tmp_path / "checkpoints",
-    )  # fmt: skip
+    settings = {"num_train_epochs": 4, "learning_rate": 5e-3, "per_device_train_batch_size": 8}
+    targets, criterion = data.train.targets[:40], LabelLoss(data.labels)
+    report = train_rows(built.model, rows, targets, tmp_path, criterion=criterion, **settings)
     assert report.history[-1]["loss"] < 0.8 * report.history[0]["loss"]
-    classifier = Classifier(route, built.model.eval(), built.tokenizer, data.labels, record={"base": built.record})
+    classifier = classifier_of(route, built, data.labels)
     folder = classifier.save_pretrained(tmp_path / "saved")
     expected = classifier.logits(texts)
     torch.manual_seed(99)

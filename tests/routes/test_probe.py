@@ -11,27 +11,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import (
-    AutoModel,
-    PreTrainedTokenizerFast,
-    T5Config,
-    T5Model,
-)
+from transformers import AutoModel, PreTrainedTokenizerFast, T5Config, T5Model
 from transformers.utils import logging as hf_logging
 
 from helpers.classifiers import train_only
 from helpers.corpora import FILM_WORDS
 from helpers.encoders import make_film_base
+from helpers.training import train_rows
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.models.inference import predict_logits
-from nlptransfer.models.rows import Examples, FeatureRows, Rows
-from nlptransfer.routes import probe
+from nlptransfer.models.rows import FeatureRows, Rows
 from nlptransfer.routes.base import Built
 from nlptransfer.routes.probe import Probe
 from nlptransfer.routes.probe_model import ProbeForSequenceClassification
 from nlptransfer.training.lbfgs import Features, fit
-from nlptransfer.training.loop import train
 from nlptransfer.training.losses import LabelLoss, Objective
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.vectors.store import save_vectors
@@ -89,6 +83,12 @@ def features_of(route: Probe, built: Built, texts: Sequence[str] = TEXTS) -> np.
     return rows.features
 
 
+def head_inputs(route: Probe, built: Built, texts: Sequence[str] = TEXTS) -> np.ndarray:
+    inputs = route.head_inputs(built.model, rows_of(route, built, texts))
+    assert inputs is not None
+    return inputs
+
+
 def entries(cache: Path) -> int:
     return len([*cache.glob("*")])
 
@@ -103,8 +103,9 @@ def by_hand(base: str, texts: Sequence[str], layers: list[int], pooling: tuple[s
             states = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
         parts = []
         for number in layers:
-            ways = {"mean": states[number][0].mean(0), "max": states[number][0].amax(0), "cls": states[number][0, 0]}
-            parts += [ways[way] for way in pooling]
+            state = states[number][0]
+            pooled = {"mean": state.mean(0), "max": state.amax(0), "cls": state[0]}
+            parts += [pooled[kind] for kind in pooling]
         found.append(torch.cat(parts).numpy())
     return np.stack(found)
 
@@ -164,10 +165,8 @@ def test_no_texts(base: str, cache: Path) -> None:
     route = Probe()
     built = build(route, base)
     before = entries(cache)
-    rows = rows_of(route, built, [])
-    inputs = route.head_inputs(built.model, rows)
-    assert inputs is not None and inputs.shape == (0, 3 * 8)
-    assert predict_logits(built.model, rows).shape == (0, 2)
+    assert head_inputs(route, built, []).shape == (0, 3 * 8)
+    assert predict_logits(built.model, rows_of(route, built, [])).shape == (0, 2)
     assert entries(cache) == before
 
 
@@ -198,8 +197,7 @@ def test_constant_features_are_left_alone(base: str) -> None:
     built = build(route, base)
     assert len(np.unique(features_of(route, built)[:, 1])) == 2
     assert own(built).body.standardize.scale[:3].tolist() == [1, 1, 1]
-    inputs = route.head_inputs(built.model, rows_of(route, built))
-    assert inputs is not None
+    inputs = head_inputs(route, built)
     assert np.abs(inputs[:, :3]).max() < 1e-3
     np.testing.assert_allclose(inputs[:, 3:].mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(inputs[:, 3:].std(axis=0), 1, atol=1e-4)
@@ -235,7 +233,7 @@ def test_second_run_neither_runs_the_encoder_nor_the_tokenizer(
 
     monkeypatch.setattr(ProbeForSequenceClassification, "encoder_features", refuse)
     with monkeypatch.context() as patched:
-        patched.setattr(probe, "encode", refuse)
+        patched.setattr(Probe, "tokens", refuse)
         again = build(Probe(head_type="mlp"), base, seed=2)
         np.testing.assert_array_equal(features_of(route, again), first)
     with pytest.raises(AssertionError, match="the encoder was run"):
@@ -283,9 +281,8 @@ def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path, c
 def test_fitted_head_learns(base: str) -> None:
     route = Probe()
     built = build(route, base)
-    rows = rows_of(route, built)
-    inputs = route.head_inputs(built.model, rows)
-    assert inputs is not None and inputs.dtype == np.float32 and inputs.shape == (len(TEXTS), 3 * 8)
+    inputs = head_inputs(route, built)
+    assert inputs.dtype == np.float32 and inputs.shape == (len(TEXTS), 3 * 8)
     objective = LabelLoss(Labels(("bad", "good"), False))
     weight, bias = fit(objective, Features(inputs, TARGETS), 0.01)
     with torch.no_grad():
@@ -303,22 +300,17 @@ def test_mlp_learns_and_the_encoder_stays(base: str, tmp_path: Path) -> None:
     rows = rows_of(route, built)
     assert route.head_inputs(built.model, rows) is None
     before = {name: value.clone() for name, value in own(built).encoder.state_dict().items()}
-    objective = Objective(built.model, LabelLoss(Labels(("bad", "good"), False), None, 0.0))
-    settings = TrainingSettings(
-        num_train_epochs=30, learning_rate=0.02, per_device_train_batch_size=5, progress=False, save_steps=1000
-    )
-    examples = Examples(rows, TARGETS)
+    settings = {"num_train_epochs": 30, "learning_rate": 0.02, "per_device_train_batch_size": 5}
 
-    def judge(logits: np.ndarray) -> float:
+    def score(logits: np.ndarray) -> float:
         return float((logits.argmax(axis=1) == TARGETS).mean())
 
-    train(objective, examples, examples, judge, settings, tmp_path / "checkpoints")
+    train_rows(built.model, rows, TARGETS, tmp_path, score=score, **settings)
     found = predict_logits(built.model, rows_of(route, built, share=False))
     assert (found.argmax(axis=1) == TARGETS).all()
     for name, value in own(built).encoder.state_dict().items():
         assert torch.equal(value, before[name])
-    asked_for = {"num_train_epochs", "learning_rate", "per_device_train_batch_size"}
-    assert asked_for == set(route.defaults(train_only(TEXTS, TARGETS)))
+    TrainingSettings(**route.defaults(train_only(TEXTS, TARGETS))).check()
 
 
 def test_only_the_classifier_learns_and_the_encoder_is_always_in_eval_mode(base: str, vectors: str) -> None:
@@ -338,33 +330,6 @@ def test_only_the_classifier_learns_and_the_encoder_is_always_in_eval_mode(base:
 def test_initial_weights_depend_on_the_seed_alone(base: str) -> None:
     heads = [own(build(Probe(head_type="mlp"), base, seed=seed)).classifier.weight for seed in (1, 1, 2)]
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
-
-
-def test_loss_and_hidden_states(base: str) -> None:
-    route = Probe(head_type="mlp")
-    built = build(route, base)
-    model = own(built).eval()
-    batch = rows_of(route, built, share=False).batch(np.arange(4))
-    plain = model(**batch)
-    assert plain.loss is None and plain.hidden_states is None
-    targets = torch.tensor([0, 1, 1, 0])
-    out = model(**batch, labels=targets, output_hidden_states=True)
-    torch.testing.assert_close(out.loss, torch.nn.functional.cross_entropy(plain.logits, targets))
-    (hidden,) = out.hidden_states
-    assert hidden.shape == (4, 64)
-    torch.testing.assert_close(model.classifier(hidden), out.logits)
-    assert torch.equal(model(**batch, return_dict=False)[0], plain.logits)
-    several = torch.tensor([[0.0, 1.0]] * 4)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(plain.logits, several)
-    torch.testing.assert_close(model(**batch, labels=several).loss, expected)
-    with pytest.raises(ValueError, match="expected input_ids or features"):
-        model()
-
-
-def test_several_labels_at_once(base: str) -> None:
-    data = train_only(TEXTS, np.eye(2, dtype=np.float32)[TARGETS], multi_label=True)
-    built = Probe().build(data, base, None, 0)
-    assert built.model.config.problem_type == "multi_label_classification"
 
 
 # Words beside the encoder
@@ -500,13 +465,8 @@ def test_weights_that_are_missing(base: str, tmp_path: Path) -> None:
         ({"pooling": ("mean", "mean")}, "pooling=('mean', 'mean'): expected each at most once"),
         ({"pooling": ("last",)}, "expected one of 'mean', 'max', 'cls'"),
         ({"head_type": "cnn"}, "head_type='cnn': expected one of 'linear', 'mlp'"),
-        ({"mlp_sizes": ()}, "mlp_sizes=(): expected a list (or text with commas) of 1 or more"),
-        ({"mlp_sizes": (8, 0)}, "mlp_sizes=0: expected a whole number from 1"),
-        ({"dropout": 1.0}, "dropout=1.0: expected a number from 0, below 1"),
         ({"max_length": 0}, "max_length=0: expected a whole number from 1"),
         ({"max_length": 2}, "max_length=2: expected more than the 2 special tokens"),
-        ({"max_words": 0}, "max_words=0"),
-        ({"dimensions": 0}, "dimensions=0"),
     ],
 )
 def test_settings_that_make_no_sense(base: str, settings: dict[str, Any], message: str) -> None:

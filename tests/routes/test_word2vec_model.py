@@ -16,13 +16,13 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from nlptransfer.routes.base import unknown_share
 from nlptransfer.routes.pooled_head import PooledBody, Standardize
 from nlptransfer.routes.word2vec_model import (
     CnnBody,
     Word2VecConfig,
     Word2VecForSequenceClassification,
     make_tokenizer,
-    unknown_share,
 )
 from nlptransfer.vectors.tokenizer import RESERVED
 
@@ -336,5 +336,6 @@ def test_tokenizer(tmp_path: Path) -> None:
 
 
 def test_unknown_share() -> None:
-    assert unknown_share(np.array([1, 5, 1, 9])) == 0.5
-    assert unknown_share(np.array([], dtype=np.int32)) == 0.0
+    tokenizer = make_tokenizer(WORDS)
+    assert unknown_share(np.array([1, 5, 1, 9]), tokenizer) == 0.5
+    assert unknown_share(np.array([], dtype=np.int32), tokenizer) == 0.0

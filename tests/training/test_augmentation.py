@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nlptransfer.data.dataset import Split
 from nlptransfer.errors import SettingError
-from nlptransfer.training.augmentation import Augment, augment, cutter, nearest_rows
+from nlptransfer.training.augmentation import Augment, augment, nearest_rows, word_finder
 from nlptransfer.vectors.store import WordVectors, save_vectors
 
 WORDS = ["good", "great", "bad", "poor", "film", "movie", "plot", "story", "actor", "role"]
@@ -51,7 +51,7 @@ def copies_of(text: str, vectors: WordVectors | None, seed: int = 0, **values: A
 
 
 def words_in(text: str) -> list[str]:
-    return [text[a:b] for a, b in cutter(None)(text)]
+    return [text[a:b] for a, b in word_finder(None)(text)]
 
 
 # What holds for every split
@@ -232,21 +232,21 @@ def test_what_a_word_is(chinese):
     text = "Isn't O’Neil's 2.5 well-made? e\u0301te\u0301 नमस्ते a_b 😀 'so' Σίσυφος"
     expected = ["Isn't", "O’Neil's", "2.5", "well", "made", "e\u0301te\u0301", "नमस्ते", "a", "b", "so", "Σίσυφος"]
     assert words_in(text) == expected
-    assert [text[a:b] for a, b in cutter(chinese)(text)] == expected
+    assert [text[a:b] for a, b in word_finder(chinese)(text)] == expected
 
 
 def test_scripts_without_spaces_are_cut_by_the_vocabulary_or_by_characters(vectors, chinese):
     text = "我喜欢电影，good演员 2.5"
-    assert [text[a:b] for a, b in cutter(chinese)(text)] == ["我", "喜欢", "电影", "good", "演员", "2.5"]
+    assert [text[a:b] for a, b in word_finder(chinese)(text)] == ["我", "喜欢", "电影", "good", "演员", "2.5"]
     for other in (None, vectors):
-        assert "|".join(text[a:b] for a, b in cutter(other)(text)) == "我|喜|欢|电|影|good|演|员|2.5"
+        assert "|".join(text[a:b] for a, b in word_finder(other)(text)) == "我|喜|欢|电|影|good|演|员|2.5"
     assert words_in("ที่นี่ カード") == ["ที่", "นี่", "カ", "ー", "ド"]
 
 
 def test_chinese_words_become_their_neighbors(chinese):
     assert copies_of("我喜欢电影，很好看。", chinese, augment_synonyms=1.0) == ["我喜欢影片，很精彩。"]
     for copy in copies_of("我喜欢电影", chinese, augment_swaps=0.7):
-        assert sorted(copy[a:b] for a, b in cutter(chinese)(copy)) == sorted(["我", "喜欢", "电影"])
+        assert sorted(copy[a:b] for a, b in word_finder(chinese)(copy)) == sorted(["我", "喜欢", "电影"])
 
 
 # Neighbors
@@ -284,7 +284,7 @@ def test_of_equally_near_words_the_more_frequent_come_first():
 
 
 def test_neighbors_are_looked_for_among_frequent_words(monkeypatch):
-    monkeypatch.setattr("nlptransfer.training.augmentation._AMONG", 50)
+    monkeypatch.setattr("nlptransfer.training.augmentation._FREQUENT", 50)
     matrix = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     matrix[150] = matrix[7] + 0.01
     found = nearest_rows(matrix, np.array([7, 150]), 3, -1.0)

@@ -38,10 +38,10 @@ def test_several_labels_are_learned(tmp_path):
     validation = rows(50, 1, SEVERAL)
     settings = replace(BASE, num_train_epochs=10, label_smoothing=0.1)
 
-    def judge(logits):
+    def score(logits):
         return float(((logits > 0) == validation.targets).mean())
 
-    _, report = fit(tmp_path, settings, None, rows(300, 0, SEVERAL), validation, judge, SEVERAL, np.array([1, 2, 3]))
+    _, report = fit(tmp_path, settings, None, rows(300, 0, SEVERAL), validation, score, SEVERAL, np.array([1, 2, 3]))
     assert report.best_score > 0.65
 
 
@@ -175,21 +175,21 @@ def test_the_same_seed_gives_the_same_weights_and_seeds_part_order_from_dropout(
 def test_training_stops_early_and_keeps_the_best_epochs_weights(tmp_path):
     scores = iter([0.1, 0.5, 0.4, 0.5, 0.3, 0.9])
     settings = replace(BASE, num_train_epochs=9, early_stopping_patience=3)
-    model, report = fit(tmp_path / "a", settings, judge=lambda _: next(scores))
+    model, report = fit(tmp_path / "a", settings, score=lambda _: next(scores))
     assert (report.epoch, report.best_epoch, report.best_score) == (5, 2, 0.5)
     scores = iter([0.1, 0.5, 0.4])
-    kept, report = fit(tmp_path / "b", replace(settings, num_train_epochs=9), judge=lambda _: next(scores, 0.6))
+    kept, report = fit(tmp_path / "b", replace(settings, num_train_epochs=9), score=lambda _: next(scores, 0.6))
     assert report.best_epoch == 4
     assert not same(model, kept)
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "c", settings, model=(cut := Tiny(stop_at=11)), judge=lambda _: 0.5)
+        fit(tmp_path / "c", settings, model=(cut := Tiny(stop_at=11)), score=lambda _: 0.5)
     assert same(model, cut)
 
 
 def test_the_last_epoch_is_kept_within_a_standard_error_of_the_best_where_its_rate_has_come_down(tmp_path):
     def trained(name, scores, **settings):
         scores = iter(scores)
-        return fit(tmp_path / name, replace(BASE, **settings), judge=lambda _: next(scores))
+        return fit(tmp_path / name, replace(BASE, **settings), score=lambda _: next(scores))
 
     # Of 20 rows: 0.6 +- 0.1095, 0.7 +- 0.1025.
     last, _ = trained("rising", [0.1, 0.2, 0.3])
@@ -206,11 +206,11 @@ def test_the_last_epoch_is_kept_within_a_standard_error_of_the_best_where_its_ra
 
 def test_without_validation_rows_the_last_weights_stay(tmp_path):
     settings = replace(BASE, early_stopping_patience=1)
-    model, report = fit(tmp_path / "a", settings, validation=rows(0), judge=None)
+    model, report = fit(tmp_path / "a", settings, validation=rows(0), score=None)
     assert (report.epoch, report.best_epoch, report.best_score) == (3, 3, None)
     assert "score" not in report.history[0]
     scores = iter([1.0, 2.0, 3.0])
-    assert same(model, fit(tmp_path / "b", BASE, judge=lambda _: next(scores))[0])
+    assert same(model, fit(tmp_path / "b", BASE, score=lambda _: next(scores))[0])
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
@@ -225,7 +225,7 @@ def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
     with pytest.raises(TrainingError, match="outputs are no longer numbers near step 5: try"):
         fit(tmp_path, validation=validation)
     with pytest.raises(TrainingError, match="finite validation score, found nan: choose another metric_for_best_model"):
-        fit(tmp_path, judge=lambda _: math.nan)
+        fit(tmp_path, score=lambda _: math.nan)
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path):
@@ -296,8 +296,10 @@ def test_a_step_takes_a_batch_of_either_role_and_the_smaller_comes_again(tmp_pat
     weights = np.linspace(0.5, 1.5, 37).astype(np.float32)
     model, criterion = Tiny(), LabelLoss(LABELS)
     objective = JointLoss(model, criterion, criterion, lambda progress: (0.7 * (1 - progress), 2.0))
-    beside = replace(source, weights=weights)
-    report = train(objective, target, rows(0), lambda logits: 0.0, settings, tmp_path / "c", beside=beside)
+    report = train(
+        objective, target, rows(0), score=lambda logits: 0.0, settings=settings, checkpoints=tmp_path / "c",
+        extra=replace(source, weights=weights),
+    )  # fmt: skip
     other = Tiny().train()
     optimizer = torch.optim.SGD([p for p in other.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
     sources = [batch for epoch in range(3) for batch in training_batches(np.ones(37), 8, 0, epoch)]
@@ -322,4 +324,7 @@ def test_a_step_takes_a_batch_of_either_role_and_the_smaller_comes_again(tmp_pat
 def test_both_roles_need_rows(tmp_path):
     objective = JointLoss(Tiny(), LabelLoss(LABELS), LabelLoss(LABELS), lambda progress: (1.0, 1.0))
     with pytest.raises(TrainingError, match="expected training rows, found none"):
-        train(objective, rows(5), rows(5), lambda logits: 0.0, BASE, tmp_path / "c", beside=rows(0))
+        train(
+            objective, rows(5), rows(5), score=lambda logits: 0.0, settings=BASE, checkpoints=tmp_path / "c",
+            extra=rows(0),
+        )  # fmt: skip

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from transformers import AutoModelForMaskedLM
 
-from helpers.corpora import HELD_OUT, WORDS, splits, text_of
+from helpers.corpora import HELD_OUT, WORDS, text_of
 from helpers.corpora import topic_splits as words
 from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune
-from helpers.transfers import FITTED, QUICK, ROUTES, weights
+from helpers.transfers import FITTED, QUICK, ROUTES, sides_of, weights
 from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.data.labels import Labels
@@ -27,6 +27,7 @@ from nlptransfer.transfer.adapt import Adapt
 from nlptransfer.transfer.alignment import Coral, Dann, Mmd
 from nlptransfer.transfer.base import LabelFree
 from nlptransfer.transfer.direct import Reweight
+from nlptransfer.transfer.pretraining import Pretrain
 from nlptransfer.transfer.registry import TRANSFERS
 from nlptransfer.transfer.self_training import SelfTrain
 
@@ -37,16 +38,12 @@ SIZES = {"train": 30, **HELD_OUT}
 
 
 @pytest.fixture
-def adapt(request, vectors_file, tmp_path) -> Callable[..., RunResult]:
+def adapt(bases, vectors_file, tmp_path) -> Callable[..., RunResult]:
     """finetune from a source to a target whose labels are not to be seen."""
     count = iter(range(99))
 
     def call(route: str, transfer: Any, **settings: Any) -> RunResult:
-        if route.startswith("words"):
-            source, target, base = words({"train": 60, **HELD_OUT}, 0), words(SIZES, 1), vectors_file
-        else:
-            source, target = splits(60, 0), splits(30, 5)
-            base = str(request.getfixturevalue("bases")("bert").path)
+        source, target, base = sides_of(route, vectors_file, bases, 30)
         given = {**QUICK, **ROUTES[route], "base": base, "output_dir": tmp_path / str(next(count)), **settings}
         return finetune(given.pop("data", target), source=given.pop("source", source), transfer=transfer, **given)
 
@@ -292,85 +289,80 @@ def test_resumes_without_doing_a_candidate_twice(adapt, tmp_path, monkeypatch):
 # What is refused
 
 
-@pytest.mark.parametrize("name", STEPPED_ONLY)
-def test_no_gradient_on_frozen_features_with_a_linear_head(name, adapt):
-    with pytest.raises(SettingError, match=r"no gradient.*head_type=mlp, lora or full, or transfer=coral"):
-        adapt("words linear", name)
+VALUES = [
+    (Coral(trade_offs=()), r"expected a list \(or text with commas\) of 1 or more"),
+    (Mmd(trade_offs=(0.0,)), "expected a number above 0"),
+    (Coral(shrinkage=2.0), "a number from 0, up to 1"),
+    (SelfTrain(rounds=0), "from 1"),
+    (SelfTrain(share=0.0), "above 0"),
+    (SelfTrain(pseudo_weight=0.0), "above 0"),
+    (Dann(choose_by="luck"), "expected one of"),
+    (Mmd(epochs=(3, 0)), "epochs=0: expected a whole number from 1"),
+    (Adapt(methods=()), "expected some of coral, mmd, dann, selftrain"),
+    (Adapt(methods=("coral", "luck")), "expected some of coral, mmd, dann, selftrain"),
+    (Pretrain(mask_probability=0.0), "mask_probability=0.0: expected"),
+    (Pretrain(mask_probability=1.0), "mask_probability=1.0: expected"),
+    (Pretrain(pretrain_epochs=0), "pretrain_epochs=0: expected"),
+    (Pretrain(pretrain_batch_size=0), "pretrain_batch_size=0: expected"),
+    (Pretrain(pretrain_learning_rate=0.0), "pretrain_learning_rate=0.0: expected"),
+]
 
 
-@pytest.mark.parametrize(
-    ("strategy", "message"),
-    [
-        (Coral(trade_offs=()), r"expected a list \(or text with commas\) of 1 or more"),
-        (Mmd(trade_offs=(0.0,)), "expected a number above 0"),
-        (Coral(shrinkage=2.0), "a number from 0, up to 1"),
-        (SelfTrain(rounds=0), "from 1"),
-        (SelfTrain(share=0.0), "above 0"),
-        (SelfTrain(pseudo_weight=0.0), "above 0"),
-        (Dann(choose_by="luck"), "expected one of"),
-        (Mmd(epochs=(3, 0)), "epochs=0: expected a whole number from 1"),
-        (Adapt(methods=()), "expected some of coral, mmd, dann, selftrain"),
-        (Adapt(methods=("coral", "luck")), "expected some of coral, mmd, dann, selftrain"),
-    ],
-)
+@pytest.mark.parametrize(("strategy", "message"), VALUES)
 def test_values_that_make_no_sense(strategy, message):
     with pytest.raises(SettingError, match=message):
         strategy.check()
 
 
-def test_a_whole_map_is_the_most(adapt):
-    with pytest.raises(SettingError, match="at most 1 where the last layer is fitted"):
-        adapt("words linear", Coral(trade_offs=(1.5,)))
+FITTED = "expected {}, as the last layer is fitted, not trained"
+NO_GRADIENT = "on whose frozen features D has no gradient: take head_type=mlp, lora or full, or transfer=coral"
+SEVERAL = [["good"], ["bad"], ["good", "bad"]]
+REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
+    ("words linear", "mmd", {}, NO_GRADIENT),
+    ("words linear", "dann", {}, NO_GRADIENT),
+    ("words linear", Coral(trade_offs=(1.5,)), {}, "at most 1 where the last layer is fitted"),
+    ("words linear", Coral(warm_up=True), {}, f"warm_up=True: {FITTED.format(False)}"),
+    ("probe linear", Coral(epochs=(1, 2)), {}, f"epochs=(1, 2): {FITTED.format(())}"),
+    ("words mlp", Coral(shrinkage=0.1), {}, "shrinkage=0.1: expected 0.9, as the last layer is trained, not fitted"),
+    ("probe linear", Adapt(methods=("mmd",)), {}, "expected coral or selftrain where the last layer is fitted"),
+    ("words linear", SelfTrain(within=True), {}, "within=True: expected false where there is a source"),
+    (
+        "words linear",
+        SelfTrain(max_source_rows=9),
+        {"source": None, "unlabeled": ["good"]},
+        "max_source_rows=9: expected None, as there is no source",
+    ),
+    ("words linear", "reweight", {"choose_by": "entropy"}, "choose_by"),
+    ("words linear", "coral", {"source": None}, "expected a source, found source=None"),
+    ("words linear", "selftrain", {"source": None}, "unlabeled=None: expected texts without labels"),
+    ("words linear", "sequential", {"unlabeled": ["good"]}, "learns from labeled texts alone"),
+    ("words linear", "coral", {"verdict": True}, "labels of the target"),
+    ("words linear", "coral", {"augment_copies": 1}, "no label of the target is seen"),
+    (
+        "words linear",
+        "selftrain",
+        {"source": {"train": ([f"{word} {row}" for row in range(9) for word in ("good", "bad", "both")], SEVERAL * 9)}},
+        "rows with one label",
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("route", "strategy", "message"),
-    [
-        ("words linear", Coral(warm_up=True), "warm_up=True: expected False, as the last layer is fitted, not trained"),
-        ("probe linear", Coral(epochs=(1, 2)), "epochs=(1, 2): expected (), as the last layer is fitted, not trained"),
-        ("words mlp", Coral(shrinkage=0.1), "shrinkage=0.1: expected 0.9, as the last layer is trained, not fitted"),
-        ("probe linear", Adapt(methods=("mmd",)), "expected coral or selftrain where the last layer is fitted"),
-        ("words linear", SelfTrain(within=True), "within=True: expected false where there is a source"),
-    ],
-)
-def test_a_setting_that_would_do_nothing_is_refused(route, strategy, message, adapt):
+@pytest.mark.parametrize(("route", "strategy", "settings", "message"), REFUSED)
+def test_what_does_not_fit_is_refused(route, strategy, settings, message, adapt):
     with pytest.raises(SettingError, match=re.escape(message)):
-        adapt(route, strategy)
+        adapt(route, strategy, **settings)
 
 
-def test_settings_of_a_source_need_one(adapt):
-    with pytest.raises(SettingError, match="max_source_rows=9: expected None, as there is no source"):
-        adapt("words linear", SelfTrain(max_source_rows=9), source=None, unlabeled=["good"])
-    with pytest.raises(SettingError, match="choose_by"):
-        adapt("words linear", "reweight", choose_by="entropy")
-
-
-def test_pairs_that_make_no_sense(adapt, tmp_path):
+def test_a_saved_classifier_has_no_rows_to_weigh(adapt, tmp_path):
     saved = adapt("words linear", "copy")
     with pytest.raises(SettingError, match="expected rows of a source, found a saved classifier"):
-        finetune(
-            words({"train": 30, "validation": 8, "test": 8}, 1),
-            source=saved.folder,
-            transfer=Reweight(),
-            output_dir=tmp_path / "no",
-        )
-    with pytest.raises(SettingError, match="expected a source, found source=None"):
-        adapt("words linear", "coral", source=None)
-    with pytest.raises(SettingError, match="unlabeled=None: expected texts without labels"):
-        adapt("words linear", "selftrain", source=None)
-    with pytest.raises(SettingError, match="learns from labeled texts alone"):
-        adapt("words linear", "sequential", unlabeled=["good"])
-    with pytest.raises(SettingError, match="labels of the target"):
-        adapt("words linear", "coral", verdict=True)
-    with pytest.raises(SettingError, match="no label of the target is seen"):
-        adapt("words linear", "coral", augment_copies=1)
-    with pytest.raises(SettingError, match=r"coral >> sequential: expected something before that makes no classifier"):
-        Coral() >> TRANSFERS["sequential"]()
-    with pytest.raises(SettingError, match="rows with one label"):
-        texts = [f"{word} {number}" for number in range(9) for word in ("good", "bad", "good bad")]
-        several = {"train": (texts, [["good"], ["bad"], ["good", "bad"]] * 9)}
-        (tmp_path / "texts.txt").write_text("good\nbad\nfine\n")
-        adapt("words linear", "selftrain", source=several, data=str(tmp_path / "texts.txt"))
+        finetune(words(SIZES, 1), source=saved.folder, transfer=Reweight(), output_dir=tmp_path / "no")
+
+
+@pytest.mark.parametrize(("first", "then"), [("coral", "sequential"), ("direct", "pretrain"), ("contrastive",) * 2])
+def test_a_strategy_that_makes_a_classifier_comes_last(first, then):
+    with pytest.raises(SettingError, match=f"{first} >> {then}: expected something before that makes no classifier"):
+        TRANSFERS[first]() >> TRANSFERS[then]()
 
 
 # Texts without labels

@@ -2,6 +2,7 @@
 
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,14 +178,19 @@ def test_no_shift_is_no_map():
 # The objective
 
 
-class Small(nn.Module):
+class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(3)
-        self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8))
+        self.head = nn.Linear(8, 2)
 
     def forward(self, features: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.head(torch.tanh(self.body(features))))
+        return SimpleNamespace(logits=self.head(self.body(features)))
+
+
+def distance_of(kind: Any) -> Any:
+    return Adversary(8) if kind is Adversary else kind
 
 
 def given_rows(targets: torch.Tensor) -> tuple[dict, dict]:
@@ -199,12 +205,12 @@ def given_rows(targets: torch.Tensor) -> tuple[dict, dict]:
 
 @pytest.mark.parametrize("kind", [correlation_distance, mean_discrepancy, Adversary])
 def test_loss_is_the_sources_plus_the_distance_and_no_target_label_is_looked_at(kind):
-    model, criterion = Small(), LabelLoss(Labels(("a", "b"), False))
-    discrepancy = Adversary(6) if kind is Adversary else kind
+    model, criterion = Net(), LabelLoss(Labels(("a", "b")))
+    discrepancy = distance_of(kind)
     objective = Aligned(model, criterion, discrepancy, lambda progress: 0.8 * progress, model.head)
     inputs, batch = given_rows(torch.full((6,), -1))
     loss = objective(inputs, batch)
-    sides = [torch.tanh(model.body(inputs[role]["features"])) for role in (SOURCE, UNLABELED)]
+    sides = [model.body(inputs[role]["features"]) for role in (SOURCE, UNLABELED)]
     own = criterion(model(**inputs[SOURCE]).logits, batch[SOURCE])
     weights = tuple(torch.full((6,), 1 / 6) for _ in range(2))
     assert torch.allclose(loss, own + discrepancy(*sides, weights, 0.4))
@@ -216,15 +222,15 @@ def test_loss_is_the_sources_plus_the_distance_and_no_target_label_is_looked_at(
     other = objective(inputs, given_rows(torch.tensor([1, 0, 1, 1, 0, 0]))[1])
     assert torch.equal(loss, other)
     loss.backward()
-    assert model.body.weight.grad.abs().sum() > 0
+    assert model.body[0].weight.grad.abs().sum() > 0
 
 
 def test_strength_0_is_the_source_alone():
-    model, criterion = Small(), LabelLoss(Labels(("a", "b"), False))
+    model, criterion = Net(), LabelLoss(Labels(("a", "b")))
     objective = Aligned(model, criterion, mean_discrepancy, lambda _: 0.0, model.head)
     inputs, batch = given_rows(torch.full((6,), -1))
-    found = torch.autograd.grad(objective(inputs, batch), model.body.weight)[0]
-    expected = torch.autograd.grad(criterion(model(**inputs[SOURCE]).logits, batch[SOURCE]), model.body.weight)[0]
+    found = torch.autograd.grad(objective(inputs, batch), model.body[0].weight)[0]
+    expected = torch.autograd.grad(criterion(model(**inputs[SOURCE]).logits, batch[SOURCE]), model.body[0].weight)[0]
     assert torch.allclose(found, expected, atol=1e-8)
 
 
@@ -258,17 +264,6 @@ def test_closed_form_undoes_a_made_shift():
     assert found[0] < 0.7 and found[1] > 0.85
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8))
-        self.head = nn.Linear(8, 2)
-
-    def forward(self, features: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.head(self.body(features)))
-
-
 @pytest.mark.parametrize(
     ("discrepancy", "trade_off"), [(correlation_distance, 1.0), (mean_discrepancy, 5.0), (Adversary, 5.0)]
 )
@@ -278,18 +273,19 @@ def test_what_learns_undoes_a_made_shift(discrepancy, trade_off, tmp_path):
     for value in (0.0, trade_off):
         net = Net()
         torch.manual_seed(0)
-        distance = Adversary(8) if discrepancy is Adversary else discrepancy
-        objective = Aligned(net, LabelLoss(Labels(("a", "b"))), distance, partial(warmed_up, value), net.head)
+        distance, criterion = distance_of(discrepancy), LabelLoss(Labels(("a", "b")))
+        objective = Aligned(net, criterion, distance, partial(warmed_up, value), net.head)
         report = train(
             objective,
             Examples(FeatureRows(source), known),
             Examples(FeatureRows(source[:0]), known[:0]),
-            lambda logits: 0.0,
-            TrainingSettings(num_train_epochs=20, learning_rate=3e-3, per_device_train_batch_size=64, progress=False),
-            tmp_path / str(value),
-            None,
-            Examples(FeatureRows(target), np.full(600, -1)),
-            (SOURCE, UNLABELED),
+            score=lambda logits: 0.0,
+            settings=TrainingSettings(
+                num_train_epochs=20, learning_rate=3e-3, per_device_train_batch_size=64, progress=False
+            ),
+            checkpoints=tmp_path / str(value),
+            extra=Examples(FeatureRows(target), np.full(600, -1)),
+            roles=(SOURCE, UNLABELED),
         )
         with torch.no_grad():
             found[value] = right(net(torch.from_numpy(target)).logits.numpy(), truth)

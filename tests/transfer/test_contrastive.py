@@ -348,9 +348,9 @@ class Cut(Exception):
 def cut_in_training(patch: pytest.MonkeyPatch, at: int) -> None:
     passes = iter(range(1, 99))
 
-    def watched(objective: Any, *rest: Any) -> Any:
+    def watched(objective: Any, *examples: Any, **how: Any) -> Any:
         objective.register_forward_pre_hook(count)
-        return train(objective, *rest)
+        return train(objective, *examples, **how)
 
     def count(objective: Any, _: Any) -> None:
         if objective.training and next(passes) == at:
@@ -442,8 +442,3 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(asked, said, 
 def test_word_vectors_are_refused(vectors_file, remarks_folder, tmp_path):
     with pytest.raises(SettingError, match="found word2vec: take full or lora"):
         finetune(remarks_folder, base=vectors_file, transfer=Contrastive(), output_dir=tmp_path / "run")
-
-
-def test_no_strategy_comes_after_it():
-    with pytest.raises(SettingError, match="contrastive >> contrastive"):
-        Contrastive() >> Contrastive()

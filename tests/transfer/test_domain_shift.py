@@ -59,21 +59,6 @@ def test_cka_keeps_its_numbers_at_any_scale() -> None:
     assert linear_cka(1e-150 * features, 1e150 * features) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "message"),
-    [
-        (np.ones((3, 2)), np.ones((4, 2)), "found 3 and 4 rows; give both models the same texts"),
-        (np.ones((1, 2)), np.ones((1, 2)), r"first: .* at least 2 rows, found \(1, 2\)"),
-        (np.ones((3, 2)), np.ones(3), r"second: expected features of shape \(rows, width\).*found \(3,\)"),
-        (np.ones((3, 0)), np.ones((3, 2)), r"first: .*found \(3, 0\)"),
-        (np.ones((2, 2)), [[0, 1], [2, np.nan]], "second: expected finite numbers, found nan in row 1, column 1"),
-    ],
-)
-def test_cka_refuses(first: np.ndarray, second: np.ndarray, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        linear_cka(first, second)
-
-
 @pytest.mark.parametrize("gap", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("rows", [(2000, 2000), (4000, 400)], ids=str)
 def test_distance_of_two_normals_is_that_of_the_best_classifier(gap: float, rows: tuple[int, int]) -> None:
@@ -108,19 +93,6 @@ def test_distance_of_few_rows_is_in_range_and_repeatable(seed: int, source: int,
     found = proxy_a_distance(*sides, seed=seed)
     assert 0 <= found <= 2
     assert proxy_a_distance(*sides, seed=seed) == found
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "message"),
-    [
-        (np.ones((5, 2)), np.ones((5, 3)), "one width on both sides, found 2 and 3; compute both with the same model"),
-        (np.ones((5, 2)), np.ones((1, 2)), r"target: .* at least 2 rows, found \(1, 2\)"),
-        ([[np.inf, 1], [1, 1]], np.ones((5, 2)), "source: expected finite numbers, found inf in row 0, column 0"),
-    ],
-)
-def test_distance_refuses(source: np.ndarray, target: np.ndarray, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        proxy_a_distance(source, target)
 
 
 def drawn_words(rows: int, shares: tuple[float, ...], seed: int) -> list[str]:
@@ -201,16 +173,24 @@ def test_texts_without_words_get_a_weight_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "message"),
+    ("measure", "first", "second", "message"),
     [
-        ([], FILMS, "expected texts on both sides, found 0 of the source and 5 of the target"),
-        (FILMS, [], "found 5 of the source and 0 of the target"),
-        (["", "!"], ["?"], "expected words in at least one text, found none"),
+        (linear_cka, np.ones((3, 2)), np.ones((4, 2)), "found 3 and 4 rows; give both models the same texts"),
+        (linear_cka, np.ones((1, 2)), np.ones((1, 2)), r"first: .* at least 2 rows, found \(1, 2\)"),
+        (linear_cka, np.ones((3, 2)), np.ones(3), r"second: expected .* \(rows, width\).*found \(3,\)"),
+        (linear_cka, np.ones((3, 0)), np.ones((3, 2)), r"first: .*found \(3, 0\)"),
+        (linear_cka, np.ones((2, 2)), [[0, 1], [2, np.nan]], "second: .* finite numbers, found nan in row 1, column 1"),
+        (proxy_a_distance, np.ones((5, 2)), np.ones((5, 3)), "one width on both sides, found 2 and 3; compute both"),
+        (proxy_a_distance, np.ones((5, 2)), np.ones((1, 2)), r"target: .* at least 2 rows, found \(1, 2\)"),
+        (proxy_a_distance, [[np.inf, 1], [1, 1]], np.ones((5, 2)), "source: .*, found inf in row 0, column 0"),
+        (importance_weights, [], FILMS, "expected texts on both sides, found 0 of the source and 5 of the target"),
+        (importance_weights, FILMS, [], "found 5 of the source and 0 of the target"),
+        (importance_weights, ["", "!"], ["?"], "expected words in at least one text, found none"),
     ],
 )
-def test_importance_weights_refuse(source: list[str], target: list[str], message: str) -> None:
+def test_what_cannot_be_measured_is_refused(measure, first, second, message) -> None:
     with pytest.raises(DataError, match=message):
-        importance_weights(source, target)
+        measure(first, second)
 
 
 def test_importance_weights_are_computed_once(monkeypatch, tmp_path):

