@@ -11,21 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import (
-    DistributedType,
-    GradientAccumulationPlugin,
-    ProjectConfiguration,
-    broadcast_object_list,
-    gather_object,
-    parse_flag_from_env,
-)
+from accelerate import Accelerator, PartialState, utils
 
 from nlptransfer.errors import SettingError
 
 log = logging.getLogger("nlptransfer")
 
-TOGETHER = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU}
+_TYPES = utils.DistributedType
+TOGETHER = {_TYPES.NO, _TYPES.MULTI_CPU, _TYPES.MULTI_GPU, _TYPES.MULTI_XPU}
 """Where each process has all weights; apart from these, weights may be sharded by FSDP 2."""
 
 
@@ -50,9 +43,9 @@ def accelerator(mixed_precision: str, trackers: Sequence[str], folder: Path) -> 
     made = Accelerator(
         mixed_precision=mixed_precision,
         log_with=list(trackers) or None,
-        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+        project_config=utils.ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
         # The loop weighs its own batches; a launcher's setting would divide the loss once more.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        gradient_accumulation_plugin=utils.GradientAccumulationPlugin(num_steps=1),
     )
     if made.distributed_type not in TOGETHER and not made.is_fsdp2:
         raise SettingError(
@@ -91,7 +84,7 @@ def on_main(work: Callable[[], object]) -> None:
 
 def from_main(value: Any) -> Any:
     """Return the main process's ``value``, on every process."""
-    return value if world_size() == 1 else broadcast_object_list([value])[0]
+    return value if world_size() == 1 else utils.broadcast_object_list([value])[0]
 
 
 class _Gathered(torch.autograd.Function):
@@ -117,7 +110,7 @@ def gather_with_gradient(rows: torch.Tensor) -> torch.Tensor:
 
 def largest(number: int) -> int:
     """Return the largest of the processes' numbers."""
-    return number if world_size() == 1 else max(gather_object([number]))
+    return number if world_size() == 1 else max(utils.gather_object([number]))
 
 
 def gather_rows(indices: Sequence[np.ndarray], values: Sequence[np.ndarray], rows: int, *, share: bool) -> np.ndarray:
@@ -131,7 +124,7 @@ def gather_rows(indices: Sequence[np.ndarray], values: Sequence[np.ndarray], row
     """
     pairs = list(zip(indices, values, strict=True))
     if share and world_size() > 1:
-        pairs = gather_object(pairs)
+        pairs = utils.gather_object(pairs)
     out = np.empty((rows, *pairs[0][1].shape[1:]), dtype=pairs[0][1].dtype)
     for places, results in pairs:
         out[places] = results
@@ -160,7 +153,7 @@ def _part_at_exit() -> None:
 def _on_cpu() -> bool:
     # PartialState by itself heeds neither the launcher's --cpu nor a machine without an accelerator: each of
     # several processes would then take itself for the only one.
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    on_cpu = utils.parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     # The launcher says where several processes meet, but to the one that it starts without GPUs not how many.
     meets = os.environ.keys() >= {"ACCELERATE_USE_CPU", "MASTER_PORT"}
     if on_cpu and meets and not os.environ.keys() & {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"}:

@@ -1,4 +1,4 @@
-"""Classes by name: those of this package, and those that other packages register. Knows nothing of what they do."""
+"""Find classes by name: those of this package, and those that other packages register."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -35,11 +35,7 @@ class Registry(Mapping[str, type[T]]):
         self._classes: dict[str, type[T]] = {}
 
     def register(self, cls: type[T]) -> type[T]:
-        """Add a class under its ``name``; also a decorator. An entry point does the same without an import.
-
-        Raises:
-            SettingError: another class has that name.
-        """
+        """Add a class under its ``name``; also a decorator. A SettingError where another class has that name."""
         name = str(cls.name)
         if self.get(name, cls) is not cls:
             raise SettingError(f"{self.kind} {name!r}: expected a name that is free, found that of {self[name]}")
@@ -47,11 +43,7 @@ class Registry(Mapping[str, type[T]]):
         return cls
 
     def find(self, name: str) -> type[T]:
-        """Return the class of that name.
-
-        Raises:
-            SettingError: there is none, or another package's cannot be imported.
-        """
+        """Return the class of that name; a SettingError where there is none, or it cannot be imported."""
         if name not in self:
             raise SettingError(f"unknown {self.kind} {name!r}: {nearest(name, self)}")
         return self[name]

@@ -54,7 +54,7 @@ def fill(kinds: Mapping[str, type], flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return an instance of each of ``kinds``, under its key, with those settings of ``flat`` that it has as fields.
 
     Raises:
-        SettingError: a name that no dataclass has, or a value of the wrong type; a string is read as the field's type.
+        SettingError: a name that no dataclass has, or a value that :func:`convert` refuses.
     """
     known = {name for kind in kinds.values() for name in fields_of(kind)}
     for name in flat:
@@ -67,11 +67,7 @@ def fill(kinds: Mapping[str, type], flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pairs(settings: Iterable[str] | None, arguments: Collection[str] = ()) -> dict[str, str]:
-    """Read settings of the form KEY=VALUE.
-
-    Raises:
-        SettingError: one without "=", or one of ``arguments``, for which the command has options.
-    """
+    """Read settings of the form KEY=VALUE; a SettingError names one without "=", or one of ``arguments``."""
     values = {}
     for setting in settings or ():
         name, equals, value = setting.partition("=")

@@ -102,15 +102,6 @@ def test_importing_the_package_is_light() -> None:
     assert loaded_after("import nlptransfer", *heavy) == []
 
 
-@pytest.mark.parametrize("verb", [[], ["finetune"], ["predict"], ["vectors", "train"]], ids=" ".join)
-def test_help_is_light(verb: list[str]) -> None:
-    code = (
-        f"import sys\nsys.argv = ['nlptransfer', *{verb!r}, '--help']\nfrom nlptransfer.cli import main\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
-    )
-    assert loaded_after(code, "torch", "transformers", "datasets", "gensim", "pandas", "numpy") == []
-
-
 @pytest.mark.parametrize(
     ("name", "heavy"),
     [

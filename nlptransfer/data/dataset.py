@@ -9,13 +9,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Interval, MinLen
 
-from nlptransfer.data.labels import Labels, Row, order_names, read_labels
+from nlptransfer.data.labels import Labels, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
 from nlptransfer.data.reading import SPLIT_NAMES, WHOLE, Table, clean_text, find_columns, open_source
 from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, reorder, subset, units_of
@@ -36,11 +37,7 @@ pool, as long as they are at most a fifth of what validation leaves."""
 
 @dataclass(frozen=True)
 class DataSettings(Settings):
-    """How rows are read and split.
-
-    Raises:
-        SettingError: a share out of range, shares that leave nothing to train on, or less than one training row.
-    """
+    """How rows are read and split."""
 
     text_column: str | None = None
     """Column of the texts; found by its name if None."""
@@ -61,13 +58,10 @@ class DataSettings(Settings):
     """Most labeled rows outside test: train, validation and calibration together; all if None. Of a validation split
     that the source has, ``validation_size`` of this number is kept."""
     rows_seed: int | None = None
-    """Seed of which rows ``max_train_rows`` leaves, and of how these are split; None: ``split_seed``. The test split
-    does not move with it."""
+    """Seed of which rows ``max_train_rows`` leaves and of how these are split, but for test; None: ``split_seed``."""
     normalization: Normalization = "none"
-    """One form for all texts, so that those of two sources look alike: nfkc (Unicode NFKC, plain quotes, single
-    blanks), lower (nfkc in lower case) or web (nfkc without HTML, with stand-ins for addresses and users). Applied when
-    rows are read, before identical texts are looked for, and by the classifier to what it predicts; plain transformers
-    must be given texts that are in it."""
+    """One form of :data:`NORMALIZATIONS` for all texts, when rows are read and by the classifier to what it predicts:
+    nfkc, lower or web. Plain transformers must be given texts that are in it."""
 
     def __post_init__(self) -> None:
         self.check()
@@ -82,11 +76,7 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Texts and their encoded labels, row by row.
-
-    Raises:
-        DataError: not as many targets as texts.
-    """
+    """Texts and their encoded labels, row by row; a DataError where there are not as many."""
 
     texts: list[str]
     """n texts."""
@@ -238,7 +228,7 @@ class _Rows:
 
     where: str
     texts: list[str]
-    names: list[Row]
+    names: list[tuple[str, ...]]
     numbers: list[int]
     multi_label: bool
     without_text: int
@@ -271,7 +261,7 @@ def _read_rows(table: Table, text_column: str, label_column: str, settings: Data
     return _Rows(
         table.where,
         texts=[texts[row] for row, _ in usable],
-        names=[label for _, label in usable],
+        names=[(label,) if isinstance(label, str) else label for _, label in usable],
         numbers=[row + 1 for row, _ in usable],
         multi_label=any(isinstance(label, tuple) for label in labels),
         without_text=without_text,
@@ -281,23 +271,21 @@ def _read_rows(table: Table, text_column: str, label_column: str, settings: Data
 
 def _labels_of(rows: _Rows, class_names: Sequence[str] | None) -> Labels:
     rows.check()
-    distinct = {(row,) if isinstance(row, str) else tuple(sorted(row)) for row in rows.names}
-    if len(distinct) < 2:
-        only = rows.names[0]
+    if len({frozenset(names) for names in rows.names}) < 2:
+        only = list(rows.names[0]) if rows.multi_label else rows.names[0][0]
         raise DataError(
             f"{rows.where}: expected two labels or more to tell apart, found the same in all {len(rows.texts)} rows: "
-            f"{list(only) if isinstance(only, tuple) else only!r}; check label_column, or add rows of other labels"
+            f"{only!r}; check label_column, or add rows of other labels"
         )
-    return Labels(order_names((name for row in distinct for name in row), class_names), rows.multi_label)
+    return Labels(order_names(chain.from_iterable(rows.names), class_names), rows.multi_label)
 
 
 def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
     rows.check()
     if rows.multi_label and not labels.multi_label:
         raise DataError(f"{rows.where}: expected one label a row as in training, found lists of labels")
-    sets: list[tuple[str, ...]] = [(row,) if isinstance(row, str) else row for row in rows.names]
     unknown: dict[str, list[int]] = defaultdict(list)
-    for number, names in zip(rows.numbers, sets, strict=True):
+    for number, names in zip(rows.numbers, rows.names, strict=True):
         for name in names:
             if name not in labels.label2id:
                 unknown[name].append(number)
@@ -309,7 +297,7 @@ def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
             f"{rows.where}: expected only labels seen in training in {split}, found {found}; known labels: "
             f"{', '.join(labels.names[:30])}; remove these rows, or move some of them to train"
         )
-    return Split(rows.texts, labels.encode(sets if labels.multi_label else [names[0] for names in sets]))
+    return Split(rows.texts, labels.encode(rows.names if labels.multi_label else [name for (name,) in rows.names]))
 
 
 # Splits

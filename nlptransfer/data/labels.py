@@ -17,11 +17,7 @@ Row = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Labels:
-    """Label names in the order of their ids.
-
-    Raises:
-        DataError: no name at all, or a name that comes twice.
-    """
+    """Label names in the order of their ids, each once; a DataError where there are none."""
 
     names: tuple[str, ...]
     """Name of label 0, 1, 2, ..."""
@@ -38,7 +34,7 @@ class Labels:
 
     @property
     def num_labels(self) -> int:
-        """How many labels there are."""
+        """The number of labels."""
         return len(self.names)
 
     @property

@@ -68,13 +68,10 @@ def _settled(text: str, step: Callable[[str], str]) -> str:
 
 
 NORMALIZATIONS: dict[str, Callable[[str], str]] = {"none": str, "nfkc": _nfkc, "lower": _lower, "web": _web}
-"""Each form by its name:
+"""Each form by its name; none empties a text that is not empty, and each leaves its own result as it is.
 
 - ``none``: the text as it is;
 - ``nfkc``: Unicode NFKC, curly quotes as plain ones, runs of white space as one blank, none at the ends;
 - ``lower``: nfkc in lower case;
-- ``web``: nfkc without HTML entities and tags, addresses as "http", names of users as "@user", a letter at most three
-  times in a row.
-
-None of them empties a text that is not empty, and each leaves its own result as it is.
+- ``web``: nfkc without HTML entities and tags, addresses as "http", users as "@user", a letter at most thrice in a row.
 """

@@ -26,16 +26,16 @@ def data_warnings(data: Data) -> list[str]:
 
 
 def _leaks(data: Data) -> list[str]:
-    train, found = set(_keys(data.train)), []
-    for name in ("test", "validation", "calibration"):
-        keys = _keys(data.splits[name])
-        if shared := sum(key in train for key in keys):
-            beyond = "scores on them are too good" if name == "test" else "choices made by them are too hopeful"
-            found.append(f"leak: {_counted(shared, len(keys), f'{name} texts')} in train too: {beyond}")
-    validation = set(_keys(data.validation))
-    if shared := sum(key in validation for key in _keys(data.test)):
-        counted = _counted(shared, len(data.test), "test texts")
-        found.append(f"leak: {counted} in validation too: choices have seen them")
+    found = []
+    for name, seen, so in (
+        ("test", "train", "scores on them are too good"),
+        ("validation", "train", "choices made by them are too hopeful"),
+        ("calibration", "train", "choices made by them are too hopeful"),
+        ("test", "validation", "choices have seen them"),
+    ):
+        keys, others = _keys(data.splits[name]), {*_keys(data.splits[seen])}
+        if shared := sum(key in others for key in keys):
+            found.append(f"leak: {_counted(shared, len(keys), f'{name} texts')} in {seen} too: {so}")
     return found
 
 

@@ -118,11 +118,7 @@ def read_table(part: Any, where: str) -> Table:
 
 
 def find_columns(table: Table, text_column: str | None = None, label_column: str | None = None) -> tuple[str, str]:
-    """Find the names of the text and the label column; a column named in the settings must be there.
-
-    Raises:
-        DataError: a column that is not there, or none or several that could be meant.
-    """
+    """Find the names of the text and the label column; a DataError where none or several could be meant."""
     text = text_column_of(table, text_column, label_column)
     label = _named(table, "label_column", label_column, _LABEL_COLUMNS, taken=text)
     label = label or _only(table, "label_column", [name for name in _content(table) if name != text])
@@ -132,7 +128,7 @@ def find_columns(table: Table, text_column: str | None = None, label_column: str
 
 
 def text_column_of(table: Table, text_column: str | None = None, label_column: str | None = None) -> str:
-    """Find the name of the text column, in a table that may have no labels; errors as of :func:`find_columns`."""
+    """Find the name of the text column, in a table that may have no labels."""
     name = _named(table, "text_column", text_column, _TEXT_COLUMNS, taken=label_column)
     if name is not None or len(table.columns) == 1:
         return name or next(iter(table.columns))
@@ -219,9 +215,8 @@ def _named_splits(items: Iterable[tuple[Any, Any]], where: str | Path) -> dict[s
         else:
             parts[split] = part
     if not parts:
-        raise DataError(
-            f"{where}: expected splits named train, validation and test, found {', '.join(others) or 'none'}"
-        )
+        found = ", ".join(others) or "none"
+        raise DataError(f"{where}: expected splits named train, validation and test, found {found}")
     _log_others(where, others)
     return parts
 
@@ -267,10 +262,8 @@ def _from_pair(texts: Any, labels: Any, where: str) -> Table:
             raise DataError(f"{where}: expected a list of {name}s, found {type(values).__name__}")
         columns[name] = values.tolist() if hasattr(values, "tolist") else list(values)
     if len(columns["text"]) != len(columns["label"]):
-        raise DataError(
-            f"{where}: expected as many labels as texts, "
-            f"found {len(columns['text'])} texts and {len(columns['label'])} labels"
-        )
+        found = f"{len(columns['text'])} texts and {len(columns['label'])} labels"
+        raise DataError(f"{where}: expected as many labels as texts, found {found}")
     return Table(where, columns)
 
 
@@ -395,7 +388,6 @@ def _texts_of_rows(rows: Iterable[Mapping[str, Any]], where: str, text_column: s
         if column is None:
             column = text_column_of(_columns_of([row], where), text_column)
         if column not in row:
-            raise DataError(
-                f"{where}, row {number}: expected {column!r}, found {', '.join(map(repr, row)) or 'nothing'}"
-            )
+            found = ", ".join(map(repr, row)) or "nothing"
+            raise DataError(f"{where}, row {number}: expected {column!r}, found {found}")
         yield clean_text(row[column], f"{where}, row {number}, column {column!r}")

@@ -18,21 +18,15 @@ _UNLABELED = -1
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """All rows of one text."""
+    """All rows of one text, by their indices."""
 
     rows: list[int]
-    """Their indices."""
     labels: dict[int, int]
     """How many of the rows carry each label, for the labels that one of them carries."""
 
 
 def units_of(texts: Sequence[str], targets: np.ndarray, seed: int) -> list[Unit]:
-    """Return the distinct texts in the order of their hash, keyed by ``seed``.
-
-    Args:
-        texts: n texts.
-        targets: label ids of shape (n,), or 0/1 of shape (n, labels).
-    """
+    """Return the distinct texts in the order of their hash, keyed by ``seed``; targets are as in a split."""
     of_text: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(texts):
         of_text[text].append(row)

@@ -24,44 +24,32 @@ def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, .
     """Read texts without labels, each once, in the normalization of the settings.
 
     Args:
-        texts: a file, as :func:`read_texts` takes it, or a list of texts.
-
-    Raises:
-        DataError: they cannot be read, or there are none.
+        texts: a file, as :func:`read_texts` takes it, or a list of texts; a DataError where there are none.
     """
     settings = settings or DataSettings()
-    found = normalize(settings.normalization, list(read_texts(texts, settings.text_column)))
-    kept = tuple(dict.fromkeys(text for text in found if text and not text.isspace()))
-    if not kept:
+    normalized = normalize(settings.normalization, read_texts(texts, settings.text_column))
+    distinct = tuple(dict.fromkeys(text for text in normalized if text.strip()))
+    if not distinct:
         raise DataError(f"unlabeled={texts!s:.200}: expected texts, found none")
-    return kept
+    return distinct
 
 
 def with_unlabeled(data: Data, texts: Any, settings: DataSettings | None = None) -> Data:
-    """Add texts without labels to data; test texts among them are left out, and counted in the log.
-
-    Args:
-        texts, settings: as :func:`load_texts` takes them.
-    """
-    test = {*data.test.texts}
-    found = tuple(dict.fromkeys((*data.unlabeled, *load_texts(texts, settings))))
-    kept = tuple(text for text in found if text not in test)
-    if len(kept) < len(found):
-        logger.warning("%d of the texts without labels are test texts: they are left out", len(found) - len(kept))
-    return replace(data, unlabeled=kept)
+    """Add texts, as :func:`load_texts` takes them; test texts among them are left out, and counted in the log."""
+    distinct = dict.fromkeys((*data.unlabeled, *load_texts(texts, settings)))
+    if shared := distinct.keys() & data.test.texts:
+        logger.warning("%d of the texts without labels are test texts: they are left out", len(shared))
+    return replace(data, unlabeled=tuple(text for text in distinct if text not in shared))
 
 
 def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = None) -> Data:
-    """Read the texts of a task without their labels, and its test rows.
+    """Read the texts of a task into ``unlabeled``, and no rows but those of test.
 
     Args:
         source: as in :func:`load_data`, with labels or without, or a .txt file of a text a line. What is not test is
             taken for text alone; a source with labels but no test split has one carved out, as there.
         labels: of the task that is learned from; those of the test rows must be among them.
         settings: as in :func:`load_data`; ``max_train_rows`` is of the texts.
-
-    Returns:
-        Data with texts in ``unlabeled``, and no row in any split but test.
 
     Raises:
         DataError: rows that cannot be read, or a test row of another label.

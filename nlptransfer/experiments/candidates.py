@@ -57,7 +57,7 @@ class Candidate:
     @property
     def is_tuned(self) -> bool:
         """Whether it trains at a learning rate; the L2 of a fitted head is always chosen."""
-        return self.route is not None and not self.route.is_solved
+        return self.route is not None and not self.route.fits_head
 
     def described(self) -> dict[str, Any]:
         """Return name, route with its settings, and base: no path of this machine."""
@@ -144,31 +144,31 @@ def candidates_of(
     for method in methods:
         if isinstance(method, str) and method not in order:
             raise SettingError(f"routes: unknown route {method!r}: {nearest(method, order)}")
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     for method in sorted(methods, key=lambda one: order.get(one if isinstance(one, str) else one.name, len(order))):
         if isinstance(method, str) and method in BASELINES:
-            found.append(Candidate(method))
+            candidates.append(Candidate(method))
             continue
         route = _filled(method, settings) if isinstance(method, str) else method
         route.check()
         for base in bases:
             name = route.name if len(bases) == 1 else f"{route.name}-{_slug(base)}"
-            found.append(Candidate(name, route, base))
-    described = [candidate.described() for candidate in found]
+            candidates.append(Candidate(name, route, base))
+    described = [candidate.described() for candidate in candidates]
     if twice := next((one["name"] for one in described if described.count(one) > 1), None):
         raise SettingError(f"routes: expected each candidate once, found {twice} twice")
-    names = [candidate.name for candidate in found]
+    names = [candidate.name for candidate in candidates]
     return [
         one if names.count(one.name) == 1 else replace(one, name=f"{one.name}-{names[: place + 1].count(one.name)}")
-        for place, one in enumerate(found)
+        for place, one in enumerate(candidates)
     ]
 
 
 def _filled(name: str, settings: Mapping[str, Any]) -> Route:
     """Return a route with those of the settings that it has."""
     kind = ROUTES.find(name)
-    own = {field: settings[field] for field in fields_of(kind) if field in settings}
-    return cast(Route, fill({"route": kind}, own)["route"])
+    of_route = {field: settings[field] for field in fields_of(kind) if field in settings}
+    return cast(Route, fill({"route": kind}, of_route)["route"])
 
 
 def _slug(base: str | None) -> str:

@@ -78,8 +78,8 @@ def compare(
         RunFolderError: the folder holds a comparison with other settings, or other files.
     """
     routes = [*BASELINES, *ROUTES] if routes is None else routes
-    asked = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta}
-    check_arguments(compare, **asked)
+    numbers = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta}
+    check_arguments(compare, **numbers)
     check(len(routes) > 0, "routes", routes, "at least one")
     check(len(bases) > 0, "bases", bases, "at least one; (None,) for the routes' own")
     candidates, shared = _plan(routes, [None if base is None else str(base) for base in bases], revision, settings)
@@ -95,7 +95,7 @@ def compare(
             "fingerprints": loaded.fingerprints(),
             "candidates": [candidate.described() for candidate in candidates],
             "revision": revision,
-            **asked,
+            **numbers,
             "sizes": sorted(sizes),
             **asdict(shared.data),
             **decisive(shared.training),

@@ -51,7 +51,7 @@ log = logging.getLogger("nlptransfer")
 
 SHOWN_SETTINGS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
 """Training settings of a candidate that trains by gradient steps, as its result has them."""
-CHOSEN_SETTINGS = ("l2_strength", "strength", "analyzer", "ngrams", "chosen")
+CHOSEN_SETTINGS = ("l2", "inverse_l2", "analyzer", "ngrams", "chosen")
 """What else a run can choose by itself."""
 clock = time.monotonic
 
@@ -285,12 +285,12 @@ class ComparisonRun:
         finished = [one for one in result.candidates if one.status == "finished"]
         scored = [ScoredCandidate(one.name, self._predictions(one.name), one.validation or 0.0) for one in finished]
         majority = next((one.name for one in scored if one.name == MAJORITY), None)
-        found: dict[str, Any] = {"recommendation": "no route was finished that could be recommended"}
+        advised: dict[str, Any] = {"recommendation": "no route was finished that could be recommended"}
         if len(scored) > (majority is not None):
             options = {"majority": majority, "delta": result.settings["delta"]}
             advice = recommended(data.test.targets, scored, data.labels, result.metric, **options)
             log.info("%s", advice.reason)
-            found = {"recommended": advice.candidate, "best": advice.best, "recommendation": advice.reason}
+            advised = {"recommended": advice.candidate, "best": advice.best, "recommendation": advice.reason}
         curve = result.curve
         if self.subsets:
             # It ends with the scores on all labeled rows.
@@ -300,7 +300,7 @@ class ComparisonRun:
             "pairs": _pairs(scored, data, result.metric),
             "curve": curve,
             "rows_to_reach": _rows_to_reach(curve, finished),
-            **found,
+            **advised,
         }
 
     def _predictions(self, name: str) -> list[np.ndarray]:
@@ -321,27 +321,29 @@ def _reason(error: Exception) -> str:
 def _resolved(candidate: Candidate, run: RunResult) -> dict[str, Any]:
     """Return the settings that a run has resolved or chosen."""
     training, chosen = run.settings.get("training", {}), run.training.to_record()
-    found = {name: training[name] for name in SHOWN_SETTINGS if candidate.is_tuned and name in training}
-    return dict(plain(found | {name: chosen[name] for name in CHOSEN_SETTINGS if name in chosen}))
+    resolved = {name: training[name] for name in SHOWN_SETTINGS if candidate.is_tuned and name in training}
+    return dict(plain(resolved | {name: chosen[name] for name in CHOSEN_SETTINGS if name in chosen}))
 
 
 def _test_score(runs: Sequence[RunResult], metric: str) -> CandidateScore:
     """Average the score over seeds, with its interval; of accuracy also Wilson's, of the first seed's model alone."""
     rows = [run.predictions["test"] for run in runs]
-    found = score_interval(rows[0].targets, [one.predicted for one in rows], rows[0].labels, metric)
+    score = score_interval(rows[0].targets, [one.predicted for one in rows], rows[0].labels, metric)
     wilson = wilson_interval(int(rows[0].right.sum()), len(rows[0])) if metric == "accuracy" else None
     scores = tuple(float(run.scores["test"][metric]) for run in runs)
-    return CandidateScore(found.mean, found.spread, found.interval, scores, wilson)
+    return CandidateScore(score.mean, score.spread, score.interval, scores, wilson)
 
 
 def _pairs(candidates: Sequence[ScoredCandidate], data: Data, metric: str) -> tuple[PairDifference, ...]:
     """Compare each candidate with each cheaper one. Holm's correction is for the number of pairs."""
     both = [(one, other) for other, one in combinations(candidates, 2)]
-    found = [paired(data.test.targets, one.predictions, other.predictions, data.labels, metric) for one, other in both]
-    corrected = holm([one.p_value for one in found]), holm([one.mcnemar_p_value for one in found])
+    differences = [
+        paired(data.test.targets, one.predictions, other.predictions, data.labels, metric) for one, other in both
+    ]
+    corrected = holm([one.p_value for one in differences]), holm([one.mcnemar_p_value for one in differences])
     return tuple(
         PairDifference(one.name, other.name, each.difference, each.interval, each.p_value, each.mcnemar_p_value, *p)
-        for (one, other), each, *p in zip(both, found, *corrected, strict=True)
+        for (one, other), each, *p in zip(both, differences, *corrected, strict=True)
     )
 
 
@@ -351,8 +353,8 @@ def _rows_to_reach(curve: Sequence[CurvePoint], finished: Sequence[CandidateResu
         one.name: {point.size: point.mean for point in curve if point.candidate == one.name and point.mean is not None}
         for one in finished
     }
-    found = []
-    for pair in combinations(curves if curve else (), 2):
-        one, other = sorted(pair, key=lambda name: -curves[name][max(curves[name])])
-        found.append(RowsToReach(one, other, rows_to_reach(curves[one], curves[other])))
-    return tuple(found)
+    pairs = [
+        sorted(pair, key=lambda name: -curves[name][max(curves[name])])
+        for pair in combinations(curves if curve else (), 2)
+    ]
+    return tuple(RowsToReach(one, other, rows_to_reach(curves[one], curves[other])) for one, other in pairs)

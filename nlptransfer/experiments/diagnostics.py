@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nlptransfer.evaluation import score_predictions, to_probabilities
 from nlptransfer.experiments.fitting import Learning
-from nlptransfer.models import layer_name, predict_logits, standing_in
+from nlptransfer.models import layer_name, standing_in
 from nlptransfer.training import SOURCE, TARGET, UNLABELED
 from nlptransfer.transfer import cached_proxy_a_distance, chance_distance, linear_cka, proxy_a_distance
 
@@ -28,18 +28,16 @@ def scores_by_role(learning: Learning, when: str) -> dict[str, dict[str, Any]]:
     Args:
         when: key of the scores: before or after the target was learned.
     """
-    found = {}
+    scores = {}
     for role, task in learning.tasks.items():
         if role != SOURCE and not (learning.labels_agree and when == "before"):
             continue
         name = "test" if len(task.data.test) else "validation"
         split = task.data.splits[name]
-        rows = learning.route.rows(learning.built.model, learning.built.tokenizer, split.texts, share=True)
         with standing_in(learning.head, learning.source_head if role == SOURCE else None):
-            logits = predict_logits(learning.built.model, rows, share=True)
-        probabilities = to_probabilities(logits, task.data.labels)
-        found[role] = {"split": name, when: score_predictions(split.targets, probabilities, task.data.labels)}
-    return found
+            probabilities = to_probabilities(learning.logits(split.texts), task.data.labels)
+        scores[role] = {"split": name, when: score_predictions(split.targets, probabilities, task.data.labels)}
+    return scores
 
 
 def layer_vectors(learning: Learning, role: str) -> list[np.ndarray]:
@@ -56,13 +54,13 @@ def similarity(learning: Learning, before: Sequence[np.ndarray] = ()) -> list[di
     """Measure by layer how far the domains are apart, and how alike the target's vectors are to those before."""
     distance = cached_proxy_a_distance if learning.route.is_frozen else proxy_a_distance
     layers = zip(layer_vectors(learning, SOURCE), layer_vectors(learning, TARGET), strict=True)
-    found = []
+    compared = []
     for number, (source, target) in enumerate(layers):
         layer: dict[str, Any] = {"layer": number + 1, "proxy_a_distance": distance(source, target)}
         if before:
             layer["cka_with_source"] = linear_cka(before[number], target)
-        found.append(layer)
-    return found
+        compared.append(layer)
+    return compared
 
 
 def domains_differ(learning: Learning) -> bool:

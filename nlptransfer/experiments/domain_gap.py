@@ -122,10 +122,10 @@ def close_the_gap(
     variants: dict[str, Mapping[str, Any]] = {SOURCE_ONLY: {"transfer": "copy"}, **transfers}
     plans = {}
     for source, target in pairs:
-        for name, own in variants.items():
+        for name, options in variants.items():
             folder = place / f"{source}-{target}-{name.replace(' ', '-')}"
-            texts = unlabeled if own.get("transfer", "copy") != "copy" else None
-            whole = {**call, "source": folders[source], **own}
+            texts = unlabeled if options.get("transfer", "copy") != "copy" else None
+            whole = {**call, "source": folders[source], **options}
             plans[name, (source, target)] = _Plan(folder, folders[target], texts, whole)
         if oracle:
             plans[ORACLE, (source, target)] = _Plan(place / f"{target}-oracle", folders[target], None, call)
@@ -135,7 +135,7 @@ def close_the_gap(
         name: [np.array([run.predictions["test"].right for run in runs[name, pair]]) for pair in pairs]
         for name in [*variants, *([ORACLE] if oracle else [])]
     }
-    found = []
+    closed = []
     for name, rows in right.items():
         gain, share, interval, share_interval = _interval(
             rows, right[SOURCE_ONLY], right.get(ORACLE), [target for _, target in pairs]
@@ -143,10 +143,10 @@ def close_the_gap(
         scores = {f"{source} > {target}": float(one.mean()) for (source, target), one in zip(pairs, rows, strict=True)}
         mean = float(np.mean([*scores.values()]))
         adapted = sum(name in transfers and _has_adapted(runs[name, pair][0]) for pair in pairs)
-        found.append(Closed(name, mean, gain, interval, share, share_interval, adapted, scores))
+        closed.append(Closed(name, mean, gain, interval, share, share_interval, adapted, scores))
     if distributed.is_main():
-        write_json(place / GAP, [asdict(one) for one in found])
-    return found
+        write_json(place / GAP, [asdict(one) for one in closed])
+    return closed
 
 
 @dataclass(frozen=True)
@@ -182,13 +182,13 @@ def _all_runs(
     groups: dict[Any, dict[Path, _Plan]] = {}
     for (name, pair), plan in plans.items():
         groups.setdefault((ORACLE, pair[1]) if name == ORACLE else pair, {})[plan.folder] = plan
-    found: dict[Path, list[RunResult]] = {}
+    made: dict[Path, list[RunResult]] = {}
     with progress_bar(progress and distributed.is_main()) as bar:
         for runs in bar.track(_each([*groups.values()], seeds, workers), len(groups), description=title):
-            found |= runs
-            for folder, own in runs.items():
-                log.info("%s: %s", folder.name, ", ".join(f"{run.metrics['accuracy']:.4f}" for run in own))
-    return {key: found[plan.folder] for key, plan in plans.items()}
+            made |= runs
+            for folder, by_seed in runs.items():
+                log.info("%s: %s", folder.name, ", ".join(f"{run.metrics['accuracy']:.4f}" for run in by_seed))
+    return {key: made[plan.folder] for key, plan in plans.items()}
 
 
 def _each(
@@ -237,29 +237,29 @@ def _with_texts_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _interval(
-    own: Sequence[np.ndarray],
-    plain: Sequence[np.ndarray],
-    best: Sequence[np.ndarray] | None,
+    adapted: Sequence[np.ndarray],
+    source_only: Sequence[np.ndarray],
+    oracle: Sequence[np.ndarray] | None,
     targets: Sequence[str],
 ) -> tuple[float, float | None, tuple[float, float], tuple[float, float] | None]:
     """Compute the mean gain, the share of the gap, and their 95% intervals by a bootstrap over seeds and test rows.
 
     The rows of a target are drawn once for all pairs that end there, as they share them.
     """
-    rng, others = np.random.default_rng(0), [own, *([best] if best is not None else [])]
+    rng, others = np.random.default_rng(0), [adapted, *([oracle] if oracle is not None else [])]
     totals = np.zeros((len(others), RESAMPLES))
     for target in sorted({*targets}):
         places = [place for place, name in enumerate(targets) if name == target]
         # (others, seeds, rows), summed over the pairs.
-        apart = np.array([sum(side[place].astype(float) - plain[place] for place in places) for side in others])
+        apart = np.array([sum(side[place].astype(float) - source_only[place] for place in places) for side in others])
         _, seeds, rows = apart.shape
         drawn = resampled_scores(rng, np.ones(rows), partial(_weighted, apart / rows), RESAMPLES)
         totals += np.einsum("is,osi->oi", seed_shares(rng, seeds, RESAMPLES), drawn) / len(targets)
     gains, *gaps = totals
-    gain, interval = _mean_apart(own, plain), percentile_interval(gains)
-    if best is None:
+    gain, interval = _mean_apart(adapted, source_only), percentile_interval(gains)
+    if oracle is None:
         return gain, None, interval, None
-    gap = _mean_apart(best, plain)
+    gap = _mean_apart(oracle, source_only)
     shares = np.divide(gains, gaps[0], out=np.zeros(RESAMPLES), where=np.abs(gaps[0]) > 1e-9)
     return gain, gain / gap if gap else 0.0, interval, percentile_interval(shares)
 

@@ -33,9 +33,9 @@ PACKAGES = (
 
 def machine() -> dict[str, Any]:
     """Describe what figures of cost were measured on."""
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if (info := Path("/proc/cpuinfo")).exists() else None
+    model = re.search(r"model name\s*:\s*(.+)", info.read_text()) if (info := Path("/proc/cpuinfo")).exists() else None
     return {
-        "processor": found[1].strip() if found else platform.processor() or platform.machine(),
+        "processor": model[1].strip() if model else platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -80,7 +80,7 @@ def watched_memory() -> Iterator[list[float]]:
 
 def speeds(probabilities: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]) -> dict[str, float]:
     """Measure the texts per second that are predicted, one at a time and 64 at a time, after a warm-up."""
-    found = {}
+    measured = {}
     for at_once in (1, 64):
         stream = cycle(texts)
         probabilities(list(islice(stream, at_once)))
@@ -88,8 +88,8 @@ def speeds(probabilities: Callable[[Sequence[str]], np.ndarray], texts: Sequence
         while not done or spent < SPEED_SECONDS:
             probabilities(list(islice(stream, at_once)))
             done, spent = done + at_once, time.perf_counter() - started
-        found[f"texts_per_second_{at_once}"] = round(done / spent, 1)
-    return found
+        measured[f"texts_per_second_{at_once}"] = round(done / spent, 1)
+    return measured
 
 
 def texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:

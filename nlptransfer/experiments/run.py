@@ -95,9 +95,9 @@ def _train_and_score(
     learning = Learning(config.route, transfer, config.training, tasks, built, folder, agree)
     learned = run_stages(learning, source_learned=source_learned)
     metric = default_metric(data.labels)
-    for role, found in learned.scores.items():
-        parts = [f"{when} {found[when][metric]:.4f}" for when in ("before", "after") if metric in found.get(when, {})]
-        log.info("%s (%s): %s %s", role, found["split"], metric, ", ".join(parts))
+    for role, scores in learned.scores.items():
+        parts = [f"{when} {scores[when][metric]:.4f}" for when in ("before", "after") if metric in scores.get(when, {})]
+        log.info("%s (%s): %s %s", role, scores["split"], metric, ", ".join(parts))
 
     classifier, temperature = _calibrated(config, built)
 
@@ -164,15 +164,15 @@ def _truncated(config: RunConfig, built: Built) -> dict[str, float]:
     """Return by split the share of its texts that are not read to their end."""
     route, tokenizer = config.route, built.tokenizer
     splits = {name: split.texts for name, split in config.data.splits.items() if len(split)}
-    found = {name: route.truncated(tokenizer, texts) / len(texts) for name, texts in splits.items()}
-    if found.get("train", 0.0) > TRUNCATED_WARNING:
+    shares = {name: route.truncated(tokenizer, texts) / len(texts) for name, texts in splits.items()}
+    if shares.get("train", 0.0) > TRUNCATED_WARNING:
         log.warning(
             "%.0f%% of the training texts have more than %d tokens and are not read whole: long_text=windows reads "
             "all of a text, head_tail its end too, a larger max_length more of it at once",
-            100 * found["train"],
+            100 * shares["train"],
             tokenizer.model_max_length,
         )
-    return found
+    return shares
 
 
 def _calibrated(config: RunConfig, built: Built) -> tuple[Classifier, float]:

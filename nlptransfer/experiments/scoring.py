@@ -33,10 +33,9 @@ def score_splits(
         if not len(split):
             continue
         probabilities = probabilities_of(name, len(split))
-        found = score_predictions(
+        scores[name] = {"rows": len(split)} | score_predictions(
             split.targets, probabilities, data.labels, thresholds=thresholds, metrics=further_metrics
         )
-        scores[name] = {"rows": len(split)} | found
         if name != "train":
             predictions[name] = Predictions.of(split, probabilities, data.labels, thresholds)
     return scores, predictions

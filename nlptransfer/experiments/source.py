@@ -28,11 +28,11 @@ def weighted(source: Source, target: Data, transfer: FromSource, seed: int) -> S
     return source if (weights == 1).all() else replace(source, weights=(weights / weights.mean()).astype(np.float32))
 
 
-def load_source(given: Any, target: Labels | None, settings: DataSettings, transfer: FromSource) -> Source:
+def load_source(source: Any, target: Labels | None, settings: DataSettings, transfer: FromSource) -> Source:
     """Read a source and put it into the target's terms.
 
     Args:
-        given: data in any form of :func:`load_data`, a list of several such, a saved classifier or its folder.
+        source: data in any form of :func:`load_data`, a list of several such, a saved classifier or its folder.
         target: the labels of what is transferred to; None where nobody is to see them.
         settings: of the target's data; how many rows are taken and from which columns says the transfer.
 
@@ -40,7 +40,7 @@ def load_source(given: Any, target: Labels | None, settings: DataSettings, trans
         DataError: rows that cannot be read.
         SettingError: a label mapping that names no label, or sources of different kinds.
     """
-    if (saved := saved_classifier(given)) is not None:
+    if (saved := saved_classifier(source)) is not None:
         return _of_classifier(saved, transfer)
     settings = replace(
         settings,
@@ -49,7 +49,7 @@ def load_source(given: Any, target: Labels | None, settings: DataSettings, trans
         max_train_rows=transfer.max_source_rows,
         rows_seed=None,
     )
-    parts = [load_data(one, settings) for one in (given if isinstance(given, list) else [given])]
+    parts = [load_data(one, settings) for one in (source if isinstance(source, list) else [source])]
     mapping = _checked_mapping(transfer, [name for part in parts for name in part.labels.names])
     if len({part.labels.multi_label for part in parts}) > 1:
         raise SettingError("source: expected one label a row in all of the sources, or lists of labels in all")
@@ -61,15 +61,15 @@ def load_source(given: Any, target: Labels | None, settings: DataSettings, trans
     return Source(data.name, labels, data, sizes=tuple(len(part.train) for part in parts))
 
 
-def saved_classifier(given: Any) -> Classifier | None:
-    """Return the classifier that was saved, or that a run has; None where something else is given."""
-    if isinstance(given, Classifier):
-        return given
-    if isinstance(given, (str, Path)):
-        folder = Path(given)
-        found = (folder / RECORD).exists() or (folder / MODEL / RECORD).exists()
-        return Classifier.load(folder) if found else None
-    return given.classifier if isinstance(given, RunResult) else None
+def saved_classifier(source: Any) -> Classifier | None:
+    """Return the classifier that was saved, or that a run has; None where it is something else."""
+    if isinstance(source, Classifier):
+        return source
+    if isinstance(source, (str, Path)):
+        folder = Path(source)
+        is_saved = (folder / RECORD).exists() or (folder / MODEL / RECORD).exists()
+        return Classifier.load(folder) if is_saved else None
+    return source.classifier if isinstance(source, RunResult) else None
 
 
 def _of_classifier(saved: Classifier, transfer: FromSource) -> Source:

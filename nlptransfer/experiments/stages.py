@@ -6,7 +6,6 @@ This file does not know how a stage is fitted: fitting.py does.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +21,7 @@ from nlptransfer.experiments.diagnostics import (
     similarity,
 )
 from nlptransfer.experiments.fitting import Fitted, Learning, fit_variant
-from nlptransfer.models import predict_logits, relabel
+from nlptransfer.models import relabel
 from nlptransfer.results import CHECKPOINTS, Fit, plain, read_stage, write_stage
 from nlptransfer.routes import Route
 from nlptransfer.training import SOURCE, TARGET, UNLABELED, TrainingSettings
@@ -157,11 +156,11 @@ class _Runner:
 
         def fit(variant: Variant) -> Fitted:
             learning.restore(start)
-            own = settings
+            training = settings
             if label_free and variant.transfer is not None:
                 # A strategy that is chosen among has settings of its own; a variant of the route those of the stage.
-                _, own = variant.transfer.at(stage, variant.route, settings)
-            return self._fit_or_resume(stage, variant, own, [*parts, variant.label], keep=True)
+                _, training = variant.transfer.at(stage, variant.route, settings)
+            return self._fit_or_resume(stage, variant, training, [*parts, variant.label], keep=True)
 
         fits = [fit(variant).fit for variant in variants]
         best = variants[self._best(stage, variants, fits) if len(variants) > 1 else 0]
@@ -192,8 +191,8 @@ class _Runner:
             warn_of_shift(evidence[0], names, whatever_shift=transfer.allow_label_shift)
             self.warned = True
         best = choose(evidence, transfer.choose_by, whatever_shift=transfer.allow_label_shift)
-        for variant, found in zip(variants, evidence, strict=True):
-            log.info("%s, %s: information %.4f, risk %.4f", stage.name, variant, found.information, found.risk)
+        for variant, known in zip(variants, evidence, strict=True):
+            log.info("%s, %s: information %.4f, risk %.4f", stage.name, variant, known.information, known.risk)
         log.info("%s, %s: kept, chosen by %s", stage.name, variants[best], transfer.choose_by)
         return best
 
@@ -232,14 +231,15 @@ class _Runner:
         """
         learning = self.learning
         task, texts = learning.tasks[stage.roles[0]], learning.tasks[UNLABELED].data.train.texts
-        validation, model = task.data.validation, learning.built.model
-        rows_of = partial(learning.route.rows, model, learning.built.tokenizer, share=True)
+        validation = task.data.validation
         if logits is None:
-            logits = predict_logits(model, rows_of(validation.texts), share=True)
-        unlabeled = predict_logits(model, rows_of(texts), share=True)
+            logits = learning.logits(validation.texts)
+        unlabeled = learning.logits(texts)
         if self.importance is None:
-            own = [*task.data.train.texts, *validation.texts]
-            same = stage.roles[0] == TARGET
-            self.importance = np.ones(len(own)) if same else cached_importance_weights(own, texts, learning.seed)
+            labeled = [*task.data.train.texts, *validation.texts]
+            if stage.roles[0] == TARGET:
+                self.importance = np.ones(len(labeled))
+            else:
+                self.importance = cached_importance_weights(labeled, texts, learning.seed)
         weights = self.importance[-len(validation) :]
         return Evidence.of(task.data.labels, logits, validation.targets, weights, unlabeled)

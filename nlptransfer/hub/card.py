@@ -38,7 +38,6 @@ class CardSection:
     """What a model card says of how a classifier learned, is saved and is opened, in markdown."""
 
     training: str
-    """how it learned"""
     library_name: str = "nlptransfer"
     """what opens it, in the hub's words"""
     relation: str | None = None
@@ -63,13 +62,10 @@ class CardFacts:
     """All that a model card says."""
 
     repo_id: str
-    """where the classifier is to be had on the hub, owner/name"""
     route: str
-    """that it learned by"""
     labels: Sequence[str]
     multi_label: bool
     section: CardSection
-    """of the format that it is saved in"""
     max_length: int
     """tokens or words that are read of a text, or at once"""
     thresholds: Sequence[float] | None = None
@@ -86,11 +82,11 @@ class CardFacts:
     results: Mapping[str, Any] = field(default_factory=dict)
     """how a run made it, and its scores"""
     license: str | None = None
-    """the hub's id of a license, as apache-2.0"""
+    """the hub's id of one, as apache-2.0"""
     language: Sequence[str] = ()
-    """ISO 639 codes of the languages that it was trained and tested on, as en"""
+    """ISO 639 codes, as en"""
     datasets: Sequence[str] = ()
-    """hub ids, owner/name, of what it was trained on"""
+    """hub ids, owner/name"""
     examples: Sequence[str] = ()
     """texts to show; none of the data's texts is shown unless it is given here"""
 
@@ -152,11 +148,7 @@ _MULTI_LABEL = (
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the README.md of a saved classifier: what the hub reads, in YAML, and then what people read.
-
-    Raises:
-        SettingError: a repo_id, license, language or data set that the hub cannot know.
-    """
+    """Return the README.md of a saved classifier: what the hub reads, in YAML, and then what people read."""
     facts.check()
     body = _template().render(
         facts=facts,
@@ -169,13 +161,7 @@ def model_card(facts: CardFacts) -> str:
 
 
 def pipeline_code(record: Mapping[str, Any], repo_id: str, imports: str = "") -> str:
-    """Return the Python by which transformers' pipeline opens a saved classifier.
-
-    Args:
-        record: the classifier's nlptransfer.json.
-        repo_id: its name on the hub, or its folder.
-        imports: lines that it needs first.
-    """
+    """Return the Python by which transformers' pipeline opens a saved classifier, by its nlptransfer.json."""
     function = "sigmoid" if record["multi_label"] else "softmax"
     return f"""\
 from transformers import pipeline

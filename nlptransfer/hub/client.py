@@ -15,23 +15,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, ModelInfo, constants, get_token, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import (
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-    validate_repo_id,
-)
+from huggingface_hub import HfApi, ModelInfo, constants, errors, get_token, snapshot_download, utils
 
 from nlptransfer.errors import HubError
 
@@ -79,7 +63,7 @@ class HubClient:
             try:
                 with _no_bars_but_on_a_terminal():
                     return call()
-            except (HTTPError, OSError, ValueError, RuntimeError) as error:
+            except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:
                 problem = _root(error)
             is_lost = if_lost is not None and status_of(problem) in (None, 502, 504)
             if attempt == self.attempts or is_lost or not _is_passing(problem):
@@ -95,9 +79,9 @@ class HubClient:
         def call() -> ModelInfo | None:
             try:
                 return self.api.model_info(self.repo_id, revision=revision, timeout=CONNECT_SECONDS)
-            except GatedRepoError:
+            except errors.GatedRepoError:
                 raise
-            except (RepositoryNotFoundError, RevisionNotFoundError):
+            except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
                 return None
 
         return self.ask(call)
@@ -123,12 +107,12 @@ class HubClient:
 
     def _hub_error(self, error: Exception, attempts: int, if_lost: str | None) -> HubError:
         status, reason = status_of(error), self._in_one_line(error)
-        if _is_passing(error) or isinstance(error, OfflineModeIsEnabled):
+        if _is_passing(error) or isinstance(error, errors.OfflineModeIsEnabled):
             times = f", {attempts} times" if attempts > 1 else ""
             advice = if_lost or "check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), then run this again"
             what = "cannot be reached" if status is None else "cannot answer now"
             return HubUnreachable(f"{self.repo_id}: the hub {what} ({reason}{times}): {advice}")
-        if isinstance(error, GatedRepoError):
+        if isinstance(error, errors.GatedRepoError):
             return HubError(
                 f"{self.repo_id}: the hub asks for consent to its terms first: give it on "
                 f"{constants.ENDPOINT}/{self.repo_id}, then {how_to_log_in()}"
@@ -139,7 +123,7 @@ class HubClient:
 
     def _in_one_line(self, error: Exception) -> str:
         """Say what an error says, without tokens and not too long."""
-        if isinstance(error, HfHubHTTPError):
+        if isinstance(error, errors.HfHubHTTPError):
             text = f"{status_of(error)}: {error.server_message or error.response.reason_phrase}"
         else:
             text = f"{type(error).__name__}: {error}"
@@ -153,39 +137,39 @@ class HubClient:
 @contextmanager
 def _no_bars_but_on_a_terminal() -> Iterator[None]:
     """Switch the client's progress bars off where nobody would see them move; the user's own setting goes first."""
-    if sys.stderr.isatty() or are_progress_bars_disabled() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:
+    if sys.stderr.isatty() or utils.are_progress_bars_disabled() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:
         yield
         return
-    disable_progress_bars()
+    utils.disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        utils.enable_progress_bars()
 
 
 def _root(error: Exception) -> Exception:
     """Return the hub's own error, where the client has wrapped it."""
-    wraps = isinstance(error, (RuntimeError, LocalEntryNotFoundError))
+    wraps = isinstance(error, (RuntimeError, errors.LocalEntryNotFoundError))
     return error.__cause__ if wraps and isinstance(error.__cause__, Exception) else error
 
 
 def status_of(error: Exception) -> int | None:
     """Return the HTTP status of an error; None: the hub has not answered."""
-    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    return error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
 
 
 def _is_passing(error: Exception) -> bool:
     """Tell whether the same request may be granted in a while."""
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, errors.HfHubHTTPError):
         return status_of(error) in (429, 500, 502, 503, 504)
     # A gateway's page of HTML is no JSON.
-    kinds = (HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError, json.JSONDecodeError)
-    return isinstance(error, kinds) and not isinstance(error, OfflineModeIsEnabled)
+    kinds = (errors.HTTPError, ConnectionError, TimeoutError, errors.LocalEntryNotFoundError, json.JSONDecodeError)
+    return isinstance(error, kinds) and not isinstance(error, errors.OfflineModeIsEnabled)
 
 
 def _asked_wait(error: Exception) -> float | None:
     """Return the seconds that the hub asks to wait."""
-    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+    asked = error.response.headers.get("Retry-After", "") if isinstance(error, errors.HfHubHTTPError) else ""
     return float(asked) if asked.isdecimal() else None
 
 
@@ -198,14 +182,14 @@ def cached_folder(repo_id: str, revision: str | None, files: Files) -> Path | No
     """Return the folder in the hub's cache with a revision, which may be a part of it; None if nothing is there."""
     try:
         return Path(snapshot_download(repo_id, revision=revision, local_files_only=True, **files))
-    except LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         return None
 
 
 def is_hub_id(name: str) -> bool:
     """Tell whether this may be the name of a repo on the hub, by its form alone."""
     try:
-        validate_repo_id(name)
-    except HFValidationError:
+        utils.validate_repo_id(name)
+    except errors.HFValidationError:
         return False
     return True

@@ -34,7 +34,7 @@ def fetch(repo_id: str, revision: str | None = None, token: str | None = None) -
 
     Args:
         revision: branch, tag or commit; None: main.
-        token: an access token; None: the one that this machine is logged in with.
+        token: None: the one that this machine is logged in with.
 
     Raises:
         SettingError: the name cannot be one of the hub.

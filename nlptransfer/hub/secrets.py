@@ -10,7 +10,6 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
@@ -44,15 +43,7 @@ _PATHS = (
 )
 _Patterns = tuple[tuple[str, re.Pattern[bytes]], ...]
 _PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-_RUN_FILES = (
-    "optimizer*",
-    "scheduler*",
-    "random_states*",
-    "rng_state*",
-    "training_args.bin",
-    "*.distcp",
-    "*.tfevents*",
-)
+_RUN_FILES = re.compile(r"(optimizer|scheduler|random_states|rng_state).*|training_args\.bin|.*\.(distcp|tfevents.*)")
 
 
 @dataclass(frozen=True)
@@ -60,9 +51,8 @@ class Leak:
     """Something that must not be pushed."""
 
     file: str
-    """its path in the folder, with slashes"""
     line: int | None
-    """counted from 1; None: the whole file, or no text"""
+    """from 1; None: the whole file, or no text"""
     what: str
     """in a few words, never the secret itself"""
 
@@ -124,10 +114,10 @@ def _forbidden(path: Path, root: Path) -> str | None:
     if path.name.startswith("."):
         return "hidden file"
     if path.is_dir():
-        return _LEFTOVER if fnmatch(path.name, "checkpoint*") else None
+        return _LEFTOVER if path.name.startswith("checkpoint") else None
     if not path.is_file():
         return "neither a file nor a folder"
-    if any(fnmatch(path.name, pattern) for pattern in _RUN_FILES):
+    if _RUN_FILES.fullmatch(path.name):
         return _LEFTOVER
     return _PICKLE if path.name.lower().endswith(_PICKLE_ENDINGS) else None
 

@@ -28,7 +28,6 @@ class Pushed:
     """What a push did, or would do."""
 
     url: str
-    """the repo's page"""
     commit: str | None
     """None: nothing was sent, as it was a dry run or the repo has these files already"""
     pull_request: str | None
@@ -38,7 +37,6 @@ class Pushed:
     files: dict[str, int]
     """path -> bytes of all files that the repo is to have, the card included"""
     card: str
-    """the text of README.md"""
 
 
 def push(
@@ -60,15 +58,14 @@ def push(
         card: the text of README.md, in place of one in the folder.
         private: None: a new repo is private, an existing one stays as it is.
         revision: a branch, made of main where it is not there; None: main.
-        create_pr: whether a pull request is opened instead of committing to the branch.
+        create_pr: open a pull request instead of committing to the branch.
         token: None: the one that this machine is logged in with.
-        dry_run: whether to do only what needs no network.
+        dry_run: do only what needs no network.
 
     Raises:
         SettingError: the name or the revision cannot be one to push to.
         RunFolderError: there are no files, or one holds what must not be pushed: tokens, home paths, pickles, ...
-        HubError: the hub cannot be reached or refuses, the card is not valid, the visibility is another one, or
-            somebody else pushed at the same time.
+        HubError: the hub cannot be reached or refuses, or somebody else pushed at the same time.
     """
     if not is_hub_id(repo_id) or "/" not in repo_id:
         raise SettingError(f"repo_id: expected the name of a repo on the hub (owner/name), found {repo_id!r}")

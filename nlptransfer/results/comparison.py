@@ -161,8 +161,8 @@ class ComparisonResult:
         Raises:
             RunFolderError: no finished comparison is there.
         """
-        if records.is_comparison(Path(folder)) and (found := cls.load_any(folder)).finished:
-            return found
+        if records.is_comparison(Path(folder)) and (comparison := cls.load_any(folder)).finished:
+            return comparison
         raise RunFolderError(f"{folder}: expected the folder of a finished comparison")
 
     @classmethod

@@ -92,10 +92,10 @@ class RunConfig:
 
     def sides(self) -> Sides:
         """Return what a strategy has to fit."""
-        own, source = self.data.labels.names, self.source
+        names, source = self.data.labels.names, self.source
         if source is None:
-            return Sides(own, own, agree=True, has_rows=True)
-        return Sides(source.labels.names, own, source.agrees(self.data), source.data is not None)
+            return Sides(names, names, agree=True, has_rows=True)
+        return Sides(source.labels.names, names, source.agrees(self.data), source.data is not None)
 
     def name(self) -> str:
         """Name a folder after the data and the settings."""

@@ -32,11 +32,11 @@ class Predictions:
         cls, split: Split, probabilities: np.ndarray, labels: Labels, thresholds: Sequence[float] | None
     ) -> "Predictions":
         """Predict the rows of a split from probabilities (n, labels); where thresholds are None they are 0.5."""
-        given = predicted(probabilities, labels, thresholds)
+        predictions = predicted(probabilities, labels, thresholds)
         limits = np.asarray(thresholds or [0.5] * labels.num_labels)
         # As precise as they are saved.
         rounded = probabilities.astype(np.float32).astype(np.float64)
-        return cls(labels, np.arange(len(split)), split.targets.astype(np.int64), given, rounded, limits)
+        return cls(labels, np.arange(len(split)), split.targets.astype(np.int64), predictions, rounded, limits)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -132,15 +132,15 @@ def write_run(result: "RunResult") -> None:
     """Write the record, the scores and the predictions of a finished run; the record last, as it says so."""
     folder, transfer, verdict = result.folder, result.transfer, result.verdict
     _write_predictions(folder / PREDICTIONS, result.predictions)
-    found: dict[str, Any] = dict(transfer.scores) if transfer is not None else {}
+    of_transfer: dict[str, Any] = dict(transfer.scores) if transfer is not None else {}
     record = {"status": _FINISHED, "asked": result.question, "data": _data_record(result.data)}
     names = ("command", "base", "settings", "calibration", "thresholds", "processes", "machine", "versions")
     record |= {name: getattr(result, name) for name in names}
     if transfer is not None:
         record["transfer"] = _transfer_record(transfer)
     if verdict is not None:
-        record["verdict"] = found["gain"] = verdict.to_record()
-    metrics = {**result.scores, **({"transfer": found} if found else {}), "cost": result.cost.to_record()}
+        record["verdict"] = of_transfer["gain"] = verdict.to_record()
+    metrics = {**result.scores, **({"transfer": of_transfer} if of_transfer else {}), "cost": result.cost.to_record()}
     write_json(folder / METRICS, metrics)
     write_json(folder / EXPERIMENT, record | {"training": result.training.to_record()})
 
@@ -185,7 +185,7 @@ def _transfer_record(transfer: TransferSummary) -> dict[str, Any]:
 
 
 def _read_transfer(record: Mapping[str, Any], report: Mapping[str, Any]) -> TransferSummary:
-    scores = {role: found for role, found in report.get("transfer", {}).items() if role != "gain"}
+    scores = {role: of_role for role, of_role in report.get("transfer", {}).items() if role != "gain"}
     source = record.get("source")
     if source is not None:
         source = _read_data(source) if "labels" in source else source["name"]
@@ -213,14 +213,14 @@ def _read_predictions(path: Path, labels: Labels, thresholds: list[float] | None
 
     if not path.exists():
         return {}
-    table, found = pq.read_table(path), {}
+    table, predictions = pq.read_table(path), {}
     for name in table["split"].unique().to_pylist():
         rows = table.filter(pc.field("split") == name).to_pydict()
         targets, predicted = (labels.encode(rows[column]).astype(np.int64) for column in ("true", "predicted"))
         probabilities = checked_probabilities(rows["probabilities"])
         limits = np.asarray(thresholds or [0.5] * labels.num_labels)
-        found[name] = Predictions(labels, np.asarray(rows["id"]), targets, predicted, probabilities, limits)
-    return found
+        predictions[name] = Predictions(labels, np.asarray(rows["id"]), targets, predicted, probabilities, limits)
+    return predictions
 
 
 def write_comparison(result: "ComparisonResult") -> None:
@@ -256,7 +256,7 @@ def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "Comparison
 
 def card_results(result: "RunResult") -> dict[str, Any]:
     """Return what a saved classifier's record says of its making and its scores, for the model card."""
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "data": result.data.name,
         "rows": {name: rows for name, rows in result.data.rows.items() if name in (*_SPLITS, "calibration")},
         "label_counts": result.data.label_counts,
@@ -269,12 +269,12 @@ def card_results(result: "RunResult") -> dict[str, Any]:
     }
     if (transfer := result.transfer) is not None and (source := transfer.source) is not None:
         name = source.name if isinstance(source, DataSummary) else source
-        found["transfer"] = {"name": transfer.name, "source": {"name": name}}
+        results["transfer"] = {"name": transfer.name, "source": {"name": name}}
     if "test" in result.scores:
-        found["test"] = result.scores["test"]
+        results["test"] = result.scores["test"]
     if result.verdict is not None:
-        found["verdict"] = result.verdict.to_record()
-    return found
+        results["verdict"] = result.verdict.to_record()
+    return results
 
 
 def plain(value: Any) -> Any:

@@ -90,7 +90,7 @@ class DataSummary:
     @property
     def rows(self) -> dict[str, int]:
         """Number of rows by split."""
-        return {split: found["rows"] for split, found in self.fingerprints.items()}
+        return {split: counted["rows"] for split, counted in self.fingerprints.items()}
 
 
 def label_counts(targets: np.ndarray, labels: Labels) -> dict[str, int]:

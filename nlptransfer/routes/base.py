@@ -198,7 +198,7 @@ class Route(SavedFormat):
         return False
 
     @property
-    def is_solved(self) -> bool:
+    def fits_head(self) -> bool:
         """Tell whether the last layer alone learns, and is fitted."""
         return False
 

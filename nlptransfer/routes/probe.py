@@ -182,16 +182,16 @@ class Probe(PooledRoute):
         words = "word2vec" in self.features
         return CardSection(
             f"The encoder stayed as it is. A head (`{self.head_type}`) was "
-            f"{'fitted' if self.is_solved else 'trained'} on its hidden states (layers: {markdown(str(self.layers))}; "
+            f"{'fitted' if self.fits_head else 'trained'} on its hidden states (layers: {markdown(str(self.layers))}; "
             f"pooling: {', '.join(self.pooling)}){', with the mean of word vectors beside them' if words else ''}.",
             relation="adapter",
-            has_steps=not self.is_solved,
+            has_steps=not self.fits_head,
             holds_words=words,
         )
 
     def check_export(self) -> None:
         # The head is given the mean of the windows' features; a graph gives logits of each.
-        if not self.is_solved and self.long_text == "windows":
+        if not self.fits_head and self.long_text == "windows":
             raise SettingError(
                 "export: expected a probe with head_type=linear where long_text=windows, found mlp: train it with "
                 "head_type=linear, long_text=head_tail or a larger max_length"

@@ -110,11 +110,11 @@ class Word2Vec(PooledRoute):
         return CardSection(
             f"The word vectors are {source} {base_name(base)}{size}. They "
             f"{'learned too' if self.train_vectors else 'stayed as they are'}; on them a head (`{self.head_type}`) was "
-            f"{'fitted' if self.is_solved else 'trained'}.",
+            f"{'fitted' if self.fits_head else 'trained'}.",
             relation="adapter",
             loading_code=pipeline_code(record, repo_id, "\nimport nlptransfer.word2vec  # registers the model type\n"),
             loading_needs="In transformers, with nlptransfer installed",
-            has_steps=not self.is_solved,
+            has_steps=not self.fits_head,
             unit="words",
             unknown="words without a vector",
             holds_words=True,

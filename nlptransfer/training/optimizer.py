@@ -57,7 +57,7 @@ class TrainingSettings(Settings):
     """epochs without a better validation score before training stops; of no effect without validation rows"""
     metric_for_best_model: str | None = None
     """validation score that picks the epoch, of near equals the last: accuracy, or f1_micro with several labels; the
-    strength of a solved head goes by it where it is named, else by the loss"""
+    L2 strength of a fitted head goes by it where it is named, else by the loss"""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """number format of the forward pass"""
     seed: int = 0

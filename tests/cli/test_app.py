@@ -17,7 +17,7 @@ from nlptransfer.vectors.store import open_vectors
 
 LINEAR = ["--set", "head_type=linear", "--no-report"]
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "deliveryae deliveryaf wordab"]
-VERBS = ("finetune", "predict", "evaluate", "vectors", "vectors train", "vectors distill", "vectors show")
+VERBS = ("", "finetune", "predict", "evaluate", "vectors", "vectors train", "vectors distill", "vectors show")
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +171,12 @@ def test_evaluate(command_line, run, remarks_folder, tmp_path):
         main, "evaluate", run.folder, remarks_folder / "test.jsonl", "--metric", "matthews_correlation"
     )
     assert (ended.code, ended.err) == (0, "")
-    found = json.loads(ended.out)
-    assert found["accuracy"] == run.metrics["accuracy"] and found["mcc"] == found["matthews_correlation"]
+    scores = json.loads(ended.out)
+    assert scores["accuracy"] == run.metrics["accuracy"] and scores["mcc"] == scores["matthews_correlation"]
     call = ["evaluate", run.folder, remarks_folder, "--split", "validation", "--output", tmp_path / "scores.json"]
     assert command_line(main, *call).out == ""
-    assert (
-        sum(each["support"] for each in json.loads((tmp_path / "scores.json").read_text())["per_class"].values()) == 20
-    )
+    per_class = json.loads((tmp_path / "scores.json").read_text())["per_class"]
+    assert sum(each["support"] for each in per_class.values()) == 20
 
 
 # vectors
@@ -213,7 +212,7 @@ for verb in {VERBS!r}:
         main()
     except SystemExit as end:
         assert not end.code, verb
-heavy = ["torch", "transformers", "accelerate", "datasets", "numpy", "gensim", "scipy", "sklearn", "pyarrow"]
+heavy = ["torch", "transformers", "accelerate", "datasets", "numpy", "pandas", "gensim", "scipy", "sklearn", "pyarrow"]
 print("loaded:", [name for name in heavy if name in sys.modules])
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -2,7 +2,8 @@
 
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,10 +67,11 @@ def asked(hub: Hub, method: str, part: str) -> list[int]:
     return [one.received_bytes for one in hub.requests if one.method == method and part in one.path]
 
 
-def refused(*parts: str, **options: object) -> HubError:
-    """The error of a push, which says all these parts in one line."""
+def refused(*parts: str, call: Callable[..., object] = push, **options: object) -> HubError:
+    """The error of a push (or a fetch), which says all these parts in one line."""
+    given = {"repo_id": REPO, **({"card": CARD} if call is push else {}), **options}
     with pytest.raises(HubError) as caught:
-        push(**{"repo_id": REPO, "card": CARD, **options})  # type: ignore[arg-type]
+        call(**given)
     for part in parts:
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -230,23 +232,26 @@ def test_no_token(hub, folder):
     assert hub.requests == []
 
 
-def test_wrong_token(hub, folder):
-    refused("the hub does not know this token", "hf auth login", folder=folder, token="hf_" + "z" * 34)
-
-
-def test_no_right_to_the_name(logged_in, folder):
-    refused("the hub refuses (403: ", "rights to write to other/films", folder=folder, repo_id="other/films")
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"token": "hf_" + "z" * 34}, ("the hub does not know this token", "hf auth login")),
+        ({"repo_id": "other/films"}, ("the hub refuses (403: ", "rights to write to other/films")),
+        (
+            {"card": CARD.replace("apache-2.0", "[1]")},
+            ("the hub refuses (ValueError: Invalid metadata in README.md", "license"),
+        ),
+    ],
+    ids=["wrong token", "no right to the name", "a card that the hub does not take"],
+)
+def test_what_the_hub_refuses(logged_in, folder, options, parts):
+    refused(*parts, folder=folder, **options)
+    assert all(logged_in.files(name) == {} for name in logged_in.repos)
 
 
 def test_name_taken_by_another_type(logged_in, folder):
     logged_in.fail("GET", MODEL_INFO, status=404, error_code="RepoNotFound", times=2)
     refused("expected a name for a model, found that it is taken by another type of repo", folder=folder)
-
-
-def test_a_card_that_the_hub_does_not_take(logged_in, folder):
-    card = CARD.replace("apache-2.0", "[1]")
-    refused("the hub refuses (ValueError: Invalid metadata in README.md", "license", folder=folder, card=card)
-    assert logged_in.files(REPO) == {}
 
 
 def test_token_that_may_only_read(hub, folder):
@@ -466,13 +471,7 @@ def read(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def not_fetched(*parts: str, **options: object) -> None:
-    with pytest.raises(HubError) as caught:
-        fetch(**{"repo_id": REPO, **options})  # type: ignore[arg-type]
-    for part in parts:
-        assert part in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert caught.value.__cause__ is None and caught.value.__context__ is None
+not_fetched = partial(refused, call=fetch)
 
 
 def test_what_was_pushed_is_fetched(logged_in, folder):

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from transformers import AutoModelForMaskedLM
 
@@ -15,8 +14,8 @@ from helpers.corpora import HELD_OUT, WORDS, text_of
 from helpers.corpora import topic_splits as words
 from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
-from helpers.runs import finetune
-from helpers.transfers import QUICK, ROUTES, SOLVED, sides_of, weights
+from helpers.runs import finetune, same_weights
+from helpers.transfers import FITTED, QUICK, ROUTES, sides_of
 from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.data.labels import Labels
@@ -54,7 +53,7 @@ FITTING = [
     (route, name)
     for route in ("words linear", "words mlp", "probe linear", "full", "lora")
     for name in FREE
-    if not (name in STEPPED_ONLY and route in SOLVED)
+    if not (name in STEPPED_ONLY and route in FITTED)
 ]
 
 
@@ -91,7 +90,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
     if name == "adapt":
         tried = told.stages["align"].curve
         assert [(one["method"], one["trade_off"]) for one in tried] == [("none", 0), ("coral", 0.5), ("coral", 1)]
-    elif name != "selftrain" and route not in SOLVED:
+    elif name != "selftrain" and route not in FITTED:
         # Where D is asked to count nothing it has no gradient, and one where it does.
         assert stage.curve[0]["trade_off"] == 0
 
@@ -185,8 +184,7 @@ def test_no_label_of_the_target_is_reached(name, adapt):
     one, other = (adapt(route, name, data=data, **own) for data in (rows, turned))
     assert one.data == other.data
     assert one.metrics == other.metrics
-    first, second = weights(one), weights(other)
-    assert all(np.array_equal(first[weight], second[weight]) for weight in first)
+    assert same_weights(one, other)
 
 
 @pytest.mark.usefixtures("told_apart")
@@ -194,8 +192,7 @@ def test_no_test_row_is_reached_by_a_choice(adapt):
     rows = words(SIZES, 1)
     others = rows | {"test": words(SIZES, 7)["test"]}
     one, other = (adapt("words linear", "selftrain", data=data, **ANY_SHIFT) for data in (rows, others))
-    first, second = weights(one), weights(other)
-    assert all(np.array_equal(first[weight], second[weight]) for weight in first)
+    assert same_weights(one, other)
     told, others_told = (run.stages for run in (one, other))
     assert [stage.chosen for stage in told.values()] == [stage.chosen for stage in others_told.values()]
 
@@ -281,9 +278,7 @@ def test_resumes_without_doing_a_candidate_twice(adapt, tmp_path, monkeypatch):
         patch.setattr("nlptransfer.experiments.stages.fit_variant", counted)
         again = adapt("words mlp", strategy, output_dir=folder)
     assert done == [{"trade_off": value} for value in (0.0, 0.5, 0.5, 1.0)]
-    first, second = weights(whole), weights(again)
-    assert all(np.array_equal(first[weight], second[weight]) for weight in first)
-    assert whole.metrics == again.metrics
+    assert same_weights(whole, again) and whole.metrics == again.metrics
 
 
 # What is refused
