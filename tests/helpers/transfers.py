@@ -33,7 +33,7 @@ ROUTES: dict[str, dict[str, Any]] = {
     "full": {"route": "full", "max_length": 16, **ENCODERS},
     "lora": {"route": "lora", "max_length": 16, "rank": 4, **ENCODERS},
 }
-SOLVED = ("words linear", "probe linear")
+FITTED = ("words linear", "probe linear")
 
 
 def sides_of(

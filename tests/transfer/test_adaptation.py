@@ -15,7 +15,7 @@ from helpers.corpora import topic_splits as words
 from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune, same_weights
-from helpers.transfers import QUICK, ROUTES, SOLVED, sides_of
+from helpers.transfers import FITTED, QUICK, ROUTES, sides_of
 from nlptransfer import Classifier, RunResult
 from nlptransfer.errors import SettingError
 from nlptransfer.experiments import fitting
@@ -50,7 +50,7 @@ FITTING = [
     (route, name)
     for route in ("words linear", "words mlp", "probe linear", "full", "lora")
     for name in FREE
-    if not (name in STEPPED_ONLY and route in SOLVED)
+    if not (name in STEPPED_ONLY and route in FITTED)
 ]
 
 
@@ -87,7 +87,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
     if name == "adapt":
         tried = told.stages["align"].curve
         assert [(one["method"], one["trade_off"]) for one in tried] == [("none", 0), ("coral", 0.5), ("coral", 1)]
-    elif name != "selftrain" and route not in SOLVED:
+    elif name != "selftrain" and route not in FITTED:
         # Where D is asked to count nothing it has no gradient, and one where it does.
         assert stage.curve[0]["trade_off"] == 0
 

@@ -27,7 +27,7 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.models import architectures, loading
-from nlptransfer.routes.base import Built
+from nlptransfer.routes.base import Built, set_length
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
 from nlptransfer.routes.word2vec import Word2Vec
@@ -212,7 +212,7 @@ def test_the_loss_is_what_transformers_computes(kind, tmp_path):
 
 
 def test_long_texts_are_read_whole_and_what_has_nothing_to_predict_is_left_out(masked):
-    tokenizer = loading.load_tokenizer(masked, 8)
+    tokenizer = set_length(loading.load_tokenizer(masked), 8, [])
     texts = [" ".join(WORDS[:14]), "unheard words", "word3"]
     rows = _examples(texts, tokenizer, masking()).rows
     assert (len(rows), rows.windows) == (4, None)

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.folders import RUN_FILES, files_of, no_path_in
 from helpers.runs import finetune, same_weights
-from helpers.transfers import ALONE, QUICK, ROUTES, SOLVED, sides_of, weights
+from helpers.transfers import ALONE, FITTED, QUICK, ROUTES, sides_of, weights
 from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import NlpTransferError, SettingError
@@ -63,7 +63,7 @@ FITTING = [
     (route, name)
     for route in ROUTES
     for name in ("copy", "sequential", "joint", "select_features", "relational")
-    if not (name == "select_features" and route not in SOLVED) and not (name == "relational" and route in SOLVED)
+    if not (name == "select_features" and route not in FITTED) and not (name == "relational" and route in FITTED)
 ]
 
 
