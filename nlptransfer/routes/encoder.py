@@ -48,6 +48,7 @@ class EncoderRoute(Route):
         texts = [*data.train.texts, *extra]
         tokenizer = set_length(load_tokenizer(encoder), self.max_length, texts)
         model, fresh = self.make_model(encoder, data, tokenizer, seed)
+        self.freeze(model)
         if self.gradient_checkpointing:
             _compute_activations_twice(model)
         unknown = unknown_share(encode(texts, tokenizer, tokenizer.model_max_length).ids, tokenizer)

@@ -167,7 +167,7 @@ class _Loop:
 
     @property
     def pass_rows(self) -> int:
-        """Rows of one forward pass over all processes."""
+        """Return the rows of one forward pass over all processes."""
         return self.report.rows_per_pass * self.processes
 
     def run(self) -> TrainingReport:
