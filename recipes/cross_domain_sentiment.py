@@ -1,6 +1,6 @@
 """From films to gadgets and back, no label of the target looked at: what is closed of the gap to one that knew them?
 
-python recipes/cross_domain_sentiment.py                                  by coral, self-training and adapt, solved
+python recipes/cross_domain_sentiment.py                                  by coral, self-training and adapt, fitted
 python recipes/cross_domain_sentiment.py --all                            by mmd and dann too, and by word vectors
 python recipes/cross_domain_sentiment.py books dvd kitchen --all          folders of yours, each to each other
 python recipes/cross_domain_sentiment.py books dvd --unlabeled unlabeled.jsonl.gz

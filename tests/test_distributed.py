@@ -17,7 +17,7 @@ import pytest
 from helpers.corpora import cut, write_splits
 from helpers.encoders import make_film_base
 from helpers.folders import ROOT
-from helpers.side_by_side import BEGUN_ANEW, CNN, DISTANCES, NOT_SHARDED, ROUTES, SOLVED, TRANSFERS
+from helpers.side_by_side import BEGUN_ANEW, CNN, DISTANCES, FITTED, NOT_SHARDED, ROUTES, TRANSFERS
 from nlptransfer import ComparisonResult, RunResult, distributed
 from nlptransfer.cli import app
 from nlptransfer.errors import DataError
@@ -140,7 +140,7 @@ def test_two_processes_learn_what_one_learns_by_every_encoder_route(name, by, ru
         assert difference < (1e-4 if weight.endswith("key.bias") else 1e-5), weight
     assert one.metrics["per_class"] == two.metrics["per_class"] and one.metrics["rows"] == two.metrics["rows"]
     trainings = [run.training for run in (one, two)]
-    if name in SOLVED:
+    if name in FITTED:
         assert not any(training.history for training in trainings)
         return
     begun_anew = name == BEGUN_ANEW

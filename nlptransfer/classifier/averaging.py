@@ -14,9 +14,7 @@ from nlptransfer.settings import check
 def average(
     classifiers: Sequence[Classifier], weights: Sequence[float] | None = None, base: str | None = None
 ) -> Classifier:
-    """Average adapters of one base: the weights that they add to its own, and their heads.
-
-    The result is exact: the rank of the average is the sum of the ranks. It is saved, merged and pushed as any other.
+    """Average adapters of one base, and their heads: exactly, as the rank of the average is the sum of the ranks.
 
     Args:
         classifiers: with adapters, the same labels and the same adapted layers.
@@ -40,7 +38,7 @@ def average(
         _check_alike(first, other, number)
     record = {"base": first.record.get("base", {}), "average": {"weights": shares}}
     route, model = first.route.averaged(
-        [(one.route, one.model) for one in classifiers], shares, first.labels, first.tokenizer, record["base"], base
+        [one.model for one in classifiers], shares, first.labels, first.tokenizer, record["base"], base
     )
     return replace(first, route=route, model=model.to(distributed.state().device), thresholds=None, record=record)
 

@@ -79,11 +79,7 @@ class Classifier:
     """the form that texts are brought into before the tokenizer sees them, as they were in training"""
 
     def logits(self, texts: Sequence[str], *, share: bool = False) -> np.ndarray:
-        """Return logits, (texts, labels) float32.
-
-        Args:
-            share: whether all processes call this together, in a run, and each works on a part.
-        """
+        """Return logits, (texts, labels) float32; with ``share`` all processes call this, and each works on a part."""
         return self._logits_of_normalized(normalize(self.normalization, texts), share=share)
 
     def _logits_of_normalized(self, texts: Sequence[str], *, share: bool = False) -> np.ndarray:

@@ -35,17 +35,11 @@ def export_onnx(
     *,
     int8: bool = False,
 ) -> tuple[Exported, OnnxForSequenceClassification, dict[str, Any]]:
-    """Write a classifier's ONNX graph, and compare it with the live model.
+    """Write a classifier's ONNX graph into an empty folder, and compare it with the live model on some texts.
 
     The graph takes token ids of any number of texts of any length, and gives logits. An adapter is merged first, and a
-    frozen encoder is in the graph.
-
-    Args:
-        route: of the model.
-        texts: some texts, of several tokens each, on which graph and model are compared.
-        folder: an empty one, for the graph; the format copies it from there when it saves the model.
-        int8: whether weights are kept in 8 bits, and activations rounded to 8 bits where they are multiplied with
-            them. The difference is then recorded and has no limit.
+    frozen encoder is in the graph. With ``int8`` weights are kept in 8 bits, and activations rounded to 8 bits where
+    they are multiplied with them; the difference is then recorded and has no limit.
 
     Returns:
         Format and model, and for the record: ``format``, "onnx" or "onnx int8", and the largest difference of a logit.

@@ -38,18 +38,12 @@ def verified(
     """Open a folder that was just saved, by the classes that its card names and under another seed, and compare.
 
     Args:
-        route: the format that saved it.
-        folder: with all but the record.
-        base: what the record says of the base.
         texts: the made ones first.
         live: (texts, labels) logits of the live model.
         made: how many of the texts are made.
 
     Returns:
         For the record: made texts, their logits, the largest difference, and what opened the folder.
-
-    Raises:
-        VerificationError: a logit differs by more than ``TOLERANCE``.
     """
     logits = reopened_logits(route, folder, base, texts)
     difference = check_equal(live, logits, f"after saving it and opening it again with {route.opened_by}")
@@ -81,13 +75,7 @@ def check_equal(live: np.ndarray, other: np.ndarray, when: str) -> float:
 
 
 def check_logits(verified: Mapping[str, Any], logits: np.ndarray, where: str) -> None:
-    """Raise a VerificationError where logits differ from a record's by more than another machine's rounding.
-
-    Args:
-        verified: as ``verified`` returned it.
-        logits: (texts, labels) of its texts now.
-        where: what was opened, for the error.
-    """
+    """Raise a VerificationError where logits differ from a record's by more than another machine's rounding."""
     saved = np.array(verified["logits"], dtype=np.float64)
     tolerance = ELSEWHERE * max(1.0, float(np.abs(saved).max(initial=0)))
     difference = largest_difference(saved, logits)

@@ -21,7 +21,7 @@ from nlptransfer.experiments.environment import cost_of, machine, speeds, versio
 from nlptransfer.experiments.scoring import score_splits
 from nlptransfer.results import DataSummary, Fit, RunResult, begin_run, claim, plain
 
-STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+INVERSE_L2 = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Inverse L2 strengths (scikit-learn's C) that validation chooses among."""
 MOST_ITERATIONS = 1000
 BLANKS = 0.05
@@ -96,16 +96,16 @@ def fit_tfidf(data: Data) -> FittedBaseline:
     vectorizer = TfidfVectorizer(**form, sublinear_tf=True)
     features, validation_features = vectorizer.fit_transform(train.texts), vectorizer.transform(validation.texts)
     logits, losses = {}, {}
-    for strength in STRENGTHS:
-        logits[strength] = _Regression.fit(features, train.targets, labels, strength).logits(validation_features)
-        probabilities = to_probabilities(logits[strength], labels)
-        losses[strength] = score_predictions(validation.targets, probabilities, labels, resamples=0)["loss"]
-    strength = min(losses, key=lambda one: (losses[one], one))
+    for inverse_l2 in INVERSE_L2:
+        logits[inverse_l2] = _Regression.fit(features, train.targets, labels, inverse_l2).logits(validation_features)
+        probabilities = to_probabilities(logits[inverse_l2], labels)
+        losses[inverse_l2] = score_predictions(validation.targets, probabilities, labels, resamples=0)["loss"]
+    inverse_l2 = min(losses, key=lambda one: (losses[one], one))
 
     vectorizer = TfidfVectorizer(**form, sublinear_tf=True)
     features = vectorizer.fit_transform([*train.texts, *validation.texts])
     targets = np.concatenate([train.targets, validation.targets])
-    regression = _Regression.fit(features, targets, labels, strength)
+    regression = _Regression.fit(features, targets, labels, inverse_l2)
     temperature, thresholds = 1.0, None
     if len(calibration):
         raw = regression.logits(vectorizer.transform(calibration.texts))
@@ -119,16 +119,16 @@ def fit_tfidf(data: Data) -> FittedBaseline:
             regression.logits(vectorizer.transform(texts)) / temperature, labels
         ),
         thresholds=thresholds,
-        held_out=to_probabilities(logits[strength] / temperature, labels),
+        held_out=to_probabilities(logits[inverse_l2] / temperature, labels),
         parameters=parameters,
         size_mb=(8 * (parameters + len(words)) + sum(len(word.encode()) for word in words)) / 2**20,
         fit=Fit(
             seconds=time.perf_counter() - started,
-            examples=len(STRENGTHS) * len(train) + len(targets),
+            examples=len(INVERSE_L2) * len(train) + len(targets),
             chosen_by="validation",
             details={
-                "solved": "train+validation",
-                "strength": strength,
+                "fitted_on": "train+validation",
+                "inverse_l2": inverse_l2,
                 "validation_losses": {f"{one:g}": loss for one, loss in losses.items()},
                 "analyzer": analyzer,
                 "ngrams": list(ngrams),
@@ -154,10 +154,10 @@ class _Regression:
     """(labels,)"""
 
     @classmethod
-    def fit(cls, features: sparse.csr_matrix, targets: np.ndarray, labels: Labels, strength: float) -> "_Regression":
+    def fit(cls, features: sparse.csr_matrix, targets: np.ndarray, labels: Labels, inverse_l2: float) -> "_Regression":
         weight, bias = np.zeros((labels.num_labels, features.shape[1])), np.full(labels.num_labels, UNSEEN)
         if not labels.multi_label:
-            fitted = _fitted(features, targets, strength)
+            fitted = _logistic(features, targets, inverse_l2)
             if len(fitted.classes_) == 2:
                 # scikit-learn has one row for two classes: the logit of the second, where the first's is 0.
                 bias[fitted.classes_] = 0.0, fitted.intercept_[0]
@@ -169,7 +169,7 @@ class _Regression:
             if column.all():
                 bias[label] = -UNSEEN
             elif column.any():
-                fitted = _fitted(features, column, strength)
+                fitted = _logistic(features, column, inverse_l2)
                 weight[label], bias[label] = fitted.coef_[0], fitted.intercept_[0]
         return cls(weight, bias)
 
@@ -178,7 +178,7 @@ class _Regression:
         return cast(np.ndarray, np.asarray(features @ self.weight.T) + self.bias)
 
 
-def _fitted(features: sparse.csr_matrix, targets: np.ndarray, strength: float) -> Any:
+def _logistic(features: sparse.csr_matrix, targets: np.ndarray, inverse_l2: float) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -186,7 +186,7 @@ def _fitted(features: sparse.csr_matrix, targets: np.ndarray, strength: float) -
     with threadpool_limits(1), warnings.catch_warnings():
         # The weakest strengths can want more steps than they are worth; validation judges what they gave.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=strength, max_iter=MOST_ITERATIONS).fit(features, targets)
+        return LogisticRegression(C=inverse_l2, max_iter=MOST_ITERATIONS).fit(features, targets)
 
 
 def run_baseline(name: str, data: Data, settings: DataSettings, folder: Path) -> RunResult:

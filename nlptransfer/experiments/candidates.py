@@ -57,7 +57,7 @@ class Candidate:
     @property
     def is_tuned(self) -> bool:
         """Whether it trains at a learning rate; the L2 of a fitted head is always chosen."""
-        return self.route is not None and not self.route.is_solved
+        return self.route is not None and not self.route.fits_head
 
     def described(self) -> dict[str, Any]:
         """Return name, route with its settings, and base: no path of this machine."""

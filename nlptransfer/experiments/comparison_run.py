@@ -51,7 +51,7 @@ log = logging.getLogger("nlptransfer")
 
 SHOWN_SETTINGS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
 """Training settings of a candidate that trains by gradient steps, as its result has them."""
-CHOSEN_SETTINGS = ("l2_strength", "strength", "analyzer", "ngrams", "chosen")
+CHOSEN_SETTINGS = ("l2", "inverse_l2", "analyzer", "ngrams", "chosen")
 """What else a run can choose by itself."""
 clock = time.monotonic
 

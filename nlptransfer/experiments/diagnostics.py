@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nlptransfer.evaluation import score_predictions, to_probabilities
 from nlptransfer.experiments.fitting import Learning
-from nlptransfer.models import layer_name, predict_logits, standing_in
+from nlptransfer.models import layer_name, standing_in
 from nlptransfer.training import SOURCE, TARGET, UNLABELED
 from nlptransfer.transfer import cached_proxy_a_distance, chance_distance, linear_cka, proxy_a_distance
 
@@ -34,10 +34,8 @@ def scores_by_role(learning: Learning, when: str) -> dict[str, dict[str, Any]]:
             continue
         name = "test" if len(task.data.test) else "validation"
         split = task.data.splits[name]
-        rows = learning.route.rows(learning.built.model, learning.built.tokenizer, split.texts, share=True)
         with standing_in(learning.head, learning.source_head if role == SOURCE else None):
-            logits = predict_logits(learning.built.model, rows, share=True)
-        probabilities = to_probabilities(logits, task.data.labels)
+            probabilities = to_probabilities(learning.logits(split.texts), task.data.labels)
         scores[role] = {"split": name, when: score_predictions(split.targets, probabilities, task.data.labels)}
     return scores
 

@@ -1,11 +1,11 @@
-"""Fit one stage of a transfer, in one variant: by the training loop, by a linear solver, or on plain text.
+"""Fit one stage of a transfer, in one variant: by the training loop, by L-BFGS, or on plain text.
 
 This file knows what a stage learns from. It does not know which stages there are, nor how variants are compared.
 """
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,11 @@ class Learning:
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Put copied weights back into the model."""
         self.built.model.load_state_dict(weights, strict=False)
+
+    def logits(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (texts, labels) logits of the model as it is."""
+        model = self.built.model
+        return predict_logits(model, self.route.rows(model, self.built.tokenizer, texts, share=True), share=True)
 
     def is_new(self, module: nn.Module) -> set[str]:
         """Return names of the parameters of a last layer that was newly initialized for the target."""
@@ -142,11 +147,11 @@ def _fit_and_restart_if_collapsed(
     The better of the two is kept, of equals the second.
     """
     route = variant.route
-    start = {} if route.is_solved else learning.weights(route)
+    start = {} if route.fits_head else learning.weights(route)
     first = _fit(learning, stage, variant, settings, checkpoints)
     score, rate = first.fit.best_score, settings.learning_rate
     majority = learning.tasks[stage.roles[0]].majority_score()
-    if route.is_solved or score is None or majority is None or rate is None or score > majority:
+    if route.fits_head or score is None or majority is None or rate is None or score > majority:
         return first
     lower = rate * COLLAPSED_RATE
     log.warning(
@@ -174,7 +179,7 @@ def _fit_and_restart_if_collapsed(
 
 
 def _fit(learning: Learning, stage: Stage, variant: Variant, settings: TrainingSettings, checkpoints: Path) -> Fitted:
-    """Train the model in place, by the linear solver where the route's last layer alone learns, else by the loop."""
+    """Train the model in place, by L-BFGS where the route's last layer alone learns, else by the loop."""
     route, transfer = variant.route, cast(Transfer, variant.transfer)
     model, roles, started = learning.built.model, transfer.learns_from(stage), time.perf_counter()
     tasks = {role: learning.tasks[role] for role in roles}
@@ -189,7 +194,7 @@ def _fit(learning: Learning, stage: Stage, variant: Variant, settings: TrainingS
     if inputs[roles[0]] is not None:
         held_out = Features(cast(Any, route.head_inputs(module, validation_rows)), validation.targets)
         fitted = _fit_head(learning, stage, variant, tasks, cast(dict[str, np.ndarray], inputs), held_out)
-        if route.is_solved:
+        if route.fits_head:
             return _with_cost(fitted, started, sum(map(len, rows)) + len(validation_rows))
     prepared = time.perf_counter() - started
     new, last_layer = learning.is_new(module), route.head(cast(Any, module))
@@ -242,16 +247,16 @@ def _fit_head(
         )
         for role, task in tasks.items()
     }
-    if variant.route.is_solved or stage.learns == "head":
-        solved = cast(Transfer, variant.transfer).solve(stage, heads, _source_head(learning))
+    if variant.route.fits_head or stage.learns == "head":
+        fitted = cast(Transfer, variant.transfer).fit_head(stage, heads, _source_head(learning))
     else:
-        solved = heads[stage.roles[0]].choose(refit=False)
-    weight, bias = distributed.from_main(solved.head)
+        fitted = heads[stage.roles[0]].choose_l2(refit=False)
+    weight, bias = distributed.from_main(fitted.head)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
         if head.bias is not None:
             head.bias.copy_(torch.from_numpy(bias))
-    return Fitted(Fit.from_record(solved.record), solved.held_out)
+    return Fitted(Fit.from_record(fitted.record), fitted.held_out)
 
 
 def _source_head(learning: Learning) -> Head:
@@ -269,4 +274,4 @@ def _with_cost(fitted: Fitted, started: float, examples: int) -> Fitted:
 def _takes_last_epoch(stage: Stage, route: Route) -> bool:
     # Without a head no score tells epochs apart, and the best epoch for the source need not be the best for the
     # target; variants are compared at the same epoch, that of the source alone too.
-    return stage.learns == "representation" or (UNLABELED in stage.roles and not route.is_solved)
+    return stage.learns == "representation" or (UNLABELED in stage.roles and not route.fits_head)

@@ -59,7 +59,7 @@ def paired_runs(make: Make, config: RunConfig, seeds: int, folder: Path, *, save
         seeded = replace(seeded, training=replace(seeded.training, seed=seed))
         name = seeded.transfer.name
         with_source = run(seeded, folder / f"{name}-{seed}", save_model=save_model).without_model()
-        shares = name not in OTHER_STEPS or seeded.route.is_solved
+        shares = name not in OTHER_STEPS or seeded.route.fits_head
         place = folder / (f"direct-{seed}" if shares else f"direct-as-{name}-{seed}")
         direct = run(_direct(seeded, with_source), place, save_model=save_model).without_model()
         pairs.append(Pair(with_source, direct))
@@ -80,7 +80,7 @@ def _direct(config: RunConfig, finished: RunResult) -> RunConfig:
     if config.source is not None and config.source.classifier is not None and base is None:
         base = ((config.source.classifier.record or {}).get("base") or {}).get("name")
     route, training = config.transfer.at(ON_TARGET, config.route, config.training)
-    if not route.is_solved:
+    if not route.fits_head:
         resolved = route.defaults(config.data)
         stages = finished.settings["stages"]
         for stage in ("target", "joint"):
@@ -98,7 +98,7 @@ def _direct(config: RunConfig, finished: RunResult) -> RunConfig:
 def _seeds_for(config: RunConfig, seeds: int | None) -> int:
     """Return how many seeds are needed: one where a linear head is fitted on the same rows and nothing is drawn."""
     few = are_few(len(config.data.train), len(config.data.validation))
-    if config.route.is_solved and config.data_settings.max_train_rows is None and not few:
+    if config.route.fits_head and config.data_settings.max_train_rows is None and not few:
         return 1
     return SEEDS if seeds is None else seeds
 

@@ -6,7 +6,6 @@ This file does not know how a stage is fitted: fitting.py does.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +21,7 @@ from nlptransfer.experiments.diagnostics import (
     similarity,
 )
 from nlptransfer.experiments.fitting import Fitted, Learning, fit_variant
-from nlptransfer.models import predict_logits, relabel
+from nlptransfer.models import relabel
 from nlptransfer.results import CHECKPOINTS, Fit, plain, read_stage, write_stage
 from nlptransfer.routes import Route
 from nlptransfer.training import SOURCE, TARGET, UNLABELED, TrainingSettings
@@ -192,8 +191,8 @@ class _Runner:
             warn_of_shift(evidence[0], names, whatever_shift=transfer.allow_label_shift)
             self.warned = True
         best = choose(evidence, transfer.choose_by, whatever_shift=transfer.allow_label_shift)
-        for variant, found in zip(variants, evidence, strict=True):
-            log.info("%s, %s: information %.4f, risk %.4f", stage.name, variant, found.information, found.risk)
+        for variant, known in zip(variants, evidence, strict=True):
+            log.info("%s, %s: information %.4f, risk %.4f", stage.name, variant, known.information, known.risk)
         log.info("%s, %s: kept, chosen by %s", stage.name, variants[best], transfer.choose_by)
         return best
 
@@ -232,11 +231,10 @@ class _Runner:
         """
         learning = self.learning
         task, texts = learning.tasks[stage.roles[0]], learning.tasks[UNLABELED].data.train.texts
-        validation, model = task.data.validation, learning.built.model
-        rows_of = partial(learning.route.rows, model, learning.built.tokenizer, share=True)
+        validation = task.data.validation
         if logits is None:
-            logits = predict_logits(model, rows_of(validation.texts), share=True)
-        unlabeled = predict_logits(model, rows_of(texts), share=True)
+            logits = learning.logits(validation.texts)
+        unlabeled = learning.logits(texts)
         if self.importance is None:
             labeled = [*task.data.train.texts, *validation.texts]
             if stage.roles[0] == TARGET:

@@ -107,8 +107,8 @@ def _onednn_gains() -> bool:
     left, right = (torch.randn(256, 256, generator=draw) for _ in range(2))
     exact = left.double() @ right.double()
     with _onednn:
-        found = left @ right
-    return float((found - exact).norm() / exact.norm()) < ROUNDING
+        product = left @ right
+    return float((product - exact).norm() / exact.norm()) < ROUNDING
 
 
 def _is_held_back() -> bool:

@@ -36,14 +36,14 @@ class PooledRoute(Route):
     """whether gensim's own files, which are pickles and can run code, are opened"""
 
     @property
-    def is_solved(self) -> bool:
+    def fits_head(self) -> bool:
         return self.is_frozen and self.head_type == "linear"
 
     def head(self, model: PreTrainedModel) -> nn.Linear:
         return _pooled(model).classifier
 
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
-        if not self.is_solved:
+        if not self.fits_head:
             return None
         assert isinstance(rows, FeatureRows)
         return _pooled(model).last_inputs(rows.features)

@@ -1,9 +1,9 @@
 from .augmentation import Augment as Augment
 from .augmentation import augment as augment
+from .lbfgs import Features as Features
 from .lbfgs import Head as Head
-from .linear_head import Features as Features
+from .linear_head import FittedHead as FittedHead
 from .linear_head import HeadTask as HeadTask
-from .linear_head import Solved as Solved
 from .linear_head import are_few as are_few
 from .linear_head import share_weights as share_weights
 from .loop import learned_state as learned_state

@@ -1,69 +1,65 @@
-"""A linear head for one task on frozen features: its strength chosen, then solved with all of the task's rows."""
+"""A linear head for one task on frozen features: choose its L2 strength, then fit it on all of the task's rows."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-from nlptransfer.training.lbfgs import (
-    STRENGTHS,
-    TOWARDS_STRENGTHS,
-    Head,
-    LinearSolution,
-    choose_strength,
-    cross_validated,
-    solve,
-)
+from nlptransfer.errors import TrainingError
+from nlptransfer.training.lbfgs import Features, Head, fit, principal_axes
 from nlptransfer.training.losses import LabelLoss
 
+L2_STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
+"""L2 strengths to choose from, strongest first: each is a penalty l2 / (2 * rows) * |W|^2 on standardized features."""
+TOWARDS_L2_STRENGTHS = (1e5, 1e4, 1000.0, 100.0, 10.0, 1.0, 0.1)
+"""L2 strengths to choose from where the penalty pulls to a source's head: from a copy of it to hardly held."""
+PATIENCE = 2
+"""Weaker strengths that may score worse, one after the other, before the weakest are left out."""
+ROUGH = 1e-5
+"""Share by which a step must lower the objective while strengths are compared."""
+FOLDS = 5
+"""Most folds of cross-validation."""
+FEWEST_ROWS = 4
+"""Rows from which there is cross-validation."""
 FEW_ROWS, FEW_TO_CHOOSE_BY = 1000, 100
 """Fewer labeled rows than the first, with fewer for validation than the second, are all cross-validated instead."""
 
 
-@dataclass(frozen=True)
-class Features:
-    """Rows of features for a linear head, and what they should come out as."""
-
-    values: np.ndarray
-    """(rows, width) float32, standardized"""
-    targets: np.ndarray
-    """(rows,) int64, or (rows, labels) float32"""
-    weights: np.ndarray | None = None
-    """(rows,) what each row counts besides its class; None: all 1"""
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __add__(self, other: "Features") -> "Features":
-        """These rows, then the others."""
-        weights = None
-        if self.weights is not None or other.weights is not None:
-            weights = np.concatenate([self.row_weights(), other.row_weights()])
-        values, targets = np.concatenate([self.values, other.values]), np.concatenate([self.targets, other.targets])
-        return Features(values, targets, weights)
-
-    def row_weights(self) -> np.ndarray:
-        """(rows,) float64"""
-        return np.ones(len(self)) if self.weights is None else self.weights.astype(np.float64)
+Split: TypeAlias = tuple[np.ndarray | slice, np.ndarray | slice]
+"""Places of the rows that are trained on, and of those that are held out."""
 
 
 @dataclass(frozen=True)
-class Solved:
-    """A head, and how it was come by."""
+class FittedHead:
+    """A head, and how its L2 strength was chosen."""
 
     head: Head
     score: float
-    """on rows that it had not seen, at the chosen strength"""
+    """on held-out rows, at the chosen strength"""
     held_out: np.ndarray
-    """(validation rows, labels) logits of a head that has not seen these rows"""
+    """(validation rows, labels) logits of a head that was not fitted on these rows"""
     record: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class _Scored:
+    """An L2 strength and what it scored."""
+
+    l2: float
+    score: float
+    logits: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    """of the held-out rows"""
+    head: Head | None = None
+    """of all rows that were trained on, or of a fold's"""
+
+
+@dataclass(frozen=True)
 class HeadTask:
-    """A linear head to be solved for a task."""
+    """A linear head to be fitted for a task."""
 
     criterion: LabelLoss
     train: Features
@@ -74,11 +70,11 @@ class HeadTask:
     seed: int = 0
     """of the folds"""
     by_loss: bool = True
-    """whether the strength is chosen by the loss, which tells more of the same rows than a score does; else by that"""
+    """whether the loss chooses the strength, which says more of the same rows than a score does; else ``score``"""
     folds_know: bool = False
-    """whether a fold that held out a training row would know it all the same: from altered copies of it, or from an
-    encoder that has learned from it"""
-    strength: float | None = None
+    """whether a fold would know the training rows that it holds out: from altered copies of them, or from an encoder
+    that was trained on them"""
+    l2: float | None = None
     """the L2 strength, above 0, where it is not to be chosen"""
 
     @property
@@ -87,140 +83,110 @@ class HeadTask:
         return not self.folds_know and are_few(len(self.train), len(self.validation))
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "HeadTask":
-        """The same task with a function of its features, (rows, width) -> (rows, width)."""
+        """Return the same task with a function of its features, (rows, width) -> (rows, width)."""
         train, validation = (replace(part, values=function(part.values)) for part in (self.train, self.validation))
         return replace(self, train=train, validation=validation)
 
-    def only(self, columns: np.ndarray) -> "HeadTask":
-        """The same task with all other features 0.
+    def choose_l2(
+        self, *, towards: Head | None = None, extra: Features | None = None, share: float = 1.0, refit: bool = True
+    ) -> FittedHead:
+        """Choose the L2 strength on held-out rows, and fit the head with it.
+
+        Few rows are held out fold by fold (folds are stratified, at most as many as the rarest label has rows), of
+        many rows the validation rows are. Strengths are fitted from the strongest on, each from the last, until they
+        get worse. Of equals the strongest is chosen.
 
         Args:
-            columns: (width,) bool
-        """
-        return self.mapped(lambda values: values * columns)
-
-    def choose(
-        self, *, towards: Head | None = None, beside: Features | None = None, share: float = 1.0, refit: bool = True
-    ) -> Solved:
-        """The L2 strength that scores best on rows held out, and the head that it gives with all rows.
-
-        Args:
-            towards: a head that weights are held close to, in place of 0.
-            beside: rows of another task that are learned too and never judged; their weights say what each counts.
-            share: what the rows of this task count together, where others are beside them.
-            refit: whether the validation rows are learned in the end; without, they alone choose.
+            towards: a head that the penalty pulls to, in place of 0; it must not have been fitted on these targets.
+            extra: rows of another task that are always trained on and never held out, with their weights.
+            share: weight of all rows of this task together, where there are extra ones.
+            refit: whether the validation rows are trained on in the end; without, they alone choose.
 
         Raises:
-            TrainingError: features that are not all finite, or too few rows to hold any out.
+            TrainingError: features that are not all finite, a score that is not, or too few rows to hold any out.
         """
-        folds = refit and self.has_few_rows
-        if folds:
-            solution, logits, head = self._cross_validated(towards, beside, share)
-        else:
-            solution, logits, head = self._validated(towards, beside, share, refit)
-        best = self.score((self._rows if folds else self.validation).targets, logits)
+        crossed, first = refit and self.has_few_rows, len(self.train)
+        rows = self.train + self.validation
+        splits = _folds(rows.targets, self.seed) if crossed else [(slice(first), slice(first, None))]
+
+        def with_extra(part: Features) -> Features:
+            return part if extra is None else replace(part, weights=share_weights(self.criterion, part, share)) + extra
+
+        parts = [with_extra(rows[kept]) for kept, _ in splits]
+        whole = with_extra(rows) if refit else parts[0]
+        axes = principal_axes(whole if crossed else parts[0])
+        fit_part = partial(fit, self.criterion, towards=towards, has_bias=self.has_bias, axes=axes)
+
+        held_out = rows if crossed else self.validation
+        scores: dict[float, float] = {}
+        starts: list[Head | None] = [towards] * len(parts)
+        best, worse = _Scored(math.nan, -math.inf), 0
+        for l2 in self._strengths(towards):
+            heads = [fit_part(part, l2, start=start, ftol=ROUGH) for part, start in zip(parts, starts, strict=True)]
+            logits = np.empty((len(rows), len(self.criterion.class_weights)), np.float32)
+            for (_, out), (weight, bias) in zip(splits, heads, strict=True):
+                logits[out] = rows.values[out] @ weight.T + bias
+            logits = logits[len(rows) - len(held_out) :]
+            scores[l2] = self._metric(held_out.targets, logits)
+            if scores[l2] > best.score:
+                best, worse = _Scored(l2, scores[l2], logits, heads[0]), 0
+            elif scores[l2] < best.score:
+                worse += 1
+                if worse == (1 if self.by_loss else PATIENCE):
+                    break
+            starts = [*heads]
+        score = self.score(held_out.targets, best.logits)
         record = {
-            "solved": "train+validation" if refit else "train",
-            "chosen_by": "default" if self.strength else "cross-validation" if folds else "validation",
-            "l2_strength": solution.strength,
-            "validation_scores": {f"{strength:g}": score for strength, score in solution.scores.items()},
-            "best_score": best,
+            "fitted_on": "train+validation" if refit else "train",
+            "chosen_by": "default" if self.l2 else "cross-validation" if crossed else "validation",
+            "l2": best.l2,
+            "validation_scores": {f"{l2:g}": value for l2, value in scores.items()},
+            "best_score": score,
         }
-        return Solved(head, best, logits[len(logits) - len(self.validation) :], record)
-
-    @property
-    def _rows(self) -> Features:
-        return self.train + self.validation
-
-    def _judge(self, targets: np.ndarray, logits: np.ndarray) -> float:
-        """What the strength is chosen by, higher is better."""
-        if not self.by_loss:
-            return self.score(targets, logits)
-        truth = torch.from_numpy(targets)
-        losses = self.criterion.row_losses(torch.from_numpy(logits).double(), truth)
-        return -float(losses.sum() / self.criterion.row_weights(truth).double().sum())
-
-    def _cross_validated(
-        self, towards: Head | None, beside: Features | None, share: float
-    ) -> tuple[LinearSolution, np.ndarray, Head]:
-        own = self._rows
-        values = own.values if beside is None else np.concatenate([own.values, beside.values])
-        inside, back = _span(values)
-        held = None if towards is None else (inside(towards[0]), towards[1])
-        found = cross_validated(
-            self.criterion,
-            inside(own.values),
-            own.targets,
-            self._judge,
-            self._strengths(towards),
-            has_bias=self.has_bias,
-            towards=held,
-            seed=self.seed,
-            weights=self._weights(own, share) if beside is not None else own.weights,
-            beside=None if beside is None else (inside(beside.values), beside.targets, beside.row_weights()),
-        )
-        assert found.held_out is not None
-        start = (0.0, 0.0) if towards is None or held is None else (towards[0], held[0])
-        weight = start[0] + back(found.weight - start[1])
-        return found, found.held_out, (weight, found.bias)
-
-    def _validated(
-        self, towards: Head | None, beside: Features | None, share: float, refit: bool
-    ) -> tuple[LinearSolution, np.ndarray, Head]:
-        def logits(weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-            return cast(np.ndarray, self.validation.values @ weight.T + bias)
-
-        def score(weight: np.ndarray, bias: np.ndarray) -> float:
-            return self._judge(self.validation.targets, logits(weight, bias))
-
-        def rows(own: Features) -> Features:
-            return own if beside is None else replace(own, weights=self._weights(own, share)) + beside
-
-        given: dict[str, Any] = {"has_bias": self.has_bias, "towards": towards}
-        train = rows(self.train)
-        whole = rows(self._rows) if refit else train
-        chosen = choose_strength(
-            self.criterion,
-            train.values,
-            train.targets,
-            score,
-            self._strengths(towards),
-            by_loss=self.by_loss,
-            weights=train.weights,
-            **given,
-        )
-        head = solve(
-            self.criterion, whole.values, whole.targets, chosen.strength, chosen, weights=whole.weights, **given
-        )
-        return chosen, logits(chosen.weight, chosen.bias), head
+        head = fit_part(whole, best.l2, start=best.head)
+        return FittedHead(head, score, best.logits[len(held_out) - len(self.validation) :], record)
 
     def _strengths(self, towards: Head | None) -> Sequence[float]:
-        if self.strength:
-            return (self.strength,)
-        return STRENGTHS if towards is None else TOWARDS_STRENGTHS
+        if self.l2:
+            return (self.l2,)
+        return L2_STRENGTHS if towards is None else TOWARDS_L2_STRENGTHS
 
-    def _weights(self, own: Features, share: float) -> np.ndarray:
-        """(rows,) weights of rows of this task that count ``share`` together."""
-        return share_weights(self.criterion, own, share)
+    def _metric(self, targets: np.ndarray, logits: np.ndarray) -> float:
+        """Return what the strength is chosen by; higher is better."""
+        score = self.score(targets, logits) if not self.by_loss else -self._loss(targets, logits)
+        if not math.isfinite(score):
+            raise TrainingError(
+                f"expected a finite validation score, found {score}: choose another metric_for_best_model"
+            )
+        return score
+
+    def _loss(self, targets: np.ndarray, logits: np.ndarray) -> float:
+        truth = torch.from_numpy(targets)
+        losses = self.criterion.row_losses(torch.from_numpy(logits).double(), truth)
+        return float(losses.sum() / self.criterion.row_weights(truth).double().sum())
 
 
 def are_few(train: int, validation: int) -> bool:
-    """Whether so many rows are too few for the validation rows to choose by."""
+    """Whether the validation rows are too few to choose by."""
     return validation < FEW_TO_CHOOSE_BY and train + validation < FEW_ROWS
 
 
-def _span(values: np.ndarray) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
-    """Into coordinates of the space that some rows span, and back: all that can be learned of few rows lies in it."""
-    if 2 * len(values) > values.shape[1]:
-        return (lambda rows: rows), (lambda rows: rows)
-    basis = np.linalg.qr(values.T)[0].astype(np.float32)
-    return (lambda rows: rows @ basis), (lambda rows: rows @ basis.T)
-
-
 def share_weights(criterion: LabelLoss, rows: Features, share: float) -> np.ndarray:
-    """(rows,) weights in the proportions of the rows' own, that with those of their classes add up to ``share``."""
-    import torch
-
-    by_class = criterion.row_weights(torch.from_numpy(rows.targets)).numpy().astype(np.float64)
+    """Scale the rows' weights so that, with those of their classes, they add up to a share; (rows,) float64."""
     weights = rows.row_weights()
-    return cast(np.ndarray, share * weights / (weights * by_class).sum())
+    by_class = criterion.row_weights(torch.from_numpy(rows.targets)).double().numpy()
+    scaled: np.ndarray = share * weights / (weights * by_class).sum()
+    return scaled
+
+
+def _folds(targets: np.ndarray, seed: int) -> list[Split]:
+    """Return places of the rows that are kept and held out, fold by fold."""
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    rows = len(targets)
+    if rows < FEWEST_ROWS:
+        raise TrainingError(f"expected {FEWEST_ROWS} rows or more to cross-validate, found {rows}; add labeled rows")
+    rarest = 1 if targets.ndim == 2 else int(np.unique(targets, return_counts=True)[1].min())
+    if rarest > 1:
+        return [*StratifiedKFold(min(FOLDS, rarest), shuffle=True, random_state=seed).split(targets, targets)]
+    return [*KFold(min(FOLDS, rows), shuffle=True, random_state=seed).split(targets)]

@@ -38,7 +38,7 @@ class Adapt(Chosen):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        fits = not route.is_solved or {*self.methods} & {Coral.name, SelfTrain.name}
+        fits = not route.fits_head or {*self.methods} & {Coral.name, SelfTrain.name}
         check(bool(fits), "methods", self.methods, "coral or selftrain where the last layer is fitted")
 
     def candidates(self, stage: Stage, route: Route) -> Sequence[Variant]:
@@ -46,7 +46,7 @@ class Adapt(Chosen):
             return SelfTrain().candidates(stage, route)
         source_alone = Coral().candidates(stage, route)[0]
         found = [replace(source_alone, settings={"method": "none", **source_alone.settings})]
-        for kind in (Coral,) if route.is_solved else ALIGNMENTS:
+        for kind in (Coral,) if route.fits_head else ALIGNMENTS:
             if kind.name in self.methods:
                 _, *aligned = kind().candidates(stage, route)
                 found += [replace(one, settings={"method": kind.name, **one.settings}) for one in aligned]

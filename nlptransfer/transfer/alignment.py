@@ -23,11 +23,11 @@ from nlptransfer.training import (
     SOURCE,
     UNLABELED,
     BatchTargets,
+    FittedHead,
     Head,
     HeadTask,
     LabelLoss,
     Objective,
-    Solved,
     TrainingSettings,
 )
 from nlptransfer.transfer.base import Chosen, Learner, Sides, Stage, Variant
@@ -48,17 +48,17 @@ Discrepancy = Callable[[Tensor, Tensor, tuple[Tensor, Tensor], float], Tensor]
 and lambda -> lambda * D, the distance between the domains."""
 
 
-def correlation_distance(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
+def correlation_distance(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
     """Compute |Cs - Ct|^2 / (4 * width^2) of the covariances, and |ms - mt|^2 / width of the means.
 
     The first is Deep CORAL's (Sun and Saenko 2016, equation 1); the means are aligned too, as in the closed form.
     """
     apart = covariance(source, weights[0]) - covariance(target, weights[1])
     means = weights[0] @ source - weights[1] @ target
-    return strength * (apart.square().sum() / (4 * source.shape[1] ** 2) + means.square().mean())
+    return trade_off * (apart.square().sum() / (4 * source.shape[1] ** 2) + means.square().mean())
 
 
-def mean_discrepancy(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
+def mean_discrepancy(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
     """Compute the squared maximum mean discrepancy of a sum of Gaussian kernels.
 
     Gretton et al. 2012, "A Kernel Two-Sample Test", equation 5 (the biased estimate, which is never below 0), with
@@ -67,14 +67,14 @@ def mean_discrepancy(source: Tensor, target: Tensor, weights: tuple[Tensor, Tens
     rows = torch.cat([source, target])
     # One signed weight a row: the sum over all pairs is what both sides have within, less what they have across.
     signs = torch.cat([weights[0], -weights[1]])
-    return strength * (signs @ _kernel(rows, signs.abs()) @ signs)
+    return trade_off * (signs @ _kernel(rows, signs.abs()) @ signs)
 
 
 class Adversary(nn.Module):
     """A critic that tells the domains apart, and whose gradient is reversed on its way into the representation.
 
     DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equations 9 and 18): the critic
-    minimizes its cross-entropy at full rate, and ``strength`` scales the reversed gradient. The critic's slope is
+    minimizes its cross-entropy at full rate, and ``trade_off`` scales the reversed gradient. The critic's slope is
     penalized on the rows of both, without which training often diverges (R1 and R2 of Mescheder et al. 2018, "Which
     Training Methods for GANs do actually Converge?", section 4.1).
     """
@@ -83,8 +83,8 @@ class Adversary(nn.Module):
         super().__init__()
         self.hidden, self.output = nn.Linear(width, CRITIC_WIDTH), nn.Linear(CRITIC_WIDTH, 1)
 
-    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], strength: float) -> Tensor:
-        hidden: Tensor = self.hidden(reverse_gradient(torch.cat([source, target]), strength))
+    def forward(self, source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
+        hidden: Tensor = self.hidden(reverse_gradient(torch.cat([source, target]), trade_off))
         scores: Tensor = self.output(functional.relu(hidden)).squeeze(1)
         domains = torch.cat([torch.zeros_like(weights[0]), torch.ones_like(weights[1])])
         losses = functional.binary_cross_entropy_with_logits(scores, domains, reduction="none")
@@ -113,7 +113,7 @@ class Alignment(Chosen):
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
         self.require(
-            self.has_closed_form or not route.is_solved,
+            self.has_closed_form or not route.fits_head,
             "a representation that learns",
             f"{route.name} with a linear head, on whose frozen features D has no gradient",
             "take head_type=mlp, lora or full, or transfer=coral, which has a closed form there",
@@ -169,7 +169,7 @@ class Coral(Alignment):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        if route.is_solved:
+        if route.fits_head:
             self.require_defaults(("warm_up", "epochs"), "as the last layer is fitted, not trained")
             fits = max(self.trade_offs) <= 1
             check(
@@ -178,13 +178,13 @@ class Coral(Alignment):
         else:
             self.require_defaults(("shrinkage",), "as the last layer is trained, not fitted")
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         (trade_off,) = self.trade_offs
         task = tasks[SOURCE]
         if trade_off:
             mapped = correlation_map(task.train.values, tasks[UNLABELED].train.values, self.shrinkage)
             task = task.mapped(lambda values: values + trade_off * (mapped(values) - values))
-        return task.choose()
+        return task.choose_l2()
 
     def discrepancy(self, width: int) -> Discrepancy:
         return correlation_distance
@@ -228,7 +228,7 @@ class Aligned(Objective):
     Args:
         criterion: the loss of the source's rows.
         discrepancy: D.
-        strength: progress in [0, 1) -> lambda.
+        trade_off: progress in [0, 1) -> lambda.
         last_layer: of the model; its inputs are the representations.
     """
 
@@ -240,11 +240,11 @@ class Aligned(Objective):
         model: nn.Module,
         criterion: LabelLoss,
         discrepancy: Discrepancy,
-        strength: Callable[[float], float],
+        trade_off: Callable[[float], float],
         last_layer: nn.Linear,
     ) -> None:
         super().__init__(model, criterion)
-        self.discrepancy, self.strength = discrepancy, strength
+        self.discrepancy, self.trade_off = discrepancy, trade_off
         self.last_layer = name_of(last_layer, model)
         self.seen: tuple[list[Tensor], tuple[Tensor, Tensor], float] | None = None
 
@@ -260,9 +260,9 @@ class Aligned(Objective):
             sides.append(gathered[0])
             counts.append(gathered[1])
         weights = counts[0] / counts[0].sum(), counts[1] / counts[1].sum()
-        strength = self.strength(batch[SOURCE].progress)
-        apart: Tensor = self.discrepancy(sides[0], sides[1], weights, strength)
-        self.seen = [side.detach() for side in sides], weights, strength
+        trade_off = self.trade_off(batch[SOURCE].progress)
+        apart: Tensor = self.discrepancy(sides[0], sides[1], weights, trade_off)
+        self.seen = [side.detach() for side in sides], weights, trade_off
         loss: Tensor = self.criterion(logits[0], batch[SOURCE])
         # All processes have the same D, and their losses are added up; a pass counts as much as its rows do.
         return loss + apart * (counts[0].sum().detach() / distributed.world_size())
@@ -274,10 +274,10 @@ class Aligned(Objective):
         """Return D of the last pass's representations, and the norm of its gradient with respect to them."""
         if self.seen is None:
             return {}
-        sides, weights, strength = self.seen
+        sides, weights, trade_off = self.seen
         with torch.enable_grad():
             sides = [side.requires_grad_() for side in sides]
-            apart = self.discrepancy(sides[0], sides[1], weights, strength)
+            apart = self.discrepancy(sides[0], sides[1], weights, trade_off)
             gradients = torch.autograd.grad(apart, sides)
         return {"discrepancy": apart.item(), "discrepancy_gradient": float(torch.cat(gradients).norm())}
 
@@ -287,17 +287,17 @@ class Aligned(Objective):
         return (rows if batch.weights is None else rows * batch.weights) / batch.total_weight
 
 
-def reverse_gradient(rows: Tensor, strength: float) -> Tensor:
-    """Return the rows as they are, with a gradient of minus ``strength`` times what comes back."""
+def reverse_gradient(rows: Tensor, trade_off: float) -> Tensor:
+    """Return the rows as they are, with a gradient of minus ``trade_off`` times what comes back."""
     rows = rows.view_as(rows)
     if rows.requires_grad:
-        rows.register_hook(lambda gradient: -strength * gradient)
+        rows.register_hook(lambda gradient: -trade_off * gradient)
     return rows
 
 
-def warmed_up(strength: float, progress: float) -> float:
-    """Scale ``strength`` by 2 / (1 + exp(-10 p)) - 1: from 0 to 1 over a training (Ganin et al. 2016, section 5.2)."""
-    return strength * (2 / (1 + math.exp(-10 * progress)) - 1)
+def warmed_up(trade_off: float, progress: float) -> float:
+    """Scale ``trade_off`` by 2 / (1 + exp(-10 p)) - 1: from 0 to 1 over a training (Ganin et al. 2016, section 5.2)."""
+    return trade_off * (2 / (1 + math.exp(-10 * progress)) - 1)
 
 
 def covariance(rows: Tensor, weights: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from nlptransfer.errors import SettingError, nearest
 from nlptransfer.models import Examples, Rows
 from nlptransfer.routes import Route
 from nlptransfer.settings import Count, Settings, check, convert, fields_of
-from nlptransfer.training import SOURCE, TARGET, Head, HeadTask, LabelLoss, Objective, Solved, TrainingSettings
+from nlptransfer.training import SOURCE, TARGET, FittedHead, Head, HeadTask, LabelLoss, Objective, TrainingSettings
 from nlptransfer.transfer.model_selection import ChooseBy
 
 
@@ -155,14 +155,14 @@ class Transfer(Settings, ABC):
         """Return the rows that the loop learns from in a stage, by role."""
         return learner.examples
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         """Fit the last layer in a stage of a route that trains nothing else.
 
         Args:
             tasks: by role.
             source: what the stage before has fitted.
         """
-        return tasks[stage.roles[0]].choose()
+        return tasks[stage.roles[0]].choose_l2()
 
     def candidates(self, stage: Stage, route: Route) -> Sequence["Variant"]:
         """Return the variants of a stage, of which the best is kept. The first one does not adapt."""

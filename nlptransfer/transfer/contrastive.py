@@ -30,11 +30,11 @@ from nlptransfer.settings import Count, check
 from nlptransfer.training import (
     TARGET,
     BatchTargets,
+    FittedHead,
     Head,
     HeadTask,
     LabelLoss,
     Objective,
-    Solved,
     TrainingSettings,
     are_few,
 )
@@ -115,13 +115,13 @@ class Contrastive(Transfer):
         count = self.num_pairs or max(LEAST_PAIRS, PAIRS_PER_ROW * len(target.targets))
         return {TARGET: drawn_pairs(target, learner.last_layer.out_features, count)}
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         # The encoder has learned from the training rows: folds of them say nothing of a strength.
         task = replace(tasks[TARGET], folds_know=True)
         if not are_few(len(task.train), len(task.validation)):
-            return task.choose()
+            return task.choose_l2()
         # 1 on vectors of length 1, as SetFit's logistic regression has it.
-        return replace(task, strength=float(np.square(task.train.values).sum(axis=1).mean())).choose()
+        return replace(task, l2=float(np.square(task.train.values).sum(axis=1).mean())).choose_l2()
 
 
 @dataclass(frozen=True)

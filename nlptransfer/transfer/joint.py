@@ -14,11 +14,11 @@ from nlptransfer.training import (
     SOURCE,
     TARGET,
     BatchTargets,
+    FittedHead,
     Head,
     HeadTask,
     LabelLoss,
     Objective,
-    Solved,
     share_weights,
 )
 from nlptransfer.transfer.base import FromSource, Learner, Sides, Stage
@@ -48,7 +48,7 @@ class Joint(FromSource):
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
         self.require_rows(sides, "take sequential")
-        if route.is_solved:
+        if route.fits_head:
             self.require_same_labels(sides)
             fits = self.weighting != "scheduled"
             check(fits, "weighting", self.weighting, "fixed or size: a fitted layer has no steps")
@@ -68,12 +68,12 @@ class Joint(FromSource):
         heads = learner.source_head, learner.last_layer
         return JointLoss(learner.module, *losses, partial(self.shares, rows), *heads)
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         rows = {role: len(task.train) for role, task in tasks.items()}
         alpha, beta = self.shares(rows, 0.0)
         others = tasks[SOURCE].train
-        beside = replace(others, weights=share_weights(tasks[SOURCE].criterion, others, alpha))
-        return tasks[TARGET].choose(beside=beside, share=beta)
+        extra = replace(others, weights=share_weights(tasks[SOURCE].criterion, others, alpha))
+        return tasks[TARGET].choose_l2(extra=extra, share=beta)
 
 
 class JointLoss(Objective):

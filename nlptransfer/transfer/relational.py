@@ -32,7 +32,7 @@ class Relational(FromSource):
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
         expected, found = "a route that learns a representation", f"{route.name} with a fitted last layer"
-        self.require(not route.is_solved, expected, found, "take full, lora or head_type=mlp")
+        self.require(not route.fits_head, expected, found, "take full, lora or head_type=mlp")
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         if stage is FROM_SOURCE:

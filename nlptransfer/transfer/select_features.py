@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from nlptransfer.routes import Route
-from nlptransfer.training import Head, HeadTask, Solved
+from nlptransfer.training import FittedHead, Head, HeadTask
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Sides, Stage
 
 KEPT_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
@@ -28,22 +29,22 @@ class SelectFeatures(FromSource):
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
         expected = "a route with a fitted last layer on frozen features"
-        self.require(route.is_solved, expected, route.name, "take probe, or word2vec with head_type=linear")
+        self.require(route.fits_head, expected, route.name, "take probe, or word2vec with head_type=linear")
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         task = tasks[stage.roles[0]]
         if stage is FROM_SOURCE or source is None:
-            return task.choose()
+            return task.choose_l2()
         order = np.argsort(-np.linalg.norm(source[0], axis=0), kind="stable")
-        by_share: dict[float, Solved] = {}
+        by_share: dict[float, FittedHead] = {}
         for share in KEPT_SHARES:
             columns = np.zeros(len(order), dtype=bool)
             columns[order[: max(1, round(share * len(order)))]] = True
-            solved = task.only(columns).choose()
+            fitted = task.mapped(partial(np.multiply, columns)).choose_l2()
             # What rounding has left there must not be multiplied by features in prediction.
-            by_share[share] = replace(solved, head=(solved.head[0] * columns, solved.head[1]))
+            by_share[share] = replace(fitted, head=(fitted.head[0] * columns, fitted.head[1]))
         # Of equals the first one, which has the most features.
         best = max(by_share, key=lambda share: by_share[share].score)
-        scores = {f"{share:g}": solved.score for share, solved in by_share.items()}
+        scores = {f"{share:g}": fitted.score for share, fitted in by_share.items()}
         record = {**by_share[best].record, "kept_features": best, "scores_by_share": scores}
         return replace(by_share[best], record=record)

@@ -11,7 +11,17 @@ from scipy.special import softmax
 from nlptransfer.models import Examples, SomeRows
 from nlptransfer.routes import Route
 from nlptransfer.settings import Count, Positive, check, fields_of
-from nlptransfer.training import SOURCE, TARGET, UNLABELED, Features, Head, HeadTask, Objective, Solved, share_weights
+from nlptransfer.training import (
+    SOURCE,
+    TARGET,
+    UNLABELED,
+    Features,
+    FittedHead,
+    Head,
+    HeadTask,
+    Objective,
+    share_weights,
+)
 from nlptransfer.transfer.base import Chosen, FromSource, Learner, Stage, Transfer, Variant
 from nlptransfer.transfer.joint import JointLoss
 
@@ -73,16 +83,16 @@ class SelfTrain(Chosen):
         texts, targets = self._pseudo_labels(stage, learner.classify(rows), known)
         return {**learner.examples, UNLABELED: Examples(SomeRows(rows, texts), targets)}
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         task = tasks[self._role]
         _require_one_label(task.criterion.multi_label)
         if UNLABELED not in stage.roles or source is None:
-            return task.choose()
+            return task.choose_l2()
         values = tasks[UNLABELED].train.values
         texts, targets = self._pseudo_labels(stage, values @ source[0].T + source[1], task.train.targets)
         rows = Features(values[texts], targets)
         weights = share_weights(tasks[UNLABELED].criterion, rows, self.pseudo_weight)
-        return task.choose(beside=replace(rows, weights=weights), share=1.0)
+        return task.choose_l2(extra=replace(rows, weights=weights), share=1.0)
 
     @property
     def _role(self) -> str:

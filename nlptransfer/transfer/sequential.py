@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nlptransfer.routes import Route
 from nlptransfer.settings import NonNegative, check
-from nlptransfer.training import TARGET, BatchTargets, Head, HeadTask, LabelLoss, Objective, Solved
+from nlptransfer.training import TARGET, BatchTargets, FittedHead, Head, HeadTask, LabelLoss, Objective
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage
 
 
@@ -17,8 +17,8 @@ from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learne
 class Sequential(FromSource):
     """theta_s = argmin Ls, then min Lt from theta_s on; the last layer is carried over where the labels agree.
 
-    The loop begins at theta_s, and may be held to it by strength / 2 * |theta - theta_s|^2 (L2-SP, Li et al. 2018). A
-    last layer that is solved forgets where it began: min Lt + strength / (2n) * |theta - theta_s|^2, with the strength
+    The loop begins at theta_s, and may be held to it by l2_sp / 2 * |theta - theta_s|^2 (L2-SP, Li et al. 2018). A
+    last layer that is fitted forgets where it began: min Lt + l2 / (2n) * |theta - theta_s|^2, with the strength
     that scores best on validation.
     """
 
@@ -30,7 +30,7 @@ class Sequential(FromSource):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        if route.is_solved:
+        if route.fits_head:
             self.require_same_labels(sides)
             check(self.l2_sp == 0, "l2_sp", self.l2_sp, "0 where the last layer is fitted: there validation chooses it")
 
@@ -39,26 +39,26 @@ class Sequential(FromSource):
             return super().objective(stage, learner)
         return TowardsSourceLoss(learner.module, learner.criteria[TARGET], self.l2_sp, learner.carried_over)
 
-    def solve(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> Solved:
-        return tasks[stage.roles[0]].choose(towards=source if stage is ON_TARGET else None)
+    def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
+        return tasks[stage.roles[0]].choose_l2(towards=source if stage is ON_TARGET else None)
 
 
 class TowardsSourceLoss(Objective):
-    """L2-SP: the task's loss + strength / 2 * |theta - theta_s|^2 over the parameters that the source has trained.
+    """L2-SP: the task's loss + l2_sp / 2 * |theta - theta_s|^2 over the parameters that the source has trained.
 
     Li, Grandvalet and Davoine 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
     equation 2.
 
     Args:
-        strength: 0 or more.
+        l2_sp: 0 or more.
         start: theta_s, by the name of the parameter in the model; what is not named is free.
     """
 
     can_be_sharded: ClassVar[bool] = False
 
-    def __init__(self, model: nn.Module, criterion: LabelLoss, strength: float, start: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, criterion: LabelLoss, l2_sp: float, start: Mapping[str, Tensor]) -> None:
         super().__init__(model, criterion)
-        self.strength = strength
+        self.l2_sp = l2_sp
         self.start = {name: value.detach().clone() for name, value in start.items()}
 
     def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
@@ -70,4 +70,4 @@ class TowardsSourceLoss(Objective):
             for name, value in self.model.named_parameters()
             if name in self.start and value.requires_grad
         ]
-        return loss + self.criterion.share(batch) * self.strength / 2 * torch.stack(squares).sum()
+        return loss + self.criterion.share(batch) * self.l2_sp / 2 * torch.stack(squares).sum()

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import encoder_peers as peers
-from figures import Missing, Places, Row, clock, in_turns, solve_head
+from figures import Missing, Places, Row, clock, fit_head, in_turns
 
 ROWS = {"trec6": 512, "amazon_books": 64}
 """Training rows of an epoch, short texts and long ones: some seconds on two cores."""
@@ -115,12 +115,12 @@ def probe(places: Places) -> list[Row]:
         few = _few(data, ROWS[name])
         with _empty_cache():
             # The first one computes the features.
-            first = clock(lambda data=data: solve_head(route, _built(route, data), data))
+            first = clock(lambda data=data: fit_head(route, _built(route, data), data))
             built = _built(route, data)
             _fit(whole, _few(data, WARM_UP_ROWS))
             found = in_turns(
                 {
-                    "refit": partial(clock, partial(solve_head, route, built, data)),
+                    "refit": partial(clock, partial(fit_head, route, built, data)),
                     "build": partial(clock, partial(_built, route, data)),
                     "epoch": lambda few=few: _fit(whole, few).training,
                 },

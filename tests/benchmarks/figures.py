@@ -150,12 +150,12 @@ def _features_and_head(texts: list[str], labels: list[str], vectors: Path) -> No
 
     data = load_data((texts, labels), DataSettings(test_size=0, calibration_size=0))
     route = Word2Vec(head_type="linear")
-    solve_head(route, route.build(data, str(vectors), None, seed=0), data)
+    fit_head(route, route.build(data, str(vectors), None, seed=0), data)
 
 
-def solve_head(route: Any, built: Any, data: Any) -> None:
+def fit_head(route: Any, built: Any, data: Any) -> None:
     """What finetune() does with a linear head on frozen features: the features, a strength, the last solution."""
-    from nlptransfer.training.linear_head import Features, HeadTask
+    from nlptransfer.training import Features, HeadTask
     from nlptransfer.training.losses import LabelLoss
 
     splits = data.train, data.validation
@@ -167,7 +167,7 @@ def solve_head(route: Any, built: Any, data: Any) -> None:
     def accuracy(targets: Any, logits: Any) -> float:
         return float((logits.argmax(axis=1) == targets).mean())
 
-    HeadTask(LabelLoss(data.labels), train, validation, accuracy).choose()
+    HeadTask(LabelLoss(data.labels), train, validation, accuracy).choose_l2()
 
 
 def predict(places: Places) -> list[Row]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
+from helpers.predictions import multi_rows, single_rows
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError
 from nlptransfer.evaluation import inputs
@@ -23,16 +24,6 @@ from nlptransfer.evaluation.calibration import (
     untempered,
 )
 from nlptransfer.evaluation.metrics import negative_log_likelihood
-
-ROWS = 300
-
-
-def single_rows(rng: np.random.Generator, n: int = ROWS, k: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    return rng.integers(0, k, n), softmax(rng.normal(0, 2, (n, k)), axis=1)
-
-
-def multi_rows(rng: np.random.Generator, n: int = ROWS, k: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    return rng.integers(0, 2, (n, k)), expit(rng.normal(0, 2, (n, k)))
 
 
 def error_by_loops(forecast: np.ndarray, came: np.ndarray, bins: int) -> float:
@@ -139,7 +130,7 @@ def test_rows_that_do_not_fit_are_refused(figure: Any) -> None:
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_confidence_is_that_of_the_answer_and_of_several_the_least(multi_label: bool) -> None:
-    _, p = (multi_rows if multi_label else single_rows)(np.random.default_rng(1))
+    _, p = (multi_rows if multi_label else single_rows)(np.random.default_rng(1), 300, 4)
     labels = Labels(("a", "b", "c", "d"), multi_label)
     given = inputs.predicted(p, labels, (0.2, 0.5, 0.6, 0.9) if multi_label else None)
     if multi_label:

@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
-from helpers.predictions import score_of
+from helpers.predictions import multi_rows, score_of, single_rows
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
 from nlptransfer.evaluation import bootstrap, metrics
@@ -24,18 +24,6 @@ from nlptransfer.evaluation.metrics import load_metric, score_predictions
 
 def labels_of(k: int, multi_label: bool = False) -> Labels:
     return Labels(names=tuple(f"label {i}" for i in range(k)), multi_label=multi_label)
-
-
-def single_rows(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Targets over some of the labels, and probabilities that lean towards them."""
-    targets = rng.choice(rng.choice(k, size=rng.integers(1, k + 1), replace=False), size=n)
-    logits = rng.normal(size=(n, k)) + 1.5 * np.eye(k)[targets] * rng.integers(0, 2)
-    return targets, softmax(logits, axis=1)
-
-
-def multi_rows(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    targets = (rng.random((n, k)) < rng.random(k) * rng.integers(0, 2, k)).astype(float)
-    return targets, expit(rng.normal(size=(n, k)) + 2 * targets - 1)
 
 
 AVERAGES = [f"{rate}_{kind}" for rate in ("f1", "precision", "recall") for kind in ("macro", "micro", "weighted")]

@@ -13,7 +13,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from helpers.corpora import text_of
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.evaluation import predicted, score_predictions
-from nlptransfer.experiments.baselines import BASELINES, STRENGTHS, fit_majority, fit_tfidf
+from nlptransfer.experiments.baselines import BASELINES, INVERSE_L2, fit_majority, fit_tfidf
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +52,21 @@ def test_tfidf_is_scikit_learns(single):
     fitted = fit_tfidf(single)
     own = {"ngram_range": (1, 2), "sublinear_tf": True, "token_pattern": r"(?u)\b\w+\b"}
 
-    def probabilities(texts, targets, asked, strength):
+    def probabilities(texts, targets, asked, inverse_l2):
         vectorizer = TfidfVectorizer(**own).fit(texts)
-        regression = LogisticRegression(C=strength, max_iter=1000)
+        regression = LogisticRegression(C=inverse_l2, max_iter=1000)
         regression.fit(vectorizer.transform(texts), targets)
         return regression.predict_log_proba(vectorizer.transform(asked))
 
     train, validation = single.train, single.validation
     losses = {}
-    for strength in STRENGTHS:
-        found = probabilities(train.texts, train.targets, validation.texts, strength)
-        losses[strength] = -found[np.arange(len(validation)), validation.targets].mean()
-    assert fitted.fit.details["strength"] == min(losses, key=lambda strength: losses[strength])
+    for inverse_l2 in INVERSE_L2:
+        found = probabilities(train.texts, train.targets, validation.texts, inverse_l2)
+        losses[inverse_l2] = -found[np.arange(len(validation)), validation.targets].mean()
+    assert fitted.fit.details["inverse_l2"] == min(losses, key=lambda inverse_l2: losses[inverse_l2])
     texts, targets = [*train.texts, *validation.texts], np.concatenate([train.targets, validation.targets])
     chosen = fitted.fit.details
-    expected = probabilities(texts, targets, single.test.texts, chosen["strength"]) / chosen["temperature"]
+    expected = probabilities(texts, targets, single.test.texts, chosen["inverse_l2"]) / chosen["temperature"]
     expected = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
     assert np.allclose(fitted.probabilities(single.test.texts), expected, atol=1e-4)
     assert fitted.fit.details["temperature"] != 1 and fitted.thresholds is None
@@ -80,7 +80,7 @@ def test_tfidf_of_several_labels(several):
     texts = [*several.train.texts, *several.validation.texts]
     targets = np.concatenate([several.train.targets, several.validation.targets])
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit(texts)
-    regression = OneVsRestClassifier(LogisticRegression(C=fitted.fit.details["strength"], max_iter=1000))
+    regression = OneVsRestClassifier(LogisticRegression(C=fitted.fit.details["inverse_l2"], max_iter=1000))
     regression.fit(vectorizer.transform(texts), targets)
     logits = regression.decision_function(vectorizer.transform(several.test.texts)) / fitted.fit.details["temperature"]
     assert np.allclose(found, 1 / (1 + np.exp(-logits)), atol=1e-4)

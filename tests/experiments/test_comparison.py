@@ -216,8 +216,8 @@ def test_trials_hold_no_row_of_test(comparing, monkeypatch):
         assert not (folder / "model").exists()
 
 
-def test_a_solved_head_and_one_trial_try_nothing(comparing):
-    assert comparing("solved", routes=("word2vec",), trials=3, **LINEAR).candidates[0].trials == ()
+def test_a_fitted_head_and_one_trial_try_nothing(comparing):
+    assert comparing("fitted", routes=("word2vec",), trials=3, **LINEAR).candidates[0].trials == ()
     assert comparing("one", routes=("word2vec",), seeds=1, **MLP).candidates[0].trials == ()
 
 

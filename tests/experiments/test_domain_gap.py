@@ -43,7 +43,7 @@ def test_each_domain_to_each_other(domains, vectors_file, tmp_path):
     assert [one.transfer for one in found] == ["source only", "coral", "selftrain", "oracle"]
     runs = {path.name for path in (tmp_path / "gap").iterdir()}
     ways = ("coral", "selftrain", "source-only")
-    # What is solved has no seed.
+    # What is fitted has no seed.
     expected = {f"{a}-{b}-{way}-0" for a, b in (("films", "books"), ("books", "films")) for way in ways}
     assert runs == expected | {"films-oracle-0", "books-oracle-0", "gap.json"}
     for one in found:

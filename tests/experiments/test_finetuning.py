@@ -159,7 +159,7 @@ def test_how_training_went(run):
     training, settings = run.training, run.settings
     rows = run.data.rows
     if settings["route"]["head_type"] == "linear":
-        assert training.details["solved"] == "train+validation"
+        assert training.details["fitted_on"] == "train+validation"
         assert training.examples == rows["train"] + rows["validation"]
         assert training.best_score > 0.8 and training.history is None
     else:
@@ -169,10 +169,10 @@ def test_how_training_went(run):
         assert training.best_score == training.history[training.best_epoch - 1]["score"]
 
 
-# Solved heads
+# FittedHead heads
 
 
-def test_validation_scores_of_a_solved_head_come_from_before_it_saw_these_rows(tune, remarks):
+def test_validation_scores_of_a_fitted_head_come_from_before_it_saw_these_rows(tune, remarks):
     texts, labels = remarks
     turned = ["negative" if label == "positive" else "positive" for label in labels]
     run = tune({"train": (texts[:20], labels[:20]), "validation": (texts[20:120], turned[20:120])}, test_size=0.2)
@@ -181,7 +181,7 @@ def test_validation_scores_of_a_solved_head_come_from_before_it_saw_these_rows(t
     assert run.classifier.evaluate((texts[20:120], turned[20:120]))["accuracy"] > 0.8
 
 
-def test_validation_scores_of_a_solved_head_are_calibrated_too(tune, remarks):
+def test_validation_scores_of_a_fitted_head_are_calibrated_too(tune, remarks):
     texts, labels = remarks
     few = texts[:8], labels[:8]
     run = tune({"train": (texts[8:], labels[8:]), "validation": few, "test": few})

@@ -119,7 +119,7 @@ def test_the_fallback_goes_by_validation(tune):
     assert validation["copy"] > validation["direct"]
 
 
-def test_where_all_rows_are_used_a_solved_head_needs_one_seed(tune):
+def test_where_all_rows_are_used_a_fitted_head_needs_one_seed(tune):
     many = {"train": remarks_of(1100, 3), "test": remarks_of(20, 4)}
     run = tune(data=many, max_train_rows=None)
     assert run.verdict.seeds == 1

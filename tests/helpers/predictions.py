@@ -1,8 +1,9 @@
-"""Predictions that are wrong in a share of the rows, and their scores by scikit-learn."""
+"""Predictions that are wrong in a share of the rows, probabilities, and their scores by scikit-learn."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
 from nlptransfer.data.labels import Labels
@@ -21,6 +22,18 @@ def targets_and_runs(
     k = 2 if labels.multi_label else labels.num_labels
     targets = rng.integers(k, size=(rows, labels.num_labels) if labels.multi_label else rows)
     return targets, [flipped(rng, targets, share, k) for share in wrong]
+
+
+def single_rows(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Targets over some of the labels, and probabilities that lean towards them."""
+    targets = rng.choice(rng.choice(k, size=rng.integers(1, k + 1), replace=False), size=n)
+    logits = rng.normal(size=(n, k)) + 1.5 * np.eye(k)[targets] * rng.integers(0, 2)
+    return targets, softmax(logits, axis=1)
+
+
+def multi_rows(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    targets = (rng.random((n, k)) < rng.random(k) * rng.integers(0, 2, k)).astype(float)
+    return targets, expit(rng.normal(size=(n, k)) + 2 * targets - 1)
 
 
 def score_of(metric: str) -> Callable[[np.ndarray, np.ndarray], float]:

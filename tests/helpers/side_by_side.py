@@ -52,13 +52,13 @@ TRANSFERS = {
     "joint": (Full(dropout=0.0), Joint(alpha=0.7, weighting="scheduled")),
     "relational": (Full(dropout=0.0), Relational()),
     "held to the source": (Full(dropout=0.0), Sequential(l2_sp=0.1)),
-    "solved joint": (Probe(), Joint()),
+    "fitted joint": (Probe(), Joint()),
 }
 DISTANCES = {"correlation": correlation_distance, "means": mean_discrepancy, "adversary": Adversary}
 """Between domains, by name."""
-SOLVED = ("probe linear", "solved joint")
+FITTED = ("probe linear", "fitted joint")
 """Of both, those without a training loop."""
-NOT_SHARDED = ("held to the source", "relational", "solved joint")
+NOT_SHARDED = ("held to the source", "relational", "fitted joint")
 """Of both, those that are not run with weights in shards."""
 BEGUN_ANEW = "full"
 """The one that begins anew, at a lower rate, where its validation score is no better than one label for all rows."""
@@ -239,7 +239,7 @@ def finetune_cut_off(name: str, call: dict[str, Any], folder: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop._Loop, "_save", stopping)
-        with nullcontext() if name in SOLVED else pytest.raises(KeyboardInterrupt):
+        with nullcontext() if name in FITTED else pytest.raises(KeyboardInterrupt):
             finetune_once(name, call, folder)
     finetune_once(name, call, folder)
 

@@ -10,10 +10,10 @@ from safetensors.numpy import load_file
 from helpers.corpora import HELD_OUT, splits, topic_splits
 from nlptransfer import RunResult
 
-QUICK = {
-    "num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 5e-3,
-    "calibration_size": 0.0, "verdict": False,
+ALONE = {
+    "num_train_epochs": 4, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "calibration_size": 0.0,
 }  # fmt: skip
+QUICK = ALONE | {"verdict": False}
 ON_WORDS = {
     "num_train_epochs": 8,
     "learning_rate": 0.05,
@@ -33,7 +33,7 @@ ROUTES: dict[str, dict[str, Any]] = {
     "full": {"route": "full", "max_length": 16, **ENCODERS},
     "lora": {"route": "lora", "max_length": 16, "rank": 4, **ENCODERS},
 }
-SOLVED = ("words linear", "probe linear")
+FITTED = ("words linear", "probe linear")
 
 
 def sides_of(

@@ -355,7 +355,7 @@ def test_what_was_chosen_without_labels_is_shown_with_its_evidence(tmp_path: Pat
     ("given", "sections"),
     [
         ({"predictions": {}}, {"classes", "confusion", "calibration", "coverage"}),
-        ({"training": Fit(details={"solved": "train"})}, {"training"}),
+        ({"training": Fit(details={"fitted_on": "train"})}, {"training"}),
     ],
 )
 def test_a_part_with_nothing_to_show_is_left_out(tmp_path: Path, given: dict[str, Any], sections: set[str]) -> None:

@@ -49,7 +49,7 @@ from nlptransfer.routes.base import Built
 from nlptransfer.routes.encoder import EncoderRoute
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
-from nlptransfer.training.lbfgs import STRENGTHS
+from nlptransfer.training.linear_head import L2_STRENGTHS
 from nlptransfer.training.losses import LabelLoss
 from nlptransfer.training.optimizer import TrainingSettings
 
@@ -469,7 +469,7 @@ def test_one_step_moves_each_layer_by_its_share_of_the_rate(settings, bases, tmp
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_all_begins_from_a_solved_head(kind, bases, tmp_path):
+def test_all_begins_from_a_fitted_head(kind, bases, tmp_path):
     data, route = splits_of(), Full(max_length=LENGTH, head_first=True)
     settings = {"num_train_epochs": 1, "learning_rate": 1e-12, "progress": False, "weight_decay": 0.0}
     run = finetune(data, route=route, base=bases(kind).path, output_dir=tmp_path, **settings)
@@ -485,7 +485,7 @@ def test_all_begins_from_a_solved_head(kind, bases, tmp_path):
         probabilities.append(softmax(logits[0].astype(float)))
     features = torch.stack([each[0] if each.ndim == 2 else each[0, -1] for each in seen]).double().numpy()
     errors = np.array(probabilities) - np.eye(2)[LABELS.encode(names)]
-    slopes = {s: errors.T @ features / 60 + s / 60 * head.weight.detach().double().numpy() for s in STRENGTHS}
+    slopes = {s: errors.T @ features / 60 + s / 60 * head.weight.detach().double().numpy() for s in L2_STRENGTHS}
     assert min(np.abs(slope).max() for slope in slopes.values()) < 1e-4
     assert head.bias is None or np.abs(errors.mean(axis=0)).max() < 1e-4
     assert run.scores["train"]["accuracy"] > 0.75

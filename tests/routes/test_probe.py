@@ -25,7 +25,7 @@ from nlptransfer.models.rows import FeatureRows, Rows
 from nlptransfer.routes.base import Built
 from nlptransfer.routes.probe import Probe
 from nlptransfer.routes.probe_model import ProbeForSequenceClassification
-from nlptransfer.training.lbfgs import solve
+from nlptransfer.training.lbfgs import Features, fit
 from nlptransfer.training.losses import LabelLoss, Objective
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.vectors.store import save_vectors
@@ -278,13 +278,13 @@ def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path, c
 # Heads
 
 
-def test_solved_head_learns(base: str) -> None:
+def test_fitted_head_learns(base: str) -> None:
     route = Probe()
     built = build(route, base)
     inputs = head_inputs(route, built)
     assert inputs.dtype == np.float32 and inputs.shape == (len(TEXTS), 3 * 8)
     objective = LabelLoss(Labels(("bad", "good"), False))
-    weight, bias = solve(objective, inputs, TARGETS, 0.01)
+    weight, bias = fit(objective, Features(inputs, TARGETS), 0.01)
     with torch.no_grad():
         route.head(built.model).weight.copy_(torch.from_numpy(weight))
         route.head(built.model).bias.copy_(torch.from_numpy(bias))

@@ -194,7 +194,7 @@ def test_rows_give_the_logits_of_the_tokens(base: str, head: str) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_head_inputs_only_where_the_head_is_solved(base: str, head: str) -> None:
+def test_head_inputs_only_where_the_head_is_fitted(base: str, head: str) -> None:
     route = Word2Vec(**HEADS[head])
     built = build(route, base)
     rows = route.rows(built.model, built.tokenizer, TEXTS)

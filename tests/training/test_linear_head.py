@@ -1,15 +1,19 @@
-"""A head for one task: by what its strength is chosen, and what it is solved with."""
+"""A head for one task: by what its L2 strength is chosen, and what it is fitted on."""
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold, StratifiedKFold
 
 from nlptransfer.data.labels import Labels
-from nlptransfer.training.lbfgs import STRENGTHS, TOWARDS_STRENGTHS, choose_strength, cross_validated, solve
-from nlptransfer.training.linear_head import FEW_ROWS, Features, HeadTask, share_weights
+from nlptransfer.errors import TrainingError
+from nlptransfer.training.lbfgs import Features, fit
+from nlptransfer.training.linear_head import FEW_ROWS, L2_STRENGTHS, TOWARDS_L2_STRENGTHS, HeadTask, share_weights
 from nlptransfer.training.losses import LabelLoss
 
 LABELS = Labels(("a", "b", "c"))
+SEVERAL = Labels(("a", "b", "c"), multi_label=True)
 
 
 def rows(count, width=6, seed=0):
@@ -23,143 +27,207 @@ def accuracy(targets, logits):
     return float((logits.argmax(axis=1) == targets).mean())
 
 
-def task(train, validation, **options):
-    return HeadTask(LabelLoss(LABELS), train, validation, accuracy, **options)
-
-
 def log_loss(targets, logits):
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(targets)), targets]).mean())
+    return -float(log_softmax(logits, axis=1)[np.arange(len(targets)), targets].mean())
+
+
+def task(train, validation, score=accuracy, labels=LABELS, **options):
+    return HeadTask(LabelLoss(labels), train, validation, score, **options)
+
+
+def peer_of(train, l2, **options):
+    return LogisticRegression(C=1 / l2, tol=1e-10, max_iter=10_000).fit(train.values, train.targets, **options)
+
+
+def some_head(width, seed=3):
+    draw = np.random.default_rng(seed)
+    return draw.normal(size=(3, width)).astype(np.float32), draw.normal(size=3).astype(np.float32)
 
 
 def test_few_rows_are_cross_validated_and_many_are_not():
     few, many = task(rows(40), rows(9, seed=1)), task(rows(FEW_ROWS), rows(60, seed=1))
     assert few.has_few_rows and not many.has_few_rows
     assert not task(rows(40), rows(100, seed=1)).has_few_rows
-    assert task(rows(40), rows(9, seed=1), folds_know=True).choose().record["chosen_by"] == "validation"
-    assert few.choose().record["chosen_by"] == "cross-validation"
-    assert many.choose().record["chosen_by"] == "validation"
+    assert task(rows(40), rows(9, seed=1), folds_know=True).choose_l2().record["chosen_by"] == "validation"
+    assert few.choose_l2().record["chosen_by"] == "cross-validation"
+    assert many.choose_l2().record["chosen_by"] == "validation"
 
 
-def test_cross_validation_goes_by_the_loss_and_tells_the_score():
-    own = task(rows(40), rows(9, seed=1))
-    found = own.choose()
-    both = own.train + own.validation
-    by_loss = cross_validated(own.criterion, both.values, both.targets, lambda y, z: -log_loss(y, z))
-    assert found.record["l2_strength"] == by_loss.strength
-    assert found.record["validation_scores"] == pytest.approx(
-        {f"{k:g}": v for k, v in by_loss.scores.items()}, rel=1e-4
-    )
-    assert found.score == found.record["best_score"] == accuracy(both.targets, by_loss.held_out)
-    np.testing.assert_array_equal(found.held_out, by_loss.held_out[40:])
-    peer = LogisticRegression(C=1 / by_loss.strength, tol=1e-10, max_iter=10_000).fit(both.values, both.targets)
-    np.testing.assert_allclose(found.head[0], peer.coef_, atol=2e-3)
-
-
-def test_validation_goes_by_the_loss_and_tells_the_score():
-    own = task(rows(FEW_ROWS), rows(60, seed=1))
-    found = own.choose()
+def test_validation_goes_by_the_loss_and_records_the_score():
+    own = task(rows(FEW_ROWS, 100), rows(60, 100, seed=1))
+    found = own.choose_l2()
     losses = {}
-    for strength in STRENGTHS:
-        peer = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=10_000).fit(own.train.values, own.train.targets)
-        losses[strength] = log_loss(own.validation.targets, peer.decision_function(own.validation.values))
+    for l2 in L2_STRENGTHS:
+        losses[l2] = log_loss(own.validation.targets, peer_of(own.train, l2).decision_function(own.validation.values))
     best = min(losses, key=losses.get)
-    assert found.record["l2_strength"] == best and found.record["chosen_by"] == "validation"
+    assert found.record["l2"] == best and found.record["chosen_by"] == "validation"
     # All from the strongest to the first that is worse again.
-    tried = STRENGTHS[: STRENGTHS.index(best) + 2]
-    assert found.record["validation_scores"] == pytest.approx({f"{s:g}": -losses[s] for s in tried}, rel=1e-3)
+    tried = L2_STRENGTHS[: L2_STRENGTHS.index(best) + 2]
+    assert found.record["validation_scores"] == pytest.approx({f"{l2:g}": -losses[l2] for l2 in tried}, rel=1e-2)
     assert found.score == found.record["best_score"] == accuracy(own.validation.targets, found.held_out)
 
 
-@pytest.mark.parametrize("count", [40, FEW_ROWS])
-def test_a_metric_that_is_asked_for_is_gone_by(count):
-    own = task(rows(count), rows(9, seed=1), by_loss=False)
-    both = own.train + own.validation
-    if count == 40:
-        expected = cross_validated(own.criterion, both.values, both.targets, accuracy)
-    else:
-
-        def score(weight, bias):
-            return accuracy(own.validation.targets, own.validation.values @ weight.T + bias)
-
-        expected = choose_strength(own.criterion, own.train.values, own.train.targets, score)
-    found = own.choose().record
-    assert found["l2_strength"] == expected.strength
-    assert found["validation_scores"] == {f"{s:g}": score for s, score in expected.scores.items()}
-    assert found["best_score"] == expected.scores[expected.strength]
-
-
-@pytest.mark.parametrize("held", [False, True])
-def test_in_the_span_of_few_rows_the_solution_is_the_same(held):
-    wide = task(rows(20, 80), rows(5, 80, seed=1))
-    draw = np.random.default_rng(3)
-    towards = (draw.normal(size=(3, 80)).astype(np.float32), draw.normal(size=3).astype(np.float32)) if held else None
-    found = wide.choose(towards=towards)
-    both = wide.train + wide.validation
-    strengths = TOWARDS_STRENGTHS if held else STRENGTHS
-    expected = cross_validated(
-        wide.criterion, both.values, both.targets, lambda y, z: -log_loss(y, z), strengths, towards=towards
-    )
-    assert found.record["l2_strength"] == expected.strength
-    np.testing.assert_allclose(found.head[0], expected.weight, atol=5e-3)
-    np.testing.assert_allclose(found.held_out, expected.held_out[20:], atol=5e-2)
+@pytest.mark.parametrize("towards", [None, some_head(6)])
+@pytest.mark.parametrize("width", [6, 80])
+def test_cross_validation_is_a_loop_over_sklearns_folds(towards, width):
+    own = task(rows(40, width), rows(9, width, seed=1), seed=3)
+    towards = None if towards is None else some_head(width)
+    found, both = own.choose_l2(towards=towards), own.train + own.validation
+    held_out, losses = {}, {}
+    for l2 in L2_STRENGTHS if towards is None else TOWARDS_L2_STRENGTHS:
+        held_out[l2] = np.empty((len(both), 3))
+        for kept, out in StratifiedKFold(5, shuffle=True, random_state=3).split(both.values, both.targets):
+            weight, bias = fit(own.criterion, both[kept], l2, towards=towards, ftol=1e-9)
+            held_out[l2][out] = both.values[out] @ weight.T + bias
+        losses[l2] = log_loss(both.targets, held_out[l2])
+    best = min(losses, key=losses.get)
+    assert found.record["l2"] == best
+    scores = found.record["validation_scores"]
+    assert scores == pytest.approx({name: -losses[float(name)] for name in scores}, rel=1e-2)
+    np.testing.assert_allclose(found.held_out, held_out[best][40:], atol=0.3)
+    assert found.score == pytest.approx(accuracy(both.targets, held_out[best]), abs=0.03)
+    expected = fit(own.criterion, both, best, towards=towards, ftol=1e-9)
+    np.testing.assert_allclose(found.head[0], expected[0], atol=5e-3)
 
 
-def test_many_rows_are_solved_again_with_the_validation_rows():
+def test_the_strength_of_several_labels_is_cross_validated_also_where_all_rows_lack_one():
+    values, targets = rows(9).values, np.zeros((9, 3), np.float32)
+    targets[::2, 0] = targets[3:, 2] = 1
+    own = task(Features(values[:6], targets[:6]), Features(values[6:], targets[6:]), lambda y, z: 0.5, SEVERAL)
+    found = own.choose_l2()
+    out = np.empty((9, 3))
+    for kept, held in KFold(5, shuffle=True, random_state=0).split(values):
+        weight, bias = fit(own.criterion, Features(values[kept], targets[kept]), found.record["l2"], ftol=1e-9)
+        out[held] = values[held] @ weight.T + bias
+    np.testing.assert_allclose(found.held_out, out[6:], atol=0.1)
+    assert not task(own.train, own.validation, lambda y, z: 0.5, SEVERAL, has_bias=False).choose_l2().head[1].any()
+
+
+@pytest.mark.parametrize(("has_few", "patience"), [(True, 2), (False, 2)])
+def test_a_metric_that_is_asked_for_is_gone_by_until_it_is_worse_twice(has_few, patience):
+    scores = iter([0.5, 0.7, 0.7, 0.6, 0.65, 0.9])
+
+    def score(targets, logits):
+        return next(scores)
+
+    own = task(rows(40 if has_few else FEW_ROWS), rows(9, seed=1), score, by_loss=False)
+    with pytest.raises(StopIteration):
+        for _ in range(2):  # the last score goes to the logits that were chosen, and none is left for another choice
+            found = own.choose_l2().record
+    # Of equals the stronger; 0.01 is not tried.
+    assert found["l2"] == 100.0 and found["best_score"] == 0.9
+    assert found["validation_scores"] == {"1000": 0.5, "100": 0.7, "10": 0.7, "1": 0.6, "0.1": 0.65}
+
+
+@pytest.mark.parametrize(
+    ("targets", "folds"),
+    [
+        ([0, 0, 1, 1], 2),
+        ([0, 0, 0, 1, 1, 1, 1], 3),
+        ([0] * 6 + [2] * 6, 5),
+        # A class of one row, which one fold trains without; rows of one class only.
+        ([0, 0, 0, 2], 4),
+        ([0, 1, 2, 2, 2, 2, 2, 2], 5),
+        ([1, 1, 1, 1], 4),
+    ],
+)
+def test_few_rows_and_rare_labels_are_held_out_fold_by_fold(targets, folds, monkeypatch):
+    fitted = []
+
+    def counted(criterion, part, l2, **options):
+        fitted.append(len(part))
+        return fit(criterion, part, l2, **options)
+
+    monkeypatch.setattr("nlptransfer.training.linear_head.fit", counted)
+    some = Features(rows(len(targets)).values, np.array(targets))
+    found = task(some[:-1], some[-1:], l2=1.0).choose_l2()
+    *parts, whole = fitted
+    assert len(parts) == folds and sum(parts) == len(targets) * (folds - 1) and whole == len(targets)
+    assert np.isfinite(found.held_out).all() and np.isfinite(found.head[0]).all()
+
+
+def test_cross_validation_depends_on_its_seed_alone():
+    held_out = [task(rows(40), rows(9, seed=1), seed=seed).choose_l2().held_out for seed in (0, 0, 1)]
+    assert np.array_equal(*held_out[:2]) and not np.array_equal(*held_out[1:])
+
+
+def test_what_cannot_choose_is_refused():
+    with pytest.raises(TrainingError, match="expected 4 rows or more to cross-validate, found 3; add labeled rows"):
+        task(rows(2), rows(1, seed=1)).choose_l2()
+    with pytest.raises(TrainingError, match="finite validation score, found nan: choose another metric"):
+        task(rows(40), rows(9, seed=1), lambda y, z: float("nan"), by_loss=False).choose_l2()
+
+
+def test_many_rows_are_fitted_again_with_the_validation_rows():
     own = task(rows(FEW_ROWS), rows(60, seed=1))
-    found, kept = own.choose(), own.choose(refit=False)
-    assert found.record["solved"] == "train+validation" and kept.record["solved"] == "train"
+    found, kept = own.choose_l2(), own.choose_l2(refit=False)
+    assert found.record["fitted_on"] == "train+validation" and kept.record["fitted_on"] == "train"
     both = own.train + own.validation
-    expected = solve(own.criterion, both.values, both.targets, found.record["l2_strength"])
-    np.testing.assert_allclose(found.head[0], expected[0], atol=1e-3)
-    alone = solve(own.criterion, own.train.values, own.train.targets, found.record["l2_strength"])
-    np.testing.assert_allclose(kept.head[0], alone[0], atol=1e-3)
-    # Both are judged by a head that has not seen the validation rows.
-    np.testing.assert_allclose(found.held_out, own.validation.values @ alone[0].T + alone[1], atol=1e-2)
+    expected = peer_of(both, found.record["l2"])
+    np.testing.assert_allclose(found.head[0], expected.coef_, atol=2e-3)
+    alone = peer_of(own.train, found.record["l2"])
+    np.testing.assert_allclose(kept.head[0], alone.coef_, atol=2e-3)
+    # The scores of both are of a head that has not seen the validation rows.
+    expected = alone.predict_proba(own.validation.values)
+    np.testing.assert_allclose(softmax(found.held_out, axis=1), expected, atol=0.02)
     np.testing.assert_array_equal(found.held_out, kept.held_out)
 
 
 @pytest.mark.parametrize("folds_know", [True, False])
-def test_a_strength_that_is_given_is_taken_as_it_is(folds_know):
-    own = task(rows(40), rows(9, seed=1), strength=3.0, folds_know=folds_know)
-    found, both = own.choose(), own.train + own.validation
-    assert (found.record["l2_strength"], found.record["chosen_by"]) == (3.0, "default")
-    expected = solve(own.criterion, both.values, both.targets, 3.0)
-    np.testing.assert_allclose(found.head[0], expected[0], atol=1e-3)
+def test_a_strength_that_is_set_is_taken_as_it_is(folds_know):
+    own = task(rows(40), rows(9, seed=1), l2=3.0, folds_know=folds_know)
+    found, both = own.choose_l2(), own.train + own.validation
+    assert (found.record["l2"], found.record["chosen_by"]) == (3.0, "default")
+    np.testing.assert_allclose(found.head[0], peer_of(both, 3.0).coef_, atol=2e-3)
     if folds_know:
-        # Judged on the validation rows alone, by a head that has not seen them.
-        alone = solve(own.criterion, own.train.values, own.train.targets, 3.0)
-        np.testing.assert_allclose(found.held_out, own.validation.values @ alone[0].T + alone[1], atol=1e-2)
+        # Scored on the validation rows alone, by a head that has not seen them.
+        expected = peer_of(own.train, 3.0).predict_proba(own.validation.values)
+        np.testing.assert_allclose(softmax(found.held_out, axis=1), expected, atol=0.02)
         assert found.score == accuracy(own.validation.targets, found.held_out)
 
 
 def test_few_rows_that_must_not_be_learned_choose_alone():
-    own = task(rows(40), rows(9, seed=1))
-    kept = own.choose(refit=False)
-    assert kept.record["chosen_by"] == "validation" and kept.record["solved"] == "train"
+    kept = task(rows(40), rows(9, seed=1)).choose_l2(refit=False)
+    assert kept.record["chosen_by"] == "validation" and kept.record["fitted_on"] == "train"
 
 
 @pytest.mark.parametrize("count", [40, FEW_ROWS])
-def test_rows_beside_are_learned_in_the_share_that_is_asked_for(count):
+def test_extra_rows_are_learned_in_the_share_that_is_asked_for(count):
     own, others = task(rows(count), rows(10, seed=1)), rows(90, seed=2)
-    criterion = own.criterion
-    beside = Features(others.values, others.targets, share_weights(criterion, others, 3.0))
-    found = own.choose(beside=beside, share=0.5)
+    extra = Features(others.values, others.targets, share_weights(own.criterion, others, 3.0))
+    found = own.choose_l2(extra=extra, share=0.5)
     both = own.train + own.validation
-    values = np.concatenate([both.values, others.values])
-    targets = np.concatenate([both.targets, others.targets])
     weights = np.concatenate([np.full(len(both), 0.5 / len(both)), np.full(len(others), 3.0 / len(others))])
-    strength = found.record["l2_strength"]
     # scikit-learn adds losses up, and its penalty is |W|^2 / (2 C).
-    peer = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=10_000)
-    peer.fit(values, targets, sample_weight=weights / weights.sum() * len(weights))
-    np.testing.assert_allclose(found.head[0] - found.head[0].mean(axis=0), peer.coef_, atol=5e-3)
+    sample_weight = weights / weights.sum() * len(weights)
+    peer = peer_of(both + others, found.record["l2"], sample_weight=sample_weight)
+    np.testing.assert_allclose(found.head[0] - found.head[0].mean(axis=0), peer.coef_, atol=1e-2)
 
 
-def test_columns_left_out_count_nothing():
-    own = task(rows(40), rows(9, seed=1))
+def test_extra_rows_are_trained_on_in_every_fold_and_the_others_keep_their_share():
+    own, others = task(rows(30), rows(9, seed=1), l2=1.0, seed=1), rows(200, seed=7)
+    extra = Features(others.values, others.targets, share_weights(own.criterion, others, 0.2))
+    found, both = own.choose_l2(extra=extra, share=0.7), own.train + own.validation
+    expected = np.empty((len(both), 3))
+    folds = min(5, np.bincount(both.targets).min())
+    for kept, out in StratifiedKFold(folds, shuffle=True, random_state=1).split(both.values, both.targets):
+        again = Features(both.values[kept], both.targets[kept], np.full(len(kept), 0.7 / len(kept)))
+        weight, bias = fit(own.criterion, again + extra, 1.0, ftol=1e-9)
+        expected[out] = both.values[out] @ weight.T + bias
+    np.testing.assert_allclose(found.held_out, expected[30:], atol=0.05)
+
+
+def test_extra_rows_may_be_all_that_counts_or_nothing():
+    own, others = task(rows(30), rows(9, seed=1), l2=10.0), rows(200, seed=7)
+    nothing = Features(others.values, others.targets, np.zeros(200))
+    np.testing.assert_allclose(own.choose_l2(extra=nothing).head[0], own.choose_l2().head[0], atol=2e-3)
+    alone = own.choose_l2(extra=Features(others.values, others.targets, np.ones(200)), share=0.0)
+    np.testing.assert_allclose(alone.head[0], peer_of(others, 10.0).coef_, atol=2e-3)
+
+
+def test_features_that_are_0_count_nothing():
     columns = np.array([True, False, True, True, False, True])
-    found = own.only(columns).choose()
+    found = task(rows(40), rows(9, seed=1)).mapped(lambda values: values * columns).choose_l2()
     assert abs(found.head[0][:, ~columns]).max() < 1e-6 and abs(found.head[0][:, columns]).min() > 0
 
 

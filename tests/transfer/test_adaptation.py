@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from transformers import AutoModelForMaskedLM
 
@@ -15,13 +14,10 @@ from helpers.corpora import HELD_OUT, WORDS, text_of
 from helpers.corpora import topic_splits as words
 from helpers.encoders import SHAPES, make_base
 from helpers.folders import RUN_FILES, files_of
-from helpers.runs import finetune
-from helpers.transfers import QUICK, ROUTES, SOLVED, sides_of, weights
+from helpers.runs import finetune, same_weights
+from helpers.transfers import FITTED, QUICK, ROUTES, sides_of
 from nlptransfer import Classifier, RunResult
-from nlptransfer.data.dataset import DataSettings, load_data
-from nlptransfer.data.labels import Labels
-from nlptransfer.data.unlabeled import load_texts, load_unlabeled, with_unlabeled
-from nlptransfer.errors import DataError, SettingError
+from nlptransfer.errors import SettingError
 from nlptransfer.experiments import fitting
 from nlptransfer.transfer.adapt import Adapt
 from nlptransfer.transfer.alignment import Coral, Dann, Mmd
@@ -54,7 +50,7 @@ FITTING = [
     (route, name)
     for route in ("words linear", "words mlp", "probe linear", "full", "lora")
     for name in FREE
-    if not (name in STEPPED_ONLY and route in SOLVED)
+    if not (name in STEPPED_ONLY and route in FITTED)
 ]
 
 
@@ -91,7 +87,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
     if name == "adapt":
         tried = told.stages["align"].curve
         assert [(one["method"], one["trade_off"]) for one in tried] == [("none", 0), ("coral", 0.5), ("coral", 1)]
-    elif name != "selftrain" and route not in SOLVED:
+    elif name != "selftrain" and route not in FITTED:
         # Where D is asked to count nothing it has no gradient, and one where it does.
         assert stage.curve[0]["trade_off"] == 0
 
@@ -185,8 +181,7 @@ def test_no_label_of_the_target_is_reached(name, adapt):
     one, other = (adapt(route, name, data=data, **own) for data in (rows, turned))
     assert one.data == other.data
     assert one.metrics == other.metrics
-    first, second = weights(one), weights(other)
-    assert all(np.array_equal(first[weight], second[weight]) for weight in first)
+    assert same_weights(one, other)
 
 
 @pytest.mark.usefixtures("told_apart")
@@ -194,8 +189,7 @@ def test_no_test_row_is_reached_by_a_choice(adapt):
     rows = words(SIZES, 1)
     others = rows | {"test": words(SIZES, 7)["test"]}
     one, other = (adapt("words linear", "selftrain", data=data, **ANY_SHIFT) for data in (rows, others))
-    first, second = weights(one), weights(other)
-    assert all(np.array_equal(first[weight], second[weight]) for weight in first)
+    assert same_weights(one, other)
     told, others_told = (run.stages for run in (one, other))
     assert [stage.chosen for stage in told.values()] == [stage.chosen for stage in others_told.values()]
 
@@ -281,9 +275,7 @@ def test_resumes_without_doing_a_candidate_twice(adapt, tmp_path, monkeypatch):
         patch.setattr("nlptransfer.experiments.stages.fit_variant", counted)
         again = adapt("words mlp", strategy, output_dir=folder)
     assert done == [{"trade_off": value} for value in (0.0, 0.5, 0.5, 1.0)]
-    first, second = weights(whole), weights(again)
-    assert all(np.array_equal(first[weight], second[weight]) for weight in first)
-    assert whole.metrics == again.metrics
+    assert same_weights(whole, again) and whole.metrics == again.metrics
 
 
 # What is refused
@@ -363,48 +355,6 @@ def test_a_saved_classifier_has_no_rows_to_weigh(adapt, tmp_path):
 def test_a_strategy_that_makes_a_classifier_comes_last(first, then):
     with pytest.raises(SettingError, match=f"{first} >> {then}: expected something before that makes no classifier"):
         TRANSFERS[first]() >> TRANSFERS[then]()
-
-
-# Texts without labels
-
-
-def test_texts_are_read_once_each_and_normalized(tmp_path):
-    file = tmp_path / "texts.jsonl"
-    file.write_text('{"text": "One  text"}\n{"text": "one text"}\n{"text": " "}\n{"text": "two"}\n')
-    assert load_texts(file, DataSettings(normalization="lower")) == ("one text", "two")
-    with pytest.raises(DataError, match="expected texts, found none"):
-        load_texts(["", "  "])
-
-
-def test_labels_of_training_rows_are_not_read(tmp_path):
-    labels = Labels(("bad", "good"), False)
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "train.csv").write_text("text,label\na,what\nb,ever\nc,\n")
-    (folder / "test.csv").write_text("text,label\nd,good\nb,bad\n")
-    data = load_unlabeled(folder, labels)
-    # What is in test too is left out.
-    assert data.unlabeled == ("a", "c") and data.test.texts == ["d", "b"]
-    assert [len(split) for split in data.splits.values()] == [0, 0, 0, 2]
-    (folder / "test.csv").write_text("text,label\nd,fine\n")
-    with pytest.raises(DataError, match="fine"):
-        load_unlabeled(folder, labels)
-
-
-def test_a_table_with_labels_and_no_test_gets_one(tmp_path):
-    rows = words({"train": 60}, 0)["train"]
-    labels = Labels(("bad", "good"), False)
-    data = load_unlabeled(rows, labels, DataSettings(max_train_rows=20))
-    assert len(data.test) == len(load_data(rows).test) and len(data.unlabeled) == 20
-    with pytest.raises(DataError, match="label_mapping"):
-        load_unlabeled((rows[0], ["x", "y"] * 30), labels)
-
-
-def test_further_texts_are_part_of_the_fingerprint():
-    data = load_data(words({"train": 30, "test": 4}, 0))
-    more = with_unlabeled(data, ["one", "two"])
-    assert "unlabeled" not in data.fingerprints()
-    assert more.fingerprints()["unlabeled"]["rows"] == 2 and "unlabeled 2" in repr(more)
 
 
 def test_validation_is_scored_by_a_head_that_has_not_learned_it(adapt):

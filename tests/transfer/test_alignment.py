@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from nlptransfer.data.labels import Labels
 from nlptransfer.models.rows import Examples, FeatureRows
-from nlptransfer.training.lbfgs import solve
+from nlptransfer.training.lbfgs import Features, fit
 from nlptransfer.training.loop import train
 from nlptransfer.training.losses import SOURCE, UNLABELED, BatchTargets, LabelLoss
 from nlptransfer.training.optimizer import TrainingSettings
@@ -259,7 +259,7 @@ def test_closed_form_undoes_a_made_shift():
     criterion = LabelLoss(Labels(("a", "b"), False))
     found = []
     for rows in (source, correlation_map(source, target, 0.0)(source)):
-        weight, bias = solve(criterion, rows, known, 1.0)
+        weight, bias = fit(criterion, Features(rows, known), 1.0)
         found.append(right(target @ weight.T + bias, truth))
     assert found[0] < 0.7 and found[1] > 0.85
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.folders import RUN_FILES, files_of, no_path_in
-from helpers.runs import finetune
-from helpers.transfers import QUICK, ROUTES, SOLVED, sides_of, weights
+from helpers.runs import finetune, same_weights
+from helpers.transfers import ALONE, FITTED, QUICK, ROUTES, sides_of, weights
 from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import NlpTransferError, SettingError
@@ -63,7 +63,7 @@ FITTING = [
     (route, name)
     for route in ROUTES
     for name in ("copy", "sequential", "joint", "select_features", "relational")
-    if not (name == "select_features" and route not in SOLVED) and not (name == "relational" and route in SOLVED)
+    if not (name == "select_features" and route not in FITTED) and not (name == "relational" and route in FITTED)
 ]
 
 
@@ -190,33 +190,30 @@ def test_names_of_strategies():
 @pytest.mark.parametrize("route", ["words linear", "words cnn", "probe linear", "full", "lora"])
 def test_a_copied_classifier_needs_no_training_and_scores_as_its_own_evaluate_says(route, tune, sides, tmp_path):
     source, target, base = sides(route)
-    own = {**QUICK, **ROUTES[route], "base": base, "calibration_size": 0.3}
-    del own["verdict"]
-    saved = finetune(source, output_dir=tmp_path / "saved", **own)
+    own = {**ALONE, **ROUTES[route], "calibration_size": 0.3}
+    saved = finetune(source, output_dir=tmp_path / "saved", base=base, **own)
     run = finetune(target, source=saved.folder, transfer="copy", output_dir=tmp_path / "copy", verdict=False)
     assert run.training == Fit()
     evaluated = Classifier.load(saved.folder).evaluate(target)
     for name, value in run.metrics.items():
         if name not in ("rows", "per_class"):
             assert value == pytest.approx(evaluated[name]), name
-    found, expected = weights(run), weights(saved)
-    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert same_weights(run, saved)
 
 
 @pytest.mark.parametrize("route", ["full", "lora"])
 def test_a_saved_source_is_gone_on_with_as_one_that_was_just_learned(route, tune, sides, tmp_path):
     source, target, base = sides(route)
     whole = tune(route, "sequential")
-    own = {name: value for name, value in QUICK.items() if name != "verdict"} | ROUTES[route]
-    saved = finetune(source, output_dir=tmp_path / "saved", base=base, **own)
+    saved = finetune(source, output_dir=tmp_path / "saved", base=base, **{**ALONE, **ROUTES[route]})
+    before = saved.classifier.logits(target["test"][0])
     settings = {**QUICK, "num_train_epochs": ROUTES[route]["num_train_epochs"]}
     for given in (saved.folder, saved.classifier, saved):
         run = finetune(target, source=given, output_dir=tmp_path / "on", overwrite=True, **settings)
         assert list(run.stages) == ["target"]
-        found, expected = weights(run), weights(whole)
-        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+        assert same_weights(run, whole)
     # The one that was handed over is as it was.
-    assert all(np.array_equal(weights(saved)[name], value) for name, value in weights(saved).items())
+    assert np.array_equal(saved.classifier.logits(target["test"][0]), before)
 
 
 def test_what_a_saved_classifier_cannot_do_is_refused(tune, sides, tmp_path):
@@ -264,8 +261,7 @@ def test_the_layers_to_freeze_are_tried_on_validation(source, tune, tmp_path, si
         assert run.stages["source"].curve is None
     else:
         _, target, base = sides("full")
-        own = {name: value for name, value in QUICK.items() if name != "verdict"}
-        run = finetune(target, route=Full(layers="auto", max_length=16), base=base, output_dir=tmp_path / "d", **own)
+        run = finetune(target, route=Full(layers="auto", max_length=16), base=base, output_dir=tmp_path / "d", **ALONE)
     training = run.training
     assert [entry["freeze_layers"] for entry in training.curve] == [0, 1, 2]
     best = max(training.curve, key=lambda entry: entry["best_score"])
@@ -279,7 +275,7 @@ def test_the_layers_to_freeze_are_tried_on_validation(source, tune, tmp_path, si
 def test_l2_sp_holds_to_the_source(tune):
     free, none, held = (tune("full", Sequential(l2_sp=strength)) for strength in (0.0, 1e-12, 1e3))
     plain = tune("full", "sequential")
-    assert all(np.array_equal(weights(free)[name], weights(plain)[name]) for name in weights(plain))
+    assert same_weights(free, plain)
     far, near = (sum(run.transfer.distance_from_source.values()) for run in (free, held))
     assert near < far / 3
     assert sum(none.transfer.distance_from_source.values()) == pytest.approx(far, rel=1e-2)
@@ -304,12 +300,10 @@ def test_joint_with_no_weight_on_the_source_is_the_target_alone(route, tune, sid
     run = tune(route, Joint(alpha=0.0))
     # The source's labels turned round do no harm.
     texts, labels = source["train"]
-    turned = tune(route, Joint(alpha=0.0), source={**source, "train": (texts, [OTHER[label] for label in labels])})
+    other = {"good": "bad", "bad": "good"}
+    turned = tune(route, Joint(alpha=0.0), source={**source, "train": (texts, [other[label] for label in labels])})
     for name, value in weights(run).items():
         np.testing.assert_allclose(weights(turned)[name], value, atol=1e-6)
-
-
-OTHER = {"good": "bad", "bad": "good"}
 
 
 def test_select_keeps_what_counts_on_the_source(tune):
@@ -349,10 +343,11 @@ def test_rows_that_look_like_the_target_count_more(tune, sides):
     alien = [f"zzz yyy xxx {text[:9]}" if row % 2 else text for row, text in enumerate(texts)]
     settings = DataSettings(calibration_size=0.0)
     data = load_data(target, settings)
-    way = Sequential(target_like=True)
-    found = weighted(load_source({**source, "train": (alien, labels)}, data.labels, settings, way), data, way, 0)
+    transfer = Sequential(target_like=True)
+    source = load_source({**source, "train": (alien, labels)}, data.labels, settings, transfer)
+    found = weighted(source, data, transfer, 0)
     assert found.weights[0::2].mean() > 2 * found.weights[1::2].mean()
-    assert tune("words linear", Sequential(target_like=True)).metrics["accuracy"] > 0.6
+    assert tune("words linear", transfer).metrics["accuracy"] > 0.6
 
 
 def test_fewer_source_rows(tune):
@@ -379,9 +374,8 @@ def test_similarity_of_both_sides(tune):
             assert 0 <= entry["proxy_a_distance"] <= 2
             assert 0 <= entry["cka_with_source"] <= 1 + 1e-6
     # Frozen layers are what they were.
-    assert similarity and tune("probe linear", "sequential").transfer.similarity[0]["cka_with_source"] == pytest.approx(
-        1
-    )
+    first, *_ = tune("probe linear", "sequential").transfer.similarity
+    assert first["cka_with_source"] == pytest.approx(1)
 
 
 def test_augmented_rows_are_learned_and_are_no_part_of_the_data(tune):
@@ -424,9 +418,7 @@ def test_settings_of_a_stage_are_converted_and_checked():
 
 @pytest.mark.parametrize("route", ["probe linear", "full"])
 def test_what_is_frozen_of_the_source_is_computed_once_too(route, tune, monkeypatch):
-    frozen = (
-        {"source_settings": {"freeze_layers": 1}, "target_settings": {"freeze_layers": 1}} if route == "full" else {}
-    )
+    frozen = {f"{stage}_settings": {"freeze_layers": 1} for stage in ("source", "target") if route == "full"}
     first = tune(route, "sequential", **frozen)
     passes = []
     monkeypatch.setattr("nlptransfer.models.features.through", lambda *values: passes.append(values))
