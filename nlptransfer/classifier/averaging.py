@@ -38,7 +38,7 @@ def average(
         _check_alike(first, other, number)
     record = {"base": first.record.get("base", {}), "average": {"weights": shares}}
     route, model = first.route.averaged(
-        [(one.route, one.model) for one in classifiers], shares, first.labels, first.tokenizer, record["base"], base
+        [one.model for one in classifiers], shares, first.labels, first.tokenizer, record["base"], base
     )
     return replace(first, route=route, model=model.to(distributed.state().device), thresholds=None, record=record)
 

@@ -3,6 +3,7 @@
 Knows nothing of architectures and routes. No other file calls ``from_pretrained``.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,14 +63,16 @@ def with_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars, and its warnings of every head that is newly initialized."""
+    """Silence transformers' progress bars, its warnings of newly initialized heads, and peft's of an old name in it."""
     from transformers.utils import logging as hf_logging
 
     shown, verbosity = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
     hf_logging.disable_progress_bar()
     hf_logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+            yield
     finally:
         hf_logging.set_verbosity(verbosity)
         if shown:

@@ -65,11 +65,7 @@ FAMILIES = {
 
 
 def layers_of(model: nn.Module) -> nn.ModuleList:
-    """Return the encoder's layers, lowest first, of a classifier, a bare encoder, or either within peft.
-
-    Raises:
-        BaseModelError: an architecture whose layers are not known here, or that has one for all (ALBERT).
-    """
+    """Return the encoder's layers, lowest first, of a classifier, a bare encoder, or either within peft."""
     plain = plain_model(model)
     family = family_of(plain)
     if family.layers is None:
@@ -90,11 +86,7 @@ def layer_name(parameter: str) -> str:
 
 
 def embeddings_of(model: nn.Module) -> list[nn.Module]:
-    """Return the modules to freeze with the first layer: those below it, and DeBERTa's distances and convolution.
-
-    Raises:
-        BaseModelError: an architecture that is not known here.
-    """
+    """Return the modules to freeze with the first layer: those below it, and DeBERTa's distances and convolution."""
     plain = plain_model(model)
     family = family_of(plain)
     return parts_of(plain, (*family.embeddings, *family.shared, family.in_first_layer))
@@ -106,11 +98,7 @@ def head_modules(model: nn.Module) -> list[str]:
 
 
 def last_layer(model: nn.Module) -> nn.Linear:
-    """Return the layer whose outputs are the logits; within peft the copy of it that is in use.
-
-    Raises:
-        BaseModelError: none is found.
-    """
+    """Return the layer whose outputs are the logits; within peft the copy of it that is in use."""
     plain = plain_model(model)
     layers = [
         module
@@ -156,11 +144,7 @@ def within_peft(model: Any) -> Any:
 
 
 def family_of(model: PreTrainedModel) -> Family:
-    """Return the paths of a model's parts.
-
-    Raises:
-        BaseModelError: an architecture that is not known here.
-    """
+    """Return the paths of a model's parts, or raise a BaseModelError for an architecture that is not known here."""
     family = FAMILIES.get(model.config.model_type)
     if family is None:
         raise BaseModelError(

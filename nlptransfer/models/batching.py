@@ -17,15 +17,14 @@ BATCH_COST = 0.05
 def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Plan one epoch's batches: every row once, rows of like length together, in random order.
 
-    The plan depends on the arguments alone, so that every process draws the same one and a resumed
-    run goes on where it stopped.
+    The plan depends on the arguments alone: every process draws the same, and a resumed run goes on where it stopped.
 
     Args:
         lengths: (rows,) tokens per row.
         batch_size: rows of a batch over all processes; the last one may have fewer.
 
     Returns:
-        For each batch the places of its rows.
+        The places of the rows of each batch.
     """
     draw = np.random.default_rng([seed, epoch])
     shuffled = draw.permutation(len(lengths))
@@ -41,32 +40,32 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int
 
 def endless_batches(lengths: np.ndarray, batch_size: int, seed: int, first: int, count: int) -> list[np.ndarray]:
     """List batches ``first`` to ``first + count`` of one epoch's :func:`training_batches` after the other's."""
-    found: list[np.ndarray] = []
+    batches: list[np.ndarray] = []
     epoch, skipped = divmod(first, math.ceil(len(lengths) / batch_size))
-    while len(found) < count:
-        found += training_batches(lengths, batch_size, seed, epoch)[skipped:]
+    while len(batches) < count:
+        batches += training_batches(lengths, batch_size, seed, epoch)[skipped:]
         epoch, skipped = epoch + 1, 0
-    return found[:count]
+    return batches[:count]
 
 
 def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.ndarray]:
     """Plan batches for prediction: rows of like length, longest first; at most ``tokens`` with padding, or one row.
 
-    Batches are split for the least work, all tokens with padding and the fixed cost of each batch, by dynamic
-    programming over the distinct lengths.
+    They are split for the least work, tokens with padding and the fixed cost of each batch, by dynamic programming over
+    the distinct lengths.
     """
     order = np.argsort(lengths, kind="stable")
-    found, counts = np.unique(lengths, return_counts=True)
+    distinct, counts = np.unique(lengths, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])
-    most = np.maximum(tokens // np.maximum(found, 1), 1)
-    least = np.zeros(len(found) + 1)
-    lowest = np.zeros(len(found), dtype=np.int64)
-    for top, longest in enumerate(found):
+    most = np.maximum(tokens // np.maximum(distinct, 1), 1)
+    least = np.zeros(len(distinct) + 1)
+    lowest = np.zeros(len(distinct), dtype=np.int64)
+    for top, longest in enumerate(distinct):
         # As long as the longest: rows from each of the lengths on up to this one.
         rows = below[top + 1] - below[: top + 1]
         work = least[: top + 1] + rows * longest + np.ceil(rows / most[top]) * BATCH_COST * tokens
         lowest[top], least[top + 1] = work.argmin(), work.min()
-    end = len(found)
+    end = len(distinct)
     while end:
         start = lowest[end - 1]
         together = order[below[start] : below[end]][::-1]

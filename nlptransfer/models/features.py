@@ -26,7 +26,6 @@ from nlptransfer.files import atomic_file, cache_folder
 from nlptransfer.models import partial
 from nlptransfer.models.architectures import embeddings_of, layers_of
 from nlptransfer.models.inference import compute
-from nlptransfer.models.rows import FeatureRows
 from nlptransfer.models.tokens import LongText, TokenRows
 from nlptransfer.progress import progress_bar
 from nlptransfer.vectors import RESERVED
@@ -40,7 +39,7 @@ RECIPE = 2
 """Version of the computation; arrays of another one are computed again."""
 
 
-def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]) -> FeatureRows:
+def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]) -> np.ndarray:
     """Pool the word vectors of each row over its known words; zeros for a row without any.
 
     Args:
@@ -55,7 +54,7 @@ def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]
     bags = torch.from_numpy(np.concatenate([[0], np.cumsum(known)])[rows.offsets[:-1]])
     words = torch.from_numpy(rows.ids[known]).to(bags.dtype)
     pooled = [functional.embedding_bag(words, matrix, bags, mode=kind) for kind in pooling]
-    return FeatureRows(torch.cat(pooled, dim=1).numpy())
+    return torch.cat(pooled, dim=1).numpy()
 
 
 def activations(

@@ -4,7 +4,7 @@ This file knows layers and labels; it does not know what is trained.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,11 @@ from nlptransfer.models.inference import compute
 from nlptransfer.models.rows import Rows
 
 
-@contextmanager
-def standing_in(layer: nn.Module | None, other: nn.Module | None) -> Iterator[None]:
+def standing_in(layer: nn.Module | None, other: nn.Module | None) -> AbstractContextManager[object]:
     """Let another layer compute the outputs of ``layer``; nothing changes where one of them is None."""
     if layer is None or other is None:
-        yield
-        return
-    hook = layer.register_forward_hook(lambda _module, inputs, _output: other(*inputs))
-    try:
-        yield
-    finally:
-        hook.remove()
+        return nullcontext()
+    return layer.register_forward_hook(lambda _module, inputs, _output: other(*inputs))
 
 
 @contextmanager
@@ -39,11 +33,8 @@ def last_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
     def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen[:] = inputs[:1]
 
-    hook = layer.register_forward_pre_hook(note)
-    try:
+    with layer.register_forward_pre_hook(note):
         yield seen
-    finally:
-        hook.remove()
 
 
 def text_vectors(inputs: Tensor, batch: Mapping[str, Tensor], model: Any) -> Tensor:

@@ -27,13 +27,10 @@ def _over_windows(values: np.ndarray, windows: np.ndarray) -> np.ndarray:
 
 
 def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray:
-    """Compute the model's logits in evaluation mode, in the order of the texts.
+    """Compute the model's logits in evaluation mode, (texts, labels) float32; for a text in windows the mean of theirs.
 
     Args:
         share: whether all processes call this and work on a part each; everyone gets all rows.
-
-    Returns:
-        (texts, labels) float32, for a text in windows the mean of theirs.
     """
     if not len(rows):
         return np.zeros((0, model.config.num_labels), dtype=np.float32)

@@ -31,13 +31,10 @@ from nlptransfer.models.heads import label_config
 from nlptransfer.settings import check
 
 
-def load_tokenizer(base: BaseModel, max_length: int | None = None) -> PreTrainedTokenizerFast:
+def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
     """Load the tokenizer of a base; one without a padding token takes its unknown or end token for it.
 
-    Its ``model_max_length`` is ``max_length``, or less where the tokenizer or the positions of the model end before.
-
-    Raises:
-        BaseModelError: it cannot be read, is not a fast one, or has nothing to pad with.
+    Its ``model_max_length`` is at most the positions of the model.
     """
     tokenizer = fast_tokenizer(base)
     if tokenizer.pad_token is None:
@@ -50,8 +47,8 @@ def load_tokenizer(base: BaseModel, max_length: int | None = None) -> PreTrained
                 "set pad_token in tokenizer_config.json"
             )
         tokenizer.pad_token = stand_in
-    limits = (max_length, tokenizer.model_max_length, _places(from_pretrained(AutoConfig, base)))
-    tokenizer.model_max_length = min(limit for limit in limits if limit is not None)
+    places = _places(from_pretrained(AutoConfig, base))
+    tokenizer.model_max_length = min(tokenizer.model_max_length, places or tokenizer.model_max_length)
     return tokenizer
 
 
@@ -111,36 +108,28 @@ def load_model(
     return model, sorted(fresh)
 
 
-def load_encoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load the encoder of a base without a head, in eval mode and frozen.
-
-    Raises:
-        BaseModelError: weights are missing (a pooler's are not needed).
-    """
-    model, _ = _load(AutoModel, base, from_pretrained(AutoConfig, base), dtype, {})
+def load_encoder(base: BaseModel) -> PreTrainedModel:
+    """Load the encoder of a base without a head, in eval mode and frozen; a pooler's weights may be missing."""
+    model, _ = _load(AutoModel, base, from_pretrained(AutoConfig, base), torch.float32, {})
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
 
 
 def load_language_model(base: BaseModel, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, bool]:
-    """Load a base with its pretraining head, and tell whether that predicts masked tokens, not the next one.
-
-    Raises:
-        BaseModelError: the base has no such head, or not its weights.
-    """
+    """Load a base with its pretraining head, and tell whether that predicts masked tokens, not the next one."""
     config = from_pretrained(AutoConfig, base)
     is_masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
     if config.is_encoder_decoder or not (is_masked or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
-        raise BaseModelError(_no_language_head(base, f"model type {config.model_type!r}"))
+        raise _no_language_head(base, f"model type {config.model_type!r}")
     model, fresh = _load(AutoModelForMaskedLM if is_masked else AutoModelForCausalLM, base, config, dtype, {})
     if fresh:
-        raise BaseModelError(_no_language_head(base, f"none for {', '.join(sorted(fresh))}"))
+        raise _no_language_head(base, f"none for {', '.join(sorted(fresh))}")
     if not is_masked and _looks_ahead(model):
-        raise BaseModelError(_no_language_head(base, f"model type {config.model_type!r}, which reads both ways"))
+        raise _no_language_head(base, f"model type {config.model_type!r}, which reads both ways")
     return model, is_masked
 
 
-def _no_language_head(base: BaseModel, found: str) -> str:
-    return (
+def _no_language_head(base: BaseModel, found: str) -> BaseModelError:
+    return BaseModelError(
         f"{base.id}: expected the weights of a head that predicts masked tokens, or the next one, as pretrain needs "
         f"it, found {found}: take transfer contrastive or selftrain, or a base that has them, as "
         "distilbert/distilbert-base-uncased"
@@ -159,9 +148,6 @@ def set_dropout(config: PreTrainedConfig, dropout: float, names: str = "dropout|
 
     Args:
         names: a regular expression that their names match.
-
-    Raises:
-        SettingError: no share in [0, 1).
     """
     check(0 <= dropout < 1, "dropout", dropout, "a share in [0, 1)")
     for name, value in list(vars(config).items()):

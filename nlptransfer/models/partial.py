@@ -4,8 +4,7 @@ This file knows layers and hidden states; it does not know which layers are froz
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -27,18 +26,14 @@ from nlptransfer.settings import check
 def upper_layers(model: nn.Module, cut: int) -> nn.Module:
     """Return the part of a model from layer ``cut`` on, over the same parameters and under the same names.
 
-    It is called as ``upper(activations, **inputs)`` with :func:`activations_below` of (batch, tokens, width), which are
-    cast to the embeddings' type, and with the model's inputs, for masks and positions. It has no parameters, cost or
-    dropout of the layers below, and what all layers share does not learn in it. Settings such as gradient checkpointing
-    are made on the model before.
+    It is called as ``upper(activations=..., **inputs)``, with the (batch, tokens, width) of :func:`activations_below`,
+    which are cast to the embeddings' type, and the model's inputs, for masks and positions. It has no parameters, cost
+    or dropout of the layers below, and what all layers share does not learn in it. Settings such as gradient
+    checkpointing are made on the model before.
 
     Args:
         model: a classifier, a bare encoder, or either within peft.
         cut: number of layers below, from 1 to all.
-
-    Raises:
-        SettingError: ``cut`` is out of range.
-        BaseModelError: see :func:`layers_of`.
     """
     plain, layers, family = _parts(model, cut)
     makers = parts_of(plain, family.embeddings)
@@ -67,10 +62,6 @@ def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> 
     """Return the input of layer ``cut``, or above all layers the output of the last, (batch, tokens, width).
 
     The model runs in eval mode and without gradients, and only its layers below the cut.
-
-    Raises:
-        SettingError: ``cut`` is out of range.
-        BaseModelError: see :func:`layers_of`.
     """
     plain, layers, family = _parts(model, cut)
     seen: list[Tensor] = []
@@ -82,42 +73,34 @@ def activations_below(model: nn.Module, cut: int, inputs: dict[str, Tensor]) -> 
     def note(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         seen.append(output[0] if isinstance(output, tuple) else output)
 
-    if cut < len(layers):
-        hooks = [layers[cut].register_forward_pre_hook(stop, with_kwargs=True)]
-    else:
-        # Where the first layer is the last, what belongs to it comes after it.
-        last = [layers[-1], *parts_of(plain, (family.in_first_layer,))]
-        hooks = [module.register_forward_hook(note) for module in (last if cut == 1 else last[:1])]
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            model(**inputs)
-    except _Reached:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes:
-            module.training = mode
+    with ExitStack() as hooks:
+        if cut < len(layers):
+            hooks.enter_context(layers[cut].register_forward_pre_hook(stop, with_kwargs=True))
+        else:
+            # Where the first layer is the last, what belongs to it comes after it.
+            last = [layers[-1], *parts_of(plain, (family.in_first_layer,))]
+            for module in last if cut == 1 else last[:1]:
+                hooks.enter_context(module.register_forward_hook(note))
+        model.eval()
+        try:
+            with torch.no_grad(), suppress(_Reached):
+                model(**inputs)
+        finally:
+            for module, mode in modes:
+                module.training = mode
     return seen[-1].transpose(0, 1) if family.tokens_first else seen[-1]
 
 
-@contextmanager
-def first_token_alone(model: Any) -> Iterator[None]:
+def first_token_alone(model: Any) -> AbstractContextManager[object]:
     """Let the last layer of BERT and its kin compute the first token only, the one that the classifier reads.
 
     Its attention looks at all tokens, so that logits are the same. With 6 layers this saves an eighth of their work.
     """
     rest = _after_last_attention(within_peft(model))
     if rest is None:
-        yield
-        return
-    hook = rest.register_forward_pre_hook(lambda _, inputs: tuple(part[:, :1] for part in inputs))
-    try:
-        yield
-    finally:
-        hook.remove()
+        return nullcontext()
+    return rest.register_forward_pre_hook(lambda _, inputs: tuple(part[:, :1] for part in inputs))
 
 
 def _after_last_attention(model: Any) -> nn.Module | None:
@@ -158,15 +141,8 @@ class _Handover:
     def take(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if "activations" in kwargs:
-            kwargs = dict(kwargs)
-            activations = kwargs.pop("activations")
-        else:
-            activations, *rest = args
-            args = tuple(rest)
-        self.activations = activations.to(self.dtype)
-        if self.tokens_first:
-            self.activations = self.activations.transpose(0, 1)
+        activations = kwargs.pop("activations").to(self.dtype)
+        self.activations = activations.transpose(0, 1) if self.tokens_first else activations
         return args, kwargs
 
     def forget(self, *_: Any) -> None:

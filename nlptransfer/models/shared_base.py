@@ -38,14 +38,7 @@ class SharedBase:
         self._loaded: dict[str, PreTrainedModel] = {}
 
     def encoder(self, record: Mapping[str, Any]) -> PreTrainedModel:
-        """Return the frozen encoder, the same for all.
-
-        Args:
-            record: of a saved classifier, on its base.
-
-        Raises:
-            BaseModelError: it was made with other weights.
-        """
+        """Return the frozen encoder, the same for all, if it has the weights of a classifier's record."""
         check_weights(self.base, record)
         if "encoder" not in self._loaded:
             self._loaded["encoder"] = load_encoder(self.base).to(distributed.state().device)
@@ -57,10 +50,7 @@ class SharedBase:
         """Return a classifier on the base, with a newly initialized head for these labels and the shared weights below.
 
         Args:
-            record: of a saved classifier, on its base.
-
-        Raises:
-            BaseModelError: it was made with other weights.
+            record: of a saved classifier, on its base, which must have these weights.
         """
         check_weights(self.base, record)
         kind = "4bit" if four_bit else str(dtype)

@@ -98,20 +98,20 @@ def encode(
     check(max_length is None or max_length > special, "max_length", max_length, expected)
     room = None if max_length is None else max_length - special
     bare, sizes = _tokens(texts, tokenizer)
-    taken, kept, rows = _read(sizes, room, long_text)
+    places, lengths, rows = _read(sizes, room, long_text)
     # The special tokens are the same for all texts, but show only where there is a token between them.
     before, after, segment = _frame(tokenizer, texts[int(sizes.argmax())] if special and len(texts) else "")
-    type_ids, places = None, np.concatenate([[0], np.cumsum(rows)])
+    type_ids, windows = None, np.concatenate([[0], np.cumsum(rows)])
     if "token_type_ids" in tokenizer.model_input_names:
-        segments = np.full(len(taken), segment, dtype=np.int8)
-        type_ids = _joined(before[1], segments, after[1], kept)
+        segments = np.full(len(places), segment, dtype=np.int8)
+        type_ids = _joined(before[1], segments, after[1], lengths)
     return TokenRows(
-        _joined(before[0], bare[taken], after[0], kept),
-        np.concatenate([[0], np.cumsum(kept + special)]),
+        _joined(before[0], bare[places], after[0], lengths),
+        np.concatenate([[0], np.cumsum(lengths + special)]),
         tokenizer.pad_token_id or 0,
         type_ids if type_ids is not None and type_ids.any() else None,
         tokenizer.padding_side == "left",
-        places if places[-1] > len(texts) else None,
+        windows if windows[-1] > len(texts) else None,
         long_text,
     )
 
@@ -132,14 +132,13 @@ def _tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[n
 
 
 def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndarray]:
-    ids, sizes = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int64)]
-    for start in range(0, len(texts), ENCODE_CHUNK):
-        with _untruncated(tokenizer) as backend:
-            found = backend.encode_batch_fast(texts[start : start + ENCODE_CHUNK], add_special_tokens=False)
-        sizes.append(np.fromiter(map(len, found), dtype=np.int64, count=len(found)))
-        flat = chain.from_iterable(encoding.ids for encoding in found)
-        ids.append(np.fromiter(flat, dtype=np.int32, count=int(sizes[-1].sum())))
-    return np.concatenate(ids), np.concatenate(sizes)
+    ids, sizes = [np.zeros(0, dtype=np.int32)], list[int]()
+    with _untruncated(tokenizer) as backend:
+        for start in range(0, len(texts), ENCODE_CHUNK):
+            encodings = backend.encode_batch_fast(texts[start : start + ENCODE_CHUNK], add_special_tokens=False)
+            sizes += map(len, encodings)
+            ids.append(np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int32))
+    return np.concatenate(ids), np.array(sizes, dtype=np.int64)
 
 
 @contextmanager
@@ -193,14 +192,14 @@ def _read(sizes: np.ndarray, room: int | None, long_text: LongText) -> tuple[np.
         step = room - room // 4
         rows = 1 + -(-over // step)
         begins = np.repeat(firsts, rows) + np.minimum(ranges(np.zeros_like(rows), rows) * step, np.repeat(over, rows))
-        kept = np.repeat(sizes - over, rows)
-        return ranges(begins, kept), kept, rows
-    kept = sizes - over
-    taken = ranges(firsts, kept)
+        lengths = np.repeat(sizes - over, rows)
+        return ranges(begins, lengths), lengths, rows
+    lengths = sizes - over
+    places = ranges(firsts, lengths)
     if long_text == "head_tail":
         head = -(-room // 4)
-        taken += np.repeat(over, kept) * (ranges(np.zeros_like(kept), kept) >= head)
-    return taken, kept, np.ones_like(sizes)
+        places += np.repeat(over, lengths) * (ranges(np.zeros_like(lengths), lengths) >= head)
+    return places, lengths, np.ones_like(sizes)
 
 
 def _joined(before: np.ndarray, inner: np.ndarray, after: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -62,8 +62,7 @@ class SavedFormat(Settings, ABC):
         """Return the model's inputs for these texts.
 
         Args:
-            share: whether all processes call this together, in a run: what is frozen is then computed once, a part by
-                each, and kept in the feature cache.
+            share: whether all processes call this together; what is frozen is then computed once and kept in the cache.
         """
 
     def tokens(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> TokenRows:
@@ -95,10 +94,10 @@ class SavedFormat(Settings, ABC):
         Raises:
             RunFolderError: weights are missing, which transformers would fill with random numbers.
         """
-        model, found = from_pretrained(
+        model, info = from_pretrained(
             AutoModelForSequenceClassification, folder, use_safetensors=True, output_loading_info=True
         )
-        if missing := sorted(found["missing_keys"]):
+        if missing := sorted(info["missing_keys"]):
             raise RunFolderError(f"{folder}: expected every weight of the model, found no {', '.join(missing)}")
         return model.eval(), fast_tokenizer(folder)
 
@@ -124,16 +123,12 @@ class SavedFormat(Settings, ABC):
         return False
 
     def merged(self, model: PreTrainedModel) -> "tuple[SavedFormat, PreTrainedModel]":
-        """Return a copy of a model with its adapter added to the weights of the base, and its format.
-
-        Raises:
-            SettingError: the model has no adapter.
-        """
+        """Return a copy of a model with its adapter added to the weights of the base, and its format."""
         raise SettingError(f"merge: expected an adapter, found a whole model (route {self.name})")
 
     def averaged(
         self,
-        parts: "Sequence[tuple[SavedFormat, PreTrainedModel]]",
+        models: Sequence[PreTrainedModel],
         shares: Sequence[float],
         labels: Labels,
         tokenizer: PreTrainedTokenizerFast,
@@ -143,13 +138,9 @@ class SavedFormat(Settings, ABC):
         """Return one model with the weighted average of the adapters of several, and its format.
 
         Args:
-            parts: format and model of each.
             shares: weight of each, 1 together.
             record: ``Built.record`` of all.
             base: folder or hub id of their base; None: found by its record.
-
-        Raises:
-            SettingError: one has no adapter, or their adapters do not go together.
         """
         raise SettingError(f"classifier 1: expected an adapter, found a whole model (route {self.name})")
 
@@ -238,9 +229,7 @@ class Route(SavedFormat):
     def layer_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
     ) -> list[np.ndarray]:
-        """Return for each layer the mean of some texts' tokens, (len(some), width) float32; empty without such layers.
-
-        All processes call this together.
+        """Return the mean of some texts' tokens, (len(some), width) float32 by layer; all processes call this together.
 
         Args:
             some: places in ``texts``; frozen features are cached of all texts.
@@ -260,9 +249,6 @@ class Route(SavedFormat):
 
         Args:
             training: epochs, learning_rate and seed.
-
-        Raises:
-            SettingError: the route has none.
         """
         raise SettingError(f"route={self.name}: expected a route with word vectors, found none to train further")
 

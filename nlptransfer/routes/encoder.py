@@ -44,20 +44,21 @@ class EncoderRoute(Route):
 
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
         self.check()
-        found = find_base(base, revision)
+        encoder = find_base(base, revision)
         texts = [*data.train.texts, *extra]
-        tokenizer = set_length(load_tokenizer(found), self.max_length, texts)
-        model, fresh = self.make_model(found, data, tokenizer, seed)
+        tokenizer = set_length(load_tokenizer(encoder), self.max_length, texts)
+        model, fresh = self.make_model(encoder, data, tokenizer, seed)
+        self.freeze(model)
         if self.gradient_checkpointing:
             _compute_activations_twice(model)
         unknown = unknown_share(encode(texts, tokenizer, tokenizer.model_max_length).ids, tokenizer)
         if unknown > UNKNOWN_WARNING:
             log.warning(
                 "%s: %.0f%% of the tokens are unknown to this tokenizer; choose a base model for this language",
-                found.id,
+                encoder.id,
                 100 * unknown,
             )
-        record = {"kind": "encoder", **base_record(found), "fresh": fresh, "unknown_share": unknown}
+        record = {"kind": "encoder", **base_record(encoder), "fresh": fresh, "unknown_share": unknown}
         return Built(model, tokenizer, record)
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
@@ -102,8 +103,8 @@ class EncoderRoute(Route):
             widths[:] = [layer.shape[1] for layer in layers]
             return torch.cat(layers, dim=1) if layers else real[:, :0].float()
 
-        found = compute(model, pooled, self.rows(model, tokenizer, [texts[place] for place in some]), share=True)
-        return np.split(found, np.cumsum(widths)[:-1], axis=1) if found.shape[1] else []
+        vectors = compute(model, pooled, self.rows(model, tokenizer, [texts[place] for place in some]), share=True)
+        return np.split(vectors, np.cumsum(widths)[:-1], axis=1) if vectors.shape[1] else []
 
 
 def _compute_activations_twice(model: Any) -> None:

@@ -1,9 +1,7 @@
 """The route Lora: small trained matrices, added to the frozen weights of an encoder."""
 
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,12 +32,12 @@ from nlptransfer.hub import (
     fast_tokenizer,
     from_pretrained,
     markdown,
+    quiet,
     quoted,
     recorded_base,
     with_adapter,
 )
 from nlptransfer.models import SharedBase, head_modules
-from nlptransfer.routes.base import SavedFormat
 from nlptransfer.routes.encoder import EncoderRoute, default_settings
 from nlptransfer.settings import Count, Positive, Share, check
 
@@ -99,7 +97,7 @@ class Lora(EncoderRoute):
             fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
             modules_to_save=heads,
         )
-        with _peft_quiet():
+        with quiet():
             adapted = get_peft_model(model, config)
         # Not the path that it was loaded from.
         adapted.peft_config["default"].base_model_name_or_path = base.id
@@ -126,7 +124,7 @@ class Lora(EncoderRoute):
 
     def averaged(
         self,
-        parts: Sequence[tuple[SavedFormat, PreTrainedModel]],
+        models: Sequence[PreTrainedModel],
         shares: Sequence[float],
         labels: Labels,
         tokenizer: PreTrainedTokenizerFast,
@@ -134,7 +132,7 @@ class Lora(EncoderRoute):
         base: str | None,
     ) -> tuple["Lora", PreTrainedModel]:
         adapters: list[tuple[LoraConfig, dict[str, torch.Tensor]]] = []
-        for number, (_, model) in enumerate(parts, start=1):
+        for number, model in enumerate(models, start=1):
             if not isinstance(model, PeftModel):
                 raise SettingError(f"classifier {number}: expected an adapter, found a whole model")
             config = cast(LoraConfig, model.peft_config["default"])
@@ -248,8 +246,7 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
             ignore_mismatched_sizes=True,
             use_safetensors=True,
         )
-        with _peft_quiet():
-            return cast(PreTrainedModel, with_adapter(base, folder)), fast_tokenizer(folder)
+        return cast(PreTrainedModel, with_adapter(base, folder)), fast_tokenizer(folder)
 
     def with_adapter(
         self,
@@ -263,17 +260,14 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
         """Return the base with a head for the labels and with an adapter of these weights, in eval mode.
 
         Args:
-            state: as peft saves it.
-
-        Raises:
-            KeyError: names of weights that the adapter has and ``state`` has not.
+            state: as peft saves it; a KeyError names weights that it lacks.
         """
         if isinstance(base, SharedBase):
             model = base.classifier(record, labels, **self.precision)
         else:
             model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self.precision)
         # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
-        with _peft_quiet():
+        with quiet():
             adapted = PeftModelForSequenceClassification(model, config)
         _head_in_float32(adapted)
         if missing := sorted(get_peft_model_state_dict(adapted, save_embedding_layers=False).keys() - state.keys()):
@@ -287,11 +281,7 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
         return {"dtype": dtype, "four_bit": self.base_precision == "4bit"}
 
     def _targets(self, model: PreTrainedModel, heads: Sequence[str]) -> list[str]:
-        """Name the linear layers that are adapted, none of them in a head.
-
-        Raises:
-            SettingError: no layer has the name of a target.
-        """
+        """Name the linear layers that are adapted, none of them in a head."""
         linear = [
             name
             for name, module in model.named_modules()
@@ -307,14 +297,6 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
                     f"target_modules: no linear layer of the encoder is called {target!r}: {nearest(target, endings)}"
                 )
         return [name for name in linear if f".{name}".endswith(tuple(f".{target}" for target in self.target_modules))]
-
-
-@contextmanager
-def _peft_quiet() -> Iterator[None]:
-    # peft asks transformers by an old name.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
-        yield
 
 
 def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:

@@ -83,19 +83,19 @@ class Probe(PooledRoute):
 
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
         self.check()
-        found, texts = find_base(base, revision), (*data.train.texts, *extra)
+        source, texts = find_base(base, revision), (*data.train.texts, *extra)
         tokenizer = once(
-            ("tokenizer", found.path, self.max_length, texts),
-            lambda: set_length(load_tokenizer(found), self.max_length, texts),
+            ("tokenizer", source.path, self.max_length, texts),
+            lambda: set_length(load_tokenizer(source), self.max_length, texts),
         )
-        encoder = once(("encoder", found.path), lambda: load_encoder(found))
-        record = {"kind": "encoder", **base_record(found)}
-        widths = _widths(encoder, found)
-        layers = self._layers(len(widths) - 1, found)
+        encoder = once(("encoder", source.path), lambda: load_encoder(source))
+        record = {"kind": "encoder", **base_record(source)}
+        widths = _widths(encoder, source)
+        layers = self._layers(len(widths) - 1, source)
         words, matrix = None, np.zeros((0, 0), dtype=np.float32)
         if "word2vec" in self.features:
-            source = (self.vectors, None) if self.vectors else (base, revision)
-            names, matrix, record["vectors"] = self.word_vectors(texts, *source, unit_length=True)
+            named = (self.vectors, None) if self.vectors else (base, revision)
+            names, matrix, record["vectors"] = self.word_vectors(texts, *named, unit_length=True)
             words = make_tokenizer(names, tokenizer.model_max_length if self.max_length == "auto" else self.max_length)
         config = ProbeConfig(
             base={name: record[name] for name in ("name", "revision", "sha256")},
@@ -114,7 +114,7 @@ class Probe(PooledRoute):
         parts = [self._features(model, tokenizer, part) for part in (data.train.texts, extra) if len(part)]
         features = np.concatenate(parts).astype(np.float32)
         model.body.standardize.fit(features, torch.finfo(torch.float16).eps)
-        log.info("%s: %d features of layers %s", found.id, features.shape[1], ", ".join(map(str, layers)))
+        log.info("%s: %d features of layers %s", source.id, features.shape[1], ", ".join(map(str, layers)))
         return Built(model, tokenizer, record)
 
     def rows(
@@ -136,7 +136,7 @@ class Probe(PooledRoute):
         if model.words is None or model.vectors is None:
             return None
         words = encode_words(texts, model.words, self.long_text)
-        return pooled_vectors(model.vectors.weight, words, ("mean",)).features
+        return pooled_vectors(model.vectors.weight, words, ("mean",))
 
     def _features(
         self, model: ProbeForSequenceClassification, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
@@ -215,11 +215,7 @@ class Probe(PooledRoute):
 
 
 def _widths(encoder: PreTrainedModel, base: BaseModel) -> list[int]:
-    """Return the widths of an encoder's hidden states, those of its embeddings first.
-
-    Raises:
-        BaseModelError: it gives none, or not one for each token.
-    """
+    """Return the widths of an encoder's hidden states, those of its embeddings first."""
     states = None
     if not encoder.config.is_encoder_decoder:
         ids = torch.ones((1, 8), dtype=torch.int64)

@@ -95,21 +95,17 @@ class ProbeForSequenceClassification(PooledClassifier):
 
     @classmethod
     def load(cls, folder: Path, encoder: PreTrainedModel) -> "ProbeForSequenceClassification":
-        """Load what ``save_pretrained`` wrote, around an encoder.
-
-        Raises:
-            RunFolderError: weights of the classifier are missing.
-        """
+        """Load what ``save_pretrained`` wrote, around an encoder."""
         config = from_pretrained(AutoConfig, folder)
         if not isinstance(config, ProbeConfig):
-            found = repr(config.model_type)
-            raise RunFolderError(f"{folder}: expected model type 'probe' in config.json, found {found}: fetch it again")
+            kind = repr(config.model_type)
+            raise RunFolderError(f"{folder}: expected model type 'probe' in config.json, found {kind}: fetch it again")
         words = folder / WORDS
         model = cls(config, encoder, fast_tokenizer(words) if words.exists() else None)
         missing = sorted(_without_encoder(model))
         if (folder / WEIGHTS).exists():
-            found = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-            missing = sorted(name for name in found.missing_keys if not name.startswith(ENCODER))
+            keys = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+            missing = sorted(name for name in keys.missing_keys if not name.startswith(ENCODER))
         if missing:
             raise RunFolderError(f"{folder}: expected every weight of the classifier, found no {', '.join(missing)}")
         return cast("ProbeForSequenceClassification", model.eval())  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from nlptransfer import distributed
 from nlptransfer.data import Data
 from nlptransfer.hub import CardSection, base_name, pipeline_code
 from nlptransfer.memo import once
-from nlptransfer.models import Rows, TokenRows, encode_words, pooled_vectors
+from nlptransfer.models import FeatureRows, Rows, TokenRows, encode_words, pooled_vectors
 from nlptransfer.routes.base import Built, set_length, unknown_share
 from nlptransfer.routes.pooled import PooledRoute, default_settings
 from nlptransfer.routes.pooled_head import PooledBody
@@ -68,7 +68,7 @@ class Word2Vec(PooledRoute):
         model = Word2VecForSequenceClassification(config)
         model.vectors.weight.data.copy_(torch.from_numpy(matrix))
         if isinstance(model.body, PooledBody):
-            model.body.standardize.fit(pooled_vectors(model.vectors.weight, tokens, self.pooling).features)
+            model.body.standardize.fit(pooled_vectors(model.vectors.weight, tokens, self.pooling))
         return Built(model, tokenizer, dict(record))
 
     def _words(
@@ -96,7 +96,9 @@ class Word2Vec(PooledRoute):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
         tokens = self.tokens(tokenizer, texts)
-        return pooled_vectors(model.get_parameter(VECTORS), tokens, self.pooling) if self.is_frozen else tokens
+        if not self.is_frozen:
+            return tokens
+        return FeatureRows(pooled_vectors(model.get_parameter(VECTORS), tokens, self.pooling))
 
     def tokens(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> TokenRows:
         return encode_words(texts, tokenizer, self.long_text) if self.is_frozen else super().tokens(tokenizer, texts)
@@ -131,7 +133,7 @@ class Word2Vec(PooledRoute):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
     ) -> list[np.ndarray]:
         tokens = encode_words([texts[place] for place in some], tokenizer, self.long_text)
-        return [pooled_vectors(model.get_parameter(VECTORS), tokens, ("mean",)).features]
+        return [pooled_vectors(model.get_parameter(VECTORS), tokens, ("mean",))]
 
     def defaults(self, data: Data) -> dict[str, Any]:
         return default_settings(data, 4e-3 if self.head_type == "cnn" else 3e-3)

@@ -120,11 +120,11 @@ def word_finder(vectors: WordVectors | None) -> Callable[[str], list[tuple[int, 
         words.normalizer = normalizers.Sequence([])
 
     def find_words(text: str) -> list[tuple[int, int]]:
-        found = pieces.pre_tokenize_str(text)
+        runs = pieces.pre_tokenize_str(text)
         if not signs.pre_tokenize_str(text):
-            return [span for _, span in found]
+            return [span for _, span in runs]
         spans: list[tuple[int, int]] = []
-        for piece, (begin, end) in found:
+        for piece, (begin, end) in runs:
             parts = [span for _, span in signs.pre_tokenize_str(piece)]
             if parts and words is not None:
                 parts = words.encode(piece).offsets
@@ -239,7 +239,7 @@ def _can_replace(other: str, word: str) -> bool:
 
 
 def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float) -> list[np.ndarray]:
-    """Find the frequent words whose vectors have the highest cosine with those of each row.
+    """Find the most frequent words whose vectors have the highest cosine with those of each row.
 
     Args:
         matrix: (n, d) float32, most frequent word first.
@@ -253,7 +253,7 @@ def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float)
     # In float64 and rounded: a processor's last bits decide nothing.
     units = normalize(np.asarray(matrix[:_FREQUENT], dtype=np.float64))
     step, most = max(1, _CELLS // len(units)), min(count, len(units))
-    found: list[np.ndarray] = []
+    nearest: list[np.ndarray] = []
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         queries = normalize(np.asarray(matrix[part], dtype=np.float64))
@@ -264,5 +264,5 @@ def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float)
         bounds = np.maximum(np.partition(cosines, -most, axis=1)[:, -most], least)
         for near, bound in zip(cosines, bounds, strict=True):
             candidates = np.flatnonzero(near >= bound)
-            found.append(candidates[np.argsort(-near[candidates], kind="stable")[:count]])
-    return found
+            nearest.append(candidates[np.argsort(-near[candidates], kind="stable")[:count]])
+    return nearest

@@ -167,7 +167,7 @@ class _Loop:
 
     @property
     def pass_rows(self) -> int:
-        """Rows of one forward pass over all processes."""
+        """Return the rows of one forward pass over all processes."""
         return self.report.rows_per_pass * self.processes
 
     def run(self) -> TrainingReport:
@@ -280,11 +280,7 @@ class _Loop:
         self.report.rehearsed = size
 
     def _backward(self, rows: Mapping[str, np.ndarray], *, meet: bool = True) -> Tensor:
-        """Add up the gradients of a step over forward passes, and return this process's share of the loss.
-
-        Args:
-            meet: whether the gradients of all processes are averaged.
-        """
+        """Add up the gradients of a step over forward passes; they are averaged over processes if they meet."""
         passes = self._passes(rows)
         weight = {role: float(self.row_weights[role][places].sum()) for role, places in rows.items()}
         objective = self.objective if meet else self.trained
@@ -333,11 +329,7 @@ class _Loop:
         return inputs, BatchTargets(targets, weight if len(mine) else math.inf, weights, role, progress)
 
     def _halve(self, error: torch.OutOfMemoryError | None) -> None:
-        """Take half as many rows in one forward pass from here on, and twice as many passes: the same step.
-
-        Args:
-            error: of this process, where it is the one that ran out.
-        """
+        """Take half as many rows in one forward pass from here on, and twice as many passes: the same step."""
         rows = self.report.rows_per_pass
         if rows < 2:
             raise self._out_of_memory() from error

@@ -85,12 +85,7 @@ class LabelLoss(nn.Module):
 
 
 class Objective(nn.Module):
-    """Measure the loss of a model's logits; the objectives built on it add to that.
-
-    Args:
-        model: ``forward(**inputs)`` gives an object with ``logits``, (rows, labels).
-        criterion: the loss of the target's rows.
-    """
+    """Measure the loss of a model's logits, ``forward(**inputs).logits``; the objectives built on it add to that."""
 
     can_be_sharded: ClassVar[bool] = True
     """whether it works where each process holds a part of the weights"""

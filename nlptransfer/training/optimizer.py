@@ -113,14 +113,10 @@ def rate_share(settings: TrainingSettings, step: int, steps: int) -> float:
 
 
 def has_settled(settings: TrainingSettings, scores: Sequence[float], rows: int) -> bool:
-    """Tell whether the last epoch of the schedule scores within a standard error of the best.
+    """Tell whether the last epoch of the schedule scores, on ``rows`` rows, within a standard error of the best.
 
-    The rule of one standard error (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3): few
-    validation rows would else often choose weights that have not settled. Scores outside [0, 1] have no standard error.
-
-    Args:
-        scores: of the epochs so far.
-        rows: number of validation rows.
+    Few validation rows would else often choose weights that have not settled (the one-standard-error rule, Breiman et
+    al. 1984, "Classification and Regression Trees", section 3.4.3). Scores outside [0, 1] have no standard error.
     """
     ended = len(scores) == settings.num_train_epochs and settings.lr_scheduler_type != "constant"
     best = max(scores)
@@ -134,9 +130,6 @@ def make_optimizer(
 
     Args:
         parameter_groups: by the parameter's name in the objective's model.
-
-    Raises:
-        TrainingError: nothing requires a gradient.
     """
     alike: defaultdict[tuple[ParameterGroup, bool], list[Tensor]] = defaultdict(list)
     for name, value in objective.named_parameters():

@@ -42,6 +42,7 @@ from nlptransfer.models.architectures import embeddings_of, head_modules, last_l
 from nlptransfer.models.loading import load_encoder, load_model, load_tokenizer, set_dropout
 from nlptransfer.models.partial import activations_below, first_token_alone, upper_layers
 from nlptransfer.models.tokens import encode
+from nlptransfer.routes.base import set_length
 
 TEXTS = ["word1 word2 word3 word4 word5 word6", "word7", "word8 word9 word10"]
 LAYERED = [kind for kind in SHAPES if kind != "albert"]
@@ -159,7 +160,7 @@ def test_upper_layers_give_what_the_whole_gives(bases, kind):
         assert hidden.shape == (*inputs["input_ids"].shape, WIDTH) and not hidden.requires_grad
         upper = upper_layers(model, cut)
         with torch.no_grad():
-            assert torch.allclose(upper(hidden, **inputs).logits, expected, atol=1e-5)
+            assert torch.allclose(upper(activations=hidden, **inputs).logits, expected, atol=1e-5)
             assert torch.allclose(upper(activations=hidden.half(), **inputs).logits, expected, atol=0.05)
         assert upper.config is model.config
         assert set(upper.state_dict()) < set(model.state_dict())
@@ -175,7 +176,7 @@ def test_gradients_of_the_upper_part(bases, kind, cut):
     found = trainable(upper)
     hidden = activations_below(model, cut, inputs)
     assert model.training
-    upper(hidden, **inputs).loss.backward()
+    upper(activations=hidden, **inputs).loss.backward()
     gradients = {name: parameter.grad.clone() for name, parameter in found.items()}
     model.zero_grad()
     freeze_below(model, cut)
@@ -200,7 +201,7 @@ def test_no_dropout_below_the_cut(bases, kind):
     upper = upper_layers(model, 1).train()
     seen: list[Tensor] = []
     layers_of(upper)[1].register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
-    first, second = (upper(hidden, **inputs).logits for _ in range(2))
+    first, second = (upper(activations=hidden, **inputs).logits for _ in range(2))
     assert not torch.equal(first, second)
     for taken in seen:
         assert torch.equal(taken, hidden.transpose(0, 1) if kind == "xlnet" else hidden)
@@ -325,12 +326,14 @@ def test_loading_is_silent(bases, capfd, caplog):
 
 def test_types_of_weights(bases):
     model = built(bases("llama"), dtype=torch.bfloat16)
-    assert model.dtype == load_encoder(bases("llama"), torch.bfloat16).dtype == torch.bfloat16
+    assert model.dtype == torch.bfloat16
     inputs = batch(bases("llama"))
     hidden = activations_below(model, 1, inputs)
     assert hidden.dtype == torch.bfloat16
     with torch.no_grad():
-        assert torch.equal(upper_layers(model, 1)(hidden.float(), **inputs).logits, model.eval()(**inputs).logits)
+        assert torch.equal(
+            upper_layers(model, 1)(activations=hidden.float(), **inputs).logits, model.eval()(**inputs).logits
+        )
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -410,7 +413,7 @@ def test_convolution_after_the_only_layer(tmp_path):
     hidden = activations_below(model, 1, inputs)
     with torch.no_grad():
         expected = model(**inputs).logits
-        assert torch.equal(upper_layers(model, 1)(hidden, **inputs).logits, expected)
+        assert torch.equal(upper_layers(model, 1)(activations=hidden, **inputs).logits, expected)
         with first_token_alone(model):
             assert torch.equal(model(**inputs).logits, expected)
 
@@ -446,10 +449,10 @@ def test_within_peft(bases, kind):
     upper = upper_layers(adapted, 2)
     hidden = activations_below(adapted, 2, inputs)
     with torch.no_grad():
-        assert torch.allclose(upper(hidden, **inputs).logits, logits, atol=1e-5)
+        assert torch.allclose(upper(activations=hidden, **inputs).logits, logits, atol=1e-5)
     learning = trainable(upper)
     assert learning.items() < trainable(adapted).items()
-    upper(hidden, **inputs).logits.square().sum().backward()
+    upper(activations=hidden, **inputs).logits.square().sum().backward()
     assert all(parameter.grad is not None for parameter in learning.values())
     merged: Any = adapted.merge_and_unload()
     assert last_layer(merged).weight is last.weight and head_modules(merged) == heads
@@ -475,13 +478,12 @@ def test_a_token_to_pad_with(tmp_path, names, pad):
 @pytest.mark.parametrize(("kind", "room"), [("bert", 24), ("distilbert", 24), ("roberta", 22), ("xlnet", 40)])
 def test_texts_end_where_the_positions_of_the_model_do(bases, kind, room):
     base = bases(kind)
-    tokenizer = load_tokenizer(base, 40)
+    tokenizer = set_length(load_tokenizer(base), 40, [])
     assert tokenizer.model_max_length == room  # RoBERTa's positions begin after the padding id
     tokens = encode([" ".join(WORDS[index % len(WORDS)] for index in range(60))], tokenizer, tokenizer.model_max_length)
     assert tokens.lengths.tolist() == [room]
     model, _ = load_model(base, LABELS, tokenizer, 0)
     assert torch.isfinite(model.eval()(**tokens.batch(np.arange(1))).logits).all()
-    assert load_tokenizer(base, 5).model_max_length == 5
 
 
 def test_padding_that_cannot_be(tmp_path):
@@ -540,6 +542,6 @@ def test_a_real_checkpoint():
     hidden = activations_below(model, 3, inputs)
     with torch.no_grad():
         expected = model.eval()(**inputs).logits
-        assert torch.allclose(upper_layers(model, 3)(hidden, **inputs).logits, expected, atol=1e-5)
+        assert torch.allclose(upper_layers(model, 3)(activations=hidden, **inputs).logits, expected, atol=1e-5)
         alone = model(**tokenizer(texts[1], return_tensors="pt", return_token_type_ids=False)).logits
     assert torch.allclose(expected[1:], alone, atol=1e-5)

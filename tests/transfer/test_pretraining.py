@@ -24,10 +24,10 @@ from helpers.runs import finetune
 from nlptransfer import Contrastive, RunResult, load_data
 from nlptransfer.data.dataset import Data, DataSettings, Split
 from nlptransfer.data.labels import Labels
-from nlptransfer.errors import BaseModelError, SettingError, VectorsError
+from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub.base_models import BaseModel, find_base
 from nlptransfer.models import architectures, loading
-from nlptransfer.routes.base import Built
+from nlptransfer.routes.base import Built, set_length
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
 from nlptransfer.routes.word2vec import Word2Vec
@@ -47,8 +47,6 @@ from nlptransfer.transfer.pretraining import (
     language_texts,
 )
 from nlptransfer.transfer.sequential import Sequential
-from nlptransfer.vectors.store import save_vectors
-from nlptransfer.vectors.training import continued_vectors
 
 LABELS = Labels(("even", "odd"))
 MASK = len(SPECIAL) + len(WORDS)
@@ -214,7 +212,7 @@ def test_the_loss_is_what_transformers_computes(kind, tmp_path):
 
 
 def test_long_texts_are_read_whole_and_what_has_nothing_to_predict_is_left_out(masked):
-    tokenizer = loading.load_tokenizer(masked, 8)
+    tokenizer = set_length(loading.load_tokenizer(masked), 8, [])
     texts = [" ".join(WORDS[:14]), "unheard words", "word3"]
     rows = _examples(texts, tokenizer, masking()).rows
     assert (len(rows), rows.windows) == (4, None)
@@ -473,50 +471,6 @@ def test_by_name_it_is_followed_by_direct():
 
 
 # Word vectors
-
-
-def spoken(count: int, seed: int) -> list[str]:
-    """Texts of two kinds of words; ``novelty`` is among those of the one kind, of which half are known."""
-    draw = random.Random(seed)
-    kinds = [[f"{name}{letter}" for letter in "abcdefgh"] for name in ("left", "right")]
-    kinds[0].append("novelty")
-    return [" ".join(draw.choices(kinds[row % 2], k=12)) for row in range(count)]
-
-
-@pytest.fixture
-def loose(tmp_path):
-    """Vectors of words that lie anywhere, and one that no text has."""
-    words = [f"{name}{letter}" for letter in "abcdefgh" for name in ("left", "right")] + ["elsewhere"]
-    return save_vectors(tmp_path / "loose", words, np.random.default_rng(0).normal(size=(17, 12)), source="loose.txt")
-
-
-def apart(vectors: Any) -> float:
-    """Mean cosine of words of one kind, less that of words of both."""
-    kinds = [[f"{name}{letter}" for letter in "abcdefgh"] for name in ("left", "right")]
-    rows = [vectors.matrix[vectors.rows(kind)] for kind in kinds]
-    one, other = (own / np.linalg.norm(own, axis=1, keepdims=True) for own in rows)
-    return float((one @ one.T).mean() - (one @ other.T).mean())
-
-
-def test_words_that_are_used_alike_come_together_and_new_ones_come_in(loose, monkeypatch, tmp_path):
-    texts = [*spoken(200, 0), "once twice twice"]
-    found = continued_vectors(loose, texts, epochs=5, seed=1)
-    assert apart(found) > apart(loose) + 0.1
-    assert found.words() == [*loose.words(), "novelty"]
-    assert "left" in found.nearest("novelty", 3)[0][0]
-    (row,) = found.rows(["elsewhere"])
-    assert np.array_equal(found.matrix[row], loose.matrix[loose.rows(["elsewhere"])[0]])
-    assert (found.source, found.dimensions) == ("loose.txt continued", 12)
-    # Made anew with the same seed they are the same; with another they are not.
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "anew"))
-    again, other = (continued_vectors(loose, texts, epochs=5, seed=seed) for seed in (1, 2))
-    assert again.folder != found.folder and np.array_equal(again.matrix, found.matrix)
-    assert not np.array_equal(other.matrix, found.matrix)
-
-
-def test_texts_without_a_word_to_learn_are_refused(loose):
-    with pytest.raises(VectorsError, match="expected words of the texts that have a vector, or come often enough"):
-        continued_vectors(loose, ["once", "twice"])
 
 
 def test_words_of_the_source_are_learned_too(vectors_file, tmp_path):
