@@ -48,10 +48,10 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
     kind = kind_of(path)
     if kind == ".parquet":
         return (row for batch in parquet_batches(path) for row in without_bytes(batch).to_pylist())
-    if kind in (".csv", ".tsv"):
-        records = _csv_records(path)
-        header = next(records, [])
-        return (dict(zip(header, record, strict=True)) for record in records)
+    if kind == ".csv":
+        return _csv_rows(path, ",", csv.QUOTE_MINIMAL)
+    if kind == ".tsv":
+        return _tsv_rows(path)
     if kind == ".jsonl":
         return json_objects(lines(path), str(path))
     # One list, or an object a line.
@@ -96,38 +96,37 @@ class _BrokenRowError(DataError):
     """A row of a csv or tsv file that does not parse."""
 
 
-def _csv_records(path: Path) -> Iterator[list[str]]:
-    """Read the header of a csv or tsv file, then its rows, each as long as the header."""
-    if kind_of(path) == ".csv":
-        return _csv_parsed(path, ",", csv.QUOTE_MINIMAL)
+def _tsv_rows(path: Path) -> Iterator[dict[str, Any]]:
     # Whether quotes quote in a tsv file is anyone's guess: they do if the whole file can be read that way.
     errors = []
     for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
         try:
-            for _ in _csv_parsed(path, "\t", quoting):
+            for _ in _csv_rows(path, "\t", quoting):
                 continue
-            return _csv_parsed(path, "\t", quoting)
+            return _csv_rows(path, "\t", quoting)
         except _BrokenRowError as error:
             errors.append(error)
     raise errors[0]
 
 
-def _csv_parsed(path: Path, delimiter: str, quoting: Any) -> Iterator[list[str]]:
+def _csv_rows(path: Path, delimiter: str, quoting: Any) -> Iterator[dict[str, Any]]:
     # The limit (128 KiB) belongs to the whole process: raise it, never lower it again under another reader.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     reader = csv.reader(lines(path), delimiter=delimiter, quoting=quoting, strict=True)
-    width, row, line = 0, -1, 1
+    header: list[str] = []
+    row, line = 0, 1
     try:
         for record in reader:
-            if record:
+            if record and not header:
+                header = _checked_header(record, path)
+            elif record:
                 row += 1
-                width = width or _checked_width(record, path)
-                if len(record) != width:
+                if len(record) != len(header):
                     raise _BrokenRowError(
-                        f"{path}, row {row}, line {line}: expected {width} fields as in the header, "
+                        f"{path}, row {row}, line {line}: expected {len(header)} fields as in the header, "
                         f"found {len(record)}; put quotes around fields with separators in them"
                     )
-                yield record
+                yield dict(zip(header, record, strict=True))
             line = reader.line_num + 1
     except csv.Error as error:
         raise _BrokenRowError(
@@ -136,14 +135,14 @@ def _csv_parsed(path: Path, delimiter: str, quoting: Any) -> Iterator[list[str]]
         ) from error
 
 
-def _checked_width(header: list[str], path: Path) -> int:
+def _checked_header(header: list[str], path: Path) -> list[str]:
     if len({*header}) < len(header):
         twice = min(name for name in header if header.count(name) > 1)
         raise DataError(
             f"{path}, line 1: expected a header of distinct column names, found {twice!r} more than once in "
             f"{', '.join(map(repr, header))[:200]}; is the header line missing?"
         )
-    return len(header)
+    return header
 
 
 def json_objects(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:

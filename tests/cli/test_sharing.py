@@ -13,7 +13,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from helpers.classifiers import TEXTS
+from helpers.corpora import write_rows
 from helpers.encoders import base_of
+from helpers.folders import contents
 from helpers.runs import finetune
 from nlptransfer import Classifier, Full, Lora, Probe, RunResult, Word2Vec
 from nlptransfer.cli.app import main
@@ -32,8 +34,7 @@ Away = Callable[[], None]
 
 @pytest.fixture(scope="session")
 def base_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    base = base_of("bert", tmp_path_factory.mktemp("bases") / "bert")
-    return {path.name: path.read_bytes() for path in base.path.iterdir()}
+    return contents(base_of("bert", tmp_path_factory.mktemp("bases") / "bert").path)
 
 
 @pytest.fixture
@@ -47,10 +48,22 @@ def to_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Away:
     return away
 
 
-def run_of(route: str, rows: Any, vectors: Path, folder: Path, **settings: Any) -> RunResult:
-    few = {"num_train_epochs": 1, "max_train_rows": 60}
+def run_of(route: str, rows: Any, vectors: Path, folder: Path) -> RunResult:
     base = vectors if route == "word2vec" else BASE
-    return finetune(rows, route=ROUTES[route], base=base, output_dir=folder, **few, **settings)
+    return finetune(rows, route=ROUTES[route], base=base, output_dir=folder, num_train_epochs=1, max_train_rows=60)
+
+
+@pytest.fixture
+def words(hub, remarks, vectors_file, tmp_path) -> RunResult:
+    """A run on word vectors."""
+    return run_of("word2vec", remarks, vectors_file, tmp_path / "run")
+
+
+@pytest.fixture
+def adapter(hub, base_files, remarks, vectors_file, tmp_path) -> RunResult:
+    """A run of LoRA on a base of the hub."""
+    hub.add_repo(BASE, base_files)
+    return run_of("lora", remarks, vectors_file, tmp_path / "run")
 
 
 @pytest.mark.parametrize("way", [*ROUTES, "merged"])
@@ -85,11 +98,8 @@ def test_there_and_back(way, hub, base_files, remarks, vectors_file, tmp_path, c
     assert not [name for name, content in pushed if str(tmp_path).encode() in content]
 
 
-def test_an_export_goes_there_and_back(
-    hub, base_files, remarks, vectors_file, tmp_path, command_line, to_another_machine
-):
-    hub.add_repo(BASE, base_files)
-    run = run_of("lora", remarks, vectors_file, tmp_path / "run")
+def test_an_export_goes_there_and_back(hub, adapter, tmp_path, command_line, to_another_machine):
+    run = adapter
     ended = command_line(main, "export", run.folder, "--to", "onnx", "--output-dir", tmp_path / "graph")
     assert ended.code == 0, ended.err
     assert ended.out.startswith(f"written: {tmp_path / 'graph'} (")
@@ -122,19 +132,18 @@ def test_what_cannot_be_exported(hub, base_files, remarks, vectors_file, tmp_pat
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
-def test_a_private_one_needs_its_owner(hub, remarks, vectors_file, tmp_path, to_another_machine):
-    run = run_of("word2vec", remarks, vectors_file, tmp_path / "run")
-    pushed = run.classifier.push_to_hub("me/name", token=hub.token, revision="trial")
+def test_a_private_one_needs_its_owner(hub, words):
+    pushed = words.classifier.push_to_hub("me/name", token=hub.token, revision="trial")
     assert pushed.private and pushed.commit == hub.commits("me/name", "trial")[0]
     for token in (None, hub.other_token):
         with pytest.raises(HubError, match="me/name"):
             Classifier.load("me/name", revision="trial", token=token)
     loaded = Classifier.load("me/name", revision="trial", token=hub.token)
-    np.testing.assert_allclose(loaded.logits(TEXTS), run.classifier.logits(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(loaded.logits(TEXTS), words.classifier.logits(TEXTS), atol=1e-5)
     with pytest.raises(HubError):
         Classifier.load("me/name", revision="nowhere", token=hub.token)
     with pytest.raises(SettingError, match="revision='trial': expected none, as a local folder has no revisions"):
-        Classifier.load(run.folder, revision="trial")
+        Classifier.load(words.folder, revision="trial")
 
 
 @pytest.mark.parametrize("route", ["probe", "lora"])
@@ -152,84 +161,60 @@ def test_a_private_base_is_had_with_the_same_token(
     np.testing.assert_allclose(loaded.logits(TEXTS), run.classifier.logits(TEXTS), atol=1e-5)
 
 
-def test_one_on_the_hub_on_the_command_line(hub, remarks, vectors_file, tmp_path, command_line):
-    run = run_of("word2vec", remarks, vectors_file, tmp_path / "run")
-    run.classifier.push_to_hub("me/name", token=hub.token, private=False, revision="trial")
+def test_one_on_the_hub_on_the_command_line(hub, words, remarks, tmp_path, command_line):
+    words.classifier.push_to_hub("me/name", token=hub.token, private=False, revision="trial")
     (tmp_path / "texts.txt").write_text("\n".join(remarks[0][:3]))
     ended = command_line(main, "predict", "me/name", tmp_path / "texts.txt", "--revision", "trial")
     assert ended.code == 0, ended.err
-    wanted = [found.label for found in run.classifier.predict(remarks[0][:3])]
+    wanted = [found.label for found in words.classifier.predict(remarks[0][:3])]
     assert [json.loads(line)["label"] for line in ended.out.splitlines()] == wanted
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"text": t, "label": name}) + "\n" for t, name in zip(*remarks, strict=True)))
+    rows = write_rows(tmp_path / "rows.jsonl", remarks)
     ended = command_line(main, "evaluate", "me/name", rows, "--revision", "trial")
-    assert json.loads(ended.out)["accuracy"] == run.classifier.evaluate(rows)["accuracy"]
+    assert json.loads(ended.out)["accuracy"] == words.classifier.evaluate(rows)["accuracy"]
 
 
-def test_a_dry_run_shows_all_and_sends_nothing(hub, remarks, vectors_file, tmp_path, command_line):
-    run = run_of("word2vec", remarks, vectors_file, tmp_path / "run")
-    ended = command_line(main, "push", run.folder, "me/name", "--dry-run", "--example", "what a *film*")
+def test_a_dry_run_shows_all_and_sends_nothing(hub, words, command_line):
+    ended = command_line(main, "push", words.folder, "me/name", "--dry-run", "--example", "what a *film*")
     assert ended.code == 0, ended.err
-    sizes = {path.name: path.stat().st_size for path in (run.folder / "model").iterdir()}
+    sizes = {path.name: path.stat().st_size for path in (words.folder / "model").iterdir()}
     for name, size in sizes.items():
         assert f"{size:>13,} bytes  {name}\n" in ended.out
     assert "README.md\n" in ended.out and "pipeline_tag: text-classification\n" in ended.out
-    assert f"accuracy | {run.metrics['accuracy']:.3f}" in ended.out and "film" in ended.out
+    assert f"accuracy | {words.metrics['accuracy']:.3f}" in ended.out and "film" in ended.out
     assert ended.out.endswith(f"nothing was sent to {hub.url}/me/name\n")
     assert hub.requests == []
 
 
-def plant(what: str, folder: Path) -> str:
-    """Something that must not leave, and what the error says of it."""
-    if what == "a token in a card":
-        path, line = folder / "notes.md", 3
-        path.write_text("# Notes\n\nuse hf_" + "abcdEFGH" * 4 + "ab\n")
-    elif what == "a home path in a config":
-        path = folder / "config.json"
-        lines = (
-            path.read_text().replace('"model_type"', '"from": "/home/ann/films/model",\n  "model_type"').splitlines()
-        )
-        path.write_text("\n".join(lines))
-        line = next(number for number, each in enumerate(lines, start=1) if "/home/ann" in each)
-    elif what == "a pickle":
-        path, line = folder / "training_args.bin", None
-        path.write_bytes(b"\x80\x04K\x01.")
-    else:
-        path, line = folder / "checkpoint-5", None
-        path.mkdir()
-        (path / "state.json").write_text("{}")
-    return f"{path.relative_to(folder)}, line {line}" if line else str(path.relative_to(folder))
-
-
-@pytest.mark.parametrize("what", ["a token in a card", "a home path in a config", "a pickle", "a checkpoint"])
-def test_what_must_not_leave(what, hub, remarks, vectors_file, tmp_path, command_line):
-    run = run_of("word2vec", remarks, vectors_file, tmp_path / "run")
-    where = plant(what, run.folder / "model")
-    ended = command_line(main, "push", run.folder, "me/name")
-    assert ended.code == 2 and where in ended.err and "hf_abcd" not in ended.err and "ann" not in ended.err
+def test_what_must_not_leave(hub, words, command_line):
+    model = words.folder / "model"
+    (model / "notes.md").write_text("# Notes\n\nuse hf_" + "abcdEFGH" * 4 + "ab\n")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({"from": "/home/ann/films/model"} | config, indent=2))
+    (model / "training_args.bin").write_bytes(b"\x80\x04K\x01.")
+    (model / "checkpoint-5").mkdir()
+    ended = command_line(main, "push", words.folder, "me/name")
+    for where in ("notes.md, line 3", "config.json, line 2", "training_args.bin", "checkpoint-5"):
+        assert where in ended.err
+    assert ended.code == 2 and "hf_abcd" not in ended.err and "ann" not in ended.err
     assert len(ended.err.splitlines()) == 1 and hub.requests == []
 
 
-def test_a_base_that_moved_on(hub, base_files, remarks, vectors_file, tmp_path, to_another_machine, caplog):
-    first = hub.add_repo(BASE, base_files)
-    run = run_of("lora", remarks, vectors_file, tmp_path / "run")
-    wanted = run.classifier.logits(TEXTS)
+def test_a_base_that_moved_on(hub, adapter, to_another_machine, caplog):
+    first, wanted = hub.commits(BASE)[0], adapter.classifier.logits(TEXTS)
     moved = hub.commit(BASE, {"model.safetensors": b"another model"})
     to_another_machine()
-    np.testing.assert_allclose(Classifier.load(run.folder).logits(TEXTS), wanted, atol=1e-5)
+    np.testing.assert_allclose(Classifier.load(adapter.folder).logits(TEXTS), wanted, atol=1e-5)
     assert f"{BASE}: has moved on to commit {moved}; {first} is taken, as asked for" in caplog.messages
 
 
-def test_a_base_whose_history_was_written_anew(
-    hub, base_files, remarks, vectors_file, tmp_path, to_another_machine, caplog
-):
-    hub.add_repo(BASE, base_files)
-    run = run_of("lora", remarks, vectors_file, tmp_path / "run")
-    record = json.loads((run.folder / "model" / "nlptransfer.json").read_text())
+def test_a_base_whose_history_was_written_anew(hub, adapter, to_another_machine, caplog):
+    path = adapter.folder / "model" / "nlptransfer.json"
+    record = json.loads(path.read_text())
     record["base"]["revision"] = "0" * 40
-    (run.folder / "model" / "nlptransfer.json").write_text(json.dumps(record))
+    path.write_text(json.dumps(record))
     to_another_machine()
-    np.testing.assert_allclose(Classifier.load(run.folder).logits(TEXTS), run.classifier.logits(TEXTS), atol=1e-5)
+    loaded = Classifier.load(adapter.folder)
+    np.testing.assert_allclose(loaded.logits(TEXTS), adapter.classifier.logits(TEXTS), atol=1e-5)
     assert any("has the same weights and is taken" in message for message in caplog.messages)
 
 

@@ -21,6 +21,11 @@ def files_of(folder: Path) -> dict[str, int]:
     }
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder and what is in it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def no_path_in(folder: Path, root: Path) -> None:
     places = [root, Path.cwd(), Path.home(), ROOT]
     secrets = [str(place).encode() for place in places if len(place.parts) > 1]

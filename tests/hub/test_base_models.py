@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import constants, hf_hub_download
 from safetensors.numpy import save_file
 
+from helpers.folders import contents
 from nlptransfer.errors import BaseModelError
 from nlptransfer.hub import base_models
 from nlptransfer.hub.base_models import DEFAULT_BASE, base_record, find_base, is_encoder, recorded_base, weights_hash
@@ -31,10 +32,6 @@ def shard(folder: Path) -> Path:
     names = {"embeddings": "model-00001-of-00002.safetensors", "more": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     return folder
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +132,7 @@ def test_hub_then_cache(tmp_path, hub):
     remote = make_folder(tmp_path / "remote")
     (remote / "pytorch_model.bin").write_bytes(b"pickle")
     make_folder(remote / "onnx")
-    commit = hub.add_repo("me/tiny", files_of(remote))
+    commit = hub.add_repo("me/tiny", contents(remote))
     base = find_base("me/tiny")
     assert (base.id, base.revision, base.is_local) == ("me/tiny", commit, False)
     assert {path.name for path in base.path.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
@@ -146,8 +143,8 @@ def test_hub_then_cache(tmp_path, hub):
 
 
 def test_hub_revision(tmp_path, hub):
-    old = hub.add_repo("me/tiny", files_of(make_folder(tmp_path / "old", value=2)))
-    new = hub.commit("me/tiny", files_of(make_folder(tmp_path / "new")))
+    old = hub.add_repo("me/tiny", contents(make_folder(tmp_path / "old", value=2)))
+    new = hub.commit("me/tiny", contents(make_folder(tmp_path / "new")))
     hub.repos["me/tiny"].branches["v1"] = old
     assert find_base("me/tiny").revision == new
     for revision in ("v1", old):
@@ -159,18 +156,18 @@ def test_hub_revision(tmp_path, hub):
 
 def test_sharded_model_from_the_hub(tmp_path, hub):
     remote = shard(make_folder(tmp_path / "remote"))
-    hub.add_repo("me/big", files_of(remote))
+    hub.add_repo("me/big", contents(remote))
     assert weights_hash(find_base("me/big")) == weights_hash(find_base(str(remote)))
 
 
 def test_part_of_a_model_in_the_cache_is_completed(tmp_path, hub):
-    hub.add_repo("me/tiny", files_of(make_folder(tmp_path / "remote")))
+    hub.add_repo("me/tiny", contents(make_folder(tmp_path / "remote")))
     hf_hub_download("me/tiny", "config.json")
     assert (find_base("me/tiny").path / "model.safetensors").exists()
 
 
 def test_hub_refusals(tmp_path, hub):
-    pickled = files_of(make_folder(tmp_path / "pickled"))
+    pickled = contents(make_folder(tmp_path / "pickled"))
     pickled["pytorch_model.bin"] = pickled.pop("model.safetensors")
     hub.add_repo("me/pickled", pickled)
     hub.add_repo("me/data", {"data.txt": b"no model"})
@@ -232,7 +229,7 @@ def test_the_package_stands_in_for_nothing_else(package, hub):
 
 
 def test_default_from_the_hub_without_the_package(tmp_path, hub, no_package):
-    commit = hub.add_repo(DEFAULT_BASE, files_of(make_folder(tmp_path / "remote")))
+    commit = hub.add_repo(DEFAULT_BASE, contents(make_folder(tmp_path / "remote")))
     assert find_base().revision == commit
 
 
@@ -296,8 +293,8 @@ def test_a_base_with_other_weights_is_refused(tmp_path, own_cache):
 
 
 def test_a_base_of_the_hub_is_had_at_its_commit(tmp_path, own_cache, hub):
-    old = hub.add_repo("me/tiny", files_of(make_folder(tmp_path / "old")))
-    new = hub.commit("me/tiny", files_of(make_folder(tmp_path / "new", value=2)))
+    old = hub.add_repo("me/tiny", contents(make_folder(tmp_path / "old")))
+    new = hub.commit("me/tiny", contents(make_folder(tmp_path / "new", value=2)))
     record = base_record(find_base("me/tiny", old))
     assert record["revision"] == old and not list(own_cache.rglob("*"))
     assert recorded_base(record) == find_base("me/tiny", old)

@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.numpy import save
 
+from helpers.folders import contents
 from helpers.hub_server import Hub
 from nlptransfer.errors import HubError, RunFolderError, SettingError
 from nlptransfer.hub import client
@@ -466,24 +467,19 @@ def films(hub: Hub) -> Iterator[str]:
     yield hub.add_repo(REPO, {**WHOLE, "spiece.model": b"\x0a", **unwanted}, private=True)
 
 
-def read(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
 not_fetched = partial(refused, call=fetch)
 
 
 def test_what_was_pushed_is_fetched(logged_in, folder):
     commit = push(folder, REPO, CARD).commit
     fetched = fetch(REPO)
-    assert read(fetched) == WHOLE
+    assert contents(fetched) == WHOLE
     assert fetched.name == commit
 
 
 def test_a_private_repo_without_its_pickles(hub, films):
     fetched = fetch(REPO, token=hub.token)
-    assert read(fetched) == {**WHOLE, "spiece.model": b"\x0a"}
+    assert contents(fetched) == {**WHOLE, "spiece.model": b"\x0a"}
     assert not [one.path for one in hub.requests if ".bin" in one.path or "v.model" in one.path or ".pt" in one.path]
 
 
@@ -516,8 +512,8 @@ def test_a_gated_repo(logged_in, films):
 
 def test_revisions(logged_in, films):
     newer = logged_in.commit(REPO, {"config.json": b"{}"})
-    assert read(fetch(REPO))["config.json"] == b"{}"
-    assert read(fetch(REPO, films))["config.json"] == WHOLE["config.json"]
+    assert contents(fetch(REPO))["config.json"] == b"{}"
+    assert contents(fetch(REPO, films))["config.json"] == WHOLE["config.json"]
     assert fetch(REPO, newer).name == newer
 
 
