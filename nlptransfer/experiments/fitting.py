@@ -96,167 +96,176 @@ def fit_variant(
     """Train the model in place.
 
     Args:
-        variant: the strategy and the route with the settings of this variant.
         settings: with no None left among epochs, learning rate and batch size, unless the stage needs none.
         checkpoints: folder of what a resume needs.
     """
-    if stage.learns == "language":
-        pretrain = cast(Pretrain, learning.transfer.part(stage))
-        target, *others = (task.data for task in learning.tasks.values())
-        texts = language_texts(target, others, learning.seed)
-        return Fitted(Fit.from_record(pretrain.learn(variant.route, learning.built, texts, settings, checkpoints)))
-    if stage.learns == "head":
-        return _fit_head_alone(learning, stage, variant)
-    fit = partial(_fit_and_restart_if_collapsed, learning, stage, variant, settings, checkpoints)
-    if not variant.route.is_frozen or cast(Transfer, variant.transfer).learns_from(stage) != (SOURCE,):
-        return fit()
-    return _fit_source_once(learning, stage, variant.route, settings, fit)
+    transfer = cast(Transfer, variant.transfer)
+    return _VariantFit(learning, stage, variant.route, transfer, settings, checkpoints).fit()
 
 
-def _fit_source_once(learning: Learning, stage: Stage, route: Route, settings: TrainingSettings, fit: Any) -> Fitted:
-    """Fit a frozen route on the source alone; what it learns is the same for all strategies of a pair of domains."""
-    task = learning.tasks[SOURCE]
-    config = (stage.learns, _takes_last_epoch(stage, route), route, settings, learning.training)
-    # The tokenizer stands for the base and for the texts that the vocabulary is of.
-    values = route.state(learning.built.model).values()
-    weights = [value.detach().cpu().numpy().tobytes() for value in values]
-    weights += [] if task.weights is None else [task.weights.tobytes()]
-    key = "learned", learning.built.tokenizer, str((config, task.data.fingerprints())), *weights
-    fitted, learned = once(key, lambda: (fit(), learning.weights(route)))
-    learning.restore(learned)
-    return cast(Fitted, fitted)
+@dataclass(frozen=True)
+class _VariantFit:
+    """Fits a stage in one variant: by a strategy and a route with settings of their own."""
 
+    learning: Learning
+    stage: Stage
+    route: Route
+    transfer: Transfer
+    settings: TrainingSettings
+    checkpoints: Path
 
-def _fit_head_alone(learning: Learning, stage: Stage, variant: Variant) -> Fitted:
-    """Fit the last layer on what the rest of the model gives as it is."""
-    started, role, model = time.perf_counter(), stage.roles[0], learning.built.model
-    task = learning.tasks[role]
-    texts = task.data.train.texts, task.data.validation.texts
-    rows = [variant.route.rows(model, learning.built.tokenizer, some, share=True) for some in texts]
-    train_features, validation_features = (represent(model, learning.head, some) for some in rows)
-    held_out = Features(validation_features, task.data.validation.targets)
-    fitted = _fit_head(learning, stage, variant, {role: task}, {role: train_features}, held_out)
-    return _with_cost(fitted, started, len(train_features) + len(validation_features))
+    def fit(self) -> Fitted:
+        learning = self.learning
+        if self.stage.learns == "language":
+            pretrain = cast(Pretrain, learning.transfer.part(self.stage))
+            target, *others = (task.data for task in learning.tasks.values())
+            texts = language_texts(target, others, learning.seed)
+            record = pretrain.learn(self.route, learning.built, texts, self.settings, self.checkpoints)
+            return Fitted(Fit.from_record(record))
+        if self.stage.learns == "head":
+            return self._fit_head_alone()
+        if self.route.is_frozen and self.transfer.learns_from(self.stage) == (SOURCE,):
+            return self._fit_source_once()
+        return self._fit_and_restart_if_collapsed()
 
+    def _fit_source_once(self) -> Fitted:
+        """Fit a frozen route on the source alone, once for all strategies of a pair of domains."""
+        learning, task = self.learning, self.learning.tasks[SOURCE]
+        config = (self.stage.learns, self._takes_last_epoch, self.route, self.settings, learning.training)
+        # The tokenizer stands for the base and for the texts that the vocabulary is of.
+        values = self.route.state(learning.built.model).values()
+        weights = [value.detach().cpu().numpy().tobytes() for value in values]
+        weights += [] if task.weights is None else [task.weights.tobytes()]
+        key = "learned", learning.built.tokenizer, str((config, task.data.fingerprints())), *weights
+        fitted, learned = once(key, lambda: (self._fit_and_restart_if_collapsed(), learning.weights(self.route)))
+        learning.restore(learned)
+        return fitted
 
-def _fit_and_restart_if_collapsed(
-    learning: Learning, stage: Stage, variant: Variant, settings: TrainingSettings, checkpoints: Path
-) -> Fitted:
-    """Train; where the validation score is no better than one label for all rows, once more at a lower rate.
+    def _fit_head_alone(self) -> Fitted:
+        """Fit the last layer on what the rest of the model gives as it is."""
+        started, role, built = time.perf_counter(), self.stage.roles[0], self.learning.built
+        task = self.learning.tasks[role]
+        texts = task.data.train.texts, task.data.validation.texts
+        rows = [self.route.rows(built.model, built.tokenizer, some, share=True) for some in texts]
+        features, held_out = (represent(built.model, self.learning.head, some) for some in rows)
+        fitted = self._fit_head({role: task}, {role: features}, Features(held_out, task.data.validation.targets))
+        return _with_cost(fitted, started, len(features) + len(held_out))
 
-    The better of the two is kept, of equals the second.
-    """
-    route = variant.route
-    start = {} if route.fits_head else learning.weights(route)
-    first = _fit(learning, stage, variant, settings, checkpoints)
-    score, rate = first.fit.best_score, settings.learning_rate
-    majority = learning.tasks[stage.roles[0]].majority_score()
-    if route.fits_head or score is None or majority is None or rate is None or score > majority:
-        return first
-    lower = rate * COLLAPSED_RATE
-    log.warning(
-        "collapsed: the validation score, %.4f, is no better than one label for all rows; anew from the start, "
-        "with learning_rate=%g instead of %g",
-        score,
-        lower,
-        rate,
-    )
-    after_first = learning.weights(route)
-    learning.restore(start)
-    retried = checkpoints.with_name(f"{checkpoints.name}_retried")
-    second = _fit(learning, stage, variant, replace(settings, learning_rate=lower), retried)
-    kept, other, other_rate = second, first, rate
-    if cast(float, second.fit.best_score) < score:
-        learning.restore(after_first)
-        kept, other, other_rate = first, second, lower
-    fit = replace(
-        kept.fit,
-        seconds=first.fit.seconds + second.fit.seconds,
-        examples=first.fit.examples + second.fit.examples,
-        collapsed={"learning_rate": other_rate, "history": other.fit.history},
-    )
-    return replace(kept, fit=fit)
+    def _fit_and_restart_if_collapsed(self) -> Fitted:
+        """Train; where the validation score is no better than one label for all rows, once more at a lower rate.
 
-
-def _fit(learning: Learning, stage: Stage, variant: Variant, settings: TrainingSettings, checkpoints: Path) -> Fitted:
-    """Train the model in place, by L-BFGS where the route's last layer alone learns, else by the loop."""
-    route, transfer = variant.route, cast(Transfer, variant.transfer)
-    model, roles, started = learning.built.model, transfer.learns_from(stage), time.perf_counter()
-    tasks = {role: learning.tasks[role] for role in roles}
-    first = tasks[roles[0]]
-    texts = [task.data.train.texts for task in tasks.values()]
-    validation = first.data.validation
-    if _takes_last_epoch(stage, route):
-        validation = validation.take([])
-    module, (*rows, validation_rows) = route.learning(model, learning.built.tokenizer, *texts, validation.texts)
-    by_role = dict(zip(tasks, rows, strict=True))
-    inputs = {role: route.head_inputs(module, own) for role, own in by_role.items()}
-    if inputs[roles[0]] is not None:
-        held_out = Features(cast(Any, route.head_inputs(module, validation_rows)), validation.targets)
-        fitted = _fit_head(learning, stage, variant, tasks, cast(dict[str, np.ndarray], inputs), held_out)
-        if route.fits_head:
-            return _with_cost(fitted, started, sum(map(len, rows)) + len(validation_rows))
-    prepared = time.perf_counter() - started
-    new, last_layer = learning.is_new(module), route.head(cast(Any, module))
-    learner = Learner(
-        module=module,
-        last_layer=last_layer,
-        criteria={role: task.criterion for role, task in tasks.items()},
-        examples={role: Examples(by_role[role], task.data.train.targets, task.weights) for role, task in tasks.items()},
-        carried_over={name: value for name, value in module.named_parameters() if name not in new},
-        represent=partial(represent, module, last_layer),
-        classify=partial(predict_logits, module, share=True),
-        source_head=learning.source_head,
-    )
-    examples = transfer.examples(stage, learner)
-    report = train(
-        transfer.objective(stage, learner),
-        examples[roles[0]],
-        Examples(validation_rows, validation.targets),
-        score=partial(first.score, validation.targets),
-        settings=settings,
-        checkpoints=checkpoints,
-        parameter_groups=route.parameter_groups(model),
-        extra=examples[roles[1]] if len(roles) > 1 else None,
-        roles=(roles[0], roles[-1]),
-    )
-    return Fitted(Fit.from_record(asdict(replace(report, seconds=report.seconds + prepared))))
-
-
-def _fit_head(
-    learning: Learning,
-    stage: Stage,
-    variant: Variant,
-    tasks: Mapping[str, Task],
-    inputs: Mapping[str, np.ndarray],
-    held_out: Features,
-) -> Fitted:
-    """Fit the last layer on its inputs, (rows, width) by role, and put it into the model."""
-    head = learning.head
-    none = Features(held_out.values[:0], held_out.targets[:0])
-    heads = {
-        role: HeadTask(
-            task.criterion.cpu(),
-            Features(inputs[role], task.data.train.targets, task.weights),
-            held_out if role == stage.roles[0] else none,
-            task.score,
-            has_bias=head.bias is not None,  # decoders have none
-            seed=learning.seed,
-            by_loss=learning.training.metric_for_best_model is None,
-            folds_know=task.has_copies,
+        The better of the two is kept, of equals the second.
+        """
+        learning, route, rate = self.learning, self.route, self.settings.learning_rate
+        start = {} if route.fits_head else learning.weights(route)
+        first = self._fit()
+        score, majority = first.fit.best_score, learning.tasks[self.stage.roles[0]].majority_score()
+        if route.fits_head or score is None or majority is None or rate is None or score > majority:
+            return first
+        lower = rate * COLLAPSED_RATE
+        log.warning(
+            "collapsed: the validation score, %.4f, is no better than one label for all rows; anew from the start, "
+            "with learning_rate=%g instead of %g",
+            score,
+            lower,
+            rate,
         )
-        for role, task in tasks.items()
-    }
-    if variant.route.fits_head or stage.learns == "head":
-        fitted = cast(Transfer, variant.transfer).fit_head(stage, heads, _source_head(learning))
-    else:
-        fitted = heads[stage.roles[0]].choose_l2(refit=False)
-    weight, bias = distributed.from_main(fitted.head)
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight))
-        if head.bias is not None:
-            head.bias.copy_(torch.from_numpy(bias))
-    return Fitted(Fit.from_record(fitted.record), fitted.held_out)
+        after_first = learning.weights(route)
+        learning.restore(start)
+        retried = self.checkpoints.with_name(f"{self.checkpoints.name}_retried")
+        second = replace(self, settings=replace(self.settings, learning_rate=lower), checkpoints=retried)._fit()
+        kept, other, other_rate = second, first, rate
+        if cast(float, second.fit.best_score) < score:
+            learning.restore(after_first)
+            kept, other, other_rate = first, second, lower
+        fit = replace(
+            kept.fit,
+            seconds=first.fit.seconds + second.fit.seconds,
+            examples=first.fit.examples + second.fit.examples,
+            collapsed={"learning_rate": other_rate, "history": other.fit.history},
+        )
+        return replace(kept, fit=fit)
+
+    def _fit(self) -> Fitted:
+        """Train the model in place, by L-BFGS where the route's last layer alone learns, else by the loop."""
+        learning, route, started = self.learning, self.route, time.perf_counter()
+        model, roles = learning.built.model, self.transfer.learns_from(self.stage)
+        tasks = {role: learning.tasks[role] for role in roles}
+        first = tasks[roles[0]]
+        texts = [task.data.train.texts for task in tasks.values()]
+        validation = first.data.validation
+        if self._takes_last_epoch:
+            validation = validation.take([])
+        module, (*rows, validation_rows) = route.learning(model, learning.built.tokenizer, *texts, validation.texts)
+        by_role = dict(zip(tasks, rows, strict=True))
+        inputs = {role: route.head_inputs(module, of_role) for role, of_role in by_role.items()}
+        if inputs[roles[0]] is not None:
+            held_out = Features(cast(Any, route.head_inputs(module, validation_rows)), validation.targets)
+            fitted = self._fit_head(tasks, cast(dict[str, np.ndarray], inputs), held_out)
+            if route.fits_head:
+                return _with_cost(fitted, started, sum(map(len, rows)) + len(validation_rows))
+        prepared = time.perf_counter() - started
+        new, last_layer = learning.is_new(module), route.head(cast(Any, module))
+        examples = {
+            role: Examples(by_role[role], task.data.train.targets, task.weights) for role, task in tasks.items()
+        }
+        learner = Learner(
+            module=module,
+            last_layer=last_layer,
+            criteria={role: task.criterion for role, task in tasks.items()},
+            examples=examples,
+            carried_over={name: value for name, value in module.named_parameters() if name not in new},
+            represent=partial(represent, module, last_layer),
+            classify=partial(predict_logits, module, share=True),
+            source_head=learning.source_head,
+        )
+        learned_from = self.transfer.examples(self.stage, learner)
+        report = train(
+            self.transfer.objective(self.stage, learner),
+            learned_from[roles[0]],
+            Examples(validation_rows, validation.targets),
+            score=partial(first.score, validation.targets),
+            settings=self.settings,
+            checkpoints=self.checkpoints,
+            parameter_groups=route.parameter_groups(model),
+            extra=learned_from[roles[1]] if len(roles) > 1 else None,
+            roles=(roles[0], roles[-1]),
+        )
+        return Fitted(Fit.from_record(asdict(replace(report, seconds=report.seconds + prepared))))
+
+    def _fit_head(self, tasks: Mapping[str, Task], inputs: Mapping[str, np.ndarray], held_out: Features) -> Fitted:
+        """Fit the last layer on its inputs, (rows, width) by role, and put it into the model."""
+        learning, stage, head = self.learning, self.stage, self.learning.head
+        none = Features(held_out.values[:0], held_out.targets[:0])
+        heads = {
+            role: HeadTask(
+                task.criterion.cpu(),
+                Features(inputs[role], task.data.train.targets, task.weights),
+                held_out if role == stage.roles[0] else none,
+                task.score,
+                has_bias=head.bias is not None,  # decoders have none
+                seed=learning.seed,
+                by_loss=learning.training.metric_for_best_model is None,
+                folds_know=task.has_copies,
+            )
+            for role, task in tasks.items()
+        }
+        if self.route.fits_head or stage.learns == "head":
+            fitted = self.transfer.fit_head(stage, heads, _source_head(learning))
+        else:
+            fitted = heads[stage.roles[0]].choose_l2(refit=False)
+        weight, bias = distributed.from_main(fitted.head)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(weight))
+            if head.bias is not None:
+                head.bias.copy_(torch.from_numpy(bias))
+        return Fitted(Fit.from_record(fitted.record), fitted.held_out)
+
+    @property
+    def _takes_last_epoch(self) -> bool:
+        # Without a head no score tells epochs apart, and the best epoch for the source need not be the best for the
+        # target; variants are compared at the same epoch, that of the source alone too.
+        return self.stage.learns == "representation" or (UNLABELED in self.stage.roles and not self.route.fits_head)
 
 
 def _source_head(learning: Learning) -> Head:
@@ -269,9 +278,3 @@ def _source_head(learning: Learning) -> Head:
 
 def _with_cost(fitted: Fitted, started: float, examples: int) -> Fitted:
     return replace(fitted, fit=replace(fitted.fit, seconds=time.perf_counter() - started, examples=examples))
-
-
-def _takes_last_epoch(stage: Stage, route: Route) -> bool:
-    # Without a head no score tells epochs apart, and the best epoch for the source need not be the best for the
-    # target; variants are compared at the same epoch, that of the source alone too.
-    return stage.learns == "representation" or (UNLABELED in stage.roles and not route.fits_head)

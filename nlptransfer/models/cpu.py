@@ -18,10 +18,10 @@ ROUNDING = 1e-5
 
 
 def fast(model: nn.Module) -> AbstractContextManager[object]:
-    """Within it this thread's linear layers of a model on a processor run as fast as we can have it, in float32.
+    """Run this thread's linear layers of a float32 model on a processor by oneDNN within a block, where it is faster.
 
-    torch multiplies by MKL, which keeps to half of the width of a processor that Intel did not make. oneDNN, which
-    torch has too, does not, but is slower than MKL in the small products of attention: so it gets linear layers alone.
+    torch multiplies by MKL, which takes half the vector width of processors that Intel did not make. oneDNN takes all
+    of it, but is slower than MKL in the small products of attention.
     """
     is_here = all(value.device.type == "cpu" for value in model.parameters())
     # Such models compute layers once more while they go back, where torch asks no mode.
@@ -30,7 +30,7 @@ def fast(model: nn.Module) -> AbstractContextManager[object]:
 
 
 def fast_products() -> AbstractContextManager[object]:
-    """Within it products of float32 matrices on a processor run as those of :func:`fast`'s linear layers."""
+    """Multiply float32 matrices on a processor within a block as :func:`fast` does for linear layers."""
     return _onednn if _onednn_gains() else nullcontext()
 
 
@@ -73,7 +73,7 @@ class _Product(torch.autograd.Function):
 
 
 class _OneDnn:
-    """Within it, products go to oneDNN. The switch is one for all threads: the last to leave turns it back."""
+    """Sends products to oneDNN within a block. The switch is one for all threads: the last to leave turns it back."""
 
     def __init__(self) -> None:
         self._lock, self._inside, self._before = Lock(), 0, ""
@@ -99,8 +99,7 @@ _onednn = _OneDnn()
 
 @cache
 def _onednn_gains() -> bool:
-    """Whether products by oneDNN are float32's, and faster by what the processor is: a clock might say otherwise when
-    a run is resumed, which would change its last digits."""
+    # By the kind of processor: a clock might say otherwise when a run is resumed, which would change its last digits.
     if not _is_held_back() or not hasattr(torch.backends.mkldnn, "matmul"):
         return False
     draw = torch.Generator().manual_seed(0)

@@ -18,11 +18,11 @@ class Rows(Protocol):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens per row, (rows,)."""
+        """Return the tokens of each row, (rows,)."""
 
     @property
     def windows(self) -> np.ndarray | None:
-        """(texts + 1,) int64: text i is rows ``windows[i]`` to ``windows[i + 1]``; None: each row is a text."""
+        """Return (texts + 1,) int64: text i is rows ``windows[i]`` to ``windows[i + 1]``; None: each row is a text."""
         return None
 
     def __len__(self) -> int:

@@ -48,7 +48,7 @@ class SavedFormat(Settings, ABC):
     opened_by: ClassVar[str] = "transformers"
     """what opens a saved folder besides nlptransfer"""
     reads_tokens: ClassVar[bool] = True
-    """whether a saved model takes what its tokenizer makes of texts"""
+    """whether a saved model is called with the output of its tokenizer"""
 
     long_text: LongText = field(default="truncate", kw_only=True)
     """what is read of a text of more than max_length tokens: truncate: the first ones; head_tail: a quarter from the

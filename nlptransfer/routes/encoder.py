@@ -48,6 +48,7 @@ class EncoderRoute(Route):
         texts = [*data.train.texts, *extra]
         tokenizer = set_length(load_tokenizer(encoder), self.max_length, texts)
         model, fresh = self.make_model(encoder, data, tokenizer, seed)
+        self.freeze(model)
         if self.gradient_checkpointing:
             _compute_activations_twice(model)
         unknown = unknown_share(encode(texts, tokenizer, tokenizer.model_max_length).ids, tokenizer)
@@ -119,7 +120,7 @@ def default_settings(data: Data, learning_rate: float, least_epochs: int) -> dic
     rows = max(1, len(data.train))
     batch = 16 if rows < FEW_ROWS else 32
     epochs = math.ceil((STEPS + STEPS_PER_LABEL * data.labels.num_labels) * batch / rows)
-    # Half the rows, half the rate; but where so many epochs would be too many, longer steps make up for fewer.
+    # Half the rows, half the rate; but where MOST_EPOCHS are too few, longer steps make up for that.
     longer = batch == 32 or epochs > MOST_EPOCHS
     return {
         "num_train_epochs": min(max(epochs, least_epochs), MOST_EPOCHS),

@@ -11,7 +11,6 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer.data import Data
-from nlptransfer.hub import BaseModel
 from nlptransfer.models import (
     ActivationRows,
     Rows,
@@ -64,13 +63,6 @@ class Full(EncoderRoute):
         super().check()
         both = self.layers is not None and self.freeze_layers > 0
         check(not both, "freeze_layers", self.freeze_layers, "0 with layers=auto, which tries several")
-
-    def make_model(
-        self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
-    ) -> tuple[PreTrainedModel, list[str]]:
-        model, fresh = super().make_model(base, data, tokenizer, seed)
-        self.freeze(model)
-        return model, fresh
 
     def state(self, model: PreTrainedModel) -> dict[str, torch.Tensor]:
         # Another stage may freeze other layers.

@@ -151,7 +151,7 @@ class ProbeForSequenceClassification(PooledClassifier):
             inputs["token_type_ids"] = token_type_ids
         states = self.encoder(**inputs, output_hidden_states=True).hidden_states
         real = attention_mask.bool()
-        # What an encoder makes of padding may be anything, NaN too.
+        # Hidden states of padding may be anything, NaN too.
         layers = (states[number].float().masked_fill(~real.unsqueeze(2), 0) for number in self.config.layers)
         return to_float16(torch.cat([pool(layer, real, self.config.pooling) for layer in layers], dim=1))
 

@@ -131,7 +131,7 @@ class Word2VecForSequenceClassification(PooledClassifier):
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
         if input_ids.shape[1] == 0:
-            # What a tokenizer makes of texts without a word; one place of padding says the same.
+            # A tokenizer gives texts without a word no places; one place of padding means the same.
             input_ids, attention_mask = (functional.pad(each, (0, 1)) for each in (input_ids, attention_mask))
         known = (input_ids >= RESERVED) & attention_mask.bool()
         vectors = self.vectors(input_ids)

@@ -5,8 +5,8 @@ and Zou 2019, "EDA: Easy Data Augmentation Techniques"; neighbors of word vector
 2015, "That's So Annoying!!!"). A neighbor may also be an opposite, "good" beside "bad": ``augment_similarity`` and a
 small share keep these few, and English negations neither come nor go.
 
-A word is a run of letters or a number. In scripts without spaces it is what the vocabulary of the vectors makes of the
-run; where that has no such script, or there are no vectors, it is a single character.
+A word is a run of letters or a number. In scripts without spaces the vocabulary of the vectors segments runs into
+words; where it has no such script, or there are no vectors, a word is a single character.
 """
 
 import logging

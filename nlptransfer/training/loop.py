@@ -167,7 +167,7 @@ class _Loop:
 
     @property
     def pass_rows(self) -> int:
-        """Rows of one forward pass over all processes."""
+        """Return the rows of one forward pass over all processes."""
         return self.report.rows_per_pass * self.processes
 
     def run(self) -> TrainingReport:
@@ -483,7 +483,7 @@ def learned_state(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _drop_frozen(models: list[torch.nn.Module], weights: list[dict[str, Tensor]], _: str) -> None:
-    # Of sharded models there are none here: their weights are already written.
+    # Sharded models are not in the list: their weights are already written.
     for model, state in zip(models, weights, strict=False):
         for name in state.keys() - learned_state(model).keys():
             del state[name]
