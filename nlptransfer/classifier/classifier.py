@@ -258,7 +258,7 @@ class Classifier:
             recorded_base(known, base, token)
         model, tokenizer = route.load(folder, known, base)
         model = model.to(distributed.state().device)
-        found = cls(route, model, tokenizer, record.labels, record.thresholds, record.further, record.normalization)
+        loaded = cls(route, model, tokenizer, record.labels, record.thresholds, record.further, record.normalization)
         if record.verified is not None:
-            check_logits(record.verified, found._logits_of_normalized(record.verified["texts"]), str(source))
-        return found
+            check_logits(record.verified, loaded._logits_of_normalized(record.verified["texts"]), str(source))
+        return loaded

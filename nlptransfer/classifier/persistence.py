@@ -65,8 +65,8 @@ class SavedRecord:
             content["max_length"],
             verified=content.get("verified"),
         )
-        own = record.as_json()
-        return replace(record, further={name: value for name, value in content.items() if name not in own})
+        fields = record.as_json()
+        return replace(record, further={name: value for name, value in content.items() if name not in fields})
 
     @classmethod
     def read(cls, folder: Path) -> "SavedRecord":

@@ -45,9 +45,9 @@ class Adapt(Chosen):
         if stage != ALIGN:
             return SelfTrain().candidates(stage, route)
         source_alone = Coral().candidates(stage, route)[0]
-        found = [replace(source_alone, settings={"method": "none", **source_alone.settings})]
+        variants = [replace(source_alone, settings={"method": "none", **source_alone.settings})]
         for kind in (Coral,) if route.fits_head else ALIGNMENTS:
             if kind.name in self.methods:
                 _, *aligned = kind().candidates(stage, route)
-                found += [replace(one, settings={"method": kind.name, **one.settings}) for one in aligned]
-        return found
+                variants += [replace(one, settings={"method": kind.name, **one.settings}) for one in aligned]
+        return variants

@@ -328,7 +328,7 @@ def correlation_map(source: np.ndarray, target: np.ndarray, shrinkage: float) ->
     """Make the map that gives the source's rows the target's mean and covariance: (x - ms) Cs^(-1/2) Ct^(1/2) + mt.
 
     CORAL (Sun, Feng and Saenko 2016, "Return of Frustratingly Easy Domain Adaptation", algorithm 1), with the means
-    moved too. Of more than ``AXES`` features the first principal axes of both sides are mapped, and the rest is only
+    moved too. With more than ``AXES`` features the first principal axes of both sides are mapped, and the rest is only
     moved. ``shrinkage`` is that of both covariances, towards the multiple of the identity that has their trace.
     """
     center, moved = source.mean(axis=0), target.mean(axis=0)
@@ -342,8 +342,8 @@ def correlation_map(source: np.ndarray, target: np.ndarray, shrinkage: float) ->
 
     def mapped(rows: np.ndarray) -> np.ndarray:
         inside = (rows - center) @ basis
-        found: np.ndarray = rows + (inside @ matrix - inside) @ basis.T + (moved - center)
-        return found.astype(rows.dtype)
+        moved_rows: np.ndarray = rows + (inside @ matrix - inside) @ basis.T + (moved - center)
+        return moved_rows.astype(rows.dtype)
 
     return mapped
 

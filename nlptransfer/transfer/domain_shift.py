@@ -88,7 +88,7 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> flo
 
 
 def chance_distance(rows: int) -> float:
-    """Return the proxy A-distance that two samples of one domain, of so many rows together, rarely exceed.
+    """Return the proxy A-distance that two samples of one domain with ``rows`` rows together rarely exceed.
 
     The accuracy of a classifier that knows nothing has a standard deviation of 1 / (2 sqrt(rows)) about 1/2 (Lopez-Paz
     and Oquab 2017, "Revisiting Classifier Two-Sample Tests", section 3); three of them are the limit.

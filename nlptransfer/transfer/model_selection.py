@@ -57,11 +57,11 @@ class Evidence:
         losses = weights * row_losses(logits, targets)
         spread = float(weights.var())
         slope = float(np.cov(losses, weights, bias=True)[0, 1]) / spread if spread > 0 else 0.0
-        found = to_probabilities(unlabeled, labels)
+        probabilities = to_probabilities(unlabeled, labels)
         # (texts, questions, answers): several labels are as many questions with two answers.
-        found = np.stack([1 - found, found], axis=2) if labels.multi_label else found[:, None]
-        entropy = float(entr(found).sum(axis=2).mean())
-        highest = np.sort(found, axis=2)
+        answers = np.stack([1 - probabilities, probabilities], axis=2) if labels.multi_label else probabilities[:, None]
+        entropy = float(entr(answers).sum(axis=2).mean())
+        highest = np.sort(answers, axis=2)
         shares = label_shares(labels, logits, targets, unlabeled)
         known = targets if labels.multi_label else np.eye(labels.num_labels)[targets]
         apart = np.abs(shares - known.mean(axis=0))
@@ -73,25 +73,25 @@ class Evidence:
             deep_embedded=float((losses - slope * (weights - 1)).mean()),
             entropy=entropy,
             margin=float((highest[..., -1] - highest[..., -2]).mean()),
-            information=float(entr(found.mean(axis=0)).sum(axis=1).mean()) - entropy,
+            information=float(entr(answers.mean(axis=0)).sum(axis=1).mean()) - entropy,
             label_shares=tuple(shares.tolist()),
             label_shift=float(apart.max() if labels.multi_label else apart.sum() / 2),
         )
 
 
-def warn_of_shift(found: Evidence, names: Sequence[str], *, whatever_shift: bool) -> None:
+def warn_of_shift(evidence: Evidence, names: Sequence[str], *, whatever_shift: bool) -> None:
     """Warn where the labels' proportions seem to be others in the target, and whether that stops adaptation."""
-    if found.label_shift > LARGE_SHIFT:
+    if evidence.label_shift > LARGE_SHIFT:
         log.warning(
             "the labels seem to be shared out otherwise among the target's texts: %.0f%% of them would have to be "
             "others (estimated: %s). To align the domains would give many the wrong label%s",
-            100 * found.label_shift,
-            ", ".join(f"{name} {share:.2f}" for name, share in zip(names, found.label_shares, strict=True)),
+            100 * evidence.label_shift,
+            ", ".join(f"{name} {share:.2f}" for name, share in zip(names, evidence.label_shares, strict=True)),
             "" if whatever_shift else "; the model stays as it is (allow_label_shift=true adapts it anyway)",
         )
 
 
-def choose(found: Sequence[Evidence], by: ChooseBy, *, whatever_shift: bool = True) -> int:
+def choose(evidence: Sequence[Evidence], by: ChooseBy, *, whatever_shift: bool = True) -> int:
     """Return the index of the best of some models; the first is the one that was not adapted.
 
     Where the labels' proportions seem to be others in the target the first one is taken: to align the domains, or to
@@ -101,18 +101,18 @@ def choose(found: Sequence[Evidence], by: ChooseBy, *, whatever_shift: bool = Tr
         whatever_shift: whether one that was adapted may be taken then too.
         by: information: the most information about the target, of those whose risk is at most a standard error above
             the first one's; the lowest importance-weighted or deep embedded risk; the lowest entropy or the largest
-            margin of the predictions. Of equals the first.
+            margin of the predictions; the first of equals.
     """
-    plain = found[0]
+    plain = evidence[0]
     if plain.label_shift > LARGE_SHIFT and not whatever_shift:
         return 0
     if by == "information":
-        allowed = [place for place, one in enumerate(found) if one.risk <= plain.risk + plain.risk_error]
-        return max(allowed, key=lambda place: found[place].information)
+        allowed = [place for place, one in enumerate(evidence) if one.risk <= plain.risk + plain.risk_error]
+        return max(allowed, key=lambda place: evidence[place].information)
     if by == "margin":
-        return max(range(len(found)), key=lambda place: found[place].margin)
+        return max(range(len(evidence)), key=lambda place: evidence[place].margin)
     lowest = "risk" if by == "importance_weighted" else by
-    return min(range(len(found)), key=lambda place: float(getattr(found[place], lowest)))
+    return min(range(len(evidence)), key=lambda place: float(getattr(evidence[place], lowest)))
 
 
 def label_shares(labels: Labels, logits: np.ndarray, targets: np.ndarray, unlabeled: np.ndarray) -> np.ndarray:

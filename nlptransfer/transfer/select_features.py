@@ -43,7 +43,7 @@ class SelectFeatures(FromSource):
             fitted = task.mapped(partial(np.multiply, columns)).choose_l2()
             # What rounding has left there must not be multiplied by features in prediction.
             by_share[share] = replace(fitted, head=(fitted.head[0] * columns, fitted.head[1]))
-        # Of equals the first one, which has the most features.
+        # The first of equals, which has the most features.
         best = max(by_share, key=lambda share: by_share[share].score)
         scores = {f"{share:g}": fitted.score for share, fitted in by_share.items()}
         record = {**by_share[best].record, "kept_features": best, "scores_by_share": scores}
