@@ -116,7 +116,7 @@ class Alignment(Chosen):
             self.has_closed_form or not route.fits_head,
             "a representation that learns",
             f"{route.name} with a linear head, on whose frozen features D has no gradient",
-            f"take {ROUTES.where(lambda one: one.learns_encoder)}, head_type=mlp, or transfer=coral with its closed form",
+            f"take {ROUTES.where(lambda one: one.learns_encoder)}, head_type=mlp, or transfer=coral in closed form",
         )
 
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
