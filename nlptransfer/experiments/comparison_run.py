@@ -331,7 +331,7 @@ def _test_score(runs: Sequence[RunResult], metric: str) -> CandidateScore:
     score = score_interval(rows[0].targets, [one.predicted for one in rows], rows[0].labels, metric)
     wilson = wilson_interval(int(rows[0].right.sum()), len(rows[0])) if metric == "accuracy" else None
     scores = tuple(float(run.scores["test"][metric]) for run in runs)
-    return CandidateScore(score.mean, score.spread, score.interval, scores, wilson)
+    return CandidateScore(**vars(score), scores=scores, wilson=wilson)
 
 
 def _pairs(candidates: Sequence[ScoredCandidate], data: Data, metric: str) -> tuple[PairDifference, ...]:

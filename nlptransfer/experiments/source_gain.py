@@ -78,7 +78,7 @@ def _direct(config: RunConfig, finished: RunResult) -> RunConfig:
     """Return the run without the source, with as many steps on the target's rows and the same tuning."""
     base = config.base
     if config.source is not None and config.source.classifier is not None and base is None:
-        base = ((config.source.classifier.record or {}).get("base") or {}).get("name")
+        base = (config.source.classifier.record.get("base") or {}).get("name")
     route, training = config.transfer.at(ON_TARGET, config.route, config.training)
     if not route.fits_head:
         resolved = route.defaults(config.data)
