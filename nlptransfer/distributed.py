@@ -92,9 +92,9 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def forward(_: Any, rows: torch.Tensor) -> torch.Tensor:
-        found = [torch.empty_like(rows) for _ in range(world_size())]
-        torch.distributed.all_gather(found, rows.contiguous())
-        return torch.cat(found)
+        gathered = [torch.empty_like(rows) for _ in range(world_size())]
+        torch.distributed.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
 
     @staticmethod
     def backward(_: Any, *gradients: torch.Tensor) -> torch.Tensor:

@@ -74,9 +74,9 @@ class Registry(Mapping[str, type[T]]):
 
     def _imported(self, entry: EntryPoint) -> Any:
         try:
-            found = entry.load()
+            cls = entry.load()
         except (ImportError, AttributeError) as error:
             raise SettingError(f"{self.kind} {entry.name!r}: expected it at {entry.value}, found {error}") from error
-        if getattr(found, "name", None) != entry.name:
+        if getattr(cls, "name", None) != entry.name:
             raise SettingError(f"{self.kind} {entry.name!r}: expected a class of that name at {entry.value}")
-        return found
+        return cls

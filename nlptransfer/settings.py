@@ -88,9 +88,9 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     """
     kind, args = get_origin(hint) or hint, get_args(hint)
     if kind is Annotated:
-        found = convert(name, value, args[0])
-        check(all(keeps(found, limit) for keeps, limit, _ in _limits(hint)), name, value, _in_words(hint))
-        return found
+        plain = convert(name, value, args[0])
+        check(all(keeps(plain, limit) for keeps, limit, _ in _limits(hint)), name, value, _in_words(hint))
+        return plain
     if kind is Literal:
         choices = [choice for choice in args if value in (choice, str(choice))]
         check(bool(choices), name, value, _in_words(hint))

@@ -77,7 +77,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
             "max_train_rows": max_train_rows, "text_column": text_column, "label_column": label_column,
             "progress": not quiet,
         }  # fmt: skip
-        result = compare(data, **opt.given(options, settings, signature(compare).parameters))
+        result = compare(data, **opt.config_of(options, settings, signature(compare).parameters))
         if distributed.is_main():
             show_comparison(result)
 

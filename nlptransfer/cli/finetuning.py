@@ -60,7 +60,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
             "seeds": seeds, "sizes": sizes, "transfer": transfer or None, "unlabeled": unlabeled,
             "source": source[0] if source and len(source) == 1 else source or None,
         }  # fmt: skip
-        config = opt.given(options, settings, arguments=("data", "output_dir", "overwrite", "report"))
+        config = opt.config_of(options, settings, arguments=("data", "output_dir", "overwrite", "report"))
         config = _recipe_settings(defaults, config) | config
         curve, transfers = config.pop("sizes", None), config.pop("transfer", [])
         transfers = [transfers] if isinstance(transfers, str) else transfers

@@ -55,7 +55,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
         with side_by_side(jobs or _jobs()) as workers:
             for name, head in heads:
                 learned_from = (vectors if name == DEFAULT_ROUTE else None) or base
-                config = opt.given({"head_type": head, "base": learned_from}, settings, arguments)
+                config = opt.config_of({"head_type": head, "base": learned_from}, settings, arguments)
                 closed[f"{name} {head}"] = close_the_gap(
                     domains,
                     transfers={transfer: {"transfer": transfer} for transfer in EVERY.get((name, head), CLOSED_FORM)},

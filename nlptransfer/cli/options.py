@@ -28,7 +28,7 @@ Set = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="any
 Quiet = Annotated[bool, Option("--quiet", help="show no progress and no log")]
 
 
-def given(options: Mapping[str, Any], settings: list[str] | None, arguments: Collection[str]) -> dict[str, Any]:
+def config_of(options: Mapping[str, Any], settings: list[str] | None, arguments: Collection[str]) -> dict[str, Any]:
     """Return the options that are not None, and those of --set, which must not name one of ``arguments``."""
     return {name: value for name, value in options.items() if value is not None} | pairs(settings, arguments)
 

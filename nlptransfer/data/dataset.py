@@ -177,10 +177,10 @@ def load_data(source: Any, settings: DataSettings | None = None) -> Data:
 
 
 def _load(source: Any, settings: DataSettings) -> Data:
-    found = open_source(source)
-    if not found.parts.keys() & {"train", WHOLE}:
-        raise DataError(f"{source!s:.200}: expected a train split, found only {', '.join(found.parts)}")
-    tables = {"train" if split == WHOLE else split: found.table(split) for split in found.parts}
+    opened = open_source(source)
+    if not opened.parts.keys() & {"train", WHOLE}:
+        raise DataError(f"{source!s:.200}: expected a train split, found only {', '.join(opened.parts)}")
+    tables = {"train" if split == WHOLE else split: opened.table(split) for split in opened.parts}
     columns = find_columns(tables["train"], settings.text_column, settings.label_column)
     rows = {split: _read_rows(table, *columns, settings) for split, table in tables.items()}
     for split, these in list(rows.items()):
@@ -194,7 +194,7 @@ def _load(source: Any, settings: DataSettings) -> Data:
         if name != "train" and (shared := sum(text in train for text in part.texts)):
             logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(part), name)
     splits: dict[str, Any] = _split(encoded, labels, settings)
-    return Data(found.name, labels, **splits)
+    return Data(opened.name, labels, **splits)
 
 
 def load_split(source: Any, labels: Labels, settings: DataSettings | None = None, split: str = "test") -> Split:
@@ -210,11 +210,11 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
         DataError: no such split, rows that cannot be read, or a label that the classifier does not know.
     """
     settings = settings or DataSettings()
-    found = open_source(source)
-    wanted = WHOLE if WHOLE in found.parts else SPLIT_NAMES.get(split, split)
-    if wanted not in found.parts:
-        raise DataError(f"{source!s:.200}: expected a {wanted} split, found {', '.join(found.parts)}")
-    table = found.table(wanted)
+    opened = open_source(source)
+    wanted = WHOLE if WHOLE in opened.parts else SPLIT_NAMES.get(split, split)
+    if wanted not in opened.parts:
+        raise DataError(f"{source!s:.200}: expected a {wanted} split, found {', '.join(opened.parts)}")
+    table = opened.table(wanted)
     columns = find_columns(table, settings.text_column, settings.label_column)
     return _encode(_read_rows(table, *columns, settings), labels, "the data" if wanted == WHOLE else split)
 

@@ -46,7 +46,7 @@ def _web(text: str) -> str:
 
 def _without_web(text: str) -> str:
     # Stand-ins as in TweetEval (Barbieri et al. 2020).
-    text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+    text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
     text = _USER.sub("@user", _URL.sub("http", _TAG.sub(" ", text)))
     return _LONG_RUN.sub(r"\1\1\1", text)
 
@@ -57,13 +57,13 @@ def _settled(text: str, step: Callable[[str], str]) -> str:
     A text that this empties, or that never comes to rest, keeps its NFKC form. Either way a second call changes
     nothing: texts of the data are normalized when they are read, and again by the classifier.
     """
-    plain = found = _nfkc(text)
+    plain = form = _nfkc(text)
     for _ in range(_MOST_STEPS):
-        before, found = found, _nfkc(step(found))
-        if not found or found.isspace():
+        before, form = form, _nfkc(step(form))
+        if not form or form.isspace():
             break
-        if found == before:
-            return found
+        if form == before:
+            return form
     return plain
 
 

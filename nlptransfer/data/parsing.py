@@ -7,7 +7,8 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -53,14 +54,14 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
     if kind == ".tsv":
         return _tsv_rows(path)
     if kind == ".jsonl":
-        return json_objects(lines(path), str(path))
+        return _jsonl_rows(path)
     # One list, or an object a line.
     read = list(lines(path))
     start = next((line for line in read if line.strip()), "")
     return iter(_json_list("".join(read), path)) if start.lstrip()[:1] == "[" else json_objects(read, str(path))
 
 
-def lines(path: Path) -> Iterator[str]:
+def lines(path: Path) -> Generator[str, None, None]:
     """Read the lines of a UTF-8 file with their ends, without a byte order mark.
 
     Raises:
@@ -112,22 +113,24 @@ def _tsv_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _csv_rows(path: Path, delimiter: str, quoting: Any) -> Iterator[dict[str, Any]]:
     # The limit (128 KiB) belongs to the whole process: raise it, never lower it again under another reader.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
-    reader = csv.reader(lines(path), delimiter=delimiter, quoting=quoting, strict=True)
     header: list[str] = []
     row, line = 0, 1
     try:
-        for record in reader:
-            if record and not header:
-                header = _checked_header(record, path)
-            elif record:
-                row += 1
-                if len(record) != len(header):
-                    raise _BrokenRowError(
-                        f"{path}, row {row}, line {line}: expected {len(header)} fields as in the header, "
-                        f"found {len(record)}; put quotes around fields with separators in them"
-                    )
-                yield dict(zip(header, record, strict=True))
-            line = reader.line_num + 1
+        # An error holds this frame: the file must not stay open with it.
+        with closing(lines(path)) as source:
+            reader = csv.reader(source, delimiter=delimiter, quoting=quoting, strict=True)
+            for record in reader:
+                if record and not header:
+                    header = _checked_header(record, path)
+                elif record:
+                    row += 1
+                    if len(record) != len(header):
+                        raise _BrokenRowError(
+                            f"{path}, row {row}, line {line}: expected {len(header)} fields as in the header, "
+                            f"found {len(record)}; put quotes around fields with separators in them"
+                        )
+                    yield dict(zip(header, record, strict=True))
+                line = reader.line_num + 1
     except csv.Error as error:
         raise _BrokenRowError(
             f"{path}, row {row + 1}, from line {line}: broken {kind_of(path)[1:]}: {error}; put quotes around fields "
@@ -143,6 +146,11 @@ def _checked_header(header: list[str], path: Path) -> list[str]:
             f"{', '.join(map(repr, header))[:200]}; is the header line missing?"
         )
     return header
+
+
+def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with closing(lines(path)) as source:
+        yield from json_objects(source, str(path))
 
 
 def json_objects(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:

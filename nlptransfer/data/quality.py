@@ -26,7 +26,7 @@ def data_warnings(data: Data) -> list[str]:
 
 
 def _leaks(data: Data) -> list[str]:
-    found = []
+    warnings = []
     for name, seen, so in (
         ("test", "train", "scores on them are too good"),
         ("validation", "train", "choices made by them are too hopeful"),
@@ -35,8 +35,8 @@ def _leaks(data: Data) -> list[str]:
     ):
         keys, others = _keys(data.splits[name]), {*_keys(data.splits[seen])}
         if shared := sum(key in others for key in keys):
-            found.append(f"leak: {_counted(shared, len(keys), f'{name} texts')} in {seen} too: {so}")
-    return found
+            warnings.append(f"leak: {_counted(shared, len(keys), f'{name} texts')} in {seen} too: {so}")
+    return warnings
 
 
 def _conflicts(data: Data) -> list[str]:
@@ -56,18 +56,18 @@ def _conflicts(data: Data) -> list[str]:
 def _imbalance(data: Data) -> list[str]:
     targets, names = data.train.targets, data.labels.names
     counts = targets.sum(axis=0) if data.labels.multi_label else np.bincount(targets, minlength=len(names))
-    found, order = [], np.argsort(counts, kind="stable")
+    warnings, order = [], np.argsort(counts, kind="stable")
     rarest, most = int(order[0]), int(order[-1])
     if counts[most] >= IMBALANCE * max(1, counts[rarest]):
-        found.append(
+        warnings.append(
             f"imbalance: {names[most]!r} has {int(counts[most]):,} of the {len(targets):,} training rows, "
             f"{names[rarest]!r} {int(counts[rarest]):,}: look at macro F1 and at the scores per class"
         )
     if few := [int(label) for label in order if counts[label] < FEW_ROWS]:
         named = ", ".join(f"{names[label]!r} ({int(counts[label])})" for label in few[:NAMED])
         more = f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
-        found.append(f"few rows: fewer than {FEW_ROWS} training rows of {named}{more}")
-    return found
+        warnings.append(f"few rows: fewer than {FEW_ROWS} training rows of {named}{more}")
+    return warnings
 
 
 def _keys(split: Split) -> list[str]:

@@ -70,12 +70,12 @@ def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = 
 
 def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, list[str], Split]:
     """Return name, texts and test rows of a source."""
-    found = open_source(source)
-    tables = {split: found.table(split) for split in found.parts}
+    opened = open_source(source)
+    tables = {split: opened.table(split) for split in opened.parts}
     if WHOLE in tables and has_labels(tables[WHOLE], settings.label_column) and settings.test_size:
         data = load_data(source, replace(settings, max_train_rows=None))
         texts = [text for name, split in data.splits.items() if name != "test" for text in split.texts]
-        return found.name, texts, Split(data.test.texts, labels.encode(_test_labels(data, labels)))
+        return opened.name, texts, Split(data.test.texts, labels.encode(_test_labels(data, labels)))
     texts = [
         text
         for split, table in tables.items()
@@ -83,7 +83,7 @@ def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tupl
         for text in table.columns[text_column_of(table, settings.text_column)]
     ]
     test = load_split(source, labels, settings) if "test" in tables else Split([], labels.encode([]))
-    return found.name, texts, test
+    return opened.name, texts, test
 
 
 def _test_labels(data: Data, labels: Labels) -> list[Any]:

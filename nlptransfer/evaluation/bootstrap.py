@@ -20,10 +20,9 @@ def resampled_scores(
         counts: (m,), how often each distinct row occurs.
         score: maps counts (draws, m) to scores (..., draws).
     """
-    rows, block, found = int(counts.sum()), max(1, BLOCK // len(counts)), []
-    for start in range(0, resamples, block):
-        found.append(score(rng.multinomial(rows, counts / rows, size=min(block, resamples - start))))
-    return np.concatenate(found, axis=-1)
+    rows, block = counts.sum(), max(1, BLOCK // len(counts))
+    sizes = (min(block, resamples - start) for start in range(0, resamples, block))
+    return np.concatenate([score(rng.multinomial(rows, counts / rows, size=size)) for size in sizes], axis=-1)
 
 
 def seed_shares(rng: np.random.Generator, seeds: int, resamples: int) -> np.ndarray:

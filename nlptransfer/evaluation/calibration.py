@@ -47,16 +47,14 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, multi_label: bool = F
 def fit_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> np.ndarray:
     """Fit for each of several labels the threshold with the best F1 on these rows: (k,).
 
-    Thresholds lie midway between neighboring scores; of equally good ones the nearest to .5 is taken. A label of fewer
-    than 5 positives, where one row can move the threshold anywhere, takes the threshold with the best micro F1 when all
-    labels share it, or .5 if nothing is positive; SCutFBR has a fallback of this kind too (Yang 2001).
+    Thresholds lie midway between neighboring scores, the nearest to .5 of equally good ones. A label of fewer than 5
+    positives, where one row can move the threshold anywhere, takes the one with the best micro F1 when all labels share
+    it, or .5 if nothing is positive; SCutFBR has a fallback of this kind too (Yang 2001).
     """
     y, p = checked_rows(targets, probabilities, multi_label=True)
     shared = _best_threshold(p.ravel(), y.ravel())
     rare = y.sum(axis=0) < MIN_POSITIVES
-    return np.array(
-        [shared if rare[label] else _best_threshold(p[:, label], y[:, label]) for label in range(len(rare))]
-    )
+    return np.array([shared if few else _best_threshold(*both) for few, *both in zip(rare, p.T, y.T, strict=True)])
 
 
 def _best_threshold(p: np.ndarray, y: np.ndarray) -> float:
@@ -108,10 +106,10 @@ def reliability_curve(targets: ArrayLike, probabilities: ArrayLike, *, multi_lab
 
 
 def brier_score(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False) -> float:
-    """Compute the mean squared distance from the truth, 0 at best.
+    """Compute the mean squared distance from the truth, 0 at best; 2 at worst, or 1 with several labels (Brier 1950).
 
-    With one label a row it is summed over the labels (Brier 1950), 2 at worst; with several it is the mean over rows
-    and labels, 1 at worst. scikit-learn's ``brier_score_loss`` warns of rows whose float32 sum is not quite 1.
+    It is summed over the labels, or with several averaged. scikit-learn's ``brier_score_loss`` warns of rows whose
+    float32 sum is not quite 1.
     """
     y, p = checked_rows(targets, probabilities, multi_label)
     errors = (p - (y if multi_label else np.eye(p.shape[1])[y])) ** 2
@@ -119,10 +117,7 @@ def brier_score(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bo
 
 
 def untempered(probabilities: ArrayLike, temperature: float, *, multi_label: bool = False) -> np.ndarray:
-    """Compute the probabilities as they were before their logits were divided by a temperature.
-
-    The model is not needed: probabilities determine logits up to a constant, which softmax ignores.
-    """
+    """Compute probabilities before temperature scaling: they give logits up to a constant, which softmax ignores."""
     p = checked_probabilities(probabilities)
     # As close to 0 and 1 as the float32 that is saved can tell.
     low = np.finfo(np.float32).tiny
@@ -133,7 +128,7 @@ def untempered(probabilities: ArrayLike, temperature: float, *, multi_label: boo
 
 def answer_probabilities(probabilities: ArrayLike, guesses: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
     """Look up the probability of each prediction: (n,), or (n, k) for several labels, of a yes or no for each."""
-    # As float64, so that a saved row and a live one lie on the same side of a limit.
+    # A saved row and a live one lie on the same side of a limit.
     p = np.asarray(probabilities, dtype=np.float64)
     return np.where(guesses == 1, p, 1 - p) if multi_label else np.take_along_axis(p, guesses[:, None], axis=1)[:, 0]
 

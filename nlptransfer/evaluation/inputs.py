@@ -25,11 +25,7 @@ def checked_matrix(values: ArrayLike, what: str) -> np.ndarray:
 
 
 def checked_probabilities(probabilities: ArrayLike, columns: int | None = None) -> np.ndarray:
-    """Convert probabilities (n, k) to float64; ``columns`` is k, where it is known.
-
-    Raises:
-        DataError: another shape, no rows, or values outside [0, 1] or not finite.
-    """
+    """Convert probabilities (n, k) to float64, or raise a DataError for another shape or values outside [0, 1]."""
     p = checked_matrix(probabilities, "probabilities")
     # Half precision can round a softmax a little above 1.
     if p.min() < 0 or p.max() > 1.001:
@@ -72,13 +68,11 @@ def to_probabilities(logits: np.ndarray, labels: Labels) -> np.ndarray:
 
 
 def predicted(probabilities: ArrayLike, labels: Labels, thresholds: ArrayLike | None = None) -> np.ndarray:
-    """Predict the likeliest label's id, or with several labels each one that reaches its threshold.
-
-    Thresholds, (k,), are for several labels only; by default each is .5.
+    """Predict the likeliest label's id, or with several labels each one that reaches its threshold, by default .5.
 
     Raises:
         DataError: probabilities of another shape, outside [0, 1] or not finite.
-        SettingError: thresholds of another shape, or for single-label data.
+        SettingError: thresholds that are not (k,), or for single-label data.
     """
     p = checked_probabilities(probabilities, labels.num_labels)
     if not labels.multi_label:

@@ -8,7 +8,6 @@ thousand resamples cost one draw of counts and not a thousand calls of scikit-le
 
 import math
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import datasets
@@ -73,20 +72,15 @@ class LocalMetric(evaluate.Metric):
 
 
 def load_metric(name: str) -> evaluate.Metric:
-    """Load the local metric of that name, or else the script on the hub, or at a path, that ``evaluate.load`` runs.
-
-    Raises:
-        SettingError: there is none.
-    """
+    """Load the local metric of that name, or the script that ``evaluate.load`` finds, or raise a SettingError."""
     if name in METRICS:
         return LocalMetric(name, keep_in_memory=True)
     try:
         return evaluate.load(name, module_type="metric", keep_in_memory=True)
     except Exception as error:  # a fetched script can raise anything
-        close = get_close_matches(name, METRICS, n=1)
         raise SettingError(
-            f"metric {name!r}: expected one of {', '.join(METRICS)}, or one that evaluate.load finds; "
-            f"it said: {_on_one_line(error)}" + (f"; did you mean {close[0]!r}?" if close else "")
+            f"metric {name!r}: expected a local one or one that evaluate.load finds; {nearest(name, METRICS)} "
+            f"(it said: {_on_one_line(error)})"
         ) from error
 
 
@@ -105,11 +99,7 @@ def known_score(name: str, labels: Labels | None = None) -> str:
 
 
 def measure(metric: str, labels: Labels) -> str:
-    """Return ``metric``, or raise a SettingError if predicted labels alone have no such score.
-
-    They have accuracy, mcc (one label a row), subset_accuracy (several), and f1, precision and recall, each _macro,
-    _micro and _weighted.
-    """
+    """Return ``metric``, or raise a SettingError if predicted labels alone have no such score."""
     if known_score(metric, labels) in _OF_PROBABILITIES:
         raise SettingError(
             f"metric={metric!r}: expected a score of predicted labels, found one that needs probabilities; "
@@ -187,8 +177,8 @@ def outcomes(
 ) -> tuple[np.ndarray, list[sparse.csr_array]]:
     """Count rows with the same targets and predictions: how often each kind occurs (m,), and each run's tally of one.
 
-    With ``by_row`` kinds are in the order of rows, so that runs can change places without changing what a bootstrap
-    draws; without, sorted by targets and predictions.
+    Kinds are sorted by targets and predictions, or ``by_row``: then runs can change places without changing what a
+    bootstrap draws.
     """
     if labels.multi_label:
         # Packed to bits the sort that finds equal rows moves an eighth of the bytes.
@@ -247,11 +237,7 @@ def averages(sums: np.ndarray, rows: int, labels: Labels) -> dict[str, np.ndarra
 def negative_log_likelihood(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False) -> float:
     """Compute the mean negative log-likelihood in nats, with several labels over rows and labels.
 
-    Like scikit-learn's it clips probabilities 2.2e-16 away from 0 and 1, but it says nothing of rows whose float32
-    sum is not quite 1.
-
-    Raises:
-        DataError: no rows, or targets or probabilities that do not fit.
+    scikit-learn's, which clips probabilities 2.2e-16 away from 0 and 1 too, warns of rows whose float32 sum is not 1.
     """
     y, p = checked_rows(targets, probabilities, multi_label)
     likelihood = np.where(y == 1, p, 1 - p) if multi_label else p[np.arange(len(y)), y]
@@ -270,9 +256,7 @@ def _rates(both: np.ndarray, given: np.ndarray, actual: np.ndarray) -> dict[str,
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    found = np.zeros(np.shape(top))
-    np.divide(top, bottom, out=found, where=bottom > 0)
-    return found
+    return np.asarray(np.divide(top, bottom, out=np.zeros(np.shape(top)), where=bottom > 0))
 
 
 def _per_class(sums: np.ndarray, labels: Labels) -> dict[str, dict[str, float]]:

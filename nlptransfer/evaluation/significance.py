@@ -32,7 +32,7 @@ class ScoreInterval:
     spread: float | None
     """sample standard deviation over seeds; None for one seed"""
     interval: tuple[float, float]
-    """95% interval of the expected score; for one seed, of that one model's"""
+    """95%, of the expected score; for one seed, of that one model's"""
 
 
 @dataclass(frozen=True)
@@ -164,18 +164,15 @@ def score_interval(
 ) -> ScoreInterval:
     """Compute the mean score over seeds, its spread, and the 95% interval of the expected score.
 
-    The bootstrap draws rows with replacement, the same for all seeds. To draw S seeds as well says too little when they
-    are few: the spread of such means is too small by sqrt((S - 1) / S), and 3 seeds have only 10 different draws.
-    Instead each resample is moved by Student's t with S - 1 degrees of freedom times the seeds' own standard error:
-    Fisher's solution of the Behrens-Fisher problem, for the sum of a mean of well-known and one of ill-known variance;
-    like Banerjee's (1960, Sankhya 22) it errs towards wide. By how much seeds differ because they err on different rows
-    is in the draws of rows already, and is taken out of the seeds' variance (the pigeonhole bootstrap of Owen 2007
-    counts it twice).
+    The bootstrap draws rows with replacement, the same for all seeds. To draw seeds as well says too little when they
+    are few: 3 seeds have only 10 different draws. Instead each resample is moved by Student's t with S - 1 degrees of
+    freedom times the seeds' own standard error: Fisher's solution of the Behrens-Fisher problem, which like Banerjee's
+    (1960, Sankhya 22) errs towards wide. By how much seeds differ because they err on different rows is in the draws of
+    rows already, and is taken out of the seeds' variance (the pigeonhole bootstrap of Owen 2007 counts it twice).
 
-    In simulations (tests/benchmarks/coverage.py) it covers 94 to 96%, with one seed as with 3 of a spread of 2 points,
-    where a plain bootstrap over 3 seeds covers 92, 88 and 80% with 872, 2,000 and 8,000 rows. Below some 30 rows it is
-    too narrow, and for one model without any error it has no width: see :func:`wilson_interval`.
-    With one seed it is over rows alone.
+    In simulations (tests/benchmarks/coverage.py) it covers 94 to 96%, where a plain bootstrap over 3 seeds covers 80 to
+    92%. Below some 30 rows it is too narrow, and for one model without any error it has no width: see
+    :func:`wilson_interval`. With one seed it is over rows alone.
     """
     rng = np.random.default_rng(seed)
     sides = score_seeds(rng, targets, {"predictions": predictions}, labels, metric, resamples)
@@ -203,12 +200,11 @@ def paired(
     counts as one that does not vary: the difference is then about that one model.
 
     McNemar's test asks whether two models err equally often (on a row all labels must be right). It is made on the
-    first seed of each side, which was chosen before any score was known: added up over seeds a row would count as if it
-    were several, and a vote over seeds is another classifier. It knows nothing of other seeds, so that under a spread
-    over seeds it finds differences between these two models that are none between the candidates.
+    first seed of each side: added up over seeds a row would count as if it were several, and a vote over seeds is
+    another classifier. Under a spread over seeds its differences between these two may be none between the candidates.
 
-    In simulations without a true difference (tests/benchmarks/coverage.py) the bootstrap finds one in 4 to 6%, with one
-    seed as with 3 seeds a side of a spread of 2 points; exact McNemar, where seeds do not matter, in at most 5%.
+    In simulations without a true difference (tests/benchmarks/coverage.py) the bootstrap finds one in 4 to 6%; exact
+    McNemar, where seeds do not matter, in at most 5%.
 
     Arguments are those of :func:`score_interval`; ``one`` and ``other`` need not have as many seeds.
     """
@@ -247,10 +243,9 @@ def transfer_gain(
     scored on the same drawn rows, since all runs share one test set (the pigeonhole bootstrap of Owen 2007, which errs
     towards wide where what a row does depends on the seed). Below some 30 rows it is too narrow.
 
-    With one seed the verdict is about these two models and not about the transfer, and with few seeds the bootstrap
-    knows too little of the seeds. Where runs differ by luck with a standard deviation of 2 points, simulations without
-    a true gain (2,000 rows, accuracy .85) end in a verdict all the same in about 57, 23, 15, 11 and 5% of the cases
-    with 1, 2, 3, 5 and 10 seeds; with 1 point in 30, 9, 7, 8 and 4%; without luck in at most 6%.
+    With one seed the verdict is about these two models and not about the transfer. Where runs differ by luck with a
+    standard deviation of 2 points, simulations without a true gain (2,000 rows, accuracy .85) end in a verdict all the
+    same in about 57, 23, 15, 11 and 5% of the cases with 1, 2, 3, 5 and 10 seeds; without luck in at most 6%.
 
     Args:
         direct: predictions without the source.
@@ -350,9 +345,8 @@ def recommended(
     else:
         nearest = max(cheaper, key=lambda name: over_best[name].interval[0])
         tried = f"of no cheaper route does the 95% interval against it exclude {loss}"
-        reason = (
-            f"{chosen} is the best on validation, and {tried}: the nearest, {nearest}, {figures(over_best[nearest])}"
-        )
+        compared = f"the nearest, {nearest}, {figures(over_best[nearest])}"
+        reason = f"{chosen} is the best on validation, and {tried}: {compared}"
     return Recommendation(chosen, best.name, reason)
 
 
@@ -365,14 +359,13 @@ def rows_to_reach(curve_one: Mapping[int, float], curve_other: Mapping[int, floa
         Rows, not rounded; the smallest size where that is enough, None where no size is.
     """
     goal = curve_other[max(curve_other)]
-    before = None
-    for rows in sorted(curve_one):
+    sizes = sorted(curve_one)
+    for before, rows in zip([None, *sizes], sizes, strict=False):
         if curve_one[rows] >= goal:
             if before is None:
                 return float(rows)
             share = (goal - curve_one[before]) / (curve_one[rows] - curve_one[before])
             return float(before * (rows / before) ** share)
-        before = rows
     return None
 
 

@@ -120,13 +120,13 @@ def _with_visibility(client: HubClient, info: ModelInfo | None, private: bool | 
             f"{client.repo_id}: expected a name for a model, found that it is taken by another type of repo (a dataset "
             "or a space): take another name"
         )
-    found = _visibility(info.private)
-    logger.info("%s: is %s", client.repo_id, found)
+    visibility = _visibility(info.private)
+    logger.info("%s: is %s", client.repo_id, visibility)
     if private not in (None, info.private):
         raise HubError(
-            f"{client.repo_id}: expected a {_visibility(private)} repo, found a {found} one: take another "
-            f"name, change it on {constants.ENDPOINT}/{client.repo_id}/settings, or, if it is to be {found}, say "
-            f"private={info.private} (--{found})"
+            f"{client.repo_id}: expected a {_visibility(private)} repo, found a {visibility} one: take another "
+            f"name, change it on {constants.ENDPOINT}/{client.repo_id}/settings, or, if it is to be {visibility}, say "
+            f"private={info.private} (--{visibility})"
         )
     return bool(info.private)
 

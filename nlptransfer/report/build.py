@@ -13,7 +13,7 @@ from nlptransfer.settings import fill
 
 MOST_WORDS = 60
 """Words of a text that are tried; what follows stays as it is."""
-SHOWN_WORDS = 3
+SHOWN_TEXTS = 3
 """Texts of which the report shows what their words count for."""
 
 
@@ -21,7 +21,6 @@ def report_on(folder: str | Path, data: Any = None) -> Path:
     """Write report.html into the folder of a finished run, or of a comparison.
 
     Args:
-        folder: the run's, or the comparison's.
         data: what it was trained on; then mistakes are shown with their texts, and what words count for. The files
             that a report is made of hold no texts.
 
@@ -44,12 +43,12 @@ def report_with_texts(folder: Path, data: Data, run: RunResult | None = None) ->
     """Write report.html into a finished folder, with texts of the data; ``run`` is the one in it, where in memory."""
     run, words = run or _run_in(folder), None
     if run is not None and run.has_model:
-        words = word_effects(run.classifier, (data.test.texts or data.validation.texts)[:SHOWN_WORDS])
+        words = word_effects(run.classifier, (data.test.texts or data.validation.texts)[:SHOWN_TEXTS])
     return write_report(folder, {name: split.texts for name, split in data.splits.items()}, words)
 
 
 def _run_in(folder: Path) -> RunResult | None:
-    """Return the run itself, or the one that a comparison recommends; None where there is none."""
+    """Load the run itself, or the one that a comparison recommends, if any."""
     if not is_comparison(folder):
         return RunResult.load(folder) if is_run(folder) else None
     comparison = ComparisonResult.load_any(folder)

@@ -104,10 +104,9 @@ def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Markup
 
 
 def reliability_diagram(after: Reliability, before: Reliability | None, forecast: str, observed: str) -> Markup:
-    """Plot observed frequencies over forecasts, and below them the number of forecasts.
+    """Plot observed frequencies over forecasts, after temperature scaling and if there was any before, and counts.
 
-    ``after`` is of the saved classifier's probabilities, ``before`` of those before temperature scaling, if there was
-    any; ``forecast`` and ``observed`` are labels of the axes.
+    ``forecast`` and ``observed`` are labels of the axes.
     """
 
     def draw(figure: Figure) -> None:
@@ -167,9 +166,8 @@ def training_curves(history: Sequence[Mapping[str, float]], metric: str, kept: i
     described = f"{len(history)} epochs; loss {history[0]['loss']:.3f} to {history[-1]['loss']:.3f}"
     if scored:
         best = max(scored, key=lambda entry: entry["score"])
-        described += (
-            f"; highest {metric} on validation {best['score']:.3f} in epoch {best['epoch']:g}; kept: epoch {kept}"
-        )
+        described += f"; highest {metric} on validation {best['score']:.3f} in epoch {best['epoch']:g}"
+        described += f"; kept: epoch {kept}"
     return _image("training", f"Training curves: {described}", draw)
 
 
@@ -194,7 +192,7 @@ def plain(text: str) -> str:
 def _draw_scores(
     figure: Figure, lines: Mapping[str, Sequence[Point]], looks: Sequence[dict[str, Any]], place: str, metric: str
 ) -> Axes:
-    """Draw lines of scores with their intervals over a logarithmic axis, which ``place`` labels, and a legend above."""
+    """Draw lines of scores with their intervals over a logarithmic axis, and a legend above."""
     axes = figure.subplots()
     for number, ((name, points), look) in enumerate(zip(lines.items(), looks, strict=True)):
         scores = np.array([point.score for point in points])

@@ -85,7 +85,7 @@ class WordEffects:
     probability: float
     """of the label, given the whole text"""
     words: Sequence[tuple[str, float]]
-    """in the order of the text: each word, and by how much the probability falls without it"""
+    """each word in turn, and by how much the probability falls without it"""
 
 
 def write_report(
@@ -99,7 +99,6 @@ def write_report(
         folder: what holds experiment.json, or comparison.json.
         texts: texts by split, in the order of the ids in predictions.parquet: for the lists of mistakes and close
             calls, which are left out without. The files of a run hold no texts.
-        words: what words count for, of some texts.
 
     Raises:
         RunFolderError: neither a finished run nor a comparison is there.
@@ -131,7 +130,6 @@ def write_report(
 
 
 def _run(run: RunResult) -> dict[str, Any]:
-    """Return what the report shows of a run beside its details."""
     split = next((name for name in ("test", "validation", "train") if name in run.scores), None)
     return {
         "run": run,
@@ -146,7 +144,6 @@ def _run(run: RunResult) -> dict[str, Any]:
 
 
 def _comparison(comparison: ComparisonResult) -> dict[str, Any]:
-    """Return what the report shows of a comparison beside the details of the run that it recommends."""
     metric, chosen = _name(comparison.metric), comparison.recommended
     runs = {one.name: comparison.first_run(one.name) for one in comparison.candidates if one.status == "finished"}
     points = {
@@ -190,13 +187,11 @@ def _details(run: RunResult, texts: Mapping[str, Sequence[str]] | None) -> dict[
         "calibration": _calibration(run, rows),
         "coverage": _coverage(rows),
     }
-    given = (texts or {}).get(split)
+    given, least = (texts or {}).get(split), rows.ids.max() + 1
     if given is None:
         return found
-    if len(given) <= rows.ids.max():
-        raise DataError(
-            f"texts[{split!r}]: expected one for each of {rows.ids.max() + 1} predictions, found {len(given)}"
-        )
+    if len(given) < least:
+        raise DataError(f"texts[{split!r}]: expected one for each of {least} predictions, found {len(given)}")
     lengths = [len(given[row].split()) for row in rows.ids]
     shares = {"median": 50, "95 of 100 have at most": 95, "longest": 100}
     wrong = np.flatnonzero(~rows.right)
@@ -210,7 +205,7 @@ def _details(run: RunResult, texts: Mapping[str, Sequence[str]] | None) -> dict[
 
 
 def _choice(run: RunResult) -> dict[str, Any] | None:
-    """Return what was chosen from without a label of the target, and the evidence for each candidate."""
+    """Return the candidates of a choice without labels of the target, and the evidence for each."""
     stages = {
         name: stage
         for name, stage in run.stages.items()
@@ -228,7 +223,7 @@ def _choice(run: RunResult) -> dict[str, Any] | None:
 
 
 def _scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the scores of a split that there are, the main one first."""
+    """List the scores of a split, the main one first."""
     several = "lrap" in found
     names = sorted(_NAMES, key=lambda name: name != ("f1_micro" if several else "accuracy"))
     shown = [name for name in names if found.get(name) is not None and (several or name != "f1_micro")]
@@ -304,10 +299,8 @@ def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
     """List settings in the order of the record, those of a group under both names."""
     found = []
     for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found += _flat(value, f"{before}{name}.")
-        else:
-            found.append((f"{before}{name}", _said(value)))
+        is_group = isinstance(value, Mapping) and value
+        found += _flat(value, f"{before}{name}.") if is_group else [(f"{before}{name}", _said(value))]
     return found
 
 

@@ -1,7 +1,4 @@
-"""Distill word vectors out of an encoder.
-
-This file knows encoders word by word, and the cache of what they give; it does not know what the vectors are used for.
-"""
+"""Distill word vectors out of an encoder, word by word; this file does not know what they are used for."""
 
 import logging
 from collections import Counter
@@ -40,18 +37,15 @@ def distill_for_texts(texts: Sequence[str], encoder: BaseModel, *, dimensions: i
 
 
 def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
-    """List the words of a corpus, most frequent first, then the other whole words of the encoder's vocabulary.
-
-    A vocabulary lists its words about from frequent to rare.
-    """
+    """List the words of a corpus, then the other whole words of the encoder's vocabulary, which has rare ones last."""
     from transformers import AutoTokenizer
 
     tokenizer = from_pretrained(AutoTokenizer, encoder)
     reserved = {PAD, UNKNOWN, *tokenizer.all_special_tokens}
-    pieces = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    places = tokenizer.get_vocab()
     known = dict.fromkeys(word for word in words if word.strip() and word not in reserved)
-    begins = _word_mark(tokenizer.get_vocab())
-    for piece, _ in pieces:
+    begins = _word_mark(places)
+    for piece in sorted(places, key=places.__getitem__):
         if piece in reserved or piece.startswith(("##", "[unused", "<")) or not piece.startswith(begins):
             continue
         word = tokenizer.convert_tokens_to_string([piece]).strip() if begins else piece
@@ -68,14 +62,12 @@ def _word_mark(pieces: Collection[str]) -> str:
 def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int = 256) -> WordVectors:
     """Distill word vectors: each word by itself through the encoder, then PCA and SIF weights.
 
-    A word's vector is the mean of its last hidden states, [CLS] and [SEP] included, on the main components
-    (all where there are no more words than ``dimensions``), times a / (a + p) with p of Zipf's law (SIF, Arora
-    et al. 2017; the recipe of model2vec). A word without tokens is zero. The result stays in the cache.
+    A word's vector is the mean of its last hidden states, [CLS] and [SEP] included, on its ``dimensions`` main
+    components (all where the encoder is narrower, or words are no more), times a / (a + p) with p of Zipf's law (SIF,
+    Arora et al. 2017; the recipe of model2vec). A word without tokens is zero. The result stays in the cache.
 
     Args:
         words: most frequent first; of a word that comes twice the first is kept.
-        encoder: the frozen encoder.
-        dimensions: how many components are kept; the encoder's width where that is smaller, or words are too few.
 
     Raises:
         VectorsError: there are no words, or the tokenizer makes nothing of any.
@@ -98,7 +90,7 @@ def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int
 
 
 def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
-    """Encode words; those of the encoder's vocabulary, which most corpora share, come from the cache."""
+    """Encode words; those of the encoder's vocabulary come from the cache."""
     vocabulary = whole_words((), encoder)
     if not vocabulary or not set(vocabulary) <= set(words):
         return _encode_words(words, encoder)
@@ -115,7 +107,6 @@ def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
 
 
 def _cached(kind: str, encoder: BaseModel, words: list[str]) -> Path:
-    """Return the folder of the cache for what an encoder and its tokenizer make of words."""
     stamps = f"{RECIPE}\0{weights_hash(encoder)}\0{content_stamp(encoder.path)}\0{kind}\0"
     return cache_place(f"{kind.partition(' ')[0]}-", stamps, "\n".join(words))
 
@@ -128,9 +119,8 @@ def _encode_words(words: list[str], encoder: BaseModel) -> np.ndarray:
     tokenizer = from_pretrained(AutoTokenizer, encoder)
     config = from_pretrained(AutoConfig, encoder)
     if config.is_encoder_decoder:
-        raise BaseModelError(
-            f"{encoder.id}: expected an encoder, found {config.model_type} with a decoder: take another"
-        )
+        found = f"{config.model_type} with a decoder"
+        raise BaseModelError(f"{encoder.id}: expected an encoder, found {found}: take another")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = from_pretrained(AutoModel, encoder, use_safetensors=True, dtype=torch.float32)
     model.eval().to(device)
@@ -161,7 +151,6 @@ def _batches_of_one_length(ids: list[list[int]]) -> Iterator[list[int]]:
 
 
 def _main_components(states: np.ndarray, dimensions: int) -> np.ndarray:
-    """Project (n, hidden) states on their main axes; they stay as they are where n is no more than ``dimensions``."""
     from sklearn.decomposition import PCA
 
     if len(states) <= dimensions:

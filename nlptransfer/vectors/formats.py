@@ -50,18 +50,15 @@ _GZIP_RATIO = 1100
 _HEADER = re.compile(rb"[ \t]*(\d{1,20})[ \t]+(\d{1,20})[ \t\r]*(?:\n|\Z)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
-_FOREIGN = {
+_FOREIGN: dict[bytes | tuple[bytes, ...], str] = {
     b"\xba\x16\x4f\x2f": "a fastText model: use the .vec file that is published beside it",
     b"\x93NUMPY": "a numpy array, which holds no words: use a file with the words in it",
     b"PK\x03\x04": "a zip archive: unpack it and give the file inside",
     b"BZh": "compressed by bzip2: unpack it, or compress it by gzip",
     b"\xfd7zXZ": "compressed by xz: unpack it, or compress it by gzip",
-    b"\xff\xfe": "UTF-16: save it as UTF-8",
-    b"\xfe\xff": "UTF-16: save it as UTF-8",
+    (b"\xff\xfe", b"\xfe\xff"): "UTF-16: save it as UTF-8",
     b"version https://git-lfs": "a git-lfs pointer, not the vectors themselves: fetch them with git lfs pull",
-    b"<!DOCTYPE": "a web page: download the file itself",
-    b"<!doctype": "a web page: download the file itself",
-    b"<html": "a web page: download the file itself",
+    (b"<!DOCTYPE", b"<!doctype", b"<html"): "a web page: download the file itself",
 }
 _LIST_URL = "https://raw.githubusercontent.com/RaRe-Technologies/gensim-data/master/list.json"
 _DATA_URL = "https://github.com/RaRe-Technologies/gensim-data/releases/download"
@@ -115,10 +112,9 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
     what = "cannot be read"
     try:
         with path.open("rb") as plain:
-            packed = plain.read(2) == _GZIP
-            plain.seek(0)
-            if packed:
+            if packed := plain.read(2) == _GZIP:
                 what = "broken gzip"
+            plain.seek(0)
             with gzip.GzipFile(fileobj=plain) if packed else plain as stream:
                 yield stream  # type: ignore[misc]
     except (OSError, EOFError, zlib.error) as error:
@@ -129,8 +125,8 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> None:
     """Write a file that other tools read: ``.txt`` / ``.vec`` word2vec text, ``.bin`` binary, each with ``.gz`` or not.
 
-    Words with white space inside, which the formats cannot hold, are left out with a warning; if that leaves none, it
-    is a VectorsError. ``matrix`` is (n, d) float32.
+    Words with white space inside, which the formats cannot hold, are left out with a warning; it is a VectorsError if
+    that leaves none. ``matrix`` is (n, d) float32.
     """
     packed, binary = path.suffix.lower() == ".gz", _has_binary_name(path)
     kept = [(row, word) for row, word in enumerate(words) if not re.search("[ \t\n\r\v\f]", word)]
@@ -200,7 +196,7 @@ def _guess_dimensions(name: str, head: bytes) -> int:
 
 
 def _text_blocks(name: str, stream: BinaryIO, rest: bytes, rows: int | None, dimensions: int) -> Iterator[Block]:
-    number, done = 1 if rows is None else 2, 0
+    first, done = 1 if rows is None else 2, 0
     while True:
         chunk = stream.read(_CHUNK)
         rest += chunk
@@ -210,16 +206,17 @@ def _text_blocks(name: str, stream: BinaryIO, rest: bytes, rows: int | None, dim
         rest = rest[len(full) + 1 :] if full else rest
         wanted = lines if rows is None else lines[: rows - done]
         if wanted:
-            yield _checked(name, "line", number, *_parse_lines(name, wanted, dimensions, number))
-        number, done = number + len(wanted), done + len(wanted)
+            yield _checked(name, "line", first + done, *_parse_lines(name, wanted, dimensions, first + done))
+        done += len(wanted)
+        where = f"{name}, line {first + done}"
         if len(wanted) < len(lines):
-            raise VectorsError(f"{name}, line {number}: the header says {rows} words, and here is more")
+            raise VectorsError(f"{where}: the header says {rows} words, and here is more")
         if len(rest) > _MAX_LINE:
-            raise VectorsError(f"{name}, line {number}: expected at most {_MAX_LINE:,} bytes in a line")
+            raise VectorsError(f"{where}: expected at most {_MAX_LINE:,} bytes in a line")
         if not chunk:
             break
     if rows is not None and done < rows:
-        raise VectorsError(f"{name}, line {number}: the header says {rows} words, but the file ends after {done}")
+        raise VectorsError(f"{where}: the header says {rows} words, but the file ends after {done}")
 
 
 def _parse_lines(name: str, lines: list[bytes], dimensions: int, first: int) -> Block:
@@ -356,9 +353,8 @@ def _checked(name: str, unit: str, first: int, words: list[bytes], vectors: np.n
     finite = np.isfinite(vectors)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
-        raise VectorsError(
-            f"{name}, {unit} {first + row}: number {column + 1} is {vectors[row, column]}, expected a finite one"
-        )
+        wrong = f"number {column + 1} is {vectors[row, column]}"
+        raise VectorsError(f"{name}, {unit} {first + row}: {wrong}, expected a finite one")
     return words, vectors
 
 
@@ -406,6 +402,6 @@ def _known_model(name: str) -> dict[str, Any]:
         raise VectorsError(f"{name}: in gensim's downloader this is a corpus of text, not word vectors")
     if name not in models:
         raise VectorsError(
-            f"{name}: no such file or folder, and not a model of gensim's downloader: {nearest(name, models)}"
+            f"{name}: no such file or folder, nor a model of gensim's downloader: {nearest(name, models)}"
         )
     return dict(models[name])

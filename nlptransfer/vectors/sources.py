@@ -1,7 +1,4 @@
-"""Find the word vectors that a base names, and the words of them to keep.
-
-This file knows what a base may name; it does not know how vectors are read, made or used.
-"""
+"""Find the word vectors that a base names, and the words of them to keep; this file does not read or make any."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +22,6 @@ def vectors_for(
         base: a file or name of word vectors, an encoder, or None for the default encoder.
         revision: of an encoder on the hub.
         dimensions: of distilled vectors.
-        allow_pickle: as in :func:`open_vectors`.
     """
     from nlptransfer import distributed  # it imports torch, which making vectors from text does without
 

@@ -123,15 +123,13 @@ class WordVectors:
     def coverage(self, texts: Iterable[Iterable[str]]) -> Coverage:
         """Measure how much of ``texts``, each split into words, the vectors know; a plain string is one word."""
         counts = Counter(word for text in texts for word in ([text] if isinstance(text, str) else text))
-        words = list(counts)
-        known = self.rows(words) >= 0
-        missing = Counter({word: counts[word] for word, is_known in zip(words, known, strict=True) if not is_known})
-        tokens = counts.total()
-        return Coverage(
-            tokens=(tokens - missing.total()) / tokens if tokens else 0.0,
-            distinct=float(known.mean()) if words else 0.0,
-            missing=missing.most_common(),
+        rows = self.rows([*counts])
+        missing = Counter({word: count for (word, count), row in zip(counts.items(), rows, strict=True) if row < 0})
+        tokens, distinct = (
+            (whole - unknown) / whole if whole else 0.0
+            for whole, unknown in ((counts.total(), missing.total()), (len(counts), len(missing)))
         )
+        return Coverage(tokens, distinct, missing.most_common())
 
 
 def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVectors:
@@ -212,18 +210,12 @@ def _open_folder(folder: Path) -> WordVectors:
             raise ValueError("its files do not fit each other, or it is of another version")
         return WordVectors(matrix, str(meta["source"]), folder, words)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise VectorsError(
-            f"{folder}: expected a file of vectors, or a folder that save_vectors wrote, "
-            f"found neither ({type(error).__name__}: {error})"
-        ) from error
+        expected, reason = "a file of vectors, or a folder that save_vectors wrote", f"{type(error).__name__}: {error}"
+        raise VectorsError(f"{folder}: expected {expected}, found neither ({reason})") from error
 
 
 def cached_vectors(folder: Path, source: str, blocks: Callable[[], Iterable[Block]]) -> WordVectors:
-    """Open a folder of the cache; ``blocks`` makes one that is missing or damaged.
-
-    Raises:
-        VectorsError: what ``blocks`` raises, or the cache cannot be written.
-    """
+    """Open a folder of the cache; ``blocks`` makes one that is missing or damaged."""
     with suppress(VectorsError):
         return _open_folder(folder)
     try:

@@ -1,7 +1,4 @@
-"""Train word vectors on one's own text, from nothing or from vectors that there are, by gensim.
-
-This file knows words and their contexts; it does not know labels, nor where the texts come from.
-"""
+"""Train word vectors by gensim, from nothing or from others; this file knows no labels, nor where texts come from."""
 
 import logging
 import sys
@@ -86,13 +83,11 @@ def continued_vectors(
     in the cache.
 
     Args:
-        texts: running text, split into words as the vectors have them.
         max_words: known words that are kept, those of the texts before others.
         window: how many words to each side are context.
         min_count: words of the texts that come as often get a vector, where they have none.
         epochs: passes over the texts, in either part.
         learning_rate: at the beginning of either part.
-        seed: same vectors, texts and seed, same result.
 
     Returns:
         The known words, then the new ones, most frequent first.
@@ -102,8 +97,7 @@ def continued_vectors(
         "window": window, "min_count": min_count, "epochs": epochs, "alpha": learning_rate, "seed": seed,
     }  # fmt: skip
     recipe = f"{RECIPE}\0continued\0{sorted(settings.items())}"
-    rows = ("\n".join(known), "\0", "\0".join(texts), "\0", matrix.tobytes())
-    folder = cache_place("continued-", recipe, "\0", *rows)
+    folder = cache_place("continued-", recipe, "\0", "\n".join(known), "\0", "\0".join(texts), "\0", matrix.tobytes())
     source = f"{vectors.source} continued"
 
     def make() -> Iterator[Block]:
@@ -125,7 +119,6 @@ def _trained_further(
     counts: Counter[str],
     settings: dict[str, Any],
 ) -> np.ndarray:
-    """Return the trained vectors of the known words, then of the new ones, (words, dimensions)."""
     from gensim.models import Word2Vec
 
     trained = np.concatenate([matrix, np.zeros((len(new), matrix.shape[1]), dtype=np.float32)])
@@ -152,7 +145,6 @@ def _trained_further(
 
 
 def _sentences(words_of_texts: Iterable[list[str]]) -> tuple[list[list[str]], Counter[str]]:
-    """List the words of texts, very long ones in parts, and count them."""
     sentences = [
         [sys.intern(word) for word in words[start : start + _GENSIM_TEXT]]
         for words in words_of_texts

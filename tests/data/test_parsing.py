@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from helpers.tables import KINDS, QUOTED, parquet, write
@@ -44,6 +45,14 @@ def test_broken_files(tmp_path, name):
     with pytest.raises(DataError, match=message) as caught:
         read_table(path, "")
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["short.csv", "open.csv", "short.tsv", "bad.jsonl"])
+def test_a_broken_file_is_closed_while_its_error_is_held(tmp_path, name):
+    path = write(tmp_path / name, BROKEN[name][0])
+    with pytest.raises(DataError) as held:
+        read_table(path, "")
+    assert held.value and str(path) not in {file.path for file in psutil.Process().open_files()}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,7 +1,7 @@
 """Predictions of made-up candidates whose true expected score is known, as hard to tell apart as those of real ones."""
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
 # How much of what makes a row right or wrong is the row's own, the candidate's, and the seed's: right answers of two
 # candidates then correlate by about .3, of two seeds of a candidate by about .45.
@@ -36,14 +36,3 @@ def simulated(
         wrong = (targets + rng.integers(1, classes, size=(count, rows))) % classes
         sides.append(list(np.where(right, targets, wrong)))
     return targets, sides
-
-
-def correlations(accuracy: float = 0.85, draws: int = 200_000) -> tuple[float, float]:
-    """How right answers correlate between two candidates, and between two seeds of one candidate."""
-    rng = np.random.default_rng(0)
-    found = []
-    for shared in (ROW, ROW + CANDIDATE):
-        common = np.sqrt(shared) * rng.standard_normal(draws)
-        chance = ndtr((ndtri(accuracy) - common) / np.sqrt(1 - shared))
-        found.append(float(chance.var() / (accuracy * (1 - accuracy))))
-    return found[0], found[1]

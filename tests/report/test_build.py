@@ -75,14 +75,14 @@ def test_other_data_is_refused(run, remarks, tmp_path, command_line):
 
 
 def test_a_run_writes_its_report_with_texts_from_memory(remarks, vectors_file, tmp_path):
-    call = {"base": vectors_file, "head_type": "linear", "output_dir": tmp_path / "run", "progress": False}
+    call = {"base": vectors_file, "num_train_epochs": 2, "output_dir": tmp_path / "run", "progress": False}
     run = finetune(remarks, **call)
     assert set(files_of(run.folder)) == {*RUN_FILES, REPORT}
     page = (run.folder / REPORT).read_text()
     low, high = run.metrics["accuracy_interval"]
     assert f"{run.metrics['accuracy']:.3f}" in page and f"{low:.3f} to {high:.3f}" in page
     assert run.machine["processor"] in page
-    assert all(f'id="{part}"' in page for part in ("margins", "words", "coverage", "cost", "repeat"))
+    assert all(f'id="{part}"' in page for part in ("training", "margins", "words", "coverage", "cost", "repeat"))
     predictions = run.predictions["test"]
     # The closest call is shown by its text, which no file of the run has.
     closest = predictions.ids[predictions.margins.argmin()]

@@ -1,7 +1,6 @@
 """The report: what it shows, that it shows the saved numbers, and that no text of a user becomes a part of the page."""
 
 import base64
-import json
 import re
 import shutil
 from collections import Counter
@@ -21,7 +20,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
 from helpers.results import ONE_LABEL, SEVERAL, rows_of, write_run
-from helpers.runs import finetune
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import reliability_curve
@@ -504,20 +502,6 @@ def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
 def test_too_few_texts_are_refused(run_folder: Path) -> None:
     with pytest.raises(DataError, match=r"texts\['test'\]: expected one for each of 60 predictions, found 59"):
         write_report(run_folder, texts=texts_of(59))
-
-
-@pytest.mark.parametrize("route", ["cnn", "linear"])
-def test_what_finetune_writes_has_a_report(
-    route: str, remarks_folder: Path, vectors_file: Path, tmp_path: Path
-) -> None:
-    chosen = {"head_type": route, **({"num_train_epochs": 2} if route == "cnn" else {})}
-    run = finetune(remarks_folder, route="word2vec", base=vectors_file, output_dir=tmp_path / "run", **chosen)
-    texts = [json.loads(line)["text"] for line in (remarks_folder / "test.jsonl").read_text().splitlines()]
-    page = page_of(run.folder, texts={"test": texts})
-    assert f"accuracy {run.metrics['accuracy']:.3f}" in page.texts[""]
-    assert ("training" in page.sections) == (route == "cnn")
-    assert {"classes", "confusion", "calibration", "coverage", "margins", "data", "cost", "repeat"} <= page.sections
-    assert page.row("Calibration figures", "as it predicts")[1] == f"{run.metrics['loss']:.3f}"
 
 
 @pytest.fixture(scope="module")

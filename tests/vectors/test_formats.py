@@ -14,7 +14,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from helpers.folders import SHARED, needs_shared
 from helpers.gensim_site import publish, serve
 from helpers.tables import write
 from nlptransfer.errors import VectorsError
@@ -22,7 +21,6 @@ from nlptransfer.vectors import formats
 from nlptransfer.vectors.formats import FILE_SUFFIXES, check_kind, download_model, read_blocks, write_vectors
 from nlptransfer.vectors.store import save_vectors
 
-CASES = SHARED / "cases" / "vectors"
 WORDS = ["the", "café", "电影", "😀", "5", "3.14", "no\u00a0break", "#", "\ufeffmark", "don't"]
 MATRIX = np.random.default_rng(0).standard_normal((len(WORDS), 7)).astype(np.float32)
 ENDINGS = [*(suffix + packed for suffix in FILE_SUFFIXES for packed in ("", ".gz")), ".BIN"]
@@ -170,19 +168,6 @@ def test_a_word_may_be_a_line_end(tmp_path):
 
 def test_the_last_record_may_lack_its_line_end(tmp_path, small_chunks):
     assert read(write(tmp_path / "v.bin", binary(end=b"\n")[:-1]))[0] == WORDS
-
-
-@needs_shared
-@pytest.mark.parametrize(
-    ("name", "words", "number"),
-    [
-        ("empty_word_printable.bin", [""], 3.9198728e16),
-        ("space_in_word.bin", ["new york", "the", "kettle", "broke", "love", "it", "again"], -0.14687394),
-    ],
-)
-def test_binary_files_as_people_have_them(name, words, number):
-    found, matrix = read(CASES / name)
-    assert found == words and matrix[0, 0] == np.float32(number)
 
 
 # Broken files

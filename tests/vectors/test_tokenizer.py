@@ -29,11 +29,8 @@ PLAIN = ["the", ".", "film", "don't", "it's", "2008", "3.5", "naive", "!", "well
 TREEBANK = ["the", ".", "do", "n't", "'s", "it", "o'clock", "``", "''", "...", "ca"]
 CASED = ["the", "The", "Paris", "a", "Rome"]
 CHINESE = [
-    "，",
-    "的",
-    "。",
-    *["我们", "我", "在", "喜欢", "北京", "大学", "北京大学", "生活", "年", "2008", "snh48", "3.5"],
-]
+    "，", "的", "。", "我们", "我", "在", "喜欢", "北京", "大学", "北京大学", "生活", "年", "2008", "snh48", "3.5",
+]  # fmt: skip
 HABITS = {"plain": PLAIN, "treebank": TREEBANK, "cased": CASED, "chinese": CHINESE}
 
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copytree
@@ -42,26 +41,19 @@ def byte_bpe() -> tuple[Tokenizer, trainers.Trainer]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    return tokenizer, trainers.BpeTrainer(
-        vocab_size=330, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
+    options = {"special_tokens": SPECIAL, "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    return tokenizer, trainers.BpeTrainer(vocab_size=330, show_progress=False, **options)
 
 
 def unigram() -> tuple[Tokenizer, trainers.Trainer]:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    return tokenizer, trainers.UnigramTrainer(
-        vocab_size=100, special_tokens=SPECIAL, unk_token="[UNK]", show_progress=False
-    )
+    options = {"special_tokens": SPECIAL, "unk_token": "[UNK]"}
+    return tokenizer, trainers.UnigramTrainer(vocab_size=100, show_progress=False, **options)
 
 
-KINDS: dict[str, Callable[[], tuple[Tokenizer, trainers.Trainer]]] = {
-    "wordpiece": word_piece,
-    "bpe": byte_bpe,
-    "unigram": unigram,
-}
+KINDS = {"wordpiece": word_piece, "bpe": byte_bpe, "unigram": unigram}
 
 
 def make_encoder(folder: Path, kind: str = "wordpiece", seed: int = 0, special: bool = True) -> BaseModel:
@@ -107,9 +99,10 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def plain_states(words: list[str], encoder: BaseModel, space: str = "") -> np.ndarray:
-    """The same by the book: one word at a time, plain transformers."""
+def plain_states(words: list[str], encoder: BaseModel) -> np.ndarray:
+    """The same by the book: one word at a time, plain transformers; after a space for byte-level BPE."""
     tokenizer, model = AutoTokenizer.from_pretrained(encoder.path), AutoModel.from_pretrained(encoder.path).eval()
+    space = " " if "Ġ" in "".join(tokenizer.get_vocab()) else ""
     with torch.no_grad():
         return np.stack(
             [model(**tokenizer(space + word, return_tensors="pt")).last_hidden_state[0].mean(0) for word in words]
@@ -124,10 +117,8 @@ def zipf_weights(count: int) -> np.ndarray:
 
 def test_distilled_against_plain_transformers_and_sklearn(encoder):
     vectors = distill_vectors(WORDS, encoder, dimensions=5)
-    is_bpe = "Ġ" in "".join(AutoTokenizer.from_pretrained(encoder.path).get_vocab())
-    states = plain_states(WORDS, encoder, space=" " if is_bpe else "")
     pca = PCA(n_components=5, svd_solver="full")
-    expected = pca.fit_transform(states.astype(np.float64))
+    expected = pca.fit_transform(plain_states(WORDS, encoder).astype(np.float64))
     # An axis may point either way: here its largest entry is positive.
     axes = pca.components_
     expected = expected * np.sign(axes[np.arange(5), np.abs(axes).argmax(axis=1)]) * zipf_weights(len(WORDS))
@@ -187,8 +178,7 @@ def test_another_corpus_needs_only_its_own_words(encoder, passes):
     vectors = distill_for_texts(["a zebra barked at the gnu"], encoder, dimensions=99)
     words = vectors.words()
     assert sum(passes) == before + len({*words} - {*whole_words([], encoder)}) > before
-    is_bpe = "Ġ" in "".join(AutoTokenizer.from_pretrained(encoder.path).get_vocab())
-    expected = plain_states(words, encoder, space=" " if is_bpe else "") * zipf_weights(len(words))
+    expected = plain_states(words, encoder) * zipf_weights(len(words))
     np.testing.assert_allclose(vectors.matrix, expected, rtol=1e-4, atol=1e-7)
 
 
