@@ -1,7 +1,7 @@
 """Find classes by name: those of this package, and those that other packages register."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, TypeVar
 
@@ -47,6 +47,10 @@ class Registry(Mapping[str, type[T]]):
         if name not in self:
             raise SettingError(f"unknown {self.kind} {name!r}: {nearest(name, self)}")
         return self[name]
+
+    def where(self, fits: Callable[[T], bool]) -> str:
+        """Name those that fit by their defaults, for an error that says which to take."""
+        return " or ".join(name for name, cls in self.items() if fits(cls()))
 
     def __getitem__(self, name: str) -> type[T]:
         if name not in self:

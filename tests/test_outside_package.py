@@ -18,6 +18,7 @@ from nlptransfer.routes import ROUTES
 
 PACKAGE = ROOT / "tests" / "helpers" / "outside_package"
 NAMED = {"Full", "Lora", "Probe", "Word2Vec", "EncoderRoute", "adapted"}
+ADVICE = re.compile(rf"^({'|'.join(ROUTES)})$|\btake ({'|'.join(ROUTES)})\b")
 MAKE = """
 import sys
 from nlptransfer.cli import main
@@ -102,7 +103,7 @@ def routes_named(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nlptransfer.routes"):
             yield from (name.name for name in node.names if name.name in NAMED or "SequenceClassification" in name.name)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in ROUTES:
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and ADVICE.search(node.value):
             yield node.value
 
 

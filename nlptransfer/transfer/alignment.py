@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from nlptransfer import distributed
 from nlptransfer.models import last_inputs, name_of, text_vectors
-from nlptransfer.routes import Route
+from nlptransfer.routes import ROUTES, Route
 from nlptransfer.settings import Count, Positive, check
 from nlptransfer.training import (
     SOURCE,
@@ -116,7 +116,7 @@ class Alignment(Chosen):
             self.has_closed_form or not route.fits_head,
             "a representation that learns",
             f"{route.name} with a linear head, on whose frozen features D has no gradient",
-            "take head_type=mlp, lora or full, or transfer=coral, which has a closed form there",
+            f"take {ROUTES.where(lambda one: one.learns_encoder)}, head_type=mlp, or transfer=coral in closed form",
         )
 
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:

@@ -25,7 +25,7 @@ from nlptransfer.models import (
     pool,
     text_vectors,
 )
-from nlptransfer.routes import Route
+from nlptransfer.routes import ROUTES, Route
 from nlptransfer.settings import Count, check
 from nlptransfer.training import (
     TARGET,
@@ -82,7 +82,8 @@ class Contrastive(Transfer):
     and the like: by another layer that attends to all tokens alike, or for lora by a map from the one to the other"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
-        instead = f"take full or lora, or {route.name} without {self.name}, which is good with few rows too"
+        learning = ROUTES.where(lambda one: one.learns_encoder)
+        instead = f"take {learning}, or {route.name} without {self.name}, which is good with few rows too"
         self.require(route.learns_encoder, "an encoder that learns", route.name, instead)
         refused = dict.fromkeys(("freeze_layers", "layers"), "none, as all layers learn: layer_decay slows the lower")
         refused["head_first"] = "false, as the last layer is fitted at the end"

@@ -20,7 +20,7 @@ from nlptransfer.data import Data
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.hub import recorded_base
 from nlptransfer.models import Examples, SomeRows, TokenRows, compute, encode, load_language_model, plain_model
-from nlptransfer.routes import Built, Route
+from nlptransfer.routes import ROUTES, Built, Route
 from nlptransfer.settings import Count, Positive, check
 from nlptransfer.training import TARGET, BatchTargets, Objective, TrainingSettings, learned_state, train
 from nlptransfer.transfer.base import Sides, Stage, Transfer
@@ -65,8 +65,11 @@ class Pretrain(Transfer):
     """texts of one forward pass on one process"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
-        found = f"{route.name}, whose encoder stays as it is"
-        self.require(route.learns_encoder or route.has_vectors, "an encoder that learns", found, "take full or lora")
+        found, instead = (
+            f"{route.name}, whose encoder stays as it is",
+            f"take {ROUTES.where(lambda one: one.learns_encoder)}",
+        )
+        self.require(route.learns_encoder or route.has_vectors, "an encoder that learns", found, instead)
         self.require_rows(sides, "give its training data, or leave pretrain out")
         if route.has_vectors:
             self.require_defaults(("mask_probability", "pretrain_batch_size"), "as word vectors have no such setting")
@@ -98,8 +101,7 @@ class Pretrain(Transfer):
             return {"seconds": 0.0, "examples": 0}
         route.freeze(built.model)
         model, is_masked = load_language_model(recorded_base(built.record), plain_model(built.model).dtype)
-        seed = settings.seed if settings.init_seed is None else settings.init_seed
-        masking = self._masking(model, built.tokenizer, seed) if is_masked else None
+        masking = self._masking(model, built.tokenizer, settings.initialization_seed) if is_masked else None
         none = f"none for a decoder, as {built.record['name']} is one"
         check(is_masked or self.mask_probability is None, "mask_probability", self.mask_probability, none)
         with _around(model, built.model, head_learns=not route.is_adapter):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nlptransfer.models import Examples, VectorRows, last_inputs, name_of, text_vectors
-from nlptransfer.routes import Route
+from nlptransfer.routes import ROUTES, Route
 from nlptransfer.settings import NonNegative
 from nlptransfer.training import TARGET, BatchTargets, LabelLoss, Objective
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learner, Sides, Stage
@@ -32,7 +32,12 @@ class Relational(FromSource):
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
         expected, found = "a route that learns a representation", f"{route.name} with a fitted last layer"
-        self.require(not route.fits_head, expected, found, "take full, lora or head_type=mlp")
+        self.require(
+            not route.fits_head,
+            expected,
+            found,
+            f"take {ROUTES.where(lambda one: not one.fits_head)}, or head_type=mlp",
+        )
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         if stage is FROM_SOURCE:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from nlptransfer.routes import Route
+from nlptransfer.routes import ROUTES, Route
 from nlptransfer.training import FittedHead, Head, HeadTask
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Sides, Stage
 
@@ -29,7 +29,12 @@ class SelectFeatures(FromSource):
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
         expected = "a route with a fitted last layer on frozen features"
-        self.require(route.fits_head, expected, route.name, "take probe, or word2vec with head_type=linear")
+        self.require(
+            route.fits_head,
+            expected,
+            route.name,
+            f"take {ROUTES.where(lambda one: one.fits_head)}, or head_type=linear",
+        )
 
     def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         task = tasks[stage.roles[0]]

@@ -307,7 +307,7 @@ def test_values_that_make_no_sense(strategy, message):
 
 
 FITTED = "expected {}, as the last layer is fitted, not trained"
-NO_GRADIENT = "on whose frozen features D has no gradient: take head_type=mlp, lora or full, or transfer=coral"
+NO_GRADIENT = "on whose frozen features D has no gradient: take lora or full, head_type=mlp, or transfer=coral"
 SEVERAL = [["good"], ["bad"], ["good", "bad"]]
 REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("words linear", "mmd", {}, NO_GRADIENT),

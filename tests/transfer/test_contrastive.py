@@ -410,7 +410,7 @@ def test_settings_that_nobody_asked_for_are_its_own():
 
 
 REFUSED = [
-    ({"route": "probe"}, "transfer=contrastive: expected an encoder that learns, found probe: take full or lora"),
+    ({"route": "probe"}, "transfer=contrastive: expected an encoder that learns, found probe: take lora or full"),
     ({"route": "full", "freeze_layers": 1}, "freeze_layers.*layer_decay"),
     ({"route": "full", "layers": "auto"}, "layers.*layer_decay"),
     ({"route": "full", "head_first": True}, "head_first"),
@@ -434,5 +434,5 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(asked, said, 
 
 
 def test_word_vectors_are_refused(vectors_file, remarks_folder, tmp_path):
-    with pytest.raises(SettingError, match="found word2vec: take full or lora"):
+    with pytest.raises(SettingError, match="found word2vec: take lora or full"):
         finetune(remarks_folder, base=vectors_file, transfer=Contrastive(), output_dir=tmp_path / "run")
