@@ -64,8 +64,7 @@ def _data_settings(settings: DataSettings, number: int) -> DataSettings:
     """Let each seed draw its own rows, as which are drawn is luck too."""
     if settings.max_train_rows is None:
         return settings
-    first = settings.split_seed if settings.rows_seed is None else settings.rows_seed
-    return replace(settings, rows_seed=first + ROWS_SEED_STEP * number)
+    return replace(settings, rows_seed=settings.seed_of_rows + ROWS_SEED_STEP * number)
 
 
 def _direct(config: RunConfig, finished: RunResult) -> RunConfig:
@@ -90,7 +89,7 @@ def _direct(config: RunConfig, finished: RunResult) -> RunConfig:
 
 
 def _seeds_for(config: RunConfig, seeds: int | None) -> int:
-    """Return how many seeds are needed: one where a linear head is fitted on the same rows and nothing is drawn."""
+    """Return how many seeds are needed: one where a head is fitted on the same rows and nothing is drawn."""
     few = are_few(len(config.data.train), len(config.data.validation))
     if config.route.fits_head and config.data_settings.max_train_rows is None and not few:
         return 1

@@ -1,7 +1,4 @@
-"""Say what a run was made from and how it went: its data, each stage's fit, its cost, its verdict.
-
-These are plain values, and can be turned into JSON and back. They do not know how they come about.
-"""
+"""What a run was made from and how it went, as plain values that can be turned into JSON and back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
