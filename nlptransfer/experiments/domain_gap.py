@@ -151,8 +151,6 @@ def close_the_gap(
 
 @dataclass(frozen=True)
 class _Plan:
-    """A call of :func:`finetune` over seeds."""
-
     folder: Path
     """of the runs, without the seed"""
     data: Path
@@ -176,7 +174,6 @@ class _Plan:
 def _all_runs(
     plans: Mapping[tuple[str, Pair], _Plan], seeds: int, workers: Executor | None, title: str, progress: bool
 ) -> dict[tuple[str, Pair], list[RunResult]]:
-    """Make the runs of all plans, by seed."""
     # What a pair's runs have in common is made once. Pairs with the same target share its oracle.
     groups: dict[Any, dict[Path, _Plan]] = {}
     for (name, pair), plan in plans.items():

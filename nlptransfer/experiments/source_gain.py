@@ -23,7 +23,6 @@ from nlptransfer.transfer import ON_TARGET, Direct, Joint
 log = logging.getLogger("nlptransfer")
 
 SEEDS = 3
-"""Default number of runs on each side."""
 ROWS_SEED_STEP = 1000
 """From one run's ``rows_seed`` to the next one's."""
 OTHER_STEPS = (Joint.name,)
@@ -153,7 +152,6 @@ def gain_metric(config: RunConfig) -> str:
 
 
 def in_words(gain: Gain) -> str:
-    """Put a gain into a line."""
     low, high = gain.interval
     return (
         f"{gain.verdict}: {gain.metric} {gain.with_source:.3f}, without the source {gain.direct:.3f}, "

@@ -27,7 +27,6 @@ class Trial:
 
     @property
     def is_done(self) -> bool:
-        """Whether it has ended or failed."""
         return self.validation is not None or self.reason is not None
 
 
@@ -95,7 +94,6 @@ class CurvePoint:
 
     candidate: str
     size: int
-    """labeled rows"""
     mean: float | None = None
     """over seeds; None where it was left out"""
     interval: tuple[float, float] | None = None
@@ -167,7 +165,6 @@ class ComparisonResult:
         records.write_comparison(self)
 
     def candidate(self, name: str) -> CandidateResult:
-        """Return the candidate of that name."""
         return next(one for one in self.candidates if one.name == name)
 
     def runs(self, name: str) -> tuple[RunResult, ...]:
