@@ -31,20 +31,16 @@ def start_log(quiet: bool = False) -> None:
 
 
 def show_gains(gains: Sequence[Mapping[str, Any]]) -> None:
-    columns = (">target rows", "transfer", ">direct", ">with source", ">gain (95%)", ">seeds", "verdict")
-    rows = (
-        (
-            f"{row['size']:,}",
-            row["transfer"],
-            f"{row['direct']:.3f}",
-            f"{row['with_source']:.3f}",
-            _gain(row["gain"], row["interval"]),
-            str(row["seeds"]),
-            row["verdict"],
-        )
-        for row in gains
-    )
-    _print_table(columns, rows)
+    cells = {
+        ">target rows": "{size:,}",
+        "transfer": "{transfer}",
+        ">direct": "{direct:.3f}",
+        ">with source": "{with_source:.3f}",
+        ">gain (95%)": "{gain:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]",
+        ">seeds": "{seeds}",
+        "verdict": "{verdict}",
+    }
+    _print_table(cells, [[cell.format(**row) for cell in cells.values()] for row in gains])
 
 
 def show_closed(closed: Mapping[str, Sequence["Closed"]]) -> None:

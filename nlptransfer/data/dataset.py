@@ -75,7 +75,6 @@ class Split:
     """Texts and their encoded labels, row by row; a DataError where there are not as many."""
 
     texts: list[str]
-    """n texts."""
     targets: np.ndarray
     """int64 of shape (n,), or float32 of shape (n, num_labels) in multi-label data."""
 

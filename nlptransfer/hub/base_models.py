@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -206,13 +207,10 @@ def _from_package(folder: Path) -> BaseModel:
 
 def _from_cache(hub_id: str, revision: str | None) -> BaseModel | None:
     folder = cached_folder(hub_id, revision, _FILES)
-    if folder is None:
-        return None
-    try:
-        # A snapshot's folder bears the name of its commit.
-        return _checked(BaseModel(folder, id=hub_id, revision=folder.name))
-    except BaseModelError:
-        return None  # another program may have cached a part of it
+    # A snapshot's folder bears the name of its commit. Another program may have cached a part of it.
+    with suppress(BaseModelError):
+        return folder and _checked(BaseModel(folder, id=hub_id, revision=folder.name))
+    return None
 
 
 def _from_hub(client: HubClient, revision: str | None) -> BaseModel:

@@ -65,11 +65,8 @@ class CardFacts:
     section: CardSection
     long_text: str = "truncate"
     license: str | None = None
-    """the hub's id of one, as apache-2.0"""
     language: Sequence[str] = ()
-    """ISO 639 codes, as en"""
     datasets: Sequence[str] = ()
-    """hub ids, owner/name"""
     examples: Sequence[str] = ()
     """texts to show; none of the data's texts is shown unless it is given here"""
 

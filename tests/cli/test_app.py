@@ -73,10 +73,8 @@ def test_several_data_sets_go_to_folders_of_their_own(
     ended = command_line(main, "finetune", remarks_folder, tickets_file, *call)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines()[-2:] == [f"written: {tmp_path / 'out' / name}" for name in ("remarks", "tickets")]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"remarks", "tickets"}
-    assert [RunResult.load(tmp_path / "out" / name).data.labels.multi_label for name in ("remarks", "tickets")] == [
-        False, True,
-    ]  # fmt: skip
+    runs = {folder.name: RunResult.load(folder) for folder in (tmp_path / "out").iterdir()}
+    assert {name: run.data.labels.multi_label for name, run in runs.items()} == {"remarks": False, "tickets": True}
 
 
 def test_data_sets_of_one_name_do_not_share_a_folder(command_line, remarks_folder, vectors_file, tmp_path):
@@ -99,9 +97,8 @@ def test_overwrite_and_columns(command_line, vectors_file, remarks, tmp_path):
     refused = command_line(main, *call)
     assert refused.code == 2 and "set text_column" in refused.err
     assert command_line(main, *call, *columns).code == 0
-    assert sum(
-        each["rows"] for name, each in RunResult.load(tmp_path / "run").data.fingerprints.items() if name != "test"
-    ) in range(50, 61)
+    prints = RunResult.load(tmp_path / "run").data.fingerprints
+    assert 50 <= sum(each["rows"] for name, each in prints.items() if name != "test") <= 60
     refused = command_line(main, *call, *columns, "--seed", 1)
     assert refused.code == 2 and "seed=0, asked for seed=1" in refused.err
     assert command_line(main, *call, *columns, "--seed", 1, "--overwrite").code == 0
@@ -124,9 +121,8 @@ def test_predict_prints_an_object_a_line(command_line, run, texts_file):
     ended = command_line(main, "predict", run.folder, texts_file)
     assert (ended.code, ended.err) == (0, "")
     found = [json.loads(line) for line in ended.out.splitlines()]
-    assert found == [
-        {"text": each.text, "label": each.label, "score": each.score} for each in run.classifier.predict(TEXTS)
-    ]
+    keys = ("text", "label", "score")
+    assert found == [{key: getattr(each, key) for key in keys} for each in run.classifier.predict(TEXTS)]
     assert [each["label"] for each in found[:2]] == ["positive", "negative"]
 
 
@@ -167,9 +163,8 @@ def test_predict_writes_all_or_nothing(command_line, run, tmp_path):
 
 
 def test_evaluate(command_line, run, remarks_folder, tmp_path):
-    ended = command_line(
-        main, "evaluate", run.folder, remarks_folder / "test.jsonl", "--metric", "matthews_correlation"
-    )
+    rows = remarks_folder / "test.jsonl"
+    ended = command_line(main, "evaluate", run.folder, rows, "--metric", "matthews_correlation")
     assert (ended.code, ended.err) == (0, "")
     scores = json.loads(ended.out)
     assert scores["accuracy"] == run.metrics["accuracy"] and scores["mcc"] == scores["matthews_correlation"]

@@ -50,10 +50,7 @@ def test_multi_label_round_trip(rows):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: SINGLE.encode(["negative", "neutral"]),
-            r"row 2: unknown label 'neutral'; known labels: 'negative', 'p",
-        ),
+        (lambda: SINGLE.encode(["negative", "neutral"]), "row 2: unknown label 'neutral'; known labels: 'neg"),
         (lambda: MULTI.encode([("joy",), ("hate",)]), r"row 2: unknown label 'hate'; known labels: 'anger', 'joy', 'l"),
         (lambda: MULTI.encode(["joy"]), r"row 1: expected a list of labels \(multi-label data\), found 'joy'"),
         (lambda: SINGLE.encode([("positive",)]), r"row 1: expected a label name, found tuple \('positive',\)"),

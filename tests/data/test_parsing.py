@@ -11,10 +11,7 @@ from nlptransfer.data.reading import read_table, read_texts
 from nlptransfer.errors import DataError
 
 BROKEN = {
-    "latin.csv": (
-        b"text,label\nok,1\ncaf\xe9,0\n",
-        r"latin.csv, line 3: expected UTF-8, found the byte 0xe9 at pos.* 4",
-    ),
+    "latin.csv": (b"text,label\nok,1\ncaf\xe9,0\n", "line 3: expected UTF-8, found the byte 0xe9 at position 4; save"),
     "utf16.jsonl": ('{"text": "a"}'.encode("utf-16"), "line 1: expected UTF-8, found the byte 0xff at position 1"),
     "bad.jsonl": ('{"text": "a"}\n\n{"text": \n', r"bad.jsonl, line 3: broken JSON: .*; write one object a line"),
     "list.jsonl": ('["a", 1]\n', r"line 1: expected a JSON object, found \[\"a\", 1\]"),
@@ -85,12 +82,9 @@ def test_broken_gzip_says_how_far_it_went(tmp_path):
 
 
 def test_broken_pages_of_parquet_say_how_far_it_went(tmp_path):
-    path = write(
-        tmp_path / "a.parquet", parquet([{"text": f"text {row} {row**5}", "label": row} for row in range(50_000)])
-    )
-    content = bytearray(path.read_bytes())
+    content = bytearray(parquet([{"text": f"text {row} {row**5}", "label": row} for row in range(50_000)]))
     content[len(content) // 3 : len(content) // 3 + 2000] = b"\xff" * 2000
-    path.write_bytes(content)
+    path = write(tmp_path / "a.parquet", bytes(content))
     message = r"a\.parquet, after row \d+: broken parquet: .*; copy or download it again"
     with pytest.raises(DataError, match=message):
         read_table(path, "")
