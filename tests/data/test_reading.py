@@ -49,7 +49,7 @@ def test_missing_keys_and_further_columns(tmp_path):
     assert read(path) == [{"text": "a", "label": None, "x": None}, {"text": "b", "label": 1, "x": [1]}]
 
 
-def test_memory_sources():
+def test_memory_sources(tmp_path):
     import datasets
     import numpy as np
     import pandas as pd
@@ -63,18 +63,11 @@ def test_memory_sources():
     table = read_table(whole.select([1]), "")
     assert table.columns == {"text": ["b"], "label": [1], "tags": [[]]}
     assert table.class_names == {"label": ("z", "a"), "tags": ("u", "v")}
+    whole.to_parquet(tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet", "").class_names == table.class_names
     assert open_source(datasets.DatasetDict(train=whole, dev=whole)).parts.keys() == {"train", "validation"}
     with pytest.raises(DataError, match="data: expected distinct column names, found 'text', 'text'; rename them"):
         read_table(pd.DataFrame([["a", "b"]], columns=["text", "text"]), "data")
-
-
-def test_parquet_of_datasets_keeps_class_names(tmp_path):
-    import datasets
-
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "a"])})
-    whole = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
-    whole.to_parquet(tmp_path / "a.parquet")
-    assert read_table(tmp_path / "a.parquet", "").class_names == {"label": ("z", "a")}
 
 
 def test_folder(tmp_path, caplog):
@@ -203,8 +196,7 @@ def test_clean_text_is_idempotent(text):
     assert clean_text(clean_text(text, ""), "") == clean_text(text, "")
 
 
-def test_clean_text():
-    assert clean_text("  cafe\u0301 ﬁ \n", "") == "  café ﬁ \n"
+def test_missing_texts_are_empty():
     assert clean_text(None, "") == clean_text(float("nan"), "") == ""
 
 

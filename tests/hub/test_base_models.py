@@ -221,14 +221,11 @@ def test_default_from_the_hub_without_the_package(tmp_path, hub, no_package):
     assert find_base().revision == commit
 
 
-def test_names_of_encoders_and_of_vectors():
+def test_names_of_encoders_and_of_vectors(tmp_path):
     for name in (None, "minilm", "all-MiniLM-L6-v2", DEFAULT_BASE, "bert-base-uncased", "me/my.model-v1"):
         assert is_encoder(name)
     for name in ("glove-wiki-gigaword-100", "vectors/mine.txt", "mine.vec.gz", "mine.kv", "a/b/c", "a b"):
         assert not is_encoder(name)
-
-
-def test_folders_and_files(tmp_path):
     assert is_encoder(str(make_folder(tmp_path / "encoder")))
     (tmp_path / "vectors").mkdir()
     (tmp_path / "vectors/vectors.json").write_text("{}")

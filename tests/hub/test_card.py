@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 import unicodedata
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,13 +83,9 @@ def record_of(route: str = "full", base: dict[str, Any] = ENCODER, **more: Any) 
         "base": base,
         "calibration": {"rows": 20, "temperature": 1.25},
         "verified": {"opened_by": "transformers", "texts": 8, "max_difference": 2e-7},
-        "results": deepcopy(RESULTS),
+        "results": RESULTS,
     }
     return {name: value for name, value in {**record, **more}.items() if value is not None or name == "thresholds"}
-
-
-def with_results(**more: Any) -> dict[str, Any]:
-    return record_of(results={name: value for name, value in {**RESULTS, **more}.items() if value is not None})
 
 
 WORDS = {"kind": "vectors", "name": "glove.txt.gz", "words": 2000, "dimensions": 50}
@@ -305,7 +300,7 @@ def test_scores_reach_the_hub_as_they_are_with_their_intervals():
 )
 def test_the_verdict_on_a_source_in_words(verdict, words):
     told = {"transfer": {"name": "joint", "source": {"name": "gadgets"}}, "verdict": VERDICT | {"verdict": verdict}}
-    card = model_card(with_results(**told))
+    card = model_card(record_of(results=RESULTS | told))
     assert words in card and "Knowledge came from the source gadgets by the transfer `joint`" in card
     assert "accuracy 0.800 with it and 0.700 without, a gain of +0.100" in card
     assert "(95% interval +0.020 to +0.180), over 3 seeds." in card
@@ -313,7 +308,8 @@ def test_the_verdict_on_a_source_in_words(verdict, words):
 
 
 def test_a_source_that_was_left_out_by_its_verdict():
-    card = model_card(with_results(verdict=VERDICT | {"verdict": "hurts", "taken": "direct", "seeds": 1}))
+    verdict = VERDICT | {"verdict": "hurts", "taken": "direct", "seeds": 1}
+    card = model_card(record_of(results=RESULTS | {"verdict": verdict}))
     assert "over 1 seed.\nThis is the classifier that was trained without it." in card
     assert "Knowledge came" not in card
 

@@ -96,23 +96,17 @@ def test_a_new_repo_is_private_and_holds_exactly_the_files_in_one_commit(logged_
     assert asked(logged_in, "PUT", "") == [len(WEIGHTS)]
 
 
-@pytest.mark.parametrize("private", [True, False])
-def test_an_existing_repo_stays_as_it_is_and_its_visibility_is_said(logged_in, folder, caplog, private):
+@pytest.mark.parametrize(("private", "kind", "other"), [(True, "private", "public"), (False, "public", "private")])
+def test_an_existing_repo_stays_private_or_public(logged_in, folder, caplog, private, kind, other):
     caplog.set_level(logging.INFO, "nlptransfer")
-    logged_in.add_repo(REPO, private=private)
+    logged_in.add_repo(REPO, {"old.json": b"{}"}, private=private)
+    parts = f"expected a {other} repo, found a {kind} one", f"{logged_in.url}/{REPO}/settings"
+    refused(*parts, folder=folder, private=not private)
+    assert logged_in.files(REPO) == {"old.json": b"{}"}
     assert push(folder, REPO, CARD).private is private
     assert logged_in.is_private(REPO) is private
-    assert f"me/films: is {'private' if private else 'public'}" in caplog.text
+    assert f"me/films: is {kind}" in caplog.text
     assert push(folder, REPO, CARD, private=private).private is private
-
-
-@pytest.mark.parametrize(("private", "wanted", "found"), [(True, "private", "public"), (False, "public", "private")])
-def test_another_visibility_than_that_of_the_repo_is_refused(logged_in, folder, private, wanted, found):
-    logged_in.add_repo(REPO, {"old.json": b"{}"}, private=not private)
-    parts = f"expected a {wanted} repo, found a {found} one", f"{logged_in.url}/{REPO}/settings"
-    refused(*parts, folder=folder, private=private)
-    assert logged_in.files(REPO) == {"old.json": b"{}"}
-    assert logged_in.is_private(REPO) is not private
 
 
 def test_a_branch_is_made_of_main_and_pushed_to(logged_in, folder):
@@ -479,10 +473,10 @@ def test_a_private_repo_without_its_pickles(hub, films):
     assert not [one.path for one in hub.requests if ".bin" in one.path or "v.model" in one.path or ".pt" in one.path]
 
 
-@pytest.mark.parametrize("token", [None, "other"])
-def test_a_private_repo_is_not_seen_by_others(hub, films, token):
+def test_a_private_repo_is_not_seen_by_others(hub, films):
     words = ("expected a model on the hub, or a folder here, found none", "private", "hf auth login")
-    not_fetched(*words, token=token and hub.other_token)
+    for token in (None, hub.other_token):
+        not_fetched(*words, token=token)
 
 
 def test_no_such_repo_revision_or_classifier(logged_in, films):
@@ -506,17 +500,13 @@ def test_a_gated_repo(logged_in, films):
     not_fetched("the hub asks for consent to its terms first")
 
 
-def test_revisions(logged_in, films):
+def test_revisions_and_that_a_commit_in_the_cache_needs_no_network(logged_in, films):
+    fetched = fetch(REPO)
     newer = logged_in.commit(REPO, {"config.json": b"{}"})
     assert contents(fetch(REPO))["config.json"] == b"{}"
-    assert contents(fetch(REPO, films))["config.json"] == WHOLE["config.json"]
-    assert fetch(REPO, newer).name == newer
-
-
-def test_a_commit_in_the_cache_needs_no_network(logged_in, films):
-    fetched = fetch(REPO)
     already = len(logged_in.requests)
-    assert fetch(REPO, films) == fetched
+    assert fetch(REPO, films) == fetched and contents(fetched)["config.json"] == WHOLE["config.json"]
+    assert fetch(REPO, newer).name == newer
     assert len(logged_in.requests) == already
 
 
