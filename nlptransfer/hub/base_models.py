@@ -209,7 +209,7 @@ def _from_cache(hub_id: str, revision: str | None) -> BaseModel | None:
     folder = cached_folder(hub_id, revision, _FILES)
     # A snapshot's folder bears the name of its commit. Another program may have cached a part of it.
     with suppress(BaseModelError):
-        return folder and _checked(BaseModel(folder, id=hub_id, revision=folder.name))
+        return None if folder is None else _checked(BaseModel(folder, id=hub_id, revision=folder.name))
     return None
 
 
