@@ -162,7 +162,7 @@ class LanguageLoss(Objective):
         return losses.sum() / batch.total_weight
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return (rows, 2): the sum of the losses of a row's tokens, under a mask that never changes, and their number."""
+        """Return (rows, 2): the sum of the losses of a row's tokens, under an unchanging mask, and their number."""
         losses, chosen = self._token_losses(inputs, 0)
         sums = losses.new_zeros(len(chosen)).index_add(0, chosen.nonzero()[:, 0], losses)
         return torch.stack([sums, chosen.sum(dim=1).to(sums)], dim=1)
