@@ -100,8 +100,7 @@ class Alignment(Chosen):
     warm_up: bool = False
     """whether lambda rises from 0 over the training, as 2 / (1 + exp(-10 p)) - 1"""
     epochs: tuple[Count, ...] = ()
-    """passes over the rows to choose from, each with each lambda, the first one where nothing is to be adapted; none:
-    what num_train_epochs says"""
+    """passes over the rows to choose from, with each lambda, the first where none adapts; none: num_train_epochs"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
@@ -212,8 +211,7 @@ class Aligned(Objective):
     """Ls + lambda * D(Ps, Pt): the source's labels, and representations that do not tell the domains apart.
 
     D is over the rows of a pass on all processes, gathered with their gradients; a step of several passes has their
-    mean. Representations are the inputs of ``last_layer``.
-    ``trade_off`` gives lambda for the progress in [0, 1). Labels of the target are never looked at.
+    mean. ``trade_off`` gives lambda for the progress in [0, 1). Labels of the target are never looked at.
     """
 
     together: ClassVar[bool] = True
@@ -301,7 +299,7 @@ def correlation_map(source: np.ndarray, target: np.ndarray, shrinkage: float) ->
     """Make the map that gives the source's rows the target's mean and covariance: (x - ms) Cs^(-1/2) Ct^(1/2) + mt.
 
     CORAL (Sun, Feng and Saenko 2016, "Return of Frustratingly Easy Domain Adaptation", algorithm 1), with the means
-    moved too, and the covariances shrunk. Of more than ``AXES`` features only the principal axes of both are mapped.
+    moved too, and the covariances shrunk. With more than ``AXES`` features only principal axes of both are mapped.
     """
     center, moved = source.mean(axis=0), target.mean(axis=0)
     sides = [source - center, target - moved]
