@@ -92,6 +92,7 @@ def test_recipe_over_its_corpus(name, recipe, vectors, tmp_path):
     assert ended.code == 0, ended.err
     (run,) = runs_of(ended.out)
     assert run.folder == tmp_path / "run" and run.data.name == CORPORA[name]
+    assert not (run.folder / "report.html").exists()
     assert run.settings["route"]["head_type"] == ("linear" if name == "multi_label" else "cnn")
     assert run.data.labels.multi_label == (name == "multi_label")
     assert run.base["unknown_share"] < 0.5
@@ -165,7 +166,7 @@ def test_few_shot_sets_contrast_beside_what_learns_without_it(recipe, tmp_path, 
     told = [(run.settings["route"]["name"], run.transfer and run.transfer.name) for run in found]
     assert told == [("probe", None), ("full", None), ("full", "contrastive")]
     for run in found:
-        assert f" {run.metrics['accuracy']:.3f} [" in ended.out
+        assert f" {run.metrics['accuracy']:.3f} [" in ended.out and (run.folder / "report.html").exists()
         assert run.scores["train"]["rows"] + run.scores["validation"]["rows"] == 48
     # One way alone, and once.
     ended = recipe("few_shot", "--base", base, "--route", "full", "--transfer", "contrastive", *call)

@@ -95,14 +95,7 @@ def write_report(
 ) -> Path:
     """Write report.html into the folder of a finished run, or of a comparison, and return its path.
 
-    Args:
-        folder: what holds experiment.json, or comparison.json.
-        texts: texts by split, in the order of the ids in predictions.parquet: for the lists of mistakes and close
-            calls, which are left out without. The files of a run hold no texts.
-
-    Raises:
-        RunFolderError: neither a finished run nor a comparison is there.
-        DataError: fewer texts than predictions.
+    Mistakes and close calls are listed where there are ``texts`` by split, one for each id in predictions.parquet.
     """
     folder = Path(folder)
     if is_comparison(folder):

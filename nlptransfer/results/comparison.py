@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.errors import RunFolderError
+from nlptransfer.evaluation import ScoreInterval
 from nlptransfer.results import records
 from nlptransfer.results.result import RunResult
 from nlptransfer.results.summaries import DataSummary
@@ -34,15 +35,9 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class CandidateScore:
+class CandidateScore(ScoreInterval):
     """A candidate's score on test."""
 
-    mean: float
-    """over seeds"""
-    spread: float | None
-    """sample standard deviation over seeds; None of one seed"""
-    interval: tuple[float, float]
-    """95%, over seeds and rows"""
     scores: tuple[float, ...]
     """of each seed"""
     wilson: tuple[float, float] | None = None

@@ -12,6 +12,7 @@ import numpy as np
 
 from nlptransfer.data import Data, Labels
 from nlptransfer.evaluation import Gain
+from nlptransfer.transfer import Evidence
 
 T = TypeVar("T")
 
@@ -120,7 +121,7 @@ class Fit(Recorded):
     """settings of the variant that was kept"""
     curve: Sequence[Mapping[str, Any]] | None = None
     """of each variant: its settings, best_score, evidence, seconds, examples"""
-    evidence: Mapping[str, Any] | None = None
+    evidence: Evidence | None = None
     """for the fitted model, where variants are compared without target labels"""
     domains_differ: bool | None = None
     """whether the domains differed before adaptation, where variants are compared without target labels"""

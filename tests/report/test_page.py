@@ -386,8 +386,10 @@ def test_what_a_run_lacks_is_said(tmp_path: Path, given: dict[str, Any], section
 HOSTILE = '</td></svg><script>alert(1)</script><img src=x onerror="alert(1)">{{ 7*7 }}{% raw %}&amp;$x_1$\\'
 
 
-def hostile_page(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a comparison in which all that a user can name is HOSTILE."""
+    folder = tmp_path_factory.mktemp("report") / "hostile"
     names = (f"{HOSTILE} 1", f"{HOSTILE} 2", f"{HOSTILE} 3")
     named = {"metric": f"m{HOSTILE}", "warnings": (HOSTILE,), "settings": {f"k{HOSTILE}": HOSTILE}}
     named |= {"machine": {"processor": HOSTILE}, "versions": {"torch": HOSTILE}}
@@ -397,6 +399,7 @@ def hostile_page(folder: Path) -> None:
     replace(found, candidates=(*others, replace(skipped, reason=HOSTILE))).save()
     words = [WordEffects(HOSTILE, 0.5, [(HOSTILE, 0.2)])]
     write_report(folder, texts={"test": [HOSTILE, "x" * 500] * 30}, words=words)
+    return folder
 
 
 def run_page(folder: Path, names: list[str]) -> Page:
@@ -425,13 +428,6 @@ def test_no_text_becomes_a_part_of_the_page(
     page = run_page(tmp_path, names)
     assert [(tag, list(attributes)) for tag, attributes in page.tags] == harmless
     assert all(plain(name) in page.texts["words"] for name in names)
-
-
-@pytest.fixture(scope="module")
-def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report") / "hostile"
-    hostile_page(folder)
-    return folder
 
 
 def test_a_hostile_text_reads_as_it_was_written(hostile_folder: Path) -> None:
