@@ -198,19 +198,18 @@ class ContrastiveLoss(Objective):
         labels = inputs["has_label"].float()
         of_model = {name: value for name, value in inputs.items() if name not in ("has_label", "pairs")}
         # Rows of like length go through the encoder together; their vectors are then put in the order of the rows.
-        order, vectors, logits = of_model["attention_mask"].sum(dim=1).argsort(), [], []
+        order = of_model["attention_mask"].sum(dim=1).argsort()
+        vectors, logits = [], []
         for rows in order.tensor_split(min(PARTS, len(order))):
             columns = of_model["attention_mask"][rows].any(dim=0)
             part = {name: value[rows][:, columns] for name, value in of_model.items()}
             with last_inputs(last_layer) if pooler is None else _outputs(pooler) as seen:
                 logits.append(self.model(**part).logits)
             vectors.append(text_vectors(seen[0], part, self.model) if pooler is None else seen[0].tanh())
-        losses = contrastive_losses(torch.cat(vectors)[order.argsort()], labels @ labels.T > 0)[inputs["pairs"]].mean(
-            dim=1
-        )
+        losses = contrastive_losses(torch.cat(vectors)[order.argsort()], labels @ labels.T > 0)
         weights = batch.weighted(self.criterion.row_weights(batch.targets))
         # Several processes wait for the gradient of every parameter, also of the head.
-        return (losses * weights).sum() / batch.total_weight + 0 * torch.cat(logits).float().sum()
+        return (losses[inputs["pairs"]].mean(dim=1) * weights).sum() / batch.total_weight + 0 * torch.cat(logits).float().sum()
 
 
 def contrastive_losses(vectors: Tensor, alike: Tensor) -> Tensor:
