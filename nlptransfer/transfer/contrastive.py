@@ -207,9 +207,9 @@ class ContrastiveLoss(Objective):
                 logits.append(self.model(**part).logits)
             vectors.append(text_vectors(seen[0], part, self.model) if pooler is None else seen[0].tanh())
         losses = contrastive_losses(torch.cat(vectors)[order.argsort()], labels @ labels.T > 0)
-        weights = batch.weighted(self.criterion.row_weights(batch.targets))
+        losses = losses[inputs["pairs"]].mean(dim=1) * batch.weighted(self.criterion.row_weights(batch.targets))
         # Several processes wait for the gradient of every parameter, also of the head.
-        return (losses[inputs["pairs"]].mean(dim=1) * weights).sum() / batch.total_weight + 0 * torch.cat(logits).float().sum()
+        return losses.sum() / batch.total_weight + 0 * torch.cat(logits).float().sum()
 
 
 def contrastive_losses(vectors: Tensor, alike: Tensor) -> Tensor:
