@@ -29,8 +29,6 @@ UNSEEN = -30.0
 
 @dataclass(frozen=True)
 class FittedBaseline:
-    """A baseline that has learned."""
-
     probabilities: Callable[[Sequence[str]], np.ndarray]
     """of texts, (texts, labels)"""
     thresholds: tuple[float, ...] | None
@@ -38,7 +36,6 @@ class FittedBaseline:
     held_out: np.ndarray | None
     """(validation rows, labels) probabilities of a fit without these rows; None where the last is one"""
     parameters: int
-    """numbers that were learned"""
     size_mb: float
     """of what it must remember"""
     fit: Fit
@@ -139,12 +136,9 @@ BASELINES: dict[str, Callable[[Data], FittedBaseline]] = {MAJORITY: fit_majority
 
 @dataclass(frozen=True)
 class _Regression:
-    """A linear classifier on sparse features, as arrays."""
-
     weight: np.ndarray
     """(labels, features)"""
     bias: np.ndarray
-    """(labels,)"""
 
     @classmethod
     def fit(cls, features: sparse.csr_matrix, targets: np.ndarray, labels: Labels, inverse_l2: float) -> "_Regression":

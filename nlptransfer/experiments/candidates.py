@@ -18,7 +18,7 @@ from nlptransfer.experiments.baselines import BASELINES, run_baseline
 from nlptransfer.experiments.environment import speeds
 from nlptransfer.experiments.run import run
 from nlptransfer.experiments.scoring import SCORED_TRAINING_ROWS
-from nlptransfer.results import RunConfig, RunResult
+from nlptransfer.results import RunConfig, RunResult, to_record
 from nlptransfer.routes import ROUTES, Route, named_local
 from nlptransfer.settings import fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
@@ -43,7 +43,6 @@ class Candidate:
 
     @property
     def method(self) -> str:
-        """Name of the route or baseline."""
         return self.name if self.route is None else self.route.name
 
     @property
@@ -64,7 +63,7 @@ class Candidate:
     def speeds(self, first: RunResult, texts: Sequence[str]) -> dict[str, float]:
         """Measure the texts per second that a run's classifier predicts, 1 and 64 at a time."""
         if self.route is None:
-            cost = first.cost.to_record()
+            cost = to_record(first.cost)
             return {name: value for name, value in cost.items() if name.startswith("texts_per_second_")}
         if first.live is not None:
             return speeds(first.live.probabilities, texts)
@@ -74,8 +73,6 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SharedSettings:
-    """The settings in which all candidates are run."""
-
     data: DataSettings
     training: TrainingSettings
     augment: Augment
@@ -142,11 +139,15 @@ def candidates_of(
         if isinstance(method, str) and method in BASELINES:
             candidates.append(Candidate(method))
             continue
-        route = _filled(method, settings) if isinstance(method, str) else method
+        route = method
+        if isinstance(route, str):
+            kind = ROUTES.find(route)
+            of_route = {field: settings[field] for field in fields_of(kind) if field in settings}
+            route = cast(Route, fill({"route": kind}, of_route)["route"])
         route.check()
         for base in bases:
-            name = route.name if len(bases) == 1 else f"{route.name}-{_slug(base)}"
-            candidates.append(Candidate(name, route, base))
+            suffix = "default" if base is None else re.sub(r"[^\w.-]+", "-", Path(base).name)
+            candidates.append(Candidate(route.name if len(bases) == 1 else f"{route.name}-{suffix}", route, base))
     described = [candidate.described() for candidate in candidates]
     if twice := next((one["name"] for one in described if described.count(one) > 1), None):
         raise SettingError(f"routes: expected each candidate once, found {twice} twice")
@@ -155,16 +156,6 @@ def candidates_of(
         one if names.count(one.name) == 1 else replace(one, name=f"{one.name}-{names[: place + 1].count(one.name)}")
         for place, one in enumerate(candidates)
     ]
-
-
-def _filled(name: str, settings: Mapping[str, Any]) -> Route:
-    kind = ROUTES.find(name)
-    of_route = {field: settings[field] for field in fields_of(kind) if field in settings}
-    return cast(Route, fill({"route": kind}, of_route)["route"])
-
-
-def _slug(base: str | None) -> str:
-    return "default" if base is None else re.sub(r"[^\w.-]+", "-", Path(base).name)
 
 
 def labeled_rows(data: Data) -> int:

@@ -41,6 +41,7 @@ from nlptransfer.results import (
     Trial,
     plain,
     remove,
+    to_record,
 )
 from nlptransfer.routes import Route
 
@@ -82,12 +83,10 @@ class ComparisonRun:
     """Runs a comparison. Every decision is saved at once, so that it can be resumed."""
 
     result: ComparisonResult
-    """as far as it got"""
     data: Data
     subsets: Mapping[int, Data]
     """by their number, fewer labeled rows with the same test"""
     candidates: Sequence[Candidate]
-    """in the order of cost"""
     shared: SharedSettings
 
     def __post_init__(self) -> None:
@@ -97,7 +96,6 @@ class ComparisonRun:
         self.budget = Budget(limit, clock() - self.result.spent_seconds)
 
     def run(self) -> ComparisonResult:
-        """Run all candidates, then draw the conclusions."""
         self._save()
         for candidate in self.candidates:
             if self.result.candidate(candidate.name).status == "waiting":
@@ -117,7 +115,6 @@ class ComparisonRun:
         distributed.on_main(self.result.save)
 
     def _note(self, name: str, **changes: Any) -> CandidateResult:
-        """Write down what is decided of a candidate."""
         known = self.result.candidates
         self._save(candidates=tuple(replace(one, **changes) if one.name == name else one for one in known))
         return self.result.candidate(name)
@@ -150,7 +147,7 @@ class ComparisonRun:
                 distributed.on_main(first.drop_model)
             return reason
         runs = (first, *(self._seed_run(candidate, seed).without_model() for seed in self.seeds[1:]))
-        known, cost = self.result.candidate(name), first.cost.to_record()
+        known, cost = self.result.candidate(name), to_record(first.cost)
         sizes = {one: cost[one] for one in ("trainable_parameters", "total_parameters", "size_mb")}
         # What is frozen is computed in one of the runs, and the others find it in the cache.
         seconds = max(run.cost.train_seconds for run in runs)
@@ -175,7 +172,6 @@ class ComparisonRun:
         return self.shared.run(candidate, self.data, folder, seed, settings, save_model=save_model)
 
     def _first_run(self, candidate: Candidate) -> RunResult:
-        """Make the first seed's run, and measure its time, its memory and its speed."""
         started = clock()
         with watched_memory() as memory:
             run = self._seed_run(candidate, self.seeds[0], save_model=True)
@@ -276,7 +272,6 @@ class ComparisonRun:
         return replace(point, mean=test.mean, interval=test.interval)
 
     def _conclusions(self) -> dict[str, Any]:
-        """Say what differs from what, what is recommended, and what rows would be worth."""
         result, data = self.result, self.data
         finished = [one for one in result.candidates if one.status == "finished"]
         scored = []
@@ -315,8 +310,7 @@ def _reason(error: Exception) -> str:
 
 
 def _resolved(candidate: Candidate, run: RunResult) -> dict[str, Any]:
-    """Return the settings that a run has resolved or chosen."""
-    training, chosen = run.settings.get("training", {}), run.training.to_record()
+    training, chosen = run.settings.get("training", {}), to_record(run.training)
     resolved = {name: training[name] for name in TRAINING_SETTINGS if candidate.is_tuned and name in training}
     return dict(plain(resolved | {name: chosen[name] for name in CHOSEN_SETTINGS if name in chosen}))
 
@@ -344,7 +338,6 @@ def _pairs(candidates: Sequence[ScoredCandidate], data: Data, metric: str) -> tu
 
 
 def _rows_to_reach(curve: Sequence[CurvePoint], finished: Sequence[CandidateResult]) -> tuple[RowsToReach, ...]:
-    """Estimate for each pair the rows with which the better one reaches the other."""
     curves = {
         one.name: {point.size: point.mean for point in curve if point.candidate == one.name and point.mean is not None}
         for one in finished

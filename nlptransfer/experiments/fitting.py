@@ -16,7 +16,7 @@ from nlptransfer import distributed
 from nlptransfer.experiments.task import Task
 from nlptransfer.memo import once
 from nlptransfer.models import Examples, predict_logits, represent
-from nlptransfer.results import Fit
+from nlptransfer.results import Fit, from_record
 from nlptransfer.routes import Built, Route
 from nlptransfer.training import SOURCE, UNLABELED, Features, Head, HeadTask, TrainingSettings, train
 from nlptransfer.transfer import Learner, Pretrain, Stage, Transfer, Variant, language_texts
@@ -48,7 +48,6 @@ class Learning:
 
     @property
     def head(self) -> nn.Linear:
-        """The last layer."""
         return self.route.head(self.built.model)
 
     def weights(self, route: Route | None = None) -> dict[str, Tensor]:
@@ -74,8 +73,6 @@ class Learning:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A stage that was fitted."""
-
     fit: Fit
     logits: np.ndarray | None = None
     """(validation rows, labels) of a model that has not learned from these rows, where the final one has"""
@@ -109,7 +106,7 @@ class _VariantFit:
         texts = language_texts(target, others, self.learning.training.initialization_seed)
         pretrain = cast(Pretrain, self.transfer)
         record = pretrain.learn(self.route, self.learning.built, texts, self.settings, self.checkpoints)
-        return Fitted(Fit.from_record(record))
+        return Fitted(from_record(Fit, record))
 
     def source_once(self) -> Fitted:
         """Fit a frozen route on the source alone, once for all strategies of a pair of domains."""
@@ -125,7 +122,6 @@ class _VariantFit:
         return fitted
 
     def head_alone(self) -> Fitted:
-        """Fit the last layer on what the rest of the model gives as it is."""
         started, role, built = time.perf_counter(), self.stage.roles[0], self.learning.built
         task = self.learning.tasks[role]
         texts = task.data.train.texts, task.data.validation.texts
@@ -215,7 +211,7 @@ class _VariantFit:
             extra=learned_from[roles[1]] if len(roles) > 1 else None,
             roles=(roles[0], roles[-1]),
         )
-        return Fitted(Fit.from_record(asdict(replace(report, seconds=report.seconds + prepared))))
+        return Fitted(from_record(Fit, asdict(replace(report, seconds=report.seconds + prepared))))
 
     def _fit_head(self, tasks: Mapping[str, Task], inputs: Mapping[str, np.ndarray], held_out: Features) -> Fitted:
         """Fit the last layer on its inputs, (rows, width) by role."""
@@ -243,7 +239,7 @@ class _VariantFit:
             head.weight.copy_(torch.from_numpy(weight))
             if head.bias is not None:
                 head.bias.copy_(torch.from_numpy(bias))
-        return Fitted(Fit.from_record(fitted.record), fitted.held_out)
+        return Fitted(from_record(Fit, fitted.record), fitted.held_out)
 
     @property
     def _takes_last_epoch(self) -> bool:
@@ -253,7 +249,6 @@ class _VariantFit:
 
 
 def _source_head(learning: Learning) -> Head:
-    """Return weight and bias of the last layer that the source has learned."""
     head = learning.source_head if learning.source_head is not None else learning.head
     weight = head.weight.detach().cpu().numpy().copy()
     bias = np.zeros(len(weight), np.float32) if head.bias is None else head.bias.detach().cpu().numpy().copy()

@@ -32,6 +32,7 @@ from nlptransfer.results import (
     claim,
     plain,
     remove_checkpoints,
+    to_record,
 )
 from nlptransfer.routes import Built
 from nlptransfer.training import TARGET
@@ -155,7 +156,6 @@ def _build(config: RunConfig) -> tuple[Built, bool]:
 
 
 def _truncated(config: RunConfig, built: Built) -> dict[str, float]:
-    """Return by split the share of its texts that are not read to their end."""
     route, tokenizer = config.route, built.tokenizer
     splits = {name: split.texts for name, split in config.data.splits.items() if len(split)}
     shares = {name: route.truncated(tokenizer, texts) / len(texts) for name, texts in splits.items()}
@@ -228,7 +228,7 @@ def _saved(config: RunConfig, result: RunResult) -> RunResult:
     texts = data.test.texts or data.validation.texts or data.unlabeled
     speed, size = round(texts_per_second(classifier, texts), 1), round(size_mb(model), 3)
     result = replace(result, cost=replace(result.cost, texts_per_second=speed, size_mb=size))
-    note_results(model, {"cost": result.cost.to_record()})
+    note_results(model, {"cost": to_record(result.cost)})
     return replace(result, live=_with_results(result))
 
 

@@ -23,7 +23,6 @@ from nlptransfer.transfer import ON_TARGET, Direct, Joint
 log = logging.getLogger("nlptransfer")
 
 SEEDS = 3
-"""Default number of runs on each side."""
 ROWS_SEED_STEP = 1000
 """From one run's ``rows_seed`` to the next one's."""
 OTHER_STEPS = (Joint.name,)
@@ -64,8 +63,7 @@ def _data_settings(settings: DataSettings, number: int) -> DataSettings:
     """Let each seed draw its own rows, as which are drawn is luck too."""
     if settings.max_train_rows is None:
         return settings
-    first = settings.split_seed if settings.rows_seed is None else settings.rows_seed
-    return replace(settings, rows_seed=first + ROWS_SEED_STEP * number)
+    return replace(settings, rows_seed=settings.seed_of_rows + ROWS_SEED_STEP * number)
 
 
 def _direct(config: RunConfig, finished: RunResult) -> RunConfig:
@@ -90,7 +88,7 @@ def _direct(config: RunConfig, finished: RunResult) -> RunConfig:
 
 
 def _seeds_for(config: RunConfig, seeds: int | None) -> int:
-    """Return how many seeds are needed: one where a linear head is fitted on the same rows and nothing is drawn."""
+    """Return how many seeds are needed: one where a head is fitted on the same rows and nothing is drawn."""
     few = are_few(len(config.data.train), len(config.data.validation))
     if config.route.fits_head and config.data_settings.max_train_rows is None and not few:
         return 1
@@ -154,7 +152,6 @@ def gain_metric(config: RunConfig) -> str:
 
 
 def in_words(gain: Gain) -> str:
-    """Put a gain into a line."""
     low, high = gain.interval
     return (
         f"{gain.verdict}: {gain.metric} {gain.with_source:.3f}, without the source {gain.direct:.3f}, "

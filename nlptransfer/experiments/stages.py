@@ -19,7 +19,7 @@ from nlptransfer.experiments.diagnostics import (
 )
 from nlptransfer.experiments.fitting import Fitted, Learning, fit_variant
 from nlptransfer.models import relabel
-from nlptransfer.results import CHECKPOINTS, Fit, read_stage, write_stage
+from nlptransfer.results import CHECKPOINTS, Fit, read_stage, to_record, write_stage
 from nlptransfer.routes import Route
 from nlptransfer.training import SOURCE, TARGET, UNLABELED, TrainingSettings
 from nlptransfer.transfer import (
@@ -40,11 +40,8 @@ SHOWN_OF_VARIANTS = ("best_score", "evidence", "seconds", "examples")
 
 @dataclass
 class Learned:
-    """What is known of a model after all stages."""
-
     stages: dict[str, Fit] = field(default_factory=dict)
     settings: dict[str, TrainingSettings] = field(default_factory=dict)
-    """as resolved, by stage"""
     logits: np.ndarray | None = None
     """(validation rows, labels) of a model that has not learned from these rows, where the final one has"""
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -108,8 +105,6 @@ def _new_source_head(learning: Learning) -> nn.Linear:
 
 @dataclass
 class _Runner:
-    """Runs one stage after the other."""
-
     learning: Learning
     differ: bool = True
     """whether the domains differ, before anything is adapted"""
@@ -148,7 +143,6 @@ class _Runner:
     def _fit_best(
         self, stage: Stage, route: Route, variants: Sequence[Variant], settings: TrainingSettings, parts: Sequence[str]
     ) -> Fitted:
-        """Fit each variant from the same start, and leave the model as the best one has it."""
         learning = self.learning
         label_free = learning.transfer.part(stage).is_chosen
         start = learning.weights(route)
@@ -169,14 +163,13 @@ class _Runner:
         self.evidence = kept.fit.evidence or self.evidence
         curve = []
         for variant, one in zip(variants, fits, strict=True):
-            record = one.to_record()
+            record = to_record(one)
             curve.append(variant.named | {name: record[name] for name in SHOWN_OF_VARIANTS if name in record})
         differ = self.differ if label_free else None
         fit_of_all = replace(kept.fit, **_spent(fits), domains_differ=differ, chosen=best.named, curve=curve)
         return replace(kept, fit=fit_of_all)
 
     def _best(self, stage: Stage, variants: Sequence[Variant], fits: Sequence[Fit]) -> int:
-        """Return the index of the best variant, by validation scores or without a label of the target."""
         transfer = self.learning.transfer.part(stage)
         if not isinstance(transfer, Chosen):
             for variant, one in zip(variants, fits, strict=True):

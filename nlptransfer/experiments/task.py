@@ -15,7 +15,6 @@ from nlptransfer.vectors import vectors_for
 log = logging.getLogger("nlptransfer")
 
 UNSEEN = -1
-"""A label that is not known."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from nlptransfer.results import (
     is_comparison,
     is_run,
     label_counts,
+    to_record,
 )
 
 MATRIX_LABELS = 12
@@ -132,7 +133,7 @@ def _run(run: RunResult) -> dict[str, Any]:
         "headline": {"split": split, "scores": _scores(run.scores[split])} if split else None,
         "verdict": run.verdict,
         "choice": _choice(run),
-        "cost": run.cost.to_record(),
+        "cost": to_record(run.cost),
     }
 
 

@@ -51,7 +51,6 @@ class Source:
 
     @cached_property
     def fingerprints(self) -> dict[str, Any]:
-        """The content's, on every machine."""
         if self.data is not None:
             return self.data.fingerprints()
         assert self.classifier is not None
@@ -81,7 +80,6 @@ class RunConfig:
     source: Source | None = None
     augment: Augment = field(default_factory=Augment)
     unlabeled_name: str | None = None
-    """of the file of further texts without labels"""
 
     @property
     def labels_agree(self) -> bool:
@@ -89,7 +87,6 @@ class RunConfig:
         return self.source is None or same_labels(self.source.labels, self.data.labels)
 
     def sides(self) -> Sides:
-        """Return what a strategy has to fit."""
         labels, source = self.data.labels, self.source
         source_names = labels.names if source is None else source.labels.names
         return Sides(source_names, labels.names, self.labels_agree, source is None or source.data is not None)
@@ -119,24 +116,20 @@ class RunConfig:
         return dict(plain(question))
 
     def transfer_settings(self) -> dict[str, Any]:
-        """Return the settings of all strategies in the transfer."""
         return {name: value for part in self.transfer.parts for name, value in asdict(part).items()}
 
     def command(self) -> str:
         """Return the command line that asks for this run, with names in place of paths."""
+        options = [
+            ("--base", Path(self.base).name if self.base is not None and Path(self.base).exists() else self.base),
+            ("--revision", self.revision),
+            *(("--metric", metric) for metric in self.further_metrics),
+            ("--source", None if self.source is None else self.source.name),
+            ("--transfer", None if isinstance(self.transfer, Direct) else self.transfer.name),
+            ("--unlabeled", self.unlabeled_name),
+        ]
         words = ["nlptransfer", "finetune", self.data.name, "--route", self.route.name]
-        if self.base is not None:
-            words += ["--base", Path(self.base).name if Path(self.base).exists() else self.base]
-        if self.revision is not None:
-            words += ["--revision", self.revision]
-        for metric in self.further_metrics:
-            words += ["--metric", metric]
-        if self.source is not None:
-            words += ["--source", self.source.name]
-        if not isinstance(self.transfer, Direct):
-            words += ["--transfer", self.transfer.name]
-        if self.unlabeled_name is not None:
-            words += ["--unlabeled", self.unlabeled_name]
+        words += [word for option, value in options if value is not None for word in (option, value)]
         for settings in (self.data_settings, self.training, self.route, *self.transfer.parts, self.augment):
             for setting in fields(cast(Any, settings)):
                 value = getattr(settings, setting.name)
