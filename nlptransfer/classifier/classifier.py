@@ -93,10 +93,9 @@ class Classifier:
     def predict(
         self, texts: str | Path | Iterable[str], *, text_column: str | None = None, min_confidence: float = 0.0
     ) -> list[Prediction]:
-        """Predict in the order of the texts.
+        """Predict in the order of the texts, or of those in a file.
 
         Args:
-            texts: texts, or the path of a file of them.
             text_column: where the file has several columns.
             min_confidence: a text of less confidence gets no label. The confidence is the probability of its label,
                 or with several labels at once that of the least sure yes or no.

@@ -236,8 +236,7 @@ class Aligned(Objective):
             with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
                 logits.append(self.logits(inputs[role]))
             vectors = text_vectors(seen[0], inputs[role], self.model).float()
-            count = batch[role].weighted(self.row_weights(batch[role].targets, role).float())
-            count = count / batch[role].total_weight
+            count = batch[role].weighted(self.row_weights(batch[role].targets, role).float()) / batch[role].total_weight
             # A process with fewer rows than others adds some that count nothing.
             padding = distributed.largest(len(vectors)) - len(vectors)
             sides.append(distributed.gather_with_gradient(functional.pad(vectors, (0, 0, 0, padding))))

@@ -82,8 +82,7 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> flo
 def chance_distance(rows: int) -> float:
     """Return the proxy A-distance that two samples of one domain with ``rows`` rows together rarely exceed.
 
-    Three standard deviations of an accuracy by chance, 1 / (2 sqrt(rows)) (Lopez-Paz and Oquab 2017, "Revisiting
-    Classifier Two-Sample Tests", section 3).
+    An accuracy three standard deviations, each 1 / (2 sqrt(rows)), above 1/2: Lopez-Paz and Oquab 2017, section 3.
     """
     return 3 * 2 / math.sqrt(rows)
 

@@ -198,7 +198,7 @@ class LanguageLoss(Objective):
 def language_texts(target: Data, others: Sequence[Data], seed: int) -> tuple[list[str], list[str]]:
     """Return texts to learn from, and texts of the target that are held out: none of a test split, each text once.
 
-    Its validation texts are held out, or, where it has none, a share of the others, drawn by ``seed``.
+    Validation texts are held out, or, where the target has none, a share of the others, drawn by ``seed``.
     """
     every = (target, *others)
     left_out = {text for one in every for split in (one.validation, one.calibration, one.test) for text in split.texts}
