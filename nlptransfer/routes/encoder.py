@@ -50,7 +50,11 @@ class EncoderRoute(Route):
         model, fresh = self.make_model(encoder, data, tokenizer, seed)
         self.freeze(model)
         if self.gradient_checkpointing:
-            _compute_activations_twice(model)
+            possible = f"a base that can compute its activations twice, which {model.config.model_type!r} cannot"
+            check(model.supports_gradient_checkpointing, "gradient_checkpointing", True, possible)
+            # transformers before 5.23 has the second name only.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         unknown = unknown_share(encode(texts, tokenizer, tokenizer.model_max_length).ids, tokenizer)
         if unknown > UNKNOWN_WARNING:
             log.warning(
@@ -105,14 +109,6 @@ class EncoderRoute(Route):
 
         vectors = compute(model, pooled, self.rows(model, tokenizer, [texts[place] for place in some]), share=True)
         return np.split(vectors, np.cumsum(widths)[:-1], axis=1) if vectors.shape[1] else []
-
-
-def _compute_activations_twice(model: Any) -> None:
-    possible = f"a base that can compute its activations twice, which {model.config.model_type!r} cannot"
-    check(model.supports_gradient_checkpointing, "gradient_checkpointing", True, possible)
-    # transformers before 5.23 has the second name only.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
 
 
 def default_settings(data: Data, learning_rate: float, least_epochs: int) -> dict[str, Any]:

@@ -257,11 +257,7 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
         config: LoraConfig,
         state: Mapping[str, torch.Tensor],
     ) -> PreTrainedModel:
-        """Return the base with a head for the labels and with an adapter of these weights, in eval mode.
-
-        Args:
-            state: as peft saves it; a KeyError names weights that it lacks.
-        """
+        """Return the base with a head and an adapter of these weights, or raise a KeyError with the missing names."""
         if isinstance(base, SharedBase):
             model = base.classifier(record, labels, **self.precision)
         else:
@@ -281,7 +277,6 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
         return {"dtype": dtype, "four_bit": self.base_precision == "4bit"}
 
     def _targets(self, model: PreTrainedModel, heads: Sequence[str]) -> list[str]:
-        """Name the linear layers that are adapted, none of them in a head."""
         linear = [
             name
             for name, module in model.named_modules()
@@ -307,7 +302,6 @@ def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:
 
 
 def _head_in_float32(model: nn.Module) -> nn.Module:
-    """Let heads learn in float32, also on a base that gives 16 bits."""
 
     def to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(value.float() if isinstance(value, torch.Tensor) else value for value in inputs)
@@ -322,12 +316,9 @@ def _head_in_float32(model: nn.Module) -> nn.Module:
 def _averaged(
     adapters: Sequence[tuple[LoraConfig, dict[str, torch.Tensor]]], shares: Sequence[float]
 ) -> dict[str, torch.Tensor]:
-    """Average adapters: the sum of w_i s_i B_i A_i is one product again, of matrices side by side.
+    """Average adapters: the sum of w_i s_i B_i A_i is a product of (out, sum of ranks) and (sum of ranks, in) again.
 
-    Not peft's ``add_weighted_adapter``, which takes no adapters with a head.
-
-    Returns:
-        (sum of ranks, in) and (out, sum of ranks) for each layer; all else averaged.
+    peft's ``add_weighted_adapter`` takes no adapters with a head.
     """
     scales = [
         share * (config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r))
