@@ -34,11 +34,10 @@ def compute(
     share: bool = False,
     places: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Compute a function of batches of rows, with the model in evaluation mode, in the order of the texts.
+    """Compute a function of batches of one row or more, with the model in evaluation mode, in the order of the texts.
 
     Args:
         function: maps a batch of n rows, on the model's device, to (n, ...).
-        rows: at least one.
         share: whether all processes call this and work on a part each; everyone gets all rows.
         places: where the results of a batch of rows go, if not one a row; all places together are 0, 1, ... each once.
 

@@ -69,10 +69,9 @@ def load_model(
     """Load a classifier on a base, and name its newly initialized modules, whose weights the base does not have.
 
     The base's own last layer is used only where its label names are these, in this order. New weights depend on the
-    seed alone.
+    seed alone, which sets torch's global generator.
 
     Args:
-        seed: of the new weights; sets torch's global generator.
         dropout: in place of every dropout probability of the config.
         attention_dropout: in place of those of attention weights, where the config has them.
         four_bit: whether the linear layers below the head are quantized (nf4).

@@ -65,20 +65,14 @@ class TokenRows:
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
         width = max(1, int(lengths.max(initial=0)))
-        columns = np.arange(width)
-        if self.pad_left:
-            real = columns >= (width - lengths)[:, None]
-            starts = starts - (width - lengths)
-        else:
-            real = columns < lengths[:, None]
+        padding_before = (width - lengths) * self.pad_left
+        columns = np.arange(width) - padding_before[:, None]
+        real = (columns >= 0) & (columns < lengths[:, None])
         return (starts[:, None] + columns)[real], real
 
 
 def encode(
-    texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerFast,
-    max_length: int | None,
-    long_text: LongText = "truncate",
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int | None, long_text: LongText = "truncate"
 ) -> TokenRows:
     """Tokenize texts, each row of at most ``max_length`` tokens, special ones included.
 

@@ -28,6 +28,9 @@ PERCENT_READ_WHOLE = 99
 """Percentile of the training texts' lengths that max_length="auto" stands for, where the model reads as much."""
 
 
+Opened = tuple[PreTrainedModel, PreTrainedTokenizerFast]
+
+
 @dataclass(frozen=True)
 class Built:
     """A model that is ready to be trained."""
@@ -75,9 +78,7 @@ class SavedFormat(Settings, ABC):
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
-    def load(
-        self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    def load(self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None) -> Opened:
         """Open the model and tokenizer that were saved in a folder.
 
         Args:
@@ -105,9 +106,7 @@ class SavedFormat(Settings, ABC):
         with torch.inference_mode():
             return cast(np.ndarray, model(**tokens).logits.float().cpu().numpy())
 
-    def open_as_others(
-        self, folder: Path, record: Mapping[str, Any]
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    def open_as_others(self, folder: Path, record: Mapping[str, Any]) -> Opened:
         """Open a saved folder as its model card says."""
         return self.load(folder, record, None)
 

@@ -31,7 +31,7 @@ from nlptransfer.models import (
     through,
     to_float16,
 )
-from nlptransfer.routes.base import Built, named_local, set_length
+from nlptransfer.routes.base import Built, Opened, named_local, set_length
 from nlptransfer.routes.pooled import PooledRoute, default_settings
 from nlptransfer.routes.probe_model import ProbeConfig, ProbeForSequenceClassification
 from nlptransfer.routes.word2vec_model import make_tokenizer
@@ -169,9 +169,7 @@ class Probe(PooledRoute):
         # Layers of different widths stay side by side.
         return np.split(features, layers, axis=1) if features.shape[1] % layers == 0 else [features]
 
-    def load(
-        self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    def load(self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None) -> Opened:
         encoder = base.encoder(record) if isinstance(base, SharedBase) else load_encoder(recorded_base(record, base))
         return ProbeForSequenceClassification.load(folder, encoder), fast_tokenizer(folder)
 

@@ -94,9 +94,6 @@ def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | N
     return Split(split.texts + [copies[place] for place in places], targets)
 
 
-# Words
-
-
 def word_finder(vectors: WordVectors | None) -> Callable[[str], list[tuple[int, int]]]:
     """Return a function that finds where each word of a text begins and ends, in their order."""
     pieces = pre_tokenizers.Split(Regex(rf"(?:{_SIGN}\p{{M}}*)+|{_SPACED}"), "removed", invert=True)
@@ -137,9 +134,6 @@ class _Text:
         gaps = [text[end:begin] for end, begin in zip(ends, begins, strict=True)]
         words = [text[begin:end] for begin, end in spans]
         return cls(words, gaps, [at for at, word in enumerate(words) if not _NEGATION.fullmatch(word)])
-
-
-# Copies
 
 
 def _altered(text: _Text, settings: Augment, neighbors: Mapping[str, Sequence[str]], draw: Callable[[], float]) -> str:
@@ -195,9 +189,6 @@ def _cased_as(word: str, other: str) -> str:
     if word.isupper() and len(word) > 1:
         return other.upper()
     return other[0].upper() + other[1:] if word[0].isupper() else other
-
-
-# Neighbors
 
 
 def _neighbors(words: Sequence[str], vectors: WordVectors, settings: Augment) -> dict[str, list[str]]:

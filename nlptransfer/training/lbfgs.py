@@ -200,10 +200,8 @@ class _Problem:
         return value.item() + (pull * step).sum().item() / 2, gradient + pull
 
 
-@cache
-def _libraries() -> ThreadpoolController:
-    # Looking for them takes longer than a small problem.
-    return ThreadpoolController()
+# Looking for the libraries takes longer than a small problem.
+_libraries = cache(ThreadpoolController)
 
 
 @contextmanager

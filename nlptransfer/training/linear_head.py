@@ -1,10 +1,10 @@
 """A linear head for one task on frozen features: choose its L2 strength, then fit it on all of the task's rows."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +28,6 @@ FEWEST_ROWS = 4
 """Rows from which there is cross-validation."""
 FEW_ROWS, FEW_TO_CHOOSE_BY = 1000, 100
 """Fewer labeled rows than the first, with fewer for validation than the second, are all cross-validated instead."""
-
-
-Split: TypeAlias = tuple[np.ndarray | slice, np.ndarray | slice]
-"""Places of the rows that are trained on, and of those that are held out."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,10 @@ class HeadTask:
         """
         crossed, first = refit and self.has_few_rows, len(self.train)
         rows = self.train + self.validation
-        splits = _folds(rows.targets, self.seed) if crossed else [(slice(first), slice(first, None))]
+        # Places of the rows that are trained on, and of those that are held out.
+        splits: Sequence[tuple[np.ndarray | slice, np.ndarray | slice]] = [(slice(first), slice(first, None))]
+        if crossed:
+            splits = _folds(rows.targets, self.seed)
 
         def with_extra(part: Features) -> Features:
             return part if extra is None else replace(part, weights=share_weights(self.criterion, part, share)) + extra
@@ -158,7 +157,7 @@ def share_weights(criterion: LabelLoss, rows: Features, share: float) -> np.ndar
     return scaled
 
 
-def _folds(targets: np.ndarray, seed: int) -> list[Split]:
+def _folds(targets: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import KFold, StratifiedKFold
 
     rows = len(targets)

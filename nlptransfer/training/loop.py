@@ -169,8 +169,7 @@ class _Loop:
 
     def run(self) -> TrainingReport:
         self._resume()
-        if self.settings.report_to:
-            self.accelerator.init_trackers("nlptransfer", config=self.settings.flat())
+        self.accelerator.init_trackers("nlptransfer", config=self.settings.flat())
         columns = BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
         shown = self.settings.progress and self.accelerator.is_main_process
         with (
@@ -353,9 +352,8 @@ class _Loop:
         if not bool(torch.isfinite(losses).all()):
             raise self._diverged("the loss is no longer a number")
         self.report.loss_sum += float(losses.sum())
-        if self.settings.report_to:
-            values = {"loss": float(losses[-1]), "learning_rate": self._highest_rate()}
-            self.accelerator.log(values, step=self.report.step)
+        values = {"loss": float(losses[-1]), "learning_rate": self._highest_rate()}
+        self.accelerator.log(values, step=self.report.step)
         self._show(self.report.loss_sum / self.report.batch)
 
     def _diverged(self, what: str) -> TrainingError:
@@ -376,8 +374,7 @@ class _Loop:
         if not np.isfinite(logits).all():
             raise self._diverged("the model's outputs are no longer numbers")
         score = entry["score"] = finite_score(float(self.score(logits)))
-        if self.settings.report_to:
-            self.accelerator.log({"epoch_loss": loss, "validation_score": score}, step=report.step)
+        self.accelerator.log({"epoch_loss": loss, "validation_score": score}, step=report.step)
         if report.best_score is None or score > report.best_score:
             report.best_score, report.best_epoch = score, report.epoch
             self.best = {name: value.detach().clone() for name, value in learned_state(self.trained).items()}
