@@ -316,16 +316,6 @@ def test_processes_that_fail_speak_in_turn(rank, error, seconds, said, monkeypat
     assert (slept, capsys.readouterr().err) == ([seconds], said)
 
 
-@pytest.mark.parametrize("main", [True, False])
-def test_what_all_would_do_alike_is_done_by_the_main_process(main, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    done = []
-    monkeypatch.setattr(distributed, "is_main", lambda: main)
-    monkeypatch.setattr(distributed, "barrier", lambda: done.append("waited"))
-    app._once(lambda: done.append("worked"))
-    assert done == (["worked", "waited"] if main else ["waited"])
-
-
 def test_a_script_that_is_left_alone_is_told_of_torchrun(monkeypatch, caplog):
     for name, value in {"ACCELERATE_USE_CPU": "True", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)

@@ -239,9 +239,7 @@ def _once(work: Callable[[], None]) -> None:
         return work()
     from nlptransfer import distributed
 
-    if distributed.is_main():
-        work()
-    distributed.barrier()
+    distributed.on_main(work)
 
 
 def _is_one_of_several() -> bool:

@@ -24,6 +24,7 @@ from .metrics import score_predictions as score_predictions
 from .metrics import tally as tally
 from .significance import Gain as Gain
 from .significance import ScoredCandidate as ScoredCandidate
+from .significance import ScoreInterval as ScoreInterval
 from .significance import holm as holm
 from .significance import paired as paired
 from .significance import recommended as recommended

@@ -91,10 +91,10 @@ def default_metric(labels: Labels) -> str:
 
 def known_score(name: str, labels: Labels | None = None) -> str:
     """Return ``name``, or raise a SettingError if ``score_predictions`` gives no such number (for ``labels``)."""
-    one, several = [*_SINGLE_LABEL, "loss"], [*_MULTI_LABEL, *_OF_PROBABILITIES]
-    known = [*one, *several] if labels is None else several if labels.multi_label else one
+    one, several = {*_SINGLE_LABEL, "loss"}, {*_MULTI_LABEL, *_OF_PROBABILITIES}
+    known = one | several if labels is None else several if labels.multi_label else one
     if name not in known:
-        raise SettingError(f"unknown score {name!r}: {nearest(name, set(known))}")
+        raise SettingError(f"unknown score {name!r}: {nearest(name, known)}")
     return name
 
 

@@ -239,9 +239,8 @@ def transfer_gain(
     """Compute the gain of a transfer over the same route, rows, budget and seeds without a source.
 
     Both sides have seeds and rows in common, so that what makes a row hard or a seed lucky cancels out. The interval is
-    the percentile interval of a bootstrap over seeds and, independently, over test rows: every seed of a resample is
-    scored on the same drawn rows, since all runs share one test set (the pigeonhole bootstrap of Owen 2007, which errs
-    towards wide where what a row does depends on the seed). Below some 30 rows it is too narrow.
+    that of a bootstrap over seeds and, independently, over test rows, which all seeds of a resample share (the
+    pigeonhole bootstrap of Owen 2007, which errs towards wide). Below some 30 rows it is too narrow.
 
     With one seed the verdict is about these two models and not about the transfer. Where runs differ by luck with a
     standard deviation of 2 points, simulations without a true gain (2,000 rows, accuracy .85) end in a verdict all the

@@ -1,7 +1,4 @@
-"""Baselines that no route should lose to: the majority class, and TF-IDF with a logistic regression (scikit-learn).
-
-They draw nothing, so that no seed moves them, and learn from train and validation alone.
-"""
+"""Baselines that no route should lose to, and that no seed moves: the majority class, and TF-IDF with scikit-learn."""
 
 import time
 import warnings
@@ -16,9 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from nlptransfer import distributed
 from nlptransfer.data import Data, DataSettings, Labels
-from nlptransfer.evaluation import averages, fit_temperature, fit_thresholds, score_predictions, tally, to_probabilities
+from nlptransfer.evaluation import averages, score_predictions, tally, to_probabilities
 from nlptransfer.experiments.environment import cost_of, machine, speeds, versions
-from nlptransfer.experiments.scoring import score_splits
+from nlptransfer.experiments.scoring import calibrate, score_splits
 from nlptransfer.results import DataSummary, Fit, RunResult, begin_run, claim, plain
 
 INVERSE_L2 = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -32,24 +29,20 @@ UNSEEN = -30.0
 
 @dataclass(frozen=True)
 class FittedBaseline:
-    """A baseline that has learned."""
-
     probabilities: Callable[[Sequence[str]], np.ndarray]
-    """(texts) -> (texts, labels), as a classifier gives them"""
+    """of texts, (texts, labels)"""
     thresholds: tuple[float, ...] | None
     """for several labels a row: the probability from which each is given; None: 0.5"""
     held_out: np.ndarray | None
-    """(validation rows, labels) probabilities of a fit that has not seen these rows; None: the last has not either"""
+    """(validation rows, labels) probabilities of a fit without these rows; None where the last is one"""
     parameters: int
-    """numbers that were learned"""
     size_mb: float
     """of what it must remember"""
     fit: Fit
-    """seconds and rows, and what was chosen"""
 
 
 def fit_majority(data: Data) -> FittedBaseline:
-    """Fit the most frequent label for every text; of several labels a row the set with the best micro F1 on train."""
+    """Give every text the most frequent label; of several labels a row the set with the best micro F1 on train."""
     started = time.perf_counter()
     labels, targets = data.labels, data.train.targets
     shares = targets.mean(axis=0) if labels.multi_label else np.bincount(targets, minlength=labels.num_labels)
@@ -109,10 +102,7 @@ def fit_tfidf(data: Data) -> FittedBaseline:
     temperature, thresholds = 1.0, None
     if len(calibration):
         raw = regression.logits(vectorizer.transform(calibration.texts))
-        temperature = fit_temperature(raw, calibration.targets, labels.multi_label)
-        if labels.multi_label:
-            fitted = fit_thresholds(to_probabilities(raw / temperature, labels), calibration.targets)
-            thresholds = tuple(fitted.tolist())
+        temperature, thresholds = calibrate(raw, calibration, labels)
     parameters, words = regression.weight.size + regression.bias.size, vectorizer.vocabulary_
     return FittedBaseline(
         probabilities=lambda texts: to_probabilities(
@@ -141,17 +131,14 @@ def fit_tfidf(data: Data) -> FittedBaseline:
 
 MAJORITY = "majority"
 BASELINES: dict[str, Callable[[Data], FittedBaseline]] = {MAJORITY: fit_majority, "tfidf": fit_tfidf}
-"""How each baseline is fitted, by name, the cheapest first."""
+"""By name, the cheapest first."""
 
 
 @dataclass(frozen=True)
 class _Regression:
-    """A linear classifier on sparse features, as arrays."""
-
     weight: np.ndarray
     """(labels, features)"""
     bias: np.ndarray
-    """(labels,)"""
 
     @classmethod
     def fit(cls, features: sparse.csr_matrix, targets: np.ndarray, labels: Labels, inverse_l2: float) -> "_Regression":
@@ -174,7 +161,6 @@ class _Regression:
         return cls(weight, bias)
 
     def logits(self, features: sparse.csr_matrix) -> np.ndarray:
-        """(rows, labels)"""
         return cast(np.ndarray, np.asarray(features @ self.weight.T) + self.bias)
 
 
@@ -194,11 +180,11 @@ def run_baseline(name: str, data: Data, settings: DataSettings, folder: Path) ->
     question = {"fingerprints": data.fingerprints(), "route": name, **plain(asdict(settings))}
     if not claim(folder, question, overwrite=False):
         begin_run(folder, question)
-        distributed.on_main(lambda: _run(name, data, settings, folder, question).save())
+        distributed.on_main(lambda: _fit_and_score(name, data, settings, folder, question).save())
     return RunResult.load(folder)
 
 
-def _run(name: str, data: Data, settings: DataSettings, folder: Path, question: dict[str, Any]) -> RunResult:
+def _fit_and_score(name: str, data: Data, settings: DataSettings, folder: Path, question: dict[str, Any]) -> RunResult:
     fitted = BASELINES[name](data)
 
     def probabilities_of(split: str, rows: int) -> np.ndarray:

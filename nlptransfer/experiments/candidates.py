@@ -1,7 +1,4 @@
-"""The candidates of a comparison: what each is, how its runs are made and timed, which learning rates it tries.
-
-This file does not know budgets, nor what the runs of several candidates say together.
-"""
+"""The candidates of a comparison: what each is, how its runs are made and timed, which learning rates it tries."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,15 +18,15 @@ from nlptransfer.experiments.baselines import BASELINES, run_baseline
 from nlptransfer.experiments.environment import speeds
 from nlptransfer.experiments.run import run
 from nlptransfer.experiments.scoring import SCORED_TRAINING_ROWS
-from nlptransfer.results import RunConfig, RunResult
+from nlptransfer.results import RunConfig, RunResult, to_record
 from nlptransfer.routes import ROUTES, Route, named_local
 from nlptransfer.settings import fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
 
 PILOT_ROWS = 192
-"""Training rows of a pilot, by which the time of a candidate's runs is estimated."""
+"""Training rows of a pilot run, which estimates the time of a candidate's runs."""
 FIRST_RATES = (1.0, 1 / 3, 3.0)
-"""Learning rates that are tried first, as multiples of the route's default."""
+"""Learning rates to try first, as multiples of the default."""
 WIDEST = 10.0
 """Later ones are at most this many times higher or lower."""
 
@@ -46,12 +43,11 @@ class Candidate:
 
     @property
     def method(self) -> str:
-        """Name of the route or baseline."""
         return self.name if self.route is None else self.route.name
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it takes next to no time, so that it runs whatever the budget is."""
+        """Whether it takes next to no time, and so runs whatever the budget is."""
         return self.route is None
 
     @property
@@ -60,14 +56,14 @@ class Candidate:
         return self.route is not None and not self.route.fits_head
 
     def described(self) -> dict[str, Any]:
-        """Return name, route with its settings, and base: no path of this machine."""
+        """Return name, route, settings and base, without a path of this machine."""
         settings = {} if self.route is None else self.route.recorded()
         return {"name": self.name, "route": self.method, "base": named_local(self.base), "settings": settings}
 
     def speeds(self, first: RunResult, texts: Sequence[str]) -> dict[str, float]:
         """Measure the texts per second that a run's classifier predicts, 1 and 64 at a time."""
         if self.route is None:
-            cost = first.cost.to_record()
+            cost = to_record(first.cost)
             return {name: value for name, value in cost.items() if name.startswith("texts_per_second_")}
         if first.live is not None:
             return speeds(first.live.probabilities, texts)
@@ -77,8 +73,6 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SharedSettings:
-    """The settings in which all candidates are run."""
-
     data: DataSettings
     training: TrainingSettings
     augment: Augment
@@ -99,8 +93,8 @@ class SharedSettings:
 
         Args:
             seed: of initialization and of data order.
-            chosen: training settings that take the place of the shared ones.
-            rows: ``max_train_rows`` that the data was read with, where it is another than that of all.
+            chosen: training settings in place of the shared ones.
+            rows: ``max_train_rows`` of the data, where it is not that of all.
             save_model: whether the classifier is saved, also without ``keep_checkpoints``.
         """
         settings = self.data if rows is None else replace(self.data, max_train_rows=rows)
@@ -112,12 +106,8 @@ class SharedSettings:
         )
         return run(config, folder, save_model=save_model or self.training.keep_checkpoints)
 
-    def learning_rate(self, route: Route, data: Data) -> float:
-        """Return the learning rate where none is chosen."""
-        return self.training.learning_rate or float(route.defaults(data)["learning_rate"])
-
     def seconds_of_run(self, candidate: Candidate, data: Data, folder: Path, clock: Callable[[], float]) -> float:
-        """Estimate what a run on this data takes, by a pilot on a few of its rows for one epoch, without test."""
+        """Estimate the time of a run on this data, by a pilot of one epoch on a few of its rows, without test."""
         route, few, started = cast(Route, candidate.route), few_rows(data), clock()
         pilot = self.run(candidate, few, folder, self.training.seed, {"num_train_epochs": 1}, save_model=True)
         cost, spent = pilot.cost, clock() - started
@@ -134,7 +124,7 @@ class SharedSettings:
 def candidates_of(
     methods: Sequence[str | Route], bases: Sequence[str | None], settings: Mapping[str, Any]
 ) -> list[Candidate]:
-    """List the candidates in the order of cost; baselines once, routes with each base, by name with their settings.
+    """List the candidates in the order of cost: baselines once, routes with each base.
 
     Raises:
         SettingError: an unknown name, a setting out of range, or the same candidate twice.
@@ -149,11 +139,15 @@ def candidates_of(
         if isinstance(method, str) and method in BASELINES:
             candidates.append(Candidate(method))
             continue
-        route = _filled(method, settings) if isinstance(method, str) else method
+        route = method
+        if isinstance(route, str):
+            kind = ROUTES.find(route)
+            of_route = {field: settings[field] for field in fields_of(kind) if field in settings}
+            route = cast(Route, fill({"route": kind}, of_route)["route"])
         route.check()
         for base in bases:
-            name = route.name if len(bases) == 1 else f"{route.name}-{_slug(base)}"
-            candidates.append(Candidate(name, route, base))
+            suffix = "default" if base is None else re.sub(r"[^\w.-]+", "-", Path(base).name)
+            candidates.append(Candidate(route.name if len(bases) == 1 else f"{route.name}-{suffix}", route, base))
     described = [candidate.described() for candidate in candidates]
     if twice := next((one["name"] for one in described if described.count(one) > 1), None):
         raise SettingError(f"routes: expected each candidate once, found {twice} twice")
@@ -164,29 +158,18 @@ def candidates_of(
     ]
 
 
-def _filled(name: str, settings: Mapping[str, Any]) -> Route:
-    """Return a route with those of the settings that it has."""
-    kind = ROUTES.find(name)
-    of_route = {field: settings[field] for field in fields_of(kind) if field in settings}
-    return cast(Route, fill({"route": kind}, of_route)["route"])
-
-
-def _slug(base: str | None) -> str:
-    return "default" if base is None else re.sub(r"[^\w.-]+", "-", Path(base).name)
-
-
 def labeled_rows(data: Data) -> int:
     """Count the rows outside test, as ``max_train_rows`` counts them."""
     return sum(map(len, data.splits.values())) - len(data.test)
 
 
 def without_test(data: Data) -> Data:
-    """Return the same data without test rows, so that nothing can be chosen by them."""
+    """Return the data without test rows, so that nothing can be chosen by them."""
     return replace(data, test=data.test.take([]))
 
 
 def few_rows(data: Data) -> Data:
-    """Return a few rows of train, of all labels, a like share of the other splits, and none of test."""
+    """Return a few rows of train, of all labels, an equal share of the other splits, and no test rows."""
     share = min(1.0, PILOT_ROWS / len(data.train))
     hidden = without_test(data)
     parts: dict[str, Any] = {

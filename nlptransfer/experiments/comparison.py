@@ -1,8 +1,4 @@
-"""compare(): all routes on one frozen split, over seeds, with intervals and costs; which one is worth it, and why.
-
-This file reads what is asked for. It does not know how a comparison goes on (comparison_run.py), nor how its result
-lies in a folder.
-"""
+"""compare(): what is asked for is read and checked. comparison_run.py runs it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace

@@ -1,12 +1,9 @@
-"""ComparisonRun: candidates tuned, timed, trained over seeds, left out where they do not fit; then what follows.
-
-This file does not know what the files of a comparison are.
-"""
+"""ComparisonRun: candidates are tuned, timed, trained over seeds, or left out; then conclusions are drawn."""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from typing import Any, cast
@@ -44,37 +41,36 @@ from nlptransfer.results import (
     Trial,
     plain,
     remove,
+    to_record,
 )
 from nlptransfer.routes import Route
 
 log = logging.getLogger("nlptransfer")
 
-SHOWN_SETTINGS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
-"""Training settings of a candidate that trains by gradient steps, as its result has them."""
+TRAINING_SETTINGS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
+"""Shown of a candidate that trains by gradient steps."""
 CHOSEN_SETTINGS = ("l2", "inverse_l2", "analyzer", "ngrams", "chosen")
-"""What else a run can choose by itself."""
+"""What a run can choose by itself."""
 clock = time.monotonic
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The time that a comparison may take, in seconds, and what it has taken."""
+    """The time that a comparison may take, in seconds."""
 
-    seconds: float
-    """infinite without a limit"""
-    spent_before: float
-    """by calls that were interrupted"""
-    started: float = field(default_factory=lambda: clock())
+    limit: float
+    """infinite without one"""
+    started: float
+    """time of the clock; later by what interrupted calls have spent"""
 
     @property
     def spent(self) -> float:
-        """Seconds until now."""
-        return self.spent_before + clock() - self.started
+        return clock() - self.started
 
     @property
     def left(self) -> float:
         """Seconds from now; all processes ask together."""
-        return float(distributed.from_main(self.seconds - self.spent))
+        return float(distributed.from_main(self.limit - self.spent))
 
     def shortage(self, needed: float) -> str | None:
         """Say what is left, where it is less than needed."""
@@ -87,22 +83,19 @@ class ComparisonRun:
     """Runs a comparison. Every decision is saved at once, so that it can be resumed."""
 
     result: ComparisonResult
-    """nothing yet but what is asked for; or as far as it got"""
     data: Data
     subsets: Mapping[int, Data]
-    """by their number fewer labeled rows of the same, with the same test"""
+    """by their number, fewer labeled rows with the same test"""
     candidates: Sequence[Candidate]
-    """in the order of cost"""
     shared: SharedSettings
 
     def __post_init__(self) -> None:
         settings = self.result.settings
         self.seeds = tuple(self.shared.training.seed + number for number in range(settings["seeds"]))
         limit = float("inf") if settings["max_minutes"] is None else 60 * settings["max_minutes"]
-        self.budget = Budget(limit, self.result.spent_seconds)
+        self.budget = Budget(limit, clock() - self.result.spent_seconds)
 
     def run(self) -> ComparisonResult:
-        """Run all candidates, then draw the conclusions."""
         self._save()
         for candidate in self.candidates:
             if self.result.candidate(candidate.name).status == "waiting":
@@ -117,12 +110,11 @@ class ComparisonRun:
         return self.result
 
     def _save(self, **changes: Any) -> None:
-        """Write down what is decided by now, and the time that it took."""
+        """Write down what is decided, and the time that it took."""
         self.result = replace(self.result, spent_seconds=round(self.budget.spent, 3), **changes)
         distributed.on_main(self.result.save)
 
     def _note(self, name: str, **changes: Any) -> CandidateResult:
-        """Write down what is decided of one candidate."""
         known = self.result.candidates
         self._save(candidates=tuple(replace(one, **changes) if one.name == name else one for one in known))
         return self.result.candidate(name)
@@ -155,7 +147,7 @@ class ComparisonRun:
                 distributed.on_main(first.drop_model)
             return reason
         runs = (first, *(self._seed_run(candidate, seed).without_model() for seed in self.seeds[1:]))
-        known, cost = self.result.candidate(name), first.cost.to_record()
+        known, cost = self.result.candidate(name), to_record(first.cost)
         sizes = {one: cost[one] for one in ("trainable_parameters", "total_parameters", "size_mb")}
         # What is frozen is computed in one of the runs, and the others find it in the cache.
         seconds = max(run.cost.train_seconds for run in runs)
@@ -180,7 +172,6 @@ class ComparisonRun:
         return self.shared.run(candidate, self.data, folder, seed, settings, save_model=save_model)
 
     def _first_run(self, candidate: Candidate) -> RunResult:
-        """Make the first seed's run, and measure its time, its memory and its speed."""
         started = clock()
         with watched_memory() as memory:
             run = self._seed_run(candidate, self.seeds[0], save_model=True)
@@ -193,9 +184,9 @@ class ComparisonRun:
         return run.without_model()
 
     def _too_long(self, candidate: Candidate) -> str | None:
-        """Say why a candidate does not fit into the budget, by pilots on a few rows; once found to fit it stays so."""
+        """Say why a candidate does not fit into the budget, by pilots on a few rows; this is decided once."""
         known, trials = self.result.candidate(candidate.name), self.result.settings["trials"]
-        if candidate.is_baseline or self.budget.seconds == float("inf") or known.estimated_seconds is not None:
+        if candidate.is_baseline or self.budget.limit == float("inf") or known.estimated_seconds is not None:
             return None
         if self.budget.left <= 0:
             return "no time is left of the budget"
@@ -215,7 +206,7 @@ class ComparisonRun:
         return shortage and f"{runs} runs would take about {estimate:.0f} s, and {shortage}"
 
     def _others_too_long(self, candidate: Candidate) -> str | None:
-        """Say why the other seeds' runs do not fit into the budget, the first having taken longer than expected."""
+        """Say why the other seeds' runs do not fit into the budget, by the time that the first took."""
         known = self.result.candidate(candidate.name)
         if candidate.is_baseline or known.others_fit or len(self.seeds) == 1:
             return None
@@ -227,11 +218,12 @@ class ComparisonRun:
         return None
 
     def _tuned(self, candidate: Candidate) -> Mapping[str, Any]:
-        """Choose the learning rate that is best on validation; set none where there is nothing to try."""
+        """Choose the learning rate that is best on validation; none where there is nothing to try."""
         count = self.result.settings["trials"]
         if not candidate.is_tuned or count == 1:
             return {}
-        hidden, default = without_test(self.data), self.shared.learning_rate(cast(Route, candidate.route), self.data)
+        hidden, route = without_test(self.data), cast(Route, candidate.route)
+        default = self.shared.training.learning_rate or float(route.defaults(self.data)["learning_rate"])
         trials = self.result.candidate(candidate.name).trials
         for number in range(count):
             if number == len(trials):
@@ -260,7 +252,7 @@ class ComparisonRun:
     # What follows
 
     def _point(self, candidate: Candidate, size: int, data: Data) -> CurvePoint:
-        """Score a candidate with fewer labeled rows, in the settings that it was found best in with all."""
+        """Score a candidate with fewer labeled rows, in the settings that were best with all."""
         known, point = self.result.candidate(candidate.name), CurvePoint(candidate.name, size)
         # Fewer rows take no longer than all.
         needed = len(self.seeds) * (known.seconds_of_run or 0.0)
@@ -280,10 +272,12 @@ class ComparisonRun:
         return replace(point, mean=test.mean, interval=test.interval)
 
     def _conclusions(self) -> dict[str, Any]:
-        """Say what differs from what, what is recommended, and what rows would be worth."""
         result, data = self.result, self.data
         finished = [one for one in result.candidates if one.status == "finished"]
-        scored = [ScoredCandidate(one.name, self._predictions(one.name), one.validation or 0.0) for one in finished]
+        scored = []
+        for one in finished:
+            predictions = [run.predictions["test"].predicted for run in result.runs(one.name)]
+            scored.append(ScoredCandidate(one.name, predictions, one.validation or 0.0))
         majority = next((one.name for one in scored if one.name == MAJORITY), None)
         advised: dict[str, Any] = {"recommendation": "no route was finished that could be recommended"}
         if len(scored) > (majority is not None):
@@ -303,9 +297,6 @@ class ComparisonRun:
             **advised,
         }
 
-    def _predictions(self, name: str) -> list[np.ndarray]:
-        return [run.predictions["test"].predicted for run in self.result.runs(name)]
-
 
 def _reason(error: Exception) -> str:
     """Describe a failure.
@@ -319,19 +310,18 @@ def _reason(error: Exception) -> str:
 
 
 def _resolved(candidate: Candidate, run: RunResult) -> dict[str, Any]:
-    """Return the settings that a run has resolved or chosen."""
-    training, chosen = run.settings.get("training", {}), run.training.to_record()
-    resolved = {name: training[name] for name in SHOWN_SETTINGS if candidate.is_tuned and name in training}
+    training, chosen = run.settings.get("training", {}), to_record(run.training)
+    resolved = {name: training[name] for name in TRAINING_SETTINGS if candidate.is_tuned and name in training}
     return dict(plain(resolved | {name: chosen[name] for name in CHOSEN_SETTINGS if name in chosen}))
 
 
 def _test_score(runs: Sequence[RunResult], metric: str) -> CandidateScore:
-    """Average the score over seeds, with its interval; of accuracy also Wilson's, of the first seed's model alone."""
+    """Average the score over seeds, with its interval; of accuracy also Wilson's, of the first seed's model."""
     rows = [run.predictions["test"] for run in runs]
     score = score_interval(rows[0].targets, [one.predicted for one in rows], rows[0].labels, metric)
     wilson = wilson_interval(int(rows[0].right.sum()), len(rows[0])) if metric == "accuracy" else None
     scores = tuple(float(run.scores["test"][metric]) for run in runs)
-    return CandidateScore(score.mean, score.spread, score.interval, scores, wilson)
+    return CandidateScore(**vars(score), scores=scores, wilson=wilson)
 
 
 def _pairs(candidates: Sequence[ScoredCandidate], data: Data, metric: str) -> tuple[PairDifference, ...]:
@@ -348,7 +338,6 @@ def _pairs(candidates: Sequence[ScoredCandidate], data: Data, metric: str) -> tu
 
 
 def _rows_to_reach(curve: Sequence[CurvePoint], finished: Sequence[CandidateResult]) -> tuple[RowsToReach, ...]:
-    """Estimate for each pair the rows with which the better of the two reaches the other."""
     curves = {
         one.name: {point.size: point.mean for point in curve if point.candidate == one.name and point.mean is not None}
         for one in finished

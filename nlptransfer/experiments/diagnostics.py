@@ -1,9 +1,5 @@
-"""Compare source and target in the model as it is: scores, how alike the layers are, how far the weights moved.
+"""Compare source and target in the model as it is: scores, similarity of layers, how far the weights moved."""
 
-Nothing here changes the model or chooses anything.
-"""
-
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,18 +12,12 @@ from nlptransfer.models import layer_name, standing_in
 from nlptransfer.training import SOURCE, TARGET, UNLABELED
 from nlptransfer.transfer import cached_proxy_a_distance, chance_distance, linear_cka, proxy_a_distance
 
-log = logging.getLogger("nlptransfer")
-
 COMPARED_ROWS = 256
 """Training texts of each role by which the layers are compared."""
 
 
 def scores_by_role(learning: Learning, when: str) -> dict[str, dict[str, Any]]:
-    """Return by role the name of a split, test or else validation, and the model's scores on it.
-
-    Args:
-        when: key of the scores: before or after the target was learned.
-    """
+    """Return by role the name of a split, test or else validation, and under ``when`` the model's scores on it."""
     scores = {}
     for role, task in learning.tasks.items():
         if role != SOURCE and not (learning.labels_agree and when == "before"):
@@ -41,7 +31,7 @@ def scores_by_role(learning: Learning, when: str) -> dict[str, dict[str, Any]]:
 
 
 def layer_vectors(learning: Learning, role: str) -> list[np.ndarray]:
-    """Return (texts, width) float32 by layer for some training texts of a role; empty where the role has none."""
+    """Return (texts, width) float32 by layer for some training texts of a role; empty if it has none."""
     role = UNLABELED if role == TARGET and TARGET not in learning.tasks else role
     if role not in learning.tasks:
         return []
@@ -73,7 +63,7 @@ def domains_differ(learning: Learning) -> bool:
 def distance_by_layer(learning: Learning, start: Mapping[str, Tensor]) -> dict[str, float]:
     """Return the norm of the change of each layer's weights since ``start``."""
     now = learning.route.state(learning.built.model)
-    new = learning.is_new(learning.built.model)
+    new = learning.new_parameters(learning.built.model)
     squares: dict[str, float] = {}
     for name, before in start.items():
         if name in now and before.is_floating_point() and name not in new:

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -34,13 +34,13 @@ log = logging.getLogger("nlptransfer")
 SOURCE_ONLY, ORACLE = "source only", "oracle"
 RESAMPLES = 2000
 ORPHAN_SECONDS = 1.0
-"""How often a worker looks whether the process that it works for is still there."""
+"""How often a worker looks whether its parent process is still there."""
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Closed:
-    """What one strategy gains over the source alone, over all pairs of domains."""
+    """What a strategy gains over the source alone, over all pairs of domains."""
 
     transfer: str
     accuracy: float
@@ -50,19 +50,19 @@ class Closed:
     interval: tuple[float, float]
     """95% interval of the gain, over test rows and seeds"""
     share: float | None
-    """of the gap between the source alone and the oracle, that is closed; None without an oracle"""
+    """of the gap to the oracle that is closed; None without an oracle"""
     share_interval: tuple[float, float] | None
     adapted: int
-    """pairs in which the choice without labels fell on adapting, in the first seed"""
+    """pairs in which adapting was chosen without labels, in the first seed"""
     pairs: dict[str, float]
     """accuracy of each pair, "source > target", mean over seeds"""
 
 
 @contextmanager
 def side_by_side(jobs: Count) -> Iterator[Executor | None]:
-    """Open worker processes of one thread each, for :func:`close_the_gap`; None for one job, which needs none.
+    """Open worker processes of one thread each, for :func:`close_the_gap`; None for one job.
 
-    They are started anew, not forked: a script that opens them keeps its work under ``if __name__ == "__main__"``.
+    They are spawned: a script that opens them keeps its work under ``if __name__ == "__main__"``.
     """
     check_arguments(side_by_side, jobs=jobs)
     if jobs == 1:
@@ -151,24 +151,21 @@ def close_the_gap(
 
 @dataclass(frozen=True)
 class _Plan:
-    """A call of :func:`finetune` over seeds."""
-
     folder: Path
     """of the runs, without the seed"""
     data: Path
     unlabeled: str | None
-    """file in the folder of the data, whose texts are taken in place of its training rows"""
+    """file in the folder of the data, whose texts replace its training rows"""
     call: Mapping[str, Any]
 
     def run(self, seed: int) -> RunResult:
-        """Make the run of a seed, or find it."""
         data: Any = self.data if self.unlabeled is None else _with_texts_of(self.data, self.unlabeled)
         folder = self.folder.with_name(f"{self.folder.name}-{seed}")
         call = {**self.call, "seed": seed}
         return finetune(data, output_dir=folder, report=False, verdict=False, save_model=False, **call).without_model()
 
     def runs(self, seeds: int) -> list[RunResult]:
-        """Make the runs by seed; where the loop trained no stage the first one stands for all."""
+        """Make the runs by seed, or find them; where the loop trained no stage the first one stands for all."""
         first = self.run(0)
         was_trained = any(fit.history is not None for fit in (first.training, *first.stages.values()))
         return [first, *(self.run(seed) if was_trained else first for seed in range(1, seeds))]
@@ -177,28 +174,23 @@ class _Plan:
 def _all_runs(
     plans: Mapping[tuple[str, Pair], _Plan], seeds: int, workers: Executor | None, title: str, progress: bool
 ) -> dict[tuple[str, Pair], list[RunResult]]:
-    """Make the runs of all plans, by seed."""
     # What a pair's runs have in common is made once. Pairs with the same target share its oracle.
     groups: dict[Any, dict[Path, _Plan]] = {}
     for (name, pair), plan in plans.items():
         groups.setdefault((ORACLE, pair[1]) if name == ORACLE else pair, {})[plan.folder] = plan
     made: dict[Path, list[RunResult]] = {}
+    done: Iterable[dict[Path, list[RunResult]]]
+    if workers is None:
+        done = (_together(group, seeds) for group in groups.values())
+    else:
+        waiting = [workers.submit(_together, group, seeds) for group in groups.values()]
+        done = (future.result() for future in as_completed(waiting))
     with progress_bar(progress and distributed.is_main()) as bar:
-        for runs in bar.track(_each([*groups.values()], seeds, workers), len(groups), description=title):
+        for runs in bar.track(done, len(groups), description=title):
             made |= runs
             for folder, by_seed in runs.items():
                 log.info("%s: %s", folder.name, ", ".join(f"{run.metrics['accuracy']:.4f}" for run in by_seed))
     return {key: made[plan.folder] for key, plan in plans.items()}
-
-
-def _each(
-    groups: Sequence[Mapping[Path, _Plan]], seeds: int, workers: Executor | None
-) -> Iterator[dict[Path, list[RunResult]]]:
-    """Make the runs of each group; give them out as they are done."""
-    if workers is None:
-        return (_together(group, seeds) for group in groups)
-    waiting = [workers.submit(_together, group, seeds) for group in groups]
-    return (done.result() for done in as_completed(waiting))
 
 
 def _together(plans: Mapping[Path, _Plan], seeds: int) -> dict[Path, list[RunResult]]:
@@ -207,7 +199,7 @@ def _together(plans: Mapping[Path, _Plan], seeds: int) -> dict[Path, list[RunRes
 
 
 def _begin_work(boss: int) -> None:
-    """Make this process a worker: of one thread, that says nothing of its own and ends with the one it works for."""
+    """Make this process a silent worker of one thread, which ends with its parent."""
     torch.set_num_threads(1)
     threadpool_limits(1)
     log.setLevel(logging.ERROR)
@@ -222,13 +214,12 @@ def _begin_work(boss: int) -> None:
 
 
 def _has_adapted(run: RunResult) -> bool:
-    """Return whether the choice without labels fell on adapting."""
     chosen = [fit.chosen for fit in run.stages.values() if fit.chosen is not None]
     return any(one.get("trade_off", one.get("adapted", 1)) for one in chosen)
 
 
 def _with_texts_of(folder: Path, name: str) -> dict[str, Any]:
-    """Read the test rows of a folder, and in place of its training rows the texts of a file in it."""
+    """Read the test rows of a folder, and the texts of a file in it as its training rows."""
     from datasets import Dataset
 
     data = load_data(folder)
@@ -253,7 +244,7 @@ def _interval(
         # (others, seeds, rows), summed over the pairs.
         apart = np.array([sum(side[place].astype(float) - source_only[place] for place in places) for side in others])
         _, seeds, rows = apart.shape
-        drawn = resampled_scores(rng, np.ones(rows), partial(_weighted, apart / rows), RESAMPLES)
+        drawn = resampled_scores(rng, np.ones(rows), partial(_mean_of_drawn, apart), RESAMPLES)
         totals += np.einsum("is,osi->oi", seed_shares(rng, seeds, RESAMPLES), drawn) / len(targets)
     gains, *gaps = totals
     gain, interval = _mean_apart(adapted, source_only), percentile_interval(gains)
@@ -264,9 +255,9 @@ def _interval(
     return gain, gain / gap if gap else 0.0, interval, percentile_interval(shares)
 
 
-def _weighted(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Sum rows (..., rows) by how often each was drawn, (draws, rows), to (..., draws)."""
-    return cast(np.ndarray, rows @ counts.T)
+def _mean_of_drawn(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Average rows (..., rows) by how often each was drawn, (draws, rows), to (..., draws)."""
+    return cast(np.ndarray, rows / rows.shape[-1] @ counts.T)
 
 
 def _mean_apart(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:

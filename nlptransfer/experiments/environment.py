@@ -1,4 +1,4 @@
-"""This machine and what is installed on it, as records name them, and what a run costs here: time, memory, speed."""
+"""This machine, what is installed on it, and what a run costs here: time, memory, speed."""
 
 import platform
 import re
@@ -23,7 +23,7 @@ from nlptransfer.results import Cost, Fit
 PEAK_EVERY = 0.02
 """Seconds between two looks at the memory in use."""
 SPEED_SECONDS = 0.3
-"""Least time for which predictions are timed, in seconds."""
+"""Least time of a measurement of speed."""
 PACKAGES = (
     "nlptransfer", "torch", "transformers", "accelerate", "datasets", "evaluate", "gensim", "tokenizers", "numpy",
     "peft", "scikit-learn", "scipy",
@@ -32,7 +32,7 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Describe what figures of cost were measured on."""
+    """Describe the machine that costs are measured on."""
     model = re.search(r"model name\s*:\s*(.+)", info.read_text()) if (info := Path("/proc/cpuinfo")).exists() else None
     return {
         "processor": model[1].strip() if model else platform.processor() or platform.machine(),
@@ -45,12 +45,11 @@ def machine() -> dict[str, Any]:
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide what comes out."""
+    """Return the versions of Python and of ``PACKAGES``."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def peak_memory_mb() -> float:
-    """Return the most memory that this process has held, in MiB."""
+def _peak_memory_mb() -> float:
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**20
     import resource
@@ -61,7 +60,7 @@ def peak_memory_mb() -> float:
 
 @contextmanager
 def watched_memory() -> Iterator[list[float]]:
-    """Yield a list whose one number is the most memory that this process has held meanwhile, in MiB."""
+    """Yield a list whose one number is the most memory that this process has held since, in MiB."""
     process, over = psutil.Process(), threading.Event()
     peak = [process.memory_info().rss / 2**20]
 
@@ -105,12 +104,12 @@ def texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
 
 
 def cost_of(fit: Fit, trainable: int, total: int, **measured: float) -> Cost:
-    """Return the cost of a run, given its numbers of trainable and of all parameters, and further fields."""
+    """Return the cost of a run of so many parameters, with further fields."""
     return Cost(
         train_seconds=round(fit.seconds, 3),
         examples_per_second=round(fit.examples / fit.seconds, 1) if fit.seconds else 0.0,
         trainable_parameters=trainable,
         total_parameters=total,
-        peak_memory_mb=round(peak_memory_mb(), 1),
+        peak_memory_mb=round(_peak_memory_mb(), 1),
         **measured,
     )

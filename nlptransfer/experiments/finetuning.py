@@ -1,7 +1,4 @@
-"""finetune(): data and a route in, a run's result out. gain_curve(): what a source gains by target rows.
-
-This file reads what was asked for, and checks it. It does not know how a run is made.
-"""
+"""finetune() and gain_curve(): what is asked for is read and checked. This file does not know how a run is made."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -108,18 +105,16 @@ def finetune(
         if config.source is not None:
             log.info("Not measured whether the source helped; pass verdict=True (needs a test split)")
     if report:
-        _write_report(result, config.data)
+        distributed.on_main(partial(_write_report, result, config.data))
     return result
 
 
 def _write_report(result: RunResult, data: Data) -> None:
-    """Write a finished run's report, unless it is there."""
     # Plots take half a second to import, which nobody should wait for who asks for no report.
     from nlptransfer.report import report_with_texts
 
-    if distributed.is_main() and not (result.folder / REPORT).exists():
+    if not (result.folder / REPORT).exists():
         report_with_texts(result.folder, data, result)
-    distributed.barrier()
 
 
 def gain_curve(
@@ -160,8 +155,8 @@ def gain_curve(
             check(not plan.transfer.label_free, "transfer", plan.transfer.name, "one that learns from target labels")
             config = plan.config(plan.data_settings)
             metric = gain_metric(config)
-            pairs = paired_runs(plan.config, config, seeds or SEEDS, folder / str(size))
-            gain = gain_of(pairs, config.data.labels, metric)
+            sides = paired_runs(plan.config, config, seeds or SEEDS, folder / str(size))
+            gain = gain_of(*sides, config.data.labels, metric)
             gains.append({"size": size, "transfer": config.transfer.name, **plain(asdict(gain))})
             log.info("%d rows, %s: %s", size, config.transfer.name, in_words(gain))
             if distributed.is_main():
@@ -180,7 +175,7 @@ class _Plan:
     training: TrainingSettings
     transfer: Transfer
     complete: Callable[..., RunConfig]
-    """makes the run of data, data_settings, training, transfer and source"""
+    """makes the run, given data, data_settings, training, transfer and source"""
 
     @classmethod
     def of(
@@ -254,7 +249,7 @@ class _Plan:
 
 
 def _check_given(transfer: Transfer, source: Any, unlabeled: Any, augment: Augment) -> None:
-    """Raise a SettingError where a strategy lacks what it learns from, or is given what it does not."""
+    """Raise a SettingError where a strategy lacks what it learns from, or has what it does not."""
     name = transfer.name
     if (source is None and transfer.needs_source) or (source is not None and not transfer.takes_source):
         expected = "a source" if transfer.needs_source else "a strategy that has a source: copy, sequential, joint, ..."
@@ -268,7 +263,7 @@ def _check_given(transfer: Transfer, source: Any, unlabeled: Any, augment: Augme
 def _fields_apart(
     argument: str, value: Any, settings: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the settings of a route or strategy; raise a SettingError where the call has others than those allowed."""
+    """Return the settings of a route or strategy; raise a SettingError where the call has any that is not allowed."""
     values = {name: getattr(value, name) for name in fields_of(type(value))}
     if clash := sorted({*settings} & {*values} - {*allowed}):
         kind = type(value).__name__
@@ -277,7 +272,7 @@ def _fields_apart(
 
 
 def _as_saved(saved: SavedFormat, route: str | Route | None) -> Route:
-    """Return a saved source's route with the settings that may differ by stage; raise a SettingError for others."""
+    """Return a saved source's route with settings that may differ by stage; raise a SettingError for others."""
     if not isinstance(saved, Route):
         raise SettingError(
             "source: expected a classifier that can learn, found one that was exported to predict: take what it was "

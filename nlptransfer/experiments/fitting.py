@@ -1,7 +1,4 @@
-"""Fit one stage of a transfer, in one variant: by the training loop, by L-BFGS, or on plain text.
-
-This file knows what a stage learns from. It does not know which stages there are, nor how variants are compared.
-"""
+"""Fit one stage of a transfer, in one variant. This file does not know which stages there are, nor compare variants."""
 
 import logging
 import time
@@ -19,7 +16,7 @@ from nlptransfer import distributed
 from nlptransfer.experiments.task import Task
 from nlptransfer.memo import once
 from nlptransfer.models import Examples, predict_logits, represent
-from nlptransfer.results import Fit
+from nlptransfer.results import Fit, from_record
 from nlptransfer.routes import Built, Route
 from nlptransfer.training import SOURCE, UNLABELED, Features, Head, HeadTask, TrainingSettings, train
 from nlptransfer.transfer import Learner, Pretrain, Stage, Transfer, Variant, language_texts
@@ -37,7 +34,7 @@ class Learning:
     route: Route
     transfer: Transfer
     training: TrainingSettings
-    """None where the route's default for the rows of a stage is to be taken"""
+    """with None for the route's defaults"""
     tasks: Mapping[str, Task]
     """by role; no source where a saved classifier stands in for it"""
     built: Built
@@ -51,21 +48,14 @@ class Learning:
 
     @property
     def head(self) -> nn.Linear:
-        """The last layer."""
         return self.route.head(self.built.model)
 
-    @property
-    def seed(self) -> int:
-        """The seed of initialization."""
-        return self.training.seed if self.training.init_seed is None else self.training.init_seed
-
     def weights(self, route: Route | None = None) -> dict[str, Tensor]:
-        """Copy whatever the route may change in the model to the CPU, by name."""
+        """Copy to the CPU, by name, what the route may change in the model."""
         state = (route or self.route).state(self.built.model)
         return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
-        """Put copied weights back into the model."""
         self.built.model.load_state_dict(weights, strict=False)
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
@@ -73,8 +63,8 @@ class Learning:
         model = self.built.model
         return predict_logits(model, self.route.rows(model, self.built.tokenizer, texts, share=True), share=True)
 
-    def is_new(self, module: nn.Module) -> set[str]:
-        """Return names of the parameters of a last layer that was newly initialized for the target."""
+    def new_parameters(self, module: nn.Module) -> set[str]:
+        """Return the parameters' names of a last layer that was newly initialized for the target."""
         if self.source_head is None:
             return set()
         of_head = {id(parameter) for parameter in self.route.head(cast(Any, module)).parameters()}
@@ -83,8 +73,6 @@ class Learning:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A stage that was fitted."""
-
     fit: Fit
     logits: np.ndarray | None = None
     """(validation rows, labels) of a model that has not learned from these rows, where the final one has"""
@@ -93,20 +81,19 @@ class Fitted:
 def fit_variant(
     learning: Learning, stage: Stage, variant: Variant, settings: TrainingSettings, checkpoints: Path
 ) -> Fitted:
-    """Train the model in place.
-
-    Args:
-        settings: with no None left among epochs, learning rate and batch size, unless the stage needs none.
-        checkpoints: folder of what a resume needs.
-    """
-    transfer = cast(Transfer, variant.transfer)
-    return _VariantFit(learning, stage, variant.route, transfer, settings, checkpoints).fit()
+    """Train the model in place: by the loop, by L-BFGS, or on plain text."""
+    fit = _VariantFit(learning, stage, variant.route, cast(Transfer, variant.transfer), settings, checkpoints)
+    if stage.learns == "language":
+        return fit.language_model()
+    if stage.learns == "head":
+        return fit.head_alone()
+    if variant.route.is_frozen and fit.transfer.learns_from(stage) == (SOURCE,):
+        return fit.source_once()
+    return fit.with_restart_if_collapsed()
 
 
 @dataclass(frozen=True)
 class _VariantFit:
-    """Fits a stage in one variant: by a strategy and a route with settings of their own."""
-
     learning: Learning
     stage: Stage
     route: Route
@@ -114,21 +101,14 @@ class _VariantFit:
     settings: TrainingSettings
     checkpoints: Path
 
-    def fit(self) -> Fitted:
-        learning = self.learning
-        if self.stage.learns == "language":
-            pretrain = cast(Pretrain, learning.transfer.part(self.stage))
-            target, *others = (task.data for task in learning.tasks.values())
-            texts = language_texts(target, others, learning.seed)
-            record = pretrain.learn(self.route, learning.built, texts, self.settings, self.checkpoints)
-            return Fitted(Fit.from_record(record))
-        if self.stage.learns == "head":
-            return self._fit_head_alone()
-        if self.route.is_frozen and self.transfer.learns_from(self.stage) == (SOURCE,):
-            return self._fit_source_once()
-        return self._fit_and_restart_if_collapsed()
+    def language_model(self) -> Fitted:
+        target, *others = (task.data for task in self.learning.tasks.values())
+        texts = language_texts(target, others, self.learning.training.initialization_seed)
+        pretrain = cast(Pretrain, self.transfer)
+        record = pretrain.learn(self.route, self.learning.built, texts, self.settings, self.checkpoints)
+        return Fitted(from_record(Fit, record))
 
-    def _fit_source_once(self) -> Fitted:
+    def source_once(self) -> Fitted:
         """Fit a frozen route on the source alone, once for all strategies of a pair of domains."""
         learning, task = self.learning, self.learning.tasks[SOURCE]
         config = (self.stage.learns, self._takes_last_epoch, self.route, self.settings, learning.training)
@@ -137,12 +117,11 @@ class _VariantFit:
         weights = [value.detach().cpu().numpy().tobytes() for value in values]
         weights += [] if task.weights is None else [task.weights.tobytes()]
         key = "learned", learning.built.tokenizer, str((config, task.data.fingerprints())), *weights
-        fitted, learned = once(key, lambda: (self._fit_and_restart_if_collapsed(), learning.weights(self.route)))
+        fitted, learned = once(key, lambda: (self.with_restart_if_collapsed(), learning.weights(self.route)))
         learning.restore(learned)
         return fitted
 
-    def _fit_head_alone(self) -> Fitted:
-        """Fit the last layer on what the rest of the model gives as it is."""
+    def head_alone(self) -> Fitted:
         started, role, built = time.perf_counter(), self.stage.roles[0], self.learning.built
         task = self.learning.tasks[role]
         texts = task.data.train.texts, task.data.validation.texts
@@ -151,16 +130,17 @@ class _VariantFit:
         fitted = self._fit_head({role: task}, {role: features}, Features(held_out, task.data.validation.targets))
         return _with_cost(fitted, started, len(features) + len(held_out))
 
-    def _fit_and_restart_if_collapsed(self) -> Fitted:
+    def with_restart_if_collapsed(self) -> Fitted:
         """Train; where the validation score is no better than one label for all rows, once more at a lower rate.
 
         The better of the two is kept, of equals the second.
         """
         learning, route, rate = self.learning, self.route, self.settings.learning_rate
-        start = {} if route.fits_head else learning.weights(route)
-        first = self._fit()
+        if route.fits_head:
+            return self._fit()
+        start, first = learning.weights(route), self._fit()
         score, majority = first.fit.best_score, learning.tasks[self.stage.roles[0]].majority_score()
-        if route.fits_head or score is None or majority is None or rate is None or score > majority:
+        if score is None or majority is None or rate is None or score > majority:
             return first
         lower = rate * COLLAPSED_RATE
         log.warning(
@@ -187,7 +167,7 @@ class _VariantFit:
         return replace(kept, fit=fit)
 
     def _fit(self) -> Fitted:
-        """Train the model in place, by L-BFGS where the route's last layer alone learns, else by the loop."""
+        """Train by L-BFGS where the last layer alone learns, else by the loop."""
         learning, route, started = self.learning, self.route, time.perf_counter()
         model, roles = learning.built.model, self.transfer.learns_from(self.stage)
         tasks = {role: learning.tasks[role] for role in roles}
@@ -205,7 +185,7 @@ class _VariantFit:
             if route.fits_head:
                 return _with_cost(fitted, started, sum(map(len, rows)) + len(validation_rows))
         prepared = time.perf_counter() - started
-        new, last_layer = learning.is_new(module), route.head(cast(Any, module))
+        new, last_layer = learning.new_parameters(module), route.head(cast(Any, module))
         examples = {
             role: Examples(by_role[role], task.data.train.targets, task.weights) for role, task in tasks.items()
         }
@@ -231,10 +211,10 @@ class _VariantFit:
             extra=learned_from[roles[1]] if len(roles) > 1 else None,
             roles=(roles[0], roles[-1]),
         )
-        return Fitted(Fit.from_record(asdict(replace(report, seconds=report.seconds + prepared))))
+        return Fitted(from_record(Fit, asdict(replace(report, seconds=report.seconds + prepared))))
 
     def _fit_head(self, tasks: Mapping[str, Task], inputs: Mapping[str, np.ndarray], held_out: Features) -> Fitted:
-        """Fit the last layer on its inputs, (rows, width) by role, and put it into the model."""
+        """Fit the last layer on its inputs, (rows, width) by role."""
         learning, stage, head = self.learning, self.stage, self.learning.head
         none = Features(held_out.values[:0], held_out.targets[:0])
         heads = {
@@ -244,7 +224,7 @@ class _VariantFit:
                 held_out if role == stage.roles[0] else none,
                 task.score,
                 has_bias=head.bias is not None,  # decoders have none
-                seed=learning.seed,
+                seed=learning.training.initialization_seed,
                 by_loss=learning.training.metric_for_best_model is None,
                 folds_know=task.has_copies,
             )
@@ -259,7 +239,7 @@ class _VariantFit:
             head.weight.copy_(torch.from_numpy(weight))
             if head.bias is not None:
                 head.bias.copy_(torch.from_numpy(bias))
-        return Fitted(Fit.from_record(fitted.record), fitted.held_out)
+        return Fitted(from_record(Fit, fitted.record), fitted.held_out)
 
     @property
     def _takes_last_epoch(self) -> bool:
@@ -269,7 +249,6 @@ class _VariantFit:
 
 
 def _source_head(learning: Learning) -> Head:
-    """Return weight and bias of the last layer that the source has learned."""
     head = learning.source_head if learning.source_head is not None else learning.head
     weight = head.weight.detach().cpu().numpy().copy()
     bias = np.zeros(len(weight), np.float32) if head.bias is None else head.bias.detach().cpu().numpy().copy()

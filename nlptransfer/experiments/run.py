@@ -1,7 +1,4 @@
-"""run(): data, a route and a strategy in; a trained, calibrated and scored classifier out.
-
-This file knows the order of the steps. It does not know how a stage is trained, nor what the files of a run are.
-"""
+"""run(): the order of the steps from a configuration to a trained, calibrated and scored classifier."""
 
 import logging
 from collections.abc import Mapping
@@ -15,11 +12,11 @@ import torch
 
 from nlptransfer import distributed
 from nlptransfer.classifier import Classifier, note_results
-from nlptransfer.data import Data, Split
-from nlptransfer.evaluation import default_metric, fit_temperature, fit_thresholds, to_probabilities
+from nlptransfer.data import Data
+from nlptransfer.evaluation import default_metric, to_probabilities
 from nlptransfer.experiments.environment import cost_of, machine, texts_per_second, versions
 from nlptransfer.experiments.fitting import Learning
-from nlptransfer.experiments.scoring import score_splits
+from nlptransfer.experiments.scoring import calibrate, score_splits
 from nlptransfer.experiments.stages import Learned, run_stages
 from nlptransfer.experiments.task import Task, tasks_of, with_copies
 from nlptransfer.files import no_empty_folder, size_mb
@@ -35,6 +32,7 @@ from nlptransfer.results import (
     claim,
     plain,
     remove_checkpoints,
+    to_record,
 )
 from nlptransfer.routes import Built
 from nlptransfer.training import TARGET
@@ -91,8 +89,7 @@ def _train_and_score(
     truncated = _truncated(config, built) if distributed.is_main() else {}
     tasks = with_copies(tasks, config)
     begin_run(folder, question)
-    agree = source is None or source.agrees(data)
-    learning = Learning(config.route, transfer, config.training, tasks, built, folder, agree)
+    learning = Learning(config.route, transfer, config.training, tasks, built, folder, config.labels_agree)
     learned = run_stages(learning, source_learned=source_learned)
     metric = default_metric(data.labels)
     for role, scores in learned.scores.items():
@@ -113,24 +110,23 @@ def _train_and_score(
         return to_probabilities(predict_logits(classifier.model, inputs, share=True), data.labels)
 
     scores, predictions = score_splits(data, probabilities_of, classifier.thresholds, config.further_metrics)
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in classifier.model.parameters()]
-    trainable, total = sum(size for size, learns in sizes if learns), sum(size for size, _ in sizes)
-    record = classifier.record or {}
+    parameters = [*classifier.model.parameters()]
+    trainable = sum(one.numel() for one in parameters if one.requires_grad)
     return RunResult(
         folder=folder,
         data=DataSummary.of(data, truncated),
         settings=plain(_settings(config, learned)),
         question=question,
         command=config.command(),
-        base=record["base"],
+        base=classifier.record["base"],
         scores=scores,
-        cost=cost_of(learned.fit, trainable, total),
+        cost=cost_of(learned.fit, trainable, sum(one.numel() for one in parameters)),
         training=learned.fit,
         processes=distributed.world_size(),
         machine=machine(),
         versions=versions(),
         transfer=_transfer_summary(config, learned),
-        calibration=record.get("calibration"),
+        calibration=classifier.record.get("calibration"),
         thresholds=classifier.thresholds,
         predictions=predictions,
         live=classifier,
@@ -139,11 +135,10 @@ def _train_and_score(
 
 def _build(config: RunConfig) -> tuple[Built, bool]:
     """Build the model that the first stage begins with; return whether it has learned the source already."""
-    route, data, source, training = config.route, config.data, config.source, config.training
-    seed = training.seed if training.init_seed is None else training.init_seed
+    route, data, source, seed = config.route, config.data, config.source, config.training.initialization_seed
     if source is not None and (saved := source.classifier) is not None:
-        built = Built(deepcopy(saved.model), saved.tokenizer, (saved.record or {}).get("base", {}))
-        labels = data.labels if source.agrees(data) else source.labels
+        built = Built(deepcopy(saved.model), saved.tokenizer, saved.record.get("base", {}))
+        labels = data.labels if config.labels_agree else source.labels
         reorder(built.model, route.head(built.model), source.labels, labels)
         return built, True
     first: Data = data
@@ -161,7 +156,6 @@ def _build(config: RunConfig) -> tuple[Built, bool]:
 
 
 def _truncated(config: RunConfig, built: Built) -> dict[str, float]:
-    """Return by split the share of its texts that are not read to their end."""
     route, tokenizer = config.route, built.tokenizer
     splits = {name: split.texts for name, split in config.data.splits.items() if len(split)}
     shares = {name: route.truncated(tokenizer, texts) / len(texts) for name, texts in splits.items()}
@@ -181,31 +175,23 @@ def _calibrated(config: RunConfig, built: Built) -> tuple[Classifier, float]:
     record: dict[str, Any] = {"base": built.record}
     form = config.data_settings.normalization
     classifier = Classifier(config.route, model, built.tokenizer, labels, record=record, normalization=form)
-    rows = _calibration_rows(config)
-    if rows is None:
+    if not config.transfer.label_free and any(TARGET in stage.roles for stage in config.transfer.stages):
+        rows = config.data.calibration
+    elif source is not None and source.data is not None:
+        rows = source.data.calibration
+    else:
         # A saved classifier is used as it is.
         saved = source.classifier if source is not None else None
         return replace(classifier, thresholds=saved.thresholds if saved is not None else None), 1.0
     if not len(rows):
         return classifier, 1.0
-    logits = classifier.logits(rows.texts, share=True)
-    temperature = fit_temperature(logits, rows.targets, labels.multi_label)
+    temperature, thresholds = calibrate(classifier.logits(rows.texts, share=True), rows, labels)
     with torch.no_grad():
         # In the weights, so that whatever loads the folder gives calibrated probabilities.
         for parameter in config.route.head(model).parameters():
             parameter.div_(temperature)
-    thresholds = None
-    if labels.multi_label:
-        thresholds = tuple(fit_thresholds(to_probabilities(logits / temperature, labels), rows.targets).tolist())
-    record = {**record, "calibration": {"rows": len(rows), "temperature": temperature}}
-    return replace(classifier, record=record, thresholds=thresholds), temperature
-
-
-def _calibration_rows(config: RunConfig) -> Split | None:
-    """Return the rows to calibrate by; None where no labeled row is learned from."""
-    if not config.transfer.label_free and any(TARGET in stage.roles for stage in config.transfer.stages):
-        return config.data.calibration
-    return config.source.data.calibration if config.source is not None and config.source.data is not None else None
+    record["calibration"] = {"rows": len(rows), "temperature": temperature}
+    return replace(classifier, thresholds=thresholds), temperature
 
 
 def _settings(config: RunConfig, learned: Learned) -> dict[str, Any]:
@@ -237,15 +223,14 @@ def _transfer_summary(config: RunConfig, learned: Learned) -> TransferSummary | 
 
 def _saved(config: RunConfig, result: RunResult) -> RunResult:
     """Save the classifier with what its model card says of the run, and measure its speed and size."""
-    data, classifier, model = config.data, result.classifier, result.model_folder
-    classifier = _with_results(classifier, result)
+    data, model, classifier = config.data, result.model_folder, _with_results(result)
     classifier.save_pretrained(model, (data.train.texts or data.unlabeled)[:VERIFIED_TEXTS])
     texts = data.test.texts or data.validation.texts or data.unlabeled
     speed, size = round(texts_per_second(classifier, texts), 1), round(size_mb(model), 3)
     result = replace(result, cost=replace(result.cost, texts_per_second=speed, size_mb=size))
-    note_results(model, {"cost": result.cost.to_record()})
-    return replace(result, live=_with_results(classifier, result))
+    note_results(model, {"cost": to_record(result.cost)})
+    return replace(result, live=_with_results(result))
 
 
-def _with_results(classifier: Classifier, result: RunResult) -> Classifier:
-    return replace(classifier, record={**(classifier.record or {}), "results": card_results(result)})
+def _with_results(result: RunResult) -> Classifier:
+    return replace(result.classifier, record={**result.classifier.record, "results": card_results(result)})

@@ -1,16 +1,24 @@
-"""Score probabilities on the splits of a dataset. It does not know what gave them."""
+"""Calibrate logits and score probabilities on the splits of a dataset. This file does not know what gave them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from nlptransfer.data import Data
-from nlptransfer.evaluation import score_predictions
+from nlptransfer.data import Data, Labels, Split
+from nlptransfer.evaluation import fit_temperature, fit_thresholds, score_predictions, to_probabilities
 from nlptransfer.results import Predictions
 
 SCORED_TRAINING_ROWS = 2000
 """Training scores are taken on at most this many rows: they are a check, and cost a forward pass."""
+
+
+def calibrate(logits: np.ndarray, rows: Split, labels: Labels) -> tuple[float, tuple[float, ...] | None]:
+    """Fit the temperature on the logits of these rows, and for several labels a row the thresholds."""
+    temperature = fit_temperature(logits, rows.targets, labels.multi_label)
+    if not labels.multi_label:
+        return temperature, None
+    return temperature, tuple(fit_thresholds(to_probabilities(logits / temperature, labels), rows.targets).tolist())
 
 
 def score_splits(

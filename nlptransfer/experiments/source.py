@@ -1,4 +1,4 @@
-"""Read the source of a transfer: rows of another task, of several, or a saved classifier. It knows no training."""
+"""Read the source of a transfer. This file knows no training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,12 +29,12 @@ def weighted(source: Source, target: Data, transfer: FromSource, seed: int) -> S
 
 
 def load_source(source: Any, target: Labels | None, settings: DataSettings, transfer: FromSource) -> Source:
-    """Read a source and put it into the target's terms.
+    """Read a source, with the target's labels where both have the same.
 
     Args:
         source: data in any form of :func:`load_data`, a list of several such, a saved classifier or its folder.
-        target: the labels of what is transferred to; None where nobody is to see them.
-        settings: of the target's data; how many rows are taken and from which columns says the transfer.
+        target: the target's labels; None where nobody is to see them.
+        settings: of the target's data; columns and number of rows are those of ``transfer``.
 
     Raises:
         DataError: rows that cannot be read.
@@ -62,7 +62,7 @@ def load_source(source: Any, target: Labels | None, settings: DataSettings, tran
 
 
 def saved_classifier(source: Any) -> Classifier | None:
-    """Return the classifier that was saved, or that a run has; None where it is something else."""
+    """Return the classifier that a source is, or that its run has; None where it is data."""
     if isinstance(source, Classifier):
         return source
     if isinstance(source, (str, Path)):
@@ -91,7 +91,7 @@ def _checked_mapping(transfer: FromSource, names: Sequence[str]) -> Mapping[str,
 
 
 def _relabeled(data: Data, labels: Labels, mapping: Mapping[str, str]) -> Data:
-    """Give targets the numbers of other labels, by name; several labels may become one."""
+    """Encode the targets by other labels; several labels may become one."""
     if data.labels == labels and not mapping:
         return data
 

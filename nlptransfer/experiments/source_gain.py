@@ -3,8 +3,8 @@
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from nlptransfer import distributed
 from nlptransfer.classifier import note_results
 from nlptransfer.data import DataSettings, Labels
 from nlptransfer.errors import DataError
-from nlptransfer.evaluation import Gain, default_metric, higher_is_better, measure, transfer_gain
+from nlptransfer.evaluation import Gain, default_metric, measure, transfer_gain
 from nlptransfer.experiments.run import run
 from nlptransfer.files import atomic_folder
 from nlptransfer.results import VERDICT_RUNS, RunConfig, RunResult, Verdict, begin_run, card_results, claim
@@ -23,27 +23,21 @@ from nlptransfer.transfer import ON_TARGET, Direct, Joint
 log = logging.getLogger("nlptransfer")
 
 SEEDS = 3
-"""Default number of runs on each side."""
 ROWS_SEED_STEP = 1000
 """From one run's ``rows_seed`` to the next one's."""
 OTHER_STEPS = (Joint.name,)
 """Strategies that take more steps on the target's rows than a run on these alone would."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two runs on the same target rows with the same seed."""
-
-    with_source: RunResult
-    direct: RunResult
-
-
 Make = Callable[[DataSettings], RunConfig]
 """Data settings -> the run with the source, on the rows that they give."""
+Runs = list[RunResult]
 
 
-def paired_runs(make: Make, config: RunConfig, seeds: int, folder: Path, *, save_first: bool = False) -> list[Pair]:
-    """Make runs with a source and without, on the same rows under the same seeds; take finished ones as they are.
+def paired_runs(
+    make: Make, config: RunConfig, seeds: int, folder: Path, *, save_first: bool = False
+) -> tuple[Runs, Runs]:
+    """Make runs with a source and without it, on the same rows under the same seeds, or find them.
 
     Runs without the source are shared by all strategies that take as many steps.
 
@@ -51,34 +45,32 @@ def paired_runs(make: Make, config: RunConfig, seeds: int, folder: Path, *, save
         config: of the first run with the source, which ``make`` has made.
         save_first: whether the models of the first seed are saved; with ``keep_checkpoints`` all are.
     """
-    pairs = []
+    with_source, direct = Runs(), Runs()
     for number in range(seeds):
         save_model = (save_first and number == 0) or config.training.keep_checkpoints
         seed = config.training.seed + number
         seeded = make(_data_settings(config.data_settings, number))
         seeded = replace(seeded, training=replace(seeded.training, seed=seed))
         name = seeded.transfer.name
-        with_source = run(seeded, folder / f"{name}-{seed}", save_model=save_model).without_model()
+        with_source.append(run(seeded, folder / f"{name}-{seed}", save_model=save_model).without_model())
         shares = name not in OTHER_STEPS or seeded.route.fits_head
         place = folder / (f"direct-{seed}" if shares else f"direct-as-{name}-{seed}")
-        direct = run(_direct(seeded, with_source), place, save_model=save_model).without_model()
-        pairs.append(Pair(with_source, direct))
-    return pairs
+        direct.append(run(_direct(seeded, with_source[-1]), place, save_model=save_model).without_model())
+    return with_source, direct
 
 
 def _data_settings(settings: DataSettings, number: int) -> DataSettings:
-    """Let each seed draw rows of its own, as which rows are drawn is luck too."""
+    """Let each seed draw its own rows, as which are drawn is luck too."""
     if settings.max_train_rows is None:
         return settings
-    first = settings.split_seed if settings.rows_seed is None else settings.rows_seed
-    return replace(settings, rows_seed=first + ROWS_SEED_STEP * number)
+    return replace(settings, rows_seed=settings.seed_of_rows + ROWS_SEED_STEP * number)
 
 
 def _direct(config: RunConfig, finished: RunResult) -> RunConfig:
-    """Return the run without the source, with as many steps on the target's rows and the same tuning."""
+    """Return the run without the source: as many steps on the target's rows, the same tuning."""
     base = config.base
     if config.source is not None and config.source.classifier is not None and base is None:
-        base = ((config.source.classifier.record or {}).get("base") or {}).get("name")
+        base = (config.source.classifier.record.get("base") or {}).get("name")
     route, training = config.transfer.at(ON_TARGET, config.route, config.training)
     if not route.fits_head:
         resolved = route.defaults(config.data)
@@ -96,40 +88,32 @@ def _direct(config: RunConfig, finished: RunResult) -> RunConfig:
 
 
 def _seeds_for(config: RunConfig, seeds: int | None) -> int:
-    """Return how many seeds are needed: one where a linear head is fitted on the same rows and nothing is drawn."""
+    """Return how many seeds are needed: one where a head is fitted on the same rows and nothing is drawn."""
     few = are_few(len(config.data.train), len(config.data.validation))
     if config.route.fits_head and config.data_settings.max_train_rows is None and not few:
         return 1
     return SEEDS if seeds is None else seeds
 
 
-def gain_of(pairs: Sequence[Pair], labels: Labels, metric: str) -> Gain:
+def gain_of(with_source: Runs, direct: Runs, labels: Labels, metric: str) -> Gain:
     """Measure the gain of the runs with a source over those without, on test."""
-    direct, with_source = (
-        [side.predictions["test"].predicted for side in sides]
-        for sides in zip(*((pair.direct, pair.with_source) for pair in pairs), strict=True)
-    )
-    return transfer_gain(pairs[0].direct.predictions["test"].targets, direct, with_source, labels, metric)
+    before, after = ([run.predictions["test"].predicted for run in side] for side in (direct, with_source))
+    return transfer_gain(direct[0].predictions["test"].targets, before, after, labels, metric)
 
 
 def run_with_verdict(
     config: RunConfig, make: Make, folder: Path, *, seeds: int | None, fallback: bool, overwrite: bool
 ) -> RunResult:
-    """Make the runs of a verdict, and take one of the first seed's as the run itself.
-
-    Args:
-        seeds: runs on each side; None: as many as are needed.
-        fallback: whether the run without the source is taken where it scores better on validation.
-    """
+    """Make the runs of a verdict, ``seeds`` on each side, and take one of the first seed's as the run itself."""
     metric, seeds = gain_metric(config), _seeds_for(config, seeds)
     question = {**config.question(), "verdict": True, "fallback": fallback, "seeds": seeds}
     if claim(folder, question, overwrite):
         return RunResult.load(folder)
     begin_run(folder, question)
-    pairs = paired_runs(make, config, seeds, folder / VERDICT_RUNS, save_first=True)
+    with_source, direct = paired_runs(make, config, seeds, folder / VERDICT_RUNS, save_first=True)
     if distributed.is_main():
-        verdict = _verdict(pairs, config, metric, fallback=fallback)
-        taken = pairs[0].direct if verdict.taken == Direct.name else pairs[0].with_source
+        verdict = _verdict(with_source, direct, config, metric, fallback=fallback)
+        taken = (direct if verdict.taken == Direct.name else with_source)[0]
         command = f"{config.command()} --verdict --seeds {seeds}" + (" --fallback" if fallback else "")
         result = replace(taken, folder=folder, question=question, command=command, verdict=verdict)
         with atomic_folder(result.model_folder) as new:
@@ -138,24 +122,22 @@ def run_with_verdict(
         result.save()
         log.info("%s: %s", config.transfer.name, in_words(verdict))
         if not config.training.keep_checkpoints:
-            pairs[0].with_source.drop_model()
-            pairs[0].direct.drop_model()
+            with_source[0].drop_model()
+            direct[0].drop_model()
     distributed.barrier()
     return RunResult.load(folder)
 
 
-def _verdict(pairs: Sequence[Pair], config: RunConfig, metric: str, *, fallback: bool) -> Verdict:
-    """Judge on test whether the source helped, and choose on validation which side is taken."""
-    gain, name = gain_of(pairs, config.data.labels, metric), config.transfer.name
-    with_source = float(np.mean([pair.with_source.validation_score(metric) for pair in pairs]))
-    direct = float(np.mean([pair.direct.validation_score(metric) for pair in pairs]))
-    sign = 1.0 if higher_is_better(metric) else -1.0
-    taken = Direct.name if fallback and sign * direct >= sign * with_source else name
-    return Verdict(**vars(gain), validation={name: with_source, Direct.name: direct}, fallback=fallback, taken=taken)
+def _verdict(with_source: Runs, direct: Runs, config: RunConfig, metric: str, *, fallback: bool) -> Verdict:
+    """Measure the gain on test, and choose on validation which side is taken."""
+    gain, name = gain_of(with_source, direct, config.data.labels, metric), config.transfer.name
+    after, before = (float(np.mean([run.validation_score(metric) for run in side])) for side in (with_source, direct))
+    taken = Direct.name if fallback and before >= after else name
+    return Verdict(**vars(gain), validation={name: after, Direct.name: before}, fallback=fallback, taken=taken)
 
 
 def gain_metric(config: RunConfig) -> str:
-    """Return the score that a gain is measured by.
+    """Return the score that a gain is measured by: the more the better, of predicted labels alone.
 
     Raises:
         DataError: the data has no test rows to measure it on.
@@ -170,7 +152,6 @@ def gain_metric(config: RunConfig) -> str:
 
 
 def in_words(gain: Gain) -> str:
-    """Put a gain into a line."""
     low, high = gain.interval
     return (
         f"{gain.verdict}: {gain.metric} {gain.with_source:.3f}, without the source {gain.direct:.3f}, "

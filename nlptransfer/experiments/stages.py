@@ -1,11 +1,8 @@
-"""Take a model through the stages of a transfer, and keep the best variant of each.
-
-This file does not know how a stage is fitted: fitting.py does.
-"""
+"""Take a model through the stages of a transfer, and keep the best variant of each. fitting.py fits them."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +19,7 @@ from nlptransfer.experiments.diagnostics import (
 )
 from nlptransfer.experiments.fitting import Fitted, Learning, fit_variant
 from nlptransfer.models import relabel
-from nlptransfer.results import CHECKPOINTS, Fit, plain, read_stage, write_stage
+from nlptransfer.results import CHECKPOINTS, Fit, read_stage, to_record, write_stage
 from nlptransfer.routes import Route
 from nlptransfer.training import SOURCE, TARGET, UNLABELED, TrainingSettings
 from nlptransfer.transfer import (
@@ -38,14 +35,13 @@ from nlptransfer.transfer import (
 
 log = logging.getLogger("nlptransfer")
 
+SHOWN_OF_VARIANTS = ("best_score", "evidence", "seconds", "examples")
+
 
 @dataclass
 class Learned:
-    """What is known of a model after all stages."""
-
     stages: dict[str, Fit] = field(default_factory=dict)
     settings: dict[str, TrainingSettings] = field(default_factory=dict)
-    """as resolved, by stage"""
     logits: np.ndarray | None = None
     """(validation rows, labels) of a model that has not learned from these rows, where the final one has"""
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -57,7 +53,7 @@ class Learned:
 
     @property
     def fit(self) -> Fit:
-        """Return the fit of the last stage, with the seconds and examples of all."""
+        """The fit of the last stage, with the seconds and examples of all."""
         fits = [*self.stages.values()]
         return replace(fits[-1], **_spent(fits)) if fits else Fit()
 
@@ -67,10 +63,10 @@ def _spent(fits: Sequence[Fit]) -> dict[str, Any]:
 
 
 def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
-    """Take the model through all stages of its transfer, in place; or all but the source's, if that is learned."""
+    """Take the model through the stages of its transfer, in place; without the source's, if that is learned."""
     stages = [stage for stage in learning.transfer.stages if not (source_learned and stage.roles == (SOURCE,))]
     learned = Learned()
-    runner = _Runner(learning, learned)
+    runner = _Runner(learning)
     if learning.transfer.label_free and any(learning.transfer.part(stage).is_chosen for stage in stages):
         runner.differ = domains_differ(learning)
     start, layers = None, list[np.ndarray]()
@@ -80,11 +76,13 @@ def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
             layers, start = layer_vectors(learning, TARGET), learning.weights()
             if not learning.labels_agree:
                 labels = learning.tasks[TARGET].data.labels
-                learning.source_head = relabel(learning.built.model, learning.head, labels, learning.seed)
+                learning.source_head = relabel(
+                    learning.built.model, learning.head, labels, learning.training.initialization_seed
+                )
         elif stage.roles == (TARGET, SOURCE) and not learning.labels_agree:
             learning.source_head = _new_source_head(learning)
-        fitted = runner.run(stage, is_last=stage is stages[-1])
-        learned.stages[stage.name] = fitted.fit
+        settings, fitted = runner.run(stage, is_last=stage is stages[-1])
+        learned.settings[stage.name], learned.stages[stage.name] = settings, fitted.fit
         if (fitted.fit.chosen or {}).get("adapted", True):
             # Else the model is the one that the stage before has left.
             known = fitted.logits is not None and stage.roles[0] == TARGET
@@ -100,27 +98,24 @@ def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
 
 def _new_source_head(learning: Learning) -> nn.Linear:
     """Initialize a last layer for the source's labels, next to the target's."""
-    torch.manual_seed(learning.seed)
+    torch.manual_seed(learning.training.initialization_seed)
     labels, head = learning.tasks[SOURCE].data.labels.num_labels, learning.head
     return nn.Linear(head.in_features, labels, bias=head.bias is not None).to(head.weight)
 
 
 @dataclass
 class _Runner:
-    """Runs one stage after the other."""
-
     learning: Learning
-    learned: Learned
     differ: bool = True
     """whether the domains differ, before anything is adapted"""
-    evidence: Mapping[str, Any] | None = None
+    evidence: Evidence | None = None
     """for the model as it is, where variants are compared without target labels"""
     importance: np.ndarray | None = None
-    """(training and validation rows,) importance weight of each labeled text: how much likelier it is in the target"""
+    """(training and validation rows,): how much likelier each labeled text is in the target"""
     warned: bool = False
 
-    def run(self, stage: Stage, *, is_last: bool) -> Fitted:
-        """Fit the stage; of several variants keep the one that is best on validation, or without target labels."""
+    def run(self, stage: Stage, *, is_last: bool) -> tuple[TrainingSettings, Fitted]:
+        """Fit the stage, in its best variant; return also its settings, as resolved."""
         learning = self.learning
         transfer = learning.transfer.part(stage)
         route, settings = transfer.at(stage, learning.route, learning.training)
@@ -129,10 +124,9 @@ class _Runner:
             largest = max((learning.tasks[role].data for role in stage.roles), key=lambda data: len(data.train))
             defaults = route.defaults(largest).items()
             settings = replace(settings, **{name: one for name, one in defaults if getattr(settings, name) is None})
-        self.learned.settings[stage.name] = settings
         transfer.prepare(stage, route, learning.built.model)
         if stage.learns == "language":
-            return self._fit_or_resume(stage, Variant(route, transfer), settings, [stage.name], keep=True)
+            return settings, self._fit_or_resume(stage, Variant(route, transfer), settings, [stage.name], keep=True)
         routes = route.variants(learning.built.model)
         variants = [variant for one in routes for variant in transfer.candidates(stage, one)]
         parts = [] if is_last else [stage.name]
@@ -143,13 +137,12 @@ class _Runner:
         elif len(variants) == 1:
             fitted = self._fit_or_resume(stage, variants[0], settings, parts, keep=not is_last)
             self.evidence = fitted.fit.evidence or self.evidence
-            return fitted
-        return self._fit_best(stage, route, variants, settings, parts)
+            return settings, fitted
+        return settings, self._fit_best(stage, route, variants, settings, parts)
 
     def _fit_best(
         self, stage: Stage, route: Route, variants: Sequence[Variant], settings: TrainingSettings, parts: Sequence[str]
     ) -> Fitted:
-        """Fit each variant from the same start, and leave the model as the best one has it."""
         learning = self.learning
         label_free = learning.transfer.part(stage).is_chosen
         start = learning.weights(route)
@@ -168,24 +161,21 @@ class _Runner:
         kept = fit(best)
         best.route.freeze(learning.built.model)
         self.evidence = kept.fit.evidence or self.evidence
-        shown = ("best_score", "evidence", "seconds", "examples")
-        curve = [
-            {**variant.named, **{name: getattr(one, name) for name in shown if getattr(one, name) is not None}}
-            for variant, one in zip(variants, fits, strict=True)
-        ]
+        curve = []
+        for variant, one in zip(variants, fits, strict=True):
+            record = to_record(one)
+            curve.append(variant.named | {name: record[name] for name in SHOWN_OF_VARIANTS if name in record})
         differ = self.differ if label_free else None
-        return replace(
-            kept, fit=replace(kept.fit, **_spent(fits), domains_differ=differ, chosen=best.named, curve=curve)
-        )
+        fit_of_all = replace(kept.fit, **_spent(fits), domains_differ=differ, chosen=best.named, curve=curve)
+        return replace(kept, fit=fit_of_all)
 
     def _best(self, stage: Stage, variants: Sequence[Variant], fits: Sequence[Fit]) -> int:
-        """Return the index of the best variant: by its validation score, or without a label of the target."""
         transfer = self.learning.transfer.part(stage)
         if not isinstance(transfer, Chosen):
             for variant, one in zip(variants, fits, strict=True):
                 log.info("%s: validation score %.4f", variant, one.best_score)
             return max(range(len(variants)), key=lambda place: cast(float, fits[place].best_score))
-        evidence = [Evidence(**cast(Any, one.evidence)) for one in fits]
+        evidence = [cast(Evidence, one.evidence) for one in fits]
         names = self.learning.tasks[stage.roles[0]].data.labels.names
         if not self.warned:
             warn_of_shift(evidence[0], names, whatever_shift=transfer.allow_label_shift)
@@ -203,7 +193,7 @@ class _Runner:
 
         Args:
             parts: of the name of the folder of checkpoints.
-            keep: whether what is learned is kept for a resume, as something else follows.
+            keep: whether what is learned is written for a resume, as something else follows.
         """
         learning = self.learning
         if variant.transfer is None:
@@ -216,30 +206,22 @@ class _Runner:
             return Fitted(fit, logits)
         fitted = fit_variant(learning, stage, variant, settings, checkpoints)
         if learning.transfer.part(stage).is_chosen:
-            evidence = plain(asdict(self._measure_evidence(stage, fitted.logits)))
-            fitted = replace(fitted, fit=replace(fitted.fit, evidence=evidence))
+            fitted = replace(fitted, fit=replace(fitted.fit, evidence=self._measured(stage, fitted.logits)))
         if keep and distributed.is_main():
             write_stage(checkpoints, learning.weights(variant.route), fitted.fit, fitted.logits)
         distributed.barrier()
         return fitted
 
-    def _measure_evidence(self, stage: Stage, logits: np.ndarray | None) -> Evidence:
-        """Measure what can be known of the model without a label of the target.
-
-        Args:
-            logits: (validation rows, labels), where the model has learned from these rows by now.
-        """
-        learning = self.learning
-        task, texts = learning.tasks[stage.roles[0]], learning.tasks[UNLABELED].data.train.texts
-        validation = task.data.validation
+    def _measured(self, stage: Stage, logits: np.ndarray | None) -> Evidence:
+        """Measure the model by ``logits`` of the validation rows, where it has learned from these by now."""
+        learning, role = self.learning, stage.roles[0]
+        data, texts = learning.tasks[role].data, learning.tasks[UNLABELED].data.train.texts
         if logits is None:
-            logits = learning.logits(validation.texts)
+            logits = learning.logits(data.validation.texts)
         unlabeled = learning.logits(texts)
         if self.importance is None:
-            labeled = [*task.data.train.texts, *validation.texts]
-            if stage.roles[0] == TARGET:
-                self.importance = np.ones(len(labeled))
-            else:
-                self.importance = cached_importance_weights(labeled, texts, learning.seed)
-        weights = self.importance[-len(validation) :]
-        return Evidence.of(task.data.labels, logits, validation.targets, weights, unlabeled)
+            labeled, seed = [*data.train.texts, *data.validation.texts], learning.training.initialization_seed
+            is_target = role == TARGET
+            self.importance = np.ones(len(labeled)) if is_target else cached_importance_weights(labeled, texts, seed)
+        weights = self.importance[-len(data.validation) :]
+        return Evidence.of(data.labels, logits, data.validation.targets, weights, unlabeled)

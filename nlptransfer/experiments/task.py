@@ -1,4 +1,4 @@
-"""A dataset with its training loss and validation metric. It knows no model."""
+"""The datasets of a run, each with its loss and metric. This file knows no model."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -15,7 +15,6 @@ from nlptransfer.vectors import vectors_for
 log = logging.getLogger("nlptransfer")
 
 UNSEEN = -1
-"""Stands for a label that is not known."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +26,20 @@ class Task:
     score: Callable[[np.ndarray, np.ndarray], float]
     """(targets, logits) -> score, higher is better"""
     weights: np.ndarray | None = None
-    """(training rows,) float32 weight of each in the loss, besides that of its class; None: all 1"""
+    """(training rows,) float32, besides those of the classes; None: all 1"""
     has_copies: bool = False
     """whether altered copies of rows are among the training rows"""
 
     @classmethod
     def of(cls, data: Data, settings: TrainingSettings, weights: np.ndarray | None = None) -> "Task":
-        """Make a task of a dataset; raise a SettingError where class weights or metric make no sense for its labels."""
+        """Make a task; raise a SettingError where class weights or metric make no sense for the labels."""
         of_classes = class_weights(settings.class_weights, data.labels, data.train.targets)
         score = _scorer(data.labels, settings.metric_for_best_model)
         return cls(data, LabelLoss(data.labels, of_classes, settings.label_smoothing), score, weights)
 
     @classmethod
     def unlabeled(cls, data: Data) -> "Task":
-        """Make a task of the texts without labels: targets that no loss takes."""
+        """Make a task of the texts without labels."""
         labels, count = data.labels, len(data.unlabeled)
         none = Split([], labels.encode([]))
         shape = (count, labels.num_labels) if labels.multi_label else count
@@ -49,7 +48,7 @@ class Task:
         return cls(texts, LabelLoss(labels), _scorer(labels, None))
 
     def majority_score(self) -> float | None:
-        """Return the validation score of the most frequent label for every row; None where that says nothing."""
+        """Score the most frequent label for every validation row; None where that says nothing."""
         data = self.data
         if not len(data.validation) or data.labels.multi_label or len(set(data.train.targets.tolist())) < 2:
             return None
@@ -59,13 +58,13 @@ class Task:
 
 
 def tasks_of(config: RunConfig) -> dict[str, Task]:
-    """Return the tasks of a run by role: target, source and unlabeled, as far as there are such rows."""
+    """Return the tasks of a run by role, as far as there are such rows."""
     data, source, training = config.data, config.source, config.training
     tasks = {} if config.transfer.label_free else {TARGET: Task.of(data, training)}
     if data.unlabeled:
         tasks[UNLABELED] = Task.unlabeled(data)
     if source is not None and source.data is not None:
-        if not source.agrees(data) and not isinstance(training.class_weights, str):
+        if not config.labels_agree and not isinstance(training.class_weights, str):
             # Weights by name are of the target's labels.
             training = replace(training, class_weights=None)
         tasks[SOURCE] = Task.of(source.data, training, source.weights)
@@ -73,14 +72,13 @@ def tasks_of(config: RunConfig) -> dict[str, Task]:
 
 
 def with_copies(tasks: Mapping[str, Task], config: RunConfig) -> dict[str, Task]:
-    """Add altered copies of the target's training rows, where they are asked for."""
+    """Add altered copies of the target's training rows, if asked for."""
     if not config.augment.augment_copies:
         return dict(tasks)
     data, training, vectors = config.data, config.training, None
     if config.augment.augment_synonyms:
         vectors, _ = vectors_for(data.train.texts, config.base, config.revision)
-    seed = training.seed if training.data_seed is None else training.data_seed
-    train = augment(data.train, config.augment, seed, vectors)
+    train = augment(data.train, config.augment, training.order_seed, vectors)
     log.info("%d altered copies of %d training texts", len(train) - len(data.train), len(data.train))
     target = tasks[TARGET]
     return {**tasks, TARGET: replace(target, data=replace(target.data, train=train), has_copies=True)}

@@ -148,9 +148,7 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
     if array is not None and not is_missing:
         return array
     made = make()
-    if distributed.is_main():
-        _save(path, made, limit)
-    distributed.barrier()
+    distributed.on_main(lambda: _save(path, made, limit))
     array = _opened(path)
     return made if array is None else array
 

@@ -34,6 +34,7 @@ from nlptransfer.results import (
     is_comparison,
     is_run,
     label_counts,
+    to_record,
 )
 
 MATRIX_LABELS = 12
@@ -95,14 +96,7 @@ def write_report(
 ) -> Path:
     """Write report.html into the folder of a finished run, or of a comparison, and return its path.
 
-    Args:
-        folder: what holds experiment.json, or comparison.json.
-        texts: texts by split, in the order of the ids in predictions.parquet: for the lists of mistakes and close
-            calls, which are left out without. The files of a run hold no texts.
-
-    Raises:
-        RunFolderError: neither a finished run nor a comparison is there.
-        DataError: fewer texts than predictions.
+    Mistakes and close calls are listed where there are ``texts`` by split, one for each id in predictions.parquet.
     """
     folder = Path(folder)
     if is_comparison(folder):
@@ -139,7 +133,7 @@ def _run(run: RunResult) -> dict[str, Any]:
         "headline": {"split": split, "scores": _scores(run.scores[split])} if split else None,
         "verdict": run.verdict,
         "choice": _choice(run),
-        "cost": run.cost.to_record(),
+        "cost": to_record(run.cost),
     }
 
 

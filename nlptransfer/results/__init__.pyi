@@ -39,4 +39,6 @@ from .summaries import DataSummary as DataSummary
 from .summaries import Fit as Fit
 from .summaries import TransferSummary as TransferSummary
 from .summaries import Verdict as Verdict
+from .summaries import from_record as from_record
 from .summaries import label_counts as label_counts
+from .summaries import to_record as to_record

@@ -1,7 +1,4 @@
-"""Say what a comparison found: of each candidate, of pairs of them, with fewer rows, and what it recommends.
-
-This file does not know file names.
-"""
+"""What a comparison found: candidates, pairs of them, learning curves, and a recommendation. It knows no file names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +8,7 @@ from typing import Any, Literal
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.errors import RunFolderError
+from nlptransfer.evaluation import ScoreInterval
 from nlptransfer.results import records
 from nlptransfer.results.result import RunResult
 from nlptransfer.results.summaries import DataSummary
@@ -29,20 +27,13 @@ class Trial:
 
     @property
     def is_done(self) -> bool:
-        """Whether it was made, or has failed."""
         return self.validation is not None or self.reason is not None
 
 
 @dataclass(frozen=True)
-class CandidateScore:
+class CandidateScore(ScoreInterval):
     """A candidate's score on test."""
 
-    mean: float
-    """over seeds"""
-    spread: float | None
-    """sample standard deviation over seeds; None of one seed"""
-    interval: tuple[float, float]
-    """95%, over seeds and rows"""
     scores: tuple[float, ...]
     """of each seed"""
     wilson: tuple[float, float] | None = None
@@ -51,7 +42,7 @@ class CandidateScore:
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """A route from a base, or a baseline: how it was tuned and timed, and what it scores and costs."""
+    """A route from a base, or a baseline: its settings, scores and costs."""
 
     name: str
     route: str
@@ -64,7 +55,7 @@ class CandidateResult:
     runs: tuple[str, ...] = ()
     """folder of each seed's run, within that of the comparison"""
     settings: Mapping[str, Any] | None = None
-    """chosen on validation; None where that is still to be done"""
+    """chosen on validation; None before that"""
     trials: tuple[Trial, ...] = ()
     validation: float | None = None
     """mean over seeds"""
@@ -76,7 +67,7 @@ class CandidateResult:
     seconds_of_run: float | None = None
     """of the first run"""
     others_fit: bool = False
-    """whether the runs of the other seeds were found to fit into the budget"""
+    """whether the other seeds' runs fit into the budget"""
 
 
 @dataclass(frozen=True)
@@ -103,7 +94,6 @@ class CurvePoint:
 
     candidate: str
     size: int
-    """labeled rows"""
     mean: float | None = None
     """over seeds; None where it was left out"""
     interval: tuple[float, float] | None = None
@@ -167,7 +157,7 @@ class ComparisonResult:
 
     @classmethod
     def load_any(cls, folder: str | Path) -> "ComparisonResult":
-        """Read a comparison from its folder, finished or not."""
+        """Read a comparison, finished or not."""
         return records.read_comparison(cls, Path(folder))
 
     def save(self) -> None:
@@ -175,7 +165,6 @@ class ComparisonResult:
         records.write_comparison(self)
 
     def candidate(self, name: str) -> CandidateResult:
-        """Return the candidate of that name."""
         return next(one for one in self.candidates if one.name == name)
 
     def runs(self, name: str) -> tuple[RunResult, ...]:
@@ -200,10 +189,10 @@ class ComparisonResult:
 
     @cached_property
     def classifier(self) -> Classifier:
-        """The classifier of the recommended candidate, of its first seed.
+        """The classifier of the recommended candidate's first seed.
 
         Raises:
-            RunFolderError: the recommended candidate is a baseline, which has none, or there is none.
+            RunFolderError: there is none, as no candidate or a baseline is recommended.
         """
         if self.recommended is not None and (first := self.first_run(self.recommended)).has_model:
             return first.classifier

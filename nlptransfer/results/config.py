@@ -1,7 +1,4 @@
-"""Say all that decides what a run learns, name it, and print the command that repeats it.
-
-This file does not know how a run is made, nor where its result lies.
-"""
+"""All that decides what a run learns, its name, and the command that repeats it."""
 
 import hashlib
 import json
@@ -33,32 +30,27 @@ def decisive(training: TrainingSettings) -> dict[str, Any]:
 
 
 def short_hash(question: Mapping[str, Any]) -> str:
-    """Return a hash of what is asked for, short enough for the name of a folder."""
+    """Hash what is asked for, short enough for the name of a folder."""
     return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The source of a transfer, with the label names of the target: a dataset, or a saved classifier."""
+    """The source of a transfer: a dataset, or a saved classifier."""
 
     name: str
     labels: Labels
-    """those of the target, in its order, where both have the same"""
+    """in the target's order, where both have the same"""
     data: Data | None
     """None: ``classifier`` has learned from it"""
     classifier: Classifier | None = None
     weights: np.ndarray | None = None
-    """(training rows,) float32 with mean 1: weight of each in the loss; None: all 1"""
+    """(training rows,) float32 with mean 1, in the loss; None: all 1"""
     sizes: tuple[int, ...] = ()
     """training rows of each of several sources, in their order"""
 
-    def agrees(self, target: Data) -> bool:
-        """Return whether the labels are the target's."""
-        return same_labels(self.labels, target.labels)
-
     @cached_property
     def fingerprints(self) -> dict[str, Any]:
-        """Identify the content, on every machine."""
         if self.data is not None:
             return self.data.fingerprints()
         assert self.classifier is not None
@@ -78,7 +70,7 @@ class RunConfig:
     route: Route
     data_settings: DataSettings
     training: TrainingSettings
-    """None where the route's default for the rows of a stage is to be taken"""
+    """with None for the route's defaults"""
     base: str | None = None
     """hub id, folder or file; None: the route's default"""
     revision: str | None = None
@@ -88,14 +80,16 @@ class RunConfig:
     source: Source | None = None
     augment: Augment = field(default_factory=Augment)
     unlabeled_name: str | None = None
-    """of the file of further texts without labels"""
+
+    @property
+    def labels_agree(self) -> bool:
+        """Whether the source, if there is one, has the target's labels."""
+        return self.source is None or same_labels(self.source.labels, self.data.labels)
 
     def sides(self) -> Sides:
-        """Return what a strategy has to fit."""
-        names, source = self.data.labels.names, self.source
-        if source is None:
-            return Sides(names, names, agree=True, has_rows=True)
-        return Sides(source.labels.names, names, source.agrees(self.data), source.data is not None)
+        labels, source = self.data.labels, self.source
+        source_names = labels.names if source is None else source.labels.names
+        return Sides(source_names, labels.names, self.labels_agree, source is None or source.data is not None)
 
     def name(self) -> str:
         """Name a folder after the data and the settings."""
@@ -103,7 +97,7 @@ class RunConfig:
         return "-".join([self.data.name, self.route.name, *strategy, short_hash(self.question())])
 
     def question(self) -> dict[str, Any]:
-        """Return all that decides what is learned, as JSON; a local base by name and content, not by its path."""
+        """Return all that decides what is learned, ready for JSON; a local base by name and content."""
         question = {
             "fingerprints": self.data.fingerprints(),
             "route": self.route.name,
@@ -122,24 +116,20 @@ class RunConfig:
         return dict(plain(question))
 
     def transfer_settings(self) -> dict[str, Any]:
-        """Return the settings of all strategies in the transfer."""
         return {name: value for part in self.transfer.parts for name, value in asdict(part).items()}
 
     def command(self) -> str:
         """Return the command line that asks for this run, with names in place of paths."""
+        options = [
+            ("--base", Path(self.base).name if self.base is not None and Path(self.base).exists() else self.base),
+            ("--revision", self.revision),
+            *(("--metric", metric) for metric in self.further_metrics),
+            ("--source", None if self.source is None else self.source.name),
+            ("--transfer", None if isinstance(self.transfer, Direct) else self.transfer.name),
+            ("--unlabeled", self.unlabeled_name),
+        ]
         words = ["nlptransfer", "finetune", self.data.name, "--route", self.route.name]
-        if self.base is not None:
-            words += ["--base", Path(self.base).name if Path(self.base).exists() else self.base]
-        if self.revision is not None:
-            words += ["--revision", self.revision]
-        for metric in self.further_metrics:
-            words += ["--metric", metric]
-        if self.source is not None:
-            words += ["--source", self.source.name]
-        if not isinstance(self.transfer, Direct):
-            words += ["--transfer", self.transfer.name]
-        if self.unlabeled_name is not None:
-            words += ["--unlabeled", self.unlabeled_name]
+        words += [word for option, value in options if value is not None for word in (option, value)]
         for settings in (self.data_settings, self.training, self.route, *self.transfer.parts, self.augment):
             for setting in fields(cast(Any, settings)):
                 value = getattr(settings, setting.name)

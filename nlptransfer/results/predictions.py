@@ -1,4 +1,4 @@
-"""The predictions of a run for the rows of one split, as arrays. It knows no texts."""
+"""The predictions of a run for the rows of one split, as arrays, without texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

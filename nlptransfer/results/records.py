@@ -38,7 +38,6 @@ COMPARISON = "comparison.json"
 GAINS = "gains.json"
 GAP = "gap.json"
 CANDIDATES, TRIALS, PILOTS, CURVE = "candidates", "trials", "pilots", "curve"
-"""Folders of a comparison's runs."""
 VERDICT_RUNS = "verdict"
 """The folder with the runs that a verdict rests on."""
 _FINISHED, _RUNNING = "finished", "running"
@@ -47,10 +46,7 @@ _SPLITS = ("train", "validation", "test")
 
 
 def claim(folder: Path, question: Mapping[str, Any], overwrite: bool, record: str = EXPERIMENT) -> bool:
-    """Make the folder ours; all processes call this together. Return True when a finished run is there.
-
-    Args:
-        record: the file that says what was asked for and whether it is finished.
+    """Take a folder, all processes together; return whether ``record`` says that a finished run is in it.
 
     Raises:
         RunFolderError: it holds a run with other settings, or something that is no run.
@@ -95,26 +91,20 @@ def is_run(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder, if it is there."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Delete the checkpoints of all stages of a run."""
     for checkpoints in folder.glob(f"{CHECKPOINTS}*"):
         remove(checkpoints)
 
 
 def write_stage(checkpoints: Path, weights: Mapping[str, Tensor], fit: Fit, logits: np.ndarray | None) -> None:
-    """Keep what a finished stage has learned, until the whole run is finished.
-
-    Args:
-        logits: (validation rows, labels), where the model has learned from these rows since.
-    """
+    """Keep what a finished stage has learned until the run is finished; ``logits`` are of held-out validation rows."""
     with atomic_folder(checkpoints / _FINISHED) as new:
         save_file(dict(weights), new / _STAGE_STATE)
         held_out = None if logits is None else logits.tolist()
-        write_json(new / _STAGE_FIT, {"fit": fit.to_record(), "validation_logits": held_out})
+        write_json(new / _STAGE_FIT, {"fit": to_record(fit), "validation_logits": held_out})
 
 
 def read_stage(checkpoints: Path) -> tuple[dict[str, Tensor], Fit, np.ndarray | None] | None:
@@ -125,7 +115,7 @@ def read_stage(checkpoints: Path) -> tuple[dict[str, Tensor], Fit, np.ndarray | 
     record = read_json(folder / _STAGE_FIT)
     logits = record["validation_logits"]
     held_out = None if logits is None else np.asarray(logits)
-    return load_file(folder / _STAGE_STATE), Fit.from_record(record["fit"]), held_out
+    return load_file(folder / _STAGE_STATE), from_record(Fit, record["fit"]), held_out
 
 
 def write_run(result: "RunResult") -> None:
@@ -139,10 +129,10 @@ def write_run(result: "RunResult") -> None:
     if transfer is not None:
         record["transfer"] = _transfer_record(transfer)
     if verdict is not None:
-        record["verdict"] = of_transfer["gain"] = verdict.to_record()
-    metrics = {**result.scores, **({"transfer": of_transfer} if of_transfer else {}), "cost": result.cost.to_record()}
+        record["verdict"] = of_transfer["gain"] = to_record(verdict)
+    metrics = {**result.scores, **({"transfer": of_transfer} if of_transfer else {}), "cost": to_record(result.cost)}
     write_json(folder / METRICS, metrics)
-    write_json(folder / EXPERIMENT, record | {"training": result.training.to_record()})
+    write_json(folder / EXPERIMENT, record | {"training": to_record(result.training)})
 
 
 def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
@@ -242,7 +232,6 @@ def is_comparison(folder: Path) -> bool:
 
 
 def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "ComparisonResult":
-    """Read a comparison, finished or not."""
     record = read_json(folder / COMPARISON)
     values = {
         "folder": folder,
@@ -265,7 +254,7 @@ def card_results(result: "RunResult") -> dict[str, Any]:
         "seed": result.settings["training"]["seed"],
         "training": result.settings["training"],
         "versions": result.versions,
-        "cost": result.cost.to_record(),
+        "cost": to_record(result.cost),
     }
     if (transfer := result.transfer) is not None and (source := transfer.source) is not None:
         name = source.name if isinstance(source, DataSummary) else source
@@ -273,7 +262,7 @@ def card_results(result: "RunResult") -> dict[str, Any]:
     if "test" in result.scores:
         results["test"] = result.scores["test"]
     if result.verdict is not None:
-        results["verdict"] = result.verdict.to_record()
+        results["verdict"] = to_record(result.verdict)
     return results
 
 

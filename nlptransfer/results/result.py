@@ -102,7 +102,6 @@ class RunResult:
 
     @property
     def has_model(self) -> bool:
-        """Whether the folder holds the classifier."""
         return self.model_folder.is_dir()
 
     def without_model(self) -> "RunResult":
@@ -110,7 +109,6 @@ class RunResult:
         return replace(self, live=None)
 
     def drop_model(self) -> None:
-        """Delete the saved classifier."""
         records.remove(self.model_folder)
 
     def validation_score(self, metric: str) -> float:

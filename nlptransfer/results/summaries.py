@@ -1,17 +1,15 @@
-"""Say what a run was made from and how it went: its data, each stage's fit, its cost, its verdict.
-
-These are plain values, and can be turned into JSON and back. They do not know how they come about.
-"""
+"""What a run was made from and how it went, as plain values that can be turned into JSON and back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import UnionType
-from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from nlptransfer.data import Data, Labels
 from nlptransfer.evaluation import Gain
+from nlptransfer.transfer import Evidence
 
 T = TypeVar("T")
 
@@ -40,7 +38,6 @@ def from_record(kind: type[T], record: Mapping[str, Any]) -> T:
 
 
 def _as_typed(hint: Any, value: Any) -> Any:
-    """Turn lists into tuples and objects into dataclasses, where the type says so."""
     if value is None:
         return None
     origin, kinds = get_origin(hint), get_args(hint)
@@ -52,20 +49,6 @@ def _as_typed(hint: Any, value: Any) -> Any:
         return {name: _as_typed(kinds[1], part) for name, part in value.items()}
     is_object = isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping)
     return from_record(hint, value) if is_object else value
-
-
-class Recorded:
-    """A dataclass that can be turned into JSON and back."""
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the fields that are not None, ready for JSON."""
-        record: dict[str, Any] = to_record(self)
-        return record
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Make one of what ``to_record`` gave."""
-        return from_record(cls, record)
 
 
 @dataclass(frozen=True)
@@ -83,13 +66,11 @@ class DataSummary:
 
     @classmethod
     def of(cls, data: Data, truncated: Mapping[str, float] | None = None) -> "DataSummary":
-        """Summarize a dataset."""
         counts = label_counts(data.train.targets, data.labels)
         return cls(data.name, data.labels, data.fingerprints(), counts, truncated or {})
 
     @property
     def rows(self) -> dict[str, int]:
-        """Number of rows by split."""
         return {split: counted["rows"] for split, counted in self.fingerprints.items()}
 
 
@@ -100,7 +81,7 @@ def label_counts(targets: np.ndarray, labels: Labels) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Fit(Recorded):
+class Fit:
     """How one stage was fitted. A field is None where it does not apply."""
 
     seconds: float = 0.0
@@ -120,7 +101,7 @@ class Fit(Recorded):
     """settings of the variant that was kept"""
     curve: Sequence[Mapping[str, Any]] | None = None
     """of each variant: its settings, best_score, evidence, seconds, examples"""
-    evidence: Mapping[str, Any] | None = None
+    evidence: Evidence | None = None
     """for the fitted model, where variants are compared without target labels"""
     domains_differ: bool | None = None
     """whether the domains differed before adaptation, where variants are compared without target labels"""
@@ -131,7 +112,7 @@ class Fit(Recorded):
 
 
 @dataclass(frozen=True)
-class Cost(Recorded):
+class Cost:
     """What a run took, and what its classifier takes."""
 
     train_seconds: float
@@ -150,7 +131,7 @@ class Cost(Recorded):
 
 
 @dataclass(frozen=True)
-class Verdict(Gain, Recorded):
+class Verdict(Gain):
     """Whether the source helped, and which of the two sides the run is."""
 
     validation: Mapping[str, float]

@@ -161,7 +161,7 @@ class _Loop:
         self.learning = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
         self.accelerator.register_save_state_pre_hook(_drop_frozen)
         self.best: dict[str, Tensor] = {}
-        set_seed(settings.seed if settings.init_seed is None else settings.init_seed, device_specific=True)
+        set_seed(settings.initialization_seed, device_specific=True)
 
     @property
     def pass_rows(self) -> int:
@@ -200,10 +200,9 @@ class _Loop:
 
     def _epoch(self) -> None:
         report, settings = self.report, self.settings
-        data_seed = settings.seed if settings.data_seed is None else settings.data_seed
         first = report.epoch * self.epoch_steps
         batches = {
-            role: endless_batches(tokens, self.step_rows, data_seed, first, self.epoch_steps)
+            role: endless_batches(tokens, self.step_rows, settings.order_seed, first, self.epoch_steps)
             for role, tokens in self.tokens.items()
         }
         self.objective.train()

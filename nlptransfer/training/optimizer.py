@@ -84,6 +84,16 @@ class TrainingSettings(Settings):
             if not any(find_spec(package) for package in TRACKERS[tracker]):
                 raise SettingError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker][0]}")
 
+    @property
+    def initialization_seed(self) -> int:
+        """The seed of initialization and dropout."""
+        return self.seed if self.init_seed is None else self.init_seed
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the data order."""
+        return self.seed if self.data_seed is None else self.data_seed
+
     def flat(self) -> dict[str, int | float | str | bool]:
         """Return the settings as trackers take them: plain values only."""
         settings = asdict(self).items()

@@ -101,8 +101,7 @@ class Pretrain(Transfer):
             return {"seconds": 0.0, "examples": 0}
         route.freeze(built.model)
         model, is_masked = load_language_model(recorded_base(built.record), plain_model(built.model).dtype)
-        seed = settings.seed if settings.init_seed is None else settings.init_seed
-        masking = self._masking(model, built.tokenizer, seed) if is_masked else None
+        masking = self._masking(model, built.tokenizer, settings.initialization_seed) if is_masked else None
         none = f"none for a decoder, as {built.record['name']} is one"
         check(is_masked or self.mask_probability is None, "mask_probability", self.mask_probability, none)
         with _around(model, built.model, head_learns=not route.is_adapter):

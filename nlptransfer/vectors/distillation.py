@@ -65,13 +65,7 @@ def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int
     A word's vector is the mean of its last hidden states, [CLS] and [SEP] included, on its ``dimensions`` main
     components (all where the encoder is narrower, or words are no more), times a / (a + p) with p of Zipf's law (SIF,
     Arora et al. 2017; the recipe of model2vec). A word without tokens is zero. The result stays in the cache.
-
-    Args:
-        words: most frequent first; of a word that comes twice the first is kept.
-
-    Raises:
-        VectorsError: there are no words, or the tokenizer makes nothing of any.
-        BaseModelError: the model is no encoder, or its weights are not whole.
+    ``words`` are most frequent first, and repeats are passed over.
     """
     check(dimensions >= 1, "dimensions", dimensions, "at least 1")
     words = list(dict.fromkeys(words))

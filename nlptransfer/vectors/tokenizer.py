@@ -81,10 +81,7 @@ def build_tokenizer(words: Sequence[str]) -> Tokenizer:
 
 
 def split_words(texts: Sequence[str], vocabulary_size: int = 20_000) -> Iterator[list[str]]:
-    """Yield the words of each text, lower-cased; for unspaced scripts, pieces learned from the texts (BPE).
-
-    At most ``vocabulary_size`` pieces are learned, besides one for each different sign.
-    """
+    """Yield the words of each text, lower-cased; for unspaced scripts at most ``vocabulary_size`` pieces (BPE)."""
     if is_unspaced(texts):
         # Byte pairs and not Unigram: its trainer breaks ties by chance, and takes four times as long.
         tokenizer = Tokenizer(models.BPE())
@@ -129,7 +126,7 @@ def _hides_digits(vocabulary: Iterable[str]) -> bool:
 
 
 def _normalizer(words: Sequence[str], is_joined: bool) -> normalizers.Normalizer:
-    """Write a text as the vocabulary does; clitics joined on request."""
+    """Write a text as the vocabulary does."""
     known = set(words)
     steps = [*_unicode_form(words), normalizers.Replace("’", "'")]
     for plain, others in _PLAIN.items():

@@ -16,6 +16,7 @@ from nlptransfer import Classifier, RunResult
 from nlptransfer.classifier.classifier import CHUNK
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation.calibration import coverage_curve
+from nlptransfer.results import to_record
 
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "", "words that no vector knows"]
 
@@ -273,7 +274,7 @@ def test_what_nlptransfer_json_and_the_config_say(one, several, tmp_path):
 
 def test_the_record_says_how_it_was_made_and_what_it_scores(one_run, remarks):
     found = json.loads((one_run.folder / "model" / "nlptransfer.json").read_text())["results"]
-    assert found["test"] == one_run.metrics and found["cost"] == one_run.cost.to_record()
+    assert found["test"] == one_run.metrics and found["cost"] == to_record(one_run.cost)
     assert found["fingerprints"] == one_run.data.fingerprints
     assert found["rows"] == {name: each["rows"] for name, each in found["fingerprints"].items()}
     assert sum(found["label_counts"].values()) == found["rows"]["train"]

@@ -29,55 +29,35 @@ def labels_of(k: int, multi_label: bool = False) -> Labels:
 AVERAGES = [f"{rate}_{kind}" for rate in ("f1", "precision", "recall") for kind in ("macro", "micro", "weighted")]
 
 
-def assert_per_class(per_class: dict, targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> None:
-    expected = sk.precision_recall_fscore_support(
-        targets, guesses, labels=range(labels.num_labels), average=None, zero_division=0
-    )
-    assert list(per_class) == list(labels.names)
-    for name, *row in zip(labels.names, *expected, strict=True):
-        assert list(per_class[name]) == ["precision", "recall", "f1", "support"]
-        assert list(per_class[name].values()) == pytest.approx(row)
-
-
 # scikit-learn warns of data with one class, which is the point here.
 @pytest.mark.filterwarnings("ignore:.*single label:UserWarning")
+@pytest.mark.parametrize("several", [False, True])
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32), n=st.integers(1, 40), k=st.integers(1, 6))
-def test_single_label_scores_are_those_of_scikit_learn(seed: int, n: int, k: int) -> None:
-    targets, probabilities = single_rows(np.random.default_rng(seed), n, k)
-    labels = labels_of(k)
-    found = score_predictions(targets, probabilities, labels, resamples=5)
-    guesses = probabilities.argmax(axis=1)
-    loss = sk.log_loss(targets, probabilities, labels=range(k)) if k > 1 else 0.0
-    expected = {"accuracy": sk.accuracy_score(targets, guesses), "mcc": sk.matthews_corrcoef(targets, guesses)}
-    expected |= {"loss": loss, **{name: score_of(name)(targets, guesses) for name in AVERAGES}}
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert set(found) == {*expected, "accuracy_interval", "f1_macro_interval", "per_class"}
-    assert_per_class(found["per_class"], targets, guesses, labels)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32), n=st.integers(1, 40), k=st.integers(2, 6), ties=st.booleans())
-def test_multi_label_scores_are_those_of_scikit_learn(seed: int, n: int, k: int, ties: bool) -> None:
-    rng = np.random.default_rng(seed)
-    targets, probabilities = multi_rows(rng, n, k)
-    probabilities = probabilities.round(1) if ties else probabilities
-    labels, thresholds = labels_of(k, multi_label=True), rng.random(k)
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 40), k=st.integers(1, 6), ties=st.booleans())
+def test_scores_are_those_of_scikit_learn(several: bool, seed: int, n: int, k: int, ties: bool) -> None:
+    rng, k = np.random.default_rng(seed), max(k, 1 + several)
+    targets, probabilities = (multi_rows if several else single_rows)(rng, n, k)
+    labels, thresholds = labels_of(k, several), rng.random(k) if several else None
+    if several:
+        probabilities = probabilities.round(1) if ties else probabilities
+        guesses = (probabilities >= thresholds).astype(int)
+        loss = sk.log_loss(targets.ravel(), probabilities.ravel(), labels=[0, 1])
+    else:
+        guesses = probabilities.argmax(axis=1)
+        loss = sk.log_loss(targets, probabilities, labels=range(k)) if k > 1 else 0.0
     found = score_predictions(targets, probabilities, labels, thresholds=thresholds, resamples=5)
-    guesses = (probabilities >= thresholds).astype(int)
-    exact = sk.accuracy_score(targets, guesses)
-    expected = {
-        "accuracy": exact,
-        "subset_accuracy": exact,
-        **{name: score_of(name)(targets, guesses) for name in AVERAGES},
-    }
-    expected["lrap"] = sk.label_ranking_average_precision_score(targets, probabilities)
-    expected["loss"] = sk.log_loss(targets.ravel(), probabilities.ravel(), labels=[0, 1])
+    names = ["accuracy", *AVERAGES, "subset_accuracy" if several else "mcc"]
+    expected = {"loss": loss, **{name: score_of(name)(targets, guesses) for name in names}}
+    if several:
+        expected["lrap"] = sk.label_ranking_average_precision_score(targets, probabilities)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    intervals = {"accuracy_interval", "f1_macro_interval", "f1_micro_interval"}
-    assert set(found) == {*expected, *intervals, "per_class"}
-    assert_per_class(found["per_class"], targets, guesses, labels)
+    scored = ["accuracy", "f1_macro", *(["f1_micro"] if several else [])]
+    assert set(found) == {*expected, *(f"{name}_interval" for name in scored), "per_class"}
+    columns = sk.precision_recall_fscore_support(targets, guesses, labels=range(k), average=None, zero_division=0)
+    assert list(found["per_class"]) == list(labels.names)
+    for of_label, *row in zip(found["per_class"].values(), *columns, strict=True):
+        assert list(of_label) == ["precision", "recall", "f1", "support"]
+        assert list(of_label.values()) == pytest.approx(row)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 

@@ -93,32 +93,23 @@ def test_intervals_stay_where_scores_can_be() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [((0.6, 0.7, 0.75), (0.5, 0.52, 0.6)), ((0.8, 0.7, 0.6, 0.5), (0.61, 0.63)), ((0.7, 0.8), (0.7, 0.82))],
+    [
+        ((0.6, 0.7, 0.75), (0.5, 0.52, 0.6)),
+        ((0.8, 0.7, 0.6, 0.5), (0.61, 0.63)),
+        ((0.7, 0.8), (0.7, 0.82)),
+        ((0.6, 0.7, 0.75), (0.6,)),
+    ],
 )
-def test_where_rows_are_many_a_difference_is_welchs(one: tuple[float, ...], other: tuple[float, ...]) -> None:
+def test_where_rows_are_many_a_difference_is_welchs_or_beside_one_seed_students(
+    one: tuple[float, ...], other: tuple[float, ...]
+) -> None:
     targets, sides = np.zeros(50_000, dtype=int), [right_in(*side, rows=50_000) for side in (one, other)]
     found = paired(targets, *sides, TWO, "accuracy", resamples=50_000)
-    reference = stats.ttest_ind(one, other, equal_var=False)
-    low, high = reference.confidence_interval()
+    reference = stats.ttest_1samp(one, *other) if len(other) == 1 else stats.ttest_ind(one, other, equal_var=False)
+    low, high = np.subtract(reference.confidence_interval(), other if len(other) == 1 else 0)
     assert found.interval == pytest.approx((low, high), abs=0.05 * (high - low))
     assert found.p_value == pytest.approx(reference.pvalue, abs=0.01)
     assert (found.one, found.other) == (np.mean(one), np.mean(other))
-
-
-def test_beside_a_side_that_does_not_vary_a_difference_is_students() -> None:
-    one, rows = (0.6, 0.7, 0.75), 50_000
-    found = paired(
-        np.zeros(rows, dtype=int),
-        right_in(*one, rows=rows),
-        right_in(0.6, rows=rows),
-        TWO,
-        "accuracy",
-        resamples=50_000,
-    )
-    reference = stats.ttest_1samp(np.subtract(one, 0.6), 0)
-    low, high = reference.confidence_interval()
-    assert found.interval == pytest.approx((low, high), abs=0.05 * (high - low))
-    assert found.p_value == pytest.approx(reference.pvalue, abs=0.01)
 
 
 @pytest.mark.parametrize("shift", [0, 20, 200])
@@ -166,9 +157,7 @@ def test_results_depend_on_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (3, 3), (2, 9), (9, 2), (40, 61), (0, 20)])
-def test_mcnemar_is_scipys_and_statsmodels(b: int, c: int) -> None:
-    expected = stats.binomtest(b, b + c).pvalue if b + c else 1.0
-    assert mcnemar(b, c) == pytest.approx(expected)
+def test_mcnemar_is_that_of_statsmodels(b: int, c: int) -> None:
     assert mcnemar(b, c) == pytest.approx(reference_mcnemar([[5, b], [c, 7]], exact=True).pvalue)
 
 
@@ -267,17 +256,6 @@ def test_the_majority_itself_is_never_recommended() -> None:
     good, best = candidate("majority", 0.9, 0.895), candidate("probe", 0.9, 0.9)
     assert interval(good, best)[0] > -0.01
     assert advice(good, best, majority="majority").candidate == "probe"
-
-
-def test_labels_that_were_shuffled_beat_no_majority() -> None:
-    rng = np.random.default_rng(3)
-    targets = rng.integers(2, size=1000)
-    guesses = [
-        ScoredCandidate(name, [rng.integers(2, size=1000) for _ in range(3)], 0.5) for name in ("probe", "lora", "full")
-    ]
-    majority = ScoredCandidate("majority", [np.zeros(1000, dtype=int)], 0.5)
-    found = recommended(targets, [majority, *guesses], TWO, "accuracy", majority="majority")
-    assert found.candidate is None and found.reason.startswith("no route beats the majority")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from helpers.corpora import text_of
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.evaluation import predicted, score_predictions
 from nlptransfer.experiments.baselines import BASELINES, INVERSE_L2, fit_majority, fit_tfidf
+from nlptransfer.results import to_record
 
 
 @pytest.fixture(scope="module")
@@ -137,5 +138,5 @@ def test_test_is_not_looked_at(name, single):
     texts = single.test.texts
     seen, unseen = BASELINES[name](single), BASELINES[name](blind)
     assert np.array_equal(seen.probabilities(texts), unseen.probabilities(texts))
-    told = {key: value for key, value in seen.fit.to_record().items() if key != "seconds"}
-    assert told == {key: value for key, value in unseen.fit.to_record().items() if key != "seconds"}
+    told = {key: value for key, value in to_record(seen.fit).items() if key != "seconds"}
+    assert told == {key: value for key, value in to_record(unseen.fit).items() if key != "seconds"}

@@ -17,6 +17,7 @@ from nlptransfer import RunResult, Word2Vec
 from nlptransfer.errors import NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.environment import machine
 from nlptransfer.files import read_json
+from nlptransfer.results import to_record
 from nlptransfer.training.loop import train
 
 QUICK = {
@@ -76,12 +77,12 @@ def test_scores(run):
         assert found["accuracy_interval"][0] <= found["accuracy"] <= found["accuracy_interval"][1]
         assert tuple(found["per_class"]) == run.data.labels.names
         assert all(set(each) == {"precision", "recall", "f1", "support"} for each in found["per_class"].values())
-    assert run.metrics == report["test"] and run.cost.to_record() == report["cost"]
+    assert run.metrics == report["test"] and to_record(run.cost) == report["cost"]
     assert run.metrics["f1_micro"] > 0.8, "topics that the vectors set apart were not learned"
 
 
 def test_cost(run):
-    cost = run.cost.to_record()
+    cost = to_record(run.cost)
     assert set(cost) == {
         "train_seconds", "examples_per_second", "trainable_parameters", "total_parameters", "peak_memory_mb",
         "texts_per_second", "size_mb",
@@ -449,7 +450,7 @@ def test_a_run_that_keeps_no_model(tune, remarks):
     kept, run = tune(remarks), tune(remarks, save_model=False)
     assert set(files_of(run.folder)) == {name for name in RUN_FILES if not name.startswith("model/")}
     assert run.metrics == kept.metrics
-    assert {*kept.cost.to_record()} - {*run.cost.to_record()} == {"texts_per_second", "size_mb"}
+    assert {*to_record(kept.cost)} - {*to_record(run.cost)} == {"texts_per_second", "size_mb"}
     # In memory it still is.
     texts = ["goodaa wordab", "badaa"]
     assert np.allclose(run.classifier.probabilities(texts), kept.classifier.probabilities(texts))

@@ -16,7 +16,7 @@ from nlptransfer.cli.app import main
 from nlptransfer.errors import DataError, NlpTransferError, RunFolderError, SettingError
 from nlptransfer.experiments.run import run as run_once
 from nlptransfer.files import read_json
-from nlptransfer.results import RunConfig
+from nlptransfer.results import RunConfig, to_record
 from nlptransfer.transfer.direct import Copy
 from nlptransfer.transfer.joint import Joint
 from nlptransfer.transfer.sequential import Sequential
@@ -61,7 +61,7 @@ def test_a_verdict_rests_on_runs_of_both_sides_on_the_same_rows(tune):
         f"verdict/{side}/{name}" for side in sides for name in WITHOUT_MODEL
     }
     verdict = run.verdict
-    assert verdict.to_record() == report_of(run.folder)["transfer"]["gain"]
+    assert to_record(verdict) == report_of(run.folder)["transfer"]["gain"]
     means = {}
     for side in ("sequential", "direct"):
         folders = [run.folder / "verdict" / f"{side}-{seed}" for seed in range(3)]

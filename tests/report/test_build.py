@@ -112,12 +112,3 @@ def test_a_verdict_has_one_report_and_its_runs_have_none(remarks, vectors_file, 
     )  # fmt: skip
     assert [path.parent for path in run.folder.rglob(REPORT)] == [run.folder]
     assert f"gain {run.verdict.gain:+.3f}" in (run.folder / REPORT).read_text()
-
-
-def test_no_report_on_the_command_line(remarks_folder, vectors_file, tmp_path, command_line):
-    call = ("finetune", remarks_folder, "--base", vectors_file, "--set", "head_type=linear", "--output-dir", tmp_path)
-    ended = command_line(main, *call, "--no-report")
-    assert ended.code == 0, ended.err
-    assert not (tmp_path / REPORT).exists()
-    assert command_line(main, *call).code == 0
-    assert (tmp_path / REPORT).exists()
