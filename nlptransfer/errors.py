@@ -14,7 +14,7 @@ Each message says what was expected, what was found, where, and what to do. The
 command line prints it on one line and exits with code 2.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -55,7 +55,13 @@ class HubError(NlpTransferError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that names the known name nearest to ``name``, or all of them."""
+    """Return a sentence that names the known name nearest to ``name``, or all of them."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+def abridged(parts: Sequence[str], most: int) -> str:
+    """Join the first ``most`` parts by commas, and say how many more there are."""
+    more = f" and {len(parts) - most} more" if len(parts) > most else ""
+    return ", ".join(parts[:most]) + more

@@ -32,13 +32,11 @@ def push_saved(
         folder: of a run, or of a saved classifier.
         repo_id: owner/name.
         private: None: a new repo is private, an existing one stays as it is.
-        revision: a branch, made where it is not there.
+        revision: a branch, made of main where it is not there; None: main.
         create_pr: whether a pull request is opened instead.
         token: None: the one that this machine is logged in with.
         dry_run: whether to do only what needs no network.
-        license: the hub's id of a license, for the card.
-        language: codes of languages, for the card.
-        datasets: hub ids, for the card.
+        license, language, datasets: ids on the hub and codes of languages, for the card.
         examples: texts that the card shows; no text of yours is in it otherwise.
 
     Raises:
@@ -72,22 +70,6 @@ def push_saved(
 
 def card_facts(record: SavedRecord, repo_id: str, **extra: Any) -> CardFacts:
     """Return what a saved classifier's record says for its model card, and ``extra``: license, language, ..."""
-    further = record.further
-    return CardFacts(
-        repo_id=repo_id,
-        # What was exported says what it was exported from.
-        route=further["learned"]["route"] if "learned" in further else record.route.name,
-        labels=record.labels.names,
-        multi_label=record.labels.multi_label,
-        section=record.route.card_section(record.as_json(), repo_id),
-        max_length=record.max_length,
-        thresholds=record.thresholds,
-        long_text=record.route.long_text,
-        normalization=record.normalization,
-        exported=further.get("format", ""),
-        base=further.get("base", {}),
-        calibration=further.get("calibration"),
-        verified=record.verified,
-        results=further.get("results", {}),
-        **extra,
-    )
+    content = record.as_json()
+    section = record.route.card_section(content, repo_id)
+    return CardFacts(repo_id, content, section, record.route.long_text, **extra)

@@ -83,10 +83,7 @@ def _named_runs(
 ) -> list[dict[str, Any]]:
     """Give each distinct call of finetune, by each of the transfers if there are any, a folder of its own.
 
-    Args:
-        calls: arguments of finetune.
-        named: settings whose values are in the name of the folder.
-        output_dir: holds the folders; the folder itself where there is one call.
+    Values of the settings in ``named`` are in its name; where there is one call, its folder is ``output_dir`` itself.
     """
     runs: dict[str, tuple[str, dict[str, Any]]] = {}
     each_transfer: Sequence[str | None] = transfers or [None]

@@ -12,13 +12,7 @@ from nlptransfer.cli.finetuning import finetune
 
 
 def recipe(*data: str | Path, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> None:
-    """Run the verb finetune, with data and settings that it takes by default.
-
-    Args:
-        data: what is learned from.
-        variants: settings of the runs on each data set.
-        **defaults: settings of all runs.
-    """
+    """Run the verb finetune on these data, with the settings of each variant and those that all runs share."""
     run_verb(finetune([str(source) for source in data], variants, **defaults), sys.modules["__main__"].__doc__)
 
 

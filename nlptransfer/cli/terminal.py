@@ -31,7 +31,6 @@ def start_log(quiet: bool = False) -> None:
 
 
 def show_gains(gains: Sequence[Mapping[str, Any]]) -> None:
-    """Print the table of gains."""
     columns = (">target rows", "transfer", ">direct", ">with source", ">gain (95%)", ">seeds", "verdict")
     rows = (
         (
@@ -74,13 +73,10 @@ def show_comparison(result: "ComparisonResult") -> None:
 
     columns = ("candidate", ">validation", f">test {result.metric} (95%)", ">spread", ">train s", ">MB", ">texts/s")
     rows: list[Sequence[str]] = []
-    chosen = None
-    for number, row in enumerate(result.table):
+    for row in result.table:
         if row["score"] is None:
             rows.append((row["name"], f"{row['status']}: {row['reason']}"))
             continue
-        if row["name"] == result.recommended:
-            chosen = number
         rows.append(
             (
                 row["name"],
@@ -92,7 +88,7 @@ def show_comparison(result: "ComparisonResult") -> None:
                 _or_none(row.get("texts_per_second_64"), ",.0f"),
             )
         )
-    _print_table(columns, rows, chosen)
+    _print_table(columns, rows, bold=result.recommended)
     for warning in result.warnings:
         typer.echo(f"data: {warning}")
     typer.echo(result.recommendation)
@@ -100,7 +96,6 @@ def show_comparison(result: "ComparisonResult") -> None:
 
 
 def show_runs(runs: Sequence["RunResult"]) -> None:
-    """Print the table of finished runs, and their folders."""
     named = any(run.transfer is not None for run in runs)
     # The gain takes the place of what tells routes apart, as both do not fit into a line.
     has_source = any(run.transfer is not None and run.transfer.source is not None for run in runs)
@@ -149,15 +144,15 @@ def _or_none(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _print_table(columns: Iterable[str], rows: Iterable[Sequence[str]], bold: int | None = None) -> None:
-    """Print rows; columns that begin with > are aligned to the right."""
+def _print_table(columns: Iterable[str], rows: Iterable[Sequence[str]], bold: str | None = None) -> None:
+    """Print rows, in bold those that begin with ``bold``; columns that begin with > are aligned to the right."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table()
     for name in columns:
         table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left")
-    for number, row in enumerate(rows):
-        table.add_row(*row, style="bold" if number == bold else "")
+    for row in rows:
+        table.add_row(*row, style="bold" if row[0] == bold else "")
     # What stands in brackets is the user's, or an extra to install, and no style.
     Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)

@@ -31,8 +31,7 @@ MOST_VALIDATION_ROWS = 5_000
 MOST_CALIBRATION_ROWS = 2_000
 """A calibration split has about these at most: it fits a temperature and thresholds."""
 LEAST_CALIBRATION_ROWS = 20
-"""Fewer are not split off. In multi-label data, where thresholds decide most of F1, these are spared even of a small
-pool, as long as they are at most a fifth of what validation leaves."""
+"""Fewer are not split off; in multi-label data these are, as long as they are at most a fifth of what is left."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,13 @@ class DataSettings(Settings):
     validation_size: Annotated[float, Interval(gt=0, lt=1)] = 0.1
     """Share of the training pool that becomes validation where the source has none (at most about 5,000 rows)."""
     calibration_size: Share = 0.05
-    """Share of the training pool that becomes calibration (about 2,000 rows at most; none instead of fewer than 20, in
-    multi-label data 20 if the pool has some 100 or more); 0 for none."""
+    """Share of the training pool that becomes calibration (from 20 to about 2,000 rows, or none); 0 for none."""
     max_train_rows: Count | None = None
-    """Most labeled rows outside test: train, validation and calibration together; all if None. Of a validation split
-    that the source has, ``validation_size`` of this number is kept."""
+    """Most labeled rows outside test; all if None. A source's own validation split gets ``validation_size`` of them."""
     rows_seed: int | None = None
     """Seed of which rows ``max_train_rows`` leaves and of how these are split, but for test; None: ``split_seed``."""
     normalization: Normalization = "none"
-    """One form of :data:`NORMALIZATIONS` for all texts, when rows are read and by the classifier to what it predicts:
-    nfkc, lower or web. Plain transformers must be given texts that are in it."""
+    """Form of all texts, when they are read and before a prediction: none, nfkc, lower or web (NORMALIZATIONS)."""
 
     def __post_init__(self) -> None:
         self.check()
@@ -111,14 +107,9 @@ class Split:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """Labeled text, split once.
-
-    What the source does not split is split here, by ``split_seed`` alone (``rows_seed`` can part what is not test in
-    other ways), with identical texts on one side. Splits that the source has are kept as they are.
-    """
+    """Labeled text, split once, with identical texts on one side; splits that the source has are kept as they are."""
 
     name: str
-    """Name of the source."""
     labels: Labels
     """The labels that occur in training."""
     train: Split
@@ -165,7 +156,6 @@ def load_data(source: Any, settings: DataSettings | None = None) -> Data:
         source: a hub id, a csv, tsv, jsonl, json or parquet file (plain or .gz), a folder of such files named train,
             validation (valid, val, dev) and test, a ``datasets`` Dataset or DatasetDict, a pandas DataFrame, a pair
             (texts, labels), or a mapping of split names to any of the last five.
-        settings: columns, the form of texts, sizes and the seeds of the splits.
 
     Raises:
         DataError: rows that cannot be read, mapped to text and label, or split.
@@ -204,7 +194,6 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
         source: as in :func:`load_data`; a source without splits (a file, a Dataset, ...) is taken whole.
         labels: the classifier's labels; single labels are read as sets of one where it is multi-label.
         settings: its columns, delimiter and normalization are used; a classifier applies its own besides.
-        split: which split of a source that has several.
 
     Raises:
         DataError: no such split, rows that cannot be read, or a label that the classifier does not know.
@@ -247,12 +236,11 @@ def _read_rows(table: Table, text_column: str, label_column: str, settings: Data
         if name not in table.columns:
             there = ", ".join(map(repr, table.columns))
             raise DataError(f"{table.where}: expected the column {name!r} as in train, found {there}; rename it")
-    where = f"{table.where}, column {text_column!r}"
-    texts = [clean_text(text, f"{where}, row {row}") for row, text in enumerate(table.columns[text_column], 1)]
+    of_text, of_label = (f"{table.where}, column {name!r}" for name in (text_column, label_column))
+    texts = [clean_text(text, f"{of_text}, row {row}") for row, text in enumerate(table.columns[text_column], 1)]
     texts = normalize(settings.normalization, texts)
-    where = f"{table.where}, column {label_column!r}"
     class_names = table.class_names.get(label_column)
-    labels = read_labels(table.columns[label_column], where, class_names, settings.label_delimiter)
+    labels = read_labels(table.columns[label_column], of_label, class_names, settings.label_delimiter)
     with_text = [row for row, text in enumerate(texts) if text.strip()]
     usable = [(row, label) for row in with_text if (label := labels[row]) is not None]
     without_text, without_label = len(texts) - len(with_text), len(with_text) - len(usable)

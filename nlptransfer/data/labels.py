@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer.errors import DataError
+from nlptransfer.errors import DataError, abridged
 
 Row = str | tuple[str, ...]
 """One row's label name, or its set of names where the data is multi-label."""
@@ -29,22 +29,19 @@ class Labels:
         if not self.names:
             raise DataError("expected label names, found none")
         if len({*self.names}) < len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise DataError(f"expected every label name once, found {_listed(twice)} more than once")
+            twice = sorted({repr(name) for name in self.names if self.names.count(name) > 1})
+            raise DataError(f"expected every label name once, found {abridged(twice, 30)} more than once")
 
     @property
     def num_labels(self) -> int:
-        """The number of labels."""
         return len(self.names)
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Id to name, as a model's config wants it."""
         return dict(enumerate(self.names))
 
     @cached_property
     def label2id(self) -> dict[str, int]:
-        """Name to id, as a model's config wants it."""
         return {name: index for index, name in enumerate(self.names)}
 
     @property
@@ -92,7 +89,8 @@ class Labels:
         if not isinstance(name, str):
             raise DataError(f"row {number}: expected a label name, found {type(name).__name__} {name!r}")
         if name not in self.label2id:
-            raise DataError(f"row {number}: unknown label {name!r}; known labels: {_listed(self.names)}")
+            known = abridged([*map(repr, self.names)], 30)
+            raise DataError(f"row {number}: unknown label {name!r}; known labels: {known}")
         return self.label2id[name]
 
 
@@ -104,15 +102,14 @@ def read_labels(
 ) -> list[Row | None]:
     """Turn raw label values into names, or into tuples of names in multi-label data; a missing label is None.
 
-    Names are strings without outer white space, NFC-normalized; whole numbers become their digits, true and false
-    "true" and "false". None, NaN and an empty string are missing labels; an empty list is an empty set of labels.
+    Names are stripped and NFC-normalized; whole numbers become their digits, true and false "true" and "false". None,
+    NaN and an empty string are missing labels; an empty list, or the delimiter alone, is an empty set of labels.
 
     Args:
         values: one a row: str, int, bool, a whole float, a numpy scalar, or a list, tuple, set or array of these.
         where: file and column, for messages.
         class_names: names of the ids 0, 1, ... where the values are ids (a ``ClassLabel``); -1 is a missing label.
-        delimiter: what joins the names of one row in a string (``"|"`` in ``"a|b"``), which makes the column
-            multi-label; the delimiter alone is an empty set.
+        delimiter: what joins the names of a row in a string (``"|"`` in ``"a|b"``); makes the column multi-label.
 
     Raises:
         DataError: numbers and text mixed, lists and single labels mixed, or a value that is no label.
@@ -224,8 +221,3 @@ def _names(value: Any, where: str) -> Row | None:
             "turn vectors of 0 and 1 into lists of label names"
         )
     return names
-
-
-def _listed(names: Sequence[str], most: int = 30) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more

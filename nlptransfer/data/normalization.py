@@ -7,6 +7,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal
 
 from nlptransfer.settings import check
@@ -36,14 +37,6 @@ def _nfkc(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).translate(_QUOTES).split()) or text
 
 
-def _lower(text: str) -> str:
-    return _settled(text, str.lower)
-
-
-def _web(text: str) -> str:
-    return _settled(text, _without_web)
-
-
 def _without_web(text: str) -> str:
     # Stand-ins as in TweetEval (Barbieri et al. 2020).
     text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
@@ -51,7 +44,7 @@ def _without_web(text: str) -> str:
     return _LONG_RUN.sub(r"\1\1\1", text)
 
 
-def _settled(text: str, step: Callable[[str], str]) -> str:
+def _settled(step: Callable[[str], str], text: str) -> str:
     """Repeat ``step`` and NFKC until nothing changes, as "&amp;lt;" is an entity in an entity.
 
     A text that this empties, or that never comes to rest, keeps its NFKC form. Either way a second call changes
@@ -67,7 +60,12 @@ def _settled(text: str, step: Callable[[str], str]) -> str:
     return plain
 
 
-NORMALIZATIONS: dict[str, Callable[[str], str]] = {"none": str, "nfkc": _nfkc, "lower": _lower, "web": _web}
+NORMALIZATIONS: dict[str, Callable[[str], str]] = {
+    "none": str,
+    "nfkc": _nfkc,
+    "lower": partial(_settled, str.lower),
+    "web": partial(_settled, _without_web),
+}
 """Each form by its name; none empties a text that is not empty, and each leaves its own result as it is.
 
 - ``none``: the text as it is;

@@ -40,11 +40,7 @@ def check_kind(path: Path, kinds: Sequence[str] = KINDS) -> None:
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the rows of a file of a kind in ``KINDS`` one by one, each by column name.
-
-    Raises:
-        DataError: at once or while reading, another kind, or a file that does not parse.
-    """
+    """Read the rows of a file one by one, by column name; a DataError for another kind, or where it does not parse."""
     check_kind(path)
     kind = kind_of(path)
     if kind == ".parquet":
@@ -62,11 +58,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def lines(path: Path) -> Generator[str, None, None]:
-    """Read the lines of a UTF-8 file with their ends, without a byte order mark.
-
-    Raises:
-        DataError: while reading, no UTF-8, a broken gzip, or a file that may not be read.
-    """
+    """Read the lines of a UTF-8 file with their ends; a DataError where it is none, or may not be read."""
     number = 0
     try:
         with _open(path) as handle:

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 import numpy as np
 
 from nlptransfer.data.dataset import Data, Split
+from nlptransfer.errors import abridged
 
 IMBALANCE = 10
 """Least ratio of the rows of the most frequent label to those of the rarest that is warned of."""
@@ -64,9 +65,8 @@ def _imbalance(data: Data) -> list[str]:
             f"{names[rarest]!r} {int(counts[rarest]):,}: look at macro F1 and at the scores per class"
         )
     if few := [int(label) for label in order if counts[label] < FEW_ROWS]:
-        named = ", ".join(f"{names[label]!r} ({int(counts[label])})" for label in few[:NAMED])
-        more = f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
-        warnings.append(f"few rows: fewer than {FEW_ROWS} training rows of {named}{more}")
+        named = abridged([f"{names[label]!r} ({int(counts[label])})" for label in few], NAMED)
+        warnings.append(f"few rows: fewer than {FEW_ROWS} training rows of {named}")
     return warnings
 
 

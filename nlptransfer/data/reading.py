@@ -45,7 +45,6 @@ class Source:
     """A source of rows, split by split, before anything is read."""
 
     name: str
-    """Name of the data: a file's or folder's name, or a hub id."""
     parts: dict[str, Any]
     """What each split is read from; under :data:`WHOLE` alone where the source has no splits."""
 
@@ -67,11 +66,7 @@ class Table:
 
 
 def open_source(source: Any) -> Source:
-    """Find out what ``source`` is, and its splits.
-
-    Args:
-        source: a path to a file or a folder of split files, a hub id, a mapping of split names, or one table of rows
-            as :func:`read_table` takes it.
+    """Find the splits of a file, a folder of split files, a hub id, a mapping of split names, or one table of rows.
 
     Raises:
         DataError: no such file, an unknown kind, two files for one split, or a hub id that cannot be loaded.
@@ -89,11 +84,9 @@ def open_source(source: Any) -> Source:
 
 
 def read_table(part: Any, where: str) -> Table:
-    """Read one table of rows.
+    """Read a file of a kind in ``KINDS``, a ``datasets`` Dataset, a pandas DataFrame, or a pair (texts, labels).
 
     Args:
-        part: a path to a csv, tsv, jsonl, json or parquet file, plain or .gz; a ``datasets`` Dataset; a pandas
-            DataFrame; or a pair (texts, labels).
         where: what messages call it; a file is called by its path.
 
     Raises:
@@ -143,11 +136,7 @@ def has_labels(table: Table, label_column: str | None = None) -> bool:
 
 
 def clean_text(value: Any, where: str) -> str:
-    """Normalize a raw text value to NFC; a missing one becomes an empty string.
-
-    Raises:
-        DataError: not a string, or half a surrogate pair, which no tokenizer takes.
-    """
+    """Normalize a text to NFC, a missing one to ""; a DataError for no string or half a surrogate pair."""
     if isinstance(value, str):
         text = unicodedata.normalize("NFC", value)
         if _SURROGATE.search(text):
@@ -315,10 +304,10 @@ def _named(
     table: Table, setting: str, name: str | None, groups: Iterable[Sequence[str]], taken: str | None = None
 ) -> str | None:
     """Return the column that a setting names, or the only one of the first group of usual names that has any."""
-    if name is not None and name not in table.columns:
-        found = f"found only {_columns(table)}; set {setting} to one of these"
-        raise DataError(f"{table.where}: expected the column {name!r} ({setting}), {found}")
     if name is not None:
+        if name not in table.columns:
+            found = f"found only {_columns(table)}; set {setting} to one of these"
+            raise DataError(f"{table.where}: expected the column {name!r} ({setting}), {found}")
         return name
     for group in groups:
         names = [name for name in table.columns if name != taken and name.casefold().strip() in group]

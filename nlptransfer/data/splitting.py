@@ -54,7 +54,6 @@ def _unit(rows: list[int], carried: list[list[int]]) -> Unit:
 
 
 def count_rows(units: Sequence[Unit]) -> int:
-    """Count the rows of the units."""
     return sum(len(unit.rows) for unit in units)
 
 
@@ -85,12 +84,8 @@ def carve(
 
     Args:
         units: in the order in which they are dealt out.
-        names: of the labels, for messages.
         of: the units that the share is of, where some of them have been taken before; None: ``units``.
-        least_kept, least_taken: units of every label that must be on a side.
-
-    Raises:
-        DataError: a label cannot have its least on both sides.
+        least_kept, least_taken: units of every label that must be on a side, or a DataError names the label.
     """
     whole = units if of is None else of
     wanted = _wanted(_label_rows(whole), share, least_taken)
@@ -103,11 +98,8 @@ def carve(
 def subset(units: list[Unit], most: int, least: int, names: Sequence[str]) -> list[Unit]:
     """Return a stratified subset of at most ``most`` rows; that of a smaller ``most`` is part of it.
 
-    One order of the units, cut where the rows are full: first ``least`` units of every label, then each unit at its
-    quantile among those of the same rarest label.
-
-    Raises:
-        DataError: ``most`` rows have no room for ``least`` units of every label.
+    One order of the units, cut where the rows are full: first ``least`` units of every label (a DataError where there
+    is no room for them), then each unit at its quantile among those of the same rarest label.
     """
     if count_rows(units) <= most:
         return units

@@ -21,11 +21,7 @@ logger = logging.getLogger("nlptransfer")
 
 
 def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, ...]:
-    """Read texts without labels, each once, in the normalization of the settings.
-
-    Args:
-        texts: a file, as :func:`read_texts` takes it, or a list of texts; a DataError where there are none.
-    """
+    """Read the distinct texts of what :func:`read_texts` takes, normalized; a DataError where there are none."""
     settings = settings or DataSettings()
     normalized = normalize(settings.normalization, read_texts(texts, settings.text_column))
     distinct = tuple(dict.fromkeys(text for text in normalized if text.strip()))
@@ -48,27 +44,23 @@ def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = 
     Args:
         source: as in :func:`load_data`, with labels or without, or a .txt file of a text a line. What is not test is
             taken for text alone; a source with labels but no test split has one carved out, as there.
-        labels: of the task that is learned from; those of the test rows must be among them.
+        labels: of the task that is learned from; a DataError where a test row has another.
         settings: as in :func:`load_data`; ``max_train_rows`` is of the texts.
-
-    Raises:
-        DataError: rows that cannot be read, or a test row of another label.
     """
     settings = settings or DataSettings()
     none = Split([], labels.encode([]))
     if isinstance(source, (str, Path)) and kind_of(Path(source)) == ".txt":
-        name, texts, test = stem_of(Path(source)), load_texts(source, settings), none
+        name, rows, test = stem_of(Path(source)), source, none
     else:
         name, rows, test = _without_labels(source, labels, settings)
-        texts = load_texts(rows, settings)
-    pool = np.array(texts, dtype=object)
+    texts = load_texts(rows, settings)
     if settings.max_train_rows is not None:
-        order = np.random.default_rng(settings.seed_of_rows).permutation(len(pool))
-        pool = pool[np.sort(order[: settings.max_train_rows])]
-    return with_unlabeled(Data(name, labels, none, none, none, test), pool.tolist(), settings)
+        order = np.random.default_rng(settings.seed_of_rows).permutation(len(texts))
+        texts = tuple(texts[row] for row in sorted(order[: settings.max_train_rows]))
+    return with_unlabeled(Data(name, labels, none, none, none, test), texts, settings)
 
 
-def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, list[str], Split]:
+def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, Any, Split]:
     """Return name, texts and test rows of a source."""
     opened = open_source(source)
     tables = {split: opened.table(split) for split in opened.parts}

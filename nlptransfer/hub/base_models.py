@@ -53,8 +53,6 @@ class BaseModel:
     """The hub id; for a local folder its name."""
     revision: str | None
     """The hub's commit; None for a local folder."""
-    is_local: bool
-    """Whether the user gave a folder, so that there may be no hub id to point others to."""
 
 
 def find_base(name: str | None = None, revision: str | None = None, token: str | None = None) -> BaseModel:
@@ -65,7 +63,6 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
 
     Args:
         name: a folder or a hub id; "minilm" and "all-MiniLM-L6-v2" mean the default, as None does.
-        revision: the hub's branch, tag or commit.
         token: None: the one that this machine is logged in with.
 
     Raises:
@@ -79,7 +76,7 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
                 f"{folder.name}: expected no revision, as this is a local folder, found {revision!r}: leave it out"
             )
         folder = folder.resolve()
-        return _checked(BaseModel(folder, id=folder.name, revision=None, is_local=True))
+        return _checked(BaseModel(folder, id=folder.name, revision=None))
     hub_id = DEFAULT_BASE if is_short or name is None else name
     if name and folder.exists() and not is_short:
         raise BaseModelError(f"{folder.name}: expected the folder of an encoder or a hub id, found a file")
@@ -196,7 +193,7 @@ def _package_folder() -> Path | None:
 
 
 def _from_package(folder: Path) -> BaseModel:
-    base = _checked(BaseModel(folder, id=DEFAULT_BASE, revision=_PACKAGE_REVISION, is_local=False))
+    base = _checked(BaseModel(folder, id=DEFAULT_BASE, revision=_PACKAGE_REVISION))
     digest = _sha256(folder / _WEIGHTS)
     if digest != _PACKAGE_SHA256:
         raise BaseModelError(
@@ -213,7 +210,7 @@ def _from_cache(hub_id: str, revision: str | None) -> BaseModel | None:
         return None
     try:
         # A snapshot's folder bears the name of its commit.
-        return _checked(BaseModel(folder, id=hub_id, revision=folder.name, is_local=False))
+        return _checked(BaseModel(folder, id=hub_id, revision=folder.name))
     except BaseModelError:
         return None  # another program may have cached a part of it
 
@@ -242,7 +239,7 @@ def _from_hub(client: HubClient, revision: str | None) -> BaseModel:
         raise BaseModelError(str(error)) from error
     if newest is not None and newest.sha != revision:
         logger.warning("%s: has moved on to commit %s; %s is taken, as asked for", hub_id, newest.sha, revision)
-    return _checked(BaseModel(folder, id=hub_id, revision=folder.name, is_local=False))
+    return _checked(BaseModel(folder, id=hub_id, revision=folder.name))
 
 
 def base_record(base: BaseModel) -> dict[str, Any]:
@@ -253,11 +250,7 @@ def base_record(base: BaseModel) -> dict[str, Any]:
 
 
 def recorded_base(record: Mapping[str, Any], name: str | None = None, token: str | None = None) -> BaseModel:
-    """Find the base that a saved classifier needs: that of ``name``, one noted on this machine, or the hub's; check it.
-
-    Args:
-        record: the classifier's :func:`base_record`.
-        name, token: as of :func:`find_base`.
+    """Find the base of which :func:`base_record` was made: that of ``name``, one noted on this machine, or the hub's.
 
     Raises:
         BaseModelError: it cannot be had, or has other weights.
@@ -304,8 +297,7 @@ def _at_commit(record: Mapping[str, Any], token: str | None) -> BaseModel:
 
 
 def _note(base: BaseModel, stamp: str) -> None:
-    """Note where on this machine a local base lies."""
-    if not base.is_local:
+    if base.revision is not None:
         return
     try:
         write_json(cache_folder("bases") / f"{stamp}.json", {"path": str(base.path)})

@@ -7,7 +7,7 @@ wherever they are written.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,13 +39,11 @@ class CardSection:
 
     training: str
     library_name: str = "nlptransfer"
-    """what opens it, in the hub's words"""
     relation: str | None = None
     """to its base, in the hub's words: finetune, adapter, quantized ("merge" is of several)"""
     loading_code: str = ""
     """Python that takes the string ``text`` and ends with ``probabilities``, {label name: float}"""
     loading_needs: str = "Without nlptransfer, in plain transformers"
-    """what that needs"""
     loading_note: str = ""
     has_steps: bool = True
     """whether it was trained, and not fitted"""
@@ -62,25 +60,10 @@ class CardFacts:
     """All that a model card says."""
 
     repo_id: str
-    route: str
-    labels: Sequence[str]
-    multi_label: bool
+    record: Mapping[str, Any]
+    """the classifier's nlptransfer.json"""
     section: CardSection
-    max_length: int
-    """tokens or words that are read of a text, or at once"""
-    thresholds: Sequence[float] | None = None
     long_text: str = "truncate"
-    normalization: str = "none"
-    exported: str = ""
-    """onnx or onnx int8, where it was exported"""
-    base: Mapping[str, Any] = field(default_factory=dict)
-    """name, revision, kind, ... of what it was trained on"""
-    calibration: Mapping[str, Any] | None = None
-    """rows and temperature"""
-    verified: Mapping[str, Any] | None = None
-    """opened_by and max_difference"""
-    results: Mapping[str, Any] = field(default_factory=dict)
-    """how a run made it, and its scores"""
     license: str | None = None
     """the hub's id of one, as apache-2.0"""
     language: Sequence[str] = ()
@@ -104,18 +87,28 @@ class CardFacts:
             check(known, "datasets", name, "the hub id of a data set, owner/name, and no path of this machine")
 
     @property
-    def test(self) -> Mapping[str, Any]:
-        """Scores of the test split, by their keys in metrics.json; empty where there are none."""
-        return self.results.get("test") or {}
+    def route(self) -> str:
+        """The route; of what was exported, the one that it was exported from."""
+        return str(self.record.get("learned", self.record)["route"])
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """Name, revision, kind, ... of what it was trained on."""
+        return dict(self.record.get("base", {}))
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """How a run made it, and its scores."""
+        return dict(self.record.get("results", {}))
 
     @property
     def scores(self) -> list["_Score"]:
         """The scores of the test split that there are, the one that choices are made by first."""
-        scores = []
-        for key, name, metric, average in _MULTI_LABEL if self.multi_label else _SINGLE_LABEL:
-            interval = self.test.get(f"{key}_interval") or [None]
-            if self.test.get(key) is not None:
-                scores.append(_Score(name, metric, average, self.test[key], None if None in interval else interval))
+        scores, test = [], self.results.get("test") or {}
+        for key, name, metric, average in _MULTI_LABEL if self.record["multi_label"] else _SINGLE_LABEL:
+            interval = test.get(f"{key}_interval") or [None]
+            if test.get(key) is not None:
+                scores.append(_Score(name, metric, average, test[key], None if None in interval else interval))
         return scores
 
 
@@ -152,6 +145,7 @@ def model_card(facts: CardFacts) -> str:
     facts.check()
     body = _template().render(
         facts=facts,
+        record=facts.record,
         results=facts.results,
         section=facts.section,
         base_name=base_name(facts.base),
@@ -193,7 +187,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         license=facts.license,
         library_name=facts.section.library_name,
         pipeline_tag=TASK,
-        tags=["nlptransfer", facts.route, TASK, *["onnx"] * bool(facts.exported)],
+        tags=["nlptransfer", facts.route, TASK, *["onnx"] * ("format" in facts.record)],
         base_model=base_model,
         # Of vectors that are distilled from a base, the hub has no word.
         base_model_relation=facts.section.relation if base_model and facts.base.get("kind") != "distilled" else None,
@@ -202,7 +196,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         # A name without results would be written by itself.
         model_name=facts.repo_id.rpartition("/")[2] if scores else None,
         eval_results=[_eval_result(facts, score) for score in scores] or None,
-        widget=[{"text": f"This is {_one_line(label)}."} for label in facts.labels[:WIDGETS]],
+        widget=[{"text": f"This is {_one_line(label)}."} for label in facts.record["labels"][:WIDGETS]],
     )
 
 

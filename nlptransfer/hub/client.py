@@ -47,7 +47,6 @@ class HubClient:
 
     @cached_property
     def api(self) -> HfApi:
-        """The client of huggingface_hub."""
         return HfApi(token=self.token)
 
     def ask(self, call: Callable[[], _T], *, if_lost: str | None = None) -> _T:
@@ -168,7 +167,6 @@ def _is_passing(error: Exception) -> bool:
 
 
 def _asked_wait(error: Exception) -> float | None:
-    """Return the seconds that the hub asks to wait."""
     asked = error.response.headers.get("Retry-After", "") if isinstance(error, errors.HfHubHTTPError) else ""
     return float(asked) if asked.isdecimal() else None
 

@@ -32,10 +32,6 @@ def fetch(repo_id: str, revision: str | None = None, token: str | None = None) -
     A commit that the cache holds is taken from there. Otherwise the hub is asked for the newest commit of the branch;
     where it cannot be reached, the newest in the cache is taken, with a warning.
 
-    Args:
-        revision: branch, tag or commit; None: main.
-        token: None: the one that this machine is logged in with.
-
     Raises:
         SettingError: the name cannot be one of the hub.
         HubError: no such repo or revision, no consent to its terms, no classifier of nlptransfer, or no network.
@@ -43,9 +39,8 @@ def fetch(repo_id: str, revision: str | None = None, token: str | None = None) -
     if not is_hub_id(repo_id):
         raise SettingError(f"repo_id: expected a name on the hub (owner/name), found {repo_id!r}")
     cached = cached_folder(repo_id, revision, _FILES)
-    # Another program may have cached a part of it.
     if cached and not (cached / RECORD).is_file():
-        cached = None
+        cached = None  # another program may have cached a part of it
     if cached and (constants.is_offline_mode() or (revision and COMMIT.fullmatch(revision))):
         return cached
     client = HubClient(repo_id, token, 1 if cached else ATTEMPTS)

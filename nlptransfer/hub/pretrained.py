@@ -24,8 +24,7 @@ def from_pretrained(kind: Any, source: BaseModel | Path, **options: Any) -> Any:
     """Load what a class of transformers (AutoConfig, AutoModel, ...) makes of a base, or of a saved classifier.
 
     Raises:
-        BaseModelError: transformers cannot load a base, or only with code that is in its folder.
-        RunFolderError: the same for a saved classifier.
+        BaseModelError, RunFolderError: transformers cannot load the one or the other, or only with code in its folder.
     """
     file = "tokenizer_config.json" if "Tokenizer" in kind.__name__ else "config.json"
     with _read(source, file) as folder:

@@ -65,15 +65,11 @@ def find_leaks(folder: Path, extra: Mapping[str, str] | None = None, secrets: It
 
     Texts, the headers of safetensors files and ONNX files are searched for access tokens, private keys and paths of
     anybody's home and of this user's temporary files; other binary files for tokens, keys and this user's own paths.
-    Pickles (by name and by their first bytes), leftovers of training, hidden files and links that lead out are leaks
-    as a whole.
+    Pickles, leftovers of training, hidden files and links that lead out are leaks as a whole.
 
     Args:
         extra: further texts by name (the card); they take the place of files of that name.
         secrets: tokens to look for, beside all that look like one and the one that this machine is logged in with.
-
-    Raises:
-        RunFolderError: there is no such folder.
     """
     if not folder.is_dir():
         raise RunFolderError(f"{folder}: expected the folder of a saved classifier, found none: check the path")
@@ -123,7 +119,6 @@ def _forbidden(path: Path, root: Path) -> str | None:
 
 
 def _in_file(path: Path, name: str, content: mmap, anywhere: _Patterns) -> list[Leak]:
-    """Return the leaks in the content of a file; ``anywhere`` is looked for in any."""
     suffix, length = path.suffix.lower(), int.from_bytes(content[:8], "little")
     if suffix == ".safetensors" and 0 < length <= len(content) - 8 and content[8:9] == b"{":
         return _found(name, content[8 : 8 + length], anywhere + _PATHS, is_text=False)
@@ -135,7 +130,7 @@ def _in_file(path: Path, name: str, content: mmap, anywhere: _Patterns) -> list[
 
 
 def _is_archive_of_pickles(path: Path, content: mmap) -> bool:
-    """Tell whether a file is what torch.save writes."""
+    # What torch.save writes.
     if content[:2] != b"PK" or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

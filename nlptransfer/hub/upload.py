@@ -54,13 +54,7 @@ def push(
 
     Files that the repo has are not sent again, and others of its files are deleted.
 
-    Args:
-        card: the text of README.md, in place of one in the folder.
-        private: None: a new repo is private, an existing one stays as it is.
-        revision: a branch, made of main where it is not there; None: main.
-        create_pr: open a pull request instead of committing to the branch.
-        token: None: the one that this machine is logged in with.
-        dry_run: do only what needs no network.
+    The options are those of ``push_saved``; ``card`` is the text of README.md, in place of one in the folder.
 
     Raises:
         SettingError: the name or the revision cannot be one to push to.

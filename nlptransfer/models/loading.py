@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from nlptransfer.data import Labels
-from nlptransfer.errors import BaseModelError, SettingError
+from nlptransfer.errors import BaseModelError, SettingError, abridged
 from nlptransfer.hub import BaseModel, fast_tokenizer, from_pretrained
 from nlptransfer.models.architectures import family_or_none, head_modules, initialize, last_layer, name_of
 from nlptransfer.models.heads import label_config
@@ -211,9 +211,8 @@ def _load(
     keys = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     fresh = {key.rpartition(".")[0] for key in keys}
     if lacking := sorted(fresh - set(head_modules(model))):
-        listed = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
         raise BaseModelError(
             f"{base.id}: expected every weight of the encoder in the shape that config.json says, found none for "
-            f"{listed}: fetch it again"
+            f"{abridged(lacking, 5)}: fetch it again"
         )
     return model, fresh

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nlptransfer.errors import SettingError, nearest
+from nlptransfer.errors import SettingError, abridged, nearest
 from nlptransfer.models import Examples, Rows
 from nlptransfer.routes import Route
 from nlptransfer.settings import Count, Settings, check, convert, fields_of
@@ -122,7 +122,8 @@ class Transfer(Settings, ABC):
 
     def require_same_labels(self, sides: Sides) -> None:
         """Raise a SettingError where source and target have other labels."""
-        found = f"{_listed(sides.source_labels)} in the source and {_listed(sides.target_labels)} in the target"
+        source, target = abridged(sides.source_labels, 20), abridged(sides.target_labels, 20)
+        found = f"{source} in the source and {target} in the target"
         instead = (
             'give label_mapping, as in {"pos": "positive"}, or take transfer=select_features where the last layer is '
             "fitted, sequential where it is trained (head_type=mlp, lora, full)"
@@ -326,7 +327,3 @@ class Chosen(LabelFree):
     """information, importance_weighted, deep_embedded, entropy or margin: see :func:`choose`"""
     allow_label_shift: bool = False
     """whether the model is adapted too where the labels' proportions seem to be others in the target"""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

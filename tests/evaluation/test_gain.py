@@ -1,9 +1,7 @@
 """Gains against scikit-learn, intervals against closed forms and a naive bootstrap, verdicts against McNemar."""
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from helpers.predictions import flipped, quick_f1_macro, score_of, targets_and_r
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
 from nlptransfer.evaluation import bootstrap
-from nlptransfer.evaluation.significance import Gain, paired, score_interval, transfer_gain
+from nlptransfer.evaluation.significance import paired, score_interval, transfer_gain
 
 TWO = Labels(("a", "b"))
 THREE = Labels(("a", "b", "c"))
@@ -167,13 +165,6 @@ def test_intervals_depend_on_the_seed_alone_and_not_on_the_block(monkeypatch: py
     assert transfer_gain(*arguments, seed=1).interval != found.interval
     monkeypatch.setattr(bootstrap, "BLOCK", 2000)
     assert transfer_gain(*arguments) == found
-
-
-def test_a_gain_goes_through_json() -> None:
-    found = transfer_gain(*sides(6, SEVERAL), SEVERAL, "f1_micro")
-    plain = json.loads(json.dumps(asdict(found), allow_nan=False))
-    assert list(plain) == ["direct", "with_source", "gain", "interval", "verdict", "metric", "seeds", "rows"]
-    assert Gain(**{**plain, "interval": tuple(plain["interval"])}) == found
 
 
 def test_two_thousand_resamples_take_a_fraction_of_a_second() -> None:

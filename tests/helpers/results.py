@@ -9,10 +9,14 @@ import numpy as np
 from nlptransfer.data.dataset import Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.evaluation import score_predictions
-from nlptransfer.results import Cost, DataSummary, Fit, Predictions, RunResult
+from nlptransfer.results import Cost, DataSummary, Fit, Predictions, RunResult, Verdict
 
 ONE_LABEL = Labels(("bad", "good", "mixed"))
 SEVERAL = Labels(("bug", "billing", "praise"), multi_label=True)
+VERDICT = Verdict(
+    direct=0.75, with_source=0.81, gain=0.06, interval=(0.01, 0.11), verdict="helps", metric="accuracy", seeds=3,
+    rows=60, validation={"copy": 0.8, "direct": 0.7}, fallback=False, taken="copy",
+)  # fmt: skip
 
 
 def rows_of(labels: Labels, n: int) -> tuple[np.ndarray, np.ndarray]:

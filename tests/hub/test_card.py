@@ -61,12 +61,7 @@ RESULTS = {
     "label_counts": {"bad": 1000, "good": 216},
     "fingerprints": {"train": {"rows": 1216, "hash": "cd" * 32}, "test": {"rows": 120, "hash": "ef" * 32}},
     "seed": 3,
-    "training": {
-        "num_train_epochs": 4,
-        "learning_rate": 5e-5,
-        "per_device_train_batch_size": 16,
-        "class_weights": None,
-    },
+    "training": {"num_train_epochs": 4, "learning_rate": 5e-5, "class_weights": None},
     "test": TEST,
     "cost": {"train_seconds": 12.3, "trainable_parameters": 4610, "total_parameters": 22_717_826, "size_mb": 0.716},
     "versions": {"nlptransfer": "0.1.0", "torch": "2.13.0"},
@@ -122,37 +117,30 @@ def loading_code(record: dict[str, Any], repo_id: str = REPO) -> str:
     return facts_of(record, repo_id).section.loading_code
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What the card of one kind of record must say."""
-
-    record: dict[str, Any]
-    library: str
-    relation: str | None = None
-    trained: str = ""
-
-
+RECORDS = {
+    "full": record_of(),
+    "full, upper layers": record_of(settings={"freeze_layers": 2}),
+    "probe": record_of("probe", settings=PROBE),
+    "lora": record_of("lora", settings=LORA),
+    "merged lora": record_of("lora", settings=MERGED),
+    "average of loras": record_of("lora", settings=LORA, average={"weights": [0.5, 0.5]}),
+    "word2vec": record_of("word2vec", WORDS, settings={"head_type": "cnn"}),
+    "word2vec distilled": record_of("word2vec", DISTILLED, settings={"head_type": "linear"}),
+    "onnx": exported_of("full", {}, "onnx"),
+    "onnx int8": exported_of("probe", PROBE, "onnx int8"),
+}
+# The library and the relation to the base that the hub is told, and words on the training.
 KINDS = {
-    "full": Kind(record_of(), "transformers", "finetune", "All of the encoder learned"),
-    "full, upper layers": Kind(
-        record_of(settings={"freeze_layers": 2}), "transformers", "finetune", "the lowest 2 layers stayed as they are"
-    ),
-    "probe": Kind(record_of("probe", settings=PROBE), "nlptransfer", "adapter", "A head (`linear`) was fitted"),
-    "lora": Kind(record_of("lora", settings=LORA), "peft", "adapter", "LoRA matrices of rank 8 (alpha 16)"),
-    "merged lora": Kind(
-        record_of("lora", settings=MERGED), "transformers", "finetune", "the matrices are merged into the encoder"
-    ),
-    "average of loras": Kind(
-        record_of("lora", settings=LORA, average={"weights": [0.5, 0.5]}), "peft", "adapter", "average of 2 such"
-    ),
-    "word2vec": Kind(
-        record_of("word2vec", WORDS, settings={"head_type": "cnn"}), "nlptransfer", None, "those of glove.txt.gz: 2,000"
-    ),
-    "word2vec distilled": Kind(
-        record_of("word2vec", DISTILLED, settings={"head_type": "linear"}), "nlptransfer", None, "distilled from acme/"
-    ),
-    "onnx": Kind(exported_of("full", {}, "onnx"), "nlptransfer", "finetune", "exported to ONNX"),
-    "onnx int8": Kind(exported_of("probe", PROBE, "onnx int8"), "nlptransfer", "quantized", "with weights in int8"),
+    "full": ("transformers", "finetune", "All of the encoder learned"),
+    "full, upper layers": ("transformers", "finetune", "the lowest 2 layers stayed as they are"),
+    "probe": ("nlptransfer", "adapter", "A head (`linear`) was fitted"),
+    "lora": ("peft", "adapter", "LoRA matrices of rank 8 (alpha 16)"),
+    "merged lora": ("transformers", "finetune", "the matrices are merged into the encoder"),
+    "average of loras": ("peft", "adapter", "average of 2 such"),
+    "word2vec": ("nlptransfer", None, "those of glove.txt.gz: 2,000"),
+    "word2vec distilled": ("nlptransfer", None, "distilled from acme/"),
+    "onnx": ("nlptransfer", "finetune", "exported to ONNX"),
+    "onnx int8": ("nlptransfer", "quantized", "with weights in int8"),
 }
 
 
@@ -214,24 +202,24 @@ def visible(name: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_hub_is_told_what_kind_of_model_it_is(kind):
-    case = KINDS[kind]
-    card = model_card(case.record, license="apache-2.0", language=["en", "no"], datasets=["acme/reviews"])
+    record, (library, relation, trained) = RECORDS[kind], KINDS[kind]
+    card = model_card(record, license="apache-2.0", language=["en", "no"], datasets=["acme/reviews"])
     told = metadata(card)
-    assert (told["library_name"], told.get("base_model_relation")) == (case.library, case.relation)
-    assert told.get("base_model") == (None if case.record["base"] is WORDS else "acme/tiny-base")
-    assert told["tags"][:3] == ["nlptransfer", case.record.get("learned", case.record)["route"], "text-classification"]
+    assert (told["library_name"], told.get("base_model_relation")) == (library, relation)
+    assert told.get("base_model") == (None if record["base"] is WORDS else "acme/tiny-base")
+    assert told["tags"][:3] == ["nlptransfer", record.get("learned", record)["route"], "text-classification"]
     assert ("onnx" in told["tags"]) == ("onnx" in kind)
     assert (told["license"], told["language"], told["datasets"]) == ("apache-2.0", ["en", "no"], ["acme/reviews"])
     assert told["pipeline_tag"] == "text-classification"
     assert told["widget"] == [{"text": "This is bad."}, {"text": "This is good."}]
     # As the client reads and writes it, before the hub checks it.
     assert metadata(str(ModelCard(card))) == told
-    assert case.trained in card
+    assert trained in card
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_part_is_there_and_says_what_it_is(kind):
-    card = model_card(KINDS[kind].record)
+    card = model_card(RECORDS[kind])
     parts = ["Labels", "How it was trained", "Scores", "Calibration", "Cost", "Limits", "How to load it"]
     assert headings(card) == [REPO, *parts, "How to repeat it"]
     assert table(card, "Labels") == [["bad", "1,000"], ["good", "216"]]
@@ -249,9 +237,9 @@ def test_every_part_is_there_and_says_what_it_is(kind):
 
 
 def test_settings_of_the_loop_are_shown_where_there_was_one():
-    rows = table(model_card(KINDS["full"].record), "How it was trained")
-    assert rows == [["num_train_epochs", "4"], ["learning_rate", "5e-05"], ["per_device_train_batch_size", "16"]]
-    assert table(model_card(KINDS["probe"].record), "How it was trained") == []
+    rows = table(model_card(RECORDS["full"]), "How it was trained")
+    assert rows == [["num_train_epochs", "4"], ["learning_rate", "5e-05"]]
+    assert table(model_card(RECORDS["probe"]), "How it was trained") == []
 
 
 def test_a_record_made_by_hand_has_a_sensible_card():
@@ -333,14 +321,14 @@ def test_a_source_that_was_left_out_by_its_verdict():
 def test_what_a_reader_must_know_of_the_texts():
     assert "languages that its base has not read" in model_card(record_of())
     assert "trained and tested on texts in: de, fr;" in model_card(record_of(), language=["de", "fr"])
-    words = model_card(KINDS["word2vec"].record)
+    words = model_card(RECORDS["word2vec"])
     assert "words of the training texts can be read there" in words and "a vector mean nothing" in words
     web = model_card(record_of(normalization="web"))
     assert "brought into the form `web`" in web and "brought into" not in words
 
 
 def test_a_base_in_16_bits_is_opened_in_32():
-    record = KINDS["lora"].record
+    record = RECORDS["lora"]
     halved = record | {"settings": LORA | {"base_precision": "bfloat16"}}
     assert "dtype=torch.float32," in loading_code(halved) and "dtype" not in loading_code(record)
     assert "in bfloat16, which these lines hold in float32" in model_card(halved)
@@ -352,13 +340,11 @@ def test_a_base_in_16_bits_is_opened_in_32():
     ("wrong", "expected"),
     [
         ({"repo_id": "../films"}, "repo_id='../films'"),
-        ({"repo_id": "a/b/c"}, "owner/name"),
         ({"license": "Apache 2.0"}, "license='Apache 2.0': expected the hub's id"),
         ({"language": ["english"]}, "language='english': expected an ISO 639 code"),
         ({"language": "en"}, "language='en': expected a list"),
         ({"datasets": ["reviews.csv"]}, "datasets='reviews.csv': expected the hub id"),
         ({"datasets": ["acme/reviews", "/home/me/reviews"]}, "datasets='/home/me/reviews'"),
-        ({"datasets": ["./reviews"]}, "datasets='./reviews'"),
         ({"datasets": "acme/reviews"}, "expected a list"),
         ({"examples": "a text"}, "examples='a text': expected a list"),
     ],
@@ -398,11 +384,8 @@ def test_names_are_shown_as_they_are_and_break_nothing(names, other, several):
     test = SEVERAL_TEST if several else TEST
     per_class = dict.fromkeys(names, TEST["per_class"]["bad"])
     results = RESULTS | {"label_counts": dict.fromkeys(names, 7), "test": test | {"per_class": per_class}}
-    results |= {
-        "data": other,
-        "transfer": {"name": "copy", "source": {"name": other}},
-        "command": f"finetune '{other}'",
-    }
+    transfer = {"name": "copy", "source": {"name": other}}
+    results |= {"data": other, "transfer": transfer, "command": f"finetune '{other}'"}
     base = LOCAL | {"name": other}
     card = model_card(record_of(base=base, labels=names, multi_label=several, results=results), examples=[other, "x"])
     told = ModelCard(card).data
@@ -546,14 +529,6 @@ def test_the_lines_of_the_card_give_the_same_probabilities_and_labels(name, save
     assert ("several" in name) == (abs(sum(expected.values()) - 1) > 1e-3)
 
 
-def test_the_card_of_a_run_has_its_scores(saved):
-    for each in saved.values():
-        record = each.record
-        metrics = metadata(model_card(record, each.repo_id))["model-index"][0]["results"][0]["metrics"]
-        found = [metric["value"] for metric in metrics if metric["type"] == "accuracy"]
-        assert found == [record["results"]["test"]["accuracy"]]
-
-
 def test_texts_of_users_are_shown_only_when_they_are_given(saved):
     texts, _ = rows_of(several=False)
     for each in saved.values():
@@ -564,7 +539,7 @@ def test_texts_of_users_are_shown_only_when_they_are_given(saved):
 
 @pytest.mark.parametrize("kind", ["probe", "word2vec", "word2vec distilled", "onnx", "onnx int8"])
 def test_what_needs_nlptransfer_has_no_plain_lines(kind):
-    code = loading_code(KINDS[kind].record)
+    code = loading_code(RECORDS[kind])
     assert ("import nlptransfer.word2vec" in code) == bool(code) == kind.startswith("word2vec")
     assert loading_code(record_of("lora", {}, settings=LORA)) == ""
 

@@ -163,7 +163,7 @@ def test_an_adapter_runs_nothing(trap, saved, route, adapter, monkeypatch):
 def test_the_door_names_what_it_was_asked_for(trap, saved):
     one = trap("word2vec")
     one.spring(HOSTILE["all"])
-    base = BaseModel(one.folder, "me/base", None, is_local=True)
+    base = BaseModel(one.folder, "me/base", None)
     with pytest.raises(
         BaseModelError, match=r"^me/base: expected what tokenizer_config\.json .* auto_map .*: take another"
     ):

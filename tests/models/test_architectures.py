@@ -519,7 +519,7 @@ def test_tokenizers_that_are_refused(tmp_path):
 
 def test_configs_that_are_refused(bases, tmp_path):
     tokenizer = load_tokenizer(bases("bert"))
-    base = BaseModel(tmp_path, id="odd", revision=None, is_local=True)
+    base = BaseModel(tmp_path, id="odd", revision=None)
     (tmp_path / "config.json").write_text('{"model_type": "clip_text_model"}')
     with pytest.raises(BaseModelError, match=r"odd: expected an architecture with a classifier.*'clip_text_model'"):
         load_model(base, LABELS, tokenizer, 1)

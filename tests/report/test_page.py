@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
-from helpers.results import ONE_LABEL, SEVERAL, rows_of, write_run
+from helpers.results import ONE_LABEL, SEVERAL, VERDICT, rows_of, write_run
 from nlptransfer.data.labels import Labels
-from nlptransfer.errors import DataError, RunFolderError
+from nlptransfer.errors import DataError
 from nlptransfer.evaluation import reliability_curve
 from nlptransfer.files import read_json
 from nlptransfer.report.figures import Point, learning_curve, plain, score_against_cost
@@ -37,8 +37,6 @@ from nlptransfer.results import (
     RunResult,
     TransferSummary,
     Trial,
-    Verdict,
-    begin_run,
 )
 
 VOID = {"meta", "br", "link", "input", "img", "hr"}
@@ -165,10 +163,6 @@ def texts_of(n: int, text: str = "a lovely film") -> dict[str, list[str]]:
 
 
 WORDS = [WordEffects("good", 0.8, [("a", 0.0), ("lovely", 0.25), ("film", -0.125)])]
-VERDICT = Verdict(
-    verdict="helps", metric="accuracy", with_source=0.81, direct=0.75, gain=0.06, interval=(0.01, 0.11),
-    seeds=3, rows=60, validation={"sequential": 0.8, "direct": 0.7}, fallback=False, taken="sequential",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -484,15 +478,6 @@ def test_a_report_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
         write_report(folder, words=WORDS)
     assert (folder / "report.html").read_bytes() == before
     assert {path.name for path in folder.iterdir()} == files
-
-
-def test_what_is_no_finished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="expected the folder of a finished run or of a comparison, found neither"):
-        write_report(tmp_path)
-    begin_run(tmp_path, {})
-    with pytest.raises(RunFolderError, match="expected the folder of a finished run, found a run that is running"):
-        write_report(tmp_path)
-    assert not (tmp_path / "report.html").exists()
 
 
 def test_too_few_texts_are_refused(run_folder: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.folders import ROOT
-from helpers.results import ONE_LABEL, SEVERAL, result_of
+from helpers.results import ONE_LABEL, SEVERAL, VERDICT, result_of
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.files import read_json
 from nlptransfer.results import (
@@ -19,14 +19,9 @@ from nlptransfer.results import (
     Predictions,
     RunResult,
     TransferSummary,
-    Verdict,
     records,
 )
 
-VERDICT = Verdict(
-    direct=0.75, with_source=0.81, gain=0.06, interval=(0.01, 0.11), verdict="helps", metric="accuracy", seeds=3,
-    rows=60, validation={"copy": 0.8, "direct": 0.7}, fallback=False, taken="copy",
-)  # fmt: skip
 TRANSFER = TransferSummary(
     name="copy", label_free=False, settings={"temperature": 1.0}, source="probe",
     stages={"source": Fit(1.0, 80, chosen_by="validation", details={"other": [1, 2]})},
