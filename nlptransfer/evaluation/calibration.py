@@ -23,8 +23,8 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike, multi_label: bool = F
     """Fit the temperature T in [0.05, 20] that makes softmax(logits / T), or sigmoid, likeliest (Guo et al. 2017).
 
     Targets are smoothed by one row's worth over all labels, as Platt (1999) does: a few rows that are all predicted
-    right would otherwise ask for certainty. The loss is convex in 1/T, so that one bounded search over log T is enough.
-    Predictions of single labels do not change. Where no other T does better it is 1.0.
+    right would otherwise ask for certainty. The loss is convex in 1/T: one bounded search over log T is enough. Where
+    no other T does better it is 1.0.
     """
     from scipy.optimize import minimize_scalar
 
@@ -89,10 +89,9 @@ class Reliability:
 
 
 def reliability_curve(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False) -> Reliability:
-    """Compare forecasts with how often they came true, by bins (Guo et al. 2017, section 2).
+    """Compare forecasts with how often they came true, by bins that hold their upper edge (Guo et al. 2017, section 2).
 
-    With one label a row the forecast is the probability of the likeliest label; with several, each label of each row is
-    a forecast. A bin holds its upper edge.
+    A forecast is the probability of a row's likeliest label; with several labels, each label of each row is one.
     """
     from sklearn.calibration import calibration_curve
 
@@ -142,9 +141,7 @@ def confidence(probabilities: ArrayLike, guesses: np.ndarray, *, multi_label: bo
 def coverage_curve(confidences: ArrayLike, right: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute accuracy over coverage, where the least confident rows are left unanswered (El-Yaniv and Wiener 2010).
 
-    Returns:
-        Each distinct confidence from the highest on, the share of rows with at least that (at last all), and the share
-        of these that are right.
+    Each distinct confidence from the highest on, the share of rows with at least that, and of these that are right.
     """
     confidences, right = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=np.float64)
     values, place, count = np.unique(confidences, return_inverse=True, return_counts=True)

@@ -1,7 +1,6 @@
-"""Check targets and probabilities, and turn logits into probabilities and those into predictions.
+"""Check targets and probabilities, and turn logits into probabilities and those into predictions, but score nothing.
 
-Targets and predictions are label ids (n,), or 0/1 (n, k) for several labels; logits and probabilities are (n, k), one
-column a label. This file does not know scores.
+Targets and predictions are label ids (n,), or 0/1 (n, k) for several labels; logits and probabilities are (n, k).
 """
 
 import numpy as np

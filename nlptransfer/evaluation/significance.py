@@ -106,12 +106,10 @@ class SeedScores:
 
     @property
     def mean(self) -> float:
-        """Mean score over seeds."""
         return float(self.scores.mean())
 
     @property
     def freedom(self) -> int:
-        """Degrees of freedom of the seeds."""
         return len(self.scores) - 1
 
     @cached_property
@@ -303,12 +301,12 @@ def recommended(
     """Recommend the cheapest candidate that, by its paired interval, loses no more than ``delta`` against the best.
 
     The best is that on validation, and of equals the cheapest: the best on test would have been chosen by the luck of
-    the very rows that the intervals are about, and all others would look worse against it than they are. The majority
-    is never recommended; where no other candidate's interval against it lies above 0, nothing is.
+    the very rows that the intervals are about. The majority is never recommended; where no other candidate's interval
+    against it lies above 0, nothing is.
 
     Args:
-        candidates: in the order of cost, the cheapest first; at least one that is not the majority.
-        majority: name of the candidate that always predicts the commonest label; None where there is none.
+        candidates: the cheapest first; at least one that is not the majority.
+        majority: name of the candidate that always predicts the commonest label, if there is one.
         delta: the loss that a cheaper candidate may have, in units of the score.
     """
     routes = [candidate for candidate in candidates if candidate.name != majority]
@@ -352,10 +350,8 @@ def recommended(
 def rows_to_reach(curve_one: Mapping[int, float], curve_other: Mapping[int, float]) -> float | None:
     """Estimate the training rows with which one candidate reaches the score that another has with all its rows.
 
-    Both curves are rows -> score, between two sizes taken to be straight over the logarithm of rows.
-
-    Returns:
-        Rows, not rounded; the smallest size where that is enough, None where no size is.
+    Both curves are rows -> score, between two sizes taken to be straight over the logarithm of rows. The result is not
+    rounded; it is the smallest size where that is enough, None where no size is.
     """
     goal = curve_other[max(curve_other)]
     sizes = sorted(curve_one)

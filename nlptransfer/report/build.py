@@ -56,10 +56,9 @@ def _run_in(folder: Path) -> RunResult | None:
 
 
 def word_effects(classifier: Classifier, texts: Sequence[str]) -> list[WordEffects]:
-    """Measure by how much the probability of the likeliest label falls without each word of a text.
+    """Measure by how much the probability of the likeliest label falls without each word (Zeiler and Fergus 2014).
 
-    Each word is left out in turn (occlusion, Zeiler and Fergus 2014). Words are what white space parts; in text without
-    any, single characters. A text without a word is left out.
+    Words are what white space parts; in text without any, single characters. A text without a word is left out.
     """
     found = []
     for text in filter(str.strip, texts):

@@ -104,10 +104,7 @@ def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Markup
 
 
 def reliability_diagram(after: Reliability, before: Reliability | None, forecast: str, observed: str) -> Markup:
-    """Plot observed frequencies over forecasts, after temperature scaling and if there was any before, and counts.
-
-    ``forecast`` and ``observed`` are labels of the axes.
-    """
+    """Plot observed frequencies over forecasts, also those before temperature scaling if there are any, and counts."""
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(4, 1))

@@ -137,8 +137,7 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
 
     Args:
         source: a file of word2vec text or binary, GloVe or fastText text, plain or gzip'ed; a folder that
-            :func:`save_vectors` wrote; or the name of a model of gensim's downloader ("glove-wiki-gigaword-100"),
-            of which only the vectors are fetched, and no code.
+            :func:`save_vectors` wrote; or the name of a model of gensim's downloader ("glove-wiki-gigaword-100").
         allow_pickle: whether gensim's .kv and .model may be read, which can run code that is in them.
 
     Raises:

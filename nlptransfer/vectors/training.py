@@ -76,11 +76,10 @@ def continued_vectors(
     learning_rate: float = 0.025,
     seed: int = 0,
 ) -> WordVectors:
-    """Train word vectors further on texts: skip-gram with 5 negative samples (Mikolov et al. 2013, by gensim).
+    """Train word vectors further on texts, as :func:`train_vectors` does; the result stays in the cache.
 
     A file of vectors has no contexts. So they are learned first, and the vectors of new words with them, while those of
-    the known words are held; then all learn. Known words that the texts do not have stay as they are. The result stays
-    in the cache.
+    the known words are held; then all learn. Known words that the texts do not have stay as they are.
 
     Args:
         max_words: known words that are kept, those of the texts before others.

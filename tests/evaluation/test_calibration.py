@@ -37,27 +37,23 @@ def error_by_loops(forecast: np.ndarray, came: np.ndarray, bins: int) -> float:
     return total / len(forecast)
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32), n=st.integers(1, 60), k=st.integers(2, 6))
-def test_one_label_a_row_is_scored_as_scikit_learn_scores_it(seed: int, n: int, k: int) -> None:
-    targets, p = single_rows(np.random.default_rng(seed), n, k)
-    ones = np.eye(k)[targets]
-    assert brier_score(targets, p) == pytest.approx(k * sk.mean_squared_error(ones, p))
-    assert negative_log_likelihood(targets, p) == pytest.approx(sk.log_loss(targets, p, labels=range(k)))
-    expected = error_by_loops(p.max(axis=1), p.argmax(axis=1) == targets, 15)
-    assert reliability_curve(targets, p).error == pytest.approx(expected)
-
-
+@pytest.mark.parametrize("several", [False, True])
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 60), k=st.integers(1, 6))
-def test_several_labels_are_forecasts_of_their_own(seed: int, n: int, k: int) -> None:
-    targets, p = multi_rows(np.random.default_rng(seed), n, k)
-    columns = [sk.brier_score_loss(targets[:, i], p[:, i], pos_label=1) for i in range(k)]
-    assert brier_score(targets, p, multi_label=True) == pytest.approx(np.mean(columns))
-    losses = [sk.log_loss(targets[:, i], p[:, i], labels=[0, 1]) for i in range(k)]
-    assert negative_log_likelihood(targets, p, multi_label=True) == pytest.approx(np.mean(losses))
-    expected = error_by_loops(p.ravel(), targets.ravel(), 15)
-    assert reliability_curve(targets, p, multi_label=True).error == pytest.approx(expected)
+def test_figures_are_those_of_scikit_learn_and_of_loops(several: bool, seed: int, n: int, k: int) -> None:
+    k = max(k, 2 - several)
+    targets, p = (multi_rows if several else single_rows)(np.random.default_rng(seed), n, k)
+    if several:
+        # Each label of each row is a forecast of its own.
+        forecasts, came, brier = p.ravel(), targets.ravel(), sk.mean_squared_error(targets, p)
+        loss = sk.log_loss(came, forecasts, labels=[0, 1])
+    else:
+        forecasts, came = p.max(axis=1), p.argmax(axis=1) == targets
+        brier, loss = k * sk.mean_squared_error(np.eye(k)[targets], p), sk.log_loss(targets, p, labels=range(k))
+    assert brier_score(targets, p, multi_label=several) == pytest.approx(brier)
+    assert negative_log_likelihood(targets, p, multi_label=several) == pytest.approx(loss)
+    expected = error_by_loops(forecasts, came, 15)
+    assert reliability_curve(targets, p, multi_label=several).error == pytest.approx(expected)
 
 
 def test_reliability_of_a_few_rows_by_hand() -> None:
