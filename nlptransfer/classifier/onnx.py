@@ -14,7 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained
-from nlptransfer.models import Rows, SharedBase, WordIdRows, encode, encode_words
+from nlptransfer.models import Rows, SharedBase, WordIdRows, encode_words
 from nlptransfer.routes import ROUTES, WORDS, SavedFormat
 from nlptransfer.settings import fill
 
@@ -96,7 +96,7 @@ class Exported(SavedFormat):
         """Return the graph's inputs, given it or the model in torch that it was exported from."""
         if getattr(model.config, "only_pools", False):
             return encode_words(texts, tokenizer, self.long_text)
-        tokens = encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
+        tokens = self.tokens(tokenizer, texts)
         words = getattr(model, "words", None)
         return tokens if words is None else WordIdRows(tokens, encode_words(texts, words, self.long_text))
 

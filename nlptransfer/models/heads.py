@@ -1,7 +1,5 @@
 """Work on the last layer of a classifier: see its inputs, replace it for a while or for other labels.
-
-This file knows layers and labels; it does not know what is trained.
-"""
+It knows layers and labels, not what is trained."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -44,11 +44,7 @@ class LabelLoss(nn.Module):
 
     One label a row: torch's cross_entropy with class weights and label smoothing (Szegedy et al. 2016). Several labels:
     binary cross-entropy averaged over labels, targets smoothed by half of ``label_smoothing``, positives weighted by
-    class; every row weighs 1.
-
-    Args:
-        class_weights: (labels,); None: all 1.
-        label_smoothing: in [0, 1).
+    class; every row weighs 1. The ``class_weights`` are (labels,), or None: all 1.
     """
 
     class_weights: Tensor
