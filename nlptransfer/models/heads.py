@@ -76,7 +76,6 @@ def reorder(model: PreTrainedModel, head: nn.Linear, before: Labels, after: Labe
 
 
 def label_config(labels: Labels) -> dict[str, Any]:
-    """Return what the config of a model says of its labels."""
     return {"id2label": labels.id2label, "label2id": labels.label2id, "problem_type": labels.problem_type}
 
 

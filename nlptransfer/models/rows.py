@@ -47,8 +47,6 @@ class FeatureRows(Rows):
 
 @dataclass(frozen=True)
 class _ExtendedRows(Rows):
-    """Rows with an extra input in each batch."""
-
     rows: Rows
 
     @property

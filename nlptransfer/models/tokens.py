@@ -135,7 +135,6 @@ def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple
 
 @contextmanager
 def _untruncated(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tokenizer]:
-    """Yield the backend, which neither truncates nor pads within the block."""
     backend = tokenizer.backend_tokenizer
     truncation, padding = backend.truncation, backend.padding
     backend.no_padding()

@@ -50,14 +50,10 @@ class ProbeConfig(PooledConfig):
 
 
 class ProbeForSequenceClassification(PooledClassifier):
-    """A frozen encoder, if wanted also frozen word vectors, and a small classifier.
+    """A frozen encoder without a head, if wanted also frozen word vectors with their tokenizer, and a small classifier.
 
     The encoder is always in eval mode. Features are rounded to float16, as in the cache, so that logits are the same
     from there and from text.
-
-    Args:
-        encoder: a model without a head, that gives its hidden states.
-        words: the tokenizer of the word vectors.
     """
 
     config_class = ProbeConfig

@@ -15,12 +15,7 @@ from nlptransfer.vectors import PAD, PAD_ID, RESERVED, UNKNOWN, build_tokenizer
 
 
 class Word2VecConfig(PooledConfig):
-    """Shape of a Word2VecForSequenceClassification, by the settings of the route Word2Vec.
-
-    Args:
-        vocab_size: words and the two reserved rows.
-        hidden_size: dimensions of a word vector.
-    """
+    """Shape of a Word2VecForSequenceClassification; ``vocab_size`` counts the words and the two reserved rows."""
 
     model_type = "word2vec"
 

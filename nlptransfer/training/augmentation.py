@@ -192,7 +192,6 @@ def _cased_as(word: str, other: str) -> str:
 
 
 def _neighbors(words: Sequence[str], vectors: WordVectors, settings: Augment) -> dict[str, list[str]]:
-    """Find the words that may replace each word that has a vector, as it is written or in lower case."""
     rows, lower = vectors.rows(words), vectors.rows([word.lower() for word in words])
     row_of = {word: row for word, row in zip(words, np.where(rows >= 0, rows, lower).tolist(), strict=True) if row >= 0}
     rows = np.unique(np.array([*row_of.values()], dtype=np.int64))

@@ -117,8 +117,6 @@ def train(
 
 
 class _Loop:
-    """The state of one training."""
-
     def __init__(
         self,
         objective: Objective,
