@@ -16,13 +16,8 @@ def average(
 ) -> Classifier:
     """Average adapters of one base, and their heads: exactly, as the rank of the average is the sum of the ranks.
 
-    Args:
-        classifiers: with adapters, the same labels and the same adapted layers.
-        weights: of each, scaled to sum to 1; None: all alike.
-        base: where the base lies, where it is not found by itself.
-
-    Returns:
-        A classifier whose thresholds, with several labels at once, are all 0.5.
+    Weights are scaled to sum to 1, and all alike if None; ``base`` says where the base lies where it is not found by
+    itself. With several labels at once all thresholds become 0.5.
 
     Raises:
         SettingError: fewer than two, weights that make no sense, or classifiers that do not go together.
@@ -44,7 +39,6 @@ def average(
 
 
 def _check_alike(first: Classifier, other: Classifier, number: int) -> None:
-    """Raise a SettingError unless two classifiers differ in their weights alone."""
     compared: dict[str, tuple[Any, ...]] = {
         "labels": (first.labels.names, other.labels.names),
         "several labels": (first.labels.multi_label, other.labels.multi_label),

@@ -93,14 +93,12 @@ class Classifier:
     def predict(
         self, texts: str | Path | Iterable[str], *, text_column: str | None = None, min_confidence: float = 0.0
     ) -> list[Prediction]:
-        """Predict in the order of the texts.
+        """Predict in the order of the texts, or of those in a file.
 
         Args:
-            texts: a list of texts, or the path of a file of them.
             text_column: where the file has several columns.
             min_confidence: a text of less confidence gets no label. The confidence is the probability of its label,
-                or with several labels at once that of the least sure yes or no; see "Leaving out the unsure" in the
-                run's report.
+                or with several labels at once that of the least sure yes or no.
 
         Raises:
             DataError: a single string that is no file, or a file that cannot be read.
@@ -130,13 +128,9 @@ class Classifier:
     def evaluate(
         self, data: Any, *, settings: DataSettings | None = None, split: str = "test", further: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Return scores with intervals on labeled data.
+        """Return scores with intervals on labeled data: a file, taken whole, or a split of anything that has several.
 
-        Args:
-            data: a file, taken whole, or anything with splits.
-            settings: names of the columns.
-            split: which split, where there are several.
-            further: names of other ``evaluate`` metrics.
+        ``settings`` name the columns, and ``further`` other ``evaluate`` metrics.
 
         Raises:
             DataError: the data cannot be read, or has a label that the classifier does not know.
@@ -164,13 +158,9 @@ class Classifier:
         return merged
 
     def export_onnx(self, folder: str | Path, *, int8: bool = False) -> "Classifier":
-        """Write the classifier as ONNX, which onnxruntime runs; ``Classifier.load`` takes the folder or its graph.
+        """Write the classifier as ONNX, and return it in this form; ``Classifier.load`` takes the folder or its graph.
 
-        Args:
-            int8: whether weights are kept in 8 bits: a quarter of the size, and scores that may differ a little.
-
-        Returns:
-            The classifier in this form, which cannot learn.
+        With ``int8`` weights are kept in 8 bits: a quarter of the size, and scores that may differ a little.
 
         Raises:
             SettingError: the packages of the extra ``onnx`` are missing, or it was exported before.
@@ -190,10 +180,7 @@ class Classifier:
         """Write weights (safetensors), tokenizer, config and nlptransfer.json; all or nothing.
 
         What was written is opened again, by the classes that its model card names and under another seed, and must
-        give the logits of the live model.
-
-        Args:
-            examples: texts on which logits are compared, besides made ones; they are not saved.
+        give the logits of the live model on made texts, which are saved, and on ``examples``, which are not.
 
         Raises:
             RunFolderError: the folder holds something that is not a saved classifier.
@@ -213,12 +200,9 @@ class Classifier:
         return folder
 
     def push_to_hub(self, repo_id: str, *, merged: bool = False, **options: Any) -> Pushed:
-        """Save the classifier in a temporary folder and push it to a model hub, as :func:`push_saved` does.
+        """Save the classifier in a temporary folder and push it to a model hub, with the options of :func:`push_saved`.
 
-        Args:
-            repo_id: owner/name.
-            merged: whether an adapter is added to its base first, so that plain transformers opens it.
-            **options: of ``push_saved``: private, revision, create_pr, token, license, language, ...
+        With ``merged`` an adapter is added to its base first, so that plain transformers opens it.
         """
         with tempfile.TemporaryDirectory() as place:
             saved = (self.merge() if merged else self).save_pretrained(Path(place) / "model")
@@ -239,8 +223,7 @@ class Classifier:
 
         Args:
             source: a folder, or a hub id (owner/name).
-            base: the base model, where the classifier has no copy of it: its folder or hub id where it is not found by
-                itself, or one that is in memory for several classifiers.
+            base: where the base model lies if it is not found by itself, or one in memory for several classifiers.
             revision: of a classifier on the hub: commit, branch or tag.
             token: of a private one, and of a private base; None: the one that this machine is logged in with.
 

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained
-from nlptransfer.models import Rows, SharedBase, WordIdRows, encode, encode_words
+from nlptransfer.models import Rows, SharedBase, WordIdRows, encode_words
 from nlptransfer.routes import ROUTES, WORDS, SavedFormat
 from nlptransfer.settings import fill
 
@@ -30,11 +30,7 @@ class OnnxForSequenceClassification(PreTrainedModel):
     """Runs an ONNX graph as a model of transformers, for prediction alone.
 
     onnxruntime takes a GPU where it was installed with CUDA, and OMP_NUM_THREADS threads, by default one for each core.
-
-    Args:
-        config: of the model that was exported, with its labels.
-        folder: where the graph is.
-        words: tokenizer of the words, for word vectors besides an encoder.
+    ``words`` is the tokenizer of word vectors besides an encoder.
 
     Raises:
         RunFolderError: there is no graph that onnxruntime opens, or one for another number of labels.
@@ -64,12 +60,7 @@ class OnnxForSequenceClassification(PreTrainedModel):
         return self
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
-        """Return logits, (batch, labels) float32.
-
-        Args:
-            inputs: of the graph, (batch, tokens) int64 each: ``input_ids``, ``attention_mask``, and where they matter
-                ``token_type_ids``, and ``word_ids`` (batch, words) for word vectors besides an encoder.
-        """
+        """Return logits, (batch, labels) float32, for ``input_names``, (batch, tokens or words) int64 each."""
         (logits,) = self.session.run([LOGITS], {name: inputs[name].numpy() for name in self.input_names})
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
@@ -105,7 +96,7 @@ class Exported(SavedFormat):
         """Return the graph's inputs, given it or the model in torch that it was exported from."""
         if getattr(model.config, "only_pools", False):
             return encode_words(texts, tokenizer, self.long_text)
-        tokens = encode(texts, tokenizer, tokenizer.model_max_length, self.long_text)
+        tokens = self.tokens(tokenizer, texts)
         words = getattr(model, "words", None)
         return tokens if words is None else WordIdRows(tokens, encode_words(texts, words, self.long_text))
 
@@ -125,7 +116,6 @@ class Exported(SavedFormat):
 
 
 def _opened(path: Path) -> Any:
-    """Open a graph as an onnxruntime.InferenceSession."""
     try:
         import onnxruntime
     except ImportError as error:

@@ -35,14 +35,10 @@ def export_onnx(
     *,
     int8: bool = False,
 ) -> tuple[Exported, OnnxForSequenceClassification, dict[str, Any]]:
-    """Write a classifier's ONNX graph into an empty folder, and compare it with the live model on some texts.
+    """Write a classifier's ONNX graph into an empty folder, and return its format, model and record.
 
-    The graph takes token ids of any number of texts of any length, and gives logits. An adapter is merged first, and a
-    frozen encoder is in the graph. With ``int8`` weights are kept in 8 bits, and activations rounded to 8 bits where
-    they are multiplied with them; the difference is then recorded and has no limit.
-
-    Returns:
-        Format and model, and for the record: ``format``, "onnx" or "onnx int8", and the largest difference of a logit.
+    It is compared with the live model on some texts; with ``int8``, weights and the activations that they are
+    multiplied with are rounded to 8 bits, and the difference is recorded and has no limit.
 
     Raises:
         SettingError: packages are missing, it was exported before, its base is in 4 bits, or a graph cannot do what
@@ -95,8 +91,6 @@ def export_onnx(
 
 
 class _Graph(nn.Module):
-    """Computes logits out of ids, as the graph does."""
-
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
@@ -112,8 +106,8 @@ class _Graph(nn.Module):
             # It subtracts the mask from 1.0, which torch exports of floats only.
             attention_mask = attention_mask.float()
         optional = {"token_type_ids": token_type_ids, "word_ids": word_ids}
-        given = {name: value for name, value in optional.items() if value is not None}
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).logits
+        extra = {name: value for name, value in optional.items() if value is not None}
+        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra).logits
         return logits.float()
 
 
@@ -139,7 +133,6 @@ def _write_graph(model: PreTrainedModel, batch: dict[str, Tensor], path: Path) -
 
 
 def _round_to_int8(folder: Path) -> None:
-    """Replace a graph by one with the weights of its matrices and embeddings in 8 bits."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
@@ -173,7 +166,6 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporters' logs and warnings."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():

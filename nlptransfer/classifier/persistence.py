@@ -32,7 +32,6 @@ class SavedRecord:
     """what was compared when it was saved, see verification.py"""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the content of the file."""
         return {
             "route": self.route.name,
             "settings": self.route.recorded(),

@@ -24,12 +24,11 @@ def push_saved(
     datasets: Sequence[str] = (),
     examples: Sequence[str] = (),
 ) -> Pushed:
-    """Push a saved classifier with a model card to a hub, in one commit.
+    """Push a run's or a saved classifier's folder with a model card to a hub, in one commit.
 
     Before anything is sent, the folder is opened again under another seed, and must give the logits of its record.
 
     Args:
-        folder: of a run, or of a saved classifier.
         repo_id: owner/name.
         private: None: a new repo is private, an existing one stays as it is.
         revision: a branch, made of main where it is not there; None: main.
@@ -60,9 +59,8 @@ def push_saved(
         )
     logits = reopened_logits(record.route, folder, base, record.verified["texts"])
     check_logits(record.verified, logits, str(folder))
-    card = model_card(
-        card_facts(record, repo_id, license=license, language=language, datasets=datasets, examples=examples)
-    )
+    facts = card_facts(record, repo_id, license=license, language=language, datasets=datasets, examples=examples)
+    card = model_card(facts)
     return push(
         folder, repo_id, card, private=private, revision=revision, create_pr=create_pr, token=token, dry_run=dry_run
     )

@@ -24,10 +24,9 @@ MADE_TEXTS, TOKENS = 4, 12
 
 def made_texts(labels: Labels, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """Make a few texts out of label names and tokens of the vocabulary: none of them is a user's."""
-    draw = Random(0)
-    count = len(tokenizer)
+    draw, ids = Random(0), range(len(tokenizer))
     return [
-        f"{name} {tokenizer.decode(draw.choices(range(count), k=TOKENS), skip_special_tokens=True)}"
+        f"{name} {tokenizer.decode(draw.choices(ids, k=TOKENS), skip_special_tokens=True)}"
         for name in islice(cycle(labels.names), MADE_TEXTS)
     ]
 
@@ -35,15 +34,9 @@ def made_texts(labels: Labels, tokenizer: PreTrainedTokenizerFast) -> list[str]:
 def verified(
     route: SavedFormat, folder: Path, base: Mapping[str, Any], texts: Sequence[str], live: np.ndarray, made: int
 ) -> dict[str, Any]:
-    """Open a folder that was just saved, by the classes that its card names and under another seed, and compare.
+    """Open a folder that was just saved as its card says, compare it with the live logits, and return the record.
 
-    Args:
-        texts: the made ones first.
-        live: (texts, labels) logits of the live model.
-        made: how many of the texts are made.
-
-    Returns:
-        For the record: made texts, their logits, the largest difference, and what opened the folder.
+    It holds the first ``made`` texts, which are no user's, their logits, the largest difference, and what opened it.
     """
     logits = reopened_logits(route, folder, base, texts)
     difference = check_equal(live, logits, f"after saving it and opening it again with {route.opened_by}")

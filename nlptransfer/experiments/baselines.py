@@ -72,10 +72,7 @@ def _best_shared_threshold(shares: np.ndarray, targets: np.ndarray, labels: Labe
 
 
 def fit_tfidf(data: Data) -> FittedBaseline:
-    """Fit a logistic regression on TF-IDF of words and word pairs (characters, where texts have no blanks).
-
-    Its L2 strength has the least loss on validation; then it is fitted once more with the validation rows.
-    """
+    """Fit a logistic regression on TF-IDF of words and pairs of them, with the L2 of the least loss on validation."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     started = time.perf_counter()

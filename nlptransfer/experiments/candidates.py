@@ -92,10 +92,8 @@ class SharedSettings:
         """Make a run in a folder, or return the finished one that is there.
 
         Args:
-            seed: of initialization and of data order.
             chosen: training settings in place of the shared ones.
             rows: ``max_train_rows`` of the data, where it is not that of all.
-            save_model: whether the classifier is saved, also without ``keep_checkpoints``.
         """
         settings = self.data if rows is None else replace(self.data, max_train_rows=rows)
         if candidate.route is None:
@@ -124,11 +122,7 @@ class SharedSettings:
 def candidates_of(
     methods: Sequence[str | Route], bases: Sequence[str | None], settings: Mapping[str, Any]
 ) -> list[Candidate]:
-    """List the candidates in the order of cost: baselines once, routes with each base.
-
-    Raises:
-        SettingError: an unknown name, a setting out of range, or the same candidate twice.
-    """
+    """List the candidates in the order of cost: baselines once, routes with each base."""
     # In the order of cost, as both tables are.
     order = {name: place for place, name in enumerate([*BASELINES, *ROUTES])}
     for method in methods:
@@ -189,12 +183,11 @@ def _scored(data: Data) -> int:
 
 
 def next_rate(default: float, tried: Sequence[tuple[float, float | None]], trials: int) -> float:
-    """Propose the learning rate to try next: near the default first, then by Optuna (Akiba et al. 2019) if it is
-    installed, or the next point of a grid (Halton 1960) around the default.
+    """Propose a learning rate: near the default first, then by Optuna (Akiba et al. 2019) if it is installed, or the
+    next point of a grid (Halton 1960).
 
     Args:
         tried: learning rates so far with their scores; None: it failed.
-        trials: how many there will be in all.
     """
     number = len(tried)
     if number < len(FIRST_RATES):

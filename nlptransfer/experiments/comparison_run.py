@@ -299,11 +299,7 @@ class ComparisonRun:
 
 
 def _reason(error: Exception) -> str:
-    """Describe a failure.
-
-    Raises:
-        Exception: of several processes the others may have gone on, and would wait for this one for ever.
-    """
+    """Describe a failure; raise it in one of several processes, as the others might wait for this one for ever."""
     if distributed.world_size() > 1:
         raise error
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"

@@ -131,10 +131,7 @@ class _VariantFit:
         return _with_cost(fitted, started, len(features) + len(held_out))
 
     def with_restart_if_collapsed(self) -> Fitted:
-        """Train; where the validation score is no better than one label for all rows, once more at a lower rate.
-
-        The better of the two is kept, of equals the second.
-        """
+        """Train; if it scores no better than one label for all rows, train anew at a lower rate and keep the better."""
         learning, route, rate = self.learning, self.route, self.settings.learning_rate
         if route.fits_head:
             return self._fit()

@@ -54,10 +54,6 @@ def run(config: RunConfig, folder: Path, overwrite: bool = False, save_model: bo
     Args:
         overwrite: whether a run with other settings in that folder is deleted.
         save_model: whether the classifier is saved, verified, and its speed and size measured.
-
-    Raises:
-        SettingError: settings that do not fit each other or the data.
-        RunFolderError: the folder holds a run with other settings, or other files.
     """
     # Wrong settings show before a folder is claimed; some only when the base is known.
     config.transfer.check_fits(config.route, config.sides())

@@ -35,10 +35,6 @@ def load_source(source: Any, target: Labels | None, settings: DataSettings, tran
         source: data in any form of :func:`load_data`, a list of several such, a saved classifier or its folder.
         target: the target's labels; None where nobody is to see them.
         settings: of the target's data; columns and number of rows are those of ``transfer``.
-
-    Raises:
-        DataError: rows that cannot be read.
-        SettingError: a label mapping that names no label, or sources of different kinds.
     """
     if (saved := saved_classifier(source)) is not None:
         return _of_classifier(saved, transfer)

@@ -137,12 +137,7 @@ def _verdict(with_source: Runs, direct: Runs, config: RunConfig, metric: str, *,
 
 
 def gain_metric(config: RunConfig) -> str:
-    """Return the score that a gain is measured by: the more the better, of predicted labels alone.
-
-    Raises:
-        DataError: the data has no test rows to measure it on.
-        SettingError: the metric needs probabilities.
-    """
+    """Return the score that a gain is measured by: the more the better, of predicted labels alone."""
     if not len(config.data.test):
         raise DataError(
             f"{config.data.name}: expected test rows, by which a gain is measured, found none: "

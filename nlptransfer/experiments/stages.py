@@ -75,10 +75,8 @@ def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
             learned.scores = scores_by_role(learning, "before")
             layers, start = layer_vectors(learning, TARGET), learning.weights()
             if not learning.labels_agree:
-                labels = learning.tasks[TARGET].data.labels
-                learning.source_head = relabel(
-                    learning.built.model, learning.head, labels, learning.training.initialization_seed
-                )
+                labels, seed = learning.tasks[TARGET].data.labels, learning.training.initialization_seed
+                learning.source_head = relabel(learning.built.model, learning.head, labels, seed)
         elif stage.roles == (TARGET, SOURCE) and not learning.labels_agree:
             learning.source_head = _new_source_head(learning)
         settings, fitted = runner.run(stage, is_last=stage is stages[-1])
@@ -189,12 +187,7 @@ class _Runner:
     def _fit_or_resume(
         self, stage: Stage, variant: Variant, settings: TrainingSettings, parts: Sequence[str], *, keep: bool
     ) -> Fitted:
-        """Fit, or read what the same stage has learned before.
-
-        Args:
-            parts: of the name of the folder of checkpoints.
-            keep: whether what is learned is written for a resume, as something else follows.
-        """
+        """Fit, or read what was learned before; with ``keep`` it is written, as something else follows."""
         learning = self.learning
         if variant.transfer is None:
             # The model stays as it is.
@@ -213,7 +206,7 @@ class _Runner:
         return fitted
 
     def _measured(self, stage: Stage, logits: np.ndarray | None) -> Evidence:
-        """Measure the model by ``logits`` of the validation rows, where it has learned from these by now."""
+        """Measure the model; ``logits`` are held-out ones of the validation rows, where it has learned from these."""
         learning, role = self.learning, stage.roles[0]
         data, texts = learning.tasks[role].data, learning.tasks[UNLABELED].data.train.texts
         if logits is None:

@@ -1,7 +1,5 @@
 """Find the parts of an encoder: its embeddings, layers and head.
-
-This file knows where each architecture has its parts; it does not know how models are loaded or run.
-"""
+It knows where each architecture has them, not how models are loaded or run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

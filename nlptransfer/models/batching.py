@@ -1,7 +1,5 @@
 """Plan batches of rows of like length, the same on every machine.
-
-This file knows lengths and seeds; it does not know what the rows hold.
-"""
+It knows lengths and seeds, not what the rows hold."""
 
 import math
 from collections.abc import Iterator
@@ -15,16 +13,13 @@ BATCH_COST = 0.05
 
 
 def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Plan one epoch's batches: every row once, rows of like length together, in random order.
+    """Plan one epoch's batches, places of rows: every row once, rows of like length together, in random order.
 
     The plan depends on the arguments alone: every process draws the same, and a resumed run goes on where it stopped.
 
     Args:
         lengths: (rows,) tokens per row.
         batch_size: rows of a batch over all processes; the last one may have fewer.
-
-    Returns:
-        The places of the rows of each batch.
     """
     draw = np.random.default_rng([seed, epoch])
     shuffled = draw.permutation(len(lengths))
@@ -51,8 +46,7 @@ def endless_batches(lengths: np.ndarray, batch_size: int, seed: int, first: int,
 def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.ndarray]:
     """Plan batches for prediction: rows of like length, longest first; at most ``tokens`` with padding, or one row.
 
-    They are split for the least work, tokens with padding and the fixed cost of each batch, by dynamic programming over
-    the distinct lengths.
+    Dynamic programming over the lengths finds the least work: tokens with padding, and each batch's fixed cost.
     """
     order = np.argsort(lengths, kind="stable")
     distinct, counts = np.unique(lengths, return_counts=True)

@@ -1,7 +1,5 @@
 """Features of frozen models, computed once: pooled word vectors, and a cache of arrays on disk.
-
-This file knows texts, weights and the keys of the cache; it does not know what learns from the features.
-"""
+It knows texts, weights and the keys of the cache, not what learns from the features."""
 
 import hashlib
 import json
@@ -40,14 +38,10 @@ RECIPE = 2
 
 
 def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]) -> np.ndarray:
-    """Pool the word vectors of each row over its known words; zeros for a row without any.
-
-    Args:
-        matrix: (vocabulary, dimensions) frozen vectors.
-        pooling: "mean" and "max", put side by side in this order.
+    """Pool the (vocabulary, dimensions) vectors of each row over its known words; zeros for a row without any.
 
     Returns:
-        (rows, dimensions * len(pooling)) float32
+        (rows, dimensions * len(pooling)) float32, "mean" and "max" side by side in the order of ``pooling``.
     """
     matrix = matrix.detach().float().cpu()
     known = rows.ids >= RESERVED
@@ -60,15 +54,11 @@ def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]
 def activations(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], tokens: TokenRows, cut: int
 ) -> np.ndarray:
-    """Return the inputs of layer ``cut`` for every token, cached; all processes call this together.
+    """Return the cached inputs of layer ``cut``, (tokens of all rows, width) float16; all processes call this.
 
     Args:
         model: a classifier or a bare encoder whose layers below the cut are frozen.
-        tokens: the rows of the texts.
         cut: number of layers below, see :func:`upper_layers`.
-
-    Returns:
-        (tokens of all rows, width) float16
     """
     if not len(tokens):
         return np.zeros((0, model.config.hidden_size), dtype=np.float16)
@@ -113,10 +103,7 @@ def to_float16(values: Tensor) -> Tensor:
 def text_key(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], long_text: LongText
 ) -> dict[str, Any]:
-    """Return the parts of a key for :func:`cached` that say which texts an encoder reads and how.
-
-    The texts themselves are hashed, so that texts whose features are cached need not be tokenized.
-    """
+    """Return the parts of a key for :func:`cached` that say which texts, hashed, an encoder reads and how."""
     shape = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
     return {
         "recipe": RECIPE,
@@ -150,7 +137,6 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
 
     Args:
         key: all that the array depends on, as JSON.
-        make: computes the array; all processes call it where any has no whole entry.
 
     Raises:
         SettingError: NLPTRANSFER_CACHE_GB is no number.
@@ -168,7 +154,6 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
 
 
 def _opened(path: Path) -> np.ndarray | None:
-    """Map an entry, which counts as used now; None where there is none or it is broken."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -207,7 +192,6 @@ def _evict(newest: Path, limit: float) -> None:
 
 
 def _limit() -> float:
-    """Return the bytes that the cache may hold."""
     value = os.environ.get(CACHE_LIMIT) or str(CACHE_GB)
     try:
         size = float(value)

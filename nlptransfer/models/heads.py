@@ -1,7 +1,5 @@
 """Work on the last layer of a classifier: see its inputs, replace it for a while or for other labels.
-
-This file knows layers and labels; it does not know what is trained.
-"""
+It knows layers and labels, not what is trained."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -78,7 +76,6 @@ def reorder(model: PreTrainedModel, head: nn.Linear, before: Labels, after: Labe
 
 
 def label_config(labels: Labels) -> dict[str, Any]:
-    """Return what the config of a model says of its labels."""
     return {"id2label": labels.id2label, "label2id": labels.label2id, "problem_type": labels.problem_type}
 
 

@@ -1,7 +1,5 @@
 """Run a model over rows, and return its results in the order of the texts.
-
-This file knows batches, devices and processes; it does not know what is computed.
-"""
+It knows batches, devices and processes, not what is computed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,18 +18,8 @@ CPU_NUMBERS, GPU_NUMBERS = 400_000, 12_000_000
 """Numbers in the hidden states of one batch in prediction: they fit a processor's caches, and fill an accelerator."""
 
 
-def _over_windows(values: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Average (rows, ...) over the windows of each text, (texts, ...) float32."""
-    counts = np.diff(windows).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
-    return np.add.reduceat(values, windows[:-1], axis=0, dtype=np.float32) / counts
-
-
 def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray:
-    """Compute the model's logits in evaluation mode, (texts, labels) float32; for a text in windows the mean of theirs.
-
-    Args:
-        share: whether all processes call this and work on a part each; everyone gets all rows.
-    """
+    """Compute the model's logits, (texts, labels) float32, also of no rows; see :func:`compute`."""
     if not len(rows):
         return np.zeros((0, model.config.num_labels), dtype=np.float32)
     with first_token_alone(model):
@@ -46,11 +34,10 @@ def compute(
     share: bool = False,
     places: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Compute a function of batches of rows, with the model in evaluation mode, in the order of the texts.
+    """Compute a function of batches of one row or more, with the model in evaluation mode, in the order of the texts.
 
     Args:
         function: maps a batch of n rows, on the model's device, to (n, ...).
-        rows: at least one.
         share: whether all processes call this and work on a part each; everyone gets all rows.
         places: where the results of a batch of rows go, if not one a row; all places together are 0, 1, ... each once.
 
@@ -74,8 +61,11 @@ def compute(
             for batch in [*mine, *idle]
         ][: len(mine)]
     model.train(was_training)
-    if places is None:
-        every = distributed.gather_rows(mine, results, len(rows), share=share)
-        return every if rows.windows is None else _over_windows(every, rows.windows)
-    count = sum(len(places(batch)) for batch in batches)
-    return distributed.gather_rows([places(batch) for batch in mine], results, count, share=share)
+    if places is not None:
+        count = sum(len(places(batch)) for batch in batches)
+        return distributed.gather_rows([places(batch) for batch in mine], results, count, share=share)
+    every = distributed.gather_rows(mine, results, len(rows), share=share)
+    if rows.windows is None:
+        return every
+    counts = np.diff(rows.windows).astype(np.float32).reshape(-1, *[1] * (every.ndim - 1))
+    return np.add.reduceat(every, rows.windows[:-1], axis=0, dtype=np.float32) / counts

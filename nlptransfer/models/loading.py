@@ -1,7 +1,5 @@
 """Load a tokenizer, an encoder, a classifier or a language model from a base model.
-
-This file knows configs, weights and tokenizers; it does not know how bases are found or what is trained.
-"""
+It knows configs, weights and tokenizers, not how bases are found or what is trained."""
 
 import importlib.util
 import re
@@ -47,8 +45,13 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
                 "set pad_token in tokenizer_config.json"
             )
         tokenizer.pad_token = stand_in
-    places = _places(from_pretrained(AutoConfig, base))
-    tokenizer.model_max_length = min(tokenizer.model_max_length, places or tokenizer.model_max_length)
+    config = from_pretrained(AutoConfig, base)
+    places = getattr(config, "max_position_embeddings", None)
+    if places and family_or_none(config).counts_from_padding:
+        places -= config.pad_token_id + 1
+    # XLNet says -1: it has no end.
+    if places and places > 0:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, places)
     return tokenizer
 
 
@@ -66,10 +69,9 @@ def load_model(
     """Load a classifier on a base, and name its newly initialized modules, whose weights the base does not have.
 
     The base's own last layer is used only where its label names are these, in this order. New weights depend on the
-    seed alone.
+    seed alone, which sets torch's global generator.
 
     Args:
-        seed: of the new weights; sets torch's global generator.
         dropout: in place of every dropout probability of the config.
         attention_dropout: in place of those of attention weights, where the config has them.
         four_bit: whether the linear layers below the head are quantized (nf4).
@@ -144,25 +146,12 @@ def _looks_ahead(model: PreTrainedModel) -> bool:
 
 
 def set_dropout(config: PreTrainedConfig, dropout: float, names: str = "dropout|_pdrop$") -> None:
-    """Set every dropout probability that a config has; one that is None follows the others.
-
-    Args:
-        names: a regular expression that their names match.
-    """
+    """Set every dropout probability of a config whose name matches; one that is None follows the others."""
     check(0 <= dropout < 1, "dropout", dropout, "a share in [0, 1)")
     for name, value in list(vars(config).items()):
         # token_dropout of ESM is a switch; layerdrop and drop_path leave out whole layers and are another matter.
         if re.search(names, name) and isinstance(value, (int, float)) and not isinstance(value, bool):
             setattr(config, name, dropout)
-
-
-def _places(config: PreTrainedConfig) -> int | None:
-    """Count the tokens that the model has positions for."""
-    places = getattr(config, "max_position_embeddings", None)
-    if places and family_or_none(config).counts_from_padding:
-        places -= config.pad_token_id + 1
-    # XLNet says -1: it has no end.
-    return places if places and places > 0 else None
 
 
 def _set_padding(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> None:

@@ -1,7 +1,5 @@
 """Run a part of an encoder: the activations of its lower layers, its upper layers, or its last one for one token.
-
-This file knows layers and hidden states; it does not know which layers are frozen, or why.
-"""
+It knows layers and hidden states, not which layers are frozen, or why."""
 
 import copy
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -26,10 +24,9 @@ from nlptransfer.settings import check
 def upper_layers(model: nn.Module, cut: int) -> nn.Module:
     """Return the part of a model from layer ``cut`` on, over the same parameters and under the same names.
 
-    It is called as ``upper(activations=..., **inputs)``, with the (batch, tokens, width) of :func:`activations_below`,
-    which are cast to the embeddings' type, and the model's inputs, for masks and positions. It has no parameters, cost
-    or dropout of the layers below, and what all layers share does not learn in it. Settings such as gradient
-    checkpointing are made on the model before.
+    It is called as ``upper(activations=..., **inputs)``, with the (batch, tokens, width) of :func:`activations_below`
+    and the model's inputs, for masks and positions. It has no parameters, cost or dropout of the layers below, and what
+    all layers share does not learn in it. Settings such as gradient checkpointing are made on the model before.
 
     Args:
         model: a classifier, a bare encoder, or either within peft.

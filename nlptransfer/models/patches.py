@@ -1,8 +1,7 @@
 """What is changed of other libraries, all of it: how long torch's threads wait, and Accelerate's memory of a precision.
 
 GNU's OpenMP, which runs torch's threads on a processor, lets one that waits spin for milliseconds before it gives way.
-Where other programs use the cores too, a small model then trains several times more slowly: a cnn on 4,000 questions,
-with two threads and the two cores busy otherwise, took 152 s, and 28 s with this (Intel Xeon with AVX-512 and AMX).
+Where other programs use the cores too, a small model then trains several times more slowly.
 
 Accelerate keeps the precision of a process's first training, and refuses every other one after it. Nothing public makes
 it forget.

@@ -1,7 +1,5 @@
 """Rows as models take them: tokens, features or activations, and extra inputs, targets and weights of texts.
-
-This file knows rows, windows and batches; it does not know how tokens or features are made, nor how rows are chosen.
-"""
+It knows rows, windows and batches, not how tokens or features are made, nor how rows are chosen."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,8 +47,6 @@ class FeatureRows(Rows):
 
 @dataclass(frozen=True)
 class _ExtendedRows(Rows):
-    """Rows with an extra input in each batch."""
-
     rows: Rows
 
     @property

@@ -1,7 +1,5 @@
 """Keep one base model in memory for several classifiers, each with weights of its own.
-
-This file knows bases and heads; it does not know how classifiers are saved.
-"""
+It knows bases and heads, not how classifiers are saved."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -47,11 +45,7 @@ class SharedBase:
     def classifier(
         self, record: Mapping[str, Any], labels: Labels, dtype: torch.dtype = torch.float32, four_bit: bool = False
     ) -> PreTrainedModel:
-        """Return a classifier on the base, with a newly initialized head for these labels and the shared weights below.
-
-        Args:
-            record: of a saved classifier, on its base, which must have these weights.
-        """
+        """Return a classifier with a new head for these labels on the base, if it has the weights of the record."""
         check_weights(self.base, record)
         kind = "4bit" if four_bit else str(dtype)
         if kind not in self._loaded:

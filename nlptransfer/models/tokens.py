@@ -1,7 +1,5 @@
 """Encode texts as token ids: each in one row, truncated where it is too long, or in windows.
-
-This file knows tokenizers and special tokens; it does not know models.
-"""
+It knows tokenizers and special tokens, not models."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,20 +65,14 @@ class TokenRows:
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
         width = max(1, int(lengths.max(initial=0)))
-        columns = np.arange(width)
-        if self.pad_left:
-            real = columns >= (width - lengths)[:, None]
-            starts = starts - (width - lengths)
-        else:
-            real = columns < lengths[:, None]
+        padding_before = (width - lengths) * self.pad_left
+        columns = np.arange(width) - padding_before[:, None]
+        real = (columns >= 0) & (columns < lengths[:, None])
         return (starts[:, None] + columns)[real], real
 
 
 def encode(
-    texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerFast,
-    max_length: int | None,
-    long_text: LongText = "truncate",
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int | None, long_text: LongText = "truncate"
 ) -> TokenRows:
     """Tokenize texts, each row of at most ``max_length`` tokens, special ones included.
 
@@ -143,7 +135,6 @@ def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple
 
 @contextmanager
 def _untruncated(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tokenizer]:
-    """Yield the backend, which neither truncates nor pads within the block."""
     backend = tokenizer.backend_tokenizer
     truncation, padding = backend.truncation, backend.padding
     backend.no_padding()
@@ -159,11 +150,9 @@ def _untruncated(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tokenizer]:
 
 
 def _frame(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Read the special tokens before and after a text off one that has a token.
+    """Read off a text the (2, tokens) ids and segments of the special ones before and after it, and its own segment.
 
-    Returns:
-        (2, tokens) ids and segments of those before it, around an empty text all of them; of those after it; and the
-        segment of the text's own tokens.
+    Those around an empty text are all before it.
     """
     with _untruncated(tokenizer) as backend:
         shown = backend.encode(text)
@@ -175,14 +164,9 @@ def _frame(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[np.ndarray, n
 
 
 def _read(sizes: np.ndarray, room: int | None, long_text: LongText) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose the tokens to read, of texts whose tokens lie one after the other.
+    """Return the places of the tokens to read, row by row; each row's size; and the number of rows of each text.
 
-    Args:
-        sizes: (texts,) tokens of each.
-        room: tokens of a row; None: all.
-
-    Returns:
-        The places of those tokens, row by row; the size of each row; and the number of rows of each text.
+    The tokens of texts of these sizes lie one after the other, and a row has ``room`` of them, or None: all.
     """
     if room is None:
         room = max(1, int(sizes.max(initial=1)))

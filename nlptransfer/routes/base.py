@@ -1,7 +1,5 @@
 """What a route is: how a model is built for the data, fed and trained; and a saved format: how it is saved and opened.
-
-Knows no route by name, nor where data comes from.
-"""
+Knows no route by name, nor where data comes from."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -28,6 +26,9 @@ log = logging.getLogger("nlptransfer")
 
 PERCENT_READ_WHOLE = 99
 """Percentile of the training texts' lengths that max_length="auto" stands for, where the model reads as much."""
+
+
+Opened = tuple[PreTrainedModel, PreTrainedTokenizerFast]
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,7 @@ class SavedFormat(Settings, ABC):
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
-        """Return the model's inputs for these texts.
-
-        Args:
-            share: whether all processes call this together; what is frozen is then computed once and kept in the cache.
-        """
+        """Return the model's inputs; with ``share`` all processes call this, and what is frozen is cached."""
 
     def tokens(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> TokenRows:
         """Tokenize texts up to the tokenizer's ``model_max_length``, long ones as ``long_text`` says."""
@@ -81,15 +78,12 @@ class SavedFormat(Settings, ABC):
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
-    def load(
-        self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    def load(self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None) -> Opened:
         """Open the model and tokenizer that were saved in a folder.
 
         Args:
             record: ``Built.record`` of the model.
-            base: for formats that hold no copy of it, the folder or hub id of the base model, or one in memory; None:
-                found by its record.
+            base: folder or hub id of the base, or one in memory, for formats without it; None: found by the record.
 
         Raises:
             RunFolderError: weights are missing, which transformers would fill with random numbers.
@@ -112,9 +106,7 @@ class SavedFormat(Settings, ABC):
         with torch.inference_mode():
             return cast(np.ndarray, model(**tokens).logits.float().cpu().numpy())
 
-    def open_as_others(
-        self, folder: Path, record: Mapping[str, Any]
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    def open_as_others(self, folder: Path, record: Mapping[str, Any]) -> Opened:
         """Open a saved folder as its model card says."""
         return self.load(folder, record, None)
 
@@ -135,12 +127,9 @@ class SavedFormat(Settings, ABC):
         record: Mapping[str, Any],
         base: str | None,
     ) -> "tuple[SavedFormat, PreTrainedModel]":
-        """Return one model with the weighted average of the adapters of several, and its format.
+        """Return one model with the average of several adapters, weighted by shares of 1, and its format.
 
-        Args:
-            shares: weight of each, 1 together.
-            record: ``Built.record`` of all.
-            base: folder or hub id of their base; None: found by its record.
+        ``record`` and ``base`` are those of :meth:`load`, the same for all.
         """
         raise SettingError(f"classifier 1: expected an adapter, found a whole model (route {self.name})")
 
@@ -156,12 +145,7 @@ class SavedFormat(Settings, ABC):
         return asdict(self)
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
-        """Describe a saved classifier for its model card.
-
-        Args:
-            record: its nlptransfer.json.
-            repo_id: its name on the hub, or its folder.
-        """
+        """Describe a saved classifier for its card, out of its nlptransfer.json and its name on the hub or folder."""
         return CardSection(f"It learned by the route `{self.name}`.")
 
 
@@ -182,11 +166,7 @@ class Route(SavedFormat):
 
     @abstractmethod
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
-        """Return a newly initialized model for the data's labels and training texts.
-
-        Args:
-            extra: training texts of another task that the model will read too.
-        """
+        """Return a newly initialized model for the data's labels and training texts, and ``extra`` texts to read."""
 
     @abstractmethod
     def defaults(self, data: Data) -> dict[str, Any]:
@@ -209,10 +189,7 @@ class Route(SavedFormat):
     def learning(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *splits: Sequence[str]
     ) -> tuple[nn.Module, list[Rows]]:
-        """Return the module that the loop trains, and its inputs for the texts of each split.
-
-        The module is the model, or a part of it that shares its parameters, above what is frozen.
-        """
+        """Return what the loop trains, the model or its part above what is frozen, and the inputs of each split."""
         return model, [self.rows(model, tokenizer, texts, share=True) for texts in splits]
 
     def variants(self, model: PreTrainedModel) -> Sequence["Route"]:
@@ -229,10 +206,9 @@ class Route(SavedFormat):
     def layer_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
     ) -> list[np.ndarray]:
-        """Return the mean of some texts' tokens, (len(some), width) float32 by layer; all processes call this together.
+        """Return the mean tokens of the texts at places ``some``, (len(some), width) float32 by layer.
 
-        Args:
-            some: places in ``texts``; frozen features are cached of all texts.
+        All processes call this together; frozen features are cached of all texts.
         """
         return []
 
@@ -245,22 +221,14 @@ class Route(SavedFormat):
         return None
 
     def continued_vectors(self, texts: Sequence[str], base: str | None, revision: str | None, **training: Any) -> str:
-        """Train the word vectors of a base further, and return their folder; all processes call this together.
-
-        Args:
-            training: epochs, learning_rate and seed.
-        """
+        """Train a base's word vectors further by epochs, learning_rate and seed, in all processes; return a folder."""
         raise SettingError(f"route={self.name}: expected a route with word vectors, found none to train further")
 
 
 def set_length(
     tokenizer: PreTrainedTokenizerFast, max_length: int | Literal["auto"], texts: Sequence[str]
 ) -> PreTrainedTokenizerFast:
-    """Set how many tokens of a text are read, special ones included, and no more than the tokenizer allows already.
-
-    Args:
-        max_length: "auto": as many as ``PERCENT_READ_WHOLE`` percent of the texts have at most.
-    """
+    """Limit the tokens that are read of a text, special ones included; "auto": see ``PERCENT_READ_WHOLE``."""
     if max_length == "auto":
         counts = token_counts(texts, tokenizer)
         # At least one token besides the special ones, also where no text has any.

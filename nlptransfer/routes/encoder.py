@@ -47,17 +47,18 @@ class EncoderRoute(Route):
         encoder = find_base(base, revision)
         texts = [*data.train.texts, *extra]
         tokenizer = set_length(load_tokenizer(encoder), self.max_length, texts)
-        model, fresh = self.make_model(encoder, data, tokenizer, seed)
+        model, fresh = self.make_model(encoder, data.labels, tokenizer, seed)
         self.freeze(model)
         if self.gradient_checkpointing:
-            _compute_activations_twice(model)
+            possible = f"a base that can compute its activations twice, which {model.config.model_type!r} cannot"
+            check(model.supports_gradient_checkpointing, "gradient_checkpointing", True, possible)
+            # transformers before 5.23 has the second name only.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         unknown = unknown_share(encode(texts, tokenizer, tokenizer.model_max_length).ids, tokenizer)
         if unknown > UNKNOWN_WARNING:
-            log.warning(
-                "%s: %.0f%% of the tokens are unknown to this tokenizer; choose a base model for this language",
-                encoder.id,
-                100 * unknown,
-            )
+            message = "%s: %.0f%% of the tokens are unknown to this tokenizer; choose a base model for this language"
+            log.warning(message, encoder.id, 100 * unknown)
         record = {"kind": "encoder", **base_record(encoder), "fresh": fresh, "unknown_share": unknown}
         return Built(model, tokenizer, record)
 
@@ -71,17 +72,16 @@ class EncoderRoute(Route):
         return "All of the encoder learned, and the head."
 
     def make_model(
-        self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
+        self, base: BaseModel, labels: Labels, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> tuple[PreTrainedModel, list[str]]:
-        """Return the model to train, and the names of its newly initialized modules."""
-        return self.load_base(base, data.labels, tokenizer, seed)
-
-    def load_base(
-        self, base: BaseModel, labels: Labels, tokenizer: PreTrainedTokenizerFast, seed: int, **precision: Any
-    ) -> tuple[PreTrainedModel, list[str]]:
-        """Return a classifier on the base with this route's dropout, and the names of its newly initialized modules."""
+        """Return the model to train, with this route's dropout, and the names of its newly initialized modules."""
         dropout: dict[str, Any] = {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
-        return load_model(base, labels, tokenizer, seed, **dropout, **precision)
+        return load_model(base, labels, tokenizer, seed, **dropout, **self.precision)
+
+    @property
+    def precision(self) -> dict[str, Any]:
+        """Return the number format of the base, as ``load_model`` takes it."""
+        return {}
 
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
@@ -105,14 +105,6 @@ class EncoderRoute(Route):
 
         vectors = compute(model, pooled, self.rows(model, tokenizer, [texts[place] for place in some]), share=True)
         return np.split(vectors, np.cumsum(widths)[:-1], axis=1) if vectors.shape[1] else []
-
-
-def _compute_activations_twice(model: Any) -> None:
-    possible = f"a base that can compute its activations twice, which {model.config.model_type!r} cannot"
-    check(model.supports_gradient_checkpointing, "gradient_checkpointing", True, possible)
-    # transformers before 5.23 has the second name only.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
 
 
 def default_settings(data: Data, learning_rate: float, least_epochs: int) -> dict[str, Any]:

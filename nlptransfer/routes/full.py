@@ -131,6 +131,4 @@ class Full(EncoderRoute):
         return parameter_groups
 
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
-        if not self.head_first:
-            return None
-        return represent(model, last_layer(model), rows)
+        return represent(model, last_layer(model), rows) if self.head_first else None

@@ -38,6 +38,7 @@ from nlptransfer.hub import (
     with_adapter,
 )
 from nlptransfer.models import SharedBase, head_modules
+from nlptransfer.routes.base import Opened
 from nlptransfer.routes.encoder import EncoderRoute, default_settings
 from nlptransfer.settings import Count, Positive, Share, check
 
@@ -79,9 +80,9 @@ class Lora(EncoderRoute):
         check(not self.merge or self.base_precision != "4bit", "merge", True, MERGEABLE)
 
     def make_model(
-        self, base: BaseModel, data: Data, tokenizer: PreTrainedTokenizerFast, seed: int
+        self, base: BaseModel, labels: Labels, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> tuple[PreTrainedModel, list[str]]:
-        model, fresh = self.load_base(base, data.labels, tokenizer, seed, **self.precision)
+        model, fresh = super().make_model(base, labels, tokenizer, seed)
         # The head learns whole, and all that is newly initialized must be saved, or it would be random after a reload.
         heads = _whole_heads(model, {*head_modules(model), *fresh})
         targets = self._targets(model, heads)
@@ -162,9 +163,7 @@ class Lora(EncoderRoute):
         base.config.architectures = [type(base).__name__]
         base.config.save_pretrained(folder)
 
-    def load(
-        self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    def load(self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None) -> Opened:
         if not self.needs_base(folder):
             return super().load(folder, record, base)
         tokenizer = fast_tokenizer(folder)
@@ -232,9 +231,7 @@ with torch.no_grad():
     logits = model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0]
 probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{function}.tolist())}}"""
 
-    def open_as_others(
-        self, folder: Path, record: Mapping[str, Any]
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    def open_as_others(self, folder: Path, record: Mapping[str, Any]) -> Opened:
         if not self.needs_base(folder) or self.base_precision != "float32":
             # Plain peft fills a head in the base's number format, which is not float32.
             return super().open_as_others(folder, record)
@@ -257,15 +254,11 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
         config: LoraConfig,
         state: Mapping[str, torch.Tensor],
     ) -> PreTrainedModel:
-        """Return the base with a head for the labels and with an adapter of these weights, in eval mode.
-
-        Args:
-            state: as peft saves it; a KeyError names weights that it lacks.
-        """
+        """Return the base with a head and an adapter of these weights, or raise a KeyError with the missing names."""
         if isinstance(base, SharedBase):
             model = base.classifier(record, labels, **self.precision)
         else:
-            model, _ = self.load_base(recorded_base(record, base), labels, tokenizer, 0, **self.precision)
+            model, _ = super().make_model(recorded_base(record, base), labels, tokenizer, 0)
         # Not PeftModel.from_pretrained: that fills heads in the base's number format, which may be 16 bits.
         with quiet():
             adapted = PeftModelForSequenceClassification(model, config)
@@ -281,7 +274,6 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
         return {"dtype": dtype, "four_bit": self.base_precision == "4bit"}
 
     def _targets(self, model: PreTrainedModel, heads: Sequence[str]) -> list[str]:
-        """Name the linear layers that are adapted, none of them in a head."""
         linear = [
             name
             for name, module in model.named_modules()
@@ -307,7 +299,6 @@ def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:
 
 
 def _head_in_float32(model: nn.Module) -> nn.Module:
-    """Let heads learn in float32, also on a base that gives 16 bits."""
 
     def to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(value.float() if isinstance(value, torch.Tensor) else value for value in inputs)
@@ -322,12 +313,9 @@ def _head_in_float32(model: nn.Module) -> nn.Module:
 def _averaged(
     adapters: Sequence[tuple[LoraConfig, dict[str, torch.Tensor]]], shares: Sequence[float]
 ) -> dict[str, torch.Tensor]:
-    """Average adapters: the sum of w_i s_i B_i A_i is one product again, of matrices side by side.
+    """Average adapters: the sum of w_i s_i B_i A_i is a product of (out, sum of ranks) and (sum of ranks, in) again.
 
-    Not peft's ``add_weighted_adapter``, which takes no adapters with a head.
-
-    Returns:
-        (sum of ranks, in) and (out, sum of ranks) for each layer; all else averaged.
+    peft's ``add_weighted_adapter`` takes no adapters with a head.
     """
     scales = [
         share * (config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r))

@@ -13,9 +13,8 @@ from nlptransfer.data import Data, Labels
 from nlptransfer.models import FeatureRows, Rows, label_config
 from nlptransfer.routes.base import Route
 from nlptransfer.routes.pooled_head import PooledClassifier
-from nlptransfer.routes.word2vec_model import embedding_matrix
 from nlptransfer.settings import Count, Share
-from nlptransfer.vectors import vectors_for, vocabulary
+from nlptransfer.vectors import RESERVED, vectors_for, vocabulary
 
 
 @dataclass(frozen=True)
@@ -40,16 +39,16 @@ class PooledRoute(Route):
         return self.is_frozen and self.head_type == "linear"
 
     def head(self, model: PreTrainedModel) -> nn.Linear:
-        return _pooled(model).classifier
+        assert isinstance(model, PooledClassifier)
+        return model.classifier
 
     def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
         if not self.fits_head:
             return None
-        assert isinstance(rows, FeatureRows)
-        return _pooled(model).last_inputs(rows.features)
+        assert isinstance(model, PooledClassifier) and isinstance(rows, FeatureRows)
+        return model.last_inputs(rows.features)
 
     def head_settings(self, labels: Labels) -> dict[str, Any]:
-        """Return the settings of a PooledConfig for these labels."""
         names = {"pooling": self.pooling, "mlp_sizes": self.mlp_sizes, "dropout": self.dropout}
         return {"head": self.head_type, **names, **label_config(labels)}
 
@@ -59,22 +58,15 @@ class PooledRoute(Route):
         """Return the words to keep, their vectors below the reserved rows, and the record of where they come from."""
         vectors, record = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
         words, matrix = vocabulary(vectors, texts, self.max_words, unit_length=unit_length)
-        return words, embedding_matrix(matrix), record
+        return words, np.pad(matrix, ((RESERVED, 0), (0, 0))), record
 
 
 def default_settings(data: Data, learning_rate: float) -> dict[str, Any]:
-    """Return default epochs, learning rate and batch size: small data gets more passes and smaller batches.
-
-    Without early stopping: the best epochs come late, when the rate is low, and the validation score varies before.
-    """
+    """Return default epochs, learning rate and batch size: small data gets more passes and smaller batches."""
+    # Without early stopping: the best epochs come late, when the rate is low, and the validation score varies before.
     rows = len(data.train)
     return {
         "num_train_epochs": 20 if rows < 10_000 else 10,
         "learning_rate": learning_rate,
         "per_device_train_batch_size": 64 if rows >= 2_000 else 32,
     }
-
-
-def _pooled(model: nn.Module) -> PooledClassifier:
-    assert isinstance(model, PooledClassifier)
-    return model

@@ -14,14 +14,7 @@ from transformers.utils.generic import can_return_tuple
 
 
 class PooledConfig(PreTrainedConfig):
-    """Shape of a classifier on pooled vectors.
-
-    Args:
-        head: "linear" or "mlp".
-        pooling: what is taken over the tokens or words of a text, side by side.
-        mlp_sizes: widths of the hidden layers of "mlp".
-        dropout: share of the head's features dropped in training.
-    """
+    """Shape of a classifier on pooled vectors, by the settings of its route."""
 
     def __init__(
         self,
@@ -47,11 +40,7 @@ class Standardize(nn.Module):
         self.register_buffer("scale", torch.ones(width))
 
     def fit(self, features: np.ndarray, resolution: float = 1e-6) -> None:
-        """Take mean and scale from (rows, width) float32 features; a constant feature keeps its scale.
-
-        Args:
-            resolution: relative rounding error of the features; a smaller spread is none.
-        """
+        """Take mean and scale from (rows, width) float32 features; a relative spread below ``resolution`` is none."""
         # torch sums in double precision, so that rounding does not pass for spread.
         spread, mean = torch.std_mean(torch.from_numpy(features), dim=0, correction=0)
         self.mean.copy_(mean)
@@ -62,11 +51,7 @@ class Standardize(nn.Module):
 
 
 class PooledBody(nn.Module):
-    """Pooled features, standardized, and hidden layers on them, if any.
-
-    Args:
-        width: of the features.
-    """
+    """Pooled features of a width, standardized, and hidden layers on them, if any."""
 
     def __init__(self, config: PooledConfig, width: int) -> None:
         super().__init__()
@@ -116,8 +101,6 @@ class PooledClassifier(PreTrainedModel):
             attention_mask: (batch, tokens); without it every place counts.
             features: (batch, width) pooled vectors, in place of all other inputs.
             labels: (batch,) int64, or (batch, labels) float for several labels at once.
-            output_hidden_states: whether ``hidden_states`` is returned.
-            **inputs: of :meth:`hidden`.
         """
         if features is not None:
             hidden = self.body(features)

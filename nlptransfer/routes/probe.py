@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from annotated_types import MinLen
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
@@ -32,7 +31,7 @@ from nlptransfer.models import (
     through,
     to_float16,
 )
-from nlptransfer.routes.base import Built, named_local, set_length
+from nlptransfer.routes.base import Built, Opened, named_local, set_length
 from nlptransfer.routes.pooled import PooledRoute, default_settings
 from nlptransfer.routes.probe_model import ProbeConfig, ProbeForSequenceClassification
 from nlptransfer.routes.word2vec_model import make_tokenizer
@@ -120,19 +119,17 @@ class Probe(PooledRoute):
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
-        probe = _probe(model)
+        assert isinstance(model, ProbeForSequenceClassification)
         if share:
-            return FeatureRows(self._features(probe, tokenizer, texts))
-        tokens, words = self.tokens(tokenizer, texts), self._word_features(probe, texts)
+            return FeatureRows(self._features(model, tokenizer, texts))
+        tokens, words = self.tokens(tokenizer, texts), self._word_features(model, texts)
         if tokens.windows is None:
             return tokens if words is None else VectorRows(tokens, "word_features", words)
         # A text in windows is one row of features: their mean, each window counting alike.
-        return FeatureRows(
-            _side_by_side(compute(probe, lambda inputs: probe.encoder_features(**inputs), tokens), words)
-        )
+        features = compute(model, lambda inputs: model.encoder_features(**inputs), tokens)
+        return FeatureRows(_side_by_side(features, words))
 
     def _word_features(self, model: ProbeForSequenceClassification, texts: Sequence[str]) -> np.ndarray | None:
-        """Return the (texts, word_dimensions) float32 means of word vectors, where there are any."""
         if model.words is None or model.vectors is None:
             return None
         words = encode_words(texts, model.words, self.long_text)
@@ -166,15 +163,13 @@ class Probe(PooledRoute):
     def layer_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
     ) -> list[np.ndarray]:
-        probe = _probe(model)
-        layers = len(probe.config.layers)
-        features = self._features(probe, tokenizer, texts)[some, : probe.config.encoder_width].astype(np.float32)
+        assert isinstance(model, ProbeForSequenceClassification)
+        layers = len(model.config.layers)
+        features = self._features(model, tokenizer, texts)[some, : model.config.encoder_width].astype(np.float32)
         # Layers of different widths stay side by side.
         return np.split(features, layers, axis=1) if features.shape[1] % layers == 0 else [features]
 
-    def load(
-        self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    def load(self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None) -> Opened:
         encoder = base.encoder(record) if isinstance(base, SharedBase) else load_encoder(recorded_base(record, base))
         return ProbeForSequenceClassification.load(folder, encoder), fast_tokenizer(folder)
 
@@ -201,7 +196,6 @@ class Probe(PooledRoute):
         return True
 
     def _layers(self, count: int, base: BaseModel) -> list[int]:
-        """Return the numbers of the layers that are seen, from below."""
         if self.layers == "all":
             return list(range(1, count + 1))
         setting = -1 if self.layers == "last" else self.layers
@@ -231,11 +225,6 @@ def _widths(encoder: PreTrainedModel, base: BaseModel) -> list[int]:
 
 
 def _side_by_side(features: np.ndarray, words: np.ndarray | None) -> np.ndarray:
-    return (
-        features if words is None else np.concatenate([features, to_float16(torch.from_numpy(words)).numpy()], axis=1)
-    )
-
-
-def _probe(model: nn.Module) -> ProbeForSequenceClassification:
-    assert isinstance(model, ProbeForSequenceClassification)
-    return model
+    if words is None:
+        return features
+    return np.concatenate([features, to_float16(torch.from_numpy(words)).numpy()], axis=1)

@@ -31,7 +31,6 @@ class ProbeConfig(PooledConfig):
         encoder_width: features of the encoder, of all layers and poolings.
         vocab_size: words besides the encoder and the two reserved rows; 0: no words besides it.
         word_dimensions: dimensions of a word vector.
-        kwargs: of PooledConfig.
     """
 
     model_type = "probe"
@@ -51,14 +50,10 @@ class ProbeConfig(PooledConfig):
 
 
 class ProbeForSequenceClassification(PooledClassifier):
-    """A frozen encoder, if wanted also frozen word vectors, and a small classifier.
+    """A frozen encoder without a head, if wanted also frozen word vectors with their tokenizer, and a small classifier.
 
     The encoder is always in eval mode. Features are rounded to float16, as in the cache, so that logits are the same
     from there and from text.
-
-    Args:
-        encoder: a model without a head, that gives its hidden states.
-        words: the tokenizer of the word vectors.
     """
 
     config_class = ProbeConfig
@@ -102,11 +97,9 @@ class ProbeForSequenceClassification(PooledClassifier):
             raise RunFolderError(f"{folder}: expected model type 'probe' in config.json, found {kind}: fetch it again")
         words = folder / WORDS
         model = cls(config, encoder, fast_tokenizer(words) if words.exists() else None)
-        missing = sorted(_without_encoder(model))
-        if (folder / WEIGHTS).exists():
-            keys = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-            missing = sorted(name for name in keys.missing_keys if not name.startswith(ENCODER))
-        if missing:
+        weights = load_file(folder / WEIGHTS) if (folder / WEIGHTS).exists() else {}
+        model.load_state_dict(weights, strict=False)
+        if missing := sorted(_without_encoder(model).keys() - weights.keys()):
             raise RunFolderError(f"{folder}: expected every weight of the classifier, found no {', '.join(missing)}")
         return cast("ProbeForSequenceClassification", model.eval())  # type: ignore[no-untyped-call]
 
@@ -127,10 +120,7 @@ class ProbeForSequenceClassification(PooledClassifier):
     ) -> Tensor:
         """Return the inputs of the last layer, (batch, width).
 
-        Args:
-            token_type_ids: (batch, tokens), where the encoder takes them.
-            word_features: (batch, word_dimensions) pooled word vectors, where there are words besides the encoder.
-            word_ids: (batch, words) in place of ``word_features``.
+        Words besides the encoder are (batch, word_dimensions) pooled vectors, or (batch, words) ids.
         """
         features = self.encoder_features(input_ids, attention_mask, token_type_ids)
         if word_ids is not None and self.vectors is not None:

@@ -78,19 +78,11 @@ class Word2Vec(PooledRoute):
         words, matrix, record = self.word_vectors(texts, base, revision, unit_length=self.unit_length)
         tokenizer = set_length(make_tokenizer(words), self.max_length, texts)
         tokens = self.tokens(tokenizer, texts)
-        unknown, dimensions = unknown_share(tokens.ids, tokenizer), matrix.shape[1]
-        log.info(
-            "%d words of %d dimensions; %.1f%% of the training words have no vector",
-            len(words),
-            dimensions,
-            100 * unknown,
-        )
-        return (
-            matrix,
-            tokenizer,
-            record | {"words": len(words), "dimensions": dimensions, "unknown_share": unknown},
-            tokens,
-        )
+        unknown = unknown_share(tokens.ids, tokenizer)
+        record = {**record, "words": len(words), "dimensions": matrix.shape[1], "unknown_share": unknown}
+        message = "%d words of %d dimensions; %.1f%% of the training words have no vector"
+        log.info(message, len(words), matrix.shape[1], 100 * unknown)
+        return matrix, tokenizer, record, tokens
 
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False

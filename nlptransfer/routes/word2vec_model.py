@@ -1,13 +1,8 @@
-"""Word vectors feeding a small classifier, as a model that transformers loads.
-
-``import nlptransfer.word2vec`` registers it: ``AutoModelForSequenceClassification`` and
-``pipeline("text-classification")`` then open a saved folder as they open any other.
-"""
+"""Word vectors feeding a small classifier, as a model that transformers loads after ``import nlptransfer.word2vec``."""
 
 from collections.abc import Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,17 +15,7 @@ from nlptransfer.vectors import PAD, PAD_ID, RESERVED, UNKNOWN, build_tokenizer
 
 
 class Word2VecConfig(PooledConfig):
-    """Shape of a Word2VecForSequenceClassification.
-
-    Args:
-        vocab_size: words and the two reserved rows.
-        hidden_size: dimensions of a word vector.
-        head: "linear", "mlp" or "cnn".
-        kernel_sizes: for "cnn": words that a filter spans.
-        num_filters: for "cnn": filters of each span.
-        train_vectors: whether the vectors learn too.
-        kwargs: of PooledConfig.
-    """
+    """Shape of a Word2VecForSequenceClassification; ``vocab_size`` counts the words and the two reserved rows."""
 
     model_type = "word2vec"
 
@@ -149,11 +134,6 @@ def make_tokenizer(words: Sequence[str], max_length: int = VERY_LARGE_INTEGER) -
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
     )
-
-
-def embedding_matrix(vectors: np.ndarray) -> np.ndarray:
-    """Put the reserved rows before (words, dimensions) vectors, (RESERVED + words, dimensions) float32."""
-    return np.concatenate([np.zeros((RESERVED, vectors.shape[1]), dtype=np.float32), vectors])
 
 
 AutoConfig.register("word2vec", Word2VecConfig, exist_ok=True)

@@ -59,18 +59,10 @@ class Augment(Settings):
 
 
 def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | None) -> Split:
-    """Return the rows of a train split, then altered copies of them with the same targets.
+    """Return the rows of a train split, then altered copies of them in their order, with the same targets.
 
-    A copy that is equal to a row or to another copy is drawn again a few times, then left out; no copy is empty.
-
-    Args:
-        split: n rows to learn from, never those of validation, calibration or test.
-        settings: how many copies, and what is altered.
-        seed: the same rows, settings, vectors and seed give the same copies on every machine.
-        vectors: where neighbors are looked for; None if ``augment_synonyms`` is 0.
-
-    Returns:
-        The n rows as they are, then at most n * ``augment_copies`` more, in the order of their rows.
+    A copy that is equal to a row or to another copy is drawn again a few times, then left out; no copy is empty. The
+    same rows, settings, vectors and seed give the same copies on every machine.
 
     Raises:
         SettingError: a value that makes no sense, or synonyms without vectors.
@@ -102,15 +94,8 @@ def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | N
     return Split(split.texts + [copies[place] for place in places], targets)
 
 
-# Words
-
-
 def word_finder(vectors: WordVectors | None) -> Callable[[str], list[tuple[int, int]]]:
-    """Return a function that finds where each word of a text begins and ends, in their order.
-
-    Args:
-        vectors: whose vocabulary segments runs without spaces; None, or one of another script: single characters.
-    """
+    """Return a function that finds where each word of a text begins and ends, in their order."""
     pieces = pre_tokenizers.Split(Regex(rf"(?:{_SIGN}\p{{M}}*)+|{_SPACED}"), "removed", invert=True)
     signs = pre_tokenizers.Split(Regex(rf"{_SIGN}\p{{M}}*"), "removed", invert=True)
     words: Tokenizer | None = None
@@ -136,14 +121,11 @@ def word_finder(vectors: WordVectors | None) -> Callable[[str], list[tuple[int, 
 
 @dataclass(frozen=True)
 class _Text:
-    """A text as words and what is around them."""
-
     words: list[str]
-    """n words."""
     gaps: list[str]
-    """n + 1 strings: before each word, and after the last."""
+    """what stands before each word, and after the last"""
     free: list[int]
-    """Places of the words that are no negation."""
+    """places of the words that are no negation"""
 
     @classmethod
     def of(cls, text: str, spans: Sequence[tuple[int, int]]) -> "_Text":
@@ -154,16 +136,7 @@ class _Text:
         return cls(words, gaps, [at for at, word in enumerate(words) if not _NEGATION.fullmatch(word)])
 
 
-# Copies
-
-
 def _altered(text: _Text, settings: Augment, neighbors: Mapping[str, Sequence[str]], draw: Callable[[], float]) -> str:
-    """Replace, swap and delete words, drawn by chance.
-
-    Args:
-        neighbors: of each word that has a vector.
-        draw: gives numbers from 0 to 1.
-    """
     words, count = list(text.words), len(text.words)
     known = [place for place in text.free if words[place] in neighbors]
     replaced = _chosen(known, _rounded(settings.augment_synonyms * count, draw), draw)
@@ -195,7 +168,6 @@ def _rounded(number: float, draw: Callable[[], float]) -> int:
 
 
 def _chosen(places: Sequence[int], count: int, draw: Callable[[], float]) -> list[int]:
-    """Return ``count`` of the places, or all, in random order."""
     if count <= 0:
         return []
     order = {place: draw() for place in places}
@@ -219,11 +191,7 @@ def _cased_as(word: str, other: str) -> str:
     return other[0].upper() + other[1:] if word[0].isupper() else other
 
 
-# Neighbors
-
-
 def _neighbors(words: Sequence[str], vectors: WordVectors, settings: Augment) -> dict[str, list[str]]:
-    """Find the words that may replace each word that has a vector, as it is written or in lower case."""
     rows, lower = vectors.rows(words), vectors.rows([word.lower() for word in words])
     row_of = {word: row for word, row in zip(words, np.where(rows >= 0, rows, lower).tolist(), strict=True) if row >= 0}
     rows = np.unique(np.array([*row_of.values()], dtype=np.int64))
@@ -239,16 +207,13 @@ def _can_replace(other: str, word: str) -> bool:
 
 
 def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float) -> list[np.ndarray]:
-    """Find the most frequent words whose vectors have the highest cosine with those of each row.
+    """Find the ``count`` frequent words with the highest cosine, from ``least``, to each row, the nearest first.
+
+    A row is no neighbor of its own, and one of zeros has none; of equally near ones the more frequent comes first.
 
     Args:
         matrix: (n, d) float32, most frequent word first.
-        rows: (m,) int64; a row is no neighbor of its own, and one of zeros has none.
-        count: neighbors of each at most.
-        least: their least cosine.
-
-    Returns:
-        m arrays of rows, the nearest first; of equally near ones the more frequent first.
+        rows: (m,) int64.
     """
     # In float64 and rounded: a processor's last bits decide nothing.
     units = normalize(np.asarray(matrix[:_FREQUENT], dtype=np.float64))

@@ -1,7 +1,5 @@
 """Fit a linear head on frozen features: the minimum of the loss with an L2 penalty, by L-BFGS.
-
-This file knows one loss and one L2 strength. It does not know how the strength is chosen.
-"""
+It knows one L2 strength, not how that is chosen."""
 
 import logging
 from collections.abc import Iterator
@@ -45,7 +43,6 @@ class Features:
         return len(self.values)
 
     def __add__(self, other: "Features") -> "Features":
-        """Concatenate these rows and the others."""
         weights = None
         if self.weights is not None or other.weights is not None:
             weights = np.concatenate([self.row_weights(), other.row_weights()])
@@ -57,7 +54,6 @@ class Features:
         return Features(self.values[rows], self.targets[rows], weights)
 
     def row_weights(self) -> np.ndarray:
-        """Return the weights, (rows,) float64."""
         return np.ones(len(self)) if self.weights is None else self.weights.astype(np.float64)
 
 
@@ -100,9 +96,8 @@ def fit(
 ) -> Head:
     """Minimize the loss + l2 / (2 * rows) * |W|^2 over W and b; the bias is free.
 
-    With weights the loss is sum(weights * row_losses) / sum(weights * class_weights), where only proportions matter:
-    alpha / ns on source rows and beta / nt on target rows, ns and nt being the sums of their class weights, give
-    (alpha * Ls + beta * Lt) / (alpha + beta). The penalty counts the rows that weigh more than 0.
+    With weights the loss is sum(weights * row_losses) / sum(weights * class_weights), where only proportions matter,
+    and the penalty counts the rows that weigh more than 0.
 
     With ``towards``, a source's head (Ws, bs), the penalty is l2 / (2 * rows) * (|W - Ws|^2 + |b - bs|^2): L2-SP
     (Li et al. 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks", equation 2). It holds
@@ -110,10 +105,9 @@ def fit(
 
     Args:
         l2: 0 or more; sklearn's 1 / C where all rows weigh 1.
-        start: the head to begin from; None: ``towards``, or zeros.
-        towards: the head that the penalty pulls to; None: zeros, and a free bias.
+        start: None: ``towards``, or zeros.
         has_bias: without, the bias stays 0, whatever that of ``towards``.
-        axes: of these rows, or of nearly the same; None: they are looked for.
+        axes: of these rows, or of nearly the same.
         ftol: steps end where the last one lowered the objective by a smaller share than this.
 
     Raises:
@@ -206,10 +200,8 @@ class _Problem:
         return value.item() + (pull * step).sum().item() / 2, gradient + pull
 
 
-@cache
-def _libraries() -> ThreadpoolController:
-    # Looking for them takes longer than a small problem.
-    return ThreadpoolController()
+# Looking for the libraries takes longer than a small problem.
+_libraries = cache(ThreadpoolController)
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch
 from nlptransfer.errors import TrainingError
 from nlptransfer.training.lbfgs import Features, Head, fit, principal_axes
 from nlptransfer.training.losses import LabelLoss
+from nlptransfer.training.optimizer import finite_score
 
 L2_STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
 """L2 strengths to choose from, strongest first: each is a penalty l2 / (2 * rows) * |W|^2 on standardized features."""
@@ -29,10 +30,6 @@ FEW_ROWS, FEW_TO_CHOOSE_BY = 1000, 100
 """Fewer labeled rows than the first, with fewer for validation than the second, are all cross-validated instead."""
 
 
-Split: TypeAlias = tuple[np.ndarray | slice, np.ndarray | slice]
-"""Places of the rows that are trained on, and of those that are held out."""
-
-
 @dataclass(frozen=True)
 class FittedHead:
     """A head, and how its L2 strength was chosen."""
@@ -43,18 +40,6 @@ class FittedHead:
     held_out: np.ndarray
     """(validation rows, labels) logits of a head that was not fitted on these rows"""
     record: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """An L2 strength and what it scored."""
-
-    l2: float
-    score: float
-    logits: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    """of the held-out rows"""
-    head: Head | None = None
-    """of all rows that were trained on, or of a fold's"""
 
 
 @dataclass(frozen=True)
@@ -72,14 +57,12 @@ class HeadTask:
     by_loss: bool = True
     """whether the loss chooses the strength, which says more of the same rows than a score does; else ``score``"""
     folds_know: bool = False
-    """whether a fold would know the training rows that it holds out: from altered copies of them, or from an encoder
-    that was trained on them"""
+    """whether altered copies, or an encoder that was trained on them, tell a fold of the training rows it holds out"""
     l2: float | None = None
     """the L2 strength, above 0, where it is not to be chosen"""
 
     @property
     def has_few_rows(self) -> bool:
-        """Whether choices are made by cross-validation."""
         return not self.folds_know and are_few(len(self.train), len(self.validation))
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "HeadTask":
@@ -92,9 +75,8 @@ class HeadTask:
     ) -> FittedHead:
         """Choose the L2 strength on held-out rows, and fit the head with it.
 
-        Few rows are held out fold by fold (folds are stratified, at most as many as the rarest label has rows), of
-        many rows the validation rows are. Strengths are fitted from the strongest on, each from the last, until they
-        get worse. Of equals the strongest is chosen.
+        Few rows are held out in stratified folds, of many the validation rows are. Strengths are fitted from the
+        strongest on, each from the last, until they get worse; of equals the strongest is chosen.
 
         Args:
             towards: a head that the penalty pulls to, in place of 0; it must not have been fitted on these targets.
@@ -107,7 +89,10 @@ class HeadTask:
         """
         crossed, first = refit and self.has_few_rows, len(self.train)
         rows = self.train + self.validation
-        splits = _folds(rows.targets, self.seed) if crossed else [(slice(first), slice(first, None))]
+        # Places of the rows that are trained on, and of those that are held out.
+        splits: Sequence[tuple[np.ndarray | slice, np.ndarray | slice]] = [(slice(first), slice(first, None))]
+        if crossed:
+            splits = _folds(rows.targets, self.seed)
 
         def with_extra(part: Features) -> Features:
             return part if extra is None else replace(part, weights=share_weights(self.criterion, part, share)) + extra
@@ -118,52 +103,45 @@ class HeadTask:
         fit_part = partial(fit, self.criterion, towards=towards, has_bias=self.has_bias, axes=axes)
 
         held_out = rows if crossed else self.validation
+        strengths = L2_STRENGTHS if towards is None else TOWARDS_L2_STRENGTHS
         scores: dict[float, float] = {}
+        fitted: dict[float, tuple[np.ndarray, Head]] = {}
         starts: list[Head | None] = [towards] * len(parts)
-        best, worse = _Scored(math.nan, -math.inf), 0
-        for l2 in self._strengths(towards):
+        worse = 0
+        for l2 in (self.l2,) if self.l2 else strengths:
             heads = [fit_part(part, l2, start=start, ftol=ROUGH) for part, start in zip(parts, starts, strict=True)]
             logits = np.empty((len(rows), len(self.criterion.class_weights)), np.float32)
             for (_, out), (weight, bias) in zip(splits, heads, strict=True):
                 logits[out] = rows.values[out] @ weight.T + bias
             logits = logits[len(rows) - len(held_out) :]
+            best = max(scores.values(), default=-math.inf)
             scores[l2] = self._metric(held_out.targets, logits)
-            if scores[l2] > best.score:
-                best, worse = _Scored(l2, scores[l2], logits, heads[0]), 0
-            elif scores[l2] < best.score:
-                worse += 1
-                if worse == (1 if self.by_loss else PATIENCE):
-                    break
+            fitted[l2] = logits, heads[0]
+            worse = 0 if scores[l2] > best else worse + (scores[l2] < best)
+            if worse == (1 if self.by_loss else PATIENCE):
+                break
             starts = [*heads]
-        score = self.score(held_out.targets, best.logits)
+        # Of equals the first.
+        l2 = max(scores, key=scores.__getitem__)
+        logits, start = fitted[l2]
+        score = self.score(held_out.targets, logits)
         record = {
             "fitted_on": "train+validation" if refit else "train",
             "chosen_by": "default" if self.l2 else "cross-validation" if crossed else "validation",
-            "l2": best.l2,
-            "validation_scores": {f"{l2:g}": value for l2, value in scores.items()},
+            "l2": l2,
+            "validation_scores": {f"{strength:g}": value for strength, value in scores.items()},
             "best_score": score,
         }
-        head = fit_part(whole, best.l2, start=best.head)
-        return FittedHead(head, score, best.logits[len(held_out) - len(self.validation) :], record)
-
-    def _strengths(self, towards: Head | None) -> Sequence[float]:
-        if self.l2:
-            return (self.l2,)
-        return L2_STRENGTHS if towards is None else TOWARDS_L2_STRENGTHS
+        head = fit_part(whole, l2, start=start)
+        return FittedHead(head, score, logits[len(held_out) - len(self.validation) :], record)
 
     def _metric(self, targets: np.ndarray, logits: np.ndarray) -> float:
         """Return what the strength is chosen by; higher is better."""
-        score = self.score(targets, logits) if not self.by_loss else -self._loss(targets, logits)
-        if not math.isfinite(score):
-            raise TrainingError(
-                f"expected a finite validation score, found {score}: choose another metric_for_best_model"
-            )
-        return score
-
-    def _loss(self, targets: np.ndarray, logits: np.ndarray) -> float:
+        if not self.by_loss:
+            return finite_score(self.score(targets, logits))
         truth = torch.from_numpy(targets)
         losses = self.criterion.row_losses(torch.from_numpy(logits).double(), truth)
-        return float(losses.sum() / self.criterion.row_weights(truth).double().sum())
+        return finite_score(-float(losses.sum() / self.criterion.row_weights(truth).double().sum()))
 
 
 def are_few(train: int, validation: int) -> bool:
@@ -179,8 +157,7 @@ def share_weights(criterion: LabelLoss, rows: Features, share: float) -> np.ndar
     return scaled
 
 
-def _folds(targets: np.ndarray, seed: int) -> list[Split]:
-    """Return places of the rows that are kept and held out, fold by fold."""
+def _folds(targets: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import KFold, StratifiedKFold
 
     rows = len(targets)

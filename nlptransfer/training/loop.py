@@ -40,6 +40,7 @@ from nlptransfer.training.optimizer import (
     ParameterGroup,
     TrainingSettings,
     decays,
+    finite_score,
     has_settled,
     make_optimizer,
     rate_share,
@@ -93,20 +94,17 @@ def train(
 ) -> TrainingReport:
     """Minimize the objective over the examples; leave the best epoch's weights in the model.
 
-    The best epoch has the highest validation score; of scores within a standard error it is the last epoch, whose rate
-    has come down. The same settings, seed and number of processes give the same weights, also over a resume (bit for
-    bit on a CPU).
+    The best epoch scores highest; within a standard error it is the last one, whose rate has come down. The same
+    settings, seed and number of processes give the same weights, also over a resume (bit for bit on a CPU).
 
     Args:
         objective: holds the model; what requires a gradient in it is trained.
-        examples: training rows.
         validation: rows whose logits are scored after each epoch; without any, the last epoch's weights stay.
         score: logits (rows, labels) -> score, higher is better; the same on every process.
         settings: with epochs, rate and batch size set.
         checkpoints: folder for what a resume needs, shared by all processes; training goes on from a checkpoint in it.
         parameter_groups: of the parameters that learn slower or later than the others, by their names in the model.
-        extra: rows of a second role. Each step takes a batch of either role; an epoch passes over the larger of both,
-            and the smaller comes again and again, in a new order each time.
+        extra: rows of a second role: each step takes a batch of both, and an epoch repeats the smaller one.
         roles: of ``examples``, and of ``extra``.
 
     Raises:
@@ -119,8 +117,6 @@ def train(
 
 
 class _Loop:
-    """The state of one training."""
-
     def __init__(
         self,
         objective: Objective,
@@ -167,13 +163,11 @@ class _Loop:
 
     @property
     def pass_rows(self) -> int:
-        """Return the rows of one forward pass over all processes."""
         return self.report.rows_per_pass * self.processes
 
     def run(self) -> TrainingReport:
         self._resume()
-        if self.settings.report_to:
-            self.accelerator.init_trackers("nlptransfer", config=self.settings.flat())
+        self.accelerator.init_trackers("nlptransfer", config=self.settings.flat())
         columns = BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
         shown = self.settings.progress and self.accelerator.is_main_process
         with (
@@ -312,11 +306,7 @@ class _Loop:
         ]
 
     def _batch(self, role: str, places: np.ndarray, weight: float) -> tuple[dict[str, Tensor], BatchTargets]:
-        """Return the inputs and the targets of this process's part of the rows of one role in a forward pass.
-
-        Args:
-            weight: of all rows of the role in the step.
-        """
+        """Return inputs and targets of this process's rows in a pass; all of the role weigh ``weight`` in the step."""
         examples = self.examples[role]
         mine = places[self.accelerator.process_index :: self.processes]
         # Where a process has no row left it still takes part, with a row that weighs nothing.
@@ -334,11 +324,8 @@ class _Loop:
             raise self._out_of_memory() from error
         self.report.rows_per_pass = rows // 2
         if self.accelerator.is_main_process:
-            log.warning(
-                "out of memory with %d rows in one forward pass: on with %d rows and twice as many passes a step",
-                rows,
-                rows // 2,
-            )
+            message = "out of memory with %d rows in one forward pass: on with %d rows and twice as many passes a step"
+            log.warning(message, rows, rows // 2)
         self.optimizer.zero_grad()
         if error is not None:
             # What the failed pass holds must go before the memory is free.
@@ -362,9 +349,8 @@ class _Loop:
         if not bool(torch.isfinite(losses).all()):
             raise self._diverged("the loss is no longer a number")
         self.report.loss_sum += float(losses.sum())
-        if self.settings.report_to:
-            values = {"loss": float(losses[-1]), "learning_rate": self._highest_rate()}
-            self.accelerator.log(values, step=self.report.step)
+        values = {"loss": float(losses[-1]), "learning_rate": self._highest_rate()}
+        self.accelerator.log(values, step=self.report.step)
         self._show(self.report.loss_sum / self.report.batch)
 
     def _diverged(self, what: str) -> TrainingError:
@@ -384,13 +370,8 @@ class _Loop:
         logits = compute(self.trained, self.trained, self.validation.rows, share=True)
         if not np.isfinite(logits).all():
             raise self._diverged("the model's outputs are no longer numbers")
-        score = entry["score"] = float(self.score(logits))
-        if not math.isfinite(score):
-            raise TrainingError(
-                f"expected a finite validation score, found {score}: choose another metric_for_best_model"
-            )
-        if self.settings.report_to:
-            self.accelerator.log({"epoch_loss": loss, "validation_score": score}, step=report.step)
+        score = entry["score"] = finite_score(float(self.score(logits)))
+        self.accelerator.log({"epoch_loss": loss, "validation_score": score}, step=report.step)
         if report.best_score is None or score > report.best_score:
             report.best_score, report.best_epoch = score, report.epoch
             self.best = {name: value.detach().clone() for name, value in learned_state(self.trained).items()}
@@ -409,7 +390,6 @@ class _Loop:
         self.started = now
 
     def _save(self) -> None:
-        """Write a checkpoint under a temporary name, rename it, and remove the one before."""
         self._clock()
         writing = self.checkpoints / "writing"
         best = self._gathered(self.best)
@@ -432,7 +412,6 @@ class _Loop:
         return sorted(self.checkpoints.glob("step_*"))
 
     def _gathered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Put shards of tensors together; all processes call this."""
         return {
             name: cast(DTensor, value.to(self.device)).full_tensor() if isinstance(value, DTensor) else value
             for name, value in state.items()

@@ -34,17 +34,17 @@ class BatchTargets:
     progress: float = 0.0
     """share of the training that is done, in [0, 1)"""
 
+    def weighted(self, values: Tensor) -> Tensor:
+        """Multiply (rows,) values by the weights of the rows."""
+        return values if self.weights is None else values * self.weights
+
 
 class LabelLoss(nn.Module):
     """Measure the cross-entropy of logits and labels, weighted by class.
 
     One label a row: torch's cross_entropy with class weights and label smoothing (Szegedy et al. 2016). Several labels:
     binary cross-entropy averaged over labels, targets smoothed by half of ``label_smoothing``, positives weighted by
-    class; every row weighs 1.
-
-    Args:
-        class_weights: (labels,); None: all 1.
-        label_smoothing: in [0, 1).
+    class; every row weighs 1. The ``class_weights`` are (labels,), or None: all 1.
     """
 
     class_weights: Tensor
@@ -58,8 +58,7 @@ class LabelLoss(nn.Module):
 
     def forward(self, logits: Tensor, batch: BatchTargets) -> Tensor:
         """Return the rows' share of the loss of a step: their weighted losses over the weight of all."""
-        losses = self.row_losses(logits, batch.targets)
-        return (losses if batch.weights is None else losses * batch.weights).sum() / batch.total_weight
+        return batch.weighted(self.row_losses(logits, batch.targets)).sum() / batch.total_weight
 
     def row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the (rows,) losses, weighted by class, of (rows, labels) logits."""
@@ -80,12 +79,11 @@ class LabelLoss(nn.Module):
 
     def share(self, batch: BatchTargets) -> Tensor:
         """Return the share of the weight of a step's rows that these have."""
-        rows = self.row_weights(batch.targets)
-        return (rows if batch.weights is None else rows * batch.weights).sum() / batch.total_weight
+        return batch.weighted(self.row_weights(batch.targets)).sum() / batch.total_weight
 
 
 class Objective(nn.Module):
-    """Measure the loss of a model's logits, ``forward(**inputs).logits``; the objectives built on it add to that."""
+    """Measure the loss of a model's logits, ``forward(**inputs).logits``; other objectives replace ``loss``."""
 
     can_be_sharded: ClassVar[bool] = True
     """whether it works where each process holds a part of the weights"""
@@ -97,14 +95,16 @@ class Objective(nn.Module):
         self.model, self.criterion = model, criterion
 
     def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
-        """Return the share of some rows in a step's loss; the shares of all rows of all roles add up to it.
+        """Return the loss of some rows, or the logits without their ``batch``."""
+        return self.logits(inputs) if batch is None else self.loss(inputs, batch)
 
-        Args:
-            inputs: of the model.
-            batch: None: return the target's logits instead, (rows, labels) float32.
-        """
-        logits = self.model(**inputs).logits.float()
-        return cast(Tensor, logits if batch is None else self.criterion(logits, batch))
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the target's logits, (rows, labels) float32."""
+        return cast(Tensor, self.model(**inputs).logits.float())
+
+    def loss(self, inputs: dict[str, Tensor], batch: BatchTargets) -> Tensor:
+        """Return the share of some rows in a step's loss; the shares of all rows of all roles add up to it."""
+        return cast(Tensor, self.criterion(self.logits(inputs), batch))
 
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
         """Return the (rows,) weights of rows of a role by their classes."""

@@ -22,7 +22,6 @@ _OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any
     "rmsprop": (torch.optim.RMSprop, {}),
     "adafactor": (torch.optim.Adafactor, {}),
 }
-"""Classes of the optimizers, and their settings."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,8 @@ class TrainingSettings(Settings):
 
     def flat(self) -> dict[str, int | float | str | bool]:
         """Return the settings as trackers take them: plain values only."""
-        return {
-            name: one if isinstance(one, (int, float, str, bool)) else str(one) for name, one in asdict(self).items()
-        }
+        settings = asdict(self).items()
+        return {name: one if isinstance(one, (int, float, str, bool)) else str(one) for name, one in settings}
 
 
 @dataclass(frozen=True)
@@ -133,14 +131,17 @@ def has_settled(settings: TrainingSettings, scores: Sequence[float], rows: int) 
     return ended and scores[-1] >= best - math.sqrt(max(best * (1 - best), 0.0) / rows)
 
 
+def finite_score(score: float) -> float:
+    """Return a validation score, or raise a TrainingError where it is no number to choose by."""
+    if not math.isfinite(score):
+        raise TrainingError(f"expected a finite validation score, found {score}: choose another metric_for_best_model")
+    return score
+
+
 def make_optimizer(
     objective: torch.nn.Module, settings: TrainingSettings, parameter_groups: Mapping[str, ParameterGroup] | None = None
 ) -> torch.optim.Optimizer:
-    """Return the optimizer over what requires a gradient; weight decay acts on matrices alone.
-
-    Args:
-        parameter_groups: by the parameter's name in the objective's model.
-    """
+    """Return the optimizer over what requires a gradient; groups go by a parameter's name in the objective's model."""
     alike: defaultdict[tuple[ParameterGroup, bool], list[Tensor]] = defaultdict(list)
     for name, value in objective.named_parameters():
         if value.requires_grad:

@@ -15,11 +15,7 @@ ALIGNMENTS: tuple[type[Alignment], ...] = (Coral, Mmd, Dann)
 
 @dataclass(frozen=True)
 class Adapt(Chosen):
-    """An alignment and its lambda, or none, then self-training: each step is chosen without a label of the target.
-
-    The source alone is learned, and each alignment that the route takes, at each of its trade-offs; the rounds of
-    self-training go on with the best one. Every step is one of :func:`choose`.
-    """
+    """An alignment and its lambda, or none, then self-training: each step is one of :func:`choose`."""
 
     name: ClassVar[str] = "adapt"
 

@@ -22,7 +22,6 @@ from nlptransfer.settings import Count, Positive, check
 from nlptransfer.training import (
     SOURCE,
     UNLABELED,
-    BatchTargets,
     FittedHead,
     Head,
     HeadTask,
@@ -33,7 +32,7 @@ from nlptransfer.training import (
 from nlptransfer.transfer.base import Chosen, Learner, Sides, Stage, Variant
 
 KERNELS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Bandwidths of the kernels of the discrepancy of means, as multiples of the mean squared distance."""
+"""Bandwidths of the kernels of the discrepancy of means, as multiples of the mean squared distance of all rows."""
 AXES = 128
 """Principal axes whose covariances are aligned in the closed form."""
 CRITIC_WIDTH = 64
@@ -42,27 +41,22 @@ CRITIC_PENALTY = 1.0
 """Weight of the mean squared slope of the domain critic in its loss."""
 ALIGN = Stage("align", (SOURCE, UNLABELED))
 
-
 Discrepancy = Callable[[Tensor, Tensor, tuple[Tensor, Tensor], float], Tensor]
 """(rows, width) representations of the source, those of the target, weights of both that add up to 1 on either side,
 and lambda -> lambda * D, the distance between the domains."""
 
 
 def correlation_distance(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
-    """Compute |Cs - Ct|^2 / (4 * width^2) of the covariances, and |ms - mt|^2 / width of the means.
-
-    The first is Deep CORAL's (Sun and Saenko 2016, equation 1); the means are aligned too, as in the closed form.
-    """
+    """Add |ms - mt|^2 / width of the means to Deep CORAL's |Cs - Ct|^2 / (4 * width^2) (Sun and Saenko 2016, eq. 1)."""
     apart = covariance(source, weights[0]) - covariance(target, weights[1])
     means = weights[0] @ source - weights[1] @ target
     return trade_off * (apart.square().sum() / (4 * source.shape[1] ** 2) + means.square().mean())
 
 
 def mean_discrepancy(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
-    """Compute the squared maximum mean discrepancy of a sum of Gaussian kernels.
+    """Compute the squared maximum mean discrepancy of Gaussian kernels of several bandwidths (DAN, Long et al. 2015).
 
-    Gretton et al. 2012, "A Kernel Two-Sample Test", equation 5 (the biased estimate, which is never below 0), with
-    the kernels of Long et al. 2015 (DAN): their bandwidths are multiples of the mean squared distance of all rows.
+    Gretton et al. 2012, "A Kernel Two-Sample Test", equation 5: the biased estimate, which is never below 0.
     """
     rows = torch.cat([source, target])
     # One signed weight a row: the sum over all pairs is what both sides have within, less what they have across.
@@ -73,9 +67,8 @@ def mean_discrepancy(source: Tensor, target: Tensor, weights: tuple[Tensor, Tens
 class Adversary(nn.Module):
     """A critic that tells the domains apart, and whose gradient is reversed on its way into the representation.
 
-    DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equations 9 and 18): the critic
-    minimizes its cross-entropy at full rate, and ``trade_off`` scales the reversed gradient. The critic's slope is
-    penalized on the rows of both, without which training often diverges (R1 and R2 of Mescheder et al. 2018, "Which
+    DANN (Ganin et al. 2016, equations 9 and 18): ``trade_off`` scales the reversed gradient alone. The critic's slope
+    is penalized on the rows of both, without which training often diverges (R1 and R2 of Mescheder et al. 2018, "Which
     Training Methods for GANs do actually Converge?", section 4.1).
     """
 
@@ -107,8 +100,7 @@ class Alignment(Chosen):
     warm_up: bool = False
     """whether lambda rises from 0 over the training, as 2 / (1 + exp(-10 p)) - 1"""
     epochs: tuple[Count, ...] = ()
-    """passes over the rows to choose from, each with each lambda, the first one where nothing is to be adapted; none:
-    what num_train_epochs says"""
+    """passes over the rows to choose from, with each lambda, the first where none adapts; none: num_train_epochs"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
@@ -155,9 +147,8 @@ class Alignment(Chosen):
 class Coral(Alignment):
     """min Ls + lambda * (|Cs - Ct|^2 / (4 d^2) + |ms - mt|^2 / d) (Deep CORAL, Sun and Saenko 2016, and the means).
 
-    Where the last layer is fitted on frozen features, the source's rows are mapped before instead (CORAL, Sun et al.
-    2016, algorithm 1): x + lambda * (xA - x), with A = Cs^(-1/2) Ct^(1/2), and their mean moves to the target's; see
-    :func:`correlation_map`.
+    Where the last layer is fitted on frozen features, the source's rows x are mapped before instead:
+    x + lambda * (map(x) - x), with :func:`correlation_map`.
     """
 
     name: ClassVar[str] = "coral"
@@ -171,10 +162,8 @@ class Coral(Alignment):
         super().check_fits(route, sides)
         if route.fits_head:
             self.require_defaults(("warm_up", "epochs"), "as the last layer is fitted, not trained")
-            fits = max(self.trade_offs) <= 1
-            check(
-                fits, "trade_offs", self.trade_offs, "at most 1 where the last layer is fitted: there the map is whole"
-            )
+            limit = "at most 1 where the last layer is fitted: there the map is whole"
+            check(max(self.trade_offs) <= 1, "trade_offs", self.trade_offs, limit)
         else:
             self.require_defaults(("shrinkage",), "as the last layer is trained, not fitted")
 
@@ -204,9 +193,9 @@ class Mmd(Alignment):
 
 @dataclass(frozen=True)
 class Dann(Alignment):
-    """min Ls over the model and max lambda * domain loss, so that no critic can tell the domains.
+    """min Ls - lambda * domain loss, so that no critic can tell the domains, with lambda warmed up.
 
-    DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equation 9), with lambda warmed up.
+    DANN (Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equation 9); see :class:`Adversary`.
     """
 
     name: ClassVar[str] = "dann"
@@ -221,15 +210,8 @@ class Dann(Alignment):
 class Aligned(Objective):
     """Ls + lambda * D(Ps, Pt): the source's labels, and representations that do not tell the domains apart.
 
-    D is over the rows of a pass on all processes, whose representations are gathered with their gradients: several
-    processes minimize what one would on the same rows. Where a step has several passes, D is the mean of theirs.
-    Labels of the target are never looked at.
-
-    Args:
-        criterion: the loss of the source's rows.
-        discrepancy: D.
-        trade_off: progress in [0, 1) -> lambda.
-        last_layer: of the model; its inputs are the representations.
+    D is over the rows of a pass on all processes, gathered with their gradients; a step of several passes has their
+    mean. ``trade_off`` gives lambda for the progress in [0, 1). Labels of the target are never looked at.
     """
 
     together: ClassVar[bool] = True
@@ -248,17 +230,17 @@ class Aligned(Objective):
         self.last_layer = name_of(last_layer, model)
         self.seen: tuple[list[Tensor], tuple[Tensor, Tensor], float] | None = None
 
-    def forward(self, inputs: dict[str, Any], batch: dict[str, Any] | None = None) -> Tensor:  # type: ignore[override]
-        if batch is None:
-            return super().forward(inputs)
+    def loss(self, inputs: dict[str, Any], batch: dict[str, Any]) -> Tensor:  # type: ignore[override]
         logits, sides, counts = [], [], []
         for role in (SOURCE, UNLABELED):
             with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
-                logits.append(self.model(**inputs[role]).logits.float())
+                logits.append(self.logits(inputs[role]))
             vectors = text_vectors(seen[0], inputs[role], self.model).float()
-            gathered = _of_all_processes(vectors, self._counts(batch[role]))
-            sides.append(gathered[0])
-            counts.append(gathered[1])
+            count = batch[role].weighted(self.row_weights(batch[role].targets, role).float()) / batch[role].total_weight
+            # A process with fewer rows than others adds some that count nothing.
+            padding = distributed.largest(len(vectors)) - len(vectors)
+            sides.append(distributed.gather_with_gradient(functional.pad(vectors, (0, 0, 0, padding))))
+            counts.append(distributed.gather_with_gradient(functional.pad(count, (0, padding))))
         weights = counts[0] / counts[0].sum(), counts[1] / counts[1].sum()
         trade_off = self.trade_off(batch[SOURCE].progress)
         apart: Tensor = self.discrepancy(sides[0], sides[1], weights, trade_off)
@@ -280,11 +262,6 @@ class Aligned(Objective):
             apart = self.discrepancy(sides[0], sides[1], weights, trade_off)
             gradients = torch.autograd.grad(apart, sides)
         return {"discrepancy": apart.item(), "discrepancy_gradient": float(torch.cat(gradients).norm())}
-
-    def _counts(self, batch: BatchTargets) -> Tensor:
-        """Return what each row counts in the step, (rows,)."""
-        rows = self.row_weights(batch.targets, batch.role).float()
-        return (rows if batch.weights is None else rows * batch.weights) / batch.total_weight
 
 
 def reverse_gradient(rows: Tensor, trade_off: float) -> Tensor:
@@ -317,19 +294,11 @@ def _kernel(rows: Tensor, weights: Tensor) -> Tensor:
     return torch.stack([torch.exp(-squared / (2 * width * middle)) for width in KERNELS]).mean(dim=0)
 
 
-def _of_all_processes(rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Gather rows and what each counts, with gradients; fewer than other processes have are padded with 0."""
-    padding = distributed.largest(len(rows)) - len(rows)
-    gather = distributed.gather_with_gradient
-    return gather(functional.pad(rows, (0, 0, 0, padding))), gather(functional.pad(counts, (0, padding)))
-
-
 def correlation_map(source: np.ndarray, target: np.ndarray, shrinkage: float) -> Callable[[np.ndarray], np.ndarray]:
     """Make the map that gives the source's rows the target's mean and covariance: (x - ms) Cs^(-1/2) Ct^(1/2) + mt.
 
     CORAL (Sun, Feng and Saenko 2016, "Return of Frustratingly Easy Domain Adaptation", algorithm 1), with the means
-    moved too. With more than ``AXES`` features the first principal axes of both sides are mapped, and the rest is only
-    moved. ``shrinkage`` is that of both covariances, towards the multiple of the identity that has their trace.
+    moved too, and the covariances shrunk. With more than ``AXES`` features only principal axes of both are mapped.
     """
     center, moved = source.mean(axis=0), target.mean(axis=0)
     sides = [source - center, target - moved]

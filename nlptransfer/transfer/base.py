@@ -27,8 +27,7 @@ class Stage:
     roles: tuple[str, ...]
     """the first one has the validation rows that score the stage"""
     learns: Literal["model", "representation", "head", "language"] = "model"
-    """what the route lets learn; that without the last layer, and so without a score; the last layer alone, which is
-    fitted; or the language model, without any label"""
+    """what the route lets learn; that without the last layer and a score; the last layer; the language model"""
 
 
 FROM_SOURCE, ON_TARGET = Stage("source", (SOURCE,)), Stage("target", (TARGET,))
@@ -84,6 +83,8 @@ class Transfer(Settings, ABC):
     """whether the best of its candidates is found without a label of the target"""
     is_prelude: ClassVar[bool] = False
     """whether it makes no classifier, and another strategy comes after it"""
+    label_free: ClassVar[bool] = False
+    """whether no label of the target is looked at"""
 
     @property
     def parts(self) -> tuple["Transfer", ...]:
@@ -93,11 +94,6 @@ class Transfer(Settings, ABC):
     def part(self, stage: Stage) -> "Transfer":
         """Return the strategy that a stage belongs to, which answers all that follows."""
         return self
-
-    @property
-    def label_free(self) -> bool:
-        """Whether no label of the target is looked at."""
-        return False
 
     def __rshift__(self, after: "Transfer") -> "Transfer":
         """Chain this strategy, which makes no classifier, and one that goes on with its model."""
@@ -157,12 +153,7 @@ class Transfer(Settings, ABC):
         return learner.examples
 
     def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
-        """Fit the last layer in a stage of a route that trains nothing else.
-
-        Args:
-            tasks: by role.
-            source: what the stage before has fitted.
-        """
+        """Fit the last layer in a stage of a route that trains nothing else; ``source`` is that of the stage before."""
         return tasks[stage.roles[0]].choose_l2()
 
     def candidates(self, stage: Stage, route: Route) -> Sequence["Variant"]:
@@ -307,10 +298,7 @@ class LabelFree(FromSource):
 
     takes_unlabeled: ClassVar[bool] = True
     needs_unlabeled: ClassVar[bool] = True
-
-    @property
-    def label_free(self) -> bool:
-        return True
+    label_free: ClassVar[bool] = True
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)

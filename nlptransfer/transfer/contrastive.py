@@ -65,11 +65,10 @@ class Contrastive(Transfer):
     """min mean_i [mean_{p in P(i)} (1 - cos(z_i, z_p))^2 + mean_{n in N(i)} cos(z_i, z_n)^2] / 2, then a head.
 
     For few rows of each class, with SetFit's loss (Tunstall et al. 2022, "Efficient Few-Shot Learning Without Prompts",
-    section 3.1): the squared error of a cosine that should be 1 for two texts of a class and 0 for others (Reimers and
-    Gurevych 2019, "Sentence-BERT", section 3, regression objective). z is the last layer's input for a text; P(i) are
-    the other rows of the batch that share a label with row i, N(i) those that share none. Batches are drawn as pairs
-    of rows that share a label; each row goes through the encoder once, and is compared with all others of its process.
-    The last layer is then fitted on what the tuned encoder gives; it alone learns validation rows.
+    section 3.1; Reimers and Gurevych 2019, "Sentence-BERT", section 3, regression objective). z is the last layer's
+    input for a text; P(i) are the other rows of the batch that share a label with row i, N(i) those that share none.
+    Batches are drawn as pairs of rows that share a label. The last layer is then fitted on what the encoder gives; it
+    alone learns validation rows.
     """
 
     name: ClassVar[str] = "contrastive"
@@ -79,7 +78,7 @@ class Contrastive(Transfer):
     """pairs of rows that are drawn, and passed over in each epoch; None: 768, or 4 for each row if that is more"""
     mean_start: bool = True
     """whether the last layer begins with the mean over a text's tokens and not with the first token, in BERT, RoBERTa
-    and the like: by another layer that attends to all tokens alike, or for lora by a map from the one to the other"""
+    and the like: by another layer, or for lora by a map from the one to the other"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         learning = ROUTES.where(lambda one: one.learns_encoder)
@@ -126,7 +125,7 @@ class Contrastive(Transfer):
 
 
 @dataclass(frozen=True)
-class PairRows:
+class PairRows(Rows):
     """Pairs of rows, each pair in place of one row."""
 
     rows: Rows
@@ -135,23 +134,13 @@ class PairRows:
     labels: np.ndarray
     """(pairs, 2, labels) bool, of either row"""
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of the longest row, for each pair, (pairs,): batches of like length would hold the same few rows."""
+        """Return the tokens of the longest row for each pair: batches of like length would hold the same few rows."""
         return np.full(len(self.pairs), self.rows.lengths.max())
 
-    @property
-    def windows(self) -> None:
-        return None
-
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """Add ``has_label``, (rows, labels) bool, and ``pairs``, (len(indices), 2), to the batch of the pairs' rows.
-
-        Each row is there once, and ``pairs`` are places of rows in the batch.
-        """
+        """Batch the pairs' rows, each once, with ``has_label``, (rows, labels) bool, and ``pairs``, places of rows."""
         pairs = self.pairs[indices]
         rows, first, places = np.unique(pairs, return_index=True, return_inverse=True)
         labels = self.labels[indices].reshape(pairs.size, -1)[first]
@@ -160,10 +149,9 @@ class PairRows:
 
 
 def drawn_pairs(examples: Examples, num_labels: int, count: int, seed: int = 0) -> Examples:
-    """Draw ``count`` pairs of texts that share a label, or of one window each where texts are in windows.
+    """Draw ``count`` pairs of texts that share a label, or of one window each; none with a label is a TrainingError.
 
-    All texts with a label come first in a pair equally often. The other one has one of its labels, drawn at random; a
-    text that is alone with it is paired with itself. Raises a TrainingError where no text has a label.
+    All labeled texts come first in a pair equally often, one that is alone with its label paired with itself.
     """
     draw, targets = np.random.default_rng(seed), examples.targets
     has = targets > 0 if targets.ndim == 2 else np.eye(num_labels, dtype=bool)[targets]
@@ -193,11 +181,8 @@ def _partner(text: int, others: np.ndarray, draw: np.random.Generator) -> int:
 class ContrastiveLoss(Objective):
     """The contrastive loss of pairs of rows, among all rows of a forward pass, each of which is there once.
 
-    A pair's loss is the mean of its two rows', and it weighs what the class of its first row does.
-
-    Args:
-        last_layer: of the model; its inputs are the representations.
-        pooler: the layer whose tanh that is, where there is one: its outputs are without the dropout in between.
+    A pair's loss is the mean of its two rows', and it weighs what the class of its first row does. Representations are
+    the last layer's inputs; where these are the tanh of a pooler, without the dropout in between.
     """
 
     def __init__(
@@ -207,41 +192,28 @@ class ContrastiveLoss(Objective):
         self.last_layer = name_of(last_layer, model)
         self.pooler = None if pooler is None else name_of(pooler, model)
 
-    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
-        if batch is None:
-            return super().forward(inputs)
-        labels = inputs["has_label"].float()
-        of_model = {name: value for name, value in inputs.items() if name not in ("has_label", "pairs")}
-        vectors, logits = self._represent(of_model)
-        losses = contrastive_losses(vectors, labels @ labels.T > 0)[inputs["pairs"]].mean(dim=1)
-        weights = self.criterion.row_weights(batch.targets)
-        if batch.weights is not None:
-            weights = weights * batch.weights
-        # Several processes wait for the gradient of every parameter, also of the head.
-        return (losses * weights).sum() / batch.total_weight + 0 * logits.float().sum()
-
-    def _represent(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return representations, (rows, width), in the order of the rows; and logits, in some order."""
+    def loss(self, inputs: dict[str, Tensor], batch: BatchTargets) -> Tensor:
         last_layer = self.model.get_submodule(self.last_layer)
         pooler = None if self.pooler is None else self.model.get_submodule(self.pooler)
-        order = inputs["attention_mask"].sum(dim=1).argsort()
+        labels = inputs["has_label"].float()
+        of_model = {name: value for name, value in inputs.items() if name not in ("has_label", "pairs")}
+        # Rows of like length go through the encoder together; their vectors are then put in the order of the rows.
+        order = of_model["attention_mask"].sum(dim=1).argsort()
         vectors, logits = [], []
         for rows in order.tensor_split(min(PARTS, len(order))):
-            columns = inputs["attention_mask"][rows].any(dim=0)
-            part = {name: value[rows][:, columns] for name, value in inputs.items()}
+            columns = of_model["attention_mask"][rows].any(dim=0)
+            part = {name: value[rows][:, columns] for name, value in of_model.items()}
             with last_inputs(last_layer) if pooler is None else _outputs(pooler) as seen:
                 logits.append(self.model(**part).logits)
             vectors.append(text_vectors(seen[0], part, self.model) if pooler is None else seen[0].tanh())
-        return torch.cat(vectors)[order.argsort()], torch.cat(logits)
+        losses = contrastive_losses(torch.cat(vectors)[order.argsort()], labels @ labels.T > 0)
+        losses = losses[inputs["pairs"]].mean(dim=1) * batch.weighted(self.criterion.row_weights(batch.targets))
+        # Several processes wait for the gradient of every parameter, also of the head.
+        return losses.sum() / batch.total_weight + 0 * torch.cat(logits).float().sum()
 
 
 def contrastive_losses(vectors: Tensor, alike: Tensor) -> Tensor:
-    """Return the loss of each row, (rows,) float32; where no other row is like it, or all are, that half is 0.
-
-    Args:
-        vectors: (rows, width)
-        alike: (rows, rows) bool, whether two rows share a label.
-    """
+    """Return the loss of each row of (rows, width); where no other row is ``alike``, or all are, that half is 0."""
     unit = functional.normalize(vectors.float(), dim=1)
     itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
     errors = (unit @ unit.T - alike.float()).square()
@@ -250,11 +222,10 @@ def contrastive_losses(vectors: Tensor, alike: Tensor) -> Tensor:
 
 
 def append_mean_layer(model: PreTrainedModel) -> None:
-    """Add a layer of an encoder's own kind, in which every token becomes the mean over all, at one length.
+    """Add a layer of an encoder's own kind, frozen, in which every token becomes the mean over all, at one length.
 
-    It attends to all tokens alike, and outweighs what was there by ``OUTWEIGHING``: so the first token, which alone is
-    read, stands for the mean that sentence encoders learned, and plain transformers opens the model as ever. The layer
-    itself does not learn. Models that have it already, or are not one of ``MEAN_LAYERED``, stay as they are.
+    So the first token, which alone is read, stands for the mean that sentence encoders learned, and plain transformers
+    opens the model as ever. Models that have it already, or are not one of ``MEAN_LAYERED``, stay as they are.
     """
     plain = plain_model(model)
     if plain.config.model_type not in MEAN_LAYERED or has_mean_layer(model):
@@ -285,8 +256,7 @@ def has_mean_layer(model: nn.Module) -> bool:
 def begin_at_mean(model: nn.Module, pooler: nn.Linear, rows: TokenRows) -> None:
     """Let the layer before the last make the mean over a text's last hidden states out of the first one.
 
-    Above a layer of :func:`append_mean_layer` it is the first one. Else both say much the same: the map between them is
-    fitted by ridge regression on texts of random tokens of ``rows``, without any label.
+    Without a layer of :func:`append_mean_layer` the map is a ridge regression on texts of random tokens of ``rows``.
     """
     from sklearn.linear_model import Ridge
 
@@ -312,10 +282,7 @@ def begin_at_mean(model: nn.Module, pooler: nn.Linear, rows: TokenRows) -> None:
 
 
 def pooler_of(model: nn.Module, last_layer: nn.Linear, rows: TokenRows) -> nn.Linear | None:
-    """Find the layer that takes the first of the last hidden states, and whose tanh the last layer takes, as in BERT.
-
-    The model is run to see it, on a text of random tokens of ``rows``.
-    """
+    """Find the layer between first token and last layer, as BERT has, by a run on a text of random tokens of rows."""
     width = last_layer.in_features
     linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module.bias is not None]
     square = [module for module in linear if module.in_features == module.out_features == width]

@@ -32,7 +32,7 @@ class Reweight(LabelFree):
     """min sum w_i Ls_i: each source row counts as much as it looks like the target (importance weighting).
 
     w is the ratio of the densities of the texts (Shimodaira 2000, "Improving predictive inference under covariate
-    shift", equation 7); see :func:`importance_weights`. Under the other strategies ``target_like`` does the same.
+    shift", equation 7); see :func:`importance_weights`.
     """
 
     name: ClassVar[str] = "reweight"

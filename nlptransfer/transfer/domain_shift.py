@@ -25,12 +25,8 @@ WORD = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9ff
 def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
     """Compare two representations of the same rows, (rows, width), by centered linear CKA (Kornblith et al. 2019).
 
-    |Y'X|² / (|X'X| |Y'Y|) in Frobenius norms, of centered features X and Y (section 3), whose widths may differ. It is
-    biased upwards where rows are few: two unrelated sides much wider than their number of rows come close to 1.
-
-    Returns:
-        In [0, 1]; 1 for features that are the same but for rotation, shift and scale; 0, where it would be 0/0, for
-        features that are the same in every row.
+    |Y'X|² / (|X'X| |Y'Y|) in Frobenius norms, of centered features X and Y (section 3), whose widths may differ: 1 but
+    for rotation, shift and scale, 0 for rows that are all the same. It is biased upwards where rows are few.
 
     Raises:
         DataError: different numbers of rows, fewer than 2, or numbers that are not finite.
@@ -53,14 +49,10 @@ def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
 
 
 def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> float:
-    """Measure how far apart two domains are: 2 (1 - 2 error) of a linear classifier that tells their rows apart.
+    """Measure how far apart two domains are, from 0 to 2: 2 (1 - 2 error) of a linear classifier of their rows.
 
     A stand-in for the A-distance of Ben-David et al. (2007), as Glorot et al. (2011) use it, on (rows, width) features
-    by the same model. The classifier is a logistic regression (L2, C = 0.01) on standardized features; its error is the
-    mean of both sides' errors over rows that stratified cross-validation held out.
-
-    Returns:
-        In [0, 2]: 0 where a classifier cannot separate the sides, 2 where it always can.
+    by the same model. The error is the mean of both sides' over rows that stratified cross-validation held out.
 
     Raises:
         DataError: different widths, fewer than 2 rows on a side, or numbers that are not finite.
@@ -90,8 +82,7 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> flo
 def chance_distance(rows: int) -> float:
     """Return the proxy A-distance that two samples of one domain with ``rows`` rows together rarely exceed.
 
-    The accuracy of a classifier that knows nothing has a standard deviation of 1 / (2 sqrt(rows)) about 1/2 (Lopez-Paz
-    and Oquab 2017, "Revisiting Classifier Two-Sample Tests", section 3); three of them are the limit.
+    An accuracy three standard deviations, each 1 / (2 sqrt(rows)), above 1/2: Lopez-Paz and Oquab 2017, section 3.
     """
     return 3 * 2 / math.sqrt(rows)
 
@@ -99,13 +90,12 @@ def chance_distance(rows: int) -> float:
 def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str], seed: int = 0) -> np.ndarray:
     """Weigh each source text by how much likelier it is among the target's texts than among the source's.
 
-    Training on source rows with these weights is training for the target where only the texts differ, not what they
-    mean (covariate shift: Shimodaira 2000). The ratio of the two densities is that of a classifier's probabilities of
-    the domains, both weighing the same (Bickel et al. 2009): here a logistic regression on TF-IDF of words and word
-    pairs (in Chinese and Japanese, of signs and pairs of signs), fitted for each source text without its own fold.
+    The ratio of the two densities (covariate shift: Shimodaira 2000) is that of a classifier's probabilities of the
+    domains, both weighing the same (Bickel et al. 2009): here a logistic regression on TF-IDF of words and word pairs
+    (in Chinese and Japanese, of signs and pairs of signs), fitted for each source text without its own fold.
 
     Returns:
-        (source rows,) float64 of mean 1; clipped to ``WEIGHTS`` before the mean is taken out.
+        (source rows,) float64, clipped to ``WEIGHTS``, then divided by their mean.
 
     Raises:
         DataError: no texts on a side, or no word in any of them.

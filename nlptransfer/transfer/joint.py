@@ -79,12 +79,8 @@ class Joint(FromSource):
 class JointLoss(Objective):
     """alpha * Ls + beta * Lt: both tasks in every step, whatever their weights (Caruana 1997).
 
-    Args:
-        criterion, source: the losses of the target's and the source's rows.
-        weights: progress in [0, 1) -> (alpha, beta).
-        source_head: stands in for the model's last layer where the source's labels are others; None: shared.
-        last_layer: of the model; needed with a ``source_head``.
-        other: the role of the rows in ``source``'s loss.
+    ``weights`` gives (alpha, beta) for the progress in [0, 1). ``source`` is the loss of the rows whose role is
+    ``other``; their ``source_head``, if labels differ, stands in for ``last_layer``.
     """
 
     def __init__(
@@ -101,16 +97,13 @@ class JointLoss(Objective):
         self.source, self.weights, self.source_head, self.other = source, weights, source_head, other
         self.last_layer = name_of(last_layer, model) if source_head is not None and last_layer is not None else None
 
-    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
-        if batch is None:
-            return super().forward(inputs)
+    def loss(self, inputs: dict[str, Tensor], batch: BatchTargets) -> Tensor:
         alpha, beta = self.weights(batch.progress)
         if batch.role != self.other:
-            return beta * super().forward(inputs, batch) + self._idle(self.source_head)
+            return beta * super().loss(inputs, batch) + self._idle(self.source_head)
         last_layer = None if self.last_layer is None else self.model.get_submodule(self.last_layer)
         with standing_in(last_layer, self.source_head):
-            logits = self.model(**inputs).logits.float()
-        loss: Tensor = self.source(logits, batch)
+            loss: Tensor = self.source(self.logits(inputs), batch)
         return alpha * loss + self._idle(last_layer)
 
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:

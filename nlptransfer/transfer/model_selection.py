@@ -45,13 +45,9 @@ class Evidence:
     def of(
         cls, labels: Labels, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, unlabeled: np.ndarray
     ) -> "Evidence":
-        """Measure one model.
+        """Measure one model by its logits, for labeled rows that it has not learned from and for ``unlabeled`` texts.
 
-        Args:
-            logits: (rows, labels) for labeled rows that the model has not learned from.
-            targets: (rows,) int64 or (rows, labels) float32, of these rows.
-            weights: (rows,) how much likelier each is in the target than in the source.
-            unlabeled: (texts, labels) logits.
+        ``weights`` say how much likelier each row is in the target than in the source, (rows,).
         """
         weights = weights / weights.mean()
         losses = weights * row_losses(logits, targets)
@@ -92,16 +88,14 @@ def warn_of_shift(evidence: Evidence, names: Sequence[str], *, whatever_shift: b
 
 
 def choose(evidence: Sequence[Evidence], by: ChooseBy, *, whatever_shift: bool = True) -> int:
-    """Return the index of the best of some models; the first is the one that was not adapted.
+    """Return the index of the best of some models; the first is the one that was not adapted, and the first of equals.
 
-    Where the labels' proportions seem to be others in the target the first one is taken: to align the domains, or to
-    label texts in the source's proportions, would give many the wrong label.
+    Unless ``whatever_shift``, it is taken too where the labels' proportions seem to be others in the target.
 
     Args:
-        whatever_shift: whether one that was adapted may be taken then too.
         by: information: the most information about the target, of those whose risk is at most a standard error above
             the first one's; the lowest importance-weighted or deep embedded risk; the lowest entropy or the largest
-            margin of the predictions; the first of equals.
+            margin of the predictions.
     """
     plain = evidence[0]
     if plain.label_shift > LARGE_SHIFT and not whatever_shift:
@@ -118,8 +112,7 @@ def choose(evidence: Sequence[Evidence], by: ChooseBy, *, whatever_shift: bool =
 def label_shares(labels: Labels, logits: np.ndarray, targets: np.ndarray, unlabeled: np.ndarray) -> np.ndarray:
     """Estimate the shares of the labels among texts without labels, (labels,).
 
-    From how often a model predicts each label, and how often it is wrong on rows that it has not learned from: black
-    box shift estimation (Lipton et al. 2018, equation 3), clipped at 0. It is exact where texts of one label are alike
+    Black box shift estimation (Lipton et al. 2018, equation 3), clipped at 0: exact where texts of one label are alike
     in both domains; where they are not, it takes a part of that for a shift of the labels.
     """
     if labels.multi_label:

@@ -39,15 +39,11 @@ LANGUAGE = Stage("pretrain", (TARGET,), learns="language")
 class Pretrain(Transfer):
     """The model's pretraining, continued on the target's texts before any label is seen.
 
-    Gururangan et al. 2020, "Don't Stop Pretraining", section 4 (TAPT). An encoder with a head for masked tokens learns
-    min -mean log p(token | the rest) over a share of each text's tokens, of which it sees 80% as the mask, 10% as
-    another token and 10% as they are (Devlin et al. 2019, section 3.1); a decoder min -mean log p(token | those
-    before). Both keep the epoch with the lowest loss on validation texts, or without these on a tenth of the others;
-    where no epoch lowers it, the base stays as it was. By full the encoder learns, and a head for tokens that is thrown
-    away; by lora the adapter. Word2Vec continues skip-gram on its vectors: see :func:`continued_vectors`.
-
-    It learns from the training texts of the target and of a source, and from texts without labels; texts longer than
-    ``max_length`` are read whole, in windows.
+    Gururangan et al. 2020, "Don't Stop Pretraining", section 4 (TAPT). Encoders learn min -mean log p(token | the rest)
+    of masked tokens (Devlin et al. 2019, section 3.1), decoders min -mean log p(token | those before), word vectors
+    skip-gram. The epoch with the lowest loss on texts held out is kept, or the base where none lowers it. A head for
+    tokens learns with the encoder in full, and is thrown away; in lora the adapter alone learns. Long texts are read
+    whole, in windows. It learns from the texts of the target and of a source, labeled or not.
     """
 
     name: ClassVar[str] = "pretrain"
@@ -65,10 +61,8 @@ class Pretrain(Transfer):
     """texts of one forward pass on one process"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
-        found, instead = (
-            f"{route.name}, whose encoder stays as it is",
-            f"take {ROUTES.where(lambda one: one.learns_encoder)}",
-        )
+        found = f"{route.name}, whose encoder stays as it is"
+        instead = f"take {ROUTES.where(lambda one: one.learns_encoder)}"
         self.require(route.learns_encoder or route.has_vectors, "an encoder that learns", found, instead)
         self.require_rows(sides, "give its training data, or leave pretrain out")
         if route.has_vectors:
@@ -154,29 +148,32 @@ class Masking:
 
 
 class LanguageLoss(Objective):
-    """-log p of tokens, the mean over all that are predicted in a step.
-
-    Without ``batch`` it gives (rows, 2): the sum of the losses of a row's tokens, under a mask that is the same each
-    time, and their number.
-
-    Args:
-        model: ``forward(**inputs)`` gives an object with ``logits``, (rows, tokens, vocabulary).
-        masking: None for a model that predicts the next token.
-    """
+    """-log p of tokens, the mean over all that are predicted in a step; each token's next one without ``masking``."""
 
     def __init__(self, model: PreTrainedModel, masking: Masking | None) -> None:
         # There is no criterion of labels.
         nn.Module.__init__(self)
         self.model, self.masking = model, masking
 
-    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
+    def loss(self, inputs: dict[str, Tensor], batch: BatchTargets) -> Tensor:
+        # A step has a number of its own, from 1; 0 is for what is held out.
+        losses, _ = self._token_losses(inputs, 1 + int(batch.progress * 2**31))
+        return losses.sum() / batch.total_weight
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return (rows, 2): the sum of the losses of a row's tokens, under an unchanging mask, and their number."""
+        losses, chosen = self._token_losses(inputs, 0)
+        sums = losses.new_zeros(len(chosen)).index_add(0, chosen.nonzero()[:, 0], losses)
+        return torch.stack([sums, chosen.sum(dim=1).to(sums)], dim=1)
+
+    def _token_losses(self, inputs: dict[str, Tensor], when: int) -> tuple[Tensor, Tensor]:
+        """Return the losses of the predicted tokens, and which they are, (rows, tokens) bool."""
         ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
         if self.masking is None:
             seen, chosen = ids, functional.pad(real[:, 1:] & real[:, :-1], (0, 1))
             expected = ids.roll(-1, dims=1)[chosen]
         else:
-            # A step has a number of its own, from 1; 0 is for what is held out.
-            seen, chosen = _masked(ids, real, self.masking, 0 if batch is None else 1 + int(batch.progress * 2**31))
+            seen, chosen = _masked(ids, real, self.masking, when)
             expected = ids[chosen]
         # The layer over the vocabulary, which is most of the cost, gets the predicted places alone.
         output_layer: nn.Module = cast(Any, self.model).get_output_embeddings()
@@ -185,11 +182,7 @@ class LanguageLoss(Objective):
         if logits.ndim == 3:
             # The architecture has that layer elsewhere, and gives all places.
             logits = logits[chosen]
-        losses = functional.cross_entropy(logits.float(), expected, reduction="none")
-        if batch is not None:
-            return losses.sum() / batch.total_weight
-        sums = losses.new_zeros(len(ids)).index_add(0, chosen.nonzero()[:, 0], losses)
-        return torch.stack([sums, chosen.sum(dim=1).to(sums)], dim=1)
+        return functional.cross_entropy(logits.float(), expected, reduction="none"), chosen
 
     def row_weights(self, targets: Tensor, role: str = TARGET) -> Tensor:
         return torch.ones(len(targets), device=targets.device)
@@ -205,9 +198,7 @@ class LanguageLoss(Objective):
 def language_texts(target: Data, others: Sequence[Data], seed: int) -> tuple[list[str], list[str]]:
     """Return texts to learn from, and texts of the target that are held out: none of a test split, each text once.
 
-    Args:
-        target: its validation texts are held out; where it has none, a share of the others, drawn by ``seed``.
-        others: whose texts are learned from too.
+    Validation texts are held out, or, where the target has none, a share of the others, drawn by ``seed``.
     """
     every = (target, *others)
     left_out = {text for one in every for split in (one.validation, one.calibration, one.test) for text in split.texts}
@@ -233,7 +224,7 @@ def pretrained_base(
 ) -> tuple[str | None, str | None]:
     """Return the base that a route builds on, and its revision: as asked for, or word vectors trained further.
 
-    All processes call this together. Vectors must be there before the model is: new words change its size.
+    All processes call this together, before the model is built: new words change its size.
     """
     pretrain = next((part for part in transfer.parts if isinstance(part, Pretrain)), None)
     if pretrain is None or not route.has_vectors:

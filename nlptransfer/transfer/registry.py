@@ -27,7 +27,6 @@ TRANSFERS: "Registry[Transfer]" = Registry(
         "contrastive": "nlptransfer.transfer.contrastive:Contrastive",
     },
 )
-"""The strategies by name."""
 register_transfer = TRANSFERS.register
 
 

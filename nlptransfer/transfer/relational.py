@@ -16,10 +16,7 @@ from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learne
 
 @dataclass(frozen=True)
 class Relational(FromSource):
-    """theta_s = argmin Ls, then min Lt + distance * L_D + angle * L_A from theta_s on (RKD, Park et al. 2019).
-
-    L_D and L_A keep the distances and angles between the target's rows as the source's model saw them.
-    """
+    """theta_s = argmin Ls, then min Lt + distance * L_D + angle * L_A from theta_s on (see RelationalLoss)."""
 
     name: ClassVar[str] = "relational"
     stages: ClassVar[tuple[Stage, ...]] = (FROM_SOURCE, ON_TARGET)
@@ -31,13 +28,9 @@ class Relational(FromSource):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        expected, found = "a route that learns a representation", f"{route.name} with a fitted last layer"
-        self.require(
-            not route.fits_head,
-            expected,
-            found,
-            f"take {ROUTES.where(lambda one: not one.fits_head)}, or head_type=mlp",
-        )
+        found = f"{route.name} with a fitted last layer"
+        instead = f"take {ROUTES.where(lambda one: not one.fits_head)}, or head_type=mlp"
+        self.require(not route.fits_head, "a route that learns a representation", found, instead)
 
     def objective(self, stage: Stage, learner: Learner) -> Objective:
         if stage is FROM_SOURCE:
@@ -57,12 +50,7 @@ class RelationalLoss(Objective):
     """The task's loss + the losses of distances and angles between rows against those of the source's model.
 
     RKD (Park, Kim, Lu and Cho 2019, "Relational Knowledge Distillation", equations 4 to 9), over the rows of one
-    forward pass. The inputs hold the representations by the source's model as ``teacher``, (rows, width).
-
-    Args:
-        distance: weight of the distances.
-        angle: weight of the angles.
-        last_layer: of the model; its inputs are the representations.
+    forward pass and the last layer's inputs. Those of the source's model are in the inputs as ``teacher``.
     """
 
     def __init__(
@@ -72,13 +60,11 @@ class RelationalLoss(Objective):
         self.distance, self.angle = distance, angle
         self.last_layer = name_of(last_layer, model)
 
-    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
-        if batch is None:
-            return super().forward(inputs)
+    def loss(self, inputs: dict[str, Tensor], batch: BatchTargets) -> Tensor:
         teacher = inputs["teacher"]
         inputs = {name: value for name, value in inputs.items() if name != "teacher"}
         with last_inputs(self.model.get_submodule(self.last_layer)) as seen:
-            loss = super().forward(inputs, batch)
+            loss = super().loss(inputs, batch)
         learned = text_vectors(seen[0], inputs, self.model).float()
         lost = self.distance * distance_loss(learned, teacher) + self.angle * angle_loss(learned, teacher)
         return loss + self.criterion.share(batch) * lost

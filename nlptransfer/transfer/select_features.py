@@ -19,8 +19,8 @@ KEPT_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
 class SelectFeatures(FromSource):
     """Let the target use only those features of a frozen route that count on the source.
 
-    A feature counts as much as the norm of its weights in the source's last layer, features being standardized. The
-    share of them that is kept is chosen on the target's validation (Guyon et al. 2002, in one elimination).
+    A standardized feature counts as much as the norm of its weights in the source's last layer. The share of them that
+    is kept is chosen on the target's validation (Guyon et al. 2002, in one elimination).
     """
 
     name: ClassVar[str] = "select_features"
@@ -28,13 +28,8 @@ class SelectFeatures(FromSource):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         super().check_fits(route, sides)
-        expected = "a route with a fitted last layer on frozen features"
-        self.require(
-            route.fits_head,
-            expected,
-            route.name,
-            f"take {ROUTES.where(lambda one: one.fits_head)}, or head_type=linear",
-        )
+        instead = f"take {ROUTES.where(lambda one: one.fits_head)}, or head_type=linear"
+        self.require(route.fits_head, "a route with a fitted last layer on frozen features", route.name, instead)
 
     def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
         task = tasks[stage.roles[0]]

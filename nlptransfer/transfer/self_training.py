@@ -30,10 +30,10 @@ from nlptransfer.transfer.joint import JointLoss
 class SelfTrain(Chosen):
     """min L + weight * Lp in rounds, Lp being the loss of confident texts under the model's own labels for them.
 
-    Lee 2013, "Pseudo-Label", equation 15, in rounds (Yarowsky 1995). Predictions are scaled first so that their mean
-    is the labeled rows' shares of the labels (distribution alignment, Berthelot et al. 2020): no label can crowd out
-    the others. A round is kept where a choice without labels prefers it. With a source the labeled rows are the
-    source's, and no label of the target is seen; without one they are the task's own, and the texts are ``unlabeled``.
+    Lee 2013, "Pseudo-Label", equation 15, in rounds (Yarowsky 1995); a round is kept where a choice without labels
+    prefers it. Predictions are scaled so that their mean is the labeled rows' shares of the labels (distribution
+    alignment, Berthelot et al. 2020). The labeled rows are the source's, and no label of the target is seen; without a
+    source they are the task's.
     """
 
     name: ClassVar[str] = "selftrain"
@@ -42,8 +42,7 @@ class SelfTrain(Chosen):
     rounds: Count = 3
     """most rounds"""
     share: Annotated[float, Interval(gt=0, le=1)] = 0.8
-    """of the texts, the most confident of each label, that are learned from in the last round; in round i: i / rounds
-    of it"""
+    """of the texts, the most confident of each label, learned from in the last round; in round i: i / rounds of it"""
     pseudo_weight: Positive = 1.0
     """weight of the loss of these texts next to that of the labeled rows"""
     within: bool = False
@@ -55,7 +54,7 @@ class SelfTrain(Chosen):
         return (Stage("labeled", (self._role,)), *rounds)
 
     @property
-    def label_free(self) -> bool:
+    def label_free(self) -> bool:  # type: ignore[override]
         return not self.within
 
     def adjusted(self, has_source: bool) -> Transfer:
@@ -104,15 +103,9 @@ class SelfTrain(Chosen):
 
 
 def pseudo_labels(logits: np.ndarray, shares: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
-    """Find the most confident texts and their labels.
+    """Find the most confident texts, the share ``most`` of each label's: their places, ascending, and labels, int64.
 
-    Args:
-        logits: (texts, labels)
-        shares: (labels,) that the mean prediction is brought to.
-        most: share of the texts of each label that is taken.
-
-    Returns:
-        Places of texts, ascending, and their labels, int64.
+    ``logits`` are (texts, labels); predictions are first scaled so that their mean is ``shares``, (labels,).
     """
     bias = np.zeros(logits.shape[1])
     wanted = np.log(np.clip(shares, 1e-6, None))

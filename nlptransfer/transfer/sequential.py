@@ -17,9 +17,8 @@ from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET, FromSource, Learne
 class Sequential(FromSource):
     """theta_s = argmin Ls, then min Lt from theta_s on; the last layer is carried over where the labels agree.
 
-    The loop begins at theta_s, and may be held to it by l2_sp / 2 * |theta - theta_s|^2 (L2-SP, Li et al. 2018). A
-    last layer that is fitted forgets where it began: min Lt + l2 / (2n) * |theta - theta_s|^2, with the strength
-    that scores best on validation.
+    Training may be held to theta_s by L2-SP; a last layer that is fitted forgets where it began, so there it is
+    min Lt + l2 / (2n) * |theta - theta_s|^2, with the l2 that scores best on validation.
     """
 
     name: ClassVar[str] = "sequential"
@@ -44,14 +43,10 @@ class Sequential(FromSource):
 
 
 class TowardsSourceLoss(Objective):
-    """L2-SP: the task's loss + l2_sp / 2 * |theta - theta_s|^2 over the parameters that the source has trained.
+    """L2-SP: the task's loss + l2_sp / 2 * |theta - theta_s|^2, theta_s being ``start``; what it does not name is free.
 
     Li, Grandvalet and Davoine 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
     equation 2.
-
-    Args:
-        l2_sp: 0 or more.
-        start: theta_s, by the name of the parameter in the model; what is not named is free.
     """
 
     can_be_sharded: ClassVar[bool] = False
@@ -61,10 +56,8 @@ class TowardsSourceLoss(Objective):
         self.l2_sp = l2_sp
         self.start = {name: value.detach().clone() for name, value in start.items()}
 
-    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
-        loss = super().forward(inputs, batch)
-        if batch is None:
-            return loss
+    def loss(self, inputs: dict[str, Tensor], batch: BatchTargets) -> Tensor:
+        loss = super().loss(inputs, batch)
         squares = [
             (value - self.start[name]).square().sum()
             for name, value in self.model.named_parameters()

@@ -1,6 +1,7 @@
 """Baselines: the majority class, and TF-IDF with a logistic regression, beside scikit-learn's own."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def test_labels_without_a_training_row_and_labels_of_all_rows(several):
     targets[:, 0], targets[:, 1] = 0, 1
     rows = type(several.train)(several.train.texts, targets)
     empty = several.validation.take([0])
-    data = Data("rows", several.labels, rows, type(rows)(empty.texts, targets[:1]), several.test.take([]), several.test)
+    validation = type(rows)(empty.texts, targets[:1])
+    data = replace(several, train=rows, validation=validation, calibration=several.test.take([]))
     found = fit_tfidf(data).probabilities(data.test.texts)
     assert (found[:, 0] < 1e-6).all() and (found[:, 1] > 1 - 1e-6).all()
 
@@ -108,25 +110,18 @@ def test_two_labels_and_a_label_of_which_no_row_is_left():
         {"train": (texts, labels), "validation": (["fine"], ["good"]), "test": (["dull", "fine"], ["bad", "good"])}
     )
     keep = [row for row, target in enumerate(whole.train.targets) if whole.labels.names[target] != "odd"]
-    data = Data("rows", whole.labels, whole.train.take(keep), whole.validation, whole.calibration, whole.test)
+    data = replace(whole, train=whole.train.take(keep))
     found = fit_tfidf(data).probabilities(data.test.texts)
     assert predicted(found, data.labels).tolist() == data.test.targets.tolist()
     assert found[:, data.labels.label2id["odd"]].max() < 1e-6 and np.allclose(found.sum(axis=1), 1)
 
 
 def test_texts_without_blanks_are_cut_into_characters():
-    good, bad = (
-        ["房间很好", "服务好", "位置好极了", "早餐好", "很好", "真好"],
-        ["房间很差", "服务差", "位置差", "早餐差", "很差", "真差"],
-    )
-    texts, labels = good + bad, ["good"] * 6 + ["bad"] * 6
-    data = load_data(
-        {
-            "train": (texts, labels),
-            "validation": (["太好", "太差"], ["good", "bad"]),
-            "test": (["好房", "差房"], ["good", "bad"]),
-        }
-    )
+    good = ["房间很好", "服务好", "位置好极了", "早餐好", "很好", "真好"]
+    bad = ["房间很差", "服务差", "位置差", "早餐差", "很差", "真差"]
+    labels = ["good", "bad"]
+    rows = {"train": (good + bad, ["good"] * 6 + ["bad"] * 6)}
+    data = load_data(rows | {"validation": (["太好", "太差"], labels), "test": (["好房", "差房"], labels)})
     fitted = fit_tfidf(data)
     assert fitted.fit.details["analyzer"] == "char" and fitted.fit.details["ngrams"] == [1, 3]
     assert predicted(fitted.probabilities(data.test.texts), data.labels).tolist() == data.test.targets.tolist()
@@ -134,7 +129,7 @@ def test_texts_without_blanks_are_cut_into_characters():
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_test_is_not_looked_at(name, single):
-    blind = Data("rows", single.labels, single.train, single.validation, single.calibration, single.test.take([]))
+    blind = replace(single, test=single.test.take([]))
     texts = single.test.texts
     seen, unseen = BASELINES[name](single), BASELINES[name](blind)
     assert np.array_equal(seen.probabilities(texts), unseen.probabilities(texts))

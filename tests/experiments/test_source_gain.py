@@ -221,14 +221,6 @@ def test_gains_against_the_rows_of_the_target(curve, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("experiment.json")} == stamps
 
 
-def test_strategies_that_take_other_steps_have_runs_of_their_own_beside_them(curve, tmp_path):
-    found = curve(**MLP, transfers=("sequential", "joint"), sizes=(30,), seeds=1)
-    assert len(found) == 2
-    assert {path.name for path in (tmp_path / "curve" / "30").iterdir()} == {
-        "sequential-0", "joint-0", "direct-0", "direct-as-joint-0",
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"sizes": ()}, "sizes"), ({"sizes": (0,)}, "sizes"), ({"max_train_rows": 9}, "max_train_rows=9: expected sizes")],
@@ -284,11 +276,11 @@ def test_sizes_on_the_command_line(command_line, corpora, vectors_file, tmp_path
         (line,) = [line for line in ended.out.splitlines() if f" {row['size']} │" in line]
         assert f"{row['gain']:+.3f} [" in line and row["verdict"] in line and " sequential " in line
     assert f"written: {tmp_path / 'out' / 'gains.json'}" in ended.out.replace("\n", "")
-    ended = command_line(main, *call, "--sizes", "8,20", "--fallback")
-    assert ended.code == 2 and "fallback: expected no --sizes with it" in ended.err
-    ended = command_line(main, *call, "--sizes", "8,20", "--overwrite")
-    assert ended.code == 2 and "--overwrite: expected no --sizes with it" in ended.err
-    ended = command_line(main, *call, "--sizes", "8,x")
-    assert ended.code == 2 and "sizes" in ended.err
-    ended = command_line(main, "finetune", target, "--sizes", "8")
-    assert ended.code == 2 and "expected a source" in ended.err
+    for *wrong, message in (
+        (*call, "--sizes", "8,20", "--fallback", "fallback: expected no --sizes with it"),
+        (*call, "--sizes", "8,20", "--overwrite", "--overwrite: expected no --sizes with it"),
+        (*call, "--sizes", "8,x", "sizes"),
+        ("finetune", target, "--sizes", "8", "expected a source"),
+    ):
+        ended = command_line(main, *wrong)
+        assert ended.code == 2 and message in ended.err

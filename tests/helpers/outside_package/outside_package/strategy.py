@@ -18,12 +18,9 @@ class TetheredLoss(Objective):
         super().__init__(model, criterion)
         self.tether, self.start = tether, {name: value.detach().clone() for name, value in start.items()}
 
-    def forward(self, inputs: dict[str, Tensor], batch: BatchTargets | None = None) -> Tensor:
-        loss = super().forward(inputs, batch)
-        if batch is None:
-            return loss
+    def loss(self, inputs: dict[str, Tensor], batch: BatchTargets) -> Tensor:
         apart = [(value - self.start[name]).abs().mean() for name, value in self.model.named_parameters()]
-        return loss + self.criterion.share(batch) * self.tether * sum(apart)
+        return super().loss(inputs, batch) + self.criterion.share(batch) * self.tether * sum(apart)
 
 
 @dataclass(frozen=True)
