@@ -67,8 +67,7 @@ def test_there_is_a_recipe_for_each_corpus():
     others = {"compare", "word2vec_from_scratch", "source_to_target", "few_shot", "cross_domain_sentiment"}
     assert set(RECIPES) == {*CORPORA} | others
     # gadgets is what films are the source of.
-    named = {*CORPORA.values(), "gadgets"}
-    assert {path.name for path in (ROOT / "data").iterdir() if path.is_dir()} == named
+    assert {path.name for path in (ROOT / "data").iterdir() if path.is_dir()} == {*CORPORA.values(), "gadgets"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -184,8 +184,7 @@ def cased(remarks, vectors_file, tmp_path_factory) -> Classifier:
     lines += [f"Word{letter} {zeros}" for letter in "ABCDEFGHIJ"]
     path = tmp_path_factory.mktemp("vectors") / "cased.txt"
     path.write_text("\n".join([f"{rows + 10} {dimensions}", *lines, ""]))
-    folder = tmp_path_factory.mktemp("run")
-    return finetune(remarks, base=path, head_type="linear", output_dir=folder).classifier
+    return finetune(remarks, base=path, head_type="linear", output_dir=tmp_path_factory.mktemp("run")).classifier
 
 
 def test_texts_are_normalized_wherever_they_come_in(cased, tmp_path):

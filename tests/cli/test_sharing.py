@@ -94,8 +94,7 @@ def test_there_and_back(way, hub, base_files, remarks, vectors_file, tmp_path, c
     if way == "lora":
         adapter = json.loads(hub.files("me/name")["adapter_config.json"])
         assert (adapter["base_model_name_or_path"], adapter["revision"]) == (BASE, commit)
-    pushed = hub.files("me/name").items()
-    assert not [name for name, content in pushed if str(tmp_path).encode() in content]
+    assert not [name for name, content in hub.files("me/name").items() if str(tmp_path).encode() in content]
 
 
 def test_an_export_goes_there_and_back(hub, adapter, tmp_path, command_line, to_another_machine):

@@ -81,8 +81,7 @@ def test_multi_label_data_spares_rows_for_thresholds(pool, share, rows):
 
 
 def test_carved_splits_have_a_largest_size():
-    sizes = {str(label): 700 for label in range(20)}
-    source = {"train": rows_of(sizes), "test": rows_of({"0": 1, "1": 1})}
+    source = {"train": rows_of({str(label): 700 for label in range(20)}), "test": rows_of({"0": 1, "1": 1})}
     data = load_data(source, DataSettings(validation_size=0.5, calibration_size=0.4))
     assert (len(data.validation), len(data.calibration)) == (5000, 2000)
     assert set(counts(data.validation, data).values()) == {250}

@@ -34,8 +34,7 @@ def test_a_leak_is_named_by_count_and_share():
 
 
 def test_a_leak_into_validation_is_named():
-    given = {**CLEAN, "validation": CLEAN["test"]}
-    (said,) = warnings_of(**given)
+    (said,) = warnings_of(**CLEAN | {"validation": CLEAN["test"]})
     assert said == "leak: 10 of the 10 test texts (100.0%) are in validation too: choices have seen them"
     (said,) = warnings_of(validation=(CLEAN["train"][0][:4], CLEAN["train"][1][:4]))
     assert said.startswith("leak: 4 of the 4 validation texts (100.0%) are in train too: choices")

@@ -173,11 +173,7 @@ def test_columns_that_are_asked_for():
     [
         (columns(a="x", b=1), ("c", None), r"f.csv: expected the column 'c' \(text_column\), found only 'a', 'b'; set"),
         (columns(a="x", b=1), (None, "c"), r"expected the column 'c' \(label_column\), found only 'a', 'b'; set label"),
-        (
-            columns(a="x", b="y"),
-            (),
-            r"expected one text column, found several .* it \('a', 'b'\).*set text_column",
-        ),
+        (columns(a="x", b="y"), (), r"expected one text column, found several .* it \('a', 'b'\).*set text_column"),
         (columns(a=1, b=2), (), "expected one text column, found none among the columns 'a', 'b'; set text_column"),
         (columns(text="x"), (), "expected one label column, found none among the columns 'text'; set label_column"),
         (columns(text="x", a=1, b=2), (), r"expected one label column, found several that could be it \('a', 'b'\)"),

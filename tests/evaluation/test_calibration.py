@@ -132,8 +132,7 @@ def test_temperature_is_the_best_of_a_grid() -> None:
     rng = np.random.default_rng(4)
     logits, targets = 3 * rng.normal(size=(80, 5)), rng.integers(5, size=80)
     logits[np.arange(80), targets] += 2
-    grid = np.geomspace(0.05, 20, 2000)
-    best = min(grid, key=lambda t: smoothed_nll(logits, targets, t))
+    best = min(np.geomspace(0.05, 20, 2000), key=lambda t: smoothed_nll(logits, targets, t))
     assert fit_temperature(logits, targets) == pytest.approx(best, rel=5e-3)
 
 
@@ -176,8 +175,7 @@ def best_f1_by_trying(p: np.ndarray, y: np.ndarray) -> float:
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 40), ties=st.booleans())
 def test_thresholds_are_the_best_by_brute_force(seed: int, n: int, ties: bool) -> None:
-    rng = np.random.default_rng(seed)
-    targets, probabilities = multi_rows(rng, n, 4)
+    targets, probabilities = multi_rows(np.random.default_rng(seed), n, 4)
     probabilities = probabilities.round(1) if ties else probabilities
     thresholds = fit_thresholds(probabilities, targets)
     guesses = (probabilities >= thresholds).astype(int)
@@ -195,8 +193,7 @@ def test_thresholds_lie_midway_and_near_a_half_and_rare_labels_share_one() -> No
     y = np.array([[1, 0]] * 5 + [[0, 1]] * 2 + [[0, 0]] * 3)
     assert fit_thresholds(p[:, :1], y[:, :1]) == pytest.approx([0.55])
     # Alone, the second label would be best off with .1; with 2 positives it takes what is best for both together.
-    together = fit_thresholds(p, y)
-    assert together == pytest.approx([0.55, 0.55])
+    assert fit_thresholds(p, y) == pytest.approx([0.55, 0.55])
     assert fit_thresholds(p, np.zeros_like(y)).tolist() == [0.5, 0.5]
 
 
@@ -204,8 +201,7 @@ def test_thresholds_lie_midway_and_near_a_half_and_rare_labels_share_one() -> No
 def test_of_equally_good_thresholds_the_nearest_to_a_half_is_taken(scores: tuple[float, ...], expected: float) -> None:
     # 4 of 6 positives without a mistake, or all 6 with 3 mistakes: F1 is .8 either way.
     p = np.repeat(scores, [4, 3, 2, 5])[:, None]
-    y = np.repeat([1, 0, 1, 0], [4, 3, 2, 5])[:, None]
-    assert fit_thresholds(p, y) == pytest.approx([expected])
+    assert fit_thresholds(p, np.repeat([1, 0, 1, 0], [4, 3, 2, 5])[:, None]) == pytest.approx([expected])
 
 
 def test_thresholds_between_neighboring_floats_part_them() -> None:

@@ -69,8 +69,7 @@ def test_seeds_that_differ_only_by_the_rows_they_err_on_add_nothing() -> None:
     # Equally good seeds with errors of their own: the mean is as good as that of independent rows.
     targets, (runs,) = simulated(np.random.default_rng(0), 1, 10, 2000)
     found = score_interval(targets, runs, TWO, "accuracy")
-    right = np.mean([run == targets for run in runs], axis=0)
-    half = 1.96 * right.std() / np.sqrt(2000)
+    half = 1.96 * np.mean([run == targets for run in runs], axis=0).std() / np.sqrt(2000)
     assert (found.interval[1] - found.interval[0]) / 2 == pytest.approx(half, rel=0.15)
 
 

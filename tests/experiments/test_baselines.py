@@ -97,8 +97,7 @@ def test_labels_without_a_training_row_and_labels_of_all_rows(several):
     targets = several.train.targets.copy()
     targets[:, 0], targets[:, 1] = 0, 1
     rows = type(several.train)(several.train.texts, targets)
-    empty = several.validation.take([0])
-    validation = type(rows)(empty.texts, targets[:1])
+    validation = type(rows)(several.validation.take([0]).texts, targets[:1])
     data = replace(several, train=rows, validation=validation, calibration=several.test.take([]))
     found = fit_tfidf(data).probabilities(data.test.texts)
     assert (found[:, 0] < 1e-6).all() and (found[:, 1] > 1 - 1e-6).all()

@@ -156,8 +156,7 @@ def test_the_model_of_the_first_seed_alone_is_kept(whole):
 def test_a_finished_comparison_is_returned_as_it_is(whole, comparing, tmp_path):
     before = files_of(whole.folder)
     routes = ("majority", "tfidf", "word2vec")
-    base = whole.candidates[2].base.split(" ")[0]
-    assert base == "small.txt"
+    assert whole.candidates[2].base.split(" ")[0] == "small.txt"
     again = comparing(whole.folder, routes=routes, sizes=(40, 90), max_minutes=60, **LINEAR)
     assert files_of(again.folder) == before and without_times(again) == without_times(whole)
     with pytest.raises(RunFolderError, match="expected the folder of a finished comparison"):
@@ -202,8 +201,7 @@ def test_trials_hold_no_row_of_test(comparing, monkeypatch):
     order = [folder for folder, name, _ in seen if name.startswith("word2vec")]
     assert order == ["trials"] * 3 + ["candidates"] * 2
     tuned = found.candidate("word2vec")
-    rates = [trial.settings["learning_rate"] for trial in tuned.trials]
-    assert rates == pytest.approx([0.02, 0.02 / 3, 0.06])
+    assert [trial.settings["learning_rate"] for trial in tuned.trials] == pytest.approx([0.02, 0.02 / 3, 0.06])
     best = max(tuned.trials, key=lambda trial: trial.validation)
     assert tuned.settings["learning_rate"] == best.settings["learning_rate"]
     for number, trial in enumerate(tuned.trials):
@@ -220,8 +218,7 @@ def test_a_fitted_head_and_one_trial_try_nothing(comparing):
 
 
 def test_other_test_labels_choose_nothing_else(comparing):
-    draw = random.Random(5)
-    turned = {**DATA, "test": (DATA["test"][0], draw.choices(["good", "bad"], k=80))}
+    turned = {**DATA, "test": (DATA["test"][0], random.Random(5).choices(["good", "bad"], k=80))}
     runs = [
         comparing(name, data=data, routes=("tfidf", "word2vec"), trials=2, seeds=1, **MLP)
         for name, data in (("a", DATA), ("b", turned))
@@ -308,8 +305,7 @@ def test_a_candidate_that_would_not_fit_is_left_out(comparing, monkeypatch):
 
 
 def test_the_estimate_is_of_all_runs(comparing, monkeypatch):
-    seconds = {"majority": 1.0, "pilots": 30.0, "word2vec": 30.0}
-    clock = Time(monkeypatch, seconds)
+    clock = Time(monkeypatch, {"majority": 1.0, "pilots": 30.0, "word2vec": 30.0})
     # 3 for the baseline, 30 for the pilot; three runs take 90, or some more as rows are scored.
     found = comparing("fits", routes=("majority", "word2vec"), seeds=3, max_minutes=2.5, **LINEAR)
     one = found.candidate("word2vec")
@@ -326,8 +322,7 @@ def test_the_estimate_is_of_all_runs(comparing, monkeypatch):
 
 def test_a_candidate_that_takes_longer_than_expected_is_given_up_in_time(comparing, monkeypatch):
     clock = Time(monkeypatch, {"majority": 0.0, "pilots": 1.0, "word2vec": 100.0})
-    found = comparing(routes=("majority", "word2vec"), seeds=3, max_minutes=4, **LINEAR)
-    one = found.candidate("word2vec")
+    one = comparing(routes=("majority", "word2vec"), seeds=3, max_minutes=4, **LINEAR).candidate("word2vec")
     assert one.status == "skipped" and one.reason == (
         "its first run took 100 s, the others would take 200 s, and 139 s are left of the budget"
     )

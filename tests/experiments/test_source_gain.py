@@ -120,8 +120,7 @@ def test_the_fallback_goes_by_validation(tune):
 
 
 def test_where_all_rows_are_used_a_fitted_head_needs_one_seed(tune):
-    many = {"train": remarks_of(1100, 3), "test": remarks_of(20, 4)}
-    run = tune(data=many, max_train_rows=None)
+    run = tune(data={"train": remarks_of(1100, 3), "test": remarks_of(20, 4)}, max_train_rows=None)
     assert run.verdict.seeds == 1
     assert {path.name for path in (run.folder / "verdict").iterdir()} == {"sequential-0", "direct-0"}
 
@@ -247,8 +246,7 @@ def test_source_and_transfer_on_the_command_line(command_line, corpora, vectors_
     )  # fmt: skip
     assert ended.code == 0, ended.err
     for name in ("copy", "sequential"):
-        run = RunResult.load(tmp_path / "out" / f"target-{name}")
-        verdict = run.verdict
+        verdict = RunResult.load(tmp_path / "out" / f"target-{name}").verdict
         (row,) = [line for line in ended.out.splitlines() if f" {name} " in line]
         assert verdict.verdict in row and f"{verdict.gain:+.3f} [" in row and verdict.seeds == 2
     assert "gain (95%)" in ended.out

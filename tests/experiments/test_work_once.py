@@ -35,8 +35,7 @@ def test_work_is_done_once(route, report, bases, remarks_folder, tmp_path, monke
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(load_counted))
     monkeypatch.setattr(Split, "fingerprint", hash_counted)
     call = {"route": route, "base": bases("bert").path, "num_train_epochs": 1, "report": report}
-    run = finetune(remarks_folder, output_dir=tmp_path / "run", **call)
-    run.classifier.predict(["wordaa"])
+    finetune(remarks_folder, output_dir=tmp_path / "run", **call).classifier.predict(["wordaa"])
 
     data = load_data(remarks_folder)
     # The first training texts are predicted again, by what was saved too; test texts, to measure the speed.

@@ -122,8 +122,7 @@ class Hub:
         self._faults: list[Fault] = []
 
     def start(self) -> None:
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), type("Handler", (_Handler,), {"hub": self}))
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
@@ -266,8 +265,7 @@ def validate_card(call: Call) -> Answer:
         errors = [f'"{name}" must be a string' for name in names if not isinstance(metadata.get(name, ""), str)]
     except (yaml.YAMLError, AttributeError) as error:
         errors = [f"Invalid YAML: {error}"]
-    told = {"errors": [{"message": line} for line in errors], "warnings": []}
-    return as_json(told, 400 if errors else 200)
+    return as_json({"errors": [{"message": line} for line in errors], "warnings": []}, 400 if errors else 200)
 
 
 @route("POST", "/api/repos/create")

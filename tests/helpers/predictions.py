@@ -27,8 +27,7 @@ def targets_and_runs(
 def single_rows(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Targets over some of the labels, and probabilities that lean towards them."""
     targets = rng.choice(rng.choice(k, size=rng.integers(1, k + 1), replace=False), size=n)
-    logits = rng.normal(size=(n, k)) + 1.5 * np.eye(k)[targets] * rng.integers(0, 2)
-    return targets, softmax(logits, axis=1)
+    return targets, softmax(rng.normal(size=(n, k)) + 1.5 * np.eye(k)[targets] * rng.integers(0, 2), axis=1)
 
 
 def multi_rows(rng: np.random.Generator, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:

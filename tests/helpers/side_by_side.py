@@ -144,8 +144,7 @@ def learn_language(folder: Path) -> None:
     draw = np.random.default_rng(1)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     config = BertConfig(vocab_size=20, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes)
-    lengths = draw.integers(3, 9, size=56)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = np.concatenate([[0], np.cumsum(draw.integers(3, 9, size=56))])
     rows = TokenRows((3 + np.arange(offsets[-1]) % 17).astype(np.int32), offsets)
     masking = Masking(1, np.arange(20) > 2, 0.3, 0)
     every = Examples(rows, np.zeros(56, np.int64), masking.counts(rows).astype(np.float32))
@@ -277,8 +276,7 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
         for kind in DISTANCES:
             align_tiny(kind, folder / kind)
         learn_language(folder / "language")
-        rows = share_of(16)
-        finetune(corpus, base=vectors, output_dir=folder / "cnn", per_device_train_batch_size=rows, **CNN)
+        finetune(corpus, base=vectors, output_dir=folder / "cnn", per_device_train_batch_size=share_of(16), **CNN)
         for name, call in calls(encoder).items():
             finetune_once(name, call, folder)
         compare_routes(encoder, folder / "comparison")

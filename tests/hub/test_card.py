@@ -238,8 +238,7 @@ def test_settings_of_the_loop_are_shown_where_there_was_one():
 
 
 def test_a_record_made_by_hand_has_a_sensible_card():
-    record = record_of("lora", settings=LORA, results=None, calibration=None, verified=None)
-    card = model_card(record)
+    card = model_card(record_of("lora", settings=LORA, results=None, calibration=None, verified=None))
     assert not metadata(card).keys() & {"model-index", "metrics", "model_name", "license", "language", "datasets"}
     assert headings(card) == [
         REPO, "Labels", "How it was trained", "Scores", "Calibration", "Limits", "How to load it"
@@ -257,21 +256,18 @@ def test_a_base_that_is_not_on_the_hub_is_not_named_to_it(base):
 
 
 def test_several_labels_at_once():
-    thresholds = [0.25, 0.75]
-    record = record_of(multi_label=True, thresholds=thresholds, results=RESULTS | {"test": SEVERAL_TEST})
+    record = record_of(multi_label=True, thresholds=[0.25, 0.75], results=RESULTS | {"test": SEVERAL_TEST})
     card = model_card(record)
     assert "any number of 2 labels" in card
     assert table(card, "Labels") == [["bad", "1,000", "0.250"], ["good", "216", "0.750"]]
-    scores = table(card, "Scores")
-    assert [row[0] for row in scores][:3] == ["F1 (micro)", "F1 (macro)", "all labels right"]
+    assert [row[0] for row in table(card, "Scores")][:3] == ["F1 (micro)", "F1 (macro)", "all labels right"]
     metrics = metadata(card)["model-index"][0]["results"][0]["metrics"]
     assert [(metric["type"], metric["value"], metric.get("args")) for metric in metrics] == [
         ("f1", 0.45, {"average": "micro"}), ("f1", 0.3, {"average": "macro"}), ("accuracy", 1 / 3, None)
     ]  # fmt: skip
     assert "fitted on the same rows" in card
     assert "sigmoid" in loading_code(record) and "softmax" not in card
-    plain = model_card(record_of(multi_label=True, results=None))
-    assert "given from a probability of 0.5" in plain
+    assert "given from a probability of 0.5" in model_card(record_of(multi_label=True, results=None))
 
 
 def test_scores_reach_the_hub_as_they_are_with_their_intervals():
@@ -328,8 +324,7 @@ def test_a_base_in_16_bits_is_opened_in_32():
     halved = record | {"settings": LORA | {"base_precision": "bfloat16"}}
     assert "dtype=torch.float32," in loading_code(halved) and "dtype" not in loading_code(record)
     assert "in bfloat16, which these lines hold in float32" in model_card(halved)
-    quantized = record | {"settings": LORA | {"base_precision": "4bit"}}
-    assert "takes a GPU and bitsandbytes" in model_card(quantized)
+    assert "takes a GPU and bitsandbytes" in model_card(record | {"settings": LORA | {"base_precision": "4bit"}})
 
 
 @pytest.mark.parametrize(
@@ -508,8 +503,7 @@ def opened(saved, tmp_path_factory) -> dict[str, dict[str, float]]:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "BLOCKED" in lines
-    found = next(line for line in lines if line.startswith("FOUND "))
-    return dict(json.loads(found.removeprefix("FOUND ")))
+    return dict(json.loads(next(line for line in lines if line.startswith("FOUND ")).removeprefix("FOUND ")))
 
 
 OPENED = ["full", "full, several labels", "lora", "lora, several labels", "merged lora", "lora on a folder", "word2vec"]

@@ -53,8 +53,7 @@ HOSTILE: dict[str, dict[str, dict[str, Any]]] = {
 def saved(tmp_path_factory: pytest.TempPathFactory, vectors_file: Path) -> dict[str, Path]:
     """A saved classifier of each route, by its name."""
     root = tmp_path_factory.mktemp("saved")
-    encoder = base_of("bert", root / "bert")
-    bases = dict.fromkeys(ROUTES, encoder) | {"word2vec": vectors_file}
+    bases = dict.fromkeys(ROUTES, base_of("bert", root / "bert")) | {"word2vec": vectors_file}
     made = {name: changed(route, bases[name], LABELS) for name, route in ROUTES.items()}
     made["word2vec"].export_onnx(root / "onnx")
     return {"onnx": root / "onnx"} | {name: one.save_pretrained(root / name) for name, one in made.items()}

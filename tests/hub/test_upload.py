@@ -38,8 +38,7 @@ def waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
     """The seconds that were to be waited, which are not; the hub's cache is this test's own."""
     seconds: list[float] = []
     monkeypatch.setattr(client, "sleep", seconds.append)
-    nothing = SimpleNamespace(sleep=lambda seconds: None)
-    monkeypatch.setattr("huggingface_hub.utils._http.time", nothing)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     return seconds
 
@@ -468,8 +467,7 @@ def test_what_was_pushed_is_fetched(logged_in, folder):
 
 
 def test_a_private_repo_without_its_pickles(hub, films):
-    fetched = fetch(REPO, token=hub.token)
-    assert contents(fetched) == {**WHOLE, "spiece.model": b"\x0a"}
+    assert contents(fetch(REPO, token=hub.token)) == {**WHOLE, "spiece.model": b"\x0a"}
     assert not [one.path for one in hub.requests if ".bin" in one.path or "v.model" in one.path or ".pt" in one.path]
 
 

@@ -11,12 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    BartConfig,
-    CanineTokenizer,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, BartConfig, CanineTokenizer
 from transformers.utils import logging as hf_logging
 
 from helpers.corpora import WORDS
@@ -118,8 +113,7 @@ def test_what_is_fresh_in_a_classifier_on_an_encoder(bases, kind):
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_last_layer_gives_the_logits(bases, kind):
-    model = built(bases(kind)).eval()
-    logits, outputs = logits_and_last_outputs(model, batch(bases(kind)))
+    logits, outputs = logits_and_last_outputs(built(bases(kind)).eval(), batch(bases(kind)))
     assert logits.shape == (3, 3)
     if outputs.ndim == 3:  # a decoder classifies at every token, and takes the last
         ends = batch(bases(kind))["attention_mask"].sum(1) - 1
@@ -143,8 +137,7 @@ def test_layers_and_embeddings(bases, kind):
     freeze_below(model, LAYERS)
     model.train()(**inputs).logits.sum().backward()
     assert all(parameter.grad is not None for parameter in trainable(model).values())
-    hidden = activations_below(encoder, 1, inputs)
-    assert torch.allclose(hidden, activations_below(model, 1, inputs))
+    assert torch.allclose(activations_below(encoder, 1, inputs), activations_below(model, 1, inputs))
 
 
 @pytest.mark.parametrize("kind", LAYERED)

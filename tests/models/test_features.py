@@ -137,8 +137,7 @@ def test_what_was_used_longest_ago_goes(folder: Path, monkeypatch: pytest.Monkey
     leftover = folder / ".of_a_run_that_was_killed.npy.x7"
     leftover.write_bytes(b"0" * 100)
     age(leftover, 2)
-    size = files["a"].stat().st_size
-    monkeypatch.setenv(features.CACHE_LIMIT, str(3 * size / 2**30))
+    monkeypatch.setenv(features.CACHE_LIMIT, str(3 * files["a"].stat().st_size / 2**30))
     cached({"rows": "d"}, makers["d"])
     left = {*folder.iterdir()}
     assert {name for name, file in files.items() if file in left} == {"a"}

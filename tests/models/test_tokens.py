@@ -63,8 +63,7 @@ def bert() -> PreTrainedTokenizerFast:
 
 
 def bytes_of(after: Any) -> PreTrainedTokenizerFast:
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = ["<pad>", "<unk>", "<s>", "</s>", *letters]
+    names = ["<pad>", "<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     pieces = models.BPE({name: number for number, name in enumerate(names)}, [], unk_token="<unk>")
     return of_model(pieces, pre_tokenizers.ByteLevel(), after)
 
@@ -141,10 +140,8 @@ def test_short_texts_are_the_same_in_every_mode(kind: str) -> None:
 
 def test_of_510_tokens_the_first_128_and_the_last_382() -> None:
     words = models.WordLevel({f"w{number}": number for number in range(1000)}, unk_token="w4")
-    ends = processors.BertProcessing(("w3", 3), ("w2", 2))
-    tokenizer = of_model(words, pre_tokenizers.Whitespace(), ends)
-    text = " ".join(f"w{number}" for number in range(10, 910))
-    (row,) = rows_in(encode([text], tokenizer, 512, "head_tail"))
+    tokenizer = of_model(words, pre_tokenizers.Whitespace(), processors.BertProcessing(("w3", 3), ("w2", 2)))
+    (row,) = rows_in(encode([" ".join(f"w{number}" for number in range(10, 910))], tokenizer, 512, "head_tail"))
     assert row == [2, *range(10, 10 + 128), *range(910 - 382, 910), 3]
 
 
@@ -166,8 +163,7 @@ WINDOWS = st.lists(st.integers(1, 5), min_size=1, max_size=12)
 
 
 def windowed(counts: list[int]) -> TokenRows:
-    sizes = np.random.default_rng(0).integers(0, 9, sum(counts))
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    offsets = np.concatenate([[0], np.cumsum(np.random.default_rng(0).integers(0, 9, sum(counts)))])
     return TokenRows(np.arange(offsets[-1], dtype=np.int32), offsets, windows=np.concatenate([[0], np.cumsum(counts)]))
 
 
@@ -247,8 +243,7 @@ def mean_logits(classifier: Classifier, texts: list[str]) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["bert", "xlnet", "llama"])
 @pytest.mark.parametrize("route", [Full(max_length=8, long_text="windows"), Lora(max_length=8, long_text="windows")])
 def test_predictions_are_means_over_windows(route: Any, kind: str, bases: Bases) -> None:
-    built = build(route, bases(kind))
-    classifier = classifier_of(route, built)
+    classifier = classifier_of(route, build(route, bases(kind)))
     with torch.no_grad():
         np.testing.assert_allclose(classifier.logits(LONG), mean_logits(classifier, LONG), atol=1e-5)
     short = replace(classifier, route=replace(route, long_text="truncate"))
@@ -466,8 +461,7 @@ def test_each_window_goes_with_all_words_of_its_text() -> None:
 
 def test_a_graph_cannot_pool_features_below_hidden_layers(bases: Bases, tmp_path: Path) -> None:
     route = Probe(max_length=8, long_text="windows", head_type="mlp")
-    built = build(route, bases("distilbert"), LONG * 3)
-    classifier = classifier_of(route, built)
+    classifier = classifier_of(route, build(route, bases("distilbert"), LONG * 3))
     with pytest.raises(SettingError, match="expected a probe with head_type=linear where long_text=windows, found mlp"):
         classifier.export_onnx(tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()

@@ -357,8 +357,7 @@ def test_a_part_with_nothing_to_show_is_left_out(tmp_path: Path, given: dict[str
 
 def test_a_comparison_of_which_nothing_was_recommended(tmp_path: Path) -> None:
     nothing = {"recommended": None, "recommendation": None, "pairs": (), "curve": (), "candidates": ()}
-    folder = write_comparison(tmp_path, **nothing, finished=False)
-    page = page_of(folder)
+    page = page_of(write_comparison(tmp_path, **nothing, finished=False))
     assert "Nothing is recommended yet" in page.texts[""]
     assert "This comparison is not finished" in page.texts["candidates"]
     assert page.sections == {"candidates", "data", "repeat"}

@@ -12,15 +12,7 @@ from helpers.folders import ROOT
 from helpers.results import ONE_LABEL, SEVERAL, VERDICT, result_of
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.files import read_json
-from nlptransfer.results import (
-    CandidateResult,
-    ComparisonResult,
-    Fit,
-    Predictions,
-    RunResult,
-    TransferSummary,
-    records,
-)
+from nlptransfer.results import CandidateResult, ComparisonResult, Fit, Predictions, RunResult, TransferSummary, records
 
 TRANSFER = TransferSummary(
     name="copy", label_free=False, settings={"temperature": 1.0}, source="probe",

@@ -122,8 +122,7 @@ def ran(request: pytest.FixtureRequest, bases: Bases, tmp_path_factory: pytest.T
     settings = {"num_train_epochs": 4, "per_device_train_batch_size": 8} | case.settings
     settings["learning_rate"] = case.learning_rate
     folder = tmp_path_factory.mktemp("run")
-    run = finetune(data, route=case.route, base=base.path, output_dir=folder, **settings)
-    return Ran(run, case, base, data)
+    return Ran(finetune(data, route=case.route, base=base.path, output_dir=folder, **settings), case, base, data)
 
 
 def test_a_run_leaves_exactly_these_files(ran):
@@ -194,8 +193,7 @@ def test_an_adapter_survives_a_reload_under_another_seed(kind, bases, tmp_path):
     classifier = trained(Lora(max_length=LENGTH), base, tmp_path)
     expected = classifier.logits(TEXTS)
     folder = classifier.save_pretrained(tmp_path / "saved")
-    found = plain_logits(plain_model(folder, base), folder)
-    assert np.abs(found - expected).max() < 1e-6
+    assert np.abs(plain_logits(plain_model(folder, base), folder) - expected).max() < 1e-6
     torch.manual_seed(98)
     assert np.abs(Classifier.load(folder).logits(TEXTS) - expected).max() < 1e-6
     # Of what is random after a reload, nothing is left out.
@@ -458,8 +456,7 @@ def test_one_step_moves_each_layer_by_its_share_of_the_rate(settings, bases, tmp
     rows, targets = Full().rows(plain.model, plain.tokenizer, data_of().train.texts), data_of().train.targets
     logits = plain.model.train()(**rows.batch(np.arange(60))).logits
     functional.cross_entropy(logits, torch.from_numpy(targets)).backward()
-    route = Full(max_length=LENGTH, dropout=0.0, **settings)
-    found = trained(route, bases("bert"), tmp_path, **ONE_STEP).model
+    found = trained(Full(max_length=LENGTH, dropout=0.0, **settings), bases("bert"), tmp_path, **ONE_STEP).model
     for name, parameter in plain.model.named_parameters():
         rate, start = TABLE[part_of(name)]
         share = rate if "layer_decay" in settings else float(start == 0)

@@ -118,8 +118,7 @@ def by_hand(base: str, texts: Sequence[str], layers: list[int], pooling: tuple[s
 def test_features_are_those_of_plain_transformers(tmp_path: Path, kind: str, pooling: Any) -> None:
     base = make_film_base(tmp_path / kind, kind)
     route = Probe(pooling=pooling)
-    built = build(route, base)
-    found = features_of(route, built)
+    found = features_of(route, build(route, base))
     assert found.dtype == np.float16
     np.testing.assert_allclose(found, by_hand(base, TEXTS, [1, 2, 3], pooling), rtol=2e-3, atol=2e-3)
 
@@ -139,8 +138,7 @@ def test_logits_from_the_cache_are_those_from_text(tmp_path: Path, kind: str, he
     route = Probe(pooling=("mean", "cls"), head_type=head)
     built = build(route, make_film_base(tmp_path / kind, kind))
     cached = predict_logits(built.model, rows_of(route, built))
-    plain = predict_logits(built.model, rows_of(route, built, share=False))
-    np.testing.assert_allclose(cached, plain, atol=0.02)
+    np.testing.assert_allclose(cached, predict_logits(built.model, rows_of(route, built, share=False)), atol=0.02)
 
 
 def test_text_of_no_token_is_zero(tmp_path: Path) -> None:
@@ -148,8 +146,7 @@ def test_text_of_no_token_is_zero(tmp_path: Path) -> None:
     built = build(route, make_film_base(tmp_path / "decoder", "decoder"))
     found = features_of(route, built, ["", "a good film", " "])
     assert not found[[0, 2]].any() and found[1].any()
-    alone = features_of(route, built, [""])
-    assert not alone.any()
+    assert not features_of(route, built, [""]).any()
     assert np.isfinite(predict_logits(built.model, rows_of(route, built, ["", "good"], share=False))).all()
 
 
@@ -190,8 +187,7 @@ def test_constant_features_are_left_alone(base: str) -> None:
     weights[f"{norm}.bias"][:3] = 0.25, 0, 0
     save_file(weights, file, metadata={"format": "pt"})
     # Rounded to float16 the second one is now this, now that: its spread is that of the rounding.
-    middle = np.median(by_hand(base, TEXTS, [3], ("mean",))[:, 1])
-    weights[f"{norm}.bias"][1] = 1 + 2**-11 - middle
+    weights[f"{norm}.bias"][1] = 1 + 2**-11 - np.median(by_hand(base, TEXTS, [3], ("mean",))[:, 1])
     save_file(weights, file, metadata={"format": "pt"})
     route = Probe(layers="last")
     built = build(route, base)
@@ -283,8 +279,7 @@ def test_fitted_head_learns(base: str) -> None:
     built = build(route, base)
     inputs = head_inputs(route, built)
     assert inputs.dtype == np.float32 and inputs.shape == (len(TEXTS), 3 * 8)
-    objective = LabelLoss(Labels(("bad", "good"), False))
-    weight, bias = fit(objective, Features(inputs, TARGETS), 0.01)
+    weight, bias = fit(LabelLoss(Labels(("bad", "good"), False)), Features(inputs, TARGETS), 0.01)
     with torch.no_grad():
         route.head(built.model).weight.copy_(torch.from_numpy(weight))
         route.head(built.model).bias.copy_(torch.from_numpy(bias))
@@ -306,16 +301,14 @@ def test_mlp_learns_and_the_encoder_stays(base: str, tmp_path: Path) -> None:
         return float((logits.argmax(axis=1) == TARGETS).mean())
 
     train_rows(built.model, rows, TARGETS, tmp_path, score=score, **settings)
-    found = predict_logits(built.model, rows_of(route, built, share=False))
-    assert (found.argmax(axis=1) == TARGETS).all()
+    assert (predict_logits(built.model, rows_of(route, built, share=False)).argmax(axis=1) == TARGETS).all()
     for name, value in own(built).encoder.state_dict().items():
         assert torch.equal(value, before[name])
     TrainingSettings(**route.defaults(train_only(TEXTS, TARGETS))).check()
 
 
 def test_only_the_classifier_learns_and_the_encoder_is_always_in_eval_mode(base: str, vectors: str) -> None:
-    built = build(Probe(features=("encoder", "word2vec"), vectors=vectors, head_type="mlp"), base)
-    model = own(built)
+    model = own(build(Probe(features=("encoder", "word2vec"), vectors=vectors, head_type="mlp"), base))
     learned = {name.split(".")[0] for name, value in model.named_parameters() if value.requires_grad}
     assert learned == {"body", "classifier"}
     objective = Objective(model, LabelLoss(Labels(("bad", "good"), False), None, 0.0))

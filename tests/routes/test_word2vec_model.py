@@ -18,12 +18,7 @@ from transformers.utils import logging as hf_logging
 
 from nlptransfer.routes.base import unknown_share
 from nlptransfer.routes.pooled_head import PooledBody, Standardize
-from nlptransfer.routes.word2vec_model import (
-    CnnBody,
-    Word2VecConfig,
-    Word2VecForSequenceClassification,
-    make_tokenizer,
-)
+from nlptransfer.routes.word2vec_model import CnnBody, Word2VecConfig, Word2VecForSequenceClassification, make_tokenizer
 from nlptransfer.vectors.tokenizer import RESERVED
 
 WORDS = ["the", "a", "film", "was", "is", "and", "very", "not", "good", "bad", "great", "dull", "plot", "cast", "music"]
@@ -197,8 +192,7 @@ def test_what_learns(head: str, train_vectors: bool) -> None:
         optimizer.zero_grad()
         model(ids, mask, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
         if step == 0:
-            still = [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
-            assert still == []
+            assert [n for n, p in model.named_parameters() if p.requires_grad and not p.grad.any()] == []
             if train_vectors:
                 assert model.vectors.weight.grad.any(dim=1).nonzero().flatten().tolist() == list(range(3, 11))
         optimizer.step()

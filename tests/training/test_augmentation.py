@@ -90,8 +90,7 @@ def test_rows_come_first_and_copies_follow_their_targets(vectors, texts, asked, 
     assert rows == sorted(rows)
     assert max(Counter(rows).values(), default=0) <= asked.augment_copies
     assert len(set(copies)) == len(copies) and not set(copies) & set(texts)
-    again = augment(split, asked, seed, vectors)
-    assert again.fingerprint() == found.fingerprint()
+    assert augment(split, asked, seed, vectors).fingerprint() == found.fingerprint()
     for copy, row in zip(copies, rows, strict=True):
         assert copy and not copy.isspace() and words_in(texts[row])
         assert len(words_in(copy)) <= len(words_in(texts[row]))
@@ -114,8 +113,7 @@ def test_without_copies_or_shares_the_rows_stay_alone(vectors):
     split = split_of("a good film", "a bad film")
     assert augment(split, Augment(), 0, vectors) is split
     assert augment(split, Augment(3, **ONLY), 0, None) is split
-    empty = Split([], np.zeros((0, 3), dtype=np.float32))
-    assert augment(empty, Augment(3), 0, vectors).targets.shape == (0, 3)
+    assert augment(Split([], np.zeros((0, 3), dtype=np.float32)), Augment(3), 0, vectors).targets.shape == (0, 3)
 
 
 def test_copies_that_are_equal_to_a_text_are_left_out(vectors):
@@ -178,16 +176,14 @@ def test_words_without_a_near_neighbor_stay(vectors):
 def test_neighbors_that_say_the_same_or_are_no_words_are_passed_over(tmp_path):
     words = ["good", "Good", ",", "##ood", "very_good", "5", "Fine"]
     found = vectors_of(tmp_path / "v", words, np.ones((7, 3)) + 0.01 * np.eye(7, 3))
-    copies = copies_of("good stuff", found, augment_synonyms=1.0, augment_neighbors=6)
-    assert copies == ["fine stuff"]
+    assert copies_of("good stuff", found, augment_synonyms=1.0, augment_neighbors=6) == ["fine stuff"]
     assert copies_of("Good stuff", found, augment_synonyms=1.0, augment_neighbors=6) == ["Fine stuff"]
 
 
 def test_negations_neither_come_nor_go(tmp_path):
     words = ["will", "won't", "not", "never", "can"]
     near = vectors_of(tmp_path / "v", words, np.ones((5, 3)) + 0.01 * np.eye(5, 3))
-    text = "It will NOT be, and nobody can't say"
-    copies = copies_of(text, near, augment_synonyms=1.0, augment_deletions=0.5)
+    copies = copies_of("It will NOT be, and nobody can't say", near, augment_synonyms=1.0, augment_deletions=0.5)
     assert len(copies) == 5
     for copy in copies:
         assert [word for word in words_in(copy) if word in ("NOT", "nobody", "can't")] == ["NOT", "nobody", "can't"]
@@ -217,8 +213,7 @@ def test_swapped_words_leave_punctuation_where_it_is():
     ],
 )
 def test_words_that_are_left_out_leave_no_hole(text, left):
-    count = len(words_in(text))
-    assert set(copies_of(text, None, augment_deletions=1 / count)) == left
+    assert set(copies_of(text, None, augment_deletions=1 / len(words_in(text)))) == left
 
 
 def test_one_word_stays_at_least():
@@ -278,8 +273,7 @@ def test_neighbors_are_the_nearest(tmp_path, rows, count, least, monkeypatch):
 
 
 def test_of_equally_near_words_the_more_frequent_come_first():
-    matrix = np.ones((3000, 4), dtype=np.float32)
-    (found,) = nearest_rows(matrix, np.array([1]), 4, 0.5)
+    (found,) = nearest_rows(np.ones((3000, 4), dtype=np.float32), np.array([1]), 4, 0.5)
     assert found.tolist() == [0, 2, 3, 4]
 
 

@@ -205,8 +205,7 @@ def test_the_last_epoch_is_kept_within_a_standard_error_of_the_best_where_its_ra
 
 
 def test_without_validation_rows_the_last_weights_stay(tmp_path):
-    settings = replace(BASE, early_stopping_patience=1)
-    model, report = fit(tmp_path / "a", settings, validation=rows(0), score=None)
+    model, report = fit(tmp_path / "a", replace(BASE, early_stopping_patience=1), validation=rows(0), score=None)
     assert (report.epoch, report.best_epoch, report.best_score) == (3, 3, None)
     assert "score" not in report.history[0]
     scores = iter([1.0, 2.0, 3.0])

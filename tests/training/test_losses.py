@@ -145,8 +145,7 @@ def test_the_joint_gradient_is_that_of_the_weighted_sum(alpha, beta, labels):
     found = gradients(joint, sum(losses.values()))
     # Each by itself, in plain torch.
     features = torch.tanh(model.hidden(source_rows[0]["x"]))
-    plain_source = functional.cross_entropy((second or model.classifier)(features), source_rows[1])
-    of_source = gradients(joint, plain_source)
+    of_source = gradients(joint, functional.cross_entropy((second or model.classifier)(features), source_rows[1]))
     plain_target = functional.cross_entropy(
         model(**target_rows[0]).logits, target_rows[1], torch.tensor(WEIGHTS, dtype=torch.float32)
     )
@@ -183,8 +182,7 @@ def test_the_pull_to_the_source_is_half_the_strength_times_the_squared_distance(
     # In two passes the pull counts once.
     parts = [held({"x": inputs["x"][part]}, BatchTargets(targets[part], 8.0)) for part in (slice(0, 3), slice(3, 8))]
     torch.testing.assert_close(sum(parts), plain + 0.15 * distance)
-    idle = held(inputs, BatchTargets(targets, float("inf")))
-    assert idle.item() == 0
+    assert held(inputs, BatchTargets(targets, float("inf"))).item() == 0
     torch.testing.assert_close(held(inputs), model(**inputs).logits)
 
 
@@ -235,8 +233,7 @@ def test_relations_are_kept_by_turning_and_stretching_and_lost_by_mixing():
 
 @pytest.mark.parametrize("loss", [distance_loss, angle_loss])
 def test_too_few_rows_have_no_relations_and_equal_ones_no_nan(loss):
-    single = torch.zeros(1, 4, requires_grad=True)
-    assert loss(single, torch.zeros(1, 4)).item() == 0
+    assert loss(torch.zeros(1, 4, requires_grad=True), torch.zeros(1, 4)).item() == 0
     equal = torch.ones(4, 3, requires_grad=True)
     loss(equal, torch.randn(4, 3)).backward()
     assert torch.isfinite(equal.grad).all()

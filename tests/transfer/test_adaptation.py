@@ -98,8 +98,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
 def test_distance_has_a_gradient_that_is_logged(route, strategy, adapt, monkeypatch):
     monkeypatch.setattr("nlptransfer.experiments.stages.choose", lambda found, *_, **__: 1)
     run = adapt(route, strategy)
-    history = run.training.history
-    assert all(entry["discrepancy_gradient"] > 0 for entry in history)
+    assert all(entry["discrepancy_gradient"] > 0 for entry in run.training.history)
     assert run.training.chosen["trade_off"] == 1.0
 
 

@@ -162,8 +162,7 @@ def test_map_shrunk_wholly_moves_and_scales():
 
 
 def test_map_of_wide_features_moves_all_and_keeps_what_is_across():
-    draw = np.random.default_rng(0)
-    source, target = draw.normal(size=(2, 150, 300)).astype(np.float32)
+    source, target = np.random.default_rng(0).normal(size=(2, 150, 300)).astype(np.float32)
     source[:, 7] = 3.0
     mapped = correlation_map(source, target, 0.5)(source)
     assert mapped.dtype == np.float32 and np.isfinite(mapped).all()
@@ -219,8 +218,7 @@ def test_loss_is_the_sources_plus_the_distance_and_no_target_label_is_looked_at(
     noted = {"discrepancy": apart.item(), "discrepancy_gradient": gradient.item()}
     assert objective.notes() == pytest.approx(noted)
     assert noted["discrepancy_gradient"] > 0
-    other = objective(inputs, given_rows(torch.tensor([1, 0, 1, 1, 0, 0]))[1])
-    assert torch.equal(loss, other)
+    assert torch.equal(loss, objective(inputs, given_rows(torch.tensor([1, 0, 1, 1, 0, 0]))[1]))
     loss.backward()
     assert model.body[0].weight.grad.abs().sum() > 0
 

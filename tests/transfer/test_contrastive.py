@@ -44,12 +44,7 @@ from nlptransfer.transfer.contrastive import (
     pooler_of,
 )
 
-QUICK = {
-    "max_length": 12,
-    "calibration_size": 0.0,
-    "num_pairs": 96,
-    "per_device_train_batch_size": 16,
-}
+QUICK = {"max_length": 12, "calibration_size": 0.0, "num_pairs": 96, "per_device_train_batch_size": 16}
 
 
 # The loss
@@ -142,8 +137,7 @@ def test_objective_weighs_pairs_and_moves_all_but_the_head(pad_left):
 
 
 def token_rows(count: int, windows: np.ndarray | None = None) -> TokenRows:
-    lengths = np.arange(count) % 5 + 3
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = np.concatenate([[0], np.cumsum(np.arange(count) % 5 + 3)])
     return TokenRows(np.arange(offsets[-1], dtype=np.int32) % 20 + 4, offsets, windows=windows)
 
 
@@ -160,8 +154,7 @@ def test_pairs_share_a_label_and_all_rows_come_first_equally_often(rows, count, 
     assert found.rows.pairs.shape == (count, 2) and len(found.targets) == count
     for first, second in found.rows.pairs:
         assert (has[first] & has[second]).any()
-        alone = any(column[first] and column.sum() == 1 for column in has.T)
-        assert first != second or alone
+        assert first != second or any(column[first] and column.sum() == 1 for column in has.T)
     times = np.bincount(found.rows.pairs[:, 0], minlength=rows)[has.any(axis=1)]
     assert times.max() - times.min() <= 1
     assert (found.targets == targets[found.rows.pairs[:, 0]]).all()
@@ -187,8 +180,7 @@ def test_a_batch_has_each_row_of_its_pairs_once():
     some = np.array([7, 2, 7, 11])
     batch, pairs = found.rows.batch(some), found.rows.pairs[some]
     rows = np.unique(pairs)
-    own = examples.rows.batch(rows)
-    torch.testing.assert_close(batch["input_ids"], own["input_ids"])
+    torch.testing.assert_close(batch["input_ids"], examples.rows.batch(rows)["input_ids"])
     assert batch["has_label"].int().argmax(dim=1).tolist() == examples.targets[rows].tolist()
     assert (rows[batch["pairs"].numpy()] == pairs).all()
     # All the same, or batches would be of the same few rows, of like length.
@@ -237,8 +229,7 @@ def test_a_further_layer_makes_the_mean(kind, bases):
     append_mean_layer(built.model)
     assert has_mean_layer(built.model)
     assert built.model.config.num_hidden_layers == layers + 1
-    pooler = pooler_of(built.model, last_layer(built.model), rows)
-    begin_at_mean(built.model, pooler, rows)
+    begin_at_mean(built.model, pooler_of(built.model, last_layer(built.model), rows), rows)
     _, made = means_and_heads(built, batch)
     unit = (mean - mean.mean(axis=1, keepdims=True)) / mean.std(axis=1, keepdims=True)
     np.testing.assert_allclose(np.arctanh(made), 0.2 * unit, atol=0.01)
@@ -302,8 +293,7 @@ def test_a_run_writes_what_others_write_and_opens_in_plain_libraries(ran):
     texts = splits_of()["test"][0]
     logits = plain_logits(plain_model(run.folder / "model", base), run.folder / "model", texts)
     expected = softmax(logits, axis=1) if not labels.multi_label else 1 / (1 + np.exp(-logits))
-    found = Classifier.load(run.folder / "model").probabilities(texts)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(Classifier.load(run.folder / "model").probabilities(texts), expected, atol=1e-5)
 
 
 def test_the_record_has_both_stages(ran):
@@ -379,8 +369,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(cut, bases, tmp_path
 
 
 def head_task(train: int, validation: int) -> HeadTask:
-    draw = np.random.default_rng(0)
-    values = draw.normal(size=(train + validation, 6)).astype(np.float32)
+    values = np.random.default_rng(0).normal(size=(train + validation, 6)).astype(np.float32)
     rows = Features(values, values[:, :2].argmax(axis=1))
     parts = [Features(rows.values[some], rows.targets[some]) for some in (slice(train), slice(train, None))]
     return HeadTask(LabelLoss(LABELS), *parts, lambda targets, logits: (logits.argmax(axis=1) == targets).mean())

@@ -50,8 +50,7 @@ def test_constant_features_are_like_nothing(width: int) -> None:
     # .7 less the mean of thirty .7 is not 0: a rounding error must not count as a feature.
     constant = np.tile(np.linspace(0.7, 0.9, width), (30, 1))
     assert linear_cka(constant, features) == linear_cka(features, constant) == linear_cka(constant, constant) == 0
-    beside = np.hstack([features, constant])
-    assert linear_cka(beside, features) == pytest.approx(1)
+    assert linear_cka(np.hstack([features, constant]), features) == pytest.approx(1)
 
 
 def test_cka_keeps_its_numbers_at_any_scale() -> None:
@@ -64,8 +63,7 @@ def test_cka_keeps_its_numbers_at_any_scale() -> None:
 def test_distance_of_two_normals_is_that_of_the_best_classifier(gap: float, rows: tuple[int, int]) -> None:
     draw = np.random.default_rng(0)
     source, target = draw.normal(size=(rows[0], 3)), draw.normal([gap, 0, 0], 1, (rows[1], 3))
-    expected = 2 * (1 - 2 * stats.norm.cdf(-gap / 2))
-    assert proxy_a_distance(source, target) == pytest.approx(expected, abs=0.1)
+    assert proxy_a_distance(source, target) == pytest.approx(2 * (1 - 2 * stats.norm.cdf(-gap / 2)), abs=0.1)
 
 
 def test_distance_has_its_ends() -> None:
@@ -105,8 +103,7 @@ def test_importance_weights_are_the_ratio_of_the_densities(rows: tuple[int, int]
     source, target = drawn_words(rows[0], of_source, 0), drawn_words(rows[1], of_target, 1)
     weights = importance_weights(source, target)
     for word, before, after in zip(("cat", "dog", "fox"), of_source, of_target, strict=True):
-        found = weights[[text == word for text in source]].mean()
-        assert found == pytest.approx(after / before, rel=0.15)
+        assert weights[[text == word for text in source]].mean() == pytest.approx(after / before, rel=0.15)
         # What weights are for: the source's mean becomes the target's.
         assert (weights * [text == word for text in source]).mean() == pytest.approx(after, abs=0.04)
 
@@ -162,8 +159,7 @@ def test_importance_weights_are_clipped() -> None:
 def test_a_source_text_is_judged_without_itself() -> None:
     # A classifier that had seen a text of its own words would know it for the source's.
     source = ["common"] * 20 + [f"mine{number}" for number in range(20)]
-    target = ["common"] * 20 + [f"yours{number}" for number in range(20)]
-    weights = importance_weights(source, target)
+    weights = importance_weights(source, ["common"] * 20 + [f"yours{number}" for number in range(20)])
     assert weights[20:].mean() == pytest.approx(weights[:20].mean(), rel=0.1)
 
 

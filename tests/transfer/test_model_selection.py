@@ -175,6 +175,5 @@ def test_pseudo_labels_have_the_labeled_rows_shares_whatever_the_model_leans_to(
 
 
 def test_the_most_confident_texts_are_kept():
-    logits = np.array([[4.0, 0], [1.0, 0], [0, 5.0], [0, 2.0]])
-    places, targets = pseudo_labels(logits, np.array([0.5, 0.5]), 0.5)
+    places, targets = pseudo_labels(np.array([[4.0, 0], [1.0, 0], [0, 5.0], [0, 2.0]]), np.array([0.5, 0.5]), 0.5)
     assert places.tolist() == [0, 2] and targets.tolist() == [0, 1]

@@ -213,8 +213,7 @@ def test_the_loss_is_what_transformers_computes(kind, tmp_path):
 
 def test_long_texts_are_read_whole_and_what_has_nothing_to_predict_is_left_out(masked):
     tokenizer = set_length(loading.load_tokenizer(masked), 8, [])
-    texts = [" ".join(WORDS[:14]), "unheard words", "word3"]
-    rows = _examples(texts, tokenizer, masking()).rows
+    rows = _examples([" ".join(WORDS[:14]), "unheard words", "word3"], tokenizer, masking()).rows
     assert (len(rows), rows.windows) == (4, None)
     read = rows.batch(np.arange(len(rows)))["input_ids"]
     assert {*WORDS[:14], "word3"} <= {*tokenizer.decode(read.flatten()).split()}
@@ -455,8 +454,7 @@ def test_it_comes_before_a_strategy_that_sees_no_label_of_the_target(masked, tmp
 
 
 def test_it_comes_before_contrast(masked, tmp_path):
-    transfer = replace(PRETRAIN, pretrain_epochs=1) >> Contrastive(num_pairs=48)
-    run = run_of(masked, tmp_path / "run", transfer)
+    run = run_of(masked, tmp_path / "run", replace(PRETRAIN, pretrain_epochs=1) >> Contrastive(num_pairs=48))
     told = run.transfer
     assert told.name == "pretrain >> contrastive" and [*told.stages] == ["pretrain", "contrastive", "head"]
     assert told.stages["pretrain"].details["language"]["texts"] > 0
@@ -490,8 +488,7 @@ def test_a_run_on_words_has_new_words_and_moved_ones(head_type, vectors_file, tm
     given = {"base": vectors_file, "num_train_epochs": 2, "calibration_size": 0.0}
     given |= {"head_type": head_type, "output_dir": tmp_path / "run"}
     run = finetune((texts, ["good", "bad"] * 50), transfer="pretrain", pretrain_epochs=2, **given)
-    known = run.classifier.tokenizer.get_vocab()
-    assert {"freshgood", "freshbad"} <= {*known}
+    assert {"freshgood", "freshbad"} <= {*run.classifier.tokenizer.get_vocab()}
     assert run.base == run.base | {"kind": "vectors", "name": "small.txt continued", "words": 222}
     assert {*files_of(run.folder)} == RUN_FILES
     assert run.metrics["accuracy"] > 0.5

@@ -267,15 +267,13 @@ def test_the_layers_to_freeze_are_tried_on_validation(source, tune, tmp_path, si
     best = max(training.curve, key=lambda entry: entry["best_score"])
     assert training.chosen["freeze_layers"] == best["freeze_layers"]
     assert training.best_score == best["best_score"]
-    frozen = run.cost.total_parameters - run.cost.trainable_parameters
-    assert (frozen > 0) == (best["freeze_layers"] > 0)
+    assert (run.cost.total_parameters - run.cost.trainable_parameters > 0) == (best["freeze_layers"] > 0)
     assert run.scores["validation"]["accuracy"] == pytest.approx(best["best_score"])
 
 
 def test_l2_sp_holds_to_the_source(tune):
     free, none, held = (tune("full", Sequential(l2_sp=strength)) for strength in (0.0, 1e-12, 1e3))
-    plain = tune("full", "sequential")
-    assert same_weights(free, plain)
+    assert same_weights(free, tune("full", "sequential"))
     far, near = (sum(run.transfer.distance_from_source.values()) for run in (free, held))
     assert near < far / 3
     assert sum(none.transfer.distance_from_source.values()) == pytest.approx(far, rel=1e-2)
@@ -351,8 +349,7 @@ def test_rows_that_look_like_the_target_count_more(tune, sides):
 
 
 def test_fewer_source_rows(tune):
-    run = tune("words linear", "sequential", max_source_rows=30)
-    rows = run.transfer.source.rows
+    rows = tune("words linear", "sequential", max_source_rows=30).transfer.source.rows
     assert rows["train"] + rows["validation"] == 30 and rows["test"] == 20
 
 
@@ -386,8 +383,7 @@ def test_augmented_rows_are_learned_and_are_no_part_of_the_data(tune):
     assert run.stages["target"].examples > plain.stages["target"].examples
     assert run.settings["augment"]["augment_copies"] == 2
     # A row must not be held out whose copies are learned from.
-    chosen = [one.stages["target"].chosen_by for one in (run, plain)]
-    assert chosen == ["validation", "cross-validation"]
+    assert [one.stages["target"].chosen_by for one in (run, plain)] == ["validation", "cross-validation"]
 
 
 def test_normalized_texts_are_normalized_in_prediction_too(tune):
@@ -429,8 +425,7 @@ def test_what_is_frozen_of_the_source_is_computed_once_too(route, tune, monkeypa
 
 def test_scores_before_and_after_are_said_and_written(tune, caplog):
     caplog.set_level("INFO", logger="nlptransfer")
-    run = tune("full", "sequential", anew=True)
-    told = run.transfer.scores
+    told = tune("full", "sequential", anew=True).transfer.scores
     for role in ("source", "target"):
         assert f"{role} (test): accuracy before {told[role]['before']['accuracy']:.4f}" in caplog.text
     assert f"after {told['source']['after']['accuracy']:.4f}" in caplog.text
@@ -441,5 +436,4 @@ def test_scores_before_and_after_are_said_and_written(tune, caplog):
 
 def test_no_path_of_this_machine_is_written(tune, sides, tmp_path):
     saved, (_, target, _) = tune("full", "copy", anew=True), sides("full")
-    run = finetune(target, source=str(saved.folder), output_dir=tmp_path / "on", **QUICK)
-    no_path_in(run.folder, tmp_path)
+    no_path_in(finetune(target, source=str(saved.folder), output_dir=tmp_path / "on", **QUICK).folder, tmp_path)

