@@ -57,6 +57,13 @@ def no_time_for_measuring_speed() -> Iterator[None]:
 
 
 @pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a cache of this test's own."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A model hub of this test's own, where the client looks for one."""
     # Read from the environment once, when the client is imported; another test may have gone offline.

@@ -99,8 +99,7 @@ def test_classes_register_once_and_by_their_name():
 
 def routes_named(path: Path) -> Iterator[str]:
     """Names of routes in a file, but for those in docstrings and comments."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nlptransfer.routes"):
             yield from (name.name for name in node.names if name.name in NAMED or "SequenceClassification" in name.name)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and ADVICE.search(node.value):

@@ -47,8 +47,7 @@ def test_each_domain_to_each_other(domains, vectors_file, tmp_path):
     expected = {f"{a}-{b}-{way}-0" for a, b in (("films", "books"), ("books", "films")) for way in ways}
     assert runs == expected | {"films-oracle-0", "books-oracle-0", "gap.json"}
     for one in found:
-        names = {"films > books": "films-books", "books > films": "books-films"}
-        for pair, place in names.items():
+        for pair, place in {"films > books": "films-books", "books > films": "books-films"}.items():
             way = one.transfer.replace(" ", "-")
             folder = f"{place.split('-')[1]}-oracle-0" if way == "oracle" else f"{place}-{way}-0"
             run = RunResult.load(tmp_path / "gap" / folder)

@@ -269,8 +269,7 @@ def test_sizes_on_the_command_line(command_line, corpora, vectors_file, tmp_path
     call = ("finetune", target, "--source", source, "--base", vectors_file, "--set", "head_type=linear")
     ended = command_line(main, *call, "--sizes", "8,20", "--seeds", 1, "--output-dir", tmp_path / "out")
     assert ended.code == 0, ended.err
-    found = read_json(tmp_path / "out" / "gains.json")
-    for row in found:
+    for row in read_json(tmp_path / "out" / "gains.json"):
         (line,) = [line for line in ended.out.splitlines() if f" {row['size']} │" in line]
         assert f"{row['gain']:+.3f} [" in line and row["verdict"] in line and " sequential " in line
     assert f"written: {tmp_path / 'out' / 'gains.json'}" in ended.out.replace("\n", "")

@@ -234,13 +234,6 @@ def test_names_of_encoders_and_of_vectors(tmp_path):
     assert not is_encoder(str(tmp_path / "plain"))
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this machine notes where local bases lie."""
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 def test_a_local_base_is_found_again_by_what_the_machine_noted(tmp_path, own_cache):
     base = find_base(str(make_folder(tmp_path / "mine")))
     record = base_record(base)

@@ -276,8 +276,7 @@ def test_scores_reach_the_hub_as_they_are_with_their_intervals():
     (result,) = index["results"]
     assert index["name"] == "films"
     assert result["dataset"] == {"name": "films", "type": "acme/reviews", "split": "test"}
-    found = {metric["name"]: (metric["type"], metric["value"]) for metric in result["metrics"]}
-    assert found == {
+    assert {metric["name"]: (metric["type"], metric["value"]) for metric in result["metrics"]} == {
         "accuracy (95% interval 0.250 to 0.410)": ("accuracy", 1 / 3),
         "F1 (macro) (95% interval 0.200 to 0.400)": ("f1", 0.3),
         "precision (macro)": ("precision", 0.31),

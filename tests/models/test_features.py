@@ -61,10 +61,9 @@ def test_equals_the_models_pooling_of_padded_rows(ids: list[list[int]], pooling:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+def folder(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv(features.CACHE_LIMIT, raising=False)
-    return tmp_path / "home" / "nlptransfer" / "features"
+    return own_cache / "nlptransfer" / "features"
 
 
 class Maker:

@@ -336,8 +336,7 @@ def test_what_was_chosen_without_labels_is_shown_with_its_evidence(tmp_path: Pat
     transfer = TransferSummary("coral", True, {"choose_by": "information"}, stages={"joint": fit, "polish": Fit()})
     page = page_of(write_run(tmp_path, transfer=transfer))
     assert said in page.texts["choice"] and "bad 20.0%, good 30.0%, mixed 50.0%" in page.texts["choice"]
-    rows = [row[:3] for row in page.tables["Candidates and what tells of them"][1:]]
-    assert rows == [
+    assert [row[:3] for row in page.tables["Candidates and what tells of them"][1:]] == [
         ["joint", "trade off 0.5, adapted (kept)", "0.250"],
         ["joint", "trade off 0.5, not adapted", "0.250"],
     ]

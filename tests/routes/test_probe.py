@@ -20,6 +20,7 @@ from helpers.encoders import make_film_base
 from helpers.training import train_rows
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
+from nlptransfer.files import cache_folder
 from nlptransfer.models.inference import predict_logits
 from nlptransfer.models.rows import FeatureRows, Rows
 from nlptransfer.routes.base import Built
@@ -44,11 +45,7 @@ LAYERS: list[tuple[Any, list[int]]] = [
     ((-1, 3, 1), [1, 3]),
 ]
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "nlptransfer" / "features"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -89,8 +86,8 @@ def head_inputs(route: Probe, built: Built, texts: Sequence[str] = TEXTS) -> np.
     return inputs
 
 
-def entries(cache: Path) -> int:
-    return len([*cache.glob("*")])
+def entries() -> int:
+    return len([*cache_folder("features").glob("*")])
 
 
 def by_hand(base: str, texts: Sequence[str], layers: list[int], pooling: tuple[str, ...]) -> np.ndarray:
@@ -158,13 +155,13 @@ def test_long_texts_are_cut(base: str) -> None:
     np.testing.assert_array_equal(found[0], found[1])
 
 
-def test_no_texts(base: str, cache: Path) -> None:
+def test_no_texts(base: str) -> None:
     route = Probe()
     built = build(route, base)
-    before = entries(cache)
+    before = entries()
     assert head_inputs(route, built, []).shape == (0, 3 * 8)
     assert predict_logits(built.model, rows_of(route, built, [])).shape == (0, 2)
-    assert entries(cache) == before
+    assert entries() == before
 
 
 def test_what_float16_has_not_becomes_its_end(base: str) -> None:
@@ -217,12 +214,10 @@ def test_padding_counts_for_nothing(base: str) -> None:
 # The cache
 
 
-def test_second_run_neither_runs_the_encoder_nor_the_tokenizer(
-    base: str, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_run_neither_runs_the_encoder_nor_the_tokenizer(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     route = Probe()
     first = features_of(route, build(route, base, seed=1))
-    assert entries(cache) == 1
+    assert entries() == 1
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the encoder was run")
@@ -236,7 +231,7 @@ def test_second_run_neither_runs_the_encoder_nor_the_tokenizer(
         predict_logits(again.model, rows_of(route, again, share=False))
 
 
-def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path, cache: Path) -> None:
+def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path) -> None:
     copied = copytree(base, tmp_path / "moved")
     retrained = make_film_base(tmp_path / "retrained", seed=1)
     reworded = copytree(base, tmp_path / "reworded")
@@ -259,16 +254,16 @@ def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path, c
     ]
     for number, (route, other) in enumerate(others, start=1):
         build(route, other)
-        assert entries(cache) == number
+        assert entries() == number
     built = build(Probe(), base, texts=TEXTS[:-1])
     build(Probe(), base, texts=[*TEXTS[:-1], "a great film"])
     build(Probe(), base, texts=TEXTS[::-1])
-    assert entries(cache) == len(others) + 3
+    assert entries() == len(others) + 3
     for same in (Probe(), Probe(head_type="mlp", dropout=0.1), Probe(layers=(1, 2, -1))):
         build(same, base)
         build(same, str(copied))
     rows_of(Probe(), built)
-    assert entries(cache) == len(others) + 3
+    assert entries() == len(others) + 3
 
 
 # Heads
@@ -311,8 +306,7 @@ def test_only_the_classifier_learns_and_the_encoder_is_always_in_eval_mode(base:
     model = own(build(Probe(features=("encoder", "word2vec"), vectors=vectors, head_type="mlp"), base))
     learned = {name.split(".")[0] for name, value in model.named_parameters() if value.requires_grad}
     assert learned == {"body", "classifier"}
-    objective = Objective(model, LabelLoss(Labels(("bad", "good"), False), None, 0.0))
-    for module in (model, objective):
+    for module in (model, Objective(model, LabelLoss(Labels(("bad", "good"), False), None, 0.0))):
         module.train()
         assert model.training and model.body.layers.training
         assert not any(part.training for part in model.encoder.modules())

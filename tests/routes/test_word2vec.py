@@ -35,10 +35,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "linear, vectors learn": {"head_type": "linear", "train_vectors": True},
 }
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -110,8 +107,7 @@ def test_max_words_keeps_training_words_then_frequent_ones(base: str, max_words:
 
 
 def test_record(base: str) -> None:
-    built = build(Word2Vec(), base, ["the unheard film", "an odd mess"])
-    assert built.record == {
+    assert build(Word2Vec(), base, ["the unheard film", "an odd mess"]).record == {
         "kind": "vectors", "name": "words.txt", "words": 20, "dimensions": 6, "unknown_share": 0.5,
     }  # fmt: skip
 

@@ -47,9 +47,8 @@ def make(head: str = "cnn", seed: int = 0, **changes: Any) -> Word2VecForSequenc
     """A tiny model, whose vector for unknown words is not even zero."""
     small = {"vocab_size": SIZE, "hidden_size": 4, "num_filters": 3, "mlp_sizes": (6, 5), "id2label": NAMES}
     torch.manual_seed(seed)
-    label2id = {name: i for i, name in NAMES.items()}
     model = Word2VecForSequenceClassification(
-        Word2VecConfig(**{**small, "label2id": label2id, **HEADS[head], **changes})
+        Word2VecConfig(**{**small, "label2id": {name: i for i, name in NAMES.items()}, **HEADS[head], **changes})
     )
     if isinstance(model.body, PooledBody):
         width = len(model.body.standardize.mean)

@@ -272,9 +272,8 @@ def test_what_learns_undoes_a_made_shift(discrepancy, trade_off, tmp_path):
         net = Net()
         torch.manual_seed(0)
         distance, criterion = distance_of(discrepancy), LabelLoss(Labels(("a", "b")))
-        objective = Aligned(net, criterion, distance, partial(warmed_up, value), net.head)
         report = train(
-            objective,
+            Aligned(net, criterion, distance, partial(warmed_up, value), net.head),
             Examples(FeatureRows(source), known),
             Examples(FeatureRows(source[:0]), known[:0]),
             score=lambda logits: 0.0,

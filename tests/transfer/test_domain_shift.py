@@ -189,8 +189,7 @@ def test_what_cannot_be_measured_is_refused(measure, first, second, message) -> 
         measure(first, second)
 
 
-def test_importance_weights_are_computed_once(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+def test_importance_weights_are_computed_once(monkeypatch, own_cache):
     first = domain_shift.cached_importance_weights(FILMS, GADGETS, 1)
     np.testing.assert_array_equal(first, importance_weights(FILMS, GADGETS, 1))
     computed = []
@@ -204,8 +203,7 @@ def test_importance_weights_are_computed_once(monkeypatch, tmp_path):
         assert computed[-1] == asked
 
 
-def test_distances_of_frozen_features_are_computed_once(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+def test_distances_of_frozen_features_are_computed_once(monkeypatch, own_cache):
     draw = np.random.default_rng(0)
     source, target = draw.normal(size=(40, 3)).astype(np.float32), draw.normal(1, 1, (30, 3)).astype(np.float32)
     first = domain_shift.cached_proxy_a_distance(source, target)

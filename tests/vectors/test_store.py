@@ -28,10 +28,7 @@ from nlptransfer.vectors.store import WordVectors, open_vectors, save_vectors
 WORDS = ["the", "café", "电影", "film", "films", "don't"]
 MATRIX = np.random.default_rng(0).standard_normal((len(WORDS), 5)).astype(np.float32)
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def cached() -> list[str]:
@@ -158,7 +155,7 @@ def test_what_cannot_be_saved_leaves_what_was_there(tmp_path, name, words, matri
     with pytest.raises(VectorsError, match=rf"^{name}[:,] .*{message}"):
         save_vectors(tmp_path / name, words, matrix)
     assert open_vectors(tmp_path / name).words() == WORDS
-    assert {path.name for path in tmp_path.iterdir()} <= {name, "cache"}
+    assert {path.name for path in tmp_path.iterdir()} <= {name, "home"}
 
 
 def test_places_that_are_not_written_to(tmp_path):

@@ -74,10 +74,7 @@ def make_encoder(folder: Path, kind: str = "wordpiece", seed: int = 0, special: 
     return find_base(str(folder))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "nlptransfer" / "vectors"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(params=KINDS)
@@ -136,14 +133,14 @@ def test_a_word_hangs_on_no_other_in_its_batch(tmp_path, monkeypatch):
     np.testing.assert_allclose(together.matrix, alone.matrix[:-1] * ratio, rtol=1e-4, atol=1e-8)
 
 
-def test_second_time_comes_from_the_cache(tmp_path, cache, passes):
+def test_second_time_comes_from_the_cache(tmp_path, own_cache, passes):
     encoder = make_encoder(tmp_path / "tiny")
     first = distill_vectors(WORDS, encoder, dimensions=5)
     copy = find_base(str(copytree(encoder.path, tmp_path / "copy")))
     again = distill_vectors([*WORDS, "the"], copy, dimensions=5)
     assert passes == [len(WORDS)]
     assert np.array_equal(first.matrix, again.matrix) and again.words() == WORDS
-    assert again.folder == first.folder and first.folder.parent == cache
+    assert again.folder == first.folder and first.folder.parent == own_cache / "nlptransfer" / "vectors"
     assert first.source == "tiny distilled"
 
 
