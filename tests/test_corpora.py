@@ -18,8 +18,7 @@ CLASSES = {"films": 2, "gadgets": 2, "headlines": 6, "tickets": 7, "hotels_zh": 
 
 
 def read(name: str, split: str) -> list[dict]:
-    lines = (DATA / name / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in (DATA / name / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def words(text: str, name: str) -> list[str]:

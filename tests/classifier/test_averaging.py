@@ -62,8 +62,7 @@ def test_it_is_saved_and_averaged_further(parts, tmp_path):
     assert mixed.route.rank == 9
     loaded = Classifier.load(mixed.save_pretrained(tmp_path / "out"))
     np.testing.assert_allclose(loaded.logits(TEXTS), mixed.logits(TEXTS), atol=1e-6)
-    again = average([loaded, *parts[:1]], [3, 0])
-    np.testing.assert_allclose(again.logits(TEXTS), mixed.logits(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(average([loaded, *parts[:1]], [3, 0]).logits(TEXTS), mixed.logits(TEXTS), atol=1e-5)
 
 
 def test_thresholds_of_the_parts_are_gone(base):

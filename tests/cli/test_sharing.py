@@ -29,8 +29,6 @@ ROUTES = {
 }
 BASE = "team/tiny"
 
-Away = Callable[[], None]
-
 
 @pytest.fixture(scope="session")
 def base_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
@@ -38,7 +36,7 @@ def base_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def to_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Away:
+def to_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From now on, caches are empty."""
 
     def away() -> None:
@@ -69,8 +67,7 @@ def adapter(hub, base_files, remarks, vectors_file, tmp_path) -> RunResult:
 @pytest.mark.parametrize("way", [*ROUTES, "merged"])
 def test_there_and_back(way, hub, base_files, remarks, vectors_file, tmp_path, command_line, to_another_machine):
     commit = hub.add_repo(BASE, base_files)
-    route = "lora" if way == "merged" else way
-    run = run_of(route, remarks, vectors_file, tmp_path / "run")
+    run = run_of("lora" if way == "merged" else way, remarks, vectors_file, tmp_path / "run")
     wanted = run.classifier.logits(TEXTS)
     options = ["--merged"] if way == "merged" else []
     to_another_machine()

@@ -108,8 +108,7 @@ def test_intervals_agree_with_a_naive_bootstrap(multi_label: bool) -> None:
 def test_accuracy_interval_has_the_quantiles_of_the_binomial() -> None:
     probabilities = np.repeat([[0.9, 0.1], [0.1, 0.9]], [800, 200], axis=0)
     found = score_predictions(np.zeros(1000, int), probabilities, labels_of(2), resamples=20000)
-    expected = stats.binom.ppf([0.025, 0.975], 1000, 0.8) / 1000
-    assert found["accuracy_interval"] == pytest.approx(expected, abs=0.0015)
+    assert found["accuracy_interval"] == pytest.approx(stats.binom.ppf([0.025, 0.975], 1000, 0.8) / 1000, abs=0.0015)
 
 
 def test_intervals_depend_on_the_seed_alone_and_not_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,8 +252,7 @@ def test_a_metric_from_a_script_is_loaded_by_evaluate(tmp_path: Path) -> None:
 
 def test_names_of_scores() -> None:
     one, several = labels_of(2), labels_of(2, multi_label=True)
-    rows = (one, [0, 1]), (several, [[1, 0], [0, 0]])
-    for labels, targets in rows:
+    for labels, targets in ((one, [0, 1]), (several, [[1, 0], [0, 0]])):
         numbers = [
             name
             for name, value in score_predictions(targets, [[0.9, 0.1]] * 2, labels).items()

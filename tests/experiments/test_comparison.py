@@ -65,9 +65,8 @@ def without_times(found: ComparisonResult) -> dict[str, Any]:
 def whole(vectors_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComparisonResult]:
     """Three candidates over two seeds, with a curve."""
     folder = tmp_path_factory.mktemp("comparison") / "out"
-    routes = ("word2vec", "tfidf", "majority")
     given = {"seeds": 2, "sizes": (90, 40), "max_minutes": 60, **LINEAR}
-    yield compare(DATA, routes=routes, bases=(vectors_file,), output_dir=folder, **given)
+    yield compare(DATA, routes=("word2vec", "tfidf", "majority"), bases=(vectors_file,), output_dir=folder, **given)
 
 
 # What a comparison leaves behind
@@ -198,8 +197,7 @@ def test_trials_hold_no_row_of_test(comparing, monkeypatch):
     monkeypatch.setattr(SharedSettings, "run", watched)
     found = comparing(routes=("majority", "word2vec"), trials=3, **MLP)
     assert [one for one in seen if one[0] == "trials"] == [("trials", f"word2vec-{number}", 0) for number in range(3)]
-    order = [folder for folder, name, _ in seen if name.startswith("word2vec")]
-    assert order == ["trials"] * 3 + ["candidates"] * 2
+    assert [folder for folder, name, _ in seen if name.startswith("word2vec")] == ["trials"] * 3 + ["candidates"] * 2
     tuned = found.candidate("word2vec")
     assert [trial.settings["learning_rate"] for trial in tuned.trials] == pytest.approx([0.02, 0.02 / 3, 0.06])
     best = max(tuned.trials, key=lambda trial: trial.validation)

@@ -56,8 +56,7 @@ def test_each_domain_to_each_other(domains, vectors_file, tmp_path):
         assert one.accuracy == pytest.approx(np.mean([*one.pairs.values()]))
         assert one.gain == pytest.approx(one.accuracy - found[0].accuracy)
         assert one.interval[0] <= one.gain <= one.interval[1]
-    saved = read_json(tmp_path / "gap" / "gap.json")
-    assert [one["transfer"] for one in saved] == [one.transfer for one in found]
+    assert [one["transfer"] for one in read_json(tmp_path / "gap" / "gap.json")] == [one.transfer for one in found]
 
 
 def test_texts_of_a_file_in_place_of_the_training_rows(domains, vectors_file, tmp_path):
@@ -103,8 +102,7 @@ def test_side_by_side_as_one_after_the_other(domains, vectors_file, tmp_path, mo
     with side_by_side(2) as workers:
         beside = close_the_gap(domains, output_dir=tmp_path / "beside", workers=workers, **call)
         for path in (tmp_path / "alone").glob("*/predictions.parquet"):
-            other = tmp_path / "beside" / path.relative_to(tmp_path / "alone")
-            assert other.read_bytes() == path.read_bytes()
+            assert (tmp_path / "beside" / path.relative_to(tmp_path / "alone")).read_bytes() == path.read_bytes()
         assert beside == alone and [one.transfer for one in beside] == ["source only", "mmd"]
         assert {one.share for one in beside} == {None}
         # What is finished is not made anew.

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from scipy.special import expit, softmax
 
+from helpers.classifiers import plain_logits, plain_model
 from helpers.folders import MODEL_FILES, RUN_FILES, files_of, no_path_in
 from helpers.runs import finetune, record_of, report_of, same_weights
 from nlptransfer import RunResult, Word2Vec
@@ -135,13 +136,10 @@ def test_plain_transformers_gives_the_calibrated_probabilities(run):
     record = read_json(run.folder / "model" / "nlptransfer.json")
     assert record["calibration"]["rows"] == run.data.rows["calibration"]
     assert record["calibration"]["temperature"] != 1.0
-    tokenizer = AutoTokenizer.from_pretrained(run.folder / "model")
-    model = AutoModelForSequenceClassification.from_pretrained(run.folder / "model")
     texts = ["wordaa goodae goodaf", "badae wordab wordac", "deliveryae wordaa praiseae", ""]
-    with torch.inference_mode():
-        logits = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits
-    found = logits.sigmoid() if run.data.labels.multi_label else logits.softmax(dim=1)
-    np.testing.assert_allclose(found.numpy(), run.classifier.probabilities(texts), atol=1e-6)
+    logits = plain_logits(plain_model(run.folder / "model"), run.folder / "model", texts)
+    found = expit(logits) if run.data.labels.multi_label else softmax(logits, axis=1)
+    np.testing.assert_allclose(found, run.classifier.probabilities(texts), atol=1e-6)
 
 
 def test_thresholds_decide_which_of_several_labels_are_given(run):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.corpora import topic_rows, write_splits
-from helpers.folders import RUN_FILES, files_of
+from helpers.folders import RECORD_FILES, RUN_FILES, files_of
 from helpers.runs import finetune, gain_curve, record_of, report_of, same_weights
 from nlptransfer import Classifier, RunResult
 from nlptransfer.cli.app import main
@@ -21,7 +21,6 @@ from nlptransfer.transfer.direct import Copy
 from nlptransfer.transfer.joint import Joint
 from nlptransfer.transfer.sequential import Sequential
 
-WITHOUT_MODEL = {"experiment.json", "metrics.json", "predictions.parquet"}
 MLP = {"route": "word2vec", "head_type": "mlp", "mlp_sizes": (8,), "learning_rate": 0.02, "num_train_epochs": 3}
 LINEAR = {"route": "word2vec", "head_type": "linear"}
 
@@ -58,7 +57,7 @@ def test_a_verdict_rests_on_runs_of_both_sides_on_the_same_rows(tune):
     run = tune()
     sides = {f"{side}-{seed}" for side in ("sequential", "direct") for seed in range(3)}
     assert set(files_of(run.folder)) == RUN_FILES | {
-        f"verdict/{side}/{name}" for side in sides for name in WITHOUT_MODEL
+        f"verdict/{side}/{name}" for side in sides for name in RECORD_FILES
     }
     verdict = run.verdict
     assert to_record(verdict) == report_of(run.folder)["transfer"]["gain"]

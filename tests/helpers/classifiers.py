@@ -71,11 +71,12 @@ def weights_of(model: Any) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def plain_model(folder: Path, base: BaseModel, seed: int = 99) -> Any:
+def plain_model(folder: Path, base: BaseModel | None = None, seed: int = 99) -> Any:
     """The classifier in the lines that a user of plain transformers and peft would write."""
     torch.manual_seed(seed)
     if not (folder / "adapter_config.json").exists():
         return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert base is not None
     config = AutoConfig.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(base.path, config=config)
     return PeftModel.from_pretrained(model, folder).eval()

@@ -92,7 +92,6 @@ WORDS = {"kind": "vectors", "name": "glove.txt.gz", "words": 2000, "dimensions":
 DISTILLED = {"kind": "distilled", "name": "acme/tiny-base", "revision": COMMIT, "words": 2000, "dimensions": 50}
 PROBE = {"head_type": "linear", "layers": "all", "pooling": ["mean"], "max_length": 256}
 LORA = {"rank": 8, "lora_alpha": 16.0, "max_length": 256}
-MERGED = LORA | {"merge": True}
 
 
 def exported_of(route: str, settings: dict[str, Any], form: str) -> dict[str, Any]:
@@ -117,7 +116,7 @@ RECORDS = {
     "full, upper layers": record_of(settings={"freeze_layers": 2}),
     "probe": record_of("probe", settings=PROBE),
     "lora": record_of("lora", settings=LORA),
-    "merged lora": record_of("lora", settings=MERGED),
+    "merged lora": record_of("lora", settings=LORA | {"merge": True}),
     "average of loras": record_of("lora", settings=LORA, average={"weights": [0.5, 0.5]}),
     "word2vec": record_of("word2vec", WORDS, settings={"head_type": "cnn"}),
     "word2vec distilled": record_of("word2vec", DISTILLED, settings={"head_type": "linear"}),

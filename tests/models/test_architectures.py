@@ -76,6 +76,11 @@ def batch(base: BaseModel, texts: list[str] = TEXTS) -> dict[str, Tensor]:
     return dict(make_tokenizer()(texts, padding=True, return_tensors="pt", return_token_type_ids=has_types))
 
 
+def with_lora(model: Any, **modules: Any) -> Any:
+    config = LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", init_lora_weights=False, **modules)
+    return get_peft_model(model, config).eval()
+
+
 def freeze_below(model: nn.Module, cut: int) -> None:
     for module in [*embeddings_of(model), *layers_of(model)[:cut]]:
         module.requires_grad_(False)
@@ -215,15 +220,7 @@ def test_the_last_layer_makes_only_what_is_read(bases, kind, adapted):
     model = built(bases(kind)).eval()
     last = layers_of(model)[-1]
     if adapted:
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                task_type="SEQ_CLS",
-                target_modules="all-linear",
-                exclude_modules=".*pre_classifier",
-                init_lora_weights=False,
-            ),
-        ).eval()
+        model = with_lora(model, exclude_modules=".*pre_classifier")
     inputs, made = batch(bases(kind)), list[torch.Size]()
     between = last.ffn if kind == "distilbert" else last.intermediate
     between.register_forward_hook(lambda _, given, output: made.append(output.shape[:2]))
@@ -420,14 +417,7 @@ def test_within_peft(bases, kind):
     # peft adds "classifier" and "score" to what it saves, in the very list that it is given; where a part of
     # "classifier" is named too, it wraps both, and neither learns.
     whole = [name.partition(".")[0] if "pooler" not in name else name for name in heads]
-    config = LoraConfig(
-        task_type="SEQ_CLS",
-        target_modules="all-linear",
-        exclude_modules=heads,
-        modules_to_save=whole,
-        init_lora_weights=False,
-    )
-    adapted = get_peft_model(model, config).eval()
+    adapted = with_lora(model, exclude_modules=heads, modules_to_save=whole)
     assert head_modules(adapted) == heads
     assert len(layers_of(adapted)) == LAYERS and embeddings_of(adapted)
     inputs = batch(base)

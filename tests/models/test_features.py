@@ -239,8 +239,7 @@ def test_activations_are_those_of_each_text_alone(folder: Path, cut: int) -> Non
     for row in range(len(TEXTS)):
         with torch.no_grad():
             states = model.bert(**tokens.batch(np.array([row])), output_hidden_states=True).hidden_states
-        own = found[tokens.offsets[row] : tokens.offsets[row + 1]]
-        np.testing.assert_allclose(own, states[cut][0], atol=2e-3)
+        np.testing.assert_allclose(found[tokens.offsets[row] : tokens.offsets[row + 1]], states[cut][0], atol=2e-3)
 
 
 def test_activations_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,7 @@ from nlptransfer.results import (
 )
 
 VOID = {"meta", "br", "link", "input", "img", "hr"}
-OF_A_COMPARISON = {"candidates", "pairs", "curve"}
-NOT_OF_THIS_RUN = OF_A_COMPARISON | {"choice"}
+NOT_OF_THIS_RUN = {"candidates", "pairs", "curve", "choice"}
 """Its target has labels."""
 
 
@@ -261,8 +260,7 @@ def test_of_many_labels_the_most_confused_pairs_and_the_weakest_are_shown(tmp_pa
     assert all(pairs[row[0], row[1]] == int(row[2]) for row in page.tables["Most confused pairs"][1:])
     weakest = [float(row[-1]) for row in page.tables["Labels of the lowest F1"][1:]]
     assert weakest == sorted(float(row[-1]) for row in page.tables["Scores by label"][1:])[: len(weakest)]
-    folded = [given for tag, given in page.tags if tag == "details"]
-    assert not any("open" in given for given in folded)
+    assert not any("open" in given for tag, given in page.tags if tag == "details")
 
 
 @pytest.mark.parametrize("labels", [ONE_LABEL, SEVERAL])

@@ -93,8 +93,7 @@ def test_covariance_of_weights_is_numpys():
     rows, _ = gaussians()
     weights = torch.rand(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     weights /= weights.sum()
-    expected = np.cov(rows.numpy().T, aweights=weights.numpy())
-    np.testing.assert_allclose(covariance(rows, weights), expected, rtol=1e-9)
+    np.testing.assert_allclose(covariance(rows, weights), np.cov(rows.numpy().T, aweights=weights.numpy()), rtol=1e-9)
 
 
 def test_reversed_gradient_is_minus_the_plain_one():

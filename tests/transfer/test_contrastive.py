@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from torch import nn
 
 from helpers.classifiers import LABELS, SEVERAL, build, plain_logits, plain_model
 from helpers.corpora import splits_of
-from helpers.folders import ADAPTER_FILES, MODEL_FILES, files_of
+from helpers.folders import ADAPTER_RUN_FILES, RUN_FILES, files_of
 from helpers.runs import finetune
 from nlptransfer import Classifier, Contrastive, RunResult
 from nlptransfer.data.labels import Labels
@@ -65,8 +65,7 @@ def plain_losses(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def losses_of(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    alike = torch.from_numpy(labels[:, None] == labels[None])
-    return contrastive_losses(torch.from_numpy(vectors), alike).numpy()
+    return contrastive_losses(torch.from_numpy(vectors), torch.from_numpy(labels[:, None] == labels[None])).numpy()
 
 
 def test_loss_is_that_of_setfit():
@@ -276,23 +275,17 @@ def ran(request, tmp_path_factory, bases) -> Any:
     route, kind, labels = RUNS[request.param]
     folder = tmp_path_factory.mktemp("contrastive") / "run"
     rate = 1e-3 if route == "full" else 1e-2
-    return (
-        tuned(splits_of(labels.multi_label), bases(kind), folder, route, learning_rate=rate),
-        route,
-        bases(kind),
-        labels,
-    )
+    run = tuned(splits_of(labels.multi_label), bases(kind), folder, route, learning_rate=rate)
+    return run, route, bases(kind), labels
 
 
 def test_a_run_writes_what_others_write_and_opens_in_plain_libraries(ran):
     run, route, base, labels = ran
-    model = MODEL_FILES if route == "full" else ADAPTER_FILES
-    written = {"experiment.json", "metrics.json", "predictions.parquet", *(f"model/{name}" for name in model)}
-    assert set(files_of(run.folder)) >= written
+    assert set(files_of(run.folder)) >= (RUN_FILES if route == "full" else ADAPTER_RUN_FILES)
     assert not [*run.folder.glob("checkpoints*")]
     texts = splits_of()["test"][0]
     logits = plain_logits(plain_model(run.folder / "model", base), run.folder / "model", texts)
-    expected = softmax(logits, axis=1) if not labels.multi_label else 1 / (1 + np.exp(-logits))
+    expected = expit(logits) if labels.multi_label else softmax(logits, axis=1)
     np.testing.assert_allclose(Classifier.load(run.folder / "model").probabilities(texts), expected, atol=1e-5)
 
 
@@ -392,8 +385,7 @@ def test_settings_that_nobody_asked_for_are_its_own():
     contrast, asked = Contrastive(), TrainingSettings()
     for route, rate in ((Full(), 1e-4), (Lora(), 5e-4)):
         _, found = contrast.at(CONTRAST, route, asked)
-        got = found.num_train_epochs, found.learning_rate, found.per_device_train_batch_size
-        assert got == (1, rate, 64)
+        assert (found.num_train_epochs, found.learning_rate, found.per_device_train_batch_size) == (1, rate, 64)
     _, found = contrast.at(CONTRAST, Full(), TrainingSettings(num_train_epochs=3, learning_rate=0.1))
     assert (found.num_train_epochs, found.learning_rate) == (3, 0.1)
 
@@ -410,15 +402,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("asked", "said"), REFUSED)
 def test_what_makes_no_sense_is_refused_before_anything_is_written(asked, said, bases, tmp_path):
-    own = {name: value for name, value in QUICK.items() if name != "max_length"}
+    own = {name: value for name, value in QUICK.items() if name != "max_length"} | asked
     with pytest.raises(SettingError, match=said):
-        finetune(
-            splits_of(),
-            base=str(bases("bert").path),
-            transfer="contrastive",
-            output_dir=tmp_path / "run",
-            **{**own, **asked},
-        )
+        finetune(splits_of(), base=str(bases("bert").path), transfer="contrastive", output_dir=tmp_path / "run", **own)
     assert not (tmp_path / "run").exists()
 
 

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from helpers.classifiers import plain_logits, plain_model
 from helpers.corpora import WORDS, text_of
 from helpers.encoders import DECODER, DECODERS, SHAPES, SIZES, SPECIAL, STORIES, UNKNOWN, make_base, make_tokenizer
-from helpers.folders import MODEL_FILES, ROOT, RUN_FILES, files_of, needs_shared
+from helpers.folders import ROOT, RUN_FILES, files_of, needs_shared
 from helpers.runs import finetune
 from nlptransfer import Contrastive, RunResult, load_data
 from nlptransfer.data.dataset import Data, DataSettings, Split
@@ -49,7 +50,6 @@ from nlptransfer.transfer.pretraining import (
 from nlptransfer.transfer.sequential import Sequential
 
 LABELS = Labels(("even", "odd"))
-MASK = len(SPECIAL) + len(WORDS)
 MASKED = ("albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
 QUICK = TrainingSettings(progress=False, seed=3)
 PRETRAIN = Pretrain(pretrain_epochs=4, pretrain_learning_rate=1e-2, pretrain_batch_size=16)
@@ -251,7 +251,7 @@ def test_the_encoder_that_learned_predicts_better_in_plain_transformers(masked, 
     tokenizer = loading.load_tokenizer(masked)
     words = tokenizer(counted(40, 9)[0], padding=True, return_tensors="pt", return_token_type_ids=False)
     hidden = words["input_ids"].clone()
-    hidden[:, 3] = MASK
+    hidden[:, 3] = len(SPECIAL) + len(WORDS)
     plain = AutoModelForMaskedLM.from_pretrained(masked.path).eval()
     found = []
     for state in ({}, encoder_of(made.model)):
@@ -403,18 +403,13 @@ def run_of(base: BaseModel, folder: Path, transfer: Any, data: Any = None, **set
 def test_a_run_writes_a_whole_model_that_plain_transformers_opens(masked, tmp_path):
     unlabeled = [*counted(30, 20)[0], counted(20, 10)[0][0]]
     run = run_of(masked, tmp_path / "run", PRETRAIN, unlabeled=unlabeled)
-    assert {*files_of(run.folder)} == RUN_FILES and {
-        path.name for path in (run.folder / "model").iterdir()
-    } == MODEL_FILES
+    assert {*files_of(run.folder)} == RUN_FILES
     told = run.stages["pretrain"].details["language"]
     assert told["loss_after"] < told["loss_before"] and told["texts"] > 80
     assert run.transfer.name == "pretrain >> direct"
-    model = AutoModelForSequenceClassification.from_pretrained(run.folder / "model").eval()
-    tokenizer = AutoTokenizer.from_pretrained(run.folder / "model")
-    texts = counted(5, 30)[0]
-    with torch.no_grad():
-        logits = model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits
-    np.testing.assert_allclose(logits.numpy(), run.classifier.logits(texts), atol=1e-5)
+    texts, folder = counted(5, 30)[0], run.folder / "model"
+    logits = plain_logits(plain_model(folder), folder, texts)
+    np.testing.assert_allclose(logits, run.classifier.logits(texts), atol=1e-5)
     # It is another run than the one without, and finished.
     written = files_of(run.folder)
     run_of(masked, tmp_path / "run", PRETRAIN, unlabeled=unlabeled)
@@ -492,8 +487,5 @@ def test_a_run_on_words_has_new_words_and_moved_ones(head_type, vectors_file, tm
     assert run.base == run.base | {"kind": "vectors", "name": "small.txt continued", "words": 222}
     assert {*files_of(run.folder)} == RUN_FILES
     assert run.metrics["accuracy"] > 0.5
-    plain = AutoModelForSequenceClassification.from_pretrained(run.folder / "model").eval()
-    rows = AutoTokenizer.from_pretrained(run.folder / "model")(texts[:4], padding=True, return_tensors="pt")
-    with torch.no_grad():
-        logits = plain(**{name: rows[name] for name in ("input_ids", "attention_mask")}).logits
-    np.testing.assert_allclose(logits.numpy(), run.classifier.logits(texts[:4]), atol=1e-5)
+    logits = plain_logits(plain_model(run.folder / "model"), run.folder / "model", texts[:4])
+    np.testing.assert_allclose(logits, run.classifier.logits(texts[:4]), atol=1e-5)

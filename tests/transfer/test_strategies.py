@@ -90,8 +90,7 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, tune, sides):
 @pytest.mark.parametrize("name", ["sequential", "joint", "relational"])
 def test_other_labels_get_a_head_of_their_own(route, name, tune):
     run = tune(route, name, names=OTHER_NAMES)
-    config = json.loads((run.folder / "model" / "config.json").read_text())
-    assert set(config["id2label"].values()) == {"bad", "good"}
+    assert set(json.loads((run.folder / "model" / "config.json").read_text())["id2label"].values()) == {"bad", "good"}
     assert {one.label for one in run.classifier.predict(["word1 word2 gooda badb"])} <= {"bad", "good"}
     # The source is still judged by its own labels.
     assert run.transfer.scores["source"]["after"]["per_class"].keys() == {"no", "yes"}
@@ -240,8 +239,7 @@ def test_stages_have_settings_of_their_own(tune):
         "full", "sequential", source_settings={"num_train_epochs": 2},
         target_settings={"num_train_epochs": 3, "freeze_layers": 1, "learning_rate": 1e-4},
     )  # fmt: skip
-    stages = run.stages
-    assert [len(stages[name].history) for name in ("source", "target")] == [2, 3]
+    assert [len(run.stages[name].history) for name in ("source", "target")] == [2, 3]
     assert run.settings["stages"]["target"]["learning_rate"] == 1e-4
     moved = run.transfer.distance_from_source
     below = {name: value for name, value in moved.items() if "embeddings" in name or name.endswith("layer.0")}
@@ -309,8 +307,7 @@ def test_select_keeps_what_counts_on_the_source(tune):
     stage = run.stages["target"].details
     assert set(stage["scores_by_share"]) == {"1", "0.5", "0.25", "0.1", "0.05"}
     assert stage["scores_by_share"][f"{stage['kept_features']:g}"] == max(stage["scores_by_share"].values())
-    unused = (weights(run)["classifier.weight"] == 0).all(axis=0).sum()
-    assert unused == 8 - max(1, round(stage["kept_features"] * 8))
+    assert (weights(run)["classifier.weight"] == 0).all(axis=0).sum() == 8 - max(1, round(stage["kept_features"] * 8))
 
 
 # Which rows count

@@ -136,8 +136,7 @@ def test_a_word_hangs_on_no_other_in_its_batch(tmp_path, monkeypatch):
 def test_second_time_comes_from_the_cache(tmp_path, own_cache, passes):
     encoder = make_encoder(tmp_path / "tiny")
     first = distill_vectors(WORDS, encoder, dimensions=5)
-    copy = find_base(str(copytree(encoder.path, tmp_path / "copy")))
-    again = distill_vectors([*WORDS, "the"], copy, dimensions=5)
+    again = distill_vectors([*WORDS, "the"], find_base(str(copytree(encoder.path, tmp_path / "copy"))), dimensions=5)
     assert passes == [len(WORDS)]
     assert np.array_equal(first.matrix, again.matrix) and again.words() == WORDS
     assert again.folder == first.folder and first.folder.parent == own_cache / "nlptransfer" / "vectors"
