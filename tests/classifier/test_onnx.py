@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 import nlptransfer
 from helpers.classifiers import changed
 from helpers.corpora import WORDS
-from helpers.encoders import SHAPES, make_base, xlnet_tokenizer
+from helpers.encoders import SHAPES, make_base, make_xlnet_base
 from helpers.runs import finetune
 from nlptransfer import Classifier, Full, Lora, Probe, Word2Vec
 from nlptransfer.classifier.onnx import OnnxForSequenceClassification
@@ -57,18 +57,6 @@ CASES = {
 }
 
 
-def make_encoder(kind: str, folder: Path) -> Path:
-    """A tiny encoder of one layer."""
-    shape = SHAPES[kind] | {"num_hidden_layers": 1, "n_layers": 1, "n_layer": 1}
-    if kind == "xlnet":
-        tokenizer = xlnet_tokenizer()
-        make_base(folder, kind, shape | {"vocab_size": len(tokenizer)})
-        tokenizer.save_pretrained(folder)
-    else:
-        make_base(folder, kind, shape)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory) -> Callable[[Case], Classifier]:
     """A classifier with weights that are drawn."""
@@ -82,7 +70,11 @@ def untrained(tmp_path_factory) -> Callable[[Case], Classifier]:
     def make(case: Case) -> Classifier:
         base, route = root / case.base, case.route
         if case.base != vectors.name and not base.exists():
-            make_encoder(case.base, base)
+            shape = SHAPES[case.base] | {"num_hidden_layers": 1, "n_layers": 1, "n_layer": 1}
+            if case.base == "xlnet":
+                make_xlnet_base(base, shape)
+            else:
+                make_base(base, case.base, shape)
         if isinstance(route, Probe) and "word2vec" in route.features:
             route = replace(route, vectors=str(vectors))
         return changed(route, base, case.labels)

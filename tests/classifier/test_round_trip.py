@@ -10,23 +10,13 @@ import pytest
 import torch
 
 from helpers.classifiers import FIVE, TEXTS, changed, plain_logits, plain_model
+from helpers.encoders import DECODERS, SHAPES
 from helpers.folders import ADAPTER_FILES, MODEL_FILES
 from helpers.runs import finetune
 from nlptransfer import Classifier, Full, Lora, Probe
 from nlptransfer.data.labels import Labels
 
-KINDS = (
-    "albert",
-    "bert",
-    "deberta-v2",
-    "distilbert",
-    "electra",
-    "llama",
-    "modernbert",
-    "roberta",
-    "xlm-roberta",
-    "xlnet",
-)
+KINDS = sorted(SHAPES.keys() - {"camembert", *DECODERS} | {"llama"})
 ROUTES = {
     "full": Full(max_length=12),
     "lora": Lora(max_length=12, rank=2),

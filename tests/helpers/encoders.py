@@ -29,24 +29,14 @@ LAYERS, WIDTH = 3, 16
 STORIES = SHARED / "checkpoints" / "stories260k"
 PADS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 SIZES = PADS | {
-    "hidden_size": WIDTH,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "vocab_size": 24,
-    "max_position_embeddings": 24,
-}
+    "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2,
+    "intermediate_size": 24, "vocab_size": 24, "max_position_embeddings": 24,
+}  # fmt: skip
 DECODER = SIZES | {"num_key_value_heads": 1, "head_dim": 8}
 DISTANCES = {
-    "relative_attention": True,
-    "position_buckets": 4,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "conv_kernel_size": 3,
-    "position_biased_input": False,
-    "type_vocab_size": 0,
-}
+    "relative_attention": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"], "conv_kernel_size": 3, "position_biased_input": False, "type_vocab_size": 0,
+}  # fmt: skip
 DECODERS = (
     "gemma", "gemma2", "gemma3_text", "llama", "ministral", "mistral",
     "olmo2", "phi3", "qwen2", "qwen3", "smollm3",
@@ -110,6 +100,13 @@ def xlnet_tokenizer() -> XLNetTokenizer:
     return XLNetTokenizer(vocab=[(name, -1.0) for name in names], model_input_names=inputs)
 
 
+def make_xlnet_base(folder: Path, shape: dict[str, Any]) -> BaseModel:
+    tokenizer = xlnet_tokenizer()
+    make_base(folder, "xlnet", shape | {"vocab_size": len(tokenizer)})
+    tokenizer.save_pretrained(folder)
+    return find_base(str(folder))
+
+
 def base_of(kind: str, folder: Path) -> BaseModel:
     """A base of a family as the routes meet it, each with a peculiarity of its own."""
     shape = (SHAPES | UNKNOWN)[kind]
@@ -119,10 +116,7 @@ def base_of(kind: str, folder: Path) -> BaseModel:
     if kind == "llama":
         return strip(make_base(folder, kind, shape), "unk_token", "eos_token")
     if kind == "xlnet":
-        tokenizer = xlnet_tokenizer()
-        make_base(folder, kind, shape | {"vocab_size": len(tokenizer)})
-        tokenizer.save_pretrained(folder)
-        return find_base(str(folder))
+        return make_xlnet_base(folder, shape)
     # So many linear layers that peft writes endings of their names.
     return make_base(folder, kind, shape | ({"num_hidden_layers": 4} if kind == "roberta" else {}))
 

@@ -15,13 +15,9 @@ ALONE = {
 }  # fmt: skip
 QUICK = ALONE | {"verdict": False}
 ON_WORDS = {
-    "num_train_epochs": 8,
-    "learning_rate": 0.05,
-    "num_filters": 8,
-    "kernel_sizes": (1, 2),
-    "mlp_sizes": (8,),
+    "num_train_epochs": 8, "learning_rate": 0.05, "num_filters": 8, "kernel_sizes": (1, 2), "mlp_sizes": (8,),
     "dropout": 0.0,
-}
+}  # fmt: skip
 # So few steps and so small encoders learn whatever the seed is, but only without dropout.
 ENCODERS = {"num_train_epochs": 8, "dropout": 0.0}
 ROUTES: dict[str, dict[str, Any]] = {

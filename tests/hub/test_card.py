@@ -37,23 +37,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ENCODER = {"kind": "encoder", "name": "acme/tiny-base", "revision": COMMIT, "sha256": "ab" * 32}
 LOCAL = ENCODER | {"name": "tiny-base", "revision": None}
 TEST = {
-    "rows": 120,
-    "accuracy": 1 / 3,
-    "accuracy_interval": [0.25, 0.41],
-    "f1_macro": 0.3,
-    "f1_macro_interval": [0.2, 0.4],
-    "precision_macro": 0.31,
-    "recall_macro": 0.32,
-    "mcc": -0.1,
-    "loss": 0.7,
+    "rows": 120, "accuracy": 1 / 3, "accuracy_interval": [0.25, 0.41], "f1_macro": 0.3, "f1_macro_interval": [0.2, 0.4],
+    "precision_macro": 0.31, "recall_macro": 0.32, "mcc": -0.1, "loss": 0.7,
     "per_class": {name: {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": 60} for name in ("bad", "good")},
-}
-SEVERAL_TEST = {name: value for name, value in TEST.items() if name != "mcc"} | {
-    "f1_micro": 0.45,
-    "f1_micro_interval": [0.4, 0.5],
-    "subset_accuracy": 1 / 3,
-    "lrap": 0.6,
-}
+}  # fmt: skip
+SEVERAL_TEST = {name: value for name, value in TEST.items() if name != "mcc"}
+SEVERAL_TEST |= {"f1_micro": 0.45, "f1_micro_interval": [0.4, 0.5], "subset_accuracy": 1 / 3, "lrap": 0.6}
 RESULTS = {
     "data": "films",
     "rows": {"train": 1216, "validation": 24, "calibration": 20, "test": 120},
@@ -73,18 +62,11 @@ VERDICT |= {"direct": 0.7, "with_source": 0.8}
 def record_of(route: str = "full", base: dict[str, Any] = ENCODER, **more: Any) -> dict[str, Any]:
     """A record of two labels with results; ``more`` overrides, and None leaves out."""
     record = {
-        "route": route,
-        "settings": {"max_length": 256},
-        "labels": ["bad", "good"],
-        "multi_label": False,
-        "thresholds": None,
-        "normalization": "none",
-        "max_length": 256,
-        "base": base,
-        "calibration": {"rows": 20, "temperature": 1.25},
+        "route": route, "settings": {"max_length": 256}, "labels": ["bad", "good"], "multi_label": False,
+        "thresholds": None, "normalization": "none", "max_length": 256, "base": base,
+        "calibration": {"rows": 20, "temperature": 1.25}, "results": RESULTS,
         "verified": {"opened_by": "transformers", "texts": 8, "max_difference": 2e-7},
-        "results": RESULTS,
-    }
+    }  # fmt: skip
     return {name: value for name, value in {**record, **more}.items() if value is not None or name == "thresholds"}
 
 

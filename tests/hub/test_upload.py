@@ -413,7 +413,7 @@ def test_a_branch_that_cannot_be_made(logged_in, folder):
     refused("expected the branch dev, found none", folder=folder, revision="dev")
 
 
-# The token.
+# The token, and progress.
 
 
 @pytest.mark.parametrize("request_name", LASTING)
@@ -430,9 +430,6 @@ def test_the_token_is_in_no_error_and_no_log(logged_in, folder, caplog, request_
         assert logged_in.token not in text and "q" * 34 not in text
     # The client's own log repeats what the hub says, but never what it sent.
     assert logged_in.token not in caplog.text.replace(said, "")
-
-
-# Progress.
 
 
 def test_no_bars_but_on_a_terminal(logged_in, folder, capsys, monkeypatch):

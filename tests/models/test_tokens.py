@@ -368,7 +368,7 @@ RUNS: dict[str, tuple[Route, str]] = {
     "upper layers": (Full(max_length=9, freeze_layers=1, head_first=True), "bert"),
     "lora": (Lora(max_length=9), "llama"),
     "probe": (Probe(max_length=9), "distilbert"),
-    "probe mlp with words": (
+    "probe, words": (
         Probe(features=("encoder", "word2vec"), head_type="mlp", max_length=9, dimensions=4),
         "distilbert",
     ),
@@ -417,11 +417,8 @@ def test_a_length_of_its_own_choice_is_saved_with_the_tokenizer(
 ) -> None:
     texts = ["word1 " * size for size in range(1, 19)]
     labels = [LABELS.names[row % 2] for row in range(18)]
-    data = {
-        "train": (texts, labels),
-        "validation": (texts, labels),
-        "test": (["word1 " * 30, "word2"], ["bad", "good"]),
-    }
+    test = (["word1 " * 30, "word2"], ["bad", "good"])
+    data = {"train": (texts, labels), "validation": (texts, labels), "test": test}
     few = FEW | {"num_train_epochs": 1, "max_length": "auto"}
     for route, base, length in (
         ("full", bases("bert").path, 20), ("probe", bases("distilbert").path, 20), ("word2vec", vectors_file, 36),

@@ -119,17 +119,12 @@ def write_comparison(
 
     def candidate(name: str, mean: float, seconds: float) -> CandidateResult:
         return CandidateResult(
-            name=name,
-            route="probe",
-            status="finished",
-            seeds=(0, 1),
+            name, "probe", status="finished", seeds=(0, 1),
             runs=("candidates/chosen-0" if name == chosen else "candidates/other-0",) * 2,
-            settings={"learning_rate": 0.001},
-            trials=(Trial({"learning_rate": 0.001}, 0.81),),
-            validation=0.81,
+            settings={"learning_rate": 0.001}, trials=(Trial({"learning_rate": 0.001}, 0.81),), validation=0.81,
             test=CandidateScore(mean, 0.0123, (mean - 0.04, mean + 0.03), (mean, mean)),
             cost={**cost, "train_seconds": seconds, "texts_per_second_64": 444.0},
-        )
+        )  # fmt: skip
 
     measured = (cheap, 0.701, 0.0), (chosen, 0.802, 3.5), (best, 0.806, 200.0)
     skipped = CandidateResult("lora", "lora", status="skipped", reason="would take 48 minutes")

@@ -37,14 +37,7 @@ TEXTS = [
     "good", "long and dull and long and bad", "unheard of", "a great plot",
 ]  # fmt: skip
 TARGETS = np.array([1, 0, 1, 0, 1, 0, 1, 0, 0, 1])
-LAYERS: list[tuple[Any, list[int]]] = [
-    ("all", [1, 2, 3]),
-    ("last", [3]),
-    (2, [2]),
-    (-2, [2]),
-    ((1, -1), [1, 3]),
-    ((-1, 3, 1), [1, 3]),
-]
+LAYERS = [("all", [1, 2, 3]), ("last", [3]), (2, [2]), (-2, [2]), ((1, -1), [1, 3]), ((-1, 3, 1), [1, 3])]
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -242,17 +235,10 @@ def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path) -
     reshaped = copytree(base, tmp_path / "reshaped")
     config = json.loads((reshaped / "config.json").read_text())
     (reshaped / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
-    others: list[tuple[Probe, str]] = [
-        (Probe(), base),
-        (Probe(), retrained),
-        (Probe(), str(reworded)),
-        (Probe(), str(reshaped)),
-        (Probe(layers=(1, 3)), base),
-        (Probe(pooling=("max",)), base),
-        (Probe(pooling=("mean", "max")), base),
-        (Probe(pooling=("max", "mean")), base),
-        (Probe(max_length=31), base),
-    ]
+    poolings: list[Any] = [("max",), ("mean", "max"), ("max", "mean")]
+    routes = [Probe(layers=(1, 3)), Probe(max_length=31), *(Probe(pooling=pooling) for pooling in poolings)]
+    others = [(Probe(), other) for other in (base, retrained, str(reworded), str(reshaped))]
+    others += [(route, base) for route in routes]
     for number, (route, other) in enumerate(others, start=1):
         build(route, other)
         assert entries() == number

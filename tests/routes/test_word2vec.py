@@ -12,12 +12,14 @@ from transformers.utils import logging as hf_logging
 
 from helpers.classifiers import train_only
 from helpers.encoders import make_film_base
+from helpers.folders import MODEL_FILES
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.models.rows import FeatureRows
 from nlptransfer.models.tokens import TokenRows
 from nlptransfer.routes.base import Built
 from nlptransfer.routes.word2vec import Word2Vec
 from nlptransfer.routes.word2vec_model import Word2VecForSequenceClassification
+from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.vectors.store import save_vectors
 from nlptransfer.vectors.tokenizer import RESERVED
 
@@ -117,11 +119,8 @@ def test_words_distilled_from_an_encoder(tmp_path: Path) -> None:
     route = Word2Vec(dimensions=4, head_type="linear")
     built = build(route, encoder, ["a good film", "the plot was dull", "great cast", "a mess"])
     assert set(words_of(built)) >= {"a", "good", "film", "the", "plot", "was", "dull", "great", "cast", "mess"}
-    assert built.record["kind"] == "distilled"
-    assert built.record["name"] == "tiny-bert"
-    assert built.record["revision"] is None
-    assert built.record["dimensions"] == own(built).config.hidden_size == 4
-    assert built.record["unknown_share"] == 0
+    source = {"kind": "distilled", "name": "tiny-bert", "revision": None, "dimensions": 4, "unknown_share": 0}
+    assert built.record == built.record | source and own(built).config.hidden_size == 4
     assert str(tmp_path) not in str(built.record)
     norms = own(built).vectors.weight[RESERVED:].norm(dim=1)
     torch.testing.assert_close(norms.detach(), torch.ones(len(norms)))
@@ -163,8 +162,6 @@ def test_labels_reach_the_model(base: str, multi_label: bool) -> None:
 
 
 def test_defaults_are_training_settings() -> None:
-    from nlptransfer.training.loop import TrainingSettings
-
     for head in HEADS.values():
         TrainingSettings(**Word2Vec(**head).defaults(train_only(TEXTS, TARGETS))).check()
 
@@ -217,9 +214,7 @@ def test_round_trip(base: str, head: str, tmp_path: Path) -> None:
     built.model.eval()
     hf_logging.enable_progress_bar()
     route.save(built.model, built.tokenizer, tmp_path / "saved")
-    assert {file.name for file in (tmp_path / "saved").iterdir()} == {
-        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    }  # fmt: skip
+    assert {file.name for file in (tmp_path / "saved").iterdir()} == MODEL_FILES - {"nlptransfer.json"}
     torch.manual_seed(99)
     model, tokenizer = route.load(tmp_path / "saved", built.record, None)
     assert hf_logging.is_progress_bar_enabled()
@@ -249,31 +244,18 @@ def test_a_weight_that_is_missing_is_not_made_up(base: str, tmp_path: Path) -> N
 # Settings
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"num_filters": 0},
-        {"max_words": 0},
-        {"max_length": -1},
-        {"dimensions": 0},
-        {"dropout": 1.0},
-        {"dropout": -0.1},
-        {"kernel_sizes": ()},
-        {"kernel_sizes": (3, 0)},
-        {"mlp_sizes": ()},
-        {"mlp_sizes": (0,)},
-        {"pooling": ()},
-        {"pooling": ("median",)},
-        {"head_type": "rnn"},
-    ],
-    ids=str,
-)
-def test_settings_that_make_no_sense(wrong: dict[str, Any], base: str) -> None:
-    (name,) = wrong
+WRONG: dict[str, list[Any]] = {
+    "num_filters": [0], "max_words": [0], "max_length": [-1], "dimensions": [0], "dropout": [1.0, -0.1],
+    "kernel_sizes": [(), (3, 0)], "mlp_sizes": [(), (0,)], "pooling": [(), ("median",)], "head_type": ["rnn"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_settings_that_make_no_sense(name: str, value: Any, base: str) -> None:
     with pytest.raises(SettingError, match=rf"^{name}=.*: expected "):
-        Word2Vec(**wrong).check()
+        Word2Vec(**{name: value}).check()
     with pytest.raises(SettingError):
-        build(Word2Vec(**wrong), base)
+        build(Word2Vec(**{name: value}), base)
 
 
 def test_vectors_have_no_revision(base: str) -> None:

@@ -302,7 +302,8 @@ def test_values_that_make_no_sense(strategy, message):
 
 FITTED = "expected {}, as the last layer is fitted, not trained"
 NO_GRADIENT = "on whose frozen features D has no gradient: take lora or full, head_type=mlp, or transfer=coral"
-SEVERAL = [["good"], ["bad"], ["good", "bad"]]
+WITHIN = {"source": None, "unlabeled": ["good"]}
+SEVERAL = [f"text {row}" for row in range(27)], [["good"], ["bad"], ["good", "bad"]] * 9
 REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("words linear", "mmd", {}, NO_GRADIENT),
     ("words linear", "dann", {}, NO_GRADIENT),
@@ -312,24 +313,14 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("words mlp", Coral(shrinkage=0.1), {}, "shrinkage=0.1: expected 0.9, as the last layer is trained, not fitted"),
     ("probe linear", Adapt(methods=("mmd",)), {}, "expected coral or selftrain where the last layer is fitted"),
     ("words linear", SelfTrain(within=True), {}, "within=True: expected false where there is a source"),
-    (
-        "words linear",
-        SelfTrain(max_source_rows=9),
-        {"source": None, "unlabeled": ["good"]},
-        "max_source_rows=9: expected None, as there is no source",
-    ),
+    ("words linear", SelfTrain(max_source_rows=9), WITHIN, "max_source_rows=9: expected None, as there is no source"),
     ("words linear", "reweight", {"choose_by": "entropy"}, "choose_by"),
     ("words linear", "coral", {"source": None}, "expected a source, found source=None"),
     ("words linear", "selftrain", {"source": None}, "unlabeled=None: expected texts without labels"),
     ("words linear", "sequential", {"unlabeled": ["good"]}, "learns from labeled texts alone"),
     ("words linear", "coral", {"verdict": True}, "labels of the target"),
     ("words linear", "coral", {"augment_copies": 1}, "no label of the target is seen"),
-    (
-        "words linear",
-        "selftrain",
-        {"source": {"train": ([f"{word} {row}" for row in range(9) for word in ("good", "bad", "both")], SEVERAL * 9)}},
-        "rows with one label",
-    ),
+    ("words linear", "selftrain", {"source": {"train": SEVERAL}}, "rows with one label"),
 ]
 
 
