@@ -368,7 +368,7 @@ RUNS: dict[str, tuple[Route, str]] = {
     "upper layers": (Full(max_length=9, freeze_layers=1, head_first=True), "bert"),
     "lora": (Lora(max_length=9), "llama"),
     "probe": (Probe(max_length=9), "distilbert"),
-    "probe, words": (
+    "probe mlp with words": (
         Probe(features=("encoder", "word2vec"), head_type="mlp", max_length=9, dimensions=4),
         "distilbert",
     ),

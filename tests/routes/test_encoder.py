@@ -253,12 +253,20 @@ def test_targets_are_chosen_by_the_endings_of_their_names(targets, endings, base
 @pytest.mark.parametrize(
     ("route", "kind", "message"),
     [
-        (Lora(target_modules=("value", "qery")), "bert", "no linear layer .*'qery': did you mean 'query'"),
+        (
+            Lora(target_modules=("value", "qery")),
+            "bert",
+            "target_modules: no linear layer .*'qery': did you mean 'query'",
+        ),
         # A head learns whole, and an embedding is no linear layer.
         (Lora(target_modules=("classifier",)), "bert", "no linear layer of the encoder is called 'classifier'"),
-        (Lora(target_modules=("word_embeddings",)), "bert", "no linear layer .* is called 'word_embeddings'"),
+        (
+            Lora(target_modules=("word_embeddings",)),
+            "bert",
+            "target_modules: no linear layer .* called 'word_embeddings'",
+        ),
         (Full(freeze_layers=3), "bert", "freeze_layers=3: expected at most its 2 layers"),
-        (Full(gradient_checkpointing=True), "xlnet", "gradient_checkpointing=True: .*, which 'xlnet' cannot"),
+        (Full(gradient_checkpointing=True), "xlnet", "=True: expected a base .*, which 'xlnet' cannot"),
     ],
 )
 def test_what_a_base_does_not_have_is_refused(route, kind, message, bases):
