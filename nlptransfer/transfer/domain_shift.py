@@ -16,7 +16,7 @@ from nlptransfer.models import RECIPE, cached, sha256
 FOLDS = 5
 TERMS = 20_000
 """Words and word pairs by which texts are compared, the most frequent ones: all would take ten times as long."""
-WEIGHTS = (0.05, 20.0)
+WEIGHT_RANGE = (0.05, 20.0)
 """Least and largest weight of a source text."""
 # A run of letters and digits is a word; in Chinese and Japanese, written without spaces, each sign is.
 WORD = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
@@ -95,7 +95,7 @@ def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str],
     (in Chinese and Japanese, of signs and pairs of signs), fitted for each source text without its own fold.
 
     Returns:
-        (source rows,) float64, clipped to ``WEIGHTS``, then divided by their mean.
+        (source rows,) float64, clipped to ``WEIGHT_RANGE``, then divided by their mean.
 
     Raises:
         DataError: no texts on a side, or no word in any of them.
@@ -125,7 +125,7 @@ def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str],
         classifier = LogisticRegression(class_weight="balanced", max_iter=1000)
         classifier.fit(features[rows], rows >= len(source))
         logarithms[held_out] = classifier.decision_function(features[held_out])
-    weights: np.ndarray = np.exp(np.clip(logarithms, *np.log(WEIGHTS)))
+    weights: np.ndarray = np.exp(np.clip(logarithms, *np.log(WEIGHT_RANGE)))
     weights /= weights.mean()
     return weights
 
