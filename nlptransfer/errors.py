@@ -1,7 +1,4 @@
-"""Every error that nlptransfer raises on purpose: its message says what was expected, found, where, and what to do.
-
-The command line prints it on one line and exits with code 2.
-"""
+"""Errors raised on purpose: what was expected, found, where, what to do. The command line exits with 2 on them."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches

@@ -51,7 +51,7 @@ def fields_of(kind: type) -> dict[str, Any]:
 
 
 def fill(kinds: Mapping[str, type], flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Make each of ``kinds``, under its key, of its settings in ``flat``; a SettingError for a name that none has."""
+    """Make each of ``kinds``, under its key, of its settings in ``flat``; a SettingError for other names or values."""
     known = {name for kind in kinds.values() for name in fields_of(kind)}
     for name in flat:
         if name not in known:

@@ -122,7 +122,6 @@ def _curves_and_show(
     output_dir: Path | None,
     quiet: bool,
 ) -> None:
-    """Call ``gain_curve`` with each of these arguments and print the table of its gains, on the main process."""
     from nlptransfer import distributed
     from nlptransfer.experiments import gain_curve
     from nlptransfer.results import GAINS

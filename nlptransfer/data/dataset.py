@@ -184,15 +184,12 @@ def _load(source: Any, settings: DataSettings) -> Data:
 
 
 def load_split(source: Any, labels: Labels, settings: DataSettings | None = None, split: str = "test") -> Split:
-    """Read one split to evaluate a saved classifier on; nothing is split or left out.
+    """Read one split whole, to evaluate a classifier on; a DataError where it cannot be read, or has an unknown label.
 
     Args:
         source: as in :func:`load_data`; a source without splits (a file, a Dataset, ...) is taken whole.
         labels: the classifier's labels; single labels are read as sets of one where it is multi-label.
         settings: its columns, delimiter and normalization are used; a classifier applies its own besides.
-
-    Raises:
-        DataError: no such split, rows that cannot be read, or a label that the classifier does not know.
     """
     settings = settings or DataSettings()
     opened = open_source(source)
@@ -206,8 +203,6 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of one table that have a text and a label."""
-
     where: str
     texts: list[str]
     names: list[tuple[str, ...]]

@@ -50,10 +50,7 @@ class Labels:
         return "multi_label_classification" if self.multi_label else "single_label_classification"
 
     def encode(self, rows: Iterable[str] | Iterable[Sequence[str]]) -> np.ndarray:
-        """Return the ids of n names, int64 (n,); of n lists of names, which may be empty, 0 and 1, float32 (n, labels).
-
-        A DataError names what is not one of ``names``, or a row that should be single- or multi-label.
-        """
+        """Return ids, int64 (n,), of n names, or 0 and 1, float32 (n, labels), of n sets; a DataError for others."""
         rows = list(rows)
         if not self.multi_label:
             return np.array([self._id(row, number) for number, row in enumerate(rows, 1)], dtype=np.int64)
@@ -100,7 +97,6 @@ def read_labels(
 
     Args:
         values: one a row: str, int, bool, a whole float, a numpy scalar, or a list, tuple, set or array of these.
-        where: file and column, for messages.
         class_names: names of the ids 0, 1, ... where the values are ids (a ``ClassLabel``); -1 is a missing label.
         delimiter: what joins the names of a row in a string (``"|"`` in ``"a|b"``); makes the column multi-label.
     """

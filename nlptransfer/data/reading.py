@@ -77,10 +77,7 @@ def open_source(source: Any) -> Tables:
 
 
 def read_table(part: Any, where: str) -> Table:
-    """Read a file of a kind in ``KINDS``, a ``datasets`` Dataset, a pandas DataFrame, or a pair (texts, labels).
-
-    A DataError names ``where``, or its path: it cannot be parsed (with its line), has no rows, or is no such thing.
-    """
+    """Read a file, a Dataset, a DataFrame or (texts, labels); a DataError at ``where`` if it is broken or empty."""
     if isinstance(part, (str, Path)):
         table = _read_file(Path(part).expanduser())
     elif _is_a(part, "pandas", "DataFrame"):
@@ -142,15 +139,13 @@ def clean_text(value: Any, where: str) -> str:
 def read_texts(source: str | Path | Iterable[str], text_column: str | None = None) -> Iterator[str]:
     """Read texts to predict, one by one; files are streamed (.json alone is read whole).
 
-    A row without text gives an empty string, so that predictions stay in step with the rows.
+    A row without text gives an empty string, so that predictions stay in step with the rows. A DataError says that
+    there is no such file, kind or text column, or while reading, that a row is broken or no text.
 
     Args:
         source: a path to a .txt (a text a line), csv, tsv, jsonl, json or parquet file, plain or .gz; ``"-"`` for
             standard input (a text a line, or an object a line if the first line is one); or an iterable of strings.
         text_column: column of the texts; found by its name if None.
-
-    Raises:
-        DataError: no such file, an unknown kind, no text column, or while reading, a broken or non-text row.
     """
     if source == "-":
         return _texts_of_input("standard input", text_column)

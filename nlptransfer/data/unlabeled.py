@@ -58,7 +58,6 @@ def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = 
 
 
 def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, Any, Split]:
-    """Return name, texts and test rows of a source."""
     opened = open_source(source)
     tables = {split: opened.table(split) for split in opened.parts}
     if WHOLE in tables and has_labels(tables[WHOLE], settings.label_column) and settings.test_size:

@@ -110,7 +110,6 @@ class ComparisonRun:
         return self.result
 
     def _save(self, **changes: Any) -> None:
-        """Write down what is decided, and the time that it took."""
         self.result = replace(self.result, spent_seconds=round(self.budget.spent, 3), **changes)
         distributed.on_main(self.result.save)
 
@@ -204,7 +203,6 @@ class ComparisonRun:
         return shortage and f"{runs} runs would take about {estimate:.0f} s, and {shortage}"
 
     def _others_too_long(self, candidate: Candidate) -> str | None:
-        """Say why the other seeds' runs do not fit into the budget, by the time that the first took."""
         known = self.result.candidate(candidate.name)
         if candidate.is_baseline or known.others_fit or len(self.seeds) == 1:
             return None

@@ -93,7 +93,8 @@ def close_the_gap(
     """Compare strategies from source to target with the source alone and an oracle that learned the target's labels.
 
     The strategies see the source's rows, and texts of the target without labels: those of its training rows, or those
-    of a file in its folder. All are scored on the target's test rows, by which nothing was chosen.
+    of a file in its folder. All are scored on the target's test rows, by which nothing was chosen. Fewer than two
+    domains are a DataError; the other errors are those of :func:`finetune`.
 
     Args:
         domains: folders of labeled rows with the same labels.
@@ -105,9 +106,6 @@ def close_the_gap(
         output_dir: of the runs, and of gap.json. The same call resumes what was interrupted. No models are kept.
         workers: processes that make the runs, as :func:`side_by_side` opens them; None: this one, one after the other.
         **settings: of all runs.
-
-    Raises:
-        DataError: fewer than two domains; and the errors of :func:`finetune`.
     """
     folders = {Path(domain).name: Path(domain) for domain in domains}
     if len(folders) < 2:

@@ -27,8 +27,6 @@ ROWS_SEED_STEP = 1000
 """From one run's ``rows_seed`` to the next one's."""
 OTHER_STEPS = (Joint.name,)
 """Strategies that take more steps on the target's rows than a run on these alone would."""
-
-
 Make = Callable[[DataSettings], RunConfig]
 """Data settings -> the run with the source, on the rows that they give."""
 Runs = list[RunResult]
@@ -126,7 +124,6 @@ def run_with_verdict(
 
 
 def _verdict(with_source: Runs, direct: Runs, config: RunConfig, metric: str, *, fallback: bool) -> Verdict:
-    """Measure the gain on test, and choose on validation which side is taken."""
     gain, name = gain_of(with_source, direct, config.data.labels, metric), config.transfer.name
     after, before = (float(np.mean([run.validation_score(metric) for run in side])) for side in (with_source, direct))
     taken = Direct.name if fallback and before >= after else name

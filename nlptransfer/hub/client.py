@@ -80,8 +80,7 @@ class HubClient:
 
     def existing(self, revision: str | None) -> ModelInfo:
         """Return commit and files of the repo, or raise a HubError where no such repo or revision can be seen."""
-        info = self.info(revision)
-        if info is not None:
+        if (info := self.info(revision)) is not None:
             return info
         if revision and self.info() is not None:
             raise HubError(

@@ -1,8 +1,4 @@
-"""Push a folder to the hub with its model card, whole or not at all, in one commit.
-
-The client sends what the hub has not, and its commits name their parent; here are the checks before, and the retries
-that it has not. Does not know what is in the folder.
-"""
+"""Push a folder to the hub with its card, whole or not at all, in one commit. Does not know what is in the folder."""
 
 import logging
 import re

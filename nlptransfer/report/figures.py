@@ -186,7 +186,6 @@ def plain(text: str) -> str:
 def _draw_scores(
     figure: Figure, lines: Mapping[str, Sequence[Point]], looks: Sequence[dict[str, Any]], place: str, metric: str
 ) -> Axes:
-    """Draw lines of scores with their intervals over a logarithmic axis, and a legend above."""
     axes = figure.subplots()
     for number, ((name, points), look) in enumerate(zip(lines.items(), looks, strict=True)):
         scores = np.array([point.score for point in points])

@@ -1,7 +1,6 @@
 """report.html: one file that shows what a run or a comparison found, made from the files in its folder alone.
 
-Nothing is predicted again. The words are in templates/report.html, the plots in figures.py. Texts, names of labels and
-of data are the user's: the template escapes all that is not a plot.
+Nothing is predicted again. Texts and names are the user's: templates/report.html escapes all that is not a plot.
 """
 
 import json
@@ -215,7 +214,6 @@ def _choice(run: RunResult) -> dict[str, Any] | None:
 
 
 def _scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """List the scores of a split, the main one first."""
     several = "lrap" in found
     names = sorted(_NAMES, key=lambda name: name != ("f1_micro" if several else "accuracy"))
     shown = [name for name in names if found.get(name) is not None and (several or name != "f1_micro")]

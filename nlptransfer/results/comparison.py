@@ -23,7 +23,6 @@ class Trial:
     settings: Mapping[str, Any]
     validation: float | None = None
     reason: str | None = None
-    """why it failed"""
 
     @property
     def is_done(self) -> bool:
@@ -98,7 +97,6 @@ class CurvePoint:
     """over seeds; None where it was left out"""
     interval: tuple[float, float] | None = None
     reason: str | None = None
-    """why it was left out"""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ _SPLITS = ("train", "validation", "test")
 
 
 def claim(folder: Path, question: Mapping[str, Any], overwrite: bool, record: str = EXPERIMENT) -> bool:
-    """Take a folder, all together; return whether it has this run, finished; a RunFolderError if it holds another."""
+    """Take a folder, all together; return whether it has this run, finished; a RunFolderError for anything else."""
     is_finished = distributed.is_main() and _claimed(folder / record, question, overwrite)
     return bool(distributed.from_main(is_finished))
 
