@@ -38,13 +38,10 @@ def export_onnx(
     """Write a classifier's ONNX graph into an empty folder, and return its format, model and record.
 
     It is compared with the live model on some texts; with ``int8``, weights and the activations that they are
-    multiplied with are rounded to 8 bits, and the difference is recorded and has no limit.
-
-    Raises:
-        SettingError: packages are missing, it was exported before, its base is in 4 bits, or a graph cannot do what
-            the format does with long texts.
-        BaseModelError: torch cannot export this architecture, or onnxruntime cannot run it.
-        VerificationError: a logit differs by more than ``TOLERANCE``.
+    multiplied with are rounded to 8 bits, and the difference is recorded and has no limit. Else a logit that differs by
+    more than ``TOLERANCE`` is a VerificationError. Missing packages, an export of an export, a base in 4 bits, or long
+    texts handled as no graph can are a SettingError; what torch cannot export or onnxruntime cannot run is a
+    BaseModelError.
     """
     if any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
         raise SettingError(f"export to ONNX needs the packages onnx, onnxscript and onnxruntime: {INSTALL}")
