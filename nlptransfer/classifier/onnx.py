@@ -19,7 +19,7 @@ from nlptransfer.routes import ROUTES, WORDS, SavedFormat
 from nlptransfer.settings import fill
 
 GRAPH = "model.onnx"
-WEIGHTS = "model.onnx.data"
+GRAPH_DATA = "model.onnx.data"
 """Where the weights lie if they do not fit into the graph's file, which may have 2 GB."""
 LOGITS = "logits"
 """The graph's output."""
@@ -67,7 +67,7 @@ class OnnxForSequenceClassification(PreTrainedModel):
         self.config.save_pretrained(folder)
         if self.words is not None:
             self.words.save_pretrained(folder / WORDS)
-        for name in (GRAPH, WEIGHTS):
+        for name in (GRAPH, GRAPH_DATA):
             if (self.folder / name).exists():
                 shutil.copyfile(self.folder / name, folder / name)
 

@@ -19,7 +19,7 @@ from annotated_types import Interval, MinLen
 from nlptransfer.data.labels import Labels, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
 from nlptransfer.data.reading import SPLIT_NAMES, WHOLE, Table, clean_text, find_columns, open_source
-from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, reorder, subset, units_of
+from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, shuffle_units, subset, units_of
 from nlptransfer.errors import DataError
 from nlptransfer.memo import once
 from nlptransfer.settings import Count, Settings, Share, check
@@ -299,7 +299,7 @@ def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) ->
     if carve_test:
         units, test = carve(units, settings.test_size, names, least_kept=least)
     if settings.rows_seed is not None:
-        units = reorder(units, source.texts, settings.rows_seed)
+        units = shuffle_units(units, source.texts, settings.rows_seed)
     made = {"test": _gather(source, test), **sources}
     if settings.max_train_rows is not None:
         most = settings.max_train_rows

@@ -41,7 +41,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Source:
+class Tables:
     """A source of rows, split by split, before anything is read."""
 
     name: str
@@ -65,7 +65,7 @@ class Table:
     """Names of the ids in the columns that are a ``ClassLabel``."""
 
 
-def open_source(source: Any) -> Source:
+def open_source(source: Any) -> Tables:
     """Find the splits of a file, a folder of split files, a hub id, a mapping of split names, or one table of rows.
 
     Raises:
@@ -74,13 +74,13 @@ def open_source(source: Any) -> Source:
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
         if path.is_dir():
-            return Source(path.resolve().name, _folder(path))
+            return Tables(path.resolve().name, _folder(path))
         if path.exists():
-            return Source(stem_of(path), {WHOLE: path})
+            return Tables(stem_of(path), {WHOLE: path})
         return _from_hub(source)
     if isinstance(source, Mapping):
-        return Source("data", _named_splits(source.items(), "the splits given"))
-    return Source("data", {WHOLE: source})
+        return Tables("data", _named_splits(source.items(), "the splits given"))
+    return Tables("data", {WHOLE: source})
 
 
 def read_table(part: Any, where: str) -> Table:
@@ -215,7 +215,7 @@ def _log_others(where: str | Path, names: Sequence[str]) -> None:
         logger.info("%s: left alone: %s", where, ", ".join(names))
 
 
-def _from_hub(source: str | Path) -> Source:
+def _from_hub(source: str | Path) -> Tables:
     if isinstance(source, Path) or kind_of(Path(source)) in KINDS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
         raise DataError(f"{source}: no such file or folder; check the path")
     import datasets
@@ -228,7 +228,7 @@ def _from_hub(source: str | Path) -> Source:
             f"{source!r}: no such file or folder here, and as a hub id it cannot be loaded: {reason}; "
             "check the spelling, and the connection if a hub id is meant"
         ) from error
-    return Source(source, _named_splits(loaded.items(), source))
+    return Tables(source, _named_splits(loaded.items(), source))
 
 
 def _is_a(value: Any, module: str, name: str) -> bool:

@@ -31,10 +31,10 @@ def units_of(texts: Sequence[str], targets: np.ndarray, seed: int) -> list[Unit]
     for row, text in enumerate(texts):
         of_text[text].append(row)
     carried = [np.flatnonzero(row).tolist() for row in targets] if targets.ndim > 1 else targets[:, None].tolist()
-    return reorder([_unit(rows, carried) for rows in of_text.values()], texts, seed)
+    return shuffle_units([_unit(rows, carried) for rows in of_text.values()], texts, seed)
 
 
-def reorder(units: Sequence[Unit], texts: Sequence[str], seed: int) -> list[Unit]:
+def shuffle_units(units: Sequence[Unit], texts: Sequence[str], seed: int) -> list[Unit]:
     """Return units of ``texts`` in the order of the hash of their texts, keyed by ``seed``."""
     key = str(seed).encode()
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer.classifier import RECORD, Classifier
+from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Labels, Split, load_data
 from nlptransfer.errors import SettingError, nearest
+from nlptransfer.hub import RECORD
 from nlptransfer.results import MODEL, RunResult, Source, same_labels
 from nlptransfer.transfer import FromSource, cached_importance_weights
 

@@ -16,7 +16,7 @@ from nlptransfer.models import RECIPE, cached, sha256
 FOLDS = 5
 TERMS = 20_000
 """Words and word pairs by which texts are compared, the most frequent ones: all would take ten times as long."""
-WEIGHTS = (0.05, 20.0)
+WEIGHT_RANGE = (0.05, 20.0)
 """Least and largest weight of a source text."""
 # A run of letters and digits is a word; in Chinese and Japanese, written without spaces, each sign is.
 WORD = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
@@ -88,8 +88,10 @@ def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str],
 
     The ratio of the two densities (covariate shift: Shimodaira 2000) is that of a classifier's probabilities of the
     domains, both weighing the same (Bickel et al. 2009): here a logistic regression on TF-IDF of words and word pairs
-    (in Chinese and Japanese, of signs and pairs of signs), fitted for each source text without its own fold. Weights
-    are (source rows,) float64, clipped to ``WEIGHTS``, then divided by their mean. No texts or words are a DataError.
+    (in Chinese and Japanese, of signs and pairs of signs), fitted for each source text without its own fold.
+
+    The (source rows,) float64 are clipped to ``WEIGHT_RANGE``, then divided by their mean. No texts on a side, or no
+    word in any of them, are a DataError.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -116,7 +118,7 @@ def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str],
         classifier = LogisticRegression(class_weight="balanced", max_iter=1000)
         classifier.fit(features[rows], rows >= len(source))
         logarithms[held_out] = classifier.decision_function(features[held_out])
-    weights: np.ndarray = np.exp(np.clip(logarithms, *np.log(WEIGHTS)))
+    weights: np.ndarray = np.exp(np.clip(logarithms, *np.log(WEIGHT_RANGE)))
     weights /= weights.mean()
     return weights
 

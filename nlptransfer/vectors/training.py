@@ -13,7 +13,7 @@ import numpy as np
 from nlptransfer.errors import VectorsError
 from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
-from nlptransfer.vectors.distillation import RECIPE
+from nlptransfer.vectors.distillation import VECTORS_RECIPE
 from nlptransfer.vectors.formats import Block, array_blocks
 from nlptransfer.vectors.sources import vocabulary
 from nlptransfer.vectors.store import WordVectors, cache_place, cached_vectors
@@ -81,7 +81,7 @@ def continued_vectors(
     settings = {
         "window": window, "min_count": min_count, "epochs": epochs, "alpha": learning_rate, "seed": seed,
     }  # fmt: skip
-    recipe = f"{RECIPE}\0continued\0{sorted(settings.items())}"
+    recipe = f"{VECTORS_RECIPE}\0continued\0{sorted(settings.items())}"
     folder = cache_place("continued-", recipe, "\0", "\n".join(known), "\0", "\0".join(texts), "\0", matrix.tobytes())
     source = f"{vectors.source} continued"
 
