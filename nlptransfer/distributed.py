@@ -32,11 +32,7 @@ def state() -> PartialState:
 
 
 def accelerator(mixed_precision: str, trackers: Sequence[str], folder: Path) -> Accelerator:
-    """Make what a training runs on; trackers write into ``logs`` in ``folder``.
-
-    Raises:
-        SettingError: a precision that the machine has not, or a kind of distribution that is not supported.
-    """
+    """Make what a training runs on; a SettingError for a precision or a kind of distribution that is not supported."""
     # Accelerate itself would go on in full precision without a word.
     if mixed_precision == "fp16" and state().device.type == "cpu":
         raise SettingError("mixed_precision='fp16': expected a GPU, found a CPU: take bf16 or no")

@@ -1,17 +1,6 @@
-"""Every error that nlptransfer raises on purpose, one tree:
+"""Every error that nlptransfer raises on purpose: its message says what was expected, found, where, and what to do.
 
-    NlpTransferError
-    ├── SettingError        an unknown setting, or a value that makes no sense
-    ├── DataError           labeled text that cannot be read, mapped or split
-    ├── VectorsError        a file of word vectors that cannot be read or trusted
-    ├── BaseModelError      a pretrained model that cannot be found or used
-    ├── TrainingError       training that cannot go on (a NaN loss)
-    ├── RunFolderError      a run's or a classifier's folder that does not fit what was asked
-    ├── VerificationError   a saved model that does not give what the live one gave
-    └── HubError            the model hub cannot be reached, or refuses
-
-Each message says what was expected, what was found, where, and what to do. The
-command line prints it on one line and exits with code 2.
+The command line prints it on one line and exits with code 2.
 """
 
 from collections.abc import Iterable, Sequence

@@ -67,11 +67,7 @@ def no_empty_folder(path: Path) -> Iterator[None]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON, atomically.
-
-    Raises:
-        ValueError: NaN or infinity, which JSON has not.
-    """
+    """Write ``value`` as indented UTF-8 JSON, atomically; a ValueError for NaN or infinity, which JSON has not."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_file(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,7 +1,4 @@
-"""Hold labeled text as four splits: train, validation, calibration, test.
-
-This file knows rows and sizes of splits. It does not know how units are stratified (splitting.py), nor files.
-"""
+"""Hold labeled text as four splits. This file does not know how units are stratified (splitting.py), nor files."""
 
 import hashlib
 import logging
@@ -207,9 +204,6 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
     return _encode(_read_rows(table, *columns, settings), labels, "the data" if wanted == WHOLE else split)
 
 
-# Rows
-
-
 @dataclass(frozen=True)
 class _Rows:
     """The rows of one table that have a text and a label."""
@@ -285,9 +279,6 @@ def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
             f"{', '.join(labels.names[:30])}; remove these rows, or move some of them to train"
         )
     return Split(rows.texts, labels.encode(rows.names if labels.multi_label else [name for (name,) in rows.names]))
-
-
-# Splits
 
 
 def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:

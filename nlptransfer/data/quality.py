@@ -1,7 +1,4 @@
-"""Warn of what makes scores on data less than they seem: leaks, conflicting labels, imbalance.
-
-This file knows texts and targets of splits. It does not know scores.
-"""
+"""Warn of what makes scores on data less than they seem: leaks, conflicts, imbalance. Does not know the scores."""
 
 from collections import Counter, defaultdict
 

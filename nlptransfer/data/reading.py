@@ -1,7 +1,4 @@
-"""Read labeled text from files, folders, the hub and memory as raw columns; stream texts for prediction.
-
-This file knows sources and columns. It does not know what a label means, nor how rows are split.
-"""
+"""Read files, folders, the hub and memory as raw columns, or texts alone. Does not know labels, nor splitting."""
 
 import json
 import logging
@@ -66,11 +63,7 @@ class Table:
 
 
 def open_source(source: Any) -> Tables:
-    """Find the splits of a file, a folder of split files, a hub id, a mapping of split names, or one table of rows.
-
-    Raises:
-        DataError: no such file, an unknown kind, two files for one split, or a hub id that cannot be loaded.
-    """
+    """Find the splits of a file, folder, hub id, mapping or table; a DataError where it is not there, or ambiguous."""
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
         if path.is_dir():
@@ -86,11 +79,7 @@ def open_source(source: Any) -> Tables:
 def read_table(part: Any, where: str) -> Table:
     """Read a file of a kind in ``KINDS``, a ``datasets`` Dataset, a pandas DataFrame, or a pair (texts, labels).
 
-    Args:
-        where: what messages call it; a file is called by its path.
-
-    Raises:
-        DataError: a file that cannot be read or parsed (with its line), no rows, or something else than the above.
+    A DataError names ``where``, or its path: it cannot be parsed (with its line), has no rows, or is no such thing.
     """
     if isinstance(part, (str, Path)):
         table = _read_file(Path(part).expanduser())
@@ -175,9 +164,6 @@ def read_texts(source: str | Path | Iterable[str], text_column: str | None = Non
     if kind_of(path) == ".txt":
         return _texts_of_lines(parsing.lines(path), str(path))
     return _texts_of_rows(parsing.rows(path), str(path), text_column)
-
-
-# Where rows come from
 
 
 def _folder(folder: Path) -> dict[str, Any]:
@@ -297,9 +283,6 @@ def _read_parquet(path: Path) -> Table:
     return _from_arrow(pyarrow.Table.from_batches(batches), str(path), features)
 
 
-# Columns
-
-
 def _named(
     table: Table, setting: str, name: str | None, groups: Iterable[Sequence[str]], taken: str | None = None
 ) -> str | None:
@@ -339,9 +322,6 @@ def _is_text(values: Sequence[Any]) -> bool:
     if not present or not all(isinstance(value, str) for value in present):
         return False
     return not all(re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", value) for value in present)
-
-
-# Texts alone
 
 
 def _required(text: Any, where: str) -> str:

@@ -1,7 +1,4 @@
-"""Read texts without labels: of a target that has none, or in addition to labeled rows.
-
-This file knows which rows are texts alone. It does not know how labeled rows are split.
-"""
+"""Read texts without labels: of a target, or beside labeled rows. Does not know how labeled rows are split."""
 
 import logging
 from dataclasses import replace

@@ -37,7 +37,6 @@ class FittedBaseline:
     """(validation rows, labels) probabilities of a fit without these rows; None where the last is one"""
     parameters: int
     size_mb: float
-    """of what it must remember"""
     fit: Fit
 
 

@@ -119,8 +119,6 @@ class ComparisonRun:
         self._save(candidates=tuple(replace(one, **changes) if one.name == name else one for one in known))
         return self.result.candidate(name)
 
-    # One candidate
-
     def _try_candidate(self, candidate: Candidate) -> None:
         try:
             reason = self._run_candidate(candidate)
@@ -248,8 +246,6 @@ class ComparisonRun:
             reason = _reason(error)
             log.warning("%s at %s: %s", candidate.name, dict(trial.settings), reason)
             return replace(trial, reason=reason)
-
-    # What follows
 
     def _point(self, candidate: Candidate, size: int, data: Data) -> CurvePoint:
         """Score a candidate with fewer labeled rows, in the settings that were best with all."""

@@ -39,11 +39,8 @@ def paired_runs(
 ) -> tuple[Runs, Runs]:
     """Make runs with a source and without it, on the same rows under the same seeds, or find them.
 
-    Runs without the source are shared by all strategies that take as many steps.
-
-    Args:
-        config: of the first run with the source, which ``make`` has made.
-        save_first: whether the models of the first seed are saved; with ``keep_checkpoints`` all are.
+    Runs without the source are shared by all strategies that take as many steps. ``config`` is the first run with it,
+    by ``make``; ``save_first`` saves the models of the first seed, and ``keep_checkpoints`` all.
     """
     with_source, direct = Runs(), Runs()
     for number in range(seeds):

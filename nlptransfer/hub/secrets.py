@@ -1,7 +1,4 @@
-"""Find what must not leave this machine with a saved classifier: tokens, paths of its user, pickles, leftovers.
-
-Knows files by their names and bytes; does not know the hub, nor what a classifier consists of.
-"""
+"""Find what must not leave this machine: tokens, paths of its user, pickles, leftovers. Does not know the hub."""
 
 import json
 import os

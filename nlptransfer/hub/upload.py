@@ -52,9 +52,8 @@ def push(
 ) -> Pushed:
     """Make a repo on the hub hold exactly the files of a folder, and a card, in one commit.
 
-    Files that the repo has are not sent again, and others of its files are deleted.
-
-    The options are those of ``push_saved``; ``card`` is the text of README.md, in place of one in the folder.
+    Files that the repo has are not sent again, and others of its files are deleted. The options are those of
+    ``push_saved``; ``card`` is the text of README.md, in place of one in the folder.
 
     Raises:
         SettingError: the name or the revision cannot be one to push to.
@@ -141,11 +140,7 @@ def _branch_head(client: HubClient, revision: str | None) -> ModelInfo:
 
 
 def _commit(
-    client: HubClient,
-    files: list[tuple[str, Path | bytes]],
-    head: ModelInfo,
-    revision: str | None,
-    create_pr: bool,
+    client: HubClient, files: list[tuple[str, Path | bytes]], head: ModelInfo, revision: str | None, create_pr: bool
 ) -> CommitInfo:
     """Commit the files on top of a branch's head, unless it holds just these; a HubError says that it has moved."""
 

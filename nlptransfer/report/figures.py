@@ -1,7 +1,4 @@
-"""Plots of a report, each an ``<img>`` that holds the SVG as matplotlib writes it.
-
-This file knows axes and colors. It does not know folders or records; dark mode is a line of CSS in report.html.
-"""
+"""Plots of a report, each an ``<img>`` of SVG. Does not know records; dark mode is a line of CSS in report.html."""
 
 import base64
 import re

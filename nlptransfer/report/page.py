@@ -90,9 +90,7 @@ class WordEffects:
 
 
 def write_report(
-    folder: str | Path,
-    texts: Mapping[str, Sequence[str]] | None = None,
-    words: Sequence[WordEffects] | None = None,
+    folder: str | Path, texts: Mapping[str, Sequence[str]] | None = None, words: Sequence[WordEffects] | None = None
 ) -> Path:
     """Write report.html into the folder of a finished run, or of a comparison, and return its path.
 
@@ -311,10 +309,6 @@ def _recall_interval(scores: Mapping[str, Any]) -> tuple[float, float] | None:
     return wilson_interval(round(scores["recall"] * rows), rows) if rows else None
 
 
-def _in_words(key: str) -> str:
-    return key.replace("_", " ").replace(" mb", " MB").replace(" gb", " GB")
-
-
 def _name(metric: str) -> str:
     return _NAMES.get(metric, metric.replace("_", " "))
 
@@ -331,6 +325,6 @@ def _environment() -> Environment:
             "recall_interval": _recall_interval,
             "said": _said,
             "signed": lambda number: f"{number:+.3f}",
-            "words": _in_words,
+            "words": lambda key: key.replace("_", " ").replace(" mb", " MB").replace(" gb", " GB"),
         }
     )
