@@ -30,11 +30,8 @@ class OnnxForSequenceClassification(PreTrainedModel):
     """Runs an ONNX graph as a model of transformers, for prediction alone.
 
     onnxruntime takes a GPU where it was installed with CUDA, and OMP_NUM_THREADS threads, by default one for each core.
-    ``words`` is the tokenizer of word vectors besides an encoder.
-
-    Raises:
-        RunFolderError: there is no graph that onnxruntime opens, or one for another number of labels.
-        SettingError: onnxruntime is not installed.
+    ``words`` is the tokenizer of word vectors besides an encoder. A graph that does not open, or for another number of
+    labels, is a RunFolderError, and no onnxruntime a SettingError.
     """
 
     config_class = PreTrainedConfig

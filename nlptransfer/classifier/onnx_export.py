@@ -40,11 +40,9 @@ def export_onnx(
     It is compared with the live model on some texts; with ``int8``, weights and the activations that they are
     multiplied with are rounded to 8 bits, and the difference is recorded and has no limit.
 
-    Raises:
-        SettingError: packages are missing, it was exported before, its base is in 4 bits, or a graph cannot do what
-            the format does with long texts.
-        BaseModelError: torch cannot export this architecture, or onnxruntime cannot run it.
-        VerificationError: a logit differs by more than ``GRAPH_TOLERANCE``.
+    In float32 a logit that differs by more than ``GRAPH_TOLERANCE`` is a VerificationError. Missing packages, a model
+    exported before, a base in 4 bits, or long texts handled as no graph can are a SettingError; what torch cannot
+    export or onnxruntime cannot run is a BaseModelError.
     """
     if any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
         raise SettingError(f"export to ONNX needs the packages onnx, onnxscript and onnxruntime: {INSTALL}")
