@@ -32,11 +32,7 @@ def state() -> PartialState:
 
 
 def accelerator(mixed_precision: str, trackers: Sequence[str], folder: Path) -> Accelerator:
-    """Make what a training runs on; trackers write into ``logs`` in ``folder``.
-
-    Raises:
-        SettingError: a precision that the machine has not, or a kind of distribution that is not supported.
-    """
+    """Make what a training runs on; a SettingError for a precision or a kind of distribution that is not supported."""
     # Accelerate itself would go on in full precision without a word.
     if mixed_precision == "fp16" and state().device.type == "cpu":
         raise SettingError("mixed_precision='fp16': expected a GPU, found a CPU: take bf16 or no")
@@ -116,11 +112,8 @@ def largest(number: int) -> int:
 def gather_rows(indices: Sequence[np.ndarray], values: Sequence[np.ndarray], rows: int, *, share: bool) -> np.ndarray:
     """Put the results of batches back in the order of the rows: (rows, ...), the same on every process.
 
-    Args:
-        indices: for each batch of this process, the places of its rows.
-        values: for each batch of this process, its results, (rows of the batch, ...).
-        rows: how many rows there are in all, at least one.
-        share: whether every process did a part of them (each row exactly one); without it, this one did all.
+    For each batch of this process there are the places of its rows and its results, (rows of the batch, ...), and at
+    least one row in all. With ``share`` every process did some rows (each exactly one); without it, this one did all.
     """
     pairs = list(zip(indices, values, strict=True))
     if share and world_size() > 1:
@@ -151,8 +144,7 @@ def _part_at_exit() -> None:
 
 @cache
 def _on_cpu() -> bool:
-    # PartialState by itself heeds neither the launcher's --cpu nor a machine without an accelerator: each of
-    # several processes would then take itself for the only one.
+    # PartialState heeds neither --cpu nor the lack of an accelerator: each process would take itself for the only one.
     on_cpu = utils.parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     # The launcher says where several processes meet, but to the one that it starts without GPUs not how many.
     meets = os.environ.keys() >= {"ACCELERATE_USE_CPU", "MASTER_PORT"}

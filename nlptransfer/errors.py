@@ -1,18 +1,4 @@
-"""Every error that nlptransfer raises on purpose, one tree:
-
-    NlpTransferError
-    ├── SettingError        an unknown setting, or a value that makes no sense
-    ├── DataError           labeled text that cannot be read, mapped or split
-    ├── VectorsError        a file of word vectors that cannot be read or trusted
-    ├── BaseModelError      a pretrained model that cannot be found or used
-    ├── TrainingError       training that cannot go on (a NaN loss)
-    ├── RunFolderError      a run's or a classifier's folder that does not fit what was asked
-    ├── VerificationError   a saved model that does not give what the live one gave
-    └── HubError            the model hub cannot be reached, or refuses
-
-Each message says what was expected, what was found, where, and what to do. The
-command line prints it on one line and exits with code 2.
-"""
+"""Errors raised on purpose: what was expected, found, where, what to do. The command line exits with 2 on them."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches

@@ -37,8 +37,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; it takes the place of ``path`` on success only."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}."
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix, ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as scratch:
         new, old = Path(scratch, path.name), Path(scratch, ".old")
         new.mkdir()
         yield new
@@ -67,11 +66,7 @@ def no_empty_folder(path: Path) -> Iterator[None]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON, atomically.
-
-    Raises:
-        ValueError: NaN or infinity, which JSON has not.
-    """
+    """Write ``value`` as indented UTF-8 JSON, atomically; a ValueError for NaN or infinity, which JSON has not."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_file(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -23,11 +23,7 @@ def shared_work(kinds: Collection[str] | None = None) -> Iterator[None]:
 
 
 def once(key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
-    """Return what ``make`` gives, which must not be changed: made once within :func:`shared_work`, anew outside of it.
-
-    Args:
-        key: its kind, and all that it depends on.
-    """
+    """Make a value, not to be changed, once for each key (its kind, and all it depends on) in :func:`shared_work`."""
     memo, kinds = _memo.get() or ({}, ())
     if kinds is not None and key[0] not in kinds:
         return make()

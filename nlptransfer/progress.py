@@ -4,12 +4,7 @@ from typing import Any
 
 
 def progress_bar(progress: bool, *columns: Any, stays: bool = False) -> Any:
-    """Return a bar on stderr, as what a command prints may be piped on.
-
-    Args:
-        columns: of rich; none: its default ones.
-        stays: whether the finished bar is left in the terminal, and written where stderr is none.
-    """
+    """Return a bar on stderr, of rich's ``columns``; ``stays``: left there, also where that is no terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

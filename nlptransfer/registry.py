@@ -21,12 +21,9 @@ T = TypeVar("T", bound=Named)
 
 
 class Registry(Mapping[str, type[T]]):
-    """Classes by their ``name``. Each is imported when it is first asked for, so that names alone cost nothing.
+    """Classes by their ``name``, each imported when first asked for; ``kind`` is what errors call one of them.
 
-    Args:
-        kind: what errors call one of them.
-        group: entry points under which other packages offer further ones.
-        modules: where each of this package's own is defined, "module:Class".
+    ``modules`` are this package's own, "module:Class"; entry points of ``group`` are those of other packages.
     """
 
     def __init__(self, kind: str, group: str, modules: Mapping[str, str]) -> None:

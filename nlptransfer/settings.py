@@ -51,11 +51,7 @@ def fields_of(kind: type) -> dict[str, Any]:
 
 
 def fill(kinds: Mapping[str, type], flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an instance of each of ``kinds``, under its key, with those settings of ``flat`` that it has as fields.
-
-    Raises:
-        SettingError: a name that no dataclass has, or a value that :func:`convert` refuses.
-    """
+    """Make each of ``kinds``, under its key, of its settings in ``flat``; a SettingError for other names or values."""
     known = {name for kind in kinds.values() for name in fields_of(kind)}
     for name in flat:
         if name not in known:
@@ -81,11 +77,7 @@ def pairs(settings: Iterable[str] | None, arguments: Collection[str] = ()) -> di
 
 
 def convert(name: str, value: Any, hint: Any) -> Any:
-    """Return ``value`` as the type ``hint``; strings are read as they come from a command line.
-
-    Raises:
-        SettingError: the value cannot be of that type, or is out of its range.
-    """
+    """Return ``value``, text as on a command line, as the type ``hint``; a SettingError if not, or out of range."""
     kind, args = get_origin(hint) or hint, get_args(hint)
     if kind is Annotated:
         plain = convert(name, value, args[0])

@@ -17,11 +17,8 @@ def average(
     """Average adapters of one base, and their heads: exactly, as the rank of the average is the sum of the ranks.
 
     Weights are scaled to sum to 1, and all alike if None; ``base`` says where the base lies where it is not found by
-    itself. With several labels at once all thresholds become 0.5.
-
-    Raises:
-        SettingError: fewer than two, weights that make no sense, or classifiers that do not go together.
-        BaseModelError: the base cannot be had.
+    itself: a BaseModelError if it cannot be had. With several labels at once all thresholds become 0.5. Fewer than two,
+    weights that make no sense, or classifiers that do not go together are a SettingError.
     """
     check(len(classifiers) > 1, "classifiers", len(classifiers), "at least 2 to average")
     weights = [1.0] * len(classifiers) if weights is None else weights

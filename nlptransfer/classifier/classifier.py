@@ -95,14 +95,10 @@ class Classifier:
     ) -> list[Prediction]:
         """Predict in the order of the texts, or of those in a file.
 
-        Args:
-            text_column: where the file has several columns.
-            min_confidence: a text of less confidence gets no label. The confidence is the probability of its label,
-                or with several labels at once that of the least sure yes or no.
-
-        Raises:
-            DataError: a single string that is no file, or a file that cannot be read.
-            SettingError: a ``min_confidence`` outside [0, 1].
+        ``text_column`` is for files with several columns. A text whose confidence is below ``min_confidence`` gets no
+        label; it is the probability of its label, or with several labels at once that of the least sure yes or no. A
+        single string that is no file, or a file that cannot be read, is a DataError; a ``min_confidence`` outside [0,
+        1] a SettingError.
         """
         return list(self.stream(texts, text_column=text_column, min_confidence=min_confidence))
 
@@ -130,10 +126,8 @@ class Classifier:
     ) -> dict[str, Any]:
         """Return scores with intervals on labeled data: a file, taken whole, or a split of anything that has several.
 
-        ``settings`` name the columns, and ``further`` other ``evaluate`` metrics.
-
-        Raises:
-            DataError: the data cannot be read, or has a label that the classifier does not know.
+        ``settings`` name the columns, and ``further`` other ``evaluate`` metrics. Data that cannot be read, or with a
+        label that the classifier does not know, are a DataError.
         """
         return self.score(load_split(data, self.labels, settings, split), further)
 
@@ -145,9 +139,7 @@ class Classifier:
     def merge(self) -> "Classifier":
         """Return the same classifier as one whole model, its adapter added to the weights of the base.
 
-        Raises:
-            SettingError: it has no adapter.
-            VerificationError: the merged model gives other logits.
+        One without an adapter is a SettingError, and other logits of the merged model a VerificationError.
         """
         route, model = self.route.merged(self.model)
         merged = replace(self, route=route, model=model)
@@ -179,12 +171,9 @@ class Classifier:
     def save_pretrained(self, folder: str | Path, examples: Sequence[str] = ()) -> Path:
         """Write weights (safetensors), tokenizer, config and nlptransfer.json; all or nothing.
 
-        What was written is opened again, by the classes that its model card names and under another seed, and must
-        give the logits of the live model on made texts, which are saved, and on ``examples``, which are not.
-
-        Raises:
-            RunFolderError: the folder holds something that is not a saved classifier.
-            VerificationError: it gives other logits; the folder is then as it was.
+        What was written is opened again, by the classes that its model card names and under another seed, and must give
+        the logits of the live model on made texts, which are saved, and on ``examples``, which are not: others are a
+        VerificationError, and the folder is then as it was. A folder of anything else is a RunFolderError.
         """
         folder = writable_folder(folder)
         if self.route.saves_merged(self.model):

@@ -19,7 +19,7 @@ from nlptransfer.routes import ROUTES, WORDS, SavedFormat
 from nlptransfer.settings import fill
 
 GRAPH = "model.onnx"
-WEIGHTS = "model.onnx.data"
+GRAPH_DATA = "model.onnx.data"
 """Where the weights lie if they do not fit into the graph's file, which may have 2 GB."""
 LOGITS = "logits"
 """The graph's output."""
@@ -30,11 +30,8 @@ class OnnxForSequenceClassification(PreTrainedModel):
     """Runs an ONNX graph as a model of transformers, for prediction alone.
 
     onnxruntime takes a GPU where it was installed with CUDA, and OMP_NUM_THREADS threads, by default one for each core.
-    ``words`` is the tokenizer of word vectors besides an encoder.
-
-    Raises:
-        RunFolderError: there is no graph that onnxruntime opens, or one for another number of labels.
-        SettingError: onnxruntime is not installed.
+    ``words`` is the tokenizer of word vectors besides an encoder. A graph that does not open, or for another number of
+    labels, is a RunFolderError, and no onnxruntime a SettingError.
     """
 
     config_class = PreTrainedConfig
@@ -70,7 +67,7 @@ class OnnxForSequenceClassification(PreTrainedModel):
         self.config.save_pretrained(folder)
         if self.words is not None:
             self.words.save_pretrained(folder / WORDS)
-        for name in (GRAPH, WEIGHTS):
+        for name in (GRAPH, GRAPH_DATA):
             if (self.folder / name).exists():
                 shutil.copyfile(self.folder / name, folder / name)
 

@@ -16,13 +16,13 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, XLNetModel
 
-from nlptransfer.classifier.onnx import GRAPH, INSTALL, LOGITS, WEIGHTS, Exported, OnnxForSequenceClassification
+from nlptransfer.classifier.onnx import GRAPH, GRAPH_DATA, INSTALL, LOGITS, Exported, OnnxForSequenceClassification
 from nlptransfer.classifier.verification import largest_difference
 from nlptransfer.errors import BaseModelError, SettingError, VerificationError
 from nlptransfer.models import predict_logits
 from nlptransfer.routes import SavedFormat
 
-TOLERANCE = 1e-3
+GRAPH_TOLERANCE = 1e-3
 """Largest difference of logits of a float32 graph from the live model's: products are added up in another order."""
 
 
@@ -40,11 +40,9 @@ def export_onnx(
     It is compared with the live model on some texts; with ``int8``, weights and the activations that they are
     multiplied with are rounded to 8 bits, and the difference is recorded and has no limit.
 
-    Raises:
-        SettingError: packages are missing, it was exported before, its base is in 4 bits, or a graph cannot do what
-            the format does with long texts.
-        BaseModelError: torch cannot export this architecture, or onnxruntime cannot run it.
-        VerificationError: a logit differs by more than ``TOLERANCE``.
+    In float32 a logit that differs by more than ``GRAPH_TOLERANCE`` is a VerificationError. Missing packages, a model
+    exported before, a base in 4 bits, or long texts handled as no graph can are a SettingError; what torch cannot
+    export or onnxruntime cannot run is a BaseModelError.
     """
     if any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")):
         raise SettingError(f"export to ONNX needs the packages onnx, onnxscript and onnxruntime: {INSTALL}")
@@ -72,7 +70,7 @@ def export_onnx(
         _write_graph(plain, rows.batch(np.arange(len(rows))), folder / GRAPH)
         graph, exact = opened()
         difference = exact
-        if int8 and exact <= TOLERANCE:
+        if int8 and exact <= GRAPH_TOLERANCE:
             _round_to_int8(folder)
             graph, difference = opened()
     except Exception as error:  # torch and onnxruntime raise what they please
@@ -82,9 +80,9 @@ def export_onnx(
             f"expected a model that torch exports to ONNX and onnxruntime runs, found model type {kind!r}, "
             f"which fails with {_cause(error)}: keep it as it is saved, or take another base"
         ) from error
-    if not exact <= TOLERANCE:
+    if not exact <= GRAPH_TOLERANCE:
         raise VerificationError(
-            f"expected logits as the live model has them (to {TOLERANCE:g}), found a difference of {exact:.3g} "
+            f"expected logits as the live model has them (to {GRAPH_TOLERANCE:g}), found a difference of {exact:.3g} "
             "after exporting it to ONNX: keep it as it is saved, and please report it with the name of the base"
         )
     return exported, graph, {"format": "onnx int8" if int8 else "onnx", "max_logit_difference": difference}
@@ -150,7 +148,7 @@ def _round_to_int8(folder: Path) -> None:
             per_channel=True,
             # 7 bits where they are multiplied: with 8, sums overflow on processors without VNNI.
             reduce_range=True,
-            use_external_data_format=(folder / WEIGHTS).exists(),
+            use_external_data_format=(folder / GRAPH_DATA).exists(),
         )
         for file in Path(scratch).iterdir():
             file.replace(folder / file.name)

@@ -9,11 +9,9 @@ from nlptransfer.classifier.onnx import Exported
 from nlptransfer.data import NORMALIZATIONS, Labels
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import read_json, write_json
-from nlptransfer.hub import fetch, is_hub_id
+from nlptransfer.hub import RECORD, fetch, is_hub_id
 from nlptransfer.routes import ROUTES, SavedFormat
 from nlptransfer.settings import check, fill
-
-RECORD = "nlptransfer.json"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Offer each public function as one verb of the command line.
 
-This room knows options, tables and exit codes. It does not know anything that the
-functions it calls could decide.
+This room knows options, tables and exit codes. It does not know anything that the functions it calls could decide.
 """
 
 import lazy_loader

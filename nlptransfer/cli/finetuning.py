@@ -1,7 +1,4 @@
-"""The verb finetune: runs of several data sets, variants and transfers, or a curve of gains.
-
-This file knows which runs a command line means. It does not know how any of them trains.
-"""
+"""The verb finetune: which runs a command line means, or a curve of gains. It does not know how any of them trains."""
 
 import json
 import logging
@@ -81,10 +78,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
 def _named_runs(
     calls: Sequence[dict[str, Any]], transfers: Sequence[str], named: Container[str], output_dir: Path | None
 ) -> list[dict[str, Any]]:
-    """Give each distinct call of finetune, by each of the transfers if there are any, a folder of its own.
-
-    Values of the settings in ``named`` are in its name; where there is one call, its folder is ``output_dir`` itself.
-    """
+    """Give each distinct call, by each transfer if any, a folder, with its values of ``named`` if there are several."""
     runs: dict[str, tuple[str, dict[str, Any]]] = {}
     each_transfer: Sequence[str | None] = transfers or [None]
     for call, transfer in product(calls, each_transfer):
@@ -128,7 +122,6 @@ def _curves_and_show(
     output_dir: Path | None,
     quiet: bool,
 ) -> None:
-    """Call ``gain_curve`` with each of these arguments and print the table of its gains, on the main process."""
     from nlptransfer import distributed
     from nlptransfer.experiments import gain_curve
     from nlptransfer.results import GAINS

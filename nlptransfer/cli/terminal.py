@@ -1,7 +1,4 @@
-"""Print the log and the tables of the verbs.
-
-This file knows what results say. It does not know how they were computed.
-"""
+"""Print the log and the tables of the verbs. This file does not know how results were computed."""
 
 import logging
 import os

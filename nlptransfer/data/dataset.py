@@ -1,7 +1,4 @@
-"""Hold labeled text as four splits: train, validation, calibration, test.
-
-This file knows rows and sizes of splits. It does not know how units are stratified (splitting.py), nor files.
-"""
+"""Hold labeled text as four splits. This file does not know how units are stratified (splitting.py), nor files."""
 
 import hashlib
 import logging
@@ -19,7 +16,7 @@ from annotated_types import Interval, MinLen
 from nlptransfer.data.labels import Labels, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
 from nlptransfer.data.reading import SPLIT_NAMES, WHOLE, Table, clean_text, find_columns, open_source
-from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, reorder, subset, units_of
+from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, shuffle_units, subset, units_of
 from nlptransfer.errors import DataError
 from nlptransfer.memo import once
 from nlptransfer.settings import Count, Settings, Share, check
@@ -187,15 +184,12 @@ def _load(source: Any, settings: DataSettings) -> Data:
 
 
 def load_split(source: Any, labels: Labels, settings: DataSettings | None = None, split: str = "test") -> Split:
-    """Read one split to evaluate a saved classifier on; nothing is split or left out.
+    """Read one split whole, to evaluate a classifier on; a DataError where it cannot be read, or has an unknown label.
 
     Args:
         source: as in :func:`load_data`; a source without splits (a file, a Dataset, ...) is taken whole.
         labels: the classifier's labels; single labels are read as sets of one where it is multi-label.
         settings: its columns, delimiter and normalization are used; a classifier applies its own besides.
-
-    Raises:
-        DataError: no such split, rows that cannot be read, or a label that the classifier does not know.
     """
     settings = settings or DataSettings()
     opened = open_source(source)
@@ -207,13 +201,8 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
     return _encode(_read_rows(table, *columns, settings), labels, "the data" if wanted == WHOLE else split)
 
 
-# Rows
-
-
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of one table that have a text and a label."""
-
     where: str
     texts: list[str]
     names: list[tuple[str, ...]]
@@ -287,9 +276,6 @@ def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
     return Split(rows.texts, labels.encode(rows.names if labels.multi_label else [name for (name,) in rows.names]))
 
 
-# Splits
-
-
 def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:
     source, names, has_validation = sources["train"], labels.names, "validation" in sources
     units = units_of(source.texts, source.targets, settings.split_seed)
@@ -299,7 +285,7 @@ def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) ->
     if carve_test:
         units, test = carve(units, settings.test_size, names, least_kept=least)
     if settings.rows_seed is not None:
-        units = reorder(units, source.texts, settings.rows_seed)
+        units = shuffle_units(units, source.texts, settings.rows_seed)
     made = {"test": _gather(source, test), **sources}
     if settings.max_train_rows is not None:
         most = settings.max_train_rows

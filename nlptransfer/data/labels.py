@@ -50,11 +50,7 @@ class Labels:
         return "multi_label_classification" if self.multi_label else "single_label_classification"
 
     def encode(self, rows: Iterable[str] | Iterable[Sequence[str]]) -> np.ndarray:
-        """Return the ids of n names, int64 (n,); of n lists of names, which may be empty, 0 and 1, float32 (n, labels).
-
-        Raises:
-            DataError: a name that is not one of ``names``, or single- and multi-label rows confused.
-        """
+        """Return ids, int64 (n,), of n names, or 0 and 1, float32 (n, labels), of n sets; a DataError for others."""
         rows = list(rows)
         if not self.multi_label:
             return np.array([self._id(row, number) for number, row in enumerate(rows, 1)], dtype=np.int64)
@@ -68,11 +64,7 @@ class Labels:
     def decode(self, targets: Any) -> list[str] | list[list[str]]:
         """Return n names, or n lists of names in the order of their ids: the inverse of :meth:`encode`.
 
-        Args:
-            targets: ids of shape (n,); for multi-label data 0/1 of shape (n, num_labels), 1 being above 0.5.
-
-        Raises:
-            DataError: another shape, or an id that no label has.
+        Targets are ids (n,), or 0/1 of shape (n, num_labels), 1 being above 0.5; a DataError for another shape or id.
         """
         array = np.asarray(targets)
         if self.multi_label:
@@ -95,24 +87,18 @@ class Labels:
 
 
 def read_labels(
-    values: Iterable[Any],
-    where: str = "labels",
-    class_names: Sequence[str] | None = None,
-    delimiter: str | None = None,
+    values: Iterable[Any], where: str = "labels", class_names: Sequence[str] | None = None, delimiter: str | None = None
 ) -> list[Row | None]:
     """Turn raw label values into names, or into tuples of names in multi-label data; a missing label is None.
 
     Names are stripped and NFC-normalized; whole numbers become their digits, true and false "true" and "false". None,
-    NaN and an empty string are missing labels; an empty list, or the delimiter alone, is an empty set of labels.
+    NaN and an empty string are missing labels; an empty list, or the delimiter alone, is an empty set of labels. Mixed
+    kinds, or lists among single labels, are a DataError, and so is a value that is no label.
 
     Args:
         values: one a row: str, int, bool, a whole float, a numpy scalar, or a list, tuple, set or array of these.
-        where: file and column, for messages.
         class_names: names of the ids 0, 1, ... where the values are ids (a ``ClassLabel``); -1 is a missing label.
         delimiter: what joins the names of a row in a string (``"|"`` in ``"a|b"``); makes the column multi-label.
-
-    Raises:
-        DataError: numbers and text mixed, lists and single labels mixed, or a value that is no label.
     """
     plain = [_plain(value) for value in values]
     if delimiter is not None:

@@ -1,7 +1,4 @@
-"""Write texts in one form, so that texts of two sources look alike.
-
-A classifier keeps the name of the form that it was trained on, and brings every text into it before a prediction.
-"""
+"""Write texts in one form, as texts of two sources differ; a classifier predicts in the form that it learned from."""
 
 import html
 import re
@@ -45,11 +42,7 @@ def _without_web(text: str) -> str:
 
 
 def _settled(step: Callable[[str], str], text: str) -> str:
-    """Repeat ``step`` and NFKC until nothing changes, as "&amp;lt;" is an entity in an entity.
-
-    A text that this empties, or that never comes to rest, keeps its NFKC form. Either way a second call changes
-    nothing: texts of the data are normalized when they are read, and again by the classifier.
-    """
+    """Repeat ``step`` and NFKC until nothing changes, as "&amp;lt;" is an entity in an entity; else NFKC alone."""
     plain = form = _nfkc(text)
     for _ in range(_MOST_STEPS):
         before, form = form, _nfkc(step(form))

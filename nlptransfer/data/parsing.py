@@ -1,7 +1,4 @@
-"""Parse csv, tsv, JSON and parquet files, plain or gzipped, and say where a broken one is broken.
-
-This file knows formats and lines. It does not know which column is the text.
-"""
+"""Parse csv, tsv, JSON and parquet files, plain or .gz, and say where one is broken. Does not know columns."""
 
 import csv
 import gzip

@@ -1,7 +1,4 @@
-"""Warn of what makes scores on data less than they seem: leaks, conflicting labels, imbalance.
-
-This file knows texts and targets of splits. It does not know scores.
-"""
+"""Warn of what makes scores on data less than they seem: leaks, conflicts, imbalance. Does not know the scores."""
 
 from collections import Counter, defaultdict
 
@@ -12,7 +9,7 @@ from nlptransfer.errors import abridged
 
 IMBALANCE = 10
 """Least ratio of the rows of the most frequent label to those of the rarest that is warned of."""
-FEW_ROWS = 10
+FEW_OF_A_LABEL = 10
 """Labels with fewer training rows than this are named."""
 NAMED = 5
 """Labels named in one sentence."""
@@ -64,9 +61,9 @@ def _imbalance(data: Data) -> list[str]:
             f"imbalance: {names[most]!r} has {int(counts[most]):,} of the {len(targets):,} training rows, "
             f"{names[rarest]!r} {int(counts[rarest]):,}: look at macro F1 and at the scores per class"
         )
-    if few := [int(label) for label in order if counts[label] < FEW_ROWS]:
+    if few := [int(label) for label in order if counts[label] < FEW_OF_A_LABEL]:
         named = abridged([f"{names[label]!r} ({int(counts[label])})" for label in few], NAMED)
-        warnings.append(f"few rows: fewer than {FEW_ROWS} training rows of {named}")
+        warnings.append(f"few rows: fewer than {FEW_OF_A_LABEL} training rows of {named}")
     return warnings
 
 

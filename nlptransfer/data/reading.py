@@ -1,7 +1,4 @@
-"""Read labeled text from files, folders, the hub and memory as raw columns; stream texts for prediction.
-
-This file knows sources and columns. It does not know what a label means, nor how rows are split.
-"""
+"""Read files, folders, the hub and memory as raw columns, or texts alone. Does not know labels, nor splitting."""
 
 import json
 import logging
@@ -41,7 +38,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Source:
+class Tables:
     """A source of rows, split by split, before anything is read."""
 
     name: str
@@ -65,33 +62,22 @@ class Table:
     """Names of the ids in the columns that are a ``ClassLabel``."""
 
 
-def open_source(source: Any) -> Source:
-    """Find the splits of a file, a folder of split files, a hub id, a mapping of split names, or one table of rows.
-
-    Raises:
-        DataError: no such file, an unknown kind, two files for one split, or a hub id that cannot be loaded.
-    """
+def open_source(source: Any) -> Tables:
+    """Find the splits of a file, folder, hub id, mapping or table; a DataError where it is not there, or ambiguous."""
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
         if path.is_dir():
-            return Source(path.resolve().name, _folder(path))
+            return Tables(path.resolve().name, _folder(path))
         if path.exists():
-            return Source(stem_of(path), {WHOLE: path})
+            return Tables(stem_of(path), {WHOLE: path})
         return _from_hub(source)
     if isinstance(source, Mapping):
-        return Source("data", _named_splits(source.items(), "the splits given"))
-    return Source("data", {WHOLE: source})
+        return Tables("data", _named_splits(source.items(), "the splits given"))
+    return Tables("data", {WHOLE: source})
 
 
 def read_table(part: Any, where: str) -> Table:
-    """Read a file of a kind in ``KINDS``, a ``datasets`` Dataset, a pandas DataFrame, or a pair (texts, labels).
-
-    Args:
-        where: what messages call it; a file is called by its path.
-
-    Raises:
-        DataError: a file that cannot be read or parsed (with its line), no rows, or something else than the above.
-    """
+    """Read a file, a Dataset, a DataFrame or (texts, labels); a DataError at ``where`` if it is broken or empty."""
     if isinstance(part, (str, Path)):
         table = _read_file(Path(part).expanduser())
     elif _is_a(part, "pandas", "DataFrame"):
@@ -153,15 +139,13 @@ def clean_text(value: Any, where: str) -> str:
 def read_texts(source: str | Path | Iterable[str], text_column: str | None = None) -> Iterator[str]:
     """Read texts to predict, one by one; files are streamed (.json alone is read whole).
 
-    A row without text gives an empty string, so that predictions stay in step with the rows.
+    A row without text gives an empty string, so that predictions stay in step with the rows. A DataError says that
+    there is no such file, kind or text column, or while reading, that a row is broken or no text.
 
     Args:
         source: a path to a .txt (a text a line), csv, tsv, jsonl, json or parquet file, plain or .gz; ``"-"`` for
             standard input (a text a line, or an object a line if the first line is one); or an iterable of strings.
         text_column: column of the texts; found by its name if None.
-
-    Raises:
-        DataError: no such file, an unknown kind, no text column, or while reading, a broken or non-text row.
     """
     if source == "-":
         return _texts_of_input("standard input", text_column)
@@ -175,9 +159,6 @@ def read_texts(source: str | Path | Iterable[str], text_column: str | None = Non
     if kind_of(path) == ".txt":
         return _texts_of_lines(parsing.lines(path), str(path))
     return _texts_of_rows(parsing.rows(path), str(path), text_column)
-
-
-# Where rows come from
 
 
 def _folder(folder: Path) -> dict[str, Any]:
@@ -215,7 +196,7 @@ def _log_others(where: str | Path, names: Sequence[str]) -> None:
         logger.info("%s: left alone: %s", where, ", ".join(names))
 
 
-def _from_hub(source: str | Path) -> Source:
+def _from_hub(source: str | Path) -> Tables:
     if isinstance(source, Path) or kind_of(Path(source)) in KINDS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
         raise DataError(f"{source}: no such file or folder; check the path")
     import datasets
@@ -228,7 +209,7 @@ def _from_hub(source: str | Path) -> Source:
             f"{source!r}: no such file or folder here, and as a hub id it cannot be loaded: {reason}; "
             "check the spelling, and the connection if a hub id is meant"
         ) from error
-    return Source(source, _named_splits(loaded.items(), source))
+    return Tables(source, _named_splits(loaded.items(), source))
 
 
 def _is_a(value: Any, module: str, name: str) -> bool:
@@ -297,9 +278,6 @@ def _read_parquet(path: Path) -> Table:
     return _from_arrow(pyarrow.Table.from_batches(batches), str(path), features)
 
 
-# Columns
-
-
 def _named(
     table: Table, setting: str, name: str | None, groups: Iterable[Sequence[str]], taken: str | None = None
 ) -> str | None:
@@ -339,9 +317,6 @@ def _is_text(values: Sequence[Any]) -> bool:
     if not present or not all(isinstance(value, str) for value in present):
         return False
     return not all(re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", value) for value in present)
-
-
-# Texts alone
 
 
 def _required(text: Any, where: str) -> str:

@@ -1,7 +1,6 @@
 """Split labeled texts without leaks: stratified, identical texts on one side, the same on every machine.
 
-A seeded hash of each text decides, not the order of the rows, the platform or the version of a library. Identical
-texts are one unit, which is never split.
+A seeded hash of each text decides, not rows, platform or library. Identical texts are one unit, never split.
 """
 
 import hashlib
@@ -31,10 +30,10 @@ def units_of(texts: Sequence[str], targets: np.ndarray, seed: int) -> list[Unit]
     for row, text in enumerate(texts):
         of_text[text].append(row)
     carried = [np.flatnonzero(row).tolist() for row in targets] if targets.ndim > 1 else targets[:, None].tolist()
-    return reorder([_unit(rows, carried) for rows in of_text.values()], texts, seed)
+    return shuffle_units([_unit(rows, carried) for rows in of_text.values()], texts, seed)
 
 
-def reorder(units: Sequence[Unit], texts: Sequence[str], seed: int) -> list[Unit]:
+def shuffle_units(units: Sequence[Unit], texts: Sequence[str], seed: int) -> list[Unit]:
     """Return units of ``texts`` in the order of the hash of their texts, keyed by ``seed``."""
     key = str(seed).encode()
 
@@ -82,10 +81,8 @@ def carve(
 ) -> tuple[list[Unit], list[Unit]]:
     """Split ``units`` into (kept, taken), ``share`` (0 to 1) of every label's rows being taken.
 
-    Args:
-        units: in the order in which they are dealt out.
-        of: the units that the share is of, where some of them have been taken before; None: ``units``.
-        least_kept, least_taken: units of every label that must be on a side, or a DataError names the label.
+    Units are dealt out in their order. The share is of those in ``of`` (None: ``units``), where some were taken before.
+    ``least_kept`` and ``least_taken`` units of every label must be on a side, or a DataError names the label.
     """
     whole = units if of is None else of
     wanted = _wanted(_label_rows(whole), share, least_taken)
@@ -155,8 +152,7 @@ def _stratify(units: list[Unit], wanted: Mapping[int, int], wanted_rows: int) ->
     """Tell which units are taken, by iterative stratification into two subsets.
 
     The label with the fewest units left is dealt out first, each unit to the subset that wants more rows of the label,
-    then to the one that wants more rows at all (Sechidis, Tsoumakas, Vlahavas 2011, "On the stratification of
-    multi-label data", algorithm 1).
+    then to the one that wants more rows at all (Sechidis et al. 2011, algorithm 1).
     """
     want_taken = Counter(wanted)
     want_kept = _label_rows(units)

@@ -1,7 +1,4 @@
-"""Read texts without labels: of a target that has none, or in addition to labeled rows.
-
-This file knows which rows are texts alone. It does not know how labeled rows are split.
-"""
+"""Read texts without labels: of a target, or beside labeled rows. Does not know how labeled rows are split."""
 
 import logging
 from dataclasses import replace
@@ -61,7 +58,6 @@ def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = 
 
 
 def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, Any, Split]:
-    """Return name, texts and test rows of a source."""
     opened = open_source(source)
     tables = {split: opened.table(split) for split in opened.parts}
     if WHOLE in tables and has_labels(tables[WHOLE], settings.label_column) and settings.test_size:

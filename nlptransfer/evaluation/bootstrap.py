@@ -13,12 +13,8 @@ def resampled_scores(
 ) -> np.ndarray:
     """Score rows drawn with replacement, as many as there are: (..., resamples).
 
-    Instead of rows it draws how often each distinct row occurs, which is the same and takes one draw a resample.
-
-    Args:
-        rng: source of the draws, which depend on neither scores nor blocks.
-        counts: (m,), how often each distinct row occurs.
-        score: maps counts (draws, m) to scores (..., draws).
+    Instead of rows it draws how often each distinct row occurs, (m,) ``counts``, which is the same and takes one draw a
+    resample. ``score`` maps counts (draws, m) to scores (..., draws); draws depend on neither scores nor blocks.
     """
     rows, block = counts.sum(), max(1, BLOCK // len(counts))
     sizes = (min(block, resamples - start) for start in range(0, resamples, block))

@@ -69,9 +69,8 @@ def to_probabilities(logits: np.ndarray, labels: Labels) -> np.ndarray:
 def predicted(probabilities: ArrayLike, labels: Labels, thresholds: ArrayLike | None = None) -> np.ndarray:
     """Predict the likeliest label's id, or with several labels each one that reaches its threshold, by default .5.
 
-    Raises:
-        DataError: probabilities of another shape, outside [0, 1] or not finite.
-        SettingError: thresholds that are not (k,), or for single-label data.
+    Probabilities of another shape, outside [0, 1] or not finite are a DataError, thresholds that are not (k,), or for
+    single-label data, a SettingError.
     """
     p = checked_probabilities(probabilities, labels.num_labels)
     if not labels.multi_label:

@@ -66,7 +66,6 @@ class Gain:
     verdict: Literal["helps", "no evidence", "hurts"]
     """"helps" or "hurts" where the whole interval is above or below 0, else "no evidence\""""
     metric: str
-    """name of the score"""
     seeds: int
     """runs on each side"""
     rows: int
@@ -236,17 +235,14 @@ def transfer_gain(
 ) -> Gain:
     """Compute the gain of a transfer over the same route, rows, budget and seeds without a source.
 
-    Both sides have seeds and rows in common, so that what makes a row hard or a seed lucky cancels out. The interval is
-    that of a bootstrap over seeds and, independently, over test rows, which all seeds of a resample share (the
-    pigeonhole bootstrap of Owen 2007, which errs towards wide). Below some 30 rows it is too narrow.
+    Both sides, ``direct`` without the source and ``transfer`` with it, have seeds, in the same order, and rows in
+    common, so that what makes a row hard or a seed lucky cancels out. The interval is that of a bootstrap over seeds
+    and, independently, over test rows, which all seeds of a resample share (the pigeonhole bootstrap of Owen 2007,
+    which errs towards wide). Below some 30 rows it is too narrow.
 
     With one seed the verdict is about these two models and not about the transfer. Where runs differ by luck with a
     standard deviation of 2 points, simulations without a true gain (2,000 rows, accuracy .85) end in a verdict all the
     same in about 57, 23, 15, 11 and 5% of the cases with 1, 2, 3, 5 and 10 seeds; without luck in at most 6%.
-
-    Args:
-        direct: predictions without the source.
-        transfer: predictions with it, for the same seeds in the same order.
     """
     if len(direct) != len(transfer):
         raise DataError(
@@ -301,13 +297,9 @@ def recommended(
     """Recommend the cheapest candidate that, by its paired interval, loses no more than ``delta`` against the best.
 
     The best is that on validation, and of equals the cheapest: the best on test would have been chosen by the luck of
-    the very rows that the intervals are about. The majority is never recommended; where no other candidate's interval
-    against it lies above 0, nothing is.
-
-    Args:
-        candidates: the cheapest first; at least one that is not the majority.
-        majority: name of the candidate that always predicts the commonest label, if there is one.
-        delta: the loss that a cheaper candidate may have, in units of the score.
+    the very rows that the intervals are about. Candidates come cheapest first, at least one besides the ``majority``,
+    the name of one that always predicts the commonest label. That is never recommended; where no other candidate's
+    interval against it lies above 0, nothing is. ``delta`` is in units of the score.
     """
     routes = [candidate for candidate in candidates if candidate.name != majority]
     best = max(routes, key=lambda candidate: candidate.validation)

@@ -23,7 +23,7 @@ INVERSE_L2 = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 MOST_ITERATIONS = 1000
 BLANKS = 0.05
 """Texts of which fewer characters are blanks are split into characters, not words: Chinese, Japanese, Thai."""
-UNSEEN = -30.0
+UNSEEN_LOGIT = -30.0
 """Logit of a label that no training row has, or that all have (with the other sign)."""
 
 
@@ -37,7 +37,6 @@ class FittedBaseline:
     """(validation rows, labels) probabilities of a fit without these rows; None where the last is one"""
     parameters: int
     size_mb: float
-    """of what it must remember"""
     fit: Fit
 
 
@@ -139,7 +138,7 @@ class _Regression:
 
     @classmethod
     def fit(cls, features: sparse.csr_matrix, targets: np.ndarray, labels: Labels, inverse_l2: float) -> "_Regression":
-        weight, bias = np.zeros((labels.num_labels, features.shape[1])), np.full(labels.num_labels, UNSEEN)
+        weight, bias = np.zeros((labels.num_labels, features.shape[1])), np.full(labels.num_labels, UNSEEN_LOGIT)
         if not labels.multi_label:
             fitted = _logistic(features, targets, inverse_l2)
             if len(fitted.classes_) == 2:
@@ -151,7 +150,7 @@ class _Regression:
             return cls(weight, bias)
         for label, column in enumerate(targets.T):
             if column.all():
-                bias[label] = -UNSEEN
+                bias[label] = -UNSEEN_LOGIT
             elif column.any():
                 fitted = _logistic(features, column, inverse_l2)
                 weight[label], bias[label] = fitted.coef_[0], fitted.intercept_[0]

@@ -89,12 +89,7 @@ class SharedSettings:
         rows: int | None = None,
         save_model: bool = False,
     ) -> RunResult:
-        """Make a run in a folder, or return the finished one that is there.
-
-        Args:
-            chosen: training settings in place of the shared ones.
-            rows: ``max_train_rows`` of the data, where it is not that of all.
-        """
+        """Make a run, or find it finished; ``chosen`` replaces training settings, ``rows`` ``max_train_rows``."""
         settings = self.data if rows is None else replace(self.data, max_train_rows=rows)
         if candidate.route is None:
             return run_baseline(candidate.name, data, settings, folder)
@@ -123,7 +118,6 @@ def candidates_of(
     methods: Sequence[str | Route], bases: Sequence[str | None], settings: Mapping[str, Any]
 ) -> list[Candidate]:
     """List the candidates in the order of cost: baselines once, routes with each base."""
-    # In the order of cost, as both tables are.
     order = {name: place for place, name in enumerate([*BASELINES, *ROUTES])}
     for method in methods:
         if isinstance(method, str) and method not in order:
@@ -183,11 +177,9 @@ def _scored(data: Data) -> int:
 
 
 def next_rate(default: float, tried: Sequence[tuple[float, float | None]], trials: int) -> float:
-    """Propose a learning rate: near the default first, then by Optuna (Akiba et al. 2019) if it is installed, or the
-    next point of a grid (Halton 1960).
+    """Propose a learning rate: near the default, then by Optuna (Akiba et al. 2019) if installed, or Halton (1960).
 
-    Args:
-        tried: learning rates so far with their scores; None: it failed.
+    ``tried`` holds the rates so far with their scores, None for one that failed.
     """
     number = len(tried)
     if number < len(FIRST_RATES):

@@ -110,7 +110,6 @@ class ComparisonRun:
         return self.result
 
     def _save(self, **changes: Any) -> None:
-        """Write down what is decided, and the time that it took."""
         self.result = replace(self.result, spent_seconds=round(self.budget.spent, 3), **changes)
         distributed.on_main(self.result.save)
 
@@ -118,8 +117,6 @@ class ComparisonRun:
         known = self.result.candidates
         self._save(candidates=tuple(replace(one, **changes) if one.name == name else one for one in known))
         return self.result.candidate(name)
-
-    # One candidate
 
     def _try_candidate(self, candidate: Candidate) -> None:
         try:
@@ -206,7 +203,6 @@ class ComparisonRun:
         return shortage and f"{runs} runs would take about {estimate:.0f} s, and {shortage}"
 
     def _others_too_long(self, candidate: Candidate) -> str | None:
-        """Say why the other seeds' runs do not fit into the budget, by the time that the first took."""
         known = self.result.candidate(candidate.name)
         if candidate.is_baseline or known.others_fit or len(self.seeds) == 1:
             return None
@@ -248,8 +244,6 @@ class ComparisonRun:
             reason = _reason(error)
             log.warning("%s at %s: %s", candidate.name, dict(trial.settings), reason)
             return replace(trial, reason=reason)
-
-    # What follows
 
     def _point(self, candidate: Candidate, size: int, data: Data) -> CurvePoint:
         """Score a candidate with fewer labeled rows, in the settings that were best with all."""

@@ -93,7 +93,8 @@ def close_the_gap(
     """Compare strategies from source to target with the source alone and an oracle that learned the target's labels.
 
     The strategies see the source's rows, and texts of the target without labels: those of its training rows, or those
-    of a file in its folder. All are scored on the target's test rows, by which nothing was chosen.
+    of a file in its folder. All are scored on the target's test rows, by which nothing was chosen. Fewer than two
+    domains are a DataError; the other errors are those of :func:`finetune`.
 
     Args:
         domains: folders of labeled rows with the same labels.
@@ -104,12 +105,7 @@ def close_the_gap(
         oracle: whether there is one; without it nobody knows how wide the gap is.
         output_dir: of the runs, and of gap.json. The same call resumes what was interrupted. No models are kept.
         workers: processes that make the runs, as :func:`side_by_side` opens them; None: this one, one after the other.
-        progress: whether a bar is shown.
         **settings: of all runs.
-
-    Raises:
-        DataError: fewer than two domains.
-        SettingError, and others: as :func:`finetune`.
     """
     folders = {Path(domain).name: Path(domain) for domain in domains}
     if len(folders) < 2:
@@ -233,10 +229,7 @@ def _interval(
     oracle: Sequence[np.ndarray] | None,
     targets: Sequence[str],
 ) -> tuple[float, float | None, tuple[float, float], tuple[float, float] | None]:
-    """Compute the mean gain, the share of the gap, and their 95% intervals by a bootstrap over seeds and test rows.
-
-    The rows of a target are drawn once for all pairs that end there, as they share them.
-    """
+    """Compute mean gain, share of the gap, and their 95% intervals by a bootstrap over seeds and each target's rows."""
     rng, others = np.random.default_rng(0), [adapted, *([oracle] if oracle is not None else [])]
     totals = np.zeros((len(others), RESAMPLES))
     for target in sorted({*targets}):

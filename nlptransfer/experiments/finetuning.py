@@ -133,7 +133,7 @@ def gain_curve(
     """Measure the gain of strategies against the number of labeled target rows.
 
     Every seed draws its own rows, the same for all strategies and for the runs without the source; test is the same
-    for all.
+    for all. Return for each size and strategy: rows, transfer, and what :class:`Gain` has.
 
     Args:
         sizes: labeled rows of the target, validation included.
@@ -141,9 +141,6 @@ def gain_curve(
         output_dir: a folder for each size in it, with a run for each strategy and seed, and gains.json; the same call
             resumes what was interrupted. No models are kept, unless ``keep_checkpoints`` is set.
         data, source, route, base, revision, seeds, **settings: as :func:`finetune` has them.
-
-    Returns:
-        For each size and strategy: rows, transfer, and what :class:`Gain` has.
     """
     check(len(sizes) > 0 and min(sizes) >= 1, "sizes", sizes, "numbers of rows from 1")
     check("max_train_rows" not in settings, "max_train_rows", settings.get("max_train_rows"), "sizes alone")

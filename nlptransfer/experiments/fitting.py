@@ -42,7 +42,6 @@ class Learning:
     folder: Path
     """of the run: every stage has a folder of checkpoints in it"""
     labels_agree: bool = True
-    """whether source and target have the same labels"""
     source_head: nn.Linear | None = None
     """for the source's labels, where they are others than the target's"""
 

@@ -49,11 +49,8 @@ TRUNCATED_WARNING = 0.05
 def run(config: RunConfig, folder: Path, overwrite: bool = False, save_model: bool = True) -> RunResult:
     """Train, score and save; resume what was interrupted in the folder, and return a finished run as it is.
 
-    All processes call this together.
-
-    Args:
-        overwrite: whether a run with other settings in that folder is deleted.
-        save_model: whether the classifier is saved, verified, and its speed and size measured.
+    All processes call this together. With ``overwrite`` a run with other settings in that folder is deleted; without
+    ``save_model`` no classifier is saved and verified, nor its speed and size measured.
     """
     # Wrong settings show before a folder is claimed; some only when the base is known.
     config.transfer.check_fits(config.route, config.sides())

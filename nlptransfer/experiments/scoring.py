@@ -29,9 +29,7 @@ def score_splits(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Predictions]]:
     """Return the scores of train, validation and test, and the predictions of the last two; an empty split has none.
 
-    Args:
-        probabilities_of: (split, rows) -> (rows, labels) for the first rows of the split.
-        thresholds: for several labels a row, the probability from which each is given; None: 0.5.
+    ``probabilities_of`` gives (rows, labels) for a split and a number of its first rows; None for thresholds is 0.5.
     """
     scores, predictions = dict[str, dict[str, Any]](), dict[str, Predictions]()
     for name in ("train", "validation", "test"):

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nlptransfer.classifier import RECORD, Classifier
+from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Labels, Split, load_data
 from nlptransfer.errors import SettingError, nearest
+from nlptransfer.hub import RECORD
 from nlptransfer.results import MODEL, RunResult, Source, same_labels
 from nlptransfer.transfer import FromSource, cached_importance_weights
 
@@ -29,12 +30,10 @@ def weighted(source: Source, target: Data, transfer: FromSource, seed: int) -> S
 
 
 def load_source(source: Any, target: Labels | None, settings: DataSettings, transfer: FromSource) -> Source:
-    """Read a source, with the target's labels where both have the same.
+    """Read a source: data in any form of :func:`load_data`, a list of several, a saved classifier or its folder.
 
-    Args:
-        source: data in any form of :func:`load_data`, a list of several such, a saved classifier or its folder.
-        target: the target's labels; None where nobody is to see them.
-        settings: of the target's data; columns and number of rows are those of ``transfer``.
+    It gets the labels of ``target`` where both have the same; None: nobody is to see them. ``settings`` are those of
+    the target's data, but for columns and number of rows, which are those of ``transfer``.
     """
     if (saved := saved_classifier(source)) is not None:
         return _of_classifier(saved, transfer)

@@ -27,8 +27,6 @@ ROWS_SEED_STEP = 1000
 """From one run's ``rows_seed`` to the next one's."""
 OTHER_STEPS = (Joint.name,)
 """Strategies that take more steps on the target's rows than a run on these alone would."""
-
-
 Make = Callable[[DataSettings], RunConfig]
 """Data settings -> the run with the source, on the rows that they give."""
 Runs = list[RunResult]
@@ -39,11 +37,8 @@ def paired_runs(
 ) -> tuple[Runs, Runs]:
     """Make runs with a source and without it, on the same rows under the same seeds, or find them.
 
-    Runs without the source are shared by all strategies that take as many steps.
-
-    Args:
-        config: of the first run with the source, which ``make`` has made.
-        save_first: whether the models of the first seed are saved; with ``keep_checkpoints`` all are.
+    Runs without the source are shared by all strategies that take as many steps. ``config`` is the first run with it,
+    by ``make``; ``save_first`` saves the models of the first seed, and ``keep_checkpoints`` all.
     """
     with_source, direct = Runs(), Runs()
     for number in range(seeds):
@@ -129,7 +124,6 @@ def run_with_verdict(
 
 
 def _verdict(with_source: Runs, direct: Runs, config: RunConfig, metric: str, *, fallback: bool) -> Verdict:
-    """Measure the gain on test, and choose on validation which side is taken."""
     gain, name = gain_of(with_source, direct, config.data.labels, metric), config.transfer.name
     after, before = (float(np.mean([run.validation_score(metric) for run in side])) for side in (with_source, direct))
     taken = Direct.name if fallback and before >= after else name

@@ -95,7 +95,6 @@ def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
 
 
 def _new_source_head(learning: Learning) -> nn.Linear:
-    """Initialize a last layer for the source's labels, next to the target's."""
     torch.manual_seed(learning.training.initialization_seed)
     labels, head = learning.tasks[SOURCE].data.labels.num_labels, learning.head
     return nn.Linear(head.in_features, labels, bias=head.bias is not None).to(head.weight)

@@ -1,7 +1,6 @@
 """Find base models, fetch and push classifiers, and write the model card.
 
-This room knows folders, caches, the hub's interface and what must not leave the machine. It does not know how a model
-is built or trained; the card is written from plain facts.
+This room knows folders, the hub and what must not leave the machine. It does not know how a model is built or trained.
 """
 
 import lazy_loader

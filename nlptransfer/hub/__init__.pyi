@@ -13,6 +13,7 @@ from .card import model_card as model_card
 from .card import pipeline_code as pipeline_code
 from .card import quoted as quoted
 from .client import is_hub_id as is_hub_id
+from .download import RECORD as RECORD
 from .download import fetch as fetch
 from .pretrained import adapter_config as adapter_config
 from .pretrained import fast_tokenizer as fast_tokenizer

@@ -1,7 +1,4 @@
-"""Find a pretrained encoder: a local folder, the hub's cache, the hub, or the package that carries the default one.
-
-Only safetensors weights are taken: pickled ones can run code when they are read. Does not load models.
-"""
+"""Find a pretrained encoder, with safetensors weights alone: pickled ones can run code. Does not load models."""
 
 import hashlib
 import importlib.util
@@ -248,11 +245,7 @@ def base_record(base: BaseModel) -> dict[str, Any]:
 
 
 def recorded_base(record: Mapping[str, Any], name: str | None = None, token: str | None = None) -> BaseModel:
-    """Find the base of which :func:`base_record` was made: that of ``name``, one noted on this machine, or the hub's.
-
-    Raises:
-        BaseModelError: it cannot be had, or has other weights.
-    """
+    """Find the base of a record: by ``name``, a note or the hub; a BaseModelError if gone, or of other weights."""
     if name is not None:
         base = find_base(name, token=token)
     elif record["revision"] is not None:

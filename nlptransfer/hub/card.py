@@ -1,7 +1,6 @@
 """Make the model card of a classifier, its README.md, out of plain facts. The words are in templates/model_card.md.
 
-Does not know routes, nor how facts lie in files. Label names, names of data and texts come from users: they are escaped
-wherever they are written.
+Does not know routes, nor files. Label names, names of data and texts are users': they are escaped where written.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""Ask the hub by huggingface_hub's client, with the retries that it has not and errors of one line.
-
-Does not know classifiers.
-"""
+"""Ask the hub, with the retries that its client has not and errors of one line. Does not know classifiers."""
 
 import json
 import logging
@@ -50,13 +47,9 @@ class HubClient:
         return HfApi(token=self.token)
 
     def ask(self, call: Callable[[], _T], *, if_lost: str | None = None) -> _T:
-        """Return the result of a call of the client.
+        """Return the result of a call, or raise a HubError without a cause, as the client's own errors hold the token.
 
-        Args:
-            if_lost: for requests that must not be sent twice: what to do after one whose answer was lost.
-
-        Raises:
-            HubError: it failed. The error has no cause, as the client's own errors hold the token.
+        ``if_lost`` is for requests that must not be sent twice: what to do after one whose answer was lost.
         """
         for attempt in range(1, self.attempts + 1):
             try:
@@ -87,8 +80,7 @@ class HubClient:
 
     def existing(self, revision: str | None) -> ModelInfo:
         """Return commit and files of the repo, or raise a HubError where no such repo or revision can be seen."""
-        info = self.info(revision)
-        if info is not None:
+        if (info := self.info(revision)) is not None:
             return info
         if revision and self.info() is not None:
             raise HubError(

@@ -1,7 +1,4 @@
-"""The one door to models, configs and tokenizers in a folder: code in it is never run, and nobody is asked about it.
-
-Knows nothing of architectures and routes. No other file calls ``from_pretrained``.
-"""
+"""The one door to models and tokenizers in a folder: code in it is never run. Does not know architectures, routes."""
 
 import warnings
 from collections.abc import Iterator
@@ -21,11 +18,7 @@ _ADAPTER = "adapter_config.json"
 
 
 def from_pretrained(kind: Any, source: BaseModel | Path, **options: Any) -> Any:
-    """Load what a class of transformers (AutoConfig, AutoModel, ...) makes of a base, or of a saved classifier.
-
-    Raises:
-        BaseModelError, RunFolderError: transformers cannot load the one or the other, or only with code in its folder.
-    """
+    """Load a base, or a saved classifier, by a class of transformers; a BaseModelError or RunFolderError if not."""
     file = "tokenizer_config.json" if "Tokenizer" in kind.__name__ else "config.json"
     with _read(source, file) as folder:
         return kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)

@@ -1,7 +1,4 @@
-"""Find what must not leave this machine with a saved classifier: tokens, paths of its user, pickles, leftovers.
-
-Knows files by their names and bytes; does not know the hub, nor what a classifier consists of.
-"""
+"""Find what must not leave this machine: tokens, paths of its user, pickles, leftovers. Does not know the hub."""
 
 import json
 import os
@@ -67,9 +64,8 @@ def find_leaks(folder: Path, extra: Mapping[str, str] | None = None, secrets: It
     anybody's home and of this user's temporary files; other binary files for tokens, keys and this user's own paths.
     Pickles, leftovers of training, hidden files and links that lead out are leaks as a whole.
 
-    Args:
-        extra: further texts by name (the card); they take the place of files of that name.
-        secrets: tokens to look for, beside all that look like one and the one that this machine is logged in with.
+    ``extra`` are texts by name (the card), in place of files of that name; ``secrets`` are tokens to look for, beside
+    all that look like one and the one that this machine is logged in with.
     """
     if not folder.is_dir():
         raise RunFolderError(f"{folder}: expected the folder of a saved classifier, found none: check the path")
@@ -100,7 +96,6 @@ def _walk(folder: Path, root: Path, above: str = "") -> Iterator[tuple[Path, str
 
 
 def _forbidden(path: Path, root: Path) -> str | None:
-    """Say why a file or folder must not be pushed, whatever it holds."""
     if path.is_symlink() and not path.exists():
         return "link to nothing"
     if path.is_symlink() and not path.resolve().is_relative_to(root):

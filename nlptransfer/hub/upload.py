@@ -1,8 +1,4 @@
-"""Push a folder to the hub with its model card, whole or not at all, in one commit.
-
-The client sends what the hub has not, and its commits name their parent; here are the checks before, and the retries
-that it has not. Does not know what is in the folder.
-"""
+"""Push a folder to the hub with its card, whole or not at all, in one commit. Does not know what is in the folder."""
 
 import logging
 import re
@@ -52,9 +48,8 @@ def push(
 ) -> Pushed:
     """Make a repo on the hub hold exactly the files of a folder, and a card, in one commit.
 
-    Files that the repo has are not sent again, and others of its files are deleted.
-
-    The options are those of ``push_saved``; ``card`` is the text of README.md, in place of one in the folder.
+    Files that the repo has are not sent again, and others of its files are deleted. The options are those of
+    ``push_saved``; ``card`` is the text of README.md, in place of one in the folder.
 
     Raises:
         SettingError: the name or the revision cannot be one to push to.
@@ -141,11 +136,7 @@ def _branch_head(client: HubClient, revision: str | None) -> ModelInfo:
 
 
 def _commit(
-    client: HubClient,
-    files: list[tuple[str, Path | bytes]],
-    head: ModelInfo,
-    revision: str | None,
-    create_pr: bool,
+    client: HubClient, files: list[tuple[str, Path | bytes]], head: ModelInfo, revision: str | None, create_pr: bool
 ) -> CommitInfo:
     """Commit the files on top of a branch's head, unless it holds just these; a HubError says that it has moved."""
 

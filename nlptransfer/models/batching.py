@@ -16,10 +16,7 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int
     """Plan one epoch's batches, places of rows: every row once, rows of like length together, in random order.
 
     The plan depends on the arguments alone: every process draws the same, and a resumed run goes on where it stopped.
-
-    Args:
-        lengths: (rows,) tokens per row.
-        batch_size: rows of a batch over all processes; the last one may have fewer.
+    ``lengths`` are (rows,) tokens; ``batch_size`` counts rows over all processes, and the last batch may be smaller.
     """
     draw = np.random.default_rng([seed, epoch])
     shuffled = draw.permutation(len(lengths))

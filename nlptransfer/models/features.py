@@ -38,10 +38,9 @@ RECIPE = 2
 
 
 def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]) -> np.ndarray:
-    """Pool the (vocabulary, dimensions) vectors of each row over its known words; zeros for a row without any.
+    """Pool (vocabulary, dimensions) vectors of each row over its known words; zeros for a row without any.
 
-    Returns:
-        (rows, dimensions * len(pooling)) float32, "mean" and "max" side by side in the order of ``pooling``.
+    The result is (rows, dimensions * len(pooling)) float32, "mean" and "max" in the order of ``pooling``.
     """
     matrix = matrix.detach().float().cpu()
     known = rows.ids >= RESERVED
@@ -56,9 +55,7 @@ def activations(
 ) -> np.ndarray:
     """Return the cached inputs of layer ``cut``, (tokens of all rows, width) float16; all processes call this.
 
-    Args:
-        model: a classifier or a bare encoder whose layers below the cut are frozen.
-        cut: number of layers below, see :func:`upper_layers`.
+    The model is a classifier or a bare encoder whose lowest ``cut`` layers are frozen, see :func:`upper_layers`.
     """
     if not len(tokens):
         return np.zeros((0, model.config.hidden_size), dtype=np.float16)
@@ -133,13 +130,8 @@ def hash_of_modules(modules: Iterable[nn.Module]) -> str:
 def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
     """Return an array from the cache, made and saved there the first time; all processes call this together.
 
-    It is memory-mapped and read-only. Where the cache cannot be written it stays in memory, with a warning.
-
-    Args:
-        key: all that the array depends on, as JSON.
-
-    Raises:
-        SettingError: NLPTRANSFER_CACHE_GB is no number.
+    It is memory-mapped and read-only; ``key`` is all that it depends on, as JSON. Where the cache cannot be written it
+    stays in memory, with a warning. An NLPTRANSFER_CACHE_GB that is no number is a SettingError.
     """
     limit = _limit()
     path = cache_folder("features") / f"{sha256(json.dumps(key, sort_keys=True))}.npy"

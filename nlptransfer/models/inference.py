@@ -36,13 +36,9 @@ def compute(
 ) -> np.ndarray:
     """Compute a function of batches of one row or more, with the model in evaluation mode, in the order of the texts.
 
-    Args:
-        function: maps a batch of n rows, on the model's device, to (n, ...).
-        share: whether all processes call this and work on a part each; everyone gets all rows.
-        places: where the results of a batch of rows go, if not one a row; all places together are 0, 1, ... each once.
-
-    Returns:
-        (texts, ...), for a text in windows the mean of theirs; or (places, ...)
+    ``function`` maps a batch of n rows, on the model's device, to (n, ...). With ``share`` all processes call this and
+    work on a part each; everyone gets all rows. ``places`` says where the results of a batch of rows go, if not one a
+    row; all places together are 0, 1, ... each once. Returns (texts, ...), of windows the mean; or (places, ...).
     """
     device = next(model.parameters()).device
     numbers = CPU_NUMBERS if device.type == "cpu" else GPU_NUMBERS

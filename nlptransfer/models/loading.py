@@ -30,10 +30,7 @@ from nlptransfer.settings import check
 
 
 def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a base; one without a padding token takes its unknown or end token for it.
-
-    Its ``model_max_length`` is at most the positions of the model.
-    """
+    """Load a base's tokenizer, limited to the model's positions; its unknown or end token may stand in for padding."""
     tokenizer = fast_tokenizer(base)
     if tokenizer.pad_token is None:
         # A new token would need a new row in the embeddings, which adapters do not carry.
@@ -69,16 +66,11 @@ def load_model(
     """Load a classifier on a base, and name its newly initialized modules, whose weights the base does not have.
 
     The base's own last layer is used only where its label names are these, in this order. New weights depend on the
-    seed alone, which sets torch's global generator.
+    seed alone, which sets torch's global generator. ``dropout`` replaces every dropout probability of the config,
+    ``attention_dropout`` those of attention weights; ``four_bit`` quantizes the linear layers below the head (nf4).
 
-    Args:
-        dropout: in place of every dropout probability of the config.
-        attention_dropout: in place of those of attention weights, where the config has them.
-        four_bit: whether the linear layers below the head are quantized (nf4).
-
-    Raises:
-        BaseModelError: there is no classifier for this architecture, or weights of the encoder are missing.
-        SettingError: dropout is no share, or four_bit without a GPU or bitsandbytes.
+    No classifier for this architecture, or missing weights of the encoder, are a BaseModelError; dropout that is no
+    share, or four_bit without a GPU or bitsandbytes, a SettingError.
     """
     config = from_pretrained(AutoConfig, base)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:

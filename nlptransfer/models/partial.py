@@ -26,11 +26,8 @@ def upper_layers(model: nn.Module, cut: int) -> nn.Module:
 
     It is called as ``upper(activations=..., **inputs)``, with the (batch, tokens, width) of :func:`activations_below`
     and the model's inputs, for masks and positions. It has no parameters, cost or dropout of the layers below, and what
-    all layers share does not learn in it. Settings such as gradient checkpointing are made on the model before.
-
-    Args:
-        model: a classifier, a bare encoder, or either within peft.
-        cut: number of layers below, from 1 to all.
+    all layers share does not learn in it. Settings such as gradient checkpointing are made on the model before. The
+    model is a classifier, a bare encoder, or either within peft; ``cut`` counts the layers below, from 1 to all.
     """
     plain, layers, family = _parts(model, cut)
     makers = parts_of(plain, family.embeddings)

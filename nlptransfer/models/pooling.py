@@ -9,10 +9,8 @@ from torch import Tensor
 def pool(vectors: Tensor, known: Tensor, pooling: Sequence[str]) -> Tensor:
     """Pool (batch, words, dimensions) over the known words, (batch, dimensions * len(pooling)); zeros where none is.
 
-    Args:
-        vectors: finite, those of unknown words too.
-        known: (batch, words) bool.
-        pooling: "mean", "max" and "cls" (the first known word), put side by side in this order.
+    ``vectors`` are finite, those of unknown words too; ``known`` is (batch, words) bool; ``pooling`` has "mean", "max"
+    and "cls" (the first known word), put side by side in this order.
     """
     mask = known.unsqueeze(2)
     parts = []

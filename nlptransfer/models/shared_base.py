@@ -20,15 +20,9 @@ from nlptransfer.models.loading import load_encoder, load_model, load_tokenizer
 class SharedBase:
     """A base model that is loaded once: ``Classifier.load(folder, base=shared)`` adds the folder's own weights.
 
-    Classifiers on it may be used in turn, or from several threads: each is a model of its own, which shares the
-    base's weights and no state.
-
-    Args:
-        name: a folder or a hub id; None: the default encoder.
-        revision: commit, branch or tag of a base on the hub.
-
-    Raises:
-        BaseModelError: it cannot be had.
+    Classifiers on it may be used in turn, or from several threads: each is a model of its own, which shares the base's
+    weights and no state. ``name`` is a folder or a hub id, None: the default encoder; ``revision`` a commit, branch or
+    tag on the hub. A base that cannot be had is a BaseModelError.
     """
 
     def __init__(self, name: str | None = None, revision: str | None = None) -> None:

@@ -76,14 +76,10 @@ def encode(
 ) -> TokenRows:
     """Tokenize texts, each row of at most ``max_length`` tokens, special ones included.
 
-    Args:
-        max_length: None: texts of any length stay whole.
-        long_text: how a longer text is handled. truncate: its first tokens. head_tail: a quarter from its head, the
-            rest from its tail (Sun et al. 2019, section 5.3.1: of 510 the first 128 and the last 382). windows: all
-            tokens, in rows that each begin three quarters of a row after the one before; the last ends with the text.
-
-    Raises:
-        SettingError: no token of the text fits between the special ones.
+    With a ``max_length`` of None texts of any length stay whole; one that has no room between the special tokens is a
+    SettingError. A longer text is handled by ``long_text``. truncate: its first tokens. head_tail: a quarter from its
+    head, the rest from its tail (Sun et al. 2019, section 5.3.1: of 510 the first 128 and the last 382). windows: all
+    tokens, in rows that each begin three quarters of a row after the one before; the last ends with the text.
     """
     special = tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
     expected = f"more than the {special} special tokens of each text"

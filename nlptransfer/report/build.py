@@ -18,15 +18,10 @@ SHOWN_TEXTS = 3
 
 
 def report_on(folder: str | Path, data: Any = None) -> Path:
-    """Write report.html into the folder of a finished run, or of a comparison.
+    """Write report.html into the folder of a finished run or a comparison; a RunFolderError where there is neither.
 
-    Args:
-        data: what it was trained on; then mistakes are shown with their texts, and what words count for. The files
-            that a report is made of hold no texts.
-
-    Raises:
-        RunFolderError: neither a finished run nor a comparison is there.
-        DataError: it was trained on other data.
+    With ``data``, what it was trained on (a DataError for other rows), it shows the texts of mistakes and what words
+    count for: the files that a report is made of hold no texts.
     """
     folder = Path(folder)
     run = _run_in(folder)

@@ -1,7 +1,4 @@
-"""Plots of a report, each an ``<img>`` that holds the SVG as matplotlib writes it.
-
-This file knows axes and colors. It does not know folders or records; dark mode is a line of CSS in report.html.
-"""
+"""Plots of a report, each an ``<img>`` of SVG. Does not know records; dark mode is a line of CSS in report.html."""
 
 import base64
 import re
@@ -189,7 +186,6 @@ def plain(text: str) -> str:
 def _draw_scores(
     figure: Figure, lines: Mapping[str, Sequence[Point]], looks: Sequence[dict[str, Any]], place: str, metric: str
 ) -> Axes:
-    """Draw lines of scores with their intervals over a logarithmic axis, and a legend above."""
     axes = figure.subplots()
     for number, ((name, points), look) in enumerate(zip(lines.items(), looks, strict=True)):
         scores = np.array([point.score for point in points])

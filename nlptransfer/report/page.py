@@ -1,7 +1,6 @@
 """report.html: one file that shows what a run or a comparison found, made from the files in its folder alone.
 
-Nothing is predicted again. The words are in templates/report.html, the plots in figures.py. Texts, names of labels and
-of data are the user's: the template escapes all that is not a plot.
+Nothing is predicted again. Texts and names are the user's: templates/report.html escapes all that is not a plot.
 """
 
 import json
@@ -90,9 +89,7 @@ class WordEffects:
 
 
 def write_report(
-    folder: str | Path,
-    texts: Mapping[str, Sequence[str]] | None = None,
-    words: Sequence[WordEffects] | None = None,
+    folder: str | Path, texts: Mapping[str, Sequence[str]] | None = None, words: Sequence[WordEffects] | None = None
 ) -> Path:
     """Write report.html into the folder of a finished run, or of a comparison, and return its path.
 
@@ -217,7 +214,6 @@ def _choice(run: RunResult) -> dict[str, Any] | None:
 
 
 def _scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """List the scores of a split, the main one first."""
     several = "lrap" in found
     names = sorted(_NAMES, key=lambda name: name != ("f1_micro" if several else "accuracy"))
     shown = [name for name in names if found.get(name) is not None and (several or name != "f1_micro")]
@@ -311,10 +307,6 @@ def _recall_interval(scores: Mapping[str, Any]) -> tuple[float, float] | None:
     return wilson_interval(round(scores["recall"] * rows), rows) if rows else None
 
 
-def _in_words(key: str) -> str:
-    return key.replace("_", " ").replace(" mb", " MB").replace(" gb", " GB")
-
-
 def _name(metric: str) -> str:
     return _NAMES.get(metric, metric.replace("_", " "))
 
@@ -331,6 +323,6 @@ def _environment() -> Environment:
             "recall_interval": _recall_interval,
             "said": _said,
             "signed": lambda number: f"{number:+.3f}",
-            "words": _in_words,
+            "words": lambda key: key.replace("_", " ").replace(" mb", " MB").replace(" gb", " GB"),
         }
     )

@@ -23,7 +23,6 @@ class Trial:
     settings: Mapping[str, Any]
     validation: float | None = None
     reason: str | None = None
-    """why it failed"""
 
     @property
     def is_done(self) -> bool:
@@ -98,7 +97,6 @@ class CurvePoint:
     """over seeds; None where it was left out"""
     interval: tuple[float, float] | None = None
     reason: str | None = None
-    """why it was left out"""
 
 
 @dataclass(frozen=True)
@@ -146,11 +144,7 @@ class ComparisonResult:
 
     @classmethod
     def load(cls, folder: str | Path) -> "ComparisonResult":
-        """Read a finished comparison from its folder.
-
-        Raises:
-            RunFolderError: no finished comparison is there.
-        """
+        """Read a finished comparison from its folder; a RunFolderError where there is none."""
         if records.is_comparison(Path(folder)) and (comparison := cls.load_any(folder)).finished:
             return comparison
         raise RunFolderError(f"{folder}: expected the folder of a finished comparison")
@@ -189,11 +183,7 @@ class ComparisonResult:
 
     @cached_property
     def classifier(self) -> Classifier:
-        """The classifier of the recommended candidate's first seed.
-
-        Raises:
-            RunFolderError: there is none, as no candidate or a baseline is recommended.
-        """
+        """The recommended candidate's classifier, of the first seed; a RunFolderError where none has been saved."""
         if self.recommended is not None and (first := self.first_run(self.recommended)).has_model:
             return first.classifier
         raise RunFolderError(

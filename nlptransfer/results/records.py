@@ -46,11 +46,7 @@ _SPLITS = ("train", "validation", "test")
 
 
 def claim(folder: Path, question: Mapping[str, Any], overwrite: bool, record: str = EXPERIMENT) -> bool:
-    """Take a folder, all processes together; return whether ``record`` says that a finished run is in it.
-
-    Raises:
-        RunFolderError: it holds a run with other settings, or something that is no run.
-    """
+    """Take a folder, all together; return whether it has this run, finished; a RunFolderError for anything else."""
     is_finished = distributed.is_main() and _claimed(folder / record, question, overwrite)
     return bool(distributed.from_main(is_finished))
 

@@ -25,7 +25,6 @@ class RunResult:
     question: Mapping[str, Any]
     """as asked for: what a repeated call is compared with"""
     command: str
-    """the command line that asks for this run"""
     base: Mapping[str, Any] | None
     """kind, name and revision of what the route started from; None for a baseline"""
     scores: Mapping[str, Mapping[str, Any]]
@@ -34,7 +33,6 @@ class RunResult:
     training: Fit
     """of the last stage, with the seconds and examples of all"""
     processes: int
-    """processes that trained together"""
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
     """of Python and the packages that decide what comes out"""
@@ -53,11 +51,7 @@ class RunResult:
 
     @classmethod
     def load(cls, folder: str | Path) -> "RunResult":
-        """Read a finished run from its folder.
-
-        Raises:
-            RunFolderError: no finished run is there.
-        """
+        """Read a finished run from its folder; a RunFolderError where there is none."""
         return records.read_run(cls, Path(folder))
 
     def save(self) -> None:
@@ -66,11 +60,7 @@ class RunResult:
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """Scores on the test split.
-
-        Raises:
-            DataError: the data had none.
-        """
+        """Scores on the test split; a DataError where the data had none."""
         if "test" not in self.scores:
             raise DataError(
                 f"{self.folder}: expected scores on test, found none, as the data had no test rows: see .scores"
@@ -84,11 +74,7 @@ class RunResult:
 
     @cached_property
     def classifier(self) -> Classifier:
-        """The trained classifier.
-
-        Raises:
-            RunFolderError: it was not saved, and the run was not just made.
-        """
+        """The trained classifier; a RunFolderError where it was not saved, and the run was not just made."""
         if self.live is not None:
             return self.live
         if not self.has_model:

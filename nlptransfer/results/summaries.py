@@ -15,10 +15,7 @@ T = TypeVar("T")
 
 
 def to_record(value: Any) -> Any:
-    """Turn a value into what JSON has: a dataclass into an object of its fields that are not None.
-
-    A field named ``details`` has further entries of the object.
-    """
+    """Turn a value into what JSON has: a dataclass into its fields but None, and the entries of ``details``."""
     if is_dataclass(value):
         named = {one.name: getattr(value, one.name) for one in fields(value)}
         details = named.pop("details", {})

@@ -26,8 +26,6 @@ log = logging.getLogger("nlptransfer")
 
 PERCENT_READ_WHOLE = 99
 """Percentile of the training texts' lengths that max_length="auto" stands for, where the model reads as much."""
-
-
 Opened = tuple[PreTrainedModel, PreTrainedTokenizerFast]
 
 
@@ -81,12 +79,9 @@ class SavedFormat(Settings, ABC):
     def load(self, folder: Path, record: Mapping[str, Any], base: str | SharedBase | None) -> Opened:
         """Open the model and tokenizer that were saved in a folder.
 
-        Args:
-            record: ``Built.record`` of the model.
-            base: folder or hub id of the base, or one in memory, for formats without it; None: found by the record.
-
-        Raises:
-            RunFolderError: weights are missing, which transformers would fill with random numbers.
+        ``record`` is ``Built.record`` of the model; ``base`` the folder or hub id of the base, or one in memory, for
+        formats without it; None: found by the record. Missing weights, which transformers would fill with random
+        numbers, are a RunFolderError.
         """
         model, info = from_pretrained(
             AutoModelForSequenceClassification, folder, use_safetensors=True, output_loading_info=True
@@ -127,10 +122,7 @@ class SavedFormat(Settings, ABC):
         record: Mapping[str, Any],
         base: str | None,
     ) -> "tuple[SavedFormat, PreTrainedModel]":
-        """Return one model with the average of several adapters, weighted by shares of 1, and its format.
-
-        ``record`` and ``base`` are those of :meth:`load`, the same for all.
-        """
+        """Return one model with adapters averaged by shares of 1, and its format; ``record``, ``base``: see load."""
         raise SettingError(f"classifier 1: expected an adapter, found a whole model (route {self.name})")
 
     def saves_merged(self, model: PreTrainedModel) -> bool:

@@ -21,7 +21,7 @@ log = logging.getLogger("nlptransfer")
 
 STEPS, STEPS_PER_LABEL = 600, 12
 MOST_EPOCHS = 12
-FEW_ROWS = 8_000
+SMALL_DATA_ROWS = 8_000
 """Training rows below which a batch is small."""
 UNKNOWN_WARNING = 0.05
 """Share of unknown tokens above which a warning is given."""
@@ -110,7 +110,7 @@ class EncoderRoute(Route):
 def default_settings(data: Data, learning_rate: float, least_epochs: int) -> dict[str, Any]:
     """Return default epochs, learning rate and batch size: steps enough for the number of labels."""
     rows = max(1, len(data.train))
-    batch = 16 if rows < FEW_ROWS else 32
+    batch = 16 if rows < SMALL_DATA_ROWS else 32
     epochs = math.ceil((STEPS + STEPS_PER_LABEL * data.labels.num_labels) * batch / rows)
     # Half the rows, half the rate; but where MOST_EPOCHS are too few, longer steps make up for that.
     longer = batch == 32 or epochs > MOST_EPOCHS

@@ -54,8 +54,7 @@ class Full(EncoderRoute):
     layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """each layer's learning rate as a share of that of the layer above it (Clark et al. 2020)"""
     gradual_unfreezing: bool = False
-    """whether layers begin to learn one after the other, the head first, all by half of the training
-    (Howard and Ruder 2018)"""
+    """whether layers begin to learn in turn, the head first, all by half of the training (Howard and Ruder 2018)"""
     head_first: bool = False
     """whether the last layer is fitted on the frozen encoder before all learns (LP-FT, Kumar et al. 2022)"""
 

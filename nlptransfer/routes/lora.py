@@ -299,7 +299,6 @@ def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:
 
 
 def _head_in_float32(model: nn.Module) -> nn.Module:
-
     def to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(value.float() if isinstance(value, torch.Tensor) else value for value in inputs)
 

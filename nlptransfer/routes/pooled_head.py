@@ -96,11 +96,9 @@ class PooledClassifier(PreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Return logits, the loss when labels are given, and on request the inputs of the last layer, (batch, width).
 
-        Args:
-            input_ids: (batch, tokens) int64.
-            attention_mask: (batch, tokens); without it every place counts.
-            features: (batch, width) pooled vectors, in place of all other inputs.
-            labels: (batch,) int64, or (batch, labels) float for several labels at once.
+        ``input_ids`` are (batch, tokens) int64, and ``attention_mask`` too, without which every place counts;
+        ``features``, (batch, width) pooled vectors, stand in for all other inputs; ``labels`` are (batch,) int64, or
+        (batch, labels) float for several at once.
         """
         if features is not None:
             hidden = self.body(features)

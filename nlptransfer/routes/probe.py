@@ -57,8 +57,7 @@ class Probe(PooledRoute):
     head_type: Literal["linear", "mlp"] = "linear"
     """linear: one layer, fitted; mlp: two hidden layers, trained"""
     max_length: Count | Literal["auto"] = 256
-    """tokens, and words, that are read of a text, or at once; auto: as many tokens as 99% of the training texts have
-    at most"""
+    """tokens, and words, read of a text, or at once; auto: as many tokens as 99% of the training texts have at most"""
     vectors: str | None = None
     """file or name of the word vectors; None: distilled from the same encoder"""
 

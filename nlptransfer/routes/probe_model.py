@@ -25,12 +25,9 @@ WORDS = "words"
 class ProbeConfig(PooledConfig):
     """Shape of a ProbeForSequenceClassification, without its encoder.
 
-    Args:
-        base: name, revision and sha256 of the encoder.
-        layers: the layers whose outputs are pooled, counted from 1.
-        encoder_width: features of the encoder, of all layers and poolings.
-        vocab_size: words besides the encoder and the two reserved rows; 0: no words besides it.
-        word_dimensions: dimensions of a word vector.
+    ``base`` is name, revision and sha256 of the encoder; ``layers``, counted from 1, are pooled to ``encoder_width``
+    features. ``vocab_size`` counts the words besides the encoder and the two reserved rows, or is 0 without words, of
+    ``word_dimensions`` each.
     """
 
     model_type = "probe"
@@ -118,10 +115,7 @@ class ProbeForSequenceClassification(PooledClassifier):
         word_ids: Tensor | None = None,
         **inputs: Any,
     ) -> Tensor:
-        """Return the inputs of the last layer, (batch, width).
-
-        Words besides the encoder are (batch, word_dimensions) pooled vectors, or (batch, words) ids.
-        """
+        """Return the last layer's inputs, (batch, width); words are pooled vectors, (batch, dimensions), or ids."""
         features = self.encoder_features(input_ids, attention_mask, token_type_ids)
         if word_ids is not None and self.vectors is not None:
             word_features = pool(self.vectors(word_ids), word_ids >= RESERVED, ("mean",))
@@ -132,10 +126,7 @@ class ProbeForSequenceClassification(PooledClassifier):
     def encoder_features(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Pool the hidden states of each layer over the real tokens, (batch, encoder_width) float16.
-
-        All poolings of a layer are side by side, then those of the next layer.
-        """
+        """Pool each layer's hidden states over the real tokens, (batch, encoder_width) float16, layer by layer."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids

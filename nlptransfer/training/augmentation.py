@@ -62,10 +62,8 @@ def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | N
     """Return the rows of a train split, then altered copies of them in their order, with the same targets.
 
     A copy that is equal to a row or to another copy is drawn again a few times, then left out; no copy is empty. The
-    same rows, settings, vectors and seed give the same copies on every machine.
-
-    Raises:
-        SettingError: a value that makes no sense, or synonyms without vectors.
+    same rows, settings, vectors and seed give the same copies on every machine. A value that makes no sense, or
+    synonyms without vectors, are a SettingError.
     """
     settings.check()
     synonyms = settings.augment_synonyms
@@ -209,11 +207,8 @@ def _can_replace(other: str, word: str) -> bool:
 def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float) -> list[np.ndarray]:
     """Find the ``count`` frequent words with the highest cosine, from ``least``, to each row, the nearest first.
 
-    A row is no neighbor of its own, and one of zeros has none; of equally near ones the more frequent comes first.
-
-    Args:
-        matrix: (n, d) float32, most frequent word first.
-        rows: (m,) int64.
+    ``matrix`` is (n, d) float32, most frequent word first, and ``rows`` (m,) int64. A row is no neighbor of its own,
+    and one of zeros has none; of equally near ones the more frequent comes first.
     """
     # In float64 and rounded: a processor's last bits decide nothing.
     units = normalize(np.asarray(matrix[:_FREQUENT], dtype=np.float64))

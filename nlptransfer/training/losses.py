@@ -128,13 +128,9 @@ class Objective(nn.Module):
 def class_weights(setting: str | Mapping[str, float] | None, labels: Labels, targets: np.ndarray) -> np.ndarray | None:
     """Return the (labels,) weights of the classes.
 
-    Args:
-        setting: None; "balanced": rows / (classes * rows of the class), with several labels negatives / positives of
-            each; or weights by label name, 1 where none is given.
-        targets: the training targets, as ``Labels.encode`` gives them.
-
-    Raises:
-        SettingError: another word, an unknown label name, or a weight that is not a number above 0.
+    A ``setting`` is None; "balanced": rows / (classes * rows of the class), with several labels negatives / positives
+    of each; or weights by label name, 1 where none is given. ``targets`` are those of training, as ``Labels.encode``
+    gives them. Another word, an unknown name, or a weight that is not a number above 0 are a SettingError.
     """
     if setting is None:
         return None

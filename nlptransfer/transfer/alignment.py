@@ -42,8 +42,7 @@ CRITIC_PENALTY = 1.0
 ALIGN = Stage("align", (SOURCE, UNLABELED))
 
 Discrepancy = Callable[[Tensor, Tensor, tuple[Tensor, Tensor], float], Tensor]
-"""(rows, width) representations of the source, those of the target, weights of both that add up to 1 on either side,
-and lambda -> lambda * D, the distance between the domains."""
+"""(rows, width) of the source, those of the target, weights that sum to 1 on either side, lambda -> lambda * D"""
 
 
 def correlation_distance(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor], trade_off: float) -> Tensor:
@@ -284,7 +283,6 @@ def covariance(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def _kernel(rows: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean of Gaussian kernels of several bandwidths, (rows, rows)."""
     shares = weights / weights.sum()
     # Around their mean, so that little is lost where squares are taken from each other.
     rows = rows - shares @ rows.detach()

@@ -40,7 +40,6 @@ class Learner:
     module: nn.Module
     """what the loop trains"""
     last_layer: nn.Linear
-    """of the module"""
     criteria: Mapping[str, LabelLoss]
     """by role"""
     examples: Mapping[str, Examples]
@@ -78,7 +77,6 @@ class Transfer(Settings, ABC):
     takes_unlabeled: ClassVar[bool] = False
     """whether it learns from texts of the target that have no labels"""
     needs_unlabeled: ClassVar[bool] = False
-    """whether it cannot do without them"""
     is_chosen: ClassVar[bool] = False
     """whether the best of its candidates is found without a label of the target"""
     is_prelude: ClassVar[bool] = False
@@ -105,7 +103,6 @@ class Transfer(Settings, ABC):
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         """Raise a SettingError where the strategy makes no sense for a route, or for these labels."""
-        return None
 
     def require(self, holds: bool, expected: str, found: str, instead: str) -> None:
         """Raise a SettingError unless a condition holds."""
@@ -138,7 +135,6 @@ class Transfer(Settings, ABC):
 
     def prepare(self, stage: Stage, route: Route, model: PreTrainedModel) -> None:
         """Give the model the shape that it has from a stage on, also where the stage itself is done already."""
-        return None
 
     def learns_from(self, stage: Stage) -> tuple[str, ...]:
         """Return the roles whose rows the stage learns from; with the source alone, its loss is minimized."""
@@ -186,7 +182,6 @@ class Variant:
 
 
 def _any_part(name: str) -> Any:
-    """Make a property that tells whether something holds for any strategy of a chain."""
     return property(lambda chain: any(getattr(part, name) for part in chain.chained))
 
 
@@ -254,8 +249,7 @@ class FromSource(Transfer):
     label_mapping: dict[str, str] | None = None
     """the target's name of a label of the source, where they differ: {"pos": "positive"}"""
     temperature: Annotated[float, Ge(1)] = 1.0
-    """of several sources, source i counts n_i^(1/temperature): 1 as many rows as it has; large: all alike
-    (Arivazhagan et al. 2019)"""
+    """source i of several counts n_i^(1/temperature): 1: as its rows; large: all alike (Arivazhagan et al. 2019)"""
     target_like: bool = False
     """whether each source row counts as much as it looks like the target: by a domain classifier"""
     max_source_rows: Count | None = None

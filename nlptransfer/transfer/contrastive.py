@@ -77,8 +77,7 @@ class Contrastive(Transfer):
     num_pairs: Count | None = None
     """pairs of rows that are drawn, and passed over in each epoch; None: 768, or 4 for each row if that is more"""
     mean_start: bool = True
-    """whether the last layer begins with the mean over a text's tokens and not with the first token, in BERT, RoBERTa
-    and the like: by another layer, or for lora by a map from the one to the other"""
+    """whether BERT and its like begin with the mean over the tokens, not the first: by a layer, or in lora a map"""
 
     def check_fits(self, route: Route, sides: Sides) -> None:
         learning = ROUTES.where(lambda one: one.learns_encoder)

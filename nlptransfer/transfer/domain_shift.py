@@ -16,7 +16,7 @@ from nlptransfer.models import RECIPE, cached, sha256
 FOLDS = 5
 TERMS = 20_000
 """Words and word pairs by which texts are compared, the most frequent ones: all would take ten times as long."""
-WEIGHTS = (0.05, 20.0)
+WEIGHT_RANGE = (0.05, 20.0)
 """Least and largest weight of a source text."""
 # A run of letters and digits is a word; in Chinese and Japanese, written without spaces, each sign is.
 WORD = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
@@ -26,10 +26,8 @@ def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
     """Compare two representations of the same rows, (rows, width), by centered linear CKA (Kornblith et al. 2019).
 
     |Y'X|² / (|X'X| |Y'Y|) in Frobenius norms, of centered features X and Y (section 3), whose widths may differ: 1 but
-    for rotation, shift and scale, 0 for rows that are all the same. It is biased upwards where rows are few.
-
-    Raises:
-        DataError: different numbers of rows, fewer than 2, or numbers that are not finite.
+    for rotation, shift and scale, 0 for rows that are all the same. It is biased upwards where rows are few. Different
+    numbers of rows, fewer than 2, or numbers that are not finite are a DataError.
     """
     x, y = _matrix(first, "first"), _matrix(second, "second")
     if len(x) != len(y):
@@ -53,9 +51,7 @@ def proxy_a_distance(source: ArrayLike, target: ArrayLike, seed: int = 0) -> flo
 
     A stand-in for the A-distance of Ben-David et al. (2007), as Glorot et al. (2011) use it, on (rows, width) features
     by the same model. The error is the mean of both sides' over rows that stratified cross-validation held out.
-
-    Raises:
-        DataError: different widths, fewer than 2 rows on a side, or numbers that are not finite.
+    Different widths, fewer than 2 rows on a side, or numbers that are not finite are a DataError.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
@@ -94,11 +90,8 @@ def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str],
     domains, both weighing the same (Bickel et al. 2009): here a logistic regression on TF-IDF of words and word pairs
     (in Chinese and Japanese, of signs and pairs of signs), fitted for each source text without its own fold.
 
-    Returns:
-        (source rows,) float64, clipped to ``WEIGHTS``, then divided by their mean.
-
-    Raises:
-        DataError: no texts on a side, or no word in any of them.
+    The (source rows,) float64 are clipped to ``WEIGHT_RANGE``, then divided by their mean. No texts on a side, or no
+    word in any of them, are a DataError.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -125,7 +118,7 @@ def importance_weights(source_texts: Sequence[str], target_texts: Sequence[str],
         classifier = LogisticRegression(class_weight="balanced", max_iter=1000)
         classifier.fit(features[rows], rows >= len(source))
         logarithms[held_out] = classifier.decision_function(features[held_out])
-    weights: np.ndarray = np.exp(np.clip(logarithms, *np.log(WEIGHTS)))
+    weights: np.ndarray = np.exp(np.clip(logarithms, *np.log(WEIGHT_RANGE)))
     weights /= weights.mean()
     return weights
 

@@ -69,8 +69,7 @@ class Joint(FromSource):
         return JointLoss(learner.module, *losses, partial(self.shares, rows), *heads)
 
     def fit_head(self, stage: Stage, tasks: Mapping[str, HeadTask], source: Head | None) -> FittedHead:
-        rows = {role: len(task.train) for role, task in tasks.items()}
-        alpha, beta = self.shares(rows, 0.0)
+        alpha, beta = self.shares({role: len(task.train) for role, task in tasks.items()}, 0.0)
         others = tasks[SOURCE].train
         extra = replace(others, weights=share_weights(tasks[SOURCE].criterion, others, alpha))
         return tasks[TARGET].choose_l2(extra=extra, share=beta)

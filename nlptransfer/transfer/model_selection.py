@@ -23,13 +23,11 @@ class Evidence:
     """Measures of a model that need no label of the target."""
 
     risk: float
-    """mean loss of labeled rows that it has not learned from, weighted by how much they look like the target:
-    importance-weighted validation (Sugiyama et al. 2007)"""
+    """mean importance-weighted loss of labeled rows that it has not learned from (Sugiyama et al. 2007)"""
     risk_error: float
     """its standard error; at least what one row that loses a nat more would move it by"""
     deep_embedded: float
-    """the risk with the weights as a control variate (You et al. 2019, "Towards Accurate Model Selection in Deep
-    Unsupervised Domain Adaptation", equation 8)"""
+    """the risk with the weights as a control variate (Deep Embedded Validation, You et al. 2019, equation 8)"""
     entropy: float
     """mean entropy of the predictions for texts without labels, in nats"""
     margin: float
@@ -90,12 +88,9 @@ def warn_of_shift(evidence: Evidence, names: Sequence[str], *, whatever_shift: b
 def choose(evidence: Sequence[Evidence], by: ChooseBy, *, whatever_shift: bool = True) -> int:
     """Return the index of the best of some models; the first is the one that was not adapted, and the first of equals.
 
-    Unless ``whatever_shift``, it is taken too where the labels' proportions seem to be others in the target.
-
-    Args:
-        by: information: the most information about the target, of those whose risk is at most a standard error above
-            the first one's; the lowest importance-weighted or deep embedded risk; the lowest entropy or the largest
-            margin of the predictions.
+    Unless ``whatever_shift``, it is taken too where the labels' proportions seem to be others in the target. By
+    information the best has the most about the target, of those whose risk is at most a standard error above the first
+    one's; else the lowest importance-weighted or deep embedded risk or entropy, or the largest margin.
     """
     plain = evidence[0]
     if plain.label_shift > LARGE_SHIFT and not whatever_shift:

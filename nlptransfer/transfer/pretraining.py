@@ -86,9 +86,8 @@ class Pretrain(Transfer):
     ) -> dict[str, Any]:
         """Train the model in place on the first texts, the second ones held out, and return the stage's record.
 
-        Raises:
-            BaseModelError: the base has no head that predicts tokens.
-            SettingError: nothing of the encoder learns, or a mask is asked for where there is none.
+        A base without a head that predicts tokens is a BaseModelError; an encoder of which nothing learns, or a mask
+        asked for where there is none, a SettingError.
         """
         if not route.learns_encoder:
             # Its vectors were trained before the model was built around them.

@@ -19,7 +19,7 @@ from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, is_unspaced, split_words
 
 logger = logging.getLogger("nlptransfer")
 
-RECIPE = 1
+VECTORS_RECIPE = 1
 """Version of the distillation; another one is computed again."""
 _MAX_PIECES = 64
 _BATCH_SIZE = 1024
@@ -101,7 +101,7 @@ def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
 
 
 def _cached(kind: str, encoder: BaseModel, words: list[str]) -> Path:
-    stamps = f"{RECIPE}\0{weights_hash(encoder)}\0{content_stamp(encoder.path)}\0{kind}\0"
+    stamps = f"{VECTORS_RECIPE}\0{weights_hash(encoder)}\0{content_stamp(encoder.path)}\0{kind}\0"
     return cache_place(f"{kind.partition(' ')[0]}-", stamps, "\n".join(words))
 
 

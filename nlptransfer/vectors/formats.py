@@ -147,9 +147,6 @@ def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> None:
         logger.warning("%s: left out %d words with white space, which the format cannot hold", path.name, left_out)
 
 
-# Headers and kinds
-
-
 def _check_header(path: Path, stream: BinaryIO, rows: int, dimensions: int) -> None:
     where = f"{path.name}, line 1: the header says {rows} words of {dimensions} dimensions"
     if rows == 0 or not 0 < dimensions <= _MAX_DIMENSIONS:
@@ -190,9 +187,6 @@ def _guess_dimensions(name: str, head: bytes) -> int:
             "is this a file of word vectors?"
         )
     return dimensions
-
-
-# Text
 
 
 def _text_blocks(name: str, stream: BinaryIO, rest: bytes, rows: int | None, dimensions: int) -> Iterator[Block]:
@@ -261,9 +255,6 @@ def _numbers(text: bytes, expected: int) -> np.ndarray | None:
     except (ValueError, DeprecationWarning):
         return None
     return values if values.size == expected else None
-
-
-# Binary and pickles
 
 
 def _binary_blocks(name: str, stream: BinaryIO, buffer: bytes, rows: int, dimensions: int) -> Iterator[Block]:
@@ -356,9 +347,6 @@ def _checked(name: str, unit: str, first: int, words: list[bytes], vectors: np.n
         wrong = f"number {column + 1} is {vectors[row, column]}"
         raise VectorsError(f"{name}, {unit} {first + row}: {wrong}, expected a finite one")
     return words, vectors
-
-
-# Models of gensim's downloader
 
 
 def download_model(name: str, path: Path) -> None:

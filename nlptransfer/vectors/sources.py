@@ -17,11 +17,8 @@ def vectors_for(
 ) -> tuple[WordVectors, dict[str, Any]]:
     """Open or distill the word vectors that a base names, and say where they come from.
 
-    Args:
-        texts: running text; where ``base`` names an encoder, vectors for its words are distilled.
-        base: a file or name of word vectors, an encoder, or None for the default encoder.
-        revision: of an encoder on the hub.
-        dimensions: of distilled vectors.
+    A ``base`` is a file or name of word vectors, an encoder with its ``revision`` on the hub, or None for the default
+    encoder; of an encoder, vectors of ``dimensions`` are distilled for the words of the running ``texts``.
     """
     from nlptransfer import distributed  # it imports torch, which making vectors from text does without
 

@@ -103,11 +103,7 @@ class WordVectors:
         return np.asarray(rows, dtype=np.int64)
 
     def nearest(self, word: str, k: int = 10) -> list[tuple[str, float]]:
-        """Return the ``k`` words whose vectors have the highest cosine with that of ``word``, and those cosines.
-
-        Raises:
-            VectorsError: ``word`` has no vector.
-        """
+        """Return the ``k`` words nearest to ``word`` by cosine, and the cosines; a VectorsError if it has no vector."""
         check(k >= 1, "k", k, "at least 1")
         row = int(self.rows([word])[0])
         if row < 0:
@@ -135,13 +131,10 @@ class WordVectors:
 def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVectors:
     """Open word vectors of any kind; a file is converted to memory maps the first time.
 
-    Args:
-        source: a file of word2vec text or binary, GloVe or fastText text, plain or gzip'ed; a folder that
-            :func:`save_vectors` wrote; or the name of a model of gensim's downloader ("glove-wiki-gigaword-100").
-        allow_pickle: whether gensim's .kv and .model may be read, which can run code that is in them.
-
-    Raises:
-        VectorsError: there is no such thing, or it is broken, or it cannot be fetched.
+    ``source`` is a file of word2vec text or binary, GloVe or fastText text, plain or gzip'ed; a folder that
+    :func:`save_vectors` wrote; or the name of a model of gensim's downloader ("glove-wiki-gigaword-100"). Only with
+    ``allow_pickle`` are gensim's .kv and .model read, which can run code that is in them. What is not there, is broken
+    or cannot be fetched is a VectorsError.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -172,17 +165,10 @@ def save_vectors(
 ) -> WordVectors | None:
     """Save vectors: a file for others where the ending says so (.txt, .vec, .bin, also .gz), else a converted folder.
 
-    Args:
-        path: what to write; it is replaced whole, or not at all.
-        words: n words, most frequent first; of a word that comes twice a reader keeps the first.
-        matrix: (n, d) numbers.
-        source: where a folder says that the vectors came from; its own name by default.
-
-    Returns:
-        The vectors, opened, where a folder was written.
-
-    Raises:
-        VectorsError: words and rows do not fit each other, or a number is not finite.
+    The n ``words`` are most frequent first; of one that comes twice a reader keeps the first. ``matrix`` is (n, d)
+    numbers. ``source`` is where a folder says that the vectors came from; its own name by default. The path is replaced
+    whole, or not at all. Where a folder was written, its vectors are returned, opened. Words and rows that do not fit
+    each other, or a number that is not finite, are a VectorsError.
     """
     path = Path(path)
     if path.suffix in (".kv", ".model", ".npy", ".npz"):

@@ -53,10 +53,8 @@ def build_tokenizer(words: Sequence[str]) -> Tokenizer:
     """Build the tokenizer over words, most frequent first, no word twice; the word at place i has the id i + 2.
 
     Spaced scripts are split by a pattern and looked up (WordLevel), unspaced ones segmented into the likeliest words
-    (Unigram, Kudo 2018) by Zipf's law. Punctuation that the vocabulary does not have is passed over.
-
-    Raises:
-        VectorsError: a word that stands for padding or for unknown words.
+    (Unigram, Kudo 2018) by Zipf's law. Punctuation that the vocabulary does not have is passed over. A word that stands
+    for padding or for unknown words is a VectorsError.
     """
     for reserved in (PAD, UNKNOWN):
         if reserved in words:

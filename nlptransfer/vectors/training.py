@@ -13,7 +13,7 @@ import numpy as np
 from nlptransfer.errors import VectorsError
 from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
-from nlptransfer.vectors.distillation import RECIPE
+from nlptransfer.vectors.distillation import VECTORS_RECIPE
 from nlptransfer.vectors.formats import Block, array_blocks
 from nlptransfer.vectors.sources import vocabulary
 from nlptransfer.vectors.store import WordVectors, cache_place, cached_vectors
@@ -36,16 +36,8 @@ def train_vectors(
 ) -> tuple[list[str], np.ndarray]:
     """Train word2vec on running text: skip-gram with 5 negative samples (Mikolov et al. 2013, by gensim).
 
-    Args:
-        window: how many words to each side are context.
-        min_count: words that are rarer get no vector.
-        seed: same texts and seed, same vectors.
-
-    Returns:
-        The words, most frequent first, and their (n, dimensions) float32 vectors.
-
-    Raises:
-        VectorsError: no word comes ``min_count`` times.
+    ``window`` words to each side are context, and words rarer than ``min_count`` get no vector; it is a VectorsError if
+    all are. The same texts and seed give the same words, most frequent first, and (n, dimensions) float32 vectors.
     """
     for name, value in (("dimensions", dimensions), ("window", window), ("min_count", min_count), ("epochs", epochs)):
         check(value >= 1, name, value, "at least 1")
@@ -81,21 +73,15 @@ def continued_vectors(
     A file of vectors has no contexts. So they are learned first, and the vectors of new words with them, while those of
     the known words are held; then all learn. Known words that the texts do not have stay as they are.
 
-    Args:
-        max_words: known words that are kept, those of the texts before others.
-        window: how many words to each side are context.
-        min_count: words of the texts that come as often get a vector, where they have none.
-        epochs: passes over the texts, in either part.
-        learning_rate: at the beginning of either part.
-
-    Returns:
-        The known words, then the new ones, most frequent first.
+    At most ``max_words`` known words are kept, those of the texts before others; words of the texts without a vector
+    get one where they come ``min_count`` times. Either part takes ``epochs`` passes, at ``learning_rate`` in the
+    beginning, and ``window`` words to each side are context. Known words come first, then new ones by frequency.
     """
     known, matrix = vocabulary(vectors, texts, max_words, unit_length=False)
     settings = {
         "window": window, "min_count": min_count, "epochs": epochs, "alpha": learning_rate, "seed": seed,
     }  # fmt: skip
-    recipe = f"{RECIPE}\0continued\0{sorted(settings.items())}"
+    recipe = f"{VECTORS_RECIPE}\0continued\0{sorted(settings.items())}"
     folder = cache_place("continued-", recipe, "\0", "\n".join(known), "\0", "\0".join(texts), "\0", matrix.tobytes())
     source = f"{vectors.source} continued"
 
