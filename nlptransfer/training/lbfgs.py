@@ -24,6 +24,8 @@ LEAST_CURVATURE = 1e-3
 """Least curvature assumed for a label, so that one without rows does not get endless steps."""
 MANY_PRODUCTS = 3e7
 """Multiplications in a product of matrices from which several threads share it."""
+FTOL = 1e-7
+"""Share by which a step must lower the objective, or it is the last one."""
 Head = tuple[np.ndarray, np.ndarray]
 """A weight (labels, width) and a bias (labels,), float32."""
 
@@ -92,7 +94,7 @@ def fit(
     towards: Head | None = None,
     has_bias: bool = True,
     axes: Axes | None = None,
-    ftol: float = 1e-7,
+    ftol: float = FTOL,
 ) -> Head:
     """Minimize the loss + l2 / (2 * rows) * |W|^2 over W and b; the bias is free.
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nlptransfer.errors import TrainingError
-from nlptransfer.training.lbfgs import Features, Head, fit, principal_axes
+from nlptransfer.training.lbfgs import FTOL, Features, Head, fit, principal_axes
 from nlptransfer.training.losses import LabelLoss
 from nlptransfer.training.optimizer import finite_score
 
@@ -20,8 +20,8 @@ TOWARDS_L2_STRENGTHS = (1e5, 1e4, 1000.0, 100.0, 10.0, 1.0, 0.1)
 """L2 strengths to choose from where the penalty pulls to a source's head: from a copy of it to hardly held."""
 PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
-ROUGH = 1e-5
-"""Share by which a step must lower the objective while strengths are compared."""
+ROUGH = 3e-5
+"""FTOL while the losses of many rows are compared."""
 FOLDS = 5
 """Most folds of cross-validation."""
 FEWEST_ROWS = 4
@@ -102,14 +102,14 @@ class HeadTask:
         axes = principal_axes(whole if crossed else parts[0])
         fit_part = partial(fit, self.criterion, towards=towards, has_bias=self.has_bias, axes=axes)
 
-        held_out = rows if crossed else self.validation
+        held_out, ftol = (rows, FTOL) if crossed else (self.validation, ROUGH)
         strengths = L2_STRENGTHS if towards is None else TOWARDS_L2_STRENGTHS
         scores: dict[float, float] = {}
         fitted: dict[float, tuple[np.ndarray, Head]] = {}
         starts: list[Head | None] = [towards] * len(parts)
         worse = 0
         for l2 in (self.l2,) if self.l2 else strengths:
-            heads = [fit_part(part, l2, start=start, ftol=ROUGH) for part, start in zip(parts, starts, strict=True)]
+            heads = [fit_part(part, l2, start=start, ftol=ftol) for part, start in zip(parts, starts, strict=True)]
             logits = np.empty((len(rows), len(self.criterion.class_weights)), np.float32)
             for (_, out), (weight, bias) in zip(splits, heads, strict=True):
                 logits[out] = rows.values[out] @ weight.T + bias
