@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ from annotated_types import Interval, MinLen
 from nlptransfer.data.labels import Labels, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
 from nlptransfer.data.reading import SPLIT_NAMES, WHOLE, Table, clean_text, find_columns, open_source
+from nlptransfer.data.spelling import as_mapping, near_twins, spelled_alike
 from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, shuffle_units, subset, units_of
 from nlptransfer.errors import DataError
 from nlptransfer.memo import once
@@ -247,33 +248,51 @@ def _read_rows(table: Table, text_column: str, label_column: str, settings: Data
 
 def _labels_of(rows: _Rows, class_names: Sequence[str] | None) -> Labels:
     rows.check()
-    if len({frozenset(names) for names in rows.names}) < 2:
+    counts, sets = Counter[str](), Counter(rows.names)
+    for names, count in sets.items():
+        counts.update(dict.fromkeys(names, count))
+    spelled = dict(zip(counts, counts, strict=True)) if class_names is not None else spelled_alike(counts)
+    if len({frozenset(map(spelled.__getitem__, names)) for names in sets}) < 2:
         only = list(rows.names[0]) if rows.multi_label else rows.names[0][0]
         raise DataError(
             f"{rows.where}: expected two labels or more to tell apart, found the same in all {len(rows.texts)} rows: "
             f"{only!r}; check label_column, or add rows of other labels"
         )
-    return Labels(order_names(chain.from_iterable(rows.names), class_names), rows.multi_label)
+    if twins := near_twins(counts) if spelled.keys() == {*spelled.values()} else {}:
+        groups = ((most, *others) for most, others in twins.items())
+        found = "; ".join(", ".join(f"{name!r} ({counts[name]} rows)" for name in group) for group in groups)
+        logger.warning(
+            "%s: labels that differ by case, white space or invisible characters alone: %s; "
+            "to merge them: label_mapping=%s",
+            rows.where,
+            found,
+            as_mapping(twins),
+        )
+    return Labels(order_names(spelled.values(), class_names), rows.multi_label)
 
 
 def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
     rows.check()
     if rows.multi_label and not labels.multi_label:
         raise DataError(f"{rows.where}: expected one label a row as in training, found lists of labels")
-    unknown: dict[str, list[int]] = defaultdict(list)
-    for number, names in zip(rows.numbers, rows.names, strict=True):
-        for name in names:
-            if name not in labels.label2id:
+    known = {name: labels.known(name) for name in {*chain.from_iterable({*rows.names})}}
+    if unknown := {name: list[int]() for name, label in known.items() if label is None}:
+        for number, names in zip(rows.numbers, rows.names, strict=True):
+            for name in unknown.keys() & {*names}:
                 unknown[name].append(number)
-    if unknown:
-        found = ", ".join(
-            f"{name!r} ({len(numbers)} rows, first in row {numbers[0]})" for name, numbers in list(unknown.items())[:5]
-        )
+        first = sorted(unknown.items(), key=lambda item: item[1])[:5]
+        found = ", ".join(f"{name!r} ({len(numbers)} rows, first in row {numbers[0]})" for name, numbers in first)
         raise DataError(
             f"{rows.where}: expected only labels seen in training in {split}, found {found}; known labels: "
             f"{', '.join(labels.names[:30])}; remove these rows, or move some of them to train"
         )
-    return Split(rows.texts, labels.encode(rows.names if labels.multi_label else [name for (name,) in rows.names]))
+    ids = {name: labels.label2id[label] for name, label in known.items() if label is not None}
+    if not labels.multi_label:
+        return Split(rows.texts, np.array([ids[name] for (name,) in rows.names], dtype=np.int64))
+    targets = np.zeros((len(rows.names), labels.num_labels), dtype=np.float32)
+    places = np.repeat(np.arange(len(rows.names)), [len(names) for names in rows.names])
+    targets[places, [ids[name] for names in rows.names for name in names]] = 1
+    return Split(rows.texts, targets)
 
 
 def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:
