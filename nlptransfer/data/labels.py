@@ -2,7 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -100,8 +100,9 @@ def read_labels(
         class_names: names of the ids 0, 1, ... where the values are ids (a ``ClassLabel``); -1 is a missing label.
         delimiter: what joins the names of a row in a string (``"|"`` in ``"a|b"``); makes the column multi-label.
     """
+    values = values.to_pylist() if hasattr(values, "to_pylist") else values
     plain = [_plain(value) for value in values]
-    if delimiter is not None:
+    if delimiter:
         plain = [_parts(value, delimiter) for value in plain]
     if class_names is not None:
         plain = [_class_name(value, class_names, f"{where}, row {row}") for row, value in enumerate(plain, 1)]
@@ -207,3 +208,18 @@ def _names(value: Any, where: str) -> Row | None:
             "turn vectors of 0 and 1 into lists of label names"
         )
     return names
+
+
+def labels_of_columns(columns: Mapping[str, Sequence[Any]], where: str) -> list[Row]:
+    """Read columns of 0 and 1 as the sets of labels of each row; a DataError for another value."""
+    rows: list[Row] = []
+    for row, cells in enumerate(zip(*columns.values(), strict=True), 1):
+        names = []
+        for name, cell in zip(columns, cells, strict=True):
+            flag = str(cell).casefold().strip()
+            if flag not in {"0", "1", "0.0", "1.0", "true", "false", ""}:
+                raise DataError(f"{where}, row {row}, column {name!r}: expected 0 or 1, found {cell!r:.80}")
+            if flag in {"1", "1.0", "true"}:
+                names.append(name)
+        rows.append(tuple(names))
+    return rows
