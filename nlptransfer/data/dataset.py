@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +14,10 @@ import numpy as np
 from annotated_types import Interval
 
 from nlptransfer.data.columns import Columns, Names, find_columns, texts_of, weights_of
-from nlptransfer.data.labels import Labels, Row, labels_of_columns, order_names, read_labels
+from nlptransfer.data.labels import Labels, Row, labels_of_columns, map_labels, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
 from nlptransfer.data.reading import SPLIT_NAMES, WHOLE, open_source
+from nlptransfer.data.spelling import as_mapping, canonical, near_twins, spelled_alike
 from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, shuffle_units, subset, units_of
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, SettingError, nearest
@@ -241,7 +242,8 @@ def _load(source: Any, settings: DataSettings) -> Data:
             logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(part), name)
     splits: dict[str, Any] = _split(encoded, labels, settings)
     splits["train"] = _without_weightless(splits["train"])
-    renamed = tuple(sorted(set().union(*(these.renamed for these in rows.values()))))
+    spelled = {canonical(name) for these in rows.values() for name in these.written}
+    renamed = tuple(name for name in settings.label_mapping or () if canonical(name) in spelled)
     return Data(opened.name, labels, **splits, columns=columns, renamed=renamed)
 
 
@@ -273,7 +275,8 @@ class _Rows:
     multi_label: bool
     without_text: int
     without_label: int
-    renamed: frozenset[str]
+    written: set[str]
+    """labels before ``label_mapping``"""
 
     def check(self) -> None:
         if not self.texts:
@@ -291,11 +294,10 @@ def _read_rows(table: Table, columns: Columns, settings: DataSettings) -> _Rows:
     without_text, without_label = len(texts) - len(with_text), len(with_text) - len(usable)
     if without_text or without_label:
         logger.warning("%s: rows dropped: %d without text, %d without label", table.where, without_text, without_label)
+    written = {name for label in {*labels} if label for name in ((label,) if isinstance(label, str) else label)}
+    if settings.label_mapping:
+        labels = map_labels(labels, settings.label_mapping)
     names = [(label,) if isinstance(label, str) else label for row in usable if (label := labels[row]) is not None]
-    renamed, mapping = frozenset[str](), settings.label_mapping or {}
-    if mapping:
-        renamed = frozenset(mapping) & {*chain.from_iterable(names)}
-        names = [tuple(dict.fromkeys(mapping.get(name, name) for name in row)) for row in names]
     return _Rows(
         table.where,
         texts=[texts[row] for row in usable],
@@ -305,15 +307,16 @@ def _read_rows(table: Table, columns: Columns, settings: DataSettings) -> _Rows:
         multi_label=any(isinstance(label, tuple) for label in labels),
         without_text=without_text,
         without_label=without_label,
-        renamed=renamed,
+        written=written,
     )
 
 
 def _read_labels(table: Table, names: Sequence[str], settings: DataSettings) -> list[Row | None]:
     if len(names) > 1:
-        return [*labels_of_columns({name: table.values(name) for name in names}, table.where)]
-    where, class_names = f"{table.where}, column {names[0]!r}", settings.label_names or table.class_names.get(names[0])
-    return read_labels(table.column(names[0]), where, class_names, settings.label_delimiter)
+        return [*labels_of_columns({name: table.column(name) for name in names}, table.where)]
+    values, where = table.column(names[0]), f"{table.where}, column {names[0]!r}"
+    class_names = table.class_names.get(names[0])
+    return read_labels(values, where, class_names, settings.label_delimiter, settings.label_names)
 
 
 def _without_weightless(train: Split) -> Split:
@@ -326,33 +329,50 @@ def _without_weightless(train: Split) -> Split:
 
 def _labels_of(rows: _Rows, class_names: Sequence[str] | None) -> Labels:
     rows.check()
-    if len({frozenset(names) for names in rows.names}) < 2:
+    counts, sets = Counter[str](), Counter(rows.names)
+    for names, count in sets.items():
+        counts.update(dict.fromkeys(names, count))
+    spelled = dict(zip(counts, counts, strict=True)) if class_names is not None else spelled_alike(counts)
+    if len({frozenset(map(spelled.__getitem__, names)) for names in sets}) < 2:
         only = list(rows.names[0]) if rows.multi_label else rows.names[0][0]
         raise DataError(
             f"{rows.where}: expected two labels or more to tell apart, found the same in all {len(rows.texts)} rows: "
             f"{only!r}; check label_column, or add rows of other labels"
         )
-    return Labels(order_names(chain.from_iterable(rows.names), class_names), rows.multi_label)
+    if twins := near_twins(counts) if spelled.keys() == {*spelled.values()} else {}:
+        groups = ((most, *others) for most, others in twins.items())
+        found = "; ".join(", ".join(f"{name!r} ({counts[name]} rows)" for name in group) for group in groups)
+        logger.warning(
+            "%s: labels that differ by case, white space or invisible characters alone: %s; "
+            "to merge them: label_mapping=%s",
+            rows.where,
+            found,
+            as_mapping(twins),
+        )
+    return Labels(order_names(spelled.values(), class_names), rows.multi_label)
 
 
 def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
     rows.check()
     if rows.multi_label and not labels.multi_label:
         raise DataError(f"{rows.where}: expected one label a row as in training, found lists of labels")
-    unknown: dict[str, list[int]] = defaultdict(list)
-    for number, names in zip(rows.numbers, rows.names, strict=True):
-        for name in names:
-            if name not in labels.label2id:
+    known = {name: labels.known(name) for name in {*chain.from_iterable({*rows.names})}}
+    if unknown := {name: list[int]() for name, label in known.items() if label is None}:
+        for number, names in zip(rows.numbers, rows.names, strict=True):
+            for name in unknown.keys() & {*names}:
                 unknown[name].append(number)
-    if unknown:
-        found = ", ".join(
-            f"{name!r} ({len(numbers)} rows, first in row {numbers[0]})" for name, numbers in list(unknown.items())[:5]
-        )
+        first = sorted(unknown.items(), key=lambda item: item[1])[:5]
+        found = ", ".join(f"{name!r} ({len(numbers)} rows, first in row {numbers[0]})" for name, numbers in first)
         raise DataError(
             f"{rows.where}: expected only labels seen in training in {split}, found {found}; known labels: "
             f"{', '.join(labels.names[:30])}; remove these rows, or move some of them to train"
         )
-    targets = labels.encode(rows.names if labels.multi_label else [name for (name,) in rows.names])
+    ids = {name: labels.label2id[label] for name, label in known.items() if label is not None}
+    if not labels.multi_label:
+        return Split(rows.texts, np.array([ids[name] for (name,) in rows.names], dtype=np.int64), rows.weights)
+    targets = np.zeros((len(rows.names), labels.num_labels), dtype=np.float32)
+    places = np.repeat(np.arange(len(rows.names)), [len(names) for names in rows.names])
+    targets[places, [ids[name] for names in rows.names for name in names]] = 1
     return Split(rows.texts, targets, rows.weights)
 
 

@@ -75,7 +75,7 @@ def test_a_file_and_standard_input_are_read_as_a_list_is(one, tmp_path, monkeypa
     lines.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     table = tmp_path / "texts.csv"
     table.write_text(
-        "id,note,says\n" + "".join(f'{i},x y z,"{text}"\n' for i, text in enumerate(TEXTS)), encoding="utf-8"
+        "id,note,says\n" + "".join(f'{i},x y,"{text}"\n' for i, text in enumerate(TEXTS)), encoding="utf-8"
     )
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
     assert one.predict("-") == wanted
