@@ -99,6 +99,8 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         if isinstance(parts, (list, tuple)):
             stripped = (part.strip() if isinstance(part, str) else part for part in parts)
             return tuple(convert(name, part, args[0]) for part in stripped)
+    elif kind is list and isinstance(value, (list, tuple)):
+        return [convert(name, part, args[0]) for part in value]
     elif kind in (dict, Mapping):
         with suppress(ValueError, TypeError):
             items = dict(json.loads(value) if isinstance(value, str) else value)
@@ -147,6 +149,8 @@ def _in_words(hint: Any) -> str:
         return f"{_in_words(args[0])} {', '.join(words for *_, words in _limits(hint))}"
     if kind in (Union, types.UnionType):
         return " or ".join(map(_in_words, args))
+    if kind is list:
+        return "a list"
     if kind is tuple:
         return "a list (or text with commas)"
     if kind in (dict, Mapping):

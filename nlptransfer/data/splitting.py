@@ -290,6 +290,7 @@ def _move_rarest(units: Units, taken: np.ndarray, least: tuple[int, int]) -> Non
             counts[side][labels[pair]] += 1
             counts[1 - side][labels[pair]] -= 1
 
+    was_forced = False
     for label in few:
         for side, needs_spare in ((0, True), (0, False), (1, True)):
             for index in carriers[label]:
@@ -298,6 +299,10 @@ def _move_rarest(units: Units, taken: np.ndarray, least: tuple[int, int]) -> Non
                 is_spare = all(counts[1 - side][labels[pair]] > least[1 - side] for pair in pairs[index])
                 if taken[index] != side and (is_spare or not needs_spare):
                     move(index, side)
+                    was_forced |= not is_spare
+    if was_forced:
+        # What was moved all the same may have been the last of another label that has units to spare.
+        _move_rarest(units, taken, least)
 
 
 def _ranges(units: Units) -> list[range]:
