@@ -100,7 +100,7 @@ class Labels:
     def count(self, targets: np.ndarray) -> np.ndarray:
         """Count the rows of each label, (num_labels,), in targets as :meth:`encode` gives them."""
         if self.multi_label:
-            return targets.sum(axis=0, dtype=np.float64).astype(np.int64)
+            return np.asarray(targets.sum(axis=0, dtype=np.float64), np.int64)
         return np.bincount(targets, minlength=self.num_labels)
 
     def _id(self, name: object, number: int) -> int:
