@@ -88,7 +88,8 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         check(bool(choices), name, value, _in_words(hint))
         return choices[0]
     if kind in (Union, types.UnionType):
-        if type(None) in args and (value is None or (isinstance(value, str) and value.lower() == "none")):
+        is_choice = any(value in get_args(choice) for choice in args if get_origin(choice) is Literal)
+        if type(None) in args and (value is None or (str(value).lower() == "none" and not is_choice)):
             return None
         # Text is anything's last meaning: '{"good": 2}' is a mapping before it is a string.
         for choice in sorted(args, key=lambda choice: choice is str):
@@ -99,6 +100,8 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         if isinstance(parts, (list, tuple)):
             stripped = (part.strip() if isinstance(part, str) else part for part in parts)
             return tuple(convert(name, part, args[0]) for part in stripped)
+    elif kind is list and isinstance(value, (list, tuple)):
+        return [convert(name, part, args[0]) for part in value]
     elif kind in (dict, Mapping):
         with suppress(ValueError, TypeError):
             items = dict(json.loads(value) if isinstance(value, str) else value)
@@ -147,6 +150,8 @@ def _in_words(hint: Any) -> str:
         return f"{_in_words(args[0])} {', '.join(words for *_, words in _limits(hint))}"
     if kind in (Union, types.UnionType):
         return " or ".join(map(_in_words, args))
+    if kind is list:
+        return "a list"
     if kind is tuple:
         return "a list (or text with commas)"
     if kind in (dict, Mapping):

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, time
 from typing import TYPE_CHECKING, Any
 
 from nlptransfer.data.opening import Opened
@@ -96,15 +98,12 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
                 if others := [name for name in part.column_names if name not in names]:
                     logger.info("%s: columns of bytes left out: %s", where, ", ".join(map(repr, others)))
             if missing := {*names} - {*table.column_names}:
-                raise DataError(
-                    f"{where}, from row {first}: expected text in the column {min(missing)!r} as above, found other bytes"
-                )
+                name = min(missing)
+                raise DataError(f"{where}, from row {first}: expected text in column {name!r} as above, found bytes")
             yield _table(where, table.select(names), first)
             first += len(table)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{where}, after row {first - 1}: broken {kind}: {error}; copy or download it again"
-        ) from error
+        raise DataError(f"{where}, after row {first - 1}: broken {kind}: {error}; copy or download it again") from error
     if names is None and empty is not None:
         yield _table(where, empty, 1)
 
@@ -132,6 +131,41 @@ def read_sheet(front: Opened, sheet: str | int | None) -> Iterator[list[str]]:
     A DataError where no sheet is named and several have rows, or where there is no such sheet.
     """
     try:
-        import openpyxl
+        from openpyxl import load_workbook
     except ImportError as error:
         raise DataError(f"{front.where}: Excel files need openpyxl: pip install 'nlptransfer[excel]'") from error
+    try:
+        book = load_workbook(front.seekable(), read_only=True, data_only=True)
+        chosen = _sheet(book.worksheets, sheet, front.where)
+        for row in chosen.iter_rows(values_only=True):
+            yield list(map(_cell, row))
+        book.close()
+    except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile) as error:
+        raise DataError(f"{front.where}: broken Excel file: {error}; save it again") from error
+
+
+def _sheet(sheets: list[Any], wanted: str | int | None, where: str) -> Any:
+    titles = [sheet.title for sheet in sheets]
+    if wanted is None:
+        full = [sheet for sheet in sheets if any(any(map(_cell, row)) for row in sheet.iter_rows(values_only=True))]
+        if len(full) < 2:
+            return (full or sheets)[0]
+        found = f"{len(full)} with rows"
+        titles = [sheet.title for sheet in full]
+    elif str(wanted) in titles:
+        return sheets[titles.index(str(wanted))]
+    elif isinstance(wanted, int) and 0 < wanted <= len(sheets):
+        return sheets[wanted - 1]
+    else:
+        found = f"no sheet {wanted!r}"
+    raise DataError(f"{where}: expected one sheet, found {found}; set sheet to one of {abridged(titles, 20)}")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, datetime):
+        return str(value.date() if value.time() == time() else value)
+    return "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Parse csv, tsv and their like with pyarrow, after numpy has checked rows and quotes. Does not know columns' meaning."""
+"""Parse csv, tsv and their like with pyarrow, after numpy has looked at quotes. Does not know which column is what."""
 
 import logging
 import re
@@ -25,12 +25,13 @@ ENDINGS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
 """The usual separator of each kind of file."""
 SEPARATORS = (",", "\t", ";", "|")
 """What is tried where no separator is set."""
-_HEADER_NAMES = frozenset(
-    "text sentence content review document comment tweet utterance message body query question title headline "
-    "description post abstract label labels category categories class classes target targets sentiment emotion "
-    "emotions intent topic topics tag tags id idx index guid name date time timestamp score rating".split()
+_HEADER_NAME = re.compile(
+    r"\s*(text|sentence|content|review|document|comment|tweet|utterance|message|body|query|question|title|headline"
+    r"|description|post|abstract|labels?|category|categories|class|classes|targets?|sentiment|emotions?|intent|topics?"
+    r"|tags?|id|idx|index|guid|name|date|time|timestamp|score|rating)\s*",
+    re.IGNORECASE,
 )
-"""Names that tell a header from a row, unless they recur below."""
+"""What tells a header from a row, unless they recur below."""
 _SAMPLE_BYTES = 2**16
 _SAMPLE_CELLS = 20_000
 _SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)
@@ -83,7 +84,7 @@ class _Rows:
     @cached_property
     def empty(self) -> np.ndarray:
         """Whether a row is an empty line."""
-        return self.starts == self.stops
+        return np.asarray(self.starts == self.stops)
 
     def separators_of(self, row: int) -> np.ndarray:
         first, last = np.searchsorted(self.separators, (self.starts[row], self.stops[row]))
@@ -257,8 +258,9 @@ class _Reader:
         if not self._has_header:
             self._names, self._width = [""] * most, most
             return 0
-        if most == len(first) + 1 and all(len(cells) == most and cells[-1].strip() for cells in below):
-            # R names its columns, but not the first one, of row names.
+        numbered = [cells[0] for cells in below if len(cells) == len(first) + 1 and _NUMBER.fullmatch(cells[0])]
+        if len(numbered) == len(below) > 1 and all(cells[-1].strip() for cells in below):
+            # R gives the column of row names no name.
             first = ["", *first]
         counts = Counter(name for name in first if name.strip())
         if twice := [f"{name!r} ({count} times)" for name, count in counts.items() if count > 1]:
@@ -451,7 +453,7 @@ def _is_row(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
     """Tell whether a first line is a row: a value recurs, there is prose as below, or a number where numbers follow."""
     if [name for name in first if name.strip()] == [str(number) for number in range(len(first) - (not first[0]))]:
         return False  # pandas' names of columns without name
-    is_usual = any(name.strip().casefold() in _HEADER_NAMES for name in first)
+    is_usual = any(map(_HEADER_NAME.fullmatch, first))
     if is_usual and list(first) in [list(row) for row in below]:
         return False  # files with headers, one after the other
     is_row = False
@@ -459,7 +461,7 @@ def _is_row(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
         values = [row[index] for row in below if index < len(row) and row[index].strip()]
         if not name.strip() or not values:
             continue
-        if name.strip().casefold() in _HEADER_NAMES and name not in values:
+        if _HEADER_NAME.fullmatch(name) and name not in values:
             return False
         numbers = all(map(_NUMBER.fullmatch, values))
         if numbers and not _NUMBER.fullmatch(name):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
-from nlptransfer.data.opening import Utf8, line_ends
+from nlptransfer.data.opening import Buffered, Utf8
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged
 
@@ -32,14 +32,15 @@ def read_json(where: str, text: Utf8, size: int, rows: int) -> Iterator[Table]:
     One object may be pandas' table by columns, by index or split, or hold the rows under one of its keys. Lines are
     read in tables for about ``size`` bytes, other rows in tables of ``rows``; at least one table.
     """
-    source, table = _Text(where, text, size), None
-    for table in _line_tables(source) if source.has_lines() else table_of_rows(where, _rows(source), rows):
+    source, table = Buffered(text, size), None
+    has_lines = has_object_lines(source)
+    for table in tables_of_lines(where, source) if has_lines else tables_of_rows(where, _rows(where, source), rows):
         yield table
     if table is None:
         yield Table(where, {})
 
 
-def table_of_rows(where: str, objects: Iterable[Mapping[str, Any]], rows: int, first: int = 1) -> Iterator[Table]:
+def tables_of_rows(where: str, objects: Iterable[Mapping[str, Any]], rows: int, first: int = 1) -> Iterator[Table]:
     """Make tables of ``rows`` rows each out of objects; what one lacks is None."""
     objects = iter(objects)
     while some := list(islice(objects, rows)):
@@ -48,46 +49,28 @@ def table_of_rows(where: str, objects: Iterable[Mapping[str, Any]], rows: int, f
         first += len(some)
 
 
-class _Text:
-    """The text of a file as far as it was read and not yet dropped."""
-
-    def __init__(self, where: str, text: Utf8, size: int) -> None:
-        self.where, self.line, self.is_whole, self._text, self._size = where, 1, False, text, size
-        self.data = text.read(size)
-
-    def more(self) -> bool:
-        """Read on, at least as much again; False at the end."""
-        block = self._text.read(max(self._size, len(self.data)))
-        self.data += block
-        self.is_whole = not block
-        return bool(block)
-
-    def drop(self, stop: int) -> None:
-        """Forget what was parsed."""
-        self.line += line_ends(self.data[:stop])
-        self.data = self.data[stop:]
-
-    def has_lines(self) -> bool:
-        """Tell whether the first line is an object, and another one follows."""
-        first, _, rest = self.data.strip().partition(b"\n")
-        try:
-            return bool(rest) and isinstance(json.loads(first), dict)
-        except ValueError:
-            return False
+def has_object_lines(source: Buffered) -> bool:
+    """Tell whether the first line is an object, and another one follows."""
+    first, _, rest = source.data.strip().partition(b"\n")
+    return bool(rest) and is_object(first)
 
 
-def _line_tables(source: _Text) -> Iterator[Table]:
+def is_object(line: bytes) -> bool:
+    """Tell whether a line is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def tables_of_lines(where: str, source: Buffered) -> Iterator[Table]:
+    """Read an object a line."""
     first = 1
-    while source.data or not source.is_whole:
-        stop = len(source.data) if source.is_whole else source.data.rfind(b"\n") + 1
-        data = source.data[:stop]
+    for data in source.lines():
         if data.strip():
-            table = _quickly(source.where, data, first) or _carefully(source, data, first)
+            table = _quickly(where, data, first) or _carefully(where, data, source.line, first)
             yield table
             first += len(table)
-        source.drop(stop)
-        if not source.is_whole:
-            source.more()
 
 
 def _quickly(where: str, data: bytes, first: int) -> Table | None:
@@ -122,18 +105,16 @@ def _is_exact(column: Any) -> bool:
     return not types.is_temporal(kind)
 
 
-def _carefully(source: _Text, data: bytes, first: int) -> Table:
+def _carefully(where: str, data: bytes, line: int, first: int) -> Table:
     rows = []
-    for number, line in enumerate(data.decode().split("\n"), source.line):
-        if line.strip():
+    for number, text in enumerate(data.decode().split("\n"), line):
+        if text.strip():
             try:
-                row = json.loads(line)
+                row = json.loads(text)
             except ValueError as error:
-                raise DataError(
-                    f"{source.where}, line {number}: broken JSON: {error}; write one object a line"
-                ) from error
-            rows.append(_checked(row, f"{source.where}, line {number}"))
-    return next(table_of_rows(source.where, rows, len(rows), first))
+                raise DataError(f"{where}, line {number}: broken JSON: {error}; write one object a line") from error
+            rows.append(_checked(row, f"{where}, line {number}"))
+    return next(tables_of_rows(where, rows, len(rows), first))
 
 
 def _checked(row: Any, where: str) -> dict[str, Any]:
@@ -142,24 +123,24 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
     return row
 
 
-def _rows(source: _Text) -> Iterator[dict[str, Any]]:
-    values = _values(source)
+def _rows(where: str, source: Buffered) -> Iterator[dict[str, Any]]:
+    values = _values(where, source)
     first = next(values, None)
     if first is None:
         return
     is_list, number, row = first
     second = None if is_list else next(values, None)
     if not is_list and second is None:
-        yield from _rows_of(_checked(row, source.where), source.where)
+        yield from _rows_of(_checked(row, where), where)
         return
-    yield _checked(row, f"{source.where}, row {number}")
+    yield _checked(row, f"{where}, row {number}")
     for _, number, row in chain([second] if second else [], values):
-        yield _checked(row, f"{source.where}, row {number}")
+        yield _checked(row, f"{where}, row {number}")
 
 
-def _values(source: _Text) -> Iterator[tuple[bool, int, Any]]:
+def _values(where: str, source: Buffered) -> Iterator[tuple[bool, int, Any]]:
     """Yield each value of a list, or one after the other: whether it is a list, the value's number, the value."""
-    cursor, number = _Cursor(source), 0
+    cursor, number = _Cursor(where, source), 0
     is_list = cursor.skip("[")
     while cursor.peek() not in ("]" if is_list else "", ""):
         number += 1
@@ -175,8 +156,8 @@ def _values(source: _Text) -> Iterator[tuple[bool, int, Any]]:
 class _Cursor:
     """A place in a text that is read on as it is needed."""
 
-    def __init__(self, source: _Text) -> None:
-        self._source, self._text, self._at = source, source.data.decode(), 0
+    def __init__(self, where: str, source: Buffered) -> None:
+        self._where, self._source, self._text, self._at = where, source, source.data.decode(), 0
         self._decode = json.JSONDecoder().raw_decode
 
     def peek(self) -> str:
@@ -208,7 +189,7 @@ class _Cursor:
         """Return a DataError that names the line."""
         line = self._source.line + self._text[: self._at].count("\n")
         found = repr(self._text[self._at : self._at + 40].split("\n")[0]) if self._text[self._at :] else "the end"
-        return DataError(f"{self._source.where}, line {line}: broken JSON: {reason}, found {found}; {_RECORDS}")
+        return DataError(f"{self._where}, line {line}: broken JSON: {reason}, found {found}; {_RECORDS}")
 
     def _more(self) -> bool:
         self._source.drop(len(self._text[: self._at].encode()))
@@ -225,8 +206,8 @@ def _rows_of(whole: dict[str, Any], where: str) -> list[dict[str, Any]]:
     lists = [name for name, value in whole.items() if _is_list_of(value, dict)]
     if len(lists) > 1 and len(lists) == len(whole):
         raise DataError(
-            f"{where}: expected one list of rows, found {abridged([*map(repr, lists)], 5)}; write each to a file of its "
-            "own, which in a folder may be train.jsonl, validation.jsonl, test.jsonl"
+            f"{where}: expected one list of rows, found {abridged([*map(repr, lists)], 5)}; write each to a file of "
+            "its own, which in a folder may be train.jsonl, validation.jsonl, test.jsonl"
         )
     if len(lists) == 1 and (len(whole) == 1 or lists[0] in _ROWS_KEYS):
         others = [repr(name) for name in whole if name != lists[0]]
@@ -235,7 +216,7 @@ def _rows_of(whole: dict[str, Any], where: str) -> list[dict[str, Any]]:
         return [_checked(row, where) for row in whole[lists[0]]]
     if values and all(isinstance(value, dict) and value for value in values):
         return _rows_of_nested(whole, where)
-    if values and all(isinstance(value, list) for value in values) and len({*map(len, values)}) == 1:
+    if values and all(isinstance(value, list) for value in values) and {*map(len, values)} == {max(2, len(values[0]))}:
         logger.info("%s: a list for each column", where)
         return [dict(zip(whole, row, strict=True)) for row in zip(*values, strict=True)]
     return [whole]

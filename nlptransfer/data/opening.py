@@ -110,6 +110,21 @@ def opened(source: Path | IO[bytes], settings: "FileSettings") -> Iterator[Opene
         yield front
 
 
+def arriving(stream: Any, where: str) -> Opened:
+    """Return the bytes of a stream as they come, without a wait for more than there is."""
+    arrived = stream.read1(HEAD)
+    return Opened(where, "", arrived, _Arriving(arrived, stream))  # type: ignore[arg-type]
+
+
+class _Arriving:
+    def __init__(self, head: bytes, stream: Any) -> None:
+        self._head, self._stream = head, stream
+
+    def read(self, size: int) -> bytes:
+        head, self._head = self._head, b""
+        return head or bytes(self._stream.read1(size))
+
+
 def log_inferred(where: str, inferred: Mapping[str, str]) -> None:
     """Say what was inferred about a file, setting -> what, and how to say otherwise; "" is of no setting."""
     if inferred:
@@ -195,6 +210,38 @@ class Utf8:
             f"{self.where}, line {line}: expected {expected}, found {found}; encoding={fits} reads the line as "
             f"{_around(read, data[start : error.start].decode(fits, 'replace'))!r}"
         )
+
+
+class Buffered:
+    """Text as far as it was read and not yet dropped; knows the line."""
+
+    def __init__(self, text: Utf8, size: int) -> None:
+        self.line, self.is_whole, self._text, self._size = 1, False, text, size
+        self.data = text.read(size)
+
+    def more(self) -> bool:
+        """Read on, at least as much again; False at the end."""
+        block = self._text.read(max(self._size, len(self.data)))
+        self.data += block
+        self.is_whole = not block
+        return bool(block)
+
+    def drop(self, stop: int) -> None:
+        """Forget what was parsed."""
+        self.line += line_ends(self.data[:stop])
+        self.data = self.data[stop:]
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the whole lines that are there, drop them, and read on; the last may have no end."""
+        while self.data or not self.is_whole:
+            # A return at the very end may have its newline still to come.
+            ends = self.data.rfind(b"\n"), self.data.rfind(b"\r", 0, -1)
+            stop = len(self.data) if self.is_whole else max(ends) + 1
+            if stop:
+                yield self.data[:stop]
+            self.drop(stop)
+            if not self.is_whole:
+                self.more()
 
 
 def _around(line: str, before: str) -> str:

@@ -1,19 +1,20 @@
 """Read files of rows as tables: what a file is, is seen by its content. Does not know which column is what."""
 
 import codecs
+import csv
+import io
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from nlptransfer.data.columnar import read_arrow, read_parquet
-from nlptransfer.data.delimited import ENDINGS, quotes_fit, read_delimited, separator_of
-from nlptransfer.data.json_rows import is_json, read_json
-from nlptransfer.data.opening import Opened, Utf8, log_inferred, opened, unpacked_name
+from nlptransfer.data.columnar import read_arrow, read_parquet, read_sheet
+from nlptransfer.data.delimited import quotes_fit, read_delimited, separator_of
+from nlptransfer.data.json_rows import is_json, is_object, read_json, tables_of_lines
+from nlptransfer.data.opening import HEAD, Buffered, Opened, Utf8, arriving, log_inferred, opened, unpacked_name
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError
 from nlptransfer.settings import Positive, Settings, check
 
 KINDS = (".csv", ".tsv", ".tab", ".psv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather", ".xlsx")
@@ -90,6 +91,16 @@ def stream_file(source: Path | IO[bytes], settings: FileSettings) -> Iterator[Ta
     return _tables(source, settings, _STREAM_BYTES, _STREAM_ROWS)
 
 
+def stream_input(stream: Any) -> Iterator[Table]:
+    """Read a stream of bytes as they come: an object a line if the first line is one, else a text a line."""
+    where = "standard input"
+    source = Buffered(Utf8(arriving(stream, where), "utf-8"), HEAD)
+    while b"\n" not in source.data and source.more():
+        continue
+    first = source.data.partition(b"\n")[0]
+    yield from tables_of_lines(where, source) if is_object(first) else _lines(where, source)
+
+
 def joined(tables: Iterable[Table]) -> Table:
     """Join tables of the same columns, row after row; a column that one lacks is None there."""
     parts = list(tables)
@@ -109,8 +120,12 @@ def _joined(pieces: list[tuple[Any, int]]) -> Any:
     kinds = {column.type for column in arrow if not pyarrow.types.is_null(column.type)}
     if len(kinds) == 1 and not any(isinstance(piece, list) for piece, _ in pieces):
         (kind,) = kinds
-        missing = (pyarrow.nulls(length, kind) if piece is None or piece.type != kind else None for piece, length in pieces)
-        chunks = ([nulls] if nulls is not None else piece.chunks for nulls, (piece, _) in zip(missing, pieces, strict=True))
+        missing = (
+            pyarrow.nulls(length, kind) if piece is None or piece.type != kind else None for piece, length in pieces
+        )
+        chunks = (
+            [nulls] if nulls is not None else piece.chunks for nulls, (piece, _) in zip(missing, pieces, strict=True)
+        )
         return pyarrow.chunked_array(list(chain.from_iterable(chunks)), kind)
     values = (
         [None] * length if piece is None else piece if isinstance(piece, list) else piece.to_pylist()
@@ -124,10 +139,24 @@ def _tables(source: Path | IO[bytes], settings: FileSettings, size: int, rows: i
         head, kind = front.head, Path(front.name).suffix.lower()
         if head.startswith(b"PAR1"):
             yield from read_parquet(front, rows)
+        elif head.startswith(b"PK"):
+            yield from _sheet_tables(front, settings, size)
         elif head.startswith((b"ARROW1", b"FEA1", b"\xff\xff\xff\xff")):
             yield from read_arrow(front, rows)
         else:
             yield from _text_tables(front, settings, kind, size, rows)
+
+
+def _sheet_tables(front: Opened, settings: FileSettings, size: int) -> Iterator[Table]:
+    """Read an Excel sheet as if it were saved as csv: header, empty rows and columns are as there."""
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    for row in read_sheet(front, settings.sheet):
+        writer.writerow(row if any(row) else ())
+    data = content.getvalue().encode()
+    text = Utf8(replace(front, head=data[:HEAD], stream=io.BytesIO(data)), "utf-8")
+    plain = replace(settings, separator=",", quoting="minimal", escape=None)
+    yield from read_delimited(front.where, text, plain, ".csv", size, None)
 
 
 def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, rows: int) -> Iterator[Table]:
@@ -138,7 +167,7 @@ def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, ro
         yield from read_json(front.where, text, size, rows)
     elif kind in (".txt", "") and (kind or separator_of(sample, "") is None) and settings.separator is None:
         log_inferred(front.where, text.inferred)
-        yield from _lines(front.where, text, size)
+        yield from _lines(front.where, Buffered(text, size))
     else:
         quoting = None
         if settings.quoting is None and front.path and b'"' in sample:
@@ -147,20 +176,15 @@ def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, ro
         yield from read_delimited(front.where, text, settings, kind, size, quoting)
 
 
-def _lines(where: str, text: Utf8, size: int) -> Iterator[Table]:
-    """Read a text a line."""
+def _lines(where: str, source: Buffered) -> Iterator[Table]:
+    """Read a text a line, empty ones too."""
     import pyarrow
 
-    rest, first, block = b"", 1, b" "
-    while block:
-        block = text.read(size)
-        data = rest + block
-        stop = max(data.rfind(b"\n"), data.rfind(b"\r", 0, -1)) + 1 if block else len(data)
-        whole, rest = data[:stop].decode(), data[stop:]
-        if whole:
-            lines = whole.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
-            yield Table(where, {"text": pyarrow.chunked_array([lines])}, has_header=False, first_row=first)
-            first += len(lines)
+    first = 1
+    for data in source.lines():
+        lines = data.decode().replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+        yield Table(where, {"text": pyarrow.chunked_array([lines])}, has_header=False, first_row=first)
+        first += len(lines)
 
 
 def _is_encoding(name: str) -> bool:

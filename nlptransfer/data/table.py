@@ -2,15 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nlptransfer.errors import DataError
-
-if TYPE_CHECKING:
-    import pyarrow
-
-Column = "pyarrow.ChunkedArray | list[Any]"
-"""Values of one column: Arrow's where they come from a file or a frame, else as Python has them."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +14,7 @@ class Table:
     where: str
     """File or split, for messages."""
     columns: Mapping[str, Any]
-    """Each a :data:`Column`, by name; all of the same length."""
+    """By name, all of the same length: each a ``pyarrow.ChunkedArray``, or a list of values as Python has them."""
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the ids in the columns that are a ``ClassLabel``."""
     has_header: bool = True
@@ -32,7 +26,7 @@ class Table:
         return len(next(iter(self.columns.values()), ()))
 
     def column(self, name: str) -> Any:
-        """Return a :data:`Column` by its exact name, else by a path through nested values, as "data.text".
+        """Return a column by its exact name, else by a path through nested values, as "data.text".
 
         A DataError where there is neither.
         """

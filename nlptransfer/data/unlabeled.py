@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from nlptransfer.data.columns import find_columns, has_labels, texts_of
 from nlptransfer.data.dataset import Data, DataSettings, Split, load_data, load_split
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.normalization import normalize
 from nlptransfer.data.parsing import kind_of, stem_of
-from nlptransfer.data.reading import WHOLE, has_labels, open_source, read_texts, text_column_of
+from nlptransfer.data.reading import WHOLE, open_source, read_texts
 from nlptransfer.errors import DataError
 
 logger = logging.getLogger("nlptransfer")
@@ -20,7 +21,7 @@ logger = logging.getLogger("nlptransfer")
 def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, ...]:
     """Read the distinct texts of what :func:`read_texts` takes, normalized; a DataError where there are none."""
     settings = settings or DataSettings()
-    normalized = normalize(settings.normalization, read_texts(texts, settings.text_column))
+    normalized = normalize(settings.normalization, read_texts(texts, settings.text_column, settings))
     distinct = tuple(dict.fromkeys(text for text in normalized if text.strip()))
     if not distinct:
         raise DataError(f"unlabeled={texts!s:.200}: expected texts, found none")
@@ -58,18 +59,15 @@ def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = 
 
 
 def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, Any, Split]:
-    opened = open_source(source)
+    opened = open_source(source, settings)
     tables = {split: opened.table(split) for split in opened.parts}
     if WHOLE in tables and has_labels(tables[WHOLE], settings.label_column) and settings.test_size:
-        data = load_data(source, replace(settings, max_train_rows=None))
+        data = load_data(source, replace(settings, max_train_rows=None), is_target=False)
         texts = [text for name, split in data.splits.items() if name != "test" for text in split.texts]
         return opened.name, texts, Split(data.test.texts, labels.encode(_test_labels(data, labels)))
-    texts = [
-        text
-        for split, table in tables.items()
-        if split != "test"
-        for text in table.columns[text_column_of(table, settings.text_column)]
-    ]
+    others = [table for split, table in tables.items() if split != "test"]
+    names = find_columns(others[0], settings.text_column, needs_label=False).text
+    texts = [text for table in others for text in texts_of(table, names)]
     test = load_split(source, labels, settings) if "test" in tables else Split([], labels.encode([]))
     return opened.name, texts, test
 

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from nlptransfer.data import JOINT
 from nlptransfer.memo import once
 from nlptransfer.settings import check
 
@@ -123,10 +124,16 @@ def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple
     ids, sizes = [np.zeros(0, dtype=np.int32)], list[int]()
     with _untruncated(tokenizer) as backend:
         for start in range(0, len(texts), ENCODE_CHUNK):
-            encodings = backend.encode_batch_fast(texts[start : start + ENCODE_CHUNK], add_special_tokens=False)
+            chunk = [with_separator(text, tokenizer) for text in texts[start : start + ENCODE_CHUNK]]
+            encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
             sizes += map(len, encodings)
             ids.append(np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int32))
     return np.concatenate(ids), np.array(sizes, dtype=np.int64)
+
+
+def with_separator(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Put the tokenizer's separator between the texts of several columns; a line end where it has none."""
+    return text.replace(JOINT, f" {tokenizer.sep_token} " if tokenizer.sep_token else "\n")
 
 
 @contextmanager
