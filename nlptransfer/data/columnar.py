@@ -3,6 +3,7 @@
 import json
 import logging
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, time
@@ -23,7 +24,9 @@ def read_parquet(front: Opened, rows: int) -> Iterator[Table]:
     import pyarrow.parquet
 
     def batches() -> Iterator["pyarrow.Table"]:
-        with pyarrow.parquet.ParquetFile(front.seekable()) as file:
+        source = str(front.path) if front.path else front.seekable()
+        # Without a buffer a row group of any size is read bit by bit.
+        with pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file:
             yield file.schema_arrow.empty_table()
             for batch in file.iter_batches(rows):
                 yield pyarrow.Table.from_batches([batch])
@@ -37,7 +40,8 @@ def read_arrow(front: Opened, rows: int) -> Iterator[Table]:
 
     def batches() -> Iterator["pyarrow.Table"]:
         if front.head.startswith(b"FEA1"):
-            whole = pyarrow.feather.read_table(front.seekable())
+            with front.seekable() as file:
+                whole = pyarrow.feather.read_table(file)
             yield from (whole.slice(start, rows) for start in range(0, max(1, len(whole)), rows))
         elif front.head.startswith(b"ARROW1"):
             source = pyarrow.memory_map(str(front.path)) if front.path else pyarrow.BufferReader(front.stream.read())
@@ -97,6 +101,7 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
             if not len(part):
                 empty = part
                 continue
+            _check_names(where, part.column_names)
             table = without_bytes(part, None if names else where)
             names = names or table.column_names
             if missing := sorted({*names} - {*table.column_names}):
@@ -109,9 +114,12 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
         yield _table(where, empty, 1)
 
 
-def _table(where: str, arrow: "pyarrow.Table", first: int) -> Table:
-    if twice := [repr(name) for name, count in Counter(arrow.column_names).items() if count > 1]:
+def _check_names(where: str, names: list[str]) -> None:
+    if twice := [repr(name) for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{where}: expected distinct column names, found {abridged(twice, 5)} twice; rename them")
+
+
+def _table(where: str, arrow: "pyarrow.Table", first: int) -> Table:
     columns = dict(zip(arrow.column_names, arrow.columns, strict=True))
     return Table(where, columns, class_names(arrow.schema), first_row=first)
 
@@ -133,12 +141,12 @@ def read_sheet(front: Opened, sheet: str | int | None) -> Iterator[list[str]]:
     except ImportError as error:
         raise DataError(f"{front.where}: Excel files need openpyxl: pip install 'nlptransfer[excel]'") from error
     try:
-        book = load_workbook(front.seekable(), read_only=True, data_only=True)
-        chosen = _sheet(book.worksheets, sheet, front.where)
-        for row in chosen.iter_rows(values_only=True):
-            yield list(map(_cell, row))
-        book.close()
-    except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile) as error:
+        with front.seekable() as file:
+            book = load_workbook(file, read_only=True, data_only=True)
+            for row in _sheet(book.worksheets, sheet, front.where).iter_rows(values_only=True):
+                yield list(map(_cell, row))
+            book.close()
+    except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{front.where}: broken Excel file: {error}; save it again") from error
 
 

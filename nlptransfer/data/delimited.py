@@ -132,7 +132,8 @@ def quotes_fit(text: Utf8, settings: "FileSettings", kind: str) -> bool:
 def separator_of(sample: bytes, kind: str) -> str | None:
     """Find the separator whose number of cells agrees over the lines of a sample; None where the first line has none.
 
-    Commas with a space behind them, as in prose, count less, and the ending of the file's name least.
+    Commas with a space behind them, as in prose, count less, and the ending of the file's name least; where that says
+    nothing of tables, there must be no doubt.
     """
     scores = []
     for separator in SEPARATORS:
@@ -146,7 +147,9 @@ def separator_of(sample: bytes, kind: str) -> str | None:
         agreeing = round(float((cells == most).mean()), 1)
         is_usual = ENDINGS.get(kind) == separator
         scores.append((bool(cells[0] == most), agreeing, not spaced, is_usual, most, separator))
-    return max(scores)[-1] if scores else None
+    if not scores or (kind not in ENDINGS and max(scores)[:3] < (True, 0.9, True)):
+        return None
+    return max(scores)[-1]
 
 
 class _Reader:

@@ -92,10 +92,10 @@ def stream_file(source: Path | IO[bytes], settings: FileSettings) -> Iterator[Ta
     return _tables(source, settings, _STREAM_BYTES, _STREAM_ROWS)
 
 
-def stream_input(stream: Any) -> Iterator[Table]:
+def stream_input(stream: Any, settings: FileSettings) -> Iterator[Table]:
     """Read a stream of bytes as they come: an object a line if the first line is one, else a text a line."""
     where = "standard input"
-    source = Buffered(Utf8(arriving(stream, where), "utf-8"), HEAD)
+    source = Buffered(Utf8(arriving(stream, where), settings.encoding), HEAD)
     while b"\n" not in source.data and source.more():
         continue
     first = source.data.partition(b"\n")[0]

@@ -84,7 +84,7 @@ def stream_tables(source: Any, settings: FileSettings | None = None) -> Iterator
     settings = settings or FileSettings()
     if isinstance(source, str) and source == "-":
         # What takes the place of standard input may have no bytes.
-        return stream_input(getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode()))
+        return stream_input(getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode()), settings)
     if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
         return _folder_tables(Path(source).expanduser(), settings)
     if isinstance(source, (str, Path)):
