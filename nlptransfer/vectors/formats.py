@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -39,6 +39,8 @@ logger = logging.getLogger("nlptransfer")
 
 Block = tuple[list[bytes], np.ndarray]
 """Words in UTF-8 and their vectors, (rows, dimensions) float32, all of them finite."""
+Kind = Literal["words", "pickle", "fasttext", "matrix"]
+"""What reads a file: words are text or binary of word2vec and GloVe; a matrix has its words in another file."""
 FILE_SUFFIXES = (".txt", ".vec", ".bin")
 """Endings that :func:`write_vectors` knows, each with or without ``.gz``."""
 _HEAD = 4 << 20
@@ -47,6 +49,7 @@ _MAX_LINE = 16 << 20
 _MAX_WORD = 64 << 10
 _MAX_DIMENSIONS = 100_000
 _GZIP, _BOM = b"\x1f\x8b", codecs.BOM_UTF8
+_FASTTEXT, _NUMPY = b"\xba\x16\x4f\x2f", b"\x93NUMPY"
 # Deflate packs at most about 1032 to 1.
 _GZIP_RATIO = 1100
 _HEADER = re.compile(rb"[ \t]*(\d{1,20})[ \t]+(\d{1,20})[ \t\r]*(?:\n|\Z)")
@@ -55,8 +58,6 @@ _NUMBER = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+|inf|nan)(?:[eE][-+]?\d+)?")
 _FRACTION = re.compile(rb"[-+]?\d*\.\d{3,}(?:[eE][-+]?\d+)?|[-+]?\d[\d.]*[eE][-+]?\d+")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _FOREIGN: dict[bytes | tuple[bytes, ...], str] = {
-    b"\xba\x16\x4f\x2f": "a fastText model: use the .vec file that is published beside it",
-    b"\x93NUMPY": "a numpy array, which holds no words: use a file with the words in it",
     b"PK\x03\x04": "a zip archive: unpack it and give the file inside",
     b"BZh": "compressed by bzip2: unpack it, or compress it by gzip",
     b"\xfd7zXZ": "compressed by xz: unpack it, or compress it by gzip",
@@ -70,31 +71,38 @@ _TIMEOUT = 10
 _DOWNLOAD_ERRORS = (OSError, http.client.HTTPException, ValueError)
 
 
-def check_kind(path: Path, allow_pickle: bool) -> bool:
-    """Return whether the file is a pickle, by its first bytes; kinds that cannot or may not be read are refused."""
-    with _reading(path) as stream:
-        head = stream.read(32)
+def file_kind(path: Path, allow_pickle: bool) -> Kind:
+    """Tell the kind of a file by its first bytes; kinds that cannot or may not be read are a VectorsError."""
+    with reading(path) as stream:
+        head, is_packed = stream.read(32), isinstance(stream, gzip.GzipFile)
     if not head:
         raise VectorsError(f"{path.name}: the file is empty")
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise VectorsError(f"{path.name}: expected word vectors, found {what}")
-    pickled = bool(_PICKLE.match(head))
-    if pickled and not allow_pickle:
+    if head.startswith(_FASTTEXT):
+        return "fasttext"
+    if head.startswith(_NUMPY) or (path.suffix == ".safetensors" and head[8:9] == b"{"):
+        if is_packed:
+            raise VectorsError(f"{path.name}: expected a matrix that can be mapped, found one in gzip: unpack it")
+        return "matrix"
+    if not _PICKLE.match(head):
+        return "words"
+    if not allow_pickle:
         raise VectorsError(
             f"{path.name}: a pickle, which can run code when it is read. Convert it once, where it comes from a source "
             "that you trust, with gensim: KeyedVectors.load(FILE).save_word2vec_format('vectors.bin', binary=True) "
             "(a whole model: Word2Vec.load(FILE).wv.save_word2vec_format(...)); or open it with allow_pickle=True"
         )
-    return pickled
+    return "pickle"
 
 
 def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
     """Read the words and vectors of a file in the file's own order, in bounded memory; words not UTF-8 are left out."""
-    if check_kind(path, allow_pickle):
+    if file_kind(path, allow_pickle) == "pickle":
         yield from _pickle_blocks(path)
         return
-    with _reading(path) as stream:
+    with reading(path) as stream:
         head = stream.read(_HEAD).removeprefix(_BOM)
         header = _HEADER.match(head)
         if header:
@@ -104,7 +112,7 @@ def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
             blocks = (_text_blocks if is_text else _binary_blocks)(path.name, stream, rest, rows, dimensions)
         else:
             blocks = _text_blocks(path.name, stream, head, None, _guess_dimensions(path.name, head))
-        yield from _in_utf8(path.name, blocks)
+        yield from in_utf8(path.name, blocks)
 
 
 def _is_text(path: Path, rest: bytes, start: int, rows: int, dimensions: int) -> bool:
@@ -118,7 +126,7 @@ def _is_text(path: Path, rest: bytes, start: int, rows: int, dimensions: int) ->
     if not _has_binary_name(path) if starts_as_text else not _is_printable(rest):
         return starts_as_text
     try:
-        with _reading(path) as stream:
+        with reading(path) as stream:
             rest = stream.read(_HEAD).removeprefix(_BOM)[start:]
             for _ in _binary_blocks(path.name, stream, rest, rows, dimensions):
                 pass  # only whether it comes to its end
@@ -127,7 +135,7 @@ def _is_text(path: Path, rest: bytes, start: int, rows: int, dimensions: int) ->
     return False
 
 
-def _in_utf8(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
+def in_utf8(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
     left_out = count = 0
     for words, vectors in blocks:
         count += len(words)
@@ -143,7 +151,7 @@ def _in_utf8(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
+def reading(path: Path) -> Iterator[BinaryIO]:
     """Open a file, decompressed as it is read; whatever fails in reading is a VectorsError."""
     what = "cannot be read"
     try:
@@ -248,7 +256,7 @@ def _text_blocks(name: str, stream: BinaryIO, rest: bytes, rows: int | None, dim
             where = f"{name}, line {numbers[rows - done]}"
             raise VectorsError(f"{where}: the header says {rows} words, and here is more")
         if lines:
-            yield _checked(name, "line", numbers, *_parse_lines(name, lines, dimensions, numbers))
+            yield checked(name, "line", numbers, *_parse_lines(name, lines, dimensions, numbers))
         done += len(lines)
         if len(rest) > _MAX_LINE:
             raise VectorsError(f"{name}, line {first}: expected at most {_MAX_LINE:,} bytes in a line")
@@ -330,7 +338,7 @@ def _binary_blocks(name: str, stream: BinaryIO, buffer: bytes, rows: int, dimens
             position = match.end()
         if words:
             vectors = np.frombuffer(b"".join(numbers), dtype="<f4").reshape(len(words), dimensions)
-            yield _checked(name, "record", range(done + 1, done + 1 + len(words)), words, vectors)
+            yield checked(name, "record", range(done + 1, done + 1 + len(words)), words, vectors)
             done += len(words)
         buffer = buffer[position:]
         if done == rows:
@@ -363,7 +371,7 @@ def _pickle_blocks(path: Path) -> Iterator[Block]:
     yield from array_blocks(path.name, words, matrix)
 
 
-def array_blocks(name: str, words: Sequence[str], matrix: np.ndarray) -> Iterator[Block]:
+def array_blocks(name: str, words: Sequence[str | bytes], matrix: np.ndarray) -> Iterator[Block]:
     """Check words and vectors that are in memory already, and yield them in blocks."""
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or not matrix.size or len(words) != len(matrix) or matrix.dtype.kind not in "fiu":
@@ -375,15 +383,15 @@ def array_blocks(name: str, words: Sequence[str], matrix: np.ndarray) -> Iterato
         encoded = []
         for number, word in enumerate(words[start : start + 20_000], start=start + 1):
             try:
-                encoded.append(word.encode("utf-8"))
+                encoded.append(word if isinstance(word, bytes) else word.encode("utf-8"))
             except (AttributeError, UnicodeEncodeError) as error:
                 raise VectorsError(f"{name}, record {number}: expected a word of text, found {word!r}") from error
         with np.errstate(over="ignore"):
             block = np.ascontiguousarray(matrix[start : start + 20_000], dtype=np.float32)
-        yield _checked(name, "record", range(start + 1, start + 1 + len(encoded)), encoded, block)
+        yield checked(name, "record", range(start + 1, start + 1 + len(encoded)), encoded, block)
 
 
-def _checked(name: str, unit: str, numbers: Sequence[int], words: list[bytes], vectors: np.ndarray) -> Block:
+def checked(name: str, unit: str, numbers: Sequence[int], words: list[bytes], vectors: np.ndarray) -> Block:
     """Return the block itself, or raise an error that names the first line or record with a number that is none."""
     finite = np.isfinite(vectors)
     if not finite.all():
