@@ -148,7 +148,8 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
         return _open_folder(path)
     if path.exists():
         # Not resolved: a link's own name is the better one, and the caches of hubs are full of links.
-        file = (matrix_file(path) if path.is_dir() else path).absolute()
+        path = path.absolute()
+        file = matrix_file(path) if path.is_dir() else path
         kind = file_kind(file, allow_pickle)
         # gensim puts arrays next to a pickle.
         beside = [words_file(file)] if kind == "matrix" else sorted(file.parent.glob(f"{glob.escape(file.name)}.*.npy"))
@@ -161,7 +162,7 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
             return matrix_blocks(file) if kind == "matrix" else read_blocks(file, allow_pickle)
 
         stamps = [f"\0{content_stamp(each)}\0{each.stat().st_mtime_ns}" for each in (file, *beside)]
-        return cached_vectors(cache_place("", f"{FORMAT}\0{file}", *stamps), path.name, blocks)
+        return cached_vectors(cache_place("", f"{FORMAT}\0{path}", *stamps), path.name, blocks)
     name = str(source)
     if not _MODEL_NAME.fullmatch(name):
         raise VectorsError(f"{name}: no such file or folder")
