@@ -64,7 +64,7 @@ def fill(kinds: Mapping[str, type], flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def pairs(settings: Iterable[str] | None, arguments: Collection[str] = ()) -> dict[str, str]:
     """Read settings of the form KEY=VALUE; a SettingError names one without "=", or one of ``arguments``."""
-    values = {}
+    values: dict[str, str] = {}
     for setting in settings or ():
         name, equals, value = setting.partition("=")
         name = name.strip()
@@ -72,6 +72,8 @@ def pairs(settings: Iterable[str] | None, arguments: Collection[str] = ()) -> di
             raise SettingError(f"--set {setting}: expected KEY=VALUE")
         if name in arguments:
             raise SettingError(f"--set {name}: not a setting but an argument by itself; see --help")
+        if name in values:
+            raise SettingError(f"--set {name}: expected once, found {values[name]!r} and {value!r}")
         values[name] = value
     return values
 
@@ -99,6 +101,8 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         if isinstance(parts, (list, tuple)):
             stripped = (part.strip() if isinstance(part, str) else part for part in parts)
             return tuple(convert(name, part, args[0]) for part in stripped)
+    elif kind is list and isinstance(value, (list, tuple)):
+        return [convert(name, part, args[0]) for part in value]
     elif kind in (dict, Mapping):
         with suppress(ValueError, TypeError):
             items = dict(json.loads(value) if isinstance(value, str) else value)
@@ -147,6 +151,8 @@ def _in_words(hint: Any) -> str:
         return f"{_in_words(args[0])} {', '.join(words for *_, words in _limits(hint))}"
     if kind in (Union, types.UnionType):
         return " or ".join(map(_in_words, args))
+    if kind is list:
+        return "a list"
     if kind is tuple:
         return "a list (or text with commas)"
     if kind in (dict, Mapping):

@@ -1,6 +1,8 @@
+from .columns import JOINT as JOINT
 from .dataset import Data as Data
 from .dataset import DataSettings as DataSettings
 from .dataset import Split as Split
+from .dataset import check_mapping as check_mapping
 from .dataset import load_data as load_data
 from .dataset import load_split as load_split
 from .labels import Labels as Labels

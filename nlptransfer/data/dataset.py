@@ -2,8 +2,8 @@
 
 import hashlib
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Interval, MinLen
+from annotated_types import Interval
 
-from nlptransfer.data.labels import Labels, order_names, read_labels
+from nlptransfer.data.columns import Columns, Names, find_columns, texts_of, weights_of
+from nlptransfer.data.labels import Labels, Row, labels_of_columns, map_labels, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
-from nlptransfer.data.reading import SPLIT_NAMES, WHOLE, Table, clean_text, find_columns, open_source
+from nlptransfer.data.reading import SPLIT_NAMES, WHOLE, open_source
+from nlptransfer.data.spelling import as_mapping, canonical, near_twins, spelled_alike
 from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, shuffle_units, subset, units_of
-from nlptransfer.errors import DataError
+from nlptransfer.data.table import Table
+from nlptransfer.errors import DataError, SettingError, nearest
 from nlptransfer.memo import once
-from nlptransfer.settings import Count, Settings, Share, check
+from nlptransfer.settings import Count, Settings, Share, check, fill
 
 logger = logging.getLogger("nlptransfer")
 
@@ -35,12 +38,18 @@ LEAST_CALIBRATION_ROWS = 20
 class DataSettings(Settings):
     """How rows are read and split."""
 
-    text_column: str | None = None
-    """Column of the texts; found by its name if None."""
-    label_column: str | None = None
-    """Column of the labels; found by its name if None."""
-    label_delimiter: Annotated[str, MinLen(1)] | None = None
-    """What joins the labels of one row of a multi-label column of strings, as "|" in "a|b"."""
+    text_column: Names = None
+    """Column of the texts, or several that make one text together; found by name, else by content, if None."""
+    label_column: Names = None
+    """Column of the labels, or several of 0 and 1; found by name, else by content, if None."""
+    weight_column: str | None = None
+    """Column of the weight, from 0, of each training row in the loss; all 1 if None."""
+    label_delimiter: str | None = None
+    """What joins the labels of one row, as "|" in "a|b"; "" where a row has one label with such a sign in its name."""
+    label_names: list[str] | None = None
+    """Names of the columns of a matrix of 0 and 1, or of the labels 0, 1, 2, ..."""
+    label_mapping: dict[str, str] | None = None
+    """Other names of labels: {"Pos": "pos"}; several may become one. In a source's labels too."""
     split_seed: int = 0
     """The only seed of the splits that are made here, unless ``rows_seed`` is another."""
     test_size: Share = 0.2
@@ -74,6 +83,8 @@ class Split:
     texts: list[str]
     targets: np.ndarray
     """int64 of shape (n,), or float32 of shape (n, num_labels) in multi-label data."""
+    weights: np.ndarray | None = None
+    """(n,) float32: how much each row counts in the loss, never in a score; None: all alike."""
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.targets):
@@ -85,10 +96,24 @@ class Split:
     def __repr__(self) -> str:
         return f"Split({len(self):,} rows)"
 
+    @classmethod
+    def joined(cls, splits: "Sequence[Split]") -> "Split":
+        """Return the rows of all of the splits, one after the other."""
+        weights = None
+        if any(split.weights is not None for split in splits):
+            weights = np.concatenate([split.row_weights() for split in splits])
+        texts = [text for split in splits for text in split.texts]
+        return cls(texts, np.concatenate([split.targets for split in splits]), weights)
+
+    def row_weights(self) -> np.ndarray:
+        """Return the weight of each row, (n,) float32."""
+        return np.ones(len(self), np.float32) if self.weights is None else self.weights
+
     def take(self, indices: Iterable[int] | np.ndarray) -> "Split":
         """Take the rows at ``indices`` (or where a boolean mask of n is true), in that order."""
         rows = np.arange(len(self))[np.asarray(list(indices) or np.array([], dtype=np.int64))]
-        return Split([self.texts[row] for row in rows], self.targets[rows])
+        weights = None if self.weights is None else self.weights[rows]
+        return Split([self.texts[row] for row in rows], self.targets[rows], weights)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the row count and the SHA-256 of texts and targets in order, the same on every machine."""
@@ -98,6 +123,8 @@ class Split:
             digest.update(len(encoded).to_bytes(8, "little"))
             digest.update(encoded)
         digest.update(self.targets.astype("<i8" if self.targets.ndim == 1 else "<f4").tobytes())
+        if self.weights is not None:
+            digest.update(self.weights.astype("<f4").tobytes())
         return {"rows": len(self), "hash": digest.hexdigest()}
 
 
@@ -118,6 +145,15 @@ class Data:
     """Rows to be opened once; empty with ``test_size=0``."""
     unlabeled: tuple[str, ...] = ()
     """Texts of the same kind whose labels nobody sees: no split, and never scored."""
+    columns: Columns | None = None
+    """What was read of the training rows."""
+    renamed: tuple[str, ...] = ()
+    """Labels of ``label_mapping`` that occur here."""
+
+    @property
+    def written_labels(self) -> set[str]:
+        """The labels as they are written in the rows, and as they are after ``label_mapping``."""
+        return {*self.labels.names, *self.renamed}
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -143,23 +179,45 @@ class Data:
         return f"Data({self.name!r}, {kind}{self.labels.num_labels} labels ({names}), rows: {rows})"
 
 
-def load_data(source: Any, settings: DataSettings | None = None) -> Data:
+def load_data(source: Any, settings: DataSettings | None = None, *, is_target: bool = True, **options: Any) -> Data:
     """Read labeled text and split it, stratified (Sechidis et al. 2011), where the source has no splits.
 
     A test split whose labels are all missing is left alone; texts that splits share with train are counted in the log.
 
     Args:
-        source: a hub id, a csv, tsv, jsonl, json or parquet file (plain or .gz), a folder of such files named train,
-            validation (valid, val, dev) and test, a ``datasets`` Dataset or DatasetDict, a pandas DataFrame, a pair
-            (texts, labels), or a mapping of split names to any of the last five.
+        source: a hub id, a file of rows (csv, tsv, JSON, parquet, ...; compressed or not), a folder of such files
+            named train, validation (valid, val, dev) and test, a ``datasets`` Dataset or DatasetDict, a pandas or
+            polars DataFrame, an Arrow table, a list of dicts, a dict of columns, a pair (texts, labels), or a mapping
+            of split names to any of the last seven.
+        settings: how rows are read and split; or its fields one by one, as ``options``.
+        is_target: whether every label that ``label_mapping`` names must occur here, as it is of no other task.
 
     Raises:
         DataError: rows that cannot be read, mapped to text and label, or split.
+        SettingError: an unknown option, or a value that makes no sense for it.
     """
-    settings = settings or DataSettings()
+    settings = data_settings(settings, options)
+    data: Data
     if isinstance(source, (str, Path)):
-        return once(("data", str(source), str(settings)), lambda: _load(source, settings))
-    return _load(source, settings)
+        data = once(("data", str(source), str(settings)), lambda: _load(source, settings))
+    else:
+        data = _load(source, settings)
+    if is_target:
+        check_mapping(settings.label_mapping, data.written_labels, f"{data.name} has")
+    return data
+
+
+def data_settings(settings: DataSettings | None, options: Mapping[str, Any]) -> DataSettings:
+    """Return settings, or those that the options make; a SettingError for both."""
+    check(settings is None or not options, "settings", settings, f"none beside {', '.join(options)}")
+    made: DataSettings = settings or fill({"data": DataSettings}, options)["data"]
+    return made
+
+
+def check_mapping(mapping: Mapping[str, str] | None, names: Collection[str], where: str) -> None:
+    """Raise a SettingError where a mapping has a label that does not occur."""
+    if unknown := [name for name in mapping or () if name not in names]:
+        raise SettingError(f"label_mapping: {where} no label {unknown[0]!r}: {nearest(unknown[0], names)}")
 
 
 def _load(source: Any, settings: DataSettings) -> Data:
@@ -167,20 +225,26 @@ def _load(source: Any, settings: DataSettings) -> Data:
     if not opened.parts.keys() & {"train", WHOLE}:
         raise DataError(f"{source!s:.200}: expected a train split, found only {', '.join(opened.parts)}")
     tables = {"train" if split == WHOLE else split: opened.table(split) for split in opened.parts}
-    columns = find_columns(tables["train"], settings.text_column, settings.label_column)
-    rows = {split: _read_rows(table, *columns, settings) for split, table in tables.items()}
+    columns = find_columns(tables["train"], settings.text_column, settings.label_column, settings.weight_column)
+    rows = {
+        split: _read_rows(table, columns if split == "train" else columns.without_weight(), settings)
+        for split, table in tables.items()
+    }
     for split, these in list(rows.items()):
         if split != "train" and not these.texts and these.without_label:
             logger.warning("%s: no row of %s has a label: it is left alone", these.where, split)
             del rows[split]
-    labels = _labels_of(rows["train"], tables["train"].class_names.get(columns[1]))
+    labels = _labels_of(rows["train"], tables["train"].class_names.get(columns.label[0]))
     encoded = {split: _encode(these, labels, split) for split, these in rows.items()}
     train = set(encoded["train"].texts)
     for name, part in encoded.items():
         if name != "train" and (shared := sum(text in train for text in part.texts)):
             logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(part), name)
     splits: dict[str, Any] = _split(encoded, labels, settings)
-    return Data(opened.name, labels, **splits)
+    splits["train"] = _without_weightless(splits["train"])
+    spelled = {canonical(name) for these in rows.values() for name in these.written}
+    renamed = tuple(name for name in settings.label_mapping or () if canonical(name) in spelled)
+    return Data(opened.name, labels, **splits, columns=columns, renamed=renamed)
 
 
 def load_split(source: Any, labels: Labels, settings: DataSettings | None = None, split: str = "test") -> Split:
@@ -189,7 +253,7 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
     Args:
         source: as in :func:`load_data`; a source without splits (a file, a Dataset, ...) is taken whole.
         labels: the classifier's labels; single labels are read as sets of one where it is multi-label.
-        settings: its columns, delimiter and normalization are used; a classifier applies its own besides.
+        settings: how rows are read; the form of the texts is applied by a classifier besides.
     """
     settings = settings or DataSettings()
     opened = open_source(source)
@@ -198,7 +262,7 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
         raise DataError(f"{source!s:.200}: expected a {wanted} split, found {', '.join(opened.parts)}")
     table = opened.table(wanted)
     columns = find_columns(table, settings.text_column, settings.label_column)
-    return _encode(_read_rows(table, *columns, settings), labels, "the data" if wanted == WHOLE else split)
+    return _encode(_read_rows(table, columns, settings), labels, "the data" if wanted == WHOLE else split)
 
 
 @dataclass(frozen=True)
@@ -207,9 +271,12 @@ class _Rows:
     texts: list[str]
     names: list[tuple[str, ...]]
     numbers: list[int]
+    weights: np.ndarray | None
     multi_label: bool
     without_text: int
     without_label: int
+    written: set[str]
+    """labels before ``label_mapping``"""
 
     def check(self) -> None:
         if not self.texts:
@@ -219,61 +286,94 @@ class _Rows:
             )
 
 
-def _read_rows(table: Table, text_column: str, label_column: str, settings: DataSettings) -> _Rows:
-    for name in (text_column, label_column):
-        if name not in table.columns:
-            there = ", ".join(map(repr, table.columns))
-            raise DataError(f"{table.where}: expected the column {name!r} as in train, found {there}; rename it")
-    of_text, of_label = (f"{table.where}, column {name!r}" for name in (text_column, label_column))
-    texts = [clean_text(text, f"{of_text}, row {row}") for row, text in enumerate(table.columns[text_column], 1)]
-    texts = normalize(settings.normalization, texts)
-    class_names = table.class_names.get(label_column)
-    labels = read_labels(table.columns[label_column], of_label, class_names, settings.label_delimiter)
-    with_text = [row for row, text in enumerate(texts) if text.strip()]
-    usable = [(row, label) for row in with_text if (label := labels[row]) is not None]
+def _read_rows(table: Table, columns: Columns, settings: DataSettings) -> _Rows:
+    texts = normalize(settings.normalization, texts_of(table, columns.text))
+    labels = _read_labels(table, columns.label, settings)
+    with_text = [row for row, text in enumerate(texts) if text and not text.isspace()]
+    usable = [row for row in with_text if labels[row] is not None]
     without_text, without_label = len(texts) - len(with_text), len(with_text) - len(usable)
     if without_text or without_label:
         logger.warning("%s: rows dropped: %d without text, %d without label", table.where, without_text, without_label)
+    written = {name for label in {*labels} if label for name in ((label,) if isinstance(label, str) else label)}
+    if settings.label_mapping:
+        labels = map_labels(labels, settings.label_mapping)
+    names = [(label,) if isinstance(label, str) else label for row in usable if (label := labels[row]) is not None]
     return _Rows(
         table.where,
-        texts=[texts[row] for row, _ in usable],
-        names=[(label,) if isinstance(label, str) else label for _, label in usable],
-        numbers=[row + 1 for row, _ in usable],
+        texts=[texts[row] for row in usable],
+        names=names,
+        numbers=[row + 1 for row in usable],
+        weights=None if columns.weight is None else weights_of(table, columns.weight)[usable],
         multi_label=any(isinstance(label, tuple) for label in labels),
         without_text=without_text,
         without_label=without_label,
+        written=written,
     )
+
+
+def _read_labels(table: Table, names: Sequence[str], settings: DataSettings) -> list[Row | None]:
+    if len(names) > 1:
+        return [*labels_of_columns({name: table.column(name) for name in names}, table.where)]
+    values, where = table.column(names[0]), f"{table.where}, column {names[0]!r}"
+    class_names = table.class_names.get(names[0])
+    return read_labels(values, where, class_names, settings.label_delimiter, settings.label_names)
+
+
+def _without_weightless(train: Split) -> Split:
+    """Leave out training rows of weight 0, of which nothing is learned."""
+    if train.weights is None or train.weights.all():
+        return train
+    logger.info("%d training rows of weight 0 are left out", int((train.weights == 0).sum()))
+    return train.take(train.weights > 0)
 
 
 def _labels_of(rows: _Rows, class_names: Sequence[str] | None) -> Labels:
     rows.check()
-    if len({frozenset(names) for names in rows.names}) < 2:
+    counts, sets = Counter[str](), Counter(rows.names)
+    for names, count in sets.items():
+        counts.update(dict.fromkeys(names, count))
+    spelled = dict(zip(counts, counts, strict=True)) if class_names is not None else spelled_alike(counts)
+    if len({frozenset(map(spelled.__getitem__, names)) for names in sets}) < 2:
         only = list(rows.names[0]) if rows.multi_label else rows.names[0][0]
         raise DataError(
             f"{rows.where}: expected two labels or more to tell apart, found the same in all {len(rows.texts)} rows: "
             f"{only!r}; check label_column, or add rows of other labels"
         )
-    return Labels(order_names(chain.from_iterable(rows.names), class_names), rows.multi_label)
+    if twins := near_twins(counts) if spelled.keys() == {*spelled.values()} else {}:
+        groups = ((most, *others) for most, others in twins.items())
+        found = "; ".join(", ".join(f"{name!r} ({counts[name]} rows)" for name in group) for group in groups)
+        logger.warning(
+            "%s: labels that differ by case, white space or invisible characters alone: %s; "
+            "to merge them: label_mapping=%s",
+            rows.where,
+            found,
+            as_mapping(twins),
+        )
+    return Labels(order_names(spelled.values(), class_names), rows.multi_label)
 
 
 def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
     rows.check()
     if rows.multi_label and not labels.multi_label:
         raise DataError(f"{rows.where}: expected one label a row as in training, found lists of labels")
-    unknown: dict[str, list[int]] = defaultdict(list)
-    for number, names in zip(rows.numbers, rows.names, strict=True):
-        for name in names:
-            if name not in labels.label2id:
+    known = {name: labels.known(name) for name in {*chain.from_iterable({*rows.names})}}
+    if unknown := {name: list[int]() for name, label in known.items() if label is None}:
+        for number, names in zip(rows.numbers, rows.names, strict=True):
+            for name in unknown.keys() & {*names}:
                 unknown[name].append(number)
-    if unknown:
-        found = ", ".join(
-            f"{name!r} ({len(numbers)} rows, first in row {numbers[0]})" for name, numbers in list(unknown.items())[:5]
-        )
+        first = sorted(unknown.items(), key=lambda item: item[1])[:5]
+        found = ", ".join(f"{name!r} ({len(numbers)} rows, first in row {numbers[0]})" for name, numbers in first)
         raise DataError(
             f"{rows.where}: expected only labels seen in training in {split}, found {found}; known labels: "
             f"{', '.join(labels.names[:30])}; remove these rows, or move some of them to train"
         )
-    return Split(rows.texts, labels.encode(rows.names if labels.multi_label else [name for (name,) in rows.names]))
+    ids = {name: labels.label2id[label] for name, label in known.items() if label is not None}
+    if not labels.multi_label:
+        return Split(rows.texts, np.array([ids[name] for (name,) in rows.names], dtype=np.int64), rows.weights)
+    targets = np.zeros((len(rows.names), labels.num_labels), dtype=np.float32)
+    places = np.repeat(np.arange(len(rows.names)), [len(names) for names in rows.names])
+    targets[places, [ids[name] for names in rows.names for name in names]] = 1
+    return Split(rows.texts, targets, rows.weights)
 
 
 def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:

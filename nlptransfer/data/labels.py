@@ -1,15 +1,26 @@
 """Label names and ids, one label a row or several, and what raw label columns mean."""
 
+import ast
+import json
+import logging
 import math
+import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import cache, cached_property, partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from nlptransfer.data.spelling import TRUTHS, are_measurements, canonical, joined_name
 from nlptransfer.errors import DataError, abridged
+
+logger = logging.getLogger("nlptransfer")
 
 Row = str | tuple[str, ...]
 """One row's label name, or its set of names where the data is multi-label."""
@@ -29,7 +40,7 @@ class Labels:
         if not self.names:
             raise DataError("expected label names, found none")
         if len({*self.names}) < len(self.names):
-            twice = sorted({repr(name) for name in self.names if self.names.count(name) > 1})
+            twice = sorted(repr(name) for name, count in Counter(self.names).items() if count > 1)
             raise DataError(f"expected every label name once, found {abridged(twice, 30)} more than once")
 
     @property
@@ -43,6 +54,15 @@ class Labels:
     @cached_property
     def label2id(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.names)}
+
+    def known(self, name: str) -> str | None:
+        """Return the label of that name, or the one that is the same number or truth in another spelling, if any."""
+        return name if name in self.label2id else self._by_spelling.get(canonical(name))
+
+    @cached_property
+    def _by_spelling(self) -> dict[str, str]:
+        counts = Counter(map(canonical, self.names))
+        return {spelling: name for name in self.names if counts[spelling := canonical(name)] == 1}
 
     @property
     def problem_type(self) -> str:
@@ -87,27 +107,92 @@ class Labels:
 
 
 def read_labels(
-    values: Iterable[Any], where: str = "labels", class_names: Sequence[str] | None = None, delimiter: str | None = None
+    values: Any,
+    where: str = "labels",
+    class_names: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    label_names: Sequence[str] | None = None,
 ) -> list[Row | None]:
     """Turn raw label values into names, or into tuples of names in multi-label data; a missing label is None.
 
     Names are stripped and NFC-normalized; whole numbers become their digits, true and false "true" and "false". None,
-    NaN and an empty string are missing labels; an empty list, or the delimiter alone, is an empty set of labels. Mixed
-    kinds, or lists among single labels, are a DataError, and so is a value that is no label.
+    NaN and an empty string are missing labels; an empty list, or the delimiter alone, is an empty set of labels. Texts
+    stay as they are written: whether "1.0" is "1" depends on all labels (:func:`spelled_alike`, :meth:`Labels.known`).
+    The work is done once for each distinct value.
 
     Args:
-        values: one a row: str, int, bool, a whole float, a numpy scalar, or a list, tuple, set or array of these.
+        values: a list or Arrow array of one a row: text (also bytes), whole numbers, true and false; a list, set or
+            array of these, or one written as text ("['a', 'b']"), or a mapping of names to 0 or 1, for several labels.
         class_names: names of the ids 0, 1, ... where the values are ids (a ``ClassLabel``); -1 is a missing label.
         delimiter: what joins the names of a row in a string (``"|"`` in ``"a|b"``); makes the column multi-label.
+            "" takes texts for one label each, also those that look like several.
+        label_names: names of the ids 0, 1, ..., or of the columns of rows of 0 and 1.
+
+    Raises:
+        DataError: what is no label, values of several kinds, lists among single labels, names that seem to be joined.
     """
-    plain = [_plain(value) for value in values]
-    if delimiter is not None:
-        plain = [_parts(value, delimiter) for value in plain]
-    if class_names is not None:
-        plain = [_class_name(value, class_names, f"{where}, row {row}") for row, value in enumerate(plain, 1)]
-    _refuse_mixed_shapes(plain, where)
-    _refuse_mixed_kinds(plain, where)
-    return [_names(value, f"{where}, row {row}") for row, value in enumerate(plain, 1)]
+    column = _Column.of(values, where)
+    if delimiter:
+        column = column.mapped(lambda value: _parts(value, delimiter))
+    elif delimiter is None:
+        column = _lists_in_text(column)
+    column = _names_of_flags(column)
+    if label_names is not None:
+        column = _with_names(column, label_names)
+    elif class_names is not None:
+        column = replace(column, values=[_class_name(*each, class_names) for each in column.places()])
+    _refuse_mixed_shapes(column)
+    _refuse_mixed_kinds(column)
+    if delimiter is None and class_names is None and label_names is None:
+        _refuse_what_is_no_name(column)
+    names = [_names(*each) for each in column.places()]
+    return [names[code] for code in column.codes.tolist()]
+
+
+def labels_of_columns(columns: Mapping[str, Any], where: str = "labels") -> list[tuple[str, ...] | None]:
+    """Turn columns of 0 and 1, one a label, into the names of the labels that each row has.
+
+    True and false are 1 and 0, in text too; a blank cell is 0, and a row of blanks has no label. A DataError names
+    the row and the column of any other value.
+    """
+    names = [str(_plain(name)) for name in columns]
+    carried, blank = [], []
+    for name, values in columns.items():
+        column = _Column.of(values, f"{where}, column {name!r}")
+        for value, place in column.places():
+            if value is not None and _flag(value) is None:
+                raise DataError(
+                    f"{place()}: expected 0 or 1, as each of several label columns is one label, found {value!r:.80}; "
+                    "name one label_column, or columns of 0 and 1"
+                )
+        carried.append(np.array([bool(_flag(value)) for value in column.values], bool)[column.codes])
+        blank.append(np.array([value is None for value in column.values], bool)[column.codes])
+    matrix = np.column_stack(carried)
+
+    @cache
+    def row_of(packed: bytes) -> tuple[str, ...]:
+        return tuple(names[index] for index in np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8))))
+
+    found: list[tuple[str, ...] | None] = [row_of(row.tobytes()) for row in np.packbits(matrix, axis=1)]
+    for row in np.flatnonzero(np.column_stack(blank).all(axis=1)):
+        found[row] = None
+    return found
+
+
+def map_labels(rows: Iterable[Row | None], mapping: Mapping[str, str]) -> list[Row | None]:
+    """Rename labels; those that no key of ``mapping`` is, in any spelling of a number or truth, stay as they are."""
+    by_spelling = {canonical(name): other for name, other in mapping.items()}
+
+    def mapped(name: str) -> str:
+        return mapping[name] if name in mapping else by_spelling.get(canonical(name), name)
+
+    @cache
+    def renamed(row: Row | None) -> Row | None:
+        if row is None or isinstance(row, str):
+            return None if row is None else mapped(row)
+        return tuple(dict.fromkeys(map(mapped, row)))
+
+    return [renamed(row) for row in rows]
 
 
 def order_names(names: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -120,21 +205,119 @@ def order_names(names: Iterable[str], class_names: Sequence[str] | None = None) 
 
 
 def is_missing(value: Any) -> bool:
-    """Tell whether a raw value stands for nothing: None, NaN, or pandas' NA."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"
+    """Tell whether a raw value stands for nothing: None, NaN, or pandas' NA and NaT."""
+    is_nan = isinstance(value, (float, Decimal)) and math.isnan(value)
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
+
+
+_SIMPLE = {str, bytes, int, float, bool, Decimal}
+_ITEM = r"""('[^']*'|"[^"]*"|-?[0-9]+\.?)"""
+# As numpy writes an array: Python would read "['a' 'b']" as ['ab'].
+_SPACED = re.compile(rf"\[\s*{_ITEM}(\s+{_ITEM})+\s*\]")
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column by its distinct values, in the order of their first rows."""
+
+    where: str
+    values: list[Any]
+    codes: np.ndarray
+    """(rows,): the place of each row's among the values"""
+
+    @classmethod
+    def of(cls, values: Any, where: str) -> "_Column":
+        distinct, codes = _distinct(values)
+        return cls(where, [_plain(value) for value in distinct], codes)
+
+    def mapped(self, function: Callable[[Any], Any]) -> "_Column":
+        return replace(self, values=[function(value) for value in self.values])
+
+    def row(self, index: int) -> int:
+        """Return the number of the first row of a value, from 1."""
+        return int(np.argmax(self.codes == index)) + 1
+
+    def places(self) -> Iterator[tuple[Any, Callable[[], str]]]:
+        """Yield each value, and what tells where it first stands."""
+        for index, value in enumerate(self.values):
+            yield value, partial(self._place, index)
+
+    def items(self) -> Iterator[tuple[int, Any]]:
+        """Yield each label, of the lists too, with the place of its value; none that is missing."""
+        for index, value in enumerate(self.values):
+            yield from ((index, item) for item in (value if isinstance(value, list) else [value]) if item is not None)
+
+    def _place(self, index: int) -> str:
+        return f"{self.where}, row {self.row(index)}"
+
+
+def _distinct(values: Any) -> tuple[list[Any], np.ndarray]:
+    if hasattr(values, "to_pylist"):
+        import pyarrow
+
+        if pyarrow.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if not (pyarrow.types.is_nested(values.type) or pyarrow.types.is_null(values.type)):
+            chunks = values if isinstance(values, pyarrow.ChunkedArray) else pyarrow.chunked_array([values])
+            encoded = chunks.dictionary_encode().unify_dictionaries().chunks
+            parts = (part.indices.fill_null(-1).to_numpy(zero_copy_only=False) for part in encoded)
+            codes = np.concatenate([np.empty(0, np.int64), *parts])
+            distinct = [*(encoded[0].dictionary.to_pylist() if encoded else []), None]
+            return distinct, np.where(codes < 0, len(distinct) - 1, codes)
+    rows = values.to_pylist() if hasattr(values, "to_pylist") else _as_list(values)
+    keys = _keys(rows)
+    value_of = dict(zip(reversed(keys), reversed(rows), strict=True))
+    places = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    return [value_of[key] for key in places], np.fromiter(map(places.__getitem__, keys), np.int64, len(keys))
+
+
+def _as_list(values: Any) -> list[Any]:
+    return values.tolist() if isinstance(values, np.ndarray) and values.dtype.kind not in "mM" else list(values)
+
+
+def _keys(rows: list[Any]) -> list[Any]:
+    """Return for each value what is equal for the same values alone, which in Python 1, 1.0 and True are too."""
+    kinds = {*map(type, rows)} - {type(None)}
+    if len(kinds) < 2 and kinds <= _SIMPLE:
+        return rows
+    if kinds == {list} and {*map(type, chain.from_iterable(row for row in rows if row))} in ({str}, {int}):
+        return [None if row is None else tuple(row) for row in rows]
+    return [_key(value) for value in rows]
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return type(value), tuple(map(_key, sorted(value, key=str) if isinstance(value, (set, frozenset)) else value))
+    if isinstance(value, Mapping):
+        return dict, tuple((name, _key(item)) for name, item in value.items())
+    return type(value), value if value.__hash__ else repr(value)
 
 
 def _plain(value: Any) -> Any:
-    """Return a raw value as None, str, bool, int, float, or a list of these; anything else as it is."""
+    """Return a raw value as None, str, bool, int, float, or a list or dict of these; anything else as it is."""
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return None if np.isnat(value) else value
     if isinstance(value, (np.generic, np.ndarray)):
         return _plain(value.tolist())
     if isinstance(value, (set, frozenset)):
         value = sorted(value, key=str)
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {_plain(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            return value
     if isinstance(value, str):
         return unicodedata.normalize("NFC", str(value)).strip() or None
-    return None if is_missing(value) else value
+    if is_missing(value):
+        return None
+    return int(value) if isinstance(value, Decimal) and value == value.to_integral_value() else value
 
 
 def _parts(value: Any, delimiter: str) -> Any:
@@ -143,49 +326,179 @@ def _parts(value: Any, delimiter: str) -> Any:
     return value if value is None or isinstance(value, list) else [value]
 
 
-def _class_name(value: Any, names: Sequence[str], where: str) -> Any:
+def _lists_in_text(column: _Column) -> _Column:
+    """Read lists and mappings that are written as text, if all values are one; a DataError if only some are."""
+    with warnings.catch_warnings():
+        # Python warns of text that is nearly code.
+        warnings.simplefilter("ignore")
+        read = [_literal(value) if isinstance(value, str) else None for value in column.values]
+    first = next((index for index, value in enumerate(read) if value is not None), None)
+    if first is None:
+        return column
+    shown = f"{column.values[first]!r:.80}"
+    for index, value in enumerate(column.values):
+        if isinstance(value, str) and read[index] is None:
+            raise DataError(
+                f"{column.where}: expected a list in every row or in none, found {shown} in row {column.row(first)} "
+                f"and {value!r:.80} in row {column.row(index)}; write every row as a list, or set label_delimiter='' "
+                "if each is one label"
+            )
+    if any(isinstance(value, list) for value in read):
+        said = "%s: lists written as text (%s) are several labels a row; label_delimiter='' takes each for one label"
+        logger.info(said, column.where, shown)
+    return replace(column, values=[both[both[1] is not None] for both in zip(column.values, read, strict=True)])
+
+
+def _literal(text: str) -> Any:
+    """Return the list or mapping that a text is, in JSON or as Python writes it; None if it is none."""
+    if text[0] not in "[({" or text[-1] not in "])}":
+        return None
+    if _SPACED.fullmatch(text):
+        return _plain([ast.literal_eval(item) for item in re.findall(_ITEM, text)])
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+        return _plain(value) if isinstance(value, (list, tuple, set, dict)) else None
+    return None
+
+
+def _names_of_flags(column: _Column) -> _Column:
+    """Turn mappings of names to 0 or 1 into names, one a row if each row has one 1, else lists of them."""
+    if not any(isinstance(value, dict) for value in column.values):
+        return column
+    found: list[Any] = []
+    for value, place in column.places():
+        if value is not None and not isinstance(value, dict):
+            raise DataError(
+                f"{place()}: expected a mapping of labels to 0 or 1 as in other rows, found {value!r:.80}; "
+                "write all rows in one form"
+            )
+        for name, flag in (value or {}).items():
+            if flag is not None and _flag(flag) is None:
+                raise DataError(
+                    f"{place()}: expected 0 or 1 of each label, found {flag!r:.80} of {name!r}; round it, or if one "
+                    "field holds the label, name it in label_column, as in column.field"
+                )
+        found.append(None if value is None else [name for name, flag in value.items() if _flag(flag)])
+    is_single = all(value is None or len(value) == 1 for value in found)
+    said = "one label a row" if is_single else "several labels a row"
+    logger.info("%s: mappings of labels to 0 and 1 are read as %s", column.where, said)
+    return replace(column, values=[value[0] if value and is_single else value for value in found])
+
+
+def _flag(value: Any) -> bool | None:
+    spelling = canonical(str(value))
+    return TRUTHS.get({"0": "false", "1": "true"}.get(spelling, spelling))
+
+
+def _with_names(column: _Column, names: Sequence[str]) -> _Column:
+    """Replace ids, or rows of 0 and 1, by names; names stay."""
+    rows = [value for value in column.values if value is not None]
+    if all(isinstance(row, list) and len(row) == len(names) and all(map(_is_bit, row)) for row in rows):
+        return column.mapped(lambda row: row and [name for name, flag in zip(names, row, strict=True) if _flag(flag)])
+    of_id, known = {str(index): name for index, name in enumerate(names)}, {*names}
+
+    def by_id(item: Any) -> str | None:
+        return of_id.get(str(int(item)) if isinstance(item, bool) else canonical(str(item)))
+
+    are_names = all(item in known for _, item in column.items())
+    for index, item in column.items():
+        place = f"{column.where}, row {column.row(index)}"
+        if not are_names and by_id(item) is None:
+            raise DataError(
+                f"{place}: expected an id from 0 to {len(names) - 1}, or one of the {len(names)} label_names, "
+                f"found {item!r:.80}; name each id in label_names, in the order of the ids"
+            )
+        if are_names and by_id(item) not in (None, item) and all(by_id(other) for _, other in column.items()):
+            raise DataError(
+                f"{place}: expected an id or one of label_names, found {item!r}, which is both; "
+                "take names that are no numbers"
+            )
+    if are_names:
+        return column
+    return column.mapped(
+        lambda row: [by_id(item) for item in row] if isinstance(row, list) else None if row is None else by_id(row)
+    )
+
+
+def _is_bit(value: Any) -> bool:
+    return not isinstance(value, str) and _flag(value) is not None
+
+
+def _class_name(value: Any, place: Callable[[], str], names: Sequence[str]) -> Any:
     if isinstance(value, list):
-        return [_class_name(item, names, where) for item in value]
+        return [_class_name(item, place, names) for item in value]
     if value is None or value == -1:
         return None
     if not isinstance(value, int) or not 0 <= value < len(names):
-        raise DataError(f"{where}: expected a class id from 0 to {len(names) - 1}, found {value!r}")
+        raise DataError(f"{place()}: expected a class id from 0 to {len(names) - 1}, found {value!r}")
     return names[value]
 
 
-def _refuse_mixed_shapes(values: list[Any], where: str) -> None:
-    rows = {isinstance(value, list): row for row, value in enumerate(values) if value is not None}
-    if len(rows) > 1:
-        many, one = rows[True], rows[False]
+def _refuse_mixed_shapes(column: _Column) -> None:
+    found: dict[bool, int] = {}
+    for index, value in enumerate(column.values):
+        if value is not None:
+            found.setdefault(isinstance(value, list), index)
+    if len(found) > 1:
+        many, one = found[True], found[False]
         raise DataError(
-            f"{where}: expected one label in every row or a list in every row, found the list {values[many]!r} in "
-            f"row {many + 1} and the single label {values[one]!r} in row {one + 1}; make every row a list"
+            f"{column.where}: expected one label in every row or a list in every row, found the list "
+            f"{column.values[many]!r:.80} in row {column.row(many)} and the single label {column.values[one]!r:.80} "
+            f"in row {column.row(one)}; make every row a list"
         )
 
 
-def _refuse_mixed_kinds(values: list[Any], where: str) -> None:
-    first: dict[str, str] = {}
-    for row, value in enumerate(values, 1):
-        for item in value if isinstance(value, list) else [value]:
-            if item is not None and (kind := _kind(item, where, row)) not in first:
-                first[kind] = f"{kind} ({item!r} in row {row})"
-    if len(first) > 1:
-        found = " and ".join(first.values())
-        raise DataError(f"{where}: expected labels of one kind, found {found}; write all of them as text")
+_TEXT_OF = {"whole numbers": "text of a number", "true/false": "text of a truth"}
+"""By kind, the text that is the same: "1.0" in a column of numbers."""
 
 
-def _kind(value: Any, where: str, row: int) -> str:
+def _refuse_mixed_kinds(column: _Column) -> None:
+    first: dict[str, tuple[int, Any]] = {}
+    for index, item in column.items():
+        first.setdefault(_kind(item, column, index), (index, item))
+    alike = {_TEXT_OF[kind] for kind in first if kind in _TEXT_OF}
+    apart = {kind.partition(" of ")[0]: place for kind, place in first.items() if kind not in alike}
+    if alike and len(apart) > 1:
+        found = (f"{kind} ({item!r:.80} in row {column.row(index)})" for kind, (index, item) in apart.items())
+        raise DataError(
+            f"{column.where}: expected labels of one kind, found {' and '.join(found)}; write all of them as text"
+        )
+
+
+def _kind(value: Any, column: _Column, index: int) -> str:
     if isinstance(value, str):
-        return "text"
+        spelling = canonical(value)
+        return "text of a truth" if spelling in TRUTHS else "text of a number" if _WHOLE.fullmatch(spelling) else "text"
     if isinstance(value, bool):
         return "true/false"
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return "whole numbers"
-    what = f"the fraction {value}" if isinstance(value, float) else f"{type(value).__name__} {value!r:.80}"
+    what, remedy = f"{type(value).__name__} {value!r:.80}", "give each class a name"
+    if isinstance(value, (float, Decimal)):
+        what, remedy = f"the fraction {value}", "cut numbers on a scale into classes, or round them"
     raise DataError(
-        f"{where}, row {row}: expected a label (text, a whole number, true or false, or a flat list of these), "
-        f"found {what}; give each class a name"
+        f"{column.where}, row {column.row(index)}: expected a label (text, a whole number, true or false, or a flat "
+        f"list of these), found {what}; {remedy}"
     )
+
+
+def _refuse_what_is_no_name(column: _Column) -> None:
+    names, where = [value for value in column.values if isinstance(value, str)], column.where
+    if are_measurements(names):
+        low, high = min(names, key=float), max(names, key=float)
+        raise DataError(
+            f"{where}: expected labels, found a number on a scale ({len(names)} different ones from {low} to {high}); "
+            "cut it into classes, or round it; label_delimiter='' takes each number for a name"
+        )
+    if joined := joined_name(names):
+        name, delimiter = joined
+        raise DataError(
+            f"{where}: expected one label a row, found {name!r}, whose parts are labels of other rows; set "
+            f"label_delimiter={delimiter!r} if a row has several labels, or label_delimiter='' if that is one label"
+        )
 
 
 def _name(value: Any) -> str:
@@ -194,16 +507,18 @@ def _name(value: Any) -> str:
     return value if isinstance(value, str) else str(int(value))
 
 
-def _names(value: Any, where: str) -> Row | None:
+def _names(value: Any, place: Callable[[], str]) -> Row | None:
     if not isinstance(value, list):
         return None if value is None else _name(value)
     if None in value:
-        raise DataError(f"{where}: expected label names, found an empty one in {value!r:.80}; remove it from the list")
+        raise DataError(
+            f"{place()}: expected label names, found an empty one in {value!r:.80}; remove it from the list"
+        )
     names = tuple(dict.fromkeys(map(_name, value)))
     # A number that comes twice in one set is a vector of 0 and 1 that was taken for a list of ids.
     if len(names) < len(value) and not isinstance(value[0], str):
         raise DataError(
-            f"{where}: expected a list of the labels that apply, each once, found {value!r:.80}; "
-            "turn vectors of 0 and 1 into lists of label names"
+            f"{place()}: expected a list of the labels that apply, each once, found {value!r:.80}; "
+            "name the columns of vectors of 0 and 1 in label_names, or write lists of label names"
         )
     return names

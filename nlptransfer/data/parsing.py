@@ -41,7 +41,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
     check_kind(path)
     kind = kind_of(path)
     if kind == ".parquet":
-        return (row for batch in parquet_batches(path) for row in without_bytes(batch).to_pylist())
+        return (row for batch in parquet_batches(path) for row in batch.to_pylist())
     if kind == ".csv":
         return _csv_rows(path, ",", csv.QUOTE_MINIMAL)
     if kind == ".tsv":
@@ -183,11 +183,6 @@ def parquet_batches(path: Path) -> Iterator[Any]:
         raise _broken_gzip(str(path), error) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}, after row {rows}: broken parquet: {error}; copy or download it again") from error
-
-
-def without_bytes(arrow: Any) -> Any:
-    """Leave out the binary columns of an arrow table or batch: images and sounds are large and of no use here."""
-    return arrow.select([column.name for column in arrow.schema if "binary" not in str(column.type)])
 
 
 def _is_gzipped(path: Path) -> bool:

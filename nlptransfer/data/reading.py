@@ -4,16 +4,17 @@ import json
 import logging
 import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from nlptransfer.data import parsing
-from nlptransfer.data.labels import is_missing
+from nlptransfer.data.columns import Names, clean_text, find_columns
+from nlptransfer.data.memory import arrow_table, is_a, table_of
 from nlptransfer.data.parsing import KINDS, kind_of, stem_of
+from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError
 
 logger = logging.getLogger("nlptransfer")
@@ -22,19 +23,6 @@ SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", 
 """Names that a split goes by, in files and in a DatasetDict, and its name here."""
 WHOLE = "all"
 """The name of the only part of a source that comes without splits."""
-# Names tried in this order; two columns of one group are ambiguous.
-_TEXT_COLUMNS = (
-    ("text",),
-    ("sentence", "content", "review", "document", "comment", "tweet", "utterance", "message", "body", "review_text"),
-    ("query", "question", "title", "headline", "description", "post", "abstract"),
-)
-_LABEL_COLUMNS = (
-    ("label", "labels"),
-    ("category", "categories", "class", "classes", "target", "targets"),
-    ("sentiment", "emotion", "emotions", "intent", "topic", "topics", "tag", "tags", "y"),
-)
-_INDEX_COLUMNS = ("", "unnamed: 0", "id", "idx", "index", "guid", "__index_level_0__")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -45,21 +33,9 @@ class Tables:
     parts: dict[str, Any]
     """What each split is read from; under :data:`WHOLE` alone where the source has no splits."""
 
-    def table(self, split: str) -> "Table":
+    def table(self, split: str) -> Table:
         """Read the rows of a split."""
         return read_table(self.parts[split], self.name if split == WHOLE else f"{split} split of {self.name}")
-
-
-@dataclass(frozen=True)
-class Table:
-    """The raw rows of one split, column by column."""
-
-    where: str
-    """File or split, for messages."""
-    columns: dict[str, list[Any]]
-    """Values by column name, all of the same length, at least one row."""
-    class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Names of the ids in the columns that are a ``ClassLabel``."""
 
 
 def open_source(source: Any) -> Tables:
@@ -71,72 +47,20 @@ def open_source(source: Any) -> Tables:
         if path.exists():
             return Tables(stem_of(path), {WHOLE: path})
         return _from_hub(source)
-    if isinstance(source, Mapping):
+    if is_a(source, "datasets", "DatasetDict") or (isinstance(source, Mapping) and SPLIT_NAMES.keys() & {*source}):
         return Tables("data", _named_splits(source.items(), "the splits given"))
     return Tables("data", {WHOLE: source})
 
 
 def read_table(part: Any, where: str) -> Table:
-    """Read a file, a Dataset, a DataFrame or (texts, labels); a DataError at ``where`` if it is broken or empty."""
-    if isinstance(part, (str, Path)):
-        table = _read_file(Path(part).expanduser())
-    elif _is_a(part, "pandas", "DataFrame"):
-        table = _from_frame(part, where)
-    elif _is_a(part, "datasets", "Dataset"):
-        table = _from_arrow(part.with_format("arrow")[:], where, part.features)
-    elif isinstance(part, (tuple, list)) and len(part) == 2 and not isinstance(part[0], str):
-        table = _from_pair(part[0], part[1], where)
-    else:
-        raise DataError(
-            f"{where}: expected a path, a hub id, a Dataset or DatasetDict, a DataFrame or (texts, labels), "
-            f"found {type(part).__name__}"
-        )
-    if not next(iter(table.columns.values()), []):
+    """Read a file, or rows in memory; a DataError at ``where`` if they are broken, or if there is none."""
+    table = _read_file(Path(part).expanduser()) if isinstance(part, (str, Path)) else table_of(part, where)
+    if not len(table):
         raise DataError(f"{table.where}: expected rows of text and label, found no row; is the file empty?")
     return table
 
 
-def find_columns(table: Table, text_column: str | None = None, label_column: str | None = None) -> tuple[str, str]:
-    """Find the names of the text and the label column; a DataError where none or several could be meant."""
-    text = text_column_of(table, text_column, label_column)
-    label = _named(table, "label_column", label_column, _LABEL_COLUMNS, taken=text)
-    label = label or _only(table, "label_column", [name for name in _content(table) if name != text])
-    if text == label:
-        raise DataError(f"{table.where}: expected a text and a label column, found {text!r} set as both")
-    return text, label
-
-
-def text_column_of(table: Table, text_column: str | None = None, label_column: str | None = None) -> str:
-    """Find the name of the text column, in a table that may have no labels."""
-    name = _named(table, "text_column", text_column, _TEXT_COLUMNS, taken=label_column)
-    if name is not None or len(table.columns) == 1:
-        return name or next(iter(table.columns))
-    labels = {label_column, *chain.from_iterable(_LABEL_COLUMNS)}
-    free = [name for name in _content(table) if not labels & {name, name.casefold().strip()}]
-    return _only(table, "text_column", [name for name in free if _is_text(table.columns[name])])
-
-
-def has_labels(table: Table, label_column: str | None = None) -> bool:
-    """Tell whether a table has the label column of the settings, or one by a usual name."""
-    return _named(table, "label_column", label_column, _LABEL_COLUMNS) is not None
-
-
-def clean_text(value: Any, where: str) -> str:
-    """Normalize a text to NFC, a missing one to ""; a DataError for no string or half a surrogate pair."""
-    if isinstance(value, str):
-        text = unicodedata.normalize("NFC", value)
-        if _SURROGATE.search(text):
-            raise DataError(f"{where}: expected Unicode text, found half a surrogate pair in {text!r:.80}; remove it")
-        return text
-    if is_missing(value):
-        return ""
-    raise DataError(
-        f"{where}: expected text, found {type(value).__name__} {value!r:.80}; make the column plain strings, "
-        "or name another one as text_column"
-    )
-
-
-def read_texts(source: str | Path | Iterable[str], text_column: str | None = None) -> Iterator[str]:
+def read_texts(source: str | Path | Iterable[str], text_column: Names = None) -> Iterator[str]:
     """Read texts to predict, one by one; files are streamed (.json alone is read whole).
 
     A row without text gives an empty string, so that predictions stay in step with the rows. A DataError says that
@@ -212,42 +136,6 @@ def _from_hub(source: str | Path) -> Tables:
     return Tables(source, _named_splits(loaded.items(), source))
 
 
-def _is_a(value: Any, module: str, name: str) -> bool:
-    # An instance can only exist once its module is loaded: no need to import it to ask.
-    loaded = sys.modules.get(module)
-    return loaded is not None and isinstance(value, getattr(loaded, name, ()))
-
-
-def _from_frame(frame: Any, where: str) -> Table:
-    names = [str(name) for name in frame.columns]
-    if len(set(names)) < len(names):
-        raise DataError(f"{where}: expected distinct column names, found {', '.join(map(repr, names))}; rename them")
-    return Table(where, {name: frame.iloc[:, index].tolist() for index, name in enumerate(names)})
-
-
-def _from_pair(texts: Any, labels: Any, where: str) -> Table:
-    columns = {}
-    for name, values in (("text", texts), ("label", labels)):
-        if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-            raise DataError(f"{where}: expected a list of {name}s, found {type(values).__name__}")
-        columns[name] = values.tolist() if hasattr(values, "tolist") else list(values)
-    if len(columns["text"]) != len(columns["label"]):
-        found = f"{len(columns['text'])} texts and {len(columns['label'])} labels"
-        raise DataError(f"{where}: expected as many labels as texts, found {found}")
-    return Table(where, columns)
-
-
-def _from_arrow(arrow: Any, where: str, features: Mapping[str, Any]) -> Table:
-    columns = parsing.without_bytes(arrow).to_pydict()
-    class_names = {}
-    for name in columns:
-        feature: Any = features.get(name)
-        feature = getattr(feature, "feature", feature)
-        if type(feature).__name__ == "ClassLabel" and feature.names:
-            class_names[name] = tuple(feature.names)
-    return Table(where, columns, class_names)
-
-
 def _read_file(path: Path) -> Table:
     if not path.is_file():
         raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'no such file'}")
@@ -275,48 +163,7 @@ def _read_parquet(path: Path) -> Table:
         import datasets
 
         features = datasets.Features.from_arrow_schema(batches[0].schema)
-    return _from_arrow(pyarrow.Table.from_batches(batches), str(path), features)
-
-
-def _named(
-    table: Table, setting: str, name: str | None, groups: Iterable[Sequence[str]], taken: str | None = None
-) -> str | None:
-    """Return the column that a setting names, or the only one of the first group of usual names that has any."""
-    if name is not None:
-        if name not in table.columns:
-            found = f"found only {_columns(table)}; set {setting} to one of these"
-            raise DataError(f"{table.where}: expected the column {name!r} ({setting}), {found}")
-        return name
-    for group in groups:
-        names = [name for name in table.columns if name != taken and name.casefold().strip() in group]
-        if names:
-            return _only(table, setting, names)
-    return None
-
-
-def _only(table: Table, setting: str, names: Sequence[str]) -> str:
-    if len(names) == 1:
-        return names[0]
-    found = f"several that could be it ({', '.join(map(repr, names))})" if names else "none"
-    raise DataError(
-        f"{table.where}: expected one {setting.replace('_', ' ')}, found {found} among the columns {_columns(table)}; "
-        f"set {setting}"
-    )
-
-
-def _content(table: Table) -> list[str]:
-    return [name for name in table.columns if name.casefold().strip() not in _INDEX_COLUMNS]
-
-
-def _columns(table: Table) -> str:
-    return ", ".join(repr(name) for name in list(table.columns)[:30])
-
-
-def _is_text(values: Sequence[Any]) -> bool:
-    present = [value for value in values if not is_missing(value)]
-    if not present or not all(isinstance(value, str) for value in present):
-        return False
-    return not all(re.fullmatch(r"\s*-?\d+(\.\d*)?\s*", value) for value in present)
+    return arrow_table(pyarrow.Table.from_batches(batches), str(path), features)
 
 
 def _required(text: Any, where: str) -> str:
@@ -325,7 +172,7 @@ def _required(text: Any, where: str) -> str:
     return clean_text(text, where)
 
 
-def _texts_of_input(where: str, text_column: str | None) -> Iterator[str]:
+def _texts_of_input(where: str, text_column: Names) -> Iterator[str]:
     handle = getattr(sys.stdin, "buffer", None)
     lines = iter(sys.stdin) if handle is None else parsing.decoded(handle, where)
     first = next(lines, "")
@@ -346,11 +193,11 @@ def _texts_of_lines(lines: Iterable[str], where: str) -> Iterator[str]:
     return (clean_text(line.rstrip("\r\n"), where) for line in lines)
 
 
-def _texts_of_rows(rows: Iterable[Mapping[str, Any]], where: str, text_column: str | None) -> Iterator[str]:
+def _texts_of_rows(rows: Iterable[Mapping[str, Any]], where: str, text_column: Names) -> Iterator[str]:
     column = None
     for number, row in enumerate(rows, 1):
         if column is None:
-            column = text_column_of(_columns_of([row], where), text_column)
+            (column,) = find_columns(_columns_of([row], where), text_column, needs_label=False).text
         if column not in row:
             found = ", ".join(map(repr, row)) or "nothing"
             raise DataError(f"{where}, row {number}: expected {column!r}, found {found}")

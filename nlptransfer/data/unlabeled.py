@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from nlptransfer.data.columns import find_columns, has_labels, texts_of
 from nlptransfer.data.dataset import Data, DataSettings, Split, load_data, load_split
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.normalization import normalize
 from nlptransfer.data.parsing import kind_of, stem_of
-from nlptransfer.data.reading import WHOLE, has_labels, open_source, read_texts, text_column_of
+from nlptransfer.data.reading import WHOLE, open_source, read_texts
 from nlptransfer.errors import DataError
 
 logger = logging.getLogger("nlptransfer")
@@ -61,15 +62,12 @@ def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tupl
     opened = open_source(source)
     tables = {split: opened.table(split) for split in opened.parts}
     if WHOLE in tables and has_labels(tables[WHOLE], settings.label_column) and settings.test_size:
-        data = load_data(source, replace(settings, max_train_rows=None))
+        data = load_data(source, replace(settings, max_train_rows=None), is_target=False)
         texts = [text for name, split in data.splits.items() if name != "test" for text in split.texts]
         return opened.name, texts, Split(data.test.texts, labels.encode(_test_labels(data, labels)))
-    texts = [
-        text
-        for split, table in tables.items()
-        if split != "test"
-        for text in table.columns[text_column_of(table, settings.text_column)]
-    ]
+    others = [table for split, table in tables.items() if split != "test"]
+    names = find_columns(others[0], settings.text_column, needs_label=False).text
+    texts = [text for table in others for text in texts_of(table, names)]
     test = load_split(source, labels, settings) if "test" in tables else Split([], labels.encode([]))
     return opened.name, texts, test
 

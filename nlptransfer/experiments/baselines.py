@@ -12,7 +12,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from nlptransfer import distributed
-from nlptransfer.data import Data, DataSettings, Labels
+from nlptransfer.data import Data, DataSettings, Labels, Split
 from nlptransfer.evaluation import averages, score_predictions, tally, to_probabilities
 from nlptransfer.experiments.environment import cost_of, machine, speeds, versions
 from nlptransfer.experiments.scoring import calibrate, score_splits
@@ -86,15 +86,15 @@ def fit_tfidf(data: Data) -> FittedBaseline:
     features, validation_features = vectorizer.fit_transform(train.texts), vectorizer.transform(validation.texts)
     logits, losses = {}, {}
     for inverse_l2 in INVERSE_L2:
-        logits[inverse_l2] = _Regression.fit(features, train.targets, labels, inverse_l2).logits(validation_features)
+        logits[inverse_l2] = _Regression.fit(features, train, labels, inverse_l2).logits(validation_features)
         probabilities = to_probabilities(logits[inverse_l2], labels)
         losses[inverse_l2] = score_predictions(validation.targets, probabilities, labels, resamples=0)["loss"]
     inverse_l2 = min(losses, key=lambda one: (losses[one], one))
 
     vectorizer = TfidfVectorizer(**form, sublinear_tf=True)
     features = vectorizer.fit_transform([*train.texts, *validation.texts])
-    targets = np.concatenate([train.targets, validation.targets])
-    regression = _Regression.fit(features, targets, labels, inverse_l2)
+    both = Split.joined([train, validation])
+    regression = _Regression.fit(features, both, labels, inverse_l2)
     temperature, thresholds = 1.0, None
     if len(calibration):
         raw = regression.logits(vectorizer.transform(calibration.texts))
@@ -110,7 +110,7 @@ def fit_tfidf(data: Data) -> FittedBaseline:
         size_mb=(8 * (parameters + len(words)) + sum(len(word.encode()) for word in words)) / 2**20,
         fit=Fit(
             seconds=time.perf_counter() - started,
-            examples=len(INVERSE_L2) * len(train) + len(targets),
+            examples=len(INVERSE_L2) * len(train) + len(both),
             chosen_by="validation",
             details={
                 "fitted_on": "train+validation",
@@ -137,10 +137,10 @@ class _Regression:
     bias: np.ndarray
 
     @classmethod
-    def fit(cls, features: sparse.csr_matrix, targets: np.ndarray, labels: Labels, inverse_l2: float) -> "_Regression":
+    def fit(cls, features: sparse.csr_matrix, rows: Split, labels: Labels, inverse_l2: float) -> "_Regression":
         weight, bias = np.zeros((labels.num_labels, features.shape[1])), np.full(labels.num_labels, UNSEEN_LOGIT)
         if not labels.multi_label:
-            fitted = _logistic(features, targets, inverse_l2)
+            fitted = _logistic(features, rows.targets, rows.weights, inverse_l2)
             if len(fitted.classes_) == 2:
                 # scikit-learn has one row for two classes: the logit of the second, where the first's is 0.
                 bias[fitted.classes_] = 0.0, fitted.intercept_[0]
@@ -148,11 +148,11 @@ class _Regression:
             else:
                 weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
             return cls(weight, bias)
-        for label, column in enumerate(targets.T):
+        for label, column in enumerate(rows.targets.T):
             if column.all():
                 bias[label] = -UNSEEN_LOGIT
             elif column.any():
-                fitted = _logistic(features, column, inverse_l2)
+                fitted = _logistic(features, column, rows.weights, inverse_l2)
                 weight[label], bias[label] = fitted.coef_[0], fitted.intercept_[0]
         return cls(weight, bias)
 
@@ -160,7 +160,7 @@ class _Regression:
         return cast(np.ndarray, np.asarray(features @ self.weight.T) + self.bias)
 
 
-def _logistic(features: sparse.csr_matrix, targets: np.ndarray, inverse_l2: float) -> Any:
+def _logistic(features: sparse.csr_matrix, targets: np.ndarray, weights: np.ndarray | None, inverse_l2: float) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -168,7 +168,7 @@ def _logistic(features: sparse.csr_matrix, targets: np.ndarray, inverse_l2: floa
     with threadpool_limits(1), warnings.catch_warnings():
         # The weakest strengths can want more steps than they are worth; validation judges what they gave.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=inverse_l2, max_iter=MOST_ITERATIONS).fit(features, targets)
+        return LogisticRegression(C=inverse_l2, max_iter=MOST_ITERATIONS).fit(features, targets, weights)
 
 
 def run_baseline(name: str, data: Data, settings: DataSettings, folder: Path) -> RunResult:

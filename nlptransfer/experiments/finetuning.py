@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer import distributed
-from nlptransfer.data import Data, DataSettings, load_data, load_unlabeled, with_unlabeled
+from nlptransfer.data import Data, DataSettings, check_mapping, load_data, load_unlabeled, with_unlabeled
 from nlptransfer.errors import SettingError
 from nlptransfer.evaluation import load_metric
 from nlptransfer.experiments.run import run
@@ -234,8 +234,10 @@ class _Plan:
             source = load_source(self.source, None, settings, parts[0])
             data = load_unlabeled(self.data, source.labels, settings)
         else:
-            data = load_data(self.data, settings)
+            data = load_data(self.data, settings, is_target=not parts)
             source = load_source(self.source, data.labels, settings, parts[0]) if parts else None
+        if source is not None:
+            check_mapping(settings.label_mapping, data.written_labels | source.written_labels, "source and target have")
         if self.unlabeled is not None:
             data = with_unlabeled(data, self.unlabeled, settings)
         has_texts = not transfer.needs_unlabeled or len(data.unlabeled) > 0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nlptransfer import distributed
+from nlptransfer.data import Split
 from nlptransfer.experiments.task import Task
 from nlptransfer.memo import once
 from nlptransfer.models import Examples, predict_logits, represent
@@ -126,7 +127,11 @@ class _VariantFit:
         texts = task.data.train.texts, task.data.validation.texts
         rows = [self.route.rows(built.model, built.tokenizer, some, share=True) for some in texts]
         features, held_out = (represent(built.model, self.learning.head, some) for some in rows)
-        fitted = self._fit_head({role: task}, {role: features}, Features(held_out, task.data.validation.targets))
+        fitted = self._fit_head(
+            {role: task},
+            {role: features},
+            _features(held_out, task.data.validation),
+        )
         return _with_cost(fitted, started, len(features) + len(held_out))
 
     def with_restart_if_collapsed(self) -> Fitted:
@@ -176,7 +181,7 @@ class _VariantFit:
         by_role = dict(zip(tasks, rows, strict=True))
         inputs = {role: route.head_inputs(module, of_role) for role, of_role in by_role.items()}
         if inputs[roles[0]] is not None:
-            held_out = Features(cast(Any, route.head_inputs(module, validation_rows)), validation.targets)
+            held_out = _features(cast(Any, route.head_inputs(module, validation_rows)), validation)
             fitted = self._fit_head(tasks, cast(dict[str, np.ndarray], inputs), held_out)
             if route.fits_head:
                 return _with_cost(fitted, started, sum(map(len, rows)) + len(validation_rows))
@@ -242,6 +247,10 @@ class _VariantFit:
         # Without a head no score tells epochs apart, and the best epoch for the source need not be the best for the
         # target; variants are compared at the same epoch, that of the source alone too.
         return self.stage.learns == "representation" or (UNLABELED in self.stage.roles and not self.route.fits_head)
+
+
+def _features(values: np.ndarray, split: Split) -> Features:
+    return Features(values, split.targets, split.weights)
 
 
 def _source_head(learning: Learning) -> Head:

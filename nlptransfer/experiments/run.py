@@ -190,7 +190,7 @@ def _calibrated(config: RunConfig, built: Built) -> tuple[Classifier, float]:
 def _settings(config: RunConfig, learned: Learned) -> dict[str, Any]:
     stages = {name: asdict(one) for name, one in learned.settings.items()}
     settings: dict[str, Any] = {
-        "data": asdict(config.data_settings),
+        "data": asdict(config.data_settings) | (config.data.columns.as_settings() if config.data.columns else {}),
         "route": {"name": config.route.name, **config.route.recorded()},
         "training": [asdict(config.training), *stages.values()][-1],
         "augment": asdict(config.augment),

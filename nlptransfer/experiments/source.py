@@ -1,6 +1,6 @@
 """Read the source of a transfer. This file knows no training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Labels, Split, load_data
-from nlptransfer.errors import SettingError, nearest
+from nlptransfer.errors import SettingError
 from nlptransfer.hub import RECORD
 from nlptransfer.results import MODEL, RunResult, Source, same_labels
 from nlptransfer.transfer import FromSource, cached_importance_weights
@@ -19,7 +19,7 @@ def weighted(source: Source, target: Data, transfer: FromSource, seed: int) -> S
     """Give each source row its weight in the loss; ``seed`` is that of the domain classifier."""
     if source.data is None:
         return source
-    weights = np.ones(len(source.data.train))
+    weights = np.ones(len(source.data.train))  # besides those that the rows have in the data
     sizes = np.array(source.sizes)
     if transfer.temperature != 1 and len(sizes) > 1:
         wanted = sizes ** (1 / transfer.temperature)
@@ -36,23 +36,23 @@ def load_source(source: Any, target: Labels | None, settings: DataSettings, tran
     the target's data, but for columns and number of rows, which are those of ``transfer``.
     """
     if (saved := saved_classifier(source)) is not None:
-        return _of_classifier(saved, transfer)
+        return _of_classifier(saved, settings.label_mapping or {})
     settings = replace(
         settings,
         text_column=transfer.source_text_column,
         label_column=transfer.source_label_column,
+        weight_column=transfer.source_weight_column,
         max_train_rows=transfer.max_source_rows,
         rows_seed=None,
     )
-    parts = [load_data(one, settings) for one in (source if isinstance(source, list) else [source])]
-    mapping = _checked_mapping(transfer, [name for part in parts for name in part.labels.names])
+    parts = [load_data(one, settings, is_target=False) for one in (source if isinstance(source, list) else [source])]
     if len({part.labels.multi_label for part in parts}) > 1:
         raise SettingError("source: expected one label a row in all of the sources, or lists of labels in all")
-    names = dict.fromkeys(mapping.get(name, name) for part in parts for name in part.labels.names)
+    names = dict.fromkeys(name for part in parts for name in part.labels.names)
     labels = Labels(tuple(names), parts[0].labels.multi_label)
     if target is not None and same_labels(labels, target):
         labels = target
-    data = _joined([_relabeled(part, labels, mapping) for part in parts], labels)
+    data = _joined([_relabeled(part, labels) for part in parts], labels)
     return Source(data.name, labels, data, sizes=tuple(len(part.train) for part in parts))
 
 
@@ -67,49 +67,30 @@ def saved_classifier(source: Any) -> Classifier | None:
     return source.classifier if isinstance(source, RunResult) else None
 
 
-def _of_classifier(saved: Classifier, transfer: FromSource) -> Source:
-    mapping = _checked_mapping(transfer, saved.labels.names)
+def _of_classifier(saved: Classifier, mapping: dict[str, str]) -> Source:
     names = [mapping.get(name, name) for name in saved.labels.names]
     if len(set(names)) < len(names):
         raise SettingError(
-            f"label_mapping={transfer.label_mapping}: expected another name for each label of a saved classifier, "
+            f"label_mapping={mapping}: expected another name for each label of a saved classifier, "
             f"found {', '.join(names)}: give its training data as the source to have labels put together"
         )
     return Source(saved.route.name, Labels(tuple(names), saved.labels.multi_label), None, saved)
 
 
-def _checked_mapping(transfer: FromSource, names: Sequence[str]) -> Mapping[str, str]:
-    mapping = transfer.label_mapping or {}
-    if unknown := [name for name in mapping if name not in names]:
-        raise SettingError(f"label_mapping: the source has no label {unknown[0]!r}: {nearest(unknown[0], names)}")
-    return mapping
-
-
-def _relabeled(data: Data, labels: Labels, mapping: Mapping[str, str]) -> Data:
-    """Encode the targets by other labels; several labels may become one."""
-    if data.labels == labels and not mapping:
+def _relabeled(data: Data, labels: Labels) -> Data:
+    """Encode the targets by the ids of labels that contain those of the data."""
+    if data.labels == labels:
         return data
-
-    def relabeled(split: Split) -> Split:
-        rows: Sequence[Any] = data.labels.decode(split.targets)
-        if labels.multi_label:
-            rows = [tuple(dict.fromkeys(mapping.get(name, name) for name in row)) for row in rows]
-        else:
-            rows = [mapping.get(name, name) for name in rows]
-        return Split(split.texts, labels.encode(rows))
-
-    splits: dict[str, Any] = {name: relabeled(split) for name, split in data.splits.items()}
+    splits: dict[str, Any] = {
+        name: replace(split, targets=labels.encode(data.labels.decode(split.targets)))
+        for name, split in data.splits.items()
+    }
     return replace(data, labels=labels, **splits)
 
 
 def _joined(parts: Sequence[Data], labels: Labels) -> Data:
     if len(parts) == 1:
         return parts[0]
-    splits: dict[str, Any] = {
-        name: Split(
-            [text for part in parts for text in part.splits[name].texts],
-            np.concatenate([part.splits[name].targets for part in parts]),
-        )
-        for name in parts[0].splits
-    }
-    return replace(parts[0], name="+".join(part.name for part in parts), labels=labels, **splits)
+    splits: dict[str, Any] = {name: Split.joined([part.splits[name] for part in parts]) for name in parts[0].splits}
+    renamed = tuple({name for part in parts for name in part.renamed})
+    return replace(parts[0], name="+".join(part.name for part in parts), labels=labels, renamed=renamed, **splits)

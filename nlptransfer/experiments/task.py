@@ -32,7 +32,12 @@ class Task:
 
     @classmethod
     def of(cls, data: Data, settings: TrainingSettings, weights: np.ndarray | None = None) -> "Task":
-        """Make a task; raise a SettingError where class weights or metric make no sense for the labels."""
+        """Make a task; raise a SettingError where class weights or metric make no sense for the labels.
+
+        ``weights`` (training rows,) multiply those that the rows have in the data.
+        """
+        if data.train.weights is not None:
+            weights = data.train.weights if weights is None else weights * data.train.weights
         of_classes = class_weights(settings.class_weights, data.labels, data.train.targets)
         score = _scorer(data.labels, settings.metric_for_best_model)
         return cls(data, LabelLoss(data.labels, of_classes, settings.label_smoothing), score, weights)
@@ -81,7 +86,8 @@ def with_copies(tasks: Mapping[str, Task], config: RunConfig) -> dict[str, Task]
     train = augment(data.train, config.augment, training.order_seed, vectors)
     log.info("%d altered copies of %d training texts", len(train) - len(data.train), len(data.train))
     target = tasks[TARGET]
-    return {**tasks, TARGET: replace(target, data=replace(target.data, train=train), has_copies=True)}
+    task = replace(target, data=replace(target.data, train=train), weights=train.weights, has_copies=True)
+    return {**tasks, TARGET: task}
 
 
 def _scorer(labels: Labels, metric: str | None) -> Callable[[np.ndarray, np.ndarray], float]:

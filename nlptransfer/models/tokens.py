@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from nlptransfer.data import JOINT
 from nlptransfer.memo import once
 from nlptransfer.settings import check
 
@@ -133,7 +134,7 @@ def _tokenize(
         # The fast one does not say where the tokens of a text are.
         encode_batch = backend.encode_batch_fast if unknown is None else backend.encode_batch
         for start in range(0, len(texts), ENCODE_CHUNK):
-            chunk = texts[start : start + ENCODE_CHUNK]
+            chunk = [with_separator(text, tokenizer) for text in texts[start : start + ENCODE_CHUNK]]
             encodings = encode_batch(chunk, add_special_tokens=False)
             sizes += map(len, encodings)
             rows = [encoding.ids for encoding in encodings]
@@ -145,6 +146,11 @@ def _tokenize(
                             row[place] = unknown(backend.normalizer.normalize_str(word))
             ids.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
     return np.concatenate(ids), np.array(sizes, dtype=np.int64)
+
+
+def with_separator(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Put the tokenizer's separator between the texts of several columns; a line end where it has none."""
+    return text.replace(JOINT, f" {tokenizer.sep_token} " if tokenizer.sep_token else "\n")
 
 
 @contextmanager

@@ -49,6 +49,12 @@ class Source:
     sizes: tuple[int, ...] = ()
     """training rows of each of several sources, in their order"""
 
+    @property
+    def written_labels(self) -> set[str]:
+        """The labels as rows have them, or a saved classifier, before ``label_mapping``, and after it."""
+        learned = () if self.classifier is None else self.classifier.labels.names
+        return {*self.labels.names, *learned} | (set() if self.data is None else self.data.written_labels)
+
     @cached_property
     def fingerprints(self) -> dict[str, Any]:
         if self.data is not None:

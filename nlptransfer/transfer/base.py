@@ -246,18 +246,18 @@ class FromSource(Transfer):
     needs_source: ClassVar[bool] = True
     takes_source: ClassVar[bool] = True
 
-    label_mapping: dict[str, str] | None = None
-    """the target's name of a label of the source, where they differ: {"pos": "positive"}"""
     temperature: Annotated[float, Ge(1)] = 1.0
     """source i of several counts n_i^(1/temperature): 1: as its rows; large: all alike (Arivazhagan et al. 2019)"""
     target_like: bool = False
     """whether each source row counts as much as it looks like the target: by a domain classifier"""
     max_source_rows: Count | None = None
     """most labeled rows of each source, its validation rows counted"""
-    source_text_column: str | None = None
+    source_text_column: str | list[str] | None = None
     """column of the source's texts; found by its name if None"""
-    source_label_column: str | None = None
+    source_label_column: str | list[str] | None = None
     """column of the source's labels; found by its name if None"""
+    source_weight_column: str | None = None
+    """column of the weights of the source's training rows; all 1 if None"""
     source_settings: dict[str, Any] | None = None
     """settings of the training, and of how the route learns, in the stage on the source alone"""
     target_settings: dict[str, Any] | None = None

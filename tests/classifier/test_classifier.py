@@ -74,13 +74,15 @@ def test_a_file_and_standard_input_are_read_as_a_list_is(one, tmp_path, monkeypa
     lines = tmp_path / "texts.txt"
     lines.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     table = tmp_path / "texts.csv"
-    table.write_text("id,note,says\n" + "".join(f'{i},x,"{text}"\n' for i, text in enumerate(TEXTS)), encoding="utf-8")
+    table.write_text(
+        "id,note,says\n" + "".join(f'{i},x y,"{text}"\n' for i, text in enumerate(TEXTS)), encoding="utf-8"
+    )
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
     assert one.predict("-") == wanted
     assert one.predict(lines) == one.predict(str(lines)) == wanted
     assert one.predict(table, text_column="says") == wanted
     with pytest.raises(DataError, match="text_column"):
-        one.predict(table)
+        one.predict(table, text_column="said")
 
 
 def test_texts_that_are_no_list(one):

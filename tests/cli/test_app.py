@@ -94,7 +94,7 @@ def test_overwrite_and_columns(command_line, vectors_file, remarks, tmp_path):
     table.write_text(f"number\tsays\tmood\n{rows}")
     call = ["finetune", table, "--base", vectors_file, "--output-dir", tmp_path / "run", *LINEAR]
     columns = ["--text-column", "says", "--label-column", "mood", "--max-train-rows", 60]
-    refused = command_line(main, *call)
+    refused = command_line(main, *call, "--text-column", "said")
     assert refused.code == 2 and "set text_column" in refused.err
     assert command_line(main, *call, *columns).code == 0
     prints = RunResult.load(tmp_path / "run").data.fingerprints

@@ -1,12 +1,17 @@
 """Label names and ids, and raw label columns read as names."""
 
+import logging
+from datetime import date
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlptransfer.data.labels import Labels, order_names, read_labels
+from nlptransfer.data.labels import Labels, labels_of_columns, map_labels, order_names, read_labels
 from nlptransfer.errors import DataError
 
 SINGLE = Labels(("negative", "positive"))
@@ -79,10 +84,106 @@ def test_errors_of_labels(call, message):
         ([{"b", "a"}, np.array([1, 2]).astype(str)], [("a", "b"), ("1", "2")]),
         ([[1, 2], [3]], [("1", "2"), ("3",)]),
         ([np.array([2, 0])], [("2", "0")]),
+        ([1, "1.0", 1.0, Decimal("1.00")], ["1", "1.0", "1", "1"]),
+        ([True, "TRUE", None], ["true", "TRUE", None]),
+        ([b"good", b" "], ["good", None]),
+        (["['a', 'b']", '["a"]', "[]", None], [("a", "b"), ("a",), (), None]),
+        (["[1]", "(1, 2)", "{3}"], [("1",), ("1", "2"), ("3",)]),
+        (["['a' 'b c']", "['d'\n 'e']"], [("a", "b c"), ("d", "e")]),
+        (["[ 3 10]", "[27]"], [("3", "10"), ("27",)]),
+        (["['a'", "[x]", "(a)"], ["['a'", "[x]", "(a)"]),
+        ([{"pos": 1, "neg": 0}, {"pos": 0.0, "neg": True}, None], ["pos", "neg", None]),
+        (["{'pos': 1, 'neg': 0}", '{"pos": 0, "neg": 1}'], ["pos", "neg"]),
+        ([{"a": 1, "b": "1"}, {"a": 0, "b": None}], [("a", "b"), ()]),
+        (["1.0", "1.1", "2.0"], ["1.0", "1.1", "2.0"]),
+        ([], []),
     ],
 )
 def test_raw_values_become_names(values, rows):
     assert read_labels(values) == rows
+
+
+@pytest.mark.parametrize(
+    ("array", "rows"),
+    [
+        (pyarrow.array(["a", None, " a"]), ["a", None, "a"]),
+        (pyarrow.array(["a", None, "b"]).dictionary_encode(), ["a", None, "b"]),
+        (pyarrow.chunked_array([["b", None], ["a", "b"]]), ["b", None, "a", "b"]),
+        (pyarrow.chunked_array([], type=pyarrow.string()), []),
+        (pyarrow.array([1.0, float("nan"), None, 2.0]), ["1", None, None, "2"]),
+        (pyarrow.array([None, None]), [None, None]),
+        (pyarrow.array([Decimal("1.00"), Decimal("2.00")]), ["1", "2"]),
+        (pyarrow.array([["a"], [], None]), [("a",), (), None]),
+        (pyarrow.array([{"a": 1, "b": 0}, {"a": 0, "b": 1}]), ["a", "b"]),
+    ],
+)
+def test_arrays_of_arrow(array, rows):
+    assert read_labels(array) == rows
+
+
+def test_what_is_read_as_several_labels_is_said(caplog):
+    with caplog.at_level(logging.INFO, logger="nlptransfer"):
+        read_labels(["['a', 'b']", "['a']"], "f.csv")
+        read_labels([{"a": 1, "b": 1}], "f.csv")
+        read_labels([{"a": 1, "b": 0}], "f.csv")
+    assert [record.getMessage() for record in caplog.records] == [
+        "f.csv: lists written as text (\"['a', 'b']\") are several labels a row; "
+        "label_delimiter='' takes each for one label",
+        "f.csv: mappings of labels to 0 and 1 are read as several labels a row",
+        "f.csv: mappings of labels to 0 and 1 are read as one label a row",
+    ]
+
+
+def test_no_delimiter_takes_text_as_it_is():
+    numbers = [f"{row / 7:.3f}" for row in range(60)]
+    for values in (["a|b", "a", "b"], ["['a']", "b"], ["['a', 'b']"], numbers):
+        assert read_labels(values, delimiter="") == values
+
+
+def test_label_names_name_ids_and_columns():
+    names = ["neg", "mid", "pos"]
+    for ids in ([0, 2, None], ["0", "2.0", ""], [0.0, 2.0, float("nan")]):
+        assert read_labels(ids, label_names=names) == ["neg", "pos", None]
+    assert read_labels(["pos", "neg"], label_names=names) == ["pos", "neg"]
+    assert read_labels([False, True], label_names=["ham", "spam"]) == ["ham", "spam"]
+    assert read_labels([[0, 2], [1], []], label_names=names) == [("neg", "pos"), ("mid",), ()]
+    assert read_labels(["[0, 2]", "[]"], label_names=names) == [("neg", "pos"), ()]
+    assert read_labels(np.array([[1, 0, 1], [0, 0, 0]]), label_names=names) == [("neg", "pos"), ()]
+    assert read_labels([[True, False], [False, True]], label_names=["a", "b"]) == [("a",), ("b",)]
+    assert read_labels([1, 2], label_names=["1", "2", "3"]) == ["2", "3"]
+    for values, row in (([0, 3], 2), ([-1], 1), (["neg", 1], 1), ([0, "x"], 2)):
+        with pytest.raises(DataError, match=f"row {row}: expected an id from 0 to 2, or one of the 3 label_names"):
+            read_labels(values, label_names=names)
+    with pytest.raises(DataError, match="row 1: expected an id or one of label_names, found '1', which is both"):
+        read_labels(["1", "2"], label_names=["1", "2", "3"])
+
+
+def test_columns_of_flags_are_labels():
+    columns = {
+        "toxic": [0, 1, None, "1.0", "", True],
+        "insult ": pyarrow.array(["0", "TRUE", None, "false", "0.0", "1"]),
+    }
+    assert labels_of_columns(columns) == [(), ("toxic", "insult"), None, ("toxic",), (), ("toxic", "insult")]
+    many = np.random.default_rng(0).integers(0, 2, (50, 20))
+    rows = labels_of_columns({str(column): many[:, column] for column in range(20)})
+    assert rows == [tuple(map(str, np.flatnonzero(row))) for row in many]
+    for values in ([0, 2], [0, -1], [0, "x"], [0, 0.5]):
+        with pytest.raises(
+            DataError, match=r"f.csv, column 'toxic', row 2: expected 0 or 1, .* name one label_column, or"
+        ):
+            labels_of_columns({"insult": [0, 0], "toxic": values}, "f.csv")
+
+
+def test_labels_are_renamed_and_merged():
+    assert map_labels(["Pos", "pos", None, "x"], {"Pos": "pos"}) == ["pos", "pos", None, "x"]
+    assert map_labels([("a", "b"), ("b",)], {"a": "b"}) == [("b",), ("b",)]
+    assert map_labels(["1.0", "TRUE"], {"1": "one", "true": "yes"}) == ["one", "yes"]
+
+
+def test_a_label_is_known_in_another_spelling():
+    assert [Labels(("1", "true", "x")).known(name) for name in ("1.0", "TRUE", "X", "01")] == ["1", "true", None, None]
+    versions = Labels(("1", "1.0", "1.1"))
+    assert [versions.known(name) for name in ("1", "1.0", "1.00")] == ["1", "1.0", None]
 
 
 def test_class_names_turn_ids_into_names():
@@ -120,7 +221,20 @@ def test_order_does_not_depend_on_the_order_of_the_rows(names):
         ([["a"], "b"], r"found the list \['a'\] in row 1 and the single label 'b' in row 2; make every row a list"),
         ([0.5], "f.csv, row 1: expected a label .* found the fraction 0.5"),
         ([float("inf")], "found the fraction inf"),
-        ([{"a": 1}], "row 1: expected a label .* found dict {'a': 1}"),
+        ([Decimal("1.5")], "found the fraction 1.5; cut numbers on a scale into classes, or round them"),
+        ([date(2024, 5, 1)], r"f.csv, row 1: expected a label .* found date datetime.date\(2024, 5, 1\)"),
+        ([np.datetime64("2024-05-01", "ns")], "row 1: expected a label .* found datetime64"),
+        ([b"\xff"], r"row 1: expected a label .* found bytes b'\\xff'"),
+        (["a", {"a": 1}], "row 1: expected a mapping of labels to 0 or 1 as in other rows, found 'a'"),
+        ([{"a": 1}, {"a": 0.7}], "row 2: expected 0 or 1 of each label, found 0.7 of 'a'; round it, or if one field"),
+        ([1, "01"], r"found whole numbers \(1 in row 1\) and text \('01' in row 2\)"),
+        ([True, 1], r"found true/false \(True in row 1\) and whole numbers \(1 in row 2\)"),
+        (["['a']", "b"], r"found \"\['a'\]\" in row 1 and 'b' in row 2; write .* or set label_delimiter='' if each is"),
+        (["a|b", "b"], r"found 'a\|b', whose parts .* set label_delimiter='\|' if .*, or label_delimiter='' if that"),
+        (
+            [f"{row / 7:.3f}" for row in range(60)],
+            r"found a number on a scale \(60 different ones from 0.000 to 8.429\)",
+        ),
         ([["a", ["b"]]], "row 1: expected a label .* found list"),
         ([["a", None]], "row 1: expected label names, found an empty one"),
         ([[0, 1, 0, 0]], "row 1: expected a list of the labels that apply, each once, found .* vectors of 0 and 1"),

@@ -49,7 +49,9 @@ def test_splits_are_a_partition(table, seed):
 @given(st.lists(st.integers(3, 60), min_size=2, max_size=5), *[st.floats(0.05, 0.4)] * 3, st.integers(0, 3))
 def test_every_label_has_its_share_within_one_row(sizes, test, validation, calibration, seed):
     table = rows_of({str(number): size for number, size in enumerate(sizes)})
-    data = load_data(table, DataSettings(None, None, None, seed, test, validation, calibration))
+    data = load_data(
+        table, DataSettings(split_seed=seed, test_size=test, validation_size=validation, calibration_size=calibration)
+    )
     for name, size in enumerate(sizes):
         in_test = counts(data.test, data)[str(name)]
         assert abs(in_test - test * size) <= 1

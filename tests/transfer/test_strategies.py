@@ -225,10 +225,13 @@ def test_what_a_saved_classifier_cannot_do_is_refused(tune, sides, tmp_path):
         ({"route": Full(max_length=99)}, "max_length=99: expected 16"),
         ({"max_length": 99}, "give it to Full"),
         ({"temperature": 2.0}, "temperature=2.0: expected 1.0, as the source is a saved classifier"),
-        ({"label_mapping": {"good": "bad"}}, "another name for each label of a saved classifier"),
     ):
         with pytest.raises(SettingError, match=message):
             finetune(target, source=saved.folder, output_dir=tmp_path / "no", **settings)
+    others = {split: (texts, [f"rather {label}" for label in labels]) for split, (texts, labels) in target.items()}
+    both = {"good": "rather good", "bad": "rather good"}
+    with pytest.raises(SettingError, match="another name for each label of a saved classifier"):
+        finetune(others, source=saved.folder, output_dir=tmp_path / "no", label_mapping=both)
 
 
 # Stages

@@ -1,0 +1,99 @@
+"""Take tables out of memory: frames, datasets, lists, arrays, pairs. Does not know files, nor columns by name."""
+
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+from nlptransfer.data.table import Table
+from nlptransfer.errors import DataError
+
+logger = logging.getLogger("nlptransfer")
+
+TAKEN = (
+    "a path, a hub id, a Dataset or DatasetDict, an Arrow table, a DataFrame, a list of dicts, a dict of columns "
+    "or (texts, labels)"
+)
+"""What holds rows, in words."""
+
+
+def table_of(value: Any, where: str) -> Table:
+    """Return rows in memory as a table; a DataError at ``where`` for anything else, or for broken ones.
+
+    A list, an array or a Series of strings is one column, "text"; a pair (texts, labels) has "label" too.
+    """
+    if is_a(value, "pandas", "DataFrame"):
+        return _of_frame(value, where)
+    if is_a(value, "datasets", "Dataset"):
+        return arrow_table(value.with_format("arrow")[:], where, value.features)
+    if is_a(value, "datasets", "IterableDataset"):
+        return _of_dicts(list(value), where, value.features or {})
+    if is_a(value, "pyarrow", "Table") or is_a(value, "pyarrow", "RecordBatch"):
+        return arrow_table(value, where)
+    if is_a(value, "polars", "DataFrame"):
+        return arrow_table(value.to_arrow(), where)
+    if isinstance(value, Mapping):
+        return _of_columns(value, where)
+    if isinstance(value, (tuple, list)) and len(value) == 2 and not isinstance(value[0], (str, Mapping)):
+        return _of_columns({"text": value[0], "label": value[1]}, where)
+    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+        return _of_dicts(value, where)
+    if isinstance(value, (list, tuple)) or hasattr(value, "tolist") or hasattr(value, "to_list"):
+        return Table(where, {"text": _values(value, "text", where)}, has_header=False)
+    raise DataError(f"{where}: expected {TAKEN}, found {type(value).__name__}")
+
+
+def arrow_table(arrow: Any, where: str, features: Mapping[str, Any] | None = None) -> Table:
+    """Return an Arrow table or batch with its ``datasets`` features; columns of bytes are text, or left out."""
+    columns = {}
+    for name, column in zip(arrow.schema.names, arrow.columns, strict=True):
+        if "binary" in str(column.type):
+            # Spark and Impala write text as bytes.
+            try:
+                column = column.cast("string")
+            except (ValueError, NotImplementedError):
+                logger.info("%s: column %r left out: it holds bytes that are no UTF-8", where, name)
+                continue
+        columns[name] = column
+    return Table(where, columns, _class_names(features or {}, columns))
+
+
+def is_a(value: Any, module: str, name: str) -> bool:
+    """Tell whether a value is of a class, without importing its module: it is loaded where there is an instance."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(value, getattr(loaded, name, ()))
+
+
+def _of_frame(frame: Any, where: str) -> Table:
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: expected distinct column names, found {', '.join(map(repr, names))}; rename them")
+    return Table(where, {name: frame.iloc[:, index].tolist() for index, name in enumerate(names)})
+
+
+def _of_dicts(rows: list[Mapping[str, Any]], where: str, features: Mapping[str, Any] | None = None) -> Table:
+    names = dict.fromkeys(chain.from_iterable(rows))
+    columns = {str(name): [row.get(name) for row in rows] for name in names}
+    return Table(where, columns, _class_names(features or {}, columns))
+
+
+def _class_names(features: Mapping[str, Any], columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    inner: dict[str, Any] = {name: getattr(features.get(name), "feature", features.get(name)) for name in columns}
+    return {name: tuple(one.names) for name, one in inner.items() if type(one).__name__ == "ClassLabel" and one.names}
+
+
+def _of_columns(columns: Mapping[Any, Any], where: str) -> Table:
+    values = {str(name): _values(column, str(name), where) for name, column in columns.items()}
+    sizes = {name: len(column) for name, column in values.items()}
+    if len(set(sizes.values())) > 1:
+        found = " and ".join(f"{size} of {name!r}" for name, size in list(sizes.items())[:5])
+        raise DataError(f"{where}: expected as many values in every column, found {found}")
+    return Table(where, values)
+
+
+def _values(column: Any, name: str, where: str) -> list[Any]:
+    if isinstance(column, (str, bytes, Mapping)) or not isinstance(column, Iterable):
+        raise DataError(f"{where}: expected a list of {name}s, found {type(column).__name__}")
+    as_list = getattr(column, "tolist", None) or getattr(column, "to_pylist", None) or getattr(column, "to_list", None)
+    return as_list() if as_list is not None else list(column)
