@@ -64,7 +64,7 @@ def fill(kinds: Mapping[str, type], flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def pairs(settings: Iterable[str] | None, arguments: Collection[str] = ()) -> dict[str, str]:
     """Read settings of the form KEY=VALUE; a SettingError names one without "=", or one of ``arguments``."""
-    values = {}
+    values: dict[str, str] = {}
     for setting in settings or ():
         name, equals, value = setting.partition("=")
         name = name.strip()
@@ -72,6 +72,8 @@ def pairs(settings: Iterable[str] | None, arguments: Collection[str] = ()) -> di
             raise SettingError(f"--set {setting}: expected KEY=VALUE")
         if name in arguments:
             raise SettingError(f"--set {name}: not a setting but an argument by itself; see --help")
+        if name in values:
+            raise SettingError(f"--set {name}: expected once, found {values[name]!r} and {value!r}")
         values[name] = value
     return values
 
@@ -88,7 +90,8 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         check(bool(choices), name, value, _in_words(hint))
         return choices[0]
     if kind in (Union, types.UnionType):
-        if type(None) in args and (value is None or (isinstance(value, str) and value.lower() == "none")):
+        is_choice = any(value in get_args(choice) for choice in args if get_origin(choice) is Literal)
+        if type(None) in args and (value is None or (str(value).lower() == "none" and not is_choice)):
             return None
         # Text is anything's last meaning: '{"good": 2}' is a mapping before it is a string.
         for choice in sorted(args, key=lambda choice: choice is str):

@@ -137,8 +137,8 @@ def test_sentiment_compares_the_four_routes(recipe, tmp_path):
 
 
 def test_source_to_target_prints_what_the_source_gains(recipe, tmp_path):
-    call = ["--base", make_film_base(tmp_path / "encoder"), "--sizes", "12,40", "--seeds", 1, "--quiet"]
-    ended = recipe("source_to_target", *call)
+    call = ["--base", make_film_base(tmp_path / "encoder"), "--seeds", 1, "--quiet"]
+    ended = recipe("source_to_target", *call, "--sizes", "12,40")
     assert (ended.code, ended.err) == (0, "")
     found = json.loads(Path("runs/gadgets-probe-gains/gains.json").read_text())
     named = [(row["size"], row["transfer"]) for row in found]

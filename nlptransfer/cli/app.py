@@ -25,13 +25,13 @@ from nlptransfer.routes import ROUTES
 if TYPE_CHECKING:
     from nlptransfer.classifier import Prediction
 
-app = typer.Typer(
+app = opt.Verbs(
     help="Transfer pretrained language models to your own text.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-vectors_app = typer.Typer(help="Make and look at word vectors.", no_args_is_help=True)
+vectors_app = opt.Verbs(help="Make and look at word vectors.", no_args_is_help=True)
 app.add_typer(vectors_app, name="vectors")
 app.add_typer(shipping_app)
 app.command("finetune")(finetune(...))
@@ -44,6 +44,7 @@ SECONDS_FOR_CAUSE = 2
 def comparing(data_default: Any) -> Callable[..., None]:
     """Make the verb compare, with data that it takes by default."""
 
+    @opt.reads(opt.TRAINING_READING)
     def verb(
         data: Annotated[str, opt.DATA] = data_default,
         routes: Annotated[
@@ -60,10 +61,9 @@ def comparing(data_default: Any) -> Callable[..., None]:
         output_dir: opt.OutputDir = None,
         overwrite: opt.Overwrite = False,
         max_train_rows: opt.MaxTrainRows = None,
-        text_column: opt.TextColumn = None,
-        label_column: opt.LabelColumn = None,
         settings: opt.Set = None,
         quiet: opt.Quiet = False,
+        reading: Any = None,
     ) -> None:
         """Train by all routes on one split, say which one is worth it, and write a report."""
         from nlptransfer import distributed
@@ -74,8 +74,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
             "routes": opt.listed("routes", routes), "bases": opt.listed("bases", bases), "revision": revision,
             "seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta,
             "sizes": opt.listed("sizes", sizes, int), "output_dir": output_dir, "overwrite": overwrite,
-            "max_train_rows": max_train_rows, "text_column": text_column, "label_column": label_column,
-            "progress": not quiet,
+            "max_train_rows": max_train_rows, **reading, "progress": not quiet,
         }  # fmt: skip
         result = compare(data, **opt.config_of(options, settings, signature(compare).parameters))
         if distributed.is_main():

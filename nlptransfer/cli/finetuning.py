@@ -21,6 +21,7 @@ from nlptransfer.transfer import TRANSFERS
 def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> Callable[..., None]:
     """Make the verb finetune with other defaults, which options on the command line override."""
 
+    @opt.reads(opt.TRAINING_READING)
     def verb(
         data: Annotated[list[str], opt.DATA] = data_default,
         route: Annotated[str | None, Option(help=f"one of {', '.join(ROUTES)} [default: {DEFAULT_ROUTE}]")] = None,
@@ -41,21 +42,19 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
         no_report: Annotated[bool, Option("--no-report", help="write no report.html")] = False,
         seed: Annotated[int | None, Option(help="moves initialization and data order, never a split")] = None,
         max_train_rows: opt.MaxTrainRows = None,
-        text_column: opt.TextColumn = None,
-        label_column: opt.LabelColumn = None,
         num_train_epochs: Annotated[int | None, Option(help="passes over the training rows")] = None,
         learning_rate: Annotated[float | None, Option(help="highest learning rate")] = None,
         settings: opt.Set = None,
         metric: opt.Metric = None,
         quiet: opt.Quiet = False,
+        reading: Any = None,
     ) -> None:
         """Train a classifier on labeled text, score it, and save it."""
         options = {
             "route": route, "base": base, "revision": revision, "seed": seed, "max_train_rows": max_train_rows,
-            "text_column": text_column, "label_column": label_column, "num_train_epochs": num_train_epochs,
-            "learning_rate": learning_rate, "further_metrics": metric, "verdict": verdict, "fallback": fallback or None,
-            "seeds": seeds, "sizes": sizes, "transfer": transfer or None, "unlabeled": unlabeled,
-            "source": source[0] if source and len(source) == 1 else source or None,
+            **reading, "num_train_epochs": num_train_epochs, "learning_rate": learning_rate, "further_metrics": metric,
+            "verdict": verdict, "fallback": fallback or None, "seeds": seeds, "sizes": sizes, "unlabeled": unlabeled,
+            "transfer": transfer or None, "source": source[0] if source and len(source) == 1 else source or None,
         }  # fmt: skip
         config = opt.config_of(options, settings, arguments=("data", "output_dir", "overwrite", "report"))
         config = _recipe_settings(defaults, config) | config

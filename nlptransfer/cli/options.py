@@ -1,18 +1,23 @@
 """Define the options that verbs share, and read what they hold; nothing here knows what a verb does with them."""
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Option, Typer
+from typer.core import TyperCommand
 
+from nlptransfer.errors import SettingError
 from nlptransfer.settings import convert, pairs
 
 DATA = Argument(metavar="DATA", help="hub id, file of rows, or folder of split files")
 ModelDir = Annotated[str, Argument(help="a run's folder, a saved classifier, or one on the hub (owner/name)")]
-VectorsFile = Annotated[Path, Argument(help="vectors to write: .txt, .txt.gz or .bin, as word2vec has them")]
 TextColumn = Annotated[str | None, Option(help="column of the texts; found by itself when unambiguous")]
 LabelColumn = Annotated[str | None, Option(help="column of the labels; found by itself when unambiguous")]
+VectorsFile = Annotated[Path, Argument(help="vectors to write: .txt, .txt.gz or .bin, as word2vec has them")]
 Base = Annotated[str | None, Option(help="encoder (hub id or folder) or file of word vectors")]
 Revision = Annotated[str | None, Option(help="commit, branch or tag of a base on the hub")]
 SavedBase = Annotated[str | None, Option("--base", help="the model's base, where it is not found by itself")]
@@ -28,9 +33,74 @@ Set = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="any
 Quiet = Annotated[bool, Option("--quiet", help="show no progress and no log")]
 
 
+def _reading(metavar: str, text: str) -> Any:
+    return Annotated[str | None, Option(metavar=metavar, help=text, rich_help_panel="Reading rows")]
+
+
+TRAINING_READING = {
+    "text_column": _reading("C[,C2]", "column of the texts, or several; found by itself when unambiguous"),
+    "label_column": _reading("C[,C2]", "column of the labels, or several of 0 and 1; found when unambiguous"),
+    "weight_column": _reading("C", "column of the weight of each row in the loss"),
+    "separator": _reading("CHAR", "what stands between cells; found by itself"),
+    "encoding": _reading("NAME", "of the characters, as cp1252; UTF-8, or UTF-16 by its mark"),
+    "header": _reading("true|false", "whether the first line names the columns; found by itself"),
+    "quoting": _reading("minimal|none", "whether quotes enclose cells"),
+    "escape": _reading("CHAR", "what stands before a quote that is part of a cell, where quotes are not doubled"),
+    "sheet": _reading("NAME", "of a spreadsheet"),
+}
+"""Options of how rows to learn from are read, by the setting that each fills."""
+ROWS_READING = {name: option for name, option in TRAINING_READING.items() if name != "weight_column"}
+"""Options of how labeled rows are read."""
+TEXTS_READING = {name: option for name, option in ROWS_READING.items() if name != "label_column"}
+"""Options of how texts are read."""
+
+
+def reads(options: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb options of how rows are read; those that are set reach it as the mapping ``reading``."""
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        own = [one for one in signature(verb, eval_str=True).parameters.values() if one.name != "reading"]
+        added = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in options.items()
+        ]
+
+        @wraps(verb)
+        def called(**values: Any) -> None:
+            reading = {name: value for name in options if (value := values.pop(name)) is not None}
+            verb(**values, reading=reading)
+
+        called.__signature__ = signature(verb).replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        called.__annotations__ = {one.name: one.annotation for one in (*own, *added)}
+        return called
+
+    return decorate
+
+
+class Verb(TyperCommand):
+    """A command that refuses an option that is given twice and holds one value: the last would win in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, used = self.make_parser(ctx).parse_args(args=[*args])
+        for parameter, count in Counter(used).items():
+            if count > 1 and parameter.param_type_name == "option" and not parameter.multiple:
+                ctx.fail(f"{parameter.opts[0]}: expected once, found {count} times; several values go with commas")
+        return super().parse_args(ctx, args)
+
+
+class Verbs(Typer):
+    """A command line whose commands are each a :class:`Verb`."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        return super().command(name, cls=Verb, **options)
+
+
 def config_of(options: Mapping[str, Any], settings: list[str] | None, arguments: Collection[str]) -> dict[str, Any]:
-    """Return the options that are not None, and those of --set, which must not name one of ``arguments``."""
-    return {name: value for name, value in options.items() if value is not None} | pairs(settings, arguments)
+    """Return the options that are not None, and those of --set, which must name neither these nor ``arguments``."""
+    chosen = {name: value for name, value in options.items() if value is not None}
+    further = pairs(settings, arguments)
+    if twice := sorted(chosen.keys() & further):
+        raise SettingError(f"--set {twice[0]}: expected once, found it as an option too")
+    return chosen | further
 
 
 def listed(name: str, text: str | None, kind: type = str) -> Any:

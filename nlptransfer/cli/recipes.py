@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from nlptransfer.cli.app import guarded
 from nlptransfer.cli.finetuning import finetune
+from nlptransfer.cli.options import Verbs
 
 
 def recipe(*data: str | Path, variants: Sequence[dict[str, Any]] = ({},), **defaults: Any) -> None:
@@ -18,7 +17,7 @@ def recipe(*data: str | Path, variants: Sequence[dict[str, Any]] = ({},), **defa
 
 def run_verb(verb: Callable[..., None], description: str | None) -> None:
     """Run a script's function as a command line of its own."""
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    single = Verbs(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     # Click wraps a paragraph unless it begins with \b: the commands of a recipe's description stay as they are.
     text = (description or "").strip().replace("\n\n", "\n\n\b\n")
     single.command(help=text)(verb)

@@ -11,7 +11,7 @@ from nlptransfer.cli import options as opt
 from nlptransfer.cli.terminal import start_log
 from nlptransfer.files import size_mb
 
-shipping_app = typer.Typer()
+shipping_app = opt.Verbs()
 Run = Annotated[Path, Argument(metavar="RUN", help="a run's folder, or a saved classifier")]
 
 

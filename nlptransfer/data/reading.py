@@ -1,28 +1,32 @@
 """Read files, folders, the hub and memory as raw columns, or texts alone. Does not know labels, nor splitting."""
 
-import json
+import io
 import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nlptransfer.data import parsing
-from nlptransfer.data.columns import Names, clean_text, find_columns
-from nlptransfer.data.memory import arrow_table, is_a, table_of
-from nlptransfer.data.parsing import KINDS, kind_of, stem_of
+from nlptransfer.data.columns import Names, clean_text, find_columns, texts_of
+from nlptransfer.data.folders import SPLIT_NAMES, WHOLE, entries_of, files_of_splits
+from nlptransfer.data.memory import is_a, table_of
+from nlptransfer.data.parsing import KINDS, FileSettings, joined, kind_of, read_file, stem_of, stream_file, stream_input
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError
+from nlptransfer.errors import DataError, abridged
 
 logger = logging.getLogger("nlptransfer")
 
-SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
-"""Names that a split goes by, in files and in a DatasetDict, and its name here."""
-WHOLE = "all"
-"""The name of the only part of a source that comes without splits."""
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of one split, in order."""
+
+    paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -32,69 +36,148 @@ class Tables:
     name: str
     parts: dict[str, Any]
     """What each split is read from; under :data:`WHOLE` alone where the source has no splits."""
+    settings: FileSettings | None = None
+    """How files are read."""
 
     def table(self, split: str) -> Table:
         """Read the rows of a split."""
-        return read_table(self.parts[split], self.name if split == WHOLE else f"{split} split of {self.name}")
+        where = self.name if split == WHOLE else f"{split} split of {self.name}"
+        return read_table(self.parts[split], where, self.settings)
 
 
-def open_source(source: Any) -> Tables:
+def open_source(source: Any, settings: FileSettings | None = None) -> Tables:
     """Find the splits of a file, folder, hub id, mapping or table; a DataError where it is not there, or ambiguous."""
+    settings = settings or FileSettings()
     if isinstance(source, (str, Path)):
         path = Path(source).expanduser()
         if path.is_dir():
-            return Tables(path.resolve().name, _folder(path))
+            return Tables(path.resolve().name, _folder(path), settings)
         if path.exists():
-            return Tables(stem_of(path), {WHOLE: path})
+            return Tables(stem_of(path), {WHOLE: path}, settings)
         return _from_hub(source)
     if is_a(source, "datasets", "DatasetDict") or (isinstance(source, Mapping) and SPLIT_NAMES.keys() & {*source}):
-        return Tables("data", _named_splits(source.items(), "the splits given"))
-    return Tables("data", {WHOLE: source})
+        return Tables("data", _named_splits(source.items(), "the splits given"), settings)
+    return Tables("data", {WHOLE: source}, settings)
 
 
-def read_table(part: Any, where: str) -> Table:
+def read_table(part: Any, where: str, settings: FileSettings | None = None) -> Table:
     """Read a file, or rows in memory; a DataError at ``where`` if they are broken, or if there is none."""
-    table = _read_file(Path(part).expanduser()) if isinstance(part, (str, Path)) else table_of(part, where)
+    settings = settings or FileSettings()
+    if isinstance(part, Parts):
+        table = _read_parts(part, settings)
+    else:
+        table = read_file(_file(part), settings) if isinstance(part, (str, Path)) else table_of(part, where)
     if not len(table):
         raise DataError(f"{table.where}: expected rows of text and label, found no row; is the file empty?")
     return table
 
 
-def read_texts(source: str | Path | Iterable[str], text_column: Names = None) -> Iterator[str]:
-    """Read texts to predict, one by one; files are streamed (.json alone is read whole).
-
-    A row without text gives an empty string, so that predictions stay in step with the rows. A DataError says that
-    there is no such file, kind or text column, or while reading, that a row is broken or no text.
+def stream_tables(source: Any, settings: FileSettings | None = None) -> Iterator[Table]:
+    """Read rows to predict, table by table, at least one; files and iterators are streamed.
 
     Args:
-        source: a path to a .txt (a text a line), csv, tsv, jsonl, json or parquet file, plain or .gz; ``"-"`` for
-            standard input (a text a line, or an object a line if the first line is one); or an iterable of strings.
-        text_column: column of the texts; found by its name if None.
+        source: a file of any kind, a pipe, or a folder of one table; ``"-"`` for standard input, whose rows are read
+            as they come: an object a line if the first line is one, else a text a line; an iterator of texts; or rows
+            in memory.
+        settings: how files are read.
     """
-    if source == "-":
-        return _texts_of_input("standard input", text_column)
-    if not isinstance(source, (str, Path)):
-        return (_required(text, f"text {number}") for number, text in enumerate(source, 1))
-    path = Path(source).expanduser()
-    if not path.is_file():
+    settings = settings or FileSettings()
+    if isinstance(source, str) and source == "-":
+        # What takes the place of standard input may have no bytes.
+        return stream_input(getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode()), settings)
+    if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
+        return _folder_tables(Path(source).expanduser(), settings)
+    if isinstance(source, (str, Path)):
+        return stream_file(_file(source, "; texts themselves go in a list"), settings)
+    if isinstance(source, Iterator):
+        return _batches(source)
+    return iter([table_of(source, "data")])
+
+
+def _folder_tables(folder: Path, settings: FileSettings) -> Iterator[Table]:
+    splits = _folder(folder)
+    if len(splits) > 1:
+        raise DataError(f"{folder}: expected one table, found the splits {', '.join(splits)}; name the file of one")
+    (part,) = splits.values()
+    if not isinstance(part, (Path, Parts)):
+        yield table_of(part, str(folder))
+        return
+    first = 1
+    for path in part.paths if isinstance(part, Parts) else (part,):
+        for table in stream_file(path, settings):
+            yield replace(table, first_row=first)
+            first += len(table)
+
+
+def read_texts(source: Any, text_column: Names = None, settings: FileSettings | None = None) -> Iterator[str]:
+    """Read texts to predict one by one, out of what :func:`stream_tables` takes.
+
+    A row without text gives an empty string, so that predictions stay in step with the rows. A DataError says that
+    there is no such file or text column, or while reading, that a row is broken or no text.
+    """
+    if isinstance(source, Iterator):
+        return (clean_text(text, f"text {number}") for number, text in enumerate(source, 1))
+    return _texts(stream_tables(source, settings), text_column)
+
+
+def _texts(tables: Iterator[Table], text_column: Names) -> Iterator[str]:
+    names: tuple[str, ...] | None = None
+    for table in tables:
+        names = names or find_columns(table, text_column, needs_label=False).text
+        yield from texts_of(table, names)
+
+
+def _batches(texts: Iterator[Any]) -> Iterator[Table]:
+    first = 1
+    while some := list(islice(texts, _BATCH)):
+        yield replace(table_of(some, "data"), first_row=first)
+        first += len(some)
+
+
+def _file(part: str | Path, advice: str = "") -> Path:
+    path = Path(part).expanduser()
+    if path.is_dir() or not path.exists():
         found = "a folder" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: expected a file of texts, found {found}; texts themselves go in a list")
-    parsing.check_kind(path, (".txt", *KINDS))
-    if kind_of(path) == ".txt":
-        return _texts_of_lines(parsing.lines(path), str(path))
-    return _texts_of_rows(parsing.rows(path), str(path), text_column)
+        raise DataError(f"{path}: expected a file{' of texts' if advice else ''}, found {found}{advice}")
+    return path
 
 
 def _folder(folder: Path) -> dict[str, Any]:
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    splits = [file for file in files if kind_of(file) in KINDS and stem_of(file).lower() in SPLIT_NAMES]
-    _log_others(folder, [file.name for file in files if file not in splits])
-    if not splits:
-        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
-        raise DataError(
-            f"{folder}: expected files named train, validation, test ({', '.join(KINDS)}, plain or .gz), found {found}"
-        )
-    return _named_splits(((stem_of(file).lower(), file) for file in splits), folder)
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return _saved(folder)
+    splits = files_of_splits(folder)
+    used = {name for files in splits.values() for file in files for name in file.relative_to(folder).parts}
+    _log_others(folder, [entry.name for entry in entries_of(folder) if entry.name not in used])
+    for split, files in splits.items():
+        if len(files) > 1:
+            names = abridged([str(file.relative_to(folder)) for file in files], 5)
+            logger.info("%s: %s rows are read from %d files: %s", folder, split, len(files), names)
+    return {split: files[0] if len(files) == 1 else Parts(files) for split, files in splits.items()}
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    """Open what a Dataset or DatasetDict wrote by save_to_disk."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # missing and broken files raise a dozen unrelated kinds
+        raise DataError(f"{folder}: broken folder of save_to_disk: {_first_line(error)}; save it again") from error
+    return _named_splits(loaded.items(), folder) if isinstance(loaded, Mapping) else {WHOLE: loaded}
+
+
+def _read_parts(parts: Parts, settings: FileSettings) -> Table:
+    """Read the files of one split, one after the other; a DataError names one with other columns than the first."""
+    tables: list[Table] = []
+    for path in parts.paths:
+        table = read_file(path, settings)
+        if tables and (other := sorted({*tables[0].columns} ^ {*table.columns})):
+            raise DataError(
+                f"{path}: expected the columns of {parts.paths[0].name}, found {other[0]!r} in one of them alone; "
+                "rename it, or take the file out of the folder"
+            )
+        tables.append(table)
+    return replace(joined(tables), where=f"{parts.paths[0]} and {len(parts.paths) - 1} more")
 
 
 def _named_splits(items: Iterable[tuple[Any, Any]], where: str | Path) -> dict[str, Any]:
@@ -128,7 +211,7 @@ def _from_hub(source: str | Path) -> Tables:
     try:
         loaded = datasets.load_dataset(source)
     except Exception as error:  # the hub's client raises a dozen unrelated kinds
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = _first_line(error)
         raise DataError(
             f"{source!r}: no such file or folder here, and as a hub id it cannot be loaded: {reason}; "
             "check the spelling, and the connection if a hub id is meant"
@@ -136,69 +219,5 @@ def _from_hub(source: str | Path) -> Tables:
     return Tables(source, _named_splits(loaded.items(), source))
 
 
-def _read_file(path: Path) -> Table:
-    if not path.is_file():
-        raise DataError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'no such file'}")
-    return _read_parquet(path) if kind_of(path) == ".parquet" else _columns_of(parsing.rows(path), str(path))
-
-
-def _columns_of(rows: Iterable[Mapping[str, Any]], where: str) -> Table:
-    columns: dict[str, list[Any]] = {}
-    for number, row in enumerate(rows):
-        for name in row:
-            columns.setdefault(name, [None] * number)
-        for name, values in columns.items():
-            values.append(row.get(name))
-    return Table(where, columns)
-
-
-def _read_parquet(path: Path) -> Table:
-    import pyarrow
-
-    batches = list(parsing.parquet_batches(path))
-    if not batches:
-        return Table(str(path), {})
-    features: Mapping[str, Any] = {}
-    if b"huggingface" in (batches[0].schema.metadata or {}):
-        import datasets
-
-        features = datasets.Features.from_arrow_schema(batches[0].schema)
-    return arrow_table(pyarrow.Table.from_batches(batches), str(path), features)
-
-
-def _required(text: Any, where: str) -> str:
-    if not isinstance(text, str):
-        raise DataError(f"{where}: expected a string, found {type(text).__name__} {text!r:.80}")
-    return clean_text(text, where)
-
-
-def _texts_of_input(where: str, text_column: Names) -> Iterator[str]:
-    handle = getattr(sys.stdin, "buffer", None)
-    lines = iter(sys.stdin) if handle is None else parsing.decoded(handle, where)
-    first = next(lines, "")
-    rows = chain([first] if first else [], lines)
-    if _is_object(first):
-        return _texts_of_rows(parsing.json_objects(rows, where), where, text_column)
-    return _texts_of_lines(rows, where)
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def _texts_of_lines(lines: Iterable[str], where: str) -> Iterator[str]:
-    return (clean_text(line.rstrip("\r\n"), where) for line in lines)
-
-
-def _texts_of_rows(rows: Iterable[Mapping[str, Any]], where: str, text_column: Names) -> Iterator[str]:
-    column = None
-    for number, row in enumerate(rows, 1):
-        if column is None:
-            (column,) = find_columns(_columns_of([row], where), text_column, needs_label=False).text
-        if column not in row:
-            found = ", ".join(map(repr, row)) or "nothing"
-            raise DataError(f"{where}, row {number}: expected {column!r}, found {found}")
-        yield clean_text(row[column], f"{where}, row {number}, column {column!r}")
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
