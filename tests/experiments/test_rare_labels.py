@@ -2,18 +2,27 @@
 
 import json
 import random
+import warnings
+from itertools import product
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.multiclass import OneVsRestClassifier
 
-from helpers.corpora import TOPICS, text_of
+from helpers.corpora import FILLER, TOPICS, text_of
+from helpers.long_tail import long_tailed, tail
 from helpers.runs import compare, finetune
+from nlptransfer.data.dataset import load_data
 from nlptransfer.errors import SettingError
 
 RARE = {"delivery": 1, "billing": 2}
 """Rows of the labels that few have."""
+LETTERS = ascii_lowercase[:24]
 LINEAR = {"route": "word2vec", "head_type": "linear"}
 
 
@@ -64,6 +73,49 @@ def test_rare_labels_are_learnt_and_not_judged(
         rare = [run.classifier.labels.names.index(name) for name in RARE]
         probabilities = run.classifier.probabilities(texts)[:, rare].max(axis=1)
         assert probabilities[-sum(RARE.values()) :].min() > probabilities[:80].max()
+
+
+@pytest.fixture(scope="module")
+def topics(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[str]]]:
+    """Vectors in which the words of each of 24 topics lie together, and 250 texts of each."""
+    rng, draw, dimensions = np.random.default_rng(0), random.Random(0), 24
+    centers = 2 * rng.normal(size=(len(LETTERS), dimensions))
+    words = {f"topic {letter}": [f"{letter}{a}{b}" for a, b in product("abcde", repeat=2)] for letter in LETTERS}
+    rows = {word: rng.normal(size=dimensions) for word in FILLER}
+    for center, group in zip(centers, words.values(), strict=True):
+        rows |= {word: center + rng.normal(size=dimensions) for word in group}
+    path = tmp_path_factory.mktemp("topics") / "vectors.txt"
+    lines = [f"{word} {' '.join(f'{value:.4f}' for value in row)}" for word, row in rows.items()]
+    path.write_text("\n".join([f"{len(rows)} {dimensions}", *lines, ""]))
+    texts = {name: [" ".join(draw.sample(group, 3) + draw.sample(FILLER, 4)) for _ in range(250)] for name, group in
+             words.items()}  # fmt: skip
+    return path, texts
+
+
+def test_a_long_tail_is_learnt_as_well_as_by_one_regression_for_each_label(
+    topics: tuple[Path, dict[str, list[str]]], tmp_path: Path
+) -> None:
+    path, sources = topics
+    table = long_tailed(sources, dict(zip(sources, tail(len(sources), 250), strict=True)))
+    run = finetune(table, base=path, output_dir=tmp_path, **LINEAR)
+    data, classifier = load_data(table), run.classifier
+    assert run.data.label_counts.keys() == {*sources} and min(run.data.label_counts.values()) == 1
+    texts = data.train.texts + data.validation.texts + data.calibration.texts
+    targets = np.concatenate([data.train.targets, data.validation.targets, data.calibration.targets])
+
+    def features(texts: list[str]) -> np.ndarray:
+        rows = classifier.route.rows(classifier.model, classifier.tokenizer, texts)
+        return np.asarray(rows.features)
+
+    with warnings.catch_warnings():
+        # Of labels that hardly a row has.
+        warnings.simplefilter("ignore")
+        peer = OneVsRestClassifier(LogisticRegression(max_iter=1000)).fit(features(texts), targets)
+    guesses, judged = peer.predict(features(data.test.texts)), data.test.targets.any(axis=0)
+    assert run.metrics["labels_judged"] == judged.sum() < len(sources)
+    theirs = {"micro": f1_score(data.test.targets, guesses, average="micro")}
+    theirs["macro"] = f1_score(data.test.targets[:, judged], guesses[:, judged], average="macro", zero_division=0)
+    assert run.metrics["f1_micro"] >= theirs["micro"] and run.metrics["f1_macro"] >= theirs["macro"]
 
 
 @pytest.mark.parametrize("several", [False, True])
