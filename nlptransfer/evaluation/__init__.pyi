@@ -1,6 +1,7 @@
 from .bootstrap import percentile_interval as percentile_interval
 from .bootstrap import resampled_scores as resampled_scores
 from .bootstrap import seed_shares as seed_shares
+from .calibration import MIN_POSITIVES as MIN_POSITIVES
 from .calibration import Reliability as Reliability
 from .calibration import answer_probabilities as answer_probabilities
 from .calibration import brier_score as brier_score
@@ -10,6 +11,7 @@ from .calibration import fit_temperature as fit_temperature
 from .calibration import fit_thresholds as fit_thresholds
 from .calibration import reliability_curve as reliability_curve
 from .calibration import untempered as untempered
+from .calibration import within_reach as within_reach
 from .inputs import checked_probabilities as checked_probabilities
 from .inputs import predicted as predicted
 from .inputs import to_probabilities as to_probabilities

@@ -57,6 +57,18 @@ def fit_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> np.ndarray:
     return np.array([shared if few else _best_threshold(*both) for few, *both in zip(rare, p.T, y.T, strict=True)])
 
 
+def within_reach(thresholds: ArrayLike, probabilities: ArrayLike, targets: ArrayLike) -> np.ndarray:
+    """Lower each threshold that no row with the label reaches, so that one of the rows does: (k,).
+
+    Of a label that few rows have, calibration rows may say nothing, and no probability reach what others share; the
+    rows are those that it was learned from. A hundredth below the highest probability leaves room for rounding.
+    """
+    y, p = checked_rows(targets, probabilities, multi_label=True)
+    limits = np.asarray(thresholds, dtype=np.float64)
+    highest = np.where(y == 1, p, -1.0).max(axis=0)
+    return np.where((highest > 0) & (highest < limits), 0.99 * highest, limits)
+
+
 def _best_threshold(p: np.ndarray, y: np.ndarray) -> float:
     from sklearn.metrics import precision_recall_curve
 

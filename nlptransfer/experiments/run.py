@@ -13,7 +13,7 @@ import torch
 from nlptransfer import distributed
 from nlptransfer.classifier import Classifier, note_results
 from nlptransfer.data import Data
-from nlptransfer.evaluation import default_metric, to_probabilities
+from nlptransfer.evaluation import MIN_POSITIVES, default_metric, to_probabilities, within_reach
 from nlptransfer.experiments.environment import cost_of, machine, texts_per_second, versions
 from nlptransfer.experiments.fitting import Learning
 from nlptransfer.experiments.scoring import calibrate, score_splits
@@ -169,14 +169,14 @@ def _calibrated(config: RunConfig, built: Built) -> tuple[Classifier, float]:
     form = config.data_settings.normalization
     classifier = Classifier(config.route, model, built.tokenizer, labels, record=record, normalization=form)
     if not config.transfer.label_free and any(TARGET in stage.roles for stage in config.transfer.stages):
-        rows = config.data.calibration
+        data = config.data
     elif source is not None and source.data is not None:
-        rows = source.data.calibration
+        data = source.data
     else:
         # A saved classifier is used as it is.
         saved = source.classifier if source is not None else None
         return replace(classifier, thresholds=saved.thresholds if saved is not None else None), 1.0
-    if not len(rows):
+    if not len(rows := data.calibration):
         return classifier, 1.0
     temperature, thresholds = calibrate(classifier.logits(rows.texts, share=True), rows, labels)
     with torch.no_grad():
@@ -184,7 +184,21 @@ def _calibrated(config: RunConfig, built: Built) -> tuple[Classifier, float]:
         for parameter in config.route.head(model).parameters():
             parameter.div_(temperature)
     record["calibration"] = {"rows": len(rows), "temperature": temperature}
+    if thresholds is not None:
+        thresholds = _within_reach(thresholds, classifier, data)
     return replace(classifier, thresholds=thresholds), temperature
+
+
+def _within_reach(thresholds: tuple[float, ...], classifier: Classifier, data: Data) -> tuple[float, ...]:
+    """Lower the thresholds of labels that few calibration rows have, so that a training row is given each of them."""
+    labels, train = data.labels, data.train
+    few = labels.count(data.calibration.targets) < MIN_POSITIVES
+    if not few.any():
+        return thresholds
+    # What is frozen has the features of all training rows at hand.
+    some = train if classifier.route.is_frozen else train.take(np.flatnonzero(train.targets[:, few].any(axis=1)))
+    probabilities = to_probabilities(classifier.logits(some.texts, share=True), labels)
+    return tuple(np.where(few, within_reach(thresholds, probabilities, some.targets), thresholds).tolist())
 
 
 def _settings(config: RunConfig, learned: Learned) -> dict[str, Any]:

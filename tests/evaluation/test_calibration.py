@@ -22,6 +22,7 @@ from nlptransfer.evaluation.calibration import (
     fit_thresholds,
     reliability_curve,
     untempered,
+    within_reach,
 )
 from nlptransfer.evaluation.metrics import negative_log_likelihood
 
@@ -202,6 +203,12 @@ def test_of_equally_good_thresholds_the_nearest_to_a_half_is_taken(scores: tuple
     # 4 of 6 positives without a mistake, or all 6 with 3 mistakes: F1 is .8 either way.
     p = np.repeat(scores, [4, 3, 2, 5])[:, None]
     assert fit_thresholds(p, np.repeat([1, 0, 1, 0], [4, 3, 2, 5])[:, None]) == pytest.approx([expected])
+
+
+def test_a_threshold_that_no_row_reaches_is_lowered_to_one_that_does() -> None:
+    p, y = np.array([[0.6, 0.2, 0.3], [0.9, 0.1, 0.8]]), np.array([[1, 1, 0], [0, 0, 0]])
+    assert within_reach([0.5, 0.5, 0.5], p, y) == pytest.approx([0.5, 0.99 * 0.2, 0.5])
+    assert within_reach([0.5, 0.1, 0.5], p, y).tolist() == [0.5, 0.1, 0.5]
 
 
 def test_thresholds_between_neighboring_floats_part_them() -> None:

@@ -100,6 +100,8 @@ def test_a_long_tail_is_learnt_as_well_as_by_one_regression_for_each_label(
     run = finetune(table, base=path, output_dir=tmp_path, **LINEAR)
     data, classifier = load_data(table), run.classifier
     assert run.data.label_counts.keys() == {*sources} and min(run.data.label_counts.values()) == 1
+    given = classifier.probabilities(data.train.texts) >= np.array(classifier.thresholds)
+    assert (given & (data.train.targets > 0)).any(axis=0).all()
     texts = data.train.texts + data.validation.texts + data.calibration.texts
     targets = np.concatenate([data.train.targets, data.validation.targets, data.calibration.targets])
 
