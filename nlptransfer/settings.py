@@ -90,7 +90,8 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         check(bool(choices), name, value, _in_words(hint))
         return choices[0]
     if kind in (Union, types.UnionType):
-        if type(None) in args and (value is None or (isinstance(value, str) and value.lower() == "none")):
+        is_choice = any(value in get_args(choice) for choice in args if get_origin(choice) is Literal)
+        if type(None) in args and (value is None or (str(value).lower() == "none" and not is_choice)):
             return None
         # Text is anything's last meaning: '{"good": 2}' is a mapping before it is a string.
         for choice in sorted(args, key=lambda choice: choice is str):

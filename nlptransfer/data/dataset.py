@@ -16,13 +16,14 @@ from annotated_types import Interval
 from nlptransfer.data.columns import Columns, Names, find_columns, texts_of, weights_of
 from nlptransfer.data.labels import Labels, Row, labels_of_columns, map_labels, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
+from nlptransfer.data.parsing import FileSettings
 from nlptransfer.data.reading import SPLIT_NAMES, WHOLE, open_source
 from nlptransfer.data.spelling import as_mapping, canonical, near_twins, spelled_alike
 from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, shuffle_units, subset, units_of
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, SettingError, nearest
 from nlptransfer.memo import once
-from nlptransfer.settings import Count, Settings, Share, check, fill
+from nlptransfer.settings import Count, Share, check, fill
 
 logger = logging.getLogger("nlptransfer")
 
@@ -35,7 +36,7 @@ LEAST_CALIBRATION_ROWS = 20
 
 
 @dataclass(frozen=True)
-class DataSettings(Settings):
+class DataSettings(FileSettings):
     """How rows are read and split."""
 
     text_column: Names = None
@@ -66,7 +67,7 @@ class DataSettings(Settings):
     """Form of all texts, when they are read and before a prediction: none, nfkc, lower or web (NORMALIZATIONS)."""
 
     def __post_init__(self) -> None:
-        self.check()
+        super().__post_init__()
         carved = self.validation_size + self.calibration_size
         check(carved < 1, "validation_size + calibration_size", carved, "less than 1, to leave rows to train on")
 
@@ -221,7 +222,7 @@ def check_mapping(mapping: Mapping[str, str] | None, names: Collection[str], whe
 
 
 def _load(source: Any, settings: DataSettings) -> Data:
-    opened = open_source(source)
+    opened = open_source(source, settings)
     if not opened.parts.keys() & {"train", WHOLE}:
         raise DataError(f"{source!s:.200}: expected a train split, found only {', '.join(opened.parts)}")
     tables = {"train" if split == WHOLE else split: opened.table(split) for split in opened.parts}
@@ -256,7 +257,7 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
         settings: how rows are read; the form of the texts is applied by a classifier besides.
     """
     settings = settings or DataSettings()
-    opened = open_source(source)
+    opened = open_source(source, settings)
     wanted = WHOLE if WHOLE in opened.parts else SPLIT_NAMES.get(split, split)
     if wanted not in opened.parts:
         raise DataError(f"{source!s:.200}: expected a {wanted} split, found {', '.join(opened.parts)}")

@@ -1,197 +1,194 @@
-"""Parse csv, tsv, JSON and parquet files, plain or .gz, and say where one is broken. Does not know columns."""
+"""Read files of rows as tables: what a file is, is seen by its content. Does not know which column is what."""
 
+import codecs
 import csv
-import gzip
-import json
-import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
-from io import BytesIO
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
-from nlptransfer.errors import DataError
+from nlptransfer.data.columnar import read_arrow, read_parquet, read_sheet
+from nlptransfer.data.delimited import quotes_fit, read_delimited, separator_of
+from nlptransfer.data.json_rows import is_json, is_object, read_json, tables_of_lines
+from nlptransfer.data.opening import HEAD, Buffered, Opened, Utf8, arriving, log_inferred, opened, unpacked_name
+from nlptransfer.data.table import Table
+from nlptransfer.settings import Positive, Settings, check
 
-KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-"""Kinds of files with labeled rows; each may be gzipped besides."""
-_LONGEST_FIELD = 2**31 - 1
-_PARQUET_ROWS = 1000
-_GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
+KINDS = (".csv", ".tsv", ".tab", ".psv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather", ".xlsx")
+"""Endings of files of rows; each may be packed besides. Content decides how they are read."""
+_WHOLE_BYTES, _WHOLE_ROWS = 2**22, 2**17
+_STREAM_BYTES, _STREAM_ROWS = 2**20, 2**12
+_LABEL = re.compile(r"(?:^|(?<=\s))__label__(\S+)(?:\s+|$)")
+_CHARACTERS = {"tab": "\t", r"\t": "\t", r"\\": "\\"}
+
+
+@dataclass(frozen=True)
+class FileSettings(Settings):
+    """How files are read; None: as their content says."""
+
+    separator: str | None = None
+    r"""One character between the cells of a line: "," ";" "|" "\t" (or "tab") or any other of ASCII."""
+    encoding: str | None = None
+    """Encoding of text, as Python names it: "cp1252", "utf-16", ..."""
+    header: bool | None = None
+    """Whether the first line names the columns; where it does not, they are column_1, column_2, ..."""
+    quoting: Literal["minimal", "none"] | None = None
+    """Whether quotes around a cell quote it, or are plain characters; with these, the last column takes all the rest
+    of a line."""
+    escape: str | None = None
+    r"""One character, as "\\", that makes the next one plain."""
+    sheet: int | str | None = None
+    """Name of an Excel sheet, or its number, from 1."""
+    max_unpacked_gb: Positive | None = None
+    """Most gigabytes that a packed file may unpack to; if None, 1 or 100 times its size."""
+
+    def __post_init__(self) -> None:
+        self.check()
+        for name in ("separator", "escape"):
+            character = _CHARACTERS.get(getattr(self, name), getattr(self, name))
+            is_one = character is None or (len(character) == 1 and character.isascii() and character not in '\r\n"')
+            check(is_one, name, getattr(self, name), "one character of ASCII, no quotes and no line end")
+        if self.encoding is not None:
+            check(_is_encoding(self.encoding), "encoding", self.encoding, "an encoding that Python knows, as 'cp1252'")
+
+    @property
+    def separator_character(self) -> str | None:
+        """The separator, where it is written as "tab" too."""
+        return _CHARACTERS.get(self.separator or "", self.separator)
+
+    @property
+    def escape_character(self) -> str | None:
+        """The escape, where it is written twice too."""
+        return _CHARACTERS.get(self.escape or "", self.escape)
 
 
 def kind_of(path: Path) -> str:
     """Return the kind of a file by its name, as ".csv" of "a.csv.gz"."""
-    return Path(path.name.lower().removesuffix(".gz")).suffix
+    return Path(unpacked_name(path.name)).suffix.lower()
 
 
 def stem_of(path: Path) -> str:
     """Return the name of a file without its kind, as "a" of "a.csv.gz"."""
-    return Path(path.stem).stem if _is_gzipped(path) else path.stem
+    return Path(unpacked_name(path.name)).stem
 
 
-def check_kind(path: Path, kinds: Sequence[str] = KINDS) -> None:
-    """Raise a DataError unless a file is one of ``kinds``."""
-    if kind_of(path) not in kinds:
-        found = kind_of(path) or "none"
-        raise DataError(f"{path}: expected a file of kind {', '.join(kinds)}, plain or .gz, found {found}")
+def read_file(path: Path, settings: FileSettings) -> Table:
+    """Read a whole file, of any kind; a DataError says what it is where it holds no rows, and where it is broken.
+
+    What was inferred about it (separator, encoding, ...) and what was mended is in the log.
+    """
+    return joined(_tables(path, settings, _WHOLE_BYTES, _WHOLE_ROWS))
 
 
-def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the rows of a file one by one, by column name; a DataError for another kind, or where it does not parse."""
-    check_kind(path)
-    kind = kind_of(path)
-    if kind == ".parquet":
-        return (row for batch in parquet_batches(path) for row in batch.to_pylist())
-    if kind == ".csv":
-        return _csv_rows(path, ",", csv.QUOTE_MINIMAL)
-    if kind == ".tsv":
-        return _tsv_rows(path)
-    if kind == ".jsonl":
-        return _jsonl_rows(path)
-    # One list, or an object a line.
-    read = list(lines(path))
-    start = next((line for line in read if line.strip()), "")
-    return iter(_json_list("".join(read), path)) if start.lstrip()[:1] == "[" else json_objects(read, str(path))
+def stream_file(source: Path | IO[bytes], settings: FileSettings) -> Iterator[Table]:
+    """Read a file, a pipe or a stream of bytes once from its front, as tables of some thousand rows, at least one.
+
+    As :func:`read_file`; JSON that is not a row a line, and Excel sheets, may be read whole.
+    """
+    return _tables(source, settings, _STREAM_BYTES, _STREAM_ROWS)
 
 
-def lines(path: Path) -> Generator[str, None, None]:
-    """Read the lines of a UTF-8 file with their ends; a DataError where it is none, or may not be read."""
-    number = 0
-    try:
-        with _open(path) as handle:
-            for line in decoded(handle, str(path)):
-                yield line
-                number += 1
-    except _GZIP_ERRORS as error:
-        raise _broken_gzip(f"{path}, after line {number}", error) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+def stream_input(stream: Any) -> Iterator[Table]:
+    """Read a stream of bytes as they come: an object a line if the first line is one, else a text a line."""
+    where = "standard input"
+    source = Buffered(Utf8(arriving(stream, where), "utf-8"), HEAD)
+    while b"\n" not in source.data and source.more():
+        continue
+    first = source.data.partition(b"\n")[0]
+    yield from tables_of_lines(where, source) if is_object(first) else _lines(where, source)
 
 
-def decoded(lines: Iterable[bytes], where: str) -> Iterator[str]:
-    """Decode lines of bytes as UTF-8, without a byte order mark; a DataError names a line that is not."""
-    encoding = "utf-8-sig"
-    for number, line in enumerate(lines, 1):
-        try:
-            yield line.decode(encoding)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{where}, line {number}: expected UTF-8, found the byte 0x{error.object[error.start]:02x} at position "
-                f"{error.start + 1}; save the file as UTF-8"
-            ) from error
-        encoding = "utf-8"
+def joined(tables: Iterable[Table]) -> Table:
+    """Join tables of the same columns, row after row; a column that one lacks is None there."""
+    parts = list(tables)
+    if len(parts) == 1:
+        return parts[0]
+    parts = [part for part in parts if len(part)] or parts[:1]
+    names = dict.fromkeys(chain.from_iterable(part.columns for part in parts))
+    columns = {name: _joined([(part.columns.get(name), len(part)) for part in parts]) for name in names}
+    first = parts[0]
+    return Table(first.where, columns, first.class_names, first.has_header, first.first_row)
 
 
-class _BrokenRowError(DataError):
-    """A row of a csv or tsv file that does not parse."""
-
-
-def _tsv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    # Whether quotes quote in a tsv file is anyone's guess: they do if the whole file can be read that way.
-    errors = []
-    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
-        try:
-            for _ in _csv_rows(path, "\t", quoting):
-                continue
-            return _csv_rows(path, "\t", quoting)
-        except _BrokenRowError as error:
-            errors.append(error)
-    raise errors[0]
-
-
-def _csv_rows(path: Path, delimiter: str, quoting: Any) -> Iterator[dict[str, Any]]:
-    # The limit (128 KiB) belongs to the whole process: raise it, never lower it again under another reader.
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
-    header: list[str] = []
-    row, line = 0, 1
-    try:
-        # An error holds this frame: the file must not stay open with it.
-        with closing(lines(path)) as source:
-            reader = csv.reader(source, delimiter=delimiter, quoting=quoting, strict=True)
-            for record in reader:
-                if record and not header:
-                    header = _checked_header(record, path)
-                elif record:
-                    row += 1
-                    if len(record) != len(header):
-                        raise _BrokenRowError(
-                            f"{path}, row {row}, line {line}: expected {len(header)} fields as in the header, "
-                            f"found {len(record)}; put quotes around fields with separators in them"
-                        )
-                    yield dict(zip(header, record, strict=True))
-                line = reader.line_num + 1
-    except csv.Error as error:
-        raise _BrokenRowError(
-            f"{path}, row {row + 1}, from line {line}: broken {kind_of(path)[1:]}: {error}; put quotes around fields "
-            "with quotes or line ends in them, and double the quotes inside"
-        ) from error
-
-
-def _checked_header(header: list[str], path: Path) -> list[str]:
-    if len({*header}) < len(header):
-        twice = min(name for name in header if header.count(name) > 1)
-        raise DataError(
-            f"{path}, line 1: expected a header of distinct column names, found {twice!r} more than once in "
-            f"{', '.join(map(repr, header))[:200]}; is the header line missing?"
-        )
-    return header
-
-
-def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with closing(lines(path)) as source:
-        yield from json_objects(source, str(path))
-
-
-def json_objects(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
-    """Parse the object on each line and skip empty lines; a DataError names a line that is no JSON object."""
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}, line {number}: broken JSON: {error}; write one object a line") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}, line {number}: expected a JSON object, found {line.strip():.80}")
-        yield row
-
-
-def _json_list(text: str, path: Path) -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: broken JSON: {error}; write a list of objects") from error
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: expected an object, found {row!r:.80}")
-    return rows
-
-
-def parquet_batches(path: Path) -> Iterator[Any]:
-    """Read record batches of a parquet file, a gzipped one in memory; a DataError says after which row it is broken."""
+def _joined(pieces: list[tuple[Any, int]]) -> Any:
     import pyarrow
-    import pyarrow.parquet
 
-    rows = 0
+    arrow = [piece for piece, _ in pieces if piece is not None and not isinstance(piece, list)]
+    kinds = {column.type for column in arrow if not pyarrow.types.is_null(column.type)}
+    if len(kinds) == 1 and not any(isinstance(piece, list) for piece, _ in pieces):
+        (kind,) = kinds
+        missing = (
+            pyarrow.nulls(length, kind) if piece is None or piece.type != kind else None for piece, length in pieces
+        )
+        chunks = (
+            [nulls] if nulls is not None else piece.chunks for nulls, (piece, _) in zip(missing, pieces, strict=True)
+        )
+        return pyarrow.chunked_array(list(chain.from_iterable(chunks)), kind)
+    values = (
+        [None] * length if piece is None else piece if isinstance(piece, list) else piece.to_pylist()
+        for piece, length in pieces
+    )
+    return list(chain.from_iterable(values))
+
+
+def _tables(source: Path | IO[bytes], settings: FileSettings, size: int, rows: int) -> Iterator[Table]:
+    with opened(source, settings) as front:
+        head, kind = front.head, Path(front.name).suffix.lower()
+        if head.startswith(b"PAR1"):
+            yield from read_parquet(front, rows)
+        elif head.startswith(b"PK"):
+            yield from _sheet_tables(front, settings, size)
+        elif head.startswith((b"ARROW1", b"FEA1", b"\xff\xff\xff\xff")):
+            yield from read_arrow(front, rows)
+        else:
+            yield from _text_tables(front, settings, kind, size, rows)
+
+
+def _sheet_tables(front: Opened, settings: FileSettings, size: int) -> Iterator[Table]:
+    """Read an Excel sheet as if it were saved as csv: header, empty rows and columns are as there."""
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    for row in read_sheet(front, settings.sheet):
+        writer.writerow(row if any(row) else ())
+    data = content.getvalue().encode()
+    text = Utf8(replace(front, head=data[:HEAD], stream=io.BytesIO(data)), "utf-8")
+    plain = replace(settings, separator=",", quoting="minimal", escape=None)
+    yield from read_delimited(front.where, text, plain, ".csv", size, None)
+
+
+def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, rows: int) -> Iterator[Table]:
+    text = Utf8(front, settings.encoding)
+    sample = Utf8(front.front(), settings.encoding).read(len(front.head))
+    if is_json(sample, kind) and settings.separator is None:
+        log_inferred(front.where, text.inferred)
+        yield from read_json(front.where, text, size, rows)
+    elif kind in (".txt", "") and (kind or separator_of(sample, "") is None) and settings.separator is None:
+        log_inferred(front.where, text.inferred)
+        yield from _lines(front.where, Buffered(text, size))
+    else:
+        quoting = None
+        if settings.quoting is None and front.path and b'"' in sample:
+            with opened(front.path, settings) as again:
+                quoting = None if quotes_fit(Utf8(again, settings.encoding), settings, kind) else "none"
+        yield from read_delimited(front.where, text, settings, kind, size, quoting)
+
+
+def _lines(where: str, source: Buffered) -> Iterator[Table]:
+    """Read a text a line, empty ones too."""
+    import pyarrow
+
+    first = 1
+    for data in source.lines():
+        lines = data.decode().replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+        yield Table(where, {"text": pyarrow.chunked_array([lines])}, has_header=False, first_row=first)
+        first += len(lines)
+
+
+def _is_encoding(name: str) -> bool:
     try:
-        with _open(path) as handle:
-            content = BytesIO(handle.read()) if _is_gzipped(path) else path
-        for batch in pyarrow.parquet.ParquetFile(content).iter_batches(_PARQUET_ROWS):
-            yield batch
-            rows += len(batch)
-    except _GZIP_ERRORS as error:
-        raise _broken_gzip(str(path), error) from error
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}, after row {rows}: broken parquet: {error}; copy or download it again") from error
-
-
-def _is_gzipped(path: Path) -> bool:
-    return path.name.lower().endswith(".gz")
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if _is_gzipped(path) else path.open("rb")  # type: ignore[return-value]
-
-
-def _broken_gzip(where: str, error: Exception) -> DataError:
-    return DataError(f"{where}: expected a whole gzip file, found a broken one ({error}); copy or download it again")
+        return bool(codecs.lookup(name)._is_text_encoding)
+    except LookupError:
+        return False

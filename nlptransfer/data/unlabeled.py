@@ -21,7 +21,7 @@ logger = logging.getLogger("nlptransfer")
 def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, ...]:
     """Read the distinct texts of what :func:`read_texts` takes, normalized; a DataError where there are none."""
     settings = settings or DataSettings()
-    normalized = normalize(settings.normalization, read_texts(texts, settings.text_column))
+    normalized = normalize(settings.normalization, read_texts(texts, settings.text_column, settings))
     distinct = tuple(dict.fromkeys(text for text in normalized if text.strip()))
     if not distinct:
         raise DataError(f"unlabeled={texts!s:.200}: expected texts, found none")
@@ -59,7 +59,7 @@ def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = 
 
 
 def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, Any, Split]:
-    opened = open_source(source)
+    opened = open_source(source, settings)
     tables = {split: opened.table(split) for split in opened.parts}
     if WHOLE in tables and has_labels(tables[WHOLE], settings.label_column) and settings.test_size:
         data = load_data(source, replace(settings, max_train_rows=None), is_target=False)

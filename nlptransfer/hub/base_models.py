@@ -36,7 +36,7 @@ _FILES: Files = {
 }
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.model")
 # vectors/mine.txt looks like owner/name, but is a file that is not there.
-_VECTOR_ENDINGS = (".txt", ".vec", ".bin", ".gz", ".kv", ".model")
+_VECTOR_ENDINGS = (".txt", ".vec", ".bin", ".gz", ".kv", ".model", ".npy", ".safetensors")
 # Models of gensim's downloader; bert-base-uncased has no owner in its name either.
 _VECTOR_NAMES = ("glove-", "word2vec-", "fasttext-", "conceptnet-", "__testing_")
 
@@ -97,8 +97,15 @@ def is_encoder(name: str | None) -> bool:
         return True
     path = Path(name).expanduser()
     if path.exists():
-        return path.is_dir() and not (path / "vectors.json").exists()
+        return path.is_dir() and not _holds_vectors(path)
     return is_hub_id(name) and not name.endswith(_VECTOR_ENDINGS) and not name.startswith(_VECTOR_NAMES)
+
+
+def _holds_vectors(folder: Path) -> bool:
+    """Tell whether a folder holds word vectors: ours, model2vec's, or a matrix without a model's config."""
+    if (folder / _CONFIG).exists():
+        return b'"model2vec"' in (folder / _CONFIG).read_bytes()
+    return any(file.name == "vectors.json" or file.suffix in (".npy", ".safetensors") for file in folder.iterdir())
 
 
 def weights_hash(base: BaseModel) -> str:

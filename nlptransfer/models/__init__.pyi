@@ -38,6 +38,7 @@ from .pooling import pool as pool
 from .rows import ActivationRows as ActivationRows
 from .rows import Examples as Examples
 from .rows import FeatureRows as FeatureRows
+from .rows import NewWordRows as NewWordRows
 from .rows import Rows as Rows
 from .rows import SomeRows as SomeRows
 from .rows import VectorRows as VectorRows

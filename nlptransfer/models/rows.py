@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nlptransfer.models.tokens import TokenRows, ranges
+from nlptransfer.vectors import UNKNOWN_ID
 
 
 class Rows(Protocol):
@@ -83,6 +84,26 @@ class WordIdRows(_ExtendedRows):
         """Add ``word_ids``, (len(indices), most words) int64, to the rows' batch."""
         words = self.words.batch(texts_of_rows(self.rows, indices))["input_ids"]
         return {**self.rows.batch(indices), "word_ids": words}
+
+
+@dataclass(frozen=True)
+class NewWordRows(_ExtendedRows):
+    """Token rows, some tokens of which are words that the model has no vector of, and their vectors."""
+
+    rows: TokenRows
+    first: int
+    """the id of the first of these words"""
+    vectors: np.ndarray
+    """(words, width) float32"""
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Make them unknown words, with ``new_vectors``, (len(indices), longest row, width), zeros for the others."""
+        inputs = self.rows.batch(indices)
+        places = inputs["input_ids"] - self.first
+        is_new = places >= 0
+        vectors = torch.zeros(*places.shape, self.vectors.shape[1])
+        vectors[is_new] = torch.from_numpy(self.vectors)[places[is_new]]
+        return {**inputs, "input_ids": inputs["input_ids"].masked_fill(is_new, UNKNOWN_ID), "new_vectors": vectors}
 
 
 @dataclass(frozen=True)

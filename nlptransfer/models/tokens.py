@@ -1,7 +1,7 @@
 """Encode texts as token ids: each in one row, truncated where it is too long, or in windows.
 It knows tokenizers and special tokens, not models."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -73,7 +73,11 @@ class TokenRows:
 
 
 def encode(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int | None, long_text: LongText = "truncate"
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int | None,
+    long_text: LongText = "truncate",
+    unknown: Callable[[str], int] | None = None,
 ) -> TokenRows:
     """Tokenize texts, each row of at most ``max_length`` tokens, special ones included.
 
@@ -81,12 +85,14 @@ def encode(
     SettingError. A longer text is handled by ``long_text``. truncate: its first tokens. head_tail: a quarter from its
     head, the rest from its tail (Sun et al. 2019, section 5.3.1: of 510 the first 128 and the last 382). windows: all
     tokens, in rows that each begin three quarters of a row after the one before; the last ends with the text.
+
+    ``unknown`` gives the id of a word that the tokenizer does not know.
     """
     special = tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
     expected = f"more than the {special} special tokens of each text"
     check(max_length is None or max_length > special, "max_length", max_length, expected)
     room = None if max_length is None else max_length - special
-    bare, sizes = _tokens(texts, tokenizer)
+    bare, sizes = _tokens(texts, tokenizer) if unknown is None else _tokenize(texts, tokenizer, unknown)
     places, lengths, rows = _read(sizes, room, long_text)
     # The special tokens are the same for all texts, but show only where there is a token between them.
     before, after, segment = _frame(tokenizer, texts[int(sizes.argmax())] if special and len(texts) else "")
@@ -120,14 +126,25 @@ def _tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[n
     return once((TOKENS, tokenizer, tuple(texts)), partial(_tokenize, texts, tokenizer))
 
 
-def _tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndarray]:
+def _tokenize(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, unknown: Callable[[str], int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     ids, sizes = [np.zeros(0, dtype=np.int32)], list[int]()
     with _untruncated(tokenizer) as backend:
+        # The fast one does not say where the tokens of a text are.
+        encode_batch = backend.encode_batch_fast if unknown is None else backend.encode_batch
         for start in range(0, len(texts), ENCODE_CHUNK):
             chunk = [with_separator(text, tokenizer) for text in texts[start : start + ENCODE_CHUNK]]
-            encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
+            encodings = encode_batch(chunk, add_special_tokens=False)
             sizes += map(len, encodings)
-            ids.append(np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int32))
+            rows = [encoding.ids for encoding in encodings]
+            if unknown is not None:
+                for text, encoding, row in zip(chunk, encodings, rows, strict=True):
+                    for place in [place for place, token in enumerate(row) if token == tokenizer.unk_token_id]:
+                        word = text[slice(*encoding.offsets[place])]
+                        if word != tokenizer.unk_token:
+                            row[place] = unknown(backend.normalizer.normalize_str(word))
+            ids.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
     return np.concatenate(ids), np.array(sizes, dtype=np.int64)
 
 

@@ -93,11 +93,19 @@ class SavedFormat(Settings, ABC):
         numbers, are a RunFolderError.
         """
         model, info = from_pretrained(
-            AutoModelForSequenceClassification, folder, use_safetensors=True, output_loading_info=True
+            AutoModelForSequenceClassification,
+            folder,
+            use_safetensors=True,
+            output_loading_info=True,
+            **self.options(folder),
         )
         if missing := sorted(info["missing_keys"]):
             raise RunFolderError(f"{folder}: expected every weight of the model, found no {', '.join(missing)}")
         return model.eval(), fast_tokenizer(folder)
+
+    def options(self, folder: Path) -> dict[str, Any]:
+        """Return what the model's ``from_pretrained`` takes besides the folder."""
+        return {}
 
     def reopened_logits(self, folder: Path, record: Mapping[str, Any], texts: Sequence[str]) -> np.ndarray:
         """Return (texts, labels) float32 logits of a saved folder that is opened as its model card says."""

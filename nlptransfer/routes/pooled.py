@@ -14,7 +14,7 @@ from nlptransfer.models import FeatureRows, Rows, label_config
 from nlptransfer.routes.base import Route
 from nlptransfer.routes.pooled_head import PooledClassifier
 from nlptransfer.settings import Count, Share
-from nlptransfer.vectors import RESERVED, vectors_for, vocabulary
+from nlptransfer.vectors import RESERVED, Subwords, vectors_for, vocabulary
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,12 @@ class PooledRoute(Route):
 
     def word_vectors(
         self, texts: Sequence[str], base: str | None, revision: str | None, *, unit_length: bool
-    ) -> tuple[list[str], np.ndarray, dict[str, Any]]:
-        """Return the words to keep, their vectors below the reserved rows, and the record of where they come from."""
+    ) -> tuple[list[str], np.ndarray, dict[str, Any], Subwords | None]:
+        """Return the words to keep, their vectors below the reserved rows, the record of where they come from, and
+        what gives other words a vector."""
         vectors, record = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
         words, matrix = vocabulary(vectors, texts, self.max_words, unit_length=unit_length)
-        return words, np.pad(matrix, ((RESERVED, 0), (0, 0))), record
+        return words, np.pad(matrix, ((RESERVED, 0), (0, 0))), record, vectors.subwords
 
 
 def default_settings(data: Data, learning_rate: float) -> dict[str, Any]:

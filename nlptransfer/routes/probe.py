@@ -93,7 +93,7 @@ class Probe(PooledRoute):
         words, matrix = None, np.zeros((0, 0), dtype=np.float32)
         if "word2vec" in self.features:
             named = (self.vectors, None) if self.vectors else (base, revision)
-            names, matrix, record["vectors"] = self.word_vectors(texts, *named, unit_length=True)
+            names, matrix, record["vectors"], _ = self.word_vectors(texts, *named, unit_length=True)
             words = make_tokenizer(names, tokenizer.model_max_length if self.max_length == "auto" else self.max_length)
         config = ProbeConfig(
             base={name: record[name] for name in ("name", "revision", "sha256")},

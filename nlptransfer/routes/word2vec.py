@@ -1,8 +1,9 @@
 """The route Word2Vec: frozen word vectors and a small classifier."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,18 +15,28 @@ from nlptransfer import distributed
 from nlptransfer.data import Data
 from nlptransfer.hub import CardSection, base_name, pipeline_code
 from nlptransfer.memo import once
-from nlptransfer.models import FeatureRows, Rows, TokenRows, encode_words, pooled_vectors
+from nlptransfer.models import (
+    FeatureRows,
+    NewWordRows,
+    Rows,
+    TokenRows,
+    encode,
+    encode_words,
+    pooled_vectors,
+)
 from nlptransfer.routes.base import Built, set_length, unknown_share
 from nlptransfer.routes.pooled import PooledRoute, default_settings
 from nlptransfer.routes.pooled_head import PooledBody
 from nlptransfer.routes.word2vec_model import Word2VecConfig, Word2VecForSequenceClassification, make_tokenizer
-from nlptransfer.settings import Count
-from nlptransfer.vectors import continued_vectors, vectors_for
+from nlptransfer.settings import Count, check
+from nlptransfer.vectors import UNKNOWN_ID, Subwords, continued_vectors, of_unit_length, vectors_for
 
 log = logging.getLogger("nlptransfer")
 
-VECTORS = "vectors.weight"
-"""The parameter with the word vectors."""
+_SUBWORDS = (
+    " A word without a vector gets the mean of those of its character n-grams, which are among the files "
+    "(`subwords.npy`): nlptransfer alone opens it, neither plain transformers nor ONNX."
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,6 @@ class Word2Vec(PooledRoute):
     """Frozen word vectors and a small classifier."""
 
     name: ClassVar[str] = "word2vec"
-    opened_by: ClassVar[str] = "transformers after import nlptransfer.word2vec"
     has_vectors: ClassVar[bool] = True
 
     head_type: Literal["cnn", "mlp", "linear"] = "cnn"
@@ -46,6 +56,8 @@ class Word2Vec(PooledRoute):
     """filters of each span"""
     train_vectors: bool = False
     """whether the vectors learn too"""
+    keep_subwords: bool = False
+    """whether n-grams of a fastText .bin are saved too, for words unknown in prediction; opened by nlptransfer alone"""
     unit_length: bool = True
     """whether each vector is scaled to length 1"""
     max_length: Count | Literal["auto"] = 512
@@ -55,45 +67,83 @@ class Word2Vec(PooledRoute):
         self.check()
         texts = (*data.train.texts, *extra)
         key = "words", str(self), base, revision, texts
-        matrix, tokenizer, record, tokens = once(key, lambda: self._words(texts, base, revision))
+        matrix, tokenizer, record, tokens, subwords = once(key, lambda: self._words(texts, base, revision))
         config = Word2VecConfig(
             vocab_size=len(matrix),
             hidden_size=matrix.shape[1],
             kernel_sizes=self.kernel_sizes,
             num_filters=self.num_filters,
             train_vectors=self.train_vectors,
+            keep_subwords=self.keep_subwords,
             **self.head_settings(data.labels),
         )
         torch.manual_seed(seed)
         model = Word2VecForSequenceClassification(config)
         model.vectors.weight.data.copy_(torch.from_numpy(matrix))
+        model.subwords = subwords if self.keep_subwords else None
         if isinstance(model.body, PooledBody):
             model.body.standardize.fit(pooled_vectors(model.vectors.weight, tokens, self.pooling))
         return Built(model, tokenizer, dict(record))
 
     def _words(
         self, texts: Sequence[str], base: str | None, revision: str | None
-    ) -> tuple[np.ndarray, PreTrainedTokenizerFast, dict[str, Any], TokenRows]:
-        """Return the vectors, their tokenizer, the record of where they come from, and the tokens of the texts."""
-        words, matrix, record = self.word_vectors(texts, base, revision, unit_length=self.unit_length)
+    ) -> tuple[np.ndarray, PreTrainedTokenizerFast, dict[str, Any], TokenRows, Subwords | None]:
+        """Return the vectors, their tokenizer, the record of where they come from, the tokens of the texts, and what
+        gives other words a vector."""
+        words, matrix, record, subwords = self.word_vectors(texts, base, revision, unit_length=self.unit_length)
+        expected = "a base with n-grams: a fastText .bin, as it is published or trained with maxn above 0"
+        check(subwords is not None or not self.keep_subwords, "keep_subwords", self.keep_subwords, expected)
         tokenizer = set_length(make_tokenizer(words), self.max_length, texts)
         tokens = self.tokens(tokenizer, texts)
         unknown = unknown_share(tokens.ids, tokenizer)
         record = {**record, "words": len(words), "dimensions": matrix.shape[1], "unknown_share": unknown}
         message = "%d words of %d dimensions; %.1f%% of the training words have no vector"
         log.info(message, len(words), matrix.shape[1], 100 * unknown)
-        return matrix, tokenizer, record, tokens
+        return matrix, tokenizer, record, tokens, subwords
 
     def rows(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
-        tokens = self.tokens(tokenizer, texts)
-        if not self.is_frozen:
-            return tokens
-        return FeatureRows(pooled_vectors(model.get_parameter(VECTORS), tokens, self.pooling))
+        assert isinstance(model, Word2VecForSequenceClassification)
+        vectors = model.vectors.weight.detach()
+        new = _NewWords(model.subwords, len(vectors))
+        tokens = self.tokens(tokenizer, texts, new.__getitem__ if model.subwords else None)
+        extra = new.vectors(unit_length=self.unit_length)
+        if self.is_frozen:
+            table = vectors.cpu() if extra is None else torch.cat([vectors.cpu(), torch.from_numpy(extra)])
+            return FeatureRows(pooled_vectors(table, tokens, self.pooling))
+        return tokens if extra is None else NewWordRows(tokens, len(vectors), extra)
 
-    def tokens(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> TokenRows:
-        return encode_words(texts, tokenizer, self.long_text) if self.is_frozen else super().tokens(tokenizer, texts)
+    def tokens(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        texts: Sequence[str],
+        unknown: Callable[[str], int] | None = None,
+    ) -> TokenRows:
+        # What is pooled is one row of any length, in place of windows.
+        is_whole = self.is_frozen and self.long_text == "windows"
+        return encode(texts, tokenizer, None if is_whole else tokenizer.model_max_length, self.long_text, unknown)
+
+    def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+        super().save(model, tokenizer, folder)
+        assert isinstance(model, Word2VecForSequenceClassification)
+        if model.subwords is not None:
+            model.subwords.save(folder)
+
+    def options(self, folder: Path) -> dict[str, Any]:
+        return {"subwords": Subwords.open(folder)} if self.keep_subwords else {}
+
+    @property
+    def opened_by(self) -> str:  # type: ignore[override]
+        return "nlptransfer" if self.keep_subwords else "transformers after import nlptransfer.word2vec"
+
+    @property
+    def reads_tokens(self) -> bool:  # type: ignore[override]
+        return not self.keep_subwords
+
+    def check_export(self) -> None:
+        expected = "False for an export to ONNX, which has no vectors for words it does not know"
+        check(not self.keep_subwords, "keep_subwords", self.keep_subwords, expected)
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
         base = record.get("base") or {}
@@ -102,9 +152,11 @@ class Word2Vec(PooledRoute):
         return CardSection(
             f"The word vectors are {source} {base_name(base)}{size}. They "
             f"{'learned too' if self.train_vectors else 'stayed as they are'}; on them a head (`{self.head_type}`) was "
-            f"{'fitted' if self.fits_head else 'trained'}.",
+            f"{'fitted' if self.fits_head else 'trained'}.{_SUBWORDS if self.keep_subwords else ''}",
             relation="adapter",
-            loading_code=pipeline_code(record, repo_id, "\nimport nlptransfer.word2vec  # registers the model type\n"),
+            loading_code=""
+            if self.keep_subwords
+            else pipeline_code(record, repo_id, "\nimport nlptransfer.word2vec  # registers the model type\n"),
             loading_needs="In transformers, with nlptransfer installed",
             has_steps=not self.fits_head,
             unit="words",
@@ -125,7 +177,27 @@ class Word2Vec(PooledRoute):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
     ) -> list[np.ndarray]:
         tokens = encode_words([texts[place] for place in some], tokenizer, self.long_text)
-        return [pooled_vectors(model.get_parameter(VECTORS), tokens, ("mean",))]
+        return [pooled_vectors(model.get_parameter("vectors.weight"), tokens, ("mean",))]
 
     def defaults(self, data: Data) -> dict[str, Any]:
         return default_settings(data, 4e-3 if self.head_type == "cnn" else 3e-3)
+
+
+class _NewWords(dict[str, int]):
+    """Ids of words outside a vocabulary: from a number on for those with n-grams, else that of unknown words."""
+
+    def __init__(self, subwords: Subwords | None, first: int) -> None:
+        self.subwords, self.first, self.words = subwords, first, list[str]()
+
+    def __missing__(self, word: str) -> int:
+        is_known = self.subwords is not None and self.subwords.knows(word)
+        self[word] = self.first + len(self.words) if is_known else UNKNOWN_ID
+        self.words += [word] * is_known
+        return self[word]
+
+    def vectors(self, *, unit_length: bool) -> np.ndarray | None:
+        """Return the (words, dimensions) vectors of the words with n-grams, or None where there are none."""
+        if self.subwords is None or not self.words:
+            return None
+        vectors = self.subwords.vectors(self.words)
+        return of_unit_length(vectors) if unit_length else vectors

@@ -9,9 +9,10 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
+from nlptransfer.errors import RunFolderError
 from nlptransfer.models import pool
 from nlptransfer.routes.pooled_head import PooledBody, PooledClassifier, PooledConfig, Standardize
-from nlptransfer.vectors import PAD, PAD_ID, RESERVED, UNKNOWN, build_tokenizer
+from nlptransfer.vectors import PAD, PAD_ID, RESERVED, UNKNOWN, Subwords, build_tokenizer
 
 
 class Word2VecConfig(PooledConfig):
@@ -27,12 +28,13 @@ class Word2VecConfig(PooledConfig):
         kernel_sizes: Sequence[int] = (3, 4, 5),
         num_filters: int = 100,
         train_vectors: bool = False,
+        keep_subwords: bool = False,
         pad_token_id: int = PAD_ID,
         **kwargs: Any,
     ) -> None:
         self.vocab_size, self.hidden_size, self.pad_token_id = vocab_size, hidden_size, pad_token_id
         self.kernel_sizes, self.num_filters = list(kernel_sizes), num_filters
-        self.train_vectors = train_vectors
+        self.train_vectors, self.keep_subwords = train_vectors, keep_subwords
         super().__init__(head, **kwargs)
 
     @property
@@ -84,6 +86,8 @@ class Word2VecForSequenceClassification(PooledClassifier):
     base_model_prefix = "vectors"
     config: Word2VecConfig
     vectors: nn.Embedding
+    subwords: Subwords | None = None
+    """what gives words outside the vocabulary a vector; saved beside the model, and used by its route alone"""
     body: CnnBody | PooledBody
 
     def __init__(self, config: Word2VecConfig) -> None:
@@ -104,22 +108,36 @@ class Word2VecForSequenceClassification(PooledClassifier):
             module.reset_parameters()
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load a saved model; frozen vectors stay frozen, where transformers would let all parameters learn."""
+    def from_pretrained(cls, *args: Any, subwords: Subwords | None = None, **kwargs: Any) -> Any:
+        """Load a saved model; frozen vectors stay frozen, where transformers would let all parameters learn.
+
+        One with ``subwords`` is refused without them: transformers alone has no vectors for words it does not know.
+        """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vectors.requires_grad_(model.config.train_vectors)
+        model.subwords = subwords
+        if model.config.keep_subwords and subwords is None:
+            raise RunFolderError(
+                f"{args[0]}: expected nlptransfer's Classifier.load, which reads this classifier's subword vectors "
+                "(keep_subwords=True), found transformers alone: use that, or train it with keep_subwords=False"
+            )
         return loaded
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vectors
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
+    def hidden(
+        self, input_ids: Tensor, attention_mask: Tensor, new_vectors: Tensor | None = None, **inputs: Any
+    ) -> Tensor:
         if input_ids.shape[1] == 0:
             # A tokenizer gives texts without a word no places; one place of padding means the same.
             input_ids, attention_mask = (functional.pad(each, (0, 1)) for each in (input_ids, attention_mask))
         known = (input_ids >= RESERVED) & attention_mask.bool()
         vectors = self.vectors(input_ids)
+        if new_vectors is not None:
+            is_new = new_vectors.any(dim=2)
+            vectors, known = torch.where(is_new.unsqueeze(2), new_vectors, vectors), known | is_new
         if self.config.head == "cnn":
             return cast(Tensor, self.body(vectors * known.unsqueeze(2), known))
         return cast(Tensor, self.body(pool(vectors, known, self.config.pooling)))

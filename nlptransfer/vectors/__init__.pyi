@@ -1,9 +1,11 @@
 from .distillation import distill_for_texts as distill_for_texts
+from .sources import of_unit_length as of_unit_length
 from .sources import vectors_for as vectors_for
 from .sources import vocabulary as vocabulary
 from .store import WordVectors as WordVectors
 from .store import open_vectors as open_vectors
 from .store import save_vectors as save_vectors
+from .subwords import Subwords as Subwords
 from .tokenizer import PAD as PAD
 from .tokenizer import PAD_ID as PAD_ID
 from .tokenizer import RESERVED as RESERVED

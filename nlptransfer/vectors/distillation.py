@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
 from nlptransfer.vectors.formats import Block, array_blocks
 from nlptransfer.vectors.store import WordVectors, cache_place, cached_vectors
-from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, is_unspaced, split_words
+from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, is_unspaced, split_words, word_mark
 
 logger = logging.getLogger("nlptransfer")
 
@@ -44,7 +44,7 @@ def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
     reserved = {PAD, UNKNOWN, *tokenizer.all_special_tokens}
     places = tokenizer.get_vocab()
     known = dict.fromkeys(word for word in words if word.strip() and word not in reserved)
-    begins = _word_mark(places)
+    begins = word_mark(places)
     for piece in sorted(places, key=places.__getitem__):
         if piece in reserved or piece.startswith(("##", "[unused", "<")) or not piece.startswith(begins):
             continue
@@ -52,11 +52,6 @@ def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
         if word and word == word.lower() and not any(map(str.isspace, word)) and "\ufffd" not in word:
             known[word] = None
     return list(known)
-
-
-def _word_mark(pieces: Collection[str]) -> str:
-    """Return the mark at the beginning of a word: SentencePiece and byte-level BPE have one, WordPiece has none."""
-    return next((mark for mark in ("▁", "Ġ") if sum(piece.startswith(mark) for piece in pieces) > 1), "")
 
 
 def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int = 256) -> WordVectors:
@@ -73,7 +68,7 @@ def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int
         raise VectorsError("expected words to distill, found none")
     source = f"{encoder.id} distilled"
 
-    def make() -> Iterator[Block]:
+    def make(_: Path) -> Iterator[Block]:
         logger.info("%s: %s words through the encoder, kept in the cache for the next time", source, f"{len(words):,}")
         # Zipf's law: the word at place i is as frequent as 1 / (i + 2).
         inverse = 1 / np.arange(2, len(words) + 2)
@@ -90,7 +85,7 @@ def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
         return _encode_words(words, encoder)
     folder, source = _cached("states", encoder, vocabulary), f"{encoder.id} word by word"
     cached = cached_vectors(
-        folder, source, lambda: array_blocks(source, vocabulary, _encode_words(vocabulary, encoder))
+        folder, source, lambda _: array_blocks(source, vocabulary, _encode_words(vocabulary, encoder))
     )
     states = np.empty((len(words), cached.dimensions), dtype=np.float32)
     places = cached.rows(words)
@@ -119,7 +114,7 @@ def _encode_words(words: list[str], encoder: BaseModel) -> np.ndarray:
     model = from_pretrained(AutoModel, encoder, use_safetensors=True, dtype=torch.float32)
     model.eval().to(device)
     # Byte-level BPE has other pieces for a word that follows a space, as most words of a text do.
-    space = " " if _word_mark(tokenizer.get_vocab()) == "Ġ" else ""
+    space = " " if word_mark(tokenizer.get_vocab()) == "Ġ" else ""
     ids = tokenizer([space + word for word in words], truncation=True, max_length=_MAX_PIECES)["input_ids"]
     states: np.ndarray | None = None
     with progress_bar(logger.isEnabledFor(logging.INFO)) as bar, torch.inference_mode():

@@ -5,10 +5,11 @@
     word2vec binary   the header line, then N times a word, a space, D little-endian float32, and a line end or none
     gensim pickles    .kv and .model; they can run code when read, so they have to be asked for
 
-Each kind may be compressed by gzip, and is recognized by its content; only where the first line could be either, the
-name decides: .bin and .bin.gz are binary. Words of a binary file may have spaces where each record ends a line.
-Nothing is allocated on a header's word: blocks grow with what is really read. What is broken is a VectorsError that
-names the line or the record. This file does not know the cache.
+Each kind may be compressed by gzip, and is recognized by its content. In text the last D fields of a line, between
+spaces or tabs, are the numbers, and whatever is before them is the word. Words of a binary file may have spaces where
+each record ends a line. Words that are not UTF-8 are left out and counted. Nothing is allocated on a header's word:
+blocks grow with what is really read. What is broken is a VectorsError that names the line or the record. This file does
+not know the cache.
 """
 
 import codecs
@@ -25,8 +26,9 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -37,6 +39,8 @@ logger = logging.getLogger("nlptransfer")
 
 Block = tuple[list[bytes], np.ndarray]
 """Words in UTF-8 and their vectors, (rows, dimensions) float32, all of them finite."""
+Kind = Literal["words", "pickle", "fasttext", "matrix"]
+"""What reads a file: words are text or binary of word2vec and GloVe; a matrix has its words in another file."""
 FILE_SUFFIXES = (".txt", ".vec", ".bin")
 """Endings that :func:`write_vectors` knows, each with or without ``.gz``."""
 _HEAD = 4 << 20
@@ -45,14 +49,15 @@ _MAX_LINE = 16 << 20
 _MAX_WORD = 64 << 10
 _MAX_DIMENSIONS = 100_000
 _GZIP, _BOM = b"\x1f\x8b", codecs.BOM_UTF8
+_FASTTEXT, _NUMPY = b"\xba\x16\x4f\x2f", b"\x93NUMPY"
 # Deflate packs at most about 1032 to 1.
 _GZIP_RATIO = 1100
 _HEADER = re.compile(rb"[ \t]*(\d{1,20})[ \t]+(\d{1,20})[ \t\r]*(?:\n|\Z)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_NUMBER = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+|inf|nan)(?:[eE][-+]?\d+)?")
+_FRACTION = re.compile(rb"[-+]?\d*\.\d{3,}(?:[eE][-+]?\d+)?|[-+]?\d[\d.]*[eE][-+]?\d+")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _FOREIGN: dict[bytes | tuple[bytes, ...], str] = {
-    b"\xba\x16\x4f\x2f": "a fastText model: use the .vec file that is published beside it",
-    b"\x93NUMPY": "a numpy array, which holds no words: use a file with the words in it",
     b"PK\x03\x04": "a zip archive: unpack it and give the file inside",
     b"BZh": "compressed by bzip2: unpack it, or compress it by gzip",
     b"\xfd7zXZ": "compressed by xz: unpack it, or compress it by gzip",
@@ -66,48 +71,87 @@ _TIMEOUT = 10
 _DOWNLOAD_ERRORS = (OSError, http.client.HTTPException, ValueError)
 
 
-def check_kind(path: Path, allow_pickle: bool) -> bool:
-    """Return whether the file is a pickle, by its first bytes; kinds that cannot or may not be read are refused."""
-    with _reading(path) as stream:
-        head = stream.read(32)
+def file_kind(path: Path, allow_pickle: bool) -> Kind:
+    """Tell the kind of a file by its first bytes; kinds that cannot or may not be read are a VectorsError."""
+    with reading(path) as stream:
+        head, is_packed = stream.read(32), isinstance(stream, gzip.GzipFile)
     if not head:
         raise VectorsError(f"{path.name}: the file is empty")
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise VectorsError(f"{path.name}: expected word vectors, found {what}")
-    pickled = bool(_PICKLE.match(head))
-    if pickled and not allow_pickle:
+    if head.startswith(_FASTTEXT):
+        return "fasttext"
+    if head.startswith(_NUMPY) or (path.suffix == ".safetensors" and head[8:9] == b"{"):
+        if is_packed:
+            raise VectorsError(f"{path.name}: expected a matrix that can be mapped, found one in gzip: unpack it")
+        return "matrix"
+    if not _PICKLE.match(head):
+        return "words"
+    if not allow_pickle:
         raise VectorsError(
             f"{path.name}: a pickle, which can run code when it is read. Convert it once, where it comes from a source "
             "that you trust, with gensim: KeyedVectors.load(FILE).save_word2vec_format('vectors.bin', binary=True) "
             "(a whole model: Word2Vec.load(FILE).wv.save_word2vec_format(...)); or open it with allow_pickle=True"
         )
-    return pickled
+    return "pickle"
 
 
 def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
-    """Read the words and vectors of a file in the file's own order, in bounded memory."""
-    if check_kind(path, allow_pickle):
+    """Read the words and vectors of a file in the file's own order, in bounded memory; words not UTF-8 are left out."""
+    if file_kind(path, allow_pickle) == "pickle":
         yield from _pickle_blocks(path)
         return
-    with _reading(path) as stream:
+    with reading(path) as stream:
         head = stream.read(_HEAD).removeprefix(_BOM)
         header = _HEADER.match(head)
-        if not header:
-            yield from _text_blocks(path.name, stream, head, None, _guess_dimensions(path.name, head))
-            return
-        rows, dimensions = int(header[1]), int(header[2])
-        rest = head[header.end() :]
-        _check_header(path, stream, rows, dimensions)
-        first_numbers = b" ".join(rest.partition(b"\n")[0].split()[-dimensions:])
-        is_text = _numbers(first_numbers, dimensions) is not None or (
-            _is_printable(rest) and not _has_binary_name(path)
-        )
-        yield from (_text_blocks if is_text else _binary_blocks)(path.name, stream, rest, rows, dimensions)
+        if header:
+            rows, dimensions, rest = int(header[1]), int(header[2]), head[header.end() :]
+            _check_header(path, stream, rows, dimensions)
+            is_text = _is_text(path, rest, header.end(), rows, dimensions)
+            blocks = (_text_blocks if is_text else _binary_blocks)(path.name, stream, rest, rows, dimensions)
+        else:
+            blocks = _text_blocks(path.name, stream, head, None, _guess_dimensions(path.name, head))
+        yield from in_utf8(path.name, blocks)
+
+
+def _is_text(path: Path, rest: bytes, start: int, rows: int, dimensions: int) -> bool:
+    """Tell text from binary by what follows a header, ``rest``, which starts at a place after any byte order mark.
+
+    Where both could be meant, it is binary if as many records as the header says end exactly at the end of the file;
+    a first line of text decides alone, unless the file is called .bin.
+    """
+    first = rest.lstrip().partition(b"\n")[0].split()[-dimensions:]
+    starts_as_text = _numbers(b" ".join(first), dimensions) is not None
+    if not _has_binary_name(path) if starts_as_text else not _is_printable(rest):
+        return starts_as_text
+    try:
+        with reading(path) as stream:
+            rest = stream.read(_HEAD).removeprefix(_BOM)[start:]
+            for _ in _binary_blocks(path.name, stream, rest, rows, dimensions):
+                pass  # only whether it comes to its end
+    except VectorsError:
+        return True
+    return False
+
+
+def in_utf8(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
+    left_out = count = 0
+    for words, vectors in blocks:
+        count += len(words)
+        try:
+            b"\n".join(words).decode("utf-8")
+        except UnicodeDecodeError:
+            rows = [row for row, word in enumerate(words) if word.decode("utf-8", "ignore").encode("utf-8") == word]
+            left_out += len(words) - len(rows)
+            words, vectors = [words[row] for row in rows], vectors[rows]
+        yield words, vectors
+    if left_out:
+        logger.warning("%s: left out %d of %d words, which are not UTF-8", name, left_out, count)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
+def reading(path: Path) -> Iterator[BinaryIO]:
     """Open a file, decompressed as it is read; whatever fails in reading is a VectorsError."""
     what = "cannot be read"
     try:
@@ -176,11 +220,16 @@ def _has_binary_name(path: Path) -> bool:
 
 def _guess_dimensions(name: str, head: bytes) -> int:
     # Most of the first lines are right, so that the one that is not can be named.
-    lines = head.split(b"\n")[:1000]
-    widths = Counter(line.rstrip().count(b" ") for line in lines[: max(1, len(lines) - 1)] if line.strip())
+    lines = head.split(b"\n")[:200]
+    sample = [fields for line in lines[: max(1, len(lines) - 1)] if (fields := line.split())]
+    widths = Counter(
+        min(sum(1 for _ in takewhile(_NUMBER.fullmatch, reversed(fields))), len(fields) - 1) for fields in sample
+    )
     dimensions = max(widths, key=lambda width: (widths[width], -width), default=0)
-    first = next((line for line in lines if line.strip()), b"")
-    if not 0 < dimensions <= _MAX_DIMENSIONS or not _is_printable(head):
+    # Of prose that ends in numbers, most has more than a word before them.
+    alike = sum(len(fields) == dimensions + 1 for fields in sample)
+    if not 0 < dimensions <= _MAX_DIMENSIONS or 2 * alike < len(sample):
+        first = next((line for line in lines if line.strip()), b"")
         shown = first[:40].decode("utf-8", "replace")
         raise VectorsError(
             f"{name}, line 1: expected a header 'N D', or a word and its numbers, found {shown!r}: "
@@ -196,40 +245,49 @@ def _text_blocks(name: str, stream: BinaryIO, rest: bytes, rows: int | None, dim
         rest += chunk
         # What follows the last full line may be the end of the file, so it is held back with its line ends.
         full = rest.rstrip().rpartition(b"\n")[0] if chunk else rest.rstrip()
-        lines = full.split(b"\n") if full else []
+        lines = [line.rstrip() for line in full.split(b"\n")] if full else []
         rest = rest[len(full) + 1 :] if full else rest
-        wanted = lines if rows is None else lines[: rows - done]
-        if wanted:
-            yield _checked(name, "line", first + done, *_parse_lines(name, wanted, dimensions, first + done))
-        done += len(wanted)
-        where = f"{name}, line {first + done}"
-        if len(wanted) < len(lines):
+        numbers: Sequence[int] = range(first, first + len(lines))
+        first += len(lines)
+        if not all(lines):
+            numbers = [number for number, line in zip(numbers, lines, strict=True) if line]
+            lines = [line for line in lines if line]
+        if rows is not None and done + len(lines) > rows:
+            where = f"{name}, line {numbers[rows - done]}"
             raise VectorsError(f"{where}: the header says {rows} words, and here is more")
+        if lines:
+            yield checked(name, "line", numbers, *_parse_lines(name, lines, dimensions, numbers))
+        done += len(lines)
         if len(rest) > _MAX_LINE:
-            raise VectorsError(f"{where}: expected at most {_MAX_LINE:,} bytes in a line")
+            raise VectorsError(f"{name}, line {first}: expected at most {_MAX_LINE:,} bytes in a line")
         if not chunk:
             break
     if rows is not None and done < rows:
-        raise VectorsError(f"{where}: the header says {rows} words, but the file ends after {done}")
+        raise VectorsError(f"{name}, line {first}: the header says {rows} words, but the file ends after {done}")
 
 
-def _parse_lines(name: str, lines: list[bytes], dimensions: int, first: int) -> Block:
-    """Parse whole lines at once; only lines that are unlike the others are looked at one by one."""
-    parts = [line.rstrip().partition(b" ") for line in lines]
-    numbers = b" ".join(part[2] for part in parts)
-    alike = all(part[2].count(b" ") == dimensions - 1 for part in parts)
-    if alike and not any(odd in numbers for odd in (b"  ", b"\t", b"\r", b"\v", b"\f")):
-        values = _numbers(numbers, len(lines) * dimensions)
-        if values is not None:
-            return [part[0] for part in parts], values.reshape(len(lines), dimensions)
-    pairs = [_parse_line(name, line, dimensions, number) for number, line in enumerate(lines, start=first)]
-    return [word for word, _ in pairs], np.stack([values for _, values in pairs])
+def _parse_lines(name: str, lines: list[bytes], dimensions: int, numbers: Sequence[int]) -> Block:
+    """Parse the lines of a word and its numbers at once; those that are unlike them are looked at one by one."""
+    # Tabs separate as spaces do; those of a word stay in it.
+    spaced = [line.replace(b"\t", b" ") for line in lines] if any(b"\t" in line for line in lines) else lines
+    plain = [row for row, line in enumerate(spaced) if line.count(b" ") == dimensions]
+    parts = [spaced[row].partition(b" ") for row in plain]
+    text = b" ".join(part[2] for part in parts)
+    values = None if any(odd in text for odd in (b"\r", b"\v", b"\f")) else _numbers(text, len(plain) * dimensions)
+    if values is None:
+        plain, parts, values = [], [], np.zeros(0, dtype=np.float32)
+    words, vectors = [b""] * len(lines), np.empty((len(lines), dimensions), dtype=np.float32)
+    vectors[plain] = values.reshape(len(plain), dimensions)
+    for row, part in zip(plain, parts, strict=True):
+        words[row] = part[0]
+    for row in sorted(set(range(len(lines))).difference(plain)):
+        words[row], vectors[row] = _parse_line(f"{name}, line {numbers[row]}", lines[row], dimensions)
+    return words, vectors
 
 
-def _parse_line(name: str, line: bytes, dimensions: int, number: int) -> tuple[bytes, np.ndarray]:
-    where = f"{name}, line {number}"
+def _parse_line(where: str, line: bytes, dimensions: int) -> tuple[bytes, np.ndarray]:
     fields = line.rsplit(None, dimensions)
-    if len(fields) == dimensions and line.startswith(b" "):
+    if len(fields) == dimensions and line.startswith((b" ", b"\t")):
         fields.insert(0, b"")
     if len(fields) != dimensions + 1:
         raise VectorsError(f"{where}: expected a word and {dimensions} numbers, found {len(fields)} fields")
@@ -238,11 +296,11 @@ def _parse_line(name: str, line: bytes, dimensions: int, number: int) -> tuple[b
     if values is None:
         wrong = next((field for field in numbers if _numbers(field, 1) is None), b"")
         raise VectorsError(f"{where}: expected a number, found {wrong[:40].decode('utf-8', 'replace')!r}")
-    # GloVe 840B has words with spaces in them (". . ."); a number too many is a broken line instead.
-    extra = [part for part in word.split(b" ")[1:] if _numbers(part, 1) is not None]
+    # Words may have spaces and whole numbers in them (". . .", "windows 10"); a fraction too many is a broken line.
+    extra = [part for part in word.split()[1:] if _FRACTION.fullmatch(part)]
     if extra:
         raise VectorsError(f"{where}: expected {dimensions} numbers, found at least {dimensions + len(extra)}")
-    return word.rstrip(), values
+    return word.strip(), values
 
 
 def _numbers(text: bytes, expected: int) -> np.ndarray | None:
@@ -280,7 +338,7 @@ def _binary_blocks(name: str, stream: BinaryIO, buffer: bytes, rows: int, dimens
             position = match.end()
         if words:
             vectors = np.frombuffer(b"".join(numbers), dtype="<f4").reshape(len(words), dimensions)
-            yield _checked(name, "record", done + 1, words, vectors)
+            yield checked(name, "record", range(done + 1, done + 1 + len(words)), words, vectors)
             done += len(words)
         buffer = buffer[position:]
         if done == rows:
@@ -313,7 +371,7 @@ def _pickle_blocks(path: Path) -> Iterator[Block]:
     yield from array_blocks(path.name, words, matrix)
 
 
-def array_blocks(name: str, words: Sequence[str], matrix: np.ndarray) -> Iterator[Block]:
+def array_blocks(name: str, words: Sequence[str | bytes], matrix: np.ndarray) -> Iterator[Block]:
     """Check words and vectors that are in memory already, and yield them in blocks."""
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or not matrix.size or len(words) != len(matrix) or matrix.dtype.kind not in "fiu":
@@ -325,27 +383,21 @@ def array_blocks(name: str, words: Sequence[str], matrix: np.ndarray) -> Iterato
         encoded = []
         for number, word in enumerate(words[start : start + 20_000], start=start + 1):
             try:
-                encoded.append(word.encode("utf-8"))
+                encoded.append(word if isinstance(word, bytes) else word.encode("utf-8"))
             except (AttributeError, UnicodeEncodeError) as error:
                 raise VectorsError(f"{name}, record {number}: expected a word of text, found {word!r}") from error
         with np.errstate(over="ignore"):
             block = np.ascontiguousarray(matrix[start : start + 20_000], dtype=np.float32)
-        yield _checked(name, "record", start + 1, encoded, block)
+        yield checked(name, "record", range(start + 1, start + 1 + len(encoded)), encoded, block)
 
 
-def _checked(name: str, unit: str, first: int, words: list[bytes], vectors: np.ndarray) -> Block:
-    """Return the block itself, or raise an error that names the first line or record that is wrong."""
-    try:
-        b"\n".join(words).decode("utf-8")
-    except UnicodeDecodeError:
-        for number, word in enumerate(words, start=first):
-            if word.decode("utf-8", "replace").encode("utf-8") != word:
-                raise VectorsError(f"{name}, {unit} {number}: the word {word[:40]!r} is not UTF-8") from None
+def checked(name: str, unit: str, numbers: Sequence[int], words: list[bytes], vectors: np.ndarray) -> Block:
+    """Return the block itself, or raise an error that names the first line or record with a number that is none."""
     finite = np.isfinite(vectors)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         wrong = f"number {column + 1} is {vectors[row, column]}"
-        raise VectorsError(f"{name}, {unit} {first + row}: {wrong}, expected a finite one")
+        raise VectorsError(f"{name}, {unit} {numbers[row]}: {wrong}, expected a finite one")
     return words, vectors
 
 

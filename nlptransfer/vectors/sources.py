@@ -1,7 +1,9 @@
 """Find the word vectors that a base names, and the words of them to keep; this file does not read or make any."""
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -10,6 +12,8 @@ from nlptransfer.settings import check
 from nlptransfer.vectors.distillation import distill_for_texts
 from nlptransfer.vectors.store import WordVectors, open_vectors
 from nlptransfer.vectors.tokenizer import build_tokenizer, is_unspaced, surface_words
+
+logger = logging.getLogger("nlptransfer")
 
 
 def vectors_for(
@@ -37,18 +41,31 @@ def vocabulary(
 ) -> tuple[list[str], np.ndarray]:
     """Choose at most ``max_words`` words, those of the texts before others; most frequent first, with their vectors.
 
-    The vectors are (words, dimensions) float32, scaled to length 1 with ``unit_length``.
+    Words of the texts that have a vector by their n-grams alone come last, by their frequency in the texts. The vectors
+    are (words, dimensions) float32, scaled to length 1 with ``unit_length``.
     """
-    places = np.arange(min(len(vectors), max_words))
-    if len(vectors) > max_words:
+    used, lacking, subwords = np.zeros(0, dtype=np.int64), list[str](), vectors.subwords
+    if len(vectors) > max_words or subwords is not None:
         sample = vectors.words(0, 20_000)
         # Unspaced text is segmented by all the words; spaced text by habits that a sample shows.
         habit = build_tokenizer(vectors.words() if is_unspaced(sample) else sample)
-        used = vectors.rows(sorted({word for words in surface_words(habit, texts) for word in words}))
-        used = np.sort(used[used >= 0])[:max_words]
-        places = np.union1d(used, np.setdiff1d(places, used)[: max_words - len(used)])
+        counts = Counter(word for words in surface_words(habit, texts) for word in words)
+        by_frequency = [word for word, _ in counts.most_common()]
+        rows = vectors.rows(by_frequency)
+        used = np.sort(rows[rows >= 0])[:max_words]
+        if subwords is not None:
+            lacking = [word for word, row in zip(by_frequency, rows, strict=True) if row < 0 and subwords.knows(word)]
+            lacking = lacking[: max_words - len(used)]
+            logger.info("%s: %d words of the texts have vectors by n-grams alone", vectors.source, len(lacking))
+    others = np.setdiff1d(np.arange(min(len(vectors), max_words)), used)
+    places = np.union1d(used, others[: max_words - len(used) - len(lacking)])
     matrix = np.array(vectors.matrix[places], dtype=np.float32)
-    if unit_length:
-        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-        matrix /= np.where(norms > 0, norms, 1)
-    return vectors.words_at(places), matrix
+    if subwords is not None:
+        matrix = np.concatenate([matrix, subwords.vectors(lacking)])
+    return [*vectors.words_at(places), *lacking], of_unit_length(matrix) if unit_length else matrix
+
+
+def of_unit_length(vectors: np.ndarray) -> np.ndarray:
+    """Scale (n, dimensions) vectors to length 1; zeros stay."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return cast(np.ndarray, vectors / np.where(norms > 0, norms, 1))

@@ -6,6 +6,7 @@ A converted folder, versioned by :data:`FORMAT`:
     matrix.bin    (n, d) little-endian float32, most frequent word first
     words.arrow   the n words in UTF-8, one Arrow batch
     vectors.json  format, rows, dimensions, source
+    subwords.*    of a fastText model: the vectors of its n-grams
 """
 
 import glob
@@ -29,15 +30,18 @@ from pyarrow import compute
 from nlptransfer.errors import VectorsError
 from nlptransfer.files import atomic_folder, cache_folder, content_stamp, read_json
 from nlptransfer.settings import check
+from nlptransfer.vectors.fasttext import fasttext_blocks
 from nlptransfer.vectors.formats import (
     FILE_SUFFIXES,
     Block,
     array_blocks,
-    check_kind,
     download_model,
+    file_kind,
     read_blocks,
     write_vectors,
 )
+from nlptransfer.vectors.matrices import MATRIX_SUFFIXES, matrix_blocks, matrix_file, words_file
+from nlptransfer.vectors.subwords import SUBWORDS, Subwords
 
 logger = logging.getLogger("nlptransfer")
 
@@ -71,6 +75,8 @@ class WordVectors:
     folder: Path = field(repr=False)
     """the converted folder on this machine"""
     _words: Any = field(repr=False)
+    subwords: Subwords | None = field(default=None, repr=False)
+    """what gives other words a vector, too"""
 
     def __len__(self) -> int:
         return len(self.matrix)
@@ -131,33 +137,37 @@ class WordVectors:
 def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVectors:
     """Open word vectors of any kind; a file is converted to memory maps the first time.
 
-    ``source`` is a file of word2vec text or binary, GloVe or fastText text, plain or gzip'ed; a folder that
-    :func:`save_vectors` wrote; or the name of a model of gensim's downloader ("glove-wiki-gigaword-100"). Only with
-    ``allow_pickle`` are gensim's .kv and .model read, which can run code that is in them. What is not there, is broken
-    or cannot be fetched is a VectorsError.
+    ``source`` is a file of word2vec text or binary, GloVe or fastText text, plain or gzip'ed; fastText's own .bin; a
+    matrix in .npy or .safetensors with its words in a file beside it (words.txt, vocab.json, tokenizer.json, or of the
+    matrix's own name), or a folder with both; a folder that :func:`save_vectors` wrote; or the name of a model of
+    gensim's downloader ("glove-wiki-gigaword-100"). Only with ``allow_pickle`` are gensim's .kv and .model read, which
+    can run code that is in them. What is not there, is broken or cannot be fetched is a VectorsError.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if (path / _META).exists():
         return _open_folder(path)
     if path.exists():
         # Not resolved: a link's own name is the better one, and the caches of hubs are full of links.
         path = path.absolute()
-        check_kind(path, allow_pickle)
-
-        def blocks() -> Iterator[Block]:
-            mb = path.stat().st_size / 1e6
-            logger.info("%s: read for the first time (%.0f MB), later loads take the converted copy", path.name, mb)
-            return read_blocks(path, allow_pickle)
-
+        file = matrix_file(path) if path.is_dir() else path
+        kind = file_kind(file, allow_pickle)
         # gensim puts arrays next to a pickle.
-        files = [path, *sorted(path.parent.glob(f"{glob.escape(path.name)}.*.npy"))]
-        stamps = [f"\0{content_stamp(file)}\0{file.stat().st_mtime_ns}" for file in files]
+        beside = [words_file(file)] if kind == "matrix" else sorted(file.parent.glob(f"{glob.escape(file.name)}.*.npy"))
+
+        def blocks(folder: Path) -> Iterable[Block]:
+            mb = file.stat().st_size / 1e6
+            logger.info("%s: read for the first time (%.0f MB), later loads take the converted copy", path.name, mb)
+            if kind == "fasttext":
+                return fasttext_blocks(file, folder)
+            return matrix_blocks(file) if kind == "matrix" else read_blocks(file, allow_pickle)
+
+        stamps = [f"\0{content_stamp(each)}\0{each.stat().st_mtime_ns}" for each in (file, *beside)]
         return cached_vectors(cache_place("", f"{FORMAT}\0{path}", *stamps), path.name, blocks)
     name = str(source)
     if not _MODEL_NAME.fullmatch(name):
         raise VectorsError(f"{name}: no such file or folder")
     folder = cache_folder("vectors") / f"gensim-{name}-{FORMAT}"
-    return cached_vectors(folder, name, lambda: _model_blocks(name, folder.parent))
+    return cached_vectors(folder, name, lambda _: _model_blocks(name, folder.parent))
 
 
 def save_vectors(
@@ -171,7 +181,7 @@ def save_vectors(
     each other, or a number that is not finite, are a VectorsError.
     """
     path = Path(path)
-    if path.suffix in (".kv", ".model", ".npy", ".npz"):
+    if path.suffix in (".kv", ".model", ".npz", *MATRIX_SUFFIXES):
         raise VectorsError(f"{path.name}: save as {', '.join(FILE_SUFFIXES)}, with or without .gz, or as a folder")
     blocks = array_blocks(path.name, words, matrix)
     if path.name.lower().removesuffix(".gz").endswith(FILE_SUFFIXES):
@@ -193,14 +203,15 @@ def _open_folder(folder: Path) -> WordVectors:
         words = pa.ipc.open_file(pa.memory_map(str(folder / "words.arrow"))).get_batch(0).column(0)
         if meta["format"] != FORMAT or len(words) != len(matrix):
             raise ValueError("its files do not fit each other, or it is of another version")
-        return WordVectors(matrix, str(meta["source"]), folder, words)
+        subwords = Subwords.open(folder) if (folder / SUBWORDS).exists() else None
+        return WordVectors(matrix, str(meta["source"]), folder, words, subwords)
     except (OSError, ValueError, KeyError, TypeError) as error:
         expected, reason = "a file of vectors, or a folder that save_vectors wrote", f"{type(error).__name__}: {error}"
         raise VectorsError(f"{folder}: expected {expected}, found neither ({reason})") from error
 
 
-def cached_vectors(folder: Path, source: str, blocks: Callable[[], Iterable[Block]]) -> WordVectors:
-    """Open a folder of the cache; ``blocks`` makes one that is missing or damaged."""
+def cached_vectors(folder: Path, source: str, blocks: Callable[[Path], Iterable[Block]]) -> WordVectors:
+    """Open a folder of the cache; ``blocks`` makes what is missing or damaged, and may put more into the new folder."""
     with suppress(VectorsError):
         return _open_folder(folder)
     try:
@@ -208,7 +219,7 @@ def cached_vectors(folder: Path, source: str, blocks: Callable[[], Iterable[Bloc
         with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             made = Path(temporary) / "vectors"
             made.mkdir()
-            _convert(made, blocks(), source)
+            _convert(made, blocks(made), source)
             with suppress(VectorsError):
                 return _open_folder(folder)  # another process was faster
             shutil.rmtree(folder, ignore_errors=True)

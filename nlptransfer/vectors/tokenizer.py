@@ -8,7 +8,7 @@ meets the words that the vectors know. This file knows words and their ids, and 
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -104,6 +104,11 @@ def surface_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[s
             yield [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
         else:
             yield tokenizer.encode(text).tokens
+
+
+def word_mark(pieces: Collection[str]) -> str:
+    """Return the mark at the beginning of a word: SentencePiece and byte-level BPE have one, WordPiece has none."""
+    return next((mark for mark in ("▁", "Ġ") if sum(piece.startswith(mark) for piece in pieces) > 1), "")
 
 
 def _split(pattern: str) -> pre_tokenizers.PreTokenizer:

@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def continued_vectors(
     folder = cache_place("continued-", recipe, "\0", "\n".join(known), "\0", "\0".join(texts), "\0", matrix.tobytes())
     source = f"{vectors.source} continued"
 
-    def make() -> Iterator[Block]:
+    def make(_: Path) -> Iterator[Block]:
         sentences, counts = _sentences(surface_words(build_tokenizer(known), texts))
         is_known = {*known, PAD, UNKNOWN}
         new = [word for word, count in counts.most_common() if count >= min_count and word not in is_known]

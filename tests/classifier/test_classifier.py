@@ -88,8 +88,8 @@ def test_a_file_and_standard_input_are_read_as_a_list_is(one, tmp_path, monkeypa
 def test_texts_that_are_no_list(one):
     with pytest.raises(DataError, match="texts themselves go in a list"):
         one.predict("what a film")
-    with pytest.raises(DataError, match=r"text 2: expected a string, found NoneType"):
-        one.predict(["fine", None])  # type: ignore[list-item]
+    with pytest.raises(DataError, match="row 2: expected text, found int 3"):
+        one.predict(["fine", 3])  # type: ignore[list-item]
     assert one.predict([]) == []
 
 

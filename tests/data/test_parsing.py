@@ -11,27 +11,35 @@ from nlptransfer.data.reading import read_table, read_texts
 from nlptransfer.errors import DataError
 
 BROKEN = {
-    "latin.csv": (b"text,label\nok,1\ncaf\xe9,0\n", "line 3: expected UTF-8, found the byte 0xe9 at position 4; save"),
-    "utf16.jsonl": ('{"text": "a"}'.encode("utf-16"), "line 1: expected UTF-8, found the byte 0xff at position 1"),
+    "latin.csv": (
+        b"text,label\nok,1\ncaf\xe9,0\n",
+        "line 3: expected UTF-8, found the byte 0xe9 at position 4; encoding=cp1252 reads the line as 'café,0'",
+    ),
+    "unmarked.csv": ("text,label\nok,1\n".encode("utf-16-le"), "found UTF-16 without its mark; set encoding=utf-16-le"),
     "bad.jsonl": ('{"text": "a"}\n\n{"text": \n', r"bad.jsonl, line 3: broken JSON: .*; write one object a line"),
-    "list.jsonl": ('["a", 1]\n', r"line 1: expected a JSON object, found \[\"a\", 1\]"),
-    "bad.json": ('[{"text": "a"},', "bad.json, line 1: broken JSON"),
-    "scalar.json": ('[{"text": "a"}, 3]', "row 2: expected an object, found 3"),
-    "open.csv": ('text,label\na,1\n"b,0\nc,1\n', r"row 2, from line 3: broken csv: unexpected end of data; put quotes"),
-    "quote.csv": ('text,label\n"a"b,1\n', "row 1, from line 2: broken csv: ',' expected after '\"'"),
-    "short.csv": ("text,label\na,1\n\nb\n", "row 2, line 4: expected 2 fields as in the header, found 1; put quotes"),
-    "long.csv": ("text,label\ngood, very,1\n", "row 1, line 2: expected 2 fields as in the header, found 3"),
-    "short.tsv": ("text\tlabel\na\t1\nb\n", "row 2, line 3: expected 2 fields as in the header, found 1"),
-    "open.tsv": ('text\tlabel\n"a\t1\nb\n', "row 1, from line 2: broken tsv: unexpected end of data"),
-    "twice.csv": ("a,a\nx,y\n", "line 1: expected a header of distinct column names, found 'a' more than once"),
+    "list.jsonl": (
+        '["a", 1]\n',
+        r"row 1: expected a JSON object, found \"a\"; write a list of objects, or an object a line",
+    ),
+    "values.json": ('[["a", 1]]', r"row 1: expected a JSON object, found \[\"a\", 1\]; .*orient='records'"),
+    "bad.json": ('[{"text": "a"},', "bad.json, line 1: broken JSON: expected the end of the list, found the end"),
+    "scalar.json": ('[{"text": "a"}, 3]', "row 2: expected a JSON object, found 3"),
+    "splits.json": ('{"train": [{"a": 1}], "test": [{"a": 2}]}', r"expected one list of rows, found 'train', 'test'"),
+    "open.csv": ('text,label\na,1\n"b,0\nc,1\n', r"line 3: expected an end of the quotes that open here, found none"),
+    "quote.csv": ('text,label\n"a"b,1\n', r"line 2: expected the quotes \" at the start .*; set quoting=none"),
+    "slash.csv": ('text,label\n"a \\"b\\" c",1\n', r"line 2: .* set escape=\\\\ where a backslash"),
+    "long.csv": (
+        "text,label\ngood, very,1\n",
+        "line 2: expected 2 cells as in the header, found 3: '1' is too many; put",
+    ),
+    "twice.csv": ("a,a\nx,y\n", r"line 1: expected distinct column names, found 'a' \(2 times\); .* header=false"),
     "bad.parquet": ("PAR1 no", "bad.parquet, after row 0: broken parquet: .*; copy or download it again"),
     "cut.parquet": (KINDS[".parquet"][:-20], "cut.parquet, after row 0: broken parquet"),
-    "empty.csv": ("", "empty.csv: expected rows of text and label, found no row; is the file empty"),
+    "empty.csv": ("", "empty.csv: expected rows, found an empty file"),
     "header.csv": ("text,label\n", "header.csv: expected rows of text and label, found no row"),
     "empty.jsonl": ("\n", "empty.jsonl: expected rows of text and label, found no row"),
     "empty.json": ("", "empty.json: expected rows"),
     "none.json": ("[]", "none.json: expected rows"),
-    "a.xlsx": ("", r"a.xlsx: expected a file of kind .csv, .tsv, .jsonl, .json, .parquet, plain or .gz, found .xlsx"),
 }
 
 
@@ -44,7 +52,7 @@ def test_broken_files(tmp_path, name):
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["short.csv", "open.csv", "short.tsv", "bad.jsonl"])
+@pytest.mark.parametrize("name", ["quote.csv", "open.csv", "long.csv", "bad.jsonl"])
 def test_a_broken_file_is_closed_while_its_error_is_held(tmp_path, name):
     path = write(tmp_path / name, BROKEN[name][0])
     with pytest.raises(DataError) as held:
@@ -55,10 +63,9 @@ def test_a_broken_file_is_closed_while_its_error_is_held(tmp_path, name):
 @pytest.mark.parametrize("kind", KINDS)
 def test_broken_gzip(tmp_path, kind):
     path = write(tmp_path / f"a{kind}.gz", KINDS[kind])
-    for content in (path.read_bytes()[:-12], b"no gzip at all"):
-        path.write_bytes(content)
-        with pytest.raises(DataError, match=r"expected a whole gzip file, found a broken one .* copy or download"):
-            read_table(path, "")
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(DataError, match=r"expected a whole gzip file, found a broken one .* copy or download"):
+        read_table(path, "")
 
 
 def test_file_that_may_not_be_read(tmp_path, monkeypatch):
@@ -67,7 +74,7 @@ def test_file_that_may_not_be_read(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("nlptransfer.data.parsing._open", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DataError, match=r"a\.csv: cannot be read: Permission denied"):
         read_table(path, "")
 
@@ -77,7 +84,7 @@ def test_broken_gzip_says_how_far_it_went(tmp_path):
     lines = "".join(f'{{"text": "{hash((seed, 7)) % 10**15}", "label": "a"}}\n' for seed in range(20_000))
     path = write(tmp_path / "a.jsonl.gz", lines)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DataError, match=r"a\.jsonl\.gz, after line \d{4,}: expected a whole gzip file"):
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz, after [\d,]{6,} bytes: expected a whole gzip file"):
         read_table(path, "")
 
 

@@ -133,9 +133,8 @@ def test_texts_without_labels_and_with_none(tmp_path):
     assert list(read_texts(write(tmp_path / "a.parquet", content))) == ["", "b"]
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.txt", "a.json"])
-def test_empty_files_have_no_text(tmp_path, name):
-    assert list(read_texts(write(tmp_path / name, ""))) == []
+def test_a_file_with_a_header_alone_has_no_text(tmp_path):
+    assert list(read_texts(write(tmp_path / "a.csv", "text,label\n"))) == []
 
 
 def test_iterables_are_streamed():
@@ -149,13 +148,14 @@ def test_iterables_are_streamed():
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt"])
 def test_files_are_streamed(tmp_path, name):
-    line = {"a.jsonl": '{"text": "x"}\n', "a.csv": "x\n", "a.txt": "x\n"}[name]
-    path = write(tmp_path / name, ("text\n" if name == "a.csv" else "") + line * 100_000)
+    text = "a film " * 20
+    line = {"a.jsonl": f'{{"text": "{text}"}}\n'}.get(name, f"{text}\n")
+    path = write(tmp_path / name, ("text\n" if name == "a.csv" else "") + line * 20_000)
     with path.open("ab") as handle:
         handle.write(b"\xff\n")
     texts = read_texts(path)
-    assert next(texts) == "x"
-    with pytest.raises(DataError, match=r"line 10000[12]: expected UTF-8"):
+    assert next(texts) == text
+    with pytest.raises(DataError, match=r"line 2000[12]: expected UTF-8"):
         list(texts)
 
 
@@ -179,9 +179,8 @@ def test_standard_input(monkeypatch, content, texts):
     ("name", "content", "message"),
     [
         ("a.csv", "a,b\nx,y\n", "a.csv: expected one text column, found several"),
-        ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', "row 2: expected 'text', found 'txt'"),
-        ("a.jsonl", '{"text": ["x"]}\n', "row 1, column 'text': expected text, found list"),
-        ("a.pdf", "", r"a.pdf: expected a file of kind .txt, .csv, .* found .pdf"),
+        ("a.jsonl", '{"text": ["x"]}\n', "row 1.*: expected text, found list"),
+        ("a.pdf", "%PDF-1.4", r"a.pdf: expected rows, found a PDF; name a file of rows"),
     ],
 )
 def test_texts_that_cannot_be_read(tmp_path, name, content, message):
@@ -192,5 +191,5 @@ def test_texts_that_cannot_be_read(tmp_path, name, content, message):
 def test_texts_from_nowhere():
     with pytest.raises(DataError, match=r"what a film: expected a file of texts, found no such file; .* go in a list"):
         read_texts("what a film")
-    with pytest.raises(DataError, match="text 2: expected a string, found int 3"):
-        list(read_texts(["a", 3]))  # type: ignore[list-item]
+    with pytest.raises(DataError, match="row 2: expected text, found int 3"):
+        list(read_texts(["a", 3]))

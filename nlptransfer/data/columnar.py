@@ -1,0 +1,171 @@
+"""Read parquet, Arrow and Excel files. Does not know which column is what."""
+
+import json
+import logging
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime, time
+from typing import TYPE_CHECKING, Any
+
+from nlptransfer.data.opening import Opened
+from nlptransfer.data.table import Table
+from nlptransfer.errors import DataError, abridged
+
+if TYPE_CHECKING:
+    import pyarrow
+
+logger = logging.getLogger("nlptransfer")
+
+
+def read_parquet(front: Opened, rows: int) -> Iterator[Table]:
+    """Read tables of at most ``rows`` rows each, at least one; a DataError says after which row a file is broken."""
+    import pyarrow.parquet
+
+    def batches() -> Iterator["pyarrow.Table"]:
+        with pyarrow.parquet.ParquetFile(front.seekable()) as file:
+            yield file.schema_arrow.empty_table()
+            for batch in file.iter_batches(rows):
+                yield pyarrow.Table.from_batches([batch])
+
+    return _tables(front.where, "parquet", batches())
+
+
+def read_arrow(front: Opened, rows: int) -> Iterator[Table]:
+    """Read an Arrow or Feather file, or a stream of Arrow's, in its record batches of at most ``rows`` rows each."""
+    import pyarrow.feather
+
+    def batches() -> Iterator["pyarrow.Table"]:
+        if front.head.startswith(b"FEA1"):
+            whole = pyarrow.feather.read_table(front.seekable())
+            yield from (whole.slice(start, rows) for start in range(0, max(1, len(whole)), rows))
+        elif front.head.startswith(b"ARROW1"):
+            source = pyarrow.memory_map(str(front.path)) if front.path else pyarrow.BufferReader(front.stream.read())
+            with pyarrow.ipc.open_file(source) as reader:
+                yield reader.schema.empty_table()
+                for number in range(reader.num_record_batches):
+                    yield from _slices(reader.get_batch(number), rows)
+        else:
+            with pyarrow.ipc.open_stream(front.stream) as reader:
+                yield reader.schema.empty_table()
+                for batch in reader:
+                    yield from _slices(batch, rows)
+
+    return _tables(front.where, "Arrow", batches())
+
+
+def class_names(schema: "pyarrow.Schema") -> dict[str, tuple[str, ...]]:
+    """Return the names of the ids in each ClassLabel column, as ``datasets`` keeps them in a schema's metadata."""
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    features = json.loads(metadata).get("info", {}).get("features", {}) if metadata else {}
+    names = {}
+    for name, feature in features.items():
+        feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+        if feature.get("_type") == "ClassLabel" and feature.get("names"):
+            names[name] = tuple(feature["names"])
+    return names
+
+
+def without_bytes(arrow: "pyarrow.Table") -> "pyarrow.Table":
+    """Turn binary columns into text where they are UTF-8, and leave out others: images and sounds are of no use."""
+    import pyarrow
+
+    for index, column in reversed(list(enumerate(arrow.schema))):
+        if "binary" not in str(column.type):
+            continue
+        try:
+            arrow = arrow.set_column(index, column.name, arrow.column(index).cast(pyarrow.large_string()))
+        except pyarrow.ArrowException:
+            arrow = arrow.remove_column(index)
+    return arrow
+
+
+def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator[Table]:
+    """Make tables of Arrow's, the first of which shows the columns alone where more follow."""
+    import pyarrow
+
+    first, names = 1, None
+    empty = None
+    try:
+        for part in parts:
+            if not len(part):
+                empty = part
+                continue
+            table = without_bytes(part)
+            if names is None:
+                names = table.column_names
+                _check_names(where, names)
+                if others := [name for name in part.column_names if name not in names]:
+                    logger.info("%s: columns of bytes left out: %s", where, ", ".join(map(repr, others)))
+            if missing := {*names} - {*table.column_names}:
+                name = min(missing)
+                raise DataError(f"{where}, from row {first}: expected text in column {name!r} as above, found bytes")
+            yield _table(where, table.select(names), first)
+            first += len(table)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{where}, after row {first - 1}: broken {kind}: {error}; copy or download it again") from error
+    if names is None and empty is not None:
+        yield _table(where, empty, 1)
+
+
+def _table(where: str, arrow: "pyarrow.Table", first: int) -> Table:
+    columns = dict(zip(arrow.column_names, arrow.columns, strict=True))
+    return Table(where, columns, class_names(arrow.schema), first_row=first)
+
+
+def _check_names(where: str, names: list[str]) -> None:
+    if twice := [repr(name) for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{where}: expected distinct column names, found {abridged(twice, 5)} twice; rename them")
+
+
+def _slices(batch: "pyarrow.RecordBatch", rows: int) -> Iterator["pyarrow.Table"]:
+    import pyarrow
+
+    for start in range(0, len(batch), rows):
+        yield pyarrow.Table.from_batches([batch.slice(start, rows)])
+
+
+def read_sheet(front: Opened, sheet: str | int | None) -> Iterator[list[str]]:
+    """Read the rows of an Excel sheet as text: whole numbers without decimals, dates as year-month-day.
+
+    A DataError where no sheet is named and several have rows, or where there is no such sheet.
+    """
+    try:
+        from openpyxl import load_workbook
+    except ImportError as error:
+        raise DataError(f"{front.where}: Excel files need openpyxl: pip install 'nlptransfer[excel]'") from error
+    try:
+        book = load_workbook(front.seekable(), read_only=True, data_only=True)
+        chosen = _sheet(book.worksheets, sheet, front.where)
+        for row in chosen.iter_rows(values_only=True):
+            yield list(map(_cell, row))
+        book.close()
+    except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile) as error:
+        raise DataError(f"{front.where}: broken Excel file: {error}; save it again") from error
+
+
+def _sheet(sheets: list[Any], wanted: str | int | None, where: str) -> Any:
+    titles = [sheet.title for sheet in sheets]
+    if wanted is None:
+        full = [sheet for sheet in sheets if any(any(map(_cell, row)) for row in sheet.iter_rows(values_only=True))]
+        if len(full) < 2:
+            return (full or sheets)[0]
+        found = f"{len(full)} with rows"
+        titles = [sheet.title for sheet in full]
+    elif str(wanted) in titles:
+        return sheets[titles.index(str(wanted))]
+    elif isinstance(wanted, int) and 0 < wanted <= len(sheets):
+        return sheets[wanted - 1]
+    else:
+        found = f"no sheet {wanted!r}"
+    raise DataError(f"{where}: expected one sheet, found {found}; set sheet to one of {abridged(titles, 20)}")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, datetime):
+        return str(value.date() if value.time() == time() else value)
+    return "" if value is None else str(value)

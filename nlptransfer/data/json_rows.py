@@ -1,0 +1,262 @@
+"""Parse JSON in the forms that people write rows in. Does not know which column is what."""
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
+from typing import Any
+
+from nlptransfer.data.opening import Buffered, Utf8
+from nlptransfer.data.table import Table
+from nlptransfer.errors import DataError, abridged
+
+logger = logging.getLogger("nlptransfer")
+
+KINDS = (".json", ".jsonl", ".ndjson")
+"""Endings of the names of JSON files."""
+_SPACE = re.compile(r"[ \t\r\n]*")
+_ROWS_KEYS = ("data", "rows", "examples", "records", "items", "instances", "results", "train")
+_LARGEST_WHOLE = 2.0**53
+_RECORDS = "write a list of objects, or an object a line (pandas: to_json(orient='records'))"
+
+
+def is_json(head: bytes, kind: str) -> bool:
+    """Tell whether text is JSON with rows, by its front; by the ending of its name where that says so."""
+    return kind in KINDS or bool(re.match(rb'\s*(\{\s*("|\})|\[\s*(\{|\]))', head))
+
+
+def read_json(where: str, text: Utf8, size: int, rows: int) -> Iterator[Table]:
+    """Read rows from objects one after the other (a line each, or not), from a list of them, or from one object.
+
+    One object may be pandas' table by columns, by index or split, or hold the rows under one of its keys. Lines are
+    read in tables for about ``size`` bytes, other rows in tables of ``rows``; at least one table.
+    """
+    source, table = Buffered(text, size), None
+    has_lines = has_object_lines(source)
+    for table in tables_of_lines(where, source) if has_lines else tables_of_rows(where, _rows(where, source), rows):
+        yield table
+    if table is None:
+        yield Table(where, {})
+
+
+def tables_of_rows(where: str, objects: Iterable[Mapping[str, Any]], rows: int, first: int = 1) -> Iterator[Table]:
+    """Make tables of ``rows`` rows each out of objects; what one lacks is None."""
+    objects = iter(objects)
+    while some := list(islice(objects, rows)):
+        names = dict.fromkeys(name for row in some for name in row)
+        yield Table(where, {name: _column([row.get(name) for row in some]) for name in names}, first_row=first)
+        first += len(some)
+
+
+def has_object_lines(source: Buffered) -> bool:
+    """Tell whether the first line is an object, and another one follows."""
+    first, _, rest = source.data.strip().partition(b"\n")
+    return bool(rest) and is_object(first)
+
+
+def is_object(line: bytes) -> bool:
+    """Tell whether a line is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def tables_of_lines(where: str, source: Buffered) -> Iterator[Table]:
+    """Read an object a line."""
+    first = 1
+    for data in source.lines():
+        if data.strip():
+            table = _quickly(where, data, first) or _carefully(where, data, source.line, first)
+            yield table
+            first += len(table)
+
+
+def _quickly(where: str, data: bytes, first: int) -> Table | None:
+    """Parse lines of objects with pyarrow; None where it would change a value, or cannot read one."""
+    import pyarrow
+    from pyarrow import json as arrow_json
+
+    try:
+        options = arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1)
+        table = arrow_json.read_json(pyarrow.BufferReader(data), options)
+    except pyarrow.ArrowException:
+        return None
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    return Table(where, columns, first_row=first) if all(map(_is_exact, table.columns)) else None
+
+
+def _is_exact(column: Any) -> bool:
+    """Tell whether a column of pyarrow's is what JSON said: no dates out of text, no fields that were not there."""
+    import pyarrow.compute as compute
+    from pyarrow import types
+
+    kind = column.type
+    if types.is_floating(kind):
+        most = compute.max(compute.abs(column)).as_py()
+        return most is None or most < _LARGEST_WHOLE
+    if types.is_list(kind):
+        return _is_exact(compute.list_flatten(column))
+    if types.is_struct(kind):
+        present = column.drop_null()
+        fields = [compute.struct_field(present, index) for index in range(kind.num_fields)]
+        return all(not field.null_count and _is_exact(field) for field in fields)
+    return not types.is_temporal(kind)
+
+
+def _carefully(where: str, data: bytes, line: int, first: int) -> Table:
+    rows = []
+    for number, text in enumerate(data.decode().split("\n"), line):
+        if text.strip():
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                raise DataError(f"{where}, line {number}: broken JSON: {error}; write one object a line") from error
+            rows.append(_checked(row, f"{where}, line {number}"))
+    return next(tables_of_rows(where, rows, len(rows), first))
+
+
+def _checked(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, found {json.dumps(row, ensure_ascii=False):.80}; {_RECORDS}")
+    return row
+
+
+def _rows(where: str, source: Buffered) -> Iterator[dict[str, Any]]:
+    values = _values(where, source)
+    first = next(values, None)
+    if first is None:
+        return
+    is_list, number, row = first
+    second = None if is_list else next(values, None)
+    if not is_list and second is None:
+        yield from _rows_of(_checked(row, where), where)
+        return
+    yield _checked(row, f"{where}, row {number}")
+    for _, number, row in chain([second] if second else [], values):
+        yield _checked(row, f"{where}, row {number}")
+
+
+def _values(where: str, source: Buffered) -> Iterator[tuple[bool, int, Any]]:
+    """Yield each value of a list, or one after the other: whether it is a list, the value's number, the value."""
+    cursor, number = _Cursor(where, source), 0
+    is_list = cursor.skip("[")
+    while cursor.peek() not in ("]" if is_list else "", ""):
+        number += 1
+        yield is_list, number, cursor.value()
+        if is_list and not cursor.skip(",") and cursor.peek() != "]":
+            raise cursor.error("expected a comma or the end of the list")
+    if is_list and not cursor.skip("]"):
+        raise cursor.error("expected the end of the list")
+    if is_list and cursor.peek():
+        raise cursor.error("expected nothing behind the list")
+
+
+class _Cursor:
+    """A place in a text that is read on as it is needed."""
+
+    def __init__(self, where: str, source: Buffered) -> None:
+        self._where, self._source, self._text, self._at = where, source, source.data.decode(), 0
+        self._decode = json.JSONDecoder().raw_decode
+
+    def peek(self) -> str:
+        """Return the next character that is no space; "" at the end."""
+        while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def skip(self, character: str) -> bool:
+        """Go behind a character, and tell whether it is there."""
+        is_there = self.peek() == character
+        self._at += is_there
+        return is_there
+
+    def value(self) -> Any:
+        """Parse the next value."""
+        while True:
+            try:
+                value, self._at = self._decode(self._text, self._at)
+                return value
+            except json.JSONDecodeError as error:
+                reason = error
+            if not self._more():
+                self._at = reason.pos
+                raise self.error(reason.msg) from reason
+
+    def error(self, reason: str) -> DataError:
+        """Return a DataError that names the line."""
+        line = self._source.line + self._text[: self._at].count("\n")
+        found = repr(self._text[self._at : self._at + 40].split("\n")[0]) if self._text[self._at :] else "the end"
+        return DataError(f"{self._where}, line {line}: broken JSON: {reason}, found {found}; {_RECORDS}")
+
+    def _more(self) -> bool:
+        self._source.drop(len(self._text[: self._at].encode()))
+        is_more = self._source.more()
+        self._text, self._at = self._source.data.decode(), 0
+        return is_more
+
+
+def _rows_of(whole: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return the rows that one object holds; the object itself where it is a row."""
+    values, names = list(whole.values()), whole.get("columns")
+    if isinstance(names, list) and isinstance(whole.get("data"), list):
+        return [_named(row, names, f"{where}, row {number}") for number, row in enumerate(whole["data"], 1)]
+    lists = [name for name, value in whole.items() if _is_list_of(value, dict)]
+    if len(lists) > 1 and len(lists) == len(whole):
+        raise DataError(
+            f"{where}: expected one list of rows, found {abridged([*map(repr, lists)], 5)}; write each to a file of "
+            "its own, which in a folder may be train.jsonl, validation.jsonl, test.jsonl"
+        )
+    if len(lists) == 1 and (len(whole) == 1 or lists[0] in _ROWS_KEYS):
+        others = [repr(name) for name in whole if name != lists[0]]
+        left = f", left alone: {abridged(others, 10)}" if others else ""
+        logger.info("%s: rows are those under %r%s", where, lists[0], left)
+        return [_checked(row, where) for row in whole[lists[0]]]
+    if values and all(isinstance(value, dict) and value for value in values):
+        return _rows_of_nested(whole, where)
+    if values and all(isinstance(value, list) for value in values) and {*map(len, values)} == {max(2, len(values[0]))}:
+        logger.info("%s: a list for each column", where)
+        return [dict(zip(whole, row, strict=True)) for row in zip(*values, strict=True)]
+    return [whole]
+
+
+def _rows_of_nested(whole: dict[str, dict[str, Any]], where: str) -> list[dict[str, Any]]:
+    inner = list(dict.fromkeys(chain.from_iterable(whole.values())))
+    if all(name.isdigit() for name in inner) or (not _are_rows(whole) and len(inner) > len(whole)):
+        logger.info("%s: a table by columns", where)
+        return [{name: column.get(row) for name, column in whole.items()} for row in inner]
+    if _are_rows(whole) or len(whole) > len(inner):
+        logger.info("%s: a table by rows, under the name of each", where)
+        return list(whole.values())
+    return [whole]
+
+
+def _are_rows(whole: dict[str, Any]) -> bool:
+    return all(name.isdigit() for name in whole)
+
+
+def _named(row: Any, names: list[Any], where: str) -> dict[str, Any]:
+    if not isinstance(row, list) or len(row) != len(names):
+        raise DataError(f"{where}: expected a list of {len(names)} values, one a column, found {row!r:.80}")
+    return dict(zip(map(str, names), row, strict=True))
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, kind) for item in value)
+
+
+def _column(values: list[Any]) -> Any:
+    """Return values as a column of Arrow's where it holds them exactly, else as they are."""
+    import pyarrow
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {list}:
+        kinds = {type(item) for value in values if value is not None for item in value}
+    if len(kinds) != 1 or not kinds <= {str, int, float, bool}:
+        return values
+    try:
+        return pyarrow.chunked_array([pyarrow.array(values)])
+    except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError):
+        return values
