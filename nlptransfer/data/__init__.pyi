@@ -8,6 +8,7 @@ from .dataset import load_split as load_split
 from .labels import Labels as Labels
 from .normalization import NORMALIZATIONS as NORMALIZATIONS
 from .normalization import normalize as normalize
+from .parsing import FileSettings as FileSettings
 from .quality import data_warnings as data_warnings
 from .reading import read_texts as read_texts
 from .unlabeled import load_texts as load_texts

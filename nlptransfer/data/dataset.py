@@ -47,7 +47,7 @@ class DataSettings(FileSettings):
     """Column of the weight, from 0, of each training row in the loss; all 1 if None."""
     label_delimiter: str | None = None
     """What joins the labels of one row, as "|" in "a|b"; "" where a row has one label with such a sign in its name."""
-    label_names: list[str] | None = None
+    label_names: tuple[str, ...] | None = None
     """Names of the columns of a matrix of 0 and 1, or of the labels 0, 1, 2, ..."""
     label_mapping: dict[str, str] | None = None
     """Other names of labels: {"Pos": "pos"}; several may become one. In a source's labels too."""

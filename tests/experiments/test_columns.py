@@ -1,5 +1,7 @@
 """Columns that make one text together, weights in the loss of every route, other names of labels; and the record."""
 
+import random
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from helpers.runs import finetune, record_of
 from helpers.transfers import ALONE, ROUTES
 from nlptransfer import compare
 from nlptransfer.data.dataset import load_data
-from nlptransfer.errors import SettingError
+from nlptransfer.errors import DataError, SettingError
 
 FLIPPED = {"good": "bad", "bad": "good"}
 
@@ -20,8 +22,6 @@ def settings_of(route, vectors_file, bases):
 
 def with_lies(route):
     """Splits whose train has as many rows of wrong labels, of little weight, as of right ones."""
-    import random
-
     right = topic_splits({"train": 60, "validation": 16, "test": 40}, 0) if route.startswith("words") else splits(60, 0)
     wrong, labels = topic_rows(60, random.Random(9)) if route.startswith("words") else texts_of(60, 9)
     texts, names = right["train"]
@@ -52,6 +52,22 @@ def test_weights_count_in_the_baseline_and_in_a_source(vectors_file, tmp_path):
     for number, column in enumerate(("weight", None)):
         run = finetune(target, source=rows, output_dir=tmp_path / str(number), source_weight_column=column, **settings)
         assert (run.metrics["accuracy"] >= 0.85) == (column is not None)
+
+
+def test_files_of_the_source_are_read_by_settings_of_their_own(vectors_file, tmp_path):
+    (texts, labels), target = topic_rows(60, random.Random(1)), tmp_path / "target.csv"
+    lines = [f"{text};{label} é" for text, label in zip(texts, labels, strict=True)]
+    (tmp_path / "source.csv").write_bytes("\n".join(["text;label", *lines]).encode("cp1252"))
+    target.write_text("\n".join(["text|label", *lines]).replace(";", "|"), encoding="utf-8")
+    settings = {"base": vectors_file, "route": "word2vec", "head_type": "linear", "transfer": "copy", "verdict": False}
+    settings |= {"source": tmp_path / "source.csv", "separator": "|"}
+    reading = {"encoding": "cp1252", "separator": ";"}
+    run = finetune(target, output_dir=tmp_path / "run", source_reading=reading, **settings)
+    assert run.metrics["accuracy"] >= 0.85 and run.data.labels.names == ("bad é", "good é")
+    with pytest.raises(DataError, match="encoding=cp1252"):
+        finetune(target, output_dir=tmp_path / "no", **settings)
+    with pytest.raises(SettingError, match="unknown setting 'coding': did you mean 'encoding'"):
+        finetune(target, output_dir=tmp_path / "no", source_reading={"coding": "cp1252"}, **settings)
 
 
 def test_rows_of_weight_zero_are_left_out_of_training_alone():
