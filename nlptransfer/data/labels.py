@@ -97,6 +97,12 @@ class Labels:
             raise DataError(f"expected label ids from 0 to {self.num_labels - 1}, found {array.min()} to {array.max()}")
         return [self.names[int(index)] for index in array]
 
+    def count(self, targets: np.ndarray) -> np.ndarray:
+        """Count the rows of each label, (num_labels,), in targets as :meth:`encode` gives them."""
+        if self.multi_label:
+            return np.asarray(targets.sum(axis=0, dtype=np.float64), np.int64)
+        return np.bincount(targets, minlength=self.num_labels)
+
     def _id(self, name: object, number: int) -> int:
         if not isinstance(name, str):
             raise DataError(f"row {number}: expected a label name, found {type(name).__name__} {name!r}")
