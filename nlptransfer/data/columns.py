@@ -142,13 +142,24 @@ def clean_text(value: Any, where: str) -> str:
 
 def _texts_of_column(table: Table, name: str) -> list[str]:
     values = table.values(name)
-    if all(type(value) is str and value.isascii() for value in values):
+    if _is_ascii(table.column(name)):
         return values
     where, first = f"{table.where}, column {name!r}", table.first_row
     return [
         value if type(value) is str and value.isascii() else clean_text(value, f"{where}, row {row}")
         for row, value in enumerate(values, first)
     ]
+
+
+def _is_ascii(column: Any) -> bool:
+    """Tell whether all values are text, and as in NFC, which ASCII is."""
+    if isinstance(column, list):
+        return all(type(value) is str and value.isascii() for value in column)
+    import pyarrow
+    from pyarrow import compute
+
+    is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+    return is_text and not column.null_count and bool(compute.all(compute.string_is_ascii(column)).as_py())
 
 
 def _named(table: Table, setting: str, value: Names) -> tuple[str, ...]:

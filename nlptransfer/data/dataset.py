@@ -238,7 +238,7 @@ def _load(source: Any, settings: DataSettings) -> Data:
     class_names = settings.label_names or tables["train"].class_names.get(columns.label[0])
     labels = _labels_of(rows["train"], class_names)
     encoded = {split: _encode(these, labels, split) for split, these in rows.items()}
-    train = set(encoded["train"].texts)
+    train = {*encoded["train"].texts} if len(encoded) > 1 else set()
     for name, part in encoded.items():
         if name != "train" and (shared := sum(text in train for text in part.texts)):
             logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(part), name)
