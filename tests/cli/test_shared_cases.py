@@ -63,7 +63,8 @@ READ = {
     "fsl.parquet": Case(
         error="found [0, 1, 0]; name the columns of vectors of 0 and 1 in label_names",
         options=("--set", "label_names=x,y,z"),
-        labels=("y", "z"),
+        labels=("x", "y"),
+        multi_label=True,
     ),
     "ft.txt": Case(log=("__label__",)),
     "gz_as.csv": Case(),
