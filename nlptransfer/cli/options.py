@@ -23,6 +23,8 @@ Revision = Annotated[str | None, Option(help="commit, branch or tag of a base on
 SavedBase = Annotated[str | None, Option("--base", help="the model's base, where it is not found by itself")]
 SavedRevision = Annotated[str | None, Option("--revision", help="commit, branch or tag of a classifier on the hub")]
 Output = Annotated[Path | None, Option(help="file to write; standard output if none")]
+BatchSize = Annotated[int | None, Option(help="most texts in one pass through the model")]
+Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; by default a GPU where there is one")]
 Metric = Annotated[list[str] | None, Option(help="a further evaluate metric to score with")]
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="open gensim's own files, which can run code")]
 OutputDir = Annotated[Path | None, Option(help="the folder to write; by default one under runs/")]

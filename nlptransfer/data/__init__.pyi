@@ -1,8 +1,12 @@
 from .columns import JOINT as JOINT
+from .columns import Names as Names
+from .columns import find_columns as find_columns
+from .columns import texts_of as texts_of
 from .dataset import Data as Data
 from .dataset import DataSettings as DataSettings
 from .dataset import Split as Split
 from .dataset import check_mapping as check_mapping
+from .dataset import data_settings as data_settings
 from .dataset import load_data as load_data
 from .dataset import load_split as load_split
 from .labels import Labels as Labels
@@ -11,6 +15,8 @@ from .normalization import normalize as normalize
 from .parsing import FileSettings as FileSettings
 from .quality import data_warnings as data_warnings
 from .reading import read_texts as read_texts
+from .reading import stream_tables as stream_tables
+from .table import Table as Table
 from .unlabeled import load_texts as load_texts
 from .unlabeled import load_unlabeled as load_unlabeled
 from .unlabeled import with_unlabeled as with_unlabeled

@@ -103,6 +103,10 @@ class SavedFormat(Settings, ABC):
             raise RunFolderError(f"{folder}: expected every weight of the model, found no {', '.join(missing)}")
         return model.eval(), fast_tokenizer(folder)
 
+    def placed(self, model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
+        """Return a model on a device; None: the one that this process works on."""
+        return cast(Any, model).to(device or distributed.state().device)  # type: ignore[no-any-return]
+
     def options(self, folder: Path) -> dict[str, Any]:
         """Return what the model's ``from_pretrained`` takes besides the folder."""
         return {}
