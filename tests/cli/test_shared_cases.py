@@ -180,4 +180,4 @@ def test_prediction(name, command_line, model, tmp_path):
         ended = command_line(main, *call, *case.options)
     assert ended.code == 0, ended.err
     lines = output.read_text(encoding="utf-8").splitlines()
-    assert len(lines) == (case.predicted or ROWS) and all('"score"' in line for line in lines)
+    assert len(lines) == (case.predicted or ROWS) and all('score": 0.' in line for line in lines)
