@@ -106,12 +106,12 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
             names = names or table.column_names
             if missing := sorted({*names} - {*table.column_names}):
                 raise DataError(f"{where}, from row {first}: expected UTF-8 in {missing[0]!r} as above, found bytes")
-            yield _table(where, table.select(names), first)
+            yield _table(where, table.select(names), first, part)
             first += len(table)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{where}, after row {first - 1}: broken {kind}: {error}; copy or download it again") from error
     if empty is not None and not names:
-        yield _table(where, empty, 1)
+        yield _table(where, empty, 1, empty)
 
 
 def _check_names(where: str, names: list[str]) -> None:
@@ -119,9 +119,9 @@ def _check_names(where: str, names: list[str]) -> None:
         raise DataError(f"{where}: expected distinct column names, found {abridged(twice, 5)} twice; rename them")
 
 
-def _table(where: str, arrow: "pyarrow.Table", first: int) -> Table:
+def _table(where: str, arrow: "pyarrow.Table", first: int, whole: "pyarrow.Table") -> Table:
     columns = dict(zip(arrow.column_names, arrow.columns, strict=True))
-    return Table(where, columns, class_names(arrow.schema), first_row=first)
+    return Table(where, columns, class_names(arrow.schema), first_row=first, arrow=whole)
 
 
 def _slices(batch: "pyarrow.RecordBatch", rows: int) -> Iterator["pyarrow.Table"]:

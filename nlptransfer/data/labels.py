@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -21,9 +21,69 @@ from nlptransfer.data.spelling import TRUTHS, are_measurements, canonical, joine
 from nlptransfer.errors import DataError, abridged
 
 logger = logging.getLogger("nlptransfer")
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 
+LONGEST_SCALE = 21
+"""Whole numbers in a row that may be a scale at most: from 0 to 20, or from -10 to 10."""
 Row = str | tuple[str, ...]
 """One row's label name, or its set of names where the data is multi-label."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowLabels:
+    """The labels of rows, each distinct one once."""
+
+    distinct: list[Row | None]
+    """None: a missing label"""
+    codes: np.ndarray
+    """(rows,): the place of each row's among the distinct ones"""
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __iter__(self) -> Iterator[Row | None]:
+        return (self.distinct[code] for code in self.codes.tolist())
+
+    @property
+    def multi_label(self) -> bool:
+        return any(isinstance(label, tuple) for label in self.distinct)
+
+    @property
+    def names(self) -> list[tuple[str, ...]]:
+        """The names in each distinct one; none in a missing label."""
+        return [(label,) if isinstance(label, str) else label or () for label in self.distinct]
+
+    def is_present(self) -> np.ndarray:
+        """Tell which rows have a label, or an empty set of labels, (rows,)."""
+        present: np.ndarray = np.array([label is not None for label in self.distinct], bool)[self.codes]
+        return present
+
+    def take(self, rows: np.ndarray) -> "RowLabels":
+        """Return the labels of the rows at these places, or where a mask is true, and no others as distinct."""
+        codes, found = np.unique(self.codes[rows], return_inverse=True)
+        return RowLabels([self.distinct[code] for code in codes.tolist()], found)
+
+    def counts(self) -> Counter[str]:
+        """Count the rows of each name, in the order of their first rows."""
+        counts = Counter[str]()
+        rows = np.bincount(self.codes, minlength=len(self.distinct)).tolist()
+        for names, count in zip(self.names, rows, strict=True):
+            counts.update(dict.fromkeys(names, count))
+        return counts
+
+    def mapped(self, mapping: Mapping[str, str]) -> "RowLabels":
+        """Rename labels; those that no key is, in any spelling of a number or truth, stay as they are."""
+        by_spelling = {canonical(name): other for name, other in mapping.items()}
+
+        def renamed(name: str) -> str:
+            return mapping[name] if name in mapping else by_spelling.get(canonical(name), name)
+
+        def of_row(row: Row | None) -> Row | None:
+            if isinstance(row, tuple):
+                return tuple(dict.fromkeys(map(renamed, row)))
+            return None if row is None else renamed(row)
+
+        return RowLabels([*map(of_row, self.distinct)], self.codes)
 
 
 @dataclass(frozen=True)
@@ -64,6 +124,18 @@ class Labels:
         counts = Counter(map(canonical, self.names))
         return {spelling: name for name in self.names if counts[spelling := canonical(name)] == 1}
 
+    @cached_property
+    def scale(self) -> tuple[int, ...] | None:
+        """The numbers that the names are, if they are whole and in a row, as stars from 1 to 5 are; else None.
+
+        More numbers than ``LONGEST_SCALE`` are ids of classes, of which a larger one is not more of anything.
+        """
+        are_few = 3 <= self.num_labels <= LONGEST_SCALE
+        if self.multi_label or not are_few or not all(map(_WHOLE.fullmatch, self.names)):
+            return None
+        numbers = tuple(map(int, self.names))
+        return numbers if max(numbers) - min(numbers) == self.num_labels - 1 else None
+
     @property
     def problem_type(self) -> str:
         """The ``problem_type`` of a transformers config."""
@@ -97,6 +169,12 @@ class Labels:
             raise DataError(f"expected label ids from 0 to {self.num_labels - 1}, found {array.min()} to {array.max()}")
         return [self.names[int(index)] for index in array]
 
+    def count(self, targets: np.ndarray) -> np.ndarray:
+        """Count the rows of each label, (num_labels,), in targets as :meth:`encode` gives them."""
+        if self.multi_label:
+            return np.asarray(targets.sum(axis=0, dtype=np.float64), np.int64)
+        return np.bincount(targets, minlength=self.num_labels)
+
     def _id(self, name: object, number: int) -> int:
         if not isinstance(name, str):
             raise DataError(f"row {number}: expected a label name, found {type(name).__name__} {name!r}")
@@ -112,7 +190,7 @@ def read_labels(
     class_names: Sequence[str] | None = None,
     delimiter: str | None = None,
     label_names: Sequence[str] | None = None,
-) -> list[Row | None]:
+) -> RowLabels:
     """Turn raw label values into names, or into tuples of names in multi-label data; a missing label is None.
 
     Names are stripped and NFC-normalized; whole numbers become their digits, true and false "true" and "false". None,
@@ -145,11 +223,10 @@ def read_labels(
     _refuse_mixed_kinds(column)
     if delimiter is None and class_names is None and label_names is None:
         _refuse_what_is_no_name(column)
-    names = [_names(*each) for each in column.places()]
-    return [names[code] for code in column.codes.tolist()]
+    return RowLabels([_names(*each) for each in column.places()], column.codes)
 
 
-def labels_of_columns(columns: Mapping[str, Any], where: str = "labels") -> list[tuple[str, ...] | None]:
+def labels_of_columns(columns: Mapping[str, Any], where: str = "labels") -> RowLabels:
     """Turn columns of 0 and 1, one a label, into the names of the labels that each row has.
 
     True and false are 1 and 0, in text too; a blank cell is 0, and a row of blanks has no label. A DataError names
@@ -167,32 +244,12 @@ def labels_of_columns(columns: Mapping[str, Any], where: str = "labels") -> list
                 )
         carried.append(np.array([bool(_flag(value)) for value in column.values], bool)[column.codes])
         blank.append(np.array([value is None for value in column.values], bool)[column.codes])
-    matrix = np.column_stack(carried)
-
-    @cache
-    def row_of(packed: bytes) -> tuple[str, ...]:
-        return tuple(names[index] for index in np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8))))
-
-    found: list[tuple[str, ...] | None] = [row_of(row.tobytes()) for row in np.packbits(matrix, axis=1)]
-    for row in np.flatnonzero(np.column_stack(blank).all(axis=1)):
-        found[row] = None
-    return found
-
-
-def map_labels(rows: Iterable[Row | None], mapping: Mapping[str, str]) -> list[Row | None]:
-    """Rename labels; those that no key of ``mapping`` is, in any spelling of a number or truth, stay as they are."""
-    by_spelling = {canonical(name): other for name, other in mapping.items()}
-
-    def mapped(name: str) -> str:
-        return mapping[name] if name in mapping else by_spelling.get(canonical(name), name)
-
-    @cache
-    def renamed(row: Row | None) -> Row | None:
-        if row is None or isinstance(row, str):
-            return None if row is None else mapped(row)
-        return tuple(dict.fromkeys(map(mapped, row)))
-
-    return [renamed(row) for row in rows]
+    is_blank = np.column_stack(blank).all(axis=1, keepdims=True)
+    sets, codes = np.unique(np.hstack([np.column_stack(carried), is_blank]), axis=0, return_inverse=True)
+    distinct: list[Row | None] = [
+        None if row[-1] else tuple(names[index] for index in np.flatnonzero(row)) for row in sets
+    ]
+    return RowLabels(distinct, codes)
 
 
 def order_names(names: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -214,7 +271,6 @@ _SIMPLE = {str, bytes, int, float, bool, Decimal}
 _ITEM = r"""('[^']*'|"[^"]*"|-?[0-9]+\.?)"""
 # As numpy writes an array: Python would read "['a' 'b']" as ['ab'].
 _SPACED = re.compile(rf"\[\s*{_ITEM}(\s+{_ITEM})+\s*\]")
-_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)

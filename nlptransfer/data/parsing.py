@@ -81,7 +81,8 @@ def read_file(path: Path, settings: FileSettings) -> Table:
 
     What was inferred about it (separator, encoding, ...) and what was mended is in the log.
     """
-    return joined(_tables(path, settings, _WHOLE_BYTES, _WHOLE_ROWS))
+    # What the columns leave out would stay in memory.
+    return joined(replace(table, arrow=None) for table in _tables(path, settings, _WHOLE_BYTES, _WHOLE_ROWS))
 
 
 def stream_file(source: Path | IO[bytes], settings: FileSettings) -> Iterator[Table]:
