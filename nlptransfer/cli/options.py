@@ -48,7 +48,8 @@ TRAINING_READING = {
     "header": _reading("true|false", "whether the first line names the columns; found by itself"),
     "quoting": _reading("minimal|none", "whether quotes enclose cells"),
     "escape": _reading("CHAR", "what stands before a quote that is part of a cell, where quotes are not doubled"),
-    "sheet": _reading("NAME", "of a spreadsheet"),
+    "sheet": _reading("NAME", "of a spreadsheet, or its number"),
+    "max_unpacked_gb": _reading("N", "most gigabytes that a packed file may unpack to"),
 }
 """Options of how rows to learn from are read, by the setting that each fills."""
 ROWS_READING = {name: option for name, option in TRAINING_READING.items() if name != "weight_column"}

@@ -56,3 +56,4 @@ from .tokens import TokenRows as TokenRows
 from .tokens import encode as encode
 from .tokens import encode_words as encode_words
 from .tokens import token_counts as token_counts
+from .tokens import with_separator as with_separator

@@ -18,7 +18,16 @@ from nlptransfer.data import Data, Labels
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained, quiet
-from nlptransfer.models import LongText, Rows, SharedBase, TokenRows, encode, predict_logits, token_counts
+from nlptransfer.models import (
+    LongText,
+    Rows,
+    SharedBase,
+    TokenRows,
+    encode,
+    predict_logits,
+    token_counts,
+    with_separator,
+)
 from nlptransfer.settings import Settings
 from nlptransfer.training import ParameterGroup, learned_state
 
@@ -109,7 +118,8 @@ class SavedFormat(Settings, ABC):
         if not self.reads_tokens or self.long_text != "truncate":
             return predict_logits(model, self.rows(model, tokenizer, texts))
         # No line of this project: the tokenizer's own padding, one batch.
-        tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
+        written = [with_separator(text, tokenizer) for text in texts]
+        tokens = tokenizer(written, padding=True, truncation=True, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             return cast(np.ndarray, model(**tokens).logits.float().cpu().numpy())
 
