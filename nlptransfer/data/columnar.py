@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlptransfer.data.opening import Opened
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError, abridged
+from nlptransfer.errors import DataError, SettingError, abridged
 
 if TYPE_CHECKING:
     import pyarrow
@@ -139,12 +139,13 @@ def _slices(batch: "pyarrow.RecordBatch", rows: int) -> Iterator["pyarrow.Table"
 def read_sheet(front: Opened, sheet: str | int | None) -> Iterator[list[str]]:
     """Read the rows of an Excel sheet as text: whole numbers without decimals, dates as year-month-day.
 
-    A DataError where no sheet is named and several have rows, or where there is no such sheet.
+    A DataError where no sheet is named and several have rows, or where there is no such sheet; a SettingError without
+    openpyxl.
     """
     try:
         from openpyxl import load_workbook
     except ImportError as error:
-        raise DataError(f"{front.where}: Excel files need openpyxl: pip install 'nlptransfer[excel]'") from error
+        raise SettingError(f"{front.where}: Excel files need openpyxl: pip install 'nlptransfer[excel]'") from error
     try:
         with front.seekable() as file:
             book = load_workbook(file, read_only=True, data_only=True)
