@@ -231,7 +231,7 @@ def of_columns(run, tmp_path_factory) -> Path:
 def test_the_text_columns_of_the_training_are_taken(command_line, of_columns, run, tmp_path):
     rows = write(tmp_path / "rows.csv", [{"note": "badae badaf bad " * 3, "body": "wordaa goodae", "title": "goodaf"}])
     ended = command_line(main, "predict", of_columns, rows)
-    assert f"{rows}: text from 'title', 'body', as in training" in ended.err
+    assert f"{rows}: text from 'title' (as 'goodaf', 1 distinct), 'body' (as" in ended.err
     found = json.loads(ended.out)
     assert found["label"] == "positive" and found["text"].startswith("goodaf")
     assert Classifier.load(of_columns).predict([{"title": "goodaf", "body": "wordaa goodae"}])[0].text == found["text"]
