@@ -89,6 +89,8 @@ def show_comparison(result: "ComparisonResult") -> None:
 
 
 def show_runs(runs: Sequence["RunResult"]) -> None:
+    from nlptransfer.evaluation import judged_labels
+
     named = any(run.transfer is not None for run in runs)
     # The gain takes the place of what tells routes apart, as both do not fit into a line.
     has_source = any(run.transfer is not None and run.transfer.source is not None for run in runs)
@@ -106,7 +108,9 @@ def show_runs(runs: Sequence["RunResult"]) -> None:
         if has_source:
             row += [*_verdict_cells(run), seconds]
         else:
-            row += [f"{test['f1_macro']:.3f}" if test else "", f"{cost.trainable_parameters:,}", seconds]
+            judged = judged_labels(test) if test else ""
+            macro = f"{test['f1_macro']:.3f}" + (f" ({judged})" if judged else "") if test else ""
+            row += [macro, f"{cost.trainable_parameters:,}", seconds]
             row += [_or_none(cost.texts_per_second, ",.0f"), _or_none(cost.size_mb, ".1f")]
         rows.append(row)
     _print_table(("data", "route", *(["transfer"] if named else []), ">accuracy (95%)", *numbers), rows)

@@ -3,6 +3,7 @@
 import json
 import logging
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, time
@@ -23,7 +24,9 @@ def read_parquet(front: Opened, rows: int) -> Iterator[Table]:
     import pyarrow.parquet
 
     def batches() -> Iterator["pyarrow.Table"]:
-        with pyarrow.parquet.ParquetFile(front.seekable()) as file:
+        source = str(front.path) if front.path else front.seekable()
+        # Without a buffer a row group of any size is read bit by bit.
+        with pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file:
             yield file.schema_arrow.empty_table()
             for batch in file.iter_batches(rows):
                 yield pyarrow.Table.from_batches([batch])
@@ -37,7 +40,8 @@ def read_arrow(front: Opened, rows: int) -> Iterator[Table]:
 
     def batches() -> Iterator["pyarrow.Table"]:
         if front.head.startswith(b"FEA1"):
-            whole = pyarrow.feather.read_table(front.seekable())
+            with front.seekable() as file:
+                whole = pyarrow.feather.read_table(file)
             yield from (whole.slice(start, rows) for start in range(0, max(1, len(whole)), rows))
         elif front.head.startswith(b"ARROW1"):
             source = pyarrow.memory_map(str(front.path)) if front.path else pyarrow.BufferReader(front.stream.read())
@@ -66,10 +70,14 @@ def class_names(schema: "pyarrow.Schema") -> dict[str, tuple[str, ...]]:
     return names
 
 
-def without_bytes(arrow: "pyarrow.Table") -> "pyarrow.Table":
-    """Turn binary columns into text where they are UTF-8, and leave out others: images and sounds are of no use."""
+def without_bytes(arrow: "pyarrow.Table", where: str | None) -> "pyarrow.Table":
+    """Turn binary columns into text where they are UTF-8, and leave out others: images and sounds are of no use.
+
+    Spark and Impala write text as bytes. What is left out is said of ``where``, if it is not None.
+    """
     import pyarrow
 
+    others = []
     for index, column in reversed(list(enumerate(arrow.schema))):
         if "binary" not in str(column.type):
             continue
@@ -77,45 +85,43 @@ def without_bytes(arrow: "pyarrow.Table") -> "pyarrow.Table":
             arrow = arrow.set_column(index, column.name, arrow.column(index).cast(pyarrow.large_string()))
         except pyarrow.ArrowException:
             arrow = arrow.remove_column(index)
+            others.append(repr(column.name))
+    if others and where:
+        logger.info("%s: columns left out, as they hold bytes that are no UTF-8: %s", where, ", ".join(others[::-1]))
     return arrow
 
 
 def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator[Table]:
-    """Make tables of Arrow's, the first of which shows the columns alone where more follow."""
+    """Make tables of Arrow's; one without rows only where there are no others."""
     import pyarrow
 
-    first, names = 1, None
-    empty = None
+    first, names, empty = 1, list[str](), None
     try:
         for part in parts:
             if not len(part):
                 empty = part
                 continue
-            table = without_bytes(part)
-            if names is None:
-                names = table.column_names
-                _check_names(where, names)
-                if others := [name for name in part.column_names if name not in names]:
-                    logger.info("%s: columns of bytes left out: %s", where, ", ".join(map(repr, others)))
-            if missing := {*names} - {*table.column_names}:
-                name = min(missing)
-                raise DataError(f"{where}, from row {first}: expected text in column {name!r} as above, found bytes")
+            _check_names(where, part.column_names)
+            table = without_bytes(part, None if names else where)
+            names = names or table.column_names
+            if missing := sorted({*names} - {*table.column_names}):
+                raise DataError(f"{where}, from row {first}: expected UTF-8 in {missing[0]!r} as above, found bytes")
             yield _table(where, table.select(names), first)
             first += len(table)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{where}, after row {first - 1}: broken {kind}: {error}; copy or download it again") from error
-    if names is None and empty is not None:
+    if empty is not None and not names:
         yield _table(where, empty, 1)
-
-
-def _table(where: str, arrow: "pyarrow.Table", first: int) -> Table:
-    columns = dict(zip(arrow.column_names, arrow.columns, strict=True))
-    return Table(where, columns, class_names(arrow.schema), first_row=first)
 
 
 def _check_names(where: str, names: list[str]) -> None:
     if twice := [repr(name) for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{where}: expected distinct column names, found {abridged(twice, 5)} twice; rename them")
+
+
+def _table(where: str, arrow: "pyarrow.Table", first: int) -> Table:
+    columns = dict(zip(arrow.column_names, arrow.columns, strict=True))
+    return Table(where, columns, class_names(arrow.schema), first_row=first)
 
 
 def _slices(batch: "pyarrow.RecordBatch", rows: int) -> Iterator["pyarrow.Table"]:
@@ -135,12 +141,12 @@ def read_sheet(front: Opened, sheet: str | int | None) -> Iterator[list[str]]:
     except ImportError as error:
         raise DataError(f"{front.where}: Excel files need openpyxl: pip install 'nlptransfer[excel]'") from error
     try:
-        book = load_workbook(front.seekable(), read_only=True, data_only=True)
-        chosen = _sheet(book.worksheets, sheet, front.where)
-        for row in chosen.iter_rows(values_only=True):
-            yield list(map(_cell, row))
-        book.close()
-    except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile) as error:
+        with front.seekable() as file:
+            book = load_workbook(file, read_only=True, data_only=True)
+            for row in _sheet(book.worksheets, sheet, front.where).iter_rows(values_only=True):
+                yield list(map(_cell, row))
+            book.close()
+    except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{front.where}: broken Excel file: {error}; save it again") from error
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +14,15 @@ import numpy as np
 from annotated_types import Interval
 
 from nlptransfer.data.columns import Columns, Names, find_columns, texts_of, weights_of
+from nlptransfer.data.folders import SPLIT_NAMES, WHOLE
 from nlptransfer.data.labels import Labels, Row, labels_of_columns, map_labels, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
 from nlptransfer.data.parsing import FileSettings
-from nlptransfer.data.reading import SPLIT_NAMES, WHOLE, open_source
+from nlptransfer.data.reading import open_source
 from nlptransfer.data.spelling import as_mapping, canonical, near_twins, spelled_alike
-from nlptransfer.data.splitting import Unit, carve, check_enough, count_rows, shuffle_units, subset, units_of
+from nlptransfer.data.splitting import Units, carve, rare_labels, shuffle_units, subset, units_of
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError, SettingError, nearest
+from nlptransfer.errors import DataError, SettingError, abridged, nearest
 from nlptransfer.memo import once
 from nlptransfer.settings import Count, Share, check, fill
 
@@ -235,7 +236,8 @@ def _load(source: Any, settings: DataSettings) -> Data:
         if split != "train" and not these.texts and these.without_label:
             logger.warning("%s: no row of %s has a label: it is left alone", these.where, split)
             del rows[split]
-    labels = _labels_of(rows["train"], tables["train"].class_names.get(columns.label[0]))
+    class_names = settings.label_names or tables["train"].class_names.get(columns.label[0])
+    labels = _labels_of(rows["train"], class_names)
     encoded = {split: _encode(these, labels, split) for split, these in rows.items()}
     train = set(encoded["train"].texts)
     for name, part in encoded.items():
@@ -378,38 +380,65 @@ def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
 
 
 def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:
-    source, names, has_validation = sources["train"], labels.names, "validation" in sources
+    source, has_validation = sources["train"], "validation" in sources
     units = units_of(source.texts, source.targets, settings.split_seed)
     carve_test = "test" not in sources and settings.test_size > 0
-    check_enough(units, names, ["validation"] * (not has_validation) + ["test"] * carve_test)
-    least, test = 1 if has_validation else 2, list[Unit]()
+    carved = ["validation"] * (not has_validation) + ["test"] * carve_test
+    rare = rare_labels(units, 1 + len(carved))
+    least = 1 if has_validation else 2
+    made = {"test": source.take([]), **sources}
     if carve_test:
-        units, test = carve(units, settings.test_size, names, least_kept=least)
+        units, test = carve(units, settings.test_size, staying=rare, least_kept=least)
+        made["test"] = _gather(source, test)
     if settings.rows_seed is not None:
         units = shuffle_units(units, source.texts, settings.rows_seed)
-    made = {"test": _gather(source, test), **sources}
     if settings.max_train_rows is not None:
         most = settings.max_train_rows
         if has_validation:
             made["validation"] = _fewer(sources["validation"], max(1, round(most * settings.validation_size)), settings)
             most -= len(made["validation"])
-        units = subset(units, most, least, names)
-    pool, size = units, count_rows(units)
+        units = subset(units, most, least)
+    pool, size = units, units.num_rows
     if not has_validation:
-        units, validation = carve(pool, min(settings.validation_size, MOST_VALIDATION_ROWS / size), names)
+        share = min(settings.validation_size, MOST_VALIDATION_ROWS / size)
+        units, validation = carve(pool, share, staying=rare)
         made["validation"] = _gather(source, validation)
-    rows, calibration = _calibration_rows(size, count_rows(units), labels, settings), list[Unit]()
-    if rows:
-        units, calibration = carve(units, rows / size, names, of=pool, least_taken=0)
-    return made | {"train": _gather(source, units), "calibration": _gather(source, calibration)}
+    made["calibration"] = source.take([])
+    if rows := _calibration_rows(size, units.num_rows, labels, settings):
+        units, calibration = carve(units, rows / size, of=pool, staying=rare, least_taken=0)
+        made["calibration"] = _gather(source, calibration)
+    if empty := [name for name in carved if not len(made[name])]:
+        raise DataError(
+            f"expected {1 + len(carved)} distinct texts or more of a label, one each for "
+            f"{', '.join(['train', *carved])}, found fewer of each of the {labels.num_labels} labels, which leaves "
+            f"{' and '.join(empty)} empty; add rows, or give a {' and a '.join(carved)} split of your own"
+        )
+    made["train"] = _gather(source, units)
+    _warn_of_unjudged(made, labels)
+    return made
 
 
-def _gather(split: Split, units: list[Unit]) -> Split:
-    return split.take(sorted(row for unit in units for row in unit.rows))
+def _warn_of_unjudged(splits: Mapping[str, Split], labels: Labels) -> None:
+    """Log once which labels have no row in validation, in test, or in both."""
+    has_rows = {name: labels.count(splits[name].targets) > 0 for name in ("validation", "test") if len(splits[name])}
+    rows, unjudged = labels.count(splits["train"].targets), defaultdict[str, list[str]](list)
+    for label in np.flatnonzero(~np.all([*has_rows.values()], axis=0)):
+        where = " and ".join(name for name, has in has_rows.items() if not has[label])
+        unjudged[where].append(f"{labels.names[label]!r} ({rows[label]})")
+    found = (
+        f"no row of {where} judges {len(names)} of {labels.num_labels} labels (training rows): {abridged(names, 5)}"
+        for where, names in unjudged.items()
+    )
+    if unjudged:
+        logger.warning("%s; their scores there are null, and macro means leave them out", "; ".join(found))
+
+
+def _gather(split: Split, units: Units) -> Split:
+    return split.take(np.sort(units.rows))
 
 
 def _fewer(split: Split, most: int, settings: DataSettings) -> Split:
-    fewer = _gather(split, subset(units_of(split.texts, split.targets, settings.seed_of_rows), most, 0, ()))
+    fewer = _gather(split, subset(units_of(split.texts, split.targets, settings.seed_of_rows), most, 0))
     if not len(fewer):
         raise DataError(
             f"max_train_rows={settings.max_train_rows}, validation_size={settings.validation_size}: expected a "

@@ -115,19 +115,25 @@ def quotes_fit(text: Utf8, settings: "FileSettings", kind: str) -> bool:
     """Tell whether quotes quote in a whole text, or its separator is such that they must (any but a tab)."""
     data = text.read(_SAMPLE_BYTES)
     dialect = _dialect(data, settings, kind, None)
-    while block := dialect.separator == b"\t" and text.read(max(2**20, len(data))):
-        rows = _scan(data, dialect)
-        if rows.problem is not None:
-            return False
-        data = data[rows.stop :] + block
+    if dialect.separator != b"\t":
+        return True
+    while block := text.read(max(2**20, len(data))):
+        if dialect.quote in data:
+            rows = _scan(data, dialect)
+            if rows.problem is not None:
+                return False
+            data = data[rows.stop :] + block
+        else:
+            data = data[data.rfind(b"\n") + 1 :] + block
     rows = _scan(_ended(data), dialect)
-    return dialect.separator != b"\t" or (rows.problem is None and rows.opening is None)
+    return rows.problem is None and rows.opening is None
 
 
 def separator_of(sample: bytes, kind: str) -> str | None:
     """Find the separator whose number of cells agrees over the lines of a sample; None where the first line has none.
 
-    Commas with a space behind them, as in prose, count less, and the ending of the file's name least.
+    Commas with a space behind them, as in prose, count less, and the ending of the file's name least; where that says
+    nothing of tables, there must be no doubt.
     """
     scores = []
     for separator in SEPARATORS:
@@ -141,7 +147,9 @@ def separator_of(sample: bytes, kind: str) -> str | None:
         agreeing = round(float((cells == most).mean()), 1)
         is_usual = ENDINGS.get(kind) == separator
         scores.append((bool(cells[0] == most), agreeing, not spaced, is_usual, most, separator))
-    return max(scores)[-1] if scores else None
+    if not scores or (kind not in ENDINGS and max(scores)[:3] < (True, 0.9, True)):
+        return None
+    return max(scores)[-1]
 
 
 class _Reader:
@@ -179,10 +187,11 @@ class _Reader:
         while block:
             block = self._text.read(max(self._size, len(data)))
             data = data if block else _ended(data)
+            before = self._line
             parsed, stop = (self._quickly(data) if self._width else None) or self._carefully(data, at_end=not block)
             if parsed is not None:
                 yield parsed
-            self._line += line_ends(data[:stop])
+            self._line = before + line_ends(data[:stop])
             data = data[stop:] + block
 
     def _quickly(self, data: bytes) -> tuple[Any, int] | None:
@@ -269,6 +278,7 @@ class _Reader:
                 f"{abridged(twice, 5)}; rename them, or set header=false if this line is a row"
             )
         self._names, self._width = first, len(first)
+        self._mended["empty lines left out"] += int(full[0])
         return int(rows.starts[full[0] + 1]) if full[0] + 1 < len(rows) else rows.stop
 
     def _name_columns(self, parsed: Any) -> None:

@@ -21,7 +21,10 @@ from nlptransfer.data.spelling import TRUTHS, are_measurements, canonical, joine
 from nlptransfer.errors import DataError, abridged
 
 logger = logging.getLogger("nlptransfer")
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 
+LONGEST_SCALE = 21
+"""Whole numbers in a row that may be a scale at most: from 0 to 20, or from -10 to 10."""
 Row = str | tuple[str, ...]
 """One row's label name, or its set of names where the data is multi-label."""
 
@@ -64,6 +67,18 @@ class Labels:
         counts = Counter(map(canonical, self.names))
         return {spelling: name for name in self.names if counts[spelling := canonical(name)] == 1}
 
+    @cached_property
+    def scale(self) -> tuple[int, ...] | None:
+        """The numbers that the names are, if they are whole and in a row, as stars from 1 to 5 are; else None.
+
+        More numbers than ``LONGEST_SCALE`` are ids of classes, of which a larger one is not more of anything.
+        """
+        are_few = 3 <= self.num_labels <= LONGEST_SCALE
+        if self.multi_label or not are_few or not all(map(_WHOLE.fullmatch, self.names)):
+            return None
+        numbers = tuple(map(int, self.names))
+        return numbers if max(numbers) - min(numbers) == self.num_labels - 1 else None
+
     @property
     def problem_type(self) -> str:
         """The ``problem_type`` of a transformers config."""
@@ -96,6 +111,12 @@ class Labels:
         if array.size and not (array.min() >= 0 and array.max() < self.num_labels):
             raise DataError(f"expected label ids from 0 to {self.num_labels - 1}, found {array.min()} to {array.max()}")
         return [self.names[int(index)] for index in array]
+
+    def count(self, targets: np.ndarray) -> np.ndarray:
+        """Count the rows of each label, (num_labels,), in targets as :meth:`encode` gives them."""
+        if self.multi_label:
+            return np.asarray(targets.sum(axis=0, dtype=np.float64), np.int64)
+        return np.bincount(targets, minlength=self.num_labels)
 
     def _id(self, name: object, number: int) -> int:
         if not isinstance(name, str):
@@ -214,7 +235,6 @@ _SIMPLE = {str, bytes, int, float, bool, Decimal}
 _ITEM = r"""('[^']*'|"[^"]*"|-?[0-9]+\.?)"""
 # As numpy writes an array: Python would read "['a' 'b']" as ['ab'].
 _SPACED = re.compile(rf"\[\s*{_ITEM}(\s+{_ITEM})+\s*\]")
-_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)

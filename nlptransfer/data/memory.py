@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
+from nlptransfer.data.columnar import without_bytes
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError
 
@@ -46,16 +47,11 @@ def table_of(value: Any, where: str) -> Table:
 
 def arrow_table(arrow: Any, where: str, features: Mapping[str, Any] | None = None) -> Table:
     """Return an Arrow table or batch with its ``datasets`` features; columns of bytes are text, or left out."""
-    columns = {}
-    for name, column in zip(arrow.schema.names, arrow.columns, strict=True):
-        if "binary" in str(column.type):
-            # Spark and Impala write text as bytes.
-            try:
-                column = column.cast("string")
-            except (ValueError, NotImplementedError):
-                logger.info("%s: column %r left out: it holds bytes that are no UTF-8", where, name)
-                continue
-        columns[name] = column
+    import pyarrow
+
+    whole = arrow if isinstance(arrow, pyarrow.Table) else pyarrow.Table.from_batches([arrow])
+    table = without_bytes(whole, where)
+    columns = dict(zip(table.column_names, table.columns, strict=True))
     return Table(where, columns, _class_names(features or {}, columns))
 
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -61,6 +62,12 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_ENCODINGS = (
+    ("shift_jis", re.compile("[\u3040-\u30ff]"), 0.3),
+    ("euc_kr", re.compile("[\uac00-\ud7a3]"), 0.95),
+    ("gb18030", re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uff5e]"), 0.8),
+)
+"""Encodings of eastern Asia, what their texts hold, and the least share of it that is no accident."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,13 @@ class Opened:
     path: Path | None = None
     """The file itself where it is not packed, and can be read from any place."""
 
-    def seekable(self) -> Any:
-        """Return what can be read from any place: the path, or all bytes in memory."""
-        return str(self.path) if self.path else io.BytesIO(self.stream.read())
+    def seekable(self) -> IO[bytes]:
+        """Return a file that can be read from any place: the file itself, or all bytes in memory."""
+        return self.path.open("rb") if self.path else io.BytesIO(self._bytes)
+
+    @cached_property
+    def _bytes(self) -> bytes:
+        return self.stream.read()
 
     def front(self) -> "Opened":
         """Return the front alone, to look at."""
@@ -265,13 +276,12 @@ def _check_nuls(front: Opened) -> None:
 
 def _fitting(data: bytes) -> str:
     """Guess the encoding of bytes that are no UTF-8, for a message that shows what they then read as."""
-    for encoding in ("gb18030", "shift_jis", "euc_kr"):
+    for encoding, letters, share in _ENCODINGS:
         try:
-            text = data.decode(encoding)
+            others = [character for character in data.decode(encoding) if character > "\x7f"]
         except UnicodeDecodeError:
             continue
-        other = [character for character in text if character > "\x7f"]
-        if sum("\u3040" <= character <= "\ud7af" for character in other) > 0.8 * len(other):
+        if sum(letters.match(character) is not None for character in others) > share * len(others):
             return encoding
     runs = re.findall(rb"[\x80-\xff]+", data)
     # Letters beyond ASCII stand alone in the languages of western Europe, and side by side in Cyrillic.
@@ -357,7 +367,7 @@ def _unpacked(front: Opened, settings: "FileSettings", stack: ExitStack) -> Open
 
 def _unzipped(front: Opened, settings: "FileSettings", stack: ExitStack) -> Opened | None:
     try:
-        archive = stack.enter_context(zipfile.ZipFile(front.seekable()))
+        archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(front.seekable())))
         members = [
             member
             for member in archive.infolist()

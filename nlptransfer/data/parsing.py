@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from nlptransfer.data.columnar import read_arrow, read_parquet, read_sheet
-from nlptransfer.data.delimited import quotes_fit, read_delimited, separator_of
+from nlptransfer.data.delimited import ENDINGS, quotes_fit, read_delimited, separator_of
 from nlptransfer.data.json_rows import is_json, is_object, read_json, tables_of_lines
 from nlptransfer.data.opening import HEAD, Buffered, Opened, Utf8, arriving, log_inferred, opened, unpacked_name
 from nlptransfer.data.table import Table
@@ -22,6 +22,7 @@ KINDS = (".csv", ".tsv", ".tab", ".psv", ".jsonl", ".ndjson", ".json", ".parquet
 _WHOLE_BYTES, _WHOLE_ROWS = 2**22, 2**17
 _STREAM_BYTES, _STREAM_ROWS = 2**20, 2**12
 _LABEL = re.compile(r"(?:^|(?<=\s))__label__(\S+)(?:\s+|$)")
+_FIRST = 2**14
 _CHARACTERS = {"tab": "\t", r"\t": "\t", r"\\": "\\"}
 
 
@@ -91,10 +92,10 @@ def stream_file(source: Path | IO[bytes], settings: FileSettings) -> Iterator[Ta
     return _tables(source, settings, _STREAM_BYTES, _STREAM_ROWS)
 
 
-def stream_input(stream: Any) -> Iterator[Table]:
+def stream_input(stream: Any, settings: FileSettings) -> Iterator[Table]:
     """Read a stream of bytes as they come: an object a line if the first line is one, else a text a line."""
     where = "standard input"
-    source = Buffered(Utf8(arriving(stream, where), "utf-8"), HEAD)
+    source = Buffered(Utf8(arriving(stream, where), settings.encoding), HEAD)
     while b"\n" not in source.data and source.more():
         continue
     first = source.data.partition(b"\n")[0]
@@ -165,12 +166,15 @@ def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, ro
     if is_json(sample, kind) and settings.separator is None:
         log_inferred(front.where, text.inferred)
         yield from read_json(front.where, text, size, rows)
+    elif kind not in ENDINGS and _has_labels(sample):
+        log_inferred(front.where, text.inferred | {"": "labels are the words that start with __label__"})
+        yield from _labeled_lines(front.where, Buffered(text, size), is_whole=size == _WHOLE_BYTES)
     elif kind in (".txt", "") and (kind or separator_of(sample, "") is None) and settings.separator is None:
         log_inferred(front.where, text.inferred)
         yield from _lines(front.where, Buffered(text, size))
     else:
         quoting = None
-        if settings.quoting is None and front.path and b'"' in sample:
+        if settings.quoting is None and front.path:
             with opened(front.path, settings) as again:
                 quoting = None if quotes_fit(Utf8(again, settings.encoding), settings, kind) else "none"
         yield from read_delimited(front.where, text, settings, kind, size, quoting)
@@ -182,9 +186,46 @@ def _lines(where: str, source: Buffered) -> Iterator[Table]:
 
     first = 1
     for data in source.lines():
-        lines = data.decode().replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+        lines = _split(data)
         yield Table(where, {"text": pyarrow.chunked_array([lines])}, has_header=False, first_row=first)
         first += len(lines)
+
+
+def _split(data: bytes) -> list[str]:
+    return data.decode().replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+
+
+def _has_labels(sample: bytes) -> bool:
+    lines = [line for line in sample[:_FIRST].decode(errors="ignore").splitlines() if line.strip()]
+    return 2 * sum(_LABEL.search(line) is not None for line in lines) > len(lines)
+
+
+def _labeled_lines(where: str, source: Buffered, is_whole: bool) -> Iterator[Table]:
+    """Read fastText's lines; the column "label" has lists where a line of the same table has several labels."""
+    import pyarrow
+
+    blocks, first = (
+        (
+            (
+                pyarrow.array([_LABEL.sub("", line).strip() for line in lines]),
+                pyarrow.array([_LABEL.findall(line) for line in lines], pyarrow.list_(pyarrow.string())),
+            )
+            for lines in ([line for line in _split(data) if line.strip()] for data in source.lines())
+        ),
+        1,
+    )
+    for tables in [list(blocks)] if is_whole else ([block] for block in blocks):
+        text, lists = (pyarrow.chunked_array(chunks) for chunks in zip(*tables, strict=True))
+        yield Table(where, {"text": text, "label": _one_or_several(lists)}, first_row=first)
+        first += len(text)
+
+
+def _one_or_several(lists: Any) -> Any:
+    import pyarrow.compute as compute
+
+    if compute.max(compute.list_value_length(lists)).as_py() != 1:
+        return lists
+    return [next(iter(labels), None) for labels in lists.to_pylist()]
 
 
 def _is_encoding(name: str) -> bool:

@@ -1,10 +1,13 @@
 """Warn of what makes scores on data less than they seem: leaks, conflicts, imbalance. Does not know the scores."""
 
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
-from nlptransfer.data.dataset import Data, Split
+from nlptransfer.data.dataset import Data
 from nlptransfer.errors import abridged
 
 IMBALANCE = 10
@@ -20,10 +23,11 @@ def data_warnings(data: Data) -> list[str]:
 
     Texts are alike if they differ in case and blanks at most. Labels of test are looked at to count conflicts alone.
     """
-    return [*_leaks(data), *_conflicts(data), *_imbalance(data)]
+    keys = {name: [" ".join(text.casefold().split()) for text in split.texts] for name, split in data.splits.items()}
+    return [*_leaks(keys), *_conflicts(data, keys), *_imbalance(data)]
 
 
-def _leaks(data: Data) -> list[str]:
+def _leaks(keys: Mapping[str, Sequence[str]]) -> list[str]:
     warnings = []
     for name, seen, so in (
         ("test", "train", "scores on them are too good"),
@@ -31,29 +35,30 @@ def _leaks(data: Data) -> list[str]:
         ("calibration", "train", "choices made by them are too hopeful"),
         ("test", "validation", "choices have seen them"),
     ):
-        keys, others = _keys(data.splits[name]), {*_keys(data.splits[seen])}
-        if shared := sum(key in others for key in keys):
-            warnings.append(f"leak: {_counted(shared, len(keys), f'{name} texts')} in {seen} too: {so}")
+        others = {*keys[seen]}
+        if shared := sum(key in others for key in keys[name]):
+            warnings.append(f"leak: {_counted(shared, len(keys[name]), f'{name} texts')} in {seen} too: {so}")
     return warnings
 
 
-def _conflicts(data: Data) -> list[str]:
-    labels, rows = defaultdict[str, set[tuple[float, ...]]](set), Counter[str]()
-    for split in data.splits.values():
-        for key, target in zip(_keys(split), split.targets, strict=True):
-            labels[key].add(tuple(np.atleast_1d(target).tolist()))
-            rows[key] += 1
-    conflicting = [key for key, targets in labels.items() if len(targets) > 1]
+def _conflicts(data: Data, keys: Mapping[str, Sequence[str]]) -> list[str]:
+    first, conflicting = dict[str, Any](), set[str]()
+    for name, split in data.splits.items():
+        several = data.labels.multi_label
+        targets = [row.tobytes() for row in split.targets > 0] if several else split.targets.tolist()
+        for key, target in zip(keys[name], targets, strict=True):
+            if first.setdefault(key, target) != target:
+                conflicting.add(key)
     if not conflicting:
         return []
+    rows = Counter(chain.from_iterable(keys.values()))
     counted = _counted(sum(rows[key] for key in conflicting), rows.total(), "rows")
     texts = f"{len(conflicting):,} {'text' if len(conflicting) == 1 else 'texts'}"
     return [f"conflicting labels: {counted} of texts that have different labels in different rows ({texts})"]
 
 
 def _imbalance(data: Data) -> list[str]:
-    targets, names = data.train.targets, data.labels.names
-    counts = targets.sum(axis=0) if data.labels.multi_label else np.bincount(targets, minlength=len(names))
+    targets, names, counts = data.train.targets, data.labels.names, data.labels.count(data.train.targets)
     warnings, order = [], np.argsort(counts, kind="stable")
     rarest, most = int(order[0]), int(order[-1])
     if counts[most] >= IMBALANCE * max(1, counts[rarest]):
@@ -65,10 +70,6 @@ def _imbalance(data: Data) -> list[str]:
         named = abridged([f"{names[label]!r} ({int(counts[label])})" for label in few], NAMED)
         warnings.append(f"few rows: fewer than {FEW_OF_A_LABEL} training rows of {named}")
     return warnings
-
-
-def _keys(split: Split) -> list[str]:
-    return [" ".join(text.casefold().split()) for text in split.texts]
 
 
 def _counted(count: int, all_: int, what: str) -> str:

@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer.data.columns import Names, clean_text, find_columns, texts_of
+from nlptransfer.data.folders import SPLIT_NAMES, WHOLE, entries_of, files_of_splits
 from nlptransfer.data.memory import is_a, table_of
-from nlptransfer.data.parsing import KINDS, FileSettings, kind_of, read_file, stem_of, stream_file, stream_input
+from nlptransfer.data.parsing import KINDS, FileSettings, joined, kind_of, read_file, stem_of, stream_file, stream_input
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError
+from nlptransfer.errors import DataError, abridged
 
 logger = logging.getLogger("nlptransfer")
 
-SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
-"""Names that a split goes by, in files and in a DatasetDict, and its name here."""
 _BATCH = 1000
-WHOLE = "all"
-"""The name of the only part of a source that comes without splits."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of one split, in order."""
+
+    paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ def open_source(source: Any, settings: FileSettings | None = None) -> Tables:
 def read_table(part: Any, where: str, settings: FileSettings | None = None) -> Table:
     """Read a file, or rows in memory; a DataError at ``where`` if they are broken, or if there is none."""
     settings = settings or FileSettings()
-    table = read_file(_file(part), settings) if isinstance(part, (str, Path)) else table_of(part, where)
+    if isinstance(part, Parts):
+        table = _read_parts(part, settings)
+    else:
+        table = read_file(_file(part), settings) if isinstance(part, (str, Path)) else table_of(part, where)
     if not len(table):
         raise DataError(f"{table.where}: expected rows of text and label, found no row; is the file empty?")
     return table
@@ -69,19 +76,37 @@ def stream_tables(source: Any, settings: FileSettings | None = None) -> Iterator
     """Read rows to predict, table by table, at least one; files and iterators are streamed.
 
     Args:
-        source: a file of any kind, or a pipe; ``"-"`` for standard input, whose rows are read as they come: an object
-            a line if the first line is one, else a text a line; an iterator of texts; or rows in memory.
+        source: a file of any kind, a pipe, or a folder of one table; ``"-"`` for standard input, whose rows are read
+            as they come: an object a line if the first line is one, else a text a line; an iterator of texts; or rows
+            in memory.
         settings: how files are read.
     """
     settings = settings or FileSettings()
-    if source == "-":
+    if isinstance(source, str) and source == "-":
         # What takes the place of standard input may have no bytes.
-        return stream_input(getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode()))
+        return stream_input(getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode()), settings)
+    if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
+        return _folder_tables(Path(source).expanduser(), settings)
     if isinstance(source, (str, Path)):
         return stream_file(_file(source, "; texts themselves go in a list"), settings)
     if isinstance(source, Iterator):
         return _batches(source)
     return iter([table_of(source, "data")])
+
+
+def _folder_tables(folder: Path, settings: FileSettings) -> Iterator[Table]:
+    splits = _folder(folder)
+    if len(splits) > 1:
+        raise DataError(f"{folder}: expected one table, found the splits {', '.join(splits)}; name the file of one")
+    (part,) = splits.values()
+    if not isinstance(part, (Path, Parts)):
+        yield table_of(part, str(folder))
+        return
+    first = 1
+    for path in part.paths if isinstance(part, Parts) else (part,):
+        for table in stream_file(path, settings):
+            yield replace(table, first_row=first)
+            first += len(table)
 
 
 def read_texts(source: Any, text_column: Names = None, settings: FileSettings | None = None) -> Iterator[str]:
@@ -118,15 +143,41 @@ def _file(part: str | Path, advice: str = "") -> Path:
 
 
 def _folder(folder: Path) -> dict[str, Any]:
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
-    splits = [file for file in files if kind_of(file) in KINDS and stem_of(file).lower() in SPLIT_NAMES]
-    _log_others(folder, [file.name for file in files if file not in splits])
-    if not splits:
-        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
-        raise DataError(
-            f"{folder}: expected files named train, validation, test ({', '.join(KINDS)}, plain or .gz), found {found}"
-        )
-    return _named_splits(((stem_of(file).lower(), file) for file in splits), folder)
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return _saved(folder)
+    splits = files_of_splits(folder)
+    used = {name for files in splits.values() for file in files for name in file.relative_to(folder).parts}
+    _log_others(folder, [entry.name for entry in entries_of(folder) if entry.name not in used])
+    for split, files in splits.items():
+        if len(files) > 1:
+            names = abridged([str(file.relative_to(folder)) for file in files], 5)
+            logger.info("%s: %s rows are read from %d files: %s", folder, split, len(files), names)
+    return {split: files[0] if len(files) == 1 else Parts(files) for split, files in splits.items()}
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    """Open what a Dataset or DatasetDict wrote by save_to_disk."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # missing and broken files raise a dozen unrelated kinds
+        raise DataError(f"{folder}: broken folder of save_to_disk: {_first_line(error)}; save it again") from error
+    return _named_splits(loaded.items(), folder) if isinstance(loaded, Mapping) else {WHOLE: loaded}
+
+
+def _read_parts(parts: Parts, settings: FileSettings) -> Table:
+    """Read the files of one split, one after the other; a DataError names one with other columns than the first."""
+    tables: list[Table] = []
+    for path in parts.paths:
+        table = read_file(path, settings)
+        if tables and (other := sorted({*tables[0].columns} ^ {*table.columns})):
+            raise DataError(
+                f"{path}: expected the columns of {parts.paths[0].name}, found {other[0]!r} in one of them alone; "
+                "rename it, or take the file out of the folder"
+            )
+        tables.append(table)
+    return replace(joined(tables), where=f"{parts.paths[0]} and {len(parts.paths) - 1} more")
 
 
 def _named_splits(items: Iterable[tuple[Any, Any]], where: str | Path) -> dict[str, Any]:
@@ -160,9 +211,13 @@ def _from_hub(source: str | Path) -> Tables:
     try:
         loaded = datasets.load_dataset(source)
     except Exception as error:  # the hub's client raises a dozen unrelated kinds
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = _first_line(error)
         raise DataError(
             f"{source!r}: no such file or folder here, and as a hub id it cannot be loaded: {reason}; "
             "check the spelling, and the connection if a hub id is meant"
         ) from error
     return Tables(source, _named_splits(loaded.items(), source))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

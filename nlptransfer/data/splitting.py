@@ -1,210 +1,318 @@
 """Split labeled texts without leaks: stratified, identical texts on one side, the same on every machine.
 
-A seeded hash of each text decides, not rows, platform or library. Identical texts are one unit, never split.
+A seeded hash of each text decides, not rows, platform or library. Identical texts are one unit, never split. The time
+is linear in rows and labels but for sorting. Does not know label names.
 """
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
+from operator import lt
 
 import numpy as np
 
 from nlptransfer.errors import DataError
 
-_UNLABELED = -1
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Distinct texts in an order, each with all its rows, and with the labels that one of these carries."""
+
+    rows: np.ndarray
+    """(rows,): indices of rows, unit by unit"""
+    sizes: np.ndarray
+    """(units,): rows of each"""
+    labels: np.ndarray
+    """(pairs,): ids of labels, unit by unit, each once"""
+    counts: np.ndarray
+    """(pairs,): rows of the unit that carry the label"""
+    breadths: np.ndarray
+    """(units,): labels of each"""
+    num_labels: int
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.sizes.sum())
+
+    @property
+    def owners(self) -> np.ndarray:
+        """(pairs,): the unit of each label."""
+        return np.repeat(np.arange(len(self)), self.breadths)
+
+    def take(self, units: np.ndarray) -> "Units":
+        """Take units by their places, in that order, or by a mask."""
+        places = np.flatnonzero(units) if units.dtype == bool else units
+        rows, pairs = _members(self.sizes, places), _members(self.breadths, places)
+        counted = self.sizes[places], self.labels[pairs], self.counts[pairs], self.breadths[places]
+        return Units(self.rows[rows], *counted, self.num_labels)
+
+    def label_rows(self) -> np.ndarray:
+        """Count the rows of each label, (labels,)."""
+        return np.bincount(self.labels, self.counts, self.num_labels).astype(np.int64)
+
+    def label_units(self, of: np.ndarray | None = None) -> np.ndarray:
+        """Count the units of each label, (labels,), among those where a mask is true."""
+        labels = self.labels if of is None else self.labels[of[self.owners]]
+        return np.bincount(labels, minlength=self.num_labels)
+
+    def carrying(self, labels: np.ndarray) -> np.ndarray:
+        """Tell which units carry one of the labels where a mask (labels,) is true, (units,)."""
+        found = np.zeros(len(self), bool)
+        found[self.owners[labels[self.labels]]] = True
+        return found
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """All rows of one text, by their indices."""
-
-    rows: list[int]
-    labels: dict[int, int]
-    """How many of the rows carry each label, for the labels that one of them carries."""
-
-
-def units_of(texts: Sequence[str], targets: np.ndarray, seed: int) -> list[Unit]:
+def units_of(texts: Sequence[str], targets: np.ndarray, seed: int) -> Units:
     """Return the distinct texts in the order of their hash, keyed by ``seed``; targets are as in a split."""
-    of_text: dict[str, list[int]] = defaultdict(list)
-    for row, text in enumerate(texts):
-        of_text[text].append(row)
-    carried = [np.flatnonzero(row).tolist() for row in targets] if targets.ndim > 1 else targets[:, None].tolist()
-    return shuffle_units([_unit(rows, carried) for rows in of_text.values()], texts, seed)
+    digests = _digests(texts, seed)
+    order = _order(digests)
+    # Equal digests are equal texts: two texts of a billion share one of 128 bits in one of 10**20 cases.
+    is_first = np.append(True, (digests[order][1:] != digests[order][:-1]).any(axis=1))[: len(order)]
+    unit = np.cumsum(is_first) - 1
+    sizes = np.bincount(unit)
+    row, label = np.nonzero(targets[order]) if targets.ndim > 1 else (np.arange(len(order)), targets[order])
+    num_labels = targets.shape[1] if targets.ndim > 1 else int(targets.max(initial=-1)) + 1
+    pairs, counts = unit[row] * max(num_labels, 1) + label, np.ones(len(row), np.int64)
+    if len(sizes) < len(order):
+        pairs, counts = np.unique(pairs, return_counts=True)
+    breadths = np.bincount(pairs // max(num_labels, 1), minlength=len(sizes))
+    return Units(order, sizes, pairs % max(num_labels, 1), counts, breadths, num_labels)
 
 
-def shuffle_units(units: Sequence[Unit], texts: Sequence[str], seed: int) -> list[Unit]:
+def shuffle_units(units: Units, texts: Sequence[str], seed: int) -> Units:
     """Return units of ``texts`` in the order of the hash of their texts, keyed by ``seed``."""
-    key = str(seed).encode()
-
-    def place(unit: Unit) -> bytes:
-        return hashlib.blake2b(texts[unit.rows[0]].encode(), digest_size=16, key=key).digest()
-
-    return sorted(units, key=place)
+    first = units.rows[np.cumsum(units.sizes) - units.sizes]
+    return units.take(_order(_digests([texts[row] for row in first.tolist()], seed)))
 
 
-def _unit(rows: list[int], carried: list[list[int]]) -> Unit:
-    # A Counter counts five times as slowly where there is so little to count.
-    labels: dict[int, int] = {}
-    for row in rows:
-        for label in carried[row]:
-            labels[label] = labels.get(label, 0) + 1
-    return Unit(rows, labels)
+def _digests(texts: Sequence[str], seed: int) -> np.ndarray:
+    """Hash texts, (texts, 2) of 64 bits each, which are ordered as the bytes are."""
+    keyed = hashlib.blake2b(digest_size=16, key=str(seed).encode())
+
+    def digest(text: str) -> bytes:
+        copy = keyed.copy()
+        copy.update(text.encode())
+        return copy.digest()
+
+    return np.frombuffer(b"".join(map(digest, texts)), ">u8").reshape(-1, 2).astype(np.uint64)
 
 
-def count_rows(units: Sequence[Unit]) -> int:
-    return sum(len(unit.rows) for unit in units)
+def _order(digests: np.ndarray) -> np.ndarray:
+    return np.lexsort((digests[:, 1], digests[:, 0]))
 
 
-def check_enough(units: Sequence[Unit], names: Sequence[str], carved: Sequence[str]) -> None:
-    """Raise a DataError unless every label has a text for train and one for each split of ``carved``."""
-    texts = Counter(label for unit in units for label in unit.labels)
-    few = [label for label in range(len(names)) if texts[label] < 1 + len(carved)]
-    if few:
-        rows = _label_rows(units)
-        found = ", ".join(f"{names[label]!r} ({rows[label]} rows, {texts[label]} distinct)" for label in few[:5])
-        raise DataError(
-            f"expected {1 + len(carved)} distinct texts or more of every label, one each for "
-            f"{', '.join(['train', *carved])}, found too few of {found}; add rows, merge or remove the label, "
-            f"or give a {' and a '.join(carved)} split of your own"
-        )
+def _members(sizes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return the indices of what belongs to groups of these sizes, group by group in the order of ``places``."""
+    chosen = sizes[places]
+    starts = (np.cumsum(sizes) - sizes)[places]
+    return np.repeat(starts - (np.cumsum(chosen) - chosen), chosen) + np.arange(chosen.sum())
+
+
+def rare_labels(units: Units, splits: int) -> np.ndarray:
+    """Tell which labels have fewer units than there are splits, (labels,): their units stay in train."""
+    return units.label_units() < splits
 
 
 def carve(
-    units: list[Unit],
+    units: Units,
     share: float,
-    names: Sequence[str],
     *,
-    of: Sequence[Unit] | None = None,
+    of: Units | None = None,
+    staying: np.ndarray | None = None,
     least_kept: int = 1,
     least_taken: int = 1,
-) -> tuple[list[Unit], list[Unit]]:
+) -> tuple[Units, Units]:
     """Split ``units`` into (kept, taken), ``share`` (0 to 1) of every label's rows being taken.
 
     Units are dealt out in their order. The share is of those in ``of`` (None: ``units``), where some were taken before.
-    ``least_kept`` and ``least_taken`` units of every label must be on a side, or a DataError names the label.
+    Units with a label of ``staying`` (labels,) are kept, and no share of them is taken. Of any other label
+    ``least_kept`` units are kept, and then ``least_taken`` taken, if there are as many whose other labels allow it.
     """
-    whole = units if of is None else of
-    wanted = _wanted(_label_rows(whole), share, least_taken)
-    taken = _stratify(units, wanted, round(share * count_rows(whole)))
-    _move_rarest(units, taken, (least_kept, least_taken), names)
-    sides = list(zip(units, taken, strict=True))
-    return [unit for unit, side in sides if not side], [unit for unit, side in sides if side]
+    staying = np.zeros(units.num_labels, bool) if staying is None else staying
+    free = np.flatnonzero(~units.carrying(staying))
+    dealt = units.take(free)
+    whole = dealt if of is None else of.take(~of.carrying(staying))
+    wanted = _wanted(whole.label_rows(), share, least_taken)
+    taken = _stratify(dealt, wanted, round(share * whole.num_rows))
+    _move_rarest(dealt, taken, (least_kept, least_taken))
+    sides = np.zeros(len(units), bool)
+    sides[free] = taken
+    return units.take(~sides), units.take(sides)
 
 
-def subset(units: list[Unit], most: int, least: int, names: Sequence[str]) -> list[Unit]:
+def subset(units: Units, most: int, least: int) -> Units:
     """Return a stratified subset of at most ``most`` rows; that of a smaller ``most`` is part of it.
 
-    One order of the units, cut where the rows are full: first ``least`` units of every label (a DataError where there
-    is no room for them), then each unit at its quantile among those of the same rarest label.
+    One order of the units, cut where the rows are full: first ``least`` units of every label, or all where there are
+    fewer (a DataError where there is no room for them), then each unit at its quantile among those of the same rarest
+    label.
     """
-    if count_rows(units) <= most:
+    if units.num_rows <= most:
         return units
-    front, seen = [], Counter[int]()
-    for index, unit in enumerate(units):
-        if any(seen[label] < least for label in unit.labels):
-            front.append(index)
-            seen.update(unit.labels.keys())
-    needed = count_rows([units[index] for index in front])
-    if needed > most:
+    is_front = _first_of_each_label(units, least)
+    if (needed := int(units.sizes[is_front].sum())) > most:
         raise DataError(
             f"max_train_rows leaves {most} rows to train on: expected {needed} or more, to keep {least} distinct texts "
-            f"of each of the {len(names)} labels; raise it"
+            f"of each of the {units.num_labels} labels; raise it"
         )
-    total = _label_rows(units)
-    rarest = [min(unit.labels, key=lambda label: (total[label], label), default=_UNLABELED) for unit in units]
-    stratum: Counter[int] = Counter()
-    for unit, label in zip(units, rarest, strict=True):
-        stratum[label] += len(unit.rows)
-    before: Counter[int] = Counter()
-    place = dict.fromkeys(front, -1.0)
-    for index in front + [index for index in range(len(units)) if index not in place]:
-        place.setdefault(index, before[rarest[index]] / stratum[rarest[index]])
-        before[rarest[index]] += len(units[index].rows)
-    chosen, rows = set(), 0
-    for index in sorted(place, key=lambda index: (place[index], index)):
-        rows += len(units[index].rows)
-        if rows > most:
+    # The rarest label of each unit, by one number; units without a label are a stratum of their own.
+    rarity = np.argsort(np.argsort(units.label_rows(), kind="stable"))
+    stratum = np.full(len(units), units.num_labels)
+    np.minimum.at(stratum, units.owners, rarity[units.labels])
+    order = np.lexsort((~is_front, stratum))
+    sizes, groups = units.sizes[order], stratum[order]
+    before = np.cumsum(sizes) - sizes
+    starts = np.append(True, groups[1:] != groups[:-1])
+    before -= np.repeat(before[starts], np.diff(np.append(np.flatnonzero(starts), len(order))))
+    place = np.empty(len(units))
+    place[order] = before / np.bincount(groups, sizes)[groups]
+    place[is_front] = -1.0
+    queue = np.argsort(place, kind="stable")
+    chosen = np.zeros(len(units), bool)
+    chosen[queue[np.cumsum(units.sizes[queue]) <= most]] = True
+    return units.take(chosen)
+
+
+def _first_of_each_label(units: Units, least: int) -> np.ndarray:
+    """Tell which units are the first ``least`` of a label, where those that earlier ones bring along count."""
+    missing = np.minimum(units.label_units(), least)
+    found, remaining = np.zeros(len(units), bool), int(missing.sum())
+    labels, missing = units.labels.tolist(), missing.tolist()
+    for index, pairs in enumerate(_ranges(units)):
+        if not remaining:
             break
-        chosen.add(index)
-    return [unit for index, unit in enumerate(units) if index in chosen]
+        carried = [label for label in labels[pairs.start : pairs.stop] if missing[label] > 0]
+        found[index] = bool(carried)
+        remaining -= len(carried)
+        for label in carried:
+            missing[label] -= 1
+    return found
 
 
-def _label_rows(units: Sequence[Unit]) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for unit in units:
-        for label, rows in unit.labels.items():
-            total[label] += rows
-    return total
-
-
-def _wanted(label_rows: Counter[int], share: float, least: int) -> dict[int, int]:
+def _wanted(label_rows: np.ndarray, share: float, least: int) -> np.ndarray:
     """Return whole rows to take of every label: each share rounded up or down so that their sum is right."""
-    exact = {label: share * rows for label, rows in sorted(label_rows.items())}
+    exact = {label: share * rows for label, rows in enumerate(label_rows.tolist()) if rows}
     wanted = {label: int(rows + 1e-9) for label, rows in exact.items()}
     by_remainder = sorted(exact, key=lambda label: (round(wanted[label] - exact[label], 9), label))
     for label in by_remainder[: round(sum(exact.values())) - sum(wanted.values())]:
         wanted[label] += 1
-    return {label: max(rows, least) for label, rows in wanted.items()}
+    found = np.zeros(len(label_rows), np.int64)
+    found[[*wanted]] = [max(rows, least) for rows in wanted.values()]
+    return found
 
 
-def _stratify(units: list[Unit], wanted: Mapping[int, int], wanted_rows: int) -> list[bool]:
-    """Tell which units are taken, by iterative stratification into two subsets.
+def _stratify(units: Units, wanted: np.ndarray, wanted_rows: int) -> np.ndarray:
+    """Tell which units are taken, (units,), by iterative stratification into two subsets.
 
     The label with the fewest units left is dealt out first, each unit to the subset that wants more rows of the label,
     then to the one that wants more rows at all (Sechidis et al. 2011, algorithm 1).
     """
-    want_taken = Counter(wanted)
-    want_kept = _label_rows(units)
-    want_kept.subtract(want_taken)
-    free_rows = [count_rows(units) - wanted_rows, wanted_rows]
-    carriers: dict[int, list[int]] = defaultdict(list)
-    for index, unit in enumerate(units):
-        for label in unit.labels:
-            carriers[label].append(index)
-    left = {label: len(indices) for label, indices in carriers.items()}
-    taken: list[bool | None] = [None] * len(units)
-
-    def deal(index: int, more: int) -> None:
-        unit = units[index]
-        side = more > 0 or (more == 0 and free_rows[1] > free_rows[0])
-        taken[index] = side
-        free_rows[side] -= len(unit.rows)
-        want = want_taken if side else want_kept
-        for label, rows in unit.labels.items():
-            want[label] -= rows
-            left[label] -= 1
-
-    while left:
-        label = min(left, key=lambda label: (left[label], label))
+    if (units.sizes == 1).all() and (units.breadths == 1).all():
+        return _stratify_single(units.labels, wanted, wanted_rows)
+    kept, taken = (units.label_rows() - wanted).tolist(), wanted.tolist()
+    want, free_rows = (kept, taken), [units.num_rows - wanted_rows, wanted_rows]
+    sizes, breadths, ends = units.sizes.tolist(), units.breadths.tolist(), np.cumsum(units.breadths).tolist()
+    labels, counts, carriers, left = (
+        units.labels.tolist(),
+        units.counts.tolist(),
+        _carriers(units),
+        units.label_units().tolist(),
+    )
+    sides = [-1] * len(units)
+    queue = [(number, label) for label, number in enumerate(left)]
+    heapify(queue)
+    while queue:
+        number, label = heappop(queue)
+        # A label is queued again whenever it has fewer units left; what it had before is out of date.
+        if left[label] != number:
+            continue
         for index in carriers[label]:
-            if taken[index] is None:
-                deal(index, want_taken[label] - want_kept[label])
-        del left[label]
-    for index, unit in enumerate(units):
-        if not unit.labels:
-            deal(index, free_rows[1] - free_rows[0])
-    return [bool(side) for side in taken]
+            if sides[index] >= 0:
+                continue
+            more = taken[label] - kept[label]
+            side = 1 if more > 0 or (more == 0 and free_rows[1] > free_rows[0]) else 0
+            sides[index] = side
+            free_rows[side] -= sizes[index]
+            for pair in range(ends[index] - breadths[index], ends[index]):
+                other = labels[pair]
+                want[side][other] -= counts[pair]
+                if other != label:
+                    left[other] -= 1
+                    heappush(queue, (left[other], other))
+        left[label] = -1
+    for index in np.flatnonzero(units.breadths == 0).tolist():
+        side = int(free_rows[1] > free_rows[0])
+        sides[index] = side
+        free_rows[side] -= sizes[index]
+    return np.array(sides, dtype=bool)
 
 
-def _move_rarest(units: list[Unit], taken: list[bool], least: tuple[int, int], names: Sequence[str]) -> None:
-    """Move units until each side, (kept, taken), has its least of every label; in place."""
-    counts = [
-        Counter(label for unit, at in zip(units, taken, strict=True) if at == side for label in unit.labels)
-        for side in (False, True)
-    ]
-    for label in sorted(counts[0] | counts[1]):
-        for side in (False, True):
-            for index, unit in enumerate(units):
+def _stratify_single(labels: np.ndarray, wanted: np.ndarray, wanted_rows: int) -> np.ndarray:
+    """Do the same where each unit is one row of one label: the subset that wants more has the first units of a label.
+
+    Once both want as many, units go to them by turns, first to the one that wants more rows at all.
+    """
+    number = np.bincount(labels, minlength=len(wanted))
+    taken = np.minimum(wanted, number)
+    kept = number - taken
+    ahead = np.abs(taken - kept)
+    # How many more rows the taken want than the kept, before each label in the order in which labels are dealt out.
+    order, more = np.lexsort((np.arange(len(number)), number)), np.empty_like(number)
+    more[order] = 2 * wanted_rows - len(labels) + np.append(0, np.cumsum((kept - taken)[order])[:-1])
+    turn = more - (taken - kept) > 0
+    by_label = np.argsort(labels, kind="stable")
+    label = labels[by_label]
+    place = np.arange(len(labels)) - (np.cumsum(number) - number)[label] - ahead[label]
+    sides = np.empty(len(labels), bool)
+    sides[by_label] = np.where(place < 0, (taken > kept)[label], turn[label] ^ (place % 2 == 1))
+    return sides
+
+
+def _move_rarest(units: Units, taken: np.ndarray, least: tuple[int, int]) -> None:
+    """Move units until each side, (kept, taken), has its least of every label where it can; in place.
+
+    A unit moves if the other side can spare all of its labels; to the side that is kept it moves anyway.
+    """
+    counts = [units.label_units(~taken).tolist(), units.label_units(taken).tolist()]
+    few = [label for label, both in enumerate(zip(*counts, strict=True)) if any(both) and any(map(lt, both, least))]
+    if not few:
+        return
+    carriers, labels, pairs = _carriers(units), units.labels.tolist(), _ranges(units)
+
+    def move(index: int, side: int) -> None:
+        taken[index] = side
+        for pair in pairs[index]:
+            counts[side][labels[pair]] += 1
+            counts[1 - side][labels[pair]] -= 1
+
+    was_forced = False
+    for label in few:
+        for side, needs_spare in ((0, True), (0, False), (1, True)):
+            for index in carriers[label]:
                 if counts[side][label] >= least[side]:
                     break
-                spare = all(counts[not side][other] > least[not side] for other in unit.labels)
-                if label in unit.labels and taken[index] != side and spare:
-                    taken[index] = side
-                    counts[side].update(unit.labels.keys())
-                    counts[not side].subtract(unit.labels.keys())
-            if counts[side][label] < least[side]:
-                raise DataError(
-                    f"expected rows of the label {names[label]!r} in train and in every split carved out of it, "
-                    "found too few distinct texts whose other labels can spare them; add rows, or remove the label"
-                )
+                is_spare = all(counts[1 - side][labels[pair]] > least[1 - side] for pair in pairs[index])
+                if taken[index] != side and (is_spare or not needs_spare):
+                    move(index, side)
+                    was_forced |= not is_spare
+    if was_forced:
+        # What was moved all the same may have been the last of another label that has units to spare.
+        _move_rarest(units, taken, least)
+
+
+def _ranges(units: Units) -> list[range]:
+    """Return the places of each unit's labels."""
+    ends = np.cumsum(units.breadths)
+    return [*map(range, (ends - units.breadths).tolist(), ends.tolist())]
+
+
+def _carriers(units: Units) -> list[list[int]]:
+    """Return the units of each label, in their order."""
+    by_label = units.owners[np.argsort(units.labels, kind="stable")].tolist()
+    ends = np.cumsum(units.label_units()).tolist()
+    return [by_label[start:end] for start, end in pairwise([0, *ends])]

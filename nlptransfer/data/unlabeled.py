@@ -9,10 +9,11 @@ import numpy as np
 
 from nlptransfer.data.columns import find_columns, has_labels, texts_of
 from nlptransfer.data.dataset import Data, DataSettings, Split, load_data, load_split
+from nlptransfer.data.folders import WHOLE
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.normalization import normalize
 from nlptransfer.data.parsing import kind_of, stem_of
-from nlptransfer.data.reading import WHOLE, open_source, read_texts
+from nlptransfer.data.reading import open_source, read_texts
 from nlptransfer.errors import DataError
 
 logger = logging.getLogger("nlptransfer")

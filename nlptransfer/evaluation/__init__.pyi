@@ -16,11 +16,13 @@ from .inputs import to_probabilities as to_probabilities
 from .metrics import averages as averages
 from .metrics import default_metric as default_metric
 from .metrics import higher_is_better as higher_is_better
+from .metrics import judged_labels as judged_labels
 from .metrics import known_score as known_score
 from .metrics import load_metric as load_metric
 from .metrics import measure as measure
 from .metrics import negative_log_likelihood as negative_log_likelihood
 from .metrics import score_predictions as score_predictions
+from .metrics import score_range as score_range
 from .metrics import tally as tally
 from .significance import Gain as Gain
 from .significance import ScoredCandidate as ScoredCandidate

@@ -5,18 +5,24 @@ from collections.abc import Callable
 import numpy as np
 
 BLOCK = 2**22
-"""Counts that are drawn at a time (64-bit: 32 MiB)."""
+"""Numbers that are held at a time (64-bit: 32 MiB)."""
 
 
 def resampled_scores(
-    rng: np.random.Generator, counts: np.ndarray, score: Callable[[np.ndarray], np.ndarray], resamples: int
+    rng: np.random.Generator,
+    counts: np.ndarray,
+    score: Callable[[np.ndarray], np.ndarray],
+    resamples: int,
+    *,
+    width: int = 1,
 ) -> np.ndarray:
     """Score rows drawn with replacement, as many as there are: (..., resamples).
 
     Instead of rows it draws how often each distinct row occurs, (m,) ``counts``, which is the same and takes one draw a
-    resample. ``score`` maps counts (draws, m) to scores (..., draws); draws depend on neither scores nor blocks.
+    resample. ``score`` maps counts (draws, m) to scores (..., draws), by way of ``width`` numbers a draw; draws depend
+    on neither scores nor blocks.
     """
-    rows, block = counts.sum(), max(1, BLOCK // len(counts))
+    rows, block = counts.sum(), max(1, BLOCK // max(len(counts), width))
     sizes = (min(block, resamples - start) for start in range(0, resamples, block))
     return np.concatenate([score(rng.multinomial(rows, counts / rows, size=size)) for size in sizes], axis=-1)
 

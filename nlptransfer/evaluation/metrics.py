@@ -7,7 +7,7 @@ thousand resamples cost one draw of counts and not a thousand calls of scikit-le
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -18,13 +18,14 @@ from scipy import sparse
 from scipy.stats import rankdata
 
 from nlptransfer.data import Labels
-from nlptransfer.errors import SettingError, nearest
+from nlptransfer.errors import SettingError, abridged, nearest
 from nlptransfer.evaluation.bootstrap import percentile_interval, resampled_scores
 from nlptransfer.evaluation.inputs import checked_rows, predicted
 from nlptransfer.settings import check
 
 _AVERAGED = [f"{rate}_{kind}" for rate in ("f1", "precision", "recall") for kind in ("macro", "micro", "weighted")]
 _SINGLE_LABEL = ["accuracy", *_AVERAGED, "mcc"]
+_ON_A_SCALE = ["mae", "quadratic_kappa"]
 _MULTI_LABEL = ["accuracy", "subset_accuracy", *_AVERAGED]
 _OF_PROBABILITIES = ["lrap", "loss"]
 
@@ -91,8 +92,13 @@ def default_metric(labels: Labels) -> str:
 
 def known_score(name: str, labels: Labels | None = None) -> str:
     """Return ``name``, or raise a SettingError if ``score_predictions`` gives no such number (for ``labels``)."""
-    one, several = {*_SINGLE_LABEL, "loss"}, {*_MULTI_LABEL, *_OF_PROBABILITIES}
+    one, several = {*_SINGLE_LABEL, *_ON_A_SCALE, "loss"}, {*_MULTI_LABEL, *_OF_PROBABILITIES}
     known = one | several if labels is None else several if labels.multi_label else one
+    if name in _ON_A_SCALE and labels is not None and labels.scale is None:
+        raise SettingError(
+            f"score {name!r}: expected one label a row that is a whole number in a row of them, as stars from 1 to 5, "
+            f"found {'several labels a row' if labels.multi_label else abridged([*map(repr, labels.names)], 5)}"
+        )
     if name not in known:
         raise SettingError(f"unknown score {name!r}: {nearest(name, known)}")
     return name
@@ -101,16 +107,24 @@ def known_score(name: str, labels: Labels | None = None) -> str:
 def measure(metric: str, labels: Labels) -> str:
     """Return ``metric``, or raise a SettingError if predicted labels alone have no such score."""
     if known_score(metric, labels) in _OF_PROBABILITIES:
+        choices = _MULTI_LABEL if labels.multi_label else [*_SINGLE_LABEL, *(_ON_A_SCALE if labels.scale else [])]
         raise SettingError(
             f"metric={metric!r}: expected a score of predicted labels, found one that needs probabilities; "
-            f"choose one of {', '.join(_MULTI_LABEL if labels.multi_label else _SINGLE_LABEL)}"
+            f"choose one of {', '.join(choices)}"
         )
     return metric
 
 
 def higher_is_better(metric: str) -> bool:
     """Say whether more of a score is better; an unknown score is a SettingError."""
-    return known_score(metric) != "loss"
+    return known_score(metric) not in ("loss", "mae")
+
+
+def score_range(metric: str, labels: Labels) -> tuple[float, float]:
+    """Return the least and the largest value that a score of predicted labels can have."""
+    if metric == "mae":
+        return 0.0, float(np.ptp(labels.scale or (0,)))
+    return (-1.0 if metric in ("mcc", "quadratic_kappa") else 0.0), 1.0
 
 
 def score_predictions(
@@ -125,9 +139,9 @@ def score_predictions(
 ) -> dict[str, Any]:
     """Compute every score of some predictions, ready for JSON.
 
-    Macro averages are scikit-learn's default: with one label a row, over the labels that occur among targets or
-    predictions; with several, over all k. A ratio 0/0 is 0. Intervals are 95% percentile intervals of the bootstrap
-    over rows: below some 30 rows they are too narrow, and without any error they have no width.
+    Macro averages are over the labels that a row has: of others no row tells how well they are predicted, and their
+    own scores are None. Any other ratio 0/0 is 0. Intervals are 95% percentile intervals of the bootstrap over rows:
+    below some 30 rows they are too narrow, and without any error they have no width.
 
     Args:
         thresholds: (k,), for several labels only; .5 for each by default.
@@ -139,9 +153,10 @@ def score_predictions(
 
     Returns:
         accuracy; f1, precision and recall, each _macro, _micro and _weighted; mcc, or with several labels a row
-        subset_accuracy (the same as accuracy) and lrap; loss (negative log-likelihood, nats); accuracy_interval,
-        f1_macro_interval, with several labels f1_micro_interval, each [low, high]; per_class {name: {precision, recall,
-        f1, support}}.
+        subset_accuracy (the same as accuracy) and lrap; where labels are numbers on a scale, mae (mean absolute error)
+        and quadratic_kappa (Cohen 1968); loss (negative log-likelihood, nats); accuracy_interval, f1_macro_interval,
+        with several labels f1_micro_interval, on a scale mae_interval and quadratic_kappa_interval, each [low, high];
+        labels_judged, the number of labels that a row has; per_class {name: {precision, recall, f1, support}}.
 
     Raises:
         DataError: no rows, or targets or probabilities that do not fit the labels.
@@ -157,15 +172,16 @@ def score_predictions(
         result["lrap"] = _ranking_precision(p, y)
     result["loss"] = negative_log_likelihood(y, p, multi_label=labels.multi_label)
     if resamples:
-        names = ["accuracy", "f1_macro", *(["f1_micro"] if labels.multi_label else [])]
+        names = ["accuracy", "f1_macro", *(["f1_micro"] if labels.multi_label else _ON_A_SCALE if labels.scale else [])]
 
         def scores(draws: np.ndarray) -> np.ndarray:
             found = averages(draws @ table, len(y), labels)
             return np.array([found[name] for name in names])
 
-        drawn = resampled_scores(np.random.default_rng(seed), counts, scores, resamples)
+        drawn = resampled_scores(np.random.default_rng(seed), counts, scores, resamples, width=table.shape[1])
         result |= {f"{name}_interval": [*percentile_interval(row)] for name, row in zip(names, drawn, strict=True)}
     result["per_class"] = _per_class(sums, labels)
+    result["labels_judged"] = sum(one["support"] > 0 for one in result["per_class"].values())
     for name in metrics:
         if name not in result:
             result |= _further(name, y, guesses, p)
@@ -197,40 +213,52 @@ def outcomes(
 
 
 def tally(targets: np.ndarray, guesses: np.ndarray, labels: Labels) -> sparse.csr_array:
-    """Count what each of n rows adds to the sums that ``averages`` reads, (n, 3k + 1) of 0 and 1.
+    """Count what each of n rows adds to the sums that ``averages`` reads, (n, 3k + 1), or (n, 3k + 3) on a scale.
 
-    For each of k labels whether the row has it and it is predicted, it is predicted, the row has it; at last whether
-    all is right. Targets and guesses are integers.
+    For each of k labels 0 or 1: whether the row has it and it is predicted, it is predicted, the row has it; then
+    whether all is right; on a scale the distance from target to guess, and its square. Targets and guesses are whole.
     """
     right = targets == guesses
+    distances = np.zeros((len(targets), 0))
+    if labels.scale:
+        distance = np.abs(np.array(labels.scale)[targets] - np.array(labels.scale)[guesses])
+        distances = np.column_stack([distance, distance**2])
     if labels.multi_label:
         right = right.all(axis=1)
     else:
         one_hot = sparse.eye_array(labels.num_labels, format="csr")
         targets, guesses = one_hot[targets], one_hot[guesses]
     actual, given = sparse.csr_array(targets), sparse.csr_array(guesses)
-    columns = [actual.multiply(given), given, actual, sparse.csr_array(right[:, None])]
+    columns = [actual.multiply(given), given, actual, *map(sparse.csr_array, (right[:, None], distances))]
     return sparse.csr_array(sparse.hstack(columns), dtype=np.float64)
 
 
 def averages(sums: np.ndarray, rows: int, labels: Labels) -> dict[str, np.ndarray]:
     """Compute the scores of predicted labels by name, (...,): those that need no probabilities.
 
-    ``sums`` are ``tally`` summed over ``rows`` rows, (..., 3k + 1); any leading axis is one of resamples.
+    ``sums`` are ``tally`` summed over ``rows`` rows, (..., columns); any leading axis is one of resamples.
     """
-    both, given, actual, right = _parts(sums)
+    both, given, actual, right = _parts(sums, labels)
     found = {"accuracy": right / rows}
     if labels.multi_label:
         found["subset_accuracy"] = found["accuracy"]
-    occurring = np.full(given.shape, True) if labels.multi_label else given + actual > 0
+    judged = (actual > 0).sum(-1)
     micro = _rates(both.sum(-1), given.sum(-1), actual.sum(-1))
     for name, rates in _rates(both, given, actual).items():
-        found[f"{name}_macro"] = rates.sum(-1) / occurring.sum(-1)
+        # Of a label that no row has nothing is right, so that it adds nothing to the sum.
+        found[f"{name}_macro"] = _ratio(rates.sum(-1), judged)
         found[f"{name}_micro"] = micro[name]
         found[f"{name}_weighted"] = _ratio((rates * actual).sum(-1), actual.sum(-1))
     if not labels.multi_label:
         spread = np.sqrt((rows**2 - (given**2).sum(-1)) * (rows**2 - (actual**2).sum(-1)))
         found["mcc"] = _ratio(rows * right - (given * actual).sum(-1), spread)
+    if labels.scale:
+        scale = np.array(labels.scale)
+        distance, square = sums[..., -2], sums[..., -1]
+        found["mae"] = distance / rows
+        by_chance = (given + actual) @ scale**2 - 2 * (given @ scale) * (actual @ scale) / rows
+        # Where all rows and predictions have one label, there is no agreement beyond chance.
+        found["quadratic_kappa"] = np.where(by_chance > 0, 1 - _ratio(square, by_chance), 0.0)
     return found
 
 
@@ -245,9 +273,16 @@ def negative_log_likelihood(targets: ArrayLike, probabilities: ArrayLike, *, mul
     return float(-np.log(np.clip(likelihood, tiny, 1 - tiny)).mean())
 
 
-def _parts(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    both, given, actual = np.split(sums[..., :-1], 3, axis=-1)
-    return both, given, actual, sums[..., -1]
+def judged_labels(scores: Mapping[str, Any]) -> str:
+    """Say how many of the labels macro means are over; "" where it is all of them."""
+    judged, labels = scores.get("labels_judged"), len(scores.get("per_class", ()))
+    return f"{judged} of {labels} labels" if judged is not None and judged < labels else ""
+
+
+def _parts(sums: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    k = labels.num_labels
+    both, given, actual = np.split(sums[..., : 3 * k], 3, axis=-1)
+    return both, given, actual, sums[..., 3 * k]
 
 
 def _rates(both: np.ndarray, given: np.ndarray, actual: np.ndarray) -> dict[str, np.ndarray]:
@@ -259,10 +294,12 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(top, bottom, out=np.zeros(np.shape(top)), where=bottom > 0))
 
 
-def _per_class(sums: np.ndarray, labels: Labels) -> dict[str, dict[str, float]]:
-    both, given, actual, _ = _parts(sums)
-    columns = {**_rates(both, given, actual), "support": actual.astype(int)}
-    return {label: {name: column[i].item() for name, column in columns.items()} for i, label in enumerate(labels.names)}
+def _per_class(sums: np.ndarray, labels: Labels) -> dict[str, dict[str, Any]]:
+    both, given, actual, _ = _parts(sums, labels)
+    rates = {name: np.where(actual > 0, rate, np.nan) for name, rate in _rates(both, given, actual).items()}
+    columns = {**rates, "support": actual.astype(int)}
+    rows = zip(labels.names, *(column.tolist() for column in columns.values()), strict=True)
+    return {label: dict(zip(columns, map(_for_json, row), strict=True)) for label, *row in rows}
 
 
 def _ranking_precision(p: np.ndarray, y: np.ndarray) -> float:

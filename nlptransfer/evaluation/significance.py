@@ -20,7 +20,7 @@ from nlptransfer.data import Labels
 from nlptransfer.errors import DataError
 from nlptransfer.evaluation.bootstrap import percentile_interval, resampled_scores, rounded, seed_shares
 from nlptransfer.evaluation.inputs import checked_targets
-from nlptransfer.evaluation.metrics import averages, measure, outcomes
+from nlptransfer.evaluation.metrics import averages, higher_is_better, measure, outcomes, score_range
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Gain:
     interval: tuple[float, float]
     """95% interval of the gain"""
     verdict: Literal["helps", "no evidence", "hurts"]
-    """"helps" or "hurts" where the whole interval is above or below 0, else "no evidence\""""
+    """"helps" or "hurts" where the whole interval is on the better or the worse side of 0, else "no evidence\""""
     metric: str
     seeds: int
     """runs on each side"""
@@ -145,7 +145,8 @@ def score_seeds(
     def scores(draws: np.ndarray) -> np.ndarray:
         return np.array([averages(draws @ table, len(y), labels)[metric] for table in tables])
 
-    on_all, resampled = scores(counts[None])[:, 0], resampled_scores(rng, counts, scores, resamples)
+    width = tables[0].shape[1]
+    on_all, resampled = scores(counts[None])[:, 0], resampled_scores(rng, counts, scores, resamples, width=width)
     starts = np.cumsum([len(predictions) for predictions in candidates.values()])[:-1]
     return [SeedScores(*both) for both in zip(np.split(on_all, starts), np.split(resampled, starts), strict=True)]
 
@@ -176,7 +177,7 @@ def score_interval(
     found = sides[0]
     draws = _moved_by_seeds(found.mean, found.resampled.mean(axis=0), sides, rng)
     spread = float(found.scores.std(ddof=1)) if found.freedom else None
-    return ScoreInterval(found.mean, spread, _interval(draws, -1.0 if metric == "mcc" else 0.0, 1.0))
+    return ScoreInterval(found.mean, spread, _interval(draws, *score_range(metric, labels)))
 
 
 def paired(
@@ -210,7 +211,8 @@ def paired(
     first, second = sides
     difference = float(rounded(first.mean - second.mean))
     draws = _moved_by_seeds(difference, first.resampled.mean(axis=0) - second.resampled.mean(axis=0), sides, rng)
-    most = 2.0 if metric == "mcc" else 1.0
+    lowest, highest = score_range(metric, labels)
+    most = highest - lowest
     y = np.asarray(targets)
     right, also = ((y == runs[0]).reshape(len(y), -1).all(axis=1) for runs in (one, other))
     return Difference(
@@ -259,7 +261,7 @@ def transfer_gain(
         with_source=after.mean,
         gain=float(rounded(after.mean - before.mean)),
         interval=(low, high),
-        verdict="helps" if low > 0 else "hurts" if high < 0 else "no evidence",
+        verdict="no evidence" if low <= 0 <= high else "helps" if (low > 0) == higher_is_better(metric) else "hurts",
         metric=metric,
         seeds=len(direct),
         rows=len(np.asarray(targets)),
@@ -301,8 +303,9 @@ def recommended(
     the name of one that always predicts the commonest label. That is never recommended; where no other candidate's
     interval against it lies above 0, nothing is. ``delta`` is in units of the score.
     """
+    sign = 1 if higher_is_better(metric) else -1
     routes = [candidate for candidate in candidates if candidate.name != majority]
-    best = max(routes, key=lambda candidate: candidate.validation)
+    best = max(routes, key=lambda candidate: sign * candidate.validation)
 
     def against(other: ScoredCandidate) -> dict[str, Difference]:
         return {
@@ -311,6 +314,10 @@ def recommended(
             if one is not other
         }
 
+    def least_gain(found: Difference) -> float:
+        """The worse end of the interval, where more is better."""
+        return min(sign * end for end in found.interval)
+
     def figures(found: Difference) -> str:
         low, high = found.interval
         means = f"{metric} {found.one:.3f} against {found.other:.3f} on test"
@@ -318,13 +325,14 @@ def recommended(
 
     if majority is not None:
         over_majority = against(next(one for one in candidates if one.name == majority))
-        if not any(found.interval[0] > 0 for found in over_majority.values()):
-            nearest = max(over_majority, key=lambda name: over_majority[name].difference)
+        if not any(least_gain(found) > 0 for found in over_majority.values()):
+            nearest = max(over_majority, key=lambda name: sign * over_majority[name].difference)
             reason = f"no route beats the majority: the nearest, {nearest}, {figures(over_majority[nearest])}"
             return Recommendation(None, best.name, reason)
     over_best = against(best)
-    chosen = next(one.name for one in routes if one is best or over_best[one.name].interval[0] >= -delta)
-    loss = f"a loss of more than {delta * 100:g} point{'' if delta == 0.01 else 's'} of {metric}"
+    chosen = next(one.name for one in routes if one is best or least_gain(over_best[one.name]) >= -delta)
+    points = f"{delta:g}" if metric == "mae" else f"{delta * 100:g} point{'' if delta == 0.01 else 's'}"
+    loss = f"a loss of more than {points} of {metric}"
     cheaper = [one.name for one in routes[: routes.index(best)]]
     if chosen != best.name:
         interval = f"whose 95% interval against {best.name}, the best on validation, excludes {loss}"
@@ -332,7 +340,7 @@ def recommended(
     elif not cheaper:
         reason = f"{chosen} is the best on validation, and no route is cheaper"
     else:
-        nearest = max(cheaper, key=lambda name: over_best[name].interval[0])
+        nearest = max(cheaper, key=lambda name: least_gain(over_best[name]))
         tried = f"of no cheaper route does the 95% interval against it exclude {loss}"
         compared = f"the nearest, {nearest}, {figures(over_best[nearest])}"
         reason = f"{chosen} is the best on validation, and {tried}: {compared}"
@@ -342,7 +350,8 @@ def recommended(
 def rows_to_reach(curve_one: Mapping[int, float], curve_other: Mapping[int, float]) -> float | None:
     """Estimate the training rows with which one candidate reaches the score that another has with all its rows.
 
-    Both curves are rows -> score, between two sizes taken to be straight over the logarithm of rows. The result is not
+    Both curves are rows -> score, more being better, and between two sizes taken to be straight over the logarithm of
+    rows. The result is not
     rounded; it is the smallest size where that is enough, None where no size is.
     """
     goal = curve_other[max(curve_other)]

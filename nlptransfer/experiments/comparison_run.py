@@ -15,6 +15,7 @@ from nlptransfer.data import Data
 from nlptransfer.errors import NlpTransferError, TrainingError
 from nlptransfer.evaluation import (
     ScoredCandidate,
+    higher_is_better,
     holm,
     paired,
     recommended,
@@ -219,17 +220,21 @@ class ComparisonRun:
         if not candidate.is_tuned or count == 1:
             return {}
         hidden, route = without_test(self.data), cast(Route, candidate.route)
+        sign = 1 if higher_is_better(self.result.metric) else -1
         default = self.shared.training.learning_rate or float(route.defaults(self.data)["learning_rate"])
         trials = self.result.candidate(candidate.name).trials
         for number in range(count):
             if number == len(trials):
-                past = [(one.settings["learning_rate"], one.validation) for one in trials]
+                past = [
+                    (one.settings["learning_rate"], None if one.validation is None else sign * one.validation)
+                    for one in trials
+                ]
                 rate = distributed.from_main(next_rate(default, past, count))
                 trials = self._note(candidate.name, trials=(*trials, Trial({"learning_rate": rate}))).trials
             if not trials[number].is_done:
                 made = self._trial(candidate, number, trials[number], hidden)
                 trials = self._note(candidate.name, trials=(*trials[:number], made)).trials
-        scored = [(one.validation, one.settings) for one in trials if one.validation is not None]
+        scored = [(sign * one.validation, one.settings) for one in trials if one.validation is not None]
         if not scored:
             raise TrainingError(f"{candidate.name}: expected a trial that works, found none: {trials[0].reason}")
         return max(scored, key=lambda one: one[0])[1]
@@ -287,7 +292,7 @@ class ComparisonRun:
         return {
             "pairs": _pairs(scored, data, result.metric),
             "curve": curve,
-            "rows_to_reach": _rows_to_reach(curve, finished),
+            "rows_to_reach": _rows_to_reach(curve, finished, result.metric),
             **advised,
         }
 
@@ -327,11 +332,14 @@ def _pairs(candidates: Sequence[ScoredCandidate], data: Data, metric: str) -> tu
     )
 
 
-def _rows_to_reach(curve: Sequence[CurvePoint], finished: Sequence[CandidateResult]) -> tuple[RowsToReach, ...]:
-    curves = {
-        one.name: {point.size: point.mean for point in curve if point.candidate == one.name and point.mean is not None}
-        for one in finished
-    }
+def _rows_to_reach(
+    curve: Sequence[CurvePoint], finished: Sequence[CandidateResult], metric: str
+) -> tuple[RowsToReach, ...]:
+    sign = 1 if higher_is_better(metric) else -1
+    curves: dict[str, dict[int, float]] = {one.name: {} for one in finished}
+    for point in curve:
+        if point.candidate in curves and point.mean is not None:
+            curves[point.candidate][point.size] = sign * point.mean
     pairs = [
         sorted(pair, key=lambda name: -curves[name][max(curves[name])])
         for pair in combinations(curves if curve else (), 2)

@@ -13,7 +13,7 @@ from nlptransfer import distributed
 from nlptransfer.classifier import note_results
 from nlptransfer.data import DataSettings, Labels
 from nlptransfer.errors import DataError
-from nlptransfer.evaluation import Gain, default_metric, measure, transfer_gain
+from nlptransfer.evaluation import Gain, default_metric, higher_is_better, measure, transfer_gain
 from nlptransfer.experiments.run import run
 from nlptransfer.files import atomic_folder
 from nlptransfer.results import VERDICT_RUNS, RunConfig, RunResult, Verdict, begin_run, card_results, claim
@@ -126,12 +126,13 @@ def run_with_verdict(
 def _verdict(with_source: Runs, direct: Runs, config: RunConfig, metric: str, *, fallback: bool) -> Verdict:
     gain, name = gain_of(with_source, direct, config.data.labels, metric), config.transfer.name
     after, before = (float(np.mean([run.validation_score(metric) for run in side])) for side in (with_source, direct))
-    taken = Direct.name if fallback and before >= after else name
+    is_better = after > before if higher_is_better(metric) else after < before
+    taken = Direct.name if fallback and not is_better else name
     return Verdict(**vars(gain), validation={name: after, Direct.name: before}, fallback=fallback, taken=taken)
 
 
 def gain_metric(config: RunConfig) -> str:
-    """Return the score that a gain is measured by: the more the better, of predicted labels alone."""
+    """Return the score that a gain is measured by, of predicted labels alone."""
     if not len(config.data.test):
         raise DataError(
             f"{config.data.name}: expected test rows, by which a gain is measured, found none: "

@@ -101,8 +101,11 @@ class CardFacts:
     def scores(self) -> list["_Score"]:
         """The scores of the test split that there are, the one that choices are made by first."""
         scores, test = [], self.results.get("test") or {}
+        judged, labels = test.get("labels_judged"), len(self.record["labels"])
         for key, name, metric, average in _MULTI_LABEL if self.record["multi_label"] else _SINGLE_LABEL:
             interval = test.get(f"{key}_interval") or [None]
+            if average == "macro" and judged is not None and judged < labels:
+                name += f", {judged} of {labels} labels"
             if test.get(key) is not None:
                 scores.append(_Score(name, metric, average, test[key], None if None in interval else interval))
         return scores
@@ -125,6 +128,8 @@ _SINGLE_LABEL = (
     ("precision_macro", "precision (macro)", "precision", "macro"),
     ("recall_macro", "recall (macro)", "recall", "macro"),
     ("mcc", "Matthews correlation", "matthews_correlation", None),
+    ("mae", "mean absolute error", "mae", None),
+    ("quadratic_kappa", "quadratic kappa", None, None),
     ("loss", "loss", None, None),
 )
 _MULTI_LABEL = (

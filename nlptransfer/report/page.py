@@ -18,6 +18,7 @@ from nlptransfer.evaluation import (
     brier_score,
     coverage_curve,
     default_metric,
+    judged_labels,
     negative_log_likelihood,
     reliability_curve,
     untempered,
@@ -67,6 +68,8 @@ SECTIONS = {
 """Each part of the report by its id, in order; one that has nothing to show is left out."""
 _NAMES = {
     "accuracy": "accuracy",
+    "mae": "mean absolute error",
+    "quadratic_kappa": "quadratic kappa",
     "f1_macro": "macro F1",
     "f1_micro": "micro F1",
     "precision_macro": "macro precision",
@@ -218,6 +221,8 @@ def _scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = sorted(_NAMES, key=lambda name: name != ("f1_micro" if several else "accuracy"))
     shown = [name for name in names if found.get(name) is not None and (several or name != "f1_micro")]
     said = _NAMES | ({"accuracy": "all labels right"} if several else {})
+    if unjudged := judged_labels(found):
+        said |= {name: f"{said[name]} ({unjudged})" for name in said if name.endswith("_macro")}
     return [{"name": said[name], "value": found[name], "interval": found.get(f"{name}_interval")} for name in shown]
 
 

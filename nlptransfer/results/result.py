@@ -8,6 +8,7 @@ from typing import Any
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.errors import DataError, RunFolderError
+from nlptransfer.evaluation import higher_is_better
 from nlptransfer.results import records
 from nlptransfer.results.predictions import Predictions
 from nlptransfer.results.summaries import Cost, DataSummary, Fit, TransferSummary, Verdict
@@ -104,5 +105,6 @@ class RunResult:
             splits = [self.scores[name] for name in ("train", "validation") if name in self.scores]
             return float(sum(one["rows"] * one[metric] for one in splits) / sum(one["rows"] for one in splits))
         if self.training.chosen_by == "cross-validation" and self.training.best_score is not None:
-            return self.training.best_score
+            # As it was chosen by: the more the better.
+            return self.training.best_score if higher_is_better(metric) else -self.training.best_score
         return float(self.scores["validation"][metric])

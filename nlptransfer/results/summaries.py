@@ -73,8 +73,7 @@ class DataSummary:
 
 def label_counts(targets: np.ndarray, labels: Labels) -> dict[str, int]:
     """Count the rows of each label."""
-    counts = targets.sum(axis=0) if labels.multi_label else np.bincount(targets, minlength=labels.num_labels)
-    return dict(zip(labels.names, (int(count) for count in counts), strict=True))
+    return dict(zip(labels.names, labels.count(targets).tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_bytes_that_are_no_text_are_left_out_and_named(caplog):
     with caplog.at_level("INFO", logger="nlptransfer"):
         table = table_of(pa.table({"text": TEXTS, "picture": [b"\xff\xd8", b"x"]}), "data")
     assert [*table.columns] == ["text"]
-    assert "data: column 'picture' left out: it holds bytes that are no UTF-8" in caplog.text
+    assert "data: columns left out, as they hold bytes that are no UTF-8: 'picture'" in caplog.text
 
 
 @pytest.mark.parametrize(

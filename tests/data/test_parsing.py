@@ -22,7 +22,7 @@ BROKEN = {
         r"row 1: expected a JSON object, found \"a\"; write a list of objects, or an object a line",
     ),
     "values.json": ('[["a", 1]]', r"row 1: expected a JSON object, found \[\"a\", 1\]; .*orient='records'"),
-    "bad.json": ('[{"text": "a"},', "bad.json, line 1: broken JSON: expected the end of the list, found the end"),
+    "bad.json": ('[{"text": "a"},', "bad.json, line 1: broken JSON: expected a value or the end of the list, found"),
     "scalar.json": ('[{"text": "a"}, 3]', "row 2: expected a JSON object, found 3"),
     "splits.json": ('{"train": [{"a": 1}], "test": [{"a": 2}]}', r"expected one list of rows, found 'train', 'test'"),
     "open.csv": ('text,label\na,1\n"b,0\nc,1\n', r"line 3: expected an end of the quotes that open here, found none"),

@@ -2,13 +2,14 @@
 
 import io
 import logging
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from helpers.tables import KINDS, QUOTED, ROWS, parquet, write
-from nlptransfer.data.reading import WHOLE, open_source, read_table, read_texts
+from nlptransfer.data.reading import WHOLE, open_source, read_table, read_texts, stream_tables
 from nlptransfer.errors import DataError
 
 
@@ -91,13 +92,6 @@ def test_sources_that_cannot_be_opened(tmp_path):
 
     with pytest.raises(DataError, match=r"expected files named train, validation, test .* found nothing"):
         open_source(tmp_path)
-    write(tmp_path / "films.csv", QUOTED)
-    with pytest.raises(DataError, match=r"found films\.csv"):
-        open_source(tmp_path)
-    write(tmp_path / "train.csv", QUOTED)
-    write(tmp_path / "train.jsonl.gz", "")
-    with pytest.raises(DataError, match=r"expected one train split, found two \(train is the second\); keep one"):
-        open_source(tmp_path)
     with pytest.raises(DataError, match=r"the splits given: expected splits named .* found unsupervised"):
         open_source(datasets.DatasetDict(unsupervised=datasets.Dataset.from_dict({"text": ["a"]})))
 
@@ -165,6 +159,8 @@ def test_files_are_streamed(tmp_path, name):
         ("one\n{two\n", ["one", "{two"]),
         ("{not json\nb\n", ["{not json", "b"]),
         ('{"text": "a"}\n{"text": "b"}\n', ["a", "b"]),
+        ('\ufeff{"text": "a"}', ["a"]),
+        ("caf\u00e9\n\nx", ["caf\u00e9", "", "x"]),
         ("", []),
     ],
 )
@@ -173,6 +169,28 @@ def test_standard_input(monkeypatch, content, texts):
     assert list(read_texts("-")) == texts
     monkeypatch.setattr(sys, "stdin", io.StringIO(content))
     assert list(read_texts("-")) == texts
+
+
+@pytest.mark.parametrize("as_row", [lambda text: text, lambda text: f'{{"text": "{text}"}}'])
+def test_standard_input_is_answered_as_it_comes(monkeypatch, as_row):
+    reading, writing = os.pipe()
+    with open(reading) as stdin, open(writing, "wb", buffering=0) as pipe:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        tables = stream_tables("-")
+        for number, texts in enumerate((["a"], ["b", "c"], ["d"])):
+            pipe.write("".join(as_row(text) + "\n" for text in texts).encode())
+            table = next(tables)
+            assert (table.values("text"), table.first_row) == (texts, (1, 2, 4)[number])
+        pipe.write(as_row("caf\u00e9").encode()[:-3])
+        pipe.write(as_row("caf\u00e9").encode()[-3:])
+        pipe.close()
+        assert [table.values("text") for table in tables] == [["caf\u00e9"]]
+
+
+def test_standard_input_that_is_no_text(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ok\n\xff\n")))
+    with pytest.raises(DataError, match=r"standard input, line 2: expected UTF-8, found the byte 0xff at position 1"):
+        list(read_texts("-"))
 
 
 @pytest.mark.parametrize(

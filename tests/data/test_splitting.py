@@ -1,5 +1,7 @@
 """Splits that hold: whole, without leaks, stratified, nested, and the same every time."""
 
+import hashlib
+import time
 from collections import Counter
 from itertools import pairwise
 
@@ -120,6 +122,38 @@ def test_splits_are_the_same_on_every_machine():
     assert other.validation.texts == ["text 7 of a", "text 6 of b"]
 
 
+def cases():
+    """Data with repeated texts, conflicting labels, one label a row and several, and settings of every kind."""
+    for case in range(60):
+        random = np.random.default_rng(case)
+        rows, k, several = int(random.integers(60, 200)), int(random.integers(2, 7)), case % 2
+        texts = [f"text {number}" for number in random.integers(0, rows * (1 + case % 3), rows)]
+        labels = [str(label) for label in random.integers(0, k, rows)]
+        if several:
+            labels = [[str(label) for label in np.flatnonzero(row)] for row in random.random((rows, k)) < 0.3]
+        source = {"train": (texts, labels)}
+        if case % 5 == 0:
+            source["validation"] = ([f"other {row}" for row in range(30)], labels[:30])
+        yield (
+            source,
+            DataSettings(
+                split_seed=case % 4,
+                test_size=(0.2, 0, 0.35)[case % 3],
+                validation_size=(0.1, 0.3)[case % 2],
+                calibration_size=(0.05, 0.2, 0)[case // 2 % 3],
+                max_train_rows=None if case % 4 else 40,
+                rows_seed=None if case % 7 else 5,
+            ),
+        )
+
+
+def test_splits_of_all_kinds_stay_what_they_were():
+    digest = hashlib.sha256()
+    for source, chosen in cases():
+        digest.update(repr(sorted(hashes(load_data(source, chosen)).items())).encode())
+    assert digest.hexdigest() == "aeddc774bbb7b2ff28810fb5b2035435f30cb69ebe976b2f5449c5812fc404e3"
+
+
 @pytest.mark.parametrize("carved", [True, False])
 def test_fewer_training_rows_are_part_of_more(carved):
     train = rows_of({"a": 500, "b": 100, "c": 8})
@@ -176,6 +210,67 @@ def test_rare_labels_are_moved_to_where_they_are_needed():
     rows = [["x"]] * 60 + [["y"]] * 40 + [["x", "r"], ["x", "y", "r"], ["r", "y"]]
     data = load_data(([f"text {row}" for row in range(len(rows))], rows))
     assert all(counts(split, data)["r"] == 1 for split in (data.train, data.validation, data.test))
+
+
+def loaded(rows, caplog, **settings):
+    """Data of distinct texts with these labels, and what was warned of."""
+    caplog.clear()
+    data = load_data(([f"text {row}" for row in range(len(rows))], rows), DataSettings(**settings))
+    return data, [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_labels_with_fewer_texts_than_splits_stay_in_train(several, caplog):
+    names = ["x"] * 60 + ["y"] * 40 + ["one"] + ["two"] * 2
+    data, said = loaded([[name] for name in names] if several else names, caplog)
+    assert set(data.labels.names) == {"one", "two", "x", "y"}
+    assert [counts(data.train, data)[name] for name in ("one", "two")] == [1, 2]
+    assert set(counts(data.test, data)) == set(counts(data.validation, data)) == {"x", "y"}
+    assert (counts(data.test, data)["x"], counts(data.test, data)["y"]) == (12, 8)
+    assert said == [
+        "no row of validation and test judges 2 of 4 labels (training rows): 'one' (1), 'two' (2); "
+        "their scores there are null, and macro means leave them out"
+    ]
+
+
+def test_rows_of_rare_labels_count_among_the_training_rows():
+    names = ["x"] * 300 + ["y"] * 200 + [f"rare {row}" for row in range(10)]
+    data = load_data(([f"text {row}" for row in range(510)], names), DataSettings(max_train_rows=50, rows_seed=3))
+    assert len(data.train) + len(data.validation) + len(data.calibration) == 50
+    assert set(counts(data.train, data)) == set(names) and set(counts(data.validation, data)) == {"x", "y"}
+
+
+def test_a_text_is_where_its_other_labels_leave_room_for_it(caplog):
+    # "r", "s" and "t" are in two texts each, but every split of the three leaves one of them out of train.
+    rows = [["r", "s"], ["r", "t"], ["s", "t"]] + [["u"]] * 30
+    data, said = loaded(rows, caplog, test_size=0)
+    assert set(counts(data.train, data)) == {*"rstu"} and "u" in counts(data.validation, data)
+    assert len(said) == 1 and "of validation judges" in said[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sets(st.sampled_from("abcdefgh"), max_size=4), min_size=10, max_size=60), st.integers(0, 3))
+def test_every_label_is_learnt_however_rare(rows, seed):
+    rows = [*rows, *({"common"} for _ in range(10))]
+    texts = [f"text {row // 2 if row % 5 == 0 else row}" for row in range(len(rows))]
+    data = load_data((texts, [sorted(row) for row in rows]), DataSettings(split_seed=seed))
+    assert set(counts(data.train, data)) == set(data.labels.names) == set().union(*rows)
+    assert len(data.validation) and len(data.test)
+    sides = texts_by_split(data)
+    assert sum(map(len, sides)) == len(set(texts))
+
+
+def test_labels_of_few_rows_each_take_a_time_per_row_that_does_not_grow():
+    def seconds_a_row(labels):
+        table = [f"text {row}" for row in range(4 * labels)], [str(row % labels) for row in range(4 * labels)]
+        started = time.process_time()
+        data = load_data(table)
+        assert set(counts(data.test, data).values()) == {1} and len(data.test) == labels == data.labels.num_labels
+        return (time.process_time() - started) / len(table[0])
+
+    load_data(rows_of({"a": 10, "b": 10}))
+    few, many = (min(seconds_a_row(labels) for _ in range(2)) for labels in (1000, 10_000))
+    assert many < 3 * few
 
 
 def test_a_label_of_two_rows_is_enough_where_only_validation_is_carved():

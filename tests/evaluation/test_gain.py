@@ -49,6 +49,20 @@ def test_scores_are_the_means_of_scikit_learns(labels: Labels, metric: str, seed
     assert (found.metric, found.seeds, found.rows) == (metric, seeds, rows)
 
 
+def test_where_less_is_better_a_fall_is_a_gain() -> None:
+    scale = Labels(("1", "2", "3", "4", "5"))
+    targets = np.arange(500) % 5
+    near = np.clip(targets + 1, 0, 4)
+    helped = transfer_gain(targets, [(targets + 2) % 5], [near], scale, "mae")
+    assert helped.verdict == "helps" and helped.interval[1] < 0 and helped.with_source == pytest.approx(0.8)
+    assert transfer_gain(targets, [near], [(targets + 2) % 5], scale, "mae").verdict == "hurts"
+    assert transfer_gain(targets, [near], [near], scale, "mae").verdict == "no evidence"
+    assert transfer_gain(targets, [near], [targets], scale, "quadratic_kappa").verdict == "helps"
+    # Two answers are up to 4 steps apart.
+    worst = paired(targets % 2 * 4, [4 - targets % 2 * 4], [targets % 2 * 4], scale, "mae")
+    assert worst.difference == 4.0 and worst.interval == (4.0, 4.0)
+
+
 @pytest.mark.parametrize("wrong", [(0.4, 0.2), (0.1, 0.3), (0.2, 0.2)])
 def test_one_seeds_accuracy_has_the_interval_of_a_paired_mean(wrong: tuple[float, float]) -> None:
     targets, direct, transfer = sides(3, TWO, 1, 2000, wrong)

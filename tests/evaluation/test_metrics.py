@@ -52,12 +52,13 @@ def test_scores_are_those_of_scikit_learn(several: bool, seed: int, n: int, k: i
         expected["lrap"] = sk.label_ranking_average_precision_score(targets, probabilities)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     scored = ["accuracy", "f1_macro", *(["f1_micro"] if several else [])]
-    assert set(found) == {*expected, *(f"{name}_interval" for name in scored), "per_class"}
+    assert set(found) == {*expected, *(f"{name}_interval" for name in scored), "per_class", "labels_judged"}
     columns = sk.precision_recall_fscore_support(targets, guesses, labels=range(k), average=None, zero_division=0)
     assert list(found["per_class"]) == list(labels.names)
     for of_label, *row in zip(found["per_class"].values(), *columns, strict=True):
         assert list(of_label) == ["precision", "recall", "f1", "support"]
-        assert list(of_label.values()) == pytest.approx(row)
+        assert list(of_label.values()) == (pytest.approx(row) if row[-1] else [None, None, None, 0])
+    assert found["labels_judged"] == (columns[-1] > 0).sum()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -74,11 +75,73 @@ def test_loss_of_certain_and_wrong_predictions_is_finite() -> None:
     assert several["loss"] == pytest.approx(-np.log(eps) / 2)
 
 
-def test_macro_leaves_out_labels_that_do_not_occur_and_single_rows_have_intervals() -> None:
+def test_labels_without_a_row_are_not_judged_and_single_rows_have_intervals() -> None:
     found = score_predictions([1], [[0.1, 0.8, 0.1]], labels_of(3))
     assert found["f1_macro"] == found["accuracy"] == 1.0
     assert found["accuracy_interval"] == found["f1_macro_interval"] == [1.0, 1.0]
-    assert found["per_class"]["label 0"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    assert found["per_class"]["label 0"] == {"precision": None, "recall": None, "f1": None, "support": 0}
+    assert metrics.judged_labels(found) == "1 of 3 labels"
+    # That label 2 is predicted wrongly lowers the recall of the others, and is no score of its own.
+    found = score_predictions([0, 1, 1], [[0.9, 0, 0.1], [0, 0.9, 0.1], [0, 0.1, 0.9]], labels_of(3))
+    assert found["f1_macro"] == pytest.approx((1 + 2 / 3) / 2) and found["labels_judged"] == 2
+    assert metrics.judged_labels(score_predictions([0, 1], [[1, 0], [0, 1]], labels_of(2))) == ""
+    several = score_predictions([[1, 0], [1, 0]], [[0.9, 0.9], [0.2, 0.1]], labels_of(2, multi_label=True))
+    assert several["recall_macro"] == 0.5 and several["precision_macro"] == 1.0 and several["f1_micro"] == 0.5
+    none = score_predictions([[0, 0]], [[0.9, 0.1]], labels_of(2, multi_label=True))
+    assert none["f1_macro"] == 0.0 and none["labels_judged"] == 0
+
+
+# scikit-learn warns of one class, and that agreement of it is not defined.
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 40), k=st.integers(3, 7), least=st.integers(-3, 5))
+def test_scores_on_a_scale_are_those_of_scikit_learn(seed: int, n: int, k: int, least: int) -> None:
+    rng = np.random.default_rng(seed)
+    targets, probabilities = single_rows(rng, n, k)
+    # In any order of the labels.
+    numbers = rng.permutation(np.arange(least, least + k))
+    true, guesses = numbers[targets], numbers[probabilities.argmax(axis=1)]
+    found = score_predictions(targets, probabilities, Labels(tuple(map(str, numbers))), resamples=5)
+    assert found["mae"] == pytest.approx(sk.mean_absolute_error(true, guesses))
+    kappa = sk.cohen_kappa_score(true, guesses, labels=np.sort(numbers), weights="quadratic")
+    assert found["quadratic_kappa"] == pytest.approx(0.0 if np.isnan(kappa) else kappa)
+    assert len(found["mae_interval"]) == len(found["quadratic_kappa_interval"]) == 2
+
+
+def test_intervals_on_a_scale_agree_with_a_naive_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(5, size=150)
+    probabilities = softmax(rng.normal(size=(150, 5)) - 0.7 * np.abs(np.arange(5) - targets[:, None]), axis=1)
+    found = score_predictions(targets, probabilities, Labels(("1", "2", "3", "4", "5")), resamples=5000)
+    for name in ("mae", "quadratic_kappa"):
+        expected = naive_bootstrap(score_of(name), targets, probabilities.argmax(axis=1), 300)
+        assert found[f"{name}_interval"] == pytest.approx(expected, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("names", "scale"),
+    [
+        (("1", "2", "3", "4", "5"), (1, 2, 3, 4, 5)),
+        (("-1", "0", "1"), (-1, 0, 1)),
+        (tuple(map(str, range(21))), tuple(range(21))),
+        (("3", "1", "2"), (3, 1, 2)),
+        (("0", "1"), None),
+        (("1", "2", "4"), None),
+        (("01", "02", "03"), None),
+        (("one", "2", "3"), None),
+        (tuple(map(str, range(22))), None),
+    ],
+)
+def test_which_labels_are_numbers_on_a_scale(names: tuple[str, ...], scale: tuple[int, ...] | None) -> None:
+    assert Labels(names).scale == scale
+    assert Labels(names, multi_label=True).scale is None
+    if scale is not None:
+        assert metrics.measure("mae", Labels(names)) == "mae" and not metrics.higher_is_better("mae")
+    else:
+        with pytest.raises(SettingError, match="'mae': expected one label a row that is a whole number in a row"):
+            metrics.measure("mae", Labels(names))
+    with pytest.raises(SettingError, match=r"'quadratic_kappa': expected .*, found several labels a row"):
+        metrics.measure("quadratic_kappa", Labels(names, multi_label=True))
 
 
 def naive_bootstrap(

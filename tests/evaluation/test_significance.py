@@ -240,6 +240,19 @@ def test_a_loss_of_just_delta_is_no_larger_one() -> None:
     assert advice(candidate("probe", 0.8, 0.0), candidate("full", 0.9, 1.0), delta=0.99).candidate == "full"
 
 
+def test_where_less_is_better_the_least_is_the_best() -> None:
+    scale, targets = Labels(("1", "2", "3", "4", "5")), np.arange(1000) % 5
+    guesses = {"majority": np.full(1000, 2), "tfidf": np.clip(targets + 1, 0, 4), "probe": targets}
+    guesses["probe"] = np.where(np.arange(1000) < 100, guesses["tfidf"], targets)
+    errors = {name: float(np.abs(run - targets).mean()) for name, run in guesses.items()}
+    candidates = [ScoredCandidate(name, [run], errors[name]) for name, run in guesses.items()]
+    found = recommended(targets, candidates, scale, "mae", majority="majority")
+    assert (found.candidate, found.best) == ("probe", "probe") and "a loss of more than 0.01 of mae" in found.reason
+    assert recommended(targets, candidates, scale, "mae", majority="majority", delta=1.0).candidate == "tfidf"
+    assert recommended(targets, candidates[:2], scale, "mae", majority="tfidf").candidate is None
+    assert score_interval(targets, [guesses["tfidf"]], scale, "mae").mean == pytest.approx(0.8)
+
+
 def test_routes_that_guess_are_not_recommended() -> None:
     best = candidate("full", 0.7, 0.505, start=40)
     found = advice(MAJORITY, candidate("probe", 0.6, 0.49), best, majority="majority")

@@ -68,7 +68,7 @@ def test_exactly_these_files(run):
 def test_scores(run):
     report = report_of(run.folder)
     assert list(report) == ["train", "validation", "test", "cost"]
-    names = {"rows", "accuracy", "accuracy_interval", "loss", "per_class", "f1_macro_interval"}
+    names = {"rows", "accuracy", "accuracy_interval", "loss", "per_class", "labels_judged", "f1_macro_interval"}
     names |= {f"{score}_{mean}" for score in ("f1", "precision", "recall") for mean in ("macro", "micro", "weighted")}
     names |= {"subset_accuracy", "f1_micro_interval", "lrap"} if run.data.labels.multi_label else {"mcc"}
     for split in ("train", "validation", "test"):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from nlptransfer.data.table import Table
+
 ROWS = [{"text": "good, very", "label": "pos"}, {"text": 'a "bad"\nfilm', "label": "neg"}]
 QUOTED = 'text,label\n"good, very",pos\n"a ""bad""\nfilm",neg\n'
 
@@ -31,3 +33,9 @@ KINDS = {
     ".json": json.dumps(ROWS, indent=2),
     ".parquet": parquet(ROWS),
 }
+
+
+def rows_of(table: Table) -> list[dict]:
+    """Return the rows of a table, by column name."""
+    columns = [table.values(name) for name in table.columns]
+    return [dict(zip(table.columns, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -270,6 +270,13 @@ def test_scores_reach_the_hub_as_they_are_with_their_intervals():
     assert two["model-index"][0]["results"][0]["dataset"]["type"] == "unknown"
 
 
+def test_labels_that_no_row_judges_are_left_out_of_means():
+    nothing = {"precision": None, "recall": None, "f1": None, "support": 0}
+    test = TEST | {"labels_judged": 1, "per_class": {"bad": TEST["per_class"]["bad"], "good": nothing}}
+    text = model_card(record_of(results=RESULTS | {"test": test}))
+    assert "| F1 (macro), 1 of 2 labels | 0.300 |" in text and "| good |  |  |  | 0 |" in text
+
+
 @pytest.mark.parametrize(
     ("verdict", "words"),
     [("helps", "The source helped:"), ("hurts", "The source hurt:"), ("no evidence", "There is no evidence that")],

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
 from helpers.results import ONE_LABEL, SEVERAL, VERDICT, rows_of, write_run
+from nlptransfer.data.dataset import Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError
-from nlptransfer.evaluation import reliability_curve
+from nlptransfer.evaluation import reliability_curve, score_predictions
 from nlptransfer.files import read_json
 from nlptransfer.report.figures import Point, learning_curve, plain, score_against_cost
 from nlptransfer.report.page import MATRIX_LABELS, SECTIONS, WordEffects, write_report
@@ -33,6 +34,7 @@ from nlptransfer.results import (
     CurvePoint,
     Fit,
     PairDifference,
+    Predictions,
     RowsToReach,
     RunResult,
     TransferSummary,
@@ -256,6 +258,28 @@ def test_of_many_labels_the_most_confused_pairs_and_the_weakest_are_shown(tmp_pa
     weakest = [float(row[-1]) for row in page.tables["Labels of the lowest F1"][1:]]
     assert weakest == sorted(float(row[-1]) for row in page.tables["Scores by label"][1:])[: len(weakest)]
     assert not any("open" in given for tag, given in page.tags if tag == "details")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_labels_that_no_row_judges_have_no_scores_and_are_left_out_of_means(tmp_path: Path, several: bool) -> None:
+    labels = Labels(tuple(f"label {i}" for i in range(30)), multi_label=several)
+    targets, p = rows_of(labels, 80)
+    targets = targets * (np.arange(30) < 24) if several else np.arange(80) % 24
+    scores = {"test": {"rows": 80, **score_predictions(targets, p, labels, resamples=5)}}
+    predictions = {"test": Predictions.of(Split([""] * 80, targets), p, labels, None)}
+    page = page_of(write_run(tmp_path, labels, n=80, scores=scores, predictions=predictions))
+    assert page.row("Scores by label", "label 29") == ["0", "–", "– ", "–"]
+    assert "label 29" not in str(page.tables["Labels of the lowest F1"])
+    assert "Macro means are over the 24 of 30 labels that a row has" in page.texts["classes"]
+    assert "macro F1 (24 of 30 labels)" in page.texts[""]
+
+
+def test_on_a_scale_the_distance_stands_beside_the_accuracy(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path, Labels(("1", "2", "3"))))
+    saved = read_json(tmp_path / "metrics.json")["test"]
+    for name, value in (("mean absolute error", saved["mae"]), ("quadratic kappa", saved["quadratic_kappa"])):
+        assert re.search(rf"{name}\s*{value:.3f}\s*\[", page.texts[""])
+    assert "mean absolute error" not in page_of(write_run(tmp_path / "other", ONE_LABEL)).texts[""]
 
 
 @pytest.mark.parametrize("labels", [ONE_LABEL, SEVERAL])
