@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -21,9 +21,6 @@ from nlptransfer.errors import NlpTransferError
 from nlptransfer.files import atomic_file
 from nlptransfer.models import give_way_soon
 from nlptransfer.routes import ROUTES
-
-if TYPE_CHECKING:
-    from nlptransfer.classifier import Prediction
 
 app = opt.Verbs(
     help="Transfer pretrained language models to your own text.",
@@ -87,42 +84,58 @@ app.command("compare")(comparing(...))
 
 
 @app.command("predict")
+@opt.reads(opt.TEXTS_READING)
 def predict_verb(
     model_dir: opt.ModelDir,
     texts: Annotated[str, Argument(help="file of texts, or - for standard input")],
-    output: opt.Output = None,
-    text_column: opt.TextColumn = None,
+    output: Annotated[
+        Path | None, Option(help="file of all rows and their labels: .csv, .tsv, .jsonl, .parquet; else the terminal")
+    ] = None,
+    top_k: Annotated[int | None, Option(metavar="N", help="list the N likeliest labels with their scores")] = None,
+    all_scores: Annotated[bool, Option("--all-scores", help="add the probability of every label")] = False,
     min_confidence: Annotated[float, Option(metavar="P", help="give null below this confidence")] = 0.0,
+    batch_size: opt.BatchSize = None,
+    device: opt.Device = None,
     base: opt.SavedBase = None,
     revision: opt.SavedRevision = None,
+    reading: Any = None,
 ) -> None:
-    """Label texts: one JSON object a line, in their order."""
-    from nlptransfer.classifier import Classifier
+    """Label texts in their order: one JSON object a line, or a file with all columns of the rows."""
+    from nlptransfer.classifier import Classifier, check_output
 
-    classifier = Classifier.load(model_dir, base, revision=revision)
-    predictions = classifier.stream(texts, text_column=text_column, min_confidence=min_confidence)
-    _write_lines(map(_as_json, predictions), output)
+    start_log()
+    if output is not None:
+        check_output(output, texts)
+    options = {"min_confidence": min_confidence, "batch_size": batch_size, **reading}
+    classifier = Classifier.load(model_dir, base, device=device, revision=revision)
+    if output is not None:
+        classifier.predict_file(texts, output, top_k=top_k, all_scores=all_scores, **options)
+        return
+    for batch in classifier.batches(texts, **options):
+        for line in batch.lines(top_k=top_k, all_scores=all_scores):
+            typer.echo(line)
 
 
 @app.command("evaluate")
+@opt.reads(opt.ROWS_READING)
 def evaluate_verb(
     model_dir: opt.ModelDir,
     data: Annotated[str, Argument(help="labeled text: a file, or a folder or hub id with the split")],
     split: Annotated[str, Option(help="which split, where there are several")] = "test",
-    text_column: opt.TextColumn = None,
-    label_column: opt.LabelColumn = None,
     metric: opt.Metric = None,
     output: opt.Output = None,
+    batch_size: opt.BatchSize = None,
+    device: opt.Device = None,
     base: opt.SavedBase = None,
     revision: opt.SavedRevision = None,
+    reading: Any = None,
 ) -> None:
     """Score a saved classifier on labeled text: one JSON object."""
     from nlptransfer.classifier import Classifier
-    from nlptransfer.data import DataSettings
 
-    columns = DataSettings(text_column=text_column, label_column=label_column)
-    classifier = Classifier.load(model_dir, base, revision=revision)
-    scores = classifier.evaluate(data, settings=columns, split=split, further=metric or ())
+    start_log()
+    classifier = Classifier.load(model_dir, base, device=device, revision=revision)
+    scores = classifier.evaluate(data, split=split, further=metric or (), batch_size=batch_size, **reading)
     _write_lines([json.dumps(scores, indent=2, ensure_ascii=False)], output)
 
 
@@ -262,13 +275,6 @@ def _take_turn(on_purpose: bool) -> str:
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     time.sleep((0 if first else SECONDS_FOR_FIRST) + (0 if on_purpose else SECONDS_FOR_CAUSE))
     return "" if first else f" (rank {os.environ.get('RANK', '?')})"
-
-
-def _as_json(prediction: "Prediction") -> str:
-    names = ("labels", "scores") if prediction.multi_label else ("label", "score")
-    # An empty list would say that no label fits.
-    row = {name: None if prediction.abstained else getattr(prediction, name) for name in names}
-    return json.dumps({"text": prediction.text, **row}, ensure_ascii=False)
 
 
 def _write_lines(lines: Iterable[str], output: Path | None) -> None:

@@ -23,6 +23,8 @@ Revision = Annotated[str | None, Option(help="commit, branch or tag of a base on
 SavedBase = Annotated[str | None, Option("--base", help="the model's base, where it is not found by itself")]
 SavedRevision = Annotated[str | None, Option("--revision", help="commit, branch or tag of a classifier on the hub")]
 Output = Annotated[Path | None, Option(help="file to write; standard output if none")]
+BatchSize = Annotated[int | None, Option(help="most texts in one pass through the model")]
+Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; by default a GPU where there is one")]
 Metric = Annotated[list[str] | None, Option(help="a further evaluate metric to score with")]
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="open gensim's own files, which can run code")]
 OutputDir = Annotated[Path | None, Option(help="the folder to write; by default one under runs/")]
@@ -46,7 +48,8 @@ TRAINING_READING = {
     "header": _reading("true|false", "whether the first line names the columns; found by itself"),
     "quoting": _reading("minimal|none", "whether quotes enclose cells"),
     "escape": _reading("CHAR", "what stands before a quote that is part of a cell, where quotes are not doubled"),
-    "sheet": _reading("NAME", "of a spreadsheet"),
+    "sheet": _reading("NAME", "of a spreadsheet, or its number"),
+    "max_unpacked_gb": _reading("N", "most gigabytes that a packed file may unpack to"),
 }
 """Options of how rows to learn from are read, by the setting that each fills."""
 ROWS_READING = {name: option for name, option in TRAINING_READING.items() if name != "weight_column"}

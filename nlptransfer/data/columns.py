@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ JOINT = " \u2063 "
 """What joins the texts of several columns (an invisible separator); a tokenizer reads its own separator there."""
 SAMPLE = 1000
 """Rows by which a column is judged."""
+LONGEST = 48
+"""Characters of an example that is shown."""
 _TEXT_NAMES = (
     {"text"},
     {"sentence", "content", "review", "document", "comment", "tweet", "utterance", "message", "body", "review_text"},
@@ -139,13 +142,24 @@ def clean_text(value: Any, where: str) -> str:
 
 def _texts_of_column(table: Table, name: str) -> list[str]:
     values = table.values(name)
-    if all(type(value) is str and value.isascii() for value in values):
+    if _is_ascii(table.column(name)):
         return values
     where, first = f"{table.where}, column {name!r}", table.first_row
     return [
         value if type(value) is str and value.isascii() else clean_text(value, f"{where}, row {row}")
         for row, value in enumerate(values, first)
     ]
+
+
+def _is_ascii(column: Any) -> bool:
+    """Tell whether all values are text, and as in NFC, which ASCII is."""
+    if isinstance(column, list):
+        return all(type(value) is str and value.isascii() for value in column)
+    import pyarrow
+    from pyarrow import compute
+
+    is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+    return is_text and not column.null_count and bool(compute.all(compute.string_is_ascii(column)).as_py())
 
 
 def _named(table: Table, setting: str, value: Names) -> tuple[str, ...]:
@@ -185,7 +199,8 @@ def _label_of(table: Table, taken: set[str]) -> str:
     contents = {name: _Content.of(table, name) for name in others}
     fitting = [name for name, content in contents.items() if content.is_label_like]
     paths = [path for path in table.paths() if path.rpartition(".")[2] == "label" and path not in table.columns]
-    return _only(table, "label_column", fitting or paths or (others if len(others) == 1 else []))
+    alone = others if len(others) == 1 and not contents[others[0]].is_index else []
+    return _only(table, "label_column", fitting or paths or alone)
 
 
 def _only(table: Table, setting: str, names: Sequence[str]) -> str:
@@ -225,8 +240,12 @@ class _Content:
 
     @property
     def shown(self) -> str:
-        example = next(iter(self.values), None)
-        return f"as {str(example)!r:.60}, {self.distinct} distinct" if self.values else "empty"
+        if not self.values:
+            return "empty"
+        example = str(self.values[0])
+        if len(example) > LONGEST:
+            example = example[: LONGEST - 3] + "..."
+        return f"as {example!r}, {self.distinct} distinct"
 
     @property
     def is_wordy(self) -> bool:
@@ -246,6 +265,14 @@ class _Content:
     @property
     def is_zero_one(self) -> bool:
         return bool(self.values) and {str(value).casefold() for value in self.values} <= _ZERO_ONE
+
+    @property
+    def is_index(self) -> bool:
+        """Whether it counts rows."""
+        digits = [str(value) for value in self.values]
+        if len(digits) < 3 or not all(map(str.isdecimal, digits)):
+            return False
+        return all(int(after) - int(before) == 1 for before, after in pairwise(digits))
 
     @property
     def is_label_like(self) -> bool:

@@ -139,7 +139,7 @@ def separator_of(sample: bytes, kind: str) -> str | None:
     for separator in SEPARATORS:
         rows = _scan(sample, Dialect(separator.encode()))
         cells = rows.cells[~rows.empty]
-        if not len(cells) or cells[0] < 2:
+        if not len(cells) or cells[0] < 2 or (kind not in ENDINGS and len(cells) < 2):
             continue
         most = int(np.bincount(cells).argmax())
         behind = np.frombuffer(sample + b"\n", np.uint8)[rows.separators + 1]
@@ -147,9 +147,10 @@ def separator_of(sample: bytes, kind: str) -> str | None:
         agreeing = round(float((cells == most).mean()), 1)
         is_usual = ENDINGS.get(kind) == separator
         scores.append((bool(cells[0] == most), agreeing, not spaced, is_usual, most, separator))
-    if not scores or (kind not in ENDINGS and max(scores)[:3] < (True, 0.9, True)):
+    if not scores:
         return None
-    return max(scores)[-1]
+    agrees, share, is_plain, *_, separator = max(scores)
+    return separator if kind in ENDINGS or (agrees and share >= 0.9 and is_plain) else None
 
 
 class _Reader:
@@ -188,14 +189,15 @@ class _Reader:
             block = self._text.read(max(self._size, len(data)))
             data = data if block else _ended(data)
             before = self._line
-            parsed, stop = (self._quickly(data) if self._width else None) or self._carefully(data, at_end=not block)
+            quick = self._quickly(data) if self._width else None
+            parsed, stop, lines = quick or self._carefully(data, at_end=not block)
             if parsed is not None:
                 yield parsed
-            self._line = before + line_ends(data[:stop])
+            self._line = before + lines
             data = data[stop:] + block
 
-    def _quickly(self, data: bytes) -> tuple[Any, int] | None:
-        """Parse rows that are as they should be; None where it takes a closer look to tell."""
+    def _quickly(self, data: bytes) -> tuple[Any, int, int] | None:
+        """Parse rows that are as they should be: an Arrow table, bytes, lines; None where it takes a closer look."""
         import pyarrow
 
         stop = data.rfind(b"\n") + 1
@@ -211,22 +213,23 @@ class _Reader:
             if len(quotes) % 2 or _quote_problem(array, quotes, self._dialect):
                 return None
         try:
-            return self._arrow(data[:stop], b""), stop
+            return self._arrow(data[:stop], b""), stop, int(np.count_nonzero(ends))
         except pyarrow.ArrowInvalid:
             return None
 
-    def _carefully(self, data: bytes, at_end: bool) -> tuple[Any, int]:
-        """Parse rows with a look at each, after the header if it is to come; None where there is none."""
+    def _carefully(self, data: bytes, at_end: bool) -> tuple[Any, int, int]:
+        """Parse rows with a look at each, after the header if it is to come: an Arrow table or None, bytes, lines."""
         rows = _scan(data, self._dialect)
         self._check_quotes(rows, at_end)
         if not self._width:
             if len(rows) < 2 and not at_end:
-                return None, 0
+                return None, 0, 0
             start = self._take_header(rows)
             rows = _scan(data[start : rows.stop], self._dialect)
             self._line += line_ends(data[:start])
         else:
             start = 0
+        lines = line_ends(data[: start + rows.stop])
         data, escape = rows.data[: rows.stop], self._dialect.escape
         odd = np.flatnonzero((rows.cells != self._width) & ~rows.empty)
         if len(odd):
@@ -234,7 +237,7 @@ class _Reader:
             data = self._mend(rows, odd, escape)
         empty = int(rows.empty.sum())
         self._mended["empty lines left out"] += empty
-        return self._arrow(data, escape) if empty < len(rows) else None, start + rows.stop
+        return self._arrow(data, escape) if empty < len(rows) else None, start + rows.stop, lines
 
     def _check_quotes(self, rows: _Rows, at_end: bool = False) -> None:
         data, quote = rows.data, self._dialect.quote.decode()

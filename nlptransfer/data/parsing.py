@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from nlptransfer.data.columnar import read_arrow, read_parquet, read_sheet
-from nlptransfer.data.delimited import ENDINGS, quotes_fit, read_delimited, separator_of
+from nlptransfer.data.delimited import ENDINGS, SEPARATORS, quotes_fit, read_delimited, separator_of
 from nlptransfer.data.json_rows import is_json, is_object, read_json, tables_of_lines
 from nlptransfer.data.opening import HEAD, Buffered, Opened, Utf8, arriving, log_inferred, opened, unpacked_name
 from nlptransfer.data.table import Table
@@ -81,7 +81,8 @@ def read_file(path: Path, settings: FileSettings) -> Table:
 
     What was inferred about it (separator, encoding, ...) and what was mended is in the log.
     """
-    return joined(_tables(path, settings, _WHOLE_BYTES, _WHOLE_ROWS))
+    # What the columns leave out would stay in memory.
+    return joined(replace(table, arrow=None) for table in _tables(path, settings, _WHOLE_BYTES, _WHOLE_ROWS))
 
 
 def stream_file(source: Path | IO[bytes], settings: FileSettings) -> Iterator[Table]:
@@ -169,7 +170,7 @@ def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, ro
     elif kind not in ENDINGS and _has_labels(sample):
         log_inferred(front.where, text.inferred | {"": "labels are the words that start with __label__"})
         yield from _labeled_lines(front.where, Buffered(text, size), is_whole=size == _WHOLE_BYTES)
-    elif kind in (".txt", "") and (kind or separator_of(sample, "") is None) and settings.separator is None:
+    elif settings.separator is None and _is_prose(sample, kind):
         log_inferred(front.where, text.inferred)
         yield from _lines(front.where, Buffered(text, size))
     else:
@@ -193,6 +194,12 @@ def _lines(where: str, source: Buffered) -> Iterator[Table]:
 
 def _split(data: bytes) -> list[str]:
     return data.decode().replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+
+
+def _is_prose(sample: bytes, kind: str) -> bool:
+    """Tell whether a file that is no table by its name is a text a line; no prose has as many tabs in every line."""
+    separators = {".txt": ("\t", "|"), "": SEPARATORS}.get(kind)
+    return separators is not None and separator_of(sample, kind) not in separators
 
 
 def _has_labels(sample: bytes) -> bool:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from helpers.tables import rows_of
 from nlptransfer.data.parsing import FileSettings, joined, read_file, stream_file
-from nlptransfer.errors import DataError
+from nlptransfer.errors import DataError, SettingError
 
 ROWS = [{"text": f"text {number}", "label": number % 3, "tags": ["a"] * (number % 2)} for number in range(10_000)]
 WHOLE = pyarrow.Table.from_pylist(ROWS)
@@ -185,7 +185,7 @@ def test_several_sheets(tmp_path):
 def test_excel_without_openpyxl(tmp_path, monkeypatch):
     book(tmp_path / "a.xlsx", Data=CELLS)
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(DataError, match=r"Excel files need openpyxl: pip install 'nlptransfer\[excel\]'"):
+    with pytest.raises(SettingError, match=r"Excel files need openpyxl: pip install 'nlptransfer\[excel\]'"):
         read_file(tmp_path / "a.xlsx", FileSettings())
 
 

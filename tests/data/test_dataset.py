@@ -267,7 +267,7 @@ def test_too_few_training_rows_for_every_label():
         ({"validation_size": 0}, "validation_size=0: expected a number above 0, below 1"),
         ({"validation_size": 0.6, "calibration_size": 0.5}, "expected less than 1, to leave rows to train on"),
         ({"max_train_rows": 0}, "max_train_rows=0: expected a whole number from 1"),
-        ({"label_names": 3}, "label_names=3: expected a list or none"),
+        ({"label_names": 3}, r"label_names=3: expected a list \(or text with commas\) or none"),
         ({"normalization": "upper"}, "normalization='upper': expected one of 'none', 'nfkc', 'lower', 'web'"),
     ],
 )
