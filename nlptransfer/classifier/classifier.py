@@ -36,7 +36,6 @@ from nlptransfer.data import (
     stream_tables,
     texts_of,
 )
-from nlptransfer.errors import abridged
 from nlptransfer.evaluation import confidence, predicted, score_predictions, to_probabilities
 from nlptransfer.files import atomic_folder
 from nlptransfer.hub import Pushed, recorded_base
@@ -192,7 +191,9 @@ class Classifier:
         size = max(1, min(CHUNK, CHUNK_NUMBERS // self.labels.num_labels))
         columns, without_text, where = tuple[str, ...](), 0, ""
         for table in tables:
-            columns, where = columns or self._columns(table, text_column), table.where
+            if not columns:
+                columns = find_columns(table, text_column, known=self.text_columns, needs_label=False).text
+            where = table.where
             for start in range(0, max(len(table), 1), size):
                 part = table.part(start, start + size)
                 rows = self._of_texts(texts_of(part, columns), min_confidence, batch_size)
@@ -208,15 +209,6 @@ class Classifier:
         targets = predicted(probabilities, self.labels, self.thresholds)
         unsure = confidence(probabilities, targets, multi_label=multi_label) < min_confidence
         return PredictedRows(texts, probabilities, targets, unsure, self.labels)
-
-    def _columns(self, table: Table, text_column: Names) -> tuple[str, ...]:
-        """Return the text columns: those that are named, else those of the training, else those that are found."""
-        if text_column is None and [*table.columns] == ["text"]:
-            return ("text",)
-        if text_column is None and self.text_columns and {*self.text_columns} <= {*table.columns, *table.paths()}:
-            log.info("%s: text from %s, as in training", table.where, abridged([*map(repr, self.text_columns)], 5))
-            return self.text_columns
-        return find_columns(table, text_column, needs_label=False).text
 
     def evaluate(
         self,
@@ -235,7 +227,7 @@ class Classifier:
         with a label that the classifier does not know, are a DataError.
         """
         check_arguments(Classifier.evaluate, batch_size=batch_size)
-        read = load_split(data, self.labels, data_settings(settings, options), split)
+        read = load_split(data, self.labels, data_settings(settings, options), split, self.text_columns)
         return self.score(read, further, batch_size)
 
     def score(self, split: Split, further: Sequence[str] = (), batch_size: Count | None = None) -> dict[str, Any]:

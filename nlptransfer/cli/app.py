@@ -185,6 +185,9 @@ def distill_vectors_verb(
     base: opt.Base = None,
     revision: opt.Revision = None,
     dimensions: Annotated[int, Option(help="numbers of a vector")] = 256,
+    max_words: Annotated[
+        int, Option(help="words that get one: those of the texts by frequency, then others")
+    ] = 100_000,
     text_column: opt.TextColumn = None,
 ) -> None:
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
@@ -194,7 +197,9 @@ def distill_vectors_verb(
 
     start_log()
     encoder = find_base(base, revision)
-    vectors = distill_for_texts(list(read_texts(texts, text_column)), encoder, dimensions=dimensions)
+    vectors = distill_for_texts(
+        list(read_texts(texts, text_column)), encoder, dimensions=dimensions, max_words=max_words
+    )
     save_vectors(output, vectors.words(), vectors.matrix)
     typer.echo(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
 

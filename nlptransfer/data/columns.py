@@ -72,22 +72,29 @@ def find_columns(
     label_column: Names = None,
     weight_column: str | None = None,
     *,
+    known: Sequence[str] = (),
     needs_label: bool = True,
 ) -> Columns:
     """Find the columns by the settings, else by their usual names, else by what they hold; the log says which.
+
+    Text columns that are ``known``, as from training, are taken where the table has all of them.
 
     A DataError where there is none, or where several could be meant: it shows them with an example of each.
     """
     label = _named(table, "label_column", label_column)
     weight = _named(table, "weight_column", weight_column)
     taken = {*label, *weight}
-    text = _named(table, "text_column", text_column) or (_text_of(table, taken),)
+    text = _named(table, "text_column", text_column)
+    if not text:
+        is_there = known and {*known} <= {*table.columns, *table.paths()}
+        text = tuple(known) if is_there else (_text_of(table, taken),)
     if needs_label and not label:
         label = (_label_of(table, {*text, *weight}),)
     if both := {*text} & {*label}:
         raise DataError(f"{table.where}: expected a text and a label column, found {both.pop()!r} set as both")
     columns = Columns(text, label, weight[0] if weight else None)
-    _log(table, columns)
+    if len(table.columns) > 1:
+        _log(table, columns)
     return columns
 
 

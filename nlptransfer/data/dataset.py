@@ -250,13 +250,20 @@ def _load(source: Any, settings: DataSettings) -> Data:
     return Data(opened.name, labels, **splits, columns=columns, renamed=renamed)
 
 
-def load_split(source: Any, labels: Labels, settings: DataSettings | None = None, split: str = "test") -> Split:
+def load_split(
+    source: Any,
+    labels: Labels,
+    settings: DataSettings | None = None,
+    split: str = "test",
+    known: Sequence[str] = (),
+) -> Split:
     """Read one split whole, to evaluate a classifier on; a DataError where it cannot be read, or has an unknown label.
 
     Args:
         source: as in :func:`load_data`; a source without splits (a file, a Dataset, ...) is taken whole.
         labels: the classifier's labels; single labels are read as sets of one where it is multi-label.
         settings: how rows are read; the form of the texts is applied by a classifier besides.
+        known: text columns that are taken where the settings name none, and the source has them.
     """
     settings = settings or DataSettings()
     opened = open_source(source, settings)
@@ -264,7 +271,7 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
     if wanted not in opened.parts:
         raise DataError(f"{source!s:.200}: expected a {wanted} split, found {', '.join(opened.parts)}")
     table = opened.table(wanted)
-    columns = find_columns(table, settings.text_column, settings.label_column)
+    columns = find_columns(table, settings.text_column, settings.label_column, known=known)
     return _encode(_read_rows(table, columns, settings), labels, "the data" if wanted == WHOLE else split)
 
 

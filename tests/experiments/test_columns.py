@@ -8,7 +8,7 @@ import pytest
 from helpers.corpora import splits, texts_of, topic_rows, topic_splits
 from helpers.runs import finetune, record_of
 from helpers.transfers import ALONE, ROUTES
-from nlptransfer import compare
+from nlptransfer import Classifier, compare
 from nlptransfer.data.dataset import load_data
 from nlptransfer.errors import DataError, SettingError
 
@@ -108,6 +108,9 @@ def test_several_columns_are_one_text(route, vectors_file, bases, tmp_path):
     joined = f"{title}\n{body}"
     found = run.classifier.predict([{"title": title, "body": body}])
     np.testing.assert_allclose(found[0].score, run.classifier.predict([joined])[0].score, rtol=1e-5)
+    assert Classifier.load(tmp_path).text_columns == ("title", "body")
+    scores = run.classifier.evaluate(rows["test"])
+    assert scores["accuracy"] == run.metrics["accuracy"] == run.classifier.evaluate(whole["test"])["accuracy"]
 
 
 def test_labels_get_other_names_and_several_become_one(vectors_file, tmp_path):
