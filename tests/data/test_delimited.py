@@ -280,3 +280,26 @@ def test_rows_keep_their_numbers():
     assert len(parts) > 5
     starts = np.cumsum([0, *map(len, parts)])[:-1] + 1
     assert [part.first_row for part in parts] == starts.tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_what_pandas_and_pyarrow_write_reads_back(tmp_path_factory, data):
+    import pandas as pd
+    import pyarrow
+    from pyarrow import csv as arrow_csv
+
+    names, rows = tables(data.draw, data.draw(st.sampled_from([CELLS, NASTY])))
+    path = tmp_path_factory.mktemp("frames") / "a.csv"
+    frame = pd.DataFrame(rows, columns=names)
+    expected = [dict(zip(names, row, strict=True)) for row in rows]
+    separator = data.draw(st.sampled_from(",;\t|"))
+    packed = data.draw(st.sampled_from([None, "gzip", "zip"]))
+    encoding = data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]))
+    has_index = data.draw(st.booleans())
+    frame.to_csv(path, sep=separator, compression=packed, encoding=encoding, index=has_index, lineterminator="\r\n")
+    found = rows_of(read_file(path, FileSettings(separator=separator, header=True)))
+    assert [{name: row[name] for name in names} for row in found] == expected
+    assert not has_index or [row[""] for row in found] == [str(number) for number in range(len(rows))]
+    arrow_csv.write_csv(pyarrow.Table.from_pandas(frame), path, arrow_csv.WriteOptions(delimiter=separator))
+    assert rows_of(read_file(path, FileSettings(separator=separator, header=True))) == expected
