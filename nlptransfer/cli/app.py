@@ -188,6 +188,9 @@ def distill_vectors_verb(
     base: opt.Base = None,
     revision: opt.Revision = None,
     dimensions: Annotated[int, Option(help="numbers of a vector")] = 256,
+    max_words: Annotated[
+        int, Option(help="words that get one: those of the texts by frequency, then others")
+    ] = 100_000,
     reading: Any = None,
 ) -> None:
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
@@ -196,7 +199,8 @@ def distill_vectors_verb(
 
     start_log()
     encoder = find_base(base, revision)
-    vectors = distill_for_texts(list(_texts(texts, reading)), encoder, dimensions=dimensions)
+    corpus = list(_texts(texts, reading))
+    vectors = distill_for_texts(corpus, encoder, dimensions=dimensions, max_words=max_words)
     save_vectors(output, vectors.words(), vectors.matrix)
     typer.echo(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
 

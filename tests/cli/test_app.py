@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers.encoders import FILM_WORDS, make_film_base
 from helpers.runs import finetune
 from nlptransfer import RunResult
 from nlptransfer.cli.app import main
@@ -191,6 +192,15 @@ def test_vectors_train_and_show(command_line, remarks, tmp_path):
     assert lines[1].startswith(f"most frequent: {word} ")
     assert "of the running words and" in lines[2] and lines[3].startswith("most frequent without a vector:")
     assert [line.split(":")[0] for line in lines[4:]] == [word, "goodae"]
+
+
+def test_vectors_distill_the_most_frequent_words(command_line, own_cache, tmp_path):
+    texts, output, base = tmp_path / "texts.txt", tmp_path / "own.txt", make_film_base(tmp_path / "tiny")
+    texts.write_text("\n".join(FILM_WORDS))
+    ended = command_line(main, "vectors", "distill", texts, output, "--base", base, "--max-words", 9, "--dimensions", 4)
+    assert (ended.code, ended.out) == (0, f"{output}: 9 words of 4 dimensions\n")
+    assert "tiny distilled: the 9 most frequent of the" in ended.err and "9 words go through the encoder" in ended.err
+    assert len(open_vectors(output)) == 9
 
 
 # Help and errors
