@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("nlptransfer")
 
+_BATCH_BYTES = 2**24
+"""Bytes of parquet, unpacked, that are read at a time: rows may hold images."""
+
 
 def read_parquet(front: Opened, rows: int) -> Iterator[Table]:
     """Read tables of at most ``rows`` rows each, at least one; a DataError says after which row a file is broken."""
@@ -25,10 +28,12 @@ def read_parquet(front: Opened, rows: int) -> Iterator[Table]:
 
     def batches() -> Iterator["pyarrow.Table"]:
         source = str(front.path) if front.path else front.seekable()
-        # Without a buffer a row group of any size is read bit by bit.
-        with pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file:
+        # With a buffer a column of a row group is read bit by bit, however large the group is.
+        with pyarrow.parquet.ParquetFile(source, pre_buffer=False, buffer_size=2**20) as file:
             yield file.schema_arrow.empty_table()
-            for batch in file.iter_batches(rows):
+            groups = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
+            fit = _BATCH_BYTES * file.metadata.num_rows // max(1, sum(groups))
+            for batch in file.iter_batches(max(1, min(rows, fit))):
                 yield pyarrow.Table.from_batches([batch])
 
     return _tables(front.where, "parquet", batches())

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from datetime import date
 from decimal import Decimal
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from helpers.folders import SHARED, needs_shared
 from helpers.runs import finetune
@@ -103,6 +105,59 @@ def test_types_of_parquet_survive(command_line, run, tmp_path):
     assert found["predicted_label"].to_pylist() == ["positive", "negative", None, None]
 
 
+VALUES = {
+    pa.string(): st.text(max_size=5),
+    pa.int64(): st.integers(-(2**63), 2**63 - 1),
+    pa.float32(): st.floats(width=32, allow_nan=False),
+    pa.bool_(): st.booleans(),
+    pa.date32(): st.dates(),
+    pa.timestamp("us"): st.datetimes(),
+    pa.decimal128(20, 3): st.decimals(-(10**9), 10**9, places=3),
+    pa.binary(): st.binary(max_size=5),
+    pa.list_(pa.string()): st.lists(st.text(max_size=3), max_size=3),
+    pa.struct([("a", pa.int8())]): st.fixed_dictionaries({"a": st.none() | st.integers(-128, 127)}),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_table_comes_out_as_it_went_in_with_columns_added(run, tmp_path_factory, data):
+    names = data.draw(st.lists(st.sampled_from(["label", "score", "ü", "predicted_score", "id", ""]), unique=True))
+    kinds = {name: data.draw(st.sampled_from([*VALUES])) for name in names}
+    rows = data.draw(st.integers(0, 5))
+    columns = {
+        name: pa.array(data.draw(st.lists(st.none() | VALUES[kind], min_size=rows, max_size=rows)), kind)
+        for name, kind in kinds.items()
+    }
+    columns["text"] = pa.array(data.draw(st.lists(st.sampled_from([*TEXTS, None]), min_size=rows, max_size=rows)))
+    order = data.draw(st.permutations([*columns]))
+    table = pa.table({name: columns[name].cast(pa.string()) if name == "text" else columns[name] for name in order})
+    folder = tmp_path_factory.mktemp("rows")
+    pq.write_table(table, folder / "rows.parquet", row_group_size=data.draw(st.integers(1, 3)))
+    found = pq.read_table(run.classifier.predict_file(folder / "rows.parquet", folder / "out.parquet"))
+    assert found.select(range(len(order))).equals(table)
+    added = found.column_names[len(order) :]
+    assert len(added) == 2 and not {*added} & {*order} and added[0].endswith("label") and added[1].endswith("score")
+    labels = [each.labels[0] if each.labels else None for each in run.classifier.predict(columns["text"].to_pylist())]
+    assert found[added[0]].to_pylist() == labels
+
+
+def test_types_that_differ_by_block_become_one(command_line, run, tmp_path):
+    blocks = [[{"text": f"goodae {'x' * 10_000}", "n": 1, "o": None}] * 150, [{"text": TEXTS[1], "n": 0.5}] * 10]
+    rows = write(tmp_path / "rows.jsonl", [*chain(*blocks), {"text": TEXTS[1], "o": ["late"]}])
+    ended = command_line(main, "predict", run.folder, rows, "--output", tmp_path / "out.parquet")
+    assert ended.code == 0, ended.err
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.column_names == ["text", "n", "o", "label", "score"] and len(found) == 161
+    assert found["n"].to_pylist() == [1.0] * 150 + [0.5] * 10 + [None] and found["o"][-1].as_py() == ["late"]
+    write(rows, [*chain(*blocks), {"text": TEXTS[1], "n": "many"}])
+    ended = command_line(main, "predict", run.folder, rows, "--output", tmp_path / "new.parquet")
+    assert ended.code == 2 and "in the column 'n', found" in ended.err and "write .jsonl" in ended.err.splitlines()[-1]
+    assert not (tmp_path / "new.parquet").exists()
+    ended = command_line(main, "predict", run.folder, rows, "--output", tmp_path / "new.jsonl")
+    assert [row.get("n") for row in READERS[".jsonl"](tmp_path / "new.jsonl")][-2:] == [0.5, "many"]
+
+
 def test_several_labels_are_lists(command_line, several, tmp_path):
     rows = write(tmp_path / "rows.jsonl", [{"text": text} for text in TEXTS])
     found = {}
@@ -176,7 +231,7 @@ def of_columns(run, tmp_path_factory) -> Path:
 def test_the_text_columns_of_the_training_are_taken(command_line, of_columns, run, tmp_path):
     rows = write(tmp_path / "rows.csv", [{"note": "badae badaf bad " * 3, "body": "wordaa goodae", "title": "goodaf"}])
     ended = command_line(main, "predict", of_columns, rows)
-    assert f"{rows}: text from 'title', 'body', as in training" in ended.err
+    assert f"{rows}: text from 'title' (as 'goodaf', 1 distinct), 'body' (as" in ended.err
     found = json.loads(ended.out)
     assert found["label"] == "positive" and found["text"].startswith("goodaf")
     assert Classifier.load(of_columns).predict([{"title": "goodaf", "body": "wordaa goodae"}])[0].text == found["text"]

@@ -90,6 +90,16 @@ def test_bytes_are_text_where_they_are_utf8(tmp_path, caplog):
     assert "columns left out, as they hold bytes that are no UTF-8: 'raw', 'image'" in caplog.text
 
 
+def test_large_rows_are_read_a_few_at_a_time(tmp_path):
+    draw = np.random.default_rng(0)
+    images = [draw.bytes(2**20) for _ in range(40)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"] * 40, "image": images}), tmp_path / "a.parquet")
+    tables = list(stream_file(tmp_path / "a.parquet", FileSettings()))
+    assert max(map(len, tables)) <= 16 and sum(map(len, tables)) == 40
+    assert [table.first_row for table in tables[:2]] == [1, len(tables[0]) + 1]
+    assert [image for table in tables for image in table.arrow["image"].to_pylist()] == images
+
+
 def test_bytes_that_stop_being_text_are_refused(tmp_path):
     values = [b"a"] * 5000 + [b"\xff"]
     pyarrow.parquet.write_table(pyarrow.table({"text": values, "n": list(range(5001))}), tmp_path / "a.parquet")
