@@ -30,7 +30,7 @@ def made_texts(labels: Labels, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     draw, ids, texts = Random(0), range(len(tokenizer)), []
     for name in islice(cycle(labels.names), MADE_TEXTS):
         tokens = draw.choices(ids, k=TOKENS)
-        text, word = (tokenizer.decode(some, skip_special_tokens=True) for some in (tokens, tokens[:2]))
+        text, word = (str(tokenizer.decode(some, skip_special_tokens=True)) for some in (tokens, tokens[:2]))
         texts.append(f"{name} {text} {word.replace(' ', '')}")
     return texts
 
