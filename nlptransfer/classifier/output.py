@@ -201,6 +201,8 @@ class _Parquet:
         self.writer: Any = None
         self.waiting: list[Any] = []
         """rows of the next row group"""
+        self.size = 0
+        """their bytes"""
 
     def write(self, rows: Table, added: Mapping[str, Any]) -> None:
         import pyarrow as pa
@@ -211,12 +213,11 @@ class _Parquet:
             self.inputs = inputs
             metadata = None if rows.arrow is None else rows.arrow.schema.metadata
             self._open(pa.schema([*inputs, *((name, column.type) for name, column in added.items())], metadata))
-        for name, column in added.items():
-            table = table.append_column(name, column)
-        table = self._cast(table)
+        table = self._cast(pa.table([*table.columns, *added.values()], [*table.column_names, *added]))
         self.waiting.append(table)
         self.rows += len(table)
-        if sum(part.nbytes for part in self.waiting) >= ROW_GROUP_BYTES:
+        self.size += table.nbytes
+        if self.size >= ROW_GROUP_BYTES:
             self._flush()
 
     def __enter__(self) -> "_Parquet":
@@ -262,11 +263,11 @@ class _Parquet:
 
         if table.schema == self.schema:
             return table
-        arrays = []
+        columns, arrays = dict(zip(table.column_names, table.columns, strict=True)), []
         for field in self.schema:
-            there = field.name in table.schema.names
+            column = columns.get(field.name)
             try:
-                arrays.append(table[field.name].cast(field.type) if there else pa.nulls(len(table), field.type))
+                arrays.append(pa.nulls(len(table), field.type) if column is None else column.cast(field.type))
             except pa.ArrowException as error:
                 raise self._mixed(field.name, str(error).splitlines()[0]) from error
         return pa.table(arrays, self.schema)
@@ -320,3 +321,4 @@ class _Parquet:
             with self._refusals():
                 self.writer.write_table(pa.concat_tables(self.waiting))
             self.waiting.clear()
+            self.size = 0
