@@ -31,6 +31,7 @@ from nlptransfer.data import (
     Table,
     data_settings,
     find_columns,
+    in_lines,
     load_split,
     normalize,
     stream_tables,
@@ -216,7 +217,7 @@ class Classifier:
             return PredictedRows(texts, probabilities, self.labels.encode([]), np.zeros(0, dtype=bool), self.labels)
         targets = predicted(probabilities, self.labels, self.thresholds)
         unsure = confidence(probabilities, targets, multi_label=multi_label) < min_confidence
-        return PredictedRows(texts, probabilities, targets, unsure, self.labels)
+        return PredictedRows([*map(in_lines, texts)], probabilities, targets, unsure, self.labels)
 
     def evaluate(
         self,

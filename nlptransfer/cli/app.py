@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -128,6 +128,7 @@ def evaluate_verb(
     device: opt.Device = None,
     base: opt.SavedBase = None,
     revision: opt.SavedRevision = None,
+    settings: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="how labels are read")] = None,
     reading: Any = None,
 ) -> None:
     """Score a saved classifier on labeled text: one JSON object."""
@@ -135,7 +136,8 @@ def evaluate_verb(
 
     start_log()
     classifier = Classifier.load(model_dir, base, device=device, revision=revision)
-    scores = classifier.evaluate(data, split=split, further=metric or (), batch_size=batch_size, **reading)
+    options = opt.config_of(reading, settings, signature(Classifier.evaluate).parameters)
+    scores = classifier.evaluate(data, split=split, further=metric or (), batch_size=batch_size, **options)
     _write_lines([json.dumps(scores, indent=2, ensure_ascii=False)], output)
 
 
@@ -152,6 +154,7 @@ def report_verb(
 
 
 @vectors_app.command("train")
+@opt.reads(opt.TEXTS_READING)
 def train_vectors_verb(
     texts: Annotated[str, Argument(help="file of texts")],
     output: opt.VectorsFile,
@@ -160,14 +163,13 @@ def train_vectors_verb(
     min_count: Annotated[int, Option(help="occurrences from which a word gets a vector")] = 5,
     window: Annotated[int, Option(help="words of context on each side")] = 5,
     seed: Annotated[int, Option(help="of the initialization and the sampling")] = 0,
-    text_column: opt.TextColumn = None,
+    reading: Any = None,
 ) -> None:
     """Train word vectors on texts of your own (gensim Word2Vec, skip-gram)."""
-    from nlptransfer.data import read_texts
     from nlptransfer.vectors import save_vectors, train_vectors
 
     def make() -> None:
-        corpus = list(read_texts(texts, text_column))
+        corpus = list(_texts(texts, reading))
         words, matrix = train_vectors(
             corpus, dimensions=dimensions, epochs=epochs, min_count=min_count, window=window, seed=seed
         )
@@ -179,6 +181,7 @@ def train_vectors_verb(
 
 
 @vectors_app.command("distill")
+@opt.reads(opt.TEXTS_READING)
 def distill_vectors_verb(
     texts: Annotated[str, Argument(help="file of texts whose words get a vector")],
     output: opt.VectorsFile,
@@ -188,32 +191,30 @@ def distill_vectors_verb(
     max_words: Annotated[
         int, Option(help="words that get one: those of the texts by frequency, then others")
     ] = 100_000,
-    text_column: opt.TextColumn = None,
+    reading: Any = None,
 ) -> None:
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
-    from nlptransfer.data import read_texts
     from nlptransfer.hub import find_base
     from nlptransfer.vectors import distill_for_texts, save_vectors
 
     start_log()
     encoder = find_base(base, revision)
-    vectors = distill_for_texts(
-        list(read_texts(texts, text_column)), encoder, dimensions=dimensions, max_words=max_words
-    )
+    corpus = list(_texts(texts, reading))
+    vectors = distill_for_texts(corpus, encoder, dimensions=dimensions, max_words=max_words)
     save_vectors(output, vectors.words(), vectors.matrix)
     typer.echo(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
 
 
 @vectors_app.command("show")
+@opt.reads(opt.TEXTS_READING)
 def show_vectors_verb(
     vectors: Annotated[str, Argument(help="file of word vectors, or a name of gensim's downloader")],
     word: Annotated[list[str] | None, Option(help="show its nearest neighbors")] = None,
     texts: Annotated[str | None, Option(help="file of texts: show how much of it has vectors")] = None,
-    text_column: opt.TextColumn = None,
     allow_pickle: opt.AllowPickle = False,
+    reading: Any = None,
 ) -> None:
     """Size, nearest neighbors, and the share of a corpus that has vectors."""
-    from nlptransfer.data import read_texts
     from nlptransfer.vectors import build_tokenizer, open_vectors, surface_words
 
     start_log()
@@ -221,7 +222,7 @@ def show_vectors_verb(
     typer.echo(f"{opened.source}: {len(opened)} words of {opened.dimensions} dimensions")
     typer.echo(f"most frequent: {' '.join(opened.words(0, 20))}")
     if texts is not None:
-        words = surface_words(build_tokenizer(opened.words()), read_texts(texts, text_column))
+        words = surface_words(build_tokenizer(opened.words()), _texts(texts, reading))
         share = opened.coverage(words)
         missing = ", ".join(f"{name} {count}" for name, count in share.missing[:20])
         typer.echo(f"{texts}: {share.tokens:.1%} of the running words and {share.distinct:.1%} of the different ones")
@@ -248,6 +249,13 @@ def guarded(verb: Callable[[], Any]) -> None:
             raise
         typer.echo(f"error{speaker}: {error}", err=True)
         sys.exit(2)
+
+
+def _texts(source: str, reading: Mapping[str, Any]) -> Iterator[str]:
+    from nlptransfer.data import data_settings, read_texts
+
+    settings = data_settings(None, reading)
+    return read_texts(source, settings.text_column, settings)
 
 
 def _once(work: Callable[[], None]) -> None:

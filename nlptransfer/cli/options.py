@@ -15,8 +15,6 @@ from nlptransfer.settings import convert, pairs
 
 DATA = Argument(metavar="DATA", help="hub id, file of rows, or folder of split files")
 ModelDir = Annotated[str, Argument(help="a run's folder, a saved classifier, or one on the hub (owner/name)")]
-TextColumn = Annotated[str | None, Option(help="column of the texts; found by itself when unambiguous")]
-LabelColumn = Annotated[str | None, Option(help="column of the labels; found by itself when unambiguous")]
 VectorsFile = Annotated[Path, Argument(help="vectors to write: .txt, .txt.gz or .bin, as word2vec has them")]
 Base = Annotated[str | None, Option(help="encoder (hub id or folder) or file of word vectors")]
 Revision = Annotated[str | None, Option(help="commit, branch or tag of a base on the hub")]

@@ -1,6 +1,7 @@
 from .columns import JOINT as JOINT
 from .columns import Names as Names
 from .columns import find_columns as find_columns
+from .columns import in_lines as in_lines
 from .columns import texts_of as texts_of
 from .dataset import Data as Data
 from .dataset import DataSettings as DataSettings

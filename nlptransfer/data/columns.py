@@ -84,17 +84,17 @@ def find_columns(
     label = _named(table, "label_column", label_column)
     weight = _named(table, "weight_column", weight_column)
     taken = {*label, *weight}
-    text = _named(table, "text_column", text_column)
-    if not text:
-        is_there = known and {*known} <= {*table.columns, *table.paths()}
-        text = tuple(known) if is_there else (_text_of(table, taken),)
+    named = text = _named(table, "text_column", text_column)
+    if not text and known and {*known} <= {*table.columns, *table.paths()}:
+        named = text = tuple(known)
+    text = text or (_text_of(table, taken),)
     if needs_label and not label:
         label = (_label_of(table, {*text, *weight}),)
     if both := {*text} & {*label}:
         raise DataError(f"{table.where}: expected a text and a label column, found {both.pop()!r} set as both")
     columns = Columns(text, label, weight[0] if weight else None)
     if len(table.columns) > 1:
-        _log(table, columns)
+        _log(table, columns, is_inferred=not named)
     return columns
 
 
@@ -114,6 +114,11 @@ def texts_of(table: Table, names: Sequence[str]) -> list[str]:
     if len(parts) == 1:
         return parts[0]
     return [JOINT.join(part for part in row if part.strip()) for row in zip(*parts, strict=True)]
+
+
+def in_lines(text: str) -> str:
+    """Write a text of several columns for people to read: each on its lines."""
+    return text.replace(JOINT, "\n")
 
 
 def weights_of(table: Table, name: str) -> np.ndarray:
@@ -306,14 +311,14 @@ def _key(name: str) -> str:
     return name.casefold().strip()
 
 
-def _log(table: Table, columns: Columns) -> None:
+def _log(table: Table, columns: Columns, *, is_inferred: bool) -> None:
     parts = [_described("text", table, columns.text)]
     if columns.label:
         parts.append(_described("label", table, columns.label))
     if columns.weight:
         parts.append(f"weight from {columns.weight!r}")
     used = {*columns.text, *columns.label, columns.weight}
-    if unused := _unused(table, used, bool(columns.label)):
+    if unused := _unused(table, used, has_label=bool(columns.label), is_inferred=is_inferred):
         parts.append(f"not used: {abridged(unused, 5)}")
     logger.info("%s: %s", table.where, "; ".join(parts))
 
@@ -323,15 +328,15 @@ def _described(what: str, table: Table, names: Iterable[str]) -> str:
     return f"{what} from {abridged(columns, 5)}"
 
 
-def _unused(table: Table, used: set[str | None], has_label: bool) -> list[str]:
+def _unused(table: Table, used: set[str | None], *, has_label: bool, is_inferred: bool) -> list[str]:
     """Name the columns that look as if they were meant, with the setting that takes them."""
     unused = []
     for name in table.columns:
         if name in used or _key(name) in _INDEX_NAMES:
             continue
-        if _key(name) in _WEIGHT_NAMES:
+        if has_label and _key(name) in _WEIGHT_NAMES:
             unused.append(f"{name!r} (weight_column)")
-        elif _key(name) in _PAIR_NAMES or _Content.of(table, name).is_running_text:
+        elif is_inferred and (_key(name) in _PAIR_NAMES or _Content.of(table, name).is_running_text):
             unused.append(f"{name!r} (text_column)")
         elif has_label and any(_key(name) in names for names in _LABEL_NAMES):
             unused.append(f"{name!r} (label_column)")

@@ -162,19 +162,22 @@ class _Reader:
         self._where, self._text, self._settings, self._kind, self._size = where, text, settings, kind, size
         self._quoting = quoting
         self._line, self._row, self._mended = 1, 1, Counter[str]()
+        self._header: list[str] = []
         self._names: list[str] = []
         self._width, self._has_header = 0, True
         self._left_out: frozenset[int] = frozenset()
 
     def tables(self) -> Iterator[Table]:
         table = None
-        for parsed in self._parsed():
+        for parsed in map(self._without_headers, self._parsed()):
             if table is None:
                 self._name_columns(parsed)
             table = self._table(parsed)
             yield table
         if table is None:
             self._name_columns(None)
+            shown = abridged([*map(repr, self._header)], 5)
+            logger.warning("%s: no row below the header %s; set header=false if it is a row", self._where, shown)
             yield self._table(None)
         self._say_mended()
 
@@ -188,16 +191,30 @@ class _Reader:
         while block:
             block = self._text.read(max(self._size, len(data)))
             data = data if block else _ended(data)
-            before = self._line
+            line_before = self._line
             quick = self._quickly(data) if self._width else None
-            parsed, stop, lines = quick or self._carefully(data, at_end=not block)
+            parsed, rest, lines = quick or self._carefully(data, at_end=not block)
             if parsed is not None:
                 yield parsed
-            self._line = before + lines
-            data = data[stop:] + block
+            self._line = line_before + lines
+            data = rest + block
 
-    def _quickly(self, data: bytes) -> tuple[Any, int, int] | None:
-        """Parse rows that are as they should be: an Arrow table, bytes, lines; None where it takes a closer look."""
+    def _without_headers(self, parsed: Any) -> Any:
+        """Leave out rows that repeat the header, as in files that were put one behind the other."""
+        import pyarrow.compute as compute
+
+        if len(self._header) < 2:
+            return parsed
+        same = compute.equal(parsed.column(0), self._header[0])
+        for index, name in enumerate(self._header):
+            if not compute.any(same).as_py():
+                return parsed
+            same = compute.and_(same, compute.equal(parsed.column(index), name))
+        self._mended["lines that repeat the header left out"] += compute.sum(same).as_py() or 0
+        return parsed.filter(compute.invert(same))
+
+    def _quickly(self, data: bytes) -> tuple[Any, bytes, int] | None:
+        """Parse rows that are as they should be, as :meth:`_carefully`; None where it takes a closer look."""
         import pyarrow
 
         stop = data.rfind(b"\n") + 1
@@ -213,31 +230,35 @@ class _Reader:
             if len(quotes) % 2 or _quote_problem(array, quotes, self._dialect):
                 return None
         try:
-            return self._arrow(data[:stop], b""), stop, int(np.count_nonzero(ends))
+            return self._arrow(data[:stop], b""), data[stop:], int(np.count_nonzero(ends))
         except pyarrow.ArrowInvalid:
             return None
 
-    def _carefully(self, data: bytes, at_end: bool) -> tuple[Any, int, int]:
-        """Parse rows with a look at each, after the header if it is to come: an Arrow table or None, bytes, lines."""
-        rows = _scan(data, self._dialect)
+    def _carefully(self, data: bytes, at_end: bool) -> tuple[Any, bytes, int]:
+        """Parse rows with a look at each, after the header if it is to come.
+
+        Returns an Arrow table, or None where there is no row; what is left of ``data``; and the number of lines.
+        """
+        rows, start = _scan(data, self._dialect), 0
+        if rows.problem is not None and (tight := _without_spaces(data, self._dialect)) is not None:
+            self._mended["spaces between separators and quotes left out"] += len(data) - len(tight)
+            data, rows = tight, _scan(tight, self._dialect)
         self._check_quotes(rows, at_end)
         if not self._width:
             if len(rows) < 2 and not at_end:
-                return None, 0, 0
+                return None, data, 0
             start = self._take_header(rows)
             rows = _scan(data[start : rows.stop], self._dialect)
             self._line += line_ends(data[:start])
-        else:
-            start = 0
-        lines = line_ends(data[: start + rows.stop])
-        data, escape = rows.data[: rows.stop], self._dialect.escape
+        rest, lines = data[start + rows.stop :], line_ends(data[: start + rows.stop])
+        content, escape = rows.data[: rows.stop], self._dialect.escape
         odd = np.flatnonzero((rows.cells != self._width) & ~rows.empty)
         if len(odd):
-            escape = escape or (_unused(data) if self._settings.quoting == "none" else b"")
-            data = self._mend(rows, odd, escape)
+            escape = escape or (_unused(content) if self._settings.quoting == "none" else b"")
+            content = self._mend(rows, odd, escape)
         empty = int(rows.empty.sum())
         self._mended["empty lines left out"] += empty
-        return self._arrow(data, escape) if empty < len(rows) else None, start + rows.stop, lines
+        return self._arrow(content, escape) if empty < len(rows) else None, rest, lines
 
     def _check_quotes(self, rows: _Rows, at_end: bool = False) -> None:
         data, quote = rows.data, self._dialect.quote.decode()
@@ -280,7 +301,7 @@ class _Reader:
                 f"{self._at(rows.data, int(rows.starts[full[0]]))}: expected distinct column names, found "
                 f"{abridged(twice, 5)}; rename them, or set header=false if this line is a row"
             )
-        self._names, self._width = first, len(first)
+        self._header, self._names, self._width = first, [*first], len(first)
         self._mended["empty lines left out"] += int(full[0])
         return int(rows.starts[full[0] + 1]) if full[0] + 1 < len(rows) else rows.stop
 
@@ -349,12 +370,16 @@ class _Reader:
         return b"".join([*pieces, data[done : rows.stop]])
 
     def _refuse_cells(self, rows: _Rows, row: int, beyond: bytes) -> None:
-        separator = self._dialect.separator.decode()
+        separator, start = self._dialect.separator, int(rows.starts[row])
+        advice = f"put quotes around cells with {separator.decode()!r} in them, set separator, or quoting=none, which"
+        if self._width == 1 and self._has_header:
+            advice = f"leave out what is above the header, {advice}"
+        elif b"\\" + separator in rows.data[start : int(rows.stops[row])]:
+            advice = rf"set escape=\\ where a backslash precedes separators inside, {advice}"
         raise DataError(
-            f"{self._at(rows.data, int(rows.starts[row]))}: expected {self._width} cells "
+            f"{self._at(rows.data, start)}: expected {self._width} cells "
             f"{'as in the header' if self._has_header else 'as in most lines'}, found {rows.cells[row]}: "
-            f"{_shown(beyond, 0)} is too many; put quotes around cells with {separator!r} in them, set separator, or "
-            "quoting=none, which adds it to the last column"
+            f"{_shown(beyond, 0)} is too many; {advice} adds it to the last column"
         )
 
     def _table(self, parsed: Any) -> Table:
@@ -442,24 +467,46 @@ def _without_escaped(at: np.ndarray, marks: np.ndarray, escape: int) -> np.ndarr
 
 
 def _quote_problem(array: np.ndarray, quotes: np.ndarray, dialect: Dialect) -> tuple[int, int] | None:
-    opens, closes = quotes[::2], quotes[1::2]
-    bad_open = ~dialect.borders[array[opens - 1]] & (opens > 0)
-    bad_close = ~dialect.borders[array[np.minimum(closes + 1, len(array) - 1)]]
-    bad_close &= closes + 1 < len(array)
-    first_open, first_close = (int(bad.argmax()) if bad.any() else len(quotes) for bad in (bad_open, bad_close))
-    if first_open == first_close == len(quotes):
+    bad_opens, bad_closes = _misplaced(array, quotes, dialect)
+    if not len(bad_opens) and not len(bad_closes):
         return None
-    if first_open <= first_close:
-        at = int(opens[first_open])
-        start = at
+    if not len(bad_closes) or (len(bad_opens) and bad_opens[0] < bad_closes[0]):
+        start = at = int(bad_opens[0])
         while start > 0 and not dialect.borders[array[start - 1]]:
             start -= 1
         return start, at
-    number = first_close
+    opens, closes = quotes[::2], quotes[1::2]
+    number = int(np.searchsorted(closes, bad_closes[0]))
     # A quote that opens right behind one that closes is the second of two inside a cell.
     while number > 0 and opens[number] == closes[number - 1] + 1:
         number -= 1
-    return int(opens[number]), int(closes[first_close])
+    return int(opens[number]), int(bad_closes[0])
+
+
+def _misplaced(array: np.ndarray, quotes: np.ndarray, dialect: Dialect) -> tuple[np.ndarray, np.ndarray]:
+    """Return the quotes that open behind something else than a separator, and those that close before it."""
+    opens, closes = quotes[::2], quotes[1::2]
+    bad_opens = ~dialect.borders[array[opens - 1]] & (opens > 0)
+    bad_closes = ~dialect.borders[array[np.minimum(closes + 1, len(array) - 1)]] & (closes + 1 < len(array))
+    return opens[bad_opens], closes[bad_closes]
+
+
+def _without_spaces(data: bytes, dialect: Dialect) -> bytes | None:
+    """Leave out spaces between separators and quotes, if all quotes are then in their places; else None."""
+    if dialect.escape:
+        return None
+    array = np.frombuffer(data, np.uint8)
+    left, ends = np.ones(len(array), bool), (*dialect.separator, _NEWLINE, _RETURN)
+    misplaced = _misplaced(array, np.flatnonzero(array == dialect.quote[0]), dialect)
+    for quotes, step in zip(misplaced, (-1, 1), strict=True):
+        for at in quotes.tolist():
+            at += step
+            while 0 <= at < len(array) and array[at] == ord(" "):
+                left[at] = False
+                at += step
+            if 0 <= at < len(array) and array[at] not in ends:
+                return None
+    return array[left].tobytes()
 
 
 def _is_row(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:

@@ -19,7 +19,7 @@ from nlptransfer.settings import Positive, Settings, check
 
 KINDS = (".csv", ".tsv", ".tab", ".psv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather", ".xlsx")
 """Endings of files of rows; each may be packed besides. Content decides how they are read."""
-_WHOLE_BYTES, _WHOLE_ROWS = 2**22, 2**17
+_WHOLE_BYTES, _WHOLE_ROWS = 2**21, 2**17
 _STREAM_BYTES, _STREAM_ROWS = 2**20, 2**12
 _LABEL = re.compile(r"(?:^|(?<=\s))__label__(\S+)(?:\s+|$)")
 _FIRST = 2**14

@@ -2,9 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from time import monotonic
@@ -110,8 +109,7 @@ def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
             new.difference_update(pieces[-1].words())
     if new:
         for part, states in _encode_words([word for word in words if word in new], encoder):
-            folder = cache_place(f"{place.name}-", "\n".join(part))
-            pieces.append(cached_vectors(folder, source, partial(_blocks, source, part, states)))
+            pieces.append(_saved_piece(place, source, part, states))
     found = np.zeros((len(words), pieces[0].dimensions if pieces else 0), dtype=np.float32)
     for piece in pieces:
         rows = piece.rows(words)
@@ -121,8 +119,37 @@ def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
     return found
 
 
+def _saved_piece(place: Path, source: str, words: list[str], states: np.ndarray) -> WordVectors:
+    folder = cache_place(f"{place.name}-", "\n".join(words))
+    return cached_vectors(folder, source, lambda _: array_blocks(source, words, states))
+
+
 def _encode_words(words: list[str], encoder: BaseModel) -> Iterator[tuple[list[str], np.ndarray]]:
     """Yield words, some at a time, and the mean of each one's last hidden states, (words, hidden) float32."""
+    ids, mean_states = _opened(words, encoder)
+    batches = list(_batches_of_one_length(ids))
+    # Long and short ones by turns, so that the first show how long all take.
+    batches = [batches[place] for place in np.random.default_rng(0).permutation(len(batches))]
+    began, about = monotonic(), ""
+    with progress_bar(logger.isEnabledFor(logging.INFO)) as bar:
+        task = bar.add_task(f"{encoder.id}, word by word", total=len(words))
+        for start in range(0, len(batches), _PIECE):
+            parts = []
+            for rows in batches[start : start + _PIECE]:
+                # All batches are of one size: in another one a word's numbers would differ in their last bits.
+                filled = [*rows, *rows[:1] * (_BATCH_SIZE - len(rows))]
+                parts.append(mean_states([ids[row] for row in filled])[: len(rows)])
+                bar.advance(task, len(rows))
+            if start == 0:
+                if len(batches) > _PIECE:
+                    minutes = (monotonic() - began) / 60 * len(batches) / _PIECE
+                    about = f", about {minutes:.1f} minutes in all; what is done stays in the cache"
+                logger.info("%s: %s words go through the encoder%s", encoder.id, f"{len(words):,}", about)
+            yield [words[row] for rows in batches[start : start + _PIECE] for row in rows], np.concatenate(parts)
+
+
+def _opened(words: list[str], encoder: BaseModel) -> tuple[list[list[int]], Callable[[list[list[int]]], np.ndarray]]:
+    """Return the token ids of words, and what gives the (batch, hidden) mean states of some of equal length."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -136,35 +163,15 @@ def _encode_words(words: list[str], encoder: BaseModel) -> Iterator[tuple[list[s
     model.eval().to(device)
     # Byte-level BPE has other pieces for a word that follows a space, as most words of a text do.
     space = " " if word_mark(tokenizer.get_vocab()) == "Ġ" else ""
-    ids = tokenizer([space + word for word in words], truncation=True, max_length=_MAX_PIECES)["input_ids"]
-    batches = list(_batches_of_one_length(ids))
-    # Long and short ones by turns, so that the first show how long all take.
-    batches = [batches[place] for place in np.random.default_rng(0).permutation(len(batches))]
 
-    def mean_states(rows: list[int]) -> np.ndarray:
-        # All batches are of one size: in another one a word's numbers would differ in their last bits.
-        batch = torch.tensor([ids[row] for row in rows] + [ids[rows[0]]] * (_BATCH_SIZE - len(rows)), device=device)
+    @torch.inference_mode()
+    def mean_states(ids: list[list[int]]) -> np.ndarray:
+        batch = torch.tensor(ids, device=device)
         hidden = model(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state
-        bar.advance(task, len(rows))
-        return cast(np.ndarray, hidden.mean(dim=1).float().cpu().numpy()[: len(rows)])
+        return cast(np.ndarray, hidden.mean(dim=1).float().cpu().numpy())
 
-    began, about = monotonic(), ""
-    with progress_bar(logger.isEnabledFor(logging.INFO)) as bar:
-        task = bar.add_task(f"{encoder.id}, word by word", total=len(words))
-        for start in range(0, len(batches), _PIECE):
-            piece = batches[start : start + _PIECE]
-            with torch.inference_mode():
-                states = np.concatenate([mean_states(rows) for rows in piece])
-            if start == 0:
-                if len(batches) > _PIECE:
-                    minutes = (monotonic() - began) / 60 * len(batches) / _PIECE
-                    about = f", about {minutes:.1f} minutes in all; what is done stays in the cache"
-                logger.info("%s: %s words go through the encoder%s", encoder.id, f"{len(words):,}", about)
-            yield [words[row] for rows in piece for row in rows], states
-
-
-def _blocks(source: str, words: list[str], states: np.ndarray, _: Path) -> Iterator[Block]:
-    return array_blocks(source, words, states)
+    ids = tokenizer([space + word for word in words], truncation=True, max_length=_MAX_PIECES)["input_ids"]
+    return ids, mean_states
 
 
 def _batches_of_one_length(ids: list[list[int]]) -> Iterator[list[int]]:

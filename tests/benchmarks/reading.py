@@ -23,14 +23,18 @@ PEAK = """
 import json, resource, sys
 from pathlib import Path
 from nlptransfer.data.parsing import FileSettings, read_file, stream_file
-import pyarrow.csv, pyarrow.json
-unit = 1 if sys.platform == "darwin" else 1024
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-path = Path(sys.argv[2])
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+path, few = map(Path, sys.argv[2:])
+read_file(few, FileSettings())
+before = peak()
 kept = read_file(path, FileSettings()) if sys.argv[1] == "whole" else sum(map(len, stream_file(path, FileSettings())))
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before))
+print(json.dumps(peak() - before))
 """
-"""What a fresh process runs to read a file; ru_maxrss is in KiB, but in bytes on macOS."""
+"""What a fresh process runs to read a file, after a small one that loads the libraries; ru_maxrss is in KiB, but in
+bytes on macOS."""
 
 
 def reading(places: Places) -> list[Row]:
@@ -102,7 +106,10 @@ def columns(places: Places) -> list[Row]:
 
 def _peak(how: str, path: Path) -> float:
     """Bytes at the peak above those before, in a fresh process."""
-    done = subprocess.run([sys.executable, "-c", PEAK, how, str(path)], capture_output=True, check=True, text=True)
+    few = path.with_name("few.csv")
+    few.write_text("id,text\n1,a fine film\n")
+    call = [sys.executable, "-c", PEAK, how, path, few]
+    done = subprocess.run(call, capture_output=True, check=True, text=True)
     return float(json.loads(done.stdout))
 
 
