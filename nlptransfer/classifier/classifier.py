@@ -107,8 +107,8 @@ class Classifier:
             SettingError: a ``min_confidence`` outside [0, 1], or an unknown option.
             TrainingError: not enough memory for one text.
         """
-        chosen = {"text_column": text_column, "min_confidence": min_confidence, "batch_size": batch_size}
-        return list(self.stream(texts, **chosen, **options))
+        rows = self._predicted(texts, text_column, min_confidence, batch_size, options)
+        return [prediction for _, predicted in rows for prediction in predicted]
 
     def stream(
         self,
