@@ -245,7 +245,7 @@ class _Reader:
             data, rows = tight, _scan(tight, self._dialect)
         self._check_quotes(rows, at_end)
         if not self._width:
-            if len(rows) < 2 and not at_end:
+            if len(rows) - int(rows.empty.sum()) < 2 and not at_end:
                 return None, data, 0
             start = self._take_header(rows)
             rows = _scan(data[start : rows.stop], self._dialect)
@@ -263,7 +263,7 @@ class _Reader:
     def _check_quotes(self, rows: _Rows, at_end: bool = False) -> None:
         data, quote = rows.data, self._dialect.quote.decode()
         advice = "set quoting=none where quotes are plain characters"
-        if rows.problem is not None:
+        if rows.problem is not None and (at_end or rows.problem[1] < rows.stop):
             start, at = rows.problem
             if data[at - 1 : at] == b"\\":
                 advice = rf"set escape=\\ where a backslash precedes quotes inside, or {advice[4:]}"
@@ -499,13 +499,15 @@ def _without_spaces(data: bytes, dialect: Dialect) -> bytes | None:
     left, ends = np.ones(len(array), bool), (*dialect.separator, _NEWLINE, _RETURN)
     misplaced = _misplaced(array, np.flatnonzero(array == dialect.quote[0]), dialect)
     for quotes, step in zip(misplaced, (-1, 1), strict=True):
-        for at in quotes.tolist():
-            at += step
+        for quote in quotes.tolist():
+            at = quote + step
             while 0 <= at < len(array) and array[at] == ord(" "):
-                left[at] = False
                 at += step
-            if 0 <= at < len(array) and array[at] not in ends:
-                return None
+            # What is behind spaces at the very end is still to come.
+            if at < len(array):
+                if at >= 0 and array[at] not in ends:
+                    return None
+                left[min(at, quote) + 1 : max(at, quote)] = False
     return array[left].tobytes()
 
 

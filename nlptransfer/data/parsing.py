@@ -214,7 +214,7 @@ def _labeled_lines(where: str, source: Buffered, is_whole: bool) -> Iterator[Tab
     blocks, first = (
         (
             (
-                pyarrow.array([_LABEL.sub("", line).strip() for line in lines]),
+                pyarrow.array([_LABEL.sub("", line).strip() for line in lines], pyarrow.string()),
                 pyarrow.array([_LABEL.findall(line) for line in lines], pyarrow.list_(pyarrow.string())),
             )
             for lines in ([line for line in _split(data) if line.strip()] for data in source.lines())
