@@ -25,7 +25,7 @@ class BaseModelError(NlpTransferError):
 
 
 class TrainingError(NlpTransferError):
-    """Training that cannot go on."""
+    """Training, or prediction, that cannot go on."""
 
 
 class RunFolderError(NlpTransferError):

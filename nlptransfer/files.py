@@ -23,10 +23,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes private files: give it the mode that the user's umask asks for.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        # mkstemp makes private files.
+        temporary.chmod(_usual_mode(0o666))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -41,6 +39,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         new, old = Path(scratch, path.name), Path(scratch, ".old")
         new.mkdir()
         yield new
+        # safetensors makes private files.
+        for place in new.rglob("*"):
+            place.chmod(_usual_mode(0o777 if place.is_dir() else 0o666))
         # A folder cannot be renamed over a full one: the old one steps aside first.
         if path.exists():
             os.replace(path, old)
@@ -50,6 +51,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, path)
             raise
+
+
+def _usual_mode(mode: int) -> int:
+    """Return a mode less what the user's umask takes away."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return mode & ~umask
 
 
 @contextmanager

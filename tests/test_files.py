@@ -38,6 +38,18 @@ def test_atomic_folder_takes_the_place_of_the_old_one(tmp_path):
     assert (tmp_path / "model").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_atomic_folder_gives_private_files_the_usual_mode(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "model") as new:
+            (new / "deep").mkdir(mode=0o700)
+            (new / "deep" / "weights").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    modes = [oct(path.stat().st_mode & 0o777) for path in (tmp_path / "model" / "deep" / "weights").parents[1::-1]]
+    assert modes == ["0o750", "0o750"] and oct((tmp_path / "model/deep/weights").stat().st_mode)[-3:] == "640"
+
+
 def test_atomic_folder_leaves_the_old_one_on_an_exception(tmp_path):
     with atomic_folder(tmp_path / "model") as new:
         (new / "old").write_text("old")

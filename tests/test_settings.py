@@ -55,6 +55,8 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         ("0", bool, False),
         (True, bool, True),
         ("a", str, "a"),
+        ("none", Literal["minimal", "none"] | None, "none"),
+        (None, Literal["minimal", "none"] | None, None),
         ("none", int | None, None),
         (None, float | None, None),
         ("4", int | None, 4),

@@ -1,5 +1,7 @@
 from .averaging import average as average
 from .classifier import Classifier as Classifier
-from .classifier import Prediction as Prediction
+from .output import check_output as check_output
 from .persistence import note_results as note_results
+from .prediction import PredictedRows as PredictedRows
+from .prediction import Prediction as Prediction
 from .push import push_saved as push_saved

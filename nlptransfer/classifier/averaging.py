@@ -41,6 +41,7 @@ def _check_alike(first: Classifier, other: Classifier, number: int) -> None:
         "several labels": (first.labels.multi_label, other.labels.multi_label),
         "base": tuple(one.record.get("base", {}).get("sha256") for one in (first, other)),
         "normalization": (first.normalization, other.normalization),
+        "text columns": (first.text_columns, other.text_columns),
         "max_length": (first.tokenizer.model_max_length, other.tokenizer.model_max_length),
         "long_text": (first.route.long_text, other.route.long_text),
     }

@@ -3,11 +3,12 @@
 It does not know how a model is fed, saved and opened: its format does.
 """
 
+import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +17,38 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
 from nlptransfer.classifier.onnx_export import export_onnx
+from nlptransfer.classifier.output import check_free, check_output, free_names, open_output
 from nlptransfer.classifier.persistence import SavedRecord, local_folder, saved_folder, writable_folder
+from nlptransfer.classifier.prediction import PredictedRows, Prediction
 from nlptransfer.classifier.push import push_saved
 from nlptransfer.classifier.verification import check_equal, check_logits, made_texts, verified
-from nlptransfer.data import DataSettings, Labels, Split, load_split, normalize, read_texts
-from nlptransfer.errors import DataError
+from nlptransfer.data import (
+    DataSettings,
+    FileSettings,
+    Labels,
+    Names,
+    Split,
+    Table,
+    data_settings,
+    find_columns,
+    in_lines,
+    load_split,
+    normalize,
+    stream_tables,
+    texts_of,
+)
 from nlptransfer.evaluation import confidence, predicted, score_predictions, to_probabilities
 from nlptransfer.files import atomic_folder
 from nlptransfer.hub import Pushed, recorded_base
-from nlptransfer.models import SharedBase, predict_logits
+from nlptransfer.models import SharedBase, find_device, predict_logits
+from nlptransfer.progress import progress_bar
 from nlptransfer.routes import SavedFormat
-from nlptransfer.settings import check
+from nlptransfer.settings import Count, check, check_arguments, fill
 
-CHUNK = 4096
-"""Texts that are tokenized and predicted at a time, so that a stream of any length fits in memory."""
+log = logging.getLogger("nlptransfer")
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """The labels of one text."""
-
-    text: str
-    labels: tuple[str, ...]
-    """the label; with several labels at once, all that reach their threshold; none where it abstained"""
-    scores: tuple[float, ...]
-    """the probability of each of ``labels``"""
-    probabilities: dict[str, float]
-    """the probability of every label"""
-    multi_label: bool = False
-    """whether a text may have several labels at once, or none"""
-    abstained: bool = False
-    """whether the confidence is below ``min_confidence``, and no label is given"""
-
-    @property
-    def label(self) -> str:
-        """The one label; raises a DataError where there is none, or several: look at ``labels``."""
-        if self.abstained:
-            raise DataError("expected a label, found that the classifier abstains from this text: look at .abstained")
-        if len(self.labels) != 1:
-            raise DataError(f"expected one label, found {len(self.labels)}: look at .labels")
-        return self.labels[0]
-
-    @property
-    def score(self) -> float:
-        """The probability of the one label."""
-        return self.probabilities[self.label]
+CHUNK, CHUNK_NUMBERS = 4096, 2**22
+"""Texts, and probabilities of them, that are predicted at a time, so that a stream of any length fits in memory."""
 
 
 @dataclass(frozen=True)
@@ -77,63 +65,183 @@ class Classifier:
     """what is saved with it: ``base``, ``calibration``, ``results``, ..."""
     normalization: str = "none"
     """the form that texts are brought into before the tokenizer sees them, as they were in training"""
+    text_columns: tuple[str, ...] = ()
+    """columns of the texts in training, which are read where a table has them"""
 
-    def logits(self, texts: Sequence[str], *, share: bool = False) -> np.ndarray:
+    def logits(self, texts: Sequence[str], *, share: bool = False, batch_size: Count | None = None) -> np.ndarray:
         """Return logits, (texts, labels) float32; with ``share`` all processes call this, and each works on a part."""
-        return self._logits_of_normalized(normalize(self.normalization, texts), share=share)
+        return self._logits_of_normalized(normalize(self.normalization, texts), share=share, batch_size=batch_size)
 
-    def _logits_of_normalized(self, texts: Sequence[str], *, share: bool = False) -> np.ndarray:
+    def _logits_of_normalized(
+        self, texts: Sequence[str], *, share: bool = False, batch_size: Count | None = None
+    ) -> np.ndarray:
         rows = self.route.rows(self.model, self.tokenizer, texts, share=share)
-        return predict_logits(self.model, rows, share=share)
+        return predict_logits(self.model, rows, share=share, batch_size=batch_size)
 
-    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+    def probabilities(self, texts: Sequence[str], batch_size: Count | None = None) -> np.ndarray:
         """Return probabilities, (texts, labels): rows sum to 1, or each is by itself with several labels at once."""
-        return to_probabilities(self.logits(texts), self.labels)
+        return to_probabilities(self.logits(texts, batch_size=batch_size), self.labels)
 
     def predict(
-        self, texts: str | Path | Iterable[str], *, text_column: str | None = None, min_confidence: float = 0.0
+        self,
+        texts: Any,
+        *,
+        text_column: Names = None,
+        min_confidence: float = 0.0,
+        batch_size: Count | None = None,
+        **options: Any,
     ) -> list[Prediction]:
-        """Predict in the order of the texts, or of those in a file.
+        """Predict in the order of the rows.
 
-        ``text_column`` is for files with several columns. A text whose confidence is below ``min_confidence`` gets no
-        label; it is the probability of its label, or with several labels at once that of the least sure yes or no. A
-        single string that is no file, or a file that cannot be read, is a DataError; a ``min_confidence`` outside [0,
-        1] a SettingError.
+        Args:
+            texts: a list, an array or a Series of strings, or an iterable that yields them; a file of rows, a DataFrame
+                or whatever else ``finetune`` takes; "-" for standard input.
+            text_column: column of the texts, or several; None: as in training, else found by name or by content.
+            min_confidence: a text with a confidence below it gets no label: the probability of its label, or with
+                several labels at once that of the least sure yes or no. One without words gets none either.
+            batch_size: the most texts, or windows of long ones, in one pass through the model; None: by their lengths.
+            options: of a file: ``separator``, ``encoding``, ..., as in ``load_data``.
+
+        Raises:
+            DataError: a single string that is no file, rows that cannot be read, or no text column.
+            SettingError: a ``min_confidence`` outside [0, 1], or an unknown option.
+            TrainingError: not enough memory for one text.
         """
-        return list(self.stream(texts, text_column=text_column, min_confidence=min_confidence))
+        rows = self._predicted(texts, text_column, min_confidence, batch_size, options)
+        return [prediction for _, predicted in rows for prediction in predicted]
 
     def stream(
-        self, texts: str | Path | Iterable[str], *, text_column: str | None = None, min_confidence: float = 0.0
+        self,
+        texts: Any,
+        *,
+        text_column: Names = None,
+        min_confidence: float = 0.0,
+        batch_size: Count | None = None,
+        **options: Any,
     ) -> Iterator[Prediction]:
-        """Predict as ``predict`` does, one after the other; "-" reads standard input."""
-        check(0 <= min_confidence <= 1, "min_confidence", min_confidence, "a probability from 0 to 1")
-        return self._predictions(iter(read_texts(texts, text_column)), min_confidence)
+        """Predict as ``predict`` does, one after the other; what is read is a file, or an iterable, at its own pace."""
+        rows = self._predicted(texts, text_column, min_confidence, batch_size, options)
+        return chain.from_iterable(predicted for _, predicted in rows)
 
-    def _predictions(self, texts: Iterator[str], min_confidence: float) -> Iterator[Prediction]:
-        multi_label = self.labels.multi_label
-        while chunk := list(islice(texts, CHUNK)):
-            probabilities = self.probabilities(chunk)
-            targets = predicted(probabilities, self.labels, self.thresholds)
-            unsure = confidence(probabilities, targets, multi_label=multi_label) < min_confidence
-            rows = zip(chunk, probabilities.tolist(), self.labels.decode(targets), unsure.tolist(), strict=True)
-            for text, row, names, abstained in rows:
-                labels = () if abstained else tuple(names) if multi_label else (str(names),)
-                by_name = dict(zip(self.labels.names, row, strict=True))
-                yield Prediction(text, labels, tuple(map(by_name.__getitem__, labels)), by_name, multi_label, abstained)
+    def batches(
+        self,
+        texts: Any,
+        *,
+        text_column: Names = None,
+        min_confidence: float = 0.0,
+        batch_size: Count | None = None,
+        **options: Any,
+    ) -> Iterator[PredictedRows]:
+        """Predict as ``stream`` does, with the labels of some thousand texts at a time in columns."""
+        rows = self._predicted(texts, text_column, min_confidence, batch_size, options)
+        return (predicted for _, predicted in rows)
+
+    def predict_file(
+        self,
+        texts: Any,
+        output: str | Path,
+        *,
+        text_column: Names = None,
+        min_confidence: float = 0.0,
+        top_k: int | None = None,
+        all_scores: bool = False,
+        batch_size: Count | None = None,
+        **options: Any,
+    ) -> Path:
+        """Predict as ``predict`` does, and write all columns of the rows with the labels to a file.
+
+        Its ending says what it is: .csv, .tsv, .jsonl or .parquet. Added are ``label`` and ``score``, or ``labels`` and
+        ``scores`` where there may be several; all begin with predicted_ where one of these names is taken. They are
+        null, or empty cells, where no label is given.
+
+        Args:
+            top_k: the likeliest labels, whatever their thresholds, that are listed in ``labels`` and ``scores``.
+            all_scores: whether the probability of each label is added as ``score_LABEL``.
+
+        Raises:
+            DataError: as in ``predict``; an output that is the input, a folder or of another kind, or that cannot hold
+                the rows.
+        """
+        path = check_output(output, texts)
+        rows = self._predicted(texts, text_column, min_confidence, batch_size, options)
+        show = distributed.is_main() and log.isEnabledFor(logging.INFO)
+        with open_output(path) as writer, progress_bar(show) as bar:
+            task, names = bar.add_task("predicting", total=None), dict[str, str]()
+            for table, predicted in rows:
+                added = predicted.columns(top_k=top_k, all_scores=all_scores)
+                names = names or free_names([*added], table, str(path))
+                check_free(names.values(), table, str(path))
+                writer.write(table, {names[name]: values for name, values in added.items()})
+                bar.update(task, advance=len(predicted.texts))
+            if not names:
+                none = self._of_texts([], min_confidence, batch_size)
+                writer.write(Table(str(path), {}), none.columns(top_k=top_k, all_scores=all_scores))
+        return path
+
+    def _predicted(
+        self,
+        texts: Any,
+        text_column: Names,
+        min_confidence: float,
+        batch_size: Count | None,
+        options: Mapping[str, Any],
+    ) -> Iterator[tuple[Table, PredictedRows]]:
+        check(0 <= min_confidence <= 1, "min_confidence", min_confidence, "a probability from 0 to 1")
+        check_arguments(Classifier._predicted, batch_size=batch_size)
+        tables = stream_tables(texts, fill({"file": FileSettings}, options)["file"])
+        return self._of_tables(tables, text_column, min_confidence, batch_size)
+
+    def _of_tables(
+        self, tables: Iterable[Table], text_column: Names, min_confidence: float, batch_size: Count | None
+    ) -> Iterator[tuple[Table, PredictedRows]]:
+        size = max(1, min(CHUNK, CHUNK_NUMBERS // self.labels.num_labels))
+        columns, without_text, where = tuple[str, ...](), 0, ""
+        for table in tables:
+            if not columns:
+                columns = find_columns(table, text_column, known=self.text_columns, needs_label=False).text
+            where = table.where
+            for start in range(0, max(len(table), 1), size):
+                part = table.part(start, start + size)
+                # Among objects one by one, some may have no text.
+                there = [name for name in columns if part.has(name)]
+                texts = texts_of(part, there) if there else [""] * len(part)
+                rows = self._of_texts(texts, min_confidence, batch_size)
+                without_text += int(rows.without_text.sum())
+                yield part, rows
+        if without_text:
+            log.info("%s: %d rows without text, which get no label", where, without_text)
+
+    def _of_texts(self, texts: Sequence[str], min_confidence: float, batch_size: Count | None) -> PredictedRows:
+        probabilities, multi_label = self.probabilities(texts, batch_size), self.labels.multi_label
+        if not len(texts):
+            return PredictedRows(texts, probabilities, self.labels.encode([]), np.zeros(0, dtype=bool), self.labels)
+        targets = predicted(probabilities, self.labels, self.thresholds)
+        unsure = confidence(probabilities, targets, multi_label=multi_label) < min_confidence
+        return PredictedRows([*map(in_lines, texts)], probabilities, targets, unsure, self.labels)
 
     def evaluate(
-        self, data: Any, *, settings: DataSettings | None = None, split: str = "test", further: Sequence[str] = ()
+        self,
+        data: Any,
+        *,
+        settings: DataSettings | None = None,
+        split: str = "test",
+        further: Sequence[str] = (),
+        batch_size: Count | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
         """Return scores with intervals on labeled data: a file, taken whole, or a split of anything that has several.
 
-        ``settings`` name the columns, and ``further`` other ``evaluate`` metrics. Data that cannot be read, or with a
-        label that the classifier does not know, are a DataError.
+        ``settings``, or their fields as ``options`` (``text_column``, ``label_column``, ...), say how rows are read,
+        and ``further`` other ``evaluate`` metrics; ``batch_size`` is as in ``predict``. Data that cannot be read, or
+        with a label that the classifier does not know, are a DataError.
         """
-        return self.score(load_split(data, self.labels, settings, split), further)
+        check_arguments(Classifier.evaluate, batch_size=batch_size)
+        read = load_split(data, self.labels, data_settings(settings, options), split, self.text_columns)
+        return self.score(read, further, batch_size)
 
-    def score(self, split: Split, further: Sequence[str] = ()) -> dict[str, Any]:
+    def score(self, split: Split, further: Sequence[str] = (), batch_size: Count | None = None) -> dict[str, Any]:
         """Return scores with intervals on a split."""
-        probabilities = self.probabilities(split.texts)
+        probabilities = self.probabilities(split.texts, batch_size)
         return score_predictions(split.targets, probabilities, self.labels, thresholds=self.thresholds, metrics=further)
 
     def merge(self) -> "Classifier":
@@ -181,7 +289,9 @@ class Classifier:
         made = made_texts(self.labels, self.tokenizer)
         texts = [*made, *normalize(self.normalization, examples)]
         logits, length = self._logits_of_normalized(texts), self.tokenizer.model_max_length
-        record = SavedRecord(self.route, self.labels, self.thresholds, self.normalization, length, self.record)
+        record = SavedRecord(
+            self.route, self.labels, self.thresholds, self.normalization, length, self.text_columns, self.record
+        )
         with atomic_folder(folder) as new:
             self.route.save(self.model, self.tokenizer, new)
             compared = verified(self.route, new, self.record.get("base", {}), texts, logits, made=len(made))
@@ -203,25 +313,29 @@ class Classifier:
         source: str | Path,
         base: str | SharedBase | None = None,
         *,
+        device: str | None = None,
         revision: str | None = None,
         token: str | None = None,
     ) -> "Classifier":
         """Open the classifier that ``save_pretrained`` wrote, one in a run's folder, or one on the hub.
 
-        It is on a GPU where there is one, and gives the logits that it was saved with.
+        It gives the logits that it was saved with.
 
         Args:
             source: a folder, or a hub id (owner/name).
             base: where the base model lies if it is not found by itself, or one in memory for several classifiers.
+            device: that it works on, as cpu, cuda:1 or mps; None: a GPU where there is one.
             revision: of a classifier on the hub: commit, branch or tag.
             token: of a private one, and of a private base; None: the one that this machine is logged in with.
 
         Raises:
+            SettingError: a device that is not here.
             RunFolderError: no classifier is there, a part of it is missing, or it needs a newer nlptransfer.
             HubError: the hub has none of that name, or cannot be reached.
             BaseModelError: the base model cannot be had, or is another one.
             VerificationError: it gives other logits than those it was saved with.
         """
+        place = None if device is None else find_device(device)
         folder = saved_folder(local_folder(source, revision, token))
         record = SavedRecord.read(folder)
         route, known = record.route, record.further.get("base", {})
@@ -229,8 +343,16 @@ class Classifier:
             # What the token opens lies in the cache from now on, where the format finds it.
             recorded_base(known, base, token)
         model, tokenizer = route.load(folder, known, base)
-        model = model.to(distributed.state().device)
-        loaded = cls(route, model, tokenizer, record.labels, record.thresholds, record.further, record.normalization)
+        loaded = cls(
+            route,
+            route.placed(model, place),
+            tokenizer,
+            record.labels,
+            record.thresholds,
+            record.further,
+            record.normalization,
+            record.text_columns,
+        )
         if record.verified is not None:
             check_logits(record.verified, loaded._logits_of_normalized(record.verified["texts"]), str(source))
         return loaded

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained
 from nlptransfer.models import Rows, SharedBase, WordIdRows, encode_words
 from nlptransfer.routes import ROUTES, WORDS, SavedFormat
-from nlptransfer.settings import fill
+from nlptransfer.settings import check, fill
 
 GRAPH = "model.onnx"
 GRAPH_DATA = "model.onnx.data"
@@ -55,6 +55,13 @@ class OnnxForSequenceClassification(PreTrainedModel):
     def _apply(self, fn: Any, recurse: bool = True) -> "OnnxForSequenceClassification":
         # Wherever the graph is computed, onnxruntime is handed arrays of main memory.
         return self
+
+    def compute_on(self, device: torch.device) -> None:
+        """Compute on a device from here on; a SettingError where onnxruntime cannot."""
+        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.type)
+        usable = self.session.get_providers()
+        check(provider in usable, "device", str(device), f"one that onnxruntime can use here: {', '.join(usable)}")
+        self.session.set_providers([provider], [{"device_id": device.index or 0} if device.type == "cuda" else {}])
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
         """Return logits, (batch, labels) float32, for ``input_names``, (batch, tokens or words) int64 each."""
@@ -104,6 +111,12 @@ class Exported(SavedFormat):
         words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
         model = OnnxForSequenceClassification(from_pretrained(AutoConfig, folder), folder, words)
         return model.eval(), fast_tokenizer(folder)  # type: ignore[no-untyped-call]
+
+    def placed(self, model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
+        """Let onnxruntime compute on a device; None: on a GPU where it can. A SettingError where it cannot."""
+        if device is not None:
+            cast(OnnxForSequenceClassification, model).compute_on(device)
+        return model
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
         route = fill({"route": ROUTES.find(self.learned_by)}, record["learned"]["settings"])["route"]

@@ -24,6 +24,8 @@ class SavedRecord:
     normalization: str
     max_length: int
     """tokens, or words, that are read of a text, or at once"""
+    text_columns: tuple[str, ...] = ()
+    """columns of the texts in training"""
     further: dict[str, Any] = field(default_factory=dict)
     """base, calibration, results, ..., by their keys in the file"""
     verified: dict[str, Any] | None = None
@@ -38,6 +40,7 @@ class SavedRecord:
             "thresholds": None if self.thresholds is None else list(self.thresholds),
             "normalization": self.normalization,
             "max_length": self.max_length,
+            "text_columns": list(self.text_columns),
             **self.further,
             "verified": self.verified,
         }
@@ -60,6 +63,8 @@ class SavedRecord:
             None if thresholds is None else tuple(thresholds),
             normalization,
             content["max_length"],
+            # Folders from before it was saved have none.
+            tuple(content.get("text_columns", ())),
             verified=content.get("verified"),
         )
         fields = record.as_json()

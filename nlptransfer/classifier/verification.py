@@ -23,12 +23,16 @@ MADE_TEXTS, TOKENS = 4, 12
 
 
 def made_texts(labels: Labels, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """Make a few texts out of label names and tokens of the vocabulary: none of them is a user's."""
-    draw, ids = Random(0), range(len(tokenizer))
-    return [
-        f"{name} {tokenizer.decode(draw.choices(ids, k=TOKENS), skip_special_tokens=True)}"
-        for name in islice(cycle(labels.names), MADE_TEXTS)
-    ]
+    """Make a few texts out of label names and tokens of the vocabulary: none of them is a user's.
+
+    Each ends with two of its tokens as one word, which the vocabulary seldom has.
+    """
+    draw, ids, texts = Random(0), range(len(tokenizer)), []
+    for name in islice(cycle(labels.names), MADE_TEXTS):
+        tokens = draw.choices(ids, k=TOKENS)
+        text, word = (str(tokenizer.decode(some, skip_special_tokens=True)) for some in (tokens, tokens[:2]))
+        texts.append(f"{name} {text} {word.replace(' ', '')}")
+    return texts
 
 
 def verified(

@@ -4,10 +4,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -21,9 +21,6 @@ from nlptransfer.errors import NlpTransferError
 from nlptransfer.files import atomic_file
 from nlptransfer.models import give_way_soon
 from nlptransfer.routes import ROUTES
-
-if TYPE_CHECKING:
-    from nlptransfer.classifier import Prediction
 
 app = opt.Verbs(
     help="Transfer pretrained language models to your own text.",
@@ -87,42 +84,60 @@ app.command("compare")(comparing(...))
 
 
 @app.command("predict")
+@opt.reads(opt.TEXTS_READING)
 def predict_verb(
     model_dir: opt.ModelDir,
     texts: Annotated[str, Argument(help="file of texts, or - for standard input")],
-    output: opt.Output = None,
-    text_column: opt.TextColumn = None,
+    output: Annotated[
+        Path | None, Option(help="file of all rows and their labels: .csv, .tsv, .jsonl, .parquet; else the terminal")
+    ] = None,
+    top_k: Annotated[int | None, Option(metavar="N", help="list the N likeliest labels with their scores")] = None,
+    all_scores: Annotated[bool, Option("--all-scores", help="add the probability of every label")] = False,
     min_confidence: Annotated[float, Option(metavar="P", help="give null below this confidence")] = 0.0,
+    batch_size: opt.BatchSize = None,
+    device: opt.Device = None,
     base: opt.SavedBase = None,
     revision: opt.SavedRevision = None,
+    reading: Any = None,
 ) -> None:
-    """Label texts: one JSON object a line, in their order."""
-    from nlptransfer.classifier import Classifier
+    """Label texts in their order: one JSON object a line, or a file with all columns of the rows."""
+    from nlptransfer.classifier import Classifier, check_output
 
-    classifier = Classifier.load(model_dir, base, revision=revision)
-    predictions = classifier.stream(texts, text_column=text_column, min_confidence=min_confidence)
-    _write_lines(map(_as_json, predictions), output)
+    start_log()
+    if output is not None:
+        check_output(output, texts)
+    options = {"min_confidence": min_confidence, "batch_size": batch_size, **reading}
+    classifier = Classifier.load(model_dir, base, device=device, revision=revision)
+    if output is not None:
+        classifier.predict_file(texts, output, top_k=top_k, all_scores=all_scores, **options)
+        return
+    for batch in classifier.batches(texts, **options):
+        for line in batch.lines(top_k=top_k, all_scores=all_scores):
+            typer.echo(line)
 
 
 @app.command("evaluate")
+@opt.reads(opt.ROWS_READING)
 def evaluate_verb(
     model_dir: opt.ModelDir,
     data: Annotated[str, Argument(help="labeled text: a file, or a folder or hub id with the split")],
     split: Annotated[str, Option(help="which split, where there are several")] = "test",
-    text_column: opt.TextColumn = None,
-    label_column: opt.LabelColumn = None,
     metric: opt.Metric = None,
     output: opt.Output = None,
+    batch_size: opt.BatchSize = None,
+    device: opt.Device = None,
     base: opt.SavedBase = None,
     revision: opt.SavedRevision = None,
+    settings: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="how labels are read")] = None,
+    reading: Any = None,
 ) -> None:
     """Score a saved classifier on labeled text: one JSON object."""
     from nlptransfer.classifier import Classifier
-    from nlptransfer.data import DataSettings
 
-    columns = DataSettings(text_column=text_column, label_column=label_column)
-    classifier = Classifier.load(model_dir, base, revision=revision)
-    scores = classifier.evaluate(data, settings=columns, split=split, further=metric or ())
+    start_log()
+    classifier = Classifier.load(model_dir, base, device=device, revision=revision)
+    options = opt.config_of(reading, settings, signature(Classifier.evaluate).parameters)
+    scores = classifier.evaluate(data, split=split, further=metric or (), batch_size=batch_size, **options)
     _write_lines([json.dumps(scores, indent=2, ensure_ascii=False)], output)
 
 
@@ -139,6 +154,7 @@ def report_verb(
 
 
 @vectors_app.command("train")
+@opt.reads(opt.TEXTS_READING)
 def train_vectors_verb(
     texts: Annotated[str, Argument(help="file of texts")],
     output: opt.VectorsFile,
@@ -147,14 +163,13 @@ def train_vectors_verb(
     min_count: Annotated[int, Option(help="occurrences from which a word gets a vector")] = 5,
     window: Annotated[int, Option(help="words of context on each side")] = 5,
     seed: Annotated[int, Option(help="of the initialization and the sampling")] = 0,
-    text_column: opt.TextColumn = None,
+    reading: Any = None,
 ) -> None:
     """Train word vectors on texts of your own (gensim Word2Vec, skip-gram)."""
-    from nlptransfer.data import read_texts
     from nlptransfer.vectors import save_vectors, train_vectors
 
     def make() -> None:
-        corpus = list(read_texts(texts, text_column))
+        corpus = list(_texts(texts, reading))
         words, matrix = train_vectors(
             corpus, dimensions=dimensions, epochs=epochs, min_count=min_count, window=window, seed=seed
         )
@@ -166,36 +181,40 @@ def train_vectors_verb(
 
 
 @vectors_app.command("distill")
+@opt.reads(opt.TEXTS_READING)
 def distill_vectors_verb(
     texts: Annotated[str, Argument(help="file of texts whose words get a vector")],
     output: opt.VectorsFile,
     base: opt.Base = None,
     revision: opt.Revision = None,
     dimensions: Annotated[int, Option(help="numbers of a vector")] = 256,
-    text_column: opt.TextColumn = None,
+    max_words: Annotated[
+        int, Option(help="words that get one: those of the texts by frequency, then others")
+    ] = 100_000,
+    reading: Any = None,
 ) -> None:
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
-    from nlptransfer.data import read_texts
     from nlptransfer.hub import find_base
     from nlptransfer.vectors import distill_for_texts, save_vectors
 
     start_log()
     encoder = find_base(base, revision)
-    vectors = distill_for_texts(list(read_texts(texts, text_column)), encoder, dimensions=dimensions)
+    corpus = list(_texts(texts, reading))
+    vectors = distill_for_texts(corpus, encoder, dimensions=dimensions, max_words=max_words)
     save_vectors(output, vectors.words(), vectors.matrix)
     typer.echo(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
 
 
 @vectors_app.command("show")
+@opt.reads(opt.TEXTS_READING)
 def show_vectors_verb(
     vectors: Annotated[str, Argument(help="file of word vectors, or a name of gensim's downloader")],
     word: Annotated[list[str] | None, Option(help="show its nearest neighbors")] = None,
     texts: Annotated[str | None, Option(help="file of texts: show how much of it has vectors")] = None,
-    text_column: opt.TextColumn = None,
     allow_pickle: opt.AllowPickle = False,
+    reading: Any = None,
 ) -> None:
     """Size, nearest neighbors, and the share of a corpus that has vectors."""
-    from nlptransfer.data import read_texts
     from nlptransfer.vectors import build_tokenizer, open_vectors, surface_words
 
     start_log()
@@ -203,7 +222,7 @@ def show_vectors_verb(
     typer.echo(f"{opened.source}: {len(opened)} words of {opened.dimensions} dimensions")
     typer.echo(f"most frequent: {' '.join(opened.words(0, 20))}")
     if texts is not None:
-        words = surface_words(build_tokenizer(opened.words()), read_texts(texts, text_column))
+        words = surface_words(build_tokenizer(opened.words()), _texts(texts, reading))
         share = opened.coverage(words)
         missing = ", ".join(f"{name} {count}" for name, count in share.missing[:20])
         typer.echo(f"{texts}: {share.tokens:.1%} of the running words and {share.distinct:.1%} of the different ones")
@@ -232,6 +251,13 @@ def guarded(verb: Callable[[], Any]) -> None:
         sys.exit(2)
 
 
+def _texts(source: str, reading: Mapping[str, Any]) -> Iterator[str]:
+    from nlptransfer.data import data_settings, read_texts
+
+    settings = data_settings(None, reading)
+    return read_texts(source, settings.text_column, settings)
+
+
 def _once(work: Callable[[], None]) -> None:
     """Leave to the main process what all of several would do alike; the others wait until it is done."""
     if not _is_one_of_several():
@@ -257,13 +283,6 @@ def _take_turn(on_purpose: bool) -> str:
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     time.sleep((0 if first else SECONDS_FOR_FIRST) + (0 if on_purpose else SECONDS_FOR_CAUSE))
     return "" if first else f" (rank {os.environ.get('RANK', '?')})"
-
-
-def _as_json(prediction: "Prediction") -> str:
-    names = ("labels", "scores") if prediction.multi_label else ("label", "score")
-    # An empty list would say that no label fits.
-    row = {name: None if prediction.abstained else getattr(prediction, name) for name in names}
-    return json.dumps({"text": prediction.text, **row}, ensure_ascii=False)
 
 
 def _write_lines(lines: Iterable[str], output: Path | None) -> None:

@@ -15,14 +15,14 @@ from nlptransfer.settings import convert, pairs
 
 DATA = Argument(metavar="DATA", help="hub id, file of rows, or folder of split files")
 ModelDir = Annotated[str, Argument(help="a run's folder, a saved classifier, or one on the hub (owner/name)")]
-TextColumn = Annotated[str | None, Option(help="column of the texts; found by itself when unambiguous")]
-LabelColumn = Annotated[str | None, Option(help="column of the labels; found by itself when unambiguous")]
 VectorsFile = Annotated[Path, Argument(help="vectors to write: .txt, .txt.gz or .bin, as word2vec has them")]
 Base = Annotated[str | None, Option(help="encoder (hub id or folder) or file of word vectors")]
 Revision = Annotated[str | None, Option(help="commit, branch or tag of a base on the hub")]
 SavedBase = Annotated[str | None, Option("--base", help="the model's base, where it is not found by itself")]
 SavedRevision = Annotated[str | None, Option("--revision", help="commit, branch or tag of a classifier on the hub")]
 Output = Annotated[Path | None, Option(help="file to write; standard output if none")]
+BatchSize = Annotated[int | None, Option(help="most texts in one pass through the model")]
+Device = Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps; by default a GPU where there is one")]
 Metric = Annotated[list[str] | None, Option(help="a further evaluate metric to score with")]
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="open gensim's own files, which can run code")]
 OutputDir = Annotated[Path | None, Option(help="the folder to write; by default one under runs/")]
@@ -46,7 +46,8 @@ TRAINING_READING = {
     "header": _reading("true|false", "whether the first line names the columns; found by itself"),
     "quoting": _reading("minimal|none", "whether quotes enclose cells"),
     "escape": _reading("CHAR", "what stands before a quote that is part of a cell, where quotes are not doubled"),
-    "sheet": _reading("NAME", "of a spreadsheet"),
+    "sheet": _reading("NAME", "of a spreadsheet, or its number"),
+    "max_unpacked_gb": _reading("N", "most gigabytes that a packed file may unpack to"),
 }
 """Options of how rows to learn from are read, by the setting that each fills."""
 ROWS_READING = {name: option for name, option in TRAINING_READING.items() if name != "weight_column"}

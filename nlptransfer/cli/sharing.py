@@ -76,29 +76,27 @@ def export_verb(
 
 
 @shipping_app.command("average")
+@opt.reads(opt.ROWS_READING)
 def average_verb(
     runs: Annotated[list[Path], Argument(metavar="RUN...", help="adapters of one base: runs, or saved ones")],
     output_dir: Annotated[Path, Option(help="folder to write")],
     weights: Annotated[str | None, Option(metavar="W,W,...", help="of each; all alike if none")] = None,
     data: Annotated[str | None, Option(help="labeled text to score each of them and the average on")] = None,
     split: Annotated[str, Option(help="of the data, where there are several")] = "validation",
-    text_column: opt.TextColumn = None,
-    label_column: opt.LabelColumn = None,
     base: opt.SavedBase = None,
+    reading: Any = None,
 ) -> None:
     """Make one adapter of several of the same base and labels: their weighted average."""
     from nlptransfer.classifier import Classifier, average
-    from nlptransfer.data import DataSettings
     from nlptransfer.evaluation import default_metric
 
     start_log()
     parts = [Classifier.load(run, base) for run in runs]
     averaged = average(parts, opt.listed("weights", weights, float), base)
     if data is not None:
-        columns = DataSettings(text_column=text_column, label_column=label_column)
         metric = default_metric(averaged.labels)
         for name, classifier in [*zip(map(str, runs), parts, strict=True), ("average", averaged)]:
-            scores = classifier.evaluate(data, settings=columns, split=split)
+            scores = classifier.evaluate(data, split=split, **reading)
             low, high = scores[f"{metric}_interval"]
             typer.echo(f"{metric} {scores[metric]:.4f} [{low:.4f}, {high:.4f}]  {name}")
     averaged.save_pretrained(output_dir)

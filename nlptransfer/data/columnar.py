@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from nlptransfer.data.opening import Opened
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError, abridged
+from nlptransfer.errors import DataError, SettingError, abridged
 
 if TYPE_CHECKING:
     import pyarrow
 
 logger = logging.getLogger("nlptransfer")
+
+_BATCH_BYTES = 2**24
+"""Bytes of parquet, unpacked, that are read at a time: rows may hold images."""
 
 
 def read_parquet(front: Opened, rows: int) -> Iterator[Table]:
@@ -25,10 +28,12 @@ def read_parquet(front: Opened, rows: int) -> Iterator[Table]:
 
     def batches() -> Iterator["pyarrow.Table"]:
         source = str(front.path) if front.path else front.seekable()
-        # Without a buffer a row group of any size is read bit by bit.
-        with pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file:
+        # With a buffer a column of a row group is read bit by bit, however large the group is.
+        with pyarrow.parquet.ParquetFile(source, pre_buffer=False, buffer_size=2**20) as file:
             yield file.schema_arrow.empty_table()
-            for batch in file.iter_batches(rows):
+            groups = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
+            fit = _BATCH_BYTES * file.metadata.num_rows // max(1, sum(groups))
+            for batch in file.iter_batches(max(1, min(rows, fit))):
                 yield pyarrow.Table.from_batches([batch])
 
     return _tables(front.where, "parquet", batches())
@@ -106,12 +111,12 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
             names = names or table.column_names
             if missing := sorted({*names} - {*table.column_names}):
                 raise DataError(f"{where}, from row {first}: expected UTF-8 in {missing[0]!r} as above, found bytes")
-            yield _table(where, table.select(names), first)
+            yield _table(where, table.select(names), first, part)
             first += len(table)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{where}, after row {first - 1}: broken {kind}: {error}; copy or download it again") from error
     if empty is not None and not names:
-        yield _table(where, empty, 1)
+        yield _table(where, empty, 1, empty)
 
 
 def _check_names(where: str, names: list[str]) -> None:
@@ -119,9 +124,9 @@ def _check_names(where: str, names: list[str]) -> None:
         raise DataError(f"{where}: expected distinct column names, found {abridged(twice, 5)} twice; rename them")
 
 
-def _table(where: str, arrow: "pyarrow.Table", first: int) -> Table:
+def _table(where: str, arrow: "pyarrow.Table", first: int, whole: "pyarrow.Table") -> Table:
     columns = dict(zip(arrow.column_names, arrow.columns, strict=True))
-    return Table(where, columns, class_names(arrow.schema), first_row=first)
+    return Table(where, columns, class_names(arrow.schema), first_row=first, arrow=whole)
 
 
 def _slices(batch: "pyarrow.RecordBatch", rows: int) -> Iterator["pyarrow.Table"]:
@@ -134,12 +139,13 @@ def _slices(batch: "pyarrow.RecordBatch", rows: int) -> Iterator["pyarrow.Table"
 def read_sheet(front: Opened, sheet: str | int | None) -> Iterator[list[str]]:
     """Read the rows of an Excel sheet as text: whole numbers without decimals, dates as year-month-day.
 
-    A DataError where no sheet is named and several have rows, or where there is no such sheet.
+    A DataError where no sheet is named and several have rows, or where there is no such sheet; a SettingError without
+    openpyxl.
     """
     try:
         from openpyxl import load_workbook
     except ImportError as error:
-        raise DataError(f"{front.where}: Excel files need openpyxl: pip install 'nlptransfer[excel]'") from error
+        raise SettingError(f"{front.where}: Excel files need openpyxl: pip install 'nlptransfer[excel]'") from error
     try:
         with front.seekable() as file:
             book = load_workbook(file, read_only=True, data_only=True)

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ JOINT = " \u2063 "
 """What joins the texts of several columns (an invisible separator); a tokenizer reads its own separator there."""
 SAMPLE = 1000
 """Rows by which a column is judged."""
+LONGEST = 48
+"""Characters of an example that is shown."""
 _TEXT_NAMES = (
     {"text"},
     {"sentence", "content", "review", "document", "comment", "tweet", "utterance", "message", "body", "review_text"},
@@ -69,22 +72,29 @@ def find_columns(
     label_column: Names = None,
     weight_column: str | None = None,
     *,
+    known: Sequence[str] = (),
     needs_label: bool = True,
 ) -> Columns:
     """Find the columns by the settings, else by their usual names, else by what they hold; the log says which.
+
+    Text columns that are ``known``, as from training, are taken where the table has all of them.
 
     A DataError where there is none, or where several could be meant: it shows them with an example of each.
     """
     label = _named(table, "label_column", label_column)
     weight = _named(table, "weight_column", weight_column)
     taken = {*label, *weight}
-    text = _named(table, "text_column", text_column) or (_text_of(table, taken),)
+    named = text = _named(table, "text_column", text_column)
+    if not text and known and {*known} <= {*table.columns, *table.paths()}:
+        named = text = tuple(known)
+    text = text or (_text_of(table, taken),)
     if needs_label and not label:
         label = (_label_of(table, {*text, *weight}),)
     if both := {*text} & {*label}:
         raise DataError(f"{table.where}: expected a text and a label column, found {both.pop()!r} set as both")
     columns = Columns(text, label, weight[0] if weight else None)
-    _log(table, columns)
+    if len(table.columns) > 1:
+        _log(table, columns, is_inferred=not named)
     return columns
 
 
@@ -104,6 +114,11 @@ def texts_of(table: Table, names: Sequence[str]) -> list[str]:
     if len(parts) == 1:
         return parts[0]
     return [JOINT.join(part for part in row if part.strip()) for row in zip(*parts, strict=True)]
+
+
+def in_lines(text: str) -> str:
+    """Write a text of several columns for people to read: each on its lines."""
+    return text.replace(JOINT, "\n")
 
 
 def weights_of(table: Table, name: str) -> np.ndarray:
@@ -139,13 +154,24 @@ def clean_text(value: Any, where: str) -> str:
 
 def _texts_of_column(table: Table, name: str) -> list[str]:
     values = table.values(name)
-    if all(type(value) is str and value.isascii() for value in values):
+    if _is_ascii(table.column(name)):
         return values
     where, first = f"{table.where}, column {name!r}", table.first_row
     return [
         value if type(value) is str and value.isascii() else clean_text(value, f"{where}, row {row}")
         for row, value in enumerate(values, first)
     ]
+
+
+def _is_ascii(column: Any) -> bool:
+    """Tell whether all values are text, and as in NFC, which ASCII is."""
+    if isinstance(column, list):
+        return all(type(value) is str and value.isascii() for value in column)
+    import pyarrow
+    from pyarrow import compute
+
+    is_text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+    return is_text and not column.null_count and bool(compute.all(compute.string_is_ascii(column)).as_py())
 
 
 def _named(table: Table, setting: str, value: Names) -> tuple[str, ...]:
@@ -185,7 +211,8 @@ def _label_of(table: Table, taken: set[str]) -> str:
     contents = {name: _Content.of(table, name) for name in others}
     fitting = [name for name, content in contents.items() if content.is_label_like]
     paths = [path for path in table.paths() if path.rpartition(".")[2] == "label" and path not in table.columns]
-    return _only(table, "label_column", fitting or paths or (others if len(others) == 1 else []))
+    alone = others if len(others) == 1 and not contents[others[0]].is_index else []
+    return _only(table, "label_column", fitting or paths or alone)
 
 
 def _only(table: Table, setting: str, names: Sequence[str]) -> str:
@@ -225,8 +252,12 @@ class _Content:
 
     @property
     def shown(self) -> str:
-        example = next(iter(self.values), None)
-        return f"as {str(example)!r:.60}, {self.distinct} distinct" if self.values else "empty"
+        if not self.values:
+            return "empty"
+        example = str(self.values[0])
+        if len(example) > LONGEST:
+            example = example[: LONGEST - 3] + "..."
+        return f"as {example!r}, {self.distinct} distinct"
 
     @property
     def is_wordy(self) -> bool:
@@ -246,6 +277,14 @@ class _Content:
     @property
     def is_zero_one(self) -> bool:
         return bool(self.values) and {str(value).casefold() for value in self.values} <= _ZERO_ONE
+
+    @property
+    def is_index(self) -> bool:
+        """Whether it counts rows."""
+        digits = [str(value) for value in self.values]
+        if len(digits) < 3 or not all(map(str.isdecimal, digits)):
+            return False
+        return all(int(after) - int(before) == 1 for before, after in pairwise(digits))
 
     @property
     def is_label_like(self) -> bool:
@@ -272,14 +311,14 @@ def _key(name: str) -> str:
     return name.casefold().strip()
 
 
-def _log(table: Table, columns: Columns) -> None:
+def _log(table: Table, columns: Columns, *, is_inferred: bool) -> None:
     parts = [_described("text", table, columns.text)]
     if columns.label:
         parts.append(_described("label", table, columns.label))
     if columns.weight:
         parts.append(f"weight from {columns.weight!r}")
     used = {*columns.text, *columns.label, columns.weight}
-    if unused := _unused(table, used, bool(columns.label)):
+    if unused := _unused(table, used, has_label=bool(columns.label), is_inferred=is_inferred):
         parts.append(f"not used: {abridged(unused, 5)}")
     logger.info("%s: %s", table.where, "; ".join(parts))
 
@@ -289,15 +328,15 @@ def _described(what: str, table: Table, names: Iterable[str]) -> str:
     return f"{what} from {abridged(columns, 5)}"
 
 
-def _unused(table: Table, used: set[str | None], has_label: bool) -> list[str]:
+def _unused(table: Table, used: set[str | None], *, has_label: bool, is_inferred: bool) -> list[str]:
     """Name the columns that look as if they were meant, with the setting that takes them."""
     unused = []
     for name in table.columns:
         if name in used or _key(name) in _INDEX_NAMES:
             continue
-        if _key(name) in _WEIGHT_NAMES:
+        if has_label and _key(name) in _WEIGHT_NAMES:
             unused.append(f"{name!r} (weight_column)")
-        elif _key(name) in _PAIR_NAMES or _Content.of(table, name).is_running_text:
+        elif is_inferred and (_key(name) in _PAIR_NAMES or _Content.of(table, name).is_running_text):
             unused.append(f"{name!r} (text_column)")
         elif has_label and any(_key(name) in names for names in _LABEL_NAMES):
             unused.append(f"{name!r} (label_column)")

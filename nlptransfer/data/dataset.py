@@ -2,11 +2,11 @@
 
 import hashlib
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from annotated_types import Interval
 
 from nlptransfer.data.columns import Columns, Names, find_columns, texts_of, weights_of
 from nlptransfer.data.folders import SPLIT_NAMES, WHOLE
-from nlptransfer.data.labels import Labels, Row, labels_of_columns, map_labels, order_names, read_labels
+from nlptransfer.data.labels import Labels, RowLabels, labels_of_columns, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
 from nlptransfer.data.parsing import FileSettings
 from nlptransfer.data.reading import open_source
@@ -48,7 +48,7 @@ class DataSettings(FileSettings):
     """Column of the weight, from 0, of each training row in the loss; all 1 if None."""
     label_delimiter: str | None = None
     """What joins the labels of one row, as "|" in "a|b"; "" where a row has one label with such a sign in its name."""
-    label_names: list[str] | None = None
+    label_names: tuple[str, ...] | None = None
     """Names of the columns of a matrix of 0 and 1, or of the labels 0, 1, 2, ..."""
     label_mapping: dict[str, str] | None = None
     """Other names of labels: {"Pos": "pos"}; several may become one. In a source's labels too."""
@@ -239,7 +239,7 @@ def _load(source: Any, settings: DataSettings) -> Data:
     class_names = settings.label_names or tables["train"].class_names.get(columns.label[0])
     labels = _labels_of(rows["train"], class_names)
     encoded = {split: _encode(these, labels, split) for split, these in rows.items()}
-    train = set(encoded["train"].texts)
+    train = {*encoded["train"].texts} if len(encoded) > 1 else set()
     for name, part in encoded.items():
         if name != "train" and (shared := sum(text in train for text in part.texts)):
             logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(part), name)
@@ -250,13 +250,20 @@ def _load(source: Any, settings: DataSettings) -> Data:
     return Data(opened.name, labels, **splits, columns=columns, renamed=renamed)
 
 
-def load_split(source: Any, labels: Labels, settings: DataSettings | None = None, split: str = "test") -> Split:
+def load_split(
+    source: Any,
+    labels: Labels,
+    settings: DataSettings | None = None,
+    split: str = "test",
+    known: Sequence[str] = (),
+) -> Split:
     """Read one split whole, to evaluate a classifier on; a DataError where it cannot be read, or has an unknown label.
 
     Args:
         source: as in :func:`load_data`; a source without splits (a file, a Dataset, ...) is taken whole.
         labels: the classifier's labels; single labels are read as sets of one where it is multi-label.
         settings: how rows are read; the form of the texts is applied by a classifier besides.
+        known: text columns that are taken where the settings name none, and the source has them.
     """
     settings = settings or DataSettings()
     opened = open_source(source, settings)
@@ -264,7 +271,7 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
     if wanted not in opened.parts:
         raise DataError(f"{source!s:.200}: expected a {wanted} split, found {', '.join(opened.parts)}")
     table = opened.table(wanted)
-    columns = find_columns(table, settings.text_column, settings.label_column)
+    columns = find_columns(table, settings.text_column, settings.label_column, known=known)
     return _encode(_read_rows(table, columns, settings), labels, "the data" if wanted == WHOLE else split)
 
 
@@ -272,8 +279,10 @@ def load_split(source: Any, labels: Labels, settings: DataSettings | None = None
 class _Rows:
     where: str
     texts: list[str]
-    names: list[tuple[str, ...]]
-    numbers: list[int]
+    labels: RowLabels
+    """none of them missing"""
+    numbers: np.ndarray
+    """(rows,) of the source, from 1"""
     weights: np.ndarray | None
     multi_label: bool
     without_text: int
@@ -292,31 +301,28 @@ class _Rows:
 def _read_rows(table: Table, columns: Columns, settings: DataSettings) -> _Rows:
     texts = normalize(settings.normalization, texts_of(table, columns.text))
     labels = _read_labels(table, columns.label, settings)
-    with_text = [row for row, text in enumerate(texts) if text and not text.isspace()]
-    usable = [row for row in with_text if labels[row] is not None]
-    without_text, without_label = len(texts) - len(with_text), len(with_text) - len(usable)
+    has_text = np.fromiter(map(bool, map(str.strip, texts)), bool, len(texts))
+    usable = has_text & labels.is_present()
+    without_text, without_label = int((~has_text).sum()), int((has_text & ~usable).sum())
     if without_text or without_label:
         logger.warning("%s: rows dropped: %d without text, %d without label", table.where, without_text, without_label)
-    written = {name for label in {*labels} if label for name in ((label,) if isinstance(label, str) else label)}
-    if settings.label_mapping:
-        labels = map_labels(labels, settings.label_mapping)
-    names = [(label,) if isinstance(label, str) else label for row in usable if (label := labels[row]) is not None]
+        texts = [*compress(texts, usable.tolist())]
     return _Rows(
         table.where,
-        texts=[texts[row] for row in usable],
-        names=names,
-        numbers=[row + 1 for row in usable],
+        texts=texts,
+        labels=labels.take(usable).mapped(settings.label_mapping or {}),
+        numbers=np.flatnonzero(usable) + 1,
         weights=None if columns.weight is None else weights_of(table, columns.weight)[usable],
-        multi_label=any(isinstance(label, tuple) for label in labels),
+        multi_label=labels.multi_label,
         without_text=without_text,
         without_label=without_label,
-        written=written,
+        written={*chain.from_iterable(labels.names)},
     )
 
 
-def _read_labels(table: Table, names: Sequence[str], settings: DataSettings) -> list[Row | None]:
+def _read_labels(table: Table, names: Sequence[str], settings: DataSettings) -> RowLabels:
     if len(names) > 1:
-        return [*labels_of_columns({name: table.column(name) for name in names}, table.where)]
+        return labels_of_columns({name: table.column(name) for name in names}, table.where)
     values, where = table.column(names[0]), f"{table.where}, column {names[0]!r}"
     class_names = table.class_names.get(names[0])
     return read_labels(values, where, class_names, settings.label_delimiter, settings.label_names)
@@ -332,15 +338,13 @@ def _without_weightless(train: Split) -> Split:
 
 def _labels_of(rows: _Rows, class_names: Sequence[str] | None) -> Labels:
     rows.check()
-    counts, sets = Counter[str](), Counter(rows.names)
-    for names, count in sets.items():
-        counts.update(dict.fromkeys(names, count))
+    counts = rows.labels.counts()
     spelled = dict(zip(counts, counts, strict=True)) if class_names is not None else spelled_alike(counts)
-    if len({frozenset(map(spelled.__getitem__, names)) for names in sets}) < 2:
-        only = list(rows.names[0]) if rows.multi_label else rows.names[0][0]
+    if len({frozenset(map(spelled.__getitem__, names)) for names in rows.labels.names}) < 2:
+        only = next(iter(rows.labels))
         raise DataError(
             f"{rows.where}: expected two labels or more to tell apart, found the same in all {len(rows.texts)} rows: "
-            f"{only!r}; check label_column, or add rows of other labels"
+            f"{[*only] if isinstance(only, tuple) else only!r}; check label_column, or add rows of other labels"
         )
     if twins := near_twins(counts) if spelled.keys() == {*spelled.values()} else {}:
         groups = ((most, *others) for most, others in twins.items())
@@ -359,24 +363,23 @@ def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
     rows.check()
     if rows.multi_label and not labels.multi_label:
         raise DataError(f"{rows.where}: expected one label a row as in training, found lists of labels")
-    known = {name: labels.known(name) for name in {*chain.from_iterable({*rows.names})}}
-    if unknown := {name: list[int]() for name, label in known.items() if label is None}:
-        for number, names in zip(rows.numbers, rows.names, strict=True):
-            for name in unknown.keys() & {*names}:
-                unknown[name].append(number)
-        first = sorted(unknown.items(), key=lambda item: item[1])[:5]
-        found = ", ".join(f"{name!r} ({len(numbers)} rows, first in row {numbers[0]})" for name, numbers in first)
+    names, codes = rows.labels.names, rows.labels.codes
+    known = {name: labels.known(name) for name in dict.fromkeys(chain.from_iterable(names))}
+    if unknown := [name for name, label in known.items() if label is None]:
+        numbers = {name: rows.numbers[np.isin(codes, [at for at, each in enumerate(names) if name in each])]
+                   for name in unknown[:5]}  # fmt: skip
+        found = ", ".join(f"{name!r} ({len(some)} rows, first in row {some[0]})" for name, some in numbers.items())
         raise DataError(
             f"{rows.where}: expected only labels seen in training in {split}, found {found}; known labels: "
             f"{', '.join(labels.names[:30])}; remove these rows, or move some of them to train"
         )
     ids = {name: labels.label2id[label] for name, label in known.items() if label is not None}
     if not labels.multi_label:
-        return Split(rows.texts, np.array([ids[name] for (name,) in rows.names], dtype=np.int64), rows.weights)
-    targets = np.zeros((len(rows.names), labels.num_labels), dtype=np.float32)
-    places = np.repeat(np.arange(len(rows.names)), [len(names) for names in rows.names])
-    targets[places, [ids[name] for names in rows.names for name in names]] = 1
-    return Split(rows.texts, targets, rows.weights)
+        return Split(rows.texts, np.array([ids[name] for (name,) in names], np.int64)[codes], rows.weights)
+    sets = np.zeros((len(names), labels.num_labels), np.float32)
+    for row, of_row in zip(sets, names, strict=True):
+        row[[ids[name] for name in of_row]] = 1
+    return Split(rows.texts, sets[codes], rows.weights)
 
 
 def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:

@@ -86,12 +86,17 @@ class _Rows:
         """Whether a row is an empty line."""
         return np.asarray(self.starts == self.stops)
 
-    def separators_of(self, row: int) -> np.ndarray:
-        first, last = np.searchsorted(self.separators, (self.starts[row], self.stops[row]))
-        return self.separators[first:last]
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """Number of separators before each row, and at the end."""
+        return [0, *np.cumsum(self.cells - 1).tolist()]
+
+    def separators_of(self, row: int) -> list[int]:
+        """Where the separators of a row are."""
+        return list(self.separators[self._bounds[row] : self._bounds[row + 1]].tolist())
 
     def cells_of(self, row: int, dialect: Dialect) -> list[str]:
-        bounds = [self.starts[row] - 1, *self.separators_of(row), self.stops[row]]
+        bounds = [int(self.starts[row]) - 1, *self.separators_of(row), int(self.stops[row])]
         return [_unquoted(self.data[start + 1 : stop], dialect) for start, stop in pairwise(bounds)]
 
 
@@ -139,7 +144,7 @@ def separator_of(sample: bytes, kind: str) -> str | None:
     for separator in SEPARATORS:
         rows = _scan(sample, Dialect(separator.encode()))
         cells = rows.cells[~rows.empty]
-        if not len(cells) or cells[0] < 2:
+        if not len(cells) or cells[0] < 2 or (kind not in ENDINGS and len(cells) < 2):
             continue
         most = int(np.bincount(cells).argmax())
         behind = np.frombuffer(sample + b"\n", np.uint8)[rows.separators + 1]
@@ -147,9 +152,10 @@ def separator_of(sample: bytes, kind: str) -> str | None:
         agreeing = round(float((cells == most).mean()), 1)
         is_usual = ENDINGS.get(kind) == separator
         scores.append((bool(cells[0] == most), agreeing, not spaced, is_usual, most, separator))
-    if not scores or (kind not in ENDINGS and max(scores)[:3] < (True, 0.9, True)):
+    if not scores:
         return None
-    return max(scores)[-1]
+    agrees, share, is_plain, *_, separator = max(scores)
+    return separator if kind in ENDINGS or (agrees and share >= 0.9 and is_plain) else None
 
 
 class _Reader:
@@ -161,19 +167,22 @@ class _Reader:
         self._where, self._text, self._settings, self._kind, self._size = where, text, settings, kind, size
         self._quoting = quoting
         self._line, self._row, self._mended = 1, 1, Counter[str]()
+        self._header: list[str] = []
         self._names: list[str] = []
         self._width, self._has_header = 0, True
         self._left_out: frozenset[int] = frozenset()
 
     def tables(self) -> Iterator[Table]:
         table = None
-        for parsed in self._parsed():
+        for parsed in map(self._without_headers, self._parsed()):
             if table is None:
                 self._name_columns(parsed)
             table = self._table(parsed)
             yield table
         if table is None:
             self._name_columns(None)
+            shown = abridged([*map(repr, self._header)], 5)
+            logger.warning("%s: no row below the header %s; set header=false if it is a row", self._where, shown)
             yield self._table(None)
         self._say_mended()
 
@@ -187,15 +196,30 @@ class _Reader:
         while block:
             block = self._text.read(max(self._size, len(data)))
             data = data if block else _ended(data)
-            before = self._line
-            parsed, stop = (self._quickly(data) if self._width else None) or self._carefully(data, at_end=not block)
+            line_before = self._line
+            quick = self._quickly(data) if self._width else None
+            parsed, rest, lines = quick or self._carefully(data, at_end=not block)
             if parsed is not None:
                 yield parsed
-            self._line = before + line_ends(data[:stop])
-            data = data[stop:] + block
+            self._line = line_before + lines
+            data = rest + block
 
-    def _quickly(self, data: bytes) -> tuple[Any, int] | None:
-        """Parse rows that are as they should be; None where it takes a closer look to tell."""
+    def _without_headers(self, parsed: Any) -> Any:
+        """Leave out rows that repeat the header, as in files that were put one behind the other."""
+        import pyarrow.compute as compute
+
+        if len(self._header) < 2:
+            return parsed
+        same = compute.equal(parsed.column(0), self._header[0])
+        for index, name in enumerate(self._header):
+            if not compute.any(same).as_py():
+                return parsed
+            same = compute.and_(same, compute.equal(parsed.column(index), name))
+        self._mended["lines that repeat the header left out"] += compute.sum(same).as_py() or 0
+        return parsed.filter(compute.invert(same))
+
+    def _quickly(self, data: bytes) -> tuple[Any, bytes, int] | None:
+        """Parse rows that are as they should be, as :meth:`_carefully`; None where it takes a closer look."""
         import pyarrow
 
         stop = data.rfind(b"\n") + 1
@@ -211,35 +235,40 @@ class _Reader:
             if len(quotes) % 2 or _quote_problem(array, quotes, self._dialect):
                 return None
         try:
-            return self._arrow(data[:stop], b""), stop
+            return self._arrow(data[:stop], b""), data[stop:], int(np.count_nonzero(ends))
         except pyarrow.ArrowInvalid:
             return None
 
-    def _carefully(self, data: bytes, at_end: bool) -> tuple[Any, int]:
-        """Parse rows with a look at each, after the header if it is to come; None where there is none."""
-        rows = _scan(data, self._dialect)
+    def _carefully(self, data: bytes, at_end: bool) -> tuple[Any, bytes, int]:
+        """Parse rows with a look at each, after the header if it is to come.
+
+        Returns an Arrow table, or None where there is no row; what is left of ``data``; and the number of lines.
+        """
+        rows, start = _scan(data, self._dialect), 0
+        if rows.problem is not None and (tight := _without_spaces(data, self._dialect)) is not None:
+            self._mended["spaces between separators and quotes left out"] += len(data) - len(tight)
+            data, rows = tight, _scan(tight, self._dialect)
         self._check_quotes(rows, at_end)
         if not self._width:
-            if len(rows) < 2 and not at_end:
-                return None, 0
+            if len(rows) - int(rows.empty.sum()) < 2 and not at_end:
+                return None, data, 0
             start = self._take_header(rows)
             rows = _scan(data[start : rows.stop], self._dialect)
             self._line += line_ends(data[:start])
-        else:
-            start = 0
-        data, escape = rows.data[: rows.stop], self._dialect.escape
+        rest, lines = data[start + rows.stop :], line_ends(data[: start + rows.stop])
+        content, escape = rows.data[: rows.stop], self._dialect.escape
         odd = np.flatnonzero((rows.cells != self._width) & ~rows.empty)
         if len(odd):
-            escape = escape or (_unused(data) if self._settings.quoting == "none" else b"")
-            data = self._mend(rows, odd, escape)
+            escape = escape or (_unused(content) if self._settings.quoting == "none" else b"")
+            content = self._mend(rows, odd, escape)
         empty = int(rows.empty.sum())
         self._mended["empty lines left out"] += empty
-        return self._arrow(data, escape) if empty < len(rows) else None, start + rows.stop
+        return self._arrow(content, escape) if empty < len(rows) else None, rest, lines
 
     def _check_quotes(self, rows: _Rows, at_end: bool = False) -> None:
         data, quote = rows.data, self._dialect.quote.decode()
         advice = "set quoting=none where quotes are plain characters"
-        if rows.problem is not None:
+        if rows.problem is not None and (at_end or rows.problem[1] < rows.stop):
             start, at = rows.problem
             if data[at - 1 : at] == b"\\":
                 advice = rf"set escape=\\ where a backslash precedes quotes inside, or {advice[4:]}"
@@ -277,7 +306,7 @@ class _Reader:
                 f"{self._at(rows.data, int(rows.starts[full[0]]))}: expected distinct column names, found "
                 f"{abridged(twice, 5)}; rename them, or set header=false if this line is a row"
             )
-        self._names, self._width = first, len(first)
+        self._header, self._names, self._width = first, [*first], len(first)
         self._mended["empty lines left out"] += int(full[0])
         return int(rows.starts[full[0] + 1]) if full[0] + 1 < len(rows) else rows.stop
 
@@ -320,38 +349,40 @@ class _Reader:
             csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()), check_utf8=False, null_values=[]),
         )
 
-    def _mend(self, rows: _Rows, odd: Sequence[int] | np.ndarray, escape: bytes) -> bytes:
+    def _mend(self, rows: _Rows, odd: np.ndarray, escape: bytes) -> bytes:
         """Fill lines short of cells, cut empty cells beyond the last column, and add text beyond it to the last."""
-        data, pieces, done = rows.data, [], 0
-        for row in odd:
-            stop, missing = int(rows.stops[row]), self._width - int(rows.cells[row])
-            if missing > 0:
-                pieces += [data[done:stop], self._dialect.separator * missing]
+        data, separator, pieces, done = rows.data, self._dialect.separator, list[bytes](), 0
+        for row, stop, cells in zip(odd.tolist(), rows.stops[odd].tolist(), rows.cells[odd].tolist(), strict=True):
+            if cells < self._width:
+                pieces += [data[done:stop], separator * (self._width - cells)]
                 self._mended["lines short of cells filled with empty ones"] += 1
                 done = stop
                 continue
             surplus = rows.separators_of(row)[self._width - 1 :]
-            beyond = data[int(surplus[0]) : stop]
-            if not beyond.strip(self._dialect.separator + b" "):
-                pieces.append(data[done : int(surplus[0])])
+            if not data[surplus[0] : stop].strip(separator + b" "):
+                pieces.append(data[done : surplus[0]])
                 self._mended["lines with empty cells beyond the last column cut"] += 1
                 done = stop
             elif self._settings.quoting == "none":
-                for at in map(int, surplus):
+                for at in surplus:
                     pieces += [data[done:at], escape]
                     done = at
                 self._mended["lines with more cells, which were added to their last"] += 1
             else:
-                self._refuse_cells(rows, int(row), beyond[1:])
+                self._refuse_cells(rows, row, data[surplus[0] + 1 : stop])
         return b"".join([*pieces, data[done : rows.stop]])
 
     def _refuse_cells(self, rows: _Rows, row: int, beyond: bytes) -> None:
-        separator = self._dialect.separator.decode()
+        separator, start = self._dialect.separator, int(rows.starts[row])
+        advice = f"put quotes around cells with {separator.decode()!r} in them, set separator, or quoting=none, which"
+        if self._width == 1 and self._has_header:
+            advice = f"leave out what is above the header, {advice}"
+        elif b"\\" + separator in rows.data[start : int(rows.stops[row])]:
+            advice = rf"set escape=\\ where a backslash precedes separators inside, {advice}"
         raise DataError(
-            f"{self._at(rows.data, int(rows.starts[row]))}: expected {self._width} cells "
+            f"{self._at(rows.data, start)}: expected {self._width} cells "
             f"{'as in the header' if self._has_header else 'as in most lines'}, found {rows.cells[row]}: "
-            f"{_shown(beyond, 0)} is too many; put quotes around cells with {separator!r} in them, set separator, or "
-            "quoting=none, which adds it to the last column"
+            f"{_shown(beyond, 0)} is too many; {advice} adds it to the last column"
         )
 
     def _table(self, parsed: Any) -> Table:
@@ -439,24 +470,48 @@ def _without_escaped(at: np.ndarray, marks: np.ndarray, escape: int) -> np.ndarr
 
 
 def _quote_problem(array: np.ndarray, quotes: np.ndarray, dialect: Dialect) -> tuple[int, int] | None:
-    opens, closes = quotes[::2], quotes[1::2]
-    bad_open = ~dialect.borders[array[opens - 1]] & (opens > 0)
-    bad_close = ~dialect.borders[array[np.minimum(closes + 1, len(array) - 1)]]
-    bad_close &= closes + 1 < len(array)
-    first_open, first_close = (int(bad.argmax()) if bad.any() else len(quotes) for bad in (bad_open, bad_close))
-    if first_open == first_close == len(quotes):
+    bad_opens, bad_closes = _misplaced(array, quotes, dialect)
+    if not len(bad_opens) and not len(bad_closes):
         return None
-    if first_open <= first_close:
-        at = int(opens[first_open])
-        start = at
+    if not len(bad_closes) or (len(bad_opens) and bad_opens[0] < bad_closes[0]):
+        start = at = int(bad_opens[0])
         while start > 0 and not dialect.borders[array[start - 1]]:
             start -= 1
         return start, at
-    number = first_close
+    opens, closes = quotes[::2], quotes[1::2]
+    number = int(np.searchsorted(closes, bad_closes[0]))
     # A quote that opens right behind one that closes is the second of two inside a cell.
     while number > 0 and opens[number] == closes[number - 1] + 1:
         number -= 1
-    return int(opens[number]), int(closes[first_close])
+    return int(opens[number]), int(bad_closes[0])
+
+
+def _misplaced(array: np.ndarray, quotes: np.ndarray, dialect: Dialect) -> tuple[np.ndarray, np.ndarray]:
+    """Return the quotes that open behind something else than a separator, and those that close before it."""
+    opens, closes = quotes[::2], quotes[1::2]
+    bad_opens = ~dialect.borders[array[opens - 1]] & (opens > 0)
+    bad_closes = ~dialect.borders[array[np.minimum(closes + 1, len(array) - 1)]] & (closes + 1 < len(array))
+    return opens[bad_opens], closes[bad_closes]
+
+
+def _without_spaces(data: bytes, dialect: Dialect) -> bytes | None:
+    """Leave out spaces between separators and quotes, if all quotes are then in their places; else None."""
+    if dialect.escape:
+        return None
+    array = np.frombuffer(data, np.uint8)
+    left, ends = np.ones(len(array), bool), (*dialect.separator, _NEWLINE, _RETURN)
+    misplaced = _misplaced(array, np.flatnonzero(array == dialect.quote[0]), dialect)
+    for quotes, step in zip(misplaced, (-1, 1), strict=True):
+        for quote in quotes.tolist():
+            at = quote + step
+            while 0 <= at < len(array) and array[at] == ord(" "):
+                at += step
+            # What is behind spaces at the very end is still to come.
+            if at < len(array):
+                if at >= 0 and array[at] not in ends:
+                    return None
+                left[min(at, quote) + 1 : max(at, quote)] = False
+    return array[left].tobytes()
 
 
 def _is_row(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:

@@ -67,32 +67,68 @@ def is_object(line: bytes) -> bool:
 
 def tables_of_lines(where: str, source: Buffered) -> Iterator[Table]:
     """Read an object a line."""
-    first = 1
+    parse, first = _Lines(where), 1
     for data in source.lines():
         if data.strip():
-            table = _quickly(where, data, first) or _carefully(where, data, source.line, first)
+            table = parse.quickly(data, first) or _carefully(where, data, source.line, first)
             yield table
             first += len(table)
 
 
-def _quickly(where: str, data: bytes, first: int) -> Table | None:
-    """Parse lines of objects with pyarrow; None where it would change a value, or cannot read one."""
-    import pyarrow
-    from pyarrow import json as arrow_json
+class _Lines:
+    """Parses lines of objects with pyarrow; remembers which of its dates are text, and the order of the columns."""
 
-    try:
-        options = arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1)
-        table = arrow_json.read_json(pyarrow.BufferReader(data), options)
-    except pyarrow.ArrowException:
-        return None
-    has_nulls = b"null" in data
-    if not all(_is_exact(column, has_nulls) for column in table.columns):
-        return None
-    return Table(where, dict(zip(table.column_names, table.columns, strict=True)), first_row=first)
+    def __init__(self, where: str) -> None:
+        self._where, self._texts, self._names = where, dict[str, Any](), dict[str, None]()
+
+    def quickly(self, data: bytes, first: int) -> Table | None:
+        """Parse lines; None where pyarrow would change a value, or cannot read one."""
+        import pyarrow
+
+        try:
+            table = self._arrow(data)
+            self._names |= dict.fromkeys(table.column_names)
+            dates = {field.name: _dates_as_text(field.type) for field in table.schema}
+            if dates := {name: kind for name, kind in dates.items() if kind != table.schema.field(name).type}:
+                self._texts |= dates
+                table = self._arrow(data)
+        except pyarrow.ArrowException:
+            return None
+        has_nulls = b"null" in data
+        if not all(_is_exact(column, has_nulls) for column in table.columns):
+            return None
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        # A column of text is there even where no object has it.
+        empty = {name for name in self._texts if columns[name].null_count == len(table)}
+        there = (name for name in self._names if name in columns and name not in empty)
+        return Table(self._where, {name: columns[name] for name in there}, first_row=first)
+
+    def _arrow(self, data: bytes) -> Any:
+        import pyarrow
+        from pyarrow import json as arrow_json
+
+        return arrow_json.read_json(
+            pyarrow.BufferReader(data),
+            arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1),
+            arrow_json.ParseOptions(explicit_schema=pyarrow.schema(self._texts) if self._texts else None),
+        )
+
+
+def _dates_as_text(kind: Any) -> Any:
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_temporal(kind):
+        return pyarrow.string()
+    if types.is_list(kind):
+        return pyarrow.list_(_dates_as_text(kind.value_type))
+    if types.is_struct(kind):
+        return pyarrow.struct([(field.name, _dates_as_text(field.type)) for field in kind])
+    return kind
 
 
 def _is_exact(column: Any, has_nulls: bool) -> bool:
-    """Tell whether a column of pyarrow's is what JSON said: no dates out of text, no fields that were not there."""
+    """Tell whether a column of pyarrow's is what JSON said: whole numbers, and no fields that were not there."""
     import pyarrow.compute as compute
     from pyarrow import types
 
@@ -107,7 +143,7 @@ def _is_exact(column: Any, has_nulls: bool) -> bool:
         present = column.drop_null()
         fields = [compute.struct_field(present, index) for index in range(kind.num_fields)]
         return all(not field.null_count and _is_exact(field, has_nulls) for field in fields)
-    return not types.is_temporal(kind)
+    return True
 
 
 def _carefully(where: str, data: bytes, line: int, first: int) -> Table:

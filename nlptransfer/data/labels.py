@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -27,6 +27,63 @@ LONGEST_SCALE = 21
 """Whole numbers in a row that may be a scale at most: from 0 to 20, or from -10 to 10."""
 Row = str | tuple[str, ...]
 """One row's label name, or its set of names where the data is multi-label."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowLabels:
+    """The labels of rows, each distinct one once."""
+
+    distinct: list[Row | None]
+    """None: a missing label"""
+    codes: np.ndarray
+    """(rows,): the place of each row's among the distinct ones"""
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __iter__(self) -> Iterator[Row | None]:
+        return (self.distinct[code] for code in self.codes.tolist())
+
+    @property
+    def multi_label(self) -> bool:
+        return any(isinstance(label, tuple) for label in self.distinct)
+
+    @property
+    def names(self) -> list[tuple[str, ...]]:
+        """The names in each distinct one; none in a missing label."""
+        return [(label,) if isinstance(label, str) else label or () for label in self.distinct]
+
+    def is_present(self) -> np.ndarray:
+        """Tell which rows have a label, or an empty set of labels, (rows,)."""
+        present: np.ndarray = np.array([label is not None for label in self.distinct], bool)[self.codes]
+        return present
+
+    def take(self, rows: np.ndarray) -> "RowLabels":
+        """Return the labels of the rows at these places, or where a mask is true, and no others as distinct."""
+        codes, found = np.unique(self.codes[rows], return_inverse=True)
+        return RowLabels([self.distinct[code] for code in codes.tolist()], found)
+
+    def counts(self) -> Counter[str]:
+        """Count the rows of each name, in the order of their first rows."""
+        counts = Counter[str]()
+        rows = np.bincount(self.codes, minlength=len(self.distinct)).tolist()
+        for names, count in zip(self.names, rows, strict=True):
+            counts.update(dict.fromkeys(names, count))
+        return counts
+
+    def mapped(self, mapping: Mapping[str, str]) -> "RowLabels":
+        """Rename labels; those that no key is, in any spelling of a number or truth, stay as they are."""
+        by_spelling = {canonical(name): other for name, other in mapping.items()}
+
+        def renamed(name: str) -> str:
+            return mapping[name] if name in mapping else by_spelling.get(canonical(name), name)
+
+        def of_row(row: Row | None) -> Row | None:
+            if isinstance(row, tuple):
+                return tuple(dict.fromkeys(map(renamed, row)))
+            return None if row is None else renamed(row)
+
+        return RowLabels([*map(of_row, self.distinct)], self.codes)
 
 
 @dataclass(frozen=True)
@@ -133,7 +190,7 @@ def read_labels(
     class_names: Sequence[str] | None = None,
     delimiter: str | None = None,
     label_names: Sequence[str] | None = None,
-) -> list[Row | None]:
+) -> RowLabels:
     """Turn raw label values into names, or into tuples of names in multi-label data; a missing label is None.
 
     Names are stripped and NFC-normalized; whole numbers become their digits, true and false "true" and "false". None,
@@ -166,11 +223,10 @@ def read_labels(
     _refuse_mixed_kinds(column)
     if delimiter is None and class_names is None and label_names is None:
         _refuse_what_is_no_name(column)
-    names = [_names(*each) for each in column.places()]
-    return [names[code] for code in column.codes.tolist()]
+    return RowLabels([_names(*each) for each in column.places()], column.codes)
 
 
-def labels_of_columns(columns: Mapping[str, Any], where: str = "labels") -> list[tuple[str, ...] | None]:
+def labels_of_columns(columns: Mapping[str, Any], where: str = "labels") -> RowLabels:
     """Turn columns of 0 and 1, one a label, into the names of the labels that each row has.
 
     True and false are 1 and 0, in text too; a blank cell is 0, and a row of blanks has no label. A DataError names
@@ -188,32 +244,12 @@ def labels_of_columns(columns: Mapping[str, Any], where: str = "labels") -> list
                 )
         carried.append(np.array([bool(_flag(value)) for value in column.values], bool)[column.codes])
         blank.append(np.array([value is None for value in column.values], bool)[column.codes])
-    matrix = np.column_stack(carried)
-
-    @cache
-    def row_of(packed: bytes) -> tuple[str, ...]:
-        return tuple(names[index] for index in np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8))))
-
-    found: list[tuple[str, ...] | None] = [row_of(row.tobytes()) for row in np.packbits(matrix, axis=1)]
-    for row in np.flatnonzero(np.column_stack(blank).all(axis=1)):
-        found[row] = None
-    return found
-
-
-def map_labels(rows: Iterable[Row | None], mapping: Mapping[str, str]) -> list[Row | None]:
-    """Rename labels; those that no key of ``mapping`` is, in any spelling of a number or truth, stay as they are."""
-    by_spelling = {canonical(name): other for name, other in mapping.items()}
-
-    def mapped(name: str) -> str:
-        return mapping[name] if name in mapping else by_spelling.get(canonical(name), name)
-
-    @cache
-    def renamed(row: Row | None) -> Row | None:
-        if row is None or isinstance(row, str):
-            return None if row is None else mapped(row)
-        return tuple(dict.fromkeys(map(mapped, row)))
-
-    return [renamed(row) for row in rows]
+    is_blank = np.column_stack(blank).all(axis=1, keepdims=True)
+    sets, codes = np.unique(np.hstack([np.column_stack(carried), is_blank]), axis=0, return_inverse=True)
+    distinct: list[Row | None] = [
+        None if row[-1] else tuple(names[index] for index in np.flatnonzero(row)) for row in sets
+    ]
+    return RowLabels(distinct, codes)
 
 
 def order_names(names: Iterable[str], class_names: Sequence[str] | None = None) -> tuple[str, ...]:

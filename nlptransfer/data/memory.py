@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 from nlptransfer.data.columnar import without_bytes
@@ -17,6 +18,8 @@ TAKEN = (
     "or (texts, labels)"
 )
 """What holds rows, in words."""
+_LISTS = ("tolist", "to_pylist", "to_list")
+"""Methods of arrays, of Arrow's columns and of a Series that give their values."""
 
 
 def table_of(value: Any, where: str) -> Table:
@@ -40,9 +43,50 @@ def table_of(value: Any, where: str) -> Table:
         return _of_columns({"text": value[0], "label": value[1]}, where)
     if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
         return _of_dicts(value, where)
-    if isinstance(value, (list, tuple)) or hasattr(value, "tolist") or hasattr(value, "to_list"):
+    if isinstance(value, (list, tuple)) or any(hasattr(value, name) for name in _LISTS):
         return Table(where, {"text": _values(value, "text", where)}, has_header=False)
     raise DataError(f"{where}: expected {TAKEN}, found {type(value).__name__}")
+
+
+def tables_of(value: Any, where: str, rows: int) -> Iterator[Table]:
+    """Yield tables of ``rows`` rows each of an iterable of strings or of dicts, read no further than it must be.
+
+    What holds its rows by columns is one table, see :func:`table_of`.
+    """
+    if is_a(value, "datasets", "DatasetDict"):
+        raise DataError(f"{where}: expected rows, found the splits {', '.join(value)}: take one of them")
+    if not _yields_rows(value):
+        yield table_of(value, where)
+        return
+    items, first = iter(value), 1
+    while some := list(islice(items, rows)):
+        if any(isinstance(item, Mapping) for item in some):
+            table = _of_dicts([_row(item, f"{where}, row {row}") for row, item in enumerate(some, first)], where)
+        else:
+            table = Table(where, {"text": some}, has_header=False)
+        yield replace(table, first_row=first)
+        first += len(some)
+
+
+def _yields_rows(value: Any) -> bool:
+    """Tell whether iterating gives rows, and nothing else does at once."""
+    if isinstance(value, (list, tuple)):
+        # Not (texts, labels).
+        return len(value) != 2 or not all(isinstance(part, Iterable) and not _is_row(part) for part in value)
+    if is_a(value, "datasets", "IterableDataset"):
+        return True
+    by_columns = ("columns", "column_names", *_LISTS)
+    return isinstance(value, Iterable) and not _is_row(value) and not any(hasattr(value, name) for name in by_columns)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, (str, bytes, Mapping))
+
+
+def _row(value: Any, where: str) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    raise DataError(f"{where}: expected a dict as in other rows, found {type(value).__name__}")
 
 
 def arrow_table(arrow: Any, where: str, features: Mapping[str, Any] | None = None) -> Table:
@@ -52,7 +96,7 @@ def arrow_table(arrow: Any, where: str, features: Mapping[str, Any] | None = Non
     whole = arrow if isinstance(arrow, pyarrow.Table) else pyarrow.Table.from_batches([arrow])
     table = without_bytes(whole, where)
     columns = dict(zip(table.column_names, table.columns, strict=True))
-    return Table(where, columns, _class_names(features or {}, columns))
+    return Table(where, columns, _class_names(features or {}, columns), arrow=whole)
 
 
 def is_a(value: Any, module: str, name: str) -> bool:
@@ -91,5 +135,5 @@ def _of_columns(columns: Mapping[Any, Any], where: str) -> Table:
 def _values(column: Any, name: str, where: str) -> list[Any]:
     if isinstance(column, (str, bytes, Mapping)) or not isinstance(column, Iterable):
         raise DataError(f"{where}: expected a list of {name}s, found {type(column).__name__}")
-    as_list = getattr(column, "tolist", None) or getattr(column, "to_pylist", None) or getattr(column, "to_list", None)
+    as_list = next((getattr(column, name) for name in _LISTS if hasattr(column, name)), None)
     return as_list() if as_list is not None else list(column)

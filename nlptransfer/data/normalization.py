@@ -27,7 +27,7 @@ _LONG_RUN = re.compile(r"([^\W\d_])\1{3,}")
 def normalize(name: str, texts: Iterable[str]) -> list[str]:
     """Bring texts into the form ``name`` of :data:`NORMALIZATIONS`; a SettingError where there is no such form."""
     check(name in NORMALIZATIONS, "normalization", name, f"one of {', '.join(NORMALIZATIONS)}")
-    return [NORMALIZATIONS[name](text) for text in texts]
+    return [*texts] if name == "none" else [NORMALIZATIONS[name](text) for text in texts]
 
 
 def _nfkc(text: str) -> str:

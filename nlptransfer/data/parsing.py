@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from nlptransfer.data.columnar import read_arrow, read_parquet, read_sheet
-from nlptransfer.data.delimited import ENDINGS, quotes_fit, read_delimited, separator_of
+from nlptransfer.data.delimited import ENDINGS, SEPARATORS, quotes_fit, read_delimited, separator_of
 from nlptransfer.data.json_rows import is_json, is_object, read_json, tables_of_lines
 from nlptransfer.data.opening import HEAD, Buffered, Opened, Utf8, arriving, log_inferred, opened, unpacked_name
 from nlptransfer.data.table import Table
@@ -19,7 +19,7 @@ from nlptransfer.settings import Positive, Settings, check
 
 KINDS = (".csv", ".tsv", ".tab", ".psv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather", ".xlsx")
 """Endings of files of rows; each may be packed besides. Content decides how they are read."""
-_WHOLE_BYTES, _WHOLE_ROWS = 2**22, 2**17
+_WHOLE_BYTES, _WHOLE_ROWS = 2**21, 2**17
 _STREAM_BYTES, _STREAM_ROWS = 2**20, 2**12
 _LABEL = re.compile(r"(?:^|(?<=\s))__label__(\S+)(?:\s+|$)")
 _FIRST = 2**14
@@ -81,7 +81,8 @@ def read_file(path: Path, settings: FileSettings) -> Table:
 
     What was inferred about it (separator, encoding, ...) and what was mended is in the log.
     """
-    return joined(_tables(path, settings, _WHOLE_BYTES, _WHOLE_ROWS))
+    # What the columns leave out would stay in memory.
+    return joined(replace(table, arrow=None) for table in _tables(path, settings, _WHOLE_BYTES, _WHOLE_ROWS))
 
 
 def stream_file(source: Path | IO[bytes], settings: FileSettings) -> Iterator[Table]:
@@ -140,12 +141,13 @@ def _tables(source: Path | IO[bytes], settings: FileSettings, size: int, rows: i
         head, kind = front.head, Path(front.name).suffix.lower()
         if head.startswith(b"PAR1"):
             yield from read_parquet(front, rows)
-        elif head.startswith(b"PK"):
+        elif head.startswith(b"PK\x03\x04"):
             yield from _sheet_tables(front, settings, size)
         elif head.startswith((b"ARROW1", b"FEA1", b"\xff\xff\xff\xff")):
             yield from read_arrow(front, rows)
         else:
-            yield from _text_tables(front, settings, kind, size, rows)
+            again = source if isinstance(source, Path) and source.is_file() else None
+            yield from _text_tables(front, settings, kind, size, rows, again)
 
 
 def _sheet_tables(front: Opened, settings: FileSettings, size: int) -> Iterator[Table]:
@@ -160,7 +162,9 @@ def _sheet_tables(front: Opened, settings: FileSettings, size: int) -> Iterator[
     yield from read_delimited(front.where, text, plain, ".csv", size, None)
 
 
-def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, rows: int) -> Iterator[Table]:
+def _text_tables(
+    front: Opened, settings: FileSettings, kind: str, size: int, rows: int, again: Path | None
+) -> Iterator[Table]:
     text = Utf8(front, settings.encoding)
     sample = Utf8(front.front(), settings.encoding).read(len(front.head))
     if is_json(sample, kind) and settings.separator is None:
@@ -169,14 +173,14 @@ def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, ro
     elif kind not in ENDINGS and _has_labels(sample):
         log_inferred(front.where, text.inferred | {"": "labels are the words that start with __label__"})
         yield from _labeled_lines(front.where, Buffered(text, size), is_whole=size == _WHOLE_BYTES)
-    elif kind in (".txt", "") and (kind or separator_of(sample, "") is None) and settings.separator is None:
+    elif settings.separator is None and _is_prose(sample, kind):
         log_inferred(front.where, text.inferred)
         yield from _lines(front.where, Buffered(text, size))
     else:
         quoting = None
-        if settings.quoting is None and front.path:
-            with opened(front.path, settings) as again:
-                quoting = None if quotes_fit(Utf8(again, settings.encoding), settings, kind) else "none"
+        if settings.quoting is None and again:
+            with opened(again, settings) as whole:
+                quoting = None if quotes_fit(Utf8(whole, settings.encoding), settings, kind) else "none"
         yield from read_delimited(front.where, text, settings, kind, size, quoting)
 
 
@@ -195,6 +199,12 @@ def _split(data: bytes) -> list[str]:
     return data.decode().replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
+def _is_prose(sample: bytes, kind: str) -> bool:
+    """Tell whether a file that is no table by its name is a text a line; no prose has as many tabs in every line."""
+    separators = {".txt": ("\t", "|"), "": SEPARATORS}.get(kind)
+    return separators is not None and separator_of(sample, kind) not in separators
+
+
 def _has_labels(sample: bytes) -> bool:
     lines = [line for line in sample[:_FIRST].decode(errors="ignore").splitlines() if line.strip()]
     return 2 * sum(_LABEL.search(line) is not None for line in lines) > len(lines)
@@ -207,7 +217,7 @@ def _labeled_lines(where: str, source: Buffered, is_whole: bool) -> Iterator[Tab
     blocks, first = (
         (
             (
-                pyarrow.array([_LABEL.sub("", line).strip() for line in lines]),
+                pyarrow.array([_LABEL.sub("", line).strip() for line in lines], pyarrow.string()),
                 pyarrow.array([_LABEL.findall(line) for line in lines], pyarrow.list_(pyarrow.string())),
             )
             for lines in ([line for line in _split(data) if line.strip()] for data in source.lines())

@@ -6,20 +6,19 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nlptransfer.data.columns import Names, clean_text, find_columns, texts_of
 from nlptransfer.data.folders import SPLIT_NAMES, WHOLE, entries_of, files_of_splits
-from nlptransfer.data.memory import is_a, table_of
+from nlptransfer.data.memory import is_a, table_of, tables_of
 from nlptransfer.data.parsing import KINDS, FileSettings, joined, kind_of, read_file, stem_of, stream_file, stream_input
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged
 
 logger = logging.getLogger("nlptransfer")
 
-_BATCH = 1000
+_BATCH = 2**12
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ def stream_tables(source: Any, settings: FileSettings | None = None) -> Iterator
 
     Args:
         source: a file of any kind, a pipe, or a folder of one table; ``"-"`` for standard input, whose rows are read
-            as they come: an object a line if the first line is one, else a text a line; an iterator of texts; or rows
-            in memory.
+            as they come: an object a line if the first line is one, else a text a line; an iterable of texts or of
+            dicts; or rows in memory.
         settings: how files are read.
     """
     settings = settings or FileSettings()
@@ -89,9 +88,7 @@ def stream_tables(source: Any, settings: FileSettings | None = None) -> Iterator
         return _folder_tables(Path(source).expanduser(), settings)
     if isinstance(source, (str, Path)):
         return stream_file(_file(source, "; texts themselves go in a list"), settings)
-    if isinstance(source, Iterator):
-        return _batches(source)
-    return iter([table_of(source, "data")])
+    return tables_of(source, "data", _BATCH)
 
 
 def _folder_tables(folder: Path, settings: FileSettings) -> Iterator[Table]:
@@ -125,13 +122,6 @@ def _texts(tables: Iterator[Table], text_column: Names) -> Iterator[str]:
     for table in tables:
         names = names or find_columns(table, text_column, needs_label=False).text
         yield from texts_of(table, names)
-
-
-def _batches(texts: Iterator[Any]) -> Iterator[Table]:
-    first = 1
-    while some := list(islice(texts, _BATCH)):
-        yield replace(table_of(some, "data"), first_row=first)
-        first += len(some)
 
 
 def _file(part: str | Path, advice: str = "") -> Path:

@@ -1,7 +1,7 @@
 """Hold raw rows column by column, as they were read. Does not know which column is what."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nlptransfer.errors import DataError
@@ -21,9 +21,23 @@ class Table:
     """Whether the columns were named where they come from; else they are column_1, column_2, ..."""
     first_row: int = 1
     """Number of the first row here among all rows of the source, for messages."""
+    arrow: Any = None
+    """The Arrow table or record batch that the columns come from, with all of its columns, if there is one."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
+
+    def part(self, start: int, stop: int) -> "Table":
+        """Return some of the rows."""
+        if start == 0 and stop >= len(self):
+            return self
+        columns = {name: column[start:stop] for name, column in self.columns.items()}
+        arrow = None if self.arrow is None else self.arrow.slice(start, stop - start)
+        return replace(self, columns=columns, first_row=self.first_row + start, arrow=arrow)
+
+    def has(self, name: str) -> bool:
+        """Tell whether :meth:`column` finds a column."""
+        return name in self.columns or any(name.startswith(f"{root}.") for root in self.columns)
 
     def column(self, name: str) -> Any:
         """Return a column by its exact name, else by a path through nested values, as "data.text".

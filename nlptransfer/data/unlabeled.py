@@ -2,31 +2,36 @@
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nlptransfer.data.columns import find_columns, has_labels, texts_of
+from nlptransfer.data.columns import Columns, find_columns, has_labels, texts_of
 from nlptransfer.data.dataset import Data, DataSettings, Split, load_data, load_split
 from nlptransfer.data.folders import WHOLE
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.normalization import normalize
-from nlptransfer.data.parsing import kind_of, stem_of
-from nlptransfer.data.reading import open_source, read_texts
+from nlptransfer.data.reading import open_source, stream_tables
 from nlptransfer.errors import DataError
 
 logger = logging.getLogger("nlptransfer")
 
 
 def load_texts(texts: Any, settings: DataSettings | None = None) -> tuple[str, ...]:
-    """Read the distinct texts of what :func:`read_texts` takes, normalized; a DataError where there are none."""
+    """Read the distinct texts of what :func:`stream_tables` takes, normalized; a DataError where there are none.
+
+    The text columns of the settings are taken where the texts have them.
+    """
     settings = settings or DataSettings()
-    normalized = normalize(settings.normalization, read_texts(texts, settings.text_column, settings))
-    distinct = tuple(dict.fromkeys(text for text in normalized if text.strip()))
+    named = settings.text_column.split(",") if isinstance(settings.text_column, str) else settings.text_column
+    names, distinct = tuple[str, ...](), dict[str, None]()
+    for table in stream_tables(texts, settings):
+        names = names or find_columns(table, known=named or (), needs_label=False).text
+        normalized = normalize(settings.normalization, texts_of(table, names))
+        distinct |= dict.fromkeys(text for text in normalized if text.strip())
     if not distinct:
         raise DataError(f"unlabeled={texts!s:.200}: expected texts, found none")
-    return distinct
+    return tuple(distinct)
 
 
 def with_unlabeled(data: Data, texts: Any, settings: DataSettings | None = None) -> Data:
@@ -48,29 +53,29 @@ def load_unlabeled(source: Any, labels: Labels, settings: DataSettings | None = 
     """
     settings = settings or DataSettings()
     none = Split([], labels.encode([]))
-    if isinstance(source, (str, Path)) and kind_of(Path(source)) == ".txt":
-        name, rows, test = stem_of(Path(source)), source, none
-    else:
-        name, rows, test = _without_labels(source, labels, settings)
+    name, rows, test, columns = _without_labels(source, labels, settings)
     texts = load_texts(rows, settings)
     if settings.max_train_rows is not None:
         order = np.random.default_rng(settings.seed_of_rows).permutation(len(texts))
         texts = tuple(texts[row] for row in sorted(order[: settings.max_train_rows]))
-    return with_unlabeled(Data(name, labels, none, none, none, test), texts, settings)
+    return with_unlabeled(Data(name, labels, none, none, none, test, columns=columns), texts, settings)
 
 
-def _without_labels(source: Any, labels: Labels, settings: DataSettings) -> tuple[str, Any, Split]:
+def _without_labels(
+    source: Any, labels: Labels, settings: DataSettings
+) -> tuple[str, list[str], Split, Columns | None]:
+    """Return the name of a source, its texts that are not of test, its test rows, and the columns that were read."""
     opened = open_source(source, settings)
     tables = {split: opened.table(split) for split in opened.parts}
     if WHOLE in tables and has_labels(tables[WHOLE], settings.label_column) and settings.test_size:
         data = load_data(source, replace(settings, max_train_rows=None), is_target=False)
         texts = [text for name, split in data.splits.items() if name != "test" for text in split.texts]
-        return opened.name, texts, Split(data.test.texts, labels.encode(_test_labels(data, labels)))
+        return opened.name, texts, Split(data.test.texts, labels.encode(_test_labels(data, labels))), data.columns
     others = [table for split, table in tables.items() if split != "test"]
-    names = find_columns(others[0], settings.text_column, needs_label=False).text
-    texts = [text for table in others for text in texts_of(table, names)]
+    columns = find_columns(others[0], settings.text_column, needs_label=False)
+    texts = [text for table in others for text in texts_of(table, columns.text)]
     test = load_split(source, labels, settings) if "test" in tables else Split([], labels.encode([]))
-    return opened.name, texts, test
+    return opened.name, texts, test, columns
 
 
 def _test_labels(data: Data, labels: Labels) -> list[Any]:

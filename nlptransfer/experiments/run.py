@@ -166,8 +166,15 @@ def _calibrated(config: RunConfig, built: Built) -> tuple[Classifier, float]:
     """Return the classifier and its temperature; that and thresholds are fitted on calibration rows, if any."""
     labels, source, model = config.data.labels, config.source, built.model.eval()
     record: dict[str, Any] = {"base": built.record}
-    form = config.data_settings.normalization
-    classifier = Classifier(config.route, model, built.tokenizer, labels, record=record, normalization=form)
+    classifier = Classifier(
+        config.route,
+        model,
+        built.tokenizer,
+        labels,
+        record=record,
+        normalization=config.data_settings.normalization,
+        text_columns=config.data.columns.text if config.data.columns is not None else (),
+    )
     if not config.transfer.label_free and any(TARGET in stage.roles for stage in config.transfer.stages):
         data = config.data
     elif source is not None and source.data is not None:

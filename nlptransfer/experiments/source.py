@@ -1,17 +1,18 @@
 """Read the source of a transfer. This file knows no training."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nlptransfer.classifier import Classifier
-from nlptransfer.data import Data, DataSettings, Labels, Split, load_data
+from nlptransfer.data import Data, DataSettings, FileSettings, Labels, Split, load_data
 from nlptransfer.errors import SettingError
 from nlptransfer.hub import RECORD
 from nlptransfer.results import MODEL, RunResult, Source, same_labels
+from nlptransfer.settings import fill
 from nlptransfer.transfer import FromSource, cached_importance_weights
 
 
@@ -37,8 +38,10 @@ def load_source(source: Any, target: Labels | None, settings: DataSettings, tran
     """
     if (saved := saved_classifier(source)) is not None:
         return _of_classifier(saved, settings.label_mapping or {})
+    reading = fill({"source_reading": FileSettings}, transfer.source_reading or {})["source_reading"]
     settings = replace(
         settings,
+        **asdict(reading),
         text_column=transfer.source_text_column,
         label_column=transfer.source_label_column,
         weight_column=transfer.source_weight_column,

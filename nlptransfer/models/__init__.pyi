@@ -25,11 +25,14 @@ from .heads import represent as represent
 from .heads import standing_in as standing_in
 from .heads import text_vectors as text_vectors
 from .inference import compute as compute
+from .inference import find_device as find_device
 from .inference import predict_logits as predict_logits
 from .loading import load_encoder as load_encoder
 from .loading import load_language_model as load_language_model
 from .loading import load_model as load_model
 from .loading import load_tokenizer as load_tokenizer
+from .memory import is_out_of_memory as is_out_of_memory
+from .memory import release as release
 from .partial import first_token_alone as first_token_alone
 from .partial import upper_layers as upper_layers
 from .patches import forget as forget
@@ -53,3 +56,4 @@ from .tokens import TokenRows as TokenRows
 from .tokens import encode as encode
 from .tokens import encode_words as encode_words
 from .tokens import token_counts as token_counts
+from .tokens import with_separator as with_separator

@@ -40,15 +40,17 @@ def endless_batches(lengths: np.ndarray, batch_size: int, seed: int, first: int,
     return batches[:count]
 
 
-def prediction_batches(lengths: np.ndarray, tokens: int = 1024) -> Iterator[np.ndarray]:
+def prediction_batches(lengths: np.ndarray, tokens: int = 1024, batch_size: int | None = None) -> Iterator[np.ndarray]:
     """Plan batches for prediction: rows of like length, longest first; at most ``tokens`` with padding, or one row.
+
+    ``batch_size`` is the most rows of a batch; None: as many as fit.
 
     Dynamic programming over the lengths finds the least work: tokens with padding, and each batch's fixed cost.
     """
     order = np.argsort(lengths, kind="stable")
     distinct, counts = np.unique(lengths, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])
-    most = np.maximum(tokens // np.maximum(distinct, 1), 1)
+    most = np.clip(tokens // np.maximum(distinct, 1), 1, batch_size)
     least = np.zeros(len(distinct) + 1)
     lowest = np.zeros(len(distinct), dtype=np.int64)
     for top, longest in enumerate(distinct):

@@ -85,8 +85,9 @@ def through(
         task = bar.add_task(f"{len(tokens):,} texts through the encoder", total=len(tokens))
 
         def counted(inputs: dict[str, Tensor]) -> Tensor:
+            values = function(inputs)
             bar.advance(task, len(inputs["input_ids"]) * distributed.world_size())
-            return function(inputs)
+            return values
 
         return compute(model, counted, tokens, share=True, places=places)
 

@@ -1,49 +1,65 @@
 """Run a model over rows, and return its results in the order of the texts.
 It knows batches, devices and processes, not what is computed."""
 
-from collections.abc import Callable
-from typing import Any
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
 from nlptransfer import distributed
+from nlptransfer.errors import TrainingError
 from nlptransfer.models import cpu
 from nlptransfer.models.batching import prediction_batches
+from nlptransfer.models.memory import is_out_of_memory, release
 from nlptransfer.models.partial import first_token_alone
 from nlptransfer.models.rows import Rows
+from nlptransfer.settings import check
+
+log = logging.getLogger("nlptransfer")
 
 CPU_NUMBERS, GPU_NUMBERS = 400_000, 12_000_000
 """Numbers in the hidden states of one batch in prediction: they fit a processor's caches, and fill an accelerator."""
 
 
-def predict_logits(model: Any, rows: Rows, *, share: bool = False) -> np.ndarray:
+_most_tokens: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+"""Tokens, with padding, that one pass through a model may have, where memory has run out before."""
+Function = Callable[[dict[str, torch.Tensor]], torch.Tensor]
+
+
+def predict_logits(model: Any, rows: Rows, *, share: bool = False, batch_size: int | None = None) -> np.ndarray:
     """Compute the model's logits, (texts, labels) float32, also of no rows; see :func:`compute`."""
     if not len(rows):
         return np.zeros((0, model.config.num_labels), dtype=np.float32)
     with first_token_alone(model):
-        return compute(model, lambda inputs: model(**inputs).logits.float(), rows, share=share)
+        return compute(model, lambda inputs: model(**inputs).logits.float(), rows, share=share, batch_size=batch_size)
 
 
 def compute(
     model: Any,
-    function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    function: Function,
     rows: Rows,
     *,
     share: bool = False,
+    batch_size: int | None = None,
     places: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Compute a function of batches of one row or more, with the model in evaluation mode, in the order of the texts.
 
     ``function`` maps a batch of n rows, on the model's device, to (n, ...). With ``share`` all processes call this and
-    work on a part each; everyone gets all rows. ``places`` says where the results of a batch of rows go, if not one a
-    row; all places together are 0, 1, ... each once. Returns (texts, ...), of windows the mean; or (places, ...).
+    work on a part each; everyone gets all rows. A batch has at most ``batch_size`` rows, and by default as many as the
+    device computes fastest; where memory runs out it is halved, and a TrainingError is raised for one row. ``places``
+    says where the results of a batch of rows go, if not one a row; all places together are 0, 1, ... each once. Returns
+    (texts, ...), of windows the mean; or (places, ...).
     """
     device = next(model.parameters()).device
     numbers = CPU_NUMBERS if device.type == "cpu" else GPU_NUMBERS
     width = getattr(getattr(model, "config", None), "hidden_size", 384)
-    batches = list(prediction_batches(rows.lengths, numbers // width))
+    batches = list(prediction_batches(rows.lengths, numbers // width, batch_size))
     mine = batches[distributed.rank() :: distributed.world_size()] if share else batches
     # Sharded weights meet in every pass, so no process may make one pass fewer.
     sharded = share and any(isinstance(value, DTensor) for value in model.parameters())
@@ -52,11 +68,10 @@ def compute(
     model.eval()
     # Not inference_mode: what a model keeps from here, as rotary tables, may be trained with later.
     with torch.no_grad(), cpu.fast(model):
-        results = [
-            function({name: value.to(device) for name, value in rows.batch(batch).items()}).cpu().numpy()
-            for batch in [*mine, *idle]
-        ][: len(mine)]
-    model.train(was_training)
+        try:
+            results = list(_results(model, function, rows, [*mine, *idle], halves=not sharded))[: len(mine)]
+        finally:
+            model.train(was_training)
     if places is not None:
         count = sum(len(places(batch)) for batch in batches)
         return distributed.gather_rows([places(batch) for batch in mine], results, count, share=share)
@@ -65,3 +80,64 @@ def compute(
         return every
     counts = np.diff(rows.windows).astype(np.float32).reshape(-1, *[1] * (every.ndim - 1))
     return np.add.reduceat(every, rows.windows[:-1], axis=0, dtype=np.float32) / counts
+
+
+def _results(
+    model: Any, function: Function, rows: Rows, batches: Iterable[np.ndarray], *, halves: bool
+) -> Iterator[np.ndarray]:
+    for batch in batches:
+        waiting, results = [batch], []
+        while waiting:
+            part = waiting.pop()
+            if (result := _pass(model, function, rows, part, halves=halves)) is not None:
+                results.append(result)
+                continue
+            half = len(part) // 2
+            waiting += [part[half:], part[:half]]
+        yield np.concatenate(results) if len(results) > 1 else results[0]
+
+
+def _pass(model: Any, function: Function, rows: Rows, batch: np.ndarray, *, halves: bool) -> np.ndarray | None:
+    """Compute one batch; return None where it must be halved for lack of memory, as all like it from there on."""
+    device, longest = next(model.parameters()).device, max(1, int(rows.lengths[batch].max()))
+    tokens, may_halve = len(batch) * longest, halves and len(batch) > 1
+    if may_halve and tokens > _most_tokens.get(model, math.inf):
+        return None
+    try:
+        inputs = {name: value.to(device) for name, value in rows.batch(batch).items()}
+        return function(inputs).cpu().numpy()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if not may_halve:
+            # Processes that hold shards of one model wait for each other inside of it.
+            raise _no_memory(len(batch), longest, device) from error
+        release(error)
+    log.warning(
+        "out of memory on %s with %d rows of %d tokens in one batch: on with half as many", device, len(batch), longest
+    )
+    _most_tokens[model] = tokens / 2
+    return None
+
+
+def _no_memory(rows: int, tokens: int, device: torch.device) -> TrainingError:
+    smaller = f"batch_size={rows // 2}, " if rows > 1 else ""
+    return TrainingError(
+        f"out of memory on {device} with {rows} {'rows' if rows > 1 else 'row'} of {tokens} tokens in one batch: take "
+        f"{smaller}a smaller max_length in training, another device or a smaller base"
+    )
+
+
+def find_device(name: str | None) -> torch.device:
+    """Return the device of a name, as cpu, cuda, cuda:1 or mps, or the one that this process works on.
+
+    A SettingError for one that is not here.
+    """
+    if name is None:
+        return cast(torch.device, distributed.state().device)
+    known = ["cpu"]
+    if accelerator := torch.accelerator.current_accelerator(check_available=True):
+        kind = accelerator.type
+        known += [kind, *(f"{kind}:{number}" for number in range(torch.accelerator.device_count()))]
+    check(name in known, "device", name, f"one that is here: {', '.join(known)}")
+    return torch.device(name)

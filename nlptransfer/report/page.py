@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment
 
+from nlptransfer.data import in_lines
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import (
     brier_score,
@@ -278,7 +279,7 @@ def _coverage(rows: Predictions) -> dict[str, Any]:
 
 
 def _shown(rows: Predictions, row: int, texts: Sequence[str], value: float) -> dict[str, Any]:
-    text = texts[rows.ids[row]]
+    text = in_lines(texts[rows.ids[row]])
     true, given = (rows.labels.decode(ids[row : row + 1])[0] for ids in (rows.targets, rows.predicted))
     return {
         "row": rows.ids[row],

@@ -18,7 +18,16 @@ from nlptransfer.data import Data, Labels
 from nlptransfer.errors import RunFolderError, SettingError
 from nlptransfer.files import content_stamp
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained, quiet
-from nlptransfer.models import LongText, Rows, SharedBase, TokenRows, encode, predict_logits, token_counts
+from nlptransfer.models import (
+    LongText,
+    Rows,
+    SharedBase,
+    TokenRows,
+    encode,
+    predict_logits,
+    token_counts,
+    with_separator,
+)
 from nlptransfer.settings import Settings
 from nlptransfer.training import ParameterGroup, learned_state
 
@@ -94,6 +103,10 @@ class SavedFormat(Settings, ABC):
             raise RunFolderError(f"{folder}: expected every weight of the model, found no {', '.join(missing)}")
         return model.eval(), fast_tokenizer(folder)
 
+    def placed(self, model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:
+        """Return a model on a device; None: the one that this process works on."""
+        return cast(Any, model).to(device or distributed.state().device)  # type: ignore[no-any-return]
+
     def options(self, folder: Path) -> dict[str, Any]:
         """Return what the model's ``from_pretrained`` takes besides the folder."""
         return {}
@@ -105,7 +118,8 @@ class SavedFormat(Settings, ABC):
         if not self.reads_tokens or self.long_text != "truncate":
             return predict_logits(model, self.rows(model, tokenizer, texts))
         # No line of this project: the tokenizer's own padding, one batch.
-        tokens = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
+        written = [with_separator(text, tokenizer) for text in texts]
+        tokens = tokenizer(written, padding=True, truncation=True, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             return cast(np.ndarray, model(**tokens).logits.float().cpu().numpy())
 

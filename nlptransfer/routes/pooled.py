@@ -14,7 +14,7 @@ from nlptransfer.models import FeatureRows, Rows, label_config
 from nlptransfer.routes.base import Route
 from nlptransfer.routes.pooled_head import PooledClassifier
 from nlptransfer.settings import Count, Share
-from nlptransfer.vectors import RESERVED, Subwords, vectors_for, vocabulary
+from nlptransfer.vectors import RESERVED, Subwords, WordVectors, vectors_for, vocabulary
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,19 @@ class PooledRoute(Route):
         names = {"pooling": self.pooling, "mlp_sizes": self.mlp_sizes, "dropout": self.dropout}
         return {"head": self.head_type, **names, **label_config(labels)}
 
+    def vectors_for(
+        self, texts: Sequence[str], base: str | None, revision: str | None
+    ) -> tuple[WordVectors, dict[str, Any]]:
+        """Open or distill the word vectors that a base names, and say where they come from."""
+        names = ("dimensions", "max_words", "allow_pickle")
+        return vectors_for(texts, base, revision, **{name: getattr(self, name) for name in names})
+
     def word_vectors(
         self, texts: Sequence[str], base: str | None, revision: str | None, *, unit_length: bool
     ) -> tuple[list[str], np.ndarray, dict[str, Any], Subwords | None]:
         """Return the words to keep, their vectors below the reserved rows, the record of where they come from, and
         what gives other words a vector."""
-        vectors, record = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
+        vectors, record = self.vectors_for(texts, base, revision)
         words, matrix = vocabulary(vectors, texts, self.max_words, unit_length=unit_length)
         return words, np.pad(matrix, ((RESERVED, 0), (0, 0))), record, vectors.subwords
 

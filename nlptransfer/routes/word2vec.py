@@ -29,7 +29,7 @@ from nlptransfer.routes.pooled import PooledRoute, default_settings
 from nlptransfer.routes.pooled_head import PooledBody
 from nlptransfer.routes.word2vec_model import Word2VecConfig, Word2VecForSequenceClassification, make_tokenizer
 from nlptransfer.settings import Count, check
-from nlptransfer.vectors import UNKNOWN_ID, Subwords, continued_vectors, of_unit_length, vectors_for
+from nlptransfer.vectors import UNKNOWN_ID, Subwords, continued_vectors, of_unit_length
 
 log = logging.getLogger("nlptransfer")
 
@@ -165,7 +165,7 @@ class Word2Vec(PooledRoute):
         )
 
     def continued_vectors(self, texts: Sequence[str], base: str | None, revision: str | None, **training: Any) -> str:
-        vectors, _ = vectors_for(texts, base, revision, dimensions=self.dimensions, allow_pickle=self.allow_pickle)
+        vectors, _ = self.vectors_for(texts, base, revision)
         with distributed.main_first():
             return str(continued_vectors(vectors, texts, max_words=self.max_words, **training).folder)
 

@@ -31,6 +31,8 @@ from nlptransfer.models import (
     fast,
     first_token_alone,
     forget,
+    is_out_of_memory,
+    release,
     rows_of_texts,
     tokens_of_texts,
 )
@@ -238,7 +240,9 @@ class _Loop:
             try:
                 loss = self._backward(rows)
                 break
-            except torch.OutOfMemoryError as error:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self.processes > 1:
                     # The other processes wait inside the step by now, and cannot be told.
                     raise self._out_of_memory() from error
@@ -261,10 +265,12 @@ class _Loop:
         if size <= self.report.rehearsed or not _rehearses(self.accelerator):
             return
         while True:
-            failed: torch.OutOfMemoryError | None = None
+            failed: Exception | None = None
             try:
                 self._backward(rows, meet=False)
-            except torch.OutOfMemoryError as error:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 failed = error
             self.optimizer.zero_grad()
             if not int(self.accelerator.reduce(torch.tensor(int(failed is not None), device=self.device))):
@@ -317,7 +323,7 @@ class _Loop:
         progress = self.report.step / self.steps
         return inputs, BatchTargets(targets, weight if len(mine) else math.inf, weights, role, progress)
 
-    def _halve(self, error: torch.OutOfMemoryError | None) -> None:
+    def _halve(self, error: Exception | None) -> None:
         """Take half as many rows in one forward pass from here on, and twice as many passes: the same step."""
         rows = self.report.rows_per_pass
         if rows < 2:
@@ -327,11 +333,7 @@ class _Loop:
             message = "out of memory with %d rows in one forward pass: on with %d rows and twice as many passes a step"
             log.warning(message, rows, rows // 2)
         self.optimizer.zero_grad()
-        if error is not None:
-            # What the failed pass holds must go before the memory is free.
-            error.__traceback__ = None
-        if torch.accelerator.is_available():
-            torch.accelerator.empty_cache()
+        release(error)
 
     def _out_of_memory(self) -> TrainingError:
         rows, passes = self.report.rows_per_pass, self.settings.gradient_accumulation_steps * 2
@@ -443,7 +445,7 @@ def _row_weights(objective: Objective, role: str, examples: Examples, device: to
 
 
 def _rehearses(accelerator: Accelerator) -> bool:
-    # A processor's memory does not run out with an error; and processes with shards of the weights wait for each other
+    # A processor's memory seldom runs out with an error; and processes with shards of the weights wait for each other
     # inside every layer.
     return (
         accelerator.num_processes > 1

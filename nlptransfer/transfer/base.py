@@ -258,6 +258,8 @@ class FromSource(Transfer):
     """column of the source's labels; found by its name if None"""
     source_weight_column: str | None = None
     """column of the weights of the source's training rows; all 1 if None"""
+    source_reading: dict[str, Any] | None = None
+    """how files of the source are read, where content alone does not say: {"separator": ";", "encoding": "cp1252"}"""
     source_settings: dict[str, Any] | None = None
     """settings of the training, and of how the route learns, in the stage on the source alone"""
     target_settings: dict[str, Any] | None = None

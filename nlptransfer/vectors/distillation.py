@@ -2,9 +2,12 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
+from time import monotonic
+from typing import cast
 
 import numpy as np
 
@@ -14,7 +17,7 @@ from nlptransfer.hub import BaseModel, from_pretrained, weights_hash
 from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
 from nlptransfer.vectors.formats import Block, array_blocks
-from nlptransfer.vectors.store import WordVectors, cache_place, cached_vectors
+from nlptransfer.vectors.store import WordVectors, cache_place, cached_vectors, open_vectors
 from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, is_unspaced, split_words, word_mark
 
 logger = logging.getLogger("nlptransfer")
@@ -22,18 +25,29 @@ logger = logging.getLogger("nlptransfer")
 VECTORS_RECIPE = 1
 """Version of the distillation; another one is computed again."""
 _MAX_PIECES = 64
-_BATCH_SIZE = 1024
+_BATCH_SIZE = 128
+_PIECE = 32
+"""Batches that are saved together."""
 _SIF = 1e-4
 
 
-def distill_for_texts(texts: Sequence[str], encoder: BaseModel, *, dimensions: int = 256) -> WordVectors:
-    """Distill vectors for the words of these texts, by frequency, and the whole words of the encoder's vocabulary."""
+def distill_for_texts(
+    texts: Sequence[str], encoder: BaseModel, *, dimensions: int = 256, max_words: int = 100_000
+) -> WordVectors:
+    """Distill vectors for the words of these texts, by frequency, and the whole words of the encoder's vocabulary.
+
+    Of all these at most ``max_words`` are kept, the first ones.
+    """
+    check(max_words >= 1, "max_words", max_words, "at least 1")
     counts = Counter(word for words in split_words(texts) for word in words)
     words = whole_words((word for word, _ in counts.most_common()), encoder)
     if is_unspaced(texts):
         # A vocabulary mostly of spaced scripts would not be segmented as such text needs it.
         words = [word for word in words if word in counts or is_unspaced([word])]
-    return distill_vectors(words, encoder, dimensions=dimensions)
+    if len(counts) > max_words:
+        message = "%s distilled: the %s most frequent of the %s words of the texts get a vector (max_words)"
+        logger.warning(message, encoder.id, f"{max_words:,}", f"{len(counts):,}")
+    return distill_vectors(words[:max_words], encoder, dimensions=dimensions)
 
 
 def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
@@ -69,39 +83,73 @@ def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int
     source = f"{encoder.id} distilled"
 
     def make(_: Path) -> Iterator[Block]:
-        logger.info("%s: %s words through the encoder, kept in the cache for the next time", source, f"{len(words):,}")
         # Zipf's law: the word at place i is as frequent as 1 / (i + 2).
         inverse = 1 / np.arange(2, len(words) + 2)
         weights = (_SIF / (_SIF + inverse / inverse.sum())).astype(np.float32)[:, None]
         return array_blocks(source, words, _main_components(_word_states(words, encoder), dimensions) * weights)
 
-    return cached_vectors(_cached(f"distilled {dimensions}", encoder, words), source, make)
+    place = cache_place("distilled-", _stamps(encoder), f"\0distilled {dimensions}\0", "\n".join(words))
+    return cached_vectors(place, source, make)
+
+
+def _stamps(encoder: BaseModel) -> str:
+    return f"{VECTORS_RECIPE}\0{weights_hash(encoder)}\0{content_stamp(encoder.path)}"
 
 
 def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
-    """Encode words; those of the encoder's vocabulary come from the cache."""
-    vocabulary = whole_words((), encoder)
-    if not vocabulary or not set(vocabulary) <= set(words):
-        return _encode_words(words, encoder)
-    folder, source = _cached("states", encoder, vocabulary), f"{encoder.id} word by word"
-    cached = cached_vectors(
-        folder, source, lambda _: array_blocks(source, vocabulary, _encode_words(vocabulary, encoder))
-    )
-    states = np.empty((len(words), cached.dimensions), dtype=np.float32)
-    places = cached.rows(words)
-    states[places >= 0] = cached.matrix[places[places >= 0]]
-    if others := [word for word, place in zip(words, places, strict=True) if place < 0]:
-        states[places < 0] = _encode_words(others, encoder)
-    return states
+    """Return the states of words, (words, hidden) float32; what any corpus had before comes from the cache.
+
+    Those that are new are saved piece by piece, so that a run that is killed goes on from there.
+    """
+    place, source = cache_place("states-", _stamps(encoder)), f"{encoder.id} word by word"
+    pieces, new = list[WordVectors](), set(words)
+    for folder in sorted(place.parent.glob(f"{place.name}-*")):
+        with suppress(VectorsError):  # it is damaged, or of another version: its words are new
+            pieces.append(open_vectors(folder))
+            new.difference_update(pieces[-1].words())
+    if new:
+        for part, states in _encode_words([word for word in words if word in new], encoder):
+            pieces.append(_saved_piece(place, source, part, states))
+    found = np.zeros((len(words), pieces[0].dimensions if pieces else 0), dtype=np.float32)
+    for piece in pieces:
+        rows = piece.rows(words)
+        found[rows >= 0] = piece.matrix[rows[rows >= 0]]
+    if not found.any():
+        raise VectorsError(f"{encoder.id}: expected words, found none of which its tokenizer makes anything")
+    return found
 
 
-def _cached(kind: str, encoder: BaseModel, words: list[str]) -> Path:
-    stamps = f"{VECTORS_RECIPE}\0{weights_hash(encoder)}\0{content_stamp(encoder.path)}\0{kind}\0"
-    return cache_place(f"{kind.partition(' ')[0]}-", stamps, "\n".join(words))
+def _saved_piece(place: Path, source: str, words: list[str], states: np.ndarray) -> WordVectors:
+    folder = cache_place(f"{place.name}-", "\n".join(words))
+    return cached_vectors(folder, source, lambda _: array_blocks(source, words, states))
 
 
-def _encode_words(words: list[str], encoder: BaseModel) -> np.ndarray:
-    """Return the mean of each word's last hidden states, (words, hidden) float32."""
+def _encode_words(words: list[str], encoder: BaseModel) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yield words, some at a time, and the mean of each one's last hidden states, (words, hidden) float32."""
+    ids, mean_states = _opened(words, encoder)
+    batches = list(_batches_of_one_length(ids))
+    # Long and short ones by turns, so that the first show how long all take.
+    batches = [batches[place] for place in np.random.default_rng(0).permutation(len(batches))]
+    began, about = monotonic(), ""
+    with progress_bar(logger.isEnabledFor(logging.INFO)) as bar:
+        task = bar.add_task(f"{encoder.id}, word by word", total=len(words))
+        for start in range(0, len(batches), _PIECE):
+            parts = []
+            for rows in batches[start : start + _PIECE]:
+                # All batches are of one size: in another one a word's numbers would differ in their last bits.
+                filled = [*rows, *rows[:1] * (_BATCH_SIZE - len(rows))]
+                parts.append(mean_states([ids[row] for row in filled])[: len(rows)])
+                bar.advance(task, len(rows))
+            if start == 0:
+                if len(batches) > _PIECE:
+                    minutes = (monotonic() - began) / 60 * len(batches) / _PIECE
+                    about = f", about {minutes:.1f} minutes in all; what is done stays in the cache"
+                logger.info("%s: %s words go through the encoder%s", encoder.id, f"{len(words):,}", about)
+            yield [words[row] for rows in batches[start : start + _PIECE] for row in rows], np.concatenate(parts)
+
+
+def _opened(words: list[str], encoder: BaseModel) -> tuple[list[list[int]], Callable[[list[list[int]]], np.ndarray]]:
+    """Return the token ids of words, and what gives the (batch, hidden) mean states of some of equal length."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -115,24 +163,19 @@ def _encode_words(words: list[str], encoder: BaseModel) -> np.ndarray:
     model.eval().to(device)
     # Byte-level BPE has other pieces for a word that follows a space, as most words of a text do.
     space = " " if word_mark(tokenizer.get_vocab()) == "Ġ" else ""
+
+    @torch.inference_mode()
+    def mean_states(ids: list[list[int]]) -> np.ndarray:
+        batch = torch.tensor(ids, device=device)
+        hidden = model(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state
+        return cast(np.ndarray, hidden.mean(dim=1).float().cpu().numpy())
+
     ids = tokenizer([space + word for word in words], truncation=True, max_length=_MAX_PIECES)["input_ids"]
-    states: np.ndarray | None = None
-    with progress_bar(logger.isEnabledFor(logging.INFO)) as bar, torch.inference_mode():
-        task = bar.add_task(f"{encoder.id}, word by word", total=len(words))
-        for rows in _batches_of_one_length(ids):
-            batch = torch.tensor([ids[row] for row in rows], device=device)
-            hidden = model(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state
-            mean = hidden.mean(dim=1).float().cpu().numpy()
-            states = np.zeros((len(words), mean.shape[1]), dtype=np.float32) if states is None else states
-            states[rows] = mean
-            bar.advance(task, len(rows))
-    if states is None:
-        raise VectorsError(f"{encoder.id}: expected words, found none of which its tokenizer makes anything")
-    return states
+    return ids, mean_states
 
 
 def _batches_of_one_length(ids: list[list[int]]) -> Iterator[list[int]]:
-    """Yield rows of equal length together: nothing is padded, and a word's vector depends on no other word."""
+    """Yield rows of equal length together: nothing is padded."""
     order = sorted((row for row in range(len(ids)) if ids[row]), key=lambda row: len(ids[row]))
     for _, group in groupby(order, key=lambda row: len(ids[row])):
         rows = list(group)

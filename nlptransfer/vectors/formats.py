@@ -5,11 +5,11 @@
     word2vec binary   the header line, then N times a word, a space, D little-endian float32, and a line end or none
     gensim pickles    .kv and .model; they can run code when read, so they have to be asked for
 
-Each kind may be compressed by gzip, and is recognized by its content. In text the last D fields of a line, between
-spaces or tabs, are the numbers, and whatever is before them is the word. Words of a binary file may have spaces where
-each record ends a line. Words that are not UTF-8 are left out and counted. Nothing is allocated on a header's word:
-blocks grow with what is really read. What is broken is a VectorsError that names the line or the record. This file does
-not know the cache.
+Each kind may be compressed by gzip, and is recognized by its content. The last D fields of a line of text, between
+spaces or tabs, are the numbers, and whatever is before them is the word; words of a binary file may have spaces, too.
+Those that are not UTF-8 are left out and counted. Nothing is allocated on a header's word: blocks grow with what is
+really read. What is broken is a VectorsError that names the line or the record. fastText's own files are read by
+fasttext.py, and matrices with their words beside them by matrices.py. This file does not know the cache.
 """
 
 import codecs
@@ -56,6 +56,10 @@ _HEADER = re.compile(rb"[ \t]*(\d{1,20})[ \t]+(\d{1,20})[ \t\r]*(?:\n|\Z)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _NUMBER = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+|inf|nan)(?:[eE][-+]?\d+)?")
 _FRACTION = re.compile(rb"[-+]?\d*\.\d{3,}(?:[eE][-+]?\d+)?|[-+]?\d[\d.]*[eE][-+]?\d+")
+# What would be a further part of a word, and the space after it.
+_SEVERAL_PARTS = re.compile(
+    rb"(?:(?:[!-~]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}){0,1000} )+"
+)
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _FOREIGN: dict[bytes | tuple[bytes, ...], str] = {
     b"PK\x03\x04": "a zip archive: unpack it and give the file inside",
@@ -316,46 +320,51 @@ def _numbers(text: bytes, expected: int) -> np.ndarray | None:
 
 
 def _binary_blocks(name: str, stream: BinaryIO, buffer: bytes, rows: int, dimensions: int) -> Iterator[Block]:
-    done, row_bytes = 0, 4 * dimensions
-    plain = re.compile(rb"([^ ]{0,%d}) (.{%d})(?=([^ ]{0,80}))" % (_MAX_WORD, row_bytes), re.DOTALL)
-    # The first space that a line end fits is the one after the word, unless the rest of a word and its line end follow.
-    ended = re.compile(rb"(\n*[^\n]{0,%d}?) (.{%d})(?=\n(?![^\n ]+\n))" % (_MAX_WORD, row_bytes), re.DOTALL)
-    # The original C tool ends each record with a newline, gensim does not. Cut at first spaces, what is taken for the
-    # next word has a newline in it then, whatever spaces the words have, and without line ends it hardly ever has one.
-    following: list[bytes] = []
-    position = 0
-    while len(following) < min(rows, 100) and (match := plain.match(buffer, position)):
-        following.append(match[3])
-        position = match.end()
-    record = ended if 2 * sum(b"\n" in word for word in following) >= len(following) > 0 else plain
-    while True:
+    done, row_bytes, chunk = 0, 4 * dimensions, b" "
+    # The original C tool ends each record with a newline, gensim does not.
+    plain = re.compile(rb"\n*([^ ]{0,%d}) .{%d}" % (_MAX_WORD, row_bytes), re.DOTALL)
+    while done < rows:
         words: list[bytes] = []
         numbers: list[bytes] = []
-        position = 0
-        while done + len(words) < rows and (match := record.match(buffer, position)):
-            words.append(match[1].lstrip(b"\n"))
-            numbers.append(match[2])
-            position = match.end()
+        # The whole record must be here, also if it goes on after the first space.
+        position, last = 0, len(buffer) - (_MAX_WORD + row_bytes + 1) if chunk else len(buffer)
+        while done + len(words) < rows and position < last and (match := plain.match(buffer, position)):
+            end = match.end(1)
+            if several := _SEVERAL_PARTS.match(buffer, end + 1):
+                end = _word_end(buffer, end, several.end(), row_bytes)
+            position = end + 1 + row_bytes
+            words.append(buffer[match.start(1) : end])
+            numbers.append(buffer[end + 1 : position])
         if words:
             vectors = np.frombuffer(b"".join(numbers), dtype="<f4").reshape(len(words), dimensions)
             yield checked(name, "record", range(done + 1, done + 1 + len(words)), words, vectors)
             done += len(words)
         buffer = buffer[position:]
-        if done == rows:
-            break
-        if len(buffer) > _MAX_WORD + row_bytes + 2:
+        if done < rows and position < last and chunk:
             raise VectorsError(f"{name}, record {done + 1}: no word ends within {_MAX_WORD:,} bytes")
-        chunk = stream.read(_CHUNK)
-        if not chunk and record is ended and done == rows - 1:
-            record = plain  # The last record may lack its line end.
-        elif not chunk:
+        if done < rows and not chunk:
             what = "is cut off" if buffer.strip() else "is missing"
             raise VectorsError(f"{name}, record {done + 1} {what}: the header says {rows} words")
+        chunk = stream.read(_CHUNK)
         buffer += chunk
     while buffer:
         if buffer.strip():
             raise VectorsError(f"{name}, record {rows + 1}: the header says {rows} words, and here is more")
         buffer = stream.read(_CHUNK)
+
+
+def _word_end(buffer: bytes, first: int, stop: int, row_bytes: int) -> int:
+    """Return at which space, from the first one on, a word ends: that behind which numbers are most like numbers.
+
+    Of text, or of numbers that begin elsewhere, some are all but zero, or immense.
+    """
+
+    def likeness(end: int) -> int:
+        sizes = np.abs(np.frombuffer(buffer, "<f4", row_bytes // 4, end + 1))
+        return int(((sizes == 0) | ((sizes > 1e-12) & (sizes < 1e6))).sum())
+
+    stop = min(stop, len(buffer) - row_bytes)
+    return max((end for end in range(first, stop) if buffer[end : end + 1] == b" "), key=likeness)
 
 
 def _pickle_blocks(path: Path) -> Iterator[Block]:

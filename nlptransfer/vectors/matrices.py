@@ -64,9 +64,9 @@ def _scaled_blocks(path: Path, beside: Path) -> Iterator[Block]:
     try:
         matrix, weights = _matrix(path)
         words = _words(beside)
+    except VectorsError:
+        raise
     except Exception as error:  # safetensors and tokenizers raise the plain class
-        if isinstance(error, VectorsError):
-            raise
         raise VectorsError(f"{path.name} with {beside.name}: cannot be read ({error}): save them again") from error
     start = 0
     for block, vectors in array_blocks(f"{path.name} with {beside.name}", words, matrix):

@@ -17,12 +17,19 @@ logger = logging.getLogger("nlptransfer")
 
 
 def vectors_for(
-    texts: Sequence[str], base: str | None, revision: str | None, *, dimensions: int = 256, allow_pickle: bool = False
+    texts: Sequence[str],
+    base: str | None,
+    revision: str | None,
+    *,
+    dimensions: int = 256,
+    max_words: int = 100_000,
+    allow_pickle: bool = False,
 ) -> tuple[WordVectors, dict[str, Any]]:
     """Open or distill the word vectors that a base names, and say where they come from.
 
     A ``base`` is a file or name of word vectors, an encoder with its ``revision`` on the hub, or None for the default
-    encoder; of an encoder, vectors of ``dimensions`` are distilled for the words of the running ``texts``.
+    encoder; of an encoder, vectors of ``dimensions`` are distilled for at most ``max_words`` words, those of the
+    running ``texts`` before others.
     """
     from nlptransfer import distributed  # it imports torch, which making vectors from text does without
 
@@ -32,7 +39,7 @@ def vectors_for(
             vectors = open_vectors(base, allow_pickle=allow_pickle)
             return vectors, {"kind": "vectors", "name": vectors.source}
         encoder = find_base(base, revision)
-        vectors = distill_for_texts(texts, encoder, dimensions=dimensions)
+        vectors = distill_for_texts(texts, encoder, dimensions=dimensions, max_words=max_words)
         return vectors, {"kind": "distilled", "name": encoder.id, "revision": encoder.revision}
 
 

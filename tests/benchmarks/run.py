@@ -19,6 +19,7 @@ import encoder_figures
 import figures
 import onnx_figures
 import psutil
+import reading
 from figures import Missing, Places, Row
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +28,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 RESULTS = Path(__file__).with_name("RESULTS.md")
 STACK = ("nlptransfer", "torch", "transformers", "accelerate", "peft", "tokenizers", "numpy", "scipy", "scikit-learn")
 PEERS = ("fasttext-wheel", "model2vec", "gensim", "onnxruntime")
-FIGURES = figures.FIGURES | encoder_figures.FIGURES | onnx_figures.FIGURES
+FIGURES = figures.FIGURES | encoder_figures.FIGURES | onnx_figures.FIGURES | reading.FIGURES
 COLUMNS = ("times as fast", "measured", "nlptransfer", "peer", "limit", "")
 
 

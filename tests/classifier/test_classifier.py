@@ -2,18 +2,26 @@
 
 import io
 import json
+import os
+import pickle
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
+from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from helpers.folders import MODEL_FILES
 from helpers.runs import finetune
-from nlptransfer import Classifier, RunResult
+from nlptransfer import Classifier, Prediction, RunResult
 from nlptransfer.classifier.classifier import CHUNK
+from nlptransfer.data import DataSettings
 from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.evaluation.calibration import coverage_curve
 from nlptransfer.results import to_record
@@ -54,12 +62,33 @@ def test_predictions_say_what_they_know(one):
     assert [each.text for each in found] == TEXTS
     assert [each.label for each in found[:2]] == ["positive", "negative"]
     for each in found:
-        assert each.labels == (each.label,) and each.scores == (each.score,)
         assert set(each.probabilities) == {"negative", "positive"}
         assert sum(each.probabilities.values()) == pytest.approx(1)
+    for each in (found[0], found[1], found[3]):
+        assert each.labels == (each.label,) and each.scores == (each.score,)
         assert each.score == max(each.probabilities.values())
-    # Neither of them has a word that the model knows.
+    # Neither of them has a word that the model knows, and one has no word.
     assert found[2].probabilities == pytest.approx(found[3].probabilities)
+    assert (found[2].abstained, found[2].labels, found[2].scores) == (True, (), ())
+
+
+def test_probabilities_are_a_dict_that_is_made_when_it_is_looked_at(one):
+    (found,) = one.predict(TEXTS[:1])
+    for same in (pickle.loads(pickle.dumps(found)), replace(found, text=TEXTS[0]), deepcopy(found)):
+        assert same == found and repr(same) == repr(found)
+    (found,) = one.predict(TEXTS[:1])
+    assert isinstance(vars(found)["probabilities"], tuple) and found.score > 0.5
+    assert isinstance(vars(found)["probabilities"], tuple), "made before anyone looks"
+    assert type(found.probabilities) is dict and found.probabilities is found.probabilities
+    assert json.loads(json.dumps(found.probabilities)) == asdict(found)["probabilities"]
+    made = Prediction("a", ("x",), (0.75,), {"x": 0.75, "y": 0.25})
+    assert made.score == made.probabilities["x"] == 0.75
+    assert repr(made) == (
+        "Prediction(text='a', labels=('x',), scores=(0.75,), probabilities={'x': 0.75, 'y': 0.25}, "
+        "multi_label=False, abstained=False)"
+    )
+    with pytest.raises(TypeError, match="probabilities"):
+        Prediction("a", ("x",), (0.75,))
 
 
 def test_predictions_come_in_the_order_of_the_texts(run, remarks):
@@ -80,17 +109,97 @@ def test_a_file_and_standard_input_are_read_as_a_list_is(one, tmp_path, monkeypa
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.read_bytes())))
     assert one.predict("-") == wanted
     assert one.predict(lines) == one.predict(str(lines)) == wanted
-    assert one.predict(table, text_column="says") == wanted
+    assert one.predict(table, text_column="says") == one.predict(table) == wanted
+    table.write_text(table.read_text().replace(",x,", ",a b c d,"))
     with pytest.raises(DataError, match="text_column"):
         one.predict(table, text_column="said")
+
+
+def in_memory() -> dict[str, Any]:
+    """The texts in every form that Python has them in."""
+    frame = pd.DataFrame({"id": range(4), "says": TEXTS})
+    dataset = Dataset.from_pandas(frame)
+    return {
+        "tuple": tuple(TEXTS),
+        "array": np.array(TEXTS),
+        "array of objects": np.array(TEXTS, dtype=object),
+        "Series": pd.Series(TEXTS, index=[3, 1, 2, 0]),
+        "Series of Arrow's": pd.Series(TEXTS, dtype="string[pyarrow]"),
+        "generator": (text for text in TEXTS),
+        "dict's keys": dict.fromkeys(TEXTS).keys(),
+        "frame": frame,
+        "Dataset": dataset,
+        "column of a Dataset": dataset["says"],
+        "IterableDataset": dataset.to_iterable_dataset(),
+        "Arrow table": pa.Table.from_pandas(frame),
+        "Arrow column": pa.chunked_array([TEXTS]),
+        "dicts": frame.to_dict("records"),
+        "generator of dicts": (row for row in frame.to_dict("records")),
+        "columns": {"id": [1, 2, 3, 4], "says": TEXTS},
+        "columns as arrays": {"id": np.arange(4), "says": np.array(TEXTS)},
+    }
+
+
+@pytest.mark.parametrize("kind", in_memory())
+def test_texts_in_memory_are_read_as_a_list_is(kind, one):
+    wanted = one.predict(TEXTS)
+    assert one.predict(in_memory()[kind]) == wanted
+    if isinstance(in_memory()[kind], (pd.DataFrame, dict, Dataset, pa.Table)):
+        assert one.predict(in_memory()[kind], text_column="says") == wanted
+        with pytest.raises(DataError, match=r"text_column|set text_column"):
+            one.predict(in_memory()[kind], text_column="nowhere")
+
+
+def test_the_columns_of_the_training_are_read_from_what_has_them(one, tmp_path, caplog):
+    caplog.set_level("INFO", "nlptransfer")
+    two = Classifier.load(replace(one, text_columns=("title", "body")).save_pretrained(tmp_path / "out"))
+    assert two.text_columns == ("title", "body")
+    rows = [{"other": "badae", "body": text, "title": "goodae"} for text in TEXTS]
+    found = two.predict(rows)
+    assert [each.label for each in found] == [each.label for each in one.predict([f"goodae {text}" for text in TEXTS])]
+    assert caplog.messages[0].startswith("data: text from 'title' (as 'goodae'")
+    assert two.predict(pd.DataFrame(rows)) == two.predict(Dataset.from_list(rows)) == found
+    assert two.predict(rows, text_column="body")[0].text == TEXTS[0]
+    # They are not in all that is read.
+    assert two.predict(TEXTS) == one.predict(TEXTS)
+    record = json.loads((tmp_path / "out" / "nlptransfer.json").read_text())
+    assert record.pop("text_columns") == ["title", "body"]
+    (tmp_path / "out" / "nlptransfer.json").write_text(json.dumps(record))
+    assert Classifier.load(tmp_path / "out").text_columns == ()
+
+
+def test_options_of_how_predictions_are_made(one, tmp_path):
+    wanted = one.predict(TEXTS)
+    for found in (one.predict(TEXTS, batch_size=1), [*one.stream(TEXTS, batch_size=2)]):
+        assert [each.labels for each in found] == [each.labels for each in wanted]
+        assert [each.probabilities for each in found] == [pytest.approx(each.probabilities) for each in wanted]
+    (tmp_path / "texts.csv").write_text("says;id\nwordaa goodae;1\n")
+    assert one.predict(tmp_path / "texts.csv", separator=";", header=True)[0].label == "positive"
+    for call in (one.predict, one.stream, one.batches):
+        with pytest.raises(SettingError, match="batch_size=0: expected a whole number from 1"):
+            call(TEXTS, batch_size=0)
+        with pytest.raises(SettingError, match="unknown setting 'seperator': did you mean 'separator'"):
+            call(TEXTS, seperator=";")
+    assert Classifier.load(one.save_pretrained(tmp_path / "out"), device="cpu").predict(TEXTS) == wanted
+    with pytest.raises(SettingError, match="device='cuda:99': expected one that is here: cpu"):
+        Classifier.load(tmp_path / "out", device="cuda:99")
 
 
 def test_texts_that_are_no_list(one):
     with pytest.raises(DataError, match="texts themselves go in a list"):
         one.predict("what a film")
-    with pytest.raises(DataError, match="row 2: expected text, found int 3"):
-        one.predict(["fine", 3])  # type: ignore[list-item]
-    assert one.predict([]) == []
+    assert [each.abstained for each in one.predict(["fine", None, float("nan")])] == [False, True, True]
+    with pytest.raises(DataError, match=r"row 2: expected text, found int 3"):
+        one.predict(["fine", 3])
+    with pytest.raises(DataError, match=r"row 2: expected a dict as in other rows, found str"):
+        one.predict([{"text": "fine"}, "fine"])
+    with pytest.raises(DataError, match=r"expected rows, found the splits train: take one of them"):
+        one.predict(DatasetDict(train=Dataset.from_dict({"text": ["fine"]})))
+    with pytest.raises(DataError, match=r"expected .*, found int"):
+        one.predict(3)
+    assert one.predict([]) == one.predict(np.array([], dtype=str)) == one.predict(pd.DataFrame({"text": []})) == []
+    assert [each.text for each in one.predict([None, "fine"])] == ["", "fine"]
+    assert one.predict((TEXTS, [1, 2, 3, 4])) == one.predict(TEXTS)
 
 
 def test_a_stream_is_read_no_further_than_it_must_be(one):
@@ -218,6 +327,20 @@ def test_evaluate_gives_the_scores_of_the_run(run, remarks_folder):
     assert run.classifier.evaluate(remarks_folder, split="train")["accuracy"] == run.scores["train"]["accuracy"]
 
 
+def test_evaluate_takes_the_columns_by_name(one, remarks, tmp_path):
+    wanted = one.evaluate(remarks)
+    frame = pd.DataFrame({"mood": remarks[1], "says": remarks[0], "more": ["a b c d"] * 160})
+    columns = {"text_column": "says", "label_column": "mood"}
+    assert one.evaluate(frame, **columns) == one.evaluate(frame, settings=DataSettings(**columns)) == wanted
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    found = one.evaluate(tmp_path / "rows.csv", **columns, batch_size=7)
+    assert found["accuracy"] == wanted["accuracy"] and found["loss"] == pytest.approx(wanted["loss"])
+    with pytest.raises(SettingError, match="unknown setting 'text_colum': did you mean 'text_column'"):
+        one.evaluate(frame, text_colum="says")
+    with pytest.raises(SettingError, match="batch_size=0: expected a whole number from 1"):
+        one.evaluate(remarks, batch_size=0)
+
+
 def test_evaluate_further_metrics(one, remarks):
     found = one.evaluate(remarks, further=["matthews_correlation"])
     assert found["matthews_correlation"] == pytest.approx(found["mcc"])
@@ -261,7 +384,7 @@ def test_what_nlptransfer_json_and_the_config_say(one, several, tmp_path):
     assert record["normalization"] == "none"
     assert (record["max_length"], record["settings"]["long_text"]) == (512, "truncate")
     assert set(record) == {
-        "route", "settings", "labels", "multi_label", "thresholds", "normalization", "max_length",
+        "route", "settings", "labels", "multi_label", "thresholds", "normalization", "max_length", "text_columns",
         "base", "calibration", "results", "verified",
     }  # fmt: skip
     folder = several.save_pretrained(tmp_path / "several")
@@ -283,6 +406,17 @@ def test_the_record_says_how_it_was_made_and_what_it_scores(one_run, remarks):
     settings = ["--set calibration_size=0.2", "--set head_type=linear"]
     assert found["command"].startswith("nlptransfer finetune data --route word2vec --base small.txt ")
     assert all(setting in found["command"] for setting in settings) and str(one_run.folder) not in str(found)
+
+
+def test_what_is_saved_can_be_read_by_others(one, run, tmp_path):
+    before = os.umask(0o022)
+    try:
+        folder = one.save_pretrained(tmp_path / "out")
+    finally:
+        os.umask(before)
+    for place in (folder, run.folder):
+        modes = {path.name: oct(path.stat().st_mode)[-3:] for path in place.rglob("*")}
+        assert modes == {path.name: "755" if path.is_dir() else "644" for path in place.rglob("*")}
 
 
 def test_a_foreign_folder_is_not_written_into(one, one_run, tmp_path):

@@ -182,6 +182,14 @@ def test_loaded_from_the_graph_or_its_folder_it_predicts_alike(pair):
     assert [(each.abstained, each.labels) for each in abstained] == [(True, ())] * len(TEXTS)
 
 
+def test_it_computes_on_the_device_that_is_named(words):
+    loaded = Classifier.load(words.folder, device="cpu")
+    assert loaded.model.session.get_providers() == ["CPUExecutionProvider"]
+    np.testing.assert_array_equal(loaded.logits(TEXTS), Classifier.load(words.folder).logits(TEXTS))
+    with pytest.raises(SettingError, match=r"device='mps': expected one that onnxruntime can use here: CPUExecution"):
+        loaded.model.compute_on(torch.device("mps"))
+
+
 def test_the_live_model_stays_as_it_was(pair, untrained):
     assert isinstance(pair.live.model, PeftModel) == isinstance(pair.live.route, Lora)
     assert not pair.live.model.training

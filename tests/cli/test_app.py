@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers.encoders import FILM_WORDS, make_film_base
 from helpers.runs import finetune
 from nlptransfer import RunResult
 from nlptransfer.cli.app import main
@@ -148,7 +149,7 @@ def test_predict_gives_null_where_it_abstains(command_line, run, several, tmp_pa
 def test_predict_from_standard_input_into_a_file(command_line, run, texts_file, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("schön 好 goodae\n".encode())))
     ended = command_line(main, "predict", run.folder, "-", "--output", tmp_path / "new" / "labels.jsonl")
-    assert (ended.code, ended.out) == (0, "")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
     written = (tmp_path / "new" / "labels.jsonl").read_text(encoding="utf-8")
     assert '"schön 好 goodae"' in written and json.loads(written)["label"] == "positive"
 
@@ -165,7 +166,7 @@ def test_predict_writes_all_or_nothing(command_line, run, tmp_path):
 def test_evaluate(command_line, run, remarks_folder, tmp_path):
     rows = remarks_folder / "test.jsonl"
     ended = command_line(main, "evaluate", run.folder, rows, "--metric", "matthews_correlation")
-    assert (ended.code, ended.err) == (0, "")
+    assert ended.code == 0 and ended.err.startswith(f"{rows}: text from 'text' (") and ended.err.count("\n") == 1
     scores = json.loads(ended.out)
     assert scores["accuracy"] == run.metrics["accuracy"] and scores["mcc"] == scores["matthews_correlation"]
     call = ["evaluate", run.folder, remarks_folder, "--split", "validation", "--output", tmp_path / "scores.json"]
@@ -191,6 +192,15 @@ def test_vectors_train_and_show(command_line, remarks, tmp_path):
     assert lines[1].startswith(f"most frequent: {word} ")
     assert "of the running words and" in lines[2] and lines[3].startswith("most frequent without a vector:")
     assert [line.split(":")[0] for line in lines[4:]] == [word, "goodae"]
+
+
+def test_vectors_distill_the_most_frequent_words(command_line, own_cache, tmp_path):
+    texts, output, base = tmp_path / "texts.txt", tmp_path / "own.txt", make_film_base(tmp_path / "tiny")
+    texts.write_text("\n".join(FILM_WORDS))
+    ended = command_line(main, "vectors", "distill", texts, output, "--base", base, "--max-words", 9, "--dimensions", 4)
+    assert (ended.code, ended.out) == (0, f"{output}: 9 words of 4 dimensions\n")
+    assert "tiny distilled: the 9 most frequent of the" in ended.err and "9 words go through the encoder" in ended.err
+    assert len(open_vectors(output)) == 9
 
 
 # Help and errors
@@ -234,6 +244,15 @@ ERRORS = {
     "predict {run} nowhere.txt": "nowhere.txt: expected a file of texts",
     "predict {data} texts.txt": "expected a saved classifier",
     "predict {run} texts.txt --min-confidence 1.5": "min_confidence=1.5: expected a probability from 0 to 1",
+    "predict {run} texts.txt --batch-size 0": "batch_size=0: expected a whole number from 1",
+    "predict {run} {data}/test.jsonl --top-k 0 --output own.csv": "top_k=0: expected a whole number from 1",
+    "predict {run} texts.txt --device gpu": "device='gpu': expected one that is here: cpu",
+    "predict {run} texts.txt --output own.xlsx": "own.xlsx: expected an output named .csv, .tsv, .jsonl, .parquet",
+    "predict nowhere {data}/test.jsonl --output {data}": "expected a file to write, found a folder",
+    "predict nowhere {data}/test.jsonl --output {data}/test.jsonl": "expected an output that is not the input",
+    "evaluate {run} {data} --batch-size 0": "batch_size=0: expected a whole number from 1",
+    "evaluate {run} {data} --device cuda:99": "device='cuda:99': expected one that is here: cpu",
+    "evaluate {run} {data} --label-column mood": "label_column",
     "finetune {data} --set report=no": "--set report: not a setting",
     "compare {data} --set max_minutes=1": "--set max_minutes: not a setting",
     "compare {data} --set overwrite=yes": "--set overwrite: not a setting",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from helpers.tables import rows_of
 from nlptransfer.data.parsing import FileSettings, joined, read_file, stream_file
-from nlptransfer.errors import DataError
+from nlptransfer.errors import DataError, SettingError
 
 ROWS = [{"text": f"text {number}", "label": number % 3, "tags": ["a"] * (number % 2)} for number in range(10_000)]
 WHOLE = pyarrow.Table.from_pylist(ROWS)
@@ -88,6 +88,16 @@ def test_bytes_are_text_where_they_are_utf8(tmp_path, caplog):
     table = read_file(tmp_path / "a.parquet", FileSettings())
     assert rows_of(table) == [{"text": "café", "label": "a"}, {"text": None, "label": "b"}]
     assert "columns left out, as they hold bytes that are no UTF-8: 'raw', 'image'" in caplog.text
+
+
+def test_large_rows_are_read_a_few_at_a_time(tmp_path):
+    draw = np.random.default_rng(0)
+    images = [draw.bytes(2**20) for _ in range(40)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"] * 40, "image": images}), tmp_path / "a.parquet")
+    tables = list(stream_file(tmp_path / "a.parquet", FileSettings()))
+    assert max(map(len, tables)) <= 16 and sum(map(len, tables)) == 40
+    assert [table.first_row for table in tables[:2]] == [1, len(tables[0]) + 1]
+    assert [image for table in tables for image in table.arrow["image"].to_pylist()] == images
 
 
 def test_bytes_that_stop_being_text_are_refused(tmp_path):
@@ -185,7 +195,7 @@ def test_several_sheets(tmp_path):
 def test_excel_without_openpyxl(tmp_path, monkeypatch):
     book(tmp_path / "a.xlsx", Data=CELLS)
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(DataError, match=r"Excel files need openpyxl: pip install 'nlptransfer\[excel\]'"):
+    with pytest.raises(SettingError, match=r"Excel files need openpyxl: pip install 'nlptransfer\[excel\]'"):
         read_file(tmp_path / "a.xlsx", FileSettings())
 
 

@@ -72,6 +72,13 @@ def test_columns_of_the_settings():
     assert find_columns(row(text="a", other="b"), label_column="text") == Columns(("other",), ("text",))
 
 
+def test_known_columns_are_taken_where_all_are_there():
+    of = table(text=REMARKS, title=REMARKS, label=EXPORT["category"])
+    assert find_columns(of, known=["title", "text"]).text == ("title", "text")
+    assert find_columns(of, known=["title", "gone"]).text == ("text",)
+    assert find_columns(of, "text", known=["title"]).text == ("text",)
+
+
 @pytest.mark.parametrize(
     ("of", "settings", "message"),
     [

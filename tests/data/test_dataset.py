@@ -115,6 +115,36 @@ def test_folder_and_file_agree_with_memory(tmp_path):
     assert load_data(str(tmp_path / "films.jsonl")).name == "films"
 
 
+def test_every_form_in_memory_gives_the_same_splits():
+    import datasets
+    import pandas as pd
+    import pyarrow as pa
+
+    texts, labels = rows_of({"a": 30, "b": 30})
+    columns = {"text": texts, "label": labels}
+    whole = hashes(load_data((texts, labels)))
+    forms = [
+        columns, pd.DataFrame(columns), pa.table(columns), datasets.Dataset.from_dict(columns),
+        datasets.Dataset.from_dict(columns).to_iterable_dataset(), (pd.Series(texts), np.array(labels)),
+        [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)],
+    ]  # fmt: skip
+    assert all(hashes(load_data(form)) == whole for form in forms)
+    named = pd.DataFrame({"said": texts, "mood": labels, "n": range(60)})
+    assert hashes(load_data(named, text_column="said", label_column="mood")) == whole
+
+
+def test_matrices_of_0_and_1_have_named_labels():
+    matrix = np.array([[row % 2, row % 3 == 0] for row in range(60)], dtype=int)
+    texts = [f"text {row}" for row in range(60)]
+    data = load_data((texts, matrix), label_names=["odd", "third"], test_size=0)
+    assert data.labels == Labels(("odd", "third"), multi_label=True)
+    split = data.train
+    for text, target in zip(split.texts, split.targets.tolist(), strict=True):
+        assert target == matrix[int(text.split()[1])].tolist()
+    with pytest.raises(DataError, match="label_names"):
+        load_data((texts, matrix))
+
+
 def test_class_labels_keep_their_order_and_hidden_ones_are_left_alone(caplog):
     import datasets
 
@@ -267,7 +297,7 @@ def test_too_few_training_rows_for_every_label():
         ({"validation_size": 0}, "validation_size=0: expected a number above 0, below 1"),
         ({"validation_size": 0.6, "calibration_size": 0.5}, "expected less than 1, to leave rows to train on"),
         ({"max_train_rows": 0}, "max_train_rows=0: expected a whole number from 1"),
-        ({"label_names": 3}, "label_names=3: expected a list or none"),
+        ({"label_names": 3}, r"label_names=3: expected a list \(or text with commas\) or none"),
         ({"normalization": "upper"}, "normalization='upper': expected one of 'none', 'nfkc', 'lower', 'web'"),
     ],
 )

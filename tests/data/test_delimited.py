@@ -119,7 +119,6 @@ def test_the_ending_of_the_name_breaks_a_tie():
 
 HEADERS = {
     "text,label\na,1\n": True,
-    "text,label\ntext,label\na,1\n": True,  # a file behind another
     "words,n\na,1\nb,2\n": True,
     "0,1\na b,x\nc d,y\n": True,  # a frame's columns without names
     ",0,1\n0,a b,x\n1,c d,y\n": True,
@@ -131,6 +130,7 @@ HEADERS = {
     "这部电影真的非常好看啊朋友们,好\n这部电影真的非常难看啊朋友们,坏\n": False,
     "title,body\nsome,more\n": True,
     "colour,shape\nred,round\n": True,
+    "PK,words\na,b\n": True,
 }
 
 
@@ -167,7 +167,18 @@ MENDED = {
     "\n\ntext,label\na,1\n": ({"text": ["a"], "label": ["1"]}, "2 empty lines left out"),
     "text,label\na,1\n\0\0\0": ({"text": ["a"], "label": ["1"]}, "3 NUL bytes at the end left out"),
     "text,label\n007,NA\n1e5,true\nnull,\n": ({"text": ["007", "1e5", "null"], "label": ["NA", "true", ""]}, None),
-    "text,label\n": ({"text": [], "label": []}, None),
+    "text,label\n": (
+        {"text": [], "label": []},
+        "no row below the header 'text', 'label'; set header=false if it is a row",
+    ),
+    'text,label\n"a, b" , "1"\nc, "x ""y"""\n': (
+        {"text": ["a, b", "c"], "label": ["1", 'x "y"']},
+        "3 spaces between separators and quotes left out",
+    ),
+    "text,label\na,1\ntext,label\nb,2\n": (
+        {"text": ["a", "b"], "label": ["1", "2"]},
+        "1 lines that repeat the header left out",
+    ),
     "sep=;\ntext;label\na;1\n": ({"text": ["a"], "label": ["1"]}, "separator ';'; set separator=... if it is another"),
     "\ufefftext,label\na,1\n": (
         {"text": ["a"], "label": ["1"]},
@@ -196,6 +207,8 @@ BROKEN = {
     'a,b\n"he said \\"no\\"",2\n': r"line 2: .* set escape=\\\\ where a backslash precedes quotes inside",
     "a,b\n1,2\n1,2,3\n": r"line 3: expected 2 cells as in the header, found 3: '3' is too many; put",
     "a,b,a,b\n": r"line 1: expected distinct column names, found 'a' \(2 times\), 'b' \(2 times\)",
+    "a,b\nx\\,y,1\n": r"line 2: expected 2 cells .* set escape=\\\\ where a backslash precedes separators inside",
+    "My report\na,b\n1,2\n": r"line 2: expected 1 cells .* too many; leave out what is above the header",
     "1,2\n3,4\n1,2,3\n": r"line 3: expected 2 cells as in most lines, found 3",
 }
 
@@ -227,6 +240,8 @@ def test_quotes_of_a_tsv_file_that_make_no_sense_are_plain_characters(tmp_path, 
     assert caplog.text.count("quotes are plain characters; set quoting=minimal") == 2
     with pytest.raises(DataError, match=r"line 100002: expected the quotes"):
         read_file(path, FileSettings(quoting="minimal"))
+    packed = write(tmp_path / "a.tsv.gz", 'text\tlabel\nthe 27" one\t2\n')
+    assert read_file(packed, FileSettings()).values("text") == ['the 27" one']
     quoted = write(tmp_path / "b.tsv", 'text\tlabel\n"a\tb"\t1\n')
     assert read_file(quoted, FileSettings()).values("text") == ["a\tb"]
 
@@ -268,3 +283,26 @@ def test_rows_keep_their_numbers():
     assert len(parts) > 5
     starts = np.cumsum([0, *map(len, parts)])[:-1] + 1
     assert [part.first_row for part in parts] == starts.tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_what_pandas_and_pyarrow_write_reads_back(tmp_path_factory, data):
+    import pandas as pd
+    import pyarrow
+    from pyarrow import csv as arrow_csv
+
+    names, rows = tables(data.draw, data.draw(st.sampled_from([CELLS, NASTY])))
+    path = tmp_path_factory.mktemp("frames") / "a.csv"
+    frame = pd.DataFrame(rows, columns=names)
+    expected = [dict(zip(names, row, strict=True)) for row in rows]
+    separator = data.draw(st.sampled_from(",;\t|"))
+    packed = data.draw(st.sampled_from([None, "gzip", "zip"]))
+    encoding = data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]))
+    has_index = data.draw(st.booleans())
+    frame.to_csv(path, sep=separator, compression=packed, encoding=encoding, index=has_index, lineterminator="\r\n")
+    found = rows_of(read_file(path, FileSettings(separator=separator, header=True)))
+    assert [{name: row[name] for name in names} for row in found] == expected
+    assert not has_index or [row[""] for row in found] == [str(number) for number in range(len(rows))]
+    arrow_csv.write_csv(pyarrow.Table.from_pandas(frame), path, arrow_csv.WriteOptions(delimiter=separator))
+    assert rows_of(read_file(path, FileSettings(separator=separator, header=True))) == expected

@@ -110,6 +110,18 @@ def test_the_form_of_one_object_is_said(content, said, caplog):
     assert [record.getMessage() for record in caplog.records] == [f"f: {said}"]
 
 
+def test_columns_stay_in_order_though_dates_are_text():
+    rows = [{"id": 1, "day": "2020-01-01", "text": "a", "more": [{"day": "2020-01-01T10:00:00"}]}] * 4
+    rows += [
+        {"id": 1, "text": "a", "new": "b"},
+        {"id": 1, "day": None, "text": "a"},
+        {"id": 1, "day": "x", "text": "a"},
+    ]
+    found = parse(FORMS["lines"](rows), 200)
+    assert [*found[0]] == ["id", "day", "text", "more", "new"]
+    assert found == [{name: row.get(name) for name in found[0]} for row in rows]
+
+
 def test_one_object_may_be_a_row():
     for row in ({"text": "a", "data": [{"b": 1}]}, {"text": ["a"]}, {"data": {"text": "a"}, "meta": {"id": 3}}):
         assert parse(json.dumps(row)) == ([{"b": 1}] if "data" in row and "text" in row else [row])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlptransfer.data.labels import Labels, labels_of_columns, map_labels, order_names, read_labels
+from nlptransfer.data.labels import Labels, RowLabels, labels_of_columns, order_names, read_labels
 from nlptransfer.errors import DataError
 
 SINGLE = Labels(("negative", "positive"))
@@ -100,7 +100,7 @@ def test_errors_of_labels(call, message):
     ],
 )
 def test_raw_values_become_names(values, rows):
-    assert read_labels(values) == rows
+    assert [*read_labels(values)] == rows
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_raw_values_become_names(values, rows):
     ],
 )
 def test_arrays_of_arrow(array, rows):
-    assert read_labels(array) == rows
+    assert [*read_labels(array)] == rows
 
 
 def test_what_is_read_as_several_labels_is_said(caplog):
@@ -137,20 +137,20 @@ def test_what_is_read_as_several_labels_is_said(caplog):
 def test_no_delimiter_takes_text_as_it_is():
     numbers = [f"{row / 7:.3f}" for row in range(60)]
     for values in (["a|b", "a", "b"], ["['a']", "b"], ["['a', 'b']"], numbers):
-        assert read_labels(values, delimiter="") == values
+        assert [*read_labels(values, delimiter="")] == values
 
 
 def test_label_names_name_ids_and_columns():
     names = ["neg", "mid", "pos"]
     for ids in ([0, 2, None], ["0", "2.0", ""], [0.0, 2.0, float("nan")]):
-        assert read_labels(ids, label_names=names) == ["neg", "pos", None]
-    assert read_labels(["pos", "neg"], label_names=names) == ["pos", "neg"]
-    assert read_labels([False, True], label_names=["ham", "spam"]) == ["ham", "spam"]
-    assert read_labels([[0, 2], [1], []], label_names=names) == [("neg", "pos"), ("mid",), ()]
-    assert read_labels(["[0, 2]", "[]"], label_names=names) == [("neg", "pos"), ()]
-    assert read_labels(np.array([[1, 0, 1], [0, 0, 0]]), label_names=names) == [("neg", "pos"), ()]
-    assert read_labels([[True, False], [False, True]], label_names=["a", "b"]) == [("a",), ("b",)]
-    assert read_labels([1, 2], label_names=["1", "2", "3"]) == ["2", "3"]
+        assert [*read_labels(ids, label_names=names)] == ["neg", "pos", None]
+    assert [*read_labels(["pos", "neg"], label_names=names)] == ["pos", "neg"]
+    assert [*read_labels([False, True], label_names=["ham", "spam"])] == ["ham", "spam"]
+    assert [*read_labels([[0, 2], [1], []], label_names=names)] == [("neg", "pos"), ("mid",), ()]
+    assert [*read_labels(["[0, 2]", "[]"], label_names=names)] == [("neg", "pos"), ()]
+    assert [*read_labels(np.array([[1, 0, 1], [0, 0, 0]]), label_names=names)] == [("neg", "pos"), ()]
+    assert [*read_labels([[True, False], [False, True]], label_names=["a", "b"])] == [("a",), ("b",)]
+    assert [*read_labels([1, 2], label_names=["1", "2", "3"])] == ["2", "3"]
     for values, row in (([0, 3], 2), ([-1], 1), (["neg", 1], 1), ([0, "x"], 2)):
         with pytest.raises(DataError, match=f"row {row}: expected an id from 0 to 2, or one of the 3 label_names"):
             read_labels(values, label_names=names)
@@ -163,9 +163,9 @@ def test_columns_of_flags_are_labels():
         "toxic": [0, 1, None, "1.0", "", True],
         "insult ": pyarrow.array(["0", "TRUE", None, "false", "0.0", "1"]),
     }
-    assert labels_of_columns(columns) == [(), ("toxic", "insult"), None, ("toxic",), (), ("toxic", "insult")]
+    assert [*labels_of_columns(columns)] == [(), ("toxic", "insult"), None, ("toxic",), (), ("toxic", "insult")]
     many = np.random.default_rng(0).integers(0, 2, (50, 20))
-    rows = labels_of_columns({str(column): many[:, column] for column in range(20)})
+    rows = [*labels_of_columns({str(column): many[:, column] for column in range(20)})]
     assert rows == [tuple(map(str, np.flatnonzero(row))) for row in many]
     for values in ([0, 2], [0, -1], [0, "x"], [0, 0.5]):
         with pytest.raises(
@@ -175,9 +175,12 @@ def test_columns_of_flags_are_labels():
 
 
 def test_labels_are_renamed_and_merged():
-    assert map_labels(["Pos", "pos", None, "x"], {"Pos": "pos"}) == ["pos", "pos", None, "x"]
-    assert map_labels([("a", "b"), ("b",)], {"a": "b"}) == [("b",), ("b",)]
-    assert map_labels(["1.0", "TRUE"], {"1": "one", "true": "yes"}) == ["one", "yes"]
+    def renamed(labels, mapping):
+        return [*RowLabels(labels, np.arange(len(labels))).mapped(mapping)]
+
+    assert renamed(["Pos", "pos", None, "x"], {"Pos": "pos"}) == ["pos", "pos", None, "x"]
+    assert renamed([("a", "b"), ("b",)], {"a": "b"}) == [("b",), ("b",)]
+    assert renamed(["1.0", "TRUE"], {"1": "one", "true": "yes"}) == ["one", "yes"]
 
 
 def test_a_label_is_known_in_another_spelling():
@@ -187,16 +190,16 @@ def test_a_label_is_known_in_another_spelling():
 
 
 def test_class_names_turn_ids_into_names():
-    assert read_labels([1, 0, -1, None], class_names=["neg", "pos"]) == ["pos", "neg", None, None]
-    assert read_labels([[1, 0], []], class_names=["neg", "pos"]) == [("pos", "neg"), ()]
+    assert [*read_labels([1, 0, -1, None], class_names=["neg", "pos"])] == ["pos", "neg", None, None]
+    assert [*read_labels([[1, 0], []], class_names=["neg", "pos"])] == [("pos", "neg"), ()]
     for value in (2, -2, "x"):
         with pytest.raises(DataError, match="row 1: expected a class id from 0 to 1, found"):
             read_labels([value], class_names=["a", "b"])
 
 
 def test_delimiter_splits_strings_into_sets():
-    assert read_labels(["a|b", " b | a |", "|", "", None], delimiter="|") == [("a", "b"), ("b", "a"), (), None, None]
-    assert read_labels([1, 2], delimiter="|") == [("1",), ("2",)]
+    assert [*read_labels(["a|b", " b | a |", "|", "", None], delimiter="|")] == [("a", "b"), ("b", "a"), (), None, None]
+    assert [*read_labels([1, 2], delimiter="|")] == [("1",), ("2",)]
 
 
 def test_order_is_fixed():

@@ -220,6 +220,31 @@ def test_lines_of_text_keep_their_places(tmp_path):
     assert not read_file(path, FileSettings()).has_header
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        ("a.txt", "text\tlabel\nso, so\t1\nwell\t2\n", ["text", "label"]),
+        ("a.txt", "good, bad\nwell, fine\n", ["text"]),
+        ("a.txt", "one\ttab\nand none\n", ["text"]),
+        ("a", "text,label\nx,1\n", ["text", "label"]),
+        ("a", "good, bad\nwell, fine\n", ["text"]),
+        ("a.dat", "text;label\nx;1\n", ["text", "label"]),
+        ("a.csv", "text\nx\n", ["text"]),
+    ],
+)
+def test_tables_and_texts_are_told_by_their_lines(tmp_path, name, content, columns):
+    path = write(tmp_path / name, content)
+    table = read_file(path, FileSettings())
+    assert [*table.columns] == columns
+    assert len(table) == content.count("\n") - table.has_header
+
+
+def test_a_separator_makes_a_text_file_a_table(tmp_path):
+    path = write(tmp_path / "a.txt", "text,label\na, b\n")
+    assert read_file(path, FileSettings()).values("text") == ["text,label", "a, b"]
+    assert read_file(path, FileSettings(separator=",")).values("label") == [" b"]
+
+
 FASTTEXT = {
     "__label__pos a fine film\nno label here at all\n__label__neg a bad one\n": (["pos", None, "neg"], "a fine film"),
     "__label__a __label__b a fine film\n__label__c bad\n\n": ([["a", "b"], ["c"]], "a fine film"),

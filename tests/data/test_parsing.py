@@ -1,5 +1,7 @@
 """What broken files say, and where they are broken."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -105,3 +107,31 @@ def test_broken_pages_of_parquet_say_how_far_it_went(tmp_path):
 )
 def test_kind_and_stem(name, kind, stem):
     assert (kind_of(Path(name)), stem_of(Path(name))) == (kind, stem)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from nlptransfer.data.parsing import FileSettings, read_file, stream_file
+import pyarrow.compute, pyarrow.csv, pyarrow.json, pyarrow.parquet
+
+def peak():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+path, few = map(Path, sys.argv[2:])
+read_file(few, FileSettings())  # what libraries take by themselves
+before = peak()
+kept = read_file(path, FileSettings()) if sys.argv[1] == "whole" else sum(map(len, stream_file(path, FileSettings())))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the peak of a process")
+@pytest.mark.parametrize(("how", "name", "most"), [("whole", "a.csv", 3.0), ("streamed", "a.csv", 0.7)])
+def test_memory_at_the_peak(tmp_path, how, name, most):
+    # 40 MB; what is read at a time takes about 20 besides.
+    rows = "".join(f'{row},"a fine film, {"x" * 80}",1\n' for row in range(380_000))
+    path = write(tmp_path / name, f"id,text,label\n{rows}")
+    call = [sys.executable, "-c", PEAK, how, path, write(tmp_path / "few.csv", QUOTED)]
+    done = subprocess.run(call, capture_output=True, check=True, text=True)
+    assert int(done.stdout) < most * path.stat().st_size

@@ -41,18 +41,19 @@ class Tiny(nn.Module):
 
 
 class Crowded(Tiny):
-    """From a training pass on, memory for a few rows only; notes how many rows each pass had."""
+    """From a training pass on, or in validation, memory for a few rows only; notes how many rows each pass had."""
 
-    def __init__(self, fits=0, since=1, **settings):
+    def __init__(self, fits=0, since=1, error=None, in_training=True, **settings):
         super().__init__(**settings)
-        self.fits, self.since, self.sizes = fits, since, []
+        self.fits, self.since, self.in_training, self.sizes = fits, since, in_training, []
+        self.error = error or torch.OutOfMemoryError("out of memory")
 
     def forward(self, features):
         found = super().forward(features)
-        if self.training:
+        if self.training == self.in_training:
             self.sizes.append(len(features))
             if self.fits < len(features) and self.since <= self.passes:
-                raise torch.OutOfMemoryError("out of memory")
+                raise self.error
         return found
 
 

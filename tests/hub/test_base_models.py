@@ -224,12 +224,26 @@ def test_default_from_the_hub_without_the_package(tmp_path, hub, no_package):
 def test_names_of_encoders_and_of_vectors(tmp_path):
     for name in (None, "minilm", "all-MiniLM-L6-v2", DEFAULT_BASE, "bert-base-uncased", "me/my.model-v1"):
         assert is_encoder(name)
-    for name in ("glove-wiki-gigaword-100", "vectors/mine.txt", "mine.vec.gz", "mine.kv", "a/b/c", "a b"):
+    for name in (
+        "glove-wiki-gigaword-100",
+        "vectors/mine.txt",
+        "mine.vec.gz",
+        "mine.kv",
+        "me/mine.npy",
+        "a/b/c",
+        "a b",
+    ):
         assert not is_encoder(name)
     assert is_encoder(str(make_folder(tmp_path / "encoder")))
     (tmp_path / "vectors").mkdir()
     (tmp_path / "vectors/vectors.json").write_text("{}")
     assert not is_encoder(str(tmp_path / "vectors"))
+    for name, is_one in (("v.npy", False), ("v.safetensors", False), ("v.txt", True)):
+        (tmp_path / name.replace(".", "_")).mkdir()
+        (tmp_path / name.replace(".", "_") / name).write_text("")
+        assert is_encoder(str(tmp_path / name.replace(".", "_"))) == is_one
+    (tmp_path / "encoder/config.json").write_text('{"model_type": "model2vec"}')
+    assert not is_encoder(str(tmp_path / "encoder"))
     (tmp_path / "plain").write_text("a 1")
     assert not is_encoder(str(tmp_path / "plain"))
 

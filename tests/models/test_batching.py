@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 
-from nlptransfer.errors import SettingError
+from nlptransfer import distributed
+from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.models.batching import BATCH_COST, endless_batches, prediction_batches, training_batches
-from nlptransfer.models.inference import compute, predict_logits
+from nlptransfer.models.inference import compute, find_device, predict_logits
 from nlptransfer.models.rows import ActivationRows
 from nlptransfer.models.tokens import TokenRows, encode
 from nlptransfer.routes.word2vec_model import make_tokenizer
@@ -207,3 +208,82 @@ def test_endless_batches_are_one_epochs_after_the_others(rows, size, first, coun
     assert len(found) == count
     for one, other in zip(found, epochs[first : first + count], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+# Memory
+
+
+CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+OUT_OF_MEMORY = {
+    "an accelerator's": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "the processor's": RuntimeError(CPU_ALLOCATOR),
+    "the processor's, on Windows": RuntimeError(
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"
+    ),
+    "Apple's": RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"),
+    "numpy's": MemoryError(),
+}
+
+
+class Crowded(Counting):
+    """Has memory for this many tokens in one pass."""
+
+    def __init__(self, fits, error):
+        super().__init__()
+        self.fits, self.error, self.shapes = fits, error, []
+
+    def forward(self, input_ids, attention_mask):
+        self.shapes.append(tuple(input_ids.shape))
+        if input_ids.numel() > self.fits:
+            raise self.error
+        return super().forward(input_ids, attention_mask)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+def test_where_memory_runs_out_batches_are_halved(error, caplog):
+    rows = token_rows([8] * 40 + [3, 5, 7])
+    crowded = Crowded(100, error)
+    np.testing.assert_array_equal(predict_logits(crowded, rows), predict_logits(Counting(), rows))
+    # 43 rows at once, then at most a quarter of their tokens, and no batch is tried that is known not to fit.
+    assert crowded.shapes[:2] == [(43, 8), (21, 8)]
+    assert all(rows * tokens <= 100 for rows, tokens in crowded.shapes[2:])
+    assert [line.getMessage() for line in caplog.records] == [
+        f"out of memory on cpu with {rows} rows of 8 tokens in one batch: on with half as many" for rows in (43, 21)
+    ]
+
+
+def test_the_places_of_a_halved_batch_are_those_of_its_rows():
+    rows = token_rows([4, 2, 7, 1, 7])
+
+    def tokens(inputs):
+        if len(inputs["input_ids"]) > 2:
+            raise MemoryError
+        return inputs["input_ids"][inputs["attention_mask"].bool()]
+
+    found = compute(Counting(), tokens, rows, places=lambda indices: rows.places(indices)[0])
+    np.testing.assert_array_equal(found, rows.ids)
+
+
+def test_a_row_that_does_not_fit_ends_with_advice():
+    model = Crowded(7, MemoryError()).train()
+    with pytest.raises(TrainingError, match=r"^out of memory on cpu with 1 row of 8 tokens in one batch: take a small"):
+        predict_logits(model, token_rows([8, 8]))
+    assert model.training
+    with pytest.raises(RuntimeError, match="another"):
+        predict_logits(Crowded(7, RuntimeError("another")), token_rows([8, 8]))
+
+
+@given(LENGTHS, st.integers(1, 70))
+def test_a_batch_has_at_most_the_rows_that_it_may(lengths, batch_size):
+    batches = list(prediction_batches(lengths, 1024, batch_size))
+    assert max(map(len, batches), default=0) <= batch_size
+    assert sorted(np.concatenate(batches).tolist() if batches else []) == [*range(len(lengths))]
+    rows = token_rows([6] * 20)
+    np.testing.assert_array_equal(predict_logits(Counting(), rows, batch_size=3), predict_logits(Counting(), rows))
+
+
+def test_devices_that_are_not_here():
+    assert find_device("cpu") == torch.device("cpu") and find_device(None) == distributed.state().device
+    for name in ("cuda:99", "gpu", "cpu:7", ""):
+        with pytest.raises(SettingError, match=f"device={name!r}: expected one that is here: cpu"):
+            find_device(name)

@@ -16,14 +16,15 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from helpers.classifiers import LABELS, ONE_STEP, build, classifier_of, weights_of
-from helpers.corpora import WORDS, texts_of
-from helpers.encoders import Bases, xlnet_tokenizer
+from helpers.corpora import FILM_WORDS, WORDS, texts_of
+from helpers.encoders import Bases, make_film_base, xlnet_tokenizer
 from helpers.encoders import make_tokenizer as template_tokenizer
 from helpers.runs import finetune
 from helpers.training import train_rows
 from nlptransfer import Classifier, Full, Joint, Lora, Probe, Word2Vec
 from nlptransfer.classifier.persistence import SavedRecord
 from nlptransfer.classifier.push import card_facts
+from nlptransfer.data.columns import JOINT
 from nlptransfer.errors import SettingError
 from nlptransfer.files import read_json
 from nlptransfer.hub.card import model_card
@@ -89,6 +90,15 @@ def rows_in(rows: TokenRows, name: str = "ids") -> list[list[int]]:
 
 def room_of(tokenizer: PreTrainedTokenizerFast, max_length: int) -> int:
     return max_length - tokenizer.num_special_tokens_to_add()
+
+
+def test_several_columns_are_read_with_the_separator_between_them(tmp_path: Path) -> None:
+    texts = [f"good plot{JOINT}a long film", "dull"]
+    pairs = PreTrainedTokenizerFast.from_pretrained(make_film_base(tmp_path))
+    assert rows_in(encode(texts, pairs, 32)) == [pairs("good plot [SEP] a long film")["input_ids"], [2, 15, 3]]
+    assert rows_in(encode(texts, pairs, 32))[0].count(pairs.sep_token_id) == 2
+    words = make_tokenizer(FILM_WORDS, 32)
+    assert rows_in(encode_words(texts, words, "truncate"))[0] == words("good plot\na long film")["input_ids"]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

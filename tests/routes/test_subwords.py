@@ -14,7 +14,7 @@ from helpers.folders import MODEL_FILES
 from nlptransfer import Classifier
 from nlptransfer.classifier.persistence import SavedRecord
 from nlptransfer.classifier.push import card_facts
-from nlptransfer.errors import RunFolderError, SettingError, VectorsError
+from nlptransfer.errors import RunFolderError, SettingError, VectorsError, VerificationError
 from nlptransfer.hub import model_card
 from nlptransfer.models.rows import NewWordRows
 from nlptransfer.models.tokens import TokenRows
@@ -97,6 +97,13 @@ def test_a_folder_that_lacks_them(base, tmp_path):
     with pytest.raises(
         VectorsError, match=r"saved: expected the n-grams of characters in subwords\.npy and subwords\.json"
     ):
+        Classifier.load(folder)
+
+
+def test_other_ngrams_are_found_out(base, tmp_path):
+    folder = classifier(base, keep_subwords=True).save_pretrained(tmp_path / "saved")
+    np.save(folder / "subwords.npy", -np.load(folder / "subwords.npy"))
+    with pytest.raises(VerificationError, match=r"saved: expected the logits that it was saved with"):
         Classifier.load(folder)
 
 

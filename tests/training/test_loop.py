@@ -107,9 +107,16 @@ def test_a_parameter_whose_start_has_not_come_stays(tmp_path, optimizer):
         assert still == {"frozen.weight", "frozen.bias"} | late
 
 
-def test_where_memory_runs_out_smaller_passes_make_the_same_steps(tmp_path, caplog):
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["accelerator", "processor"])
+def test_where_memory_runs_out_smaller_passes_make_the_same_steps(tmp_path, caplog, error):
     asked = replace(BASE, per_device_train_batch_size=8)
-    crowded = Crowded(fits=3)
+    crowded = Crowded(fits=3, error=error)
     _, report = fit(tmp_path / "crowded", asked, crowded)
     small = replace(BASE, per_device_train_batch_size=2, gradient_accumulation_steps=4)
     plain, expected = fit(tmp_path / "plain", small)
@@ -130,6 +137,19 @@ def test_what_a_failed_step_had_added_up_is_forgotten(tmp_path):
     crowded, report = fit(tmp_path / "crowded", settings, Crowded(fits=2, since=6), rows(40))
     assert (report.rows_per_pass, crowded.sizes[:9]) == (2, [4] * 6 + [2] * 3)
     torch.testing.assert_close(crowded.state_dict(), plain.state_dict(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["accelerator", "processor"])
+def test_where_memory_runs_out_in_validation_its_batches_are_halved(tmp_path, error):
+    crowded, report = fit(tmp_path / "crowded", model=Crowded(fits=7, error=error, in_training=False))
+    plain, expected = fit(tmp_path / "plain")
+    assert same(plain, crowded) and report.history == expected.history
+    assert crowded.sizes[:6] == [20, 10, 5, 5, 5, 5] and {*crowded.sizes[6:]} == {5}
+
+
+def test_an_error_that_is_no_lack_of_memory_goes_on(tmp_path):
+    with pytest.raises(RuntimeError, match="another"):
+        fit(tmp_path, model=Crowded(error=RuntimeError("another")))
 
 
 def test_a_row_that_does_not_fit_ends_with_advice(tmp_path):

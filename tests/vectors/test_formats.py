@@ -180,10 +180,29 @@ def test_the_name_decides_where_text_ends_as_binary_would(tmp_path):
     np.testing.assert_array_equal(read(write(tmp_path / "v.bin", content))[1], spelled(b"1.25", b"2.50"))
 
 
+@pytest.mark.parametrize("end", [b"\n", b""])
 @pytest.mark.parametrize("words", [["new york", *WORDS], ["the", "a b c", *WORDS], ["a b", "c d e", "f g"], ["a b"]])
-def test_words_with_spaces_where_records_end_lines(tmp_path, small_chunks, words):
+def test_words_with_spaces_in_binary_files(tmp_path, small_chunks, words, end):
     matrix = np.vstack([MATRIX, MATRIX])[: len(words)]
-    found, read_back = read(write(tmp_path / "v.bin", binary(words, matrix, end=b"\n")))
+    found, read_back = read(write(tmp_path / "v.bin", binary(words, matrix, end=end)))
+    assert found == words
+    np.testing.assert_array_equal(read_back, matrix)
+
+
+PARTS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=" "), max_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words=st.lists(st.lists(PARTS, min_size=1, max_size=3).map(" ".join), min_size=1, max_size=8),
+    dimensions=st.integers(6, 60),
+    end=st.sampled_from([b"\n", b""]),
+    seed=st.integers(0, 99),
+)
+def test_words_of_several_parts_end_where_numbers_begin(words, dimensions, end, seed):
+    matrix = np.random.default_rng(seed).standard_normal((len(words), dimensions)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        found, read_back = read(write(Path(folder) / "v", binary(words, matrix, end=end)))
     assert found == words
     np.testing.assert_array_equal(read_back, matrix)
 
@@ -302,7 +321,7 @@ def test_lines_and_words_without_end(tmp_path, small_chunks, monkeypatch):
     with pytest.raises(VectorsError, match=r"^v, line 2: expected at most 100 bytes in a line"):
         read(write(tmp_path / "v", "1 1\n" + "a" * 1000 + " 1\n"))
     with pytest.raises(VectorsError, match=r"^v, record 2: no word ends within 100 bytes"):
-        read(write(tmp_path / "v", b"2 2\na " + ROW + b"\1" * 1000))
+        read(write(tmp_path / "v", b"2 2\na " + ROW + b"\1" * 3000))
 
 
 @pytest.mark.parametrize("broken", [gzip.compress(binary())[:200], gzip.compress(text().encode())[:-8] + b"\0" * 8])

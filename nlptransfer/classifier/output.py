@@ -1,0 +1,324 @@
+"""Write rows with what was predicted for them: csv, tsv, jsonl or parquet. Does not know how it is predicted."""
+
+import base64
+import csv
+import gzip
+import json
+import logging
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, time
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from nlptransfer.data import Table
+from nlptransfer.errors import DataError, abridged
+from nlptransfer.files import atomic_file
+
+log = logging.getLogger("nlptransfer")
+
+KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
+"""Endings of the files that can be written; the text ones may be gzipped besides (.csv.gz)."""
+ROW_GROUP_BYTES = 2**24
+"""Size in memory of a row group of parquet."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+Columns = Sequence[tuple[str, Any]]
+"""Names with their values: an Arrow array, or a list of values as Python has them."""
+
+
+class Writer(Protocol):
+    """Writes the rows of one file, some at a time."""
+
+    def write(self, rows: Table, added: Mapping[str, Any]) -> None:
+        """Write all columns of some rows, and Arrow arrays that are added to them by their names."""
+
+
+def check_output(output: str | Path, source: Any) -> Path:
+    """Return a file's path; a DataError for another kind than :data:`KINDS`, a folder, or what is to be read."""
+    path = Path(output).expanduser()
+    if path.is_dir():
+        raise DataError(f"{path}: expected a file to write, found a folder: add a file's name, as labels.csv")
+    ending = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    if ending not in (*KINDS, *(f"{kind}.gz" for kind in KINDS[:-1])):
+        raise DataError(
+            f"{path}: expected an output named {', '.join(KINDS)} (the first three also .gz), found "
+            f"{ending or 'no ending'}"
+        )
+    if isinstance(source, (str, Path)) and source != "-":
+        read = Path(source).expanduser()
+        is_same = read.exists() and path.exists() and read.samefile(path)
+        if is_same or (read.is_dir() and path.resolve().is_relative_to(read.resolve())):
+            raise DataError(f"{path}: expected an output that is not the input: name another file")
+    return path
+
+
+@contextmanager
+def open_output(path: Path) -> Iterator[Writer]:
+    """Open a file to write, of a kind of :data:`KINDS`; it appears whole, or not at all after an exception."""
+    try:
+        with atomic_file(path) as temporary:
+            if path.suffix.lower() == ".parquet":
+                with _Parquet(temporary, path) as writer:
+                    yield writer
+                return
+            is_gzipped = path.suffix.lower() == ".gz"
+            kind = (Path(path.stem) if is_gzipped else path).suffix.lower()
+            opened: Any = gzip.open if is_gzipped else open
+            with opened(temporary, "wt", encoding="utf-8", newline="") as stream:
+                yield _JsonLines(stream) if kind == ".jsonl" else _Delimited(stream, kind, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except UnicodeEncodeError as error:
+        found = f"half a surrogate pair in {error.object[error.start :]!r:.80}"
+        raise DataError(f"{path}: expected Unicode text, found {found}; write .jsonl, or remove it") from error
+
+
+def free_names(added: Sequence[str], rows: Table, where: str) -> dict[str, str]:
+    """Map the names of added columns to those that they get: where one is taken, all begin with predicted_."""
+    taken, prefix, number = {name for name, _ in _columns(rows)}, "", 1
+    while clash := [prefix + name for name in added if prefix + name in taken]:
+        prefix = f"predicted_{number}_" if number > 1 else "predicted_"
+        number += 1
+        names = abridged([repr(prefix + name) for name in added], 4)
+        log.info("%s: the rows have a column %r already; predictions go to %s", where, clash[0], names)
+    return {name: prefix + name for name in added}
+
+
+def check_free(names: Collection[str], rows: Table, where: str) -> None:
+    """Raise a DataError where later rows have a column of the names that predictions have got."""
+    if taken := [name for name, _ in _columns(rows) if name in names]:
+        raise DataError(
+            f"{where}: expected the columns of the rows before, found {taken[0]!r} besides from row {rows.first_row} "
+            "on, where predictions go: give the first row such a column too"
+        )
+
+
+def _columns(rows: Table) -> Columns:
+    if rows.arrow is None:
+        return [*rows.columns.items()]
+    return [*zip(rows.arrow.schema.names, rows.arrow.columns, strict=True)]
+
+
+def _listed(column: Any) -> list[Any]:
+    return column if isinstance(column, list) else column.to_pylist()
+
+
+class _JsonLines:
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, rows: Table, added: Mapping[str, Any]) -> None:
+        columns = [*_columns(rows), *added.items()]
+        names = [name for name, _ in columns]
+        for values in zip(*(_listed(column) for _, column in columns), strict=True):
+            self.stream.write(as_json(dict(zip(names, values, strict=True))) + "\n")
+
+
+def as_json(value: Any) -> str:
+    """Write a value as JSON; bytes as text or base64, dates as ISO has them, what is not finite as null."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=False, default=_plain)
+    # Half a surrogate pair can be escaped, but not encoded.
+    return json.dumps(json.loads(text)) if _SURROGATE.search(text) else text
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode()
+    return str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class _Delimited:
+    """A csv or tsv file: strings as they are, missing values as empty cells, nested ones as JSON."""
+
+    def __init__(self, stream: TextIO, kind: str, where: Path) -> None:
+        self.writer = csv.writer(_Lines(stream), delimiter="\t" if kind == ".tsv" else ",")
+        self.where, self.rows = where, 0
+        self.names: list[str] = []
+
+    def write(self, rows: Table, added: Mapping[str, Any]) -> None:
+        columns = [*_columns(rows), *added.items()]
+        names = [name for name, _ in columns]
+        if not self.names:
+            self.names = names
+            self.writer.writerow(names)
+        if names != self.names:
+            if further := [name for name in names if name not in self.names]:
+                raise DataError(
+                    f"{self.where}: expected the columns of the rows before, found {further[0]!r} besides from row "
+                    f"{self.rows + 1} on: write .jsonl or .parquet"
+                )
+            by_name, size = dict(columns), len(columns[0][1])
+            columns = [(name, by_name.get(name, [None] * size)) for name in self.names]
+        cells = [[*map(_cell, _listed(column))] for _, column in columns]
+        self.writer.writerows(zip(*cells, strict=True))
+        self.rows += len(cells[0])
+
+
+class _Lines:
+    """Ends the lines that csv ends with CR and LF by LF alone: told to do so, it would not quote a CR in a cell."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, line: str) -> None:
+        self.stream.write(line.removesuffix("\r\n") + "\n")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    return as_json(value) if isinstance(value, (bool, list, tuple, dict)) else _plain(value)
+
+
+class _Parquet:
+    """A parquet file, zstd; where later rows need wider types, what was written is written again with them."""
+
+    def __init__(self, path: Path, where: Path) -> None:
+        self.path, self.where, self.rows = path, where, 0
+        self.inputs: Any = None
+        """schema of the rows without what is added to them"""
+        self.schema: Any = None
+        self.writer: Any = None
+        self.waiting: list[Any] = []
+        """rows of the next row group"""
+        self.size = 0
+        """their bytes"""
+
+    def write(self, rows: Table, added: Mapping[str, Any]) -> None:
+        import pyarrow as pa
+
+        table = self._table(rows)
+        inputs = table.schema if self.inputs is None else self._unified(table.schema)
+        if inputs != self.inputs:
+            self.inputs = inputs
+            metadata = None if rows.arrow is None else rows.arrow.schema.metadata
+            self._open(pa.schema([*inputs, *((name, column.type) for name, column in added.items())], metadata))
+        table = self._cast(pa.table([*table.columns, *added.values()], [*table.column_names, *added]))
+        self.waiting.append(table)
+        self.rows += len(table)
+        self.size += table.nbytes
+        if self.size >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def __enter__(self) -> "_Parquet":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        if self.writer is not None:
+            self.writer.close()
+
+    def _table(self, rows: Table) -> Any:
+        import pyarrow as pa
+
+        columns, arrays = _columns(rows), []
+        for name, values in columns:
+            try:
+                arrays.append(pa.array(values) if isinstance(values, list) else values)
+            except (pa.ArrowException, TypeError, UnicodeError) as error:
+                raise self._mixed(name, str(error).splitlines()[0]) from error
+        return pa.table(arrays, [name for name, _ in columns])
+
+    def _unified(self, schema: Any) -> Any:
+        """Return the columns so far and those of a schema, each of a type that holds both, or raise a DataError."""
+        import pyarrow as pa
+
+        if schema == self.inputs:
+            return schema
+        fields = {field.name: field for field in self.inputs}
+        for field in schema:
+            before = fields.get(field.name, field)
+            try:
+                (fields[field.name],) = pa.unify_schemas(
+                    [pa.schema([before]), pa.schema([field])], promote_options="permissive"
+                )
+            except pa.ArrowException as error:
+                raise self._mixed(field.name, f"{before.type} and {field.type}") from error
+        return pa.schema([*fields.values()])
+
+    def _cast(self, table: Any) -> Any:
+        """Return rows with the file's columns and types; columns that they lack are null."""
+        import pyarrow as pa
+
+        if table.schema == self.schema:
+            return table
+        columns, arrays = dict(zip(table.column_names, table.columns, strict=True)), []
+        for field in self.schema:
+            column = columns.get(field.name)
+            try:
+                arrays.append(pa.nulls(len(table), field.type) if column is None else column.cast(field.type))
+            except pa.ArrowException as error:
+                raise self._mixed(field.name, str(error).splitlines()[0]) from error
+        return pa.table(arrays, self.schema)
+
+    def _mixed(self, name: str, found: str) -> DataError:
+        return DataError(
+            f"{self.where}: expected values of one type in the column {name!r}, found {found} in rows {self.rows + 1} "
+            "and after: write .jsonl, or make the values alike"
+        )
+
+    def _open(self, schema: Any) -> None:
+        """Open the file with a schema, and write again what is in it."""
+        from pyarrow.parquet import ParquetFile
+
+        self._flush()
+        if self.schema is None:
+            self._begin(schema)
+            return
+        self.writer.close()
+        earlier = self.path.with_name(f"{self.path.name}.earlier")
+        self.path.replace(earlier)
+        try:
+            self._begin(schema)
+            with ParquetFile(earlier) as written:
+                for number in range(written.num_row_groups):
+                    self.writer.write_table(self._cast(written.read_row_group(number)))
+        finally:
+            earlier.unlink()
+
+    def _begin(self, schema: Any) -> None:
+        from pyarrow.parquet import ParquetWriter
+
+        self.schema = schema
+        with self._refusals():
+            self.writer = ParquetWriter(self.path, schema, compression="zstd")
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        import pyarrow as pa
+
+        try:
+            yield
+        except pa.ArrowException as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{self.where}: parquet cannot hold these rows: {reason}; write .jsonl") from error
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self.waiting:
+            with self._refusals():
+                self.writer.write_table(pa.concat_tables(self.waiting))
+            self.waiting.clear()
+            self.size = 0
