@@ -192,18 +192,22 @@ def _calibrated(config: RunConfig, built: Built) -> tuple[Classifier, float]:
             parameter.div_(temperature)
     record["calibration"] = {"rows": len(rows), "temperature": temperature}
     if thresholds is not None:
-        thresholds = _within_reach(thresholds, classifier, data)
+        thresholds = _within_reach(thresholds, classifier, data, whole=config.route.is_frozen)
     return replace(classifier, thresholds=thresholds), temperature
 
 
-def _within_reach(thresholds: tuple[float, ...], classifier: Classifier, data: Data) -> tuple[float, ...]:
-    """Lower the thresholds of labels that few calibration rows have, so that a training row is given each of them."""
+def _within_reach(
+    thresholds: tuple[float, ...], classifier: Classifier, data: Data, *, whole: bool
+) -> tuple[float, ...]:
+    """Lower the thresholds of labels that few calibration rows have, so that a training row is given each of them.
+
+    With ``whole`` all training rows are asked, whose features are at hand where nothing but the head learns.
+    """
     labels, train = data.labels, data.train
     few = labels.count(data.calibration.targets) < MIN_POSITIVES
     if not few.any():
         return thresholds
-    # What is frozen has the features of all training rows at hand.
-    some = train if classifier.route.is_frozen else train.take(np.flatnonzero(train.targets[:, few].any(axis=1)))
+    some = train if whole else train.take(np.flatnonzero(train.targets[:, few].any(axis=1)))
     probabilities = to_probabilities(classifier.logits(some.texts, share=True), labels)
     return tuple(np.where(few, within_reach(thresholds, probabilities, some.targets), thresholds).tolist())
 
