@@ -297,14 +297,15 @@ class _Column:
     def places(self) -> Iterator[tuple[Any, Callable[[], str]]]:
         """Yield each value, and what tells where it first stands."""
         for index, value in enumerate(self.values):
-            yield value, partial(self._place, index)
+            yield value, partial(self.place, index)
 
     def items(self) -> Iterator[tuple[int, Any]]:
         """Yield each label, of the lists too, with the place of its value; none that is missing."""
         for index, value in enumerate(self.values):
             yield from ((index, item) for item in (value if isinstance(value, list) else [value]) if item is not None)
 
-    def _place(self, index: int) -> str:
+    def place(self, index: int) -> str:
+        """Name the first row of a value, for messages."""
         return f"{self.where}, row {self.row(index)}"
 
 
@@ -460,16 +461,16 @@ def _with_names(column: _Column, names: Sequence[str]) -> _Column:
         return of_id.get(str(int(item)) if isinstance(item, bool) else canonical(str(item)))
 
     are_names = all(item in known for _, item in column.items())
+    are_ids = all(by_id(item) is not None for _, item in column.items())
     for index, item in column.items():
-        place = f"{column.where}, row {column.row(index)}"
         if not are_names and by_id(item) is None:
             raise DataError(
-                f"{place}: expected an id from 0 to {len(names) - 1}, or one of the {len(names)} label_names, "
+                f"{column.place(index)}: expected an id from 0 to {len(names) - 1}, or one of the {len(names)} label_names, "
                 f"found {item!r:.80}; name each id in label_names, in the order of the ids"
             )
-        if are_names and by_id(item) not in (None, item) and all(by_id(other) for _, other in column.items()):
+        if are_names and are_ids and by_id(item) != item:
             raise DataError(
-                f"{place}: expected an id or one of label_names, found {item!r}, which is both; "
+                f"{column.place(index)}: expected an id or one of label_names, found {item!r}, which is both; "
                 "take names that are no numbers"
             )
     if are_names:
@@ -536,7 +537,7 @@ def _kind(value: Any, column: _Column, index: int) -> str:
     if isinstance(value, (float, Decimal)):
         what, remedy = f"the fraction {value}", "cut numbers on a scale into classes, or round them"
     raise DataError(
-        f"{column.where}, row {column.row(index)}: expected a label (text, a whole number, true or false, or a flat "
+        f"{column.place(index)}: expected a label (text, a whole number, true or false, or a flat "
         f"list of these), found {what}; {remedy}"
     )
 
