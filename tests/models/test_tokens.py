@@ -97,7 +97,7 @@ def test_several_columns_are_read_with_the_separator_between_them(tmp_path: Path
     pairs = PreTrainedTokenizerFast.from_pretrained(make_film_base(tmp_path))
     assert rows_in(encode(texts, pairs, 32)) == [pairs("good plot [SEP] a long film")["input_ids"], [2, 15, 3]]
     assert rows_in(encode(texts, pairs, 32))[0].count(pairs.sep_token_id) == 2
-    words = make_tokenizer(FILM_WORDS)
+    words = make_tokenizer(FILM_WORDS, 32)
     assert rows_in(encode_words(texts, words, "truncate"))[0] == words("good plot\na long film")["input_ids"]
 
 
