@@ -56,10 +56,8 @@ _HEADER = re.compile(rb"[ \t]*(\d{1,20})[ \t]+(\d{1,20})[ \t\r]*(?:\n|\Z)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _NUMBER = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+|inf|nan)(?:[eE][-+]?\d+)?")
 _FRACTION = re.compile(rb"[-+]?\d*\.\d{3,}(?:[eE][-+]?\d+)?|[-+]?\d[\d.]*[eE][-+]?\d+")
-# What would be a further part of a word, and the space after it.
-_SEVERAL_PARTS = re.compile(
-    rb"(?:(?:[!-~]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}){0,1000} )+"
-)
+# What could be further parts of a word, and the spaces after them.
+_MORE_PARTS = rb"(?:(?:[!-~]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}){0,1000} )+"
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _FOREIGN: dict[bytes | tuple[bytes, ...], str] = {
     b"PK\x03\x04": "a zip archive: unpack it and give the file inside",
@@ -322,19 +320,21 @@ def _numbers(text: bytes, expected: int) -> np.ndarray | None:
 def _binary_blocks(name: str, stream: BinaryIO, buffer: bytes, rows: int, dimensions: int) -> Iterator[Block]:
     done, row_bytes, chunk = 0, 4 * dimensions, b" "
     # The original C tool ends each record with a newline, gensim does not.
-    plain = re.compile(rb"\n*([^ ]{0,%d}) .{%d}" % (_MAX_WORD, row_bytes), re.DOTALL)
+    record = re.compile(rb"\n*([^ ]{0,%d}) (?=(%b)?)(.{%d})" % (_MAX_WORD, _MORE_PARTS, row_bytes), re.DOTALL)
     while done < rows:
         words: list[bytes] = []
         numbers: list[bytes] = []
         # The whole record must be here, also if it goes on after the first space.
         position, last = 0, len(buffer) - (_MAX_WORD + row_bytes + 1) if chunk else len(buffer)
-        while done + len(words) < rows and position < last and (match := plain.match(buffer, position)):
-            end = match.end(1)
-            if several := _SEVERAL_PARTS.match(buffer, end + 1):
-                end = _word_end(buffer, end, several.end(), row_bytes)
-            position = end + 1 + row_bytes
-            words.append(buffer[match.start(1) : end])
-            numbers.append(buffer[end + 1 : position])
+        while done + len(words) < rows and position < last and (match := record.match(buffer, position)):
+            word, more, row = match.groups()
+            position = match.end()
+            if more:
+                end = _word_end(buffer, match.end(1), match.end(2), row_bytes)
+                position = end + 1 + row_bytes
+                word, row = buffer[match.start(1) : end], buffer[end + 1 : position]
+            words.append(word)
+            numbers.append(row)
         if words:
             vectors = np.frombuffer(b"".join(numbers), dtype="<f4").reshape(len(words), dimensions)
             yield checked(name, "record", range(done + 1, done + 1 + len(words)), words, vectors)
