@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
 from nlptransfer.classifier.onnx_export import export_onnx
-from nlptransfer.classifier.output import check_output, free_names, open_output
+from nlptransfer.classifier.output import check_free, check_output, free_names, open_output
 from nlptransfer.classifier.persistence import SavedRecord, local_folder, saved_folder, writable_folder
 from nlptransfer.classifier.prediction import PredictedRows, Prediction
 from nlptransfer.classifier.push import push_saved
@@ -107,22 +107,26 @@ class Classifier:
             SettingError: a ``min_confidence`` outside [0, 1], or an unknown option.
             TrainingError: not enough memory for one text.
         """
-        return list(self.stream(texts, text_column, min_confidence, batch_size, **options))
+        rows = self._predicted(texts, text_column, min_confidence, batch_size, options)
+        return [prediction for _, predicted in rows for prediction in predicted]
 
     def stream(
         self,
         texts: Any,
+        *,
         text_column: Names = None,
         min_confidence: float = 0.0,
         batch_size: Count | None = None,
         **options: Any,
     ) -> Iterator[Prediction]:
         """Predict as ``predict`` does, one after the other; what is read is a file, or an iterable, at its own pace."""
-        return chain.from_iterable(self.batches(texts, text_column, min_confidence, batch_size, **options))
+        rows = self._predicted(texts, text_column, min_confidence, batch_size, options)
+        return chain.from_iterable(predicted for _, predicted in rows)
 
     def batches(
         self,
         texts: Any,
+        *,
         text_column: Names = None,
         min_confidence: float = 0.0,
         batch_size: Count | None = None,
@@ -166,6 +170,7 @@ class Classifier:
             for table, predicted in rows:
                 added = predicted.columns(top_k=top_k, all_scores=all_scores)
                 names = names or free_names([*added], table, str(path))
+                check_free(names.values(), table, str(path))
                 writer.write(table, {names[name]: values for name, values in added.items()})
                 bar.update(task, advance=len(predicted.texts))
             if not names:
@@ -197,7 +202,10 @@ class Classifier:
             where = table.where
             for start in range(0, max(len(table), 1), size):
                 part = table.part(start, start + size)
-                rows = self._of_texts(texts_of(part, columns), min_confidence, batch_size)
+                # Among objects one by one, some may have no text.
+                there = [name for name in columns if part.has(name)]
+                texts = texts_of(part, there) if there else [""] * len(part)
+                rows = self._of_texts(texts, min_confidence, batch_size)
                 without_text += int(rows.without_text.sum())
                 yield part, rows
         if without_text:

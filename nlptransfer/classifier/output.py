@@ -6,7 +6,8 @@ import gzip
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, time
 from pathlib import Path
@@ -22,6 +23,7 @@ KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
 """Endings of the files that can be written; the text ones may be gzipped besides (.csv.gz)."""
 ROW_GROUP_BYTES = 2**24
 """Size in memory of a row group of parquet."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Columns = Sequence[tuple[str, Any]]
 """Names with their values: an Arrow array, or a list of values as Python has them."""
 
@@ -68,6 +70,9 @@ def open_output(path: Path) -> Iterator[Writer]:
                 yield _JsonLines(stream) if kind == ".jsonl" else _Delimited(stream, kind, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except UnicodeEncodeError as error:
+        found = f"half a surrogate pair in {error.object[error.start :]!r:.80}"
+        raise DataError(f"{path}: expected Unicode text, found {found}; write .jsonl, or remove it") from error
 
 
 def free_names(added: Sequence[str], rows: Table, where: str) -> dict[str, str]:
@@ -79,6 +84,15 @@ def free_names(added: Sequence[str], rows: Table, where: str) -> dict[str, str]:
         names = abridged([repr(prefix + name) for name in added], 4)
         log.info("%s: the rows have a column %r already; predictions go to %s", where, clash[0], names)
     return {name: prefix + name for name in added}
+
+
+def check_free(names: Collection[str], rows: Table, where: str) -> None:
+    """Raise a DataError where later rows have a column of the names that predictions have got."""
+    if taken := [name for name, _ in _columns(rows) if name in names]:
+        raise DataError(
+            f"{where}: expected the columns of the rows before, found {taken[0]!r} besides from row {rows.first_row} "
+            "on, where predictions go: give the first row such a column too"
+        )
 
 
 def _columns(rows: Table) -> Columns:
@@ -105,9 +119,11 @@ class _JsonLines:
 def as_json(value: Any) -> str:
     """Write a value as JSON; bytes as text or base64, dates as ISO has them, what is not finite as null."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=_plain)
+        text = json.dumps(_finite(value), ensure_ascii=False, default=_plain)
+    # Half a surrogate pair can be escaped, but not encoded.
+    return json.dumps(json.loads(text)) if _SURROGATE.search(text) else text
 
 
 def _plain(value: Any) -> str:
@@ -185,6 +201,8 @@ class _Parquet:
         self.writer: Any = None
         self.waiting: list[Any] = []
         """rows of the next row group"""
+        self.size = 0
+        """their bytes"""
 
     def write(self, rows: Table, added: Mapping[str, Any]) -> None:
         import pyarrow as pa
@@ -195,12 +213,11 @@ class _Parquet:
             self.inputs = inputs
             metadata = None if rows.arrow is None else rows.arrow.schema.metadata
             self._open(pa.schema([*inputs, *((name, column.type) for name, column in added.items())], metadata))
-        for name, column in added.items():
-            table = table.append_column(name, column)
-        table = self._cast(table)
+        table = self._cast(pa.table([*table.columns, *added.values()], [*table.column_names, *added]))
         self.waiting.append(table)
         self.rows += len(table)
-        if sum(part.nbytes for part in self.waiting) >= ROW_GROUP_BYTES:
+        self.size += table.nbytes
+        if self.size >= ROW_GROUP_BYTES:
             self._flush()
 
     def __enter__(self) -> "_Parquet":
@@ -219,7 +236,7 @@ class _Parquet:
         for name, values in columns:
             try:
                 arrays.append(pa.array(values) if isinstance(values, list) else values)
-            except (pa.ArrowException, TypeError) as error:
+            except (pa.ArrowException, TypeError, UnicodeError) as error:
                 raise self._mixed(name, str(error).splitlines()[0]) from error
         return pa.table(arrays, [name for name, _ in columns])
 
@@ -246,11 +263,11 @@ class _Parquet:
 
         if table.schema == self.schema:
             return table
-        arrays = []
+        columns, arrays = dict(zip(table.column_names, table.columns, strict=True)), []
         for field in self.schema:
-            there = field.name in table.schema.names
+            column = columns.get(field.name)
             try:
-                arrays.append(table[field.name].cast(field.type) if there else pa.nulls(len(table), field.type))
+                arrays.append(pa.nulls(len(table), field.type) if column is None else column.cast(field.type))
             except pa.ArrowException as error:
                 raise self._mixed(field.name, str(error).splitlines()[0]) from error
         return pa.table(arrays, self.schema)
@@ -304,3 +321,4 @@ class _Parquet:
             with self._refusals():
                 self.writer.write_table(pa.concat_tables(self.waiting))
             self.waiting.clear()
+            self.size = 0

@@ -86,12 +86,17 @@ class _Rows:
         """Whether a row is an empty line."""
         return np.asarray(self.starts == self.stops)
 
-    def separators_of(self, row: int) -> np.ndarray:
-        first, last = np.searchsorted(self.separators, (self.starts[row], self.stops[row]))
-        return self.separators[first:last]
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """Number of separators before each row, and at the end."""
+        return [0, *np.cumsum(self.cells - 1).tolist()]
+
+    def separators_of(self, row: int) -> list[int]:
+        """Where the separators of a row are."""
+        return list(self.separators[self._bounds[row] : self._bounds[row + 1]].tolist())
 
     def cells_of(self, row: int, dialect: Dialect) -> list[str]:
-        bounds = [self.starts[row] - 1, *self.separators_of(row), self.stops[row]]
+        bounds = [int(self.starts[row]) - 1, *self.separators_of(row), int(self.stops[row])]
         return [_unquoted(self.data[start + 1 : stop], dialect) for start, stop in pairwise(bounds)]
 
 
@@ -325,6 +330,8 @@ class _Reader:
             inferred["quoting=minimal"] = "quotes are plain characters"
         if self._left_out and self._has_header:
             inferred[""] = f"{len(self._left_out)} empty columns without name left out"
+        elif named := [self._names[index] for index in unnamed if index not in self._left_out and self._has_header]:
+            inferred[""] = f"columns without name are {abridged(named, 5)}"
         log_inferred(self._where, inferred)
 
     def _arrow(self, data: bytes, escape: bytes) -> Any:
@@ -344,29 +351,27 @@ class _Reader:
             csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()), check_utf8=False, null_values=[]),
         )
 
-    def _mend(self, rows: _Rows, odd: Sequence[int] | np.ndarray, escape: bytes) -> bytes:
+    def _mend(self, rows: _Rows, odd: np.ndarray, escape: bytes) -> bytes:
         """Fill lines short of cells, cut empty cells beyond the last column, and add text beyond it to the last."""
-        data, pieces, done = rows.data, [], 0
-        for row in odd:
-            stop, missing = int(rows.stops[row]), self._width - int(rows.cells[row])
-            if missing > 0:
-                pieces += [data[done:stop], self._dialect.separator * missing]
+        data, separator, pieces, done = rows.data, self._dialect.separator, list[bytes](), 0
+        for row, stop, cells in zip(odd.tolist(), rows.stops[odd].tolist(), rows.cells[odd].tolist(), strict=True):
+            if cells < self._width:
+                pieces += [data[done:stop], separator * (self._width - cells)]
                 self._mended["lines short of cells filled with empty ones"] += 1
                 done = stop
                 continue
             surplus = rows.separators_of(row)[self._width - 1 :]
-            beyond = data[int(surplus[0]) : stop]
-            if not beyond.strip(self._dialect.separator + b" "):
-                pieces.append(data[done : int(surplus[0])])
+            if not data[surplus[0] : stop].strip(separator + b" "):
+                pieces.append(data[done : surplus[0]])
                 self._mended["lines with empty cells beyond the last column cut"] += 1
                 done = stop
             elif self._settings.quoting == "none":
-                for at in map(int, surplus):
+                for at in surplus:
                     pieces += [data[done:at], escape]
                     done = at
                 self._mended["lines with more cells, which were added to their last"] += 1
             else:
-                self._refuse_cells(rows, int(row), beyond[1:])
+                self._refuse_cells(rows, row, data[surplus[0] + 1 : stop])
         return b"".join([*pieces, data[done : rows.stop]])
 
     def _refuse_cells(self, rows: _Rows, row: int, beyond: bytes) -> None:

@@ -141,12 +141,13 @@ def _tables(source: Path | IO[bytes], settings: FileSettings, size: int, rows: i
         head, kind = front.head, Path(front.name).suffix.lower()
         if head.startswith(b"PAR1"):
             yield from read_parquet(front, rows)
-        elif head.startswith(b"PK"):
+        elif head.startswith(b"PK\x03\x04"):
             yield from _sheet_tables(front, settings, size)
         elif head.startswith((b"ARROW1", b"FEA1", b"\xff\xff\xff\xff")):
             yield from read_arrow(front, rows)
         else:
-            yield from _text_tables(front, settings, kind, size, rows)
+            again = source if isinstance(source, Path) and source.is_file() else None
+            yield from _text_tables(front, settings, kind, size, rows, again)
 
 
 def _sheet_tables(front: Opened, settings: FileSettings, size: int) -> Iterator[Table]:
@@ -161,7 +162,9 @@ def _sheet_tables(front: Opened, settings: FileSettings, size: int) -> Iterator[
     yield from read_delimited(front.where, text, plain, ".csv", size, None)
 
 
-def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, rows: int) -> Iterator[Table]:
+def _text_tables(
+    front: Opened, settings: FileSettings, kind: str, size: int, rows: int, again: Path | None
+) -> Iterator[Table]:
     text = Utf8(front, settings.encoding)
     sample = Utf8(front.front(), settings.encoding).read(len(front.head))
     if is_json(sample, kind) and settings.separator is None:
@@ -175,9 +178,9 @@ def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, ro
         yield from _lines(front.where, Buffered(text, size))
     else:
         quoting = None
-        if settings.quoting is None and front.path:
-            with opened(front.path, settings) as again:
-                quoting = None if quotes_fit(Utf8(again, settings.encoding), settings, kind) else "none"
+        if settings.quoting is None and again:
+            with opened(again, settings) as whole:
+                quoting = None if quotes_fit(Utf8(whole, settings.encoding), settings, kind) else "none"
         yield from read_delimited(front.where, text, settings, kind, size, quoting)
 
 

@@ -35,6 +35,10 @@ class Table:
         arrow = None if self.arrow is None else self.arrow.slice(start, stop - start)
         return replace(self, columns=columns, first_row=self.first_row + start, arrow=arrow)
 
+    def has(self, name: str) -> bool:
+        """Tell whether :meth:`column` finds a column."""
+        return name in self.columns or any(name.startswith(f"{root}.") for root in self.columns)
+
     def column(self, name: str) -> Any:
         """Return a column by its exact name, else by a path through nested values, as "data.text".
 

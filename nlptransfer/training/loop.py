@@ -445,7 +445,7 @@ def _row_weights(objective: Objective, role: str, examples: Examples, device: to
 
 
 def _rehearses(accelerator: Accelerator) -> bool:
-    # A processor's memory does not run out with an error; and processes with shards of the weights wait for each other
+    # A processor's memory seldom runs out with an error; and processes with shards of the weights wait for each other
     # inside every layer.
     return (
         accelerator.num_processes > 1

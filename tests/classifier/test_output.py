@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlptransfer.classifier import output
-from nlptransfer.classifier.output import check_output, free_names, open_output
+from nlptransfer.classifier.output import check_free, check_output, free_names, open_output
 from nlptransfer.data import Table
 from nlptransfer.errors import DataError
 
@@ -201,6 +201,23 @@ def test_added_columns_take_no_name_that_is_there(caplog):
     # Bytes that are no text are no column of the table, and yet of the file.
     image = pa.table({"score": [b"\xff"]})
     assert free_names(names, table({}, arrow=image), "in")["label"] == "predicted_label"
+
+
+def test_later_rows_take_no_name_of_the_predictions():
+    check_free(["label"], table({"text": []}), "out.csv")
+    with pytest.raises(DataError, match=r"out.csv: .* found 'label' besides from row 8 on, where predictions go: give"):
+        check_free(["label"], table({"text": [], "label": []}, first_row=8), "out.csv")
+
+
+def test_halves_of_surrogate_pairs_are_escaped_or_refused(tmp_path):
+    rows = block({"a": ["ü \ud800", "b"]})
+    path = written(tmp_path / "a.jsonl", rows)
+    assert [json.loads(line)["a"] for line in path.read_text(encoding="utf-8").splitlines()] == ["ü \ud800", "b"]
+    for name in ("a.csv", "a.tsv", "a.parquet"):
+        with pytest.raises(DataError, match=rf"{name}: expected .*write .jsonl") as raised:
+            written(tmp_path / name, rows)
+        assert "\n" not in str(raised.value)
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_outputs_that_are_refused(tmp_path):

@@ -130,6 +130,7 @@ HEADERS = {
     "这部电影真的非常好看啊朋友们,好\n这部电影真的非常难看啊朋友们,坏\n": False,
     "title,body\nsome,more\n": True,
     "colour,shape\nred,round\n": True,
+    "PK,words\na,b\n": True,
 }
 
 
@@ -152,7 +153,10 @@ MENDED = {
         {"text": ["a", "b"], "label": ["1", "2"]},
         "2 empty columns without name left out",
     ),
-    "text,label,\na,1,x\n": ({"text": ["a"], "label": ["1"], "column_3": ["x"]}, None),
+    "text,label,\na,1,x\n": (
+        {"text": ["a"], "label": ["1"], "column_3": ["x"]},
+        "columns without name are column_3",
+    ),
     ",text,label\n0,a,1\n": ({"": ["0"], "text": ["a"], "label": ["1"]}, None),
     "text,label\n1,a,x\n2,b,y\n": ({"": ["1", "2"], "text": ["a", "b"], "label": ["x", "y"]}, None),
     "text,label\na\n\nb,2\n\n\n": (
@@ -239,6 +243,8 @@ def test_quotes_of_a_tsv_file_that_make_no_sense_are_plain_characters(tmp_path, 
     assert caplog.text.count("quotes are plain characters; set quoting=minimal") == 2
     with pytest.raises(DataError, match=r"line 100002: expected the quotes"):
         read_file(path, FileSettings(quoting="minimal"))
+    packed = write(tmp_path / "a.tsv.gz", 'text\tlabel\nthe 27" one\t2\n')
+    assert read_file(packed, FileSettings()).values("text") == ['the 27" one']
     quoted = write(tmp_path / "b.tsv", 'text\tlabel\n"a\tb"\t1\n')
     assert read_file(quoted, FileSettings()).values("text") == ["a\tb"]
 
