@@ -139,9 +139,10 @@ def _folder(folder: Path) -> dict[str, Any]:
     used = {name for files in splits.values() for file in files for name in file.relative_to(folder).parts}
     _log_others(folder, [entry.name for entry in entries_of(folder) if entry.name not in used])
     for split, files in splits.items():
-        if len(files) > 1:
+        if len(files) > 1 or SPLIT_NAMES.get(stem_of(files[0]).lower(), WHOLE) != split:
             names = abridged([str(file.relative_to(folder)) for file in files], 5)
-            logger.info("%s: %s rows are read from %d files: %s", folder, split, len(files), names)
+            count = f"{len(files)} files: " if len(files) > 1 else ""
+            logger.info("%s: %s rows are read from %s%s", folder, split, count, names)
     return {split: files[0] if len(files) == 1 else Parts(files) for split, files in splits.items()}
 
 
