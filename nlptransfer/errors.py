@@ -51,3 +51,8 @@ def abridged(parts: Sequence[str], most: int) -> str:
     """Join the first ``most`` parts by commas, and say how many more there are."""
     more = f" and {len(parts) - most} more" if len(parts) > most else ""
     return ", ".join(parts[:most]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's message; the kind of error where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, time
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlptransfer.data.opening import Opened
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError, SettingError, abridged
+from nlptransfer.errors import DataError, SettingError, abridged, first_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -114,7 +112,9 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
             yield _table(where, table.select(names), first, part)
             first += len(table)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{where}, after row {first - 1}: broken {kind}: {error}; copy or download it again") from error
+        raise DataError(
+            f"{where}, after row {first - 1}: broken {kind}: {first_line(error)}; copy or download it again"
+        ) from error
     if empty is not None and not names:
         yield _table(where, empty, 1, empty)
 
@@ -152,8 +152,10 @@ def read_sheet(front: Opened, sheet: str | int | None) -> Iterator[list[str]]:
             for row in _sheet(book.worksheets, sheet, front.where).iter_rows(values_only=True):
                 yield list(map(_cell, row))
             book.close()
-    except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{front.where}: broken Excel file: {error}; save it again") from error
+    except DataError:
+        raise
+    except Exception as error:  # openpyxl raises a dozen unrelated kinds of broken and locked files
+        raise DataError(f"{front.where}: broken Excel file: {first_line(error)}; save it again") from error
 
 
 def _sheet(sheets: list[Any], wanted: str | int | None, where: str) -> Any:

@@ -330,6 +330,8 @@ class _Reader:
             inferred["quoting=minimal"] = "quotes are plain characters"
         if self._left_out and self._has_header:
             inferred[""] = f"{len(self._left_out)} empty columns without name left out"
+        elif named := [self._names[index] for index in unnamed if index not in self._left_out and self._has_header]:
+            inferred[""] = f"columns without name are {abridged(named, 5)}"
         log_inferred(self._where, inferred)
 
     def _arrow(self, data: bytes, escape: bytes) -> Any:

@@ -30,22 +30,27 @@ def files_of_splits(folder: Path) -> dict[str, tuple[Path, ...]]:
 
     Files are of the split that their name is, with the number of a part or without, or the name of their folder; else
     of the split that a word of their name says, as in datasets.load_dataset(folder). Files whose names differ in
-    nothing but numbers are the parts of a whole. A folder "data" in it counts as the folder itself. A DataError where
-    there is none of these, where a split has two files that are no parts, or where a part is missing.
+    nothing but numbers are the parts of a whole. A folder "data", or the only folder, in it counts as the folder
+    itself. A DataError where there is none of these, where a split has two files that are no parts, or where a part is
+    missing.
     """
-    files = [file for place in (folder, folder / "data") for file in _row_files(place)]
-    folders = [inner for place in (folder, folder / "data") for inner in entries_of(place) if inner.is_dir()]
-    for is_split in (_NAME, _SHARD), (_WORD,):
+    places = (folder, folder / "data")
+    files = [file for place in places for file in _row_files(place)]
+    folders = [inner for place in places for inner in entries_of(place) if inner.is_dir()]
+    splits: dict[str, tuple[Path, ...]] = {}
+    for patterns in (_NAME, _SHARD), (_WORD,):
         found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
         for file in files:
-            if split := _split_of(stem_of(file), is_split):
+            if split := _split_of(stem_of(file), patterns):
                 found[split][_without_numbers(file)].append(file)
         for inner in folders:
-            if split := _split_of(inner.name, is_split):
-                found[split][str(inner)] += _row_files(inner)
-        splits = {split: {name: these for name, these in groups.items() if these} for split, groups in found.items()}
-        if any(splits.values()):
-            return {split: _only(split, groups, folder) for split, groups in splits.items() if groups}
+            if (split := _split_of(inner.name, patterns)) and (parts := _row_files(inner)):
+                found[split][str(inner)] += parts
+        splits |= {split: _only(split, groups, folder) for split, groups in found.items() if split not in splits}
+    if splits:
+        return splits
+    if not files and len(folders) == 1:
+        return files_of_splits(folders[0])
     groups = defaultdict(list)
     for file in files:
         groups[_without_numbers(file)].append(file)

@@ -9,7 +9,7 @@ from typing import Any
 
 from nlptransfer.data.opening import Buffered, Utf8
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError, abridged
+from nlptransfer.errors import DataError, abridged, first_line
 
 logger = logging.getLogger("nlptransfer")
 
@@ -61,7 +61,7 @@ def is_object(line: bytes) -> bool:
     """Tell whether a line is a JSON object."""
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -152,8 +152,9 @@ def _carefully(where: str, data: bytes, line: int, first: int) -> Table:
         if text.strip():
             try:
                 row = json.loads(text)
-            except ValueError as error:
-                raise DataError(f"{where}, line {number}: broken JSON: {error}; write one object a line") from error
+            except (ValueError, RecursionError) as error:
+                reason = first_line(error)
+                raise DataError(f"{where}, line {number}: broken JSON: {reason}; write one object a line") from error
             rows.append(_checked(row, f"{where}, line {number}"))
     return next(tables_of_rows(where, rows, len(rows), first))
 
@@ -221,10 +222,12 @@ class _Cursor:
                 value, self._at = self._decode(self._text, self._at)
                 return value
             except json.JSONDecodeError as error:
-                reason, behind = error, error.pos - self._at
+                reason, words, behind = error, error.msg, error.pos - self._at
+            except (ValueError, RecursionError) as error:  # numbers and nesting beyond all measure
+                raise self.error(first_line(error)) from error
             if not self._more():
                 self._at += behind
-                raise self.error(reason.msg) from reason
+                raise self.error(words) from reason
 
     def error(self, reason: str) -> DataError:
         """Return a DataError that names the line."""

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlptransfer.errors import DataError, abridged
+from nlptransfer.errors import DataError, abridged, first_line
 
 if TYPE_CHECKING:
     from nlptransfer.data.parsing import FileSettings
@@ -267,11 +267,13 @@ def _check_nuls(front: Opened) -> None:
     content = front.head.rstrip(b"\0")
     if b"\0" not in content:
         return
-    even, odd = content[0::2].count(0), content[1::2].count(0)
-    if max(even, odd) * 4 < len(content):
-        raise DataError(f"{front.where}: expected text, found NUL bytes: a binary file? Name a file of rows")
-    encoding = "utf-16-le" if odd > even else "utf-16-be"
-    raise DataError(f"{front.where}: expected UTF-8, found UTF-16 without its mark; set encoding={encoding}")
+    for encoding in ("utf-16-le", "utf-16-be"):
+        text = content.decode(encoding, "ignore")
+        printable = sum(character.isprintable() or character in "\t\r\n" for character in text)
+        # Swapped bytes are printable too, but have no lines.
+        if re.search("[\r\n]", text) and printable > 0.98 * len(text):
+            raise DataError(f"{front.where}: expected UTF-8, found UTF-16 without its mark; set encoding={encoding}")
+    raise DataError(f"{front.where}: expected text, found NUL bytes: a binary file? Name a file of rows")
 
 
 def _fitting(data: bytes) -> str:
@@ -327,7 +329,7 @@ class _Unpacked(io.RawIOBase):
         except _BROKEN as error:
             raise DataError(
                 f"{self._front.where}, after {self._bytes:,} bytes: expected a whole {self._kind} file, found a broken "
-                f"one ({error}); copy or download it again"
+                f"one ({first_line(error)}); copy or download it again"
             ) from error
         self._bytes += len(data)
         path = self._front.path
@@ -385,8 +387,10 @@ def _unzipped(front: Opened, settings: "FileSettings", stack: ExitStack) -> Open
             raise DataError(f"{front.where}: expected one file in the zip, found {found}; unpack it, and name one")
         stream = stack.enter_context(archive.open(members[0]))
         inner = _Unpacked(stream, "zip", front, settings.max_unpacked_gb)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
-        raise DataError(f"{front.where}: expected a whole zip, found a broken or locked one ({error})") from error
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, ValueError) as error:
+        raise DataError(
+            f"{front.where}: expected a whole zip, found a broken or locked one ({first_line(error)})"
+        ) from error
     return _front(io.BufferedReader(inner, HEAD), front.where, Path(names[0]).name)
 
 

@@ -14,7 +14,7 @@ from nlptransfer.data.folders import SPLIT_NAMES, WHOLE, entries_of, files_of_sp
 from nlptransfer.data.memory import is_a, table_of, tables_of
 from nlptransfer.data.parsing import KINDS, FileSettings, joined, kind_of, read_file, stem_of, stream_file, stream_input
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError, abridged
+from nlptransfer.errors import DataError, abridged, first_line
 
 logger = logging.getLogger("nlptransfer")
 
@@ -139,9 +139,10 @@ def _folder(folder: Path) -> dict[str, Any]:
     used = {name for files in splits.values() for file in files for name in file.relative_to(folder).parts}
     _log_others(folder, [entry.name for entry in entries_of(folder) if entry.name not in used])
     for split, files in splits.items():
-        if len(files) > 1:
+        if len(files) > 1 or SPLIT_NAMES.get(stem_of(files[0]).lower(), WHOLE) != split:
             names = abridged([str(file.relative_to(folder)) for file in files], 5)
-            logger.info("%s: %s rows are read from %d files: %s", folder, split, len(files), names)
+            count = f"{len(files)} files: " if len(files) > 1 else ""
+            logger.info("%s: %s rows are read from %s%s", folder, split, count, names)
     return {split: files[0] if len(files) == 1 else Parts(files) for split, files in splits.items()}
 
 
@@ -152,7 +153,7 @@ def _saved(folder: Path) -> dict[str, Any]:
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # missing and broken files raise a dozen unrelated kinds
-        raise DataError(f"{folder}: broken folder of save_to_disk: {_first_line(error)}; save it again") from error
+        raise DataError(f"{folder}: broken folder of save_to_disk: {first_line(error)}; save it again") from error
     return _named_splits(loaded.items(), folder) if isinstance(loaded, Mapping) else {WHOLE: loaded}
 
 
@@ -201,13 +202,9 @@ def _from_hub(source: str | Path) -> Tables:
     try:
         loaded = datasets.load_dataset(source)
     except Exception as error:  # the hub's client raises a dozen unrelated kinds
-        reason = _first_line(error)
+        reason = first_line(error)
         raise DataError(
             f"{source!r}: no such file or folder here, and as a hub id it cannot be loaded: {reason}; "
             "check the spelling, and the connection if a hub id is meant"
         ) from error
     return Tables(source, _named_splits(loaded.items(), source))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -16,6 +16,7 @@ import codecs
 import gzip
 import hashlib
 import http.client
+import io
 import json
 import logging
 import os
@@ -47,6 +48,7 @@ _HEAD = 4 << 20
 _CHUNK = 16 << 20
 _MAX_LINE = 16 << 20
 _MAX_WORD = 64 << 10
+_MAX_PRINTABLE = 4 << 10
 _MAX_DIMENSIONS = 100_000
 _GZIP, _BOM = b"\x1f\x8b", codecs.BOM_UTF8
 _FASTTEXT, _NUMPY = b"\xba\x16\x4f\x2f", b"\x93NUMPY"
@@ -56,9 +58,9 @@ _HEADER = re.compile(rb"[ \t]*(\d{1,20})[ \t]+(\d{1,20})[ \t\r]*(?:\n|\Z)")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _NUMBER = re.compile(rb"[-+]?(?:\d+\.?\d*|\.\d+|inf|nan)(?:[eE][-+]?\d+)?")
 _FRACTION = re.compile(rb"[-+]?\d*\.\d{3,}(?:[eE][-+]?\d+)?|[-+]?\d[\d.]*[eE][-+]?\d+")
-# What would be a further part of a word, and the space after it.
-_SEVERAL_PARTS = re.compile(
-    rb"(?:(?:[!-~]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}){0,1000} )+"
+# What could be further parts of a word, and the spaces after them.
+_MORE_PARTS = (
+    rb"(?:(?:[!-~]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}){0,1000} ){1,50}"
 )
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _FOREIGN: dict[bytes | tuple[bytes, ...], str] = {
@@ -112,15 +114,15 @@ def read_blocks(path: Path, allow_pickle: bool = False) -> Iterator[Block]:
         if header:
             rows, dimensions, rest = int(header[1]), int(header[2]), head[header.end() :]
             _check_header(path, stream, rows, dimensions)
-            is_text = _is_text(path, rest, header.end(), rows, dimensions)
+            is_text = _is_text(path, rest, rows, dimensions)
             blocks = (_text_blocks if is_text else _binary_blocks)(path.name, stream, rest, rows, dimensions)
         else:
             blocks = _text_blocks(path.name, stream, head, None, _guess_dimensions(path.name, head))
         yield from in_utf8(path.name, blocks)
 
 
-def _is_text(path: Path, rest: bytes, start: int, rows: int, dimensions: int) -> bool:
-    """Tell text from binary by what follows a header, ``rest``, which starts at a place after any byte order mark.
+def _is_text(path: Path, rest: bytes, rows: int, dimensions: int) -> bool:
+    """Tell text from binary by the beginning of what follows a header.
 
     Where both could be meant, it is binary if as many records as the header says end exactly at the end of the file;
     a first line of text decides alone, unless the file is called .bin.
@@ -129,11 +131,12 @@ def _is_text(path: Path, rest: bytes, start: int, rows: int, dimensions: int) ->
     starts_as_text = _numbers(b" ".join(first), dimensions) is not None
     if not _has_binary_name(path) if starts_as_text else not _is_printable(rest):
         return starts_as_text
+    # More numbers than that would not all be printable.
+    if len(rest) > _MAX_PRINTABLE or not _is_printable(rest):
+        return True
     try:
-        with reading(path) as stream:
-            rest = stream.read(_HEAD).removeprefix(_BOM)[start:]
-            for _ in _binary_blocks(path.name, stream, rest, rows, dimensions):
-                pass  # only whether it comes to its end
+        for _ in _binary_blocks(path.name, io.BytesIO(), rest, rows, dimensions):
+            pass  # only whether it comes to its end
     except VectorsError:
         return True
     return False
@@ -322,19 +325,21 @@ def _numbers(text: bytes, expected: int) -> np.ndarray | None:
 def _binary_blocks(name: str, stream: BinaryIO, buffer: bytes, rows: int, dimensions: int) -> Iterator[Block]:
     done, row_bytes, chunk = 0, 4 * dimensions, b" "
     # The original C tool ends each record with a newline, gensim does not.
-    plain = re.compile(rb"\n*([^ ]{0,%d}) .{%d}" % (_MAX_WORD, row_bytes), re.DOTALL)
+    record = re.compile(rb"\n*([^ ]{0,%d}) (?=(%b)?)(.{%d})" % (_MAX_WORD, _MORE_PARTS, row_bytes), re.DOTALL)
     while done < rows:
         words: list[bytes] = []
         numbers: list[bytes] = []
         # The whole record must be here, also if it goes on after the first space.
         position, last = 0, len(buffer) - (_MAX_WORD + row_bytes + 1) if chunk else len(buffer)
-        while done + len(words) < rows and position < last and (match := plain.match(buffer, position)):
-            end = match.end(1)
-            if several := _SEVERAL_PARTS.match(buffer, end + 1):
-                end = _word_end(buffer, end, several.end(), row_bytes)
-            position = end + 1 + row_bytes
-            words.append(buffer[match.start(1) : end])
-            numbers.append(buffer[end + 1 : position])
+        while done + len(words) < rows and position < last and (match := record.match(buffer, position)):
+            word, more, row = match.groups()
+            position = match.end()
+            if more:
+                end = _word_end(buffer, match.end(1), match.end(2), row_bytes)
+                position = end + 1 + row_bytes
+                word, row = buffer[match.start(1) : end], buffer[end + 1 : position]
+            words.append(word)
+            numbers.append(row)
         if words:
             vectors = np.frombuffer(b"".join(numbers), dtype="<f4").reshape(len(words), dimensions)
             yield checked(name, "record", range(done + 1, done + 1 + len(words)), words, vectors)

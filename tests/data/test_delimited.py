@@ -153,7 +153,10 @@ MENDED = {
         {"text": ["a", "b"], "label": ["1", "2"]},
         "2 empty columns without name left out",
     ),
-    "text,label,\na,1,x\n": ({"text": ["a"], "label": ["1"], "column_3": ["x"]}, None),
+    "text,label,\na,1,x\n": (
+        {"text": ["a"], "label": ["1"], "column_3": ["x"]},
+        "columns without name are column_3",
+    ),
     ",text,label\n0,a,1\n": ({"": ["0"], "text": ["a"], "label": ["1"]}, None),
     "text,label\n1,a,x\n2,b,y\n": ({"": ["1", "2"], "text": ["a", "b"], "label": ["x", "y"]}, None),
     "text,label\na\n\nb,2\n\n\n": (

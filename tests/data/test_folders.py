@@ -41,6 +41,9 @@ FOLDERS = {
     "part-00000-ab-c000.snappy.parquet part-00001-ab-c000.snappy.parquet _SUCCESS": {
         "all": "part-00000-ab-c000.snappy.parquet part-00001-ab-c000.snappy.parquet"
     },
+    "en/train.csv en/test.csv": {"train": "en/train.csv", "test": "en/test.csv"},
+    "a/b/train/x.csv a/b/test/x.csv": {"train": "a/b/train/x.csv", "test": "a/b/test/x.csv"},
+    "train.csv films_test.csv train_more.csv": {"train": "train.csv", "test": "films_test.csv"},
     "films.csv README.md": {"all": "films.csv"},
     "contest.csv": {"all": "contest.csv"},
 }
@@ -67,6 +70,7 @@ def test_folders(tmp_path, names):
         ("films.csv books.csv", r"or the numbered parts of one table, found books\.csv, films\.csv"),
         ("train.csv train.jsonl", r"expected one train split, found two \(train\.csv, train\.jsonl\); keep one"),
         ("train.csv train/a.csv", r"found two \(train\.csv, train/a\.csv\)"),
+        ("train-a.csv train-b.csv test.csv", r"expected one train split, found two \(train-a\.csv, train-b\.csv\)"),
         ("train-00000-of-00003.csv train-00002-of-00003.csv", r"expected 3 parts, found 2, without 1; copy these"),
     ],
 )
@@ -88,6 +92,13 @@ def test_parts_are_one_table_in_order(tmp_path, caplog):
         f"{tmp_path}: train rows are read from 2 files: train-9.csv, train-10.csv",
     ]
     assert [table.first_row for table in stream_tables(tmp_path)] == [1, 3]
+
+
+def test_a_split_that_a_word_of_the_name_says_is_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="nlptransfer")
+    fill(tmp_path, "train.csv films-test.csv")
+    assert [*open_source(tmp_path).parts] == ["train", "test"]
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: test rows are read from films-test.csv"]
 
 
 def test_parts_of_other_columns_are_refused(tmp_path):
@@ -113,3 +124,27 @@ def test_what_datasets_saves(tmp_path):
     (tmp_path / "one" / "data-00000-of-00001.arrow").unlink()
     with pytest.raises(DataError, match=r"one: broken folder of save_to_disk: .*; save it again"):
         open_source(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "train-00000-of-00002.parquet train-00001-of-00002.parquet test-00000-of-00001.parquet",
+        "data/train-00000-of-00001-0123456789abcdef.parquet",
+        "train/b.csv train/a.csv test/a.csv",
+        "data/train/1.csv data/val/1.csv",
+        "films_train.csv films-test.csv my.valid.csv",
+        "training.csv evaluation.csv",
+        "my_train_data/a.csv my_test_data/a.csv",
+        "2020_train_v2.csv 2020_test_v2.csv",
+        "en/train.csv en/dev.csv",
+        "raw/train/x.csv raw/test/x.csv",
+    ],
+)
+def test_splits_are_those_of_datasets(tmp_path, names):
+    from datasets.data_files import DataFilesDict, get_data_patterns
+
+    fill(tmp_path, names)
+    theirs = DataFilesDict.from_patterns(get_data_patterns(str(tmp_path)), base_path=str(tmp_path))
+    ours = {split: [str(file) for file in files] for split, files in files_of_splits(tmp_path).items()}
+    assert ours == {str(split): [*files] for split, files in theirs.items()}

@@ -137,6 +137,9 @@ BROKEN = {
     '[{"a": 1}] x': r"line 1: broken JSON: expected nothing behind the list, found 'x'",
     '{"a": 1},\n{"a": 2},\n': r"line 1: broken JSON: Expecting value, found ',",
     '{"a":\n 1}\n{"a":': r"line 3: broken JSON: Expecting value, found the end",
+    '[{"a": ' + "1" * 5000 + "}]": r"line 1: broken JSON: Exceeds the limit",
+    '[{"a": ' + "[" * 100_000: r"line 1: broken JSON: maximum recursion",
+    '{"a": 1}\n{"a": ' + "[" * 100_000: r"line 2: broken JSON: maximum recursion",
     '[["a", 1]]': r"row 1: expected a JSON object, found \[\"a\", 1\]; .*orient='records'",
     '"a text"': 'expected a JSON object, found "a text"',
     '{"columns": ["a", "b"], "data": [[1, 2], [3]]}': r"row 2: expected a list of 2 values, one a column, found \[3\]",
@@ -144,7 +147,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("content", BROKEN)
+@pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
 @pytest.mark.parametrize("size", [5, 2**20])
 def test_broken_json_is_named_with_its_line(content, size):
     with pytest.raises(DataError, match=f"^f[,:] {BROKEN[content]}"):

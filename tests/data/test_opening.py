@@ -172,6 +172,8 @@ def test_encodings_with_a_mark(tmp_path, encoding, name, caplog):
         ("cp1251", "text,label\nэто очень хороший фильм,1\nа этот нет,2\n"),
         ("utf-16-le", "text,label\na good one,1\n"),
         ("utf-16-be", "text,label\na good one,1\n"),
+        ("utf-16-le", "text,label\n这部电影真的非常好看,1\n"),
+        ("utf-16-be", "text,label\nэто очень хороший фильм,1\n"),
     ],
 )
 def test_an_encoding_that_is_none_of_these_is_named_and_reads(tmp_path, encoding, content):

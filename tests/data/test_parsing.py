@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from helpers.tables import KINDS, QUOTED, parquet, write
-from nlptransfer.data.parsing import kind_of, stem_of
+from helpers.tables import KINDS, QUOTED, ROWS, parquet, write
+from nlptransfer.data.parsing import FileSettings, kind_of, read_file, stem_of
 from nlptransfer.data.reading import read_table, read_texts
 from nlptransfer.errors import DataError
 
@@ -107,6 +111,39 @@ def test_broken_pages_of_parquet_say_how_far_it_went(tmp_path):
 )
 def test_kind_and_stem(name, kind, stem):
     assert (kind_of(Path(name)), stem_of(Path(name))) == (kind, stem)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.sampled_from([*KINDS, ".arrow", ".xlsx", ".gz", ".bz2", ".xz", ".zip"]),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4),
+    st.floats(0.5, 1),
+)
+def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path_factory, kind, changes, rest):
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    content = bytearray(whole_file(kind, path.with_suffix(".whole")))
+    for place, byte in changes:
+        content[int(place * len(content))] = byte
+    path.write_bytes(content[: int(rest * len(content))])
+    try:
+        assert len(read_file(path, FileSettings())) >= 0
+    except DataError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+@cache
+def whole_file(kind: str, path: Path) -> bytes:
+    frame = pd.DataFrame(ROWS * 50)
+    if kind == ".arrow":
+        frame.to_feather(path)
+    elif kind == ".xlsx":
+        frame.to_excel(path.with_suffix(".xlsx"), index=False)
+        path = path.with_suffix(".xlsx")
+    elif kind in KINDS:
+        write(path, KINDS[kind])
+    else:
+        frame.to_csv(path, compression={".gz": "gzip"}.get(kind, kind[1:]), index=False)
+    return path.read_bytes()
 
 
 PEAK = """

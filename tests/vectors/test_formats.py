@@ -195,7 +195,7 @@ PARTS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_character
 @settings(max_examples=60, deadline=None)
 @given(
     words=st.lists(st.lists(PARTS, min_size=1, max_size=3).map(" ".join), min_size=1, max_size=8),
-    dimensions=st.integers(6, 60),
+    dimensions=st.integers(12, 60),
     end=st.sampled_from([b"\n", b""]),
     seed=st.integers(0, 99),
 )
