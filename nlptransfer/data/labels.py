@@ -465,8 +465,8 @@ def _with_names(column: _Column, names: Sequence[str]) -> _Column:
     for index, item in column.items():
         if not are_names and by_id(item) is None:
             raise DataError(
-                f"{column.place(index)}: expected an id from 0 to {len(names) - 1}, or one of the {len(names)} label_names, "
-                f"found {item!r:.80}; name each id in label_names, in the order of the ids"
+                f"{column.place(index)}: expected an id from 0 to {len(names) - 1}, or one of the {len(names)} "
+                f"label_names, found {item!r:.80}; name each id in label_names, in the order of the ids"
             )
         if are_names and are_ids and by_id(item) != item:
             raise DataError(
