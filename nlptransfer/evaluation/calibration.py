@@ -57,16 +57,25 @@ def fit_thresholds(probabilities: ArrayLike, targets: ArrayLike) -> np.ndarray:
     return np.array([shared if few else _best_threshold(*both) for few, *both in zip(rare, p.T, y.T, strict=True)])
 
 
-def within_reach(thresholds: ArrayLike, probabilities: ArrayLike, targets: ArrayLike) -> np.ndarray:
+def within_reach(
+    thresholds: ArrayLike, learned: tuple[ArrayLike, ArrayLike], held_out: tuple[ArrayLike, ArrayLike]
+) -> np.ndarray:
     """Lower each threshold that no row with the label reaches, so that one of the rows does: (k,).
 
-    Of a label that few rows have, calibration rows may say nothing, and no probability reach what others share; the
-    rows are those that it was learned from. A hundredth below the highest probability leaves room for rounding.
+    Of a label that few rows have, calibration rows may say nothing, and no probability reach what others share. It is
+    lowered only where no held-out row without the label would be given it: else the label was not learned.
+
+    Args:
+        thresholds: (k,)
+        learned: probabilities and targets of rows that were learned from, each (n, k).
+        held_out: the same of others.
     """
-    y, p = checked_rows(targets, probabilities, multi_label=True)
+    (p, y), (others, without) = ((np.asarray(part, np.float64) for part in rows) for rows in (learned, held_out))
     limits = np.asarray(thresholds, dtype=np.float64)
-    highest = np.where(y == 1, p, -1.0).max(axis=0)
-    return np.where((highest > 0) & (highest < limits), 0.99 * highest, limits)
+    # A hundredth below the highest probability leaves room for rounding.
+    reached = 0.99 * np.where(y == 1, p, 0).max(axis=0)
+    highest_wrong = np.where(without == 1, 0, others).max(axis=0)
+    return np.where((reached > highest_wrong) & (reached < limits), reached, limits)
 
 
 def _best_threshold(p: np.ndarray, y: np.ndarray) -> float:

@@ -12,7 +12,7 @@ import torch
 
 from nlptransfer import distributed
 from nlptransfer.classifier import Classifier, note_results
-from nlptransfer.data import Data
+from nlptransfer.data import Data, Split
 from nlptransfer.evaluation import MIN_POSITIVES, default_metric, to_probabilities, within_reach
 from nlptransfer.experiments.environment import cost_of, machine, texts_per_second, versions
 from nlptransfer.experiments.fitting import Learning
@@ -185,31 +185,37 @@ def _calibrated(config: RunConfig, built: Built) -> tuple[Classifier, float]:
         return replace(classifier, thresholds=saved.thresholds if saved is not None else None), 1.0
     if not len(rows := data.calibration):
         return classifier, 1.0
-    temperature, thresholds = calibrate(classifier.logits(rows.texts, share=True), rows, labels)
+    logits = classifier.logits(rows.texts, share=True)
+    temperature, thresholds = calibrate(logits, rows, labels)
     with torch.no_grad():
         # In the weights, so that whatever loads the folder gives calibrated probabilities.
         for parameter in config.route.head(model).parameters():
             parameter.div_(temperature)
     record["calibration"] = {"rows": len(rows), "temperature": temperature}
     if thresholds is not None:
-        thresholds = _within_reach(thresholds, classifier, data, whole=config.route.is_frozen)
+        held_out = to_probabilities(logits / temperature, labels), rows.targets
+        thresholds = _within_reach(thresholds, held_out, classifier, data.train, whole=config.route.is_frozen)
     return replace(classifier, thresholds=thresholds), temperature
 
 
 def _within_reach(
-    thresholds: tuple[float, ...], classifier: Classifier, data: Data, *, whole: bool
+    thresholds: tuple[float, ...],
+    held_out: tuple[np.ndarray, np.ndarray],
+    classifier: Classifier,
+    train: Split,
+    *,
+    whole: bool,
 ) -> tuple[float, ...]:
     """Lower the thresholds of labels that few calibration rows have, so that a training row is given each of them.
 
     With ``whole`` all training rows are asked, whose features are at hand where nothing but the head learns.
     """
-    labels, train = data.labels, data.train
-    few = labels.count(data.calibration.targets) < MIN_POSITIVES
+    few = classifier.labels.count(held_out[1]) < MIN_POSITIVES
     if not few.any():
         return thresholds
     some = train if whole else train.take(np.flatnonzero(train.targets[:, few].any(axis=1)))
-    probabilities = to_probabilities(classifier.logits(some.texts, share=True), labels)
-    return tuple(np.where(few, within_reach(thresholds, probabilities, some.targets), thresholds).tolist())
+    learned = to_probabilities(classifier.logits(some.texts, share=True), classifier.labels), some.targets
+    return tuple(np.where(few, within_reach(thresholds, learned, held_out), thresholds).tolist())
 
 
 def _settings(config: RunConfig, learned: Learned) -> dict[str, Any]:

@@ -206,9 +206,12 @@ def test_of_equally_good_thresholds_the_nearest_to_a_half_is_taken(scores: tuple
 
 
 def test_a_threshold_that_no_row_reaches_is_lowered_to_one_that_does() -> None:
-    p, y = np.array([[0.6, 0.2, 0.3], [0.9, 0.1, 0.8]]), np.array([[1, 1, 0], [0, 0, 0]])
-    assert within_reach([0.5, 0.5, 0.5], p, y) == pytest.approx([0.5, 0.99 * 0.2, 0.5])
-    assert within_reach([0.5, 0.1, 0.5], p, y).tolist() == [0.5, 0.1, 0.5]
+    learned = np.array([[0.6, 0.2, 0.3], [0.9, 0.1, 0.8]]), np.array([[1, 1, 0], [0, 0, 0]])
+    held_out = np.array([[0.1, 0.1, 0.1], [0.1, 0.4, 0.1]]), np.array([[0, 0, 0], [0, 1, 0]])
+    assert within_reach([0.5, 0.5, 0.5], learned, held_out) == pytest.approx([0.5, 0.99 * 0.2, 0.5])
+    assert within_reach([0.5, 0.1, 0.5], learned, held_out).tolist() == [0.5, 0.1, 0.5]
+    # A row without the label would be given it.
+    assert within_reach([0.5] * 3, learned, (held_out[0], np.zeros((2, 3)))).tolist() == [0.5] * 3
 
 
 def test_thresholds_between_neighboring_floats_part_them() -> None:
