@@ -226,18 +226,20 @@ class _Reader:
         array = np.frombuffer(data, np.uint8)[:stop]
         if not stop or self._dialect.escape or array[0] in b"\r\n":
             return None
-        ends = array == _NEWLINE
-        has_returns = b"\r" in data
-        if (ends[1:] & ends[:-1]).any() or (has_returns and (ends[2:] & ends[:-2]).any()):
-            return None
         if self._dialect.quote:
             quotes = np.flatnonzero(array == self._dialect.quote[0])
             if len(quotes) % 2 or _quote_problem(array, quotes, self._dialect):
                 return None
         try:
-            return self._arrow(data[:stop], b""), data[stop:], int(np.count_nonzero(ends))
+            parsed = self._arrow(data[:stop], b"")
         except pyarrow.ArrowInvalid:
             return None
+        ends = array == _NEWLINE
+        lines = int(np.count_nonzero(ends))
+        # More lines than rows: some are within quotes, or empty, which is to be said.
+        if len(parsed) != lines and ((ends[1:] & ends[:-1]).any() or b"\r" in data):
+            return None
+        return parsed, data[stop:], lines
 
     def _carefully(self, data: bytes, at_end: bool) -> tuple[Any, bytes, int]:
         """Parse rows with a look at each, after the header if it is to come.
