@@ -32,6 +32,8 @@ _HEADER_NAME = re.compile(
     re.IGNORECASE,
 )
 """What tells a header from a row, unless they recur below."""
+_LEAST_ROWS = 50
+"""Lines as long as the first that are read at a time."""
 _SAMPLE_BYTES = 2**16
 _SAMPLE_CELLS = 20_000
 _SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)
@@ -189,6 +191,11 @@ class _Reader:
     def _parsed(self) -> Iterator[Any]:
         """Yield Arrow tables of strings, of the rows that end in each block; a longer row makes the next twice it."""
         data = self._text.read(self._size)
+        # Each block costs time for each column: many columns get large blocks.
+        least = _LEAST_ROWS * len(re.split(rb"[\r\n]", data, maxsplit=1)[0])
+        if least > self._size:
+            self._size = least
+            data += self._text.read(least - len(data))
         if line := _SEPARATOR_LINE.match(data):
             data, self._line = data[line.end() :], 2
         self._dialect = _dialect(data, self._settings, self._kind, self._quoting, line[1] if line else None)
