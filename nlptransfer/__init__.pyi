@@ -9,6 +9,7 @@ from .experiments import close_the_gap as close_the_gap
 from .experiments import compare as compare
 from .experiments import finetune as finetune
 from .experiments import gain_curve as gain_curve
+from .hub import packaged_path as packaged_path
 from .models import SharedBase as SharedBase
 from .results import ComparisonResult as ComparisonResult
 from .results import RunResult as RunResult

@@ -141,6 +141,14 @@ def evaluate_verb(
     _write_lines([json.dumps(scores, indent=2, ensure_ascii=False)], output)
 
 
+@app.command("bases")
+def bases_verb() -> None:
+    """List the encoders that Python packages hold: no hub is needed for them."""
+    from nlptransfer.cli.terminal import show_bases
+
+    show_bases()
+
+
 @app.command("report")
 def report_verb(
     run: Annotated[Path, Argument(help="a run's folder, or a comparison's")],

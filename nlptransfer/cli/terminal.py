@@ -60,6 +60,18 @@ def show_closed(closed: Mapping[str, Sequence["Closed"]]) -> None:
     _print_table(columns, rows)
 
 
+def show_bases() -> None:
+    """Print the table of the encoders that packages hold."""
+    from nlptransfer.hub import ENCODERS
+
+    columns = ("base", ">MB", "languages", "license", "installed")
+    rows = [
+        (one.id, str(one.mb), one.languages, one.license, "yes" if one.place is not None else one.install)
+        for one in ENCODERS.values()
+    ]
+    _print_table(columns, rows)
+
+
 def show_comparison(result: "ComparisonResult") -> None:
     """Print the table of a comparison's candidates, its recommendation, and where the report is."""
     from nlptransfer.results import REPORT

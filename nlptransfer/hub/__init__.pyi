@@ -1,4 +1,5 @@
 from .base_models import BaseModel as BaseModel
+from .base_models import base_prompt as base_prompt
 from .base_models import base_record as base_record
 from .base_models import check_weights as check_weights
 from .base_models import find_base as find_base
@@ -15,6 +16,9 @@ from .card import quoted as quoted
 from .client import is_hub_id as is_hub_id
 from .download import RECORD as RECORD
 from .download import fetch as fetch
+from .packaged import ENCODERS as ENCODERS
+from .packaged import find_packaged as find_packaged
+from .packaged import packaged_path as packaged_path
 from .pretrained import adapter_config as adapter_config
 from .pretrained import fast_tokenizer as fast_tokenizer
 from .pretrained import from_pretrained as from_pretrained

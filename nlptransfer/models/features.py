@@ -19,12 +19,13 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
+from nlptransfer.data import JOINT
 from nlptransfer.errors import SettingError
 from nlptransfer.files import atomic_file, cache_folder
 from nlptransfer.models import partial
 from nlptransfer.models.architectures import embeddings_of, layers_of
 from nlptransfer.models.inference import compute
-from nlptransfer.models.tokens import LongText, TokenRows
+from nlptransfer.models.tokens import LongText, TokenRows, as_read
 from nlptransfer.progress import progress_bar
 from nlptransfer.vectors import RESERVED
 
@@ -112,7 +113,7 @@ def text_key(
         "inputs": tokenizer.model_input_names,
         "max_length": tokenizer.model_max_length,
         "long_texts": long_text,
-        "normalization": "none",
+        "before and between": as_read(JOINT, tokenizer),
         # With their lengths: where one ends and the next begins.
         "texts": sha256("".join(f"{len(text)} {text}" for text in texts)),
     }

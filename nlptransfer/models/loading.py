@@ -23,15 +23,19 @@ from transformers import (
 
 from nlptransfer.data import Labels
 from nlptransfer.errors import BaseModelError, SettingError, abridged
-from nlptransfer.hub import BaseModel, fast_tokenizer, from_pretrained
+from nlptransfer.hub import BaseModel, base_prompt, fast_tokenizer, from_pretrained
 from nlptransfer.models.architectures import family_or_none, head_modules, initialize, last_layer, name_of
 from nlptransfer.models.heads import label_config
 from nlptransfer.settings import check
 
 
-def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerFast:
-    """Load a base's tokenizer, limited to the model's positions; its unknown or end token may stand in for padding."""
+def load_tokenizer(base: BaseModel, prompt: str | None = None) -> PreTrainedTokenizerFast:
+    """Load a base's tokenizer, limited to the model's positions; its unknown or end token may stand in for padding.
+
+    It keeps the ``prompt`` that stands before each text; None: the one that the base was trained with, if any.
+    """
     tokenizer = fast_tokenizer(base)
+    tokenizer.init_kwargs["prompt"] = base_prompt(base) if prompt is None else prompt
     if tokenizer.pad_token is None:
         # A new token would need a new row in the embeddings, which adapters do not carry.
         known = tokenizer.get_vocab()

@@ -134,7 +134,7 @@ def _tokenize(
         # The fast one does not say where the tokens of a text are.
         encode_batch = backend.encode_batch_fast if unknown is None else backend.encode_batch
         for start in range(0, len(texts), ENCODE_CHUNK):
-            chunk = [with_separator(text, tokenizer) for text in texts[start : start + ENCODE_CHUNK]]
+            chunk = [as_read(text, tokenizer) for text in texts[start : start + ENCODE_CHUNK]]
             encodings = encode_batch(chunk, add_special_tokens=False)
             sizes += map(len, encodings)
             rows = [encoding.ids for encoding in encodings]
@@ -148,9 +148,15 @@ def _tokenize(
     return np.concatenate(ids), np.array(sizes, dtype=np.int64)
 
 
-def with_separator(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
-    """Put the tokenizer's separator between the texts of several columns; a line end where it has none."""
-    return text.replace(JOINT, f" {tokenizer.sep_token} " if tokenizer.sep_token else "\n")
+def as_read(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Put the prompt before a text, and the tokenizer's separator, or a line end, between those of several columns."""
+    separator = f" {tokenizer.sep_token} " if tokenizer.sep_token else "\n"
+    return prompt_of(tokenizer) + text.replace(JOINT, separator)
+
+
+def prompt_of(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Return what stands before each text, as the base was trained; it is saved with the tokenizer."""
+    return str(tokenizer.init_kwargs.get("prompt") or "")
 
 
 @contextmanager

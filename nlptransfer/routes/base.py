@@ -23,10 +23,10 @@ from nlptransfer.models import (
     Rows,
     SharedBase,
     TokenRows,
+    as_read,
     encode,
     predict_logits,
     token_counts,
-    with_separator,
 )
 from nlptransfer.settings import Settings
 from nlptransfer.training import ParameterGroup, learned_state
@@ -118,7 +118,7 @@ class SavedFormat(Settings, ABC):
         if not self.reads_tokens or self.long_text != "truncate":
             return predict_logits(model, self.rows(model, tokenizer, texts))
         # No line of this project: the tokenizer's own padding, one batch.
-        written = [with_separator(text, tokenizer) for text in texts]
+        written = [as_read(text, tokenizer) for text in texts]
         tokens = tokenizer(written, padding=True, truncation=True, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             return cast(np.ndarray, model(**tokens).logits.float().cpu().numpy())

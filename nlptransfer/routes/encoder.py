@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer.data import Data, Labels
 from nlptransfer.hub import BaseModel, CardSection, base_record, find_base, pipeline_code
-from nlptransfer.models import TokenRows, compute, encode, last_layer, load_model, load_tokenizer, pool
+from nlptransfer.models import TokenRows, compute, encode, last_layer, load_model, load_tokenizer, pool, prompt_of
 from nlptransfer.routes.base import Built, Route, set_length, unknown_share
 from nlptransfer.settings import Count, Share, check
 
@@ -35,6 +35,8 @@ class EncoderRoute(Route):
 
     max_length: Count | Literal["auto"] = 256
     """tokens that are read of a text, or at once; auto: as many as 99% of the training texts have at most"""
+    prompt: str | None = None
+    """what stands before each text, as "query: "; None: what the base was trained with; "": nothing"""
     dropout: Share | None = None
     """share of the activations dropped in training; None: as the base was trained"""
     attention_dropout: Share | None = 0.0
@@ -46,7 +48,7 @@ class EncoderRoute(Route):
         self.check()
         encoder = find_base(base, revision)
         texts = [*data.train.texts, *extra]
-        tokenizer = set_length(load_tokenizer(encoder), self.max_length, texts)
+        tokenizer = set_length(load_tokenizer(encoder, self.prompt), self.max_length, texts)
         model, fresh = self.make_model(encoder, data.labels, tokenizer, seed)
         self.freeze(model)
         if self.gradient_checkpointing:
@@ -60,6 +62,7 @@ class EncoderRoute(Route):
             message = "%s: %.0f%% of the tokens are unknown to this tokenizer; choose a base model for this language"
             log.warning(message, encoder.id, 100 * unknown)
         record = {"kind": "encoder", **base_record(encoder), "fresh": fresh, "unknown_share": unknown}
+        record |= {"prompt": prompt} if (prompt := prompt_of(tokenizer)) else {}
         return Built(model, tokenizer, record)
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:

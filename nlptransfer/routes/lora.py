@@ -30,6 +30,7 @@ from nlptransfer.hub import (
     CardSection,
     adapter_config,
     fast_tokenizer,
+    find_packaged,
     from_pretrained,
     markdown,
     quiet,
@@ -207,8 +208,12 @@ class Lora(EncoderRoute):
 
     def _loading_code(self, record: Mapping[str, Any], repo_id: str) -> str:
         base, repo = record["base"], quoted(repo_id)
-        revision = base.get("revision")
-        note = "" if revision else "# The base was a local folder of this name: give its path.\n"
+        packaged = find_packaged(base["name"])
+        name, revision, imports = quoted(base["name"]), base.get("revision"), ""
+        if packaged is not None and not packaged.is_on_hub:
+            name, revision = f"packaged_path({name})", None
+            imports = f"from nlptransfer import packaged_path  # {packaged.install}\n"
+        note = "" if revision or imports else "# The base was a local folder of this name: give its path.\n"
         more = f"    revision={quoted(revision)},\n" if revision else ""
         if self.base_precision == "bfloat16":
             # The saved config says so, and the head would be rounded to it too.
@@ -218,10 +223,10 @@ class Lora(EncoderRoute):
 import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
+{imports}
 config = AutoConfig.from_pretrained({repo})
 {note}base = AutoModelForSequenceClassification.from_pretrained(
-    {quoted(base["name"])},
+    {name},
 {more}    config=config,
     ignore_mismatched_sizes=True,
 )

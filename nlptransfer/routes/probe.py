@@ -27,6 +27,7 @@ from nlptransfer.models import (
     load_encoder,
     load_tokenizer,
     pooled_vectors,
+    prompt_of,
     text_key,
     through,
     to_float16,
@@ -58,6 +59,8 @@ class Probe(PooledRoute):
     """linear: one layer, fitted; mlp: two hidden layers, trained"""
     max_length: Count | Literal["auto"] = 256
     """tokens, and words, read of a text, or at once; auto: as many tokens as 99% of the training texts have at most"""
+    prompt: str | None = None
+    """what stands before each text, as "query: "; None: what the base was trained with; "": nothing"""
     vectors: str | None = None
     """file or name of the word vectors; None: distilled from the same encoder"""
 
@@ -83,11 +86,12 @@ class Probe(PooledRoute):
         self.check()
         source, texts = find_base(base, revision), (*data.train.texts, *extra)
         tokenizer = once(
-            ("tokenizer", source.path, self.max_length, texts),
-            lambda: set_length(load_tokenizer(source), self.max_length, texts),
+            ("tokenizer", source.path, self.max_length, self.prompt, texts),
+            lambda: set_length(load_tokenizer(source, self.prompt), self.max_length, texts),
         )
         encoder = once(("encoder", source.path), lambda: load_encoder(source))
         record = {"kind": "encoder", **base_record(source)}
+        record |= {"prompt": prompt} if (prompt := prompt_of(tokenizer)) else {}
         widths = _widths(encoder, source)
         layers = self._layers(len(widths) - 1, source)
         words, matrix = None, np.zeros((0, 0), dtype=np.float32)

@@ -110,13 +110,13 @@ def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
     if new:
         for part, states in _encode_words([word for word in words if word in new], encoder):
             pieces.append(_saved_piece(place, source, part, states))
-    found = np.zeros((len(words), pieces[0].dimensions if pieces else 0), dtype=np.float32)
+    states = np.zeros((len(words), pieces[0].dimensions if pieces else 0), dtype=np.float32)
     for piece in pieces:
         rows = piece.rows(words)
-        found[rows >= 0] = piece.matrix[rows[rows >= 0]]
-    if not found.any():
+        states[rows >= 0] = piece.matrix[rows[rows >= 0]]
+    if not states.any():
         raise VectorsError(f"{encoder.id}: expected words, found none of which its tokenizer makes anything")
-    return found
+    return states
 
 
 def _saved_piece(place: Path, source: str, words: list[str], states: np.ndarray) -> WordVectors:

@@ -75,9 +75,9 @@ def _parts(name: str, content: mmap.mmap) -> tuple[list[bytes], np.ndarray, int,
         place = end + 10
     is_quantized, rows, width = _MATRIX.unpack_from(content, place + 8 * max(0, pruned))
     if labels or is_quantized:
-        found = f"a fastText classifier of {labels} labels{', quantized' if is_quantized else ''}"
+        what = f"a fastText classifier of {labels} labels{', quantized' if is_quantized else ''}"
         raise VectorsError(
-            f"{name}: expected word vectors, found {found}: give a model that fastText trained by skipgram or cbow"
+            f"{name}: expected word vectors, found {what}: give a model that fastText trained by skipgram or cbow"
         )
     if rows != count + buckets or width != dimensions or min(count, width) < 1:
         raise ValueError(f"{rows} x {width} numbers of {count} words, {buckets} n-grams, {dimensions} dimensions")

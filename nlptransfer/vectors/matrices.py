@@ -30,10 +30,10 @@ def matrix_file(folder: Path) -> Path:
     """Return the one matrix in a folder; a VectorsError where there are none or several."""
     files = sorted(file for file in folder.iterdir() if file.suffix in MATRIX_SUFFIXES)
     if len(files) != 1:
-        found = abridged([file.name for file in files], 5) or "neither"
+        names = abridged([file.name for file in files], 5) or "neither"
         raise VectorsError(
             f"{folder}: expected a file of vectors, or a folder that save_vectors wrote or that holds one .npy or "
-            f".safetensors and a list of words, found {found}: name the file itself"
+            f".safetensors and a list of words, found {names}: name the file itself"
         )
     return files[0]
 
@@ -43,33 +43,33 @@ def words_file(matrix: Path) -> Path:
     lists = sorted(file for file in matrix.parent.iterdir() if file.suffix in _LIST_SUFFIXES)
     alike = [file for file in lists if file.name.startswith(f"{matrix.stem}.")]
     usual = [matrix.parent / name for name in _LISTS if matrix.parent / name in lists][:1]
-    found = alike or usual or lists
-    if len(found) != 1:
-        what = f"found {abridged([file.name for file in found], 5)}" if found else "found none"
+    candidates = alike or usual or lists
+    if len(candidates) != 1:
+        names = abridged([file.name for file in candidates], 5) or "none"
         raise VectorsError(
-            f"{matrix.name}: expected one list of its words beside it, {what}: call it {matrix.stem}.words.txt, a word "
-            "a line in the order of the rows"
+            f"{matrix.name}: expected one list of its words beside it, found {names}: call it {matrix.stem}.words.txt, "
+            "a word a line in the order of the rows"
         )
-    return found[0]
+    return candidates[0]
 
 
 def matrix_blocks(path: Path) -> Iterator[Block]:
     """Read a matrix and its words, row by row; rows without one (a tokenizer's special tokens) are left out."""
-    beside = words_file(path)
-    logger.info("%s: with the words in %s", path.name, beside.name)
-    yield from in_utf8(beside.name, _scaled_blocks(path, beside))
+    word_list = words_file(path)
+    logger.info("%s: with the words in %s", path.name, word_list.name)
+    yield from in_utf8(word_list.name, _scaled_blocks(path, word_list))
 
 
-def _scaled_blocks(path: Path, beside: Path) -> Iterator[Block]:
+def _scaled_blocks(path: Path, word_list: Path) -> Iterator[Block]:
     try:
         matrix, weights = _matrix(path)
-        words = _words(beside)
+        words = _words(word_list)
     except VectorsError:
         raise
     except Exception as error:  # safetensors and tokenizers raise the plain class
-        raise VectorsError(f"{path.name} with {beside.name}: cannot be read ({error}): save them again") from error
+        raise VectorsError(f"{path.name} with {word_list.name}: cannot be read ({error}): save them again") from error
     start = 0
-    for block, vectors in array_blocks(f"{path.name} with {beside.name}", words, matrix):
+    for block, vectors in array_blocks(f"{path.name} with {word_list.name}", words, matrix):
         rows = [row for row, word in enumerate(block) if word]
         scaled = vectors if weights is None else vectors * weights[start : start + len(block), None]
         start += len(block)
@@ -89,11 +89,14 @@ def _matrix(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     matrices = [tensor for tensor in tensors.values() if tensor.ndim == 2]
     extra = {name: tensor.numpy() for name, tensor in tensors.items() if name in ("mapping", "weights")}
     if len(matrices) != 1 or len(tensors) > 1 + len(extra):
-        found = abridged([f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()], 5)
-        raise VectorsError(f"{path.name}: expected one matrix, a row a word, found {found or 'nothing'}")
+        shapes = abridged([f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()], 5)
+        raise VectorsError(f"{path.name}: expected one matrix, a row a word, found {shapes or 'nothing'}")
     # numpy has no bfloat16.
     matrix = (matrices[0].float() if matrices[0].dtype == torch.bfloat16 else matrices[0]).numpy()
-    return matrix[extra["mapping"]] if "mapping" in extra else matrix, extra.get("weights")
+    matrix, weights = matrix[extra["mapping"]] if "mapping" in extra else matrix, extra.get("weights")
+    if weights is not None and weights.shape != matrix.shape[:1]:
+        raise ValueError(f"weights of shape {weights.shape} and a matrix of shape {matrix.shape}")
+    return matrix, weights
 
 
 def _words(path: Path) -> list[str] | list[bytes]:

@@ -152,7 +152,7 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
         file = matrix_file(path) if path.is_dir() else path
         kind = file_kind(file, allow_pickle)
         # gensim puts arrays next to a pickle.
-        beside = [words_file(file)] if kind == "matrix" else sorted(file.parent.glob(f"{glob.escape(file.name)}.*.npy"))
+        extra = [words_file(file)] if kind == "matrix" else sorted(file.parent.glob(f"{glob.escape(file.name)}.*.npy"))
 
         def blocks(folder: Path) -> Iterable[Block]:
             mb = file.stat().st_size / 1e6
@@ -161,7 +161,7 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
                 return fasttext_blocks(file, folder)
             return matrix_blocks(file) if kind == "matrix" else read_blocks(file, allow_pickle)
 
-        stamps = [f"\0{content_stamp(each)}\0{each.stat().st_mtime_ns}" for each in (file, *beside)]
+        stamps = [f"\0{content_stamp(each)}\0{each.stat().st_mtime_ns}" for each in (file, *extra)]
         return cached_vectors(cache_place("", f"{FORMAT}\0{path}", *stamps), path.name, blocks)
     name = str(source)
     if not _MODEL_NAME.fullmatch(name):

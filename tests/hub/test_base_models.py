@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from safetensors.numpy import save_file
 
 from helpers.folders import contents
 from nlptransfer.errors import BaseModelError
-from nlptransfer.hub import base_models
-from nlptransfer.hub.base_models import DEFAULT_BASE, base_record, find_base, is_encoder, recorded_base, weights_hash
+from nlptransfer.hub import packaged
+from nlptransfer.hub.base_models import base_record, find_base, is_encoder, recorded_base, weights_hash
 
+DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE_REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
 
 
@@ -41,7 +43,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_models, "_package_folder", lambda: None)
+    monkeypatch.setattr(packaged.Packaged, "place", None)
 
 
 def refused(name: str | Path | None, *parts: str, revision: str | None = None) -> None:
@@ -191,7 +193,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder.parent / "__init__.py").write_text("raise SystemExit('its own code is not needed')")
     monkeypatch.syspath_prepend(tmp_path / "site")
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    monkeypatch.setattr(base_models, "_PACKAGE_SHA256", digest)
+    stand_in = replace(packaged.MINILM, sha256=digest)
+    monkeypatch.setattr(packaged, "MINILM", stand_in)
+    monkeypatch.setitem(packaged.ENCODERS, DEFAULT_BASE, stand_in)
     return folder
 
 

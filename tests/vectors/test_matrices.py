@@ -145,6 +145,18 @@ def test_folder_of_model2vec_whose_words_share_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "extra", [{"weights": np.ones(5)}, {"weights": np.ones((6, 1, 1))}, {"mapping": np.full(6, 9)}]
+)
+def test_folder_of_model2vec_that_does_not_fit(tmp_path, extra):
+    save_file({"embeddings": MATRIX, **extra}, tmp_path / "model.safetensors")
+    wordpiece().save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(
+        VectorsError, match=r"^model\.safetensors with tokenizer\.json: cannot be read \(.*\): save them"
+    ):
+        open_vectors(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("pieces", "decoder", "words"),
     [
         (["<s>", "▁the", "▁film", "s", "▁电影", "▁"], decoders.Metaspace(), ["the", "film", "电影"]),

