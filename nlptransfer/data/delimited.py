@@ -1,5 +1,7 @@
 """Parse csv, tsv and their like with pyarrow, after numpy has looked at quotes. Does not know which column is what."""
 
+import csv
+import io
 import logging
 import re
 from collections import Counter
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlptransfer.data.opening import Utf8, line_ends, log_inferred
+from nlptransfer.data.opening import Buffered, Utf8, line_ends, log_inferred
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged
 
@@ -116,6 +118,37 @@ def read_delimited(
         quoting: "none" where quotes were seen not to quote.
     """
     yield from _Reader(where, text, settings, kind, size, quoting).tables()
+
+
+def tables_as_they_come(where: str, source: Buffered, separator: str, quoting: str | None) -> Iterator[Table]:
+    """Parse the rows below a header as soon as they are there, in bounded memory; a DataError for a broken one."""
+    names, carry, row = list[str](), b"", 0
+    style = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
+    for block in source.lines():
+        carry += block
+        if style == csv.QUOTE_MINIMAL and carry.count(b'"') % 2 and not source.is_whole:
+            continue  # a quoted cell goes on
+        lines = io.StringIO(carry.decode(), newline="")
+        carry = b""
+        try:
+            rows = csv.reader(lines, delimiter=separator, quoting=style, strict=len(names) != 1)
+            cells = [each for each in rows if each]
+        except csv.Error as error:
+            raise DataError(f"{where}, after row {row}: broken cells: {error}; set quoting=none, or mend it") from error
+        if not names and cells:
+            names, *cells = cells
+        for number, each in enumerate(cells, row + 1):
+            if len(each) != len(names):
+                raise DataError(
+                    f"{where}, row {number}: expected {len(names)} cells as in the header, found {len(each)}; "
+                    "put quotes around cells with separators in them"
+                )
+        if cells:
+            columns = map(list, zip(*cells, strict=True))
+            yield Table(where, dict(zip(names, columns, strict=True)), first_row=row + 1)
+            row += len(cells)
+    if not row:
+        yield Table(where, {name: [] for name in names})
 
 
 def quotes_fit(text: Utf8, settings: "FileSettings", kind: str) -> bool:
