@@ -36,6 +36,8 @@ _HEADER_NAME = re.compile(
     re.IGNORECASE,
 )
 """What tells a header from a row, unless they recur below."""
+_LEAST_ROWS = 50
+"""Lines as long as the first that are read at a time."""
 _SAMPLE_BYTES = 2**16
 _SAMPLE_CELLS = 20_000
 _SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)
@@ -224,6 +226,11 @@ class _Reader:
     def _parsed(self) -> Iterator[Any]:
         """Yield Arrow tables of strings, of the rows that end in each block; a longer row makes the next twice it."""
         data = self._text.read(self._size)
+        # Each block costs time for each column: many columns get large blocks.
+        least = _LEAST_ROWS * len(re.split(rb"[\r\n]", data, maxsplit=1)[0])
+        if least > self._size:
+            self._size = least
+            data += self._text.read(least - len(data))
         if line := _SEPARATOR_LINE.match(data):
             data, self._line = data[line.end() :], 2
         self._dialect = _dialect(data, self._settings, self._kind, self._quoting, line[1] if line else None)
@@ -261,18 +268,20 @@ class _Reader:
         array = np.frombuffer(data, np.uint8)[:stop]
         if not stop or self._dialect.escape or array[0] in b"\r\n":
             return None
-        ends = array == _NEWLINE
-        has_returns = b"\r" in data
-        if (ends[1:] & ends[:-1]).any() or (has_returns and (ends[2:] & ends[:-2]).any()):
-            return None
         if self._dialect.quote:
             quotes = np.flatnonzero(array == self._dialect.quote[0])
             if len(quotes) % 2 or _quote_problem(array, quotes, self._dialect):
                 return None
         try:
-            return self._arrow(data[:stop], b""), data[stop:], int(np.count_nonzero(ends))
+            parsed = self._arrow(data[:stop], b"")
         except pyarrow.ArrowInvalid:
             return None
+        ends = array == _NEWLINE
+        lines = int(np.count_nonzero(ends))
+        # More lines than rows: some are within quotes, or empty, which is to be said.
+        if len(parsed) != lines and ((ends[1:] & ends[:-1]).any() or b"\r" in data):
+            return None
+        return parsed, data[stop:], lines
 
     def _carefully(self, data: bytes, at_end: bool) -> tuple[Any, bytes, int]:
         """Parse rows with a look at each, after the header if it is to come.
