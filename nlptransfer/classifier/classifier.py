@@ -188,7 +188,8 @@ class Classifier:
     ) -> Iterator[tuple[Table, PredictedRows]]:
         check(0 <= min_confidence <= 1, "min_confidence", min_confidence, "a probability from 0 to 1")
         check_arguments(Classifier._predicted, batch_size=batch_size)
-        tables = stream_tables(texts, fill({"file": FileSettings}, options)["file"])
+        named = text_column.split(",") if isinstance(text_column, str) else text_column
+        tables = stream_tables(texts, fill({"file": FileSettings}, options)["file"], named or self.text_columns)
         return self._of_tables(tables, text_column, min_confidence, batch_size)
 
     def _of_tables(

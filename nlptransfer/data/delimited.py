@@ -1,5 +1,7 @@
 """Parse csv, tsv and their like with pyarrow, after numpy has looked at quotes. Does not know which column is what."""
 
+import csv
+import io
 import logging
 import re
 from collections import Counter
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlptransfer.data.opening import Utf8, line_ends, log_inferred
+from nlptransfer.data.opening import Buffered, Utf8, line_ends, log_inferred
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged
 
@@ -25,6 +27,8 @@ ENDINGS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
 """The usual separator of each kind of file."""
 SEPARATORS = (",", "\t", ";", "|")
 """What is tried where no separator is set."""
+ONE_COLUMN = "\x1f"
+"""The separator of rows of one cell: the unit separator of ASCII, which no text has."""
 _HEADER_NAME = re.compile(
     r"\s*(text|sentence|content|review|document|comment|tweet|utterance|message|body|query|question|title|headline"
     r"|description|post|abstract|labels?|category|categories|class|classes|targets?|sentiment|emotions?|intent|topics?"
@@ -32,6 +36,8 @@ _HEADER_NAME = re.compile(
     re.IGNORECASE,
 )
 """What tells a header from a row, unless they recur below."""
+_LEAST_ROWS = 50
+"""Lines as long as the first that are read at a time."""
 _SAMPLE_BYTES = 2**16
 _SAMPLE_CELLS = 20_000
 _SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)
@@ -116,6 +122,37 @@ def read_delimited(
     yield from _Reader(where, text, settings, kind, size, quoting).tables()
 
 
+def tables_as_they_come(where: str, source: Buffered, separator: str, quoting: str | None) -> Iterator[Table]:
+    """Parse the rows below a header as soon as they are there, in bounded memory; a DataError for a broken one."""
+    names, carry, row = list[str](), b"", 0
+    style: Any = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
+    for block in source.lines():
+        carry += block
+        if style == csv.QUOTE_MINIMAL and carry.count(b'"') % 2 and not source.is_whole:
+            continue  # a quoted cell goes on
+        lines = io.StringIO(carry.decode(), newline="")
+        carry = b""
+        try:
+            rows = csv.reader(lines, delimiter=separator, quoting=style, strict=separator != ONE_COLUMN)
+            cells = [each for each in rows if each]
+        except csv.Error as error:
+            raise DataError(f"{where}, after row {row}: broken cells: {error}; set quoting=none, or mend it") from error
+        if not names and cells:
+            names, *cells = cells
+        for number, each in enumerate(cells, row + 1):
+            if len(each) != len(names):
+                raise DataError(
+                    f"{where}, row {number}: expected {len(names)} cells as in the header, found {len(each)}; "
+                    "put quotes around cells with separators in them"
+                )
+        if cells:
+            columns = map(list, zip(*cells, strict=True))
+            yield Table(where, dict(zip(names, columns, strict=True)), first_row=row + 1)
+            row += len(cells)
+    if not row:
+        yield Table(where, {name: [] for name in names})
+
+
 def quotes_fit(text: Utf8, settings: "FileSettings", kind: str) -> bool:
     """Tell whether quotes quote in a whole text, or its separator is such that they must (any but a tab)."""
     data = text.read(_SAMPLE_BYTES)
@@ -189,6 +226,11 @@ class _Reader:
     def _parsed(self) -> Iterator[Any]:
         """Yield Arrow tables of strings, of the rows that end in each block; a longer row makes the next twice it."""
         data = self._text.read(self._size)
+        # Each block costs time for each column: many columns get large blocks.
+        least = _LEAST_ROWS * len(re.split(rb"[\r\n]", data, maxsplit=1)[0])
+        if least > self._size:
+            self._size = least
+            data += self._text.read(least - len(data))
         if line := _SEPARATOR_LINE.match(data):
             data, self._line = data[line.end() :], 2
         self._dialect = _dialect(data, self._settings, self._kind, self._quoting, line[1] if line else None)
@@ -226,18 +268,20 @@ class _Reader:
         array = np.frombuffer(data, np.uint8)[:stop]
         if not stop or self._dialect.escape or array[0] in b"\r\n":
             return None
-        ends = array == _NEWLINE
-        has_returns = b"\r" in data
-        if (ends[1:] & ends[:-1]).any() or (has_returns and (ends[2:] & ends[:-2]).any()):
-            return None
         if self._dialect.quote:
             quotes = np.flatnonzero(array == self._dialect.quote[0])
             if len(quotes) % 2 or _quote_problem(array, quotes, self._dialect):
                 return None
         try:
-            return self._arrow(data[:stop], b""), data[stop:], int(np.count_nonzero(ends))
+            parsed = self._arrow(data[:stop], b"")
         except pyarrow.ArrowInvalid:
             return None
+        ends = array == _NEWLINE
+        lines = int(np.count_nonzero(ends))
+        # More lines than rows: some are within quotes, or empty, which is to be said.
+        if len(parsed) != lines and ((ends[1:] & ends[:-1]).any() or b"\r" in data):
+            return None
+        return parsed, data[stop:], lines
 
     def _carefully(self, data: bytes, at_end: bool) -> tuple[Any, bytes, int]:
         """Parse rows with a look at each, after the header if it is to come.

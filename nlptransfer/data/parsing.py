@@ -4,14 +4,22 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from nlptransfer.data.columnar import read_arrow, read_parquet, read_sheet
-from nlptransfer.data.delimited import ENDINGS, SEPARATORS, quotes_fit, read_delimited, separator_of
+from nlptransfer.data.delimited import (
+    ENDINGS,
+    ONE_COLUMN,
+    SEPARATORS,
+    quotes_fit,
+    read_delimited,
+    separator_of,
+    tables_as_they_come,
+)
 from nlptransfer.data.json_rows import is_json, is_object, read_json, tables_of_lines
 from nlptransfer.data.opening import HEAD, Buffered, Opened, Utf8, arriving, log_inferred, opened, unpacked_name
 from nlptransfer.data.table import Table
@@ -93,14 +101,38 @@ def stream_file(source: Path | IO[bytes], settings: FileSettings) -> Iterator[Ta
     return _tables(source, settings, _STREAM_BYTES, _STREAM_ROWS)
 
 
-def stream_input(stream: Any, settings: FileSettings) -> Iterator[Table]:
-    """Read a stream of bytes as they come: an object a line if the first line is one, else a text a line."""
+def stream_input(stream: Any, settings: FileSettings, columns: Sequence[str] = ()) -> Iterator[Table]:
+    """Read a stream of bytes as they come, by its first line: an object a line; cells, below a header; or texts.
+
+    The first line is a header where it has one of ``columns``, or where the settings say so, or name a separator.
+    """
     where = "standard input"
     source = Buffered(Utf8(arriving(stream, where), settings.encoding), HEAD)
     while b"\n" not in source.data and source.more():
         continue
     first = source.data.partition(b"\n")[0]
-    yield from tables_of_lines(where, source) if is_object(first) else _lines(where, source)
+    if is_object(first):
+        yield from tables_of_lines(where, source)
+    elif separator := _header_separator(first.decode(), settings, columns):
+        said = (
+            "one column below a header" if separator == ONE_COLUMN else f"cells below a header, separator {separator!r}"
+        )
+        log_inferred(where, {"header": said})
+        yield from tables_as_they_come(where, source, separator, settings.quoting)
+    else:
+        yield from _lines(where, source)
+
+
+def _header_separator(line: str, settings: FileSettings, columns: Sequence[str]) -> str | None:
+    """Return what separates the cells of a header; None where the line is none."""
+    if settings.separator_character or settings.header:
+        return settings.separator_character or max(SEPARATORS, key=line.count)
+    if settings.header is False:
+        return None
+    if line.strip() in columns:
+        return ONE_COLUMN
+    has_column = (one for one in SEPARATORS if {*columns} & {*next(csv.reader([line], delimiter=one), [])})
+    return next(has_column, None)
 
 
 def joined(tables: Iterable[Table]) -> Table:

@@ -71,19 +71,21 @@ def read_table(part: Any, where: str, settings: FileSettings | None = None) -> T
     return table
 
 
-def stream_tables(source: Any, settings: FileSettings | None = None) -> Iterator[Table]:
+def stream_tables(source: Any, settings: FileSettings | None = None, columns: Sequence[str] = ()) -> Iterator[Table]:
     """Read rows to predict, table by table, at least one; files and iterators are streamed.
 
     Args:
         source: a file of any kind, a pipe, or a folder of one table; ``"-"`` for standard input, whose rows are read
-            as they come: an object a line if the first line is one, else a text a line; an iterable of texts or of
-            dicts; or rows in memory.
+            as they come: an object a line if the first line is one, cells if that is a header, else a text a line; an
+            iterable of texts or of dicts; or rows in memory.
         settings: how files are read.
+        columns: names by which the header of standard input is seen.
     """
     settings = settings or FileSettings()
     if isinstance(source, str) and source == "-":
         # What takes the place of standard input may have no bytes.
-        return stream_input(getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode()), settings)
+        stream = getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode())
+        return stream_input(stream, settings, columns)
     if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
         return _folder_tables(Path(source).expanduser(), settings)
     if isinstance(source, (str, Path)):

@@ -19,6 +19,13 @@ CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_siz
 NASTY = st.text(st.sampled_from(' ab",;|\t\n\\é漢'), max_size=6)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def blocks_of_any_size():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlptransfer.data.delimited._LEAST_ROWS", 0)
+        yield
+
+
 def parse(content: bytes, size: int = 2**20, kind: str = ".csv", **values) -> list[dict]:
     options = FileSettings(**values)
     with opened(io.BytesIO(content), options) as front:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.tables import KINDS, QUOTED, ROWS, parquet, write
+from nlptransfer.data.parsing import FileSettings
 from nlptransfer.data.reading import WHOLE, open_source, read_table, read_texts, stream_tables
 from nlptransfer.errors import DataError
 
@@ -171,12 +172,52 @@ def test_standard_input(monkeypatch, content, texts):
     assert list(read_texts("-")) == texts
 
 
-@pytest.mark.parametrize("as_row", [lambda text: text, lambda text: f'{{"text": "{text}"}}'])
+@pytest.mark.parametrize(
+    ("content", "settings", "columns", "rows"),
+    [
+        ('said;n\na, b;1\n"c;\nd";2\n', {}, ["said"], {"said": ["a, b", "c;\nd"], "n": ["1", "2"]}),
+        ('said\n"a, b"\n"c" d\n', {}, ["said"], {"said": ["a, b", "c d"]}),
+        ("x|y\n1|2\n", {"separator": "|"}, [], {"x": ["1"], "y": ["2"]}),
+        ("x\ty\n1\t2\n", {"header": True}, [], {"x": ["1"], "y": ["2"]}),
+        ('x,y\n"1,2\n', {"separator": ",", "quoting": "none"}, [], {"x": ['"1'], "y": ["2"]}),
+        ("x,text\n1,2\n", {"header": False}, ["text"], {"text": ["x,text", "1,2"]}),
+        ("x,y\n1,2\n", {}, ["text"], {"text": ["x,y", "1,2"]}),
+        ("said,n\n", {}, ["said"], {"said": [], "n": []}),
+    ],
+)
+def test_cells_from_standard_input(monkeypatch, content, settings, columns, rows):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode()), newline=""))
+    tables = [*stream_tables("-", FileSettings(**settings), columns)]
+    assert {name: [value for table in tables for value in table.values(name)] for name in tables[0].columns} == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "said,n\na,1\nb,c,2\n",
+            "standard input, row 2: expected 2 cells as in the header, found 3; put quotes around",
+        ),
+        ('said,n\n"a" b,1\n', "standard input, after row 0: broken cells: .*; set quoting=none, or mend it"),
+    ],
+)
+def test_broken_cells_from_standard_input(monkeypatch, content, message):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    with pytest.raises(DataError, match=message):
+        list(stream_tables("-", columns=["said"]))
+
+
+AS_ROWS = [lambda text: text, lambda text: f'{{"text": "{text}"}}', lambda text: f'1,"{text}"']
+
+
+@pytest.mark.parametrize("as_row", AS_ROWS)
 def test_standard_input_is_answered_as_it_comes(monkeypatch, as_row):
     reading, writing = os.pipe()
     with open(reading) as stdin, open(writing, "wb", buffering=0) as pipe:
         monkeypatch.setattr(sys, "stdin", stdin)
-        tables = stream_tables("-")
+        tables = stream_tables("-", columns=["text"])
+        if as_row is AS_ROWS[2]:
+            pipe.write(b"n,text\n")
         for number, texts in enumerate((["a"], ["b", "c"], ["d"])):
             pipe.write("".join(as_row(text) + "\n" for text in texts).encode())
             table = next(tables)
