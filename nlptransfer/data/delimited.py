@@ -27,6 +27,8 @@ ENDINGS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}
 """The usual separator of each kind of file."""
 SEPARATORS = (",", "\t", ";", "|")
 """What is tried where no separator is set."""
+ONE_COLUMN = "\x1f"
+"""The separator of rows of one cell: the unit separator of ASCII, which no text has."""
 _HEADER_NAME = re.compile(
     r"\s*(text|sentence|content|review|document|comment|tweet|utterance|message|body|query|question|title|headline"
     r"|description|post|abstract|labels?|category|categories|class|classes|targets?|sentiment|emotions?|intent|topics?"
@@ -123,7 +125,7 @@ def read_delimited(
 def tables_as_they_come(where: str, source: Buffered, separator: str, quoting: str | None) -> Iterator[Table]:
     """Parse the rows below a header as soon as they are there, in bounded memory; a DataError for a broken one."""
     names, carry, row = list[str](), b"", 0
-    style = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
+    style: Any = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
     for block in source.lines():
         carry += block
         if style == csv.QUOTE_MINIMAL and carry.count(b'"') % 2 and not source.is_whole:
@@ -131,7 +133,7 @@ def tables_as_they_come(where: str, source: Buffered, separator: str, quoting: s
         lines = io.StringIO(carry.decode(), newline="")
         carry = b""
         try:
-            rows = csv.reader(lines, delimiter=separator, quoting=style, strict=len(names) != 1)
+            rows = csv.reader(lines, delimiter=separator, quoting=style, strict=separator != ONE_COLUMN)
             cells = [each for each in rows if each]
         except csv.Error as error:
             raise DataError(f"{where}, after row {row}: broken cells: {error}; set quoting=none, or mend it") from error

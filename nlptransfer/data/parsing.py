@@ -14,6 +14,7 @@ from typing import IO, Any, Literal
 from nlptransfer.data.columnar import read_arrow, read_parquet, read_sheet
 from nlptransfer.data.delimited import (
     ENDINGS,
+    ONE_COLUMN,
     SEPARATORS,
     quotes_fit,
     read_delimited,
@@ -33,8 +34,6 @@ _WHOLE_BYTES, _WHOLE_ROWS = 2**21, 2**17
 _STREAM_BYTES, _STREAM_ROWS = 2**20, 2**12
 _LABEL = re.compile(r"(?:^|(?<=\s))__label__(\S+)(?:\s+|$)")
 _FIRST = 2**14
-_NONE = "\x1f"
-"""Separates the cells of rows that have one."""
 _CHARACTERS = {"tab": "\t", r"\t": "\t", r"\\": "\\"}
 
 
@@ -118,7 +117,9 @@ def stream_input(stream: Any, settings: FileSettings, columns: Sequence[str] = (
     if is_object(first):
         yield from tables_of_lines(where, source)
     elif separator := _header_separator(first.decode(), settings, columns):
-        said = "one column below a header" if separator == _NONE else f"cells below a header, separator {separator!r}"
+        said = (
+            "one column below a header" if separator == ONE_COLUMN else f"cells below a header, separator {separator!r}"
+        )
         log_inferred(where, {"header": said})
         yield from tables_as_they_come(where, source, separator, settings.quoting)
     else:
@@ -132,7 +133,7 @@ def _header_separator(line: str, settings: FileSettings, columns: Sequence[str])
     if settings.header is False:
         return None
     if line.strip() in columns:
-        return _NONE
+        return ONE_COLUMN
     has_column = (one for one in SEPARATORS if {*columns} & {*next(csv.reader([line], delimiter=one), [])})
     return next(has_column, None)
 
