@@ -82,7 +82,9 @@ def test_hub_that_fails(monkeypatch):
         open_source("user/films")
 
 
-@pytest.mark.parametrize("source", ["nowhere.csv", "/nowhere/at/all", "a b", "../films", "x/y/z", Path("films")])
+@pytest.mark.parametrize(
+    "source", ["nowhere.csv", "nowhere.txt", "/nowhere/at/all", "../films", "x/y/z", Path("films")]
+)
 def test_no_such_file(source):
     with pytest.raises(DataError, match=f"{source}: no such file or folder; check the path"):
         open_source(source)
