@@ -117,10 +117,8 @@ def stream_input(stream: Any, settings: FileSettings, columns: Sequence[str] = (
     if is_object(first):
         yield from tables_of_lines(where, source)
     elif separator := _header_separator(first.decode(), settings, columns):
-        said = (
-            "one column below a header" if separator == ONE_COLUMN else f"cells below a header, separator {separator!r}"
-        )
-        log_inferred(where, {"header": said})
+        said = "one column" if separator == ONE_COLUMN else f"cells with the separator {separator!r}"
+        log_inferred(where, {"header": f"{said} below a header"})
         yield from tables_as_they_come(where, source, separator, settings.quoting)
     else:
         yield from _lines(where, source)

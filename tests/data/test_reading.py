@@ -163,6 +163,7 @@ def test_files_are_streamed(tmp_path, name):
         ("{not json\nb\n", ["{not json", "b"]),
         ('{"text": "a"}\n{"text": "b"}\n', ["a", "b"]),
         ('\ufeff{"text": "a"}', ["a"]),
+        ("{}\n{}\n", ["", ""]),
         ("caf\u00e9\n\nx", ["caf\u00e9", "", "x"]),
         ("", []),
     ],
