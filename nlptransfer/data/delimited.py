@@ -451,7 +451,6 @@ class _Reader:
         return Table(self._where, columns, has_header=self._has_header, first_row=first)
 
     def _say_mended(self) -> None:
-        self._mended["NUL bytes at the end left out"] = self._text.padding
         if mended := [f"{count:,} {what}" for what, count in self._mended.items() if count]:
             logger.warning("%s: %s", self._where, ", ".join(mended))
 

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
@@ -71,6 +72,9 @@ def tables_of_lines(where: str, source: Buffered) -> Iterator[Table]:
     for data in source.lines():
         if data.strip():
             table = parse.quickly(data, first) or _carefully(where, data, source.line, first)
+            if not table.columns:
+                # Rows without a field are rows.
+                table = replace(table, columns={"text": [None] * sum(map(bool, map(bytes.strip, data.splitlines())))})
             yield table
             first += len(table)
 

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from nlptransfer.data.json_rows import is_json, is_object, read_json, tables_of_
 from nlptransfer.data.opening import HEAD, Buffered, Opened, Utf8, arriving, log_inferred, opened, unpacked_name
 from nlptransfer.data.table import Table
 from nlptransfer.settings import Positive, Settings, check
+
+logger = logging.getLogger("nlptransfer")
 
 KINDS = (".csv", ".tsv", ".tab", ".psv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather", ".xlsx")
 """Endings of files of rows; each may be packed besides. Content decides how they are read."""
@@ -114,10 +117,8 @@ def stream_input(stream: Any, settings: FileSettings, columns: Sequence[str] = (
     if is_object(first):
         yield from tables_of_lines(where, source)
     elif separator := _header_separator(first.decode(), settings, columns):
-        said = (
-            "one column below a header" if separator == ONE_COLUMN else f"cells below a header, separator {separator!r}"
-        )
-        log_inferred(where, {"header": said})
+        said = "one column" if separator == ONE_COLUMN else f"cells with the separator {separator!r}"
+        log_inferred(where, {"header": f"{said} below a header"})
         yield from tables_as_they_come(where, source, separator, settings.quoting)
     else:
         yield from _lines(where, source)
@@ -214,6 +215,8 @@ def _text_tables(
             with opened(again, settings) as whole:
                 quoting = None if quotes_fit(Utf8(whole, settings.encoding), settings, kind) else "none"
         yield from read_delimited(front.where, text, settings, kind, size, quoting)
+    if text.padding:
+        logger.warning("%s: %d NUL bytes at the end left out", front.where, text.padding)
 
 
 def _lines(where: str, source: Buffered) -> Iterator[Table]:

@@ -197,7 +197,11 @@ def _log_others(where: str | Path, names: Sequence[str]) -> None:
 
 
 def _from_hub(source: str | Path) -> Tables:
-    if isinstance(source, Path) or kind_of(Path(source)) in KINDS or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
+    if (
+        isinstance(source, Path)
+        or kind_of(Path(source)) in (*KINDS, ".txt")
+        or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source)
+    ):
         raise DataError(f"{source}: no such file or folder; check the path")
     import datasets
 

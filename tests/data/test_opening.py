@@ -247,6 +247,14 @@ def test_a_separator_makes_a_text_file_a_table(tmp_path):
     assert read_file(path, FileSettings(separator=",")).values("label") == [" b"]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
+def test_padding_is_left_out_and_said(tmp_path, name, caplog):
+    content = {"a.csv": "text\nx\n", "a.jsonl": '{"text": "x"}\n', "a.txt": "x\n"}[name]
+    path = write(tmp_path / name, content + "\0" * 99)
+    assert read_file(path, FileSettings()).values("text") == ["x"]
+    assert f"{path}: 99 NUL bytes at the end left out" in caplog.text
+
+
 FASTTEXT = {
     "__label__pos a fine film\nno label here at all\n__label__neg a bad one\n": (["pos", None, "neg"], "a fine film"),
     "__label__a __label__b a fine film\n__label__c bad\n\n": ([["a", "b"], ["c"]], "a fine film"),

@@ -82,7 +82,9 @@ def test_hub_that_fails(monkeypatch):
         open_source("user/films")
 
 
-@pytest.mark.parametrize("source", ["nowhere.csv", "/nowhere/at/all", "a b", "../films", "x/y/z", Path("films")])
+@pytest.mark.parametrize(
+    "source", ["nowhere.csv", "nowhere.txt", "/nowhere/at/all", "../films", "x/y/z", Path("films")]
+)
 def test_no_such_file(source):
     with pytest.raises(DataError, match=f"{source}: no such file or folder; check the path"):
         open_source(source)
@@ -161,6 +163,7 @@ def test_files_are_streamed(tmp_path, name):
         ("{not json\nb\n", ["{not json", "b"]),
         ('{"text": "a"}\n{"text": "b"}\n', ["a", "b"]),
         ('\ufeff{"text": "a"}', ["a"]),
+        ("{}\n{}\n", ["", ""]),
         ("caf\u00e9\n\nx", ["caf\u00e9", "", "x"]),
         ("", []),
     ],
