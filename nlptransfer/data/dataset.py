@@ -14,10 +14,10 @@ import numpy as np
 from annotated_types import Interval
 
 from nlptransfer.data.columns import Columns, Names, find_columns, texts_of, weights_of
-from nlptransfer.data.folders import SPLIT_NAMES, WHOLE
+from nlptransfer.data.files.folders import SPLIT_NAMES, WHOLE
+from nlptransfer.data.files.parsing import FileSettings
 from nlptransfer.data.labels import Labels, RowLabels, labels_of_columns, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
-from nlptransfer.data.parsing import FileSettings
 from nlptransfer.data.reading import open_source
 from nlptransfer.data.spelling import as_mapping, canonical, near_twins, spelled_alike
 from nlptransfer.data.splitting import Units, carve, rare_labels, shuffle_units, subset, units_of
