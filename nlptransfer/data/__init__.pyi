@@ -10,10 +10,10 @@ from .dataset import check_mapping as check_mapping
 from .dataset import data_settings as data_settings
 from .dataset import load_data as load_data
 from .dataset import load_split as load_split
+from .files.parsing import FileSettings as FileSettings
 from .labels import Labels as Labels
 from .normalization import NORMALIZATIONS as NORMALIZATIONS
 from .normalization import normalize as normalize
-from .parsing import FileSettings as FileSettings
 from .quality import data_warnings as data_warnings
 from .reading import read_texts as read_texts
 from .reading import stream_tables as stream_tables

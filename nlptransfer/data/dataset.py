@@ -14,10 +14,10 @@ import numpy as np
 from annotated_types import Interval
 
 from nlptransfer.data.columns import Columns, Names, find_columns, texts_of, weights_of
-from nlptransfer.data.folders import SPLIT_NAMES, WHOLE
+from nlptransfer.data.files.folders import SPLIT_NAMES, WHOLE
+from nlptransfer.data.files.parsing import FileSettings
 from nlptransfer.data.labels import Labels, RowLabels, labels_of_columns, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
-from nlptransfer.data.parsing import FileSettings
 from nlptransfer.data.reading import open_source
 from nlptransfer.data.spelling import as_mapping, canonical, near_twins, spelled_alike
 from nlptransfer.data.splitting import Units, carve, rare_labels, shuffle_units, subset, units_of
@@ -113,7 +113,8 @@ class Split:
 
     def take(self, indices: Iterable[int] | np.ndarray) -> "Split":
         """Take the rows at ``indices`` (or where a boolean mask of n is true), in that order."""
-        rows = np.arange(len(self))[np.asarray(list(indices) or np.array([], dtype=np.int64))]
+        places = indices if isinstance(indices, np.ndarray) else np.array([*indices], np.int64)
+        rows = np.arange(len(self))[places]
         weights = None if self.weights is None else self.weights[rows]
         return Split([self.texts[row] for row in rows], self.targets[rows], weights)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-from nlptransfer.data.columnar import without_bytes
+from nlptransfer.data.files.columnar import without_bytes
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError
 

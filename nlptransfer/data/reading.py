@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer.data.columns import Names, clean_text, find_columns, texts_of
-from nlptransfer.data.folders import SPLIT_NAMES, WHOLE, entries_of, files_of_splits
+from nlptransfer.data.files.folders import SPLIT_NAMES, WHOLE, entries_of, files_of_splits
+from nlptransfer.data.files.parsing import (
+    KINDS,
+    FileSettings,
+    joined,
+    kind_of,
+    read_file,
+    stem_of,
+    stream_file,
+    stream_input,
+)
 from nlptransfer.data.memory import is_a, table_of, tables_of
-from nlptransfer.data.parsing import KINDS, FileSettings, joined, kind_of, read_file, stem_of, stream_file, stream_input
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged, first_line
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from nlptransfer.data.columns import Columns, find_columns, has_labels, texts_of
 from nlptransfer.data.dataset import Data, DataSettings, Split, load_data, load_split
-from nlptransfer.data.folders import WHOLE
+from nlptransfer.data.files.folders import WHOLE
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.normalization import normalize
 from nlptransfer.data.reading import open_source, stream_tables

@@ -22,7 +22,7 @@ WORDS = ("the", "grater", "works", "like", "a", "charm", "my", "kids", "love", "
 PEAK = """
 import json, resource, sys
 from pathlib import Path
-from nlptransfer.data.parsing import FileSettings, read_file, stream_file
+from nlptransfer.data.files.parsing import FileSettings, read_file, stream_file
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -73,7 +73,7 @@ def _seconds(table: Path, lines: Path) -> dict[str, float]:
     import pandas as pd
 
     from nlptransfer.data import DataSettings, load_data
-    from nlptransfer.data.parsing import FileSettings, read_file
+    from nlptransfer.data.files.parsing import FileSettings, read_file
 
     # Another seed each time, for what was read once is remembered.
     seeds = count()
@@ -91,7 +91,7 @@ def _seconds(table: Path, lines: Path) -> dict[str, float]:
 
 def columns(places: Places) -> list[Row]:
     """Reading 10 rows of many columns, by column"""
-    from nlptransfer.data.parsing import FileSettings, read_file
+    from nlptransfer.data.files.parsing import FileSettings, read_file
 
     with TemporaryDirectory() as folder:
         paths = {width: Path(folder, f"{width}.csv") for width in (FEW, MANY)}

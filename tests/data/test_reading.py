@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.tables import KINDS, QUOTED, ROWS, parquet, write
-from nlptransfer.data.parsing import FileSettings
+from nlptransfer.data.files.parsing import FileSettings
 from nlptransfer.data.reading import WHOLE, open_source, read_table, read_texts, stream_tables
 from nlptransfer.errors import DataError
 

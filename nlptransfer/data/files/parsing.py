@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from nlptransfer.data.columnar import read_arrow, read_parquet, read_sheet
-from nlptransfer.data.delimited import (
+from nlptransfer.data.files.columnar import read_arrow, read_parquet, read_sheet
+from nlptransfer.data.files.delimited import (
     ENDINGS,
     ONE_COLUMN,
     SEPARATORS,
@@ -21,8 +21,8 @@ from nlptransfer.data.delimited import (
     separator_of,
     tables_as_they_come,
 )
-from nlptransfer.data.json_rows import is_json, is_object, read_json, tables_of_lines
-from nlptransfer.data.opening import HEAD, Buffered, Opened, Utf8, arriving, log_inferred, opened, unpacked_name
+from nlptransfer.data.files.json_rows import is_json, is_object, read_json, tables_of_lines
+from nlptransfer.data.files.opening import HEAD, Buffered, Opened, Utf8, arriving, log_inferred, opened, unpacked_name
 from nlptransfer.data.table import Table
 from nlptransfer.settings import Positive, Settings, check
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlptransfer.data.opening import Buffered, Utf8, line_ends, log_inferred
+from nlptransfer.data.files.opening import Buffered, Utf8, line_ends, log_inferred
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged
 
 if TYPE_CHECKING:
-    from nlptransfer.data.parsing import FileSettings
+    from nlptransfer.data.files.parsing import FileSettings
 
 logger = logging.getLogger("nlptransfer")
 

@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from helpers.tables import write
-from nlptransfer.data.folders import files_of_splits
-from nlptransfer.data.parsing import FileSettings
+from nlptransfer.data.files.folders import files_of_splits
+from nlptransfer.data.files.parsing import FileSettings
 from nlptransfer.data.reading import open_source, stream_tables
 from nlptransfer.errors import DataError
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.tables import rows_of
-from nlptransfer.data.parsing import FileSettings, joined, read_file, stream_file
+from nlptransfer.data.files.parsing import FileSettings, joined, read_file, stream_file
 from nlptransfer.errors import DataError, SettingError
 
 ROWS = [{"text": f"text {number}", "label": number % 3, "tags": ["a"] * (number % 2)} for number in range(10_000)]

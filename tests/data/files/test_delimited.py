@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.tables import rows_of, write
-from nlptransfer.data.delimited import read_delimited, separator_of
-from nlptransfer.data.opening import Utf8, opened
-from nlptransfer.data.parsing import FileSettings, joined, read_file, stream_file
+from nlptransfer.data.files.delimited import read_delimited, separator_of
+from nlptransfer.data.files.opening import Utf8, opened
+from nlptransfer.data.files.parsing import FileSettings, joined, read_file, stream_file
 from nlptransfer.errors import DataError, SettingError
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=8)
@@ -22,7 +22,7 @@ NASTY = st.text(st.sampled_from(' ab",;|\t\n\\é漢'), max_size=6)
 @pytest.fixture(autouse=True, scope="module")
 def blocks_of_any_size():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nlptransfer.data.delimited._LEAST_ROWS", 0)
+        patch.setattr("nlptransfer.data.files.delimited._LEAST_ROWS", 0)
         yield
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, time
 from typing import TYPE_CHECKING, Any
 
-from nlptransfer.data.opening import Opened
+from nlptransfer.data.files.opening import Opened
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, SettingError, abridged, first_line
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-from nlptransfer.data.opening import Buffered, Utf8
+from nlptransfer.data.files.opening import Buffered, Utf8
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged, first_line
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.tables import KINDS, QUOTED, ROWS, parquet, write
-from nlptransfer.data.parsing import FileSettings, kind_of, read_file, stem_of
+from nlptransfer.data.files.parsing import FileSettings, kind_of, read_file, stem_of
 from nlptransfer.data.reading import read_table, read_texts
 from nlptransfer.errors import DataError
 
@@ -149,7 +149,7 @@ def whole_file(kind: str, path: Path) -> bytes:
 PEAK = """
 import sys
 from pathlib import Path
-from nlptransfer.data.parsing import FileSettings, read_file, stream_file
+from nlptransfer.data.files.parsing import FileSettings, read_file, stream_file
 import pyarrow.compute, pyarrow.csv, pyarrow.json, pyarrow.parquet
 
 def peak():

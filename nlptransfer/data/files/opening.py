@@ -21,7 +21,7 @@ import numpy as np
 from nlptransfer.errors import DataError, abridged, first_line
 
 if TYPE_CHECKING:
-    from nlptransfer.data.parsing import FileSettings
+    from nlptransfer.data.files.parsing import FileSettings
 
 logger = logging.getLogger("nlptransfer")
 

@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nlptransfer.data.opening import unpacked_name
-from nlptransfer.data.parsing import KINDS, kind_of, stem_of
+from nlptransfer.data.files.opening import unpacked_name
+from nlptransfer.data.files.parsing import KINDS, kind_of, stem_of
 from nlptransfer.errors import DataError, abridged
 
 SPLIT_NAMES = {

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.tables import rows_of, write
-from nlptransfer.data.json_rows import read_json
-from nlptransfer.data.opening import Utf8, opened
-from nlptransfer.data.parsing import FileSettings, joined, read_file, stream_file
+from nlptransfer.data.files.json_rows import read_json
+from nlptransfer.data.files.opening import Utf8, opened
+from nlptransfer.data.files.parsing import FileSettings, joined, read_file, stream_file
 from nlptransfer.errors import DataError
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6)

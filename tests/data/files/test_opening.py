@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.tables import parquet, rows_of, write
-from nlptransfer.data.opening import Utf8, opened
-from nlptransfer.data.parsing import FileSettings, read_file, stream_file
+from nlptransfer.data.files.opening import Utf8, opened
+from nlptransfer.data.files.parsing import FileSettings, read_file, stream_file
 from nlptransfer.errors import DataError
 
 CONTENT = "text,label\ncafé,1\nnaïve,2\n"
@@ -73,7 +73,7 @@ def test_broken_packed_files(tmp_path, packer):
 
 
 def test_what_is_packed_out_of_proportion_is_asked_about(tmp_path, monkeypatch):
-    monkeypatch.setattr("nlptransfer.data.opening._GIGABYTE", 10**6)
+    monkeypatch.setattr("nlptransfer.data.files.opening._GIGABYTE", 10**6)
     bomb = b"text\n" + b"a fine film\n" * 200_000
     for name, content in (("a.csv", gzip.compress(bomb)), ("b.csv", zipped(a__csv=bomb))):
         path = tmp_path / name
