@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import date
-from decimal import Decimal
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,9 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.folders import SHARED, needs_shared
-from helpers.runs import finetune
-from nlptransfer import Classifier, RunResult
+from nlptransfer import Classifier
 from nlptransfer.cli.app import main
 
 TEXTS = ['wordaa goodae, "goodaf" wordab', "wordac badae\r\nbadaf ü", "", "deliveryae deliveryaf goodae"]
@@ -42,16 +38,6 @@ READERS = {
     ".jsonl": lambda path: [json.loads(line) for line in path.read_bytes().splitlines()],
     ".parquet": lambda path: pq.read_table(path).to_pylist(),
 }
-
-
-@pytest.fixture(scope="module")
-def run(remarks_folder, vectors_file, tmp_path_factory) -> RunResult:
-    return finetune(remarks_folder, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def several(tickets_file, vectors_file, tmp_path_factory) -> RunResult:
-    return finetune(tickets_file, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run"))
 
 
 def write(path: Path, rows=ROWS) -> Path:
@@ -85,24 +71,6 @@ def test_every_kind_of_file_into_every_other(kind, other, command_line, run, tmp
             assert labels == (empty, empty)
         else:
             assert (labels[0], float(labels[1])) == (prediction.label, pytest.approx(prediction.score, abs=1e-6))
-
-
-def test_types_of_parquet_survive(command_line, run, tmp_path):
-    table = pa.table({
-        "text": pa.array([*TEXTS[:3], None]),
-        "day": pa.array([date(2024, 1, 31)] * 4),
-        "price": pa.array([Decimal("1.10")] * 4),
-        "image": pa.array([b"\xff\xfe"] * 4),
-        "spans": pa.array([[{"start": 1}]] * 4),
-        "score": pa.array([1, 2, 3, 4], pa.int8()),
-    })  # fmt: skip
-    pq.write_table(table, tmp_path / "rows.parquet")
-    ended = command_line(main, "predict", run.folder, tmp_path / "rows.parquet", "--output", tmp_path / "out.parquet")
-    assert ended.code == 0 and "2 rows without text" in ended.err
-    found = pq.read_table(tmp_path / "out.parquet")
-    assert found.select(table.column_names).equals(table)
-    assert found.column_names[-2:] == ["predicted_label", "predicted_score"]
-    assert found["predicted_label"].to_pylist() == ["positive", "negative", None, None]
 
 
 VALUES = {
@@ -140,22 +108,6 @@ def test_a_table_comes_out_as_it_went_in_with_columns_added(run, tmp_path_factor
     assert len(added) == 2 and not {*added} & {*order} and added[0].endswith("label") and added[1].endswith("score")
     labels = [each.labels[0] if each.labels else None for each in run.classifier.predict(columns["text"].to_pylist())]
     assert found[added[0]].to_pylist() == labels
-
-
-def test_types_that_differ_by_block_become_one(command_line, run, tmp_path):
-    blocks = [[{"text": f"goodae {'x' * 10_000}", "n": 1, "o": None}] * 150, [{"text": TEXTS[1], "n": 0.5}] * 10]
-    rows = write(tmp_path / "rows.jsonl", [*chain(*blocks), {"text": TEXTS[1], "o": ["late"]}])
-    ended = command_line(main, "predict", run.folder, rows, "--output", tmp_path / "out.parquet")
-    assert ended.code == 0, ended.err
-    found = pq.read_table(tmp_path / "out.parquet")
-    assert found.column_names == ["text", "n", "o", "label", "score"] and len(found) == 161
-    assert found["n"].to_pylist() == [1.0] * 150 + [0.5] * 10 + [None] and found["o"][-1].as_py() == ["late"]
-    write(rows, [*chain(*blocks), {"text": TEXTS[1], "n": "many"}])
-    ended = command_line(main, "predict", run.folder, rows, "--output", tmp_path / "new.parquet")
-    assert ended.code == 2 and "in the column 'n', found" in ended.err and "write .jsonl" in ended.err.splitlines()[-1]
-    assert not (tmp_path / "new.parquet").exists()
-    ended = command_line(main, "predict", run.folder, rows, "--output", tmp_path / "new.jsonl")
-    assert [row.get("n") for row in READERS[".jsonl"](tmp_path / "new.jsonl")][-2:] == [0.5, "many"]
 
 
 def test_several_labels_are_lists(command_line, several, tmp_path):
@@ -197,13 +149,6 @@ def test_the_likeliest_labels_and_all_scores(command_line, run, several, tmp_pat
     assert sorted(json.loads(ended.out.splitlines()[0])["labels"]) == sorted(several.data.labels.names)
 
 
-def test_what_abstains_has_empty_cells(command_line, run, tmp_path):
-    rows = write(tmp_path / "rows.csv", [{"text": "no word that it knows"}, {"text": TEXTS[0]}])
-    command_line(main, "predict", run.folder, rows, "--min-confidence", 0.99, "--output", tmp_path / "out.csv")
-    unsure, sure = READERS[".csv"](tmp_path / "out.csv")
-    assert (unsure["label"], unsure["score"]) == ("", "") and sure["label"] == "positive"
-
-
 def test_no_rows_give_a_header(command_line, run, tmp_path, monkeypatch):
     (tmp_path / "none.csv").write_text("id,text\n")
     for kind in READERS:
@@ -242,14 +187,6 @@ def test_the_text_columns_of_the_training_are_taken(command_line, of_columns, ru
     lacking = write(tmp_path / "lacking.csv", [{"id": "1", "says": "wordaa goodae goodaf wordab"}])
     ended = command_line(main, "predict", of_columns, lacking)
     assert ended.code == 0 and f"{lacking}: text from 'says' (as" in ended.err
-
-
-@needs_shared
-def test_a_file_without_a_text_column_is_refused(command_line, run, tmp_path):
-    rows, output = SHARED / "cases" / "lab.csv", tmp_path / "out.csv"
-    ended = command_line(main, "predict", run.folder, rows, "--output", output)
-    assert ended.code == 2 and ended.err.count("\n") == 1 and "set text_column" in ended.err
-    assert not output.exists()
 
 
 # Pipes
