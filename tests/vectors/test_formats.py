@@ -126,7 +126,7 @@ def spelled(*rows: bytes) -> np.ndarray:
 def test_what_is_written_reads_back_bit_for_bit(ending, vectors, chunk):
     words, matrix = vectors
     # The bytes of few numbers can look like a word and other numbers.
-    assume("bin" not in ending or matrix.shape[1] >= 12 or words == [""])
+    assume("bin" not in ending.lower() or matrix.shape[1] >= 12 or words == [""])
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(formats, "_CHUNK", chunk)
         path = Path(folder) / f"v{ending}"
