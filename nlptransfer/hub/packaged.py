@@ -245,7 +245,7 @@ def _named(name: str) -> str:
     if layer == "emb":
         return f"embeddings.{_EMBEDDINGS[rest]}"
     part, _, kind = rest.partition(".")
-    return f"encoder.layer.{layer[1:]}.{_LAYER[part]}.{ {'w': 'weight', 'b': 'bias'}[kind] }"
+    return f"encoder.layer.{layer[1:]}.{_LAYER[part]}.{'weight' if kind == 'w' else 'bias'}"
 
 
 def _shape(name: str, numbers: int, hidden: int) -> tuple[int, ...]:

@@ -150,9 +150,7 @@ def test_folder_of_model2vec_whose_words_share_rows(tmp_path):
 def test_folder_of_model2vec_that_does_not_fit(tmp_path, extra):
     save_file({"embeddings": MATRIX, **extra}, tmp_path / "model.safetensors")
     wordpiece().save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(
-        VectorsError, match=r"^model\.safetensors with tokenizer\.json: cannot be read \(.*\): save them"
-    ):
+    with pytest.raises(VectorsError, match=r"^model\.safetensors with tokenizer\.json: (cannot be read|expected one)"):
         open_vectors(tmp_path)
 
 
