@@ -5,7 +5,7 @@ It does not know how a model is fed, saved and opened: its format does.
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -107,46 +107,22 @@ class Classifier:
             SettingError: a ``min_confidence`` outside [0, 1], or an unknown option.
             TrainingError: not enough memory for one text.
         """
-        rows = self._predicted(texts, text_column, min_confidence, batch_size, options)
-        return [prediction for _, predicted in rows for prediction in predicted]
+        options |= {"text_column": text_column, "min_confidence": min_confidence, "batch_size": batch_size}
+        return list(self.stream(texts, **options))
 
-    def stream(
-        self,
-        texts: Any,
-        *,
-        text_column: Names = None,
-        min_confidence: float = 0.0,
-        batch_size: Count | None = None,
-        **options: Any,
-    ) -> Iterator[Prediction]:
-        """Predict as ``predict`` does, one after the other; what is read is a file, or an iterable, at its own pace."""
-        rows = self._predicted(texts, text_column, min_confidence, batch_size, options)
-        return chain.from_iterable(predicted for _, predicted in rows)
+    def stream(self, texts: Any, **options: Any) -> Iterator[Prediction]:
+        """Predict one text after the other; what is read is a file, or an iterable, at its own pace.
 
-    def batches(
-        self,
-        texts: Any,
-        *,
-        text_column: Names = None,
-        min_confidence: float = 0.0,
-        batch_size: Count | None = None,
-        **options: Any,
-    ) -> Iterator[PredictedRows]:
+        The options are those of ``predict``, as they are in ``batches`` and ``predict_file``.
+        """
+        return chain.from_iterable(self.batches(texts, **options))
+
+    def batches(self, texts: Any, **options: Any) -> Iterator[PredictedRows]:
         """Predict as ``stream`` does, with the labels of some thousand texts at a time in columns."""
-        rows = self._predicted(texts, text_column, min_confidence, batch_size, options)
-        return (predicted for _, predicted in rows)
+        return (predicted for _, predicted in self._predicted(texts, **options))
 
     def predict_file(
-        self,
-        texts: Any,
-        output: str | Path,
-        *,
-        text_column: Names = None,
-        min_confidence: float = 0.0,
-        top_k: int | None = None,
-        all_scores: bool = False,
-        batch_size: Count | None = None,
-        **options: Any,
+        self, texts: Any, output: str | Path, *, top_k: int | None = None, all_scores: bool = False, **options: Any
     ) -> Path:
         """Predict as ``predict`` does, and write all columns of the rows with the labels to a file.
 
@@ -162,8 +138,7 @@ class Classifier:
             DataError: as in ``predict``; an output that is the input, a folder or of another kind, or that cannot hold
                 the rows.
         """
-        path = check_output(output, texts)
-        rows = self._predicted(texts, text_column, min_confidence, batch_size, options)
+        path, rows = check_output(output, texts), self._predicted(texts, **options)
         show = distributed.is_main() and log.isEnabledFor(logging.INFO)
         with open_output(path) as writer, progress_bar(show) as bar:
             task, names = bar.add_task("predicting", total=None), dict[str, str]()
@@ -174,17 +149,18 @@ class Classifier:
                 writer.write(table, {names[name]: values for name, values in added.items()})
                 bar.update(task, advance=len(predicted.texts))
             if not names:
-                none = self._of_texts([], min_confidence, batch_size)
+                none = self._of_texts([], 0, None)
                 writer.write(Table(str(path), {}), none.columns(top_k=top_k, all_scores=all_scores))
         return path
 
     def _predicted(
         self,
         texts: Any,
-        text_column: Names,
-        min_confidence: float,
-        batch_size: Count | None,
-        options: Mapping[str, Any],
+        *,
+        text_column: Names = None,
+        min_confidence: float = 0.0,
+        batch_size: Count | None = None,
+        **options: Any,
     ) -> Iterator[tuple[Table, PredictedRows]]:
         check(0 <= min_confidence <= 1, "min_confidence", min_confidence, "a probability from 0 to 1")
         check_arguments(Classifier._predicted, batch_size=batch_size)
@@ -210,7 +186,7 @@ class Classifier:
                 without_text += int(rows.without_text.sum())
                 yield part, rows
         if without_text:
-            log.info("%s: %d rows without text, which get no label", where, without_text)
+            log.info("%s: rows without text, which get no label: %d", where, without_text)
 
     def _of_texts(self, texts: Sequence[str], min_confidence: float, batch_size: Count | None) -> PredictedRows:
         probabilities, multi_label = self.probabilities(texts, batch_size), self.labels.multi_label

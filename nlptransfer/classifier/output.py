@@ -5,7 +5,6 @@ import csv
 import gzip
 import json
 import logging
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from nlptransfer.data import Table
-from nlptransfer.errors import DataError, abridged
+from nlptransfer.errors import DataError, abridged, first_line
 from nlptransfer.files import atomic_file
 
 log = logging.getLogger("nlptransfer")
@@ -121,7 +120,8 @@ def as_json(value: Any) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
     except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=False, default=_plain)
+        finite = json.loads(json.dumps(value, default=_plain), parse_constant=lambda _: None)
+        text = json.dumps(finite, ensure_ascii=False)
     # Half a surrogate pair can be escaped, but not encoded.
     return json.dumps(json.loads(text)) if _SURROGATE.search(text) else text
 
@@ -135,14 +135,6 @@ def _plain(value: Any) -> str:
         except UnicodeDecodeError:
             return base64.b64encode(value).decode()
     return str(value)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _Delimited:
@@ -197,28 +189,11 @@ class _Parquet:
         self.path, self.where, self.rows = path, where, 0
         self.inputs: Any = None
         """schema of the rows without what is added to them"""
-        self.schema: Any = None
         self.writer: Any = None
         self.waiting: list[Any] = []
         """rows of the next row group"""
         self.size = 0
         """their bytes"""
-
-    def write(self, rows: Table, added: Mapping[str, Any]) -> None:
-        import pyarrow as pa
-
-        table = self._table(rows)
-        inputs = table.schema if self.inputs is None else self._unified(table.schema)
-        if inputs != self.inputs:
-            self.inputs = inputs
-            metadata = None if rows.arrow is None else rows.arrow.schema.metadata
-            self._open(pa.schema([*inputs, *((name, column.type) for name, column in added.items())], metadata))
-        table = self._cast(pa.table([*table.columns, *added.values()], [*table.column_names, *added]))
-        self.waiting.append(table)
-        self.rows += len(table)
-        self.size += table.nbytes
-        if self.size >= ROW_GROUP_BYTES:
-            self._flush()
 
     def __enter__(self) -> "_Parquet":
         return self
@@ -229,90 +204,54 @@ class _Parquet:
         if self.writer is not None:
             self.writer.close()
 
+    def write(self, rows: Table, added: Mapping[str, Any]) -> None:
+        import pyarrow as pa
+
+        metadata = None if rows.arrow is None else rows.arrow.schema.metadata
+        table = self._widened(self._table(rows), self.inputs or pa.schema([]))
+        if table.schema != self.inputs:
+            self.inputs = table.schema
+            self._open(pa.schema([*table.schema, *((name, column.type) for name, column in added.items())], metadata))
+        self.waiting.append(pa.table([*table.columns, *added.values()], self.writer.schema))
+        self.rows += len(table)
+        self.size += table.nbytes
+        if self.size >= ROW_GROUP_BYTES:
+            self._flush()
+
     def _table(self, rows: Table) -> Any:
         import pyarrow as pa
 
-        columns, arrays = _columns(rows), []
-        for name, values in columns:
-            try:
-                arrays.append(pa.array(values) if isinstance(values, list) else values)
-            except (pa.ArrowException, TypeError, UnicodeError) as error:
-                raise self._mixed(name, str(error).splitlines()[0]) from error
-        return pa.table(arrays, [name for name, _ in columns])
+        columns = dict(_columns(rows))
+        for name, values in columns.items():
+            with self._refusals(f"column {name!r}: "):
+                columns[name] = pa.array(values) if isinstance(values, list) else values
+        return pa.table(columns)
 
-    def _unified(self, schema: Any) -> Any:
-        """Return the columns so far and those of a schema, each of a type that holds both, or raise a DataError."""
+    def _widened(self, table: Any, schema: Any) -> Any:
+        """Return rows with the columns of a schema first, which are null where missing, of types that hold both."""
         import pyarrow as pa
 
-        if schema == self.inputs:
-            return schema
-        fields = {field.name: field for field in self.inputs}
-        for field in schema:
-            before = fields.get(field.name, field)
-            try:
-                (fields[field.name],) = pa.unify_schemas(
-                    [pa.schema([before]), pa.schema([field])], promote_options="permissive"
-                )
-            except pa.ArrowException as error:
-                raise self._mixed(field.name, f"{before.type} and {field.type}") from error
-        return pa.schema([*fields.values()])
-
-    def _cast(self, table: Any) -> Any:
-        """Return rows with the file's columns and types; columns that they lack are null."""
-        import pyarrow as pa
-
-        if table.schema == self.schema:
-            return table
-        columns, arrays = dict(zip(table.column_names, table.columns, strict=True)), []
-        for field in self.schema:
-            column = columns.get(field.name)
-            try:
-                arrays.append(pa.nulls(len(table), field.type) if column is None else column.cast(field.type))
-            except pa.ArrowException as error:
-                raise self._mixed(field.name, str(error).splitlines()[0]) from error
-        return pa.table(arrays, self.schema)
-
-    def _mixed(self, name: str, found: str) -> DataError:
-        return DataError(
-            f"{self.where}: expected values of one type in the column {name!r}, found {found} in rows {self.rows + 1} "
-            "and after: write .jsonl, or make the values alike"
-        )
+        with self._refusals():
+            return pa.concat_tables([schema.empty_table(), table], promote_options="permissive")
 
     def _open(self, schema: Any) -> None:
         """Open the file with a schema, and write again what is in it."""
-        from pyarrow.parquet import ParquetFile
+        from pyarrow.parquet import ParquetFile, ParquetWriter
 
         self._flush()
-        if self.schema is None:
-            self._begin(schema)
-            return
-        self.writer.close()
         earlier = self.path.with_name(f"{self.path.name}.earlier")
-        self.path.replace(earlier)
         try:
-            self._begin(schema)
-            with ParquetFile(earlier) as written:
-                for number in range(written.num_row_groups):
-                    self.writer.write_table(self._cast(written.read_row_group(number)))
+            if self.writer is not None:
+                self.writer.close()
+                self.path.replace(earlier)
+            with self._refusals():
+                self.writer = ParquetWriter(self.path, schema, compression="zstd")
+            if earlier.exists():
+                with ParquetFile(earlier) as written:
+                    for number in range(written.num_row_groups):
+                        self.writer.write_table(self._widened(written.read_row_group(number), schema))
         finally:
-            earlier.unlink()
-
-    def _begin(self, schema: Any) -> None:
-        from pyarrow.parquet import ParquetWriter
-
-        self.schema = schema
-        with self._refusals():
-            self.writer = ParquetWriter(self.path, schema, compression="zstd")
-
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        import pyarrow as pa
-
-        try:
-            yield
-        except pa.ArrowException as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"{self.where}: parquet cannot hold these rows: {reason}; write .jsonl") from error
+            earlier.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         import pyarrow as pa
@@ -322,3 +261,15 @@ class _Parquet:
                 self.writer.write_table(pa.concat_tables(self.waiting))
             self.waiting.clear()
             self.size = 0
+
+    @contextmanager
+    def _refusals(self, place: str = "") -> Iterator[None]:
+        import pyarrow as pa
+
+        try:
+            yield
+        except (pa.ArrowException, TypeError, UnicodeError) as error:
+            raise DataError(
+                f"{self.where}: expected rows that parquet can hold, found from row {self.rows + 1} on: "
+                f"{place}{first_line(error)}; write .jsonl, or make the values of a column alike"
+            ) from error

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from nlptransfer.cli.gap import gap_verb
 from nlptransfer.cli.sharing import shipping_app
 from nlptransfer.cli.terminal import show_comparison, start_log
 from nlptransfer.errors import NlpTransferError
-from nlptransfer.files import atomic_file
+from nlptransfer.files import write_json
 from nlptransfer.models import give_way_soon
 from nlptransfer.routes import ROUTES
 
@@ -138,7 +138,10 @@ def evaluate_verb(
     classifier = Classifier.load(model_dir, base, device=device, revision=revision)
     options = opt.config_of(reading, settings, signature(Classifier.evaluate).parameters)
     scores = classifier.evaluate(data, split=split, further=metric or (), batch_size=batch_size, **options)
-    _write_lines([json.dumps(scores, indent=2, ensure_ascii=False)], output)
+    if output is None:
+        typer.echo(json.dumps(scores, indent=2, ensure_ascii=False))
+    else:
+        write_json(output, scores)
 
 
 @app.command("bases")
@@ -291,12 +294,3 @@ def _take_turn(on_purpose: bool) -> str:
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     time.sleep((0 if first else SECONDS_FOR_FIRST) + (0 if on_purpose else SECONDS_FOR_CAUSE))
     return "" if first else f" (rank {os.environ.get('RANK', '?')})"
-
-
-def _write_lines(lines: Iterable[str], output: Path | None) -> None:
-    if output is None:
-        for line in lines:
-            typer.echo(line)
-        return
-    with atomic_file(output) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)

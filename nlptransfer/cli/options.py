@@ -67,7 +67,7 @@ def reads(options: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callabl
 
         @wraps(verb)
         def called(**values: Any) -> None:
-            reading = {name: value for name in options if (value := values.pop(name)) is not None}
+            reading = {name: value for name in options if (value := values.pop(name, None)) is not None}
             verb(**values, reading=reading)
 
         called.__signature__ = signature(verb).replace(parameters=[*own, *added])  # type: ignore[attr-defined]

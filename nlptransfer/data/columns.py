@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ JOINT = " \u2063 "
 """What joins the texts of several columns (an invisible separator); a tokenizer reads its own separator there."""
 SAMPLE = 1000
 """Rows by which a column is judged."""
+MOST_COLUMNS = 1000
+"""Columns that are looked at for what is not used."""
 LONGEST = 48
 """Characters of an example that is shown."""
 _WEIGHT_NAMES = {"weight", "weights", "sample_weight", "sample_weights"}
@@ -320,7 +322,7 @@ def _described(what: str, table: Table, names: Iterable[str]) -> str:
 def _unused(table: Table, used: set[str | None], *, has_label: bool, is_inferred: bool) -> list[str]:
     """Name the columns that look as if they were meant, with the setting that takes them."""
     unused = []
-    for name in table.columns:
+    for name in islice(table.columns, MOST_COLUMNS):
         if name in used or _key(name) in INDEX_NAMES:
             continue
         if has_label and _key(name) in _WEIGHT_NAMES:

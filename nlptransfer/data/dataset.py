@@ -113,7 +113,8 @@ class Split:
 
     def take(self, indices: Iterable[int] | np.ndarray) -> "Split":
         """Take the rows at ``indices`` (or where a boolean mask of n is true), in that order."""
-        rows = np.arange(len(self))[np.asarray(list(indices) or np.array([], dtype=np.int64))]
+        places = indices if isinstance(indices, np.ndarray) else np.array([*indices], np.int64)
+        rows = np.arange(len(self))[places]
         weights = None if self.weights is None else self.weights[rows]
         return Split([self.texts[row] for row in rows], self.targets[rows], weights)
 

@@ -17,6 +17,7 @@ ROWS, LENGTH = 500_000, 100
 """Rows of the files, and about as many characters in each."""
 FEW, MANY = 10_000, 100_000
 """Columns of the wide files."""
+FEW_LABELS, MANY_LABELS = 2_000, 20_000
 WORDS = ("the", "grater", "works", "like", "a", "charm", "my", "kids", "love", "it", "solid", "and", "quiet", "handle")
 
 PEAK = """
@@ -104,6 +105,19 @@ def columns(places: Places) -> list[Row]:
     return [Row(f"microseconds a column at {MANY:,} over {FEW:,}", (many / MANY) / (few / FEW), "times", most=2)]
 
 
+def labels(places: Places) -> list[Row]:
+    """Loading 4 rows of each of many labels, by row"""
+    from nlptransfer.data import load_data
+
+    rows = {
+        count: ([f"text {row}" for row in range(4 * count)], [str(row % count) for row in range(4 * count)])
+        for count in (FEW_LABELS, MANY_LABELS)
+    }
+    few, many = alternate({str(count): partial(load_data, table) for count, table in rows.items()}, rounds=5).values()
+    ratio = (many / MANY_LABELS) / (few / FEW_LABELS)
+    return [Row(f"microseconds a row at {MANY_LABELS:,} labels over {FEW_LABELS:,}", ratio, "times", most=2)]
+
+
 def _peak(how: str, path: Path) -> float:
     """Bytes at the peak above those before, in a fresh process."""
     few = path.with_name("few.csv")
@@ -113,4 +127,4 @@ def _peak(how: str, path: Path) -> float:
     return float(json.loads(done.stdout))
 
 
-FIGURES: dict[str, Callable[[Places], list[Row]]] = {figure.__name__: figure for figure in (reading, columns)}
+FIGURES: dict[str, Callable[[Places], list[Row]]] = {figure.__name__: figure for figure in (reading, columns, labels)}

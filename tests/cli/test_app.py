@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.encoders import FILM_WORDS, make_film_base
-from helpers.runs import finetune
 from nlptransfer import RunResult
 from nlptransfer.cli.app import main
 from nlptransfer.cli.terminal import show_comparison
@@ -19,16 +18,6 @@ from nlptransfer.vectors.store import open_vectors
 LINEAR = ["--set", "head_type=linear", "--no-report"]
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "deliveryae deliveryaf wordab"]
 VERBS = ("", "finetune", "predict", "evaluate", "vectors", "vectors train", "vectors distill", "vectors show")
-
-
-@pytest.fixture(scope="module")
-def run(remarks_folder, vectors_file, tmp_path_factory) -> RunResult:
-    return finetune(remarks_folder, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def several(tickets_file, vectors_file, tmp_path_factory) -> RunResult:
-    return finetune(tickets_file, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +114,6 @@ def test_predict_prints_an_object_a_line(command_line, run, texts_file):
     keys = ("text", "label", "score")
     assert found == [{key: getattr(each, key) for key in keys} for each in run.classifier.predict(TEXTS)]
     assert [each["label"] for each in found[:2]] == ["positive", "negative"]
-
-
-def test_predict_several_labels(command_line, several, texts_file):
-    ended = command_line(main, "predict", several.folder / "model", texts_file)
-    found = [json.loads(line) for line in ended.out.splitlines()]
-    assert [list(each) for each in found] == [["text", "labels", "scores"]] * 3
-    assert "delivery" in found[2]["labels"] and len(found[2]["labels"]) == len(found[2]["scores"])
 
 
 def test_predict_gives_null_where_it_abstains(command_line, run, several, tmp_path):
@@ -246,11 +228,9 @@ ERRORS = {
     "predict {run} texts.txt --min-confidence 1.5": "min_confidence=1.5: expected a probability from 0 to 1",
     "predict {run} texts.txt --batch-size 0": "batch_size=0: expected a whole number from 1",
     "predict {run} {data}/test.jsonl --top-k 0 --output own.csv": "top_k=0: expected a whole number from 1",
-    "predict {run} texts.txt --device gpu": "device='gpu': expected one that is here: cpu",
     "predict {run} texts.txt --output own.xlsx": "own.xlsx: expected an output named .csv, .tsv, .jsonl, .parquet",
     "predict nowhere {data}/test.jsonl --output {data}": "expected a file to write, found a folder",
     "predict nowhere {data}/test.jsonl --output {data}/test.jsonl": "expected an output that is not the input",
-    "evaluate {run} {data} --batch-size 0": "batch_size=0: expected a whole number from 1",
     "evaluate {run} {data} --device cuda:99": "device='cuda:99': expected one that is here: cpu",
     "evaluate {run} {data} --label-column mood": "label_column",
     "finetune {data} --set report=no": "--set report: not a setting",

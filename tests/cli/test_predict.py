@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import date
-from decimal import Decimal
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,9 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.folders import SHARED, needs_shared
-from helpers.runs import finetune
-from nlptransfer import Classifier, RunResult
+from nlptransfer import Classifier
 from nlptransfer.cli.app import main
 
 TEXTS = ['wordaa goodae, "goodaf" wordab', "wordac badae\r\nbadaf ü", "", "deliveryae deliveryaf goodae"]
@@ -44,16 +40,6 @@ READERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def run(remarks_folder, vectors_file, tmp_path_factory) -> RunResult:
-    return finetune(remarks_folder, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def several(tickets_file, vectors_file, tmp_path_factory) -> RunResult:
-    return finetune(tickets_file, base=vectors_file, head_type="linear", output_dir=tmp_path_factory.mktemp("run"))
-
-
 def write(path: Path, rows=ROWS) -> Path:
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
@@ -73,7 +59,7 @@ def test_every_kind_of_file_into_every_other(kind, other, command_line, run, tmp
     ended = command_line(main, "predict", run.folder, rows, "--output", output)
     assert (ended.code, ended.out) == (0, "")
     assert f"{output}: the rows have a column 'label' already; predictions go to 'predicted_label'" in ended.err
-    assert f"{rows}: 1 rows without text, which get no label" in ended.err
+    assert f"{rows}: rows without text, which get no label: 1" in ended.err
     found = READERS[other](output)
     assert [list(row) for row in found] == [["id", "note", "text", "label", "predicted_label", "predicted_score"]] * 4
     assert [{name: row[name] for name in ROWS[0]} for row in found] == ROWS
@@ -85,24 +71,6 @@ def test_every_kind_of_file_into_every_other(kind, other, command_line, run, tmp
             assert labels == (empty, empty)
         else:
             assert (labels[0], float(labels[1])) == (prediction.label, pytest.approx(prediction.score, abs=1e-6))
-
-
-def test_types_of_parquet_survive(command_line, run, tmp_path):
-    table = pa.table({
-        "text": pa.array([*TEXTS[:3], None]),
-        "day": pa.array([date(2024, 1, 31)] * 4),
-        "price": pa.array([Decimal("1.10")] * 4),
-        "image": pa.array([b"\xff\xfe"] * 4),
-        "spans": pa.array([[{"start": 1}]] * 4),
-        "score": pa.array([1, 2, 3, 4], pa.int8()),
-    })  # fmt: skip
-    pq.write_table(table, tmp_path / "rows.parquet")
-    ended = command_line(main, "predict", run.folder, tmp_path / "rows.parquet", "--output", tmp_path / "out.parquet")
-    assert ended.code == 0 and "2 rows without text" in ended.err
-    found = pq.read_table(tmp_path / "out.parquet")
-    assert found.select(table.column_names).equals(table)
-    assert found.column_names[-2:] == ["predicted_label", "predicted_score"]
-    assert found["predicted_label"].to_pylist() == ["positive", "negative", None, None]
 
 
 VALUES = {
@@ -142,22 +110,6 @@ def test_a_table_comes_out_as_it_went_in_with_columns_added(run, tmp_path_factor
     assert found[added[0]].to_pylist() == labels
 
 
-def test_types_that_differ_by_block_become_one(command_line, run, tmp_path):
-    blocks = [[{"text": f"goodae {'x' * 10_000}", "n": 1, "o": None}] * 150, [{"text": TEXTS[1], "n": 0.5}] * 10]
-    rows = write(tmp_path / "rows.jsonl", [*chain(*blocks), {"text": TEXTS[1], "o": ["late"]}])
-    ended = command_line(main, "predict", run.folder, rows, "--output", tmp_path / "out.parquet")
-    assert ended.code == 0, ended.err
-    found = pq.read_table(tmp_path / "out.parquet")
-    assert found.column_names == ["text", "n", "o", "label", "score"] and len(found) == 161
-    assert found["n"].to_pylist() == [1.0] * 150 + [0.5] * 10 + [None] and found["o"][-1].as_py() == ["late"]
-    write(rows, [*chain(*blocks), {"text": TEXTS[1], "n": "many"}])
-    ended = command_line(main, "predict", run.folder, rows, "--output", tmp_path / "new.parquet")
-    assert ended.code == 2 and "in the column 'n', found" in ended.err and "write .jsonl" in ended.err.splitlines()[-1]
-    assert not (tmp_path / "new.parquet").exists()
-    ended = command_line(main, "predict", run.folder, rows, "--output", tmp_path / "new.jsonl")
-    assert [row.get("n") for row in READERS[".jsonl"](tmp_path / "new.jsonl")][-2:] == [0.5, "many"]
-
-
 def test_several_labels_are_lists(command_line, several, tmp_path):
     rows = write(tmp_path / "rows.jsonl", [{"text": text} for text in TEXTS])
     found = {}
@@ -195,13 +147,6 @@ def test_the_likeliest_labels_and_all_scores(command_line, run, several, tmp_pat
         assert {*found[1].values()} == {""}
     ended = command_line(main, "predict", several.folder, texts, "--top-k", 99)
     assert sorted(json.loads(ended.out.splitlines()[0])["labels"]) == sorted(several.data.labels.names)
-
-
-def test_what_abstains_has_empty_cells(command_line, run, tmp_path):
-    rows = write(tmp_path / "rows.csv", [{"text": "no word that it knows"}, {"text": TEXTS[0]}])
-    command_line(main, "predict", run.folder, rows, "--min-confidence", 0.99, "--output", tmp_path / "out.csv")
-    unsure, sure = READERS[".csv"](tmp_path / "out.csv")
-    assert (unsure["label"], unsure["score"]) == ("", "") and sure["label"] == "positive"
 
 
 def test_no_rows_give_a_header(command_line, run, tmp_path, monkeypatch):
@@ -244,14 +189,6 @@ def test_the_text_columns_of_the_training_are_taken(command_line, of_columns, ru
     assert ended.code == 0 and f"{lacking}: text from 'says' (as" in ended.err
 
 
-@needs_shared
-def test_a_file_without_a_text_column_is_refused(command_line, run, tmp_path):
-    rows, output = SHARED / "cases" / "lab.csv", tmp_path / "out.csv"
-    ended = command_line(main, "predict", run.folder, rows, "--output", output)
-    assert ended.code == 2 and ended.err.count("\n") == 1 and "set text_column" in ended.err
-    assert not output.exists()
-
-
 # Pipes
 
 
@@ -270,7 +207,7 @@ def test_rows_are_answered_as_they_come(run):
             assert (answer["text"], answer["label"]) == (text or "", label)
         rest, log = process.communicate("")
     assert (process.returncode, rest) == (0, "")
-    assert "standard input: 1 rows without text" in log
+    assert "standard input: rows without text, which get no label: 1" in log
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")

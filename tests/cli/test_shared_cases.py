@@ -1,7 +1,6 @@
 """Files as people have them, through the command line: what is read of each, said of it, or refused."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -126,14 +125,6 @@ READ = {
 FOLDERS = ("hfparts", "parts", "saved", "spelled-1-and-1.0", "spelled-True-and-true")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, vectors_file, remarks) -> Path:
-    from helpers.runs import finetune
-
-    folder = tmp_path_factory.mktemp("cases") / "run"
-    return finetune(remarks, route="word2vec", head_type="linear", base=vectors_file, output_dir=folder).folder
-
-
 @needs_shared
 def test_the_table_is_of_the_whole_folder():
     assert READ.keys() == {path.name for path in CASES.iterdir()} - {"README.md", "vectors"}
@@ -168,9 +159,9 @@ def test_training(name, command_line, vectors_file, tmp_path):
 
 @needs_shared
 @pytest.mark.parametrize("name", [name for name in READ if name not in FOLDERS])
-def test_prediction(name, command_line, model, tmp_path):
+def test_prediction(name, command_line, run, tmp_path):
     case, output = READ[name], tmp_path / "out.jsonl"
-    call = ["predict", model, CASES / name, "--output", output]
+    call = ["predict", run.folder, CASES / name, "--output", output]
     ended = command_line(main, *call)
     if case.predict_error is not None:
         assert ended.code == 2 and case.predict_error in " ".join(ended.err.split()) and not output.exists()

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import TrainingError
-from nlptransfer.training.lbfgs import Features, fit, principal_axes
+from nlptransfer.training.lbfgs import RARE_L2, RARE_ROWS, Features, fit, principal_axes
 from nlptransfer.training.losses import LabelLoss
 
 ONE = Labels(("a", "b", "c"))
@@ -139,6 +139,16 @@ def test_several_labels_are_one_logistic_regression_each(weights):
         peer = LogisticRegression(C=1 / 3, tol=1e-10, max_iter=10_000).fit(features, targets[:, label], row_weights)
         np.testing.assert_allclose(weight[label], peer.coef_[0], atol=2e-3)
         np.testing.assert_allclose(bias[label], peer.intercept_[0], atol=2e-3)
+
+
+def test_rare_ones_of_several_labels_are_held_less():
+    features, _, targets = problem()
+    targets[10:, 1] = 0
+    assert (targets.sum(axis=0) < RARE_ROWS).tolist() == [False, True, False]
+    weight, _ = fitted(criterion(SEVERAL), features, targets, 1.0)
+    for label, l2 in enumerate((1.0, RARE_L2, 1.0)):
+        peer = LogisticRegression(C=1 / (3 * l2), tol=1e-10, max_iter=10_000).fit(features, targets[:, label])
+        np.testing.assert_allclose(weight[label], peer.coef_[0], atol=5e-3)
 
 
 @pytest.mark.parametrize("labels", [ONE, SEVERAL])
@@ -273,7 +283,8 @@ def test_weights_all_alike_change_nothing_and_rows_of_weight_0_are_not_there():
 @pytest.mark.parametrize("labels", [ONE, SEVERAL])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("end", [None, 0, 1])
-def test_joint_weights_minimize_alpha_times_source_loss_plus_beta_times_target_loss(labels, seed, end):
+def test_joint_weights_minimize_alpha_times_source_loss_plus_beta_times_target_loss(labels, seed, end, monkeypatch):
+    monkeypatch.setattr("nlptransfer.training.lbfgs.RARE_ROWS", 0)
     classes = np.ones(3) if labels.multi_label else np.array([0.5, 1.0, 2.0])
     shares = np.random.default_rng(seed).uniform(0.05, 3, size=2)
     if end is not None:
