@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, XLNetModel
 
 from nlptransfer.classifier.onnx import GRAPH, GRAPH_DATA, INSTALL, LOGITS, Exported, OnnxForSequenceClassification
 from nlptransfer.classifier.verification import largest_difference
-from nlptransfer.errors import BaseModelError, SettingError, VerificationError
+from nlptransfer.errors import BaseModelError, SettingError, VerificationError, first_line
 from nlptransfer.models import predict_logits
 from nlptransfer.routes import SavedFormat
 
@@ -158,8 +158,7 @@ def _cause(error: BaseException) -> str:
     """Return the first line of the error that came first."""
     while error.__cause__ is not None:
         error = error.__cause__
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line[:200]}"
+    return f"{type(error).__name__}: {first_line(error):.200}"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-from nlptransfer.data.files.columnar import without_bytes
+from nlptransfer.data.files.columnar import check_names, class_names, without_bytes
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError
 
@@ -30,13 +30,13 @@ def table_of(value: Any, where: str) -> Table:
     if is_a(value, "pandas", "DataFrame"):
         return _of_frame(value, where)
     if is_a(value, "datasets", "Dataset"):
-        return arrow_table(value.with_format("arrow")[:], where, value.features)
+        return _of_arrow(value.with_format("arrow")[:], where, value.features)
     if is_a(value, "datasets", "IterableDataset"):
-        return _of_dicts(list(value), where, value.features or {})
+        return _of_dicts(list(value), where, value.features)
     if is_a(value, "pyarrow", "Table") or is_a(value, "pyarrow", "RecordBatch"):
-        return arrow_table(value, where)
+        return _of_arrow(value, where)
     if is_a(value, "polars", "DataFrame"):
-        return arrow_table(value.to_arrow(), where)
+        return _of_arrow(value.to_arrow(), where)
     if isinstance(value, Mapping):
         return _of_columns(value, where)
     if isinstance(value, (tuple, list)) and len(value) == 2 and not isinstance(value[0], (str, Mapping)):
@@ -89,14 +89,14 @@ def _row(value: Any, where: str) -> Mapping[str, Any]:
     raise DataError(f"{where}: expected a dict as in other rows, found {type(value).__name__}")
 
 
-def arrow_table(arrow: Any, where: str, features: Mapping[str, Any] | None = None) -> Table:
+def _of_arrow(arrow: Any, where: str, features: Any = None) -> Table:
     """Return an Arrow table or batch with its ``datasets`` features; columns of bytes are text, or left out."""
     import pyarrow
 
     whole = arrow if isinstance(arrow, pyarrow.Table) else pyarrow.Table.from_batches([arrow])
     table = without_bytes(whole, where)
     columns = dict(zip(table.column_names, table.columns, strict=True))
-    return Table(where, columns, _class_names(features or {}, columns), arrow=whole)
+    return Table(where, columns, class_names(features.arrow_schema) if features else {}, arrow=whole)
 
 
 def is_a(value: Any, module: str, name: str) -> bool:
@@ -107,20 +107,14 @@ def is_a(value: Any, module: str, name: str) -> bool:
 
 def _of_frame(frame: Any, where: str) -> Table:
     names = [str(name) for name in frame.columns]
-    if len(set(names)) < len(names):
-        raise DataError(f"{where}: expected distinct column names, found {', '.join(map(repr, names))}; rename them")
+    check_names(where, names)
     return Table(where, {name: frame.iloc[:, index].tolist() for index, name in enumerate(names)})
 
 
-def _of_dicts(rows: list[Mapping[str, Any]], where: str, features: Mapping[str, Any] | None = None) -> Table:
+def _of_dicts(rows: list[Mapping[str, Any]], where: str, features: Any = None) -> Table:
     names = dict.fromkeys(chain.from_iterable(rows))
     columns = {str(name): [row.get(name) for row in rows] for name in names}
-    return Table(where, columns, _class_names(features or {}, columns))
-
-
-def _class_names(features: Mapping[str, Any], columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    inner: dict[str, Any] = {name: getattr(features.get(name), "feature", features.get(name)) for name in columns}
-    return {name: tuple(one.names) for name, one in inner.items() if type(one).__name__ == "ClassLabel" and one.names}
+    return Table(where, columns, class_names(features.arrow_schema) if features else {})
 
 
 def _of_columns(columns: Mapping[Any, Any], where: str) -> Table:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlptransfer.errors import BaseModelError, NlpTransferError, RunFolderError
+from nlptransfer.errors import BaseModelError, NlpTransferError, RunFolderError, first_line
 from nlptransfer.files import read_json
 from nlptransfer.hub.base_models import BaseModel
 
@@ -84,7 +84,7 @@ def _read(source: BaseModel | Path, file: str) -> Iterator[Path]:
         with quiet():
             yield folder
     except Exception as error:  # tokenizers raises the plain class
-        found = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '').rstrip('.')}"
+        found = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
         if "trust_remote_code" in str(error):
             found = "an auto_map to other code, which is never run"
         raise _refusal(source, f"what {file} describes to load with the libraries' own code", found) from error

@@ -96,7 +96,7 @@ def test_bytes_that_are_no_text_are_left_out_and_named(caplog):
         ({"text": "a"}, "data: expected a list of texts, found str"),
         (
             pd.DataFrame([["a", "b"]], columns=["text", "text"]),
-            "expected distinct column names, found 'text', 'text'; ren",
+            "expected distinct column names, found 'text' twice; ren",
         ),
     ],
 )

@@ -28,25 +28,11 @@ def test_every_kind_of_file(tmp_path, kind, packed):
     assert list(read_texts(path)) == [row["text"] for row in ROWS]
 
 
-def test_json_file_may_have_an_object_a_line(tmp_path):
-    assert read(write(tmp_path / "a.json", "\n" + KINDS[".jsonl"])) == ROWS
-
-
 def test_csv_details(tmp_path):
     content = "\ufefftext,label\r\nNA,null\r\n,\r\n\r\nnan,None\r\n" + "x" * 300_000 + ",1\r\n"
     rows = read(write(tmp_path / "a.csv", content))
     assert rows[:3] == [{"text": "NA", "label": "null"}, {"text": "", "label": ""}, {"text": "nan", "label": "None"}]
     assert len(rows[3]["text"]) == 300_000
-
-
-def test_tsv_with_bare_quotes(tmp_path):
-    path = write(tmp_path / "a.tsv", 'text\tlabel\n"good film\t1\nsaid "no" twice\t0\n')
-    assert [row["text"] for row in read(path)] == ['"good film', 'said "no" twice']
-
-
-def test_missing_keys_and_further_columns(tmp_path):
-    path = write(tmp_path / "a.jsonl", '{"text": "a"}\n{"label": 1, "text": "b", "x": [1]}\n')
-    assert read(path) == [{"text": "a", "label": None, "x": None}, {"text": "b", "label": 1, "x": [1]}]
 
 
 def test_folder(tmp_path, caplog):

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, time
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +104,7 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
             if not len(part):
                 empty = part
                 continue
-            _check_names(where, part.column_names)
+            check_names(where, part.column_names)
             table = without_bytes(part, None if names else where)
             names = names or table.column_names
             if missing := sorted({*names} - {*table.column_names}):
@@ -119,7 +119,8 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
         yield _table(where, empty, 1, empty)
 
 
-def _check_names(where: str, names: list[str]) -> None:
+def check_names(where: str, names: Sequence[str]) -> None:
+    """Raise a DataError if two columns have one name."""
     if twice := [repr(name) for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"{where}: expected distinct column names, found {abridged(twice, 5)} twice; rename them")
 

@@ -171,16 +171,11 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
 
 def _rows(where: str, source: Buffered) -> Iterator[dict[str, Any]]:
     values = _values(where, source)
-    first = next(values, None)
-    if first is None:
+    first = list(islice(values, 2))
+    if len(first) == 1 and not first[0][0]:
+        yield from _rows_of(_checked(first[0][2], where), where)
         return
-    is_list, number, row = first
-    second = None if is_list else next(values, None)
-    if not is_list and second is None:
-        yield from _rows_of(_checked(row, where), where)
-        return
-    yield _checked(row, f"{where}, row {number}")
-    for _, number, row in chain([second] if second else [], values):
+    for _, number, row in chain(first, values):
         yield _checked(row, f"{where}, row {number}")
 
 
@@ -251,7 +246,9 @@ def _rows_of(whole: dict[str, Any], where: str) -> list[dict[str, Any]]:
     values, names = list(whole.values()), whole.get("columns")
     if isinstance(names, list) and isinstance(whole.get("data"), list):
         return [_named(row, names, f"{where}, row {number}") for number, row in enumerate(whole["data"], 1)]
-    lists = [name for name, value in whole.items() if _is_list_of(value, dict)]
+    lists = [
+        name for name, value in whole.items() if value and isinstance(value, list) and {*map(type, value)} == {dict}
+    ]
     if len(lists) > 1 and len(lists) == len(whole):
         raise DataError(
             f"{where}: expected one list of rows, found {abridged([*map(repr, lists)], 5)}; write each to a file of "
@@ -289,10 +286,6 @@ def _named(row: Any, names: list[Any], where: str) -> dict[str, Any]:
     if not isinstance(row, list) or len(row) != len(names):
         raise DataError(f"{where}: expected a list of {len(names)} values, one a column, found {row!r:.80}")
     return dict(zip(map(str, names), row, strict=True))
-
-
-def _is_list_of(value: Any, kind: type) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, kind) for item in value)
 
 
 def _column(values: list[Any]) -> Any:

@@ -47,12 +47,7 @@ _NO_ROWS = (
     (rb"Rar!\x1a|7z\xbc\xaf\x27\x1c", "an archive", _UNPACK),
     (rb"\x80[\x02-\x05]", "a pickle, which may run code when it is opened", "save its rows as parquet or jsonl"),
     (rb"\xd0\xcf\x11\xe0", "an old Excel or Office file", "save it as .xlsx or csv"),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8[79]a", "an image", "name a file of rows"),
     (rb"%PDF-", "a PDF", "name a file of rows"),
-    (rb"SQLite format 3\x00", "an SQLite database", "save a table of it as csv"),
-    (rb"\x89HDF", "an HDF5 file", "save its rows as parquet or csv"),
-    (rb"\x93NUMPY", "a numpy array", "save its rows as csv or jsonl"),
-    (rb"Obj\x01", "an Avro file", "save its rows as parquet or jsonl"),
 )
 """Pattern at the front of a file, what it is, and what to do."""
 _MARKS = (
@@ -162,7 +157,8 @@ class Utf8:
     """Number of NULs at the end, known at the end."""
 
     def __init__(self, front: Opened, encoding: str | None) -> None:
-        self.where, self.encoding, self.padding = front.where, encoding or _marked_encoding(front.head), 0
+        marked = (name for mark, name in _MARKS if front.head.startswith(mark))
+        self.where, self.encoding, self.padding = front.where, encoding or next(marked, "utf-8"), 0
         self._stream, self._lines, self._carry, self._first = front.stream, 0, b"", True
         self._is_set = encoding is not None
         self._is_utf8 = codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig")
@@ -204,18 +200,18 @@ class Utf8:
         return b""
 
     def _error(self, error: UnicodeDecodeError) -> DataError:
-        before, data = error.object[: error.start], error.object
-        line = self._lines + line_ends(before) + 1
-        start = max(before.rfind(b"\n"), before.rfind(b"\r")) + 1
+        data = error.object
+        line = self._lines + line_ends(data[: error.start]) + 1
+        start = max(data.rfind(end, 0, error.start) for end in (b"\n", b"\r")) + 1
         end = next((at for at in range(error.start, len(data)) if data[at] in b"\r\n"), len(data))
         found = f"the byte 0x{data[error.start]:02x} at position {error.start - start + 1}"
         expected = self.encoding.removesuffix("-sig")
         expected = expected.upper() if not self._is_set else f"encoding={expected}"
         fits = _fitting(data[max(0, start - HEAD) : end + HEAD])
-        read = data[start:end].decode(fits, "replace")
+        before = max(0, len(data[start : error.start].decode(fits, "replace")) - 40)
+        read = data[start:end].decode(fits, "replace")[before:][:80]
         return DataError(
-            f"{self.where}, line {line}: expected {expected}, found {found}; encoding={fits} reads the line as "
-            f"{_around(read, data[start : error.start].decode(fits, 'replace'))!r}"
+            f"{self.where}, line {line}: expected {expected}, found {found}; encoding={fits} reads the line as {read!r}"
         )
 
 
@@ -253,14 +249,6 @@ class Buffered:
             self.drop(stop)
             if not self.is_whole:
                 self.more()
-
-
-def _around(line: str, before: str) -> str:
-    return line[max(0, len(before) - 40) :][:80]
-
-
-def _marked_encoding(head: bytes) -> str:
-    return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "utf-8")
 
 
 def _check_nuls(front: Opened) -> None:

@@ -19,23 +19,10 @@ FOLDERS = {
     },
     "train.txt test.txt": {"train": "train.txt", "test": "test.txt"},
     "train.csv train_unlabeled.csv": {"train": "train.csv"},
-    "train-00000-of-00002.parquet train-00001-of-00002.parquet test-00000-of-00001.parquet": {
-        "train": "train-00000-of-00002.parquet train-00001-of-00002.parquet",
-        "test": "test-00000-of-00001.parquet",
-    },
     "data/train-00000-of-00001-0123456789abcdef.parquet README.md": {
         "train": "data/train-00000-of-00001-0123456789abcdef.parquet"
     },
     "train_1.csv train_2.csv train_10.csv": {"train": "train_1.csv train_2.csv train_10.csv"},
-    "train/b.csv train/a.csv test/a.csv": {"train": "train/a.csv train/b.csv", "test": "test/a.csv"},
-    "data/train/1.csv data/val/1.csv": {"train": "data/train/1.csv", "validation": "data/val/1.csv"},
-    "films_train.csv films-test.csv my.valid.csv": {
-        "train": "films_train.csv",
-        "test": "films-test.csv",
-        "validation": "my.valid.csv",
-    },
-    "training.csv evaluation.csv": {"train": "training.csv", "test": "evaluation.csv"},
-    "my_train_data/a.csv my_test_data/a.csv": {"train": "my_train_data/a.csv", "test": "my_test_data/a.csv"},
     "part-00000 part-00001 _SUCCESS .part-00000.crc": {"all": "part-00000 part-00001"},
     "part-9.csv.gz part-10.csv.gz": {"all": "part-9.csv.gz part-10.csv.gz"},
     "part-00000-ab-c000.snappy.parquet part-00001-ab-c000.snappy.parquet _SUCCESS": {
