@@ -186,7 +186,7 @@ class Classifier:
                 without_text += int(rows.without_text.sum())
                 yield part, rows
         if without_text:
-            log.info("%s: %d rows without text, which get no label", where, without_text)
+            log.info("%s: rows without text, which get no label: %d", where, without_text)
 
     def _of_texts(self, texts: Sequence[str], min_confidence: float, batch_size: Count | None) -> PredictedRows:
         probabilities, multi_label = self.probabilities(texts, batch_size), self.labels.multi_label

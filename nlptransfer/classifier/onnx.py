@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from nlptransfer.errors import RunFolderError, SettingError
+from nlptransfer.errors import RunFolderError, SettingError, first_line
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained
 from nlptransfer.models import Rows, SharedBase, WordIdRows, encode_words
 from nlptransfer.routes import ROUTES, WORDS, SavedFormat
@@ -140,5 +140,5 @@ def _opened(path: Path) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers)
     except Exception as error:  # its errors have no class of their own in common
         raise RunFolderError(
-            f"{path}: expected a graph that onnxruntime opens, found {str(error).splitlines()[0]}: export it again"
+            f"{path}: expected a graph that onnxruntime opens, found {first_line(error)}: export it again"
         ) from error

@@ -1,7 +1,7 @@
 """What is predicted for texts: for one, and for many in columns. Does not know how it is computed, nor files."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -95,16 +95,15 @@ class PredictedRows:
         names, multi_label = self.labels.names, self.labels.multi_label
         rows = zip(self.texts, self.probabilities, self._ids(), self.abstained.tolist(), strict=True)
         for text, row, ids, abstained in rows:
-            labels, scores = tuple(names[index] for index in ids), tuple(row[ids].tolist())
+            labels = () if abstained else tuple(names[index] for index in ids)
+            scores = () if abstained else tuple(row[ids].tolist())
             yield Prediction(text, labels, scores, (names, row), multi_label, abstained)
 
-    def _ids(self) -> Iterator[list[int]]:
-        """Yield the ids of each text's labels; none where it is abstained from."""
-        for target, abstained in zip(self.targets, self.abstained, strict=True):
-            if abstained:
-                yield []
-            else:
-                yield np.flatnonzero(target).tolist() if self.labels.multi_label else [int(target)]
+    def _ids(self) -> list[list[int]]:
+        """Return the ids of each text's predicted labels."""
+        if self.labels.multi_label:
+            return [np.flatnonzero(row).tolist() for row in self.targets]
+        return [[target] for target in self.targets.tolist()]
 
     def columns(self, *, top_k: int | None = None, all_scores: bool = False) -> "dict[str, pyarrow.Array]":
         """Return what is added to a table: label and score, or labels and scores where there may be several.
@@ -123,7 +122,11 @@ class PredictedRows:
             columns["score"] = pa.array(scores, mask=self.abstained)
         if self.labels.multi_label or top_k is not None:
             ids = self._ids() if top_k is None else self._likeliest(top_k)
-            columns |= self._lists(ids)
+            rows = [*zip(self.probabilities, ids, self.abstained, strict=True)]
+            some_labels = [None if abstained else [names[index] for index in of_row] for _, of_row, abstained in rows]
+            some_scores = [None if abstained else row[of_row] for row, of_row, abstained in rows]
+            columns["labels"] = pa.array(some_labels, pa.list_(pa.string()))
+            columns["scores"] = pa.array(some_scores, pa.list_(pa.float32()))
         if all_scores:
             for name, scores in zip(names, self.probabilities.T, strict=True):
                 columns[f"score_{name}"] = pa.array(scores, mask=self.without_text)
@@ -143,13 +146,3 @@ class PredictedRows:
         some = np.argpartition(-self.probabilities, count - 1, axis=1)[:, :count]
         order = np.argsort(-np.take_along_axis(self.probabilities, some, axis=1), axis=1, kind="stable")
         return np.take_along_axis(some, order, axis=1)
-
-    def _lists(self, ids: "Iterable[Sequence[int]]") -> "dict[str, pyarrow.Array]":
-        import pyarrow as pa
-
-        labels: list[list[str] | None] = []
-        scores: list[list[float] | None] = []
-        for row, of_row, abstained in zip(self.probabilities, ids, self.abstained, strict=True):
-            labels.append(None if abstained else [self.labels.names[index] for index in of_row])
-            scores.append(None if abstained else row[of_row].tolist())
-        return {"labels": pa.array(labels, pa.list_(pa.string())), "scores": pa.array(scores, pa.list_(pa.float32()))}

@@ -98,7 +98,7 @@ def stream_tables(source: Any, settings: FileSettings | None = None, columns: Se
     if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
         return _folder_tables(Path(source).expanduser(), settings)
     if isinstance(source, (str, Path)):
-        return stream_file(_file(source, "; texts themselves go in a list"), settings)
+        return stream_file(_file(source, "; texts themselves go in a list, or by standard input (-)"), settings)
     return tables_of(source, "data", _BATCH)
 
 

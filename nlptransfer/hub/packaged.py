@@ -2,15 +2,13 @@
 
 import hashlib
 import importlib.util
-import json
 import logging
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -247,7 +245,7 @@ def _named(name: str) -> str:
     if layer == "emb":
         return f"embeddings.{_EMBEDDINGS[rest]}"
     part, _, kind = rest.partition(".")
-    return f"encoder.layer.{layer[1:]}.{_LAYER[part]}.{ {'w': 'weight', 'b': 'bias'}[kind] }"
+    return f"encoder.layer.{layer[1:]}.{_LAYER[part]}.{'weight' if kind == 'w' else 'bias'}"
 
 
 def _shape(name: str, numbers: int, hidden: int) -> tuple[int, ...]:
@@ -259,7 +257,8 @@ def _shape(name: str, numbers: int, hidden: int) -> tuple[int, ...]:
 
 def _write_tokenizer(data: memoryview, place: int, folder: Path, positions: int) -> int:
     """Write the tokenizer whose pieces stand at a place of the file; return the place behind all of it."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
 
     count, begin, end, pad, unknown, size = struct.unpack_from("<5iQ", data, place)
     place += 28
@@ -274,18 +273,10 @@ def _write_tokenizer(data: memoryview, place: int, folder: Path, positions: int)
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    special = {"bos_token": begin, "eos_token": end, "pad_token": pad, "unk_token": unknown}
-    names = {name: pieces[at] for name, at in special.items()}
-    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names.values()])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", begin), ("</s>", end)]
     )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    more: Mapping[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": positions,
-        "cls_token": pieces[begin],
-        "sep_token": pieces[end],
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps({**more, **names}, ensure_ascii=False), encoding="utf-8")
+    names = {"bos_token": begin, "eos_token": end, "cls_token": begin, "sep_token": end, "pad_token": pad}
+    special = {name: pieces[at] for name, at in (names | {"unk_token": unknown}).items()}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=positions, **special).save_pretrained(folder)
     return int(place + 8 + mapped)

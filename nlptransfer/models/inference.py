@@ -3,8 +3,8 @@ It knows batches, devices and processes, not what is computed."""
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -69,7 +69,8 @@ def compute(
     # Not inference_mode: what a model keeps from here, as rotary tables, may be trained with later.
     with torch.no_grad(), cpu.fast(model):
         try:
-            results = list(_results(model, function, rows, [*mine, *idle], halves=not sharded))[: len(mine)]
+            results = [_computed(model, function, rows, batch, halves=not sharded) for batch in [*mine, *idle]]
+            results = results[: len(mine)]
         finally:
             model.train(was_training)
     if places is not None:
@@ -82,59 +83,33 @@ def compute(
     return np.add.reduceat(every, rows.windows[:-1], axis=0, dtype=np.float32) / counts
 
 
-def _results(
-    model: Any, function: Function, rows: Rows, batches: Iterable[np.ndarray], *, halves: bool
-) -> Iterator[np.ndarray]:
-    for batch in batches:
-        waiting, results = [batch], []
-        while waiting:
-            part = waiting.pop()
-            if (result := _pass(model, function, rows, part, halves=halves)) is not None:
-                results.append(result)
-                continue
-            half = len(part) // 2
-            waiting += [part[half:], part[:half]]
-        yield np.concatenate(results) if len(results) > 1 else results[0]
-
-
-def _pass(model: Any, function: Function, rows: Rows, batch: np.ndarray, *, halves: bool) -> np.ndarray | None:
-    """Compute one batch; return None where it must be halved for lack of memory, as all like it from there on."""
+def _computed(model: Any, function: Function, rows: Rows, batch: np.ndarray, *, halves: bool) -> np.ndarray:
+    """Compute one batch; where memory runs out in halves, as all like it from there on, if it ``halves`` at all."""
     device, longest = next(model.parameters()).device, max(1, int(rows.lengths[batch].max()))
-    tokens, may_halve = len(batch) * longest, halves and len(batch) > 1
-    if may_halve and tokens > _most_tokens.get(model, math.inf):
-        return None
-    try:
-        inputs = {name: value.to(device) for name, value in rows.batch(batch).items()}
-        return function(inputs).cpu().numpy()
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        if not may_halve:
-            # Processes that hold shards of one model wait for each other inside of it.
-            raise _no_memory(len(batch), longest, device) from error
-        release(error)
-    log.warning(
-        "out of memory on %s with %d rows of %d tokens in one batch: on with half as many", device, len(batch), longest
-    )
-    _most_tokens[model] = tokens / 2
-    return None
+    count, tokens = len(batch), len(batch) * longest
+    # Processes that hold shards of one model wait for each other inside of it.
+    may_halve = halves and count > 1
+    if not may_halve or tokens <= _most_tokens.get(model, math.inf):
+        try:
+            inputs = {name: value.to(device) for name, value in rows.batch(batch).items()}
+            return function(inputs).cpu().numpy()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            where = f"out of memory on {device} with {count} row{'s' * (count > 1)} of {longest} tokens in one batch"
+            if not may_halve:
+                smaller = f"batch_size={count // 2}, " if count > 1 else ""
+                advice = f"take {smaller}a smaller max_length in training, another device or a smaller base"
+                raise TrainingError(f"{where}: {advice}") from error
+            log.warning("%s: on with half as many", where)
+            release(error)
+        _most_tokens[model] = tokens / 2
+    parts = batch[: count // 2], batch[count // 2 :]
+    return np.concatenate([_computed(model, function, rows, part, halves=halves) for part in parts])
 
 
-def _no_memory(rows: int, tokens: int, device: torch.device) -> TrainingError:
-    smaller = f"batch_size={rows // 2}, " if rows > 1 else ""
-    return TrainingError(
-        f"out of memory on {device} with {rows} {'rows' if rows > 1 else 'row'} of {tokens} tokens in one batch: take "
-        f"{smaller}a smaller max_length in training, another device or a smaller base"
-    )
-
-
-def find_device(name: str | None) -> torch.device:
-    """Return the device of a name, as cpu, cuda, cuda:1 or mps, or the one that this process works on.
-
-    A SettingError for one that is not here.
-    """
-    if name is None:
-        return cast(torch.device, distributed.state().device)
+def find_device(name: str) -> torch.device:
+    """Return the device of a name, as cpu, cuda, cuda:1 or mps; a SettingError for one that is not here."""
     known = ["cpu"]
     if accelerator := torch.accelerator.current_accelerator(check_available=True):
         kind = accelerator.type

@@ -37,8 +37,8 @@ def fasttext_blocks(path: Path, folder: Path) -> Iterator[Block]:
         if isinstance(stream, gzip.GzipFile):
             shutil.copyfileobj(stream, unpacked, 1 << 20)
             unpacked.flush()
-        file = unpacked if isinstance(stream, gzip.GzipFile) else stream
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            stream = unpacked
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         yield from in_utf8(path.name, _blocks(path.name, content, folder))
 
 

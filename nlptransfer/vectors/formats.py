@@ -129,10 +129,12 @@ def _is_text(path: Path, rest: bytes, rows: int, dimensions: int) -> bool:
     """
     first = rest.lstrip().partition(b"\n")[0].split()[-dimensions:]
     starts_as_text = _numbers(b" ".join(first), dimensions) is not None
-    if not _has_binary_name(path) if starts_as_text else not _is_printable(rest):
+    if starts_as_text and not _has_binary_name(path):
+        return True
+    if not _is_printable(rest):
         return starts_as_text
     # More numbers than that would not all be printable.
-    if len(rest) > _MAX_PRINTABLE or not _is_printable(rest):
+    if len(rest) > _MAX_PRINTABLE:
         return True
     try:
         for _ in _binary_blocks(path.name, io.BytesIO(), rest, rows, dimensions):

@@ -8,6 +8,7 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -19,8 +20,7 @@ from nlptransfer.vectors.tokenizer import word_mark
 
 MATRIX_SUFFIXES = (".npy", ".safetensors")
 _LIST_SUFFIXES = (".txt", ".vocab", ".words", ".tsv", ".json", ".parquet")
-_TOKENIZER = "tokenizer.json"
-_LISTS = (*(f"{name}{end}" for name in ("words", "vocab", "index_to_key") for end in (".txt", ".json")), _TOKENIZER)
+_LISTS = ("words.txt", "words.json", "vocab.txt", "vocab.json", "tokenizer.json")
 """Names of word lists, the first that is there."""
 _COUNTED = re.compile(rb"(.*\S)[ \t]+\d+")
 _VECTOR = re.compile(rb"\S+(?:[ \t]+-?\d+\.\d+){3,}")
@@ -57,46 +57,40 @@ def matrix_blocks(path: Path) -> Iterator[Block]:
     """Read a matrix and its words, row by row; rows without one (a tokenizer's special tokens) are left out."""
     word_list = words_file(path)
     logger.info("%s: with the words in %s", path.name, word_list.name)
-    yield from in_utf8(word_list.name, _scaled_blocks(path, word_list))
+    yield from in_utf8(word_list.name, _blocks(path, word_list))
 
 
-def _scaled_blocks(path: Path, word_list: Path) -> Iterator[Block]:
+def _blocks(path: Path, word_list: Path) -> Iterator[Block]:
+    where = f"{path.name} with {word_list.name}"
     try:
-        matrix, weights = _matrix(path)
-        words = _words(word_list)
+        matrix, words = _matrix(path), _words(word_list)
     except VectorsError:
         raise
     except Exception as error:  # safetensors and tokenizers raise the plain class
-        raise VectorsError(f"{path.name} with {word_list.name}: cannot be read ({error}): save them again") from error
-    start = 0
-    for block, vectors in array_blocks(f"{path.name} with {word_list.name}", words, matrix):
+        raise VectorsError(f"{where}: cannot be read ({error}): save them again") from error
+    for block, vectors in array_blocks(where, words, matrix):
         rows = [row for row, word in enumerate(block) if word]
-        scaled = vectors if weights is None else vectors * weights[start : start + len(block), None]
-        start += len(block)
-        yield [block[row] for row in rows], scaled[rows]
+        yield [block[row] for row in rows], vectors[rows]
 
 
-def _matrix(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _matrix(path: Path) -> np.ndarray:
     """Map a matrix; model2vec's may have few rows, which its words share, and numbers that they are multiplied by."""
     if path.suffix != ".safetensors":
-        return np.load(path, mmap_mode="r", allow_pickle=False), None
+        return cast(np.ndarray, np.load(path, mmap_mode="r", allow_pickle=False))
     import torch
-    from safetensors import safe_open
+    from safetensors.torch import load_file
 
-    with safe_open(path, "pt") as file:
-        names = file.keys()
-        tensors = {name: file.get_tensor(name) for name in names}
+    tensors = load_file(path)
     matrices = [tensor for tensor in tensors.values() if tensor.ndim == 2]
     extra = {name: tensor.numpy() for name, tensor in tensors.items() if name in ("mapping", "weights")}
     if len(matrices) != 1 or len(tensors) > 1 + len(extra):
         shapes = abridged([f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()], 5)
         raise VectorsError(f"{path.name}: expected one matrix, a row a word, found {shapes or 'nothing'}")
     # numpy has no bfloat16.
-    matrix = (matrices[0].float() if matrices[0].dtype == torch.bfloat16 else matrices[0]).numpy()
-    matrix, weights = matrix[extra["mapping"]] if "mapping" in extra else matrix, extra.get("weights")
-    if weights is not None and weights.shape != matrix.shape[:1]:
-        raise ValueError(f"weights of shape {weights.shape} and a matrix of shape {matrix.shape}")
-    return matrix, weights
+    matrix: np.ndarray = (matrices[0].float() if matrices[0].dtype == torch.bfloat16 else matrices[0]).numpy()
+    if "mapping" in extra:
+        matrix = matrix[extra["mapping"]]
+    return matrix * extra["weights"][:, None] if "weights" in extra else matrix
 
 
 def _words(path: Path) -> list[str] | list[bytes]:

@@ -59,7 +59,7 @@ def test_every_kind_of_file_into_every_other(kind, other, command_line, run, tmp
     ended = command_line(main, "predict", run.folder, rows, "--output", output)
     assert (ended.code, ended.out) == (0, "")
     assert f"{output}: the rows have a column 'label' already; predictions go to 'predicted_label'" in ended.err
-    assert f"{rows}: 1 rows without text, which get no label" in ended.err
+    assert f"{rows}: rows without text, which get no label: 1" in ended.err
     found = READERS[other](output)
     assert [list(row) for row in found] == [["id", "note", "text", "label", "predicted_label", "predicted_score"]] * 4
     assert [{name: row[name] for name in ROWS[0]} for row in found] == ROWS
@@ -207,7 +207,7 @@ def test_rows_are_answered_as_they_come(run):
             assert (answer["text"], answer["label"]) == (text or "", label)
         rest, log = process.communicate("")
     assert (process.returncode, rest) == (0, "")
-    assert "standard input: 1 rows without text" in log
+    assert "standard input: rows without text, which get no label: 1" in log
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")

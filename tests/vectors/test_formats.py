@@ -80,42 +80,27 @@ def test_records_may_lie_across_chunks(tmp_path, small_chunks, content):
     np.testing.assert_array_equal(matrix, MATRIX)
 
 
-@pytest.mark.parametrize(
-    ("content", "words", "row"),
-    [
-        ("\ufeff1 2\ngood 1 2\n", ["good"], [1, 2]),
-        ("1 2\ngood 1 2", ["good"], [1, 2]),
-        ("1 2\ngood 1 2\n\n \n", ["good"], [1, 2]),
-        ("1\t2\ngood\t1\t2\n", ["good"], [1, 2]),
-        ("1 2\ngood  1   2\n", ["good"], [1, 2]),
-        ("2 2\ngood 1 2\n. . . -1e-3 .5\n", ["good", ". . ."], [1, 2]),
-        ("good 1 2\nat name@domain.com 3 4\nbad 5 6\n", ["good", "at name@domain.com", "bad"], [1, 2]),
-        ("2 2\n2 1 2\n3 4 5\n", ["2", "3"], [1, 2]),
-        ("2 2\n\ngood 1 2\n \nbad 3 4\n", ["good", "bad"], [1, 2]),
-        ("a\t1\t2\nnew\tyork\t3\t4\nb\t5\t6\n", ["a", "new\tyork", "b"], [1, 2]),
-        ("a\t1 2 3\nb\t4 5 6\n", ["a", "b"], [1, 2, 3]),
-        (" .1 .2\na .3 .4\nb .5 .6\n", ["", "a", "b"], [0.1, 0.2]),
-        ("windows 10 1 2\n3 4 5 6\na 1 2\nb 3 4\n", ["windows 10", "3 4", "a", "b"], [1, 2]),
-        ("a 1e-05 2.\nb -3 4\n", ["a", "b"], [1e-5, 2]),
-    ],
-    ids=[
-        "byte order mark",
-        "no newline",
-        "blank end",
-        "tabs",
-        "wide spaces",
-        "spaces in a word",
-        "glove",
-        "digits",
-        "blank lines",
-        "tabs alone",
-        "a tab after the word",
-        "no word",
-        "numbers in words",
-        "kinds of numbers",
-    ],
-)
-def test_what_published_text_files_do(tmp_path, content, words, row):
+PUBLISHED = {
+    "byte order mark": ("\ufeff1 2\ngood 1 2\n", ["good"], [1, 2]),
+    "no newline": ("1 2\ngood 1 2", ["good"], [1, 2]),
+    "blank end": ("1 2\ngood 1 2\n\n \n", ["good"], [1, 2]),
+    "tabs": ("1\t2\ngood\t1\t2\n", ["good"], [1, 2]),
+    "wide spaces": ("1 2\ngood  1   2\n", ["good"], [1, 2]),
+    "spaces in a word": ("2 2\ngood 1 2\n. . . -1e-3 .5\n", ["good", ". . ."], [1, 2]),
+    "glove": ("good 1 2\nat name@domain.com 3 4\nbad 5 6\n", ["good", "at name@domain.com", "bad"], [1, 2]),
+    "digits": ("2 2\n2 1 2\n3 4 5\n", ["2", "3"], [1, 2]),
+    "blank lines": ("2 2\n\ngood 1 2\n \nbad 3 4\n", ["good", "bad"], [1, 2]),
+    "tabs alone": ("a\t1\t2\nnew\tyork\t3\t4\nb\t5\t6\n", ["a", "new\tyork", "b"], [1, 2]),
+    "a tab after the word": ("a\t1 2 3\nb\t4 5 6\n", ["a", "b"], [1, 2, 3]),
+    "no word": (" .1 .2\na .3 .4\nb .5 .6\n", ["", "a", "b"], [0.1, 0.2]),
+    "numbers in words": ("windows 10 1 2\n3 4 5 6\na 1 2\nb 3 4\n", ["windows 10", "3 4", "a", "b"], [1, 2]),
+    "kinds of numbers": ("a 1e-05 2.\nb -3 4\n", ["a", "b"], [1e-5, 2]),
+}
+
+
+@pytest.mark.parametrize("what", PUBLISHED)
+def test_what_published_text_files_do(tmp_path, what):
+    content, words, row = PUBLISHED[what]
     found, matrix = read(write(tmp_path / "v.txt", content))
     assert found == words
     np.testing.assert_array_equal(matrix[0], np.array(row, dtype=np.float32))
@@ -141,7 +126,7 @@ def spelled(*rows: bytes) -> np.ndarray:
 def test_what_is_written_reads_back_bit_for_bit(ending, vectors, chunk):
     words, matrix = vectors
     # The bytes of few numbers can look like a word and other numbers.
-    assume("bin" not in ending or matrix.shape[1] >= 12 or words == [""])
+    assume("bin" not in ending.lower() or matrix.shape[1] >= 12 or words == [""])
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(formats, "_CHUNK", chunk)
         path = Path(folder) / f"v{ending}"
