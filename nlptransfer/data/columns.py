@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nlptransfer.data.labels import is_missing
-from nlptransfer.data.table import Table
+from nlptransfer.data.table import INDEX_NAMES, LABEL_NAMES, TEXT_NAMES, Table
 from nlptransfer.errors import DataError, abridged
 
 logger = logging.getLogger("nlptransfer")
@@ -27,17 +27,6 @@ MOST_COLUMNS = 1000
 """Columns that are looked at for what is not used."""
 LONGEST = 48
 """Characters of an example that is shown."""
-_TEXT_NAMES = (
-    {"text"},
-    {"sentence", "content", "review", "document", "comment", "tweet", "utterance", "message", "body", "review_text"},
-)
-_LABEL_NAMES = (
-    {"label", "labels"},
-    {"category", "categories", "class", "classes", "target", "targets", "y"}
-    | {"sentiment", "emotion", "emotions", "intent", "topic", "topics", "tag", "tags"},
-)
-"""Names of the text and of the label column, the usual ones first; two columns of one group are ambiguous."""
-_INDEX_NAMES = {"", "unnamed: 0", "id", "idx", "index", "guid", "uuid", "__index_level_0__"}
 _WEIGHT_NAMES = {"weight", "weights", "sample_weight", "sample_weights"}
 _PAIR_NAMES = {"text_pair", "text2", "text_2", "text_b", "sentence2", "sentence_b", "premise", "hypothesis"}
 _NUMBER = re.compile(r"\s*[-+]?\d*[.,]?\d+(?:[eE][-+]?\d+)?\s*")
@@ -104,7 +93,7 @@ def has_labels(table: Table, label_column: Names = None) -> bool:
     """Tell whether a table has the label columns of the settings, or one by a usual name."""
     if label_column is not None:
         return bool(_named(table, "label_column", label_column))
-    return any(_key(name) in names for names in _LABEL_NAMES for name in table.columns)
+    return any(_key(name) in names for names in LABEL_NAMES for name in table.columns)
 
 
 def texts_of(table: Table, names: Sequence[str]) -> list[str]:
@@ -192,12 +181,12 @@ def _named(table: Table, setting: str, value: Names) -> tuple[str, ...]:
 
 
 def _text_of(table: Table, taken: set[str]) -> str:
-    for names in _TEXT_NAMES:
+    for names in TEXT_NAMES:
         if found := [name for name in table.columns if name not in taken and _key(name) in names]:
             return _only(table, "text_column", found)
     paths = [name for name in table.paths() if name not in table.columns and _key(name.rpartition(".")[2]) == "text"]
-    labels = {name for names in _LABEL_NAMES for name in table.columns if _key(name) in names}
-    free = [name for name in table.columns if name not in taken | labels and _key(name) not in _INDEX_NAMES]
+    labels = {name for names in LABEL_NAMES for name in table.columns if _key(name) in names}
+    free = [name for name in table.columns if name not in taken | labels and _key(name) not in INDEX_NAMES]
     contents = {name: _Content.of(table, name) for name in free}
     strings = [name for name, content in contents.items() if content.is_wordy]
     running = [name for name in strings if contents[name].is_running_text]
@@ -205,11 +194,11 @@ def _text_of(table: Table, taken: set[str]) -> str:
 
 
 def _label_of(table: Table, taken: set[str]) -> str:
-    for names in _LABEL_NAMES:
+    for names in LABEL_NAMES:
         if found := [name for name in table.columns if name not in taken and _key(name) in names]:
             return _only(table, "label_column", found)
     roots = {name.partition(".")[0] for name in taken}
-    others = [name for name in table.columns if name not in taken | roots and _key(name) not in _INDEX_NAMES]
+    others = [name for name in table.columns if name not in taken | roots and _key(name) not in INDEX_NAMES]
     contents = {name: _Content.of(table, name) for name in others}
     fitting = [name for name, content in contents.items() if content.is_label_like]
     paths = [path for path in table.paths() if path.rpartition(".")[2] == "label" and path not in table.columns]
@@ -334,12 +323,12 @@ def _unused(table: Table, used: set[str | None], *, has_label: bool, is_inferred
     """Name the columns that look as if they were meant, with the setting that takes them."""
     unused = []
     for name in islice(table.columns, MOST_COLUMNS):
-        if name in used or _key(name) in _INDEX_NAMES:
+        if name in used or _key(name) in INDEX_NAMES:
             continue
         if has_label and _key(name) in _WEIGHT_NAMES:
             unused.append(f"{name!r} (weight_column)")
         elif is_inferred and (_key(name) in _PAIR_NAMES or _Content.of(table, name).is_running_text):
             unused.append(f"{name!r} (text_column)")
-        elif has_label and any(_key(name) in names for names in _LABEL_NAMES):
+        elif has_label and any(_key(name) in names for names in LABEL_NAMES):
             unused.append(f"{name!r} (label_column)")
     return unused

@@ -1,10 +1,27 @@
-"""Hold raw rows column by column, as they were read. Does not know which column is what."""
+"""Hold raw rows column by column, as they were read, and know usual names. Does not know which column is what."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nlptransfer.errors import DataError
+
+TEXT_NAMES = (
+    {"text"},
+    {"sentence", "content", "review", "document", "comment", "tweet", "utterance", "message", "body", "review_text"},
+)
+LABEL_NAMES = (
+    {"label", "labels"},
+    {"category", "categories", "class", "classes", "target", "targets", "y"}
+    | {"sentiment", "emotion", "emotions", "intent", "topic", "topics", "tag", "tags"},
+)
+"""Names of the text and of the label column, the usual ones first; two columns of one group are ambiguous."""
+INDEX_NAMES = {"", "unnamed: 0", "id", "idx", "index", "guid", "uuid", "__index_level_0__"}
+HEADER_NAMES = set().union(*TEXT_NAMES, *LABEL_NAMES, INDEX_NAMES) - {"", "y"} | {
+    *("query", "question", "title", "headline", "description", "post", "abstract"),
+    *("name", "date", "time", "timestamp", "score", "rating"),
+}
+"""What tells a header from a row, unless they recur below."""
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def test_standard_input(monkeypatch, content, texts):
     ("content", "settings", "columns", "rows"),
     [
         ('said;n\na, b;1\n"c;\nd";2\n', {}, ["said"], {"said": ["a, b", "c;\nd"], "n": ["1", "2"]}),
-        ('said\n"a, b"\n"c" d\n', {}, ["said"], {"said": ["a, b", "c d"]}),
+        ('said\n"a, b"\nc, d\n', {}, ["said"], {"said": ["a, b", "c, d"]}),
         ("x|y\n1|2\n", {"separator": "|"}, [], {"x": ["1"], "y": ["2"]}),
         ("x\ty\n1\t2\n", {"header": True}, [], {"x": ["1"], "y": ["2"]}),
         ('x,y\n"1,2\n', {"separator": ",", "quoting": "none"}, [], {"x": ['"1'], "y": ["2"]}),
@@ -201,9 +201,9 @@ def test_cells_from_standard_input(monkeypatch, caplog, content, settings, colum
     [
         (
             "said,n\na,1\nb,c,2\n",
-            "standard input, row 2: expected 2 cells as in the header, found 3; put quotes around",
+            "standard input, line 3: expected 2 cells as in the header, found 3: .*; put quotes around",
         ),
-        ('said,n\n"a" b,1\n', "standard input, after row 0: broken cells: .*; set quoting=none, or mend it"),
+        ('said,n\n"a" b,1\n', "standard input, line 2: expected the quotes .*; set quoting=none"),
     ],
 )
 def test_broken_cells_from_standard_input(monkeypatch, content, message):

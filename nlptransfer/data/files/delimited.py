@@ -1,4 +1,4 @@
-"""Parse csv, tsv and their like with pyarrow, after numpy has looked at quotes. Does not know which column is what."""
+"""Parse csv, tsv and their like: what is as it should be with pyarrow, else with csv. Does not know columns by name."""
 
 import csv
 import io
@@ -6,16 +6,13 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import pairwise
-from statistics import median
+from statistics import median, mode
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlptransfer.data.files.opening import Buffered, Utf8, line_ends, log_inferred
-from nlptransfer.data.table import Table
+from nlptransfer.data.files.opening import Buffered, line_ends, log_inferred
+from nlptransfer.data.table import HEADER_NAMES, Table
 from nlptransfer.errors import DataError, abridged
 
 if TYPE_CHECKING:
@@ -29,13 +26,6 @@ SEPARATORS = (",", "\t", ";", "|")
 """What is tried where no separator is set."""
 ONE_COLUMN = "\x1f"
 """The separator of rows of one cell: the unit separator of ASCII, which no text has."""
-_HEADER_NAME = re.compile(
-    r"\s*(text|sentence|content|review|document|comment|tweet|utterance|message|body|query|question|title|headline"
-    r"|description|post|abstract|labels?|category|categories|class|classes|targets?|sentiment|emotions?|intent|topics?"
-    r"|tags?|id|idx|index|guid|name|date|time|timestamp|score|rating)\s*",
-    re.IGNORECASE,
-)
-"""What tells a header from a row, unless they recur below."""
 _LEAST_ROWS = 50
 """Lines as long as the first that are read at a time."""
 _SAMPLE_BYTES = 2**16
@@ -43,132 +33,10 @@ _SAMPLE_CELLS = 20_000
 _SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[-+]?(\d[\d.,]*|\.\d+)([eE][-+]?\d+)?\s*")
 _WIDE = re.compile("[\u2e80-\uffef]")
-_NEWLINE, _RETURN = b"\n\r"
+_NEWLINE, _QUOTE = b'\n"'
 
-
-@dataclass(frozen=True)
-class Dialect:
-    """How cells are divided and quoted, each by one byte."""
-
-    separator: bytes
-    quote: bytes = b'"'
-    """Empty where quotes do not quote."""
-    escape: bytes = b""
-    marks: bytes = field(init=False, repr=False)
-    """For each byte, whether it may end a cell or be part of quoting."""
-    borders: np.ndarray = field(init=False, repr=False)
-    """For each byte, whether a quote may stand beside it."""
-
-    def __post_init__(self) -> None:
-        borders = self.separator + self.quote + b"\r\n"
-        object.__setattr__(self, "marks", bytes(byte in borders + self.escape for byte in range(256)))
-        object.__setattr__(self, "borders", np.array([byte in borders for byte in range(256)]))
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Where the rows of some bytes are that end in them."""
-
-    data: bytes
-    starts: np.ndarray
-    stops: np.ndarray
-    """Where the line end of each starts."""
-    cells: np.ndarray
-    """Number of cells of each."""
-    separators: np.ndarray
-    """Where the separators between cells are, all rows together."""
-    stop: int
-    """Where the last row ends, with its line end."""
-    problem: tuple[int, int] | None
-    """Where the first cell starts whose quotes make no sense, and the quote that makes none."""
-    opening: int | None
-    """Where a quote opens that does not close."""
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    @cached_property
-    def empty(self) -> np.ndarray:
-        """Whether a row is an empty line."""
-        return np.asarray(self.starts == self.stops)
-
-    @cached_property
-    def _bounds(self) -> list[int]:
-        """Number of separators before each row, and at the end."""
-        return [0, *np.cumsum(self.cells - 1).tolist()]
-
-    def separators_of(self, row: int) -> list[int]:
-        """Where the separators of a row are."""
-        return list(self.separators[self._bounds[row] : self._bounds[row + 1]].tolist())
-
-    def cells_of(self, row: int, dialect: Dialect) -> list[str]:
-        bounds = [int(self.starts[row]) - 1, *self.separators_of(row), int(self.stops[row])]
-        return [_unquoted(self.data[start + 1 : stop], dialect) for start, stop in pairwise(bounds)]
-
-
-def read_delimited(
-    where: str, text: Utf8, settings: "FileSettings", kind: str, size: int, quoting: str | None
-) -> Iterator[Table]:
-    """Parse the rows of a file, a table for about ``size`` bytes, at least one; see :class:`Table`.
-
-    Args:
-        where: the file, for messages.
-        text: its content, from its front.
-        settings: its dialect, as far as it is set.
-        kind: ending of its name, which decides only where the content does not.
-        size: in bytes.
-        quoting: "none" where quotes were seen not to quote.
-    """
-    yield from _Reader(where, text, settings, kind, size, quoting).tables()
-
-
-def tables_as_they_come(where: str, source: Buffered, separator: str, quoting: str | None) -> Iterator[Table]:
-    """Parse the rows below a header as soon as they are there, in bounded memory; a DataError for a broken one."""
-    names, carry, row = list[str](), b"", 0
-    style: Any = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
-    for block in source.lines():
-        carry += block
-        if style == csv.QUOTE_MINIMAL and carry.count(b'"') % 2 and not source.is_whole:
-            continue  # a quoted cell goes on
-        lines = io.StringIO(carry.decode(), newline="")
-        carry = b""
-        try:
-            rows = csv.reader(lines, delimiter=separator, quoting=style, strict=separator != ONE_COLUMN)
-            cells = [each for each in rows if each]
-        except csv.Error as error:
-            raise DataError(f"{where}, after row {row}: broken cells: {error}; set quoting=none, or mend it") from error
-        if not names and cells:
-            names, *cells = cells
-        for number, each in enumerate(cells, row + 1):
-            if len(each) != len(names):
-                raise DataError(
-                    f"{where}, row {number}: expected {len(names)} cells as in the header, found {len(each)}; "
-                    "put quotes around cells with separators in them"
-                )
-        if cells:
-            columns = map(list, zip(*cells, strict=True))
-            yield Table(where, dict(zip(names, columns, strict=True)), first_row=row + 1)
-            row += len(cells)
-    if not row:
-        yield Table(where, {name: [] for name in names})
-
-
-def quotes_fit(text: Utf8, settings: "FileSettings", kind: str) -> bool:
-    """Tell whether quotes quote in a whole text, or its separator is such that they must (any but a tab)."""
-    data = text.read(_SAMPLE_BYTES)
-    dialect = _dialect(data, settings, kind, None)
-    if dialect.separator != b"\t":
-        return True
-    while block := text.read(max(2**20, len(data))):
-        if dialect.quote in data:
-            rows = _scan(data, dialect)
-            if rows.problem is not None:
-                return False
-            data = data[rows.stop :] + block
-        else:
-            data = data[data.rfind(b"\n") + 1 :] + block
-    rows = _scan(_ended(data), dialect)
-    return rows.problem is None and rows.opening is None
+# Cells are texts, which may be longer than the 128 KB that csv takes for a mistake.
+csv.field_size_limit(2**31 - 1)
 
 
 def separator_of(sample: bytes, kind: str) -> str | None:
@@ -177,74 +45,257 @@ def separator_of(sample: bytes, kind: str) -> str | None:
     Commas with a space behind them, as in prose, count less, and the ending of the file's name least; where that says
     nothing of tables, there must be no doubt.
     """
+    sample = sample[:_SAMPLE_BYTES]
+    whole = sample[: max(sample.rfind(b"\n"), sample.rfind(b"\r")) + 1] or sample
     scores = []
     for separator in SEPARATORS:
-        rows = _scan(sample, Dialect(separator.encode()))
-        cells = rows.cells[~rows.empty]
-        if not len(cells) or cells[0] < 2 or (kind not in ENDINGS and len(cells) < 2):
+        lines = io.StringIO(whole.decode(errors="ignore"), newline="")
+        rows = [row for row in csv.reader(lines, delimiter=separator) if row]
+        if not rows or len(rows[0]) < 2 or (kind not in ENDINGS and len(rows) < 2):
             continue
-        most = int(np.bincount(cells).argmax())
-        behind = np.frombuffer(sample + b"\n", np.uint8)[rows.separators + 1]
-        spaced = len(behind) > 0 and float((behind == ord(" ")).mean()) > 0.5
-        agreeing = round(float((cells == most).mean()), 1)
+        widths = [len(row) for row in rows]
+        most = mode(widths)
+        behind = [cell.startswith(" ") for row in rows for cell in row[1:]]
+        agreeing = round(widths.count(most) / len(widths), 1)
         is_usual = ENDINGS.get(kind) == separator
-        scores.append((bool(cells[0] == most), agreeing, not spaced, is_usual, most, separator))
+        scores.append((widths[0] == most, agreeing, sum(behind) <= len(behind) / 2, is_usual, most, separator))
     if not scores:
         return None
     agrees, share, is_plain, *_, separator = max(scores)
     return separator if kind in ENDINGS or (agrees and share >= 0.9 and is_plain) else None
 
 
-class _Reader:
-    """Reads one file; keeps what was inferred, the line and the row, and what was mended."""
+def read_delimited(source: Buffered, settings: "FileSettings", kind: str) -> Iterator[Table]:
+    """Parse the rows of a file as they are read, at least one table.
 
-    def __init__(
-        self, where: str, text: Utf8, settings: "FileSettings", kind: str, size: int, quoting: str | None
-    ) -> None:
-        self._where, self._text, self._settings, self._kind, self._size = where, text, settings, kind, size
-        self._quoting = quoting
-        self._line, self._row, self._mended = 1, 1, Counter[str]()
+    Args:
+        source: its content, from its front.
+        settings: its dialect, as far as it is set.
+        kind: ending of its name, which decides only where the content does not.
+    """
+    yield from _Reader(source, settings, kind).tables()
+
+
+class _Reader:
+    """Reads one file; keeps its dialect, its columns, the number of the next row, and what was mended."""
+
+    def __init__(self, source: Buffered, settings: "FileSettings", kind: str) -> None:
+        self._source, self._settings, self._kind, self._where = source, settings, kind, source.where
+        self._row, self._mended = 1, Counter[str]()
         self._header: list[str] = []
         self._names: list[str] = []
-        self._width, self._has_header = 0, True
-        self._left_out: frozenset[int] = frozenset()
+        self._has_header, self._left_out = True, frozenset[int]()
+        # Each block costs time for each column: many columns get large blocks.
+        least = _LEAST_ROWS * len(re.split(rb"[\r\n]", source.data, maxsplit=1)[0])
+        if least > source.size:
+            source.size = least
+            source.more()
+        named = _SEPARATOR_LINE.match(source.data)
+        if named:
+            source.drop(named.end())
+        separator = settings.separator_character or (named and named[1].decode())
+        self._separator: str = separator or separator_of(source.data, kind) or ENDINGS.get(kind, ",")
+        self._borders = np.array([byte in f'{self._separator}"\r\n'.encode() for byte in range(256)])
+        # Tabs divide without quotes, which are often plain characters there.
+        is_plain = settings.quoting is None and self._separator == "\t" and self._bad_quote() is not None
+        self._quoting = "none" if is_plain else settings.quoting or "minimal"
 
     def tables(self) -> Iterator[Table]:
-        table = None
-        for parsed in map(self._without_headers, self._parsed()):
-            if table is None:
+        for parsed in self._blocks():
+            if self._row == 1:
                 self._name_columns(parsed)
-            table = self._table(parsed)
-            yield table
-        if table is None:
-            self._name_columns(None)
+            yield self._table(parsed)
+        if self._row == 1:
             shown = abridged([*map(repr, self._header)], 5)
             logger.warning("%s: no row below the header %s; set header=false if it is a row", self._where, shown)
-            yield self._table(None)
-        self._say_mended()
+            none = self._arrow_of([])
+            self._name_columns(none)
+            yield self._table(none)
+        if mended := [f"{count:,} {what}" for what, count in self._mended.items() if count]:
+            logger.warning("%s: %s", self._where, ", ".join(mended))
 
-    def _parsed(self) -> Iterator[Any]:
-        """Yield Arrow tables of strings, of the rows that end in each block; a longer row makes the next twice it."""
-        data = self._text.read(self._size)
-        # Each block costs time for each column: many columns get large blocks.
-        least = _LEAST_ROWS * len(re.split(rb"[\r\n]", data, maxsplit=1)[0])
-        if least > self._size:
-            self._size = least
-            data += self._text.read(least - len(data))
-        if line := _SEPARATOR_LINE.match(data):
-            data, self._line = data[line.end() :], 2
-        self._dialect = _dialect(data, self._settings, self._kind, self._quoting, line[1] if line else None)
-        block = b" "
-        while block:
-            block = self._text.read(max(self._size, len(data)))
-            data = data if block else _ended(data)
-            line_before = self._line
-            quick = self._quickly(data) if self._width else None
-            parsed, rest, lines = quick or self._carefully(data, at_end=not block)
-            if parsed is not None:
-                yield parsed
-            self._line = line_before + lines
-            data = rest + block
+    def _blocks(self) -> Iterator[Any]:
+        """Yield Arrow tables of strings, one for the rows that are there; where none is whole, read twice as much."""
+        at_end = False
+        while not at_end:
+            at_end = self._source.is_whole
+            if self._names or self._take_header(at_end):
+                parsed = None if at_end else self._quickly()
+                parsed = self._carefully(at_end) if parsed is None else parsed
+                if parsed is not None and len(parsed := self._without_headers(parsed)):
+                    yield parsed
+            if not at_end:
+                self._source.more()
+
+    def _quickly(self) -> Any:
+        """Parse the rows that are whole with pyarrow; None where it takes a closer look."""
+        import pyarrow
+        from pyarrow import csv as arrow_csv
+
+        data = self._source.data
+        if not data or data[0] in b"\r\n" or self._settings.escape:
+            return None
+        array = np.frombuffer(data, np.uint8)
+        ends = np.flatnonzero(array == _NEWLINE)
+        if self._quoting == "minimal" and len(quotes := np.flatnonzero(array == _QUOTE)):
+            if self._bad_quote(quotes) is not None:
+                return None
+            ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
+        stop = int(ends[-1]) + 1 if len(ends) else 0
+        names = [str(index) for index in range(len(self._names))]
+        try:
+            parsed = arrow_csv.read_csv(
+                pyarrow.BufferReader(data[:stop]),
+                arrow_csv.ReadOptions(use_threads=False, block_size=stop + 1, column_names=names),
+                arrow_csv.ParseOptions(
+                    delimiter=self._separator,
+                    quote_char='"' if self._quoting == "minimal" else False,
+                    newlines_in_values=True,
+                ),
+                arrow_csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pyarrow.string()), check_utf8=False, null_values=[]
+                ),
+            )
+        except pyarrow.ArrowInvalid:
+            return None
+        if len(parsed) != len(ends):
+            return None
+        self._source.drop(stop)
+        return parsed
+
+    def _carefully(self, at_end: bool) -> Any:
+        """Parse the rows that are whole with csv, filled or cut to as many cells each; None where there is none."""
+        rows, end = [], 0
+        for line, stop, row in self._rows(at_end):
+            end = stop
+            if row:
+                rows.append(row if len(row) == len(self._names) else self._fitted(line, row))
+            else:
+                self._mended["empty lines left out"] += 1
+        self._source.drop(end)
+        return self._arrow_of(rows) if rows else None
+
+    def _rows(self, at_end: bool) -> Iterator[tuple[int, int, list[str]]]:
+        """Yield the line of each row that is whole, where it ends, and its cells: none of an empty line."""
+        source = self._source
+        if self._quoting == "minimal" and not self._settings.escape:
+            self._check_quotes(at_end)
+        lines = list(io.StringIO(source.data.decode(), newline=""))
+        # A return at the very end may have its newline still to come.
+        if lines and not at_end and not lines[-1].endswith("\n"):
+            lines.pop()
+        reader = csv.reader(
+            lines,
+            delimiter=self._separator,
+            quoting=csv.QUOTE_NONE if self._quoting == "none" else csv.QUOTE_MINIMAL,
+            escapechar=self._settings.escape_character,
+            strict=True,
+        )
+        stop = done = 0
+        try:
+            for row in reader:
+                stop += len("".join(lines[done : reader.line_num]).encode())
+                yield source.line + done, stop, row
+                done = reader.line_num
+        except csv.Error as error:
+            if at_end or reader.line_num < len(lines):
+                raise DataError(
+                    f"{self._where}, line {source.line + done}: broken cells ({error}), found "
+                    f"{_shown(lines[done].encode(), 0)}; mend the line, or set quoting=none where quotes are plain "
+                    "characters"
+                ) from error
+
+    def _bad_quote(self, quotes: np.ndarray | None = None) -> int | None:
+        """Find the first quote that opens behind something else than a separator, or closes before it."""
+        array = np.frombuffer(self._source.data, np.uint8)
+        quotes = np.flatnonzero(array == _QUOTE) if quotes is None else quotes
+        is_fine = np.ones(len(quotes), bool)
+        is_fine[::2] = self._borders[array[quotes[::2] - 1]] | (quotes[::2] == 0)
+        last = len(array) - 1
+        is_fine[1::2] = self._borders[array[np.minimum(quotes[1::2] + 1, last)]] | (quotes[1::2] == last)
+        return None if is_fine.all() else int(quotes[np.argmin(is_fine)])
+
+    def _check_quotes(self, at_end: bool) -> None:
+        data, advice = self._source.data, "set quoting=none where quotes are plain characters"
+        at = self._bad_quote()
+        if at is not None:
+            if data[at - 1 : at] == b"\\":
+                advice = rf"set escape=\\ where a backslash precedes quotes inside, or {advice[4:]}"
+            expected = 'expected the quotes " at the start and the end of cells, and doubled inside'
+            start = max(data.rfind(b"\n", 0, at), data.rfind(b"\r", 0, at)) + 1
+            raise DataError(f"{self._at(at)}: {expected}, found {_shown(data, max(start, at - 40))}; {advice}")
+        if at_end and data.count(b'"') % 2:
+            at = data.rfind(b'"')
+            found = f"expected an end of the quotes that open here, found none after {_shown(data, at)}"
+            raise DataError(f"{self._at(at)}: {found}; close them, or {advice}")
+
+    def _at(self, position: int) -> str:
+        return f"{self._where}, line {self._source.line + line_ends(self._source.data[:position])}"
+
+    def _take_header(self, at_end: bool) -> bool:
+        """Find the names of the columns by the first rows, if these are there."""
+        rows, cells, empty, header = list[list[str]](), 0, 0, self._settings.header
+        start = line = 0
+        for number, stop, row in self._rows(at_end):
+            if row and not rows:
+                line, start = number, stop
+            if row:
+                rows.append(row)
+                cells += len(row)
+            empty += not rows
+            if len(rows) == 1000 or (len(rows) > 1 and cells > _SAMPLE_CELLS):
+                break
+        if not rows or (len(rows) < 2 and header is None and not at_end):
+            return False
+        first, *below = rows
+        self._has_header = not _is_row(first, below) if header is None else header
+        if not self._has_header:
+            self._names = [""] * mode(map(len, below or rows))
+            return True
+        numbered = [row[0] for row in below if len(row) == len(first) + 1 and row[-1].strip()]
+        if len(numbered) == len(below) > 1 and all(map(_NUMBER.fullmatch, numbered)):
+            # R gives the column of row names no name.
+            first = ["", *first]
+        counts = Counter(name for name in first if name.strip())
+        if twice := [f"{name!r} ({count} times)" for name, count in counts.items() if count > 1]:
+            raise DataError(
+                f"{self._where}, line {line}: expected distinct column names, found {abridged(twice, 5)}; rename "
+                "them, or set header=false if this line is a row"
+            )
+        self._header, self._names = first, [*first]
+        self._mended["empty lines left out"] += empty
+        self._source.drop(start)
+        return True
+
+    def _fitted(self, line: int, row: list[str]) -> list[str]:
+        """Fill a row short of cells, cut empty cells beyond the last column, and add text beyond it to the last."""
+        width, separator = len(self._names), self._separator
+        if len(row) < width:
+            self._mended["lines short of cells filled with empty ones"] += 1
+            return row + [""] * (width - len(row))
+        if not any(cell.strip() for cell in row[width:]):
+            self._mended["lines with empty cells beyond the last column cut"] += 1
+            return row[:width]
+        if self._settings.quoting == "none":
+            self._mended["lines with more cells, which were added to their last"] += 1
+            return [*row[: width - 1], separator.join(row[width - 1 :])]
+        advice = f"put quotes around cells with {separator!r} in them, set separator, or quoting=none, which"
+        if width == 1 and self._has_header:
+            advice = f"leave out what is above the header, {advice}"
+        elif any(cell.endswith("\\") for cell in row[:-1]):
+            advice = rf"set escape=\\ where a backslash precedes separators inside, {advice}"
+        raise DataError(
+            f"{self._where}, line {line}: expected {width} cells "
+            f"{'as in the header' if self._has_header else 'as in most lines'}, found {len(row)}: "
+            f"{row[width][:80]!r} is too many; {advice} adds it to the last column"
+        )
+
+    def _arrow_of(self, rows: list[list[str]]) -> Any:
+        import pyarrow
+
+        columns = zip(*rows, strict=True) if rows else [()] * len(self._names)
+        arrays = [pyarrow.array(column, pyarrow.string()) for column in columns]
+        return pyarrow.Table.from_arrays(arrays, [str(index) for index in range(len(arrays))])
 
     def _without_headers(self, parsed: Any) -> Any:
         """Leave out rows that repeat the header, as in files that were put one behind the other."""
@@ -257,102 +308,8 @@ class _Reader:
             if not compute.any(same).as_py():
                 return parsed
             same = compute.and_(same, compute.equal(parsed.column(index), name))
-        self._mended["lines that repeat the header left out"] += compute.sum(same).as_py() or 0
+        self._mended["lines that repeat the header left out"] += compute.sum(same).as_py()
         return parsed.filter(compute.invert(same))
-
-    def _quickly(self, data: bytes) -> tuple[Any, bytes, int] | None:
-        """Parse rows that are as they should be, as :meth:`_carefully`; None where it takes a closer look."""
-        import pyarrow
-
-        stop = data.rfind(b"\n") + 1
-        array = np.frombuffer(data, np.uint8)[:stop]
-        if not stop or self._dialect.escape or array[0] in b"\r\n":
-            return None
-        if self._dialect.quote:
-            quotes = np.flatnonzero(array == self._dialect.quote[0])
-            if len(quotes) % 2 or _quote_problem(array, quotes, self._dialect):
-                return None
-        try:
-            parsed = self._arrow(data[:stop], b"")
-        except pyarrow.ArrowInvalid:
-            return None
-        ends = array == _NEWLINE
-        lines = int(np.count_nonzero(ends))
-        # More lines than rows: some are within quotes, or empty, which is to be said.
-        if len(parsed) != lines and ((ends[1:] & ends[:-1]).any() or b"\r" in data):
-            return None
-        return parsed, data[stop:], lines
-
-    def _carefully(self, data: bytes, at_end: bool) -> tuple[Any, bytes, int]:
-        """Parse rows with a look at each, after the header if it is to come.
-
-        Returns an Arrow table, or None where there is no row; what is left of ``data``; and the number of lines.
-        """
-        rows, start = _scan(data, self._dialect), 0
-        if rows.problem is not None and (tight := _without_spaces(data, self._dialect)) is not None:
-            self._mended["spaces between separators and quotes left out"] += len(data) - len(tight)
-            data, rows = tight, _scan(tight, self._dialect)
-        self._check_quotes(rows, at_end)
-        if not self._width:
-            if len(rows) - int(rows.empty.sum()) < 2 and not at_end:
-                return None, data, 0
-            start = self._take_header(rows)
-            rows = _scan(data[start : rows.stop], self._dialect)
-            self._line += line_ends(data[:start])
-        rest, lines = data[start + rows.stop :], line_ends(data[: start + rows.stop])
-        content, escape = rows.data[: rows.stop], self._dialect.escape
-        odd = np.flatnonzero((rows.cells != self._width) & ~rows.empty)
-        if len(odd):
-            escape = escape or (_unused(content) if self._settings.quoting == "none" else b"")
-            content = self._mend(rows, odd, escape)
-        empty = int(rows.empty.sum())
-        self._mended["empty lines left out"] += empty
-        return self._arrow(content, escape) if empty < len(rows) else None, rest, lines
-
-    def _check_quotes(self, rows: _Rows, at_end: bool = False) -> None:
-        data, quote = rows.data, self._dialect.quote.decode()
-        advice = "set quoting=none where quotes are plain characters"
-        if rows.problem is not None and (at_end or rows.problem[1] < rows.stop):
-            start, at = rows.problem
-            if data[at - 1 : at] == b"\\":
-                advice = rf"set escape=\\ where a backslash precedes quotes inside, or {advice[4:]}"
-            expected = f"expected the quotes {quote} at the start and the end of cells, and doubled inside"
-            raise DataError(f"{self._at(data, start)}: {expected}, found {_shown(data, start)}; {advice}")
-        if at_end and rows.opening is not None:
-            found = f"expected an end of the quotes that open here, found none after {_shown(data, rows.opening)}"
-            raise DataError(f"{self._at(data, rows.opening)}: {found}; close them, or {advice}")
-
-    def _at(self, data: bytes, position: int) -> str:
-        return f"{self._where}, line {self._line + line_ends(data[:position])}"
-
-    def _take_header(self, rows: _Rows) -> int:
-        """Find the names of the columns, and return where the rows below them start."""
-        full = np.flatnonzero(~rows.empty)
-        if not len(full):
-            self._width = 1
-            return 0
-        widths = rows.cells[full]
-        sample = full[: max(2, min(1000, _SAMPLE_CELLS // int(widths[0])))]
-        first, *below = (rows.cells_of(row, self._dialect) for row in sample)
-        header = self._settings.header
-        self._has_header = not _is_row(first, below) if header is None else header
-        most = int(np.bincount(widths[1:] if len(widths) > 1 else widths).argmax())
-        if not self._has_header:
-            self._names, self._width = [""] * most, most
-            return 0
-        numbered = [cells[0] for cells in below if len(cells) == len(first) + 1 and _NUMBER.fullmatch(cells[0])]
-        if len(numbered) == len(below) > 1 and all(cells[-1].strip() for cells in below):
-            # R gives the column of row names no name.
-            first = ["", *first]
-        counts = Counter(name for name in first if name.strip())
-        if twice := [f"{name!r} ({count} times)" for name, count in counts.items() if count > 1]:
-            raise DataError(
-                f"{self._at(rows.data, int(rows.starts[full[0]]))}: expected distinct column names, found "
-                f"{abridged(twice, 5)}; rename them, or set header=false if this line is a row"
-            )
-        self._header, self._names, self._width = first, [*first], len(first)
-        self._mended["empty lines left out"] += int(full[0])
-        return int(rows.starts[full[0] + 1]) if full[0] + 1 < len(rows) else rows.stop
 
     def _name_columns(self, parsed: Any) -> None:
         """Leave out the columns without name and content, name those without name, and say what was inferred."""
@@ -360,218 +317,48 @@ class _Reader:
         if self._has_header and unnamed[:1] == [0]:
             # The index of a frame.
             unnamed = unnamed[1:]
-        self._left_out = frozenset(index for index in unnamed if parsed is None or _is_empty(parsed.column(index)))
+        self._left_out = frozenset(index for index in unnamed if _is_empty(parsed.column(index)))
         for index in unnamed:
             self._names[index] = f"column_{index + 1}"
-        separator = self._dialect.separator.decode()
         inferred = {}
-        if self._settings.separator is None and separator != ENDINGS.get(self._kind):
-            inferred["separator"] = f"separator {separator!r}"
-        inferred |= self._text.inferred
+        if self._settings.separator is None and self._separator != ENDINGS.get(self._kind):
+            inferred["separator"] = f"separator {self._separator!r}"
+        inferred |= self._source.inferred
         if self._settings.header is None and not self._has_header:
             inferred["header=true"] = "no header"
-        if self._quoting == "none":
+        if self._settings.quoting is None and self._quoting == "none":
             inferred["quoting=minimal"] = "quotes are plain characters"
         if self._left_out and self._has_header:
             inferred[""] = f"{len(self._left_out)} empty columns without name left out"
-        elif named := [self._names[index] for index in unnamed if index not in self._left_out and self._has_header]:
+        elif named := [self._names[index] for index in unnamed if self._has_header]:
             inferred[""] = f"columns without name are {abridged(named, 5)}"
         log_inferred(self._where, inferred)
 
-    def _arrow(self, data: bytes, escape: bytes) -> Any:
-        import pyarrow
-        from pyarrow import csv
-
-        names = [str(index) for index in range(self._width)]
-        return csv.read_csv(
-            pyarrow.BufferReader(data),
-            csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
-            csv.ParseOptions(
-                delimiter=self._dialect.separator.decode(),
-                quote_char=self._dialect.quote.decode() or False,
-                escape_char=escape.decode() or False,
-                newlines_in_values=True,
-            ),
-            csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()), check_utf8=False, null_values=[]),
-        )
-
-    def _mend(self, rows: _Rows, odd: np.ndarray, escape: bytes) -> bytes:
-        """Fill lines short of cells, cut empty cells beyond the last column, and add text beyond it to the last."""
-        data, separator, pieces, done = rows.data, self._dialect.separator, list[bytes](), 0
-        for row, stop, cells in zip(odd.tolist(), rows.stops[odd].tolist(), rows.cells[odd].tolist(), strict=True):
-            if cells < self._width:
-                pieces += [data[done:stop], separator * (self._width - cells)]
-                self._mended["lines short of cells filled with empty ones"] += 1
-                done = stop
-                continue
-            surplus = rows.separators_of(row)[self._width - 1 :]
-            if not data[surplus[0] : stop].strip(separator + b" "):
-                pieces.append(data[done : surplus[0]])
-                self._mended["lines with empty cells beyond the last column cut"] += 1
-                done = stop
-            elif self._settings.quoting == "none":
-                for at in surplus:
-                    pieces += [data[done:at], escape]
-                    done = at
-                self._mended["lines with more cells, which were added to their last"] += 1
-            else:
-                self._refuse_cells(rows, row, data[surplus[0] + 1 : stop])
-        return b"".join([*pieces, data[done : rows.stop]])
-
-    def _refuse_cells(self, rows: _Rows, row: int, beyond: bytes) -> None:
-        separator, start = self._dialect.separator, int(rows.starts[row])
-        advice = f"put quotes around cells with {separator.decode()!r} in them, set separator, or quoting=none, which"
-        if self._width == 1 and self._has_header:
-            advice = f"leave out what is above the header, {advice}"
-        elif b"\\" + separator in rows.data[start : int(rows.stops[row])]:
-            advice = rf"set escape=\\ where a backslash precedes separators inside, {advice}"
-        raise DataError(
-            f"{self._at(rows.data, start)}: expected {self._width} cells "
-            f"{'as in the header' if self._has_header else 'as in most lines'}, found {rows.cells[row]}: "
-            f"{_shown(beyond, 0)} is too many; {advice} adds it to the last column"
-        )
-
     def _table(self, parsed: Any) -> Table:
-        columns: dict[str, Any] = {}
-        for index, name in enumerate(self._names):
-            if parsed is None:
-                import pyarrow
-
-                column = pyarrow.chunked_array([], pyarrow.string())
-            else:
-                column = parsed.column(index)
-            if index not in self._left_out:
-                columns[name] = column
-            elif not _is_empty(column):
+        for index in self._left_out:
+            if not _is_empty(parsed.column(index)):
                 raise DataError(
-                    f"{self._where}, from line {self._line}: expected column {index + 1}, which has no name, to be "
-                    "empty as above, found text in it; name it in the header"
+                    f"{self._where}, before line {self._source.line}: expected column {index + 1}, which has no name, "
+                    "to be empty as above, found text in it; name it in the header"
                 )
-        first, self._row = self._row, self._row + (0 if parsed is None else len(parsed))
+        columns = {name: parsed.column(index) for index, name in enumerate(self._names) if index not in self._left_out}
+        first, self._row = self._row, self._row + len(parsed)
         return Table(self._where, columns, has_header=self._has_header, first_row=first)
-
-    def _say_mended(self) -> None:
-        if mended := [f"{count:,} {what}" for what, count in self._mended.items() if count]:
-            logger.warning("%s: %s", self._where, ", ".join(mended))
-
-
-def _dialect(
-    sample: bytes, settings: "FileSettings", kind: str, quoting: str | None, line: bytes | None = None
-) -> Dialect:
-    sample = sample[:_SAMPLE_BYTES]
-    sample = sample[: max(sample.rfind(b"\n"), sample.rfind(b"\r")) + 1] or _ended(sample)
-    separator = settings.separator_character or (line and line.decode()) or separator_of(sample, kind)
-    quote = b"" if "none" in (settings.quoting, quoting) else b'"'
-    separator = separator or ENDINGS.get(kind, ",")
-    return Dialect(separator.encode(), quote, (settings.escape_character or "").encode())
-
-
-def _scan(data: bytes, dialect: Dialect) -> _Rows:
-    """Find rows and cells of bytes that start with a row, and check that each quote is of a cell."""
-    array = np.frombuffer(data, np.uint8)
-    at = np.flatnonzero(np.frombuffer(data.translate(dialect.marks), bool))
-    marks = array[at]
-    if dialect.escape:
-        at = _without_escaped(at, marks, dialect.escape[0])
-        marks = array[at]
-    problem = opening = None
-    if dialect.quote and dialect.quote in data:
-        is_quote = marks == dialect.quote[0]
-        quotes = at[is_quote]
-        problem = _quote_problem(array, quotes, dialect)
-        opening = int(quotes[-1]) if len(quotes) % 2 else None
-        # Both quotes of a cell become true: what is between them, and they themselves.
-        inside = np.cumsum(is_quote.view(np.uint8), dtype=np.uint8)
-        inside &= 1
-        outside = ~(inside.view(bool) | is_quote)
-        at, marks = at[outside], marks[outside]
-    has_returns = b"\r" in data
-    if has_returns:
-        # Of a return and a newline the newline ends the row; one at the very end may have its newline still to come.
-        returns = np.flatnonzero(marks == _RETURN)
-        double = returns[np.append(array, np.uint8(_NEWLINE))[at[returns] + 1] == _NEWLINE]
-        at, marks = np.delete(at, double), np.delete(marks, double)
-    is_separator = marks == dialect.separator[0]
-    is_end = ~is_separator
-    ends = at[is_end]
-    starts = np.append(0, ends[:-1] + 1) if len(ends) else ends
-    stops = ends
-    if has_returns:
-        stops = ends - ((array[ends - 1] == _RETURN) & (array[ends] == _NEWLINE) & (ends > starts))
-    cells = np.diff(np.flatnonzero(is_end), prepend=-1)
-    stop = int(ends[-1]) + 1 if len(ends) else 0
-    return _Rows(data, starts, stops, cells, at[is_separator], stop, problem, opening)
-
-
-def _without_escaped(at: np.ndarray, marks: np.ndarray, escape: int) -> np.ndarray:
-    escapes = at[marks == escape]
-    if not len(escapes):
-        return at
-    # Within a run of escapes every other one is escaped itself.
-    starts = np.flatnonzero(np.diff(escapes, prepend=-2) != 1)
-    place = np.arange(len(escapes)) - np.repeat(starts, np.diff(np.append(starts, len(escapes))))
-    escaped = escapes[place % 2 == 0] + 1
-    return np.setdiff1d(at[marks != escape], escaped, assume_unique=True)
-
-
-def _quote_problem(array: np.ndarray, quotes: np.ndarray, dialect: Dialect) -> tuple[int, int] | None:
-    bad_opens, bad_closes = _misplaced(array, quotes, dialect)
-    if not len(bad_opens) and not len(bad_closes):
-        return None
-    if not len(bad_closes) or (len(bad_opens) and bad_opens[0] < bad_closes[0]):
-        start = at = int(bad_opens[0])
-        while start > 0 and not dialect.borders[array[start - 1]]:
-            start -= 1
-        return start, at
-    opens, closes = quotes[::2], quotes[1::2]
-    number = int(np.searchsorted(closes, bad_closes[0]))
-    # A quote that opens right behind one that closes is the second of two inside a cell.
-    while number > 0 and opens[number] == closes[number - 1] + 1:
-        number -= 1
-    return int(opens[number]), int(bad_closes[0])
-
-
-def _misplaced(array: np.ndarray, quotes: np.ndarray, dialect: Dialect) -> tuple[np.ndarray, np.ndarray]:
-    """Return the quotes that open behind something else than a separator, and those that close before it."""
-    opens, closes = quotes[::2], quotes[1::2]
-    bad_opens = ~dialect.borders[array[opens - 1]] & (opens > 0)
-    bad_closes = ~dialect.borders[array[np.minimum(closes + 1, len(array) - 1)]] & (closes + 1 < len(array))
-    return opens[bad_opens], closes[bad_closes]
-
-
-def _without_spaces(data: bytes, dialect: Dialect) -> bytes | None:
-    """Leave out spaces between separators and quotes, if all quotes are then in their places; else None."""
-    if dialect.escape:
-        return None
-    array = np.frombuffer(data, np.uint8)
-    left, ends = np.ones(len(array), bool), (*dialect.separator, _NEWLINE, _RETURN)
-    misplaced = _misplaced(array, np.flatnonzero(array == dialect.quote[0]), dialect)
-    for quotes, step in zip(misplaced, (-1, 1), strict=True):
-        for quote in quotes.tolist():
-            at = quote + step
-            while 0 <= at < len(array) and array[at] == ord(" "):
-                at += step
-            # What is behind spaces at the very end is still to come.
-            if at < len(array):
-                if at >= 0 and array[at] not in ends:
-                    return None
-                left[min(at, quote) + 1 : max(at, quote)] = False
-    return array[left].tobytes()
 
 
 def _is_row(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
     """Tell whether a first line is a row: a value recurs, there is prose as below, or a number where numbers follow."""
     if [name for name in first if name.strip()] == [str(number) for number in range(len(first) - (not first[0]))]:
         return False  # pandas' names of columns without name
-    is_usual = any(map(_HEADER_NAME.fullmatch, first))
-    if is_usual and list(first) in [list(row) for row in below]:
+    names = [name.casefold().strip() for name in first]
+    if HEADER_NAMES.intersection(names) and list(first) in [list(row) for row in below]:
         return False  # files with headers, one after the other
     is_row = False
     for index, name in enumerate(first):
         values = [row[index] for row in below if index < len(row) and row[index].strip()]
         if not name.strip() or not values:
             continue
-        if _HEADER_NAME.fullmatch(name) and name not in values:
+        if names[index] in HEADER_NAMES and name not in values:
             return False
         numbers = all(map(_NUMBER.fullmatch, values))
         if numbers and not _NUMBER.fullmatch(name):
@@ -584,19 +371,6 @@ def _is_prose(cell: str) -> bool:
     return (cell.count(" ") >= 4 or len(_WIDE.findall(cell)) >= 10) and not cell.rstrip().endswith("?")
 
 
-def _unquoted(cell: bytes, dialect: Dialect) -> str:
-    if dialect.quote and cell.startswith(dialect.quote):
-        cell = cell[1:-1].replace(dialect.quote * 2, dialect.quote)
-    if dialect.escape:
-        cell = re.sub(re.escape(dialect.escape) + b"(.)", rb"\1", cell, flags=re.DOTALL)
-    return cell.decode()
-
-
-def _unused(data: bytes) -> bytes:
-    """Find a control character that text does not hold."""
-    return next((bytes([byte]) for byte in range(1, 32) if byte not in data and byte not in b"\t\n\r"), b"\x7f")
-
-
 def _is_empty(column: Any) -> bool:
     import pyarrow.compute
 
@@ -605,7 +379,3 @@ def _is_empty(column: Any) -> bool:
 
 def _shown(data: bytes, start: int) -> str:
     return repr(re.split(rb"[\r\n]", data[start : start + 400], maxsplit=1)[0].decode(errors="ignore")[:80])
-
-
-def _ended(data: bytes) -> bytes:
-    return data if not data or data.endswith(b"\n") else data + b"\n"

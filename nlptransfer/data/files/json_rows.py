@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-from nlptransfer.data.files.opening import Buffered, Utf8
+from nlptransfer.data.files.opening import Buffered
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged, first_line
 
@@ -27,15 +27,15 @@ def is_json(head: bytes, kind: str) -> bool:
     return kind in KINDS or bool(re.match(rb'\s*(\{\s*("|\})|\[\s*(\{|\]))', head))
 
 
-def read_json(where: str, text: Utf8, size: int, rows: int) -> Iterator[Table]:
+def read_json(source: Buffered, rows: int) -> Iterator[Table]:
     """Read rows from objects one after the other (a line each, or not), from a list of them, or from one object.
 
     One object may be pandas' table by columns, by index or split, or hold the rows under one of its keys. Lines are
-    read in tables for about ``size`` bytes, other rows in tables of ``rows``; at least one table.
+    read in a table for each block of the source, other rows in tables of ``rows``; at least one table.
     """
-    source, table = Buffered(text, size), None
+    where, table = source.where, None
     has_lines = has_object_lines(source)
-    for table in tables_of_lines(where, source) if has_lines else tables_of_rows(where, _rows(where, source), rows):
+    for table in tables_of_lines(source) if has_lines else tables_of_rows(where, _rows(where, source), rows):
         yield table
     if table is None:
         yield Table(where, {})
@@ -66,9 +66,9 @@ def is_object(line: bytes) -> bool:
         return False
 
 
-def tables_of_lines(where: str, source: Buffered) -> Iterator[Table]:
+def tables_of_lines(source: Buffered) -> Iterator[Table]:
     """Read an object a line."""
-    parse, first = _Lines(where), 1
+    where, parse, first = source.where, _Lines(source.where), 1
     for data in source.lines():
         if data.strip():
             table = parse.quickly(data, first) or _carefully(where, data, source.line, first)

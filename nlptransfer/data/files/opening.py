@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -91,10 +91,6 @@ class Opened:
     @cached_property
     def _bytes(self) -> bytes:
         return self.stream.read()
-
-    def front(self) -> "Opened":
-        """Return the front alone, to look at."""
-        return replace(self, stream=io.BytesIO(self.head))
 
 
 @contextmanager
@@ -226,13 +222,17 @@ class Utf8:
 class Buffered:
     """Text as far as it was read and not yet dropped; knows the line."""
 
+    size: int
+    """Least bytes that are read at a time."""
+
     def __init__(self, text: Utf8, size: int) -> None:
-        self.line, self.is_whole, self._text, self._size = 1, False, text, size
+        self.where, self.inferred, self.line, self.is_whole = text.where, text.inferred, 1, False
+        self._text, self.size = text, size
         self.data = text.read(size)
 
     def more(self) -> bool:
         """Read on, at least as much again; False at the end."""
-        block = self._text.read(max(self._size, len(self.data)))
+        block = self._text.read(max(self.size, len(self.data)))
         self.data += block
         self.is_whole = not block
         return bool(block)

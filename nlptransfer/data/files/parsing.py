@@ -12,15 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from nlptransfer.data.files.columnar import read_arrow, read_parquet, read_sheet
-from nlptransfer.data.files.delimited import (
-    ENDINGS,
-    ONE_COLUMN,
-    SEPARATORS,
-    quotes_fit,
-    read_delimited,
-    separator_of,
-    tables_as_they_come,
-)
+from nlptransfer.data.files.delimited import ENDINGS, ONE_COLUMN, SEPARATORS, read_delimited, separator_of
 from nlptransfer.data.files.json_rows import is_json, is_object, read_json, tables_of_lines
 from nlptransfer.data.files.opening import HEAD, Buffered, Opened, Utf8, arriving, log_inferred, opened, unpacked_name
 from nlptransfer.data.table import Table
@@ -109,21 +101,20 @@ def stream_input(stream: Any, settings: FileSettings, columns: Sequence[str] = (
 
     The first line is a header where it has one of ``columns``, or where the settings say so, or name a separator.
     """
-    where = "standard input"
-    source = Buffered(Utf8(arriving(stream, where), settings.encoding), HEAD)
+    source = Buffered(Utf8(arriving(stream, "standard input"), settings.encoding), _STREAM_BYTES)
     while b"\n" not in source.data and source.more():
         continue
     first = source.data.partition(b"\n")[0]
     if is_object(first):
-        yield from tables_of_lines(where, source)
+        yield from tables_of_lines(source)
     elif separator := _header_separator(first.decode(), settings, columns):
         inferred = {"header=false": "the first line is a header"}
         if separator != ONE_COLUMN:
             inferred["separator"] = f"separator {separator!r}"
-        log_inferred(where, inferred)
-        yield from tables_as_they_come(where, source, separator, settings.quoting)
+        log_inferred(source.where, inferred)
+        yield from read_delimited(source, replace(settings, separator=separator, header=True), "")
     else:
-        yield from _lines(where, source)
+        yield from _lines(source)
 
 
 def _header_separator(line: str, settings: FileSettings, columns: Sequence[str]) -> str | None:
@@ -153,15 +144,14 @@ def joined(tables: Iterable[Table]) -> Table:
 def _joined(pieces: list[tuple[Any, int]]) -> Any:
     import pyarrow
 
-    arrow = [piece for piece, _ in pieces if piece is not None and not isinstance(piece, list)]
-    kinds = {column.type for column in arrow if not pyarrow.types.is_null(column.type)}
-    if len(kinds) == 1 and not any(isinstance(piece, list) for piece, _ in pieces):
+    is_arrow = not any(isinstance(piece, list) for piece, _ in pieces)
+    kinds = {piece.type for piece, _ in pieces if piece is not None} - {pyarrow.null()} if is_arrow else set()
+    if len(kinds) == 1:
         (kind,) = kinds
-        missing = (
-            pyarrow.nulls(length, kind) if piece is None or piece.type != kind else None for piece, length in pieces
-        )
+        there = (piece is not None and piece.type == kind for piece, _ in pieces)
         chunks = (
-            [nulls] if nulls is not None else piece.chunks for nulls, (piece, _) in zip(missing, pieces, strict=True)
+            piece.chunks if is_there else [pyarrow.nulls(length, kind)]
+            for is_there, (piece, length) in zip(there, pieces, strict=True)
         )
         return pyarrow.chunked_array(list(chain.from_iterable(chunks)), kind)
     values = (
@@ -181,8 +171,7 @@ def _tables(source: Path | IO[bytes], settings: FileSettings, size: int, rows: i
         elif head.startswith((b"ARROW1", b"FEA1", b"\xff\xff\xff\xff")):
             yield from read_arrow(front, rows)
         else:
-            again = source if isinstance(source, Path) and source.is_file() else None
-            yield from _text_tables(front, settings, kind, size, rows, again)
+            yield from _text_tables(front, settings, kind, size, rows)
 
 
 def _sheet_tables(front: Opened, settings: FileSettings, size: int) -> Iterator[Table]:
@@ -194,41 +183,37 @@ def _sheet_tables(front: Opened, settings: FileSettings, size: int) -> Iterator[
     data = content.getvalue().encode()
     text = Utf8(replace(front, head=data[:HEAD], stream=io.BytesIO(data)), "utf-8")
     plain = replace(settings, separator=",", quoting="minimal", escape=None)
-    yield from read_delimited(front.where, text, plain, ".csv", size, None)
+    yield from read_delimited(Buffered(text, size), plain, ".csv")
 
 
-def _text_tables(
-    front: Opened, settings: FileSettings, kind: str, size: int, rows: int, again: Path | None
-) -> Iterator[Table]:
+def _text_tables(front: Opened, settings: FileSettings, kind: str, size: int, rows: int) -> Iterator[Table]:
     text = Utf8(front, settings.encoding)
-    sample = Utf8(front.front(), settings.encoding).read(len(front.head))
-    if is_json(sample, kind) and settings.separator is None:
-        log_inferred(front.where, text.inferred)
-        yield from read_json(front.where, text, size, rows)
+    source = Buffered(text, size)
+    sample = source.data[:HEAD]
+    is_plain = settings.separator is None
+    if is_plain and is_json(sample, kind):
+        log_inferred(source.where, source.inferred)
+        yield from read_json(source, rows)
     elif kind not in ENDINGS and _has_labels(sample):
-        log_inferred(front.where, text.inferred | {"": "labels are the words that start with __label__"})
-        yield from _labeled_lines(front.where, Buffered(text, size), is_whole=size == _WHOLE_BYTES)
-    elif settings.separator is None and _is_prose(sample, kind):
-        log_inferred(front.where, text.inferred)
-        yield from _lines(front.where, Buffered(text, size))
+        log_inferred(source.where, source.inferred | {"": "labels are the words that start with __label__"})
+        yield from _labeled_lines(source, is_whole=size == _WHOLE_BYTES)
+    elif is_plain and _is_prose(sample, kind):
+        log_inferred(source.where, source.inferred)
+        yield from _lines(source)
     else:
-        quoting = None
-        if settings.quoting is None and again:
-            with opened(again, settings) as whole:
-                quoting = None if quotes_fit(Utf8(whole, settings.encoding), settings, kind) else "none"
-        yield from read_delimited(front.where, text, settings, kind, size, quoting)
+        yield from read_delimited(source, settings, kind)
     if text.padding:
         logger.warning("%s: %d NUL bytes at the end left out", front.where, text.padding)
 
 
-def _lines(where: str, source: Buffered) -> Iterator[Table]:
+def _lines(source: Buffered) -> Iterator[Table]:
     """Read a text a line, empty ones too."""
     import pyarrow
 
     first = 1
     for data in source.lines():
         lines = _split(data)
-        yield Table(where, {"text": pyarrow.chunked_array([lines])}, has_header=False, first_row=first)
+        yield Table(source.where, {"text": pyarrow.chunked_array([lines])}, has_header=False, first_row=first)
         first += len(lines)
 
 
@@ -247,32 +232,26 @@ def _has_labels(sample: bytes) -> bool:
     return 2 * sum(_LABEL.search(line) is not None for line in lines) > len(lines)
 
 
-def _labeled_lines(where: str, source: Buffered, is_whole: bool) -> Iterator[Table]:
+def _labeled_lines(source: Buffered, is_whole: bool) -> Iterator[Table]:
     """Read fastText's lines; the column "label" has lists where a line of the same table has several labels."""
     import pyarrow
+    from pyarrow import compute
 
-    blocks, first = (
-        (
-            (
-                pyarrow.array([_LABEL.sub("", line).strip() for line in lines], pyarrow.string()),
-                pyarrow.array([_LABEL.findall(line) for line in lines], pyarrow.list_(pyarrow.string())),
-            )
-            for lines in ([line for line in _split(data) if line.strip()] for data in source.lines())
-        ),
-        1,
-    )
-    for tables in [list(blocks)] if is_whole else ([block] for block in blocks):
-        text, lists = (pyarrow.chunked_array(chunks) for chunks in zip(*tables, strict=True))
-        yield Table(where, {"text": text, "label": _one_or_several(lists)}, first_row=first)
-        first += len(text)
+    kinds = pyarrow.schema({"text": pyarrow.string(), "label": pyarrow.list_(pyarrow.string())})
 
+    def tables() -> Iterator[Any]:
+        for data in source.lines():
+            lines = [line for line in _split(data) if line.strip()]
+            texts, labels = [_LABEL.sub("", line).strip() for line in lines], [*map(_LABEL.findall, lines)]
+            yield pyarrow.table({"text": texts, "label": labels}, kinds)
 
-def _one_or_several(lists: Any) -> Any:
-    import pyarrow.compute as compute
-
-    if compute.max(compute.list_value_length(lists)).as_py() != 1:
-        return lists
-    return [next(iter(labels), None) for labels in lists.to_pylist()]
+    first = 1
+    for table in [pyarrow.concat_tables(tables())] if is_whole else tables():
+        labels = table["label"]
+        if compute.max(compute.list_value_length(labels)).as_py() == 1:
+            labels = [next(iter(some), None) for some in labels.to_pylist()]
+        yield Table(source.where, {"text": table["text"], "label": labels}, first_row=first)
+        first += len(table)
 
 
 def _is_encoding(name: str) -> bool:

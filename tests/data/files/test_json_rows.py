@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from helpers.tables import rows_of, write
 from nlptransfer.data.files.json_rows import read_json
-from nlptransfer.data.files.opening import Utf8, opened
+from nlptransfer.data.files.opening import Buffered, Utf8, opened
 from nlptransfer.data.files.parsing import FileSettings, joined, read_file, stream_file
 from nlptransfer.errors import DataError
 
@@ -43,7 +43,7 @@ FORMS = {
 
 def parse(content: str, size: int = 2**20) -> list[dict]:
     with opened(io.BytesIO(content.encode()), FileSettings()) as front:
-        return rows_of(joined(read_json("f", Utf8(front, None), size, 3)))
+        return rows_of(joined(read_json(Buffered(Utf8(front, None), size), 3)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -107,7 +107,7 @@ def test_lines_whose_columns_change_from_block_to_block():
 def test_the_form_of_one_object_is_said(content, said, caplog):
     caplog.set_level(logging.INFO, logger="nlptransfer")
     assert parse(content)
-    assert [record.getMessage() for record in caplog.records] == [f"f: {said}"]
+    assert [record.getMessage() for record in caplog.records] == [f"the stream: {said}"]
 
 
 def test_columns_stay_in_order_though_dates_are_text():
@@ -150,7 +150,7 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
 @pytest.mark.parametrize("size", [5, 2**20])
 def test_broken_json_is_named_with_its_line(content, size):
-    with pytest.raises(DataError, match=f"^f[,:] {BROKEN[content]}"):
+    with pytest.raises(DataError, match=f"^the stream[,:] {BROKEN[content]}"):
         parse(content, size)
 
 
