@@ -105,14 +105,21 @@ class Word2Vec(PooledRoute):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
         assert isinstance(model, Word2VecForSequenceClassification)
-        vectors = model.vectors.weight.detach()
-        new = _NewWords(model.subwords, len(vectors))
-        tokens = self.tokens(tokenizer, texts, new.__getitem__ if model.subwords else None)
-        extra = new.vectors(unit_length=self.unit_length)
-        if self.is_frozen:
-            table = vectors.cpu() if extra is None else torch.cat([vectors.cpu(), torch.from_numpy(extra)])
-            return FeatureRows(pooled_vectors(table, tokens, self.pooling))
-        return tokens if extra is None else NewWordRows(tokens, len(vectors), extra)
+        table, subwords, new = model.vectors.weight.detach(), model.subwords, dict[str, int]()
+
+        def unknown(word: str) -> int:
+            # With n-grams it gets an id behind those of the vocabulary.
+            has_vector = word in new or (subwords is not None and subwords.knows(word))
+            return new.setdefault(word, len(table) + len(new)) if has_vector else UNKNOWN_ID
+
+        tokens = self.tokens(tokenizer, texts, None if subwords is None else unknown)
+        if subwords is not None and new:
+            vectors = subwords.vectors([*new])
+            vectors = of_unit_length(vectors) if self.unit_length else vectors
+            if not self.is_frozen:
+                return NewWordRows(tokens, len(table), vectors)
+            table = torch.cat([table.cpu(), torch.from_numpy(vectors)])
+        return FeatureRows(pooled_vectors(table.cpu(), tokens, self.pooling)) if self.is_frozen else tokens
 
     def tokens(
         self,
@@ -181,23 +188,3 @@ class Word2Vec(PooledRoute):
 
     def defaults(self, data: Data) -> dict[str, Any]:
         return default_settings(data, 4e-3 if self.head_type == "cnn" else 3e-3)
-
-
-class _NewWords(dict[str, int]):
-    """Ids of words outside a vocabulary: from a number on for those with n-grams, else that of unknown words."""
-
-    def __init__(self, subwords: Subwords | None, first: int) -> None:
-        self.subwords, self.first, self.words = subwords, first, list[str]()
-
-    def __missing__(self, word: str) -> int:
-        is_known = self.subwords is not None and self.subwords.knows(word)
-        self[word] = self.first + len(self.words) if is_known else UNKNOWN_ID
-        self.words += [word] * is_known
-        return self[word]
-
-    def vectors(self, *, unit_length: bool) -> np.ndarray | None:
-        """Return the (words, dimensions) vectors of the words with n-grams, or None where there are none."""
-        if self.subwords is None or not self.words:
-            return None
-        vectors = self.subwords.vectors(self.words)
-        return of_unit_length(vectors) if unit_length else vectors

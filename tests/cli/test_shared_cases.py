@@ -1,6 +1,6 @@
 """Files as people have them, through the command line: what is read of each, said of it, or refused."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
@@ -29,7 +29,7 @@ class Case:
     """the one line that it is refused with, without these options if there are any"""
     predict_error: str | None = None
     """the same of predict"""
-    predicted: int = field(default=0)
+    predicted: int = 0
     """rows that predict reads, where there are more than are learned from"""
 
 

@@ -174,10 +174,12 @@ def test_standard_input(monkeypatch, content, texts):
         ("said,n\n", {}, ["said"], {"said": [], "n": []}),
     ],
 )
-def test_cells_from_standard_input(monkeypatch, content, settings, columns, rows):
+def test_cells_from_standard_input(monkeypatch, caplog, content, settings, columns, rows):
+    caplog.set_level("INFO", "nlptransfer")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode()), newline=""))
     tables = [*stream_tables("-", FileSettings(**settings), columns)]
     assert {name: [value for table in tables for value in table.values(name)] for name in tables[0].columns} == rows
+    assert ("standard input: the first line is a header" in caplog.text) == ("text" not in rows)
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,10 @@ def stream_input(stream: Any, settings: FileSettings, columns: Sequence[str] = (
     if is_object(first):
         yield from tables_of_lines(source)
     elif separator := _header_separator(first.decode(), settings, columns):
-        said = "one column" if separator == ONE_COLUMN else f"cells with the separator {separator!r}"
-        log_inferred(source.where, {"header": f"{said} below a header"})
+        inferred = {"header=false": "the first line is a header"}
+        if separator != ONE_COLUMN:
+            inferred["separator"] = f"separator {separator!r}"
+        log_inferred(source.where, inferred)
         yield from read_delimited(source, replace(settings, separator=separator, header=True), "")
     else:
         yield from _lines(source)
