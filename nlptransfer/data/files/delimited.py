@@ -165,18 +165,17 @@ class _Reader:
 
     def _carefully(self, at_end: bool) -> Any:
         """Parse the rows that are whole with csv, filled or cut to as many cells each; None where there is none."""
-        rows, end = [], 0
-        for line, stop, row in self._rows(at_end):
-            end = stop
+        rows, width, lines = [], len(self._names), 0
+        for line, lines, row in self._rows(at_end):  # noqa: B007
             if row:
-                rows.append(row if len(row) == len(self._names) else self._fitted(line, row))
+                rows.append(row if len(row) == width else self._fitted(line, row))
             else:
                 self._mended["empty lines left out"] += 1
-        self._source.drop(end)
+        self._source.drop_lines(lines)
         return self._arrow_of(rows) if rows else None
 
     def _rows(self, at_end: bool) -> Iterator[tuple[int, int, list[str]]]:
-        """Yield the line of each row that is whole, where it ends, and its cells: none of an empty line."""
+        """Yield the line of each row that is whole, the number of lines to its end, and its cells: none if empty."""
         source = self._source
         if self._quoting == "minimal" and not self._settings.escape:
             self._check_quotes(at_end)
@@ -191,16 +190,15 @@ class _Reader:
             escapechar=self._settings.escape_character,
             strict=True,
         )
-        stop = done = 0
+        done, first = 0, source.line
         try:
             for row in reader:
-                stop += len("".join(lines[done : reader.line_num]).encode())
-                yield source.line + done, stop, row
-                done = reader.line_num
+                line, done = first + done, reader.line_num
+                yield line, done, row
         except csv.Error as error:
             if at_end or reader.line_num < len(lines):
                 raise DataError(
-                    f"{self._where}, line {source.line + done}: broken cells ({error}), found "
+                    f"{self._where}, line {first + done}: broken cells ({error}), found "
                     f"{_shown(lines[done].encode(), 0)}; mend the line, or set quoting=none where quotes are plain "
                     "characters"
                 ) from error
@@ -235,10 +233,10 @@ class _Reader:
     def _take_header(self, at_end: bool) -> bool:
         """Find the names of the columns by the first rows, if these are there."""
         rows, cells, empty, header = list[list[str]](), 0, 0, self._settings.header
-        start = line = 0
-        for number, stop, row in self._rows(at_end):
+        line = lines = 0
+        for number, done, row in self._rows(at_end):
             if row and not rows:
-                line, start = number, stop
+                line, lines = number, done
             if row:
                 rows.append(row)
                 cells += len(row)
@@ -264,7 +262,7 @@ class _Reader:
             )
         self._header, self._names = first, [*first]
         self._mended["empty lines left out"] += empty
-        self._source.drop(start)
+        self._source.drop_lines(lines)
         return True
 
     def _fitted(self, line: int, row: list[str]) -> list[str]:

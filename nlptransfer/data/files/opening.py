@@ -238,6 +238,10 @@ class Buffered:
         self.line += line_ends(self.data[:stop])
         self.data = self.data[stop:]
 
+    def drop_lines(self, count: int) -> None:
+        """Forget as many lines."""
+        self.drop(sum(map(len, self.data.splitlines(keepends=True)[:count])))
+
     def lines(self) -> Iterator[bytes]:
         """Yield the whole lines that are there, drop them, and read on; the last may have no end."""
         while self.data or not self.is_whole:
