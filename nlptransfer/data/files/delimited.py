@@ -166,7 +166,8 @@ class _Reader:
     def _carefully(self, at_end: bool) -> Any:
         """Parse the rows that are whole with csv, filled or cut to as many cells each; None where there is none."""
         rows, width, lines = [], len(self._names), 0
-        for line, lines, row in self._rows(at_end):  # noqa: B007
+        for line, done, row in self._rows(at_end):
+            lines = done
             if row:
                 rows.append(row if len(row) == width else self._fitted(line, row))
             else:

@@ -239,6 +239,11 @@ def test_quotes_and_escapes_by_settings(caplog):
     assert parse(b"a\tb\nc\td\n", separator="tab") == parse(b"a\tb\nc\td\n", separator=r"\t") == [{"a": "c", "b": "d"}]
 
 
+def test_quotes_that_make_no_sense_beside_escapes():
+    with pytest.raises(DataError, match=r"line 2: broken cells \(.*\), found 'x,\"a\" b'; mend the line"):
+        parse(b'n,text\nx,"a" b\ny,c\n', escape="\\")
+
+
 def test_quotes_of_a_tsv_file_that_make_no_sense_are_plain_characters(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="nlptransfer")
     path = write(tmp_path / "a.tsv", "text\tlabel\n" + "a fine one\t1\n" * 50_000 + 'the 27" one\t2\n"open\t3\n')
