@@ -34,6 +34,7 @@ _SEPARATOR_LINE = re.compile(rb'"?sep=(.)"?(?:\r\n|\n|\r)', re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[-+]?(\d[\d.,]*|\.\d+)([eE][-+]?\d+)?\s*")
 _WIDE = re.compile("[\u2e80-\uffef]")
 _NEWLINE, _QUOTE = b'\n"'
+_DECISIVE_BYTES = 2**20
 
 # Cells are texts, which may be longer than the 128 KB that csv takes for a mistake.
 csv.field_size_limit(2**31 - 1)
@@ -96,8 +97,10 @@ class _Reader:
         separator = settings.separator_character or (named and named[1].decode())
         self._separator: str = separator or separator_of(source.data, kind) or ENDINGS.get(kind, ",")
         self._borders = np.array([byte in f'{self._separator}"\r\n'.encode() for byte in range(256)])
-        # Tabs divide without quotes, which are often plain characters there.
-        is_plain = settings.quoting is None and self._separator == "\t" and self._bad_quote() is not None
+        # Tabs divide without quotes, which are often plain characters there; as many bytes decide whole and streamed.
+        first = np.flatnonzero(np.frombuffer(source.data, np.uint8)[:_DECISIVE_BYTES] == _QUOTE)
+        is_open = settings.quoting is None and settings.escape is None and self._separator == "\t"
+        is_plain = is_open and self._bad_quote(first) is not None
         self._quoting = "none" if is_plain else settings.quoting or "minimal"
 
     def tables(self) -> Iterator[Table]:

@@ -321,3 +321,12 @@ def test_what_pandas_and_pyarrow_write_reads_back(tmp_path_factory, data):
     assert not has_index or [row[""] for row in found] == [str(number) for number in range(len(rows))]
     arrow_csv.write_csv(pyarrow.Table.from_pandas(frame), path, arrow_csv.WriteOptions(delimiter=separator))
     assert rows_of(read_file(path, FileSettings(separator=separator, header=True))) == expected
+
+
+def test_late_quotes_in_tabs_are_the_same_error_whole_and_streamed(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\n" + "a fine film\tpos\n" * 80_000 + '15" screen\tneg\n')
+    assert 2**20 < path.stat().st_size < 2**21
+    for read in (read_file, lambda path, settings: [*stream_file(path, settings)]):
+        with pytest.raises(DataError, match=r"line 80002: .*set quoting=none"):
+            read(path, FileSettings())
