@@ -27,15 +27,8 @@ def main(
     no_report: Annotated[bool, Option("--no-report", help="write no report.html")] = False,
     settings: Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="any setting of finetune")] = None,
 ) -> None:
-    train_vectors_verb(
-        texts=texts,
-        output=vectors,
-        dimensions=dimensions,
-        epochs=epochs,
-        min_count=min_count,
-        window=window,
-        seed=seed,
-    )
+    training = {"dimensions": dimensions, "epochs": epochs, "min_count": min_count, "window": window, "seed": seed}
+    train_vectors_verb(texts=texts, output=vectors, **training)
     run_and_show([{"data": data, "base": vectors, "seed": seed, "report": not no_report, **pairs(settings)}])
 
 
