@@ -16,13 +16,12 @@ from nlptransfer.data import Data, DataSettings, Labels, Split
 from nlptransfer.evaluation import averages, score_predictions, tally, to_probabilities
 from nlptransfer.experiments.environment import cost_of, machine, speeds, versions
 from nlptransfer.experiments.scoring import calibrate, score_splits
+from nlptransfer.models import tfidf
 from nlptransfer.results import DataSummary, Fit, RunResult, begin_run, claim, plain
 
 INVERSE_L2 = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Inverse L2 strengths (scikit-learn's C) that validation chooses among."""
 MOST_ITERATIONS = 1000
-BLANKS = 0.05
-"""Texts of which fewer characters are blanks are split into characters, not words: Chinese, Japanese, Thai."""
 UNSEEN_LOGIT = -30.0
 """Logit of a label that no training row has, or that all have (with the other sign)."""
 
@@ -72,17 +71,9 @@ def _best_shared_threshold(shares: np.ndarray, targets: np.ndarray, labels: Labe
 
 def fit_tfidf(data: Data) -> FittedBaseline:
     """Fit a logistic regression on TF-IDF of words and pairs of them, with the L2 of the least loss on validation."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     started = time.perf_counter()
     labels, train, validation, calibration = data.labels, data.train, data.validation, data.calibration
-    blanks = sum(character.isspace() for text in train.texts for character in text)
-    in_words = blanks >= BLANKS * sum(map(len, train.texts))
-    analyzer, ngrams = ("word", (1, 2)) if in_words else ("char", (1, 3))
-    # One character is a word too: "I", "5".
-    form = {"analyzer": analyzer, "ngram_range": ngrams, "token_pattern": r"(?u)\b\w+\b" if in_words else None}
-
-    vectorizer = TfidfVectorizer(**form, sublinear_tf=True)
+    vectorizer = tfidf(train.texts)
     features, validation_features = vectorizer.fit_transform(train.texts), vectorizer.transform(validation.texts)
     logits, losses = {}, {}
     for inverse_l2 in INVERSE_L2:
@@ -91,7 +82,7 @@ def fit_tfidf(data: Data) -> FittedBaseline:
         losses[inverse_l2] = score_predictions(validation.targets, probabilities, labels, resamples=0)["loss"]
     inverse_l2 = min(losses, key=lambda one: (losses[one], one))
 
-    vectorizer = TfidfVectorizer(**form, sublinear_tf=True)
+    vectorizer = tfidf(train.texts)
     features = vectorizer.fit_transform([*train.texts, *validation.texts])
     both = Split.joined([train, validation])
     regression = _Regression.fit(features, both, labels, inverse_l2)
@@ -116,8 +107,8 @@ def fit_tfidf(data: Data) -> FittedBaseline:
                 "fitted_on": "train+validation",
                 "inverse_l2": inverse_l2,
                 "validation_losses": {f"{one:g}": loss for one, loss in losses.items()},
-                "analyzer": analyzer,
-                "ngrams": list(ngrams),
+                "analyzer": vectorizer.analyzer,
+                "ngrams": list(vectorizer.ngram_range),
                 "features": len(words),
                 "temperature": temperature,
             },

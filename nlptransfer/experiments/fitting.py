@@ -18,7 +18,7 @@ from nlptransfer.experiments.task import Task
 from nlptransfer.memo import once
 from nlptransfer.models import Examples, predict_logits, represent
 from nlptransfer.results import Fit, from_record
-from nlptransfer.routes import Built, Route
+from nlptransfer.routes import Built, HeadInputs, Route
 from nlptransfer.training import SOURCE, UNLABELED, Features, Head, HeadTask, TrainingSettings, train
 from nlptransfer.transfer import Learner, Pretrain, Stage, Transfer, Variant, language_texts
 
@@ -128,9 +128,7 @@ class _VariantFit:
         rows = [self.route.rows(built.model, built.tokenizer, some, share=True) for some in texts]
         features, held_out = (represent(built.model, self.learning.head, some) for some in rows)
         fitted = self._fit_head(
-            {role: task},
-            {role: features},
-            _features(held_out, task.data.validation),
+            {role: task}, {role: (features, None)}, _features((held_out, None), task.data.validation)
         )
         return _with_cost(fitted, started, len(features) + len(held_out))
 
@@ -182,7 +180,7 @@ class _VariantFit:
         inputs = {role: route.head_inputs(module, of_role) for role, of_role in by_role.items()}
         if inputs[roles[0]] is not None:
             held_out = _features(cast(Any, route.head_inputs(module, validation_rows)), validation)
-            fitted = self._fit_head(tasks, cast(dict[str, np.ndarray], inputs), held_out)
+            fitted = self._fit_head(tasks, cast(dict[str, HeadInputs], inputs), held_out)
             if route.fits_head:
                 return _with_cost(fitted, started, sum(map(len, rows)) + len(validation_rows))
         prepared = time.perf_counter() - started
@@ -214,20 +212,21 @@ class _VariantFit:
         )
         return Fitted(from_record(Fit, asdict(replace(report, seconds=report.seconds + prepared))))
 
-    def _fit_head(self, tasks: Mapping[str, Task], inputs: Mapping[str, np.ndarray], held_out: Features) -> Fitted:
-        """Fit the last layer on its inputs, (rows, width) by role."""
+    def _fit_head(self, tasks: Mapping[str, Task], inputs: Mapping[str, HeadInputs], held_out: Features) -> Fitted:
+        """Fit the last layer on its inputs by role."""
         learning, stage, head = self.learning, self.stage, self.learning.head
-        none = Features(held_out.values[:0], held_out.targets[:0])
+        none = held_out[:0]
         heads = {
             role: HeadTask(
                 task.criterion.cpu(),
-                Features(inputs[role], task.data.train.targets, task.weights),
+                replace(_features(inputs[role], task.data.train), weights=task.weights),
                 held_out if role == stage.roles[0] else none,
                 task.score,
                 has_bias=head.bias is not None,  # decoders have none
                 seed=learning.training.initialization_seed,
                 by_loss=learning.training.metric_for_best_model is None,
                 folds_know=task.has_copies,
+                may_drop_ngrams=self.route.chooses_ngrams,
             )
             for role, task in tasks.items()
         }
@@ -249,8 +248,9 @@ class _VariantFit:
         return self.stage.learns == "representation" or (UNLABELED in self.stage.roles and not self.route.fits_head)
 
 
-def _features(values: np.ndarray, split: Split) -> Features:
-    return Features(values, split.targets, split.weights)
+def _features(inputs: HeadInputs, split: Split) -> Features:
+    values, ngrams = inputs
+    return Features(values, split.targets, split.weights, ngrams)
 
 
 def _source_head(learning: Learning) -> Head:

@@ -21,7 +21,7 @@ from nlptransfer.experiments.stages import Learned, run_stages
 from nlptransfer.experiments.task import Task, tasks_of, with_copies
 from nlptransfer.files import no_empty_folder, size_mb
 from nlptransfer.memo import shared_work
-from nlptransfer.models import TOKENS, SomeRows, predict_logits, reorder
+from nlptransfer.models import NGRAMS, TOKENS, SomeRows, predict_logits, reorder
 from nlptransfer.results import (
     DataSummary,
     RunConfig,
@@ -55,7 +55,7 @@ def run(config: RunConfig, folder: Path, overwrite: bool = False, save_model: bo
     # Wrong settings show before a folder is claimed; some only when the base is known.
     config.transfer.check_fits(config.route, config.sides())
     tasks, question = tasks_of(config), config.question()
-    with no_empty_folder(folder), shared_work({TOKENS}):
+    with no_empty_folder(folder), shared_work({TOKENS, NGRAMS}):
         if claim(folder, question, overwrite):
             return RunResult.load(folder)
         result = _train_and_score(config, tasks, folder, question)
@@ -84,6 +84,7 @@ def _train_and_score(
     begin_run(folder, question)
     learning = Learning(config.route, transfer, config.training, tasks, built, folder, config.labels_agree)
     learned = run_stages(learning, source_learned=source_learned)
+    config.route.finish(built.model)
     metric = default_metric(data.labels)
     for role, scores in learned.scores.items():
         parts = [f"{when} {scores[when][metric]:.4f}" for when in ("before", "after") if metric in scores.get(when, {})]

@@ -18,7 +18,7 @@ from nlptransfer.experiments.diagnostics import (
     similarity,
 )
 from nlptransfer.experiments.fitting import Fitted, Learning, fit_variant
-from nlptransfer.models import relabel
+from nlptransfer.models import like, relabel
 from nlptransfer.results import CHECKPOINTS, Fit, read_stage, to_record, write_stage
 from nlptransfer.routes import Route
 from nlptransfer.training import SOURCE, TARGET, UNLABELED, TrainingSettings
@@ -96,8 +96,7 @@ def run_stages(learning: Learning, *, source_learned: bool = False) -> Learned:
 
 def _new_source_head(learning: Learning) -> nn.Linear:
     torch.manual_seed(learning.training.initialization_seed)
-    labels, head = learning.tasks[SOURCE].data.labels.num_labels, learning.head
-    return nn.Linear(head.in_features, labels, bias=head.bias is not None).to(head.weight)
+    return like(learning.head, learning.tasks[SOURCE].data.labels.num_labels).to(learning.head.weight)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from .features import through as through
 from .features import to_float16 as to_float16
 from .heads import label_config as label_config
 from .heads import last_inputs as last_inputs
+from .heads import like as like
 from .heads import relabel as relabel
 from .heads import reorder as reorder
 from .heads import represent as represent
@@ -33,6 +34,9 @@ from .loading import load_model as load_model
 from .loading import load_tokenizer as load_tokenizer
 from .memory import is_out_of_memory as is_out_of_memory
 from .memory import release as release
+from .ngrams import NGRAMS as NGRAMS
+from .ngrams import Ngrams as Ngrams
+from .ngrams import tfidf as tfidf
 from .partial import first_token_alone as first_token_alone
 from .partial import upper_layers as upper_layers
 from .patches import forget as forget
@@ -42,6 +46,7 @@ from .rows import ActivationRows as ActivationRows
 from .rows import Examples as Examples
 from .rows import FeatureRows as FeatureRows
 from .rows import NewWordRows as NewWordRows
+from .rows import NgramRows as NgramRows
 from .rows import Rows as Rows
 from .rows import SomeRows as SomeRows
 from .rows import VectorRows as VectorRows

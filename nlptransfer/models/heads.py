@@ -56,10 +56,15 @@ def represent(model: nn.Module, head: nn.Linear, rows: Rows) -> np.ndarray:
         return compute(model, inputs_of, rows, share=True)
 
 
+def like(head: nn.Linear, labels: int) -> nn.Linear:
+    """Return a newly initialized last layer of the same inputs, for a number of labels."""
+    return type(head)(head.in_features, labels, bias=head.bias is not None)
+
+
 def relabel(model: PreTrainedModel, head: nn.Linear, labels: Labels, seed: int) -> nn.Linear:
     """Replace the last layer by a newly initialized one for other labels, and return the old one."""
     torch.manual_seed(seed)
-    layer = nn.Linear(head.in_features, labels.num_labels, bias=head.bias is not None)
+    layer = like(head, labels.num_labels)
     initialize(layer, model.config)
     model.set_submodule(name_of(head, model), layer.to(head.weight))
     _set_labels(model, labels)

@@ -7,6 +7,7 @@ from typing import Protocol, cast
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from nlptransfer.models.tokens import TokenRows, ranges
 from nlptransfer.vectors import UNKNOWN_ID
@@ -71,6 +72,27 @@ class VectorRows(_ExtendedRows):
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         vectors = self.vectors[texts_of_rows(self.rows, indices)]
         return {**self.rows.batch(indices), self.name: torch.from_numpy(vectors)}
+
+
+@dataclass(frozen=True)
+class NgramRows(_ExtendedRows):
+    """Rows, and the n-grams of each text with their weights."""
+
+    ngrams: sparse.csr_array
+    """(texts, n-grams) float32"""
+
+    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Add ``ngram_ids``, (len(indices), most n-grams) int64, and ``ngram_weights``, float32, 0 for padding."""
+        some = self.ngrams[texts_of_rows(self.rows, indices)]
+        counts = np.diff(some.indptr)
+        real = np.arange(max(1, counts.max(initial=0))) < counts[:, None]
+        ids, weights = np.zeros(real.shape, dtype=np.int64), np.zeros(real.shape, dtype=np.float32)
+        ids[real], weights[real] = some.indices, some.data
+        return {
+            **self.rows.batch(indices),
+            "ngram_ids": torch.from_numpy(ids),
+            "ngram_weights": torch.from_numpy(weights),
+        }
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 from .base import Built as Built
+from .base import HeadInputs as HeadInputs
 from .base import Route as Route
 from .base import SavedFormat as SavedFormat
 from .base import named_local as named_local

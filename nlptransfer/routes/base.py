@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -36,6 +37,8 @@ log = logging.getLogger("nlptransfer")
 PERCENT_READ_WHOLE = 99
 """Percentile of the training texts' lengths that max_length="auto" stands for, where the model reads as much."""
 Opened = tuple[PreTrainedModel, PreTrainedTokenizerFast]
+HeadInputs = tuple[np.ndarray, sparse.csr_array | None]
+"""(rows, width) float32, and (rows, n-grams) float32 where there are n-grams"""
 
 
 @dataclass(frozen=True)
@@ -230,9 +233,17 @@ class Route(SavedFormat):
         """Return how fast parameters learn, by name; all others learn at the learning rate."""
         return {}
 
-    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
-        """Return (rows, width) float32 inputs of the last layer where it is fitted, not trained; else None."""
+    def head_inputs(self, model: nn.Module, rows: Rows) -> HeadInputs | None:
+        """Return the inputs of the last layer where it is fitted, not trained; else None."""
         return None
+
+    @property
+    def chooses_ngrams(self) -> bool:
+        """Tell whether n-grams are left out where held-out rows do not gain by them."""
+        return False
+
+    def finish(self, model: PreTrainedModel) -> None:
+        """Drop from a model that has learned what it does not use."""
 
     def continued_vectors(self, texts: Sequence[str], base: str | None, revision: str | None, **training: Any) -> str:
         """Train a base's word vectors further by epochs, learning_rate and seed, in all processes; return a folder."""

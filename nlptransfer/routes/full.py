@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from annotated_types import Ge, Interval
 from torch import nn
@@ -21,7 +20,7 @@ from nlptransfer.models import (
     represent,
     upper_layers,
 )
-from nlptransfer.routes.base import Route
+from nlptransfer.routes.base import HeadInputs, Route
 from nlptransfer.routes.encoder import EncoderRoute, default_settings
 from nlptransfer.settings import check
 from nlptransfer.training import ParameterGroup
@@ -129,5 +128,5 @@ class Full(EncoderRoute):
             parameter_groups[name] = ParameterGroup(self.layer_decay**below, start)
         return parameter_groups
 
-    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
-        return represent(model, last_layer(model), rows) if self.head_first else None
+    def head_inputs(self, model: nn.Module, rows: Rows) -> HeadInputs | None:
+        return (represent(model, last_layer(model), rows), None) if self.head_first else None

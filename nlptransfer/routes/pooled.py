@@ -10,10 +10,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from nlptransfer.data import Data, Labels
-from nlptransfer.models import FeatureRows, Rows, label_config
-from nlptransfer.routes.base import Route
+from nlptransfer.memo import once
+from nlptransfer.models import NGRAMS, FeatureRows, NgramRows, Ngrams, Rows, label_config
+from nlptransfer.routes.base import HeadInputs, Route
 from nlptransfer.routes.pooled_head import PooledClassifier
-from nlptransfer.settings import Count, Share
+from nlptransfer.settings import Count, Share, check
 from nlptransfer.vectors import RESERVED, Subwords, WordVectors, vectors_for, vocabulary
 
 
@@ -42,14 +43,41 @@ class PooledRoute(Route):
         assert isinstance(model, PooledClassifier)
         return model.classifier
 
-    def head_inputs(self, model: nn.Module, rows: Rows) -> np.ndarray | None:
+    @property
+    def sees_ngrams(self) -> bool:
+        """Tell whether n-grams stand beside the pooled vectors, at least until they are found to be of no use."""
+        return False
+
+    def head_inputs(self, model: nn.Module, rows: Rows) -> HeadInputs | None:
         if not self.fits_head:
             return None
-        assert isinstance(model, PooledClassifier) and isinstance(rows, FeatureRows)
-        return model.last_inputs(rows.features)
+        dense, ngrams = (rows.rows, rows.ngrams) if isinstance(rows, NgramRows) else (rows, None)
+        assert isinstance(model, PooledClassifier) and isinstance(dense, FeatureRows)
+        return model.last_inputs(dense.features), ngrams
 
-    def head_settings(self, labels: Labels) -> dict[str, Any]:
+    def ngrams_of(self, texts: Sequence[str], labels: Labels) -> Ngrams | None:
+        """Return the n-grams of the running ``texts`` that a model for these labels has; None where it has none."""
+        return Ngrams.of(texts, labels.num_labels) if self.sees_ngrams else None
+
+    def with_ngrams(self, model: PooledClassifier, rows: Rows, texts: Sequence[str]) -> Rows:
+        """Add the n-grams of texts to their rows, where the model has some."""
+        ngrams = model.ngrams
+        if ngrams is None:
+            return rows
+        return NgramRows(rows, once((NGRAMS, ngrams.terms, tuple(texts)), lambda: ngrams.features(texts)))
+
+    def finish(self, model: PreTrainedModel) -> None:
+        assert isinstance(model, PooledClassifier)
+        model.drop_unused_ngrams()
+
+    def check(self) -> None:
+        super().check()
+        expected = "head_type=linear beside ngrams, whose weights are fitted"
+        check(self.fits_head or not self.sees_ngrams, "head_type", self.head_type, expected)
+
+    def head_settings(self, labels: Labels, ngrams: Ngrams | None) -> dict[str, Any]:
         names = {"pooling": self.pooling, "mlp_sizes": self.mlp_sizes, "dropout": self.dropout}
+        names["ngrams"] = len(ngrams or ())
         return {"head": self.head_type, **names, **label_config(labels)}
 
     def vectors_for(

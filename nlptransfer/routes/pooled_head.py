@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,9 +13,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from nlptransfer.models import Ngrams
+
 
 class PooledConfig(PreTrainedConfig):
-    """Shape of a classifier on pooled vectors, by the settings of its route."""
+    """Shape of a classifier on pooled vectors, by the settings of its route; ``ngrams`` counts those besides them."""
 
     def __init__(
         self,
@@ -22,9 +25,11 @@ class PooledConfig(PreTrainedConfig):
         pooling: Sequence[str] = ("mean",),
         mlp_sizes: Sequence[int] = (128, 64),
         dropout: float = 0.5,
+        ngrams: int = 0,
         **kwargs: Any,
     ) -> None:
         self.head, self.pooling, self.mlp_sizes, self.dropout = head, list(pooling), list(mlp_sizes), dropout
+        self.ngrams = ngrams
         super().__init__(**kwargs)
 
 
@@ -70,12 +75,30 @@ class PooledBody(nn.Module):
         return cast(Tensor, self.layers(self.standardize(features.to(self.standardize.mean.dtype))))
 
 
+class PooledHead(nn.Linear):
+    """A linear layer on dense features, and on n-grams by their ids, whose columns come last."""
+
+    def forward(self, hidden: Tensor, ids: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+        """Map (batch, width), and (batch, most n-grams) ids and weights where there are n-grams, to (batch, labels)."""
+        width = hidden.shape[1]
+        if width == self.in_features:
+            return super().forward(hidden)
+        if ids is None:
+            raise ValueError("expected the n-grams of the texts, as nlptransfer's Classifier gives them, found none")
+        dense = functional.linear(hidden, self.weight[:, :width], self.bias)
+        return dense + functional.embedding_bag(
+            ids, self.weight[:, width:].t(), mode="sum", per_sample_weights=weights
+        ).to(dense.dtype)
+
+
 class PooledClassifier(PreTrainedModel):
-    """A model with a body on pooled vectors and a last layer on that."""
+    """A model with a body on pooled vectors and a last layer on that, and on n-grams where it has some."""
 
     config: PooledConfig
     body: nn.Module
-    classifier: nn.Linear
+    classifier: PooledHead
+    ngrams: Ngrams | None = None
+    """saved beside the model, and computed by its route alone"""
 
     def last_inputs(self, features: np.ndarray) -> np.ndarray:
         """Return the (rows, width) float32 inputs of the last layer, of pooled features."""
@@ -92,13 +115,16 @@ class PooledClassifier(PreTrainedModel):
         features: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        ngram_ids: Tensor | None = None,
+        ngram_weights: Tensor | None = None,
         **inputs: Any,
     ) -> SequenceClassifierOutput:
         """Return logits, the loss when labels are given, and on request the inputs of the last layer, (batch, width).
 
         ``input_ids`` are (batch, tokens) int64, and ``attention_mask`` too, without which every place counts;
-        ``features``, (batch, width) pooled vectors, stand in for all other inputs; ``labels`` are (batch,) int64, or
-        (batch, labels) float for several at once.
+        ``features``, (batch, width) pooled vectors, stand in for them; ``ngram_ids`` int64 and ``ngram_weights`` are
+        (batch, most n-grams), with weight 0 for padding; ``labels`` are (batch,) int64, or (batch, labels) float for
+        several at once.
         """
         if features is not None:
             hidden = self.body(features)
@@ -107,7 +133,7 @@ class PooledClassifier(PreTrainedModel):
             hidden = self.hidden(input_ids, mask, **inputs)
         else:
             raise ValueError("expected input_ids or features, found neither")
-        logits, loss = self.classifier(hidden), None
+        logits, loss = self.classifier(hidden, ngram_ids, ngram_weights), None
         if labels is not None:
             several = self.config.problem_type == "multi_label_classification" or labels.is_floating_point()
             measure = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy
@@ -118,3 +144,16 @@ class PooledClassifier(PreTrainedModel):
     def hidden(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
         """Return the inputs of the last layer, (batch, width)."""
         raise NotImplementedError
+
+    def drop_unused_ngrams(self) -> None:
+        """Drop the n-grams if the last layer has no weight for any."""
+        layer, width = self.classifier, self.classifier.in_features - self.config.ngrams
+        if self.ngrams is not None and not layer.weight[:, width:].any():
+            layer.weight, layer.in_features = nn.Parameter(layer.weight[:, :width].detach().clone()), width
+            self.ngrams, self.config.ngrams = None, 0
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Write the weights, the config, and the n-grams."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.ngrams is not None:
+            self.ngrams.save(Path(save_directory))

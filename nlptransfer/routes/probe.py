@@ -49,8 +49,9 @@ class Probe(PooledRoute):
     opened_by: ClassVar[str] = "nlptransfer"
     reads_tokens: ClassVar[bool] = False
 
-    features: Annotated[tuple[Literal["encoder", "word2vec"], ...], MinLen(1)] = ("encoder",)
-    """what the classifier sees: the encoder, or with word2vec also the mean of word vectors"""
+    features: Literal["auto"] | Annotated[tuple[Literal["encoder", "word2vec", "ngrams"], ...], MinLen(1)] = "auto"
+    """what the classifier sees: the encoder; with word2vec also the mean of word vectors; with ngrams also TF-IDF of
+    words and their pairs, or of characters; auto: the encoder, and n-grams where held-out rows gain by them"""
     layers: Literal["all", "last"] | int | tuple[int, ...] = "all"
     """layers of the encoder that are seen, side by side: all, last, or numbers from 1 (-1 is the last)"""
     pooling: Annotated[tuple[Literal["mean", "max", "cls"], ...], MinLen(1)] = ("mean",)
@@ -68,8 +69,8 @@ class Probe(PooledRoute):
         super().check()
         for name in ("features", "pooling"):
             value = getattr(self, name)
-            check(len(set(value)) == len(value), name, value, "each at most once")
-        if "encoder" not in self.features:
+            check(value == "auto" or len(set(value)) == len(value), name, value, "each at most once")
+        if self.features != "auto" and "encoder" not in self.features:
             raise SettingError(
                 f"features={self.features!r}: expected encoder among them; for word vectors alone take route word2vec"
             )
@@ -105,10 +106,11 @@ class Probe(PooledRoute):
             encoder_width=sum(widths[number] for number in layers) * len(self.pooling),
             vocab_size=len(matrix),
             word_dimensions=matrix.shape[1],
-            **self.head_settings(data.labels),
+            **self.head_settings(data.labels, ngrams := self.ngrams_of(texts, data.labels)),
         )
         torch.manual_seed(seed)
         model = ProbeForSequenceClassification(config, encoder, words)
+        model.ngrams = ngrams
         if model.vectors is not None:
             model.vectors.weight.data.copy_(torch.from_numpy(matrix))
         model.to(distributed.state().device)
@@ -123,6 +125,16 @@ class Probe(PooledRoute):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
         assert isinstance(model, ProbeForSequenceClassification)
+        return self.with_ngrams(model, self._dense_rows(model, tokenizer, texts, share=share), texts)
+
+    def _dense_rows(
+        self,
+        model: ProbeForSequenceClassification,
+        tokenizer: PreTrainedTokenizerFast,
+        texts: Sequence[str],
+        *,
+        share: bool,
+    ) -> Rows:
         if share:
             return FeatureRows(self._features(model, tokenizer, texts))
         tokens, words = self.tokens(tokenizer, texts), self._word_features(model, texts)
@@ -162,6 +174,14 @@ class Probe(PooledRoute):
     @property
     def is_frozen(self) -> bool:
         return True
+
+    @property
+    def sees_ngrams(self) -> bool:
+        return self.fits_head if self.features == "auto" else "ngrams" in self.features
+
+    @property
+    def chooses_ngrams(self) -> bool:
+        return self.features == "auto"
 
     def layer_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray

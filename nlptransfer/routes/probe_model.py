@@ -11,8 +11,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer.errors import RunFolderError
 from nlptransfer.hub import fast_tokenizer, from_pretrained
-from nlptransfer.models import pool, to_float16
-from nlptransfer.routes.pooled_head import PooledBody, PooledClassifier, PooledConfig
+from nlptransfer.models import Ngrams, pool, to_float16
+from nlptransfer.routes.pooled_head import PooledBody, PooledClassifier, PooledConfig, PooledHead
 from nlptransfer.vectors import PAD_ID, RESERVED
 
 WEIGHTS = "model.safetensors"
@@ -70,7 +70,7 @@ class ProbeForSequenceClassification(PooledClassifier):
             self.vectors = nn.Embedding(config.vocab_size, config.word_dimensions, padding_idx=PAD_ID)
             self.vectors.requires_grad_(False)
         self.body = PooledBody(config, config.encoder_width + config.word_dimensions)
-        self.classifier = nn.Linear(self.body.width, len(config.id2label or ()))
+        self.classifier = PooledHead(self.body.width + config.ngrams, len(config.id2label or ()))
         self.encoder = encoder.eval().requires_grad_(False)
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -94,6 +94,10 @@ class ProbeForSequenceClassification(PooledClassifier):
             raise RunFolderError(f"{folder}: expected model type 'probe' in config.json, found {kind}: fetch it again")
         words = folder / WORDS
         model = cls(config, encoder, fast_tokenizer(words) if words.exists() else None)
+        model.ngrams = Ngrams.open(folder)
+        if len(model.ngrams or ()) != config.ngrams:
+            found = f"{len(model.ngrams or ()):,}"
+            raise RunFolderError(f"{folder}: expected {config.ngrams:,} n-grams, found {found}: fetch it again")
         weights = load_file(folder / WEIGHTS) if (folder / WEIGHTS).exists() else {}
         model.load_state_dict(weights, strict=False)
         if missing := sorted(_without_encoder(model).keys() - weights.keys()):

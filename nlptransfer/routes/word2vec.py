@@ -18,6 +18,7 @@ from nlptransfer.memo import once
 from nlptransfer.models import (
     FeatureRows,
     NewWordRows,
+    Ngrams,
     Rows,
     TokenRows,
     encode,
@@ -46,6 +47,8 @@ class Word2Vec(PooledRoute):
     name: ClassVar[str] = "word2vec"
     has_vectors: ClassVar[bool] = True
 
+    features: Annotated[tuple[Literal["word2vec", "ngrams"], ...], MinLen(1)] = ("word2vec",)
+    """what the classifier sees: word vectors; with ngrams also TF-IDF of words and their pairs, or of characters"""
     head_type: Literal["cnn", "mlp", "linear"] = "cnn"
     """cnn: convolutions over the words (Kim 2014); mlp: two hidden layers on pooled vectors; linear: one, fitted"""
     pooling: Annotated[tuple[Literal["mean", "max"], ...], MinLen(1)] = ("mean",)
@@ -75,12 +78,12 @@ class Word2Vec(PooledRoute):
             num_filters=self.num_filters,
             train_vectors=self.train_vectors,
             keep_subwords=self.keep_subwords,
-            **self.head_settings(data.labels),
+            **self.head_settings(data.labels, ngrams := self.ngrams_of(texts, data.labels)),
         )
         torch.manual_seed(seed)
         model = Word2VecForSequenceClassification(config)
         model.vectors.weight.data.copy_(torch.from_numpy(matrix))
-        model.subwords = subwords if self.keep_subwords else None
+        model.subwords, model.ngrams = subwords if self.keep_subwords else None, ngrams
         if isinstance(model.body, PooledBody):
             model.body.standardize.fit(pooled_vectors(model.vectors.weight, tokens, self.pooling))
         return Built(model, tokenizer, dict(record))
@@ -105,6 +108,11 @@ class Word2Vec(PooledRoute):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
         assert isinstance(model, Word2VecForSequenceClassification)
+        return self.with_ngrams(model, self._dense_rows(model, tokenizer, texts), texts)
+
+    def _dense_rows(
+        self, model: Word2VecForSequenceClassification, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+    ) -> Rows:
         table, subwords, new = model.vectors.weight.detach(), model.subwords, dict[str, int]()
 
         def unknown(word: str) -> int:
@@ -138,15 +146,22 @@ class Word2Vec(PooledRoute):
             model.subwords.save(folder)
 
     def options(self, folder: Path) -> dict[str, Any]:
-        return {"subwords": Subwords.open(folder)} if self.keep_subwords else {}
+        return {
+            **({"subwords": Subwords.open(folder)} if self.keep_subwords else {}),
+            **({"ngrams": Ngrams.open(folder)} if self.sees_ngrams else {}),
+        }
+
+    @property
+    def sees_ngrams(self) -> bool:
+        return "ngrams" in self.features
 
     @property
     def opened_by(self) -> str:  # type: ignore[override]
-        return "nlptransfer" if self.keep_subwords else "transformers after import nlptransfer.word2vec"
+        return "transformers after import nlptransfer.word2vec" if self.reads_tokens else "nlptransfer"
 
     @property
     def reads_tokens(self) -> bool:  # type: ignore[override]
-        return not self.keep_subwords
+        return not (self.keep_subwords or self.sees_ngrams)
 
     def check_export(self) -> None:
         expected = "False for an export to ONNX, which has no vectors for words it does not know"

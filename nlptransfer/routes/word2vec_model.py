@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from nlptransfer.errors import RunFolderError
-from nlptransfer.models import pool
-from nlptransfer.routes.pooled_head import PooledBody, PooledClassifier, PooledConfig, Standardize
+from nlptransfer.models import Ngrams, pool
+from nlptransfer.routes.pooled_head import PooledBody, PooledClassifier, PooledConfig, PooledHead, Standardize
 from nlptransfer.vectors import PAD, PAD_ID, RESERVED, UNKNOWN, Subwords, build_tokenizer
 
 
@@ -96,7 +96,7 @@ class Word2VecForSequenceClassification(PooledClassifier):
         self.vectors.weight.requires_grad_(config.train_vectors)
         pooled = config.hidden_size * len(config.pooling)
         self.body = CnnBody(config) if config.head == "cnn" else PooledBody(config, pooled)
-        self.classifier = nn.Linear(self.body.width, len(config.id2label or ()))
+        self.classifier = PooledHead(self.body.width + config.ngrams, len(config.id2label or ()))
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -108,20 +108,27 @@ class Word2VecForSequenceClassification(PooledClassifier):
             module.reset_parameters()
 
     @classmethod
-    def from_pretrained(cls, *args: Any, subwords: Subwords | None = None, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, *args: Any, subwords: Subwords | None = None, ngrams: Ngrams | None = None, **kwargs: Any
+    ) -> Any:
         """Load a saved model; frozen vectors stay frozen, where transformers would let all parameters learn.
 
-        One with ``subwords`` is refused without them: transformers alone has no vectors for words it does not know.
+        One with ``subwords`` or ``ngrams`` is refused without them: transformers alone has no vectors for words it does
+        not know, and no n-grams.
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vectors.requires_grad_(model.config.train_vectors)
-        model.subwords = subwords
-        if model.config.keep_subwords and subwords is None:
-            raise RunFolderError(
-                f"{args[0]}: expected nlptransfer's Classifier.load, which reads this classifier's subword vectors "
-                "(keep_subwords=True), found transformers alone: use that, or train it with keep_subwords=False"
-            )
+        model.subwords, model.ngrams = subwords, ngrams
+        for is_there, what, setting in (
+            (subwords is not None or not model.config.keep_subwords, "subword vectors", "keep_subwords=False"),
+            (ngrams is not None or not model.config.ngrams, "n-grams", "features=word2vec"),
+        ):
+            if not is_there:
+                raise RunFolderError(
+                    f"{args[0]}: expected nlptransfer's Classifier.load, which reads this classifier's {what}, found "
+                    f"transformers alone or a part of the folder missing: use that, or train it with {setting}"
+                )
         return loaded
 
     def get_input_embeddings(self) -> nn.Module:

@@ -4,11 +4,12 @@ It knows one L2 strength, not how that is chosen."""
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import torch
+from scipy import sparse
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
@@ -27,10 +28,12 @@ RARE_ROWS, RARE_L2 = 20, 0.3
 it, its logits hardly rise. Chosen on four draws of a long-tailed set that are not those of the benchmark."""
 MANY_PRODUCTS = 3e7
 """Multiplications in a product of matrices from which several threads share it."""
+HISTORY = 2**26
+"""Numbers in the history of steps, two a weight and step, each of 8 bytes: of many n-grams and labels it is shorter."""
 FTOL = 1e-7
 """Share by which a step must lower the objective, or it is the last one."""
 Head = tuple[np.ndarray, np.ndarray]
-"""A weight (labels, width) and a bias (labels,), float32."""
+"""A weight (labels, width + n-grams) and a bias (labels,), float32."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +46,37 @@ class Features:
     """(rows,) int64, or (rows, labels) float32"""
     weights: np.ndarray | None = None
     """(rows,) from 0, weight of each row besides that of its class; None: all 1"""
+    ngrams: sparse.csr_array | None = None
+    """(rows, n-grams) float32, further features, which are mostly 0; None: there are none"""
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __add__(self, other: "Features") -> "Features":
-        weights = None
+        weights, ngrams = None, None
         if self.weights is not None or other.weights is not None:
             weights = np.concatenate([self.row_weights(), other.row_weights()])
+        if self.ngrams is not None and other.ngrams is not None:
+            ngrams = sparse.vstack([self.ngrams, other.ngrams], format="csr")
         values, targets = np.concatenate([self.values, other.values]), np.concatenate([self.targets, other.targets])
-        return Features(values, targets, weights)
+        return Features(values, targets, weights, ngrams)
 
     def __getitem__(self, rows: np.ndarray | slice) -> "Features":
-        weights = None if self.weights is None else self.weights[rows]
-        return Features(self.values[rows], self.targets[rows], weights)
+        weights, ngrams = (None if part is None else part[rows] for part in (self.weights, self.ngrams))
+        return Features(self.values[rows], self.targets[rows], weights, ngrams)
+
+    def logits(self, head: "Head") -> np.ndarray:
+        """Return (rows, labels) float32."""
+        (weight, bias), width = head, self.values.shape[1]
+        logits: np.ndarray = self.values @ weight[:, :width].T + bias
+        return logits if self.ngrams is None else logits + self.ngrams @ weight[:, width:].T
+
+    def masked(self, columns: np.ndarray) -> "Features":
+        """Return some features alone, (width + n-grams,) bool; the others are 0."""
+        values, ngrams = self.values * columns[: self.values.shape[1]], self.ngrams
+        if ngrams is not None:
+            ngrams = ngrams * columns[self.values.shape[1] :].astype(np.float32)
+        return replace(self, values=values, ngrams=ngrams)
 
     def row_weights(self) -> np.ndarray:
         return np.ones(len(self)) if self.weights is None else self.weights.astype(np.float64)
@@ -125,9 +145,39 @@ def fit(
         raise TrainingError(f"features of shape {rows.values.shape}: expected rows of finite numbers, found {found}")
     if rows.weights is not None and not rows.weights.all():
         rows = rows[rows.weights > 0]
+    basis = None
+    if rows.ngrams is not None and towards is None:
+        basis = _shared_ngrams(rows.ngrams)
+        rows = replace(rows, ngrams=sparse.csr_array(rows.ngrams @ basis.T))
+        start = None if start is None else _with_ngrams(start, rows.values.shape[1], basis.T)
     problem = _Problem(criterion, rows, l2, towards, has_bias, axes or principal_axes(rows))
     with _threads_for(rows.values.size * len(criterion.class_weights)):
-        return problem.minimize(start, ftol)
+        head = problem.minimize(start, ftol)
+    return head if basis is None else _with_ngrams(head, rows.values.shape[1], basis)
+
+
+def _shared_ngrams(ngrams: sparse.csr_array) -> sparse.csr_array:
+    """Return orthonormal rows, (fewer, n-grams), in whose space the weights of least loss and penalty lie.
+
+    N-grams of one text alone have weights in proportion to their values there: one number for all of these, and most
+    n-grams are such.
+    """
+    counts = np.bincount(ngrams.indices, minlength=ngrams.shape[1])
+    shared, entries = np.flatnonzero(counts > 1), ngrams.tocoo()
+    alone = counts[entries.col] == 1
+    texts, columns, values = entries.row[alone], entries.col[alone], entries.data[alone]
+    lengths = np.sqrt(np.bincount(texts, values**2, minlength=len(counts)))
+    own, places = np.unique(texts, return_inverse=True)
+    data = np.concatenate([np.ones(len(shared)), values / lengths[texts]]).astype(np.float32)
+    rows = np.concatenate([np.arange(len(shared)), len(shared) + places])
+    shape = len(shared) + len(own), ngrams.shape[1]
+    return sparse.csr_array((data, (rows, np.concatenate([shared, columns]))), shape=shape)
+
+
+def _with_ngrams(head: Head, width: int, basis: sparse.csr_array) -> Head:
+    """Multiply the weights of the n-grams, which come last, by a matrix."""
+    weight, bias = head
+    return np.concatenate([weight[:, :width], weight[:, width:] @ basis], axis=1, dtype=np.float32), bias
 
 
 class _Problem:
@@ -146,8 +196,9 @@ class _Problem:
         weights = torch.from_numpy(rows.row_weights())
         counts = weights * criterion.row_weights(self.targets).double()
         self.weights = weights / counts.sum()
+        self.width, self.ngrams = rows.values.shape[1], rows.ngrams
         self.strength, self.bias_l2 = l2, l2 / len(rows) if towards is not None else 0.0
-        labels, width = len(criterion.class_weights), rows.values.shape[1]
+        labels, width = len(criterion.class_weights), self.width + (0 if rows.ngrams is None else rows.ngrams.shape[1])
         weight, bias = towards or (np.zeros((labels, width)), np.zeros(labels))
         self.center = torch.from_numpy(np.column_stack([weight, bias * has_bias])).double()
 
@@ -163,6 +214,10 @@ class _Problem:
         self.along = (curvature * axes.variances + self.l2).rsqrt()
         self.across = (curvature * axes.rest + self.l2).clamp(min=1e-9).rsqrt()
         self.bias_scale = has_bias * (curvature + self.bias_l2).rsqrt()
+        if rows.ngrams is not None:
+            self.by_ngram = rows.ngrams.T.tocsr()
+            squares = torch.from_numpy(rows.ngrams.multiply(rows.ngrams).T @ (counts / counts.sum()).numpy())
+            self.each = (curvature * squares + self.l2).clamp(min=1e-9).rsqrt()
 
     def minimize(self, start: Head | None, ftol: float) -> Head:
         first = torch.zeros_like(self.center)
@@ -183,7 +238,12 @@ class _Problem:
             np.zeros(first.numel()),
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": 500, "maxcor": 20, "gtol": 1e-5, "ftol": ftol},
+            options={
+                "maxiter": 500,
+                "maxcor": int(np.clip(HISTORY // first.numel(), 5, 20)),
+                "gtol": 1e-5,
+                "ftol": ftol,
+            },
         )
         if not found.success:
             log.info("L2 strength %g: L-BFGS stopped early: %s", self.strength, found.message)
@@ -192,18 +252,27 @@ class _Problem:
 
     def _scaled(self, head: torch.Tensor) -> torch.Tensor:
         """Multiply each label's weights, (labels, width + 1) with the bias, by the symmetric matrix of its scales."""
-        weight, bias = head[:, :-1], head[:, -1:]
+        weight, ngrams, bias = head[:, : self.width], head[:, self.width : -1], head[:, -1:]
         along = ((weight @ self.directions) * (self.along - self.across)) @ self.directions.t()
-        return torch.cat([weight * self.across + along, bias * self.bias_scale], dim=1)
+        scaled = [weight * self.across + along, bias * self.bias_scale]
+        if self.ngrams is not None:
+            scaled.insert(1, ngrams * self.each)
+        return torch.cat(scaled, dim=1)
 
     def _loss(self, step: torch.Tensor) -> tuple[float, torch.Tensor]:
         """Return the loss with its penalty at ``center + step``, and its gradient."""
         head = (self.center + step).float()
         # By hand but for the losses: autograd would keep copies of the features.
-        logits = (self.values @ head[:, :-1].t()).add_(head[:, -1]).requires_grad_()
+        logits = (self.values @ head[:, : self.width].t()).add_(head[:, -1])
+        if self.ngrams is not None:
+            logits += torch.from_numpy(self.ngrams @ head[:, self.width : -1].t().contiguous().numpy())
+        logits.requires_grad_()
         value = self.criterion.row_losses(logits, self.targets).double() @ self.weights
         (slope,) = torch.autograd.grad(value, logits)
-        gradient = torch.cat([slope.t() @ self.values, slope.sum(dim=0)[:, None]], dim=1).double()
+        parts = [slope.t() @ self.values, slope.sum(dim=0)[:, None]]
+        if self.ngrams is not None:
+            parts.insert(1, torch.from_numpy(self.by_ngram @ slope.numpy()).t())
+        gradient = torch.cat(parts, dim=1).double()
         pull = step * self.l2
         pull[:, -1] = step[:, -1] * self.bias_l2
         return value.item() + (pull * step).sum().item() / 2, gradient + pull

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,15 @@ L2_STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
 """L2 strengths to choose from, strongest first: each is a penalty l2 / (2 * rows) * |W|^2 on standardized features."""
 TOWARDS_L2_STRENGTHS = (1e5, 1e4, 1000.0, 100.0, 10.0, 1.0, 0.1)
 """L2 strengths to choose from where the penalty pulls to a source's head: from a copy of it to hardly held."""
+NGRAM_SCALES = (1.0, 2.0, 0.5)
+"""Scales of n-grams to choose from: the length of a row of them over the usual length of a row of features. It gives
+them an L2 strength of their own, l2 / (scale * length)^2."""
 PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
 ROUGH = 3e-5
 """FTOL while the losses of many rows are compared."""
+NGRAM_FTOL = 1e-5
+"""FTOL of the last fit where there are n-grams: what is left to gain by their thousands of weights takes many steps."""
 FOLDS = 5
 """Most folds of cross-validation."""
 FEWEST_ROWS = 4
@@ -60,20 +64,26 @@ class HeadTask:
     """whether altered copies, or an encoder that was trained on them, tell a fold of the training rows it holds out"""
     l2: float | None = None
     """the L2 strength, above 0, where it is not to be chosen"""
+    may_drop_ngrams: bool = False
+    """whether n-grams get no weight where held-out rows do not gain by them"""
 
     @property
     def has_few_rows(self) -> bool:
         return not self.folds_know and are_few(len(self.train), len(self.validation))
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "HeadTask":
-        """Return the same task with a function of its features, (rows, width) -> (rows, width)."""
+        """Return the same task with a function of its dense features, (rows, width) -> (rows, width)."""
         train, validation = (replace(part, values=function(part.values)) for part in (self.train, self.validation))
         return replace(self, train=train, validation=validation)
+
+    def masked(self, columns: np.ndarray) -> "HeadTask":
+        """Return the same task with some features alone, (width + n-grams,) bool; the others are 0."""
+        return replace(self, train=self.train.masked(columns), validation=self.validation.masked(columns))
 
     def choose_l2(
         self, *, towards: Head | None = None, extra: Features | None = None, share: float = 1.0, refit: bool = True
     ) -> FittedHead:
-        """Choose the L2 strength on held-out rows, and fit the head with it.
+        """Choose the L2 strengths of features and of n-grams on held-out rows, and fit the head with them.
 
         Few rows are held out in stratified folds, of many the validation rows are. Strengths are fitted from the
         strongest on, each from the last, until they get worse; of equals the strongest is chosen.
@@ -87,53 +97,27 @@ class HeadTask:
         Raises:
             TrainingError: features that are not all finite, a score that is not, or too few rows to hold any out.
         """
-        crossed, first = refit and self.has_few_rows, len(self.train)
-        rows = self.train + self.validation
-        # Places of the rows that are trained on, and of those that are held out.
-        splits: Sequence[tuple[np.ndarray | slice, np.ndarray | slice]] = [(slice(first), slice(first, None))]
-        if crossed:
-            splits = _folds(rows.targets, self.seed)
-
-        def with_extra(part: Features) -> Features:
-            return part if extra is None else replace(part, weights=share_weights(self.criterion, part, share)) + extra
-
-        parts = [with_extra(rows[kept]) for kept, _ in splits]
-        whole = with_extra(rows) if refit else parts[0]
-        axes = principal_axes(whole if crossed else parts[0])
-        fit_part = partial(fit, self.criterion, towards=towards, has_bias=self.has_bias, axes=axes)
-
-        held_out, ftol = (rows, FTOL) if crossed else (self.validation, ROUGH)
-        strengths = L2_STRENGTHS if towards is None else TOWARDS_L2_STRENGTHS
-        scores: dict[float, float] = {}
-        fitted: dict[float, tuple[np.ndarray, Head]] = {}
-        starts: list[Head | None] = [towards] * len(parts)
-        worse = 0
-        for l2 in (self.l2,) if self.l2 else strengths:
-            heads = [fit_part(part, l2, start=start, ftol=ftol) for part, start in zip(parts, starts, strict=True)]
-            logits = np.empty((len(rows), len(self.criterion.class_weights)), np.float32)
-            for (_, out), (weight, bias) in zip(splits, heads, strict=True):
-                logits[out] = rows.values[out] @ weight.T + bias
-            logits = logits[len(rows) - len(held_out) :]
-            best = max(scores.values(), default=-math.inf)
-            scores[l2] = self._metric(held_out.targets, logits)
-            fitted[l2] = logits, heads[0]
-            worse = 0 if scores[l2] > best else worse + (scores[l2] < best)
-            if worse == (1 if self.by_loss else PATIENCE):
-                break
-            starts = [*heads]
-        # Of equals the first.
-        l2 = max(scores, key=scores.__getitem__)
-        logits, start = fitted[l2]
-        score = self.score(held_out.targets, logits)
-        record = {
+        search = _Search(self, towards, extra, share, refit)
+        tries = search.strengths(0.0)
+        best = max(tries, key=lambda one: one.metric)
+        if self.train.ngrams is not None:
+            together = search.with_ngrams(best)
+            # Of equals the first, that without n-grams.
+            best = max([*(tries if self.may_drop_ngrams else ()), *together], key=lambda one: one.metric)
+        held_out, score = search.held_out, self.score(search.held_out.targets, best.logits)
+        record: dict[str, Any] = {
             "fitted_on": "train+validation" if refit else "train",
-            "chosen_by": "default" if self.l2 else "cross-validation" if crossed else "validation",
-            "l2": l2,
-            "validation_scores": {f"{strength:g}": value for strength, value in scores.items()},
+            "chosen_by": "default" if self.l2 else "cross-validation" if search.crossed else "validation",
+            "l2": best.l2,
+            "validation_scores": {f"{one.l2:g}": one.metric for one in tries},
             "best_score": score,
         }
-        head = fit_part(whole, l2, start=start)
-        return FittedHead(head, score, logits[len(held_out) - len(self.validation) :], record)
+        if self.train.ngrams is not None:
+            record["ngrams"] = {
+                "l2": best.l2 / best.scale**2 if best.scale else None,
+                "validation_scores": {f"{one.l2:g}, {one.l2 / one.scale**2:.3g}": one.metric for one in together},
+            }
+        return FittedHead(search.final(best), score, best.logits[len(held_out) - len(self.validation) :], record)
 
     def _metric(self, targets: np.ndarray, logits: np.ndarray) -> float:
         """Return what the strength is chosen by; higher is better."""
@@ -142,6 +126,100 @@ class HeadTask:
         truth = torch.from_numpy(targets)
         losses = self.criterion.row_losses(torch.from_numpy(logits).double(), truth)
         return finite_score(-float(losses.sum() / self.criterion.row_weights(truth).double().sum()))
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A strength of L2 and a scale of n-grams, and what they gave."""
+
+    l2: float
+    scale: float
+    """by which n-grams are multiplied; 0: left out"""
+    metric: float
+    logits: np.ndarray
+    """(held-out rows, labels)"""
+    heads: Sequence[Head]
+    """of each part of the rows"""
+
+
+class _Search:
+    """Fits heads with some L2 strengths and scales of n-grams, and scores them on held-out rows."""
+
+    def __init__(self, task: HeadTask, towards: Head | None, extra: Features | None, share: float, refit: bool) -> None:
+        self.task, self.towards = task, towards
+        self.crossed, first = refit and task.has_few_rows, len(task.train)
+        self.rows = task.train + task.validation
+        # Places of the rows that are trained on, and of those that are held out.
+        self.splits: Sequence[tuple[np.ndarray | slice, np.ndarray | slice]] = [(slice(first), slice(first, None))]
+        if self.crossed:
+            self.splits = _folds(self.rows.targets, task.seed)
+
+        def with_extra(part: Features) -> Features:
+            if extra is None:
+                return part
+            return replace(part, weights=share_weights(task.criterion, part, share)) + extra
+
+        self.parts = [with_extra(self.rows[kept]) for kept, _ in self.splits]
+        self.whole = with_extra(self.rows) if refit else self.parts[0]
+        self.held_out, self.ftol = (self.rows, FTOL) if self.crossed else (task.validation, ROUGH)
+        self.axes = principal_axes(self.whole if self.crossed else self.parts[0])
+
+    def strengths(self, scale: float, below: float = math.inf, heads: Sequence[Head] | None = None) -> list[_Try]:
+        """Try L2 strengths from the strongest on, or from one ``below``, until they get worse."""
+        strengths = L2_STRENGTHS if self.towards is None else TOWARDS_L2_STRENGTHS
+        starts: Sequence[Head | None] = heads or [self.towards] * len(self.parts)
+        tries: list[_Try] = []
+        worse = 0
+        for l2 in (self.task.l2,) if self.task.l2 else [one for one in strengths if one <= below]:
+            best = max((one.metric for one in tries), default=-math.inf)
+            tries.append(self.tried(l2, scale, starts))
+            worse = 0 if tries[-1].metric > best else worse + (tries[-1].metric < best)
+            if worse == (1 if self.task.by_loss else PATIENCE):
+                break
+            starts = tries[-1].heads
+        return tries
+
+    def with_ngrams(self, alone: _Try) -> list[_Try]:
+        """Try scales of n-grams: the usual one with strengths from the best without them on, others with the best."""
+        usual, *others = (scale * math.sqrt(self.rows.values.shape[1]) for scale in NGRAM_SCALES)
+        tries = self.strengths(usual, alone.l2, alone.heads)
+        best = max(tries, key=lambda one: one.metric)
+        for scale in others:
+            tries.append(self.tried(best.l2, scale, best.heads))
+            if tries[-1].metric > best.metric:
+                break
+        return tries
+
+    def tried(self, l2: float, scale: float, starts: Sequence[Head | None]) -> _Try:
+        parts = zip(self.parts, starts, strict=True)
+        heads = [self._fit(part, l2, scale, start, self.ftol) for part, start in parts]
+        logits = np.empty((len(self.rows), len(self.task.criterion.class_weights)), np.float32)
+        for (_, out), head in zip(self.splits, heads, strict=True):
+            logits[out] = self.rows[out].logits(head)
+        logits = logits[len(self.rows) - len(self.held_out) :]
+        return _Try(l2, scale, self.task._metric(self.held_out.targets, logits), logits, heads)
+
+    def final(self, best: _Try) -> Head:
+        """Fit on all rows, from the head of the first part on."""
+        return self._fit(self.whole, best.l2, best.scale, best.heads[0], NGRAM_FTOL if best.scale else FTOL)
+
+    def _fit(self, part: Features, l2: float, scale: float, start: Head | None, ftol: float) -> Head:
+        """Fit a head of all features; with scale 0 the weights of n-grams are 0."""
+        options: Any = {"has_bias": self.task.has_bias, "axes": self.axes, "ftol": ftol}
+        if part.ngrams is None:
+            return fit(self.task.criterion, part, l2, start=start, towards=self.towards, **options)
+        width, count = part.values.shape[1], part.ngrams.shape[1]
+
+        def scaled(head: Head | None) -> Head | None:
+            if head is None:
+                return None
+            ngrams = head[0][:, width:] / scale if scale else head[0][:, :0]
+            return np.concatenate([head[0][:, :width], ngrams], axis=1), head[1]
+
+        part = replace(part, ngrams=part.ngrams * np.float32(scale) if scale else None)
+        weight, bias = fit(self.task.criterion, part, l2, start=scaled(start), towards=scaled(self.towards), **options)
+        ngrams = weight[:, width:] * scale if scale else np.zeros((len(weight), count), np.float32)
+        return np.concatenate([weight[:, :width], ngrams], axis=1, dtype=np.float32), bias
 
 
 def are_few(train: int, validation: int) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -40,7 +39,7 @@ class SelectFeatures(FromSource):
         for share in KEPT_SHARES:
             columns = np.zeros(len(order), dtype=bool)
             columns[order[: max(1, round(share * len(order)))]] = True
-            fitted = task.mapped(partial(np.multiply, columns)).choose_l2()
+            fitted = task.masked(columns).choose_l2()
             # What rounding has left there must not be multiplied by features in prediction.
             by_share[share] = replace(fitted, head=(fitted.head[0] * columns, fitted.head[1]))
         # The first of equals, which has the most features.

@@ -15,7 +15,6 @@ from nlptransfer.training import (
     SOURCE,
     TARGET,
     UNLABELED,
-    Features,
     FittedHead,
     Head,
     HeadTask,
@@ -87,9 +86,9 @@ class SelfTrain(Chosen):
         _require_one_label(task.criterion.multi_label)
         if UNLABELED not in stage.roles or source is None:
             return task.choose_l2()
-        values = tasks[UNLABELED].train.values
-        texts, targets = self._pseudo_labels(stage, values @ source[0].T + source[1], task.train.targets)
-        rows = Features(values[texts], targets)
+        unlabeled = tasks[UNLABELED].train
+        texts, targets = self._pseudo_labels(stage, unlabeled.logits(source), task.train.targets)
+        rows = replace(unlabeled[texts], targets=targets, weights=None)
         weights = share_weights(tasks[UNLABELED].criterion, rows, self.pseudo_weight)
         return task.choose_l2(extra=replace(rows, weights=weights), share=1.0)
 
