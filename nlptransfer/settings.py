@@ -155,7 +155,8 @@ def _in_words(hint: Any) -> str:
     if kind is list:
         return "a list"
     if kind is tuple:
-        return "a list (or text with commas)"
+        choices = f" from {', '.join(map(repr, get_args(args[0])))}" if get_origin(args[0]) is Literal else ""
+        return f"a list (or text with commas){choices}"
     if kind in (dict, Mapping):
         return 'a mapping such as {"name": 1}'
     if kind is Literal:

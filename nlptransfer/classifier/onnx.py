@@ -14,7 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptransfer.errors import RunFolderError, SettingError, first_line
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained
-from nlptransfer.models import Rows, SharedBase, WordIdRows, encode_words
+from nlptransfer.models import NgramRows, Ngrams, Rows, SharedBase, WordIdRows, encode_words
 from nlptransfer.routes import ROUTES, WORDS, SavedFormat
 from nlptransfer.settings import check, fill
 
@@ -30,17 +30,23 @@ class OnnxForSequenceClassification(PreTrainedModel):
     """Runs an ONNX graph as a model of transformers, for prediction alone.
 
     onnxruntime takes a GPU where it was installed with CUDA, and OMP_NUM_THREADS threads, by default one for each core.
-    ``words`` is the tokenizer of word vectors besides an encoder. A graph that does not open, or for another number of
-    labels, is a RunFolderError, and no onnxruntime a SettingError.
+    ``words`` is the tokenizer of word vectors besides an encoder, and ``ngrams`` are those besides either. A graph that
+    does not open, or for another number of labels, is a RunFolderError, and no onnxruntime a SettingError.
     """
 
     config_class = PreTrainedConfig
     # The config says how attention is computed, which is the graph's business by now.
     _supports_sdpa = True
 
-    def __init__(self, config: PreTrainedConfig, folder: Path, words: PreTrainedTokenizerFast | None = None) -> None:
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        folder: Path,
+        words: PreTrainedTokenizerFast | None = None,
+        ngrams: Ngrams | None = None,
+    ) -> None:
         super().__init__(config)
-        self.folder, self.words = folder, words
+        self.folder, self.words, self.ngrams = folder, words, ngrams
         self.session = _opened(folder / GRAPH)
         self.input_names = [value.name for value in self.session.get_inputs()]
         outputs = ", ".join(f"{value.name} of {value.shape[-1]}" for value in self.session.get_outputs())
@@ -64,16 +70,18 @@ class OnnxForSequenceClassification(PreTrainedModel):
         self.session.set_providers([provider], [{"device_id": device.index or 0} if device.type == "cuda" else {}])
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
-        """Return logits, (batch, labels) float32, for ``input_names``, (batch, tokens or words) int64 each."""
+        """Return logits, (batch, labels) float32, for ``input_names``, (batch, tokens, words or n-grams) each."""
         (logits,) = self.session.run([LOGITS], {name: inputs[name].numpy() for name in self.input_names})
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
     def save_pretrained(self, save_directory: Any, *_: Any, **__: Any) -> None:
-        """Copy the graph, its config and the tokenizer of the words."""
+        """Copy the graph, its config, the tokenizer of the words and the n-grams."""
         folder = Path(save_directory)
         self.config.save_pretrained(folder)
         if self.words is not None:
             self.words.save_pretrained(folder / WORDS)
+        if self.ngrams is not None:
+            self.ngrams.save(folder)
         for name in (GRAPH, GRAPH_DATA):
             if (self.folder / name).exists():
                 shutil.copyfile(self.folder / name, folder / name)
@@ -98,6 +106,11 @@ class Exported(SavedFormat):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, share: bool = False
     ) -> Rows:
         """Return the graph's inputs, given it or the model in torch that it was exported from."""
+        rows = self._rows_of_tokens(model, tokenizer, texts)
+        ngrams = getattr(model, "ngrams", None)
+        return rows if ngrams is None else NgramRows(rows, ngrams.features(texts))
+
+    def _rows_of_tokens(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Rows:
         if getattr(model.config, "only_pools", False):
             return encode_words(texts, tokenizer, self.long_text)
         tokens = self.tokens(tokenizer, texts)
@@ -109,7 +122,7 @@ class Exported(SavedFormat):
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """Open a saved graph, see :class:`OnnxForSequenceClassification`, and its tokenizer; it needs no base."""
         words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
-        model = OnnxForSequenceClassification(from_pretrained(AutoConfig, folder), folder, words)
+        model = OnnxForSequenceClassification(from_pretrained(AutoConfig, folder), folder, words, Ngrams.open(folder))
         return model.eval(), fast_tokenizer(folder)  # type: ignore[no-untyped-call]
 
     def placed(self, model: PreTrainedModel, device: torch.device | None) -> PreTrainedModel:

@@ -58,7 +58,8 @@ def export_onnx(
     exported = Exported(learned_by=route.name, long_text=route.long_text)
 
     def opened() -> tuple[OnnxForSequenceClassification, float]:
-        graph = OnnxForSequenceClassification(plain.config, folder, getattr(plain, "words", None))
+        extra = getattr(plain, "words", None), getattr(plain, "ngrams", None)
+        graph = OnnxForSequenceClassification(plain.config, folder, *extra)
         graph.eval()  # type: ignore[no-untyped-call]
         # All together, and each alone.
         batches = [texts, *([text] for text in texts)]
@@ -99,11 +100,18 @@ class _Graph(nn.Module):
         attention_mask: Tensor,
         token_type_ids: Tensor | None = None,
         word_ids: Tensor | None = None,
+        ngram_ids: Tensor | None = None,
+        ngram_weights: Tensor | None = None,
     ) -> Tensor:
         if isinstance(self.model.base_model, XLNetModel):
             # It subtracts the mask from 1.0, which torch exports of floats only.
             attention_mask = attention_mask.float()
-        optional = {"token_type_ids": token_type_ids, "word_ids": word_ids}
+        optional = {
+            "token_type_ids": token_type_ids,
+            "word_ids": word_ids,
+            "ngram_ids": ngram_ids,
+            "ngram_weights": ngram_weights,
+        }
         extra = {name: value for name, value in optional.items() if value is not None}
         logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra).logits
         return logits.float()
@@ -113,7 +121,8 @@ def _write_graph(model: PreTrainedModel, batch: dict[str, Tensor], path: Path) -
     """Export a model by tracing it on a batch; all sizes of the batch may differ later."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    shapes = {name: {0: "batch", 1: "words" if name == "word_ids" else "sequence"} for name in batch}
+    longest = {"word_ids": "words", "ngram_ids": "n-grams", "ngram_weights": "n-grams"}
+    shapes = {name: {0: "batch", 1: longest.get(name, "sequence")} for name in batch}
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             _Graph(model).eval(),

@@ -34,7 +34,7 @@ from nlptransfer.results import (
     remove_checkpoints,
     to_record,
 )
-from nlptransfer.routes import Built
+from nlptransfer.routes import Built, Route
 from nlptransfer.training import TARGET
 from nlptransfer.transfer import Direct, pretrained_base
 
@@ -84,13 +84,13 @@ def _train_and_score(
     begin_run(folder, question)
     learning = Learning(config.route, transfer, config.training, tasks, built, folder, config.labels_agree)
     learned = run_stages(learning, source_learned=source_learned)
-    config.route.finish(built.model)
+    route = config.route.finish(built.model)
     metric = default_metric(data.labels)
     for role, scores in learned.scores.items():
         parts = [f"{when} {scores[when][metric]:.4f}" for when in ("before", "after") if metric in scores.get(when, {})]
         log.info("%s (%s): %s %s", role, scores["split"], metric, ", ".join(parts))
 
-    classifier, temperature = _calibrated(config, built)
+    classifier, temperature = _calibrated(config, route, built)
 
     def probabilities_of(name: str, rows: int) -> np.ndarray:
         if name == "validation" and learned.logits is not None:
@@ -98,7 +98,7 @@ def _train_and_score(
             return to_probabilities(learned.logits / temperature, data.labels)
         # All rows of the split, as they were for training: their features are in the cache.
         texts = data.splits[name].texts
-        inputs = config.route.rows(classifier.model, classifier.tokenizer, texts, share=True)
+        inputs = classifier.route.rows(classifier.model, classifier.tokenizer, texts, share=True)
         if rows < len(texts):
             inputs = SomeRows(inputs, np.arange(rows))
         return to_probabilities(predict_logits(classifier.model, inputs, share=True), data.labels)
@@ -109,7 +109,7 @@ def _train_and_score(
     return RunResult(
         folder=folder,
         data=DataSummary.of(data, truncated),
-        settings=plain(_settings(config, learned)),
+        settings=plain(_settings(config, route, learned)),
         question=question,
         command=config.command(),
         base=classifier.record["base"],
@@ -163,12 +163,12 @@ def _truncated(config: RunConfig, built: Built) -> dict[str, float]:
     return shares
 
 
-def _calibrated(config: RunConfig, built: Built) -> tuple[Classifier, float]:
+def _calibrated(config: RunConfig, route: Route, built: Built) -> tuple[Classifier, float]:
     """Return the classifier and its temperature; that and thresholds are fitted on calibration rows, if any."""
     labels, source, model = config.data.labels, config.source, built.model.eval()
     record: dict[str, Any] = {"base": built.record}
     classifier = Classifier(
-        config.route,
+        route,
         model,
         built.tokenizer,
         labels,
@@ -190,7 +190,7 @@ def _calibrated(config: RunConfig, built: Built) -> tuple[Classifier, float]:
     temperature, thresholds = calibrate(logits, rows, labels)
     with torch.no_grad():
         # In the weights, so that whatever loads the folder gives calibrated probabilities.
-        for parameter in config.route.head(model).parameters():
+        for parameter in route.head(model).parameters():
             parameter.div_(temperature)
     record["calibration"] = {"rows": len(rows), "temperature": temperature}
     if thresholds is not None:
@@ -219,11 +219,11 @@ def _within_reach(
     return tuple(np.where(few, within_reach(thresholds, learned, held_out), thresholds).tolist())
 
 
-def _settings(config: RunConfig, learned: Learned) -> dict[str, Any]:
+def _settings(config: RunConfig, route: Route, learned: Learned) -> dict[str, Any]:
     stages = {name: asdict(one) for name, one in learned.settings.items()}
     settings: dict[str, Any] = {
         "data": asdict(config.data_settings) | (config.data.columns.as_settings() if config.data.columns else {}),
-        "route": {"name": config.route.name, **config.route.recorded()},
+        "route": {"name": route.name, **route.recorded()},
         "training": [asdict(config.training), *stages.values()][-1],
         "augment": asdict(config.augment),
     }

@@ -242,8 +242,9 @@ class Route(SavedFormat):
         """Tell whether n-grams are left out where held-out rows do not gain by them."""
         return False
 
-    def finish(self, model: PreTrainedModel) -> None:
-        """Drop from a model that has learned what it does not use."""
+    def finish(self, model: PreTrainedModel) -> "Route":
+        """Drop from a model that has learned what it does not use; return the route with what was chosen."""
+        return self
 
     def continued_vectors(self, texts: Sequence[str], base: str | None, revision: str | None, **training: Any) -> str:
         """Train a base's word vectors further by epochs, learning_rate and seed, in all processes; return a folder."""

@@ -17,6 +17,8 @@ from nlptransfer.routes.pooled_head import PooledClassifier
 from nlptransfer.settings import Count, Share, check
 from nlptransfer.vectors import RESERVED, Subwords, WordVectors, vectors_for, vocabulary
 
+NGRAMS_ON_CARD = "TF-IDF of words and pairs of words (characters where words are not spaced)"
+
 
 @dataclass(frozen=True)
 class PooledRoute(Route):
@@ -66,9 +68,10 @@ class PooledRoute(Route):
             return rows
         return NgramRows(rows, once((NGRAMS, ngrams.terms, tuple(texts)), lambda: ngrams.features(texts)))
 
-    def finish(self, model: PreTrainedModel) -> None:
+    def finish(self, model: PreTrainedModel) -> Route:
         assert isinstance(model, PooledClassifier)
         model.drop_unused_ngrams()
+        return self
 
     def check(self) -> None:
         super().check()

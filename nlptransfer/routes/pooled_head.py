@@ -80,7 +80,7 @@ class PooledHead(nn.Linear):
 
     def forward(self, hidden: Tensor, ids: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
         """Map (batch, width), and (batch, most n-grams) ids and weights where there are n-grams, to (batch, labels)."""
-        width = hidden.shape[1]
+        width = hidden.shape[-1]
         if width == self.in_features:
             return super().forward(hidden)
         if ids is None:
@@ -133,7 +133,8 @@ class PooledClassifier(PreTrainedModel):
             hidden = self.hidden(input_ids, mask, **inputs)
         else:
             raise ValueError("expected input_ids or features, found neither")
-        logits, loss = self.classifier(hidden, ngram_ids, ngram_weights), None
+        ngrams = () if ngram_ids is None else (ngram_ids, ngram_weights)
+        logits, loss = self.classifier(hidden, *ngrams), None
         if labels is not None:
             several = self.config.problem_type == "multi_label_classification" or labels.is_floating_point()
             measure = functional.binary_cross_entropy_with_logits if several else functional.cross_entropy

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -32,8 +32,8 @@ from nlptransfer.models import (
     through,
     to_float16,
 )
-from nlptransfer.routes.base import Built, Opened, named_local, set_length
-from nlptransfer.routes.pooled import PooledRoute, default_settings
+from nlptransfer.routes.base import Built, Opened, Route, named_local, set_length
+from nlptransfer.routes.pooled import NGRAMS_ON_CARD, PooledRoute, default_settings
 from nlptransfer.routes.probe_model import ProbeConfig, ProbeForSequenceClassification
 from nlptransfer.routes.word2vec_model import make_tokenizer
 from nlptransfer.settings import Count, check
@@ -183,6 +183,13 @@ class Probe(PooledRoute):
     def chooses_ngrams(self) -> bool:
         return self.features == "auto"
 
+    def finish(self, model: PreTrainedModel) -> Route:
+        super().finish(model)
+        if self.features != "auto":
+            return self
+        used = getattr(model, "ngrams", None) is not None
+        return replace(self, features=("encoder", "ngrams") if used else ("encoder",))
+
     def layer_vectors(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], some: np.ndarray
     ) -> list[np.ndarray]:
@@ -197,14 +204,15 @@ class Probe(PooledRoute):
         return ProbeForSequenceClassification.load(folder, encoder), fast_tokenizer(folder)
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
-        words = "word2vec" in self.features
+        others = {"word2vec": "the mean of word vectors", "ngrams": NGRAMS_ON_CARD}
+        extra = " and ".join(text for name, text in others.items() if name in self.features)
         return CardSection(
             f"The encoder stayed as it is. A head (`{self.head_type}`) was "
             f"{'fitted' if self.fits_head else 'trained'} on its hidden states (layers: {markdown(str(self.layers))}; "
-            f"pooling: {', '.join(self.pooling)}){', with the mean of word vectors beside them' if words else ''}.",
+            f"pooling: {', '.join(self.pooling)}){f', with {extra} beside them' if extra else ''}.",
             relation="adapter",
             has_steps=not self.fits_head,
-            holds_words=words,
+            holds_words=bool(extra),
         )
 
     def check_export(self) -> None:

@@ -26,7 +26,7 @@ from nlptransfer.models import (
     pooled_vectors,
 )
 from nlptransfer.routes.base import Built, set_length, unknown_share
-from nlptransfer.routes.pooled import PooledRoute, default_settings
+from nlptransfer.routes.pooled import NGRAMS_ON_CARD, PooledRoute, default_settings
 from nlptransfer.routes.pooled_head import PooledBody
 from nlptransfer.routes.word2vec_model import Word2VecConfig, Word2VecForSequenceClassification, make_tokenizer
 from nlptransfer.settings import Count, check
@@ -173,11 +173,12 @@ class Word2Vec(PooledRoute):
         source = "distilled from" if base.get("kind") == "distilled" else "those of"
         return CardSection(
             f"The word vectors are {source} {base_name(base)}{size}. They "
-            f"{'learned too' if self.train_vectors else 'stayed as they are'}; on them a head (`{self.head_type}`) was "
+            f"{'learned too' if self.train_vectors else 'stayed as they are'}; on them "
+            f"{f'and {NGRAMS_ON_CARD} ' if self.sees_ngrams else ''}a head (`{self.head_type}`) was "
             f"{'fitted' if self.fits_head else 'trained'}.{_SUBWORDS if self.keep_subwords else ''}",
             relation="adapter",
             loading_code=""
-            if self.keep_subwords
+            if not self.reads_tokens
             else pipeline_code(record, repo_id, "\nimport nlptransfer.word2vec  # registers the model type\n"),
             loading_needs="In transformers, with nlptransfer installed",
             has_steps=not self.fits_head,

@@ -120,14 +120,18 @@ class Word2VecForSequenceClassification(PooledClassifier):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vectors.requires_grad_(model.config.train_vectors)
         model.subwords, model.ngrams = subwords, ngrams
-        for is_there, what, setting in (
-            (subwords is not None or not model.config.keep_subwords, "subword vectors", "keep_subwords=False"),
-            (ngrams is not None or not model.config.ngrams, "n-grams", "features=word2vec"),
+        for is_there, what, short in (
+            (
+                subwords is not None or not model.config.keep_subwords,
+                "subword vectors (keep_subwords=True)",
+                "subwords",
+            ),
+            (ngrams is not None or not model.config.ngrams, "n-grams (features=word2vec,ngrams)", "n-grams"),
         ):
             if not is_there:
                 raise RunFolderError(
                     f"{args[0]}: expected nlptransfer's Classifier.load, which reads this classifier's {what}, found "
-                    f"transformers alone or a part of the folder missing: use that, or train it with {setting}"
+                    f"transformers alone, or no file of them: use that, or train it without {short}"
                 )
         return loaded
 

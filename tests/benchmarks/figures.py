@@ -160,14 +160,16 @@ def fit_head(route: Any, built: Any, data: Any) -> None:
 
     splits = data.train, data.validation
     learner, parts = route.learning(built.model, built.tokenizer, *(split.texts for split in splits))
+    inputs = [route.head_inputs(learner, rows) for rows in parts]
     train, validation = (
-        Features(route.head_inputs(learner, rows), split.targets) for rows, split in zip(parts, splits, strict=True)
+        Features(values, split.targets, ngrams=ngrams) for (values, ngrams), split in zip(inputs, splits, strict=True)
     )
 
     def accuracy(targets: Any, logits: Any) -> float:
         return float((logits.argmax(axis=1) == targets).mean())
 
-    HeadTask(LabelLoss(data.labels), train, validation, accuracy).choose_l2()
+    may_drop = route.chooses_ngrams
+    HeadTask(LabelLoss(data.labels), train, validation, accuracy, may_drop_ngrams=may_drop).choose_l2()
 
 
 def predict(places: Places) -> list[Row]:

@@ -1,11 +1,14 @@
 """Classifiers of every route as ONNX: what onnxruntime makes of them, alone and through Classifier; 8 bits; errors."""
 
 import logging
+import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.numpy import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
@@ -48,7 +52,9 @@ CASES = {
     "cnn": Case(Word2Vec(num_filters=4), ONE, "vectors.txt"),
     "mlp": Case(Word2Vec(head_type="mlp", pooling=("mean", "max"), mlp_sizes=(6,)), SEVERAL, "vectors.txt"),
     "linear": Case(Word2Vec(head_type="linear"), ONE, "vectors.txt"),
-    "probe": Case(Probe(pooling=("mean", "max", "cls")), ONE, "bert"),
+    "probe": Case(Probe(features=("encoder",), pooling=("mean", "max", "cls")), ONE, "bert"),
+    "probe with n-grams": Case(Probe(features=("encoder", "ngrams")), ONE, "bert"),
+    "linear with n-grams": Case(Word2Vec(head_type="linear", features=("word2vec", "ngrams")), SEVERAL, "vectors.txt"),
     "probe with words": Case(Probe(features=("encoder", "word2vec"), head_type="mlp"), SEVERAL, "distilbert"),
     "full": Case(Full(), ONE, "xlnet"),
     "full, several": Case(Full(max_length=8, long_text="windows"), SEVERAL, "bert"),
@@ -144,16 +150,39 @@ def test_onnxruntime_alone_gives_them(pair):
     if (pair.folder / "words").exists():
         cut = AutoTokenizer.from_pretrained(pair.folder / "words")
         inputs["word_ids"] = cut(texts, padding=True, truncation=True, return_tensors="np")["input_ids"]
-    names = [value.name for value in session.get_inputs()]
-    (logits,) = session.run(["logits"], {name: inputs[name].astype(np.int64) for name in names})
+    if (pair.folder / "ngrams.safetensors").exists():
+        inputs["ngram_ids"], inputs["ngram_weights"] = ngrams_by_hand(pair.folder, texts)
+    types = {value.name: value.type for value in session.get_inputs()}
+    numbers = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
+    (logits,) = session.run(["logits"], {name: inputs[name].astype(numbers[kind]) for name, kind in types.items()})
     np.testing.assert_allclose(logits, pair.wanted(texts), atol=1e-4)
-    assert all(value.type == "tensor(int64)" and value.shape[0] == "batch" for value in session.get_inputs())
+    assert all(value.shape[0] == "batch" for value in session.get_inputs())
     assert [value.name for value in session.get_outputs()] == ["logits"]
 
 
+def ngrams_by_hand(folder: Path, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the n-grams of texts by the formula alone."""
+    saved = load_file(folder / "ngrams.safetensors")
+    written = saved["terms"].tobytes()
+    places = {written[start:end].decode(): at for at, (start, end) in enumerate(pairwise([0, *saved["ends"]]))}
+    rows = []
+    for text in texts:
+        words = text.lower().split()
+        counts = Counter(word for word in [*words, *map(" ".join, pairwise(words))] if word in places)
+        ids = [places[word] for word in counts]
+        weights = np.array([(1 + math.log(count)) * saved["idf"][places[word]] for word, count in counts.items()])
+        rows.append((ids, weights / np.linalg.norm(weights) if ids else weights))
+    width = max(len(ids) for ids, _ in rows)
+    return tuple(
+        np.array([[*values, *[0] * (width - len(values))] for values in part]) for part in zip(*rows, strict=True)
+    )
+
+
 def test_folder_is_whole(pair):
-    with_words = {"words"} if isinstance(pair.live.route, Probe) and "word2vec" in pair.live.route.features else set()
-    assert {path.name for path in pair.folder.iterdir()} == FILES | with_words
+    features = getattr(pair.live.route, "features", ())
+    extra = {"words"} if isinstance(pair.live.route, Probe) and "word2vec" in features else set()
+    extra |= {"ngrams.safetensors"} if "ngrams" in features else set()
+    assert {path.name for path in pair.folder.iterdir()} == FILES | extra
     config = read_json(pair.folder / "config.json")
     assert config["id2label"] == {"0": "bad", "1": "fair", "2": "good"}
     assert config["problem_type"] == pair.live.labels.problem_type

@@ -320,7 +320,14 @@ def test_validation_scores_texts(bases: Bases, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_a_probe_sees_the_mean_of_the_windows_features(head: Any, bases: Bases) -> None:
-    route = Probe(max_length=8, long_text="windows", head_type=head, pooling=("mean", "max"), mlp_sizes=(4,))
+    route = Probe(
+        features=("encoder",),
+        max_length=8,
+        long_text="windows",
+        head_type=head,
+        pooling=("mean", "max"),
+        mlp_sizes=(4,),
+    )
     built = build(route, bases("distilbert"), LONG * 3)
     kept, fresh = (route.rows(built.model, built.tokenizer, LONG, share=share) for share in (True, False))
     assert isinstance(kept, FeatureRows) and isinstance(fresh, FeatureRows)
@@ -377,7 +384,7 @@ RUNS: dict[str, tuple[Route, str]] = {
     "full": (Full(max_length=9), "bert"),
     "upper layers": (Full(max_length=9, freeze_layers=1, head_first=True), "bert"),
     "lora": (Lora(max_length=9), "llama"),
-    "probe": (Probe(max_length=9), "distilbert"),
+    "probe": (Probe(features=("encoder",), max_length=9), "distilbert"),
     "probe mlp with words": (
         Probe(features=("encoder", "word2vec"), head_type="mlp", max_length=9, dimensions=4),
         "distilbert",

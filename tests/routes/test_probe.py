@@ -23,7 +23,7 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
 from nlptransfer.files import cache_folder
 from nlptransfer.models.inference import predict_logits
-from nlptransfer.models.rows import FeatureRows, Rows
+from nlptransfer.models.rows import FeatureRows, NgramRows, Rows
 from nlptransfer.routes.base import Built
 from nlptransfer.routes.probe import Probe
 from nlptransfer.routes.probe_model import ProbeForSequenceClassification
@@ -70,14 +70,15 @@ def rows_of(route: Probe, built: Built, texts: Sequence[str] = TEXTS, share: boo
 
 def features_of(route: Probe, built: Built, texts: Sequence[str] = TEXTS) -> np.ndarray:
     rows = rows_of(route, built, texts)
-    assert isinstance(rows, FeatureRows)
-    return rows.features
+    dense = rows.rows if isinstance(rows, NgramRows) else rows
+    assert isinstance(dense, FeatureRows)
+    return dense.features
 
 
 def head_inputs(route: Probe, built: Built, texts: Sequence[str] = TEXTS) -> np.ndarray:
     inputs = route.head_inputs(built.model, rows_of(route, built, texts))
     assert inputs is not None
-    return inputs
+    return inputs[0]
 
 
 def entries() -> int:
@@ -257,7 +258,7 @@ def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path) -
 
 
 def test_fitted_head_learns(base: str) -> None:
-    route = Probe()
+    route = Probe(features=("encoder",))
     built = build(route, base)
     inputs = head_inputs(route, built)
     assert inputs.dtype == np.float32 and inputs.shape == (len(TEXTS), 3 * 8)
@@ -341,7 +342,8 @@ def test_word_vectors_out_of_the_same_encoder(base: str) -> None:
 
 
 ROUTES = {
-    "linear": Probe(),
+    "linear": Probe(features=("encoder",)),
+    "ngrams": Probe(features=("encoder", "ngrams")),
     "mlp": Probe(head_type="mlp", layers=(1, -1), pooling=("max", "cls"), max_length=6),
     "words": Probe(features=("encoder", "word2vec"), dimensions=6),
 }
@@ -355,6 +357,7 @@ def test_saved_and_loaded(base: str, tmp_path: Path, kind: str, caplog: pytest.L
     route.save(built.model, built.tokenizer, folder)
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     words = {f"words/{name}" for name in tokenizer} if kind == "words" else set()
+    words |= {"ngrams.safetensors"} if kind == "ngrams" else set()
     assert set(files_of(folder)) == {"model.safetensors", "config.json", *tokenizer, *words}
     weights = load_file(folder / "model.safetensors")
     assert not [name for name in weights if name.startswith("encoder.")]
@@ -416,9 +419,16 @@ def test_weights_that_are_missing(base: str, tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"features": ("word2vec",)}, "expected encoder among them; for word vectors alone take route word2vec"),
-        ({"features": ()}, "features=(): expected a list (or text with commas) of 1 or more"),
+        (
+            {"features": ()},
+            "expected one of 'auto' or a list (or text with commas) from 'encoder', 'word2vec', 'ngrams' of 1",
+        ),
         ({"features": ("encoder", "encoder")}, "expected each at most once"),
-        ({"features": ("glove",)}, "expected one of 'encoder', 'word2vec'"),
+        ({"features": ("glove",)}, "from 'encoder', 'word2vec', 'ngrams' of 1 or more"),
+        (
+            {"features": ("encoder", "ngrams"), "head_type": "mlp"},
+            "head_type='mlp': expected head_type=linear beside ngrams",
+        ),
         ({"vectors": "mine.txt"}, "vectors='mine.txt': expected features=encoder,word2vec"),
         ({"layers": 0}, "layers=0: expected all, last, or numbers from 1"),
         ({"layers": (2, 0)}, "layers=(2, 0): expected all, last, or numbers from 1"),
@@ -426,7 +436,7 @@ def test_weights_that_are_missing(base: str, tmp_path: Path) -> None:
         ({"layers": "top"}, "layers='top': expected one of 'all', 'last' or a whole number or a list"),
         ({"layers": 4}, "layers=4: expected numbers from 1 to 3, or from -3 to -1, as encoder has 3 layers"),
         ({"layers": (1, -4)}, "layers=(1, -4): expected numbers from 1 to 3"),
-        ({"pooling": ()}, "pooling=(): expected a list (or text with commas) of 1 or more"),
+        ({"pooling": ()}, "pooling=(): expected a list (or text with commas) from 'mean', 'max', 'cls' of 1 or more"),
         ({"pooling": ("mean", "mean")}, "pooling=('mean', 'mean'): expected each at most once"),
         ({"pooling": ("last",)}, "expected one of 'mean', 'max', 'cls'"),
         ({"head_type": "cnn"}, "head_type='cnn': expected one of 'linear', 'mlp'"),

@@ -3,6 +3,7 @@
 import json
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from nlptransfer.classifier.push import card_facts
 from nlptransfer.hub.card import model_card
 from nlptransfer.models.tokens import prompt_of
 
-ROUTES = {"full": Full, "lora": Lora, "probe": Probe}
+ROUTES = {"full": Full, "lora": Lora, "probe": partial(Probe, features=("encoder",))}
 TEXTS = ["good plot", "the cast was dull", " ".join(FILM_WORDS)]
 
 

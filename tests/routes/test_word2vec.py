@@ -191,11 +191,12 @@ def test_head_inputs_only_where_the_head_is_fitted(base: str, head: str) -> None
     route = Word2Vec(**HEADS[head])
     built = build(route, base)
     rows = route.rows(built.model, built.tokenizer, TEXTS)
-    found = route.head_inputs(built.model, rows)
+    inputs = route.head_inputs(built.model, rows)
     if head != "linear":
-        assert found is None
+        assert inputs is None
         return
-    assert found is not None
+    assert inputs is not None and inputs[1] is None
+    found = inputs[0]
     with torch.inference_mode():
         out = built.model.eval()(**rows.batch(np.arange(len(TEXTS))), output_hidden_states=True)
     np.testing.assert_array_equal(found, out.hidden_states[-1])
