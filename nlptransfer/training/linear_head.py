@@ -24,8 +24,8 @@ PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
 ROUGH = 3e-5
 """FTOL while the losses of many rows are compared."""
-NGRAM_FTOL = 1e-5
-"""FTOL of the last fit where there are n-grams: what is left to gain by their thousands of weights takes many steps."""
+NGRAM_FTOL, NGRAM_ROUGH = 1e-5, 2e-4
+"""The same two where there are n-grams: what is left to gain by their thousands of weights takes many steps."""
 FOLDS = 5
 """Most folds of cross-validation."""
 FEWEST_ROWS = 4
@@ -161,7 +161,7 @@ class _Search:
 
         self.parts = [with_extra(self.rows[kept]) for kept, _ in self.splits]
         self.whole = with_extra(self.rows) if refit else self.parts[0]
-        self.held_out, self.ftol = (self.rows, FTOL) if self.crossed else (task.validation, ROUGH)
+        self.held_out = self.rows if self.crossed else task.validation
         self.axes = principal_axes(self.whole if self.crossed else self.parts[0])
 
     def strengths(self, scale: float, below: float = math.inf, heads: Sequence[Head] | None = None) -> list[_Try]:
@@ -192,7 +192,7 @@ class _Search:
 
     def tried(self, l2: float, scale: float, starts: Sequence[Head | None]) -> _Try:
         parts = zip(self.parts, starts, strict=True)
-        heads = [self._fit(part, l2, scale, start, self.ftol) for part, start in parts]
+        heads = [self._fit(part, l2, scale, start, rough=not self.crossed) for part, start in parts]
         logits = np.empty((len(self.rows), len(self.task.criterion.class_weights)), np.float32)
         for (_, out), head in zip(self.splits, heads, strict=True):
             logits[out] = self.rows[out].logits(head)
@@ -201,10 +201,11 @@ class _Search:
 
     def final(self, best: _Try) -> Head:
         """Fit on all rows, from the head of the first part on."""
-        return self._fit(self.whole, best.l2, best.scale, best.heads[0], NGRAM_FTOL if best.scale else FTOL)
+        return self._fit(self.whole, best.l2, best.scale, best.heads[0])
 
-    def _fit(self, part: Features, l2: float, scale: float, start: Head | None, ftol: float) -> Head:
+    def _fit(self, part: Features, l2: float, scale: float, start: Head | None, *, rough: bool = False) -> Head:
         """Fit a head of all features; with scale 0 the weights of n-grams are 0."""
+        ftol = (NGRAM_ROUGH if rough else NGRAM_FTOL) if scale else ROUGH if rough else FTOL
         options: Any = {"has_bias": self.task.has_bias, "axes": self.axes, "ftol": ftol}
         if part.ngrams is None:
             return fit(self.task.criterion, part, l2, start=start, towards=self.towards, **options)
