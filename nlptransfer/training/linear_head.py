@@ -20,11 +20,13 @@ TOWARDS_L2_STRENGTHS = (1e5, 1e4, 1000.0, 100.0, 10.0, 1.0, 0.1)
 NGRAM_SCALES = (1.0, 2.0, 0.5)
 """Scales of n-grams to choose from: the length of a row of them over the usual length of a row of features. It gives
 them an L2 strength of their own, l2 / (scale * length)^2."""
+LEAST_GAIN = 0.02
+"""Share by which the loss of a strength beside n-grams must be lower than that of the last, for another to be tried."""
 PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
 ROUGH = 3e-5
 """FTOL while the losses of many rows are compared."""
-NGRAM_FTOL, NGRAM_ROUGH = 1e-5, 2e-4
+NGRAM_FTOL, NGRAM_ROUGH = 3e-5, 2e-4
 """The same two where there are n-grams: what is left to gain by their thousands of weights takes many steps."""
 FOLDS = 5
 """Most folds of cross-validation."""
@@ -174,7 +176,8 @@ class _Search:
             best = max((one.metric for one in tries), default=-math.inf)
             tries.append(self.tried(l2, scale, starts))
             worse = 0 if tries[-1].metric > best else worse + (tries[-1].metric < best)
-            if worse == (1 if self.task.by_loss else PATIENCE):
+            settled = scale > 0 and self.task.by_loss and tries[-1].metric - best < LEAST_GAIN * abs(best)
+            if settled or worse == (1 if self.task.by_loss else PATIENCE):
                 break
             starts = tries[-1].heads
         return tries

