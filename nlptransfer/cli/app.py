@@ -146,7 +146,7 @@ def evaluate_verb(
 
 @app.command("bases")
 def bases_verb() -> None:
-    """List the encoders that Python packages hold: no hub is needed for them."""
+    """List the encoders and word vectors that Python packages hold: no hub is needed for them."""
     from nlptransfer.cli.terminal import show_bases
 
     show_bases()

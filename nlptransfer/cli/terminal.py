@@ -61,13 +61,14 @@ def show_closed(closed: Mapping[str, Sequence["Closed"]]) -> None:
 
 
 def show_bases() -> None:
-    """Print the table of the encoders that packages hold."""
-    from nlptransfer.hub import ENCODERS
+    """Print the table of the encoders and word vectors that packages hold."""
+    from nlptransfer.hub import ENCODERS, VECTORS
 
-    columns = ("base", ">MB", "languages", "license", "installed")
+    columns = ("base", "what", ">MB", "languages", "license", "installed")
     rows = [
-        (one.id, str(one.mb), one.languages, one.license, "yes" if one.place is not None else one.install)
-        for one in ENCODERS.values()
+        (one.id, what, str(one.mb), one.languages, one.license, "yes" if one.place is not None else one.install)
+        for what, table in (("encoder", ENCODERS), ("vectors", VECTORS))
+        for one in table.values()
     ]
     _print_table(columns, rows)
 

@@ -17,7 +17,10 @@ from .client import is_hub_id as is_hub_id
 from .download import RECORD as RECORD
 from .download import fetch as fetch
 from .packaged import ENCODERS as ENCODERS
+from .packaged import VECTORS as VECTORS
+from .packaged import Packaged as Packaged
 from .packaged import find_packaged as find_packaged
+from .packaged import find_packaged_vectors as find_packaged_vectors
 from .packaged import packaged_path as packaged_path
 from .pretrained import adapter_config as adapter_config
 from .pretrained import fast_tokenizer as fast_tokenizer

@@ -14,7 +14,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from nlptransfer import distributed
 from nlptransfer.data import Data
 from nlptransfer.errors import BaseModelError, SettingError
-from nlptransfer.hub import BaseModel, CardSection, base_record, fast_tokenizer, find_base, markdown, recorded_base
+from nlptransfer.hub import (
+    BaseModel,
+    CardSection,
+    base_name,
+    base_record,
+    fast_tokenizer,
+    find_base,
+    markdown,
+    recorded_base,
+)
 from nlptransfer.memo import once
 from nlptransfer.models import (
     FeatureRows,
@@ -178,10 +187,12 @@ class Probe(PooledRoute):
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
         words = "word2vec" in self.features
+        vectors = base_name((record.get("base") or {}).get("vectors") or {})
+        beside = f", with the mean of word vectors out of {vectors} beside them" if words else ""
         return CardSection(
             f"The encoder stayed as it is. A head (`{self.head_type}`) was "
             f"{'fitted' if self.fits_head else 'trained'} on its hidden states (layers: {markdown(str(self.layers))}; "
-            f"pooling: {', '.join(self.pooling)}){', with the mean of word vectors beside them' if words else ''}.",
+            f"pooling: {', '.join(self.pooling)}){beside}.",
             relation="adapter",
             has_steps=not self.fits_head,
             holds_words=words,
