@@ -21,6 +21,8 @@ from nlptransfer.files import atomic_folder, cache_folder, write_json
 logger = logging.getLogger("nlptransfer")
 
 WEIGHTS = "model.safetensors"
+_DECODING = 2
+"""Version of what is decoded into the cache; another one is decoded again."""
 _BLOCK = 32
 _BLOCKS = np.dtype([("scale", "<f2"), ("weights", "u1", _BLOCK // 2)])
 _LAYER = {
@@ -101,7 +103,7 @@ class Packaged:
             raise BaseModelError(f"{self.id}: expected its package installed, found none: {self.install}{other}")
         folder = place
         if self.packed_sha256 is not None:
-            folder = cache_folder("encoders") / f"{self.id.replace('/', '--')}-{self.sha256[:16]}"
+            folder = cache_folder("encoders") / f"{self.id.replace('/', '--')}-{self.sha256[:16]}-{_DECODING}"
             weights = folder / self.weights
             if not weights.is_file() or file_hash(weights) != self.sha256:
                 self._check(place, self.packed_sha256)
@@ -288,7 +290,7 @@ def _shape(name: str, numbers: int, hidden: int) -> tuple[int, ...]:
 
 def _write_tokenizer(data: memoryview, place: int, folder: Path, positions: int) -> int:
     """Write the tokenizer whose pieces stand at a place of the file; return the place behind all of it."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     count, begin, end, pad, unknown, size = struct.unpack_from("<5iQ", data, place)
@@ -301,7 +303,21 @@ def _write_tokenizer(data: memoryview, place: int, folder: Path, positions: int)
     place += size
     (mapped,) = struct.unpack_from("<I", data, place + 4)
     tokenizer = Tokenizer(models.Unigram([*zip(pieces, scores, strict=True)], unk_id=unknown))
-    tokenizer.normalizer = normalizers.NFKC()
+    # SentencePiece's nmt_nfkc: a line end is a space, and the wave dash, which Chinese has, stays what it is.
+    replaced = [
+        (Regex(r"[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"), ""),
+        (Regex(r"[\s\u200b-\u200f\u2581\ufeff\ufffd]"), " "),
+        ("\uff5e", "\ue000"),
+    ]
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            *(normalizers.Replace(*pair) for pair in replaced),
+            normalizers.NFKC(),
+            normalizers.Replace("\ue000", "\uff5e"),
+            normalizers.Strip(left=False, right=True),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     tokenizer.post_processor = processors.TemplateProcessing(
