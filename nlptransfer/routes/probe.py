@@ -23,6 +23,7 @@ from nlptransfer.hub import (
     find_base,
     markdown,
     recorded_base,
+    warn_of_unknown,
 )
 from nlptransfer.memo import once
 from nlptransfer.models import (
@@ -98,6 +99,7 @@ class Probe(PooledRoute):
             ("tokenizer", source.path, self.max_length, self.prompt, texts),
             lambda: set_length(load_tokenizer(source, self.prompt), self.max_length, texts),
         )
+        warn_of_unknown(source, tokenizer, texts)
         encoder = once(("encoder", source.path), lambda: load_encoder(source))
         record = {"kind": "encoder", **base_record(source)}
         record |= {"prompt": prompt} if (prompt := prompt_of(tokenizer)) else {}
