@@ -160,8 +160,10 @@ def _print_table(columns: Iterable[str], rows: Iterable[Sequence[str]], bold: st
     from rich.table import Table
 
     table = Table()
-    for name in columns:
-        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left")
+    for place, name in enumerate(columns):
+        # What a row is of is copied into the next command.
+        justify: Any = "right" if name.startswith(">") else "left"
+        table.add_column(name.removeprefix(">"), justify=justify, no_wrap=place == 0)
     for row in rows:
         table.add_row(*row, style="bold" if row[0] == bold else "")
     # What stands in brackets is the user's, or an extra to install, and no style.
