@@ -13,13 +13,15 @@ from nlptransfer.training.lbfgs import FTOL, Features, Head, fit, principal_axes
 from nlptransfer.training.losses import LabelLoss
 from nlptransfer.training.optimizer import finite_score
 
-L2_STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
+L2_STRENGTHS = (3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0, 1.0, 0.1, 0.01)
 """L2 strengths to choose from, strongest first: each is a penalty l2 / (2 * rows) * |W|^2 on standardized features."""
 TOWARDS_L2_STRENGTHS = (1e5, 1e4, 1000.0, 100.0, 10.0, 1.0, 0.1)
 """L2 strengths to choose from where the penalty pulls to a source's head: from a copy of it to hardly held."""
 NGRAM_SCALES = (1.0, 2.0, 0.5)
 """Scales of n-grams to choose from: the length of a row of them over the usual length of a row of features. It gives
 them an L2 strength of their own, l2 / (scale * length)^2."""
+NGRAM_STEPS = 5
+"""Strengths that are tried with n-grams: that without them, a tenth of it, and so on."""
 LEAST_GAIN = 0.02
 """Share by which the loss of a strength beside n-grams must be lower than that of the last, for another to be tried."""
 PATIENCE = 2
@@ -100,7 +102,7 @@ class HeadTask:
             TrainingError: features that are not all finite, a score that is not, or too few rows to hold any out.
         """
         search = _Search(self, towards, extra, share, refit)
-        tries = search.strengths(0.0)
+        tries = search.alone()
         best = max(tries, key=lambda one: one.metric)
         if self.train.ngrams is not None:
             together = search.with_ngrams(best)
@@ -166,13 +168,16 @@ class _Search:
         self.held_out = self.rows if self.crossed else task.validation
         self.axes = principal_axes(self.whole if self.crossed else self.parts[0])
 
-    def strengths(self, scale: float, below: float = math.inf, heads: Sequence[Head] | None = None) -> list[_Try]:
-        """Try L2 strengths from the strongest on, or from one ``below``, until they get worse."""
+    def alone(self) -> list[_Try]:
+        """Try L2 strengths without n-grams."""
         strengths = L2_STRENGTHS if self.towards is None else TOWARDS_L2_STRENGTHS
-        starts: Sequence[Head | None] = heads or [self.towards] * len(self.parts)
+        return self._strengths(0.0, strengths, [self.towards] * len(self.parts))
+
+    def _strengths(self, scale: float, strengths: Sequence[float], starts: Sequence[Head | None]) -> list[_Try]:
+        """Try L2 strengths, each from the heads of the last one, until they get worse."""
         tries: list[_Try] = []
         worse = 0
-        for l2 in (self.task.l2,) if self.task.l2 else [one for one in strengths if one <= below]:
+        for l2 in (self.task.l2,) if self.task.l2 else strengths:
             best = max((one.metric for one in tries), default=-math.inf)
             tries.append(self.tried(l2, scale, starts))
             worse = 0 if tries[-1].metric > best else worse + (tries[-1].metric < best)
@@ -185,7 +190,7 @@ class _Search:
     def with_ngrams(self, alone: _Try) -> list[_Try]:
         """Try scales of n-grams: the usual one with strengths from the best without them on, others with the best."""
         usual, *others = (scale * math.sqrt(self.rows.values.shape[1]) for scale in NGRAM_SCALES)
-        tries = self.strengths(usual, alone.l2, alone.heads)
+        tries = self._strengths(usual, [alone.l2 / 10**step for step in range(NGRAM_STEPS)], alone.heads)
         best = max(tries, key=lambda one: one.metric)
         for scale in others:
             tries.append(self.tried(best.l2, scale, best.heads))
