@@ -387,7 +387,7 @@ def with_ngrams(rows=150, count=90, seed=0):
     in_rows = (dense > 0).sum(axis=0)
     assert (in_rows == 0).any() and (in_rows == 1).sum() > 15 and (in_rows > 1).sum() > 25
     dense = dense.astype(np.float32)
-    features, *targets = problem(rows, seed=seed)
+    features = problem(rows, seed=seed)[0]
     scores = 3 * dense @ draw.normal(size=(count, 3)) + features[:, :3]
     single = (scores + draw.gumbel(size=scores.shape)).argmax(axis=1)
     several = (scores + draw.logistic(size=scores.shape) > 0).astype(np.float32)
