@@ -4,6 +4,7 @@ It knows no labels, nor what learns from them."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +66,8 @@ class Ngrams:
     def save(self, folder: Path) -> None:
         from safetensors.numpy import save_file
 
-        written = [term.encode() for term in self.terms]
+        # Half of a character that UTF-16 writes as two has no UTF-8; texts from the web have such.
+        written = [term.encode(errors="surrogatepass") for term in self.terms]
         tensors = {
             "idf": self.idf,
             "terms": np.frombuffer(b"".join(written), dtype=np.uint8),
@@ -84,10 +86,10 @@ class Ngrams:
             with safe_open(folder / FILE, framework="numpy") as file:
                 analyzer = file.metadata()["analyzer"]
                 text, ends, idf = file.get_tensor("terms").tobytes(), file.get_tensor("ends"), file.get_tensor("idf")
-            starts = np.concatenate([[0], ends[:-1]])
-            terms = tuple(text[start:end].decode() for start, end in zip(starts, ends, strict=True))
-            if analyzer not in LONGEST or len(terms) != len(idf):
-                raise ValueError(f"{len(terms)} n-grams of {analyzer!r} with {len(idf)} weights")
+            ends = [0, *ends.tolist()]
+            terms = tuple(text[start:end].decode(errors="surrogatepass") for start, end in pairwise(ends))
+            if analyzer not in LONGEST or len({*terms}) != len(idf) or ends[-1] != len(text):
+                raise ValueError(f"{len({*terms})} n-grams of {analyzer!r} with {len(idf)} weights")
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise RunFolderError(f"{folder / FILE}: expected n-grams and their weights, found {error}") from error
         return cls(analyzer, terms, idf)

@@ -66,7 +66,8 @@ class PooledRoute(Route):
         ngrams = model.ngrams
         if ngrams is None:
             return rows
-        return NgramRows(rows, once((NGRAMS, ngrams.terms, tuple(texts)), lambda: ngrams.features(texts)))
+        key = NGRAMS, ngrams.analyzer, ngrams.terms, ngrams.idf.tobytes(), tuple(texts)
+        return NgramRows(rows, once(key, lambda: ngrams.features(texts)))
 
     def finish(self, model: PreTrainedModel) -> Route:
         assert isinstance(model, PooledClassifier)
@@ -76,11 +77,11 @@ class PooledRoute(Route):
     def check(self) -> None:
         super().check()
         expected = "head_type=linear beside ngrams, whose weights are fitted"
-        check(self.fits_head or not self.sees_ngrams, "head_type", self.head_type, expected)
+        check(self.head_type == "linear" or not self.sees_ngrams, "head_type", self.head_type, expected)
 
     def head_settings(self, labels: Labels, ngrams: Ngrams | None) -> dict[str, Any]:
         names = {"pooling": self.pooling, "mlp_sizes": self.mlp_sizes, "dropout": self.dropout}
-        names["ngrams"] = len(ngrams or ())
+        names["num_ngrams"] = len(ngrams or ())
         return {"head": self.head_type, **names, **label_config(labels)}
 
     def vectors_for(

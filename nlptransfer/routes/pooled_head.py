@@ -17,7 +17,7 @@ from nlptransfer.models import Ngrams
 
 
 class PooledConfig(PreTrainedConfig):
-    """Shape of a classifier on pooled vectors, by the settings of its route; ``ngrams`` counts those besides them."""
+    """Shape of a classifier on pooled vectors, by the settings of its route, with ``num_ngrams`` besides them."""
 
     def __init__(
         self,
@@ -25,11 +25,11 @@ class PooledConfig(PreTrainedConfig):
         pooling: Sequence[str] = ("mean",),
         mlp_sizes: Sequence[int] = (128, 64),
         dropout: float = 0.5,
-        ngrams: int = 0,
+        num_ngrams: int = 0,
         **kwargs: Any,
     ) -> None:
         self.head, self.pooling, self.mlp_sizes, self.dropout = head, list(pooling), list(mlp_sizes), dropout
-        self.ngrams = ngrams
+        self.num_ngrams = num_ngrams
         super().__init__(**kwargs)
 
 
@@ -148,10 +148,10 @@ class PooledClassifier(PreTrainedModel):
 
     def drop_unused_ngrams(self) -> None:
         """Drop the n-grams if the last layer has no weight for any."""
-        layer, width = self.classifier, self.classifier.in_features - self.config.ngrams
+        layer, width = self.classifier, self.classifier.in_features - self.config.num_ngrams
         if self.ngrams is not None and not layer.weight[:, width:].any():
             layer.weight, layer.in_features = nn.Parameter(layer.weight[:, :width].detach().clone()), width
-            self.ngrams, self.config.ngrams = None, 0
+            self.ngrams, self.config.num_ngrams = None, 0
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Write the weights, the config, and the n-grams."""

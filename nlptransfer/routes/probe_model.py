@@ -70,7 +70,7 @@ class ProbeForSequenceClassification(PooledClassifier):
             self.vectors = nn.Embedding(config.vocab_size, config.word_dimensions, padding_idx=PAD_ID)
             self.vectors.requires_grad_(False)
         self.body = PooledBody(config, config.encoder_width + config.word_dimensions)
-        self.classifier = PooledHead(self.body.width + config.ngrams, len(config.id2label or ()))
+        self.classifier = PooledHead(self.body.width + config.num_ngrams, len(config.id2label or ()))
         self.encoder = encoder.eval().requires_grad_(False)
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -95,9 +95,9 @@ class ProbeForSequenceClassification(PooledClassifier):
         words = folder / WORDS
         model = cls(config, encoder, fast_tokenizer(words) if words.exists() else None)
         model.ngrams = Ngrams.open(folder)
-        if len(model.ngrams or ()) != config.ngrams:
+        if len(model.ngrams or ()) != config.num_ngrams:
             found = f"{len(model.ngrams or ()):,}"
-            raise RunFolderError(f"{folder}: expected {config.ngrams:,} n-grams, found {found}: fetch it again")
+            raise RunFolderError(f"{folder}: expected {config.num_ngrams:,} n-grams, found {found}: fetch it again")
         weights = load_file(folder / WEIGHTS) if (folder / WEIGHTS).exists() else {}
         model.load_state_dict(weights, strict=False)
         if missing := sorted(_without_encoder(model).keys() - weights.keys()):

@@ -66,6 +66,13 @@ class Word2Vec(PooledRoute):
     max_length: Count | Literal["auto"] = 512
     """words that are read of a text, or at once; auto: as many as 99% of the training texts have at most"""
 
+    def check(self) -> None:
+        super().check()
+        is_right = "word2vec" in self.features and len({*self.features}) == len(self.features)
+        check(is_right, "features", self.features, "word2vec among them, and each at most once")
+        expected = "False beside ngrams, whose weights are fitted"
+        check(not (self.train_vectors and self.sees_ngrams), "train_vectors", self.train_vectors, expected)
+
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
         self.check()
         texts = (*data.train.texts, *extra)

@@ -96,7 +96,7 @@ class Word2VecForSequenceClassification(PooledClassifier):
         self.vectors.weight.requires_grad_(config.train_vectors)
         pooled = config.hidden_size * len(config.pooling)
         self.body = CnnBody(config) if config.head == "cnn" else PooledBody(config, pooled)
-        self.classifier = PooledHead(self.body.width + config.ngrams, len(config.id2label or ()))
+        self.classifier = PooledHead(self.body.width + config.num_ngrams, len(config.id2label or ()))
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -126,7 +126,7 @@ class Word2VecForSequenceClassification(PooledClassifier):
                 "subword vectors (keep_subwords=True)",
                 "subwords",
             ),
-            (ngrams is not None or not model.config.ngrams, "n-grams (features=word2vec,ngrams)", "n-grams"),
+            (ngrams is not None or not model.config.num_ngrams, "n-grams (features=word2vec,ngrams)", "n-grams"),
         ):
             if not is_there:
                 raise RunFolderError(

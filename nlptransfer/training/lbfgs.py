@@ -75,7 +75,8 @@ class Features:
         """Return some features alone, (width + n-grams,) bool; the others are 0."""
         values, ngrams = self.values * columns[: self.values.shape[1]], self.ngrams
         if ngrams is not None:
-            ngrams = ngrams * columns[self.values.shape[1] :].astype(np.float32)
+            ngrams = sparse.csr_array(ngrams * columns[self.values.shape[1] :].astype(np.float32))
+            ngrams.eliminate_zeros()
         return replace(self, values=values, ngrams=ngrams)
 
     def row_weights(self) -> np.ndarray:

@@ -43,5 +43,5 @@ def sides_of(
 
 
 def weights(run: RunResult) -> dict[str, np.ndarray]:
-    (file,) = [*(run.folder / "model").glob("*.safetensors")]
+    (file,) = (run.folder / "model").glob("*model.safetensors")
     return load_file(file)

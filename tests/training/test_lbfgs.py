@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
@@ -42,8 +43,8 @@ def criterion(labels, weights=None, smoothing=0.0):
     return LabelLoss(labels, weights, smoothing)
 
 
-def fitted(objective, features, targets, l2, start=None, *, weights=None, ftol=1e-9, **options):
-    return fit(objective, Features(features, targets, weights), l2, start=start, ftol=ftol, **options)
+def fitted(objective, features, targets, l2, start=None, *, weights=None, ngrams=None, ftol=1e-9, **options):
+    return fit(objective, Features(features, targets, weights, ngrams), l2, start=start, ftol=ftol, **options)
 
 
 def targets_of(labels, single, several):
@@ -370,3 +371,121 @@ def test_a_stronger_pull_ends_nearer_to_the_source(seed, powers, multi_label, ha
         )
         distances.append(np.sqrt(sum(((part - at) ** 2).sum() for part, at in zip(found, towards, strict=True))))
     assert all(later <= 1.001 * earlier + 1e-3 for earlier, later in pairwise(distances))
+
+
+# N-grams
+
+
+def with_ngrams(rows=150, count=90, seed=0):
+    """Features, n-grams as a dense matrix and as a sparse one, most of them in one row alone or none; and labels."""
+    draw = np.random.default_rng(seed)
+    dense = draw.random((rows, count)) * (draw.random((rows, count)) < draw.choice([0.005, 0.01, 0.1], count))
+    dense[:9] = 0
+    # One row has six that no other has.
+    dense[:, :6] = 0
+    dense[20, :6] = draw.random(6)
+    in_rows = (dense > 0).sum(axis=0)
+    assert (in_rows == 0).any() and (in_rows == 1).sum() > 15 and (in_rows > 1).sum() > 25
+    dense = dense.astype(np.float32)
+    features = problem(rows, seed=seed)[0]
+    scores = 3 * dense @ draw.normal(size=(count, 3)) + features[:, :3]
+    single = (scores + draw.gumbel(size=scores.shape)).argmax(axis=1)
+    several = (scores + draw.logistic(size=scores.shape) > 0).astype(np.float32)
+    return features, dense, sparse.csr_array(dense), single, several
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("l2", [3.0, 0.3])
+def test_ngrams_are_fitted_as_further_columns(l2, weighted):
+    features, dense, ngrams, targets, _ = with_ngrams()
+    weights = np.random.default_rng(1).exponential(size=len(targets)) if weighted else np.ones(len(targets))
+    weights[30:35] = 0 if weighted else 1
+    both = np.hstack([features, dense])
+    found = fitted(criterion(ONE), features, targets, l2, ngrams=ngrams, weights=weights if weighted else None)
+    counted = np.count_nonzero(weights)
+    peer = LogisticRegression(C=counted / weights.sum() / l2, tol=1e-10, max_iter=10_000).fit(both, targets, weights)
+    weight, bias = found
+    assert weight.shape == (3, both.shape[1]) and weight.dtype == bias.dtype == np.float32
+    np.testing.assert_allclose(weight, peer.coef_, atol=5e-3)
+    np.testing.assert_allclose(softmax(both @ weight.T + bias), peer.predict_proba(both), atol=1e-3)
+    assert not weight[:, 6:][:, ~dense[weights > 0].any(axis=0)].any()
+
+
+@pytest.mark.parametrize("weights", [None, np.linspace(0.2, 2, 150)])
+def test_several_labels_with_ngrams_are_one_logistic_regression_each(weights):
+    features, dense, ngrams, _, targets = with_ngrams()
+    weight, bias = fitted(criterion(SEVERAL), features, targets, 0.5, ngrams=ngrams, weights=weights)
+    both = np.hstack([features, dense])
+    c = 1 / (3 * 0.5) * (1 if weights is None else len(weights) / weights.sum())
+    for label in range(3):
+        peer = LogisticRegression(C=c, tol=1e-10, max_iter=10_000).fit(both, targets[:, label], weights)
+        np.testing.assert_allclose(weight[label], peer.coef_[0], atol=5e-3)
+        np.testing.assert_allclose(bias[label], peer.intercept_[0], atol=5e-3)
+
+
+@pytest.mark.parametrize("labels", [ONE, SEVERAL])
+def test_ngrams_are_pulled_to_a_source_too(labels):
+    features, dense, ngrams, *targets = with_ngrams(count=60)
+    targets, source = targets_of(labels, *targets), some_head(6 + 60)
+    weights = np.random.default_rng(2).exponential(size=len(targets))
+    found = fitted(criterion(labels), features, targets, 5.0, ngrams=ngrams, weights=weights, towards=source)
+    expected = minimized([(1, np.hstack([features, dense]), targets, weights)], 5.0 / len(targets), source)
+    assert_same_head(found, expected, atol=5e-3)
+    # What no row has stays as the source has it.
+    absent = np.flatnonzero(~dense.any(axis=0)) + 6
+    np.testing.assert_allclose(found[0][:, absent], source[0][:, absent], atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [ONE, SEVERAL])
+@pytest.mark.parametrize("kind", ["in one row alone", "without a value", "of no term"])
+def test_ngrams_of_odd_kinds(labels, kind):
+    features, dense, _, *targets = with_ngrams()
+    targets = targets_of(labels, *targets)
+    if kind == "in one row alone":
+        dense = dense[:, (dense > 0).sum(axis=0) == 1]
+    elif kind == "of no term":
+        dense = dense[:, :0]
+    elif kind == "without a value":
+        dense = np.zeros_like(dense)
+    found = fitted(criterion(labels), features, targets, 1.0, ngrams=sparse.csr_array(dense))
+    both = np.hstack([features, dense])
+    assert_same_head(found, fitted(criterion(labels), both, targets, 1.0), atol=5e-3)
+
+
+@pytest.mark.parametrize("labels", [ONE, SEVERAL])
+def test_a_start_with_ngrams_changes_nothing(labels):
+    features, _, ngrams, *targets = with_ngrams()
+    targets = targets_of(labels, *targets)
+    cold = fitted(criterion(labels), features, targets, 1.0, ngrams=ngrams)
+    warm = fitted(criterion(labels), features, targets, 1.0, some_head(6 + 90), ngrams=ngrams)
+    assert_same_head(warm, cold, atol=5e-3)
+
+
+def test_a_solution_with_ngrams_is_reached_at_once_from_itself(count_steps):
+    features, _, ngrams, targets, _ = with_ngrams()
+    objective = criterion(ONE)
+    found = fitted(objective, features, targets, 1.0, ngrams=ngrams)
+    calls = count_steps(objective)
+    assert_same_head(fitted(objective, features, targets, 1.0, found, ngrams=ngrams, ftol=1e-7), found, atol=1e-3)
+    assert len(calls) <= 3
+
+
+def test_rows_with_ngrams_are_joined_taken_and_masked_as_dense_ones():
+    features, dense, ngrams, targets, _ = with_ngrams()
+    rows, head = Features(features, targets, ngrams=ngrams), some_head(6 + 90)
+    both = np.hstack([features, dense])
+    np.testing.assert_allclose(rows.logits(head), both @ head[0].T + head[1], atol=1e-4)
+    some, places = rows[np.array([40, 3, 20])] + rows[100:], [40, 3, 20, *range(100, 150)]
+    assert len(some) == 53 and some.targets.tolist() == targets[places].tolist()
+    np.testing.assert_array_equal(some.ngrams.toarray(), dense[places])
+    columns = np.random.default_rng(0).random(96) < 0.5
+    # All that row 20 has alone.
+    columns[6:12] = False
+    masked = rows.masked(columns)
+    np.testing.assert_array_equal(np.hstack([masked.values, masked.ngrams.toarray()]), both * columns)
+    # What is left fits as it does without the others.
+    found = fit(criterion(ONE), masked, 1.0, ftol=1e-9)
+    assert np.abs(found[0][:, ~columns]).max() < 1e-6
+    np.testing.assert_allclose(
+        found[0][:, columns], fitted(criterion(ONE), both[:, columns], targets, 1.0)[0], atol=5e-3
+    )

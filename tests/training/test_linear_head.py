@@ -1,7 +1,10 @@
 """A head for one task: by what its L2 strength is chosen, and what it is fitted on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, StratifiedKFold
@@ -237,3 +240,152 @@ def test_shares_follow_the_classes_and_the_rows_weights():
     found = share_weights(criterion, own, 2.0)
     np.testing.assert_allclose(found / found[0], [1, 1, 1, 3])
     assert (found * [1, 2, 4, 4]).sum() == pytest.approx(2.0)
+
+
+# N-grams
+
+
+def with_ngrams(count, seed=0, *, tell):
+    """Rows with 60 n-grams, which tell the labels that features do not, or the other way round."""
+    plain, draw = rows(count, seed=seed), np.random.default_rng(seed + 100)
+    dense = draw.random((count, 60)) * (draw.random((count, 60)) < 0.1)
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True).clip(min=1e-9)
+    scores = 4 * dense @ np.random.default_rng(8).normal(size=(60, 3)) + draw.gumbel(size=(count, 3))
+    targets = scores.argmax(axis=1) if tell else plain.targets
+    return replace(plain, targets=targets, ngrams=sparse.csr_array(dense.astype(np.float32)))
+
+
+def beside(part, scale):
+    """Features with n-grams scaled, as a dense matrix."""
+    return np.hstack([part.values, np.float32(scale) * part.ngrams.toarray()])
+
+
+def peer_beside(part, l2, scale, **options):
+    return LogisticRegression(C=1 / l2, tol=1e-10, max_iter=10_000).fit(beside(part, scale), part.targets, **options)
+
+
+def scale_of(record):
+    return np.sqrt(record["l2"] / record["ngrams"]["l2"])
+
+
+def assert_is_peer(head, peer, scale):
+    # The last fit of thousands of n-grams ends early.
+    for found, expected in ((head[0][:, :6], peer.coef_[:, :6]), (head[0][:, 6:] / scale, peer.coef_[:, 6:])):
+        assert np.linalg.norm(found - expected) < 0.04 * np.linalg.norm(peer.coef_[:, 6:])
+    np.testing.assert_allclose(head[1] - head[1].mean(), peer.intercept_ - peer.intercept_.mean(), atol=0.1)
+
+
+@pytest.mark.parametrize(("count", "by_loss"), [(80, True), (80, False), (FEW_ROWS, True)])
+def test_ngrams_that_tell_nothing_are_dropped_where_they_may_be(count, by_loss):
+    parts = with_ngrams(count, 2, tell=False), with_ngrams(40, 1, tell=False)
+    own = task(*parts, may_drop_ngrams=True, by_loss=by_loss)
+    found, plain = own.choose_l2(), replace(
+        own, train=replace(own.train, ngrams=None), validation=replace(own.validation, ngrams=None)
+    ).choose_l2()  # fmt: skip
+    assert found.head[0].shape == (3, 66) and not found.head[0][:, 6:].any()
+    np.testing.assert_array_equal(found.head[0][:, :6], plain.head[0])
+    np.testing.assert_array_equal(found.held_out, plain.held_out)
+    record = dict(found.record)
+    tried = record.pop("ngrams")
+    assert record == plain.record and tried["l2"] is None and tried["validation_scores"]
+    kept = replace(own, may_drop_ngrams=False).choose_l2()
+    assert kept.head[0][:, 6:].any() and kept.record["ngrams"]["l2"] > 0
+    # Its strength is that which costs least.
+    assert max(tried["validation_scores"].values()) <= max(record["validation_scores"].values())
+
+
+@pytest.mark.parametrize("may_drop", [True, False])
+@pytest.mark.parametrize("count", [60, FEW_ROWS])
+def test_ngrams_that_tell_labels_get_the_strength_that_is_recorded(count, may_drop):
+    own = task(with_ngrams(count, tell=True), with_ngrams(60, 1, tell=True), may_drop_ngrams=may_drop)
+    found, both = own.choose_l2(), own.train + own.validation
+    record = found.record
+    assert record["chosen_by"] == ("validation" if count == FEW_ROWS else "cross-validation")
+    scale = scale_of(record)
+    assert_is_peer(found.head, peer_beside(both, record["l2"], scale), scale)
+    # Without them no strength does as well.
+    best = max(record["ngrams"]["validation_scores"].values())
+    assert best > max(record["validation_scores"].values()) + 0.1
+    assert record["ngrams"]["validation_scores"][f"{record['l2']:g}, {record['ngrams']['l2']:.3g}"] == best
+    assert found.score == record["best_score"] > 0.5
+
+
+def test_scores_with_ngrams_are_of_rows_that_were_held_out():
+    own = task(with_ngrams(FEW_ROWS, tell=True), with_ngrams(60, 1, tell=True))
+    found = own.choose_l2(refit=False)
+    losses = {}
+    for name in found.record["ngrams"]["validation_scores"]:
+        l2, of_ngrams = map(float, name.split(", "))
+        scale = np.sqrt(l2 / of_ngrams)
+        logits = peer_beside(own.train, l2, scale).decision_function(beside(own.validation, scale))
+        losses[name] = -log_loss(own.validation.targets, logits)
+    assert len(losses) >= 4 and len({name.split(", ")[0] for name in losses}) >= 2
+    assert found.record["ngrams"]["validation_scores"] == pytest.approx(losses, rel=2e-2)
+    scale = scale_of(found.record)
+    alone = peer_beside(own.train, found.record["l2"], scale)
+    assert_is_peer(found.head, alone, scale)
+    expected = alone.predict_proba(beside(own.validation, scale))
+    np.testing.assert_allclose(softmax(found.held_out, axis=1), expected, atol=0.03)
+    assert found.record["fitted_on"] == "train"
+
+
+def test_folds_with_ngrams_are_held_out_each_by_its_own_head():
+    own = task(with_ngrams(40, tell=True), with_ngrams(20, 1, tell=True), l2=1.0, seed=2)
+    found, both = own.choose_l2(), own.train + own.validation
+    scale, expected = scale_of(found.record), np.empty((60, 3))
+    for kept, out in StratifiedKFold(5, shuffle=True, random_state=2).split(both.values, both.targets):
+        weight, bias = fit(own.criterion, Features(beside(both[kept], scale), both.targets[kept]), 1.0, ftol=1e-9)
+        expected[out] = beside(both[out], scale) @ weight.T + bias
+    np.testing.assert_allclose(found.held_out, expected[40:], atol=0.05)
+
+
+def test_extra_rows_have_ngrams_too():
+    own, others = task(with_ngrams(FEW_ROWS, tell=True), with_ngrams(60, 1, tell=True)), with_ngrams(90, 2, tell=True)
+    extra = replace(others, weights=share_weights(own.criterion, others, 3.0))
+    found, both = own.choose_l2(extra=extra, share=0.5), own.train + own.validation
+    weights = np.concatenate([np.full(len(both), 0.5 / len(both)), np.full(len(others), 3.0 / len(others))])
+    scale, sample_weight = scale_of(found.record), weights / weights.sum() * len(weights)
+    peer = peer_beside(both + others, found.record["l2"], scale, sample_weight=sample_weight)
+    assert_is_peer(found.head, peer, scale)
+
+
+def test_of_equals_ngrams_stay_out():
+    parts = with_ngrams(60, tell=False), with_ngrams(20, 1, tell=False)
+    found = task(*parts, lambda y, z: 0.5, by_loss=False, may_drop_ngrams=True).choose_l2()
+    assert (found.record["ngrams"]["l2"], found.record["l2"]) == (None, L2_STRENGTHS[0])
+    assert not found.head[0][:, 6:].any()
+
+
+@pytest.mark.parametrize("count", [60, 0])
+def test_ngrams_that_no_row_has_get_no_weight(count):
+    parts = with_ngrams(60, tell=False), with_ngrams(20, 1, tell=False)
+    own = task(*(replace(part, ngrams=sparse.csr_array((len(part), count), dtype=np.float32)) for part in parts))
+    weight, bias = own.choose_l2().head
+    assert weight.shape == (3, 6 + count) and not weight[:, 6:].any()
+    assert np.abs(weight[:, :6]).min() > 0 and np.isfinite(bias).all()
+
+
+def test_a_head_with_ngrams_is_pulled_to_a_source_and_loses_them_all_or_none():
+    own = task(with_ngrams(60, tell=True), with_ngrams(30, 1, tell=True))
+    source = with_ngrams(FEW_ROWS, 5, tell=True)
+    towards = fit(own.criterion, source, 1.0)
+    found = own.choose_l2(towards=towards)
+    assert 0 < scale_of(found.record) < np.inf and found.record["l2"] in TOWARDS_L2_STRENGTHS
+    scale, both = scale_of(found.record), own.train + own.validation
+    pull = np.hstack([towards[0][:, :6], towards[0][:, 6:] / scale]), towards[1]
+    weight, bias = fit(
+        own.criterion, Features(beside(both, scale).astype(np.float32), both.targets), found.record["l2"],
+        towards=pull, ftol=1e-9,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.head[0], np.hstack([weight[:, :6], weight[:, 6:] * scale]), atol=0.05)
+    np.testing.assert_allclose(found.head[1], bias, atol=0.05)
+    # A source that has learned of noise, for a task that features tell.
+    own = task(with_ngrams(60, tell=False), with_ngrams(30, 1, tell=False), may_drop_ngrams=True)
+    assert not own.choose_l2(towards=towards).head[0][:, 6:].any()
+
+
+def test_masked_ngrams_count_nothing():
+    columns = np.random.default_rng(0).random(66) < 0.5
+    own = task(with_ngrams(60, tell=True), with_ngrams(20, 1, tell=True))
+    found = own.masked(columns).choose_l2()
+    assert abs(found.head[0][:, ~columns]).max() < 1e-6 and abs(found.head[0][:, columns]).min() > 0

@@ -1,0 +1,269 @@
+"""Whole runs with n-grams beside an encoder or word vectors: where they are chosen, what is saved and predicted."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from transformers import AutoModelForSequenceClassification, pipeline
+
+import nlptransfer.word2vec
+from helpers.corpora import FILM_WORDS
+from helpers.encoders import make_film_base
+from helpers.folders import RUN_FILES, files_of, no_path_in
+from helpers.runs import finetune, record_of, same_weights
+from nlptransfer import Classifier, Probe, RunResult, Word2Vec
+from nlptransfer.errors import RunFolderError, SettingError
+from nlptransfer.vectors.store import save_vectors
+
+SIZES = {"train": 60, "validation": 20, "test": 30}
+# Neither the encoder nor the vectors know these.
+OPINIONS = {"bad": ["awful", "dire", "grim"], "good": ["fine", "superb", "lovely"], "long": ["endless", "slow"]}
+CHARACTERS = "酒店房间服务早餐位置前台价格"
+WITH_NGRAMS = RUN_FILES | {"model/ngrams.safetensors"}
+
+
+def opinions(count: int, draw: random.Random) -> tuple[list[str], list[Any]]:
+    """Texts whose words tell their label, which the encoder takes for one unknown word."""
+    labels = ["bad", "good"] * (count // 2)
+    found = [[*draw.choices(FILM_WORDS, k=draw.randint(3, 7)), draw.choice(OPINIONS[label])] for label in labels]
+    return [" ".join(draw.sample(words, len(words))) for words in found], labels
+
+
+def several(count: int, draw: random.Random) -> tuple[list[str], list[Any]]:
+    labels = [[name for name in OPINIONS if draw.random() < 0.4] for _ in range(count)]
+    found = [draw.choices(FILM_WORDS, k=3) + [draw.choice(OPINIONS[name]) for name in names] for names in labels]
+    return [" ".join(draw.sample(words, len(words))) for words in found], labels
+
+
+def chinese(count: int, draw: random.Random) -> tuple[list[str], list[Any]]:
+    labels = ["差", "好"] * (count // 2)
+    found = [[*draw.choices(CHARACTERS, k=draw.randint(3, 9)), f"很{label}"] for label in labels]
+    return ["".join(draw.sample(parts, len(parts))) for parts in found], labels
+
+
+def loud(count: int, draw: random.Random) -> tuple[list[str], list[Any]]:
+    """Texts that upper case tells apart: the encoder sees it, and n-grams do not."""
+    labels = ["calm", "loud"] * (count // 2)
+    texts = [" ".join(draw.choices(FILM_WORDS, k=draw.randint(3, 7))) for _ in labels]
+    return [text.upper() if label == "loud" else text for text, label in zip(texts, labels, strict=True)], labels
+
+
+def splits_of(make: Callable[..., Any], seed: int = 0) -> dict[str, Any]:
+    draw = random.Random(seed)
+    return {name: make(count, draw) for name, count in SIZES.items()}
+
+
+BESIDE_WORDS = Word2Vec(head_type="linear", features=("word2vec", "ngrams"))
+CASES: dict[str, tuple[Any, Any]] = {
+    "auto": (Probe(), opinions),
+    "named": (Probe(features=("encoder", "ngrams")), opinions),
+    "windows": (Probe(features=("ngrams", "encoder"), max_length=5, long_text="windows"), opinions),
+    "several": (Probe(), several),
+    "Chinese": (Probe(), chinese),
+    "words": (BESIDE_WORDS, opinions),
+    "words, several": (Word2Vec(**{"head_type": "linear", "features": ("ngrams", "word2vec")}), several),
+    "words, Chinese": (BESIDE_WORDS, chinese),
+}
+
+
+@pytest.fixture(scope="module")
+def bases_of(tmp_path_factory: pytest.TempPathFactory) -> dict[type, str]:
+    folder = tmp_path_factory.mktemp("bases")
+    matrix = np.random.default_rng(0).normal(size=(len(FILM_WORDS), 6)).astype(np.float32)
+    save_vectors(folder / "vectors.txt", FILM_WORDS, matrix)
+    return {Probe: make_film_base(folder / "encoder"), Word2Vec: str(folder / "vectors.txt")}
+
+
+@pytest.fixture(scope="module")
+def tune(bases_of: dict[type, str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunResult]:
+    def call(route: Any, data: Any, **settings: Any) -> RunResult:
+        settings = {"base": bases_of[type(route)], "output_dir": tmp_path_factory.mktemp("run")} | settings
+        return finetune(data, route=route, **settings)
+
+    return call
+
+
+@pytest.fixture(scope="module", params=CASES)
+def run(request: pytest.FixtureRequest, tune: Callable[..., RunResult]) -> RunResult:
+    route, make = CASES[request.param]
+    return tune(route, splits_of(make), calibration_size=0.2)
+
+
+def ngrams_of(run: RunResult) -> Any:
+    ngrams = run.classifier.model.ngrams
+    assert ngrams is not None
+    return ngrams
+
+
+def texts_of(run: RunResult) -> list[str]:
+    make = chinese if "差" in run.data.labels.names else several if run.data.labels.multi_label else opinions
+    return splits_of(make)["test"][0]
+
+
+def test_files_and_record(run: RunResult, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert set(files_of(run.folder)) == WITH_NGRAMS
+    no_path_in(run.folder, tmp_path_factory.getbasetemp())
+    record = record_of(run.folder)
+    assert "ngrams" in record["settings"]["route"]["features"] and len(record["settings"]["route"]["features"]) == 2
+    assert run.classifier.route == Classifier.load(run.folder).route
+    tried = record["training"]["ngrams"]
+    assert tried["l2"] > 0 and len(tried["validation_scores"]) >= 3
+    assert run.metrics["f1_micro"] > 0.75
+
+
+def test_logits_are_those_of_the_formula(run: RunResult) -> None:
+    model, route = run.classifier.model, run.classifier.route
+    words = "差" not in run.data.labels.names
+    # Of the training texts; rows of calibration are held out of them.
+    ngrams, texts = ngrams_of(run), [*texts_of(run), "nothing of this", "unheard", "", "。"]
+    form = {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"} if words else {"ngram_range": (1, 3)}
+    peer = TfidfVectorizer(analyzer="word" if words else "char", sublinear_tf=True, vocabulary=ngrams.terms, **form)
+    peer.idf_ = ngrams.idf
+    rows = route.rows(model, run.classifier.tokenizer, texts, share=True)
+    with torch.no_grad():
+        (hidden,) = model(**rows.batch(np.arange(len(texts))), output_hidden_states=True).hidden_states
+    width = hidden.shape[1]
+    weight, bias = (value.detach().numpy() for value in (model.classifier.weight, model.classifier.bias))
+    assert weight.shape == (run.data.labels.num_labels, width + len(ngrams)) and weight[:, width:].any()
+    known = peer.transform(texts).toarray()
+    assert not known[-3:].any() or not words
+    expected = hidden.numpy() @ weight[:, :width].T + bias + known @ weight[:, width:].T
+    # Features are in 16 bits in the cache.
+    np.testing.assert_allclose(run.classifier.logits(texts), expected, atol=0.03)
+    assert np.abs(known @ weight[:, width:].T).max() > 0.3
+
+
+def test_a_text_alone_is_predicted_as_among_others(run: RunResult) -> None:
+    texts = [*texts_of(run), "", "unheard", "awful " * 40]
+    together = run.classifier.logits(texts)
+    np.testing.assert_allclose(np.concatenate([run.classifier.logits([text]) for text in texts]), together, atol=3e-4)
+    np.testing.assert_allclose(run.classifier.logits(texts[::-1], batch_size=3)[::-1], together, atol=3e-4)
+    assert run.classifier.logits([]).shape == (0, run.data.labels.num_labels)
+
+
+def test_what_was_saved_gives_the_same(run: RunResult, tmp_path: Path) -> None:
+    texts = [*texts_of(run), "", "unheard"]
+    loaded, wanted = Classifier.load(run.folder), run.classifier.logits(texts)
+    np.testing.assert_allclose(loaded.logits(texts), wanted, atol=1e-6)
+    # Saved again too.
+    again = Classifier.load(loaded.save_pretrained(tmp_path / "again"))
+    np.testing.assert_allclose(again.logits(texts), wanted, atol=1e-6)
+    found = [row for row in pq.read_table(run.folder / "predictions.parquet").to_pylist() if row["split"] == "test"]
+    predicted = loaded.predict(texts_of(run))
+    expected = [row["probabilities"] for row in found]
+    np.testing.assert_allclose([[*one.probabilities.values()] for one in predicted], expected, atol=5e-3)
+
+
+# What is chosen
+
+
+def test_without_ngrams_the_encoder_cannot_tell(tune: Callable[..., RunResult]) -> None:
+    data = splits_of(opinions)
+    chosen, alone = tune(Probe(), data), tune(Probe(features=("encoder",)), data)
+    assert chosen.metrics["accuracy"] > 0.8 > 0.7 > alone.metrics["accuracy"]
+    assert chosen.classifier.route.recorded()["features"] == ("encoder", "ngrams")
+    assert set(files_of(alone.folder)) == RUN_FILES
+
+
+def test_ngrams_that_do_not_help_leave_nothing_behind(tune: Callable[..., RunResult]) -> None:
+    data = splits_of(loud, 1)
+    chosen, alone = tune(Probe(), data), tune(Probe(features=("encoder",)), data)
+    assert chosen.metrics["accuracy"] > 0.8
+    assert set(files_of(chosen.folder)) == RUN_FILES
+    assert same_weights(chosen, alone) and chosen.scores == alone.scores
+    assert record_of(chosen.folder)["settings"]["route"] == record_of(alone.folder)["settings"]["route"]
+    for name in ("config.json", "model.safetensors"):
+        one, other = (run.folder / "model" / name for run in (chosen, alone))
+        assert one.read_bytes() == other.read_bytes()
+    assert record_of(chosen.folder)["training"]["ngrams"]["l2"] is None
+    loaded = Classifier.load(chosen.folder)
+    assert loaded.route.recorded()["features"] == ("encoder",) and loaded.model.ngrams is None
+    # Asked for by name they stay.
+    named = tune(Probe(features=("encoder", "ngrams")), data)
+    assert set(files_of(named.folder)) == WITH_NGRAMS and ngrams_of(named)
+
+
+@pytest.mark.parametrize("kind", ["auto", "named", "words"])
+def test_texts_without_a_word_are_no_mistake(kind: str, tune: Callable[..., RunResult]) -> None:
+    draw = random.Random(0)
+    rows = {name: ["?" * draw.randint(1, 9) + " " + "!" * draw.randint(1, 9) for _ in range(20)] for name in SIZES}
+    data = {name: (texts, ["a", "b"] * 10) for name, texts in rows.items()}
+    run = tune(CASES[kind][0], data)
+    assert set(files_of(run.folder)) == RUN_FILES
+    texts = ["?! !", "a good film"]
+    np.testing.assert_allclose(Classifier.load(run.folder).logits(texts), run.classifier.logits(texts), atol=1e-6)
+
+
+# Runs that are there
+
+
+def test_the_same_call_returns_the_run_and_other_features_are_refused(tune: Callable[..., RunResult]) -> None:
+    data = splits_of(opinions)
+    first = tune(Probe(), data)
+    before = files_of(first.folder)
+    assert tune(Probe(), data, output_dir=first.folder).scores == first.scores
+    with pytest.raises(RunFolderError, match=r"features='auto'.*features=\['encoder', 'ngrams'\]"):
+        tune(Probe(features=("encoder", "ngrams")), data, output_dir=first.folder)
+    assert files_of(first.folder) == before
+    # Anew, without n-grams, leaves none behind.
+    tune(Probe(features=("encoder",)), data, output_dir=first.folder, overwrite=True)
+    assert set(files_of(first.folder)) == RUN_FILES
+    Classifier.load(first.folder)
+
+
+def test_a_damaged_file_of_ngrams_is_named(tune: Callable[..., RunResult]) -> None:
+    for route in (Probe(features=("encoder", "ngrams")), BESIDE_WORDS):
+        folder = tune(route, splits_of(opinions)).folder
+        file = folder / "model" / "ngrams.safetensors"
+        content = file.read_bytes()
+        file.write_bytes(content[:-9])
+        with pytest.raises(RunFolderError, match=r"ngrams\.safetensors: expected n-grams and their weights, found"):
+            Classifier.load(folder)
+        file.unlink()
+        with pytest.raises(RunFolderError, match=r"n-grams"):
+            Classifier.load(folder)
+
+
+# Beside word vectors
+
+
+def test_transformers_alone_refuses_word_vectors_with_ngrams(tune: Callable[..., RunResult]) -> None:
+    folder = tune(BESIDE_WORDS, splits_of(opinions)).folder / "model"
+    message = (
+        r"Classifier\.load, which reads this classifier's n-grams \(features=word2vec,ngrams\), found transformers"
+    )
+    with pytest.raises(RunFolderError, match=message):
+        AutoModelForSequenceClassification.from_pretrained(folder)
+    with pytest.raises(RunFolderError, match=message):
+        pipeline("text-classification", model=str(folder))
+    assert nlptransfer.word2vec is not None
+
+
+def test_ngrams_and_frozen_vectors_know_more_than_either(tune: Callable[..., RunResult]) -> None:
+    data = splits_of(opinions)
+    beside, alone = tune(BESIDE_WORDS, data), tune(Word2Vec(head_type="linear"), data)
+    assert beside.metrics["accuracy"] > 0.8 > 0.7 > alone.metrics["accuracy"]
+    assert set(files_of(alone.folder)) == RUN_FILES
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"head_type": "cnn"}, r"head_type='cnn': expected head_type=linear beside ngrams"),
+        ({"head_type": "mlp"}, r"head_type='mlp': expected head_type=linear beside ngrams"),
+        ({"head_type": "linear", "train_vectors": True}, r"train_vectors=True: expected False beside ngrams"),
+        ({"features": ("ngrams",)}, r"features=\('ngrams',\): expected word2vec among them, and"),
+        ({"features": ("word2vec", "word2vec")}, r"features=.*: expected word2vec among them, and each at most once"),
+        ({"features": ("encoder", "ngrams")}, r"features=.*: expected one of 'word2vec', 'ngrams'"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], message: str, tune: Callable[..., RunResult]) -> None:
+    route = Word2Vec(**{"features": ("word2vec", "ngrams"), "head_type": "linear", **settings})
+    with pytest.raises(SettingError, match=message):
+        tune(route, splits_of(opinions))
