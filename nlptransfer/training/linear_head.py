@@ -181,16 +181,25 @@ class _Search:
             best = max((one.metric for one in tries), default=-math.inf)
             tries.append(self.tried(l2, scale, starts))
             worse = 0 if tries[-1].metric > best else worse + (tries[-1].metric < best)
-            settled = scale > 0 and self.task.by_loss and tries[-1].metric - best < LEAST_GAIN * abs(best)
-            if settled or worse == (1 if self.task.by_loss else PATIENCE):
+            may_settle = scale > 0 and self.task.by_loss and self.towards is None
+            if (may_settle and tries[-1].metric - best < LEAST_GAIN * abs(best)) or worse == (
+                1 if self.task.by_loss else PATIENCE
+            ):
                 break
             starts = tries[-1].heads
         return tries
 
     def with_ngrams(self, alone: _Try) -> list[_Try]:
-        """Try scales of n-grams: the usual one with strengths from the best without them on, others with the best."""
-        usual, *others = (scale * math.sqrt(self.rows.values.shape[1]) for scale in NGRAM_SCALES)
-        tries = self._strengths(usual, [alone.l2 / 10**step for step in range(NGRAM_STEPS)], alone.heads)
+        """Try scales of n-grams: the usual one with strengths from the best without them on, others with the best.
+
+        Where the source's head has weights for n-grams, strengths begin as without n-grams, at a copy of it.
+        """
+        width = self.rows.values.shape[1]
+        usual, *others = (scale * math.sqrt(width) for scale in NGRAM_SCALES)
+        if self.towards is not None and self.towards[0][:, width:].any():
+            tries = self._strengths(usual, TOWARDS_L2_STRENGTHS, [self.towards] * len(self.parts))
+        else:
+            tries = self._strengths(usual, [alone.l2 / 10**step for step in range(NGRAM_STEPS)], alone.heads)
         best = max(tries, key=lambda one: one.metric)
         for scale in others:
             tries.append(self.tried(best.l2, scale, best.heads))
