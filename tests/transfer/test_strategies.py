@@ -15,6 +15,7 @@ from helpers.transfers import ALONE, FITTED, QUICK, ROUTES, sides_of, weights
 from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import NlpTransferError, SettingError
+from nlptransfer.experiments.fitting import fit_variant
 from nlptransfer.experiments.source import load_source, weighted
 from nlptransfer.results.summaries import Fit
 from nlptransfer.routes.full import Full
@@ -338,6 +339,25 @@ def test_ngrams_are_of_the_texts_of_both_sides(name, tune, sides):
     learned = [*source["train"][0], *target["train"][0]]
     pairs = {pair for text in learned for pair in map(" ".join, pairwise(text.split()))}
     assert terms == pairs | {word for text in learned for word in text.split()}
+
+
+def test_a_transfer_with_ngrams_that_was_cut_off_goes_on(tune, monkeypatch, tmp_path):
+    whole, fitted = tune("probe ngrams", "sequential"), []
+
+    def cut_off(learning, stage, *rest):
+        fitted.append(stage.name)
+        if len(fitted) == 2:
+            raise KeyboardInterrupt
+        return fit_variant(learning, stage, *rest)
+
+    monkeypatch.setattr("nlptransfer.experiments.stages.fit_variant", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        tune("probe ngrams", "sequential", output_dir=tmp_path / "cut")
+    assert (tmp_path / "cut" / "checkpoints_source").exists()
+    run = tune("probe ngrams", "sequential", output_dir=tmp_path / "cut")
+    assert fitted == ["source", "target", "target"]
+    assert same_weights(run, whole) and run.scores == whole.scores
+    assert run.classifier.model.ngrams.terms == whole.classifier.model.ngrams.terms
 
 
 def test_select_chooses_among_ngrams_too(tune):
