@@ -120,18 +120,15 @@ class Word2VecForSequenceClassification(PooledClassifier):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.vectors.requires_grad_(model.config.train_vectors)
         model.subwords, model.ngrams = subwords, ngrams
-        for is_there, what, short in (
-            (
-                subwords is not None or not model.config.keep_subwords,
-                "subword vectors (keep_subwords=True)",
-                "subwords",
-            ),
-            (ngrams is not None or not model.config.num_ngrams, "n-grams (features=word2vec,ngrams)", "n-grams"),
+        has_subwords, has_ngrams = subwords is not None, len(ngrams or ()) == model.config.num_ngrams
+        for is_whole, what, short in (
+            (has_subwords or not model.config.keep_subwords, "subword vectors (keep_subwords=True)", "subwords"),
+            (has_ngrams, "n-grams (features=word2vec,ngrams)", "n-grams"),
         ):
-            if not is_there:
+            if not is_whole:
                 raise RunFolderError(
                     f"{args[0]}: expected nlptransfer's Classifier.load, which reads this classifier's {what}, found "
-                    f"transformers alone, or no file of them: use that, or train it without {short}"
+                    f"transformers alone, or not the file of them: use that, or train it without {short}"
                 )
         return loaded
 

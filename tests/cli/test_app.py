@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.encoders import FILM_WORDS, make_film_base
-from nlptransfer import RunResult
+from nlptransfer import ComparisonResult, RunResult
 from nlptransfer.cli.app import main
 from nlptransfer.cli.terminal import show_comparison
 from nlptransfer.vectors.store import open_vectors
@@ -54,6 +54,33 @@ def test_finetune(command_line, remarks_folder, vectors_file, tmp_path):
     assert "word2vec: Data('remarks', 2 labels (negative, positive)" in ended.err
     again = command_line(main, *call)
     assert again.out == ended.out and "finished before, with the same settings" in again.err
+
+
+@pytest.mark.parametrize(
+    ("route", "features"), [("probe", "encoder,ngrams"), ("word2vec", "word2vec,ngrams"), ("probe", "auto")]
+)
+def test_features_are_named_with_commas(route, features, command_line, remarks_folder, vectors_file, tmp_path):
+    base = vectors_file if route == "word2vec" else make_film_base(tmp_path / "encoder")
+    folder, texts = tmp_path / "run", remarks_folder / "test.jsonl"
+    call = ["finetune", remarks_folder, "--base", base, "--output-dir", folder, "--route", route]
+    ended = command_line(main, *call, *LINEAR, "--set", f"features={features}")
+    assert ended.code == 0, ended.err
+    # The encoder knows none of the words.
+    expected = ["encoder", "ngrams"] if features == "auto" else features.split(",")
+    assert RunResult.load(folder).settings["route"]["features"] == expected
+    assert (folder / "model" / "ngrams.safetensors").exists()
+    predicted = [json.loads(line)["label"] for line in command_line(main, "predict", folder, texts).out.splitlines()]
+    true = [json.loads(line)["label"] for line in texts.read_text().splitlines()]
+    assert sum(map(str.__eq__, predicted, true)) > 0.8 * len(true)
+
+
+def test_compare_with_ngrams(command_line, remarks_folder, tmp_path):
+    base = make_film_base(tmp_path / "encoder")
+    call = ["compare", remarks_folder, "--routes", "probe,majority", "--bases", base, "--seeds", 1, "--quiet"]
+    ended = command_line(main, *call, "--output-dir", tmp_path / "out", "--set", "features=encoder,ngrams")
+    assert ended.code == 0, ended.err
+    (run,) = ComparisonResult.load(tmp_path / "out").runs("probe")
+    assert run.settings["route"]["features"] == ["encoder", "ngrams"] and run.metrics["accuracy"] > 0.8
 
 
 def test_several_data_sets_go_to_folders_of_their_own(
@@ -219,6 +246,11 @@ ERRORS = {
     "finetune {data} --set dropout": "--set dropout: expected KEY=VALUE",
     "finetune {data} --set dropuot=0.1": "unknown setting 'dropuot': did you mean 'dropout'?",
     "finetune {data} --set dropout=2": "dropout='2': expected a number from 0, below 1",
+    "finetune {data} --route probe --set features=encoder,ngram": "features='encoder,ngram': expected one of 'auto' or",
+    "compare {data} --routes probe --set features=ngrams": "features=('ngrams',): expected encoder among them",
+    "finetune {data} --set features=word2vec,ngrams": "head_type='cnn': expected head_type=linear beside ngrams",
+    "finetune {data} --set features=encoder": "features='encoder': expected one of 'word2vec', 'ngrams'",
+    "finetune {data} --route full --set features=auto": "features",
     "finetune {data} --route lorra": "unknown route 'lorra'",
     "finetune {data} --base nowhere.txt": "nowhere.txt: no such file",
     "finetune nowhere.csv": "nowhere.csv: no such file or folder",

@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,14 @@ from helpers.folders import RUN_FILES, files_of, no_path_in
 from helpers.runs import finetune, record_of, same_weights
 from nlptransfer import Classifier, Probe, RunResult, Word2Vec
 from nlptransfer.errors import RunFolderError, SettingError
+from nlptransfer.models.ngrams import Ngrams
 from nlptransfer.vectors.store import save_vectors
 
 SIZES = {"train": 60, "validation": 20, "test": 30}
 # Neither the encoder nor the vectors know these.
 OPINIONS = {"bad": ["awful", "dire", "grim"], "good": ["fine", "superb", "lovely"], "long": ["endless", "slow"]}
 CHARACTERS = "酒店房间服务早餐位置前台价格"
+CALIBRATED = {"calibration_size": 0.2}
 WITH_NGRAMS = RUN_FILES | {"model/ngrams.safetensors"}
 
 
@@ -62,13 +66,11 @@ def splits_of(make: Callable[..., Any], seed: int = 0) -> dict[str, Any]:
 BESIDE_WORDS = Word2Vec(head_type="linear", features=("word2vec", "ngrams"))
 CASES: dict[str, tuple[Any, Any]] = {
     "auto": (Probe(), opinions),
-    "named": (Probe(features=("encoder", "ngrams")), opinions),
     "windows": (Probe(features=("ngrams", "encoder"), max_length=5, long_text="windows"), opinions),
     "several": (Probe(), several),
     "Chinese": (Probe(), chinese),
     "words": (BESIDE_WORDS, opinions),
     "words, several": (Word2Vec(**{"head_type": "linear", "features": ("ngrams", "word2vec")}), several),
-    "words, Chinese": (BESIDE_WORDS, chinese),
 }
 
 
@@ -89,10 +91,21 @@ def tune(bases_of: dict[type, str], tmp_path_factory: pytest.TempPathFactory) ->
     return call
 
 
+@pytest.fixture(scope="module")
+def known(tune: Callable[..., RunResult]) -> Callable[[str], RunResult]:
+    """The cases by name, each run once."""
+
+    @cache
+    def case(name: str) -> RunResult:
+        route, make = CASES[name]
+        return tune(route, splits_of(make), **CALIBRATED)
+
+    return case
+
+
 @pytest.fixture(scope="module", params=CASES)
-def run(request: pytest.FixtureRequest, tune: Callable[..., RunResult]) -> RunResult:
-    route, make = CASES[request.param]
-    return tune(route, splits_of(make), calibration_size=0.2)
+def run(request: pytest.FixtureRequest, known: Callable[[str], RunResult]) -> RunResult:
+    return known(request.param)
 
 
 def ngrams_of(run: RunResult) -> Any:
@@ -163,12 +176,19 @@ def test_what_was_saved_gives_the_same(run: RunResult, tmp_path: Path) -> None:
 # What is chosen
 
 
-def test_without_ngrams_the_encoder_cannot_tell(tune: Callable[..., RunResult]) -> None:
-    data = splits_of(opinions)
-    chosen, alone = tune(Probe(), data), tune(Probe(features=("encoder",)), data)
-    assert chosen.metrics["accuracy"] > 0.8 > 0.7 > alone.metrics["accuracy"]
-    assert chosen.classifier.route.recorded()["features"] == ("encoder", "ngrams")
-    assert set(files_of(alone.folder)) == RUN_FILES
+@pytest.mark.parametrize(
+    ("kind", "alone"), [("auto", Probe(features=("encoder",))), ("words", Word2Vec(head_type="linear"))]
+)
+def test_ngrams_tell_what_frozen_features_cannot(kind: str, alone: Any, known: Any, tune: Any) -> None:
+    without = tune(alone, splits_of(opinions), **CALIBRATED)
+    assert known(kind).metrics["accuracy"] > 0.8 > 0.7 > without.metrics["accuracy"]
+    assert set(files_of(without.folder)) == RUN_FILES
+
+
+def test_what_was_chosen_is_the_route(known: Callable[[str], RunResult]) -> None:
+    assert known("auto").classifier.route == Probe(features=("encoder", "ngrams"))
+    for name in ("windows", "words"):
+        assert known(name).classifier.route == CASES[name][0]
 
 
 def test_ngrams_that_do_not_help_leave_nothing_behind(tune: Callable[..., RunResult]) -> None:
@@ -189,7 +209,7 @@ def test_ngrams_that_do_not_help_leave_nothing_behind(tune: Callable[..., RunRes
     assert set(files_of(named.folder)) == WITH_NGRAMS and ngrams_of(named)
 
 
-@pytest.mark.parametrize("kind", ["auto", "named", "words"])
+@pytest.mark.parametrize("kind", ["auto", "windows", "words"])
 def test_texts_without_a_word_are_no_mistake(kind: str, tune: Callable[..., RunResult]) -> None:
     draw = random.Random(0)
     rows = {name: ["?" * draw.randint(1, 9) + " " + "!" * draw.randint(1, 9) for _ in range(20)] for name in SIZES}
@@ -203,38 +223,49 @@ def test_texts_without_a_word_are_no_mistake(kind: str, tune: Callable[..., RunR
 # Runs that are there
 
 
-def test_the_same_call_returns_the_run_and_other_features_are_refused(tune: Callable[..., RunResult]) -> None:
-    data = splits_of(opinions)
-    first = tune(Probe(), data)
-    before = files_of(first.folder)
-    assert tune(Probe(), data, output_dir=first.folder).scores == first.scores
+def test_the_same_call_returns_the_run_and_other_features_are_refused(
+    known: Callable[[str], RunResult], tune: Callable[..., RunResult], tmp_path: Path
+) -> None:
+    data, first = splits_of(opinions), known("auto")
+    folder = copytree(first.folder, tmp_path / "run")
+    before = files_of(folder)
+    settings = {"output_dir": folder, **CALIBRATED}
+    assert tune(Probe(), data, **settings).scores == first.scores
     with pytest.raises(RunFolderError, match=r"features='auto'.*features=\['encoder', 'ngrams'\]"):
-        tune(Probe(features=("encoder", "ngrams")), data, output_dir=first.folder)
-    assert files_of(first.folder) == before
+        tune(Probe(features=("encoder", "ngrams")), data, **settings)
+    assert files_of(folder) == before
     # Anew, without n-grams, leaves none behind.
-    tune(Probe(features=("encoder",)), data, output_dir=first.folder, overwrite=True)
-    assert set(files_of(first.folder)) == RUN_FILES
-    Classifier.load(first.folder)
+    tune(Probe(features=("encoder",)), data, overwrite=True, **settings)
+    assert set(files_of(folder)) == RUN_FILES
+    Classifier.load(folder)
 
 
-def test_a_damaged_file_of_ngrams_is_named(tune: Callable[..., RunResult]) -> None:
-    for route in (Probe(features=("encoder", "ngrams")), BESIDE_WORDS):
-        folder = tune(route, splits_of(opinions)).folder
-        file = folder / "model" / "ngrams.safetensors"
-        content = file.read_bytes()
-        file.write_bytes(content[:-9])
-        with pytest.raises(RunFolderError, match=r"ngrams\.safetensors: expected n-grams and their weights, found"):
-            Classifier.load(folder)
-        file.unlink()
-        with pytest.raises(RunFolderError, match=r"n-grams"):
-            Classifier.load(folder)
+@pytest.mark.parametrize("kind", ["auto", "words"])
+def test_a_damaged_file_of_ngrams_is_named(kind: str, known: Callable[[str], RunResult], tmp_path: Path) -> None:
+    folder = copytree(known(kind).folder, tmp_path / "run")
+    file = folder / "model" / "ngrams.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-9])
+    with pytest.raises(RunFolderError, match=r"ngrams\.safetensors: expected n-grams and their weights, found"):
+        Classifier.load(folder)
+    count = len(ngrams_of(known(kind)))
+    none, others = {
+        "auto": (rf"expected {count} n-grams, found 0: fetch it again", rf"expected {count} n-grams, found 3: fetch"),
+        "words": (r"this classifier's n-grams \(features=word2vec,ngrams\), found .*not the file of them",) * 2,
+    }[kind]
+    file.unlink()
+    with pytest.raises(RunFolderError, match=none):
+        Classifier.load(folder)
+    Ngrams.of(["a film"], 2).save(folder / "model")
+    with pytest.raises(RunFolderError, match=others):
+        Classifier.load(folder)
 
 
 # Beside word vectors
 
 
-def test_transformers_alone_refuses_word_vectors_with_ngrams(tune: Callable[..., RunResult]) -> None:
-    folder = tune(BESIDE_WORDS, splits_of(opinions)).folder / "model"
+def test_transformers_alone_refuses_word_vectors_with_ngrams(known: Callable[[str], RunResult]) -> None:
+    folder = known("words").folder / "model"
     message = (
         r"Classifier\.load, which reads this classifier's n-grams \(features=word2vec,ngrams\), found transformers"
     )
@@ -243,13 +274,6 @@ def test_transformers_alone_refuses_word_vectors_with_ngrams(tune: Callable[...,
     with pytest.raises(RunFolderError, match=message):
         pipeline("text-classification", model=str(folder))
     assert nlptransfer.word2vec is not None
-
-
-def test_ngrams_and_frozen_vectors_know_more_than_either(tune: Callable[..., RunResult]) -> None:
-    data = splits_of(opinions)
-    beside, alone = tune(BESIDE_WORDS, data), tune(Word2Vec(head_type="linear"), data)
-    assert beside.metrics["accuracy"] > 0.8 > 0.7 > alone.metrics["accuracy"]
-    assert set(files_of(alone.folder)) == RUN_FILES
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ TRANSFERS = {
     "joint": (Full(dropout=0.0), Joint(alpha=0.7, weighting="scheduled")),
     "relational": (Full(dropout=0.0), Relational()),
     "held to the source": (Full(dropout=0.0), Sequential(l2_sp=0.1)),
-    "fitted joint": (Probe(), Joint()),
+    "fitted joint": (Probe(features=("encoder", "ngrams")), Joint()),
 }
 DISTANCES = {"correlation": correlation_distance, "means": mean_discrepancy, "adversary": Adversary}
 """Between domains, by name."""

@@ -25,11 +25,12 @@ ROUTES: dict[str, dict[str, Any]] = {
     "words mlp": {"route": "word2vec", "head_type": "mlp", **ON_WORDS},
     "words cnn": {"route": "word2vec", "head_type": "cnn", **ON_WORDS},
     "probe linear": {"route": "probe"},
+    "probe ngrams": {"route": "probe", "features": ("encoder", "ngrams")},
     "probe mlp": {"route": "probe", "head_type": "mlp", "mlp_sizes": (8,)},
     "full": {"route": "full", "max_length": 16, **ENCODERS},
     "lora": {"route": "lora", "max_length": 16, "rank": 4, **ENCODERS},
 }
-FITTED = ("words linear", "probe linear")
+FITTED = ("words linear", "probe linear", "probe ngrams")
 
 
 def sides_of(

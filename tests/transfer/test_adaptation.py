@@ -48,9 +48,11 @@ def adapt(bases, vectors_file, tmp_path) -> Callable[..., RunResult]:
 
 FITTING = [
     (route, name)
-    for route in ("words linear", "words mlp", "probe linear", "full", "lora")
+    for route in ("words linear", "words mlp", "probe linear", "probe ngrams", "full", "lora")
     for name in FREE
     if not (name in STEPPED_ONLY and route in FITTED)
+    # It tries two of the others.
+    if not (name != "adapt" and route == "probe ngrams")
 ]
 
 

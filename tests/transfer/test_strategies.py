@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from helpers.transfers import ALONE, FITTED, QUICK, ROUTES, sides_of, weights
 from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import NlpTransferError, SettingError
+from nlptransfer.experiments.fitting import fit_variant
 from nlptransfer.experiments.source import load_source, weighted
 from nlptransfer.results.summaries import Fit
 from nlptransfer.routes.full import Full
@@ -186,7 +188,7 @@ def test_names_of_strategies():
 # From a saved classifier
 
 
-@pytest.mark.parametrize("route", ["words linear", "words cnn", "probe linear", "full", "lora"])
+@pytest.mark.parametrize("route", ["words linear", "words cnn", "probe linear", "probe ngrams", "full", "lora"])
 def test_a_copied_classifier_needs_no_training_and_scores_as_its_own_evaluate_says(route, tune, sides, tmp_path):
     source, target, base = sides(route)
     own = {**ALONE, **ROUTES[route], "calibration_size": 0.3}
@@ -198,6 +200,23 @@ def test_a_copied_classifier_needs_no_training_and_scores_as_its_own_evaluate_sa
         if name not in ("rows", "per_class"):
             assert value == pytest.approx(evaluated[name]), name
     assert same_weights(run, saved)
+
+
+@pytest.mark.parametrize("features", [("encoder", "ngrams"), ("encoder",)])
+def test_a_saved_source_keeps_its_ngrams_or_has_none(features, sides, tmp_path):
+    source, target, base = sides("probe ngrams")
+    saved = finetune(source, route="probe", features=features, output_dir=tmp_path / "saved", base=base, **ALONE)
+    run = finetune(target, source=saved.folder, output_dir=tmp_path / "on", **QUICK)
+    assert list(run.stages) == ["target"] and run.classifier.route == saved.classifier.route
+    assert run.metrics["accuracy"] > 0.6 and not same_weights(run, saved)
+    if "ngrams" in features:
+        assert run.classifier.model.ngrams.terms == saved.classifier.model.ngrams.terms
+        assert run.stages["target"].details["ngrams"]["l2"] > 0
+    else:
+        assert run.classifier.model.ngrams is None
+        assert not [*run.folder.rglob("ngrams.safetensors")]
+    loaded = Classifier.load(run.folder)
+    np.testing.assert_allclose(loaded.logits(target["test"][0]), run.classifier.logits(target["test"][0]), atol=1e-6)
 
 
 @pytest.mark.parametrize("route", ["full", "lora"])
@@ -311,6 +330,41 @@ def test_select_keeps_what_counts_on_the_source(tune):
     assert set(stage["scores_by_share"]) == {"1", "0.5", "0.25", "0.1", "0.05"}
     assert stage["scores_by_share"][f"{stage['kept_features']:g}"] == max(stage["scores_by_share"].values())
     assert (weights(run)["classifier.weight"] == 0).all(axis=0).sum() == 8 - max(1, round(stage["kept_features"] * 8))
+
+
+@pytest.mark.parametrize("name", ["copy", "sequential", "joint", "select_features"])
+def test_ngrams_are_of_the_texts_of_both_sides(name, tune, sides):
+    source, target, _ = sides("probe ngrams")
+    terms = {*tune("probe ngrams", name).classifier.model.ngrams.terms}
+    learned = [*source["train"][0], *target["train"][0]]
+    pairs = {pair for text in learned for pair in map(" ".join, pairwise(text.split()))}
+    assert terms == pairs | {word for text in learned for word in text.split()}
+
+
+def test_a_transfer_with_ngrams_that_was_cut_off_goes_on(tune, monkeypatch, tmp_path):
+    whole, fitted = tune("probe ngrams", "sequential"), []
+
+    def cut_off(learning, stage, *rest):
+        fitted.append(stage.name)
+        if len(fitted) == 2:
+            raise KeyboardInterrupt
+        return fit_variant(learning, stage, *rest)
+
+    monkeypatch.setattr("nlptransfer.experiments.stages.fit_variant", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        tune("probe ngrams", "sequential", output_dir=tmp_path / "cut")
+    assert (tmp_path / "cut" / "checkpoints_source").exists()
+    run = tune("probe ngrams", "sequential", output_dir=tmp_path / "cut")
+    assert fitted == ["source", "target", "target"]
+    assert same_weights(run, whole) and run.scores == whole.scores
+    assert run.classifier.model.ngrams.terms == whole.classifier.model.ngrams.terms
+
+
+def test_select_chooses_among_ngrams_too(tune):
+    run = tune("probe ngrams", "select_features")
+    weight, share = weights(run)["classifier.weight"], run.stages["target"].details["kept_features"]
+    assert np.isfinite(weight).all() and (weight != 0).any(axis=0).sum() <= max(1, round(share * weight.shape[1]))
+    assert set(run.stages["target"].details["scores_by_share"]) == {"1", "0.5", "0.25", "0.1", "0.05"}
 
 
 # Which rows count
