@@ -28,7 +28,7 @@ PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
 ROUGH = 3e-5
 """FTOL while the losses of many rows are compared."""
-NGRAM_FTOL, NGRAM_ROUGH = 3e-5, 2e-4
+NGRAM_FTOL, NGRAM_ROUGH = 1e-5, 2e-4
 """The same two where there are n-grams: what is left to gain by their thousands of weights takes many steps."""
 FOLDS = 5
 """Most folds of cross-validation."""
