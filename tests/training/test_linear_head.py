@@ -272,7 +272,7 @@ def assert_is_peer(head, peer, scale):
     # The last fit of thousands of n-grams ends early.
     for found, expected in ((head[0][:, :6], peer.coef_[:, :6]), (head[0][:, 6:] / scale, peer.coef_[:, 6:])):
         assert np.linalg.norm(found - expected) < 0.04 * np.linalg.norm(peer.coef_[:, 6:])
-    np.testing.assert_allclose(head[1] - head[1].mean(), peer.intercept_ - peer.intercept_.mean(), atol=0.1)
+    np.testing.assert_allclose(head[1] - head[1].mean(), peer.intercept_ - peer.intercept_.mean(), atol=0.15)
 
 
 @pytest.mark.parametrize(("count", "by_loss"), [(80, True), (80, False), (FEW_ROWS, True)])
