@@ -22,8 +22,6 @@ NGRAM_SCALES = (1.0, 2.0, 0.5)
 them an L2 strength of their own, l2 / (scale * length)^2."""
 NGRAM_STEPS = 5
 """Strengths that are tried with n-grams: that without them, a tenth of it, and so on."""
-LEAST_GAIN = 0.02
-"""Share by which the loss of a strength beside n-grams must be lower than that of the last, for another to be tried."""
 PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
 ROUGH = 3e-5
@@ -181,10 +179,7 @@ class _Search:
             best = max((one.metric for one in tries), default=-math.inf)
             tries.append(self.tried(l2, scale, starts))
             worse = 0 if tries[-1].metric > best else worse + (tries[-1].metric < best)
-            may_settle = scale > 0 and self.task.by_loss and self.towards is None
-            if (may_settle and tries[-1].metric - best < LEAST_GAIN * abs(best)) or worse == (
-                1 if self.task.by_loss else PATIENCE
-            ):
+            if worse == (1 if self.task.by_loss else PATIENCE):
                 break
             starts = tries[-1].heads
         return tries
