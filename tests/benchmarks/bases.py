@@ -74,9 +74,9 @@ def sampled(folder: Path, name: str, to: Path) -> None:
         (to / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
 
 
-def features_of(data: Data, base: str) -> dict[str, Features]:
+def features_of(data: Data, base: str, prompt: str | None = None) -> dict[str, Features]:
     """Return the features of each split, by name, n-grams among them."""
-    route = Probe(features=("encoder", "ngrams"))
+    route = Probe(features=("encoder", "ngrams"), prompt=prompt)
     built = route.build(data, base, None, 0)
     features = {}
     for name in ("train", "validation", "test"):
@@ -108,13 +108,13 @@ def difference(one: np.ndarray, other: np.ndarray) -> str:
     return f"{100 * apart.mean():+.1f} ± {196 * apart.std() / len(apart) ** 0.5:.1f}"
 
 
-def lines(folder: Path, name: str, bases: list[str]) -> Iterator[str]:
+def lines(folder: Path, name: str, bases: list[str], prompt: str | None) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as place:
         sampled(folder, name, Path(place))
         data = load_data(place)
         ngrams = fit_tfidf(data).probabilities(data.test.texts).argmax(axis=1) == data.test.targets
         for base in bases:
-            features = features_of(data, base)
+            features = features_of(data, base, prompt)
             dense = {split: replace(part, ngrams=None) for split, part in features.items()}
             encoder, both, default = (
                 scored(data, dense),
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("data", nargs="*", default=[*ENGLISH, *CHINESE], help="names in the folder")
     parser.add_argument("--base", action="append", help="id of an encoder")
     parser.add_argument("--folder", type=Path, default=SHARED / "data")
+    parser.add_argument("--prompt", help="in place of what the base was trained with; '' for nothing")
     parser.add_argument("--write", type=Path, help="folder for the rows, in place of measuring")
     options = parser.parse_args()
     if options.write is not None:
@@ -159,7 +160,7 @@ def main() -> None:
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     for name in options.data:
         bases = options.base or [one.id for one in (MINILM, E5, *([E5_EN_PT] if name in ENGLISH else []))]
-        for line in lines(options.folder, name, bases):
+        for line in lines(options.folder, name, bases, options.prompt):
             print(line, flush=True)
 
 
