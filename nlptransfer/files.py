@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,11 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a file of UTF-8 JSON."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a file of UTF-8 JSON; a ValueError for anything else."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deep to be read") from error
 
 
 def size_mb(folder: str | Path) -> float:
@@ -106,6 +110,18 @@ def content_stamp(path: str | Path) -> str:
                 stream.seek(place)
                 digest.update(stream.read(2**16))
     return digest.hexdigest()
+
+
+def file_hash(file: Path) -> str:
+    """Return the sha256 of a file in hexadecimal, computed once as long as it stays as it is."""
+    stat = file.stat()
+    return _sha256_of(file.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256_of(file: Path, size: int, mtime_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def templates(filters: Mapping[str, Callable[..., Any]]) -> "Environment":

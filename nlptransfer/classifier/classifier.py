@@ -315,6 +315,7 @@ class Classifier:
         place = None if device is None else find_device(device)
         folder = saved_folder(local_folder(source, revision, token))
         record = SavedRecord.read(folder)
+        record.check_files(folder)
         route, known = record.route, record.further.get("base", {})
         if token is not None and not isinstance(base, SharedBase) and route.needs_base(folder):
             # What the token opens lies in the cache from now on, where the format finds it.

@@ -1,5 +1,7 @@
 """How a classifier lies in a folder: nlptransfer.json, and where the folder is. Does not load models."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,10 +10,14 @@ from typing import Any
 from nlptransfer.classifier.onnx import Exported
 from nlptransfer.data import NORMALIZATIONS, Labels
 from nlptransfer.errors import RunFolderError, SettingError
-from nlptransfer.files import read_json, write_json
-from nlptransfer.hub import RECORD, fetch, is_hub_id
+from nlptransfer.files import file_hash, read_json, write_json
+from nlptransfer.hub import CARD, RECORD, fetch, is_hub_id
 from nlptransfer.routes import ROUTES, SavedFormat
 from nlptransfer.settings import check, fill
+
+_STAMP = "sha256"
+"""Key of the hash of all other content."""
+_REPAIR = "it is damaged or was changed: fetch it again, or save it anew"
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class SavedRecord:
     """base, calibration, results, ..., by their keys in the file"""
     verified: dict[str, Any] | None = None
     """what was compared when it was saved, see verification.py"""
+    files: Mapping[str, str] | None = None
+    """sha256 of each other file in the folder by its name, but of the card; None where an older nlptransfer saved it"""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -43,6 +51,7 @@ class SavedRecord:
             "text_columns": list(self.text_columns),
             **self.further,
             "verified": self.verified,
+            **({} if self.files is None else {"files": dict(self.files)}),
         }
 
     @classmethod
@@ -66,16 +75,43 @@ class SavedRecord:
             # Folders from before it was saved have none.
             tuple(content.get("text_columns", ())),
             verified=content.get("verified"),
+            files=content.get("files"),
         )
-        fields = record.as_json()
+        fields = {*record.as_json(), _STAMP}
         return replace(record, further={name: value for name, value in content.items() if name not in fields})
 
     @classmethod
     def read(cls, folder: Path) -> "SavedRecord":
-        return cls.of_json(read_json(folder / RECORD), folder / RECORD)
+        """Read the file in a folder; a RunFolderError where it is not as it was saved."""
+        place = folder / RECORD
+        try:
+            content = dict(read_json(place))
+            if "files" in content and content.pop(_STAMP, None) != _stamp(content):
+                raise ValueError("other content than was saved")
+            return cls.of_json(content, place)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            found = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise RunFolderError(f"{place}: expected what nlptransfer saved there, found {found}: {_REPAIR}") from error
+
+    def check_files(self, folder: Path) -> None:
+        """Raise a RunFolderError for the first file that is missing or not as it was saved."""
+        for name, expected in (self.files or {}).items():
+            if not (folder / name).is_file():
+                raise RunFolderError(f"{folder / name}: expected the file that was saved, found none: {_REPAIR}")
+            if (found := file_hash(folder / name)) != expected:
+                what = f"sha256 {expected[:12]}..., as it was saved, found {found[:12]}..."
+                raise RunFolderError(f"{folder / name}: expected {what}: {_REPAIR}")
 
     def write(self, folder: Path) -> None:
-        write_json(folder / RECORD, self.as_json())
+        """Write the file, with the hashes of all others in the folder."""
+        others = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        files = {name: file_hash(path) for name, path in others.items() if name not in (RECORD, CARD)}
+        content = replace(self, files=files).as_json()
+        write_json(folder / RECORD, content | {_STAMP: _stamp(content)})
+
+
+def _stamp(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def note_results(folder: Path, results: Mapping[str, Any]) -> None:

@@ -46,6 +46,7 @@ def push_saved(
     """
     folder = saved_folder(Path(folder))
     record = SavedRecord.read(folder)
+    record.check_files(folder)
     if record.verified is None:
         raise RunFolderError(
             f"{folder}: expected a classifier that was opened again after it was saved, found no sign of it: save it "

@@ -31,5 +31,6 @@ from .unknown_pieces import UNKNOWN as UNKNOWN
 from .unknown_pieces import base_for as base_for
 from .unknown_pieces import unknown_share as unknown_share
 from .unknown_pieces import warn_of_unknown as warn_of_unknown
+from .upload import CARD as CARD
 from .upload import Pushed as Pushed
 from .upload import push as push

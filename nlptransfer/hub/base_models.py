@@ -12,9 +12,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from nlptransfer.errors import BaseModelError, HubError
-from nlptransfer.files import cache_folder, read_json, write_json
+from nlptransfer.files import cache_folder, file_hash, read_json, write_json
 from nlptransfer.hub.client import SENTENCEPIECE, Files, HubClient, HubUnreachable, cached_folder, is_hub_id
-from nlptransfer.hub.packaged import MINILM, WEIGHTS, Packaged, file_hash, find_packaged, find_packaged_vectors
+from nlptransfer.hub.packaged import MINILM, WEIGHTS, Packaged, find_packaged, find_packaged_vectors
 
 logger = logging.getLogger("nlptransfer")
 

@@ -21,7 +21,17 @@ logger = logging.getLogger("nlptransfer")
 
 RECORD = "nlptransfer.json"
 _FILES: Files = {
-    "allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.onnx", "*.onnx.data", "README.md", *SENTENCEPIECE],
+    "allow_patterns": [
+        "*.json",
+        "*.safetensors",
+        "*.txt",
+        "*.onnx",
+        "*.onnx.data",
+        "*.npy",
+        "*.jinja",
+        "README.md",
+        *SENTENCEPIECE,
+    ],
     "ignore_patterns": ["checkpoint*/*", "runs/*"],
 }
 

@@ -3,20 +3,18 @@
 Does not load models.
 """
 
-import hashlib
 import importlib.util
 import logging
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from nlptransfer.errors import BaseModelError, nearest
-from nlptransfer.files import atomic_folder, cache_folder, write_json
+from nlptransfer.files import atomic_folder, cache_folder, file_hash, write_json
 
 logger = logging.getLogger("nlptransfer")
 
@@ -198,18 +196,6 @@ def find_packaged_vectors(name: str | None) -> Packaged | None:
 def _by_name(table: Mapping[str, Packaged], name: str) -> Packaged | None:
     short = (one for one in table.values() if name.lower() in one.short_names)
     return table.get(name) or next(short, None)
-
-
-def file_hash(file: Path) -> str:
-    """Return the sha256 of a file in hexadecimal, computed once as long as it stays as it is."""
-    stat = file.stat()
-    return _sha256_of(file.resolve(), stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def _sha256_of(file: Path, size: int, mtime_ns: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def packaged_path(name: str) -> str:

@@ -154,7 +154,9 @@ def test_the_columns_of_the_training_are_read_from_what_has_them(one, tmp_path, 
     # They are not in all that is read.
     assert two.predict(TEXTS) == one.predict(TEXTS)
     record = json.loads((tmp_path / "out" / "nlptransfer.json").read_text())
-    assert record.pop("text_columns") == ["title", "body"]
+    assert record["text_columns"] == ["title", "body"]
+    for name in ("text_columns", "files", "sha256"):
+        del record[name]
     (tmp_path / "out" / "nlptransfer.json").write_text(json.dumps(record))
     assert Classifier.load(tmp_path / "out").text_columns == ()
 
@@ -163,7 +165,9 @@ def test_options_of_how_predictions_are_made(one, tmp_path):
     wanted = one.predict(TEXTS)
     for found in (one.predict(TEXTS, batch_size=1), [*one.stream(TEXTS, batch_size=2)]):
         assert [each.labels for each in found] == [each.labels for each in wanted]
-        assert [each.probabilities for each in found] == [pytest.approx(each.probabilities) for each in wanted]
+        assert [each.probabilities for each in found] == [
+            pytest.approx(each.probabilities, rel=1e-4) for each in wanted
+        ]
     (tmp_path / "texts.csv").write_text("says;id\nwordaa goodae;1\n")
     assert one.predict(tmp_path / "texts.csv", separator=";", header=True)[0].label == "positive"
     for call in (one.predict, one.stream, one.batches):
@@ -364,6 +368,7 @@ def test_saved_and_loaded_it_is_the_same(run, tmp_path):
     for record in (one, other):
         # The run was compared on more texts.
         assert record["verified"].pop("max_difference") < 1e-5
+        assert len(record.pop("sha256")) == 64 and len(record["files"].pop("tokenizer_config.json")) == 64
     assert one == other and list(one) == list(other)
 
 
@@ -376,7 +381,7 @@ def test_what_nlptransfer_json_and_the_config_say(one, several, tmp_path):
     assert (record["max_length"], record["settings"]["long_text"]) == (512, "truncate")
     assert set(record) == {
         "route", "settings", "labels", "multi_label", "thresholds", "normalization", "max_length", "text_columns",
-        "base", "calibration", "results", "verified",
+        "base", "calibration", "results", "verified", "files", "sha256",
     }  # fmt: skip
     folder = several.save_pretrained(tmp_path / "several")
     record, config = (json.loads((folder / name).read_text()) for name in ("nlptransfer.json", "config.json"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helpers.classifiers import LABELS, TEXTS, changed
+from helpers.classifiers import LABELS, TEXTS, changed, without_hashes
 from helpers.encoders import base_of
 from nlptransfer import Classifier, Full, Lora, Probe
 from nlptransfer.classifier.push import push_saved
@@ -101,7 +101,7 @@ def test_made_texts():
 
 @pytest.mark.parametrize("route", [Full(max_length=12), Lora(max_length=12, rank=2)], ids=["full", "lora"])
 def test_changed_weights_are_found_out_by_loading_and_by_pushing(base, route, tmp_path, hub):
-    folder = changed(route, base, LABELS).save_pretrained(tmp_path / "out")
+    folder = without_hashes(changed(route, base, LABELS).save_pretrained(tmp_path / "out"))
     (weights,) = folder.glob("*.safetensors")
     spoilt = {name: value + 0.5 * ("classifier" in name) for name, value in load_file(weights).items()}
     save_file(spoilt, weights, {"format": "pt"})
@@ -124,10 +124,7 @@ def test_another_machine_rounds_otherwise_and_no_more():
 
 
 def test_what_was_never_verified_is_not_pushed(lora, tmp_path, hub):
-    folder = lora.save_pretrained(tmp_path / "out")
-    record = json.loads((folder / "nlptransfer.json").read_text())
-    del record["verified"]
-    (folder / "nlptransfer.json").write_text(json.dumps(record))
+    folder = without_hashes(lora.save_pretrained(tmp_path / "out"), verified=None)
     np.testing.assert_allclose(Classifier.load(folder).logits(TEXTS), lora.logits(TEXTS), atol=1e-6)
     with pytest.raises(RunFolderError, match=r"opened again after it was saved, found no sign of it: save it anew"):
         push_saved(folder, "me/name", token=hub.token)
@@ -181,8 +178,6 @@ def test_a_merge_that_gives_another_model_is_refused(lora, monkeypatch):
     ids=lambda newer: next(iter(newer)),
 )
 def test_what_a_newer_one_has_saved(lora, tmp_path, newer):
-    folder = lora.save_pretrained(tmp_path / "out")
-    record = json.loads((folder / "nlptransfer.json").read_text())
-    (folder / "nlptransfer.json").write_text(json.dumps(record | newer))
+    folder = without_hashes(lora.save_pretrained(tmp_path / "out"), **newer)
     with pytest.raises(RunFolderError, match=r"nlptransfer\.json: .*: upgrade nlptransfer, as a newer one has saved"):
         Classifier.load(folder)

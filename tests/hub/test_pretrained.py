@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from helpers.classifiers import changed
+from helpers.classifiers import changed, without_hashes
 from helpers.encoders import base_of
 from nlptransfer import Classifier, Full, Lora, Probe, Word2Vec
 from nlptransfer.cli.app import main
@@ -78,7 +78,8 @@ def trap(saved: dict[str, Path], tmp_path: Path) -> Callable[[str], Trap]:
     """A copy of a saved classifier with code beside it."""
 
     def make_trap(route: str) -> Trap:
-        folder, mark = copytree(saved[route], tmp_path / route), tmp_path / "ran"
+        # Who plants code hashes it too, or leaves the hashes out.
+        folder, mark = without_hashes(copytree(saved[route], tmp_path / route)), tmp_path / "ran"
         (folder / "planted.py").write_text(f"open({str(mark)!r}, 'w')\nclass Planted: pass\n")
         return Trap(folder, mark)
 
