@@ -380,7 +380,7 @@ def test_an_ngram_counts_as_much_as_it_moves_logits(monkeypatch):
     values, targets = draw.normal(size=(60, 10)).astype(np.float32), np.arange(60) % 2
     rows = Features(values, targets, ngrams=sparse.csr_array(dense.astype(np.float32)))
     source = draw.normal(size=(2, 40)).astype(np.float32), np.zeros(2, np.float32)
-    source[0][:, 10:] *= 5
+    source[0][:, 10:] *= 2.5
     task = HeadTask(LabelLoss(Labels(("a", "b"))), rows[:45], rows[45:], lambda y, z: 0.5)
     weight, _ = SelectFeatures().fit_head(ON_TARGET, {TARGET: task}, source).head
     counts = np.linalg.norm(source[0], axis=0) * np.r_[np.ones(10), np.sqrt((dense[:45] ** 2).mean(axis=0))]
