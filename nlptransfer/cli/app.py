@@ -146,7 +146,7 @@ def evaluate_verb(
 
 @app.command("bases")
 def bases_verb() -> None:
-    """List the encoders that Python packages hold: no hub is needed for them."""
+    """List the encoders and word vectors that Python packages hold: no hub is needed for them."""
     from nlptransfer.cli.terminal import show_bases
 
     show_bases()
@@ -205,12 +205,12 @@ def distill_vectors_verb(
     reading: Any = None,
 ) -> None:
     """Make word vectors from an encoder, for the words of a corpus and those of its own vocabulary."""
-    from nlptransfer.hub import find_base
+    from nlptransfer.hub import base_for, find_base
     from nlptransfer.vectors import distill_for_texts, save_vectors
 
     start_log()
-    encoder = find_base(base, revision)
     corpus = list(_texts(texts, reading))
+    encoder = find_base(base_for(base, revision, [corpus]), revision)
     vectors = distill_for_texts(corpus, encoder, dimensions=dimensions, max_words=max_words)
     save_vectors(output, vectors.words(), vectors.matrix)
     typer.echo(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")

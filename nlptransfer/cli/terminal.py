@@ -61,13 +61,14 @@ def show_closed(closed: Mapping[str, Sequence["Closed"]]) -> None:
 
 
 def show_bases() -> None:
-    """Print the table of the encoders that packages hold."""
-    from nlptransfer.hub import ENCODERS
+    """Print the table of the encoders and word vectors that packages hold."""
+    from nlptransfer.hub import ENCODERS, VECTORS
 
-    columns = ("base", ">MB", "languages", "license", "installed")
+    columns = ("base", "what", ">MB", "languages", "license", "installed")
     rows = [
-        (one.id, str(one.mb), one.languages, one.license, "yes" if one.place is not None else one.install)
-        for one in ENCODERS.values()
+        (one.id, what, str(one.mb), one.languages, one.license, "yes" if one.place is not None else one.install)
+        for what, table in (("encoder", ENCODERS), ("vectors", VECTORS))
+        for one in table.values()
     ]
     _print_table(columns, rows)
 
@@ -159,8 +160,10 @@ def _print_table(columns: Iterable[str], rows: Iterable[Sequence[str]], bold: st
     from rich.table import Table
 
     table = Table()
-    for name in columns:
-        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left")
+    for place, name in enumerate(columns):
+        # What a row is of is copied into the next command.
+        justify: Any = "right" if name.startswith(">") else "left"
+        table.add_column(name.removeprefix(">"), justify=justify, no_wrap=place == 0)
     for row in rows:
         table.add_row(*row, style="bold" if row[0] == bold else "")
     # What stands in brackets is the user's, or an extra to install, and no style.

@@ -14,6 +14,7 @@ from nlptransfer.experiments.baselines import BASELINES
 from nlptransfer.experiments.candidates import Candidate, SharedSettings, candidates_of, labeled_rows
 from nlptransfer.experiments.comparison_run import ComparisonRun
 from nlptransfer.experiments.environment import machine, versions
+from nlptransfer.hub import base_for
 from nlptransfer.report import report_with_texts
 from nlptransfer.results import (
     COMPARISON,
@@ -55,7 +56,7 @@ def compare(
     Args:
         data: as :func:`finetune` has it; with test rows, or rows to split them off.
         routes: names of baselines (majority, tfidf) and routes, or routes with their settings; None: all.
-        bases: what the routes start from, several encoders for instance; None: the routes' own default.
+        bases: what the routes start from, several encoders for instance; None: as :func:`finetune` has it.
         revision: commit, branch or tag of a base on the hub.
         seeds: runs of each candidate, which differ in initialization and data order.
         trials: learning rates that a candidate tries, around the route's default; 1: the default alone. The L2 of a
@@ -78,13 +79,17 @@ def compare(
     check_arguments(compare, **numbers)
     check(len(routes) > 0, "routes", routes, "at least one")
     check(len(bases) > 0, "bases", bases, "at least one; (None,) for the routes' own")
-    candidates, shared = _plan(routes, [None if base is None else str(base) for base in bases], revision, settings)
+    named = [None if base is None else str(base) for base in bases]
+    candidates, shared = _plan(routes, named, revision, settings)
     loaded = load_data(data, shared.data)
     if not len(loaded.test):
         raise DataError(f"{loaded.name}: expected test rows to compare on, found none: set test_size")
     rows = labeled_rows(loaded)
     right = all(1 <= size < rows for size in sizes) and len(set(sizes)) == len(sizes)
     check(right, "sizes", sizes, f"different numbers of labeled rows, from 1 to below the {rows:,} that there are")
+    found = list(dict.fromkeys(base_for(base, revision, [loaded.train.texts]) for base in named))
+    if found != named:
+        candidates = candidates_of(routes, found, settings)
     metric = measure(shared.training.metric_for_best_model or default_metric(loaded.labels), loaded.labels)
     question = plain(
         {

@@ -18,16 +18,17 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from nlptransfer import distributed
-from nlptransfer.data import load_data, load_texts
+from nlptransfer.data import DataSettings, load_data, load_texts
 from nlptransfer.errors import DataError
 from nlptransfer.evaluation import percentile_interval, resampled_scores, seed_shares
 from nlptransfer.experiments.finetuning import finetune
 from nlptransfer.files import write_json
+from nlptransfer.hub import base_for
 from nlptransfer.memo import shared_work
 from nlptransfer.progress import progress_bar
 from nlptransfer.results import GAP, RunResult
 from nlptransfer.routes import FROZEN_ROUTE, Route
-from nlptransfer.settings import Count, check_arguments
+from nlptransfer.settings import Count, check_arguments, fields_of, fill
 
 log = logging.getLogger("nlptransfer")
 
@@ -114,7 +115,13 @@ def close_the_gap(
     pairs = list(pairs) if pairs is not None else [(a, b) for a in folders for b in folders if a != b]
     for name in {name for pair in pairs for name in pair} - {*folders}:
         raise DataError(f"pairs: expected names out of {', '.join(folders)}, found {name}")
-    call, place = {"route": route, "save_epochs": False, **settings, "progress": False}, Path(output_dir)
+    # One for all runs: else an oracle might stand on another one than what is compared with it.
+    reading = {name: settings[name] for name in fields_of(DataSettings) if name in settings}
+    read = partial(load_data, settings=fill({"data": DataSettings}, reading)["data"])
+    learned = (read(folder).train.texts for folder in folders.values())
+    base = base_for(settings.get("base"), settings.get("revision"), learned)
+    settings = {**settings, "base": base, "progress": False}
+    call, place = {"route": route, "save_epochs": False, **settings}, Path(output_dir)
     variants: dict[str, Mapping[str, Any]] = {SOURCE_ONLY: {"transfer": "copy"}, **transfers}
     plans = {}
     for source, target in pairs:

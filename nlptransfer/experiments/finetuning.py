@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from nlptransfer.experiments.run import run
 from nlptransfer.experiments.source import load_source, saved_classifier, weighted
 from nlptransfer.experiments.source_gain import SEEDS, gain_metric, gain_of, in_words, paired_runs, run_with_verdict
 from nlptransfer.files import write_json
+from nlptransfer.hub import base_for
 from nlptransfer.results import GAINS, REPORT, RunConfig, RunResult, plain
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fields_of, fill
@@ -50,7 +51,8 @@ def finetune(
             DatasetDict; a pandas frame; or (texts, labels).
         route: a name of ``ROUTES``, or a route with its settings; None: word2vec, or what a saved source was made by.
         base: what the route starts from: an encoder (hub id or folder), and for word2vec also a file of word
-            vectors. None: all-MiniLM-L6-v2.
+            vectors. None: the default encoder (the first that ``nlptransfer bases`` lists), or, where more than 5% of
+            the pieces of the texts are unknown to its tokenizer, the multilingual one if that is installed.
         revision: commit, branch or tag of a base on the hub.
         source: another task that knowledge is taken from: data in any form, a list of several, or a saved classifier
             or its folder.
@@ -90,6 +92,8 @@ def finetune(
         further_metrics=further_metrics,
     )
     config = plan.config(plan.data_settings)
+    base = _base_for(config)
+    plan, config = replace(plan, complete=partial(plan.complete, base=base)), replace(config, base=base)
     check(verdict is not False or not fallback, "fallback", fallback, "verdict=True, which it rests on")
     can_judge = config.source is not None and not config.transfer.label_free
     expected = "a source and labels of the target, without which no gain can be measured"
@@ -115,6 +119,16 @@ def _write_report(result: RunResult, data: Data) -> None:
 
     if not (result.folder / REPORT).exists():
         report_with_texts(result.folder, data, result)
+
+
+def _base_for(config: RunConfig) -> str | None:
+    source, collections = config.source, [[*config.data.train.texts, *config.data.unlabeled]]
+    if source is not None:
+        if source.data is None:
+            # What is saved has a base.
+            return config.base
+        collections.append(source.data.train.texts)
+    return base_for(config.base, config.revision, collections)
 
 
 def gain_curve(
@@ -145,6 +159,8 @@ def gain_curve(
     check(len(sizes) > 0 and min(sizes) >= 1, "sizes", sizes, "numbers of rows from 1")
     check("max_train_rows" not in settings, "max_train_rows", settings.get("max_train_rows"), "sizes alone")
     folder, gains = Path(output_dir), list[dict[str, Any]]()
+    whole = _Plan.of(data, source, settings, route=route, transfer=transfers[0], base=base, revision=revision)
+    base = _base_for(whole.config(whole.data_settings))
     for size in sizes:
         for transfer in transfers:
             sized = {**settings, "max_train_rows": size}

@@ -20,6 +20,7 @@ from nlptransfer.experiments.scoring import calibrate, score_splits
 from nlptransfer.experiments.stages import Learned, run_stages
 from nlptransfer.experiments.task import Task, tasks_of, with_copies
 from nlptransfer.files import no_empty_folder, size_mb
+from nlptransfer.hub import UNKNOWN
 from nlptransfer.memo import shared_work
 from nlptransfer.models import NGRAMS, TOKENS, SomeRows, predict_logits, reorder
 from nlptransfer.results import (
@@ -55,7 +56,7 @@ def run(config: RunConfig, folder: Path, overwrite: bool = False, save_model: bo
     # Wrong settings show before a folder is claimed; some only when the base is known.
     config.transfer.check_fits(config.route, config.sides())
     tasks, question = tasks_of(config), config.question()
-    with no_empty_folder(folder), shared_work({TOKENS, NGRAMS}):
+    with no_empty_folder(folder), shared_work({TOKENS, NGRAMS, UNKNOWN}):
         if claim(folder, question, overwrite):
             return RunResult.load(folder)
         result = _train_and_score(config, tasks, folder, question)

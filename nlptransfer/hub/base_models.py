@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from nlptransfer.errors import BaseModelError, HubError
 from nlptransfer.files import cache_folder, read_json, write_json
 from nlptransfer.hub.client import SENTENCEPIECE, Files, HubClient, HubUnreachable, cached_folder, is_hub_id
-from nlptransfer.hub.packaged import MINILM, WEIGHTS, Packaged, file_hash, find_packaged
+from nlptransfer.hub.packaged import MINILM, WEIGHTS, Packaged, file_hash, find_packaged, find_packaged_vectors
 
 logger = logging.getLogger("nlptransfer")
 
@@ -60,6 +60,8 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
     Raises:
         BaseModelError: it cannot be had, has no safetensors weights, or is not what it should be.
     """
+    if find_packaged_vectors(name) is not None:
+        raise BaseModelError(f"{name}: expected an encoder, found word vectors: take route word2vec, or an encoder")
     packaged = find_packaged(name)
     is_short = packaged is not None and name != packaged.id
     folder = Path(name or "").expanduser()
@@ -91,6 +93,8 @@ def is_encoder(name: str | None) -> bool:
     """Tell whether a base names an encoder, by its form alone; anything else is a file or a name of word vectors."""
     if find_packaged(name) is not None or name is None:
         return True
+    if find_packaged_vectors(name) is not None:
+        return False
     path = Path(name).expanduser()
     if path.exists():
         return path.is_dir() and not _holds_vectors(path)

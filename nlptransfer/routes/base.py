@@ -265,13 +265,6 @@ def set_length(
     return tokenizer
 
 
-def unknown_share(ids: np.ndarray, tokenizer: PreTrainedTokenizerFast) -> float:
-    """Return the share of unknown tokens, special ones aside."""
-    unknown = tokenizer.unk_token_id
-    words = ids[np.isin(ids, [special for special in tokenizer.all_special_ids if special != unknown], invert=True)]
-    return float((words == unknown).mean()) if len(words) and unknown is not None else 0.0
-
-
 def named_local(source: str | None) -> str | None:
     """Name a local file or folder by its name and content, and anything else as it is."""
     if source is None or not (local := Path(source).expanduser()).exists():

@@ -1,6 +1,5 @@
 """Build, feed and describe models whose pretrained encoder learns: the base class of Full and Lora."""
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,19 +11,23 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer.data import Data, Labels
-from nlptransfer.hub import BaseModel, CardSection, base_record, find_base, pipeline_code
+from nlptransfer.hub import (
+    BaseModel,
+    CardSection,
+    base_record,
+    find_base,
+    pipeline_code,
+    unknown_share,
+    warn_of_unknown,
+)
 from nlptransfer.models import TokenRows, compute, encode, last_layer, load_model, load_tokenizer, pool, prompt_of
-from nlptransfer.routes.base import Built, Route, set_length, unknown_share
+from nlptransfer.routes.base import Built, Route, set_length
 from nlptransfer.settings import Count, Share, check
-
-log = logging.getLogger("nlptransfer")
 
 STEPS, STEPS_PER_LABEL = 600, 12
 MOST_EPOCHS = 12
 SMALL_DATA_ROWS = 8_000
 """Training rows below which a batch is small."""
-UNKNOWN_WARNING = 0.05
-"""Share of unknown tokens above which a warning is given."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,8 @@ class EncoderRoute(Route):
             # transformers before 5.23 has the second name only.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
+        warn_of_unknown(encoder, tokenizer, texts)
         unknown = unknown_share(encode(texts, tokenizer, tokenizer.model_max_length).ids, tokenizer)
-        if unknown > UNKNOWN_WARNING:
-            message = "%s: %.0f%% of the tokens are unknown to this tokenizer; choose a base model for this language"
-            log.warning(message, encoder.id, 100 * unknown)
         record = {"kind": "encoder", **base_record(encoder), "fresh": fresh, "unknown_share": unknown}
         record |= {"prompt": prompt} if (prompt := prompt_of(tokenizer)) else {}
         return Built(model, tokenizer, record)

@@ -14,7 +14,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from nlptransfer import distributed
 from nlptransfer.data import Data
 from nlptransfer.errors import BaseModelError, SettingError
-from nlptransfer.hub import BaseModel, CardSection, base_record, fast_tokenizer, find_base, markdown, recorded_base
+from nlptransfer.hub import (
+    BaseModel,
+    CardSection,
+    base_name,
+    base_record,
+    fast_tokenizer,
+    find_base,
+    markdown,
+    recorded_base,
+    warn_of_unknown,
+)
 from nlptransfer.memo import once
 from nlptransfer.models import (
     FeatureRows,
@@ -90,6 +100,7 @@ class Probe(PooledRoute):
             ("tokenizer", source.path, self.max_length, self.prompt, texts),
             lambda: set_length(load_tokenizer(source, self.prompt), self.max_length, texts),
         )
+        warn_of_unknown(source, tokenizer, texts)
         encoder = once(("encoder", source.path), lambda: load_encoder(source))
         record = {"kind": "encoder", **base_record(source)}
         record |= {"prompt": prompt} if (prompt := prompt_of(tokenizer)) else {}
@@ -204,7 +215,8 @@ class Probe(PooledRoute):
         return ProbeForSequenceClassification.load(folder, encoder), fast_tokenizer(folder)
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
-        others = {"word2vec": "the mean of word vectors", "ngrams": NGRAMS_ON_CARD}
+        vectors = base_name((record.get("base") or {}).get("vectors") or {})
+        others = {"word2vec": f"the mean of word vectors out of {vectors}", "ngrams": NGRAMS_ON_CARD}
         extra = " and ".join(text for name, text in others.items() if name in self.features)
         return CardSection(
             f"The encoder stayed as it is. A head (`{self.head_type}`) was "

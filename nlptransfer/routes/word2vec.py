@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
 from nlptransfer.data import Data
-from nlptransfer.hub import CardSection, base_name, pipeline_code
+from nlptransfer.hub import CardSection, base_name, pipeline_code, unknown_share
 from nlptransfer.memo import once
 from nlptransfer.models import (
     FeatureRows,
@@ -25,7 +25,7 @@ from nlptransfer.models import (
     encode_words,
     pooled_vectors,
 )
-from nlptransfer.routes.base import Built, set_length, unknown_share
+from nlptransfer.routes.base import Built, set_length
 from nlptransfer.routes.pooled import NGRAMS_ON_CARD, PooledRoute, default_settings
 from nlptransfer.routes.pooled_head import PooledBody
 from nlptransfer.routes.word2vec_model import Word2VecConfig, Word2VecForSequenceClassification, make_tokenizer

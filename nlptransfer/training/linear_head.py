@@ -13,19 +13,21 @@ from nlptransfer.training.lbfgs import FTOL, Features, Head, fit, principal_axes
 from nlptransfer.training.losses import LabelLoss
 from nlptransfer.training.optimizer import finite_score
 
-L2_STRENGTHS = (1000.0, 100.0, 10.0, 1.0, 0.1, 0.01)
+L2_STRENGTHS = (3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0, 1.0, 0.1, 0.01)
 """L2 strengths to choose from, strongest first: each is a penalty l2 / (2 * rows) * |W|^2 on standardized features."""
 TOWARDS_L2_STRENGTHS = (1e5, 1e4, 1000.0, 100.0, 10.0, 1.0, 0.1)
 """L2 strengths to choose from where the penalty pulls to a source's head: from a copy of it to hardly held."""
 NGRAM_SCALES = (1.0, 2.0, 0.5)
 """Scales of n-grams to choose from: the length of a row of them over the usual length of a row of features. It gives
 them an L2 strength of their own, l2 / (scale * length)^2."""
+NGRAM_STEPS = 5
+"""Strengths that are tried with n-grams: that without them, a tenth of it, and so on."""
 PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
 ROUGH = 3e-5
 """FTOL while the losses of many rows are compared."""
-NGRAM_FTOL = 1e-5
-"""FTOL of the last fit where there are n-grams: what is left to gain by their thousands of weights takes many steps."""
+NGRAM_FTOL, NGRAM_ROUGH = 1e-5, 2e-4
+"""The same two where there are n-grams: what is left to gain by their thousands of weights takes many steps."""
 FOLDS = 5
 """Most folds of cross-validation."""
 FEWEST_ROWS = 4
@@ -98,7 +100,7 @@ class HeadTask:
             TrainingError: features that are not all finite, a score that is not, or too few rows to hold any out.
         """
         search = _Search(self, towards, extra, share, refit)
-        tries = search.strengths(0.0)
+        tries = search.alone()
         best = max(tries, key=lambda one: one.metric)
         if self.train.ngrams is not None:
             together = search.with_ngrams(best)
@@ -161,16 +163,19 @@ class _Search:
 
         self.parts = [with_extra(self.rows[kept]) for kept, _ in self.splits]
         self.whole = with_extra(self.rows) if refit else self.parts[0]
-        self.held_out, self.ftol = (self.rows, FTOL) if self.crossed else (task.validation, ROUGH)
+        self.held_out = self.rows if self.crossed else task.validation
         self.axes = principal_axes(self.whole if self.crossed else self.parts[0])
 
-    def strengths(self, scale: float, below: float = math.inf, heads: Sequence[Head] | None = None) -> list[_Try]:
-        """Try L2 strengths from the strongest on, or from one ``below``, until they get worse."""
+    def alone(self) -> list[_Try]:
+        """Try L2 strengths without n-grams."""
         strengths = L2_STRENGTHS if self.towards is None else TOWARDS_L2_STRENGTHS
-        starts: Sequence[Head | None] = heads or [self.towards] * len(self.parts)
+        return self._strengths(0.0, strengths, [self.towards] * len(self.parts))
+
+    def _strengths(self, scale: float, strengths: Sequence[float], starts: Sequence[Head | None]) -> list[_Try]:
+        """Try L2 strengths, each from the heads of the last one, until they get worse."""
         tries: list[_Try] = []
         worse = 0
-        for l2 in (self.task.l2,) if self.task.l2 else [one for one in strengths if one <= below]:
+        for l2 in (self.task.l2,) if self.task.l2 else strengths:
             best = max((one.metric for one in tries), default=-math.inf)
             tries.append(self.tried(l2, scale, starts))
             worse = 0 if tries[-1].metric > best else worse + (tries[-1].metric < best)
@@ -180,9 +185,16 @@ class _Search:
         return tries
 
     def with_ngrams(self, alone: _Try) -> list[_Try]:
-        """Try scales of n-grams: the usual one with strengths from the best without them on, others with the best."""
-        usual, *others = (scale * math.sqrt(self.rows.values.shape[1]) for scale in NGRAM_SCALES)
-        tries = self.strengths(usual, alone.l2, alone.heads)
+        """Try scales of n-grams: the usual one with strengths from the best without them on, others with the best.
+
+        Where the source's head has weights for n-grams, strengths begin as without n-grams, at a copy of it.
+        """
+        width = self.rows.values.shape[1]
+        usual, *others = (scale * math.sqrt(width) for scale in NGRAM_SCALES)
+        if self.towards is not None and self.towards[0][:, width:].any():
+            tries = self._strengths(usual, TOWARDS_L2_STRENGTHS, [self.towards] * len(self.parts))
+        else:
+            tries = self._strengths(usual, [alone.l2 / 10**step for step in range(NGRAM_STEPS)], alone.heads)
         best = max(tries, key=lambda one: one.metric)
         for scale in others:
             tries.append(self.tried(best.l2, scale, best.heads))
@@ -192,7 +204,7 @@ class _Search:
 
     def tried(self, l2: float, scale: float, starts: Sequence[Head | None]) -> _Try:
         parts = zip(self.parts, starts, strict=True)
-        heads = [self._fit(part, l2, scale, start, self.ftol) for part, start in parts]
+        heads = [self._fit(part, l2, scale, start, rough=not self.crossed) for part, start in parts]
         logits = np.empty((len(self.rows), len(self.task.criterion.class_weights)), np.float32)
         for (_, out), head in zip(self.splits, heads, strict=True):
             logits[out] = self.rows[out].logits(head)
@@ -201,10 +213,11 @@ class _Search:
 
     def final(self, best: _Try) -> Head:
         """Fit on all rows, from the head of the first part on."""
-        return self._fit(self.whole, best.l2, best.scale, best.heads[0], NGRAM_FTOL if best.scale else FTOL)
+        return self._fit(self.whole, best.l2, best.scale, best.heads[0])
 
-    def _fit(self, part: Features, l2: float, scale: float, start: Head | None, ftol: float) -> Head:
+    def _fit(self, part: Features, l2: float, scale: float, start: Head | None, *, rough: bool = False) -> Head:
         """Fit a head of all features; with scale 0 the weights of n-grams are 0."""
+        ftol = (NGRAM_ROUGH if rough else NGRAM_FTOL) if scale else ROUGH if rough else FTOL
         options: Any = {"has_bias": self.task.has_bias, "axes": self.axes, "ftol": ftol}
         if part.ngrams is None:
             return fit(self.task.criterion, part, l2, start=start, towards=self.towards, **options)

@@ -7,18 +7,21 @@ from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from time import monotonic
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import content_stamp
-from nlptransfer.hub import BaseModel, from_pretrained, weights_hash
+from nlptransfer.hub import BaseModel, from_pretrained, warn_of_unknown, weights_hash
 from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
 from nlptransfer.vectors.formats import Block, array_blocks
 from nlptransfer.vectors.store import WordVectors, cache_place, cached_vectors, open_vectors
 from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, is_unspaced, split_words, word_mark
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("nlptransfer")
 
@@ -39,8 +42,13 @@ def distill_for_texts(
     Of all these at most ``max_words`` are kept, the first ones.
     """
     check(max_words >= 1, "max_words", max_words, "at least 1")
+    from transformers import AutoTokenizer
+
+    tokenizer = from_pretrained(AutoTokenizer, encoder)
+    if tokenizer.is_fast:
+        warn_of_unknown(encoder, tokenizer, texts)
     counts = Counter(word for words in split_words(texts) for word in words)
-    words = whole_words((word for word, _ in counts.most_common()), encoder)
+    words = whole_words((word for word, _ in counts.most_common()), tokenizer)
     if is_unspaced(texts):
         # A vocabulary mostly of spaced scripts would not be segmented as such text needs it.
         words = [word for word in words if word in counts or is_unspaced([word])]
@@ -50,11 +58,8 @@ def distill_for_texts(
     return distill_vectors(words[:max_words], encoder, dimensions=dimensions)
 
 
-def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
-    """List the words of a corpus, then the other whole words of the encoder's vocabulary, which has rare ones last."""
-    from transformers import AutoTokenizer
-
-    tokenizer = from_pretrained(AutoTokenizer, encoder)
+def whole_words(words: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """List the words of a corpus, then the other whole words of an encoder's vocabulary, which has rare ones last."""
     reserved = {PAD, UNKNOWN, *tokenizer.all_special_tokens}
     places = tokenizer.get_vocab()
     known = dict.fromkeys(word for word in words if word.strip() and word not in reserved)
@@ -62,7 +67,7 @@ def whole_words(words: Iterable[str], encoder: BaseModel) -> list[str]:
     for piece in sorted(places, key=places.__getitem__):
         if piece in reserved or piece.startswith(("##", "[unused", "<")) or not piece.startswith(begins):
             continue
-        word = tokenizer.convert_tokens_to_string([piece]).strip() if begins else piece
+        word = str(tokenizer.convert_tokens_to_string([piece])).strip() if begins else piece
         if word and word == word.lower() and not any(map(str.isspace, word)) and "\ufffd" not in word:
             known[word] = None
     return list(known)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from nlptransfer.hub import find_base, is_encoder
+from nlptransfer.hub import find_base, find_packaged_vectors, is_encoder
 from nlptransfer.settings import check
 from nlptransfer.vectors.distillation import distill_for_texts
 from nlptransfer.vectors.store import WordVectors, open_vectors
@@ -37,7 +37,9 @@ def vectors_for(
         if base is not None and not is_encoder(base):
             check(revision is None, "revision", revision, "none, as a file of word vectors has no revisions")
             vectors = open_vectors(base, allow_pickle=allow_pickle)
-            return vectors, {"kind": "vectors", "name": vectors.source}
+            packaged = find_packaged_vectors(base)
+            license = {} if packaged is None else {"license": packaged.license}
+            return vectors, {"kind": "vectors", "name": vectors.source, **license}
         encoder = find_base(base, revision)
         vectors = distill_for_texts(texts, encoder, dimensions=dimensions, max_words=max_words)
         return vectors, {"kind": "distilled", "name": encoder.id, "revision": encoder.revision}

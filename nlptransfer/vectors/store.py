@@ -27,8 +27,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
-from nlptransfer.errors import VectorsError
+from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import atomic_folder, cache_folder, content_stamp, read_json
+from nlptransfer.hub import Packaged, find_packaged_vectors
 from nlptransfer.settings import check
 from nlptransfer.vectors.fasttext import fasttext_blocks
 from nlptransfer.vectors.formats import (
@@ -139,13 +140,16 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
 
     ``source`` is a file of word2vec text or binary, GloVe or fastText text, plain or gzip'ed; fastText's own .bin; a
     matrix in .npy or .safetensors with its words in a file beside it (words.txt, vocab.json, tokenizer.json, or of the
-    matrix's own name), or a folder with both; a folder that :func:`save_vectors` wrote; or the name of a model of
-    gensim's downloader ("glove-wiki-gigaword-100"). Only with ``allow_pickle`` are gensim's .kv and .model read, which
-    can run code that is in them. What is not there, is broken or cannot be fetched is a VectorsError.
+    matrix's own name), or a folder with both; a folder that :func:`save_vectors` wrote; the name of what a package
+    holds ("kumo/glove-6b-50d"); or that of a model of gensim's downloader ("glove-wiki-gigaword-100"). Only with
+    ``allow_pickle`` are gensim's .kv and .model read, which can run code that is in them. What is not there, is broken
+    or cannot be fetched is a VectorsError.
     """
     path = Path(source).expanduser()
     if (path / _META).exists():
         return _open_folder(path)
+    if (packaged := find_packaged_vectors(str(source))) is not None:
+        return _open_packaged(packaged)
     if path.exists():
         # Not resolved: a link's own name is the better one, and the caches of hubs are full of links.
         path = path.absolute()
@@ -208,6 +212,22 @@ def _open_folder(folder: Path) -> WordVectors:
     except (OSError, ValueError, KeyError, TypeError) as error:
         expected, reason = "a file of vectors, or a folder that save_vectors wrote", f"{type(error).__name__}: {error}"
         raise VectorsError(f"{folder}: expected {expected}, found neither ({reason})") from error
+
+
+def _open_packaged(packaged: Packaged) -> WordVectors:
+    """Open what a package holds; its files are checked when they are converted, and then the copy is taken."""
+    if packaged.place is None:
+        raise VectorsError(f"{packaged.id}: expected its package installed, found none: {packaged.install}")
+
+    def blocks(_: Path) -> Iterable[Block]:
+        try:
+            folder = packaged.folder()
+        except BaseModelError as error:
+            raise VectorsError(str(error)) from error
+        logger.info("%s: from the installed package, checked (sha256 %s...)", packaged.id, packaged.sha256[:12])
+        return matrix_blocks(folder / packaged.weights)
+
+    return cached_vectors(cache_place("", f"{FORMAT}\0{packaged.id}", packaged.sha256), packaged.id, blocks)
 
 
 def cached_vectors(folder: Path, source: str, blocks: Callable[[Path], Iterable[Block]]) -> WordVectors:

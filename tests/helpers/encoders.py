@@ -1,7 +1,7 @@
 """Tiny base models of every family, and their tokenizers."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +121,9 @@ def base_of(kind: str, folder: Path) -> BaseModel:
     return make_base(folder, kind, shape | ({"num_hidden_layers": 4} if kind == "roberta" else {}))
 
 
-def make_film_base(folder: Path, kind: str = "bert", seed: int = 0) -> str:
+def make_film_base(folder: Path, kind: str = "bert", seed: int = 0, words: Sequence[str] = FILM_WORDS) -> str:
     """A random encoder of 3 layers, 8 wide; the decoder's tokenizer pads on the left and adds no token."""
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILM_WORDS]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     if kind == "bert":

