@@ -18,8 +18,9 @@ KEPT_SHARES = (1.0, 0.5, 0.25, 0.1, 0.05)
 class SelectFeatures(FromSource):
     """Let the target use only those features of a frozen route that count on the source.
 
-    A standardized feature counts as much as the norm of its weights in the source's last layer. The share of them that
-    is kept is chosen on the target's validation (Guyon et al. 2002, in one elimination).
+    A standardized feature counts as much as the norm of its weights in the source's last layer, and an n-gram that
+    times its root mean square on the target. The share of them that is kept is chosen on the target's validation
+    (Guyon et al. 2002, in one elimination).
     """
 
     name: ClassVar[str] = "select_features"
@@ -34,7 +35,10 @@ class SelectFeatures(FromSource):
         task = tasks[stage.roles[0]]
         if stage is FROM_SOURCE or source is None:
             return task.choose_l2()
-        order = np.argsort(-np.linalg.norm(source[0], axis=0), kind="stable")
+        counts, ngrams = np.linalg.norm(source[0], axis=0), task.train.ngrams
+        if ngrams is not None:
+            counts[task.train.values.shape[1] :] *= np.sqrt(ngrams.multiply(ngrams).mean(axis=0))
+        order = np.argsort(-counts, kind="stable")
         by_share: dict[float, FittedHead] = {}
         for share in KEPT_SHARES:
             columns = np.zeros(len(order), dtype=bool)

@@ -53,7 +53,7 @@ CASES = {
     "mlp": Case(Word2Vec(head_type="mlp", pooling=("mean", "max"), mlp_sizes=(6,)), SEVERAL, "vectors.txt"),
     "linear": Case(Word2Vec(head_type="linear"), ONE, "vectors.txt"),
     "probe": Case(Probe(features=("encoder",), pooling=("mean", "max", "cls")), ONE, "bert"),
-    "probe with n-grams": Case(Probe(features=("encoder", "ngrams")), ONE, "bert"),
+    "probe with n-grams": Case(Probe(features=("encoder", "ngrams"), max_length=8, long_text="windows"), ONE, "bert"),
     "linear with n-grams": Case(Word2Vec(head_type="linear", features=("word2vec", "ngrams")), SEVERAL, "vectors.txt"),
     "probe with words": Case(Probe(features=("encoder", "word2vec"), head_type="mlp"), SEVERAL, "distilbert"),
     "full": Case(Full(), ONE, "xlnet"),

@@ -56,18 +56,14 @@ def test_finetune(command_line, remarks_folder, vectors_file, tmp_path):
     assert again.out == ended.out and "finished before, with the same settings" in again.err
 
 
-@pytest.mark.parametrize(
-    ("route", "features"), [("probe", "encoder,ngrams"), ("word2vec", "word2vec,ngrams"), ("probe", "auto")]
-)
+@pytest.mark.parametrize(("route", "features"), [("probe", "encoder,ngrams"), ("word2vec", "word2vec,ngrams")])
 def test_features_are_named_with_commas(route, features, command_line, remarks_folder, vectors_file, tmp_path):
     base = vectors_file if route == "word2vec" else make_film_base(tmp_path / "encoder")
     folder, texts = tmp_path / "run", remarks_folder / "test.jsonl"
     call = ["finetune", remarks_folder, "--base", base, "--output-dir", folder, "--route", route]
     ended = command_line(main, *call, *LINEAR, "--set", f"features={features}")
     assert ended.code == 0, ended.err
-    # The encoder knows none of the words.
-    expected = ["encoder", "ngrams"] if features == "auto" else features.split(",")
-    assert RunResult.load(folder).settings["route"]["features"] == expected
+    assert RunResult.load(folder).settings["route"]["features"] == features.split(",")
     assert (folder / "model" / "ngrams.safetensors").exists()
     predicted = [json.loads(line)["label"] for line in command_line(main, "predict", folder, texts).out.splitlines()]
     true = [json.loads(line)["label"] for line in texts.read_text().splitlines()]

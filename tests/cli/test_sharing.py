@@ -23,7 +23,7 @@ from nlptransfer.errors import BaseModelError, HubError, SettingError
 
 ROUTES = {
     "word2vec": Word2Vec(head_type="linear"),
-    "probe": Probe(max_length=12),
+    "probe": Probe(max_length=12, features=("encoder", "ngrams")),
     "full": Full(max_length=12),
     "lora": Lora(max_length=12, rank=2, lora_alpha=2),
 }
@@ -86,6 +86,7 @@ def test_there_and_back(way, hub, base_files, remarks, vectors_file, tmp_path, c
     assert (card.data.license, card.data.language) == ("mit", ["en"])
     accuracy = next(each for each in card.data.eval_results if each.metric_type == "accuracy")
     assert accuracy.metric_value == run.metrics["accuracy"]
+    assert ("ngrams.safetensors" in hub.files("me/name")) == (way == "probe")
     if way in ("probe", "lora"):
         assert loaded.record["base"]["revision"] == commit and card.data.base_model == BASE
     if way == "lora":

@@ -209,7 +209,7 @@ def test_ngrams_that_do_not_help_leave_nothing_behind(tune: Callable[..., RunRes
     assert set(files_of(named.folder)) == WITH_NGRAMS and ngrams_of(named)
 
 
-@pytest.mark.parametrize("kind", ["auto", "windows", "words"])
+@pytest.mark.parametrize("kind", ["auto", "words"])
 def test_texts_without_a_word_are_no_mistake(kind: str, tune: Callable[..., RunResult]) -> None:
     draw = random.Random(0)
     rows = {name: ["?" * draw.randint(1, 9) + " " + "!" * draw.randint(1, 9) for _ in range(20)] for name in SIZES}

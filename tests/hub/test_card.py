@@ -306,6 +306,30 @@ def test_what_a_reader_must_know_of_the_texts():
     assert "brought into the form `web`" in web and "brought into" not in words
 
 
+def test_ngrams_are_named_and_plain_transformers_is_not():
+    beside, features = "and TF-IDF of words and pairs of words", ["word2vec", "ngrams"]
+    words = {"head_type": "linear", "features": features}
+    for with_ngrams, without, text in (
+        (record_of("word2vec", WORDS, settings=words), RECORDS["word2vec distilled"], f"on them {beside}"),
+        (
+            record_of("probe", settings=PROBE | {"features": ["encoder", "ngrams"]}),
+            RECORDS["probe"],
+            "with TF-IDF of words and pairs of words (characters where words are not spaced) beside them",
+        ),
+        (
+            record_of("probe", settings=PROBE | {"features": ["encoder", "word2vec", "ngrams"]}),
+            RECORDS["probe"],
+            f"with the mean of word vectors {beside}",
+        ),
+        (exported_of("probe", PROBE | {"features": ["encoder", "ngrams"]}, "onnx"), RECORDS["onnx int8"], "TF-IDF of"),
+    ):
+        card = model_card(with_ngrams)
+        assert text in card and "TF-IDF" not in model_card(without)
+        assert "words of the training texts can be read there" in card
+        assert "import nlptransfer.word2vec" not in card and not loading_code(with_ngrams)
+    assert "import nlptransfer.word2vec" in model_card(RECORDS["word2vec distilled"])
+
+
 def test_a_base_in_16_bits_is_opened_in_32():
     record = RECORDS["lora"]
     halved = record | {"settings": LORA | {"base_precision": "bfloat16"}}

@@ -8,7 +8,8 @@ import torch
 from helpers.encoders import Bases
 from nlptransfer.data.labels import Labels
 from nlptransfer.models import architectures, loading
-from nlptransfer.models.heads import last_inputs, relabel, reorder, standing_in, text_vectors
+from nlptransfer.models.heads import last_inputs, like, relabel, reorder, standing_in, text_vectors
+from nlptransfer.routes.pooled_head import PooledHead
 
 TWO, FOUR = Labels(("bad", "good")), Labels(("a", "b", "c", "d"))
 
@@ -41,6 +42,15 @@ def test_a_fresh_layer_for_other_labels_takes_the_place_of_the_old_one(classifie
     assert torch.equal(architectures.last_layer(classifier).weight, first)
     relabel(classifier, architectures.last_layer(classifier), FOUR, seed=4)
     assert not torch.equal(architectures.last_layer(classifier).weight, first)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [torch.nn.Linear, PooledHead])
+def test_a_layer_like_another_has_its_kind_and_inputs(kind, bias):
+    head = kind(7, 2, bias=bias)
+    new = like(head, 4)
+    assert type(new) is kind and new.weight.shape == (4, 7) and (new.bias is not None) == bias
+    assert not torch.equal(new.weight[:2], head.weight)
 
 
 def test_outputs_are_put_in_another_order(classifier):

@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
+from nlptransfer.models.ngrams import Ngrams
 from nlptransfer.routes.pooled_head import PooledBody, Standardize
 from nlptransfer.routes.word2vec_model import CnnBody, Word2VecConfig, Word2VecForSequenceClassification, make_tokenizer
 from nlptransfer.vectors.tokenizer import RESERVED
@@ -317,3 +318,49 @@ def test_tokenizer(tmp_path: Path) -> None:
         assert batch["attention_mask"] == [[1, 1, 0, 0], [1, 1, 1, 1]]
         assert set(batch) == {"input_ids", "attention_mask"}
         assert found("[PAD] [UNK]")["input_ids"] == [0, 1]
+
+
+# N-grams
+
+
+def with_ngrams(count: int = 5) -> Word2VecForSequenceClassification:
+    return make("linear", num_ngrams=count)
+
+
+def test_ngrams_add_what_their_columns_weigh() -> None:
+    model = with_ngrams()
+    ids, weights = torch.tensor([[3, 0, 4], [1, 0, 0], [0, 0, 0]]), torch.tensor([[0.5, 2, 1], [3, 0, 0], [0, 0, 0]])
+    tokens = torch.tensor([[4, 5, 6], [7, 8, 0], [9, 0, 0]])
+    with torch.inference_mode():
+        out = model(tokens, output_hidden_states=True, ngram_ids=ids, ngram_weights=weights)
+        dense = np.zeros((3, 5), np.float32)
+        dense[0, [3, 0, 4]], dense[1, 1] = (0.5, 2, 1), 3
+        (hidden,) = out.hidden_states
+        weight, bias = model.classifier.weight, model.classifier.bias
+        assert weight.shape == (3, 4 + 5) and hidden.shape == (3, 4)
+        expected = hidden @ weight[:, :4].t() + bias + torch.from_numpy(dense) @ weight[:, 4:].t()
+        torch.testing.assert_close(out.logits, expected)
+        # More padding changes nothing.
+        padded = [functional.pad(part, (0, 4)) for part in (ids, weights)]
+        again = model(tokens, ngram_ids=padded[0], ngram_weights=padded[1]).logits
+    torch.testing.assert_close(again, out.logits)
+
+
+def test_ngrams_that_are_missing_are_named() -> None:
+    with pytest.raises(ValueError, match="expected the n-grams of the texts, as nlptransfer's Classifier gives them"):
+        logits_of(with_ngrams(), [4, 5])
+
+
+def test_ngrams_without_a_weight_are_dropped() -> None:
+    model, ngrams = with_ngrams(), Ngrams.of(["a good film"], 3)
+    assert len(ngrams) == 5
+    model.ngrams = ngrams
+    model.drop_unused_ngrams()
+    assert model.ngrams is ngrams and model.config.num_ngrams == 5
+    with torch.no_grad():
+        model.classifier.weight[:, 4:] = 0
+    weight = model.classifier.weight[:, :4].clone()
+    model.drop_unused_ngrams()
+    assert model.ngrams is None and model.config.num_ngrams == 0
+    assert torch.equal(model.classifier.weight, weight) and model.classifier.in_features == 4
+    assert logits_of(model, [4, 5]).shape == (1, 3)

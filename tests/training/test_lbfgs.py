@@ -452,6 +452,24 @@ def test_ngrams_of_odd_kinds(labels, kind):
     assert_same_head(found, fitted(criterion(labels), both, targets, 1.0), atol=5e-3)
 
 
+@given(
+    rows=st.integers(3, 10),
+    count=st.integers(0, 12),
+    seed=st.integers(0, 1000),
+    share=st.sampled_from([0.05, 0.2, 0.7]),
+    multi_label=st.booleans(),
+)
+@settings(max_examples=15, deadline=None)
+def test_whatever_ngrams_there_are_they_are_fitted_as_columns(rows, count, seed, share, multi_label):
+    draw = np.random.default_rng(seed)
+    dense = (draw.normal(size=(rows, count)) * (draw.random((rows, count)) < share)).astype(np.float32)
+    features, targets = draw.normal(size=(rows, 2)).astype(np.float32), np.arange(rows) % 3
+    targets = np.eye(3, dtype=np.float32)[targets] if multi_label else targets
+    objective = criterion(SEVERAL if multi_label else ONE)
+    found = fitted(objective, features, targets, 1.0, ngrams=sparse.csr_array(dense))
+    assert_same_head(found, fitted(objective, np.hstack([features, dense]), targets, 1.0), atol=1e-2)
+
+
 @pytest.mark.parametrize("labels", [ONE, SEVERAL])
 def test_a_start_with_ngrams_changes_nothing(labels):
     features, _, ngrams, *targets = with_ngrams()

@@ -4,10 +4,13 @@ import logging
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import sparse
 from transformers import AutoModelForMaskedLM
 
 from helpers.corpora import HELD_OUT, WORDS, text_of
@@ -17,10 +20,14 @@ from helpers.folders import RUN_FILES, files_of
 from helpers.runs import finetune, same_weights
 from helpers.transfers import FITTED, QUICK, ROUTES, sides_of
 from nlptransfer import Classifier, RunResult
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import SettingError
 from nlptransfer.experiments import fitting
+from nlptransfer.training.lbfgs import Features
+from nlptransfer.training.linear_head import HeadTask
+from nlptransfer.training.losses import SOURCE, UNLABELED, LabelLoss
 from nlptransfer.transfer.adapt import Adapt
-from nlptransfer.transfer.alignment import Coral, Dann, Mmd
+from nlptransfer.transfer.alignment import ALIGN, Coral, Dann, Mmd
 from nlptransfer.transfer.base import LabelFree
 from nlptransfer.transfer.direct import Reweight
 from nlptransfer.transfer.pretraining import Pretrain
@@ -87,6 +94,51 @@ def test_every_strategy_by_every_route_that_it_fits(route, name, adapt):
     elif name != "selftrain" and route not in FITTED:
         # Where D is asked to count nothing it has no gradient, and one where it does.
         assert stage.curve[0]["trade_off"] == 0
+
+
+def side(rows: int, seed: int, at: float = 0.0) -> Features:
+    """Rows of two labels, which one of 8 n-grams tells each, and the 3 features do not."""
+    draw = np.random.default_rng(seed)
+    targets = np.arange(rows) % 2
+    ngrams = 0.3 * draw.random((rows, 8)) * (draw.random((rows, 8)) < 0.3)
+    ngrams[:, :2] = np.eye(2)[targets]
+    values = draw.normal(at, 1 + at, (rows, 3)).astype(np.float32)
+    return Features(values, targets, ngrams=sparse.csr_array(ngrams.astype(np.float32)))
+
+
+@pytest.fixture
+def sides() -> dict[str, HeadTask]:
+    def task(part: Features) -> HeadTask:
+        cut = len(part) * 3 // 4
+        return HeadTask(LabelLoss(Labels(("a", "b"))), part[:cut], part[cut:], lambda y, z: (z.argmax(1) == y).mean())
+
+    return {SOURCE: task(side(40, 0)), UNLABELED: replace(task(side(60, 1, at=2)), validation=side(0, 2))}
+
+
+def test_texts_are_labeled_by_their_ngrams_too(sides, monkeypatch):
+    learned = []
+    choose = HeadTask.choose_l2
+    monkeypatch.setattr(HeadTask, "choose_l2", lambda *task, **how: learned.append(how) or choose(*task, **how))
+    train = SelfTrain(rounds=1, share=1.0)
+    source = train.fit_head(train.stages[0], sides, None).head
+    assert np.abs(source[0][:, 3:5]).min() > np.abs(source[0][:, :3]).max()
+    found = train.fit_head(train.stages[1], sides, source).head
+    unlabeled, extra = sides[UNLABELED].train, learned[-1]["extra"]
+    # All of them, and under the labels that their n-grams have.
+    assert extra.targets.tolist() == unlabeled.targets.tolist()
+    np.testing.assert_array_equal(extra.ngrams.toarray(), unlabeled.ngrams.toarray())
+    assert (unlabeled.logits(found).argmax(axis=1) == unlabeled.targets).all()
+
+
+def test_coral_maps_features_and_leaves_ngrams(sides, monkeypatch):
+    fitted = []
+    choose = HeadTask.choose_l2
+    monkeypatch.setattr(HeadTask, "choose_l2", lambda task, **how: fitted.append(task) or choose(task, **how))
+    head = Coral(trade_offs=(1.0,)).fit_head(ALIGN, sides, None).head
+    (mapped,), source, target = fitted, sides[SOURCE], sides[UNLABELED].train
+    np.testing.assert_array_equal(mapped.train.ngrams.toarray(), source.train.ngrams.toarray())
+    np.testing.assert_allclose(mapped.train.values.mean(axis=0), target.values.mean(axis=0), atol=1e-4)
+    assert (target.logits(head).argmax(axis=1) == target.targets).all()
 
 
 @pytest.mark.usefixtures("told_apart")

@@ -8,23 +8,29 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy import sparse
 
 from helpers.folders import RUN_FILES, files_of, no_path_in
 from helpers.runs import finetune, same_weights
 from helpers.transfers import ALONE, FITTED, QUICK, ROUTES, sides_of, weights
 from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import DataSettings, load_data
+from nlptransfer.data.labels import Labels
 from nlptransfer.errors import NlpTransferError, SettingError
 from nlptransfer.experiments.fitting import fit_variant
 from nlptransfer.experiments.source import load_source, weighted
 from nlptransfer.results.summaries import Fit
 from nlptransfer.routes.full import Full
 from nlptransfer.routes.lora import Lora
+from nlptransfer.training.lbfgs import Features
+from nlptransfer.training.linear_head import HeadTask
+from nlptransfer.training.losses import TARGET, LabelLoss
 from nlptransfer.training.optimizer import TrainingSettings
 from nlptransfer.transfer.base import FROM_SOURCE, ON_TARGET
 from nlptransfer.transfer.joint import Joint
 from nlptransfer.transfer.registry import TRANSFERS, transfer_classes
 from nlptransfer.transfer.relational import Relational
+from nlptransfer.transfer.select_features import SelectFeatures
 from nlptransfer.transfer.sequential import Sequential
 
 OTHER_NAMES = {"bad": "no", "good": "yes"}
@@ -365,6 +371,22 @@ def test_select_chooses_among_ngrams_too(tune):
     weight, share = weights(run)["classifier.weight"], run.stages["target"].details["kept_features"]
     assert np.isfinite(weight).all() and (weight != 0).any(axis=0).sum() <= max(1, round(share * weight.shape[1]))
     assert set(run.stages["target"].details["scores_by_share"]) == {"1", "0.5", "0.25", "0.1", "0.05"}
+
+
+def test_an_ngram_counts_as_much_as_it_moves_logits(monkeypatch):
+    monkeypatch.setattr("nlptransfer.transfer.select_features.KEPT_SHARES", (0.25,))
+    draw = np.random.default_rng(0)
+    dense = draw.random((60, 30)) * (draw.random((60, 30)) < np.linspace(0.02, 0.6, 30))
+    values, targets = draw.normal(size=(60, 10)).astype(np.float32), np.arange(60) % 2
+    rows = Features(values, targets, ngrams=sparse.csr_array(dense.astype(np.float32)))
+    source = draw.normal(size=(2, 40)).astype(np.float32), np.zeros(2, np.float32)
+    source[0][:, 10:] *= 2.5
+    task = HeadTask(LabelLoss(Labels(("a", "b"))), rows[:45], rows[45:], lambda y, z: 0.5)
+    weight, _ = SelectFeatures().fit_head(ON_TARGET, {TARGET: task}, source).head
+    counts = np.linalg.norm(source[0], axis=0) * np.r_[np.ones(10), np.sqrt((dense[:45] ** 2).mean(axis=0))]
+    best = np.argsort(-counts)[:10]
+    assert set(np.flatnonzero(weight.any(axis=0))) == set(best) and 0 < (best < 10).sum() < 10
+    assert set(best) != set(np.argsort(-np.linalg.norm(source[0], axis=0))[:10])
 
 
 # Which rows count
