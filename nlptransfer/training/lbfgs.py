@@ -65,17 +65,22 @@ class Features:
         weights, ngrams = (None if part is None else part[rows] for part in (self.weights, self.ngrams))
         return Features(self.values[rows], self.targets[rows], weights, ngrams)
 
+    @property
+    def width(self) -> int:
+        """Count the features besides n-grams."""
+        return int(self.values.shape[1])
+
     def logits(self, head: "Head") -> np.ndarray:
         """Return (rows, labels) float32."""
-        (weight, bias), width = head, self.values.shape[1]
+        (weight, bias), width = head, self.width
         logits: np.ndarray = self.values @ weight[:, :width].T + bias
         return logits if self.ngrams is None else logits + self.ngrams @ weight[:, width:].T
 
     def masked(self, columns: np.ndarray) -> "Features":
         """Return some features alone, (width + n-grams,) bool; the others are 0."""
-        values, ngrams = self.values * columns[: self.values.shape[1]], self.ngrams
+        values, ngrams = self.values * columns[: self.width], self.ngrams
         if ngrams is not None:
-            ngrams = sparse.csr_array(ngrams * columns[self.values.shape[1] :].astype(np.float32))
+            ngrams = sparse.csr_array(ngrams * columns[self.width :].astype(np.float32))
             ngrams.eliminate_zeros()
         return replace(self, values=values, ngrams=ngrams)
 
@@ -146,39 +151,9 @@ def fit(
         raise TrainingError(f"features of shape {rows.values.shape}: expected rows of finite numbers, found {found}")
     if rows.weights is not None and not rows.weights.all():
         rows = rows[rows.weights > 0]
-    basis = None
-    if rows.ngrams is not None and towards is None:
-        basis = _shared_ngrams(rows.ngrams)
-        rows = replace(rows, ngrams=sparse.csr_array(rows.ngrams @ basis.T))
-        start = None if start is None else _with_ngrams(start, rows.values.shape[1], basis.T)
     problem = _Problem(criterion, rows, l2, towards, has_bias, axes or principal_axes(rows))
     with _threads_for(rows.values.size * len(criterion.class_weights)):
-        head = problem.minimize(start, ftol)
-    return head if basis is None else _with_ngrams(head, rows.values.shape[1], basis)
-
-
-def _shared_ngrams(ngrams: sparse.csr_array) -> sparse.csr_array:
-    """Return orthonormal rows, (fewer, n-grams), in whose space the weights of least loss and penalty lie.
-
-    N-grams of one text alone have weights in proportion to their values there: one number for all of these, and most
-    n-grams are such.
-    """
-    counts = np.bincount(ngrams.indices, minlength=ngrams.shape[1])
-    shared, entries = np.flatnonzero(counts > 1), ngrams.tocoo()
-    alone = counts[entries.col] == 1
-    texts, columns, values = entries.row[alone], entries.col[alone], entries.data[alone]
-    lengths = np.sqrt(np.bincount(texts, values**2, minlength=len(counts)))
-    own, places = np.unique(texts, return_inverse=True)
-    data = np.concatenate([np.ones(len(shared)), values / lengths[texts]]).astype(np.float32)
-    rows = np.concatenate([np.arange(len(shared)), len(shared) + places])
-    shape = len(shared) + len(own), ngrams.shape[1]
-    return sparse.csr_array((data, (rows, np.concatenate([shared, columns]))), shape=shape)
-
-
-def _with_ngrams(head: Head, width: int, basis: sparse.csr_array) -> Head:
-    """Multiply the weights of the n-grams, which come last, by a matrix."""
-    weight, bias = head
-    return np.concatenate([weight[:, :width], weight[:, width:] @ basis], axis=1, dtype=np.float32), bias
+        return problem.minimize(start, ftol)
 
 
 class _Problem:
@@ -197,7 +172,7 @@ class _Problem:
         weights = torch.from_numpy(rows.row_weights())
         counts = weights * criterion.row_weights(self.targets).double()
         self.weights = weights / counts.sum()
-        self.width, self.ngrams = rows.values.shape[1], rows.ngrams
+        self.width, self.ngrams = rows.width, rows.ngrams
         self.strength, self.bias_l2 = l2, l2 / len(rows) if towards is not None else 0.0
         labels, width = len(criterion.class_weights), self.width + (0 if rows.ngrams is None else rows.ngrams.shape[1])
         weight, bias = towards or (np.zeros((labels, width)), np.zeros(labels))

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from nlptransfer.errors import TrainingError
 from nlptransfer.training.lbfgs import FTOL, Features, Head, fit, principal_axes
@@ -99,7 +100,23 @@ class HeadTask:
         Raises:
             TrainingError: features that are not all finite, a score that is not, or too few rows to hold any out.
         """
-        search = _Search(self, towards, extra, share, refit)
+        if self.train.ngrams is not None and towards is None:
+            return self._with_fewer_ngrams(extra, share, refit)
+        return self._chosen(_Search(self, towards, extra, share, refit))
+
+    def _with_fewer_ngrams(self, extra: Features | None, share: float, refit: bool) -> FittedHead:
+        whole = self.train + self.validation
+        basis = _shared_ngrams(cast(sparse.csr_array, (whole if extra is None else whole + extra).ngrams))
+        task, width = (
+            replace(self, train=_times(self.train, basis), validation=_times(self.validation, basis)),
+            whole.width,
+        )
+        fitted = task._chosen(_Search(task, None, None if extra is None else _times(extra, basis), share, refit))
+        weight, bias = fitted.head
+        weight = np.concatenate([weight[:, :width], weight[:, width:] @ basis], axis=1, dtype=np.float32)
+        return replace(fitted, head=(weight, bias))
+
+    def _chosen(self, search: "_Search") -> FittedHead:
         tries = search.alone()
         best = max(tries, key=lambda one: one.metric)
         if self.train.ngrams is not None:
@@ -108,7 +125,7 @@ class HeadTask:
             best = max([*(tries if self.may_drop_ngrams else ()), *together], key=lambda one: one.metric)
         held_out, score = search.held_out, self.score(search.held_out.targets, best.logits)
         record: dict[str, Any] = {
-            "fitted_on": "train+validation" if refit else "train",
+            "fitted_on": "train+validation" if search.refit else "train",
             "chosen_by": "default" if self.l2 else "cross-validation" if search.crossed else "validation",
             "l2": best.l2,
             "validation_scores": {f"{one.l2:g}": one.metric for one in tries},
@@ -148,7 +165,7 @@ class _Search:
     """Fits heads with some L2 strengths and scales of n-grams, and scores them on held-out rows."""
 
     def __init__(self, task: HeadTask, towards: Head | None, extra: Features | None, share: float, refit: bool) -> None:
-        self.task, self.towards = task, towards
+        self.task, self.towards, self.refit = task, towards, refit
         self.crossed, first = refit and task.has_few_rows, len(task.train)
         self.rows = task.train + task.validation
         # Places of the rows that are trained on, and of those that are held out.
@@ -189,7 +206,7 @@ class _Search:
 
         Where the source's head has weights for n-grams, strengths begin as without n-grams, at a copy of it.
         """
-        width = self.rows.values.shape[1]
+        width = self.rows.width
         usual, *others = (scale * math.sqrt(width) for scale in NGRAM_SCALES)
         if self.towards is not None and self.towards[0][:, width:].any():
             tries = self._strengths(usual, TOWARDS_L2_STRENGTHS, [self.towards] * len(self.parts))
@@ -221,7 +238,7 @@ class _Search:
         options: Any = {"has_bias": self.task.has_bias, "axes": self.axes, "ftol": ftol}
         if part.ngrams is None:
             return fit(self.task.criterion, part, l2, start=start, towards=self.towards, **options)
-        width, count = part.values.shape[1], part.ngrams.shape[1]
+        width, count = part.width, part.ngrams.shape[1]
 
         def scaled(head: Head | None) -> Head | None:
             if head is None:
@@ -233,6 +250,28 @@ class _Search:
         weight, bias = fit(self.task.criterion, part, l2, start=scaled(start), towards=scaled(self.towards), **options)
         ngrams = weight[:, width:] * scale if scale else np.zeros((len(weight), count), np.float32)
         return np.concatenate([weight[:, :width], ngrams], axis=1, dtype=np.float32), bias
+
+
+def _shared_ngrams(ngrams: sparse.csr_array) -> sparse.csr_array:
+    """Return orthonormal rows, (fewer, n-grams), in whose space the weights of least loss and penalty lie.
+
+    N-grams of one text alone have weights in proportion to their values there: one number for all of these, and most
+    n-grams are such.
+    """
+    counts = np.bincount(ngrams.indices, minlength=ngrams.shape[1])
+    shared, entries = np.flatnonzero(counts > 1), ngrams.tocoo()
+    alone = counts[entries.col] == 1
+    texts, columns, values = entries.row[alone], entries.col[alone], entries.data[alone]
+    lengths = np.sqrt(np.bincount(texts, values**2, minlength=len(counts)))
+    own, places = np.unique(texts, return_inverse=True)
+    data = np.concatenate([np.ones(len(shared)), values / lengths[texts]]).astype(np.float32)
+    rows = np.concatenate([np.arange(len(shared)), len(shared) + places])
+    shape = len(shared) + len(own), ngrams.shape[1]
+    return sparse.csr_array((data, (rows, np.concatenate([shared, columns]))), shape=shape)
+
+
+def _times(rows: Features, basis: sparse.csr_array) -> Features:
+    return replace(rows, ngrams=sparse.csr_array(rows.ngrams @ basis.T))
 
 
 def are_few(train: int, validation: int) -> bool:
