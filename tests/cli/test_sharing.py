@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from helpers.classifiers import TEXTS
+from helpers.classifiers import TEXTS, without_hashes
 from helpers.corpora import write_rows
 from helpers.encoders import base_of
 from helpers.folders import contents
@@ -20,6 +20,7 @@ from helpers.runs import finetune
 from nlptransfer import Classifier, Full, Lora, Probe, RunResult, Word2Vec
 from nlptransfer.cli.app import main
 from nlptransfer.errors import BaseModelError, HubError, SettingError
+from nlptransfer.files import read_json
 
 ROUTES = {
     "word2vec": Word2Vec(head_type="linear"),
@@ -184,10 +185,8 @@ def test_a_base_that_moved_on(hub, adapter, to_another_machine, caplog):
 
 
 def test_a_base_whose_history_was_written_anew(hub, adapter, to_another_machine, caplog):
-    path = adapter.folder / "model" / "nlptransfer.json"
-    record = json.loads(path.read_text())
-    record["base"]["revision"] = "0" * 40
-    path.write_text(json.dumps(record))
+    record = read_json(adapter.folder / "model" / "nlptransfer.json")
+    without_hashes(adapter.folder / "model", base=record["base"] | {"revision": "0" * 40})
     to_another_machine()
     loaded = Classifier.load(adapter.folder)
     np.testing.assert_allclose(loaded.logits(TEXTS), adapter.classifier.logits(TEXTS), atol=1e-5)

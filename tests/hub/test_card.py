@@ -319,7 +319,7 @@ def test_ngrams_are_named_and_plain_transformers_is_not():
         (
             record_of("probe", settings=PROBE | {"features": ["encoder", "word2vec", "ngrams"]}),
             RECORDS["probe"],
-            f"with the mean of word vectors {beside}",
+            f"with the mean of word vectors out of a base that the record does not name {beside}",
         ),
         (exported_of("probe", PROBE | {"features": ["encoder", "ngrams"]}, "onnx"), RECORDS["onnx int8"], "TF-IDF of"),
     ):
