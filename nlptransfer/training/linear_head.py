@@ -27,8 +27,9 @@ PATIENCE = 2
 """Weaker strengths that may score worse, one after the other, before the weakest are left out."""
 ROUGH = 3e-5
 """FTOL while the losses of many rows are compared."""
-NGRAM_FTOL, NGRAM_ROUGH = 1e-5, 2e-4
-"""The same two where there are n-grams: what is left to gain by their thousands of weights takes many steps."""
+NGRAM_FTOL, NGRAM_FTOL_OF_FEW = 1e-4, 1e-5
+"""FTOL where there are n-grams, of many and of few rows, while losses are compared and in the end: a head that went on
+for longer than those that were compared would be another one. Further steps are many, and change little."""
 FOLDS = 5
 """Most folds of cross-validation."""
 FEWEST_ROWS = 4
@@ -234,7 +235,8 @@ class _Search:
 
     def _fit(self, part: Features, l2: float, scale: float, start: Head | None, *, rough: bool = False) -> Head:
         """Fit a head of all features; with scale 0 the weights of n-grams are 0."""
-        ftol = (NGRAM_ROUGH if rough else NGRAM_FTOL) if scale else ROUGH if rough else FTOL
+        of_ngrams = NGRAM_FTOL_OF_FEW if self.crossed else NGRAM_FTOL
+        ftol = of_ngrams if scale else ROUGH if rough else FTOL
         options: Any = {"has_bias": self.task.has_bias, "axes": self.axes, "ftol": ftol}
         if part.ngrams is None:
             return fit(self.task.criterion, part, l2, start=start, towards=self.towards, **options)

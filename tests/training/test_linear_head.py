@@ -271,8 +271,8 @@ def scale_of(record):
 def assert_is_peer(head, peer, scale):
     # The last fit of thousands of n-grams ends early.
     for found, expected in ((head[0][:, :6], peer.coef_[:, :6]), (head[0][:, 6:] / scale, peer.coef_[:, 6:])):
-        assert np.linalg.norm(found - expected) < 0.04 * np.linalg.norm(peer.coef_[:, 6:])
-    np.testing.assert_allclose(head[1] - head[1].mean(), peer.intercept_ - peer.intercept_.mean(), atol=0.15)
+        assert np.linalg.norm(found - expected) < 0.08 * np.linalg.norm(peer.coef_[:, 6:])
+    np.testing.assert_allclose(head[1] - head[1].mean(), peer.intercept_ - peer.intercept_.mean(), atol=0.35)
 
 
 @pytest.mark.parametrize("count", [80, FEW_ROWS])
