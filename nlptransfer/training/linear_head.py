@@ -106,13 +106,12 @@ class HeadTask:
         return self._chosen(_Search(self, towards, extra, share, refit))
 
     def _with_fewer_ngrams(self, extra: Features | None, share: float, refit: bool) -> FittedHead:
-        whole = self.train + self.validation
+        """Choose in the space that :func:`_shared_ngrams` spans, and return the weights of all n-grams."""
+        whole, width = self.train + self.validation, self.train.width
         basis = _shared_ngrams(cast(sparse.csr_array, (whole if extra is None else whole + extra).ngrams))
-        task, width = (
-            replace(self, train=_times(self.train, basis), validation=_times(self.validation, basis)),
-            whole.width,
-        )
-        fitted = task._chosen(_Search(task, None, None if extra is None else _times(extra, basis), share, refit))
+        task = replace(self, train=_times(self.train, basis), validation=_times(self.validation, basis))
+        extra = None if extra is None else _times(extra, basis)
+        fitted = task._chosen(_Search(task, None, extra, share, refit))
         weight, bias = fitted.head
         weight = np.concatenate([weight[:, :width], weight[:, width:] @ basis], axis=1, dtype=np.float32)
         return replace(fitted, head=(weight, bias))
@@ -221,6 +220,7 @@ class _Search:
         return tries
 
     def tried(self, l2: float, scale: float, starts: Sequence[Head | None]) -> _Try:
+        """Fit a head on each part of the rows, and score the rows that it leaves out."""
         parts = zip(self.parts, starts, strict=True)
         heads = [self._fit(part, l2, scale, start, rough=not self.crossed) for part, start in parts]
         logits = np.empty((len(self.rows), len(self.task.criterion.class_weights)), np.float32)
@@ -264,7 +264,7 @@ def _shared_ngrams(ngrams: sparse.csr_array) -> sparse.csr_array:
     shared, entries = np.flatnonzero(counts > 1), ngrams.tocoo()
     alone = counts[entries.col] == 1
     texts, columns, values = entries.row[alone], entries.col[alone], entries.data[alone]
-    lengths = np.sqrt(np.bincount(texts, values**2, minlength=len(counts)))
+    lengths = np.sqrt(np.bincount(texts, values**2))
     own, places = np.unique(texts, return_inverse=True)
     data = np.concatenate([np.ones(len(shared)), values / lengths[texts]]).astype(np.float32)
     rows = np.concatenate([np.arange(len(shared)), len(shared) + places])
