@@ -166,7 +166,7 @@ def test_options_of_how_predictions_are_made(one, tmp_path):
     for found in (one.predict(TEXTS, batch_size=1), [*one.stream(TEXTS, batch_size=2)]):
         assert [each.labels for each in found] == [each.labels for each in wanted]
         assert [each.probabilities for each in found] == [
-            pytest.approx(each.probabilities, rel=1e-4) for each in wanted
+            pytest.approx(each.probabilities, abs=1e-9) for each in wanted
         ]
     (tmp_path / "texts.csv").write_text("says;id\nwordaa goodae;1\n")
     assert one.predict(tmp_path / "texts.csv", separator=";", header=True)[0].label == "positive"
