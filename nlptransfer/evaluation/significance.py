@@ -18,9 +18,16 @@ from scipy import stats
 
 from nlptransfer.data import Labels
 from nlptransfer.errors import DataError
-from nlptransfer.evaluation.bootstrap import percentile_interval, resampled_scores, rounded, seed_shares
+from nlptransfer.evaluation.bootstrap import percentile_interval, rounded, seed_shares
 from nlptransfer.evaluation.inputs import checked_targets
-from nlptransfer.evaluation.metrics import averages, higher_is_better, measure, outcomes, score_range
+from nlptransfer.evaluation.metrics import (
+    averages,
+    higher_is_better,
+    measure,
+    outcomes,
+    resampled_averages,
+    score_range,
+)
 
 
 @dataclass(frozen=True)
@@ -141,12 +148,8 @@ def score_seeds(
         for index, run in enumerate(predictions):
             runs.append(checked_targets(run, shape, labels.multi_label, f"{name}[{index}]"))
     counts, tables = outcomes(y, runs, labels)
-
-    def scores(draws: np.ndarray) -> np.ndarray:
-        return np.array([averages(draws @ table, len(y), labels)[metric] for table in tables])
-
-    width = tables[0].shape[1]
-    on_all, resampled = scores(counts[None])[:, 0], resampled_scores(rng, counts, scores, resamples, width=width)
+    on_all = np.array([averages(counts @ table, len(y), labels)[metric] for table in tables])
+    resampled = resampled_averages(rng, counts, tables, labels, [metric], resamples)[:, 0]
     starts = np.cumsum([len(predictions) for predictions in candidates.values()])[:-1]
     return [SeedScores(*both) for both in zip(np.split(on_all, starts), np.split(resampled, starts), strict=True)]
 
