@@ -221,7 +221,7 @@ class ComparisonRun:
             return {}
         hidden, route = without_test(self.data), cast(Route, candidate.route)
         sign = 1 if higher_is_better(self.result.metric) else -1
-        default = self.shared.training.learning_rate or float(route.defaults(self.data)["learning_rate"])
+        default = cast(float, self.shared.training.with_defaults(route.defaults(self.data)).learning_rate)
         trials = self.result.candidate(candidate.name).trials
         for number in range(count):
             if number == len(trials):

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -22,6 +22,9 @@ _OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any
     "rmsprop": (torch.optim.RMSprop, {}),
     "adafactor": (torch.optim.Adafactor, {}),
 }
+
+RATES = {"adamw": 1.0, "adam": 1.0, "rmsprop": 1.0, "sgd": 300.0, "adafactor": 20.0}
+"""Factors of AdamW's default learning rate."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,13 @@ class TrainingSettings(Settings):
     def order_seed(self) -> int:
         """The seed of the data order."""
         return self.seed if self.data_seed is None else self.data_seed
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "TrainingSettings":
+        """Return the settings with these in place of None; a learning rate is AdamW's, and becomes the optimizer's."""
+        filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        if "learning_rate" in filled:
+            filled["learning_rate"] = filled["learning_rate"] * RATES[self.optimizer]
+        return replace(self, **filled)
 
     def flat(self) -> dict[str, int | float | str | bool]:
         """Return the settings as trackers take them: plain values only."""
