@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from nlptransfer.files import atomic_file, atomic_folder, cache_folder, no_empty_folder, read_json, size_mb, write_json
+from nlptransfer.cache import cache_folder
+from nlptransfer.files import atomic_file, atomic_folder, no_empty_folder, read_json, size_mb, write_json
 
 
 def names(folder):

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nlptransfer.errors import VectorsError
+from nlptransfer.files import storage_errors
 from nlptransfer.vectors.formats import Block, checked, in_utf8, reading
 from nlptransfer.vectors.subwords import sums, write_subwords
 
@@ -35,8 +36,9 @@ def fasttext_blocks(path: Path, folder: Path) -> Iterator[Block]:
     """
     with reading(path) as stream, tempfile.TemporaryFile(dir=folder) as unpacked:
         if isinstance(stream, gzip.GzipFile):
-            shutil.copyfileobj(stream, unpacked, 1 << 20)
-            unpacked.flush()
+            with storage_errors(folder):
+                shutil.copyfileobj(stream, unpacked, 1 << 20)
+                unpacked.flush()
             stream = unpacked
         content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         yield from in_utf8(path.name, _blocks(path.name, content, folder))
