@@ -199,6 +199,8 @@ class Probe(PooledRoute):
         if self.features != "auto":
             return self
         used = getattr(model, "ngrams", None) is not None
+        if self.sees_ngrams:
+            log.info("n-grams beside the encoder: %s", "kept" if used else "left out, as held-out rows gain nothing")
         return replace(self, features=("encoder", "ngrams") if used else ("encoder",))
 
     def layer_vectors(
