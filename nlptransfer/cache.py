@@ -3,23 +3,25 @@
 Each is sealed by a file that notes size, sha256 and state of the others. This file does not know what they hold.
 """
 
+import atexit
 import logging
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from nlptransfer.errors import NlpTransferError, StorageError
-from nlptransfer.files import SEAL, atomic_folder, file_hash, read_json, storage_errors, temporary_root, write_json
+from nlptransfer.files import SEAL, atomic_folder, file_hash, read_json, scratch_folder, temporary_root, write_json
 
 log = logging.getLogger("nlptransfer")
 
 Opened = TypeVar("Opened")
-_elsewhere: dict[Path, "TemporaryDirectory[str]"] = {}
+_elsewhere: dict[Path, Path] = {}
 """By places in the cache, which cannot be written, what stands in for them until this process ends."""
+_until_exit = ExitStack()
+atexit.register(_until_exit.close)
 _warned: set[Path] = set()
 
 
@@ -36,7 +38,7 @@ def cached_entry(folder: Path, name: str, make: Callable[[Path], object], opened
     refuses by an NlpTransferError is made anew, too.
     """
     if folder in _elsewhere:
-        return opened(Path(_elsewhere[folder].name))
+        return opened(_elsewhere[folder])
     if (entry := open_entry(folder, name, opened)) is not None:
         return entry
     try:
@@ -48,11 +50,12 @@ def cached_entry(folder: Path, name: str, make: Callable[[Path], object], opened
                 raise _MadeMeanwhile
     except StorageError as error:
         warn_of_cache(error)
-        with storage_errors(temporary_root()):
-            instead = TemporaryDirectory(prefix="nlptransfer-", ignore_cleanup_errors=True)
-            make(Path(instead.name))
+        with ExitStack() as stack:
+            instead = stack.enter_context(scratch_folder(temporary_root() / folder.name))
+            make(instead)
+            _until_exit.push(stack.pop_all())
         _elsewhere[folder] = instead
-        return opened(Path(instead.name))
+        return opened(instead)
     return opened(folder)
 
 

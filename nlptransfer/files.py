@@ -1,119 +1,57 @@
-"""Write files whole or not at all, stamp their content, and say in one line what storage refuses."""
+"""Write files whole or not at all, and stamp their content."""
 
-import errno
 import hashlib
 import json
 import os
+import platform
 import re
+import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlptransfer.errors import NlpTransferError, StorageError
+from nlptransfer.errors import StorageError
+from nlptransfer.locks import is_running, started
+from nlptransfer.storage import storage_errors
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 SEAL = "whole.json"
 """Name of what :mod:`nlptransfer.cache` notes of the other files in a folder."""
-_ROOM = "make room there or name another place, and give the same command again"
-_PERMISSION = "change its permissions or name another place"
-_OTHER_PLACE = "name another place"
-_ADVICE = {
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
-    errno.EFBIG: "raise the limit of a file's size (ulimit -f) or name another place",
-    errno.EROFS: _PERMISSION,
-    errno.EACCES: _PERMISSION,
-    errno.EPERM: _PERMISSION,
-    errno.ENAMETOOLONG: "take a shorter name",
-    errno.EISDIR: "a folder is in the place of a file: move it away or name another place",
-    errno.ENOTDIR: "a file is in the place of a folder: move it away or name another place",
-    errno.EEXIST: _OTHER_PLACE,
-    errno.ENOTEMPTY: _OTHER_PLACE,
-    errno.EBUSY: _OTHER_PLACE,
-    errno.EINVAL: _OTHER_PLACE,
-    errno.ELOOP: _OTHER_PLACE,
-    errno.EIO: "look after the disk, or name another place",
-    errno.ESTALE: "look after the network's file system, or name another place",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-}
-"""What to do by what the operating system refuses; its other errors are none of storage, or ours."""
-# safetensors, tokenizers and shutil say it in their words alone; torch and numpy not even that.
-_NUMBER = re.compile(r"(?:\(os error |\[Errno )(\d+)")
-_PARTLY = re.compile(r"inline_container\.cc|iostream error|\d+ requested and \d+ written")
-
-
-@contextmanager
-def storage_errors(path: str | Path, what: str = "written") -> Iterator[None]:
-    """Turn what storage refuses in this block, to whatever library, into a StorageError of one line.
-
-    It names ``path``, unless the operating system names another place than that, the folders above it and the temporary
-    one that becomes it. A file that is missing stays a FileNotFoundError.
-    """
-    try:
-        yield
-    except Exception as error:
-        if (refused := _refused(error)) is None:
-            raise
-        reason, advice = refused
-        # What is copied is named before what it is copied to.
-        named = [getattr(error, name, None) for name in ("filename", "filename2")]
-        places = [Path(place) for place in named if isinstance(place, (str, Path))]
-        is_here = not places or any(_stands_for(place, Path(path)) for place in places)
-        where = f"{path}: cannot be {what}" if is_here else str(places[-1])
-        raise StorageError(f"{where}: {reason}: {advice}") from error
-
-
-def _stands_for(place: Path, path: Path) -> bool:
-    temporary = (part.startswith(f".{path.name}.") for part in place.parts)
-    return place.is_relative_to(path) or path.is_relative_to(place) or any(temporary)
-
-
-def _refused(error: Exception) -> tuple[str, str] | None:
-    """Return in words what storage refuses, and what to do; None for any other error."""
-    if isinstance(error, NlpTransferError):
-        return None
-    number = error.errno if isinstance(error, OSError) else None
-    if number is None and (match := _NUMBER.search(str(error))):
-        number = int(match[1])
-    if number is None and isinstance(error, (OSError, RuntimeError)) and _PARTLY.search(str(error)):
-        return "only a part of it could be written", _ROOM
-    return None if number not in _ADVICE else (os.strerror(number), _ADVICE[number])
+_TEMPORARY = re.compile(r"\..*\.nlptransfer-([0-9a-f]{8})-(\d+)-(\d+)-\w{8}(\..*)?", re.DOTALL)
+"""Names of temporary files and folders: of what, machine, process id, when it was started, and what makes it unique."""
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure."""
+    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
+
+    What killed processes have left there is removed.
+    """
     path = Path(path)
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=_without_leftovers(path.parent), prefix=_temporary_prefix(path))
         os.close(handle)
-    temporary = Path(name)
-    try:
-        with storage_errors(path):
+        temporary = Path(name)
+        try:
             yield temporary
             # mkstemp makes private files.
             temporary.chmod(_usual_mode(0o666))
             os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; it takes the place of ``path`` on success only."""
     path = Path(path)
-    with ExitStack() as stack:
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            made = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True)
-            scratch = Path(stack.enter_context(made))
-        stack.enter_context(storage_errors(path))
+    with scratch_folder(path) as scratch:
         new, old = scratch / path.name, scratch / ".old"
         new.mkdir()
         yield new
@@ -132,10 +70,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Yield a folder for temporary files, and remove it; a StorageError where they cannot be written."""
-    with storage_errors(temporary_root()), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+def scratch_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``, and remove it; what killed processes have left there is removed too."""
+    path = Path(path)
+    with storage_errors(path):
+        place, prefix = _without_leftovers(path.parent), _temporary_prefix(path)
+        with tempfile.TemporaryDirectory(dir=place, prefix=prefix, ignore_cleanup_errors=True) as scratch:
+            yield Path(scratch)
 
 
 def temporary_root() -> Path:
@@ -144,6 +85,26 @@ def temporary_root() -> Path:
         return Path(tempfile.gettempdir())
     except FileNotFoundError as error:
         raise StorageError(f"{error.strerror}: set TMPDIR to a folder that can be written") from error
+
+
+def _temporary_prefix(path: Path) -> str:
+    # A name has at most 255 bytes, and a character up to four.
+    return f".{path.name[:50]}.nlptransfer-{_machine()}-{os.getpid()}-{started():.0f}-"
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _without_leftovers(folder: Path) -> Path:
+    """Return a folder, made where it is missing, without the temporary files of dead processes of this machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        name = _TEMPORARY.fullmatch(path.name)
+        if name is not None and name[1] == _machine() and not is_running(int(name[2]), int(name[3])):
+            with suppress(OSError):  # another process was faster, or another user's must stay
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder
 
 
 def _usual_mode(mode: int) -> int:

@@ -37,12 +37,13 @@ from nlptransfer.data import (
     texts_of,
 )
 from nlptransfer.evaluation import confidence, predicted, score_predictions, to_probabilities
-from nlptransfer.files import atomic_folder, scratch_folder, storage_errors
+from nlptransfer.files import atomic_folder, scratch_folder, temporary_root
 from nlptransfer.hub import Pushed, recorded_base
 from nlptransfer.models import SharedBase, find_device, predict_logits
 from nlptransfer.progress import progress_bar
 from nlptransfer.routes import SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fill
+from nlptransfer.storage import storage_errors
 
 log = logging.getLogger("nlptransfer")
 
@@ -246,7 +247,7 @@ class Classifier:
         """
         writable_folder(folder)
         texts = made_texts(self.labels, self.tokenizer)
-        with scratch_folder() as place:
+        with scratch_folder(folder) as place:
             route, model, more = export_onnx(self.route, self.model, self.tokenizer, texts, place, int8=int8)
             more["learned"] = {"route": self.route.name, "settings": self.route.recorded()}
             exported = replace(self, route=route, model=model, record={**self.record, **more})
@@ -279,7 +280,7 @@ class Classifier:
 
         With ``merged`` an adapter is added to its base first, so that plain transformers opens it.
         """
-        with scratch_folder() as place:
+        with scratch_folder(temporary_root() / "pushed") as place:
             saved = (self.merge() if merged else self).save_pretrained(place / "model")
             return push_saved(saved, repo_id, **options)
 

@@ -19,9 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, XLNetModel
 from nlptransfer.classifier.onnx import GRAPH, GRAPH_DATA, INSTALL, LOGITS, Exported, OnnxForSequenceClassification
 from nlptransfer.classifier.verification import largest_difference
 from nlptransfer.errors import BaseModelError, SettingError, StorageError, VerificationError, first_line
-from nlptransfer.files import storage_errors
 from nlptransfer.models import predict_logits
 from nlptransfer.routes import SavedFormat
+from nlptransfer.storage import storage_errors
 
 GRAPH_TOLERANCE = 1e-3
 """Largest difference of logits of a float32 graph from the live model's: products are added up in another order."""

@@ -24,7 +24,7 @@ from nlptransfer.data.files.parsing import (
 from nlptransfer.data.memory import is_a, table_of, tables_of
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged, first_line
-from nlptransfer.files import storage_errors
+from nlptransfer.storage import storage_errors
 
 logger = logging.getLogger("nlptransfer")
 

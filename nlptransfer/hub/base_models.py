@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class BaseModel:
     """The hub id; for a local folder its name."""
     revision: str | None
     """The hub's commit; None for a local folder."""
+    keep_layers: int | None = None
+    """How many of its layers are used, the first ones; None: all."""
 
 
 def find_base(name: str | None = None, revision: str | None = None, token: str | None = None) -> BaseModel:
@@ -241,10 +243,12 @@ def _from_hub(client: HubClient, revision: str | None) -> BaseModel:
 
 
 def base_record(base: BaseModel) -> dict[str, Any]:
-    """Return name, revision and sha256 of a base; where a local one lies is noted in a cache of this machine alone."""
+    """Return name, revision, sha256 and the layers used of a base; where a local one lies is noted in a cache of this
+    machine alone."""
     stamp = weights_hash(base)
     _note(base, stamp)
-    return {"name": base.id, "revision": base.revision, "sha256": stamp}
+    layers = {"keep_layers": base.keep_layers} if base.keep_layers else {}
+    return {"name": base.id, "revision": base.revision, "sha256": stamp, **layers}
 
 
 def recorded_base(record: Mapping[str, Any], name: str | None = None, token: str | None = None) -> BaseModel:
@@ -263,7 +267,7 @@ def recorded_base(record: Mapping[str, Any], name: str | None = None, token: str
     check_weights(base, record)
     if name:
         _note(base, record["sha256"])
-    return base
+    return replace(base, keep_layers=record.get("keep_layers"))
 
 
 def check_weights(base: BaseModel, record: Mapping[str, Any]) -> None:

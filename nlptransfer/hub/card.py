@@ -172,6 +172,8 @@ def base_name(base: Mapping[str, Any]) -> Markup:
     if not base.get("name"):
         return Markup("a base that the record does not name")
     name = markdown(base["name"])
+    if base.get("keep_layers"):
+        name = Markup("layers 1 to {} of {}").format(base["keep_layers"], name)
     if base.get("revision"):
         return Markup("{} (commit `{}`)").format(name, base["revision"])
     if base.get("kind") == "vectors":

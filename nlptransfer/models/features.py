@@ -22,12 +22,13 @@ from nlptransfer import distributed
 from nlptransfer.cache import cache_folder, open_entry, remove, seal, warn_of_cache
 from nlptransfer.data import JOINT
 from nlptransfer.errors import SettingError, StorageError
-from nlptransfer.files import atomic_folder, size_mb, storage_errors
+from nlptransfer.files import atomic_folder, size_mb
 from nlptransfer.models import partial
 from nlptransfer.models.architectures import embeddings_of, layers_of
 from nlptransfer.models.inference import compute
 from nlptransfer.models.tokens import LongText, TokenRows, as_read
 from nlptransfer.progress import progress_bar
+from nlptransfer.storage import storage_errors
 from nlptransfer.vectors import RESERVED
 
 log = logging.getLogger("nlptransfer")

@@ -17,9 +17,10 @@ from nlptransfer import distributed
 from nlptransfer.data import Labels
 from nlptransfer.errors import RunFolderError
 from nlptransfer.evaluation import checked_probabilities
-from nlptransfer.files import atomic_file, atomic_folder, read_json, storage_errors, write_json
+from nlptransfer.files import atomic_file, atomic_folder, read_json, write_json
 from nlptransfer.results.predictions import Predictions
 from nlptransfer.results.summaries import DataSummary, Fit, TransferSummary, from_record, to_record
+from nlptransfer.storage import storage_errors
 
 if TYPE_CHECKING:
     from nlptransfer.results.comparison import ComparisonResult

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from nlptransfer import distributed
 from nlptransfer.cache import remove
 from nlptransfer.errors import RunFolderError, SettingError, StorageError, TrainingError
-from nlptransfer.files import read_json, storage_errors, write_json
+from nlptransfer.files import read_json, write_json
 from nlptransfer.models import (
     Examples,
     compute,
@@ -38,6 +38,7 @@ from nlptransfer.models import (
     tokens_of_texts,
 )
 from nlptransfer.progress import progress_bar
+from nlptransfer.storage import storage_errors
 from nlptransfer.training.losses import SOURCE, TARGET, BatchTargets, Objective
 from nlptransfer.training.optimizer import (
     ParameterGroup,

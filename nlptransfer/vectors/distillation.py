@@ -106,9 +106,10 @@ def distill_vectors(words: Sequence[str], encoder: BaseModel, *, dimensions: int
 
 
 def _stamps(encoder: BaseModel) -> str:
-    prompt = base_prompt(encoder)
-    known = f"{VECTORS_RECIPE}\0{weights_hash(encoder)}\0{content_stamp(encoder.path)}"
-    return f"{known}\0{prompt}" if prompt else known
+    known = [str(VECTORS_RECIPE), weights_hash(encoder), content_stamp(encoder.path)]
+    known += [prompt] if (prompt := base_prompt(encoder)) else []
+    known += [f"first {encoder.keep_layers} layers"] if encoder.keep_layers else []
+    return "\0".join(known)
 
 
 def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:

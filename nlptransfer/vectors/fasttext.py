@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nlptransfer.errors import VectorsError
-from nlptransfer.files import storage_errors
+from nlptransfer.storage import storage_errors
 from nlptransfer.vectors.formats import Block, checked, in_utf8, reading
 from nlptransfer.vectors.subwords import sums, write_subwords
 

@@ -34,7 +34,8 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from nlptransfer.errors import VectorsError, nearest
-from nlptransfer.files import atomic_file, storage_errors
+from nlptransfer.files import atomic_file
+from nlptransfer.storage import storage_errors
 
 logger = logging.getLogger("nlptransfer")
 

@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from pyarrow import compute
 
 from nlptransfer.cache import cache_folder, cached_entry, check_seal, seal
 from nlptransfer.errors import BaseModelError, StorageError, VectorsError
-from nlptransfer.files import SEAL, atomic_folder, content_stamp, read_json
+from nlptransfer.files import SEAL, atomic_folder, content_stamp, read_json, scratch_folder
 from nlptransfer.hub import Packaged, find_packaged_vectors
 from nlptransfer.settings import check
 from nlptransfer.vectors.fasttext import fasttext_blocks
@@ -255,8 +254,8 @@ def cache_place(kind: str, *parts: str | bytes) -> Path:
 
 
 def _model_blocks(name: str, folder: Path) -> Iterator[Block]:
-    with TemporaryDirectory(dir=folder, prefix=".download.") as temporary:
-        path = Path(temporary) / f"{name}.gz"
+    with scratch_folder(folder / "download") as temporary:
+        path = temporary / f"{name}.gz"
         download_model(name, path)
         yield from read_blocks(path)
 

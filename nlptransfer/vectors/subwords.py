@@ -14,7 +14,8 @@ from typing import Any, cast
 import numpy as np
 
 from nlptransfer.errors import VectorsError
-from nlptransfer.files import read_json, storage_errors, write_json
+from nlptransfer.files import read_json, write_json
+from nlptransfer.storage import storage_errors
 
 SUBWORDS, _SETTINGS = "subwords.npy", "subwords.json"
 
