@@ -37,8 +37,6 @@ def cached_entry(folder: Path, name: str, make: Callable[[Path], object], opened
     Where the cache cannot be written a temporary folder stands in for it until the process ends. What ``opened``
     refuses by an NlpTransferError is made anew, too.
     """
-    if folder in _elsewhere:
-        return opened(_elsewhere[folder])
     if (entry := open_entry(folder, name, opened)) is not None:
         return entry
     try:
@@ -61,6 +59,8 @@ def cached_entry(folder: Path, name: str, make: Callable[[Path], object], opened
 
 def open_entry(folder: Path, name: str, opened: Callable[[Path], Opened]) -> Opened | None:
     """Open a folder of the cache; None where there is none, or it is damaged and so removed, with a warning."""
+    if folder in _elsewhere:
+        return opened(_elsewhere[folder])
     if not os.path.lexists(folder):
         return None
     try:
@@ -70,6 +70,12 @@ def open_entry(folder: Path, name: str, opened: Callable[[Path], Opened]) -> Ope
         log.warning("%s: its copy in the cache is made anew (%s)", name, error)
         remove(folder)
     return None
+
+
+def entries(prefix: Path) -> list[Path]:
+    """Return the folders of the cache whose names begin so, what stands in for them included."""
+    instead = (folder for folder in _elsewhere if str(folder).startswith(str(prefix)))
+    return sorted({*prefix.parent.glob(f"{prefix.name}*"), *instead})
 
 
 class _MadeMeanwhile(Exception):

@@ -22,7 +22,7 @@ _ADVICE = {
     errno.ENAMETOOLONG: "take a shorter name",
     errno.EISDIR: "a folder is in the place of a file: move it away or name another place",
     errno.ENOTDIR: "a file is in the place of a folder: move it away or name another place",
-    errno.EEXIST: _OTHER_PLACE,
+    errno.EEXIST: "something else is in its place: move it away or name another place",
     errno.ENOTEMPTY: _OTHER_PLACE,
     errno.EBUSY: _OTHER_PLACE,
     errno.EINVAL: _OTHER_PLACE,
@@ -56,6 +56,11 @@ def storage_errors(path: str | Path, what: str = "written") -> Iterator[None]:
         is_here = not places or any(_stands_for(place, Path(path)) for place in places)
         where = f"{path}: cannot be {what}" if is_here else str(places[-1])
         raise StorageError(f"{where}: {reason}: {advice}") from error
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell whether an error is one that :func:`storage_errors` turns into its own."""
+    return _refused(error) is not None
 
 
 def _stands_for(place: Path, path: Path) -> bool:

@@ -18,10 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, XLNetModel
 
 from nlptransfer.classifier.onnx import GRAPH, GRAPH_DATA, INSTALL, LOGITS, Exported, OnnxForSequenceClassification
 from nlptransfer.classifier.verification import largest_difference
-from nlptransfer.errors import BaseModelError, SettingError, StorageError, VerificationError, first_line
+from nlptransfer.errors import BaseModelError, SettingError, VerificationError, first_line
 from nlptransfer.models import predict_logits
 from nlptransfer.routes import SavedFormat
-from nlptransfer.storage import storage_errors
+from nlptransfer.storage import is_refusal
 
 GRAPH_TOLERANCE = 1e-3
 """Largest difference of logits of a float32 graph from the live model's: products are added up in another order."""
@@ -68,17 +68,16 @@ def export_onnx(
         return graph, largest_difference(np.tile(live_logits, (2, 1)), np.concatenate(logits))
 
     try:
-        with storage_errors(folder):
-            rows = exported.rows(plain, tokenizer, texts)
-            _write_graph(plain, rows.batch(np.arange(len(rows))), folder / GRAPH)
-            graph, exact = opened()
-            difference = exact
-            if int8 and exact <= GRAPH_TOLERANCE:
-                _round_to_int8(folder)
-                graph, difference = opened()
-    except StorageError:
-        raise
+        rows = exported.rows(plain, tokenizer, texts)
+        _write_graph(plain, rows.batch(np.arange(len(rows))), folder / GRAPH)
+        graph, exact = opened()
+        difference = exact
+        if int8 and exact <= GRAPH_TOLERANCE:
+            _round_to_int8(folder)
+            graph, difference = opened()
     except Exception as error:  # torch and onnxruntime raise what they please
+        if is_refusal(error):
+            raise
         # That of a frozen encoder, where the model holds one.
         kind = getattr(plain.base_model, "config", plain.config).model_type
         raise BaseModelError(

@@ -259,7 +259,7 @@ def recorded_base(record: Mapping[str, Any], name: str | None = None, token: str
         base = _at_commit(record, token)
     else:
         folder = _noted(record["sha256"])
-        if folder is None or not folder.is_dir():
+        if folder is None:
             raise BaseModelError(
                 f"{record['name']}: the base was a local folder, which is not known here: name it (base=FOLDER, --base)"
             )
@@ -305,11 +305,12 @@ def _note(base: BaseModel, stamp: str) -> None:
 
 
 def _noted(stamp: str) -> Path | None:
-    """Return where the base of these weights lay last; None where that is not known, or its note is damaged."""
+    """Return where the base of these weights lay last; None where nothing is there now, or that is not known."""
     try:
-        return _places.get(stamp) or Path(read_json(cache_folder("bases") / f"{stamp}.json")["path"])
+        folder = _places.get(stamp) or Path(read_json(cache_folder("bases") / f"{stamp}.json")["path"])
+        return folder if folder.is_dir() else None
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, StorageError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StorageError) as error:
         logger.warning("where a base lies was noted in the cache, but cannot be read (%s)", error)
         return None

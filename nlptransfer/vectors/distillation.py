@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from nlptransfer.cache import open_entry
+from nlptransfer.cache import entries, open_entry
 from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import content_stamp
 from nlptransfer.hub import (
@@ -119,7 +119,7 @@ def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
     """
     place, source = cache_place("states-", _stamps(encoder)), f"{encoder.id} word by word"
     pieces, new = list[WordVectors](), set(words)
-    for folder in sorted(place.parent.glob(f"{place.name}-*")):
+    for folder in entries(place.with_name(f"{place.name}-")):
         if (piece := open_entry(folder, source, open_folder)) is not None:
             pieces.append(piece)
             new.difference_update(piece.words())

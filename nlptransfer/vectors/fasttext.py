@@ -47,7 +47,7 @@ def fasttext_blocks(path: Path, folder: Path) -> Iterator[Block]:
 def _blocks(name: str, content: mmap.mmap, folder: Path) -> Iterator[Block]:
     try:
         words, matrix, min_n, max_n = _parts(name, content)
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, OverflowError) as error:
         raise VectorsError(f"{name}: cut off or broken ({error}): download it again") from error
     has_ngrams = max_n > 0 and len(matrix) > len(words)
     subwords = write_subwords(folder, matrix[len(words) :], min_n, max_n) if has_ngrams else None

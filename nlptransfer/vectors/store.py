@@ -30,6 +30,7 @@ from nlptransfer.errors import BaseModelError, StorageError, VectorsError
 from nlptransfer.files import SEAL, atomic_folder, content_stamp, read_json, scratch_folder
 from nlptransfer.hub import Packaged, find_packaged_vectors
 from nlptransfer.settings import check
+from nlptransfer.storage import storage_errors
 from nlptransfer.vectors.fasttext import fasttext_blocks
 from nlptransfer.vectors.formats import (
     FILE_SUFFIXES,
@@ -164,7 +165,8 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
                 return fasttext_blocks(file, folder)
             return matrix_blocks(file) if kind == "matrix" else read_blocks(file, allow_pickle)
 
-        stamps = [f"\0{content_stamp(each)}\0{each.stat().st_mtime_ns}" for each in (file, *extra)]
+        with storage_errors(path, "read"):
+            stamps = [f"\0{content_stamp(each)}\0{each.stat().st_mtime_ns}" for each in (file, *extra)]
         return cached_vectors(cache_place("", f"{FORMAT}\0{path}", *stamps), path.name, blocks)
     name = str(source)
     if not _MODEL_NAME.fullmatch(name):

@@ -175,3 +175,18 @@ def assert_same_weights(folder, name):
     cut, whole = (folder / f"{name}-{end}" / "model" for end in ("cut", "whole"))
     (weights,) = whole.glob("*.safetensors")
     assert weights.read_bytes() == (cut / weights.name).read_bytes()
+
+
+def test_what_fails_after_training_leaves_what_was_learned(remarks_folder, vectors_file, tmp_path, monkeypatch):
+    run = partial(finetune, remarks_folder, base=vectors_file, output_dir=tmp_path / "run", num_train_epochs=2)
+    whole = run(output_dir=tmp_path / "whole")
+
+    def full(*_: object) -> None:
+        raise StorageError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "save_pretrained", full)
+        with pytest.raises(StorageError, match=r"^no room$"):
+            run()
+    monkeypatch.setattr(fitting, "train", full)
+    assert same_weights(run(), whole) and not [*(tmp_path / "run").glob("checkpoints*")]
