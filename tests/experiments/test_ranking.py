@@ -131,8 +131,8 @@ def test_heads_on_fewer_columns_give_the_same(several: bool) -> None:
 def test_a_source_that_means_the_same_gains_and_others_do_not(
     ranked: Callable[..., Ranking], bases: tuple[str, str]
 ) -> None:
-    few = {"train": rows(200, 3, loud=1, kept=5)}
-    texts, labels = rows(600, 4, loud=1, kept=5)
+    few = {"train": rows(120, 3, loud=1, kept=5)}
+    texts, labels = rows(600, 4, loud=3, kept=5)
     draw = random.Random(0)
     sources = {
         "same": (texts, labels),
