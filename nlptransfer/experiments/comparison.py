@@ -14,6 +14,7 @@ from nlptransfer.experiments.baselines import BASELINES
 from nlptransfer.experiments.candidates import Candidate, SharedSettings, candidates_of, labeled_rows
 from nlptransfer.experiments.comparison_run import ComparisonRun
 from nlptransfer.experiments.environment import machine, versions
+from nlptransfer.files import named_path
 from nlptransfer.hub import base_for
 from nlptransfer.report import report_with_texts
 from nlptransfer.results import (
@@ -104,7 +105,7 @@ def compare(
         }
     )
     subsets = {size: load_data(data, replace(shared.data, max_train_rows=size)) for size in sorted(sizes)}
-    folder = Path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-compare-{short_hash(question)}"
+    folder = named_path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-compare-{short_hash(question)}"
     if claim(folder, question, overwrite, COMPARISON):
         return ComparisonResult.load(folder)
     if distributed.from_main(is_comparison(folder)):
