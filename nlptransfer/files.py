@@ -3,7 +3,11 @@
 import hashlib
 import json
 import os
+import platform
+import re
+import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -11,17 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlptransfer.errors import SettingError
+from nlptransfer.locks import is_running, started
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_TEMPORARY = re.compile(r"\..*\.nlptransfer-([0-9a-f]{8})-(\d+)-(\d+)-\w{8}(\..*)?", re.DOTALL)
+"""Names of temporary files and folders: of what, machine, process id, when it was started, and what makes it unique."""
+
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure."""
+    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
+
+    What killed processes have left there is removed.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=_without_leftovers(path.parent), prefix=_temporary_prefix(path))
     os.close(handle)
     temporary = Path(name)
     try:
@@ -37,9 +47,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; it takes the place of ``path`` on success only."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as scratch:
-        new, old = Path(scratch, path.name), Path(scratch, ".old")
+    with scratch_folder(path) as scratch:
+        new, old = scratch / path.name, scratch / ".old"
         new.mkdir()
         yield new
         # safetensors makes private files.
@@ -54,6 +63,35 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, path)
             raise
+
+
+@contextmanager
+def scratch_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``, and remove it; what killed processes have left there is removed too."""
+    path = Path(path)
+    place, prefix = _without_leftovers(path.parent), _temporary_prefix(path)
+    with tempfile.TemporaryDirectory(dir=place, prefix=prefix, ignore_cleanup_errors=True) as scratch:
+        yield Path(scratch)
+
+
+def _temporary_prefix(path: Path) -> str:
+    # A name has at most 255 bytes, and a character up to four.
+    return f".{path.name[:50]}.nlptransfer-{_machine()}-{os.getpid()}-{started():.0f}-"
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _without_leftovers(folder: Path) -> Path:
+    """Return a folder, made where it is missing, without the temporary files of dead processes of this machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        name = _TEMPORARY.fullmatch(path.name)
+        if name is not None and name[1] == _machine() and not is_running(int(name[2]), int(name[3])):
+            with suppress(OSError):  # another process was faster, or another user's must stay
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder
 
 
 def _usual_mode(mode: int) -> int:

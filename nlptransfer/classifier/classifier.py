@@ -38,7 +38,7 @@ from nlptransfer.data import (
     texts_of,
 )
 from nlptransfer.evaluation import confidence, predicted, score_predictions, to_probabilities
-from nlptransfer.files import atomic_folder
+from nlptransfer.files import atomic_folder, scratch_folder
 from nlptransfer.hub import Pushed, recorded_base
 from nlptransfer.models import SharedBase, find_device, predict_logits
 from nlptransfer.progress import progress_bar
@@ -247,8 +247,8 @@ class Classifier:
         """
         writable_folder(folder)
         texts = made_texts(self.labels, self.tokenizer)
-        with tempfile.TemporaryDirectory() as place:
-            route, model, more = export_onnx(self.route, self.model, self.tokenizer, texts, Path(place), int8=int8)
+        with scratch_folder(folder) as place:
+            route, model, more = export_onnx(self.route, self.model, self.tokenizer, texts, place, int8=int8)
             more["learned"] = {"route": self.route.name, "settings": self.route.recorded()}
             exported = replace(self, route=route, model=model, record={**self.record, **more})
             return Classifier.load(exported.save_pretrained(folder))
@@ -280,8 +280,8 @@ class Classifier:
 
         With ``merged`` an adapter is added to its base first, so that plain transformers opens it.
         """
-        with tempfile.TemporaryDirectory() as place:
-            saved = (self.merge() if merged else self).save_pretrained(Path(place) / "model")
+        with scratch_folder(Path(tempfile.gettempdir()) / "pushed") as place:
+            saved = (self.merge() if merged else self).save_pretrained(place / "model")
             return push_saved(saved, repo_id, **options)
 
     @classmethod

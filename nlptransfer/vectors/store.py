@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from nlptransfer.errors import BaseModelError, VectorsError
-from nlptransfer.files import atomic_folder, cache_folder, content_stamp, named_path, read_json
+from nlptransfer.files import atomic_folder, cache_folder, content_stamp, named_path, read_json, scratch_folder
 from nlptransfer.hub import Packaged, find_packaged_vectors
 from nlptransfer.settings import check
 from nlptransfer.vectors.fasttext import fasttext_blocks
@@ -236,8 +235,8 @@ def cached_vectors(folder: Path, source: str, blocks: Callable[[Path], Iterable[
         return _open_folder(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            made = Path(temporary) / "vectors"
+        with scratch_folder(folder) as temporary:
+            made = temporary / "vectors"
             made.mkdir()
             _convert(made, blocks(made), source)
             with suppress(VectorsError):
@@ -263,8 +262,8 @@ def cache_place(kind: str, *parts: str | bytes) -> Path:
 
 
 def _model_blocks(name: str, folder: Path) -> Iterator[Block]:
-    with TemporaryDirectory(dir=folder, prefix=".download.") as temporary:
-        path = Path(temporary) / f"{name}.gz"
+    with scratch_folder(folder / "download") as temporary:
+        path = temporary / f"{name}.gz"
         download_model(name, path)
         yield from read_blocks(path)
 

@@ -96,9 +96,7 @@ def test_a_card_may_be_written_beside_it(saved, tmp_path):
 )
 def test_a_record_that_somebody_wrote_has_the_types_of_its_fields(saved, tmp_path, field, value, message):
     folder = without_hashes(shutil.copytree(saved, tmp_path / "changed"), **{field: value})
-    with pytest.raises(
-        RunFolderError, match=rf"nlptransfer\.json: expected what .*({message})"
-    ):
+    with pytest.raises(RunFolderError, match=rf"nlptransfer\.json: expected what .*({message})"):
         Classifier.load(folder)
 
 
