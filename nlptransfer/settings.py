@@ -115,8 +115,9 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         return [convert(name, part, args[0]) for part in value]
     elif kind in (dict, Mapping):
         with suppress(ValueError, TypeError, RecursionError):
-            items = dict(json.loads(value) if isinstance(value, str) else value)
-            return {str(key): convert(f"{name}[{key}]", item, args[1]) for key, item in items.items()}
+            items = json.loads(value) if isinstance(value, str) else value
+            if isinstance(items, Mapping):
+                return {str(key): convert(f"{name}[{key}]", item, args[1]) for key, item in items.items()}
     elif kind is bool and isinstance(value, str) and value.lower() in _TRUTHS:
         return _TRUTHS[value.lower()]
     elif kind in (int, float):

@@ -72,7 +72,6 @@ class SavedRecord:
     @classmethod
     def of_json(cls, content: Mapping[str, Any], place: Path) -> "SavedRecord":
         """Read the content of the file; raise a RunFolderError where a newer nlptransfer has saved it."""
-        _check_types(content)
         name, normalization = content["route"], content["normalization"]
         try:
             kind = Exported if name == Exported.name else ROUTES.find(name)
@@ -104,6 +103,7 @@ class SavedRecord:
             content = dict(read_json(place))
             if "files" in content and content.pop(_STAMP, None) != _stamp(content):
                 raise ValueError("other content than was saved")
+            _check_types(content)
             return cls.of_json(content, place)
         except (ValueError, KeyError, TypeError, AttributeError, OSError, DataError, SettingError) as error:
             found = f"no {error}" if isinstance(error, KeyError) else str(error)
