@@ -15,6 +15,7 @@ from nlptransfer.experiments.candidates import Candidate, SharedSettings, candid
 from nlptransfer.experiments.comparison_run import ComparisonRun
 from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.ranking import AUTO, best_base
+from nlptransfer.files import named_path
 from nlptransfer.hub import base_for
 from nlptransfer.report import report_with_texts
 from nlptransfer.results import (
@@ -106,7 +107,7 @@ def compare(
         }
     )
     subsets = {size: load_data(data, replace(shared.data, max_train_rows=size)) for size in sorted(sizes)}
-    folder = Path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-compare-{short_hash(question)}"
+    folder = named_path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-compare-{short_hash(question)}"
     if claim(folder, question, overwrite, COMPARISON):
         return ComparisonResult.load(folder)
     if distributed.from_main(is_comparison(folder)):

@@ -15,7 +15,7 @@ from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.experiments.run import run
 from nlptransfer.experiments.source import load_source, saved_classifier, weighted
 from nlptransfer.experiments.source_gain import SEEDS, gain_metric, gain_of, in_words, paired_runs, run_with_verdict
-from nlptransfer.files import write_json
+from nlptransfer.files import named_path, write_json
 from nlptransfer.hub import base_for
 from nlptransfer.results import GAINS, REPORT, RunConfig, RunResult, plain
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
@@ -101,7 +101,7 @@ def finetune(
     expected = "a source and labels of the target, without which no gain can be measured"
     check(can_judge or not (verdict or fallback), "verdict", verdict, expected)
     check_arguments(finetune, seeds=seeds)
-    folder = Path(output_dir) if output_dir else Path("runs") / config.name()
+    folder = named_path(output_dir) if output_dir else Path("runs") / config.name()
     is_cheap = can_judge and len(config.data.test) > 0 and config.route.is_frozen
     if fallback or (is_cheap if verdict is None else verdict):
         check(save_model, "save_model", save_model, "true with a verdict, which takes one of two models")
@@ -162,7 +162,7 @@ def gain_curve(
     """
     check(len(sizes) > 0 and min(sizes) >= 1, "sizes", sizes, "numbers of rows from 1")
     check("max_train_rows" not in settings, "max_train_rows", settings.get("max_train_rows"), "sizes alone")
-    folder, gains = Path(output_dir), list[dict[str, Any]]()
+    folder, gains = named_path(output_dir), list[dict[str, Any]]()
     whole = _Plan.of(data, source, settings, route=route, transfer=transfers[0], base=base, revision=revision)
     base = _base_for(whole.config(whole.data_settings))
     for size in sizes:

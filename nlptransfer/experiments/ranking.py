@@ -14,6 +14,7 @@ from nlptransfer.experiments.candidates import some_rows
 from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.frozen_scores import FrozenScores
 from nlptransfer.experiments.source import load_source
+from nlptransfer.files import named_path
 from nlptransfer.hub import installed_encoders
 from nlptransfer.memo import shared_work
 from nlptransfer.results import RANKING, DataSummary, Ranking, Source, claim, fastest_level, plain, short_hash
@@ -87,7 +88,7 @@ def rank(
             "route": asdict(route),
         }
     )
-    folder = Path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-rank-{short_hash(question)}"
+    folder = named_path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-rank-{short_hash(question)}"
     if claim(folder, question, overwrite, RANKING):
         return Ranking.load(folder)
     with shared_work():
