@@ -27,7 +27,7 @@ from pyarrow import compute
 
 from nlptransfer.cache import cache_folder, cached_entry, check_seal, seal
 from nlptransfer.errors import BaseModelError, StorageError, VectorsError
-from nlptransfer.files import SEAL, atomic_folder, content_stamp, read_json, scratch_folder
+from nlptransfer.files import SEAL, atomic_folder, content_stamp, named_path, read_json, scratch_folder
 from nlptransfer.hub import Packaged, find_packaged_vectors
 from nlptransfer.settings import check
 from nlptransfer.storage import storage_errors
@@ -145,7 +145,7 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
     ``allow_pickle`` are gensim's .kv and .model read, which can run code that is in them. What is not there, is broken
     or cannot be fetched is a VectorsError.
     """
-    path = Path(source).expanduser()
+    path = named_path(source)
     if (path / _META).exists():
         return open_folder(path)
     if (packaged := find_packaged_vectors(str(source))) is not None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,11 @@ from safetensors.torch import load_file
 
 from helpers.corpora import texts_of, write_splits
 from helpers.encoders import SIZES, make_base
+from helpers.runs import finetune, same_weights
 from helpers.training import BASE, PACES, Crowded, Tiny, fit, rows, same
+from nlptransfer import Classifier
+from nlptransfer.errors import StorageError
+from nlptransfer.experiments import fitting
 
 SETTINGS = replace(BASE, num_train_epochs=4, save_steps=3, early_stopping_patience=2)
 
