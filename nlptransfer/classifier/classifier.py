@@ -137,6 +137,7 @@ class Classifier:
         Raises:
             DataError: as in ``predict``; an output that is the input, a folder or of another kind, or that cannot hold
                 the rows.
+            StorageError: it cannot be written; nothing of it is left.
         """
         path, rows = check_output(output, texts), self._predicted(texts, **options)
         show = distributed.is_main() and log.isEnabledFor(logging.INFO)
