@@ -93,7 +93,7 @@ def _embeddings(model: nn.Module) -> nn.Embedding | None:
         return None
     try:
         found = plain.get_input_embeddings()
-    except NotImplementedError:  # it reads characters, or something else
+    except (NotImplementedError, AttributeError):  # it reads characters, or is an upper part
         return None
     # Some scale what they look up, or hold it with a head.
     if type(found) is not nn.Embedding or not found.weight.requires_grad or found.max_norm or found.scale_grad_by_freq:
