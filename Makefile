@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench
+.PHONY: demo test fuzz bench
 
 # Set up, train and compare small classifiers on the corpora in data/, show the table.
 demo: .venv/installed
@@ -14,6 +14,10 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# Many inputs that are damaged, odd or hostile; FUZZ_SEED=N takes others. Counts are printed at the end.
+fuzz: .venv/installed
+	FUZZ_TIMES=$(or $(FUZZ_TIMES),100) $(BIN)/python -m pytest -n auto tests/fuzz
 
 # Measure beside the peers; needs the vectors and texts that tests/benchmarks/README.md names.
 bench: .venv/installed

@@ -1,43 +1,58 @@
-"""Write files whole or not at all, stamp their content, and say where caches live."""
+"""Write files whole or not at all, and stamp their content."""
 
 import hashlib
 import json
 import os
+import platform
+import re
+import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlptransfer.errors import SettingError, StorageError
+from nlptransfer.locks import is_running, started
+from nlptransfer.storage import storage_errors
+
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+SEAL = "whole.json"
+"""Name of what :mod:`nlptransfer.cache` notes of the other files in a folder."""
+_TEMPORARY = re.compile(r"\..*\.nlptransfer-([0-9a-f]{8})-(\d+)-(\d+)-\w{8}(\..*)?", re.DOTALL)
+"""Names of temporary files and folders: of what, machine, process id, when it was started, and what makes it unique."""
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure."""
+    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
+
+    What killed processes have left there is removed.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes private files.
-        temporary.chmod(_usual_mode(0o666))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storage_errors(path):
+        handle, name = tempfile.mkstemp(dir=_without_leftovers(path.parent), prefix=_temporary_prefix(path))
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            # mkstemp makes private files.
+            temporary.chmod(_usual_mode(0o666))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; it takes the place of ``path`` on success only."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True) as scratch:
-        new, old = Path(scratch, path.name), Path(scratch, ".old")
+    with scratch_folder(path) as scratch:
+        new, old = scratch / path.name, scratch / ".old"
         new.mkdir()
         yield new
         # safetensors makes private files.
@@ -52,6 +67,44 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, path)
             raise
+
+
+@contextmanager
+def scratch_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``, and remove it; what killed processes have left there is removed too."""
+    path = Path(path)
+    with storage_errors(path):
+        place, prefix = _without_leftovers(path.parent), _temporary_prefix(path)
+        with tempfile.TemporaryDirectory(dir=place, prefix=prefix, ignore_cleanup_errors=True) as scratch:
+            yield Path(scratch)
+
+
+def temporary_root() -> Path:
+    """Return the folder of temporary files; a StorageError where there is none."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise StorageError(f"{error.strerror}: set TMPDIR to a folder that can be written") from error
+
+
+def _temporary_prefix(path: Path) -> str:
+    # A name has at most 255 bytes, and a character up to four.
+    return f".{path.name[:50]}.nlptransfer-{_machine()}-{os.getpid()}-{started():.0f}-"
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _without_leftovers(folder: Path) -> Path:
+    """Return a folder, made where it is missing, without the temporary files of dead processes of this machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        name = _TEMPORARY.fullmatch(path.name)
+        if name is not None and name[1] == _machine() and not is_running(int(name[2]), int(name[3])):
+            with suppress(OSError):  # another process was faster, or another user's must stay
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder
 
 
 def _usual_mode(mode: int) -> int:
@@ -84,9 +137,24 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Read a file of UTF-8 JSON; a ValueError for anything else."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with storage_errors(path, "read"):
+            return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("JSON that is nested too deep to be read") from error
+
+
+def named_path(name: str | Path) -> Path:
+    """Return the path that a user names, "~" being home; a SettingError for what can be none: too long, with a NUL."""
+    path = Path(os.path.expanduser(name))
+    try:
+        path.exists()
+        # Is False where there is a NUL in it.
+        if "\0" not in str(path):
+            return path
+        reason = "a NUL in it"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise SettingError(f"{str(name)[:80]!r}: expected a path or a name, found {reason}: check the name")
 
 
 def size_mb(folder: str | Path) -> float:
@@ -97,9 +165,14 @@ def size_mb(folder: str | Path) -> float:
 
 def content_stamp(path: str | Path) -> str:
     """Hash the sizes and bytes of a file, or of the files of a folder; those above 4 MiB in 64 places alone."""
-    path, digest = Path(path), hashlib.sha256()
+    with storage_errors(path, "read"):
+        return _sampled(Path(path))
+
+
+def _sampled(path: Path) -> str:
+    digest = hashlib.sha256()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if not file.is_file():
+        if not file.is_file() or file.name == SEAL:
             continue
         size = file.stat().st_size
         if path.is_dir():
@@ -114,8 +187,9 @@ def content_stamp(path: str | Path) -> str:
 
 def file_hash(file: Path) -> str:
     """Return the sha256 of a file in hexadecimal, computed once as long as it stays as it is."""
-    stat = file.stat()
-    return _sha256_of(file.resolve(), stat.st_size, stat.st_mtime_ns)
+    with storage_errors(file, "read"):
+        stat = file.stat()
+        return _sha256_of(file.resolve(), stat.st_size, stat.st_mtime_ns)
 
 
 @cache
@@ -137,9 +211,3 @@ def templates(filters: Mapping[str, Callable[..., Any]]) -> "Environment":
     )
     environment.filters |= filters
     return environment
-
-
-def cache_folder(kind: str) -> Path:
-    """Return the folder of one kind of cache: in that of Hugging Face, so that ``HF_HOME`` moves it too."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(os.environ.get("HF_HOME") or default).expanduser() / "nlptransfer" / kind

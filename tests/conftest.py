@@ -17,6 +17,7 @@ import pytest
 
 from helpers.corpora import DIMENSIONS, FILLER, TOPIC_WORDS, TOPICS, cut, text_of, topic_rows, write_rows, write_splits
 from helpers.folders import ROOT
+from helpers.fuzzing import OUTCOMES
 from helpers.hub_server import Hub, free_port
 
 
@@ -44,6 +45,17 @@ def pytest_collection_finish() -> None:
     # Every training ends with a garbage collection, which would look each time through all that was imported.
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the counts of the fuzzers, see tests/fuzz."""
+    reports = [report for some in terminalreporter.stats.values() for report in some if hasattr(report, "when")]
+    # The counts are there when the test is torn down, which is in a report of its own.
+    for report in reports:
+        for name, counts in report.user_properties:
+            if name == "fuzz" and report.when == "teardown":
+                shown = ", ".join(f"{counts.get(outcome, 0):,} {outcome}" for outcome in OUTCOMES)
+                terminalreporter.write_line(f"{report.nodeid}: {shown}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,9 +1,35 @@
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from nlptransfer.files import atomic_file, atomic_folder, cache_folder, no_empty_folder, read_json, size_mb, write_json
+from nlptransfer.cache import cache_folder
+from nlptransfer.errors import SettingError
+from nlptransfer.files import (
+    atomic_file,
+    atomic_folder,
+    named_path,
+    no_empty_folder,
+    read_json,
+    scratch_folder,
+    size_mb,
+    write_json,
+)
+
+WRITING = """
+import sys
+from nlptransfer.files import atomic_file, atomic_folder, scratch_folder
+with atomic_file("a.txt") as file, atomic_folder("model") as folder, scratch_folder("graph") as scratch:
+    earlier = file.with_name(f"{file.name}.earlier")
+    for path in (file, earlier, folder / "weights", scratch / "half"):
+        path.write_text("half")
+    print(flush=True)
+    sys.stdin.read()
+    earlier.unlink()
+"""
 
 
 def names(folder):
@@ -78,6 +104,51 @@ def test_atomic_folder_puts_the_old_one_back_when_the_last_step_fails(tmp_path, 
     assert names(tmp_path / "model") == ["old"]
 
 
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    killed, alive = (subprocess.Popen([sys.executable, "-c", WRITING], cwd=tmp_path, **pipes) for _ in range(2))
+    for process in (killed, alive):
+        process.stdout.readline()
+    (tmp_path / ".a.txt.swp").touch()
+    assert len(names(tmp_path)) == 9
+    killed.kill()
+    # It is there until its parent has asked how it ended, but runs no more.
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+    with atomic_file(tmp_path / "other.txt"):
+        left = names(tmp_path)
+    assert len(left) == 6 and not [name for name in left if f"-{killed.pid}-" in name]
+    killed.communicate()
+    alive.communicate()
+    assert (killed.returncode, alive.returncode) == (-signal.SIGKILL, 0)
+    assert names(tmp_path) == [".a.txt.swp", "a.txt", "model", "other.txt"]
+    assert (tmp_path / "model" / "weights").read_text() == "half"
+
+
+def test_what_a_process_of_another_machine_or_start_left(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.node", lambda: "elsewhere")
+        with scratch_folder(tmp_path / "a") as scratch:
+            of_another_machine = scratch.name
+    (tmp_path / of_another_machine).mkdir()
+    with scratch_folder(tmp_path / "a") as scratch:
+        begin = scratch.name.rpartition("-")[0]
+    # The same process id, but of a process that was started before.
+    earlier = begin.rpartition("-")[0] + "-1000000000-abcdefgh"
+    (tmp_path / earlier).touch()
+    (tmp_path / f"{begin}-abcdefgh").touch()
+    with scratch_folder(tmp_path / "b"):
+        assert names(tmp_path)[:-1] == sorted([of_another_machine, f"{begin}-abcdefgh"])
+
+
+def test_long_names_are_written(tmp_path):
+    for name in ("n" * 255, "文" * 85, "\N{BOOKS}" * 63):
+        with atomic_file(tmp_path / name) as new:
+            new.write_text("new")
+        with pytest.raises(RuntimeError), atomic_folder(tmp_path / name):
+            raise RuntimeError
+    assert len(names(tmp_path)) == 3
+
+
 def test_no_folder_stays_that_an_error_left_empty(tmp_path):
     full, old = tmp_path / "full", tmp_path / "old"
     old.mkdir()
@@ -123,3 +194,12 @@ def test_cache_lives_where_hugging_face_keeps_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder("features") == tmp_path / "xdg" / "huggingface" / "nlptransfer" / "features"
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-of-that-name/x"])
+def test_a_name_that_is_no_path(name):
+    if name.startswith("~"):
+        assert str(named_path(name)) == name
+        return
+    with pytest.raises(SettingError, match=r"expected a path or a name, found .*: check the name"):
+        named_path(name)

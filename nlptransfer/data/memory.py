@@ -9,7 +9,7 @@ from typing import Any
 
 from nlptransfer.data.files.columnar import check_names, class_names, without_bytes
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError
+from nlptransfer.errors import DataError, first_line
 
 logger = logging.getLogger("nlptransfer")
 
@@ -94,6 +94,10 @@ def _of_arrow(arrow: Any, where: str, features: Any = None) -> Table:
     import pyarrow
 
     whole = arrow if isinstance(arrow, pyarrow.Table) else pyarrow.Table.from_batches([arrow])
+    try:
+        whole.validate(full=True)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{where}: expected whole Arrow columns, found {first_line(error)}; make them anew") from error
     table = without_bytes(whole, where)
     columns = dict(zip(table.column_names, table.columns, strict=True))
     return Table(where, columns, class_names(features.arrow_schema) if features else {}, arrow=whole)

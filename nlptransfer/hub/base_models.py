@@ -5,19 +5,21 @@ import logging
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from nlptransfer.errors import BaseModelError, HubError
-from nlptransfer.files import cache_folder, file_hash, read_json, write_json
+from nlptransfer.cache import cache_folder, warn_of_cache
+from nlptransfer.errors import BaseModelError, HubError, StorageError
+from nlptransfer.files import file_hash, named_path, read_json, write_json
 from nlptransfer.hub.client import SENTENCEPIECE, Files, HubClient, HubUnreachable, cached_folder, is_hub_id
 from nlptransfer.hub.packaged import MINILM, WEIGHTS, Packaged, find_packaged, find_packaged_vectors
 
 logger = logging.getLogger("nlptransfer")
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _CONFIG, _WEIGHTS, _INDEX = "config.json", WEIGHTS, f"{WEIGHTS}.index.json"
 _PROMPTS = "config_sentence_transformers.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
@@ -33,6 +35,8 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.js
 _VECTOR_ENDINGS = (".txt", ".vec", ".bin", ".gz", ".kv", ".model", ".npy", ".safetensors")
 # Models of gensim's downloader; bert-base-uncased has no owner in its name either.
 _VECTOR_NAMES = ("glove-", "word2vec-", "fasttext-", "conceptnet-", "__testing_")
+_places: dict[str, Path] = {}
+"""By the hash of their weights, where local bases lie that could not be noted in the cache."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class BaseModel:
     """The hub id; for a local folder its name."""
     revision: str | None
     """The hub's commit; None for a local folder."""
+    keep_layers: int | None = None
+    """How many of its layers are used, the first ones; None: all."""
 
 
 def find_base(name: str | None = None, revision: str | None = None, token: str | None = None) -> BaseModel:
@@ -64,7 +70,7 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
         raise BaseModelError(f"{name}: expected an encoder, found word vectors: take route word2vec, or an encoder")
     packaged = find_packaged(name)
     is_short = packaged is not None and name != packaged.id
-    folder = Path(name or "").expanduser()
+    folder = named_path(name or "")
     if name and folder.is_dir() and (not is_short or (folder / _CONFIG).exists()):
         if revision is not None:
             raise BaseModelError(
@@ -95,7 +101,7 @@ def is_encoder(name: str | None) -> bool:
         return True
     if find_packaged_vectors(name) is not None:
         return False
-    path = Path(name).expanduser()
+    path = named_path(name)
     if path.exists():
         return path.is_dir() and not _holds_vectors(path)
     return is_hub_id(name) and not name.endswith(_VECTOR_ENDINGS) and not name.startswith(_VECTOR_NAMES)
@@ -238,30 +244,35 @@ def _from_hub(client: HubClient, revision: str | None) -> BaseModel:
 
 
 def base_record(base: BaseModel) -> dict[str, Any]:
-    """Return name, revision and sha256 of a base; where a local one lies is noted in a cache of this machine alone."""
+    """Return name, revision, sha256 and the layers used of a base; where a local one lies is noted in a cache of this
+    machine alone."""
     stamp = weights_hash(base)
     _note(base, stamp)
-    return {"name": base.id, "revision": base.revision, "sha256": stamp}
+    layers = {"keep_layers": base.keep_layers} if base.keep_layers else {}
+    return {"name": base.id, "revision": base.revision, "sha256": stamp, **layers}
 
 
 def recorded_base(record: Mapping[str, Any], name: str | None = None, token: str | None = None) -> BaseModel:
     """Find the base of a record: by ``name``, a note or the hub; a BaseModelError if gone, or of other weights."""
+    # The hash names a file below.
+    is_known = isinstance(record.get("name"), str) and isinstance(record.get("revision", ""), str | None)
+    if not (is_known and "revision" in record and _SHA256.fullmatch(str(record.get("sha256")))):
+        raise BaseModelError(f"expected name, revision and sha256 of a base in the record, found {dict(record)!r:.200}")
     if name is not None:
         base = find_base(name, token=token)
     elif record["revision"] is not None:
         base = _at_commit(record, token)
     else:
-        note = cache_folder("bases") / f"{record['sha256']}.json"
-        folder = read_json(note)["path"] if note.exists() else None
-        if folder is None or not Path(folder).is_dir():
+        folder = _noted(record["sha256"])
+        if folder is None:
             raise BaseModelError(
                 f"{record['name']}: the base was a local folder, which is not known here: name it (base=FOLDER, --base)"
             )
-        base = find_base(folder, token=token)
+        base = find_base(str(folder), token=token)
     check_weights(base, record)
     if name:
         _note(base, record["sha256"])
-    return base
+    return replace(base, keep_layers=record.get("keep_layers"))
 
 
 def check_weights(base: BaseModel, record: Mapping[str, Any]) -> None:
@@ -292,5 +303,19 @@ def _note(base: BaseModel, stamp: str) -> None:
         return
     try:
         write_json(cache_folder("bases") / f"{stamp}.json", {"path": str(base.path)})
-    except OSError as error:
-        logger.warning("%s: where it lies cannot be noted, and must be named when it is needed (%s)", base.id, error)
+    except StorageError as error:
+        warn_of_cache(error)
+        logger.warning("%s: where it lies is not noted: another command must be told (base=FOLDER, --base)", base.id)
+        _places[stamp] = base.path
+
+
+def _noted(stamp: str) -> Path | None:
+    """Return where the base of these weights lay last; None where nothing is there now, or that is not known."""
+    try:
+        folder = _places.get(stamp) or Path(read_json(cache_folder("bases") / f"{stamp}.json")["path"])
+        return folder if folder.is_dir() else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, StorageError) as error:
+        logger.warning("where a base lies was noted in the cache, but cannot be read (%s)", error)
+        return None

@@ -6,22 +6,47 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlptransfer.errors import BaseModelError, NlpTransferError, RunFolderError, first_line
+from nlptransfer.errors import BaseModelError, NlpTransferError, RunFolderError, SettingError, first_line
 from nlptransfer.files import read_json
 from nlptransfer.hub.base_models import BaseModel
+from nlptransfer.settings import check
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 _ADAPTER = "adapter_config.json"
 
 
 def from_pretrained(kind: Any, source: BaseModel | Path, **options: Any) -> Any:
-    """Load a base, or a saved classifier, by a class of transformers; a BaseModelError or RunFolderError if not."""
-    file = "tokenizer_config.json" if "Tokenizer" in kind.__name__ else "config.json"
-    with _read(source, file) as folder:
-        return kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+    """Load a base, or a saved classifier, by a class of transformers; a BaseModelError or RunFolderError if not.
+
+    Of a base with ``keep_layers`` the config says so, and the model has these alone.
+    """
+    is_tokenizer, is_config = "Tokenizer" in kind.__name__, "Config" in kind.__name__
+    keep = source.keep_layers if isinstance(source, BaseModel) and not is_tokenizer else None
+    if keep and not is_config and "config" not in options:
+        from transformers import AutoConfig
+
+        options["config"] = from_pretrained(AutoConfig, source)
+    with _read(source, "tokenizer_config.json" if is_tokenizer else "config.json") as folder:
+        opened = kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+    if keep and is_config:
+        _keep_first_layers(opened, keep)
+    return opened
+
+
+def _keep_first_layers(config: "PreTrainedConfig", count: int) -> None:
+    whole = getattr(config, "num_hidden_layers", None)
+    if config.is_encoder_decoder or not isinstance(whole, int):
+        found = f"model type {config.model_type!r}"
+        raise SettingError(f"keep_layers={count}: expected an encoder of one stack of layers, found {found}: take all")
+    check(count <= whole, "keep_layers", count, f"at most the {whole} layers of the encoder")
+    for name, value in vars(config).items():
+        # What some say of each layer, as layer_types.
+        if "layer" in name and isinstance(value, list) and len(value) == whole:
+            setattr(config, name, value[:count])
+    config.num_hidden_layers = count
 
 
 def fast_tokenizer(source: BaseModel | Path) -> "PreTrainedTokenizerFast":

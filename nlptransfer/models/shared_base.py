@@ -3,6 +3,7 @@ It knows bases and heads, not how classifiers are saved."""
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from nlptransfer import distributed
 from nlptransfer.data import Labels
-from nlptransfer.hub import check_weights, find_base
+from nlptransfer.hub import BaseModel, check_weights, find_base
 from nlptransfer.models.architectures import last_layer
 from nlptransfer.models.heads import relabel
 from nlptransfer.models.loading import load_encoder, load_model, load_tokenizer
@@ -31,24 +32,26 @@ class SharedBase:
 
     def encoder(self, record: Mapping[str, Any]) -> PreTrainedModel:
         """Return the frozen encoder, the same for all, if it has the weights of a classifier's record."""
-        check_weights(self.base, record)
-        if "encoder" not in self._loaded:
-            self._loaded["encoder"] = load_encoder(self.base).to(distributed.state().device)
-        return self._loaded["encoder"]
+        base, kind = self._used(record), f"encoder {record.get('keep_layers')}"
+        if kind not in self._loaded:
+            self._loaded[kind] = load_encoder(base).to(distributed.state().device)
+        return self._loaded[kind]
 
     def classifier(
         self, record: Mapping[str, Any], labels: Labels, dtype: torch.dtype = torch.float32, four_bit: bool = False
     ) -> PreTrainedModel:
         """Return a classifier with a new head for these labels on the base, if it has the weights of the record."""
-        check_weights(self.base, record)
-        kind = "4bit" if four_bit else str(dtype)
+        base, kind = self._used(record), f"{'4bit' if four_bit else dtype} {record.get('keep_layers')}"
         if kind not in self._loaded:
             two = Labels(("0", "1"))
-            tokenizer = load_tokenizer(self.base)
-            model, _ = load_model(self.base, two, tokenizer, 0, dtype=dtype, four_bit=four_bit)
+            model, _ = load_model(base, two, load_tokenizer(base), 0, dtype=dtype, four_bit=four_bit)
             self._loaded[kind] = model.to(distributed.state().device).requires_grad_(False)
         shared = self._loaded[kind]
         # New modules around the same tensors.
         model = deepcopy(shared, {id(tensor): tensor for tensor in chain(shared.parameters(), shared.buffers())})
         relabel(model, last_layer(model), labels, 0)
         return model
+
+    def _used(self, record: Mapping[str, Any]) -> BaseModel:
+        check_weights(self.base, record)
+        return replace(self.base, keep_layers=record.get("keep_layers"))

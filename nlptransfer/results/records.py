@@ -20,9 +20,11 @@ from nlptransfer.evaluation import checked_probabilities
 from nlptransfer.files import atomic_file, atomic_folder, read_json, write_json
 from nlptransfer.results.predictions import Predictions
 from nlptransfer.results.summaries import DataSummary, Fit, TransferSummary, from_record, to_record
+from nlptransfer.storage import storage_errors
 
 if TYPE_CHECKING:
     from nlptransfer.results.comparison import ComparisonResult
+    from nlptransfer.results.ranking import Ranking
     from nlptransfer.results.result import RunResult
 
 log = logging.getLogger("nlptransfer")
@@ -35,6 +37,7 @@ REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 """Begins the name of each stage's folder of checkpoints."""
 COMPARISON = "comparison.json"
+RANKING, RANKING_TABLE = "ranking.json", "ranking.csv"
 GAINS = "gains.json"
 GAP = "gap.json"
 CANDIDATES, TRIALS, PILOTS, CURVE = "candidates", "trials", "pilots", "curve"
@@ -47,7 +50,8 @@ _SPLITS = ("train", "validation", "test")
 
 def claim(folder: Path, question: Mapping[str, Any], overwrite: bool, record: str = EXPERIMENT) -> bool:
     """Take a folder, all together; return whether it has this run, finished; a RunFolderError for anything else."""
-    is_finished = distributed.is_main() and _claimed(folder / record, question, overwrite)
+    with storage_errors(folder):
+        is_finished = distributed.is_main() and _claimed(folder / record, question, overwrite)
     return bool(distributed.from_main(is_finished))
 
 
@@ -133,6 +137,11 @@ def write_run(result: "RunResult") -> None:
 
 def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
     """Read a finished run, or raise a RunFolderError."""
+    with storage_errors(folder, "read"):
+        return _read_run(kind, folder)
+
+
+def _read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
     record = read_json(folder / EXPERIMENT) if is_run(folder) else None
     if record is None or record["status"] != _FINISHED:
         found = f"no {EXPERIMENT}" if record is None else f"a run that is {record['status']}"
@@ -236,6 +245,31 @@ def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "Comparison
         "data": _read_data(record["data"]),
         "warnings": record["data"]["warnings"],
     }
+    return from_record(kind, {**record, **values})
+
+
+def write_ranking(result: "Ranking") -> None:
+    """Write a ranking, and its encoders and sources as a table."""
+    import pandas as pd
+
+    names = ("metric", "rows", "encoders", "sources", "machine", "versions")
+    values = asdict(result)
+    record = {"status": _FINISHED, "asked": result.settings, "data": _data_record(result.data)}
+    write_json(result.folder / RANKING, record | {name: values[name] for name in names})
+    with atomic_file(result.folder / RANKING_TABLE) as temporary:
+        pd.DataFrame(values["encoders"] + values["sources"]).to_csv(temporary, index=False)
+
+
+def is_ranking(folder: Path) -> bool:
+    """Return whether a folder holds a ranking."""
+    return (folder / RANKING).exists()
+
+
+def read_ranking(kind: type["Ranking"], folder: Path) -> "Ranking":
+    if not is_ranking(folder):
+        raise RunFolderError(f"{folder}: expected the folder of a ranking, found no {RANKING}")
+    record = read_json(folder / RANKING)
+    values = {"folder": folder, "settings": record["asked"], "data": _read_data(record["data"])}
     return from_record(kind, {**record, **values})
 
 

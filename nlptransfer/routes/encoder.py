@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -40,6 +40,8 @@ class EncoderRoute(Route):
     """tokens that are read of a text, or at once; auto: as many as 99% of the training texts have at most"""
     prompt: str | None = None
     """what stands before each text, as "query: "; None: what the base was trained with; "": nothing"""
+    keep_layers: Count | None = None
+    """first layers of the encoder that are kept, the others left out; None: all"""
     dropout: Share | None = None
     """share of the activations dropped in training; None: as the base was trained"""
     attention_dropout: Share | None = 0.0
@@ -49,7 +51,7 @@ class EncoderRoute(Route):
 
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
         self.check()
-        encoder = find_base(base, revision)
+        encoder = replace(find_base(base, revision), keep_layers=self.keep_layers)
         texts = [*data.train.texts, *extra]
         tokenizer = set_length(load_tokenizer(encoder, self.prompt), self.max_length, texts)
         model, fresh = self.make_model(encoder, data.labels, tokenizer, seed)

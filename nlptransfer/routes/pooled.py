@@ -34,6 +34,8 @@ class PooledRoute(Route):
     """word vectors that are kept: those of the training texts, then the most frequent"""
     dimensions: Count = 256
     """dimensions of word vectors that are distilled from an encoder"""
+    keep_layers: Count | None = None
+    """first layers of the encoder that are kept, the others left out; None: all"""
     allow_pickle: bool = False
     """whether gensim's own files, which are pickles and can run code, are opened"""
 
@@ -88,7 +90,7 @@ class PooledRoute(Route):
         self, texts: Sequence[str], base: str | None, revision: str | None
     ) -> tuple[WordVectors, dict[str, Any]]:
         """Open or distill the word vectors that a base names, and say where they come from."""
-        names = ("dimensions", "max_words", "allow_pickle")
+        names = ("dimensions", "max_words", "keep_layers", "allow_pickle")
         return vectors_for(texts, base, revision, **{name: getattr(self, name) for name in names})
 
     def word_vectors(

@@ -95,13 +95,14 @@ class Probe(PooledRoute):
 
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
         self.check()
-        source, texts = find_base(base, revision), (*data.train.texts, *extra)
+        source = replace(find_base(base, revision), keep_layers=self.keep_layers)
+        texts = (*data.train.texts, *extra)
         tokenizer = once(
             ("tokenizer", source.path, self.max_length, self.prompt, texts),
             lambda: set_length(load_tokenizer(source, self.prompt), self.max_length, texts),
         )
         warn_of_unknown(source, tokenizer, texts)
-        encoder = once(("encoder", source.path), lambda: load_encoder(source))
+        encoder = once(("encoder", source), lambda: load_encoder(source))
         record = {"kind": "encoder", **base_record(source)}
         record |= {"prompt": prompt} if (prompt := prompt_of(tokenizer)) else {}
         widths = _widths(encoder, source)
@@ -199,6 +200,8 @@ class Probe(PooledRoute):
         if self.features != "auto":
             return self
         used = getattr(model, "ngrams", None) is not None
+        if self.sees_ngrams:
+            log.info("n-grams beside the encoder: %s", "kept" if used else "left out, as held-out rows gain nothing")
         return replace(self, features=("encoder", "ngrams") if used else ("encoder",))
 
     def layer_vectors(

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -23,26 +24,29 @@ def vectors_for(
     *,
     dimensions: int = 256,
     max_words: int = 100_000,
+    keep_layers: int | None = None,
     allow_pickle: bool = False,
 ) -> tuple[WordVectors, dict[str, Any]]:
     """Open or distill the word vectors that a base names, and say where they come from.
 
     A ``base`` is a file or name of word vectors, an encoder with its ``revision`` on the hub, or None for the default
-    encoder; of an encoder, vectors of ``dimensions`` are distilled for at most ``max_words`` words, those of the
-    running ``texts`` before others.
+    encoder; of an encoder, or its first ``keep_layers`` layers, vectors of ``dimensions`` are distilled for at most
+    ``max_words`` words, those of the running ``texts`` before others.
     """
     from nlptransfer import distributed  # it imports torch, which making vectors from text does without
 
     with distributed.main_first():
         if base is not None and not is_encoder(base):
             check(revision is None, "revision", revision, "none, as a file of word vectors has no revisions")
+            check(keep_layers is None, "keep_layers", keep_layers, "none, as word vectors have no layers")
             vectors = open_vectors(base, allow_pickle=allow_pickle)
             packaged = find_packaged_vectors(base)
             license = {} if packaged is None else {"license": packaged.license}
             return vectors, {"kind": "vectors", "name": vectors.source, **license}
-        encoder = find_base(base, revision)
+        encoder = replace(find_base(base, revision), keep_layers=keep_layers)
         vectors = distill_for_texts(texts, encoder, dimensions=dimensions, max_words=max_words)
-        return vectors, {"kind": "distilled", "name": encoder.id, "revision": encoder.revision}
+        layers = {"keep_layers": keep_layers} if keep_layers else {}
+        return vectors, {"kind": "distilled", "name": encoder.id, "revision": encoder.revision, **layers}
 
 
 def vocabulary(

@@ -103,3 +103,9 @@ def test_bytes_that_are_no_text_are_left_out_and_named(caplog):
 def test_values_that_are_no_rows(value, message):
     with pytest.raises(DataError, match=message):
         table_of(value, "data")
+
+
+def test_text_that_is_no_utf8_is_refused():
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
+    with pytest.raises(DataError, match=r"data: expected whole Arrow columns, found Column 0.*; make them anew"):
+        table_of(pa.table({"text": broken}), "data")

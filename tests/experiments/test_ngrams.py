@@ -1,5 +1,6 @@
 """Whole runs with n-grams beside an encoder or word vectors: where they are chosen, what is saved and predicted."""
 
+import logging
 import random
 from collections.abc import Callable
 from functools import cache
@@ -192,9 +193,14 @@ def test_what_was_chosen_is_the_route(known: Callable[[str], RunResult]) -> None
         assert known(name).classifier.route == CASES[name][0]
 
 
-def test_ngrams_that_do_not_help_leave_nothing_behind(tune: Callable[..., RunResult]) -> None:
+def test_ngrams_that_do_not_help_leave_nothing_behind(
+    tune: Callable[..., RunResult], caplog: pytest.LogCaptureFixture
+) -> None:
     data = splits_of(loud, 1)
-    chosen, alone = tune(Probe(), data), tune(Probe(features=("encoder",)), data)
+    with caplog.at_level(logging.INFO, logger="nlptransfer"):
+        chosen, alone = tune(Probe(), data), tune(Probe(features=("encoder",)), data)
+    said = [line for line in caplog.messages if line.startswith("n-grams")]
+    assert said == ["n-grams beside the encoder: left out, as held-out rows gain nothing"]
     assert chosen.metrics["accuracy"] > 0.8
     assert set(files_of(chosen.folder)) == RUN_FILES
     assert same_weights(chosen, alone) and chosen.scores == alone.scores

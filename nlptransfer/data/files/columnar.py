@@ -104,6 +104,8 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
             if not len(part):
                 empty = part
                 continue
+            # What reads on trusts offsets and lengths: damaged ones would end the process, and no UTF-8 is no text.
+            part.validate(full=True)
             check_names(where, part.column_names)
             table = without_bytes(part, None if names else where)
             names = names or table.column_names
@@ -111,7 +113,7 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
                 raise DataError(f"{where}, from row {first}: expected UTF-8 in {missing[0]!r} as above, found bytes")
             yield _table(where, table.select(names), first, part)
             first += len(table)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise DataError(
             f"{where}, after row {first - 1}: broken {kind}: {first_line(error)}; copy or download it again"
         ) from error

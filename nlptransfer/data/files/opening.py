@@ -188,6 +188,11 @@ class Utf8:
                 block, self._carry = self._decoder.decode(data, final).encode(), b""
         except UnicodeDecodeError as error:
             raise self._error(error) from error
+        except UnicodeError as error:  # of encodings that need a mark at the front, or that are no text of files
+            reason = first_line(error)
+            raise DataError(
+                f"{self.where}: expected encoding={self.encoding}, found other bytes ({reason}); set another encoding"
+            ) from error
         if self._first and block:
             block, self._first = block.removeprefix(codecs.BOM_UTF8), False
         self._lines += line_ends(block)
@@ -379,7 +384,9 @@ def _unzipped(front: Opened, settings: "FileSettings", stack: ExitStack) -> Open
             raise DataError(f"{front.where}: expected one file in the zip, found {found}; unpack it, and name one")
         stream = stack.enter_context(archive.open(members[0]))
         inner = _Unpacked(stream, "zip", front, settings.max_unpacked_gb)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, ValueError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # zipfile raises half a dozen unrelated kinds of broken and locked files
         raise DataError(
             f"{front.where}: expected a whole zip, found a broken or locked one ({first_line(error)})"
         ) from error

@@ -136,6 +136,27 @@ def test_broken_files_say_how_far_they_went(tmp_path, writer):
         read_file(path, FileSettings())
 
 
+def damaged_arrow(kind: str) -> bytes:
+    """An Arrow stream of two texts, of which offsets, a letter or the name of the column are damaged."""
+    sink = io.BytesIO()
+    stream(pyarrow.table({"title": ["good", "bad"], "label": ["a", "b"]}), sink)
+    content, offsets = sink.getvalue(), np.array([0, 4, 7], "<i4").tobytes()
+    damage = {
+        "offsets": (offsets, np.array([0, 2**30, 2**30 + 3], "<i4").tobytes()),
+        "letters": (b"goodbad", b"go\xffdbad"),
+        "name": (b"title", b"t\xfftle"),
+    }
+    assert damage[kind][0] in content
+    return content.replace(*damage[kind])
+
+
+@pytest.mark.parametrize("kind", ["offsets", "letters", "name"])
+def test_damaged_columns_are_refused_before_they_are_read(tmp_path, kind):
+    (tmp_path / "a.arrow").write_bytes(damaged_arrow(kind))
+    with pytest.raises(DataError, match=r"a\.arrow, after row 0: broken Arrow: .*; copy or download it again"):
+        read_file(tmp_path / "a.arrow", FileSettings())
+
+
 # Excel
 
 

@@ -262,3 +262,13 @@ def test_lines_of_fasttext(tmp_path, content, name, caplog):
     (streamed,) = stream_file(path, FileSettings())
     assert streamed.values("label") == labels
     assert "labels are the words that start with __label__" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "punycode"])
+def test_an_encoding_that_the_bytes_are_not(tmp_path, encoding):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text,label\na-b;,c\n")
+    with pytest.raises(
+        DataError, match=rf"a\.csv: expected encoding={encoding}, found other bytes \(.*\); set another"
+    ):
+        read_file(path, FileSettings(encoding=encoding))
