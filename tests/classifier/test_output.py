@@ -46,8 +46,8 @@ def arrow_rows(arrow):
     return table(dict(zip(arrow.schema.names, arrow.columns, strict=True)), arrow=arrow)
 
 
-def written(path, *parts):
-    with open_output(path) as writer:
+def written(path, *parts, raw_cells=False):
+    with open_output(path, raw_cells) as writer:
         for rows, added in parts:
             writer.write(rows, added)
     return path
@@ -112,7 +112,7 @@ def test_cells_read_back_as_they_were(tmp_path_factory, data):
     ]
     folder = tmp_path_factory.mktemp("cells")
     for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
-        with written(folder / name, *parts).open(encoding="utf-8", newline="") as file:
+        with written(folder / name, *parts, raw_cells=True).open(encoding="utf-8", newline="") as file:
             assert [*csv.reader(file, delimiter=delimiter, strict=True)] == [
                 [*names, "predicted"], *([*row, "x"] for row in rows)
             ]  # fmt: skip
