@@ -11,6 +11,7 @@ from nlptransfer import distributed
 from nlptransfer.data import Data, DataSettings, check_mapping, load_data, load_unlabeled, with_unlabeled
 from nlptransfer.errors import SettingError
 from nlptransfer.evaluation import load_metric
+from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.experiments.run import run
 from nlptransfer.experiments.source import load_source, saved_classifier, weighted
 from nlptransfer.experiments.source_gain import SEEDS, gain_metric, gain_of, in_words, paired_runs, run_with_verdict
@@ -52,7 +53,8 @@ def finetune(
         route: a name of ``ROUTES``, or a route with its settings; None: word2vec, or what a saved source was made by.
         base: what the route starts from: an encoder (hub id or folder), and for word2vec also a file of word
             vectors. None: the default encoder (the first that ``nlptransfer bases`` lists), or, where more than 5% of
-            the pieces of the texts are unknown to its tokenizer, the multilingual one if that is installed.
+            the pieces of the texts are unknown to its tokenizer, the multilingual one if that is installed. "auto":
+            that which :func:`rank` chooses of those that packages hold, by training rows.
         revision: commit, branch or tag of a base on the hub.
         source: another task that knowledge is taken from: data in any form, a list of several, or a saved classifier
             or its folder.
@@ -122,6 +124,8 @@ def _write_report(result: RunResult, data: Data) -> None:
 
 
 def _base_for(config: RunConfig) -> str | None:
+    if config.base == AUTO:
+        return best_base(config.data, config.revision)
     source, collections = config.source, [[*config.data.train.texts, *config.data.unlabeled]]
     if source is not None:
         if source.data is None:

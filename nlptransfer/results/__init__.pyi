@@ -14,6 +14,7 @@ from .predictions import Predictions as Predictions
 from .ranking import EncoderRank as EncoderRank
 from .ranking import Ranking as Ranking
 from .ranking import SourceRank as SourceRank
+from .ranking import fastest_level as fastest_level
 from .records import CANDIDATES as CANDIDATES
 from .records import CHECKPOINTS as CHECKPOINTS
 from .records import COMPARISON as COMPARISON

@@ -1,6 +1,6 @@
 """What a ranking found before any training: encoders, how many of their layers, and sources. It knows no file names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,11 @@ class SourceRank:
     """whether it has the target's labels; else its labels' logits stand beside the features"""
 
 
+def fastest_level(encoders: Sequence[EncoderRank]) -> EncoderRank:
+    """Return the fastest encoder whose paired interval does not leave it behind the best."""
+    return max((one for one in encoders if one.behind_interval[0] <= 0), key=lambda one: one.texts_per_second)
+
+
 @dataclass(frozen=True, eq=False)
 class Ranking:
     """Encoders and sources, in the order of their scores."""
@@ -76,9 +81,8 @@ class Ranking:
 
     @property
     def chosen(self) -> EncoderRank:
-        """The fastest encoder whose paired interval does not leave it behind the best."""
-        level = [one for one in self.encoders if one.behind_interval[0] <= 0]
-        return max(level, key=lambda one: one.texts_per_second)
+        """The fastest encoder that is level with the best."""
+        return fastest_level(self.encoders)
 
     @property
     def chosen_source(self) -> SourceRank | None:

@@ -1,5 +1,6 @@
 """Rankings of tiny encoders and of sources, whose order is known, and what lies in their folder."""
 
+import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,13 @@ from typer.testing import CliRunner
 from helpers.corpora import FILM_WORDS
 from helpers.encoders import make_film_base
 from helpers.folders import files_of, no_path_in
+from helpers.runs import compare, finetune
 from nlptransfer import Probe, Ranking, rank
 from nlptransfer.cli.app import app
 from nlptransfer.data import Data, Labels, Split
-from nlptransfer.errors import DataError, RunFolderError, SettingError
-from nlptransfer.experiments.ranking import _coordinates, _head_task, _layers, _standardized, _task
+from nlptransfer.errors import DataError, RunFolderError, SettingError, TrainingError
+from nlptransfer.experiments import ranking
+from nlptransfer.experiments.frozen_scores import _coordinates, _head_task, _standardized, _states, _task
 
 OPINIONS = {"bad": ["awful", "dire", "grim", "dull", "weak"], "good": ["fine", "superb", "lovely", "bold", "keen"]}
 FILES = {"ranking.json", "ranking.csv", "report.html"}
@@ -108,7 +111,7 @@ def test_the_layers_are_those_of_an_encoder_that_keeps_them(bases: tuple[str, st
     data = Data("films", labels, Split(texts, labels.encode(names)), none, none, none)
     found = []
     for route in (Probe(features=("encoder",)), Probe(features=("encoder",), keep_layers=2)):
-        found.append(_layers(route, route.build(data, bases[0], None, 0), texts))
+        found.append(_states(route, route.build(data, bases[0], None, 0), texts))
     assert found[0].shape == (3, 10, 8) and found[1].shape == (2, 10, 8)
     np.testing.assert_allclose(found[0][:2], found[1], atol=2e-3)
 
@@ -167,7 +170,7 @@ def test_several_labels_a_row(ranked: Callable[..., Ranking]) -> None:
         ({"max_rows": 0}, SettingError, "max_rows"),
         ({"head_type": "mlp"}, SettingError, "expected max_length, long_text, pooling and prompt alone"),
         ({"rank": 3}, SettingError, "unknown setting 'rank'"),
-        ({"bases": []}, SettingError, "expected encoders to rank, found none"),
+        ({"bases": []}, SettingError, r"bases=\[\]: expected at least one"),
     ],
 )
 def test_settings_that_make_no_sense(
@@ -177,9 +180,36 @@ def test_settings_that_make_no_sense(
         ranked({"train": rows(20, 0)}, **settings)
 
 
-def test_too_few_rows(ranked: Callable[..., Ranking]) -> None:
-    with pytest.raises((DataError, Exception), match="expected"):
-        ranked({"train": (["one", "two"], ["bad", "good"])})
+def test_auto_takes_the_choice_and_says_so(
+    bases: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ranking, "installed_encoders", lambda: list(bases))
+    data = {"train": rows(120, 0), "test": rows(20, 1)}
+    with caplog.at_level(logging.INFO, logger="nlptransfer"):
+        run = finetune(data, route="probe", base="auto", output_dir=tmp_path / "run")
+    assert run.base is not None and run.base["name"] == Path(bases[0]).name
+    said = [line for line in caplog.messages if line.startswith("base=auto")]
+    assert len(said) == 1 and said[0].startswith(f"base=auto: {bases[0]}, the fastest that is level with the best (acc")
+    result = compare(data, routes=["majority", "probe"], bases=["auto"], seeds=1, output_dir=tmp_path / "comparison")
+    assert result.candidate("probe").base.startswith("knows")
+    with pytest.raises(SettingError, match=r"revision='abc': expected none with base=auto"):
+        finetune(data, route="probe", base="auto", revision="abc", output_dir=tmp_path / "other")
+    monkeypatch.setattr(ranking, "installed_encoders", list)
+    with pytest.raises(SettingError, match="expected encoders to rank, found none installed"):
+        finetune(data, route="probe", base="auto", output_dir=tmp_path / "other")
+
+
+def test_rows_too_few_to_hold_any_out(ranked: Callable[..., Ranking]) -> None:
+    with pytest.raises(TrainingError, match="expected 4 rows or more to cross-validate, found 2"):
+        ranked({"train": (["one", "two", "three"], ["bad", "good", "bad"]), "validation": rows(4, 0)})
+
+
+def test_a_saved_classifier_is_no_source(
+    ranked: Callable[..., Ranking], bases: tuple[str, str], tmp_path: Path
+) -> None:
+    run = finetune({"train": rows(40, 0)}, route="probe", base=bases[0], output_dir=tmp_path / "run")
+    with pytest.raises(DataError, match="probe: expected labeled rows of a source, found a saved classifier"):
+        ranked({"train": rows(40, 0)}, sources=[run.folder])
 
 
 def test_on_the_command_line(bases: tuple[str, str], tmp_path: Path) -> None:
