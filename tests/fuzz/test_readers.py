@@ -1,6 +1,8 @@
 """Damaged, spliced and odd files of rows: read, or refused in one line."""
 
 import bz2
+import datetime
+import decimal
 import gzip
 import io
 import json
@@ -10,6 +12,7 @@ import shutil
 import zipfile
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import openpyxl
 import pyarrow
@@ -179,3 +182,133 @@ def test_folders(fuzz: Fuzzer, tmp_path: Path) -> None:
                 inside.write_bytes(mutated(inside.read_bytes(), draw, tuple(files().values())))
         fuzz.attempt(f"load_data {seed} {folder.name}", partial(load_data, folder))
         shutil.rmtree(folder)
+
+
+HALF, DAY = decimal.Decimal("1.5"), datetime.datetime(2024, 2, 29, 1, 2, 3)
+SIMPLE: list[tuple[Any, Any]] = [
+    (pyarrow.null(), None),
+    (pyarrow.bool_(), True),
+    (pyarrow.int8(), 1),
+    (pyarrow.uint64(), 2**64 - 1),
+    (pyarrow.float16(), 0.5),
+    (pyarrow.float64(), float("nan")),
+    (pyarrow.float64(), float("inf")),
+    (pyarrow.decimal128(5, 2), HALF),
+    (pyarrow.decimal256(60, 2), HALF),
+    (pyarrow.decimal128(38, -2), decimal.Decimal(1500)),
+    (pyarrow.date32(), DAY.date()),
+    (pyarrow.date64(), DAY.date()),
+    (pyarrow.time32("ms"), DAY.time()),
+    (pyarrow.time64("ns"), DAY.time()),
+    (pyarrow.timestamp("ns"), DAY),
+    (pyarrow.timestamp("s"), 2**62),
+    (pyarrow.timestamp("us", "UTC"), DAY),
+    (pyarrow.timestamp("ns", "Nowhere/City"), DAY),
+    (pyarrow.duration("ns"), 12345678901),
+    (pyarrow.duration("s"), 2**62),
+    (pyarrow.month_day_nano_interval(), (1, 2, 3)),
+    (pyarrow.string(), "a text of words"),
+    (pyarrow.large_string(), "x"),
+    (pyarrow.string_view(), "viewed from far enough to be no inline text"),
+    (pyarrow.binary(), b"\xff\x00"),
+    (pyarrow.binary(), b"words"),
+    (pyarrow.large_binary(), b"words"),
+    (pyarrow.binary_view(), b"words that are no inline text"),
+    (pyarrow.binary(2), b"ab"),
+    (pyarrow.uuid(), b"0123456789abcdef"),
+    (pyarrow.json_(), '{"a": 1}'),
+]
+METADATA = ["", "{", "[]", "null", "1", '"x"', "[" * 5000, "\ud800", '{"info": null}', '{"info": {"features": []}}']
+METADATA += [json.dumps({"info": {"features": {"label": one}}}) for one in (None, 1, "x", [], [[]], {}, {"feature": 1})]
+METADATA += [
+    json.dumps({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}})
+    for names in (["a", "b"], ["a"], [], [1, None], "ab", {"a": 0}, ["a", "a"], [["a"]], ["\u001b[2J", "", " "])
+]
+
+
+def column(draw: random.Random, rows: int) -> Any:
+    """A column of any type, of rows that are partly null."""
+    kind, value = draw.choice(SIMPLE)
+    for _ in range(draw.choice([0, 0, 0, 1, 2, 5])):
+        kind, value = draw.choice(
+            [
+                (pyarrow.list_(kind), [value, None]),
+                (pyarrow.large_list(kind), []),
+                (pyarrow.list_(kind, 2), [value, value]),
+                (pyarrow.struct({"text": kind, "": kind}), {"text": value, "": None}),
+                (pyarrow.struct({}), {}),
+                (pyarrow.map_(pyarrow.string(), kind), [("a", value)]),
+            ]
+        )
+    values = [value if draw.random() < 0.8 else None for _ in range(rows)]
+    try:
+        array = pyarrow.array(values, kind)
+        return array.dictionary_encode() if draw.random() < 0.2 else array
+    except (pyarrow.ArrowException, TypeError, ValueError):  # what Arrow has no such array of
+        return pyarrow.nulls(rows, kind)
+
+
+def test_columns_of_odd_types(fuzz: Fuzzer, tmp_path: Path) -> None:
+    for seed, draw in fuzz.draws(60):
+        rows = draw.choice([0, 1, 12, 12, 12])
+        names = ["text", "label", "other", "", "a.b", "x" * 3000, "\x1b[2J"]
+        chosen = draw.sample(names[2:], draw.choice([0, 1, 2]))
+        columns = {name: column(draw, rows) for name in chosen}
+        good = {"text": [f"word {n} of many" for n in range(rows)], "label": [n % 2 for n in range(rows)]}
+        for name, values in good.items():
+            columns[name] = pyarrow.array(values) if draw.random() < 0.5 else column(draw, rows)
+        table = pyarrow.table(columns)
+        if draw.random() < 0.4:
+            metadata = draw.choice(METADATA).encode(errors="surrogatepass")
+            table = table.replace_schema_metadata({"huggingface": metadata, b"\xff": b"\xff"})
+        path = tmp_path / draw.choice(["a.parquet", "a.arrow", "a.feather"])
+        try:
+            if path.suffix == ".parquet":
+                pyarrow.parquet.write_table(table, path)
+            elif path.suffix == ".arrow":
+                path.write_bytes(streamed(table))
+            else:
+                pyarrow.feather.write_feather(table, path)
+        except (pyarrow.ArrowException, OSError, TypeError):  # what the format cannot hold
+            continue
+        case = f"{seed} {path.name} {str(table.schema)[:300]!r}"
+        fuzz.attempt(f"load_data {case}", partial(load_data, path))
+        fuzz.attempt(f"load_data by name {case}", partial(load_data, path, text_column="text", label_column="label"))
+        fuzz.attempt(f"read_texts {case}", partial(texts_of, path))
+        fuzz.attempt(f"in memory {case}", partial(load_data, table))
+
+
+def deep(draw: random.Random) -> Any:
+    """JSON of any shape, that is nested or has numbers as nobody writes them."""
+    value = draw.choice(["text", 1, 1.5, True, None, [], {}, 10**4000, "9" * 5000, 1e308, "\ud800", "", {"text": "a"}])
+    for _ in range(draw.choice([0, 1, 2, 3, 900])):
+        value = draw.choice([[value], {"text": value}, {"label": value}, {"data": value}, [value, value][:1]])
+    return value
+
+
+def test_json_of_odd_shapes(fuzz: Fuzzer, tmp_path: Path) -> None:
+    for seed, draw in fuzz.draws(60):
+        rows: Any = [{"text": f"word {n}", "label": n % 2} for n in range(12)]
+        for _ in range(draw.choice([1, 1, 3])):
+            rows[draw.randrange(12)][draw.choice(["text", "label", "other", "a.b"])] = deep(draw)
+        if draw.random() < 0.2:
+            rows = deep(draw)
+        is_list = isinstance(rows, list) and draw.random() < 0.5
+        content = "\n".join(map(json.dumps, rows)) if is_list else json.dumps(rows)
+        if draw.random() < 0.2:
+            content = content.replace("1", draw.choice(["[" * 3000, "1" * 5000, "1e999", "NaN", "-0", "01", "1.", "١"]))
+        path = tmp_path / draw.choice(["a.json", "a.jsonl", "a"])
+        path.write_text(content, encoding="utf-8")
+        fuzz.attempt(f"load_data {seed} {path.name}", partial(load_data, path))
+        fuzz.attempt(f"read_texts {seed} {path.name}", partial(texts_of, path))
+
+
+PARTS = ["x" * 300, "x" * 5000, "\0", "~", "~nobody", "..", ".", "a/b", "//", "\ud800", "\x1b[2J", "a:b", "CON", "-"]
+
+
+def test_names_of_sources(fuzz: Fuzzer, tmp_path: Path) -> None:
+    for seed, draw in fuzz.draws(20):
+        name = draw.choice(["", "/", f"{tmp_path}/"]) + "".join(draw.choices(PARTS, k=draw.choice([1, 2, 3])))
+        name += draw.choice([".csv", ".jsonl", ".parquet", "/", "/x.csv"])
+        fuzz.attempt(f"load_data {seed} {name[:60]!r}", partial(load_data, name))
+        fuzz.attempt(f"read_texts {seed} {name[:60]!r}", partial(texts_of, name))

@@ -559,7 +559,7 @@ def test_the_template_is_packaged():
         (
             "onnx int8",
             0.0812,
-            "differ by at most 0.08 from those of the trained model, as weights in 8 bits are rounded.",
+            "differ by at most 0.08 from those of the trained model, as weights in 8 bits are",
         ),
         ("onnx", 3.4e-7, "differ by at most 3e-07 from those of the trained model."),
         ("onnx", 0.0, "are exactly those of the trained model."),
