@@ -13,6 +13,7 @@ import typer
 from typer import Argument, Option
 
 from nlptransfer.cli import options as opt
+from nlptransfer.cli.ending import printable
 from nlptransfer.cli.finetuning import finetune
 from nlptransfer.cli.gap import gap_verb
 from nlptransfer.cli.sharing import shipping_app
@@ -57,6 +58,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         sizes: Annotated[str | None, Option(metavar="N,N,...", help="rows of a learning curve")] = None,
         output_dir: opt.OutputDir = None,
         overwrite: opt.Overwrite = False,
+        take_lock: opt.TakeLock = False,
         max_train_rows: opt.MaxTrainRows = None,
         settings: opt.Set = None,
         quiet: opt.Quiet = False,
@@ -71,7 +73,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
             "routes": opt.listed("routes", routes), "bases": opt.listed("bases", bases), "revision": revision,
             "seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta,
             "sizes": opt.listed("sizes", sizes, int), "output_dir": output_dir, "overwrite": overwrite,
-            "max_train_rows": max_train_rows, **reading, "progress": not quiet,
+            "take_lock": take_lock, "max_train_rows": max_train_rows, **reading, "progress": not quiet,
         }  # fmt: skip
         result = compare(data, **opt.config_of(options, settings, signature(compare).parameters))
         if distributed.is_main():
@@ -252,7 +254,8 @@ def guarded(verb: Callable[[], Any]) -> None:
     """Run a command line: an error on purpose is one line, and exit code 2."""
     give_way_soon()
     try:
-        verb()
+        with printable():
+            verb()
     except Exception as error:
         on_purpose = isinstance(error, NlpTransferError)
         speaker = _take_turn(on_purpose)
