@@ -54,6 +54,11 @@ def accelerator(mixed_precision: str, trackers: Sequence[str], logs: Path) -> Ac
     return made
 
 
+def shards_weights() -> bool:
+    """Tell whether the launcher asks for weights in shards."""
+    return bool(utils.parse_flag_from_env("ACCELERATE_USE_FSDP"))
+
+
 def is_main() -> bool:
     """Tell whether this process writes the files and shows the progress."""
     return bool(state().is_main_process)

@@ -63,3 +63,5 @@ from .tokens import encode as encode
 from .tokens import encode_words as encode_words
 from .tokens import prompt_of as prompt_of
 from .tokens import token_counts as token_counts
+from .vocabulary import UsedRows as UsedRows
+from .vocabulary import used_rows as used_rows

@@ -147,6 +147,9 @@ class Masking:
 class LanguageLoss(Objective):
     """-log p of tokens, the mean over all that are predicted in a step; each token's next one without ``masking``."""
 
+    # The head has them, too, and a masked token may become any other.
+    needs_all_embeddings: ClassVar[bool] = True
+
     def __init__(self, model: PreTrainedModel, masking: Masking | None) -> None:
         # There is no criterion of labels.
         nn.Module.__init__(self)
