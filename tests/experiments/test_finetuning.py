@@ -359,7 +359,7 @@ def test_overwrite_begins_anew(tune, remarks, tmp_path):
 def test_a_foreign_folder_is_refused_and_left_alone(overwrite, tune, remarks, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(RunFolderError, match="found (other files|a file): name another output_dir"):
+        with pytest.raises(RunFolderError, match=r"found (other files|a file): name another output_dir"):
             tune(remarks, output_dir=place, overwrite=overwrite)
     assert set(files_of(tmp_path)) == {"notes.txt"}
 
