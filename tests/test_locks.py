@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from nlptransfer import locks
-from nlptransfer.errors import RunFolderError
+from nlptransfer.errors import RunFolderError, StorageError
 from nlptransfer.locks import LOCK, Holder, locked
 
 HOLDING = """
@@ -142,6 +142,6 @@ def test_a_lock_that_cannot_be_written_does_not_stay(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("json.dumps", full)
-    with pytest.raises(OSError, match="No space"), locked(tmp_path):
+    with pytest.raises(StorageError, match="No space"), locked(tmp_path):
         pass
     assert not list(tmp_path.iterdir())

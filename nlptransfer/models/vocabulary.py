@@ -89,7 +89,9 @@ def used_rows(model: nn.Module, examples: Iterable[Rows], why_not: str | None = 
 def _embeddings(model: nn.Module) -> nn.Embedding | None:
     """Return the word embeddings, where they learn and nothing else has them."""
     plain = within_peft(model)
-    if not isinstance(plain, PreTrainedModel):
+    encoder = plain.base_model if isinstance(plain, PreTrainedModel) else None
+    # Word vectors, which are no encoder's, are pooled out of the matrix itself.
+    if encoder is plain or not isinstance(encoder, PreTrainedModel):
         return None
     try:
         found = plain.get_input_embeddings()

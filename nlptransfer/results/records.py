@@ -22,6 +22,7 @@ from nlptransfer.files import atomic_file, atomic_folder, read_json, write_json
 from nlptransfer.locks import LOCK, locked
 from nlptransfer.results.predictions import Predictions
 from nlptransfer.results.summaries import DataSummary, Fit, TransferSummary, from_record, to_record
+from nlptransfer.storage import storage_errors
 
 if TYPE_CHECKING:
     from nlptransfer.results.comparison import ComparisonResult
@@ -73,7 +74,8 @@ def _reached(folder: Path) -> str:
 
 def claim(folder: Path, question: Mapping[str, Any], overwrite: bool, record: str = EXPERIMENT) -> bool:
     """Take a folder, all together; return whether it has this run, finished; a RunFolderError for anything else."""
-    is_finished = distributed.is_main() and _claimed(folder / record, question, overwrite)
+    with storage_errors(folder):
+        is_finished = distributed.is_main() and _claimed(folder / record, question, overwrite)
     return bool(distributed.from_main(is_finished))
 
 
@@ -166,6 +168,11 @@ def write_run(result: "RunResult") -> None:
 
 def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
     """Read a finished run, or raise a RunFolderError."""
+    with storage_errors(folder, "read"):
+        return _read_run(kind, folder)
+
+
+def _read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
     record = read_json(folder / EXPERIMENT) if is_run(folder) else None
     if record is None or record["status"] != _FINISHED:
         found = f"no {EXPERIMENT}" if record is None else f"a run that is {record['status']}"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification
 
 from helpers.encoders import Bases
 from helpers.training import BASE, LABELS
@@ -189,7 +189,7 @@ def test_where_it_is_not_worth_it_or_cannot_be_done(bases: Bases) -> None:
     tied.extra.weight = tied.get_input_embeddings().weight
     frozen = model()
     frozen.get_input_embeddings().weight.requires_grad_(False)
-    scaled = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=VOCABULARY))
+    scaled = model()
     scaled.set_input_embeddings(type("Scaled", (nn.Embedding,), {})(VOCABULARY, 8))
     without = SimpleNamespace()
     for other in (tied, frozen, scaled, without):
