@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nlptransfer import distributed
-from nlptransfer.errors import RunFolderError, SettingError, TrainingError
+from nlptransfer.cache import remove
+from nlptransfer.errors import RunFolderError, SettingError, StorageError, TrainingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.models import (
     Examples,
@@ -39,6 +40,7 @@ from nlptransfer.models import (
     used_rows,
 )
 from nlptransfer.progress import progress_bar
+from nlptransfer.storage import storage_errors
 from nlptransfer.training.losses import SOURCE, TARGET, BatchTargets, Objective
 from nlptransfer.training.optimizer import (
     ParameterGroup,
@@ -158,7 +160,8 @@ class _Loop:
         self.epochs, self.rate = settings.num_train_epochs, settings.learning_rate
         if is_initialized() and AcceleratorState().mixed_precision != settings.mixed_precision:
             forget(AcceleratorState)
-        self.accelerator = distributed.accelerator(settings.mixed_precision, settings.report_to, checkpoints.parent)
+        logs = checkpoints.parent / "logs" / checkpoints.name.partition("_")[2]
+        self.accelerator = distributed.accelerator(settings.mixed_precision, settings.report_to, logs)
         self.device, self.processes = self.accelerator.device, int(self.accelerator.num_processes)
         self.report = TrainingReport(rows_per_pass=settings.per_device_train_batch_size)
         self.step_rows = self.pass_rows * settings.gradient_accumulation_steps
@@ -420,6 +423,15 @@ class _Loop:
     def _save(self) -> None:
         self._clock()
         writing = self.checkpoints / "writing"
+        try:
+            with storage_errors(self.checkpoints):
+                self._write(writing)
+        except StorageError:
+            # The older checkpoint stays, which the same command goes on from.
+            remove(writing)
+            raise
+
+    def _write(self, writing: Path) -> None:
         best = self._gathered(self.best)
         if self.accelerator.is_main_process:
             shutil.rmtree(writing, ignore_errors=True)
