@@ -64,5 +64,6 @@ from .tokens import encode as encode
 from .tokens import encode_words as encode_words
 from .tokens import prompt_of as prompt_of
 from .tokens import token_counts as token_counts
+from .trimming import trim_vocabulary as trim_vocabulary
 from .vocabulary import UsedRows as UsedRows
 from .vocabulary import used_rows as used_rows
