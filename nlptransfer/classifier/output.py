@@ -105,8 +105,20 @@ def _columns(rows: Table) -> Columns:
     return [*zip(rows.arrow.schema.names, rows.arrow.columns, strict=True)]
 
 
-def _listed(column: Any) -> list[Any]:
-    return column if isinstance(column, list) else column.to_pylist()
+def _listed(name: str, column: Any) -> list[Any]:
+    """Return the values of a column; as text where they are times that Python has not, a DataError if not even that."""
+    import pyarrow as pa
+
+    if isinstance(column, list):
+        return column
+    try:
+        return list(column.to_pylist())
+    except (pa.ArrowException, OverflowError, LookupError):
+        try:
+            return list(column.cast(pa.string()).to_pylist())
+        except pa.ArrowException as error:
+            what = f"column {name!r}: expected values that can be written as text, found {column.type}"
+            raise DataError(f"{what} ({first_line(error)}); write .parquet, or leave it out") from error
 
 
 class _JsonLines:
@@ -116,7 +128,7 @@ class _JsonLines:
     def write(self, rows: Table, added: Mapping[str, Any]) -> None:
         columns = [*_columns(rows), *added.items()]
         names = [name for name, _ in columns]
-        for values in zip(*(_listed(column) for _, column in columns), strict=True):
+        for values in zip(*(_listed(name, column) for name, column in columns), strict=True):
             self.stream.write(as_json(dict(zip(names, values, strict=True))) + "\n")
 
 
@@ -165,7 +177,7 @@ class _Delimited:
                 )
             by_name, size = dict(columns), len(columns[0][1])
             columns = [(name, by_name.get(name, [None] * size)) for name in self.names]
-        cells = [[*map(self._cell, _listed(column))] for _, column in columns]
+        cells = [[*map(self._cell, _listed(name, column))] for name, column in columns]
         self.writer.writerows(zip(*cells, strict=True))
         self.rows += len(cells[0])
 
