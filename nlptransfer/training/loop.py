@@ -162,7 +162,8 @@ class _Loop:
         self.epochs, self.rate = settings.num_train_epochs, settings.learning_rate
         if is_initialized() and AcceleratorState().mixed_precision != settings.mixed_precision:
             forget(AcceleratorState)
-        self.accelerator = distributed.accelerator(settings.mixed_precision, settings.report_to, checkpoints.parent)
+        logs = checkpoints.parent / "logs" / checkpoints.name.partition("_")[2]
+        self.accelerator = distributed.accelerator(settings.mixed_precision, settings.report_to, logs)
         self.device, self.processes = self.accelerator.device, int(self.accelerator.num_processes)
         self.report = TrainingReport(rows_per_pass=settings.per_device_train_batch_size)
         self.step_rows = self.pass_rows * settings.gradient_accumulation_steps
