@@ -153,8 +153,9 @@ def as_written(folder: Path, repair: str) -> Iterator[None]:
     except (NlpTransferError, MemoryError):
         raise
     except Exception as error:  # pyarrow, safetensors and torch raise kinds of their own
-        is_missing = isinstance(error, FileNotFoundError) and error.filename
-        found = f"no {Path(error.filename).name}" if is_missing else f"it damaged ({first_line(error):.200})"
+        found = f"it damaged ({first_line(error):.200})"
+        if isinstance(error, FileNotFoundError) and error.filename:
+            found = f"no {Path(error.filename).name}"
         raise RunFolderError(f"{folder}: expected what was written there, found {found}: {repair}") from error
 
 
