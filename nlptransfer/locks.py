@@ -110,6 +110,8 @@ def locked(folder: Path, take_lock: bool = False, *, replaced: bool = False) -> 
 
 
 def _take(lock: Path, folder: Path, mine: Holder, take_lock: bool) -> None:
+    if lock.parent.exists() and not lock.parent.is_dir():
+        raise RunFolderError(f"{folder}: expected a folder or a new one, found a file: name another output_dir")
     lock.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + SECONDS_TO_LEAVE
     while not _written(lock, mine):

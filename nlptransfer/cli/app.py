@@ -9,14 +9,14 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from typer import Argument, Option
 
 from nlptransfer.cli import options as opt
+from nlptransfer.cli.ending import printable
 from nlptransfer.cli.finetuning import finetune
 from nlptransfer.cli.gap import gap_verb
 from nlptransfer.cli.sharing import shipping_app
-from nlptransfer.cli.terminal import show_comparison, show_ranking, start_log
+from nlptransfer.cli.terminal import say, show_comparison, show_ranking, start_log, visible
 from nlptransfer.errors import NlpTransferError
 from nlptransfer.files import write_json
 from nlptransfer.models import give_way_soon
@@ -57,6 +57,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         sizes: Annotated[str | None, Option(metavar="N,N,...", help="rows of a learning curve")] = None,
         output_dir: opt.OutputDir = None,
         overwrite: opt.Overwrite = False,
+        take_lock: opt.TakeLock = False,
         max_train_rows: opt.MaxTrainRows = None,
         settings: opt.Set = None,
         quiet: opt.Quiet = False,
@@ -71,7 +72,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
             "routes": opt.listed("routes", routes), "bases": opt.listed("bases", bases), "revision": revision,
             "seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta,
             "sizes": opt.listed("sizes", sizes, int), "output_dir": output_dir, "overwrite": overwrite,
-            "max_train_rows": max_train_rows, **reading, "progress": not quiet,
+            "take_lock": take_lock, "max_train_rows": max_train_rows, **reading, "progress": not quiet,
         }  # fmt: skip
         result = compare(data, **opt.config_of(options, settings, signature(compare).parameters))
         if distributed.is_main():
@@ -98,6 +99,7 @@ def rank_verb(
     max_rows: Annotated[int, Option(help="most training rows that are looked at")] = 1000,
     output_dir: opt.OutputDir = None,
     overwrite: opt.Overwrite = False,
+    take_lock: opt.TakeLock = False,
     settings: opt.Set = None,
     quiet: opt.Quiet = False,
     reading: Any = None,
@@ -110,7 +112,7 @@ def rank_verb(
     options = {
         "bases": opt.listed("bases", bases), "keep_layers": opt.listed("keep_layers", keep_layers, int),
         "sources": opt.listed("sources", sources), "revision": revision, "max_rows": max_rows,
-        "output_dir": output_dir, "overwrite": overwrite, **reading,
+        "output_dir": output_dir, "overwrite": overwrite, "take_lock": take_lock, **reading,
     }  # fmt: skip
     result = rank(data, **opt.config_of(options, settings, signature(rank).parameters))
     if distributed.is_main():
@@ -127,6 +129,7 @@ def predict_verb(
     ] = None,
     top_k: Annotated[int | None, Option(metavar="N", help="list the N likeliest labels with their scores")] = None,
     all_scores: Annotated[bool, Option("--all-scores", help="add the probability of every label")] = False,
+    raw_cells: Annotated[bool, Option("--raw-cells", help="csv, tsv: text may begin as a formula does")] = False,
     min_confidence: Annotated[float, Option(metavar="P", help="give null below this confidence")] = 0.0,
     batch_size: opt.BatchSize = None,
     device: opt.Device = None,
@@ -143,11 +146,11 @@ def predict_verb(
     options = {"min_confidence": min_confidence, "batch_size": batch_size, **reading}
     classifier = Classifier.load(model_dir, base, device=device, revision=revision)
     if output is not None:
-        classifier.predict_file(texts, output, top_k=top_k, all_scores=all_scores, **options)
+        classifier.predict_file(texts, output, top_k=top_k, all_scores=all_scores, raw_cells=raw_cells, **options)
         return
     for batch in classifier.batches(texts, **options):
         for line in batch.lines(top_k=top_k, all_scores=all_scores):
-            typer.echo(line)
+            say(line)
 
 
 @app.command("evaluate")
@@ -173,7 +176,7 @@ def evaluate_verb(
     options = opt.config_of(reading, settings, signature(Classifier.evaluate).parameters)
     scores = classifier.evaluate(data, split=split, further=metric or (), batch_size=batch_size, **options)
     if output is None:
-        typer.echo(json.dumps(scores, indent=2, ensure_ascii=False))
+        say(json.dumps(scores, indent=2, ensure_ascii=False))
     else:
         write_json(output, scores)
 
@@ -195,7 +198,7 @@ def report_verb(
     from nlptransfer.report import report_on
 
     start_log()
-    typer.echo(f"written: {report_on(run, data)}")
+    say(f"written: {report_on(run, data)}")
 
 
 @vectors_app.command("train")
@@ -219,7 +222,7 @@ def train_vectors_verb(
             corpus, dimensions=dimensions, epochs=epochs, min_count=min_count, window=window, seed=seed
         )
         save_vectors(output, words, matrix)
-        typer.echo(f"{output}: {len(words)} words of {matrix.shape[1]} dimensions")
+        say(f"{output}: {len(words)} words of {matrix.shape[1]} dimensions")
 
     start_log()
     _once(make)
@@ -247,7 +250,7 @@ def distill_vectors_verb(
     encoder = find_base(base_for(base, revision, [corpus]), revision)
     vectors = distill_for_texts(corpus, encoder, dimensions=dimensions, max_words=max_words)
     save_vectors(output, vectors.words(), vectors.matrix)
-    typer.echo(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
+    say(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
 
 
 @vectors_app.command("show")
@@ -264,17 +267,17 @@ def show_vectors_verb(
 
     start_log()
     opened = open_vectors(vectors, allow_pickle=allow_pickle)
-    typer.echo(f"{opened.source}: {len(opened)} words of {opened.dimensions} dimensions")
-    typer.echo(f"most frequent: {' '.join(opened.words(0, 20))}")
+    say(f"{opened.source}: {len(opened)} words of {opened.dimensions} dimensions")
+    say(f"most frequent: {' '.join(opened.words(0, 20))}")
     if texts is not None:
         words = surface_words(build_tokenizer(opened.words()), _texts(texts, reading))
         share = opened.coverage(words)
         missing = ", ".join(f"{name} {count}" for name, count in share.missing[:20])
-        typer.echo(f"{texts}: {share.tokens:.1%} of the running words and {share.distinct:.1%} of the different ones")
-        typer.echo(f"most frequent without a vector: {missing or 'none'}")
+        say(f"{texts}: {share.tokens:.1%} of the running words and {share.distinct:.1%} of the different ones")
+        say(f"most frequent without a vector: {missing or 'none'}")
     for name in word or []:
         near = ", ".join(f"{other} {similarity:.2f}" for other, similarity in opened.nearest(name, 10))
-        typer.echo(f"{name}: {near}")
+        say(f"{name}: {near}")
 
 
 def main() -> None:
@@ -286,13 +289,14 @@ def guarded(verb: Callable[[], Any]) -> None:
     """Run a command line: an error on purpose is one line, and exit code 2."""
     give_way_soon()
     try:
-        verb()
+        with printable():
+            verb()
     except Exception as error:
         on_purpose = isinstance(error, NlpTransferError)
         speaker = _take_turn(on_purpose)
         if not on_purpose:
             raise
-        typer.echo(f"error{speaker}: {error}", err=True)
+        say(visible(f"error{speaker}: {error}", breaks=False), err=True)
         sys.exit(2)
 
 

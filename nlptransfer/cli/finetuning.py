@@ -7,11 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from typer import Option
 
 from nlptransfer.cli import options as opt
-from nlptransfer.cli.terminal import show_gains, show_runs, start_log
+from nlptransfer.cli.terminal import say, show_gains, show_runs, start_log
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
 from nlptransfer.settings import fields_of
@@ -39,6 +38,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
         sizes: Annotated[str | None, Option(metavar="N,N,...", help="gains by labeled target rows")] = None,
         output_dir: opt.OutputDir = None,
         overwrite: opt.Overwrite = False,
+        take_lock: opt.TakeLock = False,
         no_report: Annotated[bool, Option("--no-report", help="write no report.html")] = False,
         seed: Annotated[int | None, Option(help="moves initialization and data order, never a split")] = None,
         max_train_rows: opt.MaxTrainRows = None,
@@ -56,10 +56,11 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
             "verdict": verdict, "fallback": fallback or None, "seeds": seeds, "sizes": sizes, "unlabeled": unlabeled,
             "transfer": transfer or None, "source": source[0] if source and len(source) == 1 else source or None,
         }  # fmt: skip
-        config = opt.config_of(options, settings, arguments=("data", "output_dir", "overwrite", "report"))
+        config = opt.config_of(options, settings, arguments=("data", "output_dir", "overwrite", "take_lock", "report"))
         config = _recipe_settings(defaults, config) | config
         curve, transfers = config.pop("sizes", None), config.pop("transfer", [])
         transfers = [transfers] if isinstance(transfers, str) else transfers
+        config["take_lock"] = take_lock
         calls = [{"data": rows, **_recipe_settings(each, config), **config} for rows, each in product(data, variants)]
         if curve is None:
             files = {"overwrite": overwrite, "report": not no_report}
@@ -138,4 +139,4 @@ def _curves_and_show(
         gains = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
         if distributed.is_main():
             show_gains(gains)
-            typer.echo(f"written: {folder / GAINS}")
+            say(f"written: {folder / GAINS}")

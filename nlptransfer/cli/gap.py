@@ -1,7 +1,6 @@
 """The verb gap: what strategies that see no label of the target close of the gap between domains."""
 
 import logging
-import os
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -39,6 +38,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
         seeds: opt.Seeds = 3,
         jobs: Annotated[int | None, Option(help="runs side by side; by default one a core, at most 8")] = None,
         output_dir: Annotated[Path, Option(help="of the runs")] = Path("runs/gap"),
+        take_lock: opt.TakeLock = False,
         settings: opt.Set = None,
     ) -> None:
         """What strategies that see no label of the target close of the gap to one that has learned them."""
@@ -64,6 +64,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
                     seeds=seeds,
                     output_dir=output_dir / f"{name}-{head}",
                     workers=workers,
+                    take_lock=take_lock,
                     **{**(TRAINED if head == "mlp" else {}), **config},
                 )
         if distributed.is_main():
@@ -75,6 +76,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
 def _jobs() -> int:
     """Return one for each core; on an accelerator, or where a launcher has started several processes, one."""
     from nlptransfer import distributed
+    from nlptransfer.models import usable_cores
 
     alone = distributed.world_size() == 1 and distributed.state().device.type == "cpu"
-    return min(os.cpu_count() or 1, MOST_JOBS) if alone else 1
+    return min(usable_cores(), MOST_JOBS) if alone else 1

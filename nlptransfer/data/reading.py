@@ -95,6 +95,8 @@ def stream_tables(source: Any, settings: FileSettings | None = None, columns: Se
     """
     settings = settings or FileSettings()
     if isinstance(source, str) and source == "-":
+        if sys.stdin is None:
+            raise DataError("standard input: expected rows, found it closed: name a file, or pipe them in")
         # What takes the place of standard input may have no bytes.
         stream = getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode())
         return stream_input(stream, settings, columns)

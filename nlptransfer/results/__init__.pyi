@@ -8,6 +8,7 @@ from .comparison import Trial as Trial
 from .config import RunConfig as RunConfig
 from .config import Source as Source
 from .config import decisive as decisive
+from .config import folder_name as folder_name
 from .config import same_labels as same_labels
 from .config import short_hash as short_hash
 from .predictions import Predictions as Predictions
@@ -28,6 +29,7 @@ from .records import RANKING as RANKING
 from .records import REPORT as REPORT
 from .records import TRIALS as TRIALS
 from .records import VERDICT_RUNS as VERDICT_RUNS
+from .records import at_work as at_work
 from .records import begin_run as begin_run
 from .records import card_results as card_results
 from .records import claim as claim

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +13,7 @@ import numpy as np
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Labels
+from nlptransfer.files import is_there
 from nlptransfer.models import hash_of_modules
 from nlptransfer.results.records import plain
 from nlptransfer.routes import Route, named_local
@@ -23,6 +23,15 @@ from nlptransfer.transfer import Direct, Sides, Transfer
 
 WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "save_epochs", "keep_checkpoints")
 """Settings that change nothing of what is learned: a run may be resumed with others."""
+
+
+_NAME_BYTES = 120
+"""Most bytes of the data's name in a folder's, which file systems limit to 255."""
+
+
+def folder_name(data: str, *parts: str) -> str:
+    """Name a run's folder after its data, of which a long name is cut, and what else tells it from others."""
+    return "-".join([data.encode(errors="replace")[:_NAME_BYTES].decode(errors="ignore"), *parts])
 
 
 def decisive(training: TrainingSettings) -> dict[str, Any]:
@@ -101,7 +110,7 @@ class RunConfig:
     def name(self) -> str:
         """Name a folder after the data and the settings."""
         strategy = [] if isinstance(self.transfer, Direct) else [self.transfer.name.replace(" >> ", "-")]
-        return "-".join([self.data.name, self.route.name, *strategy, short_hash(self.question())])
+        return folder_name(self.data.name, self.route.name, *strategy, short_hash(self.question()))
 
     def question(self) -> dict[str, Any]:
         """Return all that decides what is learned, ready for JSON; a local base by name and content."""
@@ -128,7 +137,7 @@ class RunConfig:
     def command(self) -> str:
         """Return the command line that asks for this run, with names in place of paths."""
         options = [
-            ("--base", Path(self.base).name if self.base is not None and os.path.exists(self.base) else self.base),
+            ("--base", Path(self.base).name if self.base is not None and is_there(self.base) else self.base),
             ("--revision", self.revision),
             *(("--metric", metric) for metric in self.further_metrics),
             ("--source", None if self.source is None else self.source.name),

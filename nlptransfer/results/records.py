@@ -3,7 +3,8 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nlptransfer import distributed
+from nlptransfer.cache import open_entry, seal
 from nlptransfer.data import Labels
 from nlptransfer.errors import RunFolderError
 from nlptransfer.evaluation import checked_probabilities
-from nlptransfer.files import atomic_file, atomic_folder, read_json, write_json
+from nlptransfer.files import as_written, atomic_file, atomic_folder, read_json, write_json
+from nlptransfer.locks import LOCK, locked
 from nlptransfer.results.predictions import Predictions
 from nlptransfer.results.summaries import DataSummary, Fit, TransferSummary, from_record, to_record
 from nlptransfer.storage import storage_errors
@@ -46,6 +49,29 @@ VERDICT_RUNS = "verdict"
 _FINISHED, _RUNNING = "finished", "running"
 _STAGE_STATE, _STAGE_FIT = "state.safetensors", "fitted.json"
 _SPLITS = ("train", "validation", "test")
+_AGAIN = "make it again with overwrite, or name another output_dir"
+
+
+@contextmanager
+def at_work(folder: Path, take_lock: bool = False) -> Iterator[None]:
+    """Keep all others out of a folder of runs, see :func:`locked`; who stops the block is told where it goes on."""
+    with locked(folder, take_lock):
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"the same command goes on from {_reached(folder)}")
+            raise
+
+
+def _reached(folder: Path) -> str:
+    """Say what is finished in a folder of runs."""
+    runs = sum(read_json(record)["status"] == _FINISHED for record in folder.rglob(EXPERIMENT))
+    stages = len([*folder.rglob(f"{CHECKPOINTS}*/{_FINISHED}")])
+    steps = sorted(folder.rglob(f"{CHECKPOINTS}*/step_*"), key=lambda path: path.stat().st_mtime)
+    counts = {"run": runs, "stage": stages}
+    found = [f"{count} finished {name}{'s' * (count > 1)}" for name, count in counts.items() if count]
+    found += [f"step {int(path.name.removeprefix('step_'))} in {path.parent}" for path in steps[-1:]]
+    return " and ".join(found) or "the start"
 
 
 def claim(folder: Path, question: Mapping[str, Any], overwrite: bool, record: str = EXPERIMENT) -> bool:
@@ -58,16 +84,19 @@ def claim(folder: Path, question: Mapping[str, Any], overwrite: bool, record: st
 def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool:
     folder = record.parent
     if overwrite and record.exists():
-        shutil.rmtree(folder)
+        for path in _content(folder):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not record.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or _content(folder)):
             raise RunFolderError(
                 f"{folder}: expected a new folder or a run's, found other files: name another output_dir"
             )
         folder.mkdir(parents=True, exist_ok=True)
         return False
-    saved = read_json(record)
-    known = saved["asked"]
+    with as_written(folder, _AGAIN):
+        saved = read_json(record)
+        known, is_finished = dict(saved["asked"]), saved["status"] == _FINISHED
+        reached = _reached(folder)
     if changed := [name for name in {**known, **question} if known.get(name) != question.get(name)]:
         name = changed[0]
         raise RunFolderError(
@@ -75,9 +104,15 @@ def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool
             + (f" (and {len(changed) - 1} more: {', '.join(changed[1:])})" if len(changed) > 1 else "")
             + ": name another output_dir, or overwrite"
         )
-    if is_finished := saved["status"] == _FINISHED:
+    if is_finished:
         log.info("%s: finished before, with the same settings; returned as it is", folder)
+    else:
+        log.info("%s: begun before, with the same settings; it goes on from %s", folder, reached)
     return bool(is_finished)
+
+
+def _content(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != LOCK]
 
 
 def begin_run(folder: Path, question: Mapping[str, Any]) -> None:
@@ -105,13 +140,15 @@ def write_stage(checkpoints: Path, weights: Mapping[str, Tensor], fit: Fit, logi
         save_file(dict(weights), new / _STAGE_STATE)
         held_out = None if logits is None else logits.tolist()
         write_json(new / _STAGE_FIT, {"fit": to_record(fit), "validation_logits": held_out})
+        seal(new)
 
 
 def read_stage(checkpoints: Path) -> tuple[dict[str, Tensor], Fit, np.ndarray | None] | None:
-    """Return what ``write_stage`` kept; None where the stage was not finished."""
-    folder = checkpoints / _FINISHED
-    if not (folder / _STAGE_FIT).exists():
-        return None
+    """Return what ``write_stage`` kept; None where the stage was not finished, or that is damaged."""
+    return open_entry(checkpoints / _FINISHED, "training", _read_stage)
+
+
+def _read_stage(folder: Path) -> tuple[dict[str, Tensor], Fit, np.ndarray | None]:
     record = read_json(folder / _STAGE_FIT)
     logits = record["validation_logits"]
     held_out = None if logits is None else np.asarray(logits)
@@ -137,7 +174,7 @@ def write_run(result: "RunResult") -> None:
 
 def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
     """Read a finished run, or raise a RunFolderError."""
-    with storage_errors(folder, "read"):
+    with as_written(folder, _AGAIN):
         return _read_run(kind, folder)
 
 
@@ -237,15 +274,16 @@ def is_comparison(folder: Path) -> bool:
 
 
 def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "ComparisonResult":
-    record = read_json(folder / COMPARISON)
-    values = {
-        "folder": folder,
-        "finished": record["status"] == _FINISHED,
-        "settings": record["asked"],
-        "data": _read_data(record["data"]),
-        "warnings": record["data"]["warnings"],
-    }
-    return from_record(kind, {**record, **values})
+    with as_written(folder, _AGAIN):
+        record = read_json(folder / COMPARISON)
+        values = {
+            "folder": folder,
+            "finished": record["status"] == _FINISHED,
+            "settings": record["asked"],
+            "data": _read_data(record["data"]),
+            "warnings": record["data"]["warnings"],
+        }
+        return from_record(kind, {**record, **values})
 
 
 def write_ranking(result: "Ranking") -> None:
@@ -268,9 +306,10 @@ def is_ranking(folder: Path) -> bool:
 def read_ranking(kind: type["Ranking"], folder: Path) -> "Ranking":
     if not is_ranking(folder):
         raise RunFolderError(f"{folder}: expected the folder of a ranking, found no {RANKING}")
-    record = read_json(folder / RANKING)
-    values = {"folder": folder, "settings": record["asked"], "data": _read_data(record["data"])}
-    return from_record(kind, {**record, **values})
+    with as_written(folder, _AGAIN):
+        record = read_json(folder / RANKING)
+        values = {"folder": folder, "settings": record["asked"], "data": _read_data(record["data"])}
+        return from_record(kind, {**record, **values})
 
 
 def card_results(result: "RunResult") -> dict[str, Any]:

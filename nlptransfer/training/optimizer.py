@@ -23,10 +23,13 @@ _OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any
     "adafactor": (torch.optim.Adafactor, {}),
 }
 
-RATES = {"adamw": 1.0, "adam": 1.0, "rmsprop": 1.0, "sgd": 100.0, "adafactor": 20.0}
-"""Factors of AdamW's default learning rate. Adam and RMSprop move each weight by about the rate too; Adafactor by the
-rate times the root mean square of the weights, some .05 (Shazeer & Stern 2018, section 8); SGD by the rate times a
-gradient whose whole norm is at most 1. Both were checked on validation rows."""
+RATES: dict[str, Callable[[float], float]] = {
+    "adafactor": lambda rate: 20 * rate,
+    "sgd": lambda rate: 5 * math.sqrt(rate),
+}
+"""By optimizer its default learning rate, where that is not AdamW's. Adafactor moves a weight by the rate times the root
+mean square of all weights, some .05 (Shazeer & Stern 2018, section 8). SGD moves it by the rate times a gradient whose
+whole norm is cut to 1. Both were checked on validation rows."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class TrainingSettings(Settings):
     num_train_epochs: Count | None = None
     """passes over the training rows"""
     learning_rate: Positive | None = None
-    """highest rate, reached at the end of the warm-up; None: what the route finds good, times ``RATES``"""
+    """highest rate, reached at the end of the warm-up; None: what the route finds good with this optimizer"""
     per_device_train_batch_size: Count | None = None
     """rows of one forward pass on one process"""
     gradient_accumulation_steps: Count = 1
@@ -103,7 +106,7 @@ class TrainingSettings(Settings):
         """Return the settings with these in place of None; a learning rate is AdamW's, and becomes the optimizer's."""
         filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         if "learning_rate" in filled:
-            filled["learning_rate"] = filled["learning_rate"] * RATES[self.optimizer]
+            filled["learning_rate"] = RATES.get(self.optimizer, float)(filled["learning_rate"])
         return replace(self, **filled)
 
     def flat(self) -> dict[str, int | float | str | bool]:

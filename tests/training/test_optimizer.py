@@ -59,7 +59,11 @@ def test_at_its_default_rate_every_optimizer_learns_what_adamw_does(name):
 def test_defaults_stand_in_for_none_alone():
     settings = TrainingSettings(optimizer="sgd", num_train_epochs=3)
     filled = settings.with_defaults({"num_train_epochs": 5, "learning_rate": 1e-3, "per_device_train_batch_size": 8})
-    assert (filled.num_train_epochs, filled.learning_rate, filled.per_device_train_batch_size) == (3, 0.1, 8)
+    assert (filled.num_train_epochs, filled.learning_rate, filled.per_device_train_batch_size) == (
+        3,
+        pytest.approx(5 * 1e-3**0.5),
+        8,
+    )
     assert replace(settings, learning_rate=0.5).with_defaults({"learning_rate": 1e-3}).learning_rate == 0.5
 
 
