@@ -27,9 +27,9 @@ RATES: dict[str, Callable[[float], float]] = {
     "adafactor": lambda rate: 20 * rate,
     "sgd": lambda rate: 5 * math.sqrt(rate),
 }
-"""By optimizer its default learning rate, where that is not AdamW's. Adafactor moves a weight by the rate times the root
-mean square of all weights, some .05 (Shazeer & Stern 2018, section 8). SGD moves it by the rate times a gradient whose
-whole norm is cut to 1. Both were checked on validation rows."""
+"""By optimizer its default learning rate, where that is not AdamW's. Adafactor moves weights by the rate times their
+root mean square, some .05 (Shazeer & Stern 2018, section 8). SGD moves them by the rate times a gradient whose whole
+norm is cut to 1. Both were checked on validation rows."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def test_at_its_default_rate_every_optimizer_learns_what_adamw_does(name):
             group["lr"] = settings.learning_rate * rate_share(settings, step, 300)
         optimizer.step()
     right = (model(inputs).argmax(dim=1) == targets).float().mean()
-    # A third of them is chance; at AdamW's own rate SGD and Adafactor end below .7.
+    # A third of them is chance; at AdamW's own rate SGD ends at .8, Adafactor at .54.
     assert right > 0.85
 
 
