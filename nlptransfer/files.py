@@ -174,6 +174,14 @@ def named_path(name: str | Path) -> Path:
     raise SettingError(f"{str(name)[:80]!r}: expected a path or a name, found {reason}: check the name")
 
 
+def is_there(name: str | Path) -> bool:
+    """Tell whether what a user wrote is the path of something here."""
+    try:
+        return os.path.exists(named_path(name))
+    except SettingError:
+        return False
+
+
 def size_mb(folder: str | Path) -> float:
     """Return the size on disk of a file or a whole folder, in MiB."""
     files = [Path(folder), *Path(folder).rglob("*")]
