@@ -17,7 +17,18 @@ from nlptransfer.experiments.source import load_source
 from nlptransfer.files import named_path
 from nlptransfer.hub import installed_encoders
 from nlptransfer.memo import shared_work
-from nlptransfer.results import RANKING, DataSummary, Ranking, Source, at_work, claim, fastest_level, plain, short_hash
+from nlptransfer.results import (
+    RANKING,
+    REPORT,
+    DataSummary,
+    Ranking,
+    Source,
+    at_work,
+    claim,
+    fastest_level,
+    plain,
+    short_hash,
+)
 from nlptransfer.routes import Probe
 from nlptransfer.settings import Count, check, check_arguments, fill
 from nlptransfer.transfer import Sequential
@@ -93,25 +104,27 @@ def rank(
     folder = named_path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-rank-{short_hash(question)}"
     with at_work(folder, take_lock):
         if claim(folder, question, overwrite, RANKING):
-            return Ranking.load(folder)
-        with shared_work():
-            encoders = target.encoders(route, named, revision, layers)
-            chosen = fastest_level(encoders)
-            kept = replace(route, keep_layers=chosen.keep_layers)
-            ranked = [target.source(other, kept, chosen.base, revision) for other in others]
-        result = Ranking(
-            folder=folder,
-            data=DataSummary.of(loaded),
-            settings=question,
-            metric=target.metric,
-            rows=len(target.data.train),
-            encoders=encoders,
-            sources=tuple(sorted(ranked, key=lambda one: -one.gain)),
-            machine=machine(),
-            versions=versions(),
-        )
-        distributed.on_main(result.save)
-        if report:
+            result = Ranking.load(folder)
+        else:
+            with shared_work():
+                encoders = target.encoders(route, named, revision, layers)
+                chosen = fastest_level(encoders)
+                kept = replace(route, keep_layers=chosen.keep_layers)
+                ranked = [target.source(other, kept, chosen.base, revision) for other in others]
+            result = Ranking(
+                folder=folder,
+                data=DataSummary.of(loaded),
+                settings=question,
+                metric=target.metric,
+                rows=len(target.data.train),
+                encoders=encoders,
+                sources=tuple(sorted(ranked, key=lambda one: -one.gain)),
+                machine=machine(),
+                versions=versions(),
+            )
+            distributed.on_main(result.save)
+        # Of a finished ranking too: it may have been killed just before.
+        if report and not distributed.from_main((folder / REPORT).exists()):
             distributed.on_main(partial(_write_report, folder))
         log.info("%s", result.sentence)
     return result

@@ -312,6 +312,10 @@ def test_the_same_call_returns_a_finished_run_as_it_is(tune, finished, remarks_f
     same = tune(remarks_folder, output_dir=finished.folder, save_steps=7, keep_checkpoints=True)
     assert same.folder == finished.folder and same.scores == finished.scores
     assert files_of(finished.folder) == before
+    # It may have been killed just before these were removed.
+    (finished.folder / "checkpoints" / "step_00000001").mkdir(parents=True)
+    tune(remarks_folder, output_dir=finished.folder)
+    assert files_of(finished.folder) == before and not (finished.folder / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
