@@ -26,6 +26,7 @@ from nlptransfer.results import (
     at_work,
     claim,
     fastest_level,
+    folder_name,
     plain,
     short_hash,
 )
@@ -101,7 +102,8 @@ def rank(
             "route": asdict(route),
         }
     )
-    folder = named_path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-rank-{short_hash(question)}"
+    name = folder_name(loaded.name, "rank", short_hash(question))
+    folder = named_path(output_dir) if output_dir else Path("runs") / name
     with at_work(folder, take_lock):
         if claim(folder, question, overwrite, RANKING):
             result = Ranking.load(folder)

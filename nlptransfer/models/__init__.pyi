@@ -8,6 +8,7 @@ from .architectures import plain_model as plain_model
 from .batching import endless_batches as endless_batches
 from .cpu import fast as fast
 from .cpu import fast_products as fast_products
+from .cpu import usable_cores as usable_cores
 from .features import RECIPE as RECIPE
 from .features import activations as activations
 from .features import cached as cached
@@ -63,5 +64,6 @@ from .tokens import encode as encode
 from .tokens import encode_words as encode_words
 from .tokens import prompt_of as prompt_of
 from .tokens import token_counts as token_counts
+from .trimming import trim_vocabulary as trim_vocabulary
 from .vocabulary import UsedRows as UsedRows
 from .vocabulary import used_rows as used_rows

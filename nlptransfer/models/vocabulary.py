@@ -63,9 +63,9 @@ def used_rows(model: nn.Module, examples: Iterable[Rows], why_not: str | None = 
     None: all rows learn as they did, or none does: the model has no plain word embeddings that are its own, the texts
     use most of them, or there is a reason ``why_not``, which is said.
     """
-    whole = _embeddings(model)
+    whole = own_embeddings(model)
     ids = [used_ids(rows) for rows in examples]
-    if whole is None or any(some is None for some in ids):
+    if whole is None or not whole.weight.requires_grad or any(some is None for some in ids):
         yield None
         return
     used = np.unique(np.concatenate(cast(list[np.ndarray], ids)))
@@ -86,8 +86,8 @@ def used_rows(model: nn.Module, examples: Iterable[Rows], why_not: str | None = 
         encoder.set_input_embeddings(whole)
 
 
-def _embeddings(model: nn.Module) -> nn.Embedding | None:
-    """Return the word embeddings, where they learn and nothing else has them."""
+def own_embeddings(model: nn.Module) -> nn.Embedding | None:
+    """Return a classifier's word embeddings, where they are one plain table that nothing else has."""
     plain = within_peft(model)
     encoder = plain.base_model if isinstance(plain, PreTrainedModel) else None
     # Word vectors, which are no encoder's, are pooled out of the matrix itself.
@@ -98,7 +98,7 @@ def _embeddings(model: nn.Module) -> nn.Embedding | None:
     except (NotImplementedError, AttributeError):  # it reads characters, or is an upper part
         return None
     # Some scale what they look up, or hold it with a head.
-    if type(found) is not nn.Embedding or not found.weight.requires_grad or found.max_norm or found.scale_grad_by_freq:
+    if type(found) is not nn.Embedding or found.max_norm or found.scale_grad_by_freq:
         return None
     owners = sum(value is found.weight for module in plain.modules() for value in module.parameters(recurse=False))
     holders = sum(child is found for module in plain.modules() for child in module.children())

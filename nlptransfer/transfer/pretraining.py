@@ -65,6 +65,10 @@ class Pretrain(Transfer):
         found = f"{route.name}, whose encoder stays as it is"
         instead = f"take {ROUTES.where(lambda one: one.learns_encoder)}"
         self.require(route.learns_encoder or route.has_vectors, "an encoder that learns", found, instead)
+        trims = getattr(route, "trim_vocabulary", False)
+        self.require(
+            not trims, "the whole vocabulary, out of which tokens are masked", "trim_vocabulary", "leave it out"
+        )
         self.require_rows(sides, "give its training data, or leave pretrain out")
         if route.has_vectors:
             self.require_defaults(("mask_probability", "pretrain_batch_size"), "as word vectors have no such setting")
