@@ -125,6 +125,9 @@ def _hash_of(path: Path) -> str:
 def _lasting(value: Any) -> Any:
     if isinstance(value, list):
         return [*map(_lasting, value)]
+    if isinstance(value, dict) and "target_modules" in value:
+        # A set in peft, in the order of the process.
+        value = value | {"target_modules": sorted(value["target_modules"])}
     if not isinstance(value, dict):
         return value
     return {name: _lasting(part) for name, part in value.items() if not any(word in name for word in OF_THE_MOMENT)}
