@@ -125,7 +125,7 @@ def _hash_of(path: Path) -> str:
 def _lasting(value: Any) -> Any:
     if isinstance(value, list):
         return [*map(_lasting, value)]
-    if isinstance(value, dict) and "target_modules" in value:
+    if isinstance(value, dict) and isinstance(value.get("target_modules"), list):
         # A set in peft, in the order of the process.
         value = value | {"target_modules": sorted(value["target_modules"])}
     if not isinstance(value, dict):
