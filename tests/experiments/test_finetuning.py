@@ -472,4 +472,4 @@ def test_trackers_and_kept_checkpoints_write_into_the_folder(tune, remarks):
     further = set(files_of(run.folder)) - RUN_FILES
     assert [name for name in further if "events.out.tfevents" in name]
     assert [name for name in further if name.startswith("checkpoints/step_")]
-    assert not [name for name in further if not name.startswith(("logs/", "checkpoints/step_"))]
+    assert not [name for name in further if not name.startswith(("logs/", "checkpoints/step_", "checkpoints/finished/"))]
