@@ -89,7 +89,7 @@ def test_cross_validation_is_a_loop_over_sklearns_folds(towards, width):
     scores = found.record["validation_scores"]
     assert scores == pytest.approx({name: -losses[float(name)] for name in scores}, rel=1e-2)
     np.testing.assert_allclose(found.held_out, held_out[best][40:], atol=0.05)
-    np.testing.assert_allclose(found.of_training, held_out[best][:40], atol=0.05)
+    np.testing.assert_allclose(found.of_training, held_out[best][:40], rtol=0.01, atol=0.05)
     assert found.score == pytest.approx(accuracy(both.targets, held_out[best]), abs=0.03)
     expected = fit(own.criterion, both, best, towards=towards, ftol=1e-9)
     np.testing.assert_allclose(found.head[0], expected[0], atol=5e-3)
