@@ -61,7 +61,7 @@ FITTED = ("probe linear", "fitted joint")
 NOT_SHARDED = ("held to the source", "relational", "fitted joint")
 """Of both, those that are not run with weights in shards."""
 BEGUN_ANEW = "full"
-"""The one that begins anew where its validation score is no better than one label for all rows, training rows or not."""
+"""The one that begins anew where its validation score is no better than one label for all rows."""
 
 
 class Tiny(nn.Module):
