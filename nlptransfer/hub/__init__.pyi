@@ -26,6 +26,7 @@ from .pretrained import adapter_config as adapter_config
 from .pretrained import fast_tokenizer as fast_tokenizer
 from .pretrained import from_pretrained as from_pretrained
 from .pretrained import quiet as quiet
+from .pretrained import skeleton as skeleton
 from .pretrained import with_adapter as with_adapter
 from .unknown_pieces import UNKNOWN as UNKNOWN
 from .unknown_pieces import base_for as base_for

@@ -20,7 +20,17 @@ from nlptransfer.hub import (
     unknown_share,
     warn_of_unknown,
 )
-from nlptransfer.models import TokenRows, compute, encode, last_layer, load_model, load_tokenizer, pool, prompt_of
+from nlptransfer.models import (
+    TokenRows,
+    compute,
+    encode,
+    last_layer,
+    load_model,
+    load_tokenizer,
+    pool,
+    prompt_of,
+    try_rows,
+)
 from nlptransfer.routes.base import Built, Route, set_length
 from nlptransfer.settings import Count, Share, check
 
@@ -55,6 +65,7 @@ class EncoderRoute(Route):
         texts = [*data.train.texts, *extra]
         tokenizer = set_length(load_tokenizer(encoder, self.prompt), self.max_length, texts)
         model, fresh = self.make_model(encoder, data.labels, tokenizer, seed)
+        try_rows(model, tokenizer, encoder.id, lambda inputs: model(**inputs).logits)
         self.freeze(model)
         if self.gradient_checkpointing:
             possible = f"a base that can compute its activations twice, which {model.config.model_type!r} cannot"

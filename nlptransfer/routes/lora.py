@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.pytorch_utils import Conv1D
 
 from nlptransfer.data import Data, Labels
-from nlptransfer.errors import RunFolderError, SettingError, VerificationError, nearest
+from nlptransfer.errors import BaseModelError, RunFolderError, SettingError, VerificationError, nearest
 from nlptransfer.hub import (
     BaseModel,
     CardSection,
@@ -283,8 +283,15 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
             name
             for name, module in model.named_modules()
             if isinstance(module, (nn.Linear, Conv1D))
+            # One of an architecture does more than multiply, as the routers of experts.
+            and not type(module).__module__.startswith("transformers.models.")
             and not f"{name}.".startswith(tuple(f"{head}." for head in heads))
         ]
+        if not linear:
+            raise BaseModelError(
+                f"model type {model.config.model_type!r}: expected linear layers that LoRA can adapt, found none: take "
+                "route full or probe, or another encoder"
+            )
         if self.target_modules is None:
             return linear
         for target in self.target_modules:

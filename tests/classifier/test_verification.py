@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -86,6 +87,8 @@ def test_weights_that_are_no_numbers_are_not_merged(lora):
 
 def test_made_texts():
     class Tokenizer:
+        init_kwargs: ClassVar[dict[str, Any]] = {}
+
         def __len__(self) -> int:
             return 50
 
