@@ -9,9 +9,11 @@ from .experiments import close_the_gap as close_the_gap
 from .experiments import compare as compare
 from .experiments import finetune as finetune
 from .experiments import gain_curve as gain_curve
+from .experiments import rank as rank
 from .hub import packaged_path as packaged_path
 from .models import SharedBase as SharedBase
 from .results import ComparisonResult as ComparisonResult
+from .results import Ranking as Ranking
 from .results import RunResult as RunResult
 from .routes import ROUTES as ROUTES
 from .routes import Full as Full

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlptransfer.errors import SettingError
 from nlptransfer.locks import is_running, started
 
 if TYPE_CHECKING:
@@ -126,6 +127,20 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("JSON that is nested too deep to be read") from error
+
+
+def named_path(name: str | Path) -> Path:
+    """Return the path that a user names, "~" being home; a SettingError for what can be none: too long, with a NUL."""
+    path = Path(os.path.expanduser(name))
+    try:
+        path.exists()
+        # Is False where there is a NUL in it.
+        if "\0" not in str(path):
+            return path
+        reason = "a NUL in it"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise SettingError(f"{str(name)[:80]!r}: expected a path or a name, found {reason}: check the name")
 
 
 def size_mb(folder: str | Path) -> float:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import math
 import operator
+import re
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from numbers import Integral, Real
@@ -15,6 +17,7 @@ from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 from nlptransfer.errors import SettingError, nearest
 
 Count = Annotated[int, Ge(1)]
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 Share = Annotated[float, Interval(ge=0, lt=1)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -27,6 +30,9 @@ _LIMITS: dict[type, tuple[Callable[[Any, Any], bool], str, str]] = {
     MinLen: (lambda value, least: len(value) >= least, "min_length", "of {} or more"),
 }
 """Whether a value keeps a limit, the limit's field, and its words."""
+_LARGEST = 3.4e38
+"""Of float32, in which models compute."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
 
@@ -35,9 +41,12 @@ class Settings:
     """A frozen dataclass of settings, each with its type and its range at the field."""
 
     def check(self) -> None:
-        """Raise a SettingError for a value of another type or out of range, or for values that do not go together."""
+        """Raise a SettingError for a value of another type or out of range, or for values that do not go together.
+
+        What stands for a value of its type, as "3" and numpy's 3 do for 3, becomes it.
+        """
         for name, hint in fields_of(type(self)).items():
-            convert(name, getattr(self, name), hint)
+            object.__setattr__(self, name, convert(name, getattr(self, name), hint))
 
 
 @cache
@@ -86,11 +95,11 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         check(all(keeps(plain, limit) for keeps, limit, _ in _limits(hint)), name, value, _in_words(hint))
         return plain
     if kind is Literal:
-        choices = [choice for choice in args if value in (choice, str(choice))]
+        choices = _chosen(value, args)
         check(bool(choices), name, value, _in_words(hint))
         return choices[0]
     if kind in (Union, types.UnionType):
-        is_choice = any(value in get_args(choice) for choice in args if get_origin(choice) is Literal)
+        is_choice = any(_chosen(value, get_args(choice)) for choice in args if get_origin(choice) is Literal)
         if type(None) in args and (value is None or (str(value).lower() == "none" and not is_choice)):
             return None
         # Text is anything's last meaning: '{"good": 2}' is a mapping before it is a string.
@@ -105,19 +114,33 @@ def convert(name: str, value: Any, hint: Any) -> Any:
     elif kind is list and isinstance(value, (list, tuple)):
         return [convert(name, part, args[0]) for part in value]
     elif kind in (dict, Mapping):
-        with suppress(ValueError, TypeError):
-            items = dict(json.loads(value) if isinstance(value, str) else value)
-            return {str(key): convert(f"{name}[{key}]", item, args[1]) for key, item in items.items()}
+        with suppress(ValueError, TypeError, RecursionError):
+            items = json.loads(value) if isinstance(value, str) else value
+            if isinstance(items, Mapping):
+                return {str(key): convert(f"{name}[{key}]", item, args[1]) for key, item in items.items()}
     elif kind is bool and isinstance(value, str) and value.lower() in _TRUTHS:
         return _TRUTHS[value.lower()]
     elif kind in (int, float):
         # numpy's numbers are numbers too, and true is none.
         if isinstance(value, (str, Integral if kind is int else Real)) and not isinstance(value, bool):
-            with suppress(ValueError):
-                return kind(value)
-    elif kind is Any or isinstance(value, kind):
+            with suppress(ValueError, OverflowError):
+                number = kind(value)
+                check(math.isfinite(number), name, value, "a finite number")
+                largest, bits = (_LARGEST, 32) if kind is float else (2**63 - 1, 64)
+                check(abs(number) <= largest, name, value, f"{_WORDS[kind]} that {bits} bits hold")
+                return number
+    elif kind is Any:
+        if not isinstance(value, float) or math.isfinite(value):
+            return value
+    elif isinstance(value, kind):
+        check(kind is not str or not _SURROGATE.search(value), name, value, "Unicode text")
         return value
     raise SettingError(f"{name}={value!r}: expected {_in_words(hint)}, found {type(value).__name__}")
+
+
+def _chosen(value: Any, choices: Sequence[Any]) -> list[Any]:
+    # Arrays are equal to nothing as a whole.
+    return [choice for choice in choices if isinstance(value, (str, int)) and value in (choice, str(choice))]
 
 
 def as_text(value: Any) -> str:

@@ -6,10 +6,12 @@ import sys
 
 import pytest
 
+from nlptransfer.errors import SettingError
 from nlptransfer.files import (
     atomic_file,
     atomic_folder,
     cache_folder,
+    named_path,
     no_empty_folder,
     read_json,
     scratch_folder,
@@ -192,3 +194,12 @@ def test_cache_lives_where_hugging_face_keeps_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder("features") == tmp_path / "xdg" / "huggingface" / "nlptransfer" / "features"
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-of-that-name/x"])
+def test_a_name_that_is_no_path(name):
+    if name.startswith("~"):
+        assert str(named_path(name)) == name
+        return
+    with pytest.raises(SettingError, match=r"expected a path or a name, found .*: check the name"):
+        named_path(name)

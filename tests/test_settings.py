@@ -8,7 +8,7 @@ import pytest
 from annotated_types import Interval, MinLen
 
 from nlptransfer.errors import SettingError
-from nlptransfer.settings import Count, NonNegative, Positive, Settings, Share, check, convert, fields_of, fill
+from nlptransfer.settings import Count, NonNegative, Positive, Seed, Settings, Share, check, convert, fields_of, fill
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,16 @@ def test_values_become_the_type_they_are_declared_with(value, hint, expected):
         ("0", Count, "x='0': expected a whole number from 1$"),
         (0, Count | None, "x=0: expected a whole number from 1 or none, found int"),
         (1.0, Share, "x=1.0: expected a number from 0, below 1$"),
-        (float("nan"), NonNegative, "x=nan: expected a number from 0$"),
+        (float("nan"), NonNegative, "x=nan: expected a finite number$"),
+        ("1e999", float, "x='1e999': expected a finite number$"),
+        (10**400, float, "expected a number, found int$"),
+        (2**63, int, "expected a whole number that 64 bits hold$"),
+        (1e39, float, "expected a number that 32 bits hold$"),
+        ("\ud800", str | None, r"x='\\ud800': expected text or none"),
+        (-1, Seed, "x=-1: expected a whole number from 0, below 4294967296$"),
+        (np.arange(2), Literal["cnn"], "expected one of 'cnn'"),
+        ("[" * 5000, dict[str, float], "expected a mapping"),
+        ({"a": float("nan")}, dict[str, Any], r"x\[a\]=nan: expected"),
         (0.0, Positive, "x=0.0: expected a number above 0$"),
         (2.0, Annotated[float, Interval(gt=0, le=1)], "expected a number above 0, up to 1$"),
         ("", Annotated[tuple[Count, ...], MinLen(1)], r"expected a list \(or text with commas\) of 1 or more$"),
@@ -138,3 +147,14 @@ def test_check_looks_at_every_field_and_says_what_was_expected():
     check(True, "seed", 1, "anything")
     with pytest.raises(SettingError, match=r"dropout=2: expected a share in \[0, 1\)"):
         check(False, "dropout", 2, "a share in [0, 1)")
+
+
+def test_what_stands_for_a_value_becomes_it_when_it_is_checked():
+    @dataclass(frozen=True)
+    class Sizes(Settings):
+        size: Count = 1
+        names: tuple[str, ...] = ()
+
+    sizes: Any = Sizes(np.int64(3), ["a"])
+    sizes.check()
+    assert sizes == Sizes(3, ("a",)) and type(sizes.size) is int

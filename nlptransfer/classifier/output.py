@@ -14,7 +14,7 @@ from typing import Any, Protocol, TextIO
 
 from nlptransfer.data import Table
 from nlptransfer.errors import DataError, abridged, first_line
-from nlptransfer.files import atomic_file
+from nlptransfer.files import atomic_file, named_path
 
 log = logging.getLogger("nlptransfer")
 
@@ -36,7 +36,7 @@ class Writer(Protocol):
 
 def check_output(output: str | Path, source: Any) -> Path:
     """Return a file's path; a DataError for another kind than :data:`KINDS`, a folder, or what is to be read."""
-    path = Path(output).expanduser()
+    path = named_path(output)
     if path.is_dir():
         raise DataError(f"{path}: expected a file to write, found a folder: add a file's name, as labels.csv")
     ending = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
@@ -46,7 +46,7 @@ def check_output(output: str | Path, source: Any) -> Path:
             f"{ending or 'no ending'}"
         )
     if isinstance(source, (str, Path)) and source != "-":
-        read = Path(source).expanduser()
+        read = named_path(source)
         is_same = read.exists() and path.exists() and read.samefile(path)
         if is_same or (read.is_dir() and path.resolve().is_relative_to(read.resolve())):
             raise DataError(f"{path}: expected an output that is not the input: name another file")

@@ -9,14 +9,29 @@ from typing import Any
 
 from nlptransfer.classifier.onnx import Exported
 from nlptransfer.data import NORMALIZATIONS, Labels
-from nlptransfer.errors import RunFolderError, SettingError
-from nlptransfer.files import file_hash, read_json, write_json
+from nlptransfer.errors import DataError, RunFolderError, SettingError
+from nlptransfer.files import file_hash, named_path, read_json, write_json
 from nlptransfer.hub import CARD, RECORD, fetch, is_hub_id
 from nlptransfer.routes import ROUTES, SavedFormat
-from nlptransfer.settings import check, fill
+from nlptransfer.settings import Count, check, convert, fill
 
 _STAMP = "sha256"
 """Key of the hash of all other content."""
+_FIELDS: dict[str, Any] = {
+    "route": str,
+    "settings": dict[str, Any],
+    "labels": list[str],
+    "multi_label": bool,
+    "thresholds": list[float] | None,
+    "normalization": str,
+    "max_length": Count,
+    "text_columns": list[str],
+    "base": dict[str, Any],
+    "verified": dict[str, Any] | None,
+    "files": dict[str, str] | None,
+}
+"""Type of each field that is read when a classifier is opened."""
+_VERIFIED: dict[str, Any] = {"texts": list[str], "logits": list[list[float]]}
 _REPAIR = "it is damaged or was changed: fetch it again, or save it anew"
 
 
@@ -88,8 +103,9 @@ class SavedRecord:
             content = dict(read_json(place))
             if "files" in content and content.pop(_STAMP, None) != _stamp(content):
                 raise ValueError("other content than was saved")
+            _check_types(content)
             return cls.of_json(content, place)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, DataError, SettingError) as error:
             found = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise RunFolderError(f"{place}: expected what nlptransfer saved there, found {found}: {_REPAIR}") from error
 
@@ -110,6 +126,17 @@ class SavedRecord:
         write_json(folder / RECORD, content | {_STAMP: _stamp(content)})
 
 
+def _check_types(content: Mapping[str, Any]) -> None:
+    """Raise an error for values of other types than are written."""
+    verified = content.get("verified") or {"texts": [], "logits": []}
+    for fields, values in ((_FIELDS, content), (_VERIFIED, verified)):
+        for name in fields.keys() & values.keys():
+            convert(name, values[name], fields[name])
+    texts, logits = verified["texts"], verified["logits"]
+    if len(texts) != len(logits) or {*map(len, logits)} - {len(content["labels"])}:
+        raise ValueError("logits that are not one for each text and label")
+
+
 def _stamp(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -123,7 +150,7 @@ def note_results(folder: Path, results: Mapping[str, Any]) -> None:
 
 def writable_folder(folder: str | Path) -> Path:
     """Return a folder to save to; raise a RunFolderError where it holds something else than a saved classifier."""
-    folder = Path(folder)
+    folder = named_path(folder)
     if folder.exists() and not (folder / RECORD).exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunFolderError(f"{folder}: expected a new folder or a saved classifier, found other files: name another")
     return folder
@@ -142,7 +169,7 @@ def saved_folder(folder: Path) -> Path:
 
 def local_folder(source: str | Path, revision: str | None, token: str | None) -> Path:
     """Return where a classifier lies: here, or in the cache after it was fetched from the hub."""
-    folder = Path(source).expanduser()
+    folder = named_path(source)
     if folder.suffix == ".onnx":
         return folder.parent
     if folder.exists() or isinstance(source, Path) or "/" not in source or not is_hub_id(source):

@@ -7,6 +7,7 @@ from typing import Any
 from nlptransfer.classifier.persistence import SavedRecord, saved_folder
 from nlptransfer.classifier.verification import check_logits, reopened_logits
 from nlptransfer.errors import RunFolderError
+from nlptransfer.files import named_path
 from nlptransfer.hub import CardFacts, Pushed, model_card, push
 
 
@@ -44,7 +45,7 @@ def push_saved(
         VerificationError: it gives other logits than those it was saved with.
         HubError: the hub cannot be reached, or refuses.
     """
-    folder = saved_folder(Path(folder))
+    folder = saved_folder(named_path(folder))
     record = SavedRecord.read(folder)
     record.check_files(folder)
     if record.verified is None:

@@ -16,7 +16,7 @@ from nlptransfer.cli import options as opt
 from nlptransfer.cli.finetuning import finetune
 from nlptransfer.cli.gap import gap_verb
 from nlptransfer.cli.sharing import shipping_app
-from nlptransfer.cli.terminal import show_comparison, start_log
+from nlptransfer.cli.terminal import show_comparison, show_ranking, start_log
 from nlptransfer.errors import NlpTransferError
 from nlptransfer.files import write_json
 from nlptransfer.models import give_way_soon
@@ -81,6 +81,40 @@ def comparing(data_default: Any) -> Callable[..., None]:
 
 
 app.command("compare")(comparing(...))
+
+
+@app.command("rank")
+@opt.reads(opt.TRAINING_READING)
+def rank_verb(
+    data: Annotated[str, opt.DATA],
+    bases: Annotated[
+        str | None, Option(metavar="A,B,...", help="encoders; by default those that packages hold")
+    ] = None,
+    keep_layers: Annotated[
+        str | None, Option(metavar="N,N,...", help="numbers of first layers to try besides all")
+    ] = None,
+    sources: Annotated[str | None, Option(metavar="X,Y,...", help="data sets whose gain is estimated")] = None,
+    revision: opt.Revision = None,
+    max_rows: Annotated[int, Option(help="most training rows that are looked at")] = 1000,
+    output_dir: opt.OutputDir = None,
+    overwrite: opt.Overwrite = False,
+    settings: opt.Set = None,
+    quiet: opt.Quiet = False,
+    reading: Any = None,
+) -> None:
+    """Rank encoders, how many of their layers to keep, and sources, before any training."""
+    from nlptransfer import distributed
+    from nlptransfer.experiments import rank
+
+    start_log(quiet)
+    options = {
+        "bases": opt.listed("bases", bases), "keep_layers": opt.listed("keep_layers", keep_layers, int),
+        "sources": opt.listed("sources", sources), "revision": revision, "max_rows": max_rows,
+        "output_dir": output_dir, "overwrite": overwrite, **reading,
+    }  # fmt: skip
+    result = rank(data, **opt.config_of(options, settings, signature(rank).parameters))
+    if distributed.is_main():
+        show_ranking(result)
 
 
 @app.command("predict")

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from nlptransfer.experiments import Closed
-    from nlptransfer.results import ComparisonResult, RunResult
+    from nlptransfer.results import ComparisonResult, Ranking, RunResult
 
 
 def start_log(quiet: bool = False) -> None:
@@ -103,6 +103,35 @@ def show_comparison(result: "ComparisonResult") -> None:
         typer.echo(f"data: {warning}")
     typer.echo(result.recommendation)
     typer.echo(f"written: {result.folder / REPORT}")
+
+
+def show_ranking(ranking: "Ranking") -> None:
+    """Print the tables of a ranking's encoders and sources, its choice, and where the report is."""
+    from nlptransfer.results import REPORT
+
+    scores = (f">{ranking.metric} (95%)", ">behind (95%)", ">LogME", ">H-score")
+    rows = [
+        (
+            one.base,
+            str(one.layers),
+            f"{one.score:.3f} [{one.interval[0]:.3f}, {one.interval[1]:.3f}]",
+            "" if one is ranking.encoders[0] else _gain(one.behind, one.behind_interval),
+            f"{one.logme:.3f}",
+            f"{one.h_score:.3f}",
+            f"{one.texts_per_second:,.0f}",
+            f"{one.size_mb:.0f}",
+        )
+        for one in ranking.encoders
+    ]
+    _print_table(("encoder", ">layers", *scores, ">texts/s", ">MB"), rows)
+    if ranking.sources:
+        found = [
+            (one.source, f"{one.rows:,}", _gain(one.gain, one.interval), f"{one.distance:.2f}")
+            for one in ranking.sources
+        ]
+        _print_table(("source", ">rows", ">gain (95%)", ">distance, 0 to 2"), found)
+    typer.echo(ranking.sentence)
+    typer.echo(f"written: {ranking.folder / REPORT}")
 
 
 def show_runs(runs: Sequence["RunResult"]) -> None:

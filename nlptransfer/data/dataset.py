@@ -24,7 +24,7 @@ from nlptransfer.data.splitting import Units, carve, rare_labels, shuffle_units,
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, SettingError, abridged, nearest
 from nlptransfer.memo import once
-from nlptransfer.settings import Count, Share, check, fill
+from nlptransfer.settings import Count, Seed, Share, check, fill
 
 logger = logging.getLogger("nlptransfer")
 
@@ -52,7 +52,7 @@ class DataSettings(FileSettings):
     """Names of the columns of a matrix of 0 and 1, or of the labels 0, 1, 2, ..."""
     label_mapping: dict[str, str] | None = None
     """Other names of labels: {"Pos": "pos"}; several may become one. In a source's labels too."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """The only seed of the splits that are made here, unless ``rows_seed`` is another."""
     test_size: Share = 0.2
     """Share of all rows that become test where the source has none; 0 for no test, and so no test scores."""
@@ -62,7 +62,7 @@ class DataSettings(FileSettings):
     """Share of the training pool that becomes calibration (from 20 to about 2,000 rows, or none); 0 for none."""
     max_train_rows: Count | None = None
     """Most labeled rows outside test; all if None. A source's own validation split gets ``validation_size`` of them."""
-    rows_seed: int | None = None
+    rows_seed: Seed | None = None
     """Seed of which rows ``max_train_rows`` leaves and of how these are split, but for test; None: ``split_seed``."""
     normalization: Normalization = "none"
     """Form of all texts, when they are read and before a prediction: none, nfkc, lower or web (NORMALIZATIONS)."""

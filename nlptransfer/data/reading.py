@@ -24,6 +24,7 @@ from nlptransfer.data.files.parsing import (
 from nlptransfer.data.memory import is_a, table_of, tables_of
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged, first_line
+from nlptransfer.files import named_path
 
 logger = logging.getLogger("nlptransfer")
 
@@ -57,7 +58,7 @@ def open_source(source: Any, settings: FileSettings | None = None) -> Tables:
     """Find the splits of a file, folder, hub id, mapping or table; a DataError where it is not there, or ambiguous."""
     settings = settings or FileSettings()
     if isinstance(source, (str, Path)):
-        path = Path(source).expanduser()
+        path = named_path(source)
         if path.is_dir():
             return Tables(path.resolve().name, _folder(path), settings)
         if path.exists():
@@ -95,8 +96,8 @@ def stream_tables(source: Any, settings: FileSettings | None = None, columns: Se
         # What takes the place of standard input may have no bytes.
         stream = getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode())
         return stream_input(stream, settings, columns)
-    if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
-        return _folder_tables(Path(source).expanduser(), settings)
+    if isinstance(source, (str, Path)) and named_path(source).is_dir():
+        return _folder_tables(named_path(source), settings)
     if isinstance(source, (str, Path)):
         return stream_file(_file(source, "; texts themselves go in a list, or by standard input (-)"), settings)
     return tables_of(source, "data", _BATCH)
@@ -136,7 +137,7 @@ def _texts(tables: Iterator[Table], text_column: Names) -> Iterator[str]:
 
 
 def _file(part: str | Path, advice: str = "") -> Path:
-    path = Path(part).expanduser()
+    path = named_path(part)
     if path.is_dir() or not path.exists():
         found = "a folder" if path.is_dir() else "no such file"
         raise DataError(f"{path}: expected a file{' of texts' if advice else ''}, found {found}{advice}")

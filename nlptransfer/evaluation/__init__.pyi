@@ -36,3 +36,5 @@ from .significance import rows_to_reach as rows_to_reach
 from .significance import score_interval as score_interval
 from .significance import transfer_gain as transfer_gain
 from .significance import wilson_interval as wilson_interval
+from .transferability import h_score as h_score
+from .transferability import logme as logme

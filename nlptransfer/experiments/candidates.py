@@ -161,12 +161,13 @@ def few_rows(data: Data) -> Data:
     share = min(1.0, PILOT_ROWS / len(data.train))
     hidden = without_test(data)
     parts: dict[str, Any] = {
-        name: _some(split, max(1, round(share * len(split)))) for name, split in hidden.splits.items() if len(split)
+        name: some_rows(split, max(1, round(share * len(split)))) for name, split in hidden.splits.items() if len(split)
     }
     return replace(hidden, **parts)
 
 
-def _some(split: Split, rows: int) -> Split:
+def some_rows(split: Split, rows: int) -> Split:
+    """Return at most so many rows, of each label an equal share."""
     order = np.lexsort(split.targets.reshape(len(split), -1).T)
     return split.take(np.sort(order[np.linspace(0, len(split) - 1, min(rows, len(split))).round().astype(int)]))
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer import distributed
-from nlptransfer.data import DataSettings, data_warnings, load_data
+from nlptransfer.data import Data, DataSettings, data_warnings, load_data
 from nlptransfer.errors import DataError, SettingError, nearest
 from nlptransfer.evaluation import default_metric, measure
 from nlptransfer.experiments.baselines import BASELINES
 from nlptransfer.experiments.candidates import Candidate, SharedSettings, candidates_of, labeled_rows
 from nlptransfer.experiments.comparison_run import ComparisonRun
 from nlptransfer.experiments.environment import machine, versions
+from nlptransfer.experiments.ranking import AUTO, best_base
+from nlptransfer.files import named_path
 from nlptransfer.hub import base_for
 from nlptransfer.report import report_with_texts
 from nlptransfer.results import (
@@ -56,7 +58,8 @@ def compare(
     Args:
         data: as :func:`finetune` has it; with test rows, or rows to split them off.
         routes: names of baselines (majority, tfidf) and routes, or routes with their settings; None: all.
-        bases: what the routes start from, several encoders for instance; None: as :func:`finetune` has it.
+        bases: what the routes start from, several encoders for instance; None or "auto": as :func:`finetune` has
+            it.
         revision: commit, branch or tag of a base on the hub.
         seeds: runs of each candidate, which differ in initialization and data order.
         trials: learning rates that a candidate tries, around the route's default; 1: the default alone. The L2 of a
@@ -87,7 +90,7 @@ def compare(
     rows = labeled_rows(loaded)
     right = all(1 <= size < rows for size in sizes) and len(set(sizes)) == len(sizes)
     check(right, "sizes", sizes, f"different numbers of labeled rows, from 1 to below the {rows:,} that there are")
-    found = list(dict.fromkeys(base_for(base, revision, [loaded.train.texts]) for base in named))
+    found = list(dict.fromkeys(_base_for(base, revision, loaded) for base in named))
     if found != named:
         candidates = candidates_of(routes, found, settings)
     metric = measure(shared.training.metric_for_best_model or default_metric(loaded.labels), loaded.labels)
@@ -104,7 +107,7 @@ def compare(
         }
     )
     subsets = {size: load_data(data, replace(shared.data, max_train_rows=size)) for size in sorted(sizes)}
-    folder = Path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-compare-{short_hash(question)}"
+    folder = named_path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-compare-{short_hash(question)}"
     if claim(folder, question, overwrite, COMPARISON):
         return ComparisonResult.load(folder)
     if distributed.from_main(is_comparison(folder)):
@@ -123,6 +126,10 @@ def compare(
     result = ComparisonRun(result, loaded, subsets, candidates, shared).run()
     distributed.on_main(partial(report_with_texts, folder, loaded))
     return result
+
+
+def _base_for(base: str | None, revision: str | None, data: Data) -> str | None:
+    return best_base(data, revision) if base == AUTO else base_for(base, revision, [data.train.texts])
 
 
 def _plan(

@@ -22,7 +22,7 @@ from nlptransfer.data import DataSettings, load_data, load_texts
 from nlptransfer.errors import DataError
 from nlptransfer.evaluation import percentile_interval, resampled_scores, seed_shares
 from nlptransfer.experiments.finetuning import finetune
-from nlptransfer.files import write_json
+from nlptransfer.files import named_path, write_json
 from nlptransfer.hub import base_for
 from nlptransfer.memo import shared_work
 from nlptransfer.progress import progress_bar
@@ -121,7 +121,7 @@ def close_the_gap(
     learned = (read(folder).train.texts for folder in folders.values())
     base = base_for(settings.get("base"), settings.get("revision"), learned)
     settings = {**settings, "base": base, "progress": False}
-    call, place = {"route": route, "save_epochs": False, **settings}, Path(output_dir)
+    call, place = {"route": route, "save_epochs": False, **settings}, named_path(output_dir)
     variants: dict[str, Mapping[str, Any]] = {SOURCE_ONLY: {"transfer": "copy"}, **transfers}
     plans = {}
     for source, target in pairs:

@@ -11,10 +11,11 @@ from nlptransfer import distributed
 from nlptransfer.data import Data, DataSettings, check_mapping, load_data, load_unlabeled, with_unlabeled
 from nlptransfer.errors import SettingError
 from nlptransfer.evaluation import load_metric
+from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.experiments.run import run
 from nlptransfer.experiments.source import load_source, saved_classifier, weighted
 from nlptransfer.experiments.source_gain import SEEDS, gain_metric, gain_of, in_words, paired_runs, run_with_verdict
-from nlptransfer.files import write_json
+from nlptransfer.files import named_path, write_json
 from nlptransfer.hub import base_for
 from nlptransfer.results import GAINS, REPORT, RunConfig, RunResult, plain
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
@@ -52,7 +53,8 @@ def finetune(
         route: a name of ``ROUTES``, or a route with its settings; None: word2vec, or what a saved source was made by.
         base: what the route starts from: an encoder (hub id or folder), and for word2vec also a file of word
             vectors. None: the default encoder (the first that ``nlptransfer bases`` lists), or, where more than 5% of
-            the pieces of the texts are unknown to its tokenizer, the multilingual one if that is installed.
+            the pieces of the texts are unknown to its tokenizer, the multilingual one if that is installed. "auto":
+            that which :func:`rank` chooses of those that packages hold, by training rows.
         revision: commit, branch or tag of a base on the hub.
         source: another task that knowledge is taken from: data in any form, a list of several, or a saved classifier
             or its folder.
@@ -99,7 +101,7 @@ def finetune(
     expected = "a source and labels of the target, without which no gain can be measured"
     check(can_judge or not (verdict or fallback), "verdict", verdict, expected)
     check_arguments(finetune, seeds=seeds)
-    folder = Path(output_dir) if output_dir else Path("runs") / config.name()
+    folder = named_path(output_dir) if output_dir else Path("runs") / config.name()
     is_cheap = can_judge and len(config.data.test) > 0 and config.route.is_frozen
     if fallback or (is_cheap if verdict is None else verdict):
         check(save_model, "save_model", save_model, "true with a verdict, which takes one of two models")
@@ -122,6 +124,8 @@ def _write_report(result: RunResult, data: Data) -> None:
 
 
 def _base_for(config: RunConfig) -> str | None:
+    if config.base == AUTO:
+        return best_base(config.data, config.revision)
     source, collections = config.source, [[*config.data.train.texts, *config.data.unlabeled]]
     if source is not None:
         if source.data is None:
@@ -158,7 +162,7 @@ def gain_curve(
     """
     check(len(sizes) > 0 and min(sizes) >= 1, "sizes", sizes, "numbers of rows from 1")
     check("max_train_rows" not in settings, "max_train_rows", settings.get("max_train_rows"), "sizes alone")
-    folder, gains = Path(output_dir), list[dict[str, Any]]()
+    folder, gains = named_path(output_dir), list[dict[str, Any]]()
     whole = _Plan.of(data, source, settings, route=route, transfer=transfers[0], base=base, revision=revision)
     base = _base_for(whole.config(whole.data_settings))
     for size in sizes:

@@ -13,6 +13,7 @@ import torch
 from nlptransfer import distributed
 from nlptransfer.classifier import Classifier, note_results
 from nlptransfer.data import Data, Split
+from nlptransfer.errors import TrainingError, first_line
 from nlptransfer.evaluation import MIN_POSITIVES, default_metric, to_probabilities, within_reach
 from nlptransfer.experiments.environment import cost_of, machine, texts_per_second, versions
 from nlptransfer.experiments.fitting import Learning
@@ -22,7 +23,7 @@ from nlptransfer.experiments.task import Task, tasks_of, with_copies
 from nlptransfer.files import no_empty_folder, size_mb
 from nlptransfer.hub import UNKNOWN
 from nlptransfer.memo import shared_work
-from nlptransfer.models import NGRAMS, TOKENS, SomeRows, predict_logits, reorder
+from nlptransfer.models import NGRAMS, TOKENS, SomeRows, is_out_of_memory, predict_logits, reorder
 from nlptransfer.results import (
     DataSummary,
     RunConfig,
@@ -145,8 +146,14 @@ def _build(config: RunConfig) -> tuple[Built, bool]:
             first = source.data
     extra = [text for one in (data, *others) if one is not first for text in one.train.texts]
     base, revision = pretrained_base(config.transfer, route, config.base, config.revision, data, others, seed)
-    built = route.build(first, base, revision, seed, [*extra, *data.unlabeled])
-    built.model.to(distributed.state().device)
+    try:
+        built = route.build(first, base, revision, seed, [*extra, *data.unlabeled])
+        built.model.to(distributed.state().device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        what = f"expected a model that memory holds, found {first_line(error)[:200]}"
+        raise TrainingError(f"{what}: take a smaller base, or smaller sizes in the settings of the route") from error
     return built, False
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, FileSettings, Labels, Split, load_data
 from nlptransfer.errors import SettingError
+from nlptransfer.files import named_path
 from nlptransfer.hub import RECORD
 from nlptransfer.results import MODEL, RunResult, Source, same_labels
 from nlptransfer.settings import fill
@@ -64,7 +65,7 @@ def saved_classifier(source: Any) -> Classifier | None:
     if isinstance(source, Classifier):
         return source
     if isinstance(source, (str, Path)):
-        folder = Path(source)
+        folder = named_path(source)
         is_saved = (folder / RECORD).exists() or (folder / MODEL / RECORD).exists()
         return Classifier.load(folder) if is_saved else None
     return source.classifier if isinstance(source, RunResult) else None

@@ -21,6 +21,7 @@ from .packaged import VECTORS as VECTORS
 from .packaged import Packaged as Packaged
 from .packaged import find_packaged as find_packaged
 from .packaged import find_packaged_vectors as find_packaged_vectors
+from .packaged import installed_encoders as installed_encoders
 from .packaged import packaged_path as packaged_path
 from .pretrained import adapter_config as adapter_config
 from .pretrained import fast_tokenizer as fast_tokenizer
@@ -30,6 +31,7 @@ from .pretrained import skeleton as skeleton
 from .pretrained import with_adapter as with_adapter
 from .unknown_pieces import UNKNOWN as UNKNOWN
 from .unknown_pieces import base_for as base_for
+from .unknown_pieces import sampled_ids as sampled_ids
 from .unknown_pieces import unknown_share as unknown_share
 from .unknown_pieces import warn_of_unknown as warn_of_unknown
 from .upload import CARD as CARD

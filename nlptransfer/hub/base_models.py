@@ -12,12 +12,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from nlptransfer.errors import BaseModelError, HubError
-from nlptransfer.files import cache_folder, file_hash, read_json, write_json
+from nlptransfer.files import cache_folder, file_hash, named_path, read_json, write_json
 from nlptransfer.hub.client import SENTENCEPIECE, Files, HubClient, HubUnreachable, cached_folder, is_hub_id
 from nlptransfer.hub.packaged import MINILM, WEIGHTS, Packaged, find_packaged, find_packaged_vectors
 
 logger = logging.getLogger("nlptransfer")
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _CONFIG, _WEIGHTS, _INDEX = "config.json", WEIGHTS, f"{WEIGHTS}.index.json"
 _PROMPTS = "config_sentence_transformers.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
@@ -66,7 +67,7 @@ def find_base(name: str | None = None, revision: str | None = None, token: str |
         raise BaseModelError(f"{name}: expected an encoder, found word vectors: take route word2vec, or an encoder")
     packaged = find_packaged(name)
     is_short = packaged is not None and name != packaged.id
-    folder = Path(name or "").expanduser()
+    folder = named_path(name or "")
     if name and folder.is_dir() and (not is_short or (folder / _CONFIG).exists()):
         if revision is not None:
             raise BaseModelError(
@@ -97,7 +98,7 @@ def is_encoder(name: str | None) -> bool:
         return True
     if find_packaged_vectors(name) is not None:
         return False
-    path = Path(name).expanduser()
+    path = named_path(name)
     if path.exists():
         return path.is_dir() and not _holds_vectors(path)
     return is_hub_id(name) and not name.endswith(_VECTOR_ENDINGS) and not name.startswith(_VECTOR_NAMES)
@@ -250,6 +251,10 @@ def base_record(base: BaseModel) -> dict[str, Any]:
 
 def recorded_base(record: Mapping[str, Any], name: str | None = None, token: str | None = None) -> BaseModel:
     """Find the base of a record: by ``name``, a note or the hub; a BaseModelError if gone, or of other weights."""
+    # The hash names a file below.
+    is_known = isinstance(record.get("name"), str) and isinstance(record.get("revision", ""), str | None)
+    if not (is_known and "revision" in record and _SHA256.fullmatch(str(record.get("sha256")))):
+        raise BaseModelError(f"expected name, revision and sha256 of a base in the record, found {dict(record)!r:.200}")
     if name is not None:
         base = find_base(name, token=token)
     elif record["revision"] is not None:

@@ -4,11 +4,11 @@ Does not know routes, nor files. Label names, names of data and texts are users'
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -80,7 +80,7 @@ class CardFacts:
         for code in self.language:
             check(bool(re.fullmatch(_LANGUAGE, code)), "language", code, "an ISO 639 code, as en, or multilingual")
         for name in self.datasets:
-            known = name.count("/") == 1 and is_hub_id(name) and not Path(name).expanduser().exists()
+            known = name.count("/") == 1 and is_hub_id(name) and not os.path.exists(name)
             check(known, "datasets", name, "the hub id of a data set, owner/name, and no path of this machine")
 
     @property

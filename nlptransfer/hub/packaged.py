@@ -5,6 +5,7 @@ Does not load models.
 
 import importlib.util
 import logging
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -188,9 +189,14 @@ def find_packaged(name: str | None) -> Packaged | None:
     return MINILM if name is None else _by_name(ENCODERS, name)
 
 
+def installed_encoders() -> list[str]:
+    """Return the ids of the encoders whose packages are installed, the default one first."""
+    return [one.id for one in ENCODERS.values() if one.place is not None]
+
+
 def find_packaged_vectors(name: str | None) -> Packaged | None:
     """Return the word vectors of an id or a short name; None where no package holds them, or a local path is meant."""
-    return None if name is None or Path(name).expanduser().exists() else _by_name(VECTORS, name)
+    return None if name is None or os.path.exists(os.path.expanduser(name)) else _by_name(VECTORS, name)
 
 
 def _by_name(table: Mapping[str, Packaged], name: str) -> Packaged | None:

@@ -2,7 +2,13 @@
 
 import torch
 
-_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "failed to allocate memory")
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "failed to allocate memory",
+    "size calculation overflowed",
+)
 """What torch's allocators for processors and for Apple's GPUs, cuBLAS and onnxruntime say, in lower case."""
 
 

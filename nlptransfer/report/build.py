@@ -7,6 +7,7 @@ from typing import Any
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.errors import DataError
+from nlptransfer.files import named_path
 from nlptransfer.report.page import WordEffects, write_report
 from nlptransfer.results import ComparisonResult, RunResult, is_comparison, is_run
 from nlptransfer.settings import fill
@@ -23,7 +24,7 @@ def report_on(folder: str | Path, data: Any = None) -> Path:
     With ``data``, what it was trained on (a DataError for other rows), it shows the texts of mistakes and what words
     count for: the files that a report is made of hold no texts.
     """
-    folder = Path(folder)
+    folder = named_path(folder)
     run = _run_in(folder)
     if data is None or run is None:
         return write_report(folder)

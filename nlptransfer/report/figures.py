@@ -60,20 +60,20 @@ class Point:
     """95%"""
 
 
-def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: str) -> Markup:
-    """Plot each candidate's score with its interval over training seconds; the chosen one is drawn larger."""
+def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: str, cost: str) -> Markup:
+    """Plot each candidate's score with its interval over a cost in seconds; the chosen one is drawn larger."""
 
     def draw(figure: Figure) -> None:
         lines = {name: [replace(point, place=max(point.place, 0.001))] for name, point in points.items()}
         looks = [{"linestyle": "none", "markersize": 9 if name == chosen else 5} for name in points]
-        axes = _draw_scores(figure, lines, looks, "training seconds, logarithmic", metric)
+        axes = _draw_scores(figure, lines, looks, f"{cost}, logarithmic", metric)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         low, high = axes.get_xlim()
         axes.set_xlim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
 
     described = "; ".join(f"{name}: {_in_words(point)}, {point.place:.3g} s" for name, point in points.items())
-    return _image("cost", f"{metric} against training time: {described}", draw)
+    return _image("cost", f"{metric} against {cost}: {described}", draw)
 
 
 def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Markup:

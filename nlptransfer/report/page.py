@@ -31,8 +31,10 @@ from nlptransfer.results import (
     REPORT,
     ComparisonResult,
     Predictions,
+    Ranking,
     RunResult,
     is_comparison,
+    is_ranking,
     is_run,
     label_counts,
     to_record,
@@ -95,17 +97,19 @@ class WordEffects:
 def write_report(
     folder: str | Path, texts: Mapping[str, Sequence[str]] | None = None, words: Sequence[WordEffects] | None = None
 ) -> Path:
-    """Write report.html into the folder of a finished run, or of a comparison, and return its path.
+    """Write report.html into the folder of a finished run, of a comparison or a ranking, and return its path.
 
     Mistakes and close calls are listed where there are ``texts`` by split, one for each id in predictions.parquet.
     """
     folder = Path(folder)
+    if is_ranking(folder):
+        return _write(folder, "ranking.html", _ranking(Ranking.load(folder)))
     if is_comparison(folder):
         content = _comparison(ComparisonResult.load_any(folder))
     elif is_run(folder):
         content = _run(RunResult.load(folder))
     else:
-        raise RunFolderError(f"{folder}: expected the folder of a finished run or of a comparison, found neither")
+        raise RunFolderError(f"{folder}: expected a finished run, a comparison or a ranking in it, found none")
     summary, runs = content["summary"], content["shown_runs"]
     nothing = dict.fromkeys([*SECTIONS, "comparison", "cost_figure", "headline", "split", "rows", "lengths"])
     content = {**nothing, "balance": {}, "data": True, "repeat": True, "words": words} | content
@@ -118,10 +122,25 @@ def write_report(
         "few_labels": FEW_LABELS,
         "matrix_labels": MATRIX_LABELS,
     }
-    page = _environment().get_template(REPORT).render(content)
+    return _write(folder, REPORT, content)
+
+
+def _write(folder: Path, template: str, content: Mapping[str, Any]) -> Path:
+    page = _environment().get_template(template).render(content)
     with atomic_file(folder / REPORT) as temporary:
         temporary.write_text(figures.plain(page), encoding="utf-8")
     return folder / REPORT
+
+
+def _ranking(ranking: Ranking) -> dict[str, Any]:
+    metric = _name(ranking.metric)
+    points = {one.name: figures.Point(1000 / one.texts_per_second, one.score, one.interval) for one in ranking.encoders}
+    cost = "seconds for 1,000 texts"
+    return {
+        "ranking": ranking,
+        "metric": metric,
+        "cost_figure": figures.score_against_cost(points, ranking.chosen.name, metric, cost),
+    }
 
 
 def _run(run: RunResult) -> dict[str, Any]:
@@ -157,7 +176,7 @@ def _comparison(comparison: ComparisonResult) -> dict[str, Any]:
         "summary": comparison.data,
         "metric": metric,
         "candidates": True,
-        "cost_figure": figures.score_against_cost(points, chosen, metric) if points else None,
+        "cost_figure": figures.score_against_cost(points, chosen, metric, "training seconds") if points else None,
         "pairs": comparison.pairs,
         "curve": figures.learning_curve(curves, metric) if curves else None,
     }

@@ -11,6 +11,10 @@ from .config import decisive as decisive
 from .config import same_labels as same_labels
 from .config import short_hash as short_hash
 from .predictions import Predictions as Predictions
+from .ranking import EncoderRank as EncoderRank
+from .ranking import Ranking as Ranking
+from .ranking import SourceRank as SourceRank
+from .ranking import fastest_level as fastest_level
 from .records import CANDIDATES as CANDIDATES
 from .records import CHECKPOINTS as CHECKPOINTS
 from .records import COMPARISON as COMPARISON
@@ -20,6 +24,7 @@ from .records import GAP as GAP
 from .records import METRICS as METRICS
 from .records import MODEL as MODEL
 from .records import PILOTS as PILOTS
+from .records import RANKING as RANKING
 from .records import REPORT as REPORT
 from .records import TRIALS as TRIALS
 from .records import VERDICT_RUNS as VERDICT_RUNS
@@ -27,6 +32,7 @@ from .records import begin_run as begin_run
 from .records import card_results as card_results
 from .records import claim as claim
 from .records import is_comparison as is_comparison
+from .records import is_ranking as is_ranking
 from .records import is_run as is_run
 from .records import plain as plain
 from .records import read_stage as read_stage

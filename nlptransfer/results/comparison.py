@@ -9,6 +9,7 @@ from typing import Any, Literal
 from nlptransfer.classifier import Classifier
 from nlptransfer.errors import RunFolderError
 from nlptransfer.evaluation import ScoreInterval
+from nlptransfer.files import named_path
 from nlptransfer.results import records
 from nlptransfer.results.result import RunResult
 from nlptransfer.results.summaries import DataSummary
@@ -145,14 +146,14 @@ class ComparisonResult:
     @classmethod
     def load(cls, folder: str | Path) -> "ComparisonResult":
         """Read a finished comparison from its folder; a RunFolderError where there is none."""
-        if records.is_comparison(Path(folder)) and (comparison := cls.load_any(folder)).finished:
+        if records.is_comparison(named_path(folder)) and (comparison := cls.load_any(folder)).finished:
             return comparison
         raise RunFolderError(f"{folder}: expected the folder of a finished comparison")
 
     @classmethod
     def load_any(cls, folder: str | Path) -> "ComparisonResult":
         """Read a comparison, finished or not."""
-        return records.read_comparison(cls, Path(folder))
+        return records.read_comparison(cls, named_path(folder))
 
     def save(self) -> None:
         """Write all but the runs into the folder."""

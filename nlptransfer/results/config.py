@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -127,7 +128,7 @@ class RunConfig:
     def command(self) -> str:
         """Return the command line that asks for this run, with names in place of paths."""
         options = [
-            ("--base", Path(self.base).name if self.base is not None and Path(self.base).exists() else self.base),
+            ("--base", Path(self.base).name if self.base is not None and os.path.exists(self.base) else self.base),
             ("--revision", self.revision),
             *(("--metric", metric) for metric in self.further_metrics),
             ("--source", None if self.source is None else self.source.name),

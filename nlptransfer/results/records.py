@@ -23,6 +23,7 @@ from nlptransfer.results.summaries import DataSummary, Fit, TransferSummary, fro
 
 if TYPE_CHECKING:
     from nlptransfer.results.comparison import ComparisonResult
+    from nlptransfer.results.ranking import Ranking
     from nlptransfer.results.result import RunResult
 
 log = logging.getLogger("nlptransfer")
@@ -35,6 +36,7 @@ REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 """Begins the name of each stage's folder of checkpoints."""
 COMPARISON = "comparison.json"
+RANKING, RANKING_TABLE = "ranking.json", "ranking.csv"
 GAINS = "gains.json"
 GAP = "gap.json"
 CANDIDATES, TRIALS, PILOTS, CURVE = "candidates", "trials", "pilots", "curve"
@@ -236,6 +238,31 @@ def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "Comparison
         "data": _read_data(record["data"]),
         "warnings": record["data"]["warnings"],
     }
+    return from_record(kind, {**record, **values})
+
+
+def write_ranking(result: "Ranking") -> None:
+    """Write a ranking, and its encoders and sources as a table."""
+    import pandas as pd
+
+    names = ("metric", "rows", "encoders", "sources", "machine", "versions")
+    values = asdict(result)
+    record = {"status": _FINISHED, "asked": result.settings, "data": _data_record(result.data)}
+    write_json(result.folder / RANKING, record | {name: values[name] for name in names})
+    with atomic_file(result.folder / RANKING_TABLE) as temporary:
+        pd.DataFrame(values["encoders"] + values["sources"]).to_csv(temporary, index=False)
+
+
+def is_ranking(folder: Path) -> bool:
+    """Return whether a folder holds a ranking."""
+    return (folder / RANKING).exists()
+
+
+def read_ranking(kind: type["Ranking"], folder: Path) -> "Ranking":
+    if not is_ranking(folder):
+        raise RunFolderError(f"{folder}: expected the folder of a ranking, found no {RANKING}")
+    record = read_json(folder / RANKING)
+    values = {"folder": folder, "settings": record["asked"], "data": _read_data(record["data"])}
     return from_record(kind, {**record, **values})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from nlptransfer.classifier import Classifier
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import higher_is_better
+from nlptransfer.files import named_path
 from nlptransfer.results import records
 from nlptransfer.results.predictions import Predictions
 from nlptransfer.results.summaries import Cost, DataSummary, Fit, TransferSummary, Verdict
@@ -53,7 +54,7 @@ class RunResult:
     @classmethod
     def load(cls, folder: str | Path) -> "RunResult":
         """Read a finished run from its folder; a RunFolderError where there is none."""
-        return records.read_run(cls, Path(folder))
+        return records.read_run(cls, named_path(folder))
 
     def save(self) -> None:
         """Write all but the classifier into the folder."""

@@ -2,6 +2,7 @@
 Knows no route by name, nor where data comes from."""
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -269,6 +270,7 @@ def set_length(
 
 def named_local(source: str | None) -> str | None:
     """Name a local file or folder by its name and content, and anything else as it is."""
-    if source is None or not (local := Path(source).expanduser()).exists():
+    if source is None or not os.path.exists(place := os.path.expanduser(source)):
         return source
+    local = Path(place)
     return f"{local.name} ({content_stamp(local)[:16]})"

@@ -105,6 +105,14 @@ class HeadTask:
             return self._with_fewer_ngrams(extra, share, refit)
         return self._chosen(_Search(self, towards, extra, share, refit))
 
+    def out_of_fold(self, towards: Head | None = None) -> np.ndarray:
+        """Return (training and validation rows, labels) logits, of heads that were fitted on the other folds.
+
+        The L2 strength is that of the best metric on all of these rows. ``towards``: see :meth:`choose_l2`.
+        """
+        tries = _Search(self, towards, None, 1.0, refit=True, crossed=True).alone()
+        return max(tries, key=lambda one: one.metric).logits
+
     def _with_fewer_ngrams(self, extra: Features | None, share: float, refit: bool) -> FittedHead:
         """Choose in the space that :func:`_shared_ngrams` spans, and return the weights of all n-grams."""
         whole, width = self.train + self.validation, self.train.width
@@ -164,9 +172,18 @@ class _Try:
 class _Search:
     """Fits heads with some L2 strengths and scales of n-grams, and scores them on held-out rows."""
 
-    def __init__(self, task: HeadTask, towards: Head | None, extra: Features | None, share: float, refit: bool) -> None:
+    def __init__(
+        self,
+        task: HeadTask,
+        towards: Head | None,
+        extra: Features | None,
+        share: float,
+        refit: bool,
+        *,
+        crossed: bool = False,
+    ) -> None:
         self.task, self.towards, self.refit = task, towards, refit
-        self.crossed, first = refit and task.has_few_rows, len(task.train)
+        self.crossed, first = crossed or (refit and task.has_few_rows), len(task.train)
         self.rows = task.train + task.validation
         # Places of the rows that are trained on, and of those that are held out.
         self.splits: Sequence[tuple[np.ndarray | slice, np.ndarray | slice]] = [(slice(first), slice(first, None))]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nlptransfer.errors import SettingError, TrainingError, nearest
-from nlptransfer.settings import Count, NonNegative, Positive, Settings, Share
+from nlptransfer.settings import Count, NonNegative, Positive, Seed, Settings, Share
 
 TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 """Trackers, and the packages any one of which each needs."""
@@ -59,11 +59,11 @@ class TrainingSettings(Settings):
     L2 strength of a fitted head goes by it where it is named, else by the loss"""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """number format of the forward pass"""
-    seed: int = 0
+    seed: Seed = 0
     """moves initialization and data order together, never a split"""
-    init_seed: int | None = None
+    init_seed: Seed | None = None
     """seed of initialization and dropout alone; None: seed"""
-    data_seed: int | None = None
+    data_seed: Seed | None = None
     """seed of the data order alone; None: seed"""
     save_steps: Count = 500
     """optimizer steps between checkpoints"""

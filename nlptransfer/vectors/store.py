@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from nlptransfer.errors import BaseModelError, VectorsError
-from nlptransfer.files import atomic_folder, cache_folder, content_stamp, read_json, scratch_folder
+from nlptransfer.files import atomic_folder, cache_folder, content_stamp, named_path, read_json, scratch_folder
 from nlptransfer.hub import Packaged, find_packaged_vectors
 from nlptransfer.settings import check
 from nlptransfer.vectors.fasttext import fasttext_blocks
@@ -144,7 +144,7 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
     ``allow_pickle`` are gensim's .kv and .model read, which can run code that is in them. What is not there, is broken
     or cannot be fetched is a VectorsError.
     """
-    path = Path(source).expanduser()
+    path = named_path(source)
     if (path / _META).exists():
         return _open_folder(path)
     if (packaged := find_packaged_vectors(str(source))) is not None:

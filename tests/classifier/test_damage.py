@@ -11,7 +11,7 @@ import pytest
 from helpers.classifiers import LABELS, TEXTS, changed, without_hashes
 from nlptransfer import Classifier, Full, Lora, Probe, Word2Vec
 from nlptransfer.classifier.push import push_saved
-from nlptransfer.errors import RunFolderError
+from nlptransfer.errors import BaseModelError, RunFolderError
 from nlptransfer.files import read_json
 
 ROUTES = {
@@ -81,3 +81,31 @@ def test_a_card_may_be_written_beside_it(saved, tmp_path):
     (tmp_path / "pushed" / "README.md").write_text("# Mine")
     (tmp_path / "pushed" / ".gitattributes").write_text("*.safetensors filter=lfs")
     assert Classifier.load(tmp_path / "pushed").labels == LABELS
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("labels", ["good", 7], "labels=7: expected text"),
+        ("max_length", "many", "expected a whole number"),
+        ("verified", {"texts": ["a"], "logits": [["x", 0.0]]}, r"logits=.x.: expected a number"),
+        ("verified", {"texts": ["a"], "logits": []}, "logits that are not one for each text and label"),
+        ("thresholds", "0.5", "thresholds"),
+        ("base", None, "base=None: expected a mapping"),
+    ],
+)
+def test_a_record_that_somebody_wrote_has_the_types_of_its_fields(saved, tmp_path, field, value, message):
+    folder = without_hashes(shutil.copytree(saved, tmp_path / "changed"), **{field: value})
+    with pytest.raises(RunFolderError, match=rf"nlptransfer\.json: expected what .*({message})"):
+        Classifier.load(folder)
+
+
+def test_a_hash_in_a_record_is_no_path(bases, tmp_path):
+    folder = changed(ROUTES["lora"], bases("bert"), LABELS).save_pretrained(tmp_path / "saved")
+    (tmp_path / "elsewhere.json").write_text(json.dumps({"path": str(bases("bert").path)}))
+    for stamp in (str(tmp_path / "elsewhere"), "../" * 20 + str(tmp_path / "elsewhere"), "A" * 64, None):
+        base = read_json(folder / "nlptransfer.json")["base"] | {"sha256": stamp}
+        hostile = without_hashes(shutil.copytree(folder, tmp_path / "hostile"), base=base)
+        with pytest.raises(BaseModelError, match="expected name, revision and sha256 of a base in the record, found"):
+            Classifier.load(hostile)
+        shutil.rmtree(hostile)

@@ -450,7 +450,7 @@ def test_a_hostile_text_reads_as_it_was_written(hostile_folder: Path) -> None:
 @pytest.mark.parametrize("name", ["名前 $x$", "\x00\x1b[31m\ud800", "x" * 200, "‮gnp.exe"])
 def test_plots_take_any_name(name: str) -> None:
     plots = [
-        score_against_cost({name: Point(1.0, 0.5)}, name, name),
+        score_against_cost({name: Point(1.0, 0.5)}, name, name, "seconds"),
         learning_curve({name: [Point(10, 0.5), Point(20, 0.6, (0.5, 0.7))]}, name),
     ]
     for plot in plots:

@@ -257,5 +257,5 @@ def _labeled_lines(source: Buffered, is_whole: bool) -> Iterator[Table]:
 def _is_encoding(name: str) -> bool:
     try:
         return bool(codecs.lookup(name)._is_text_encoding)
-    except LookupError:
+    except (LookupError, ValueError):  # what has a NUL in it is no name at all
         return False

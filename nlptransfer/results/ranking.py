@@ -1,0 +1,122 @@
+"""What a ranking found before any training: encoders, how many of their layers, and sources. It knows no file names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlptransfer.results import records
+from nlptransfer.results.summaries import DataSummary
+
+
+@dataclass(frozen=True)
+class EncoderRank:
+    """How well an encoder's frozen features tell the labels apart, and what it costs."""
+
+    base: str
+    """as it was named"""
+    keep_layers: int | None
+    """layers that are kept, the first ones; None: all"""
+    layers: int
+    """as many as are used"""
+    score: float
+    """of a linear head on all layers side by side, cross-validated on training rows"""
+    interval: tuple[float, float]
+    """95%, over rows"""
+    behind: float
+    """the best one's score less this one's"""
+    behind_interval: tuple[float, float]
+    """95%, paired by rows"""
+    logme: float
+    """of the mean over layers"""
+    h_score: float
+    texts_per_second: float
+    """64 at a time; of some layers that share of the time of all"""
+    size_mb: float
+    """of the weights in float32"""
+    unknown_share: float
+    """of the pieces of the texts that its tokenizer does not know"""
+
+    @property
+    def name(self) -> str:
+        return f"{self.base}, {self.layers} layers" if self.keep_layers else self.base
+
+
+@dataclass(frozen=True)
+class SourceRank:
+    """What a source is expected to give."""
+
+    source: str
+    rows: int
+    """of the source that were looked at"""
+    gain: float
+    """in score on the target's rows, cross-validated, by a head that is pulled to that of the source"""
+    interval: tuple[float, float]
+    """95%, paired by rows"""
+    distance: float
+    """between the domains, from 0 (alike) to 2: the proxy A-distance"""
+    same_labels: bool
+    """whether it has the target's labels; else its labels' logits stand beside the features"""
+
+
+def fastest_level(encoders: Sequence[EncoderRank]) -> EncoderRank:
+    """Return the fastest encoder whose paired interval does not leave it behind the best."""
+    return max((one for one in encoders if one.behind_interval[0] <= 0), key=lambda one: one.texts_per_second)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Encoders and sources, in the order of their scores."""
+
+    folder: Path
+    data: DataSummary
+    settings: Mapping[str, Any]
+    metric: str
+    rows: int
+    """training rows that were looked at"""
+    encoders: tuple[EncoderRank, ...]
+    sources: tuple[SourceRank, ...]
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    @property
+    def chosen(self) -> EncoderRank:
+        """The fastest encoder that is level with the best."""
+        return fastest_level(self.encoders)
+
+    @property
+    def chosen_source(self) -> SourceRank | None:
+        """The source of the highest gain; None where none was looked at, or none gains anything."""
+        best = max(self.sources, key=lambda one: one.gain, default=None)
+        return best if best is not None and best.gain > 0 else None
+
+    @property
+    def sentence(self) -> str:
+        """Name the choice, with the figures."""
+        best, chosen = self.encoders[0], self.chosen
+        score = f"{self.metric} {chosen.score:.3f} [{chosen.interval[0]:.3f}, {chosen.interval[1]:.3f}]"
+        if chosen is best:
+            said = f"{chosen.name} scores best, {score}, and no faster one is level with it"
+        else:
+            low, high = chosen.behind_interval
+            said = (
+                f"{chosen.name} is the fastest that is level with the best: {score}, {chosen.behind:+.3f} "
+                f"[{low:+.3f}, {high:+.3f}] behind {best.name}, at {chosen.texts_per_second:,.0f} texts/s in place of "
+                f"{best.texts_per_second:,.0f}"
+            )
+        if not self.sources:
+            return f"{said}."
+        source = self.chosen_source
+        if source is None:
+            return f"{said}. No source gains anything."
+        low, high = source.interval
+        return f"{said}. Of the sources {source.source} gains most, {source.gain:+.3f} [{low:+.3f}, {high:+.3f}]."
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Ranking":
+        """Read a ranking from its folder; a RunFolderError where there is none."""
+        return records.read_ranking(cls, Path(folder))
+
+    def save(self) -> None:
+        """Write ranking.json, and the table as ranking.csv."""
+        records.write_ranking(self)
