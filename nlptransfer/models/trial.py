@@ -4,6 +4,7 @@ It knows rows and outputs, not architectures."""
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -95,23 +96,39 @@ class _Trial:
         if not self._same(self.batch([0, 1]), alone[:2]):
             raise self._refusal("the same outputs for a text in a batch with another one", "others")
         self._find_padding(alone)
+        self._find_segments(alone)
         self.batch([0], encode(self.texts[:1], self.tokenizer, min(self.tokenizer.model_max_length, LONGEST)))
 
     def _find_padding(self, alone: Tensor) -> None:
         side = self.tokenizer.padding_side
         for other in (side, *{"left", "right"} - {side}):
-            self.tokenizer.padding_side = other
+            self._set("padding_side", other)
             if self._same(self.batch(PADDED), alone):
                 if other != side:
                     log.info("%s: padding goes to the %s, as it changes predictions on the %s", self.base, other, side)
                 return
-        self.tokenizer.padding_side = side
+        self._set("padding_side", side)
         limit(self.tokenizer, one_length=True)
         log.warning(
             "%s: padding changes its predictions: texts of one length alone are predicted together, and plain "
             "transformers gives the same for one text at a time",
             self.base,
         )
+
+    def _find_segments(self, alone: Tensor) -> None:
+        # Rows leave segments out that are all 0; plain transformers does not, and to XLNet that is another text.
+        names = self.tokenizer.model_input_names
+        if "token_type_ids" not in names or self.rows.type_ids is not None:
+            return
+        zeros = np.zeros(len(self.rows.ids), dtype=np.int8)
+        if not self._same(self.batch([0], replace(self.rows, type_ids=zeros)), alone[:1]):
+            self._set("model_input_names", [name for name in names if name != "token_type_ids"])
+
+    def _set(self, name: str, value: Any) -> None:
+        if getattr(self.tokenizer, name) != value:
+            setattr(self.tokenizer, name, value)
+            # These are what is saved.
+            self.tokenizer.init_kwargs[name] = value
 
     @property
     def rows(self) -> TokenRows:

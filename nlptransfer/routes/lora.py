@@ -283,8 +283,7 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
             name
             for name, module in model.named_modules()
             if isinstance(module, (nn.Linear, Conv1D))
-            # One of an architecture does more than multiply, as the routers of experts.
-            and not type(module).__module__.startswith("transformers.models.")
+            and _multiplies(module)
             and not f"{name}.".startswith(tuple(f"{head}." for head in heads))
         ]
         if not linear:
@@ -301,6 +300,15 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
                     f"target_modules: no linear layer of the encoder is called {target!r}: {nearest(target, endings)}"
                 )
         return [name for name in linear if f".{name}".endswith(tuple(f".{target}" for target in self.target_modules))]
+
+
+def _multiplies(layer: nn.Module) -> bool:
+    """Tell whether a layer returns a product alone; of those that are an architecture's own, some route to experts."""
+    if not type(layer).__module__.startswith("transformers.models."):
+        return True
+    weight = cast(torch.Tensor, layer.weight)
+    with torch.no_grad():
+        return isinstance(layer(weight.new_zeros(1, weight.shape[1])), torch.Tensor)
 
 
 def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:

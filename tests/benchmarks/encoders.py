@@ -1,6 +1,6 @@
 """Which encoders work, by route: a tiny one of each type that transformers can classify texts with, and flawed ones.
 
-    python tests/benchmarks/encoders.py                        # all, half an hour of one core: writes docs/encoders.md
+    python tests/benchmarks/encoders.py                        # all, 15 minutes of one core: writes docs/encoders.md
     python tests/benchmarks/encoders.py fnet "heads 0"         # some: written to the terminal alone
 
 ``tests/helpers/model_types.py`` makes the types, ``flawed_encoders.py`` the flaws, and ``encoder_outcomes.py`` says
@@ -32,10 +32,10 @@ PAGE = ROOT / "docs" / "encoders.md"
 TYPES = sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
 HEAD = """# Encoders
 
-What comes of an encoder's folder by the routes `probe`, `lora` and `full`. Each line is three whole runs of `finetune`
-on 60 short rows and a long one, with a tiny encoder of random weights: no word is said here of how well a type learns.
-**right**: the run ends, a text has the same logits alone and in a batch to 1e-4, and the classifier that was saved has
-the same after it is loaded. Else the one line that the run ends with stands here. Made by
+What comes of an encoder's folder by the routes `probe`, `lora` and `full`, with a tiny encoder of random weights and a
+few rows: no word is said of how well a type learns. **right**: it learns, a text has the same prediction alone and in a
+batch to 1e-4, and what was saved has the same logits after it is loaded. Else the one line that it ends with
+stands here, the folder of a flawed one being called `folder`. Made by
 `python tests/benchmarks/encoders.py`, with transformers {transformers} and peft {peft}.
 
 Before anything learns, each encoder is tried on a few rows, and what it asks of them is kept with the tokenizer: that

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
-from transformers import AutoTokenizer
 
 from helpers.model_types import POSITIONS, VOCABULARY, make_base, make_tokenizer
 
@@ -101,10 +100,9 @@ def other_class(folder: Path) -> None:
 
 
 def xlnet_right(folder: Path) -> None:
+    """Not XLNet's tokenizer: it pads on the left, and has segments that are not all 0."""
     make_base("xlnet", folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.padding_side = "right"
-    tokenizer.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
 
 
 def adapter(folder: Path) -> None:
