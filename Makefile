@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fuzz bench
+.PHONY: demo test fuzz kills bench
 
 # Set up, train and compare small classifiers on the corpora in data/, show the table.
 demo: .venv/installed
@@ -18,6 +18,11 @@ test: .venv/installed
 # Many inputs that are damaged, odd or hostile; FUZZ_SEED=N takes others. Counts are printed at the end.
 fuzz: .venv/installed
 	FUZZ_TIMES=$(or $(FUZZ_TIMES),100) $(BIN)/python -m pytest -n auto tests/fuzz
+
+# Kill commands at random moments and run them again: as if nothing had been? KILLS=N takes as many, KILLS_SEED=N others.
+# It goes on with what is in runs/kills: remove that after a change.
+kills: .venv/installed
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m helpers.kills runs/kills $(or $(KILLS),200) $(or $(KILLS_SEED),0)
 
 # Measure beside the peers; needs the vectors and texts that tests/benchmarks/README.md names.
 bench: .venv/installed

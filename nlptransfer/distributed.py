@@ -31,15 +31,18 @@ def state() -> PartialState:
     return PartialState(cpu=_on_cpu())
 
 
-def accelerator(mixed_precision: str, trackers: Sequence[str], folder: Path) -> Accelerator:
-    """Make what a training runs on; a SettingError for a precision or a kind of distribution that is not supported."""
+def accelerator(mixed_precision: str, trackers: Sequence[str], logs: Path) -> Accelerator:
+    """Make what a training runs on; a SettingError for a precision or a kind of distribution that is not supported.
+
+    ``logs`` is the folder of trackers that write files: of this training alone, as each would be mixed with others.
+    """
     # Accelerate itself would go on in full precision without a word.
     if mixed_precision == "fp16" and state().device.type == "cpu":
         raise SettingError("mixed_precision='fp16': expected a GPU, found a CPU: take bf16 or no")
     made = Accelerator(
         mixed_precision=mixed_precision,
         log_with=list(trackers) or None,
-        project_config=utils.ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+        project_config=utils.ProjectConfiguration(project_dir=str(logs), logging_dir=str(logs)),
         # The loop weighs its own batches; a launcher's setting would divide the loss once more.
         gradient_accumulation_plugin=utils.GradientAccumulationPlugin(num_steps=1),
     )
@@ -49,6 +52,11 @@ def accelerator(mixed_precision: str, trackers: Sequence[str], folder: Path) -> 
             "--use_fsdp with --fsdp_version 2"
         )
     return made
+
+
+def shards_weights() -> bool:
+    """Tell whether the launcher asks for weights in shards."""
+    return bool(utils.parse_flag_from_env("ACCELERATE_USE_FSDP"))
 
 
 def is_main() -> bool:

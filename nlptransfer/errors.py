@@ -36,6 +36,10 @@ class VerificationError(NlpTransferError):
     """A saved, merged or loaded model that does not give what the live one gave."""
 
 
+class StorageError(NlpTransferError):
+    """A file or folder that cannot be written or read: no room, no permission, or something else in its place."""
+
+
 class HubError(NlpTransferError):
     """The model hub cannot be reached, or refuses."""
 

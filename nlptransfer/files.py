@@ -1,4 +1,4 @@
-"""Write files whole or not at all, stamp their content, and say where caches live."""
+"""Write files whole or not at all, and stamp their content."""
 
 import hashlib
 import json
@@ -14,12 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlptransfer.errors import SettingError
+from nlptransfer.errors import SettingError, StorageError
 from nlptransfer.locks import is_running, started
+from nlptransfer.storage import storage_errors
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+SEAL = "whole.json"
+"""Name of what :mod:`nlptransfer.cache` notes of the other files in a folder."""
 _TEMPORARY = re.compile(r"\..*\.nlptransfer-([0-9a-f]{8})-(\d+)-(\d+)-\w{8}(\..*)?", re.DOTALL)
 """Names of temporary files and folders: of what, machine, process id, when it was started, and what makes it unique."""
 
@@ -31,16 +34,17 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     What killed processes have left there is removed.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=_without_leftovers(path.parent), prefix=_temporary_prefix(path))
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes private files.
-        temporary.chmod(_usual_mode(0o666))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storage_errors(path):
+        handle, name = tempfile.mkstemp(dir=_without_leftovers(path.parent), prefix=_temporary_prefix(path))
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            # mkstemp makes private files.
+            temporary.chmod(_usual_mode(0o666))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -69,9 +73,18 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 def scratch_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside ``path``, and remove it; what killed processes have left there is removed too."""
     path = Path(path)
-    place, prefix = _without_leftovers(path.parent), _temporary_prefix(path)
-    with tempfile.TemporaryDirectory(dir=place, prefix=prefix, ignore_cleanup_errors=True) as scratch:
-        yield Path(scratch)
+    with storage_errors(path):
+        place, prefix = _without_leftovers(path.parent), _temporary_prefix(path)
+        with tempfile.TemporaryDirectory(dir=place, prefix=prefix, ignore_cleanup_errors=True) as scratch:
+            yield Path(scratch)
+
+
+def temporary_root() -> Path:
+    """Return the folder of temporary files; a StorageError where there is none."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise StorageError(f"{error.strerror}: set TMPDIR to a folder that can be written") from error
 
 
 def _temporary_prefix(path: Path) -> str:
@@ -124,7 +137,8 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Read a file of UTF-8 JSON; a ValueError for anything else."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with storage_errors(path, "read"):
+            return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("JSON that is nested too deep to be read") from error
 
@@ -151,9 +165,14 @@ def size_mb(folder: str | Path) -> float:
 
 def content_stamp(path: str | Path) -> str:
     """Hash the sizes and bytes of a file, or of the files of a folder; those above 4 MiB in 64 places alone."""
-    path, digest = Path(path), hashlib.sha256()
+    with storage_errors(path, "read"):
+        return _sampled(Path(path))
+
+
+def _sampled(path: Path) -> str:
+    digest = hashlib.sha256()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if not file.is_file():
+        if not file.is_file() or file.name == SEAL:
             continue
         size = file.stat().st_size
         if path.is_dir():
@@ -168,8 +187,9 @@ def content_stamp(path: str | Path) -> str:
 
 def file_hash(file: Path) -> str:
     """Return the sha256 of a file in hexadecimal, computed once as long as it stays as it is."""
-    stat = file.stat()
-    return _sha256_of(file.resolve(), stat.st_size, stat.st_mtime_ns)
+    with storage_errors(file, "read"):
+        stat = file.stat()
+        return _sha256_of(file.resolve(), stat.st_size, stat.st_mtime_ns)
 
 
 @cache
@@ -191,9 +211,3 @@ def templates(filters: Mapping[str, Callable[..., Any]]) -> "Environment":
     )
     environment.filters |= filters
     return environment
-
-
-def cache_folder(kind: str) -> Path:
-    """Return the folder of one kind of cache: in that of Hugging Face, so that ``HF_HOME`` moves it too."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(os.environ.get("HF_HOME") or default).expanduser() / "nlptransfer" / kind

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from nlptransfer.errors import RunFolderError
+from nlptransfer.storage import storage_errors
 
 log = logging.getLogger("nlptransfer")
 
@@ -96,7 +97,8 @@ def locked(folder: Path, take_lock: bool = False, *, replaced: bool = False) -> 
 
     lock, existed = folder.with_name(f".{folder.name}{LOCK}") if replaced else folder / LOCK, folder.exists()
     mine = Holder.of_this_process()
-    distributed.on_main(partial(_take, lock, folder, mine, take_lock))
+    with storage_errors(folder):
+        distributed.on_main(partial(_take, lock, folder, mine, take_lock))
     try:
         yield
     finally:
@@ -108,6 +110,8 @@ def locked(folder: Path, take_lock: bool = False, *, replaced: bool = False) -> 
 
 
 def _take(lock: Path, folder: Path, mine: Holder, take_lock: bool) -> None:
+    if lock.parent.exists() and not lock.parent.is_dir():
+        raise RunFolderError(f"{folder}: expected a folder or a new one, found a file: name another output_dir")
     lock.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + SECONDS_TO_LEAVE
     while not _written(lock, mine):

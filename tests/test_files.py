@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
+from nlptransfer.cache import cache_folder
 from nlptransfer.errors import SettingError
 from nlptransfer.files import (
     atomic_file,
     atomic_folder,
-    cache_folder,
     named_path,
     no_empty_folder,
     read_json,

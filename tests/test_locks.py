@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from nlptransfer import locks
-from nlptransfer.errors import RunFolderError
+from nlptransfer.errors import RunFolderError, StorageError
 from nlptransfer.locks import LOCK, Holder, locked
 
 HOLDING = """
@@ -130,11 +130,18 @@ def test_a_lock_and_a_folder_made_for_it_do_not_stay(tmp_path):
     assert (tmp_path / "empty").exists()
 
 
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "run").touch()
+    assert refusal(tmp_path / "run") == (
+        f"{tmp_path / 'run'}: expected a folder or a new one, found a file: name another output_dir"
+    )
+
+
 def test_a_lock_that_cannot_be_written_does_not_stay(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("json.dumps", full)
-    with pytest.raises(OSError, match="No space"), locked(tmp_path):
+    with pytest.raises(StorageError, match="No space"), locked(tmp_path):
         pass
     assert not list(tmp_path.iterdir())

@@ -4,7 +4,6 @@ It does not know how a model is fed, saved and opened: its format does.
 """
 
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -38,12 +37,13 @@ from nlptransfer.data import (
     texts_of,
 )
 from nlptransfer.evaluation import confidence, predicted, score_predictions, to_probabilities
-from nlptransfer.files import atomic_folder, scratch_folder
+from nlptransfer.files import atomic_folder, scratch_folder, temporary_root
 from nlptransfer.hub import Pushed, recorded_base
 from nlptransfer.models import SharedBase, find_device, predict_logits
 from nlptransfer.progress import progress_bar
 from nlptransfer.routes import SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fill
+from nlptransfer.storage import storage_errors
 
 log = logging.getLogger("nlptransfer")
 
@@ -137,6 +137,7 @@ class Classifier:
         Raises:
             DataError: as in ``predict``; an output that is the input, a folder or of another kind, or that cannot hold
                 the rows.
+            StorageError: it cannot be written; nothing of it is left.
         """
         path, rows = check_output(output, texts), self._predicted(texts, **options)
         show = distributed.is_main() and log.isEnabledFor(logging.INFO)
@@ -283,7 +284,7 @@ class Classifier:
 
         With ``merged`` an adapter is added to its base first, so that plain transformers opens it.
         """
-        with scratch_folder(Path(tempfile.gettempdir()) / "pushed") as place:
+        with scratch_folder(temporary_root() / "pushed") as place:
             saved = (self.merge() if merged else self).save_pretrained(place / "model")
             return push_saved(saved, repo_id, **options)
 
@@ -316,9 +317,10 @@ class Classifier:
             VerificationError: it gives other logits than those it was saved with.
         """
         place = None if device is None else find_device(device)
-        folder = saved_folder(local_folder(source, revision, token))
-        record = SavedRecord.read(folder)
-        record.check_files(folder)
+        with storage_errors(source, "read"):
+            folder = saved_folder(local_folder(source, revision, token))
+            record = SavedRecord.read(folder)
+            record.check_files(folder)
         route, known = record.route, record.further.get("base", {})
         if token is not None and not isinstance(base, SharedBase) and route.needs_base(folder):
             # What the token opens lies in the cache from now on, where the format finds it.

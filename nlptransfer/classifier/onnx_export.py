@@ -21,6 +21,7 @@ from nlptransfer.classifier.verification import largest_difference
 from nlptransfer.errors import BaseModelError, SettingError, VerificationError, first_line
 from nlptransfer.models import predict_logits
 from nlptransfer.routes import SavedFormat
+from nlptransfer.storage import is_refusal
 
 GRAPH_TOLERANCE = 1e-3
 """Largest difference of logits of a float32 graph from the live model's: products are added up in another order."""
@@ -75,6 +76,8 @@ def export_onnx(
             _round_to_int8(folder)
             graph, difference = opened()
     except Exception as error:  # torch and onnxruntime raise what they please
+        if is_refusal(error):
+            raise
         # That of a frozen encoder, where the model holds one.
         kind = getattr(plain.base_model, "config", plain.config).model_type
         raise BaseModelError(

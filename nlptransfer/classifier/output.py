@@ -67,8 +67,6 @@ def open_output(path: Path) -> Iterator[Writer]:
             opened: Any = gzip.open if is_gzipped else open
             with opened(temporary, "wt", encoding="utf-8", newline="") as stream:
                 yield _JsonLines(stream) if kind == ".jsonl" else _Delimited(stream, kind, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
     except UnicodeEncodeError as error:
         found = f"half a surrogate pair in {error.object[error.start :]!r:.80}"
         raise DataError(f"{path}: expected Unicode text, found {found}; write .jsonl, or remove it") from error

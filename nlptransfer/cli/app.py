@@ -13,6 +13,7 @@ import typer
 from typer import Argument, Option
 
 from nlptransfer.cli import options as opt
+from nlptransfer.cli.ending import printable
 from nlptransfer.cli.finetuning import finetune
 from nlptransfer.cli.gap import gap_verb
 from nlptransfer.cli.sharing import shipping_app
@@ -57,6 +58,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         sizes: Annotated[str | None, Option(metavar="N,N,...", help="rows of a learning curve")] = None,
         output_dir: opt.OutputDir = None,
         overwrite: opt.Overwrite = False,
+        take_lock: opt.TakeLock = False,
         max_train_rows: opt.MaxTrainRows = None,
         settings: opt.Set = None,
         quiet: opt.Quiet = False,
@@ -71,7 +73,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
             "routes": opt.listed("routes", routes), "bases": opt.listed("bases", bases), "revision": revision,
             "seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta,
             "sizes": opt.listed("sizes", sizes, int), "output_dir": output_dir, "overwrite": overwrite,
-            "max_train_rows": max_train_rows, **reading, "progress": not quiet,
+            "take_lock": take_lock, "max_train_rows": max_train_rows, **reading, "progress": not quiet,
         }  # fmt: skip
         result = compare(data, **opt.config_of(options, settings, signature(compare).parameters))
         if distributed.is_main():
@@ -98,6 +100,7 @@ def rank_verb(
     max_rows: Annotated[int, Option(help="most training rows that are looked at")] = 1000,
     output_dir: opt.OutputDir = None,
     overwrite: opt.Overwrite = False,
+    take_lock: opt.TakeLock = False,
     settings: opt.Set = None,
     quiet: opt.Quiet = False,
     reading: Any = None,
@@ -110,7 +113,7 @@ def rank_verb(
     options = {
         "bases": opt.listed("bases", bases), "keep_layers": opt.listed("keep_layers", keep_layers, int),
         "sources": opt.listed("sources", sources), "revision": revision, "max_rows": max_rows,
-        "output_dir": output_dir, "overwrite": overwrite, **reading,
+        "output_dir": output_dir, "overwrite": overwrite, "take_lock": take_lock, **reading,
     }  # fmt: skip
     result = rank(data, **opt.config_of(options, settings, signature(rank).parameters))
     if distributed.is_main():
@@ -286,7 +289,8 @@ def guarded(verb: Callable[[], Any]) -> None:
     """Run a command line: an error on purpose is one line, and exit code 2."""
     give_way_soon()
     try:
-        verb()
+        with printable():
+            verb()
     except Exception as error:
         on_purpose = isinstance(error, NlpTransferError)
         speaker = _take_turn(on_purpose)

@@ -39,6 +39,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
         sizes: Annotated[str | None, Option(metavar="N,N,...", help="gains by labeled target rows")] = None,
         output_dir: opt.OutputDir = None,
         overwrite: opt.Overwrite = False,
+        take_lock: opt.TakeLock = False,
         no_report: Annotated[bool, Option("--no-report", help="write no report.html")] = False,
         seed: Annotated[int | None, Option(help="moves initialization and data order, never a split")] = None,
         max_train_rows: opt.MaxTrainRows = None,
@@ -56,10 +57,11 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
             "verdict": verdict, "fallback": fallback or None, "seeds": seeds, "sizes": sizes, "unlabeled": unlabeled,
             "transfer": transfer or None, "source": source[0] if source and len(source) == 1 else source or None,
         }  # fmt: skip
-        config = opt.config_of(options, settings, arguments=("data", "output_dir", "overwrite", "report"))
+        config = opt.config_of(options, settings, arguments=("data", "output_dir", "overwrite", "take_lock", "report"))
         config = _recipe_settings(defaults, config) | config
         curve, transfers = config.pop("sizes", None), config.pop("transfer", [])
         transfers = [transfers] if isinstance(transfers, str) else transfers
+        config["take_lock"] = take_lock
         calls = [{"data": rows, **_recipe_settings(each, config), **config} for rows, each in product(data, variants)]
         if curve is None:
             files = {"overwrite": overwrite, "report": not no_report}

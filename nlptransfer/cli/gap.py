@@ -39,6 +39,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
         seeds: opt.Seeds = 3,
         jobs: Annotated[int | None, Option(help="runs side by side; by default one a core, at most 8")] = None,
         output_dir: Annotated[Path, Option(help="of the runs")] = Path("runs/gap"),
+        take_lock: opt.TakeLock = False,
         settings: opt.Set = None,
     ) -> None:
         """What strategies that see no label of the target close of the gap to one that has learned them."""
@@ -64,6 +65,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
                     seeds=seeds,
                     output_dir=output_dir / f"{name}-{head}",
                     workers=workers,
+                    take_lock=take_lock,
                     **{**(TRAINED if head == "mlp" else {}), **config},
                 )
         if distributed.is_main():

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, Option, Typer
 from typer.core import TyperCommand
 
+from nlptransfer.cli.ending import stoppable
 from nlptransfer.errors import SettingError
 from nlptransfer.settings import convert, pairs
 
@@ -27,6 +28,7 @@ Metric = Annotated[list[str] | None, Option(help="a further evaluate metric to s
 AllowPickle = Annotated[bool, Option("--allow-pickle", help="open gensim's own files, which can run code")]
 OutputDir = Annotated[Path | None, Option(help="the folder to write; by default one under runs/")]
 Overwrite = Annotated[bool, Option("--overwrite", help="throw away what was made there with other settings")]
+TakeLock = Annotated[bool, Option("--take-lock", help="work there although another machine has its lock")]
 Seeds = Annotated[int, Option(help="runs of each that is trained")]
 MaxTrainRows = Annotated[int | None, Option(help="most labeled training rows to use")]
 Set = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="any setting")]
@@ -78,7 +80,10 @@ def reads(options: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callabl
 
 
 class Verb(TyperCommand):
-    """A command that refuses an option that is given twice and holds one value: the last would win in silence."""
+    """A command that can be stopped, and refuses an option that is given twice and holds one value.
+
+    The last would win in silence.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _, _, used = self.make_parser(ctx).parse_args(args=[*args])
@@ -86,6 +91,10 @@ class Verb(TyperCommand):
             if count > 1 and parameter.param_type_name == "option" and not parameter.multiple:
                 ctx.fail(f"{parameter.opts[0]}: expected once, found {count} times; several values go with commas")
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with stoppable():
+            return super().invoke(ctx)
 
 
 class Verbs(Typer):

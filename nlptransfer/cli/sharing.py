@@ -10,6 +10,7 @@ from typer import Argument, Option
 from nlptransfer.cli import options as opt
 from nlptransfer.cli.terminal import start_log
 from nlptransfer.files import size_mb
+from nlptransfer.locks import locked
 
 shipping_app = opt.Verbs()
 Run = Annotated[Path, Argument(metavar="RUN", help="a run's folder, or a saved classifier")]
@@ -58,6 +59,7 @@ def export_verb(
     to: Annotated[Literal["onnx", "merged"], Option(help="a graph for onnxruntime; or an adapter made whole")],
     int8: Annotated[bool, Option("--int8", help="onnx: weights in 8 bits, a quarter of the size")] = False,
     output_dir: Annotated[Path | None, Option(help="folder to write; by default one in RUN")] = None,
+    take_lock: opt.TakeLock = False,
     base: opt.SavedBase = None,
 ) -> None:
     """Write a saved classifier in another form, once it gives what the original gives."""
@@ -66,12 +68,13 @@ def export_verb(
 
     start_log()
     check(to == "onnx" or not int8, "--int8", int8, "--to onnx beside it")
-    classifier = Classifier.load(run, base)
     folder = output_dir or run / (f"{to}-int8" if int8 else to)
-    if to == "onnx":
-        classifier.export_onnx(folder, int8=int8)
-    else:
-        classifier.merge().save_pretrained(folder)
+    with locked(folder, take_lock, replaced=True):
+        classifier = Classifier.load(run, base)
+        if to == "onnx":
+            classifier.export_onnx(folder, int8=int8)
+        else:
+            classifier.merge().save_pretrained(folder)
     _show_written(folder)
 
 
@@ -83,6 +86,7 @@ def average_verb(
     weights: Annotated[str | None, Option(metavar="W,W,...", help="of each; all alike if none")] = None,
     data: Annotated[str | None, Option(help="labeled text to score each of them and the average on")] = None,
     split: Annotated[str, Option(help="of the data, where there are several")] = "validation",
+    take_lock: opt.TakeLock = False,
     base: opt.SavedBase = None,
     reading: Any = None,
 ) -> None:
@@ -99,5 +103,6 @@ def average_verb(
             scores = classifier.evaluate(data, split=split, **reading)
             low, high = scores[f"{metric}_interval"]
             typer.echo(f"{metric} {scores[metric]:.4f} [{low:.4f}, {high:.4f}]  {name}")
-    averaged.save_pretrained(output_dir)
+    with locked(output_dir, take_lock, replaced=True):
+        averaged.save_pretrained(output_dir)
     _show_written(output_dir)

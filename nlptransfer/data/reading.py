@@ -25,6 +25,7 @@ from nlptransfer.data.memory import is_a, table_of, tables_of
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged, first_line
 from nlptransfer.files import named_path
+from nlptransfer.storage import storage_errors
 
 logger = logging.getLogger("nlptransfer")
 
@@ -59,10 +60,11 @@ def open_source(source: Any, settings: FileSettings | None = None) -> Tables:
     settings = settings or FileSettings()
     if isinstance(source, (str, Path)):
         path = named_path(source)
-        if path.is_dir():
-            return Tables(path.resolve().name, _folder(path), settings)
-        if path.exists():
-            return Tables(stem_of(path), {WHOLE: path}, settings)
+        with storage_errors(path, "read"):
+            if path.is_dir():
+                return Tables(path.resolve().name, _folder(path), settings)
+            if path.exists():
+                return Tables(stem_of(path), {WHOLE: path}, settings)
         return _from_hub(source)
     if is_a(source, "datasets", "DatasetDict") or (isinstance(source, Mapping) and SPLIT_NAMES.keys() & {*source}):
         return Tables("data", _named_splits(source.items(), "the splits given"), settings)
@@ -93,6 +95,8 @@ def stream_tables(source: Any, settings: FileSettings | None = None, columns: Se
     """
     settings = settings or FileSettings()
     if isinstance(source, str) and source == "-":
+        if sys.stdin is None:
+            raise DataError("standard input: expected rows, found it closed: name a file, or pipe them in")
         # What takes the place of standard input may have no bytes.
         stream = getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode())
         return stream_input(stream, settings, columns)

@@ -23,6 +23,7 @@ from nlptransfer.results import (
     CandidateResult,
     ComparisonResult,
     DataSummary,
+    at_work,
     claim,
     decisive,
     is_comparison,
@@ -47,6 +48,7 @@ def compare(
     sizes: Sequence[int] = (),
     output_dir: str | Path | None = None,
     overwrite: bool = False,
+    take_lock: bool = False,
     **settings: Any,
 ) -> ComparisonResult:
     """Find which route is worth it on this data: all of them on one split, over seeds, scored on test.
@@ -70,12 +72,14 @@ def compare(
         output_dir: by default one under runs/ that is named after the data and the settings. The same call resumes a
             comparison that was interrupted there, and returns a finished one as it is.
         overwrite: whether a comparison with other settings in that folder is deleted.
+        take_lock: as :func:`finetune` has it.
         **settings: fields of DataSettings, TrainingSettings, Augment, and of the routes that have them.
 
     Raises:
         SettingError: an unknown setting, or a value that makes no sense.
         DataError: the data cannot be read, or has no test rows.
-        RunFolderError: the folder holds a comparison with other settings, or other files.
+        RunFolderError: the folder holds a comparison with other settings, or other files, or another process works
+            in it.
     """
     routes = [*BASELINES, *ROUTES] if routes is None else routes
     numbers = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta}
@@ -108,23 +112,24 @@ def compare(
     )
     subsets = {size: load_data(data, replace(shared.data, max_train_rows=size)) for size in sorted(sizes)}
     folder = named_path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-compare-{short_hash(question)}"
-    if claim(folder, question, overwrite, COMPARISON):
-        return ComparisonResult.load(folder)
-    if distributed.from_main(is_comparison(folder)):
-        result = ComparisonResult.load_any(folder)
-    else:
-        result = ComparisonResult(
-            folder=folder,
-            data=DataSummary.of(loaded),
-            settings=question,
-            metric=metric,
-            warnings=tuple(data_warnings(loaded)),
-            machine=machine(),
-            versions=versions(),
-            candidates=tuple(CandidateResult(one.name, one.method, one.described()["base"]) for one in candidates),
-        )
-    result = ComparisonRun(result, loaded, subsets, candidates, shared).run()
-    distributed.on_main(partial(report_with_texts, folder, loaded))
+    with at_work(folder, take_lock):
+        if claim(folder, question, overwrite, COMPARISON):
+            return ComparisonResult.load(folder)
+        if distributed.from_main(is_comparison(folder)):
+            result = ComparisonResult.load_any(folder)
+        else:
+            result = ComparisonResult(
+                folder=folder,
+                data=DataSummary.of(loaded),
+                settings=question,
+                metric=metric,
+                warnings=tuple(data_warnings(loaded)),
+                machine=machine(),
+                versions=versions(),
+                candidates=tuple(CandidateResult(one.name, one.method, one.described()["base"]) for one in candidates),
+            )
+        result = ComparisonRun(result, loaded, subsets, candidates, shared).run()
+        distributed.on_main(partial(report_with_texts, folder, loaded))
     return result
 
 

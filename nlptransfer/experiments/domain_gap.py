@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from nlptransfer.files import named_path, write_json
 from nlptransfer.hub import base_for
 from nlptransfer.memo import shared_work
 from nlptransfer.progress import progress_bar
-from nlptransfer.results import GAP, RunResult
+from nlptransfer.results import GAP, RunResult, at_work
 from nlptransfer.routes import FROZEN_ROUTE, Route
 from nlptransfer.settings import Count, check_arguments, fields_of, fill
 
@@ -69,11 +70,16 @@ def side_by_side(jobs: Count) -> Iterator[Executor | None]:
     if jobs == 1:
         yield None
         return
+    others = {*active_children()}
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_work, (os.getpid(),)) as workers:
+        with _deaf_to_interrupts():
+            workers.submit(os.getpid)  # starts all of them
         try:
             yield workers
         except BaseException:
             workers.shutdown(wait=False, cancel_futures=True)
+            for worker in {*active_children()} - others:
+                worker.terminate()
             raise
 
 
@@ -88,6 +94,7 @@ def close_the_gap(
     oracle: bool = True,
     output_dir: str | Path,
     workers: Executor | None = None,
+    take_lock: bool = False,
     progress: bool = True,
     **settings: Any,
 ) -> list[Closed]:
@@ -105,6 +112,7 @@ def close_the_gap(
         seeds: of all runs; one where the last layer is fitted, which no seed moves.
         oracle: whether there is one; without it nobody knows how wide the gap is.
         output_dir: of the runs, and of gap.json. The same call resumes what was interrupted. No models are kept.
+        take_lock: as :func:`finetune` has it.
         workers: processes that make the runs, as :func:`side_by_side` opens them; None: this one, one after the other.
         **settings: of all runs.
     """
@@ -121,7 +129,8 @@ def close_the_gap(
     learned = (read(folder).train.texts for folder in folders.values())
     base = base_for(settings.get("base"), settings.get("revision"), learned)
     settings = {**settings, "base": base, "progress": False}
-    call, place = {"route": route, "save_epochs": False, **settings}, named_path(output_dir)
+    call = {"route": route, "save_epochs": False, "take_lock": take_lock, **settings}
+    place = named_path(output_dir)
     variants: dict[str, Mapping[str, Any]] = {SOURCE_ONLY: {"transfer": "copy"}, **transfers}
     plans = {}
     for source, target in pairs:
@@ -132,23 +141,24 @@ def close_the_gap(
             plans[name, (source, target)] = _Plan(folder, folders[target], texts, whole)
         if oracle:
             plans[ORACLE, (source, target)] = _Plan(place / f"{target}-oracle", folders[target], None, call)
-    title = " ".join([route if isinstance(route, str) else route.name, str(settings.get("head_type", ""))]).strip()
-    runs = _all_runs(plans, seeds, workers, title, progress)
-    right = {
-        name: [np.array([run.predictions["test"].right for run in runs[name, pair]]) for pair in pairs]
-        for name in [*variants, *([ORACLE] if oracle else [])]
-    }
-    closed = []
-    for name, rows in right.items():
-        gain, share, interval, share_interval = _interval(
-            rows, right[SOURCE_ONLY], right.get(ORACLE), [target for _, target in pairs]
-        )
-        scores = {f"{source} > {target}": float(one.mean()) for (source, target), one in zip(pairs, rows, strict=True)}
-        mean = float(np.mean([*scores.values()]))
-        adapted = sum(name in transfers and _has_adapted(runs[name, pair][0]) for pair in pairs)
-        closed.append(Closed(name, mean, gain, interval, share, share_interval, adapted, scores))
-    if distributed.is_main():
-        write_json(place / GAP, [asdict(one) for one in closed])
+    with at_work(place, take_lock):
+        title = " ".join([route if isinstance(route, str) else route.name, str(settings.get("head_type", ""))]).strip()
+        runs = _all_runs(plans, seeds, workers, title, progress)
+        right = {
+            name: [np.array([run.predictions["test"].right for run in runs[name, pair]]) for pair in pairs]
+            for name in [*variants, *([ORACLE] if oracle else [])]
+        }
+        closed = []
+        for name, rows in right.items():
+            gain, share, interval, share_interval = _interval(
+                rows, right[SOURCE_ONLY], right.get(ORACLE), [target for _, target in pairs]
+            )
+            scores = {" > ".join(pair): float(one.mean()) for pair, one in zip(pairs, rows, strict=True)}
+            mean = float(np.mean([*scores.values()]))
+            adapted = sum(name in transfers and _has_adapted(runs[name, pair][0]) for pair in pairs)
+            closed.append(Closed(name, mean, gain, interval, share, share_interval, adapted, scores))
+        if distributed.is_main():
+            write_json(place / GAP, [asdict(one) for one in closed])
     return closed
 
 
@@ -199,6 +209,19 @@ def _all_runs(
 def _together(plans: Mapping[Path, _Plan], seeds: int) -> dict[Path, list[RunResult]]:
     with shared_work():
         return {folder: plan.runs(seeds) for folder, plan in plans.items()}
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let processes that are started within a block leave Ctrl-C, which reaches all of a terminal, to this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _begin_work(boss: int) -> None:

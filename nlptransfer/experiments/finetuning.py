@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from nlptransfer.experiments.source import load_source, saved_classifier, weight
 from nlptransfer.experiments.source_gain import SEEDS, gain_metric, gain_of, in_words, paired_runs, run_with_verdict
 from nlptransfer.files import named_path, write_json
 from nlptransfer.hub import base_for
-from nlptransfer.results import GAINS, REPORT, RunConfig, RunResult, plain
+from nlptransfer.results import GAINS, REPORT, RunConfig, RunResult, at_work, plain
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
@@ -40,6 +41,7 @@ def finetune(
     seeds: Count | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
+    take_lock: bool = False,
     report: bool = True,
     save_model: bool = True,
     further_metrics: Sequence[str] = (),
@@ -70,6 +72,8 @@ def finetune(
         output_dir: the run's folder; by default one under runs/ that is named after the data and the settings.
             The same call resumes a run that was cut off there, and returns a finished one as it is.
         overwrite: whether a run with other settings in that folder is thrown away.
+        take_lock: whether to work in that folder although another machine has its lock, which nobody can ask from
+            here whether it still does.
         report: whether report.html is written into the folder, with some of the texts that were judged.
         save_model: whether the classifier is saved; else the run is its record, scores and predictions, and no time is
             spent on proving what was saved, nor on measuring its speed and size. A verdict needs it saved.
@@ -79,7 +83,7 @@ def finetune(
     Raises:
         SettingError: an unknown setting, a value that makes no sense, or a strategy that does not fit.
         DataError, VectorsError, BaseModelError: what cannot be read.
-        RunFolderError: the folder holds a run with other settings, or other files.
+        RunFolderError: the folder holds a run with other settings, or other files, or another process works in it.
         TrainingError: the loss is no longer a number.
     """
     plan = _Plan.of(
@@ -103,15 +107,17 @@ def finetune(
     check_arguments(finetune, seeds=seeds)
     folder = named_path(output_dir) if output_dir else Path("runs") / config.name()
     is_cheap = can_judge and len(config.data.test) > 0 and config.route.is_frozen
-    if fallback or (is_cheap if verdict is None else verdict):
-        check(save_model, "save_model", save_model, "true with a verdict, which takes one of two models")
-        result = run_with_verdict(config, plan.config, folder, seeds=seeds, fallback=fallback, overwrite=overwrite)
-    else:
-        result = run(config, folder, overwrite, save_model)
-        if config.source is not None:
-            log.info("Not measured whether the source helped; pass verdict=True (needs a test split)")
-    if report:
-        distributed.on_main(partial(_write_report, result, config.data))
+    has_verdict = fallback or (is_cheap if verdict is None else verdict)
+    check(save_model or not has_verdict, "save_model", save_model, "true with a verdict, which takes one of two models")
+    with at_work(folder, take_lock):
+        if has_verdict:
+            result = run_with_verdict(config, plan.config, folder, seeds=seeds, fallback=fallback, overwrite=overwrite)
+        else:
+            result = run(config, folder, overwrite, save_model)
+            if config.source is not None:
+                log.info("Not measured whether the source helped; pass verdict=True (needs a test split)")
+        if report:
+            distributed.on_main(partial(_write_report, result, config.data))
     return result
 
 
@@ -146,6 +152,7 @@ def gain_curve(
     base: str | Path | None = None,
     revision: str | None = None,
     seeds: Count | None = None,
+    take_lock: bool = False,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Measure the gain of strategies against the number of labeled target rows.
@@ -158,15 +165,15 @@ def gain_curve(
         transfers: names of strategies, or strategies with their settings.
         output_dir: a folder for each size in it, with a run for each strategy and seed, and gains.json; the same call
             resumes what was interrupted. No models are kept, unless ``keep_checkpoints`` is set.
-        data, source, route, base, revision, seeds, **settings: as :func:`finetune` has them.
+        data, source, route, base, revision, seeds, take_lock, **settings: as :func:`finetune` has them.
     """
     check(len(sizes) > 0 and min(sizes) >= 1, "sizes", sizes, "numbers of rows from 1")
     check("max_train_rows" not in settings, "max_train_rows", settings.get("max_train_rows"), "sizes alone")
     folder, gains = named_path(output_dir), list[dict[str, Any]]()
     whole = _Plan.of(data, source, settings, route=route, transfer=transfers[0], base=base, revision=revision)
     base = _base_for(whole.config(whole.data_settings))
-    for size in sizes:
-        for transfer in transfers:
+    with at_work(folder, take_lock):
+        for size, transfer in product(sizes, transfers):
             sized = {**settings, "max_train_rows": size}
             plan = _Plan.of(data, source, sized, route=route, transfer=transfer, base=base, revision=revision)
             check(not plan.transfer.label_free, "transfer", plan.transfer.name, "one that learns from target labels")

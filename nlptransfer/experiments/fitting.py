@@ -43,6 +43,8 @@ class Learning:
     folder: Path
     """of the run: every stage has a folder of checkpoints in it"""
     labels_agree: bool = True
+    pretrained: Mapping[str, Any] | None = None
+    """the record of word vectors that were trained before the model was built around them"""
     source_head: nn.Linear | None = None
     """for the source's labels, where they are others than the target's"""
 
@@ -102,6 +104,8 @@ class _VariantFit:
     checkpoints: Path
 
     def language_model(self) -> Fitted:
+        if self.learning.pretrained is not None:
+            return Fitted(from_record(Fit, self.learning.pretrained))
         target, *others = (task.data for task in self.learning.tasks.values())
         texts = language_texts(target, others, self.learning.training.initialization_seed)
         pretrain = cast(Pretrain, self.transfer)

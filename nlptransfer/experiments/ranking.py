@@ -17,7 +17,7 @@ from nlptransfer.experiments.source import load_source
 from nlptransfer.files import named_path
 from nlptransfer.hub import installed_encoders
 from nlptransfer.memo import shared_work
-from nlptransfer.results import RANKING, DataSummary, Ranking, Source, claim, fastest_level, plain, short_hash
+from nlptransfer.results import RANKING, DataSummary, Ranking, Source, at_work, claim, fastest_level, plain, short_hash
 from nlptransfer.routes import Probe
 from nlptransfer.settings import Count, check, check_arguments, fill
 from nlptransfer.transfer import Sequential
@@ -39,6 +39,7 @@ def rank(
     max_rows: Count = MAX_ROWS,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
+    take_lock: bool = False,
     report: bool = True,
     **settings: Any,
 ) -> Ranking:
@@ -57,13 +58,14 @@ def rank(
         output_dir: folder of ranking.json, ranking.csv and report.html; by default one under runs/ that is named after
             the data and the settings. A finished ranking there is returned as it is.
         overwrite: whether a ranking with other settings in that folder is deleted.
+        take_lock: as :func:`finetune` has it.
         report: whether report.html is written.
         **settings: fields of DataSettings, and max_length, long_text, pooling and prompt of the route probe.
 
     Raises:
         SettingError: an unknown setting, or a value that makes no sense.
         DataError, BaseModelError: what cannot be read, or rows too few to cross-validate.
-        RunFolderError: the folder holds a ranking with other settings, or other files.
+        RunFolderError: the folder holds a ranking with other settings, or other files, or another process works in it.
     """
     check_arguments(rank, max_rows=max_rows)
     layers = sorted(set(keep_layers))
@@ -89,28 +91,29 @@ def rank(
         }
     )
     folder = named_path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-rank-{short_hash(question)}"
-    if claim(folder, question, overwrite, RANKING):
-        return Ranking.load(folder)
-    with shared_work():
-        encoders = target.encoders(route, named, revision, layers)
-        chosen = fastest_level(encoders)
-        kept = replace(route, keep_layers=chosen.keep_layers)
-        ranked = [target.source(other, kept, chosen.base, revision) for other in others]
-    result = Ranking(
-        folder=folder,
-        data=DataSummary.of(loaded),
-        settings=question,
-        metric=target.metric,
-        rows=len(target.data.train),
-        encoders=encoders,
-        sources=tuple(sorted(ranked, key=lambda one: -one.gain)),
-        machine=machine(),
-        versions=versions(),
-    )
-    distributed.on_main(result.save)
-    if report:
-        distributed.on_main(partial(_write_report, folder))
-    log.info("%s", result.sentence)
+    with at_work(folder, take_lock):
+        if claim(folder, question, overwrite, RANKING):
+            return Ranking.load(folder)
+        with shared_work():
+            encoders = target.encoders(route, named, revision, layers)
+            chosen = fastest_level(encoders)
+            kept = replace(route, keep_layers=chosen.keep_layers)
+            ranked = [target.source(other, kept, chosen.base, revision) for other in others]
+        result = Ranking(
+            folder=folder,
+            data=DataSummary.of(loaded),
+            settings=question,
+            metric=target.metric,
+            rows=len(target.data.train),
+            encoders=encoders,
+            sources=tuple(sorted(ranked, key=lambda one: -one.gain)),
+            machine=machine(),
+            versions=versions(),
+        )
+        distributed.on_main(result.save)
+        if report:
+            distributed.on_main(partial(_write_report, folder))
+        log.info("%s", result.sentence)
     return result
 
 

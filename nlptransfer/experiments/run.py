@@ -80,11 +80,11 @@ def _train_and_score(
     log.info("%s: %s -> %s", config.route.name, data, folder)
     if source is not None:
         log.info("%s from %s", transfer.name, source.data or source.name)
-    built, source_learned = _build(config)
+    built, source_learned, pretrained = _build(config)
     truncated = _truncated(config, built) if distributed.is_main() else {}
     tasks = with_copies(tasks, config)
     begin_run(folder, question)
-    learning = Learning(config.route, transfer, config.training, tasks, built, folder, config.labels_agree)
+    learning = Learning(config.route, transfer, config.training, tasks, built, folder, config.labels_agree, pretrained)
     learned = run_stages(learning, source_learned=source_learned)
     route = config.route.finish(built.model)
     metric = default_metric(data.labels)
@@ -129,14 +129,17 @@ def _train_and_score(
     )
 
 
-def _build(config: RunConfig) -> tuple[Built, bool]:
-    """Build the model that the first stage begins with; return whether it has learned the source already."""
+def _build(config: RunConfig) -> tuple[Built, bool, dict[str, Any] | None]:
+    """Build the model that the first stage begins with; return whether it has learned the source already.
+
+    The third is the record of a stage that has trained its word vectors.
+    """
     route, data, source, seed = config.route, config.data, config.source, config.training.initialization_seed
     if source is not None and (saved := source.classifier) is not None:
         built = Built(deepcopy(saved.model), saved.tokenizer, saved.record.get("base", {}))
         labels = data.labels if config.labels_agree else source.labels
         reorder(built.model, route.head(built.model), source.labels, labels)
-        return built, True
+        return built, True, None
     first: Data = data
     others: list[Data] = []
     if source is not None and source.data is not None:
@@ -145,7 +148,9 @@ def _build(config: RunConfig) -> tuple[Built, bool]:
         if labeled.roles[0] != TARGET or config.transfer.label_free:
             first = source.data
     extra = [text for one in (data, *others) if one is not first for text in one.train.texts]
-    base, revision = pretrained_base(config.transfer, route, config.base, config.revision, data, others, seed)
+    base, revision, pretrained = pretrained_base(
+        config.transfer, route, config.base, config.revision, data, others, seed
+    )
     try:
         built = route.build(first, base, revision, seed, [*extra, *data.unlabeled])
         built.model.to(distributed.state().device)
@@ -154,7 +159,7 @@ def _build(config: RunConfig) -> tuple[Built, bool]:
             raise
         what = f"expected a model that memory holds, found {first_line(error)[:200]}"
         raise TrainingError(f"{what}: take a smaller base, or smaller sizes in the settings of the route") from error
-    return built, False
+    return built, False, pretrained
 
 
 def _truncated(config: RunConfig, built: Built) -> dict[str, float]:

@@ -131,7 +131,8 @@ class _Runner:
             variants = variants[:1]
             log.info("%s: kept, as the texts of source and target do not differ", variants[0])
         elif len(variants) == 1:
-            fitted = self._fit_or_resume(stage, variants[0], settings, parts, keep=not is_last)
+            # What takes long to learn is kept, too, until the run is whole: what follows may fail.
+            fitted = self._fit_or_resume(stage, variants[0], settings, parts, keep=not is_last or settings.save_epochs)
             self.evidence = fitted.fit.evidence or self.evidence
             return settings, fitted
         return settings, self._fit_best(stage, route, variants, settings, parts)

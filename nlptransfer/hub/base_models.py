@@ -11,8 +11,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from nlptransfer.errors import BaseModelError, HubError
-from nlptransfer.files import cache_folder, file_hash, named_path, read_json, write_json
+from nlptransfer.cache import cache_folder, warn_of_cache
+from nlptransfer.errors import BaseModelError, HubError, StorageError
+from nlptransfer.files import file_hash, named_path, read_json, write_json
 from nlptransfer.hub.client import SENTENCEPIECE, Files, HubClient, HubUnreachable, cached_folder, is_hub_id
 from nlptransfer.hub.packaged import MINILM, WEIGHTS, Packaged, find_packaged, find_packaged_vectors
 
@@ -34,6 +35,8 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.js
 _VECTOR_ENDINGS = (".txt", ".vec", ".bin", ".gz", ".kv", ".model", ".npy", ".safetensors")
 # Models of gensim's downloader; bert-base-uncased has no owner in its name either.
 _VECTOR_NAMES = ("glove-", "word2vec-", "fasttext-", "conceptnet-", "__testing_")
+_places: dict[str, Path] = {}
+"""By the hash of their weights, where local bases lie that could not be noted in the cache."""
 
 
 @dataclass(frozen=True)
@@ -260,13 +263,12 @@ def recorded_base(record: Mapping[str, Any], name: str | None = None, token: str
     elif record["revision"] is not None:
         base = _at_commit(record, token)
     else:
-        note = cache_folder("bases") / f"{record['sha256']}.json"
-        folder = read_json(note)["path"] if note.exists() else None
-        if folder is None or not Path(folder).is_dir():
+        folder = _noted(record["sha256"])
+        if folder is None:
             raise BaseModelError(
                 f"{record['name']}: the base was a local folder, which is not known here: name it (base=FOLDER, --base)"
             )
-        base = find_base(folder, token=token)
+        base = find_base(str(folder), token=token)
     check_weights(base, record)
     if name:
         _note(base, record["sha256"])
@@ -301,5 +303,19 @@ def _note(base: BaseModel, stamp: str) -> None:
         return
     try:
         write_json(cache_folder("bases") / f"{stamp}.json", {"path": str(base.path)})
-    except OSError as error:
-        logger.warning("%s: where it lies cannot be noted, and must be named when it is needed (%s)", base.id, error)
+    except StorageError as error:
+        warn_of_cache(error)
+        logger.warning("%s: where it lies is not noted: another command must be told (base=FOLDER, --base)", base.id)
+        _places[stamp] = base.path
+
+
+def _noted(stamp: str) -> Path | None:
+    """Return where the base of these weights lay last; None where nothing is there now, or that is not known."""
+    try:
+        folder = _places.get(stamp) or Path(read_json(cache_folder("bases") / f"{stamp}.json")["path"])
+        return folder if folder.is_dir() else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, StorageError) as error:
+        logger.warning("where a base lies was noted in the cache, but cannot be read (%s)", error)
+        return None

@@ -9,13 +9,15 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from nlptransfer.cache import cache_folder, cached_entry
 from nlptransfer.errors import BaseModelError, nearest
-from nlptransfer.files import atomic_folder, cache_folder, file_hash, write_json
+from nlptransfer.files import file_hash, write_json
 
 logger = logging.getLogger("nlptransfer")
 
@@ -100,19 +102,18 @@ class Packaged:
         if place is None:
             other = "" if self.is_on_hub else f"; the hub's {self.quantized_from} is another model"
             raise BaseModelError(f"{self.id}: expected its package installed, found none: {self.install}{other}")
-        folder = place
         if self.packed_sha256 is not None:
             folder = cache_folder("encoders") / f"{self.id.replace('/', '--')}-{self.sha256[:16]}-{_DECODING}"
-            weights = folder / self.weights
-            if not weights.is_file() or file_hash(weights) != self.sha256:
-                self._check(place, self.packed_sha256)
-                logger.info("%s: decoded from the installed package into the cache (%d MB)", self.id, self.mb)
-                with atomic_folder(folder) as new:
-                    _decode(place, new)
-                    self._check(new / self.weights, self.sha256)
+            return cached_entry(folder, self.id, partial(self._decode, place, self.packed_sha256), Path)
         for name, expected in ((self.weights, self.sha256), *([self.words] if self.words else [])):
-            self._check(folder / name, expected)
-        return folder
+            self._check(place / name, expected)
+        return place
+
+    def _decode(self, packed: Path, packed_sha256: str, folder: Path) -> None:
+        self._check(packed, packed_sha256)
+        logger.info("%s: decoded from the installed package into the cache (%d MB)", self.id, self.mb)
+        _decode(packed, folder)
+        self._check(folder / self.weights, self.sha256)
 
     def _check(self, file: Path, expected: str) -> None:
         if (found := file_hash(file)) != expected:

@@ -67,3 +67,6 @@ from .tokens import prompt_of as prompt_of
 from .tokens import token_counts as token_counts
 from .trial import try_rows as try_rows
 from .trial import trying as trying
+from .trimming import trim_vocabulary as trim_vocabulary
+from .vocabulary import UsedRows as UsedRows
+from .vocabulary import used_rows as used_rows

@@ -20,14 +20,16 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
+from nlptransfer.cache import cache_folder, open_entry, remove, seal, warn_of_cache
 from nlptransfer.data import JOINT
-from nlptransfer.errors import SettingError
-from nlptransfer.files import atomic_file, cache_folder
+from nlptransfer.errors import SettingError, StorageError
+from nlptransfer.files import atomic_folder, size_mb
 from nlptransfer.models import partial
 from nlptransfer.models.architectures import embeddings_of, layers_of
 from nlptransfer.models.inference import compute
 from nlptransfer.models.tokens import LongText, RowLimits, TokenRows, as_read, limits_of
 from nlptransfer.progress import progress_bar
+from nlptransfer.storage import storage_errors
 from nlptransfer.vectors import RESERVED
 
 log = logging.getLogger("nlptransfer")
@@ -35,6 +37,7 @@ log = logging.getLogger("nlptransfer")
 CACHE_LIMIT = "NLPTRANSFER_CACHE_GB"
 """Environment variable: the GiB that the feature cache may hold, by default ``CACHE_GB``."""
 CACHE_GB = 20.0
+_ARRAY = "array.npy"
 RECIPE = 2
 """Version of the computation; arrays of another one are computed again."""
 
@@ -139,56 +142,58 @@ def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray
     stays in memory, with a warning. An NLPTRANSFER_CACHE_GB that is no number is a SettingError.
     """
     limit = _limit()
-    path = cache_folder("features") / f"{sha256(json.dumps(key, sort_keys=True))}.npy"
-    array = _opened(path)
+    folder = cache_folder("features") / sha256(json.dumps(key, sort_keys=True))
+    array = _opened(folder)
     is_missing = distributed.largest(int(array is None))
     if array is not None and not is_missing:
         return array
     made = make()
-    distributed.on_main(lambda: _save(path, made, limit))
-    array = _opened(path)
+    distributed.on_main(lambda: _save(folder, made, limit))
+    array = _opened(folder)
     return made if array is None else array
 
 
-def _opened(path: Path) -> np.ndarray | None:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # for a spoiled header numpy raises what Python's own tokenizer does
-        log.warning("%s in the feature cache cannot be read and is computed again (%s)", path.name, error)
-        return None
-    with suppress(OSError):  # a cache that may only be read serves too
-        os.utime(path)
-    return cast(np.ndarray | None, array)
+def _opened(folder: Path) -> np.ndarray | None:
+    array = open_entry(folder, "features", _mapped)
+    if array is not None:
+        with suppress(OSError):  # a cache that may only be read serves too
+            os.utime(folder)
+    return array
 
 
-def _save(path: Path, made: np.ndarray, limit: float) -> None:
+def _mapped(folder: Path) -> np.ndarray:
+    with storage_errors(folder, "read"):
+        return cast(np.ndarray, np.load(folder / _ARRAY, mmap_mode="r", allow_pickle=False))
+
+
+def _save(folder: Path, made: np.ndarray, limit: float) -> None:
     try:
-        with atomic_file(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, made, allow_pickle=False)
-        _evict(path, limit)
-    except OSError as error:
-        log.warning("the feature cache cannot be written, and its entry stays in memory: %s", error)
+        with atomic_folder(folder) as new:
+            np.save(new / _ARRAY, made, allow_pickle=False)
+            seal(new)
+    except StorageError as error:
+        warn_of_cache(error)
+        return
+    _evict(folder, limit)
 
 
 def _evict(newest: Path, limit: float) -> None:
     """Remove what was used longest ago until the cache fits its limit, but not the newest entry."""
-    files = []
-    for file in newest.parent.iterdir():
+    entries = []
+    for entry in newest.parent.iterdir():
         with suppress(FileNotFoundError):  # another run evicts too
-            stat = file.stat()
-            files.append((stat.st_mtime_ns, stat.st_size, file))
-    total = sum(size for _, size, _ in files)
-    for _, size, file in sorted(files):
+            entries.append((entry.stat().st_mtime_ns, size_mb(entry), entry))
+    total = sum(size for _, size, _ in entries)
+    for _, size, entry in sorted(entries):
         if total <= limit:
             break
-        if file != newest:
-            file.unlink(missing_ok=True)
+        if entry != newest:
+            remove(entry)
             total -= size
 
 
 def _limit() -> float:
+    """Return the MiB that the cache may hold."""
     value = os.environ.get(CACHE_LIMIT) or str(CACHE_GB)
     try:
         size = float(value)
@@ -196,7 +201,7 @@ def _limit() -> float:
         size = math.nan
     if not size >= 0:
         raise SettingError(f"{CACHE_LIMIT}={value!r}: expected the GiB that the feature cache may hold, from 0")
-    return size * 2**30
+    return size * 2**10
 
 
 def sha256(text: str) -> str:

@@ -204,6 +204,13 @@ class Examples:
         return Examples(self.rows, targets, weights.astype(np.float32))
 
 
+def used_ids(rows: Rows) -> np.ndarray | None:
+    """Return the token ids that batches of these rows have, padding included; None where rows are no tokens."""
+    while isinstance(rows, (_ExtendedRows, SomeRows)):
+        rows = rows.rows
+    return np.append(rows.ids, rows.pad_id) if isinstance(rows, TokenRows) else None
+
+
 def tokens_of_texts(rows: Rows) -> np.ndarray:
     """Count the tokens of each text over all its windows, (texts,)."""
     return rows.lengths if rows.windows is None else np.add.reduceat(rows.lengths, rows.windows[:-1])

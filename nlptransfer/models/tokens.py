@@ -3,7 +3,7 @@ It knows tokenizers and special tokens, not models."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any, Literal
@@ -186,9 +186,10 @@ def limits_of(tokenizer: PreTrainedTokenizerFast) -> RowLimits:
 
 
 def limit(tokenizer: PreTrainedTokenizerFast, **limits: Any) -> None:
-    """Set some of the limits of a tokenizer's rows."""
-    every = {**asdict(limits_of(tokenizer)), **limits}
-    tokenizer.init_kwargs["row_limits"] = every
+    """Set some of the limits of a tokenizer's rows; where all are as usual, nothing is saved of them."""
+    every = replace(limits_of(tokenizer), **limits)
+    if every != RowLimits():
+        tokenizer.init_kwargs["row_limits"] = asdict(every)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from .records import RANKING as RANKING
 from .records import REPORT as REPORT
 from .records import TRIALS as TRIALS
 from .records import VERDICT_RUNS as VERDICT_RUNS
+from .records import at_work as at_work
 from .records import begin_run as begin_run
 from .records import card_results as card_results
 from .records import claim as claim

@@ -3,7 +3,8 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,10 @@ from nlptransfer.data import Labels
 from nlptransfer.errors import RunFolderError
 from nlptransfer.evaluation import checked_probabilities
 from nlptransfer.files import atomic_file, atomic_folder, read_json, write_json
+from nlptransfer.locks import LOCK, locked
 from nlptransfer.results.predictions import Predictions
 from nlptransfer.results.summaries import DataSummary, Fit, TransferSummary, from_record, to_record
+from nlptransfer.storage import storage_errors
 
 if TYPE_CHECKING:
     from nlptransfer.results.comparison import ComparisonResult
@@ -47,18 +50,42 @@ _STAGE_STATE, _STAGE_FIT = "state.safetensors", "fitted.json"
 _SPLITS = ("train", "validation", "test")
 
 
+@contextmanager
+def at_work(folder: Path, take_lock: bool = False) -> Iterator[None]:
+    """Keep all others out of a folder of runs, see :func:`locked`; who stops the block is told where it goes on."""
+    with locked(folder, take_lock):
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"the same command goes on from {_reached(folder)}")
+            raise
+
+
+def _reached(folder: Path) -> str:
+    """Say what is finished in a folder of runs."""
+    runs = sum(read_json(record)["status"] == _FINISHED for record in folder.rglob(EXPERIMENT))
+    stages = len([*folder.rglob(f"{CHECKPOINTS}*/{_FINISHED}")])
+    steps = sorted(folder.rglob(f"{CHECKPOINTS}*/step_*"), key=lambda path: path.stat().st_mtime)
+    counts = {"run": runs, "stage": stages}
+    found = [f"{count} finished {name}{'s' * (count > 1)}" for name, count in counts.items() if count]
+    found += [f"step {int(path.name.removeprefix('step_'))} in {path.parent}" for path in steps[-1:]]
+    return " and ".join(found) or "the start"
+
+
 def claim(folder: Path, question: Mapping[str, Any], overwrite: bool, record: str = EXPERIMENT) -> bool:
     """Take a folder, all together; return whether it has this run, finished; a RunFolderError for anything else."""
-    is_finished = distributed.is_main() and _claimed(folder / record, question, overwrite)
+    with storage_errors(folder):
+        is_finished = distributed.is_main() and _claimed(folder / record, question, overwrite)
     return bool(distributed.from_main(is_finished))
 
 
 def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool:
     folder = record.parent
     if overwrite and record.exists():
-        shutil.rmtree(folder)
+        for path in _content(folder):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     if not record.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or _content(folder)):
             raise RunFolderError(
                 f"{folder}: expected a new folder or a run's, found other files: name another output_dir"
             )
@@ -75,7 +102,13 @@ def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool
         )
     if is_finished := saved["status"] == _FINISHED:
         log.info("%s: finished before, with the same settings; returned as it is", folder)
+    else:
+        log.info("%s: begun before, with the same settings; it goes on from %s", folder, _reached(folder))
     return bool(is_finished)
+
+
+def _content(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != LOCK]
 
 
 def begin_run(folder: Path, question: Mapping[str, Any]) -> None:
@@ -135,6 +168,11 @@ def write_run(result: "RunResult") -> None:
 
 def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
     """Read a finished run, or raise a RunFolderError."""
+    with storage_errors(folder, "read"):
+        return _read_run(kind, folder)
+
+
+def _read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
     record = read_json(folder / EXPERIMENT) if is_run(folder) else None
     if record is None or record["status"] != _FINISHED:
         found = f"no {EXPERIMENT}" if record is None else f"a run that is {record['status']}"

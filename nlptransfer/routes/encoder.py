@@ -1,5 +1,6 @@
 """Build, feed and describe models whose pretrained encoder learns: the base class of Full and Lora."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,10 +30,13 @@ from nlptransfer.models import (
     load_tokenizer,
     pool,
     prompt_of,
+    trim_vocabulary,
     try_rows,
 )
 from nlptransfer.routes.base import Built, Route, set_length
 from nlptransfer.settings import Count, Share, check
+
+log = logging.getLogger("nlptransfer")
 
 STEPS, STEPS_PER_LABEL = 600, 12
 MOST_EPOCHS = 12
@@ -56,6 +60,9 @@ class EncoderRoute(Route):
     """share of the activations dropped in training; None: as the base was trained"""
     attention_dropout: Share | None = 0.0
     """share of the attention weights dropped: with 0 they are computed in one fused step; None: as dropout says"""
+    trim_vocabulary: bool = False
+    """whether word embeddings of pieces that no training text has are left out, of the tokenizer too: a smaller model;
+    in other texts more is unknown, or cut into characters"""
     gradient_checkpointing: bool = False
     """whether activations are computed twice to save memory"""
 
@@ -66,6 +73,9 @@ class EncoderRoute(Route):
         tokenizer = set_length(load_tokenizer(encoder, self.prompt), self.max_length, texts)
         model, fresh = self.make_model(encoder, data.labels, tokenizer, seed)
         try_rows(model, tokenizer, encoder.id, lambda inputs: model(**inputs).logits)
+        if self.trim_vocabulary:
+            tokenizer = trim_vocabulary(model, tokenizer, texts)
+            log.info("%s: %s of its pieces are kept (trim_vocabulary)", encoder.id, f"{len(tokenizer):,}")
         self.freeze(model)
         if self.gradient_checkpointing:
             possible = f"a base that can compute its activations twice, which {model.config.model_type!r} cannot"
@@ -80,9 +90,9 @@ class EncoderRoute(Route):
         return Built(model, tokenizer, record)
 
     def card_section(self, record: Mapping[str, Any], repo_id: str) -> CardSection:
-        return CardSection(
-            self.training_in_words(record), "transformers", "finetune", loading_code=pipeline_code(record, repo_id)
-        )
+        kept = " Of the vocabulary the pieces of the training texts are kept." if self.trim_vocabulary else ""
+        text, code = self.training_in_words(record) + kept, pipeline_code(record, repo_id)
+        return CardSection(text, "transformers", "finetune", loading_code=code)
 
     def training_in_words(self, record: Mapping[str, Any]) -> str:
         """Describe for a model card how the model learned, in markdown."""

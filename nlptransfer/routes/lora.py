@@ -79,6 +79,8 @@ class Lora(EncoderRoute):
     def check(self) -> None:
         super().check()
         check(not self.merge or self.base_precision != "4bit", "merge", True, MERGEABLE)
+        expected = "false, or merge=True: an adapter alone is added to the whole base"
+        check(self.merge or not self.trim_vocabulary, "trim_vocabulary", True, expected)
 
     def make_model(
         self, base: BaseModel, labels: Labels, tokenizer: PreTrainedTokenizerFast, seed: int

@@ -22,10 +22,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nlptransfer import distributed
-from nlptransfer.errors import RunFolderError, SettingError, TrainingError
+from nlptransfer.cache import remove
+from nlptransfer.errors import RunFolderError, SettingError, StorageError, TrainingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.models import (
     Examples,
+    UsedRows,
     compute,
     endless_batches,
     fast,
@@ -35,8 +37,10 @@ from nlptransfer.models import (
     release,
     rows_of_texts,
     tokens_of_texts,
+    used_rows,
 )
 from nlptransfer.progress import progress_bar
+from nlptransfer.storage import storage_errors
 from nlptransfer.training.losses import SOURCE, TARGET, BatchTargets, Objective
 from nlptransfer.training.optimizer import (
     ParameterGroup,
@@ -115,7 +119,21 @@ def train(
         RunFolderError: the checkpoint was written by another number of processes.
     """
     by_role = {roles[0]: examples} | ({} if extra is None else {roles[1]: extra})
-    return _Loop(objective, by_role, validation, score, settings, checkpoints, parameter_groups).run()
+    objective.to(distributed.state().device)
+    rows = [of_role.rows for of_role in by_role.values()]
+    with used_rows(objective.model, rows, _needs_all_rows(objective, settings)) as embeddings:
+        return _Loop(objective, by_role, validation, score, settings, checkpoints, parameter_groups, embeddings).run()
+
+
+def _needs_all_rows(objective: Objective, settings: TrainingSettings) -> str | None:
+    """Return why all rows of the word embeddings must learn, also those that get no gradient; None: need not."""
+    if objective.needs_all_embeddings:
+        return "what is learned is about all of them"
+    if settings.optimizer == "adafactor":
+        return "adafactor scales a row's steps by those of others"
+    if settings.l1 or (settings.weight_decay and settings.optimizer != "adamw"):
+        return f"{'l1' if settings.l1 else f'weight_decay of {settings.optimizer}'} moves rows without a gradient, too"
+    return "weights are sharded" if distributed.shards_weights() else None
 
 
 class _Loop:
@@ -128,6 +146,7 @@ class _Loop:
         settings: TrainingSettings,
         checkpoints: Path,
         parameter_groups: Mapping[str, ParameterGroup] | None,
+        embeddings: UsedRows | None,
     ) -> None:
         if not settings.num_train_epochs or not settings.learning_rate or not settings.per_device_train_batch_size:
             raise SettingError("expected num_train_epochs, learning_rate and per_device_train_batch_size to be set")
@@ -141,13 +160,13 @@ class _Loop:
         self.epochs, self.rate = settings.num_train_epochs, settings.learning_rate
         if is_initialized() and AcceleratorState().mixed_precision != settings.mixed_precision:
             forget(AcceleratorState)
-        self.accelerator = distributed.accelerator(settings.mixed_precision, settings.report_to, checkpoints.parent)
+        logs = checkpoints.parent / "logs" / checkpoints.name.partition("_")[2]
+        self.accelerator = distributed.accelerator(settings.mixed_precision, settings.report_to, logs)
         self.device, self.processes = self.accelerator.device, int(self.accelerator.num_processes)
         self.report = TrainingReport(rows_per_pass=settings.per_device_train_batch_size)
         self.step_rows = self.pass_rows * settings.gradient_accumulation_steps
         self.epoch_steps = max(math.ceil(len(tokens) / self.step_rows) for tokens in self.tokens.values())
         self.steps = self.epochs * self.epoch_steps
-        objective.to(self.device)
         self.row_weights = {
             role: _row_weights(objective, role, rows, self.device) for role, rows in self.examples.items()
         }
@@ -159,6 +178,7 @@ class _Loop:
         optimizer = make_optimizer(self.trained, settings, parameter_groups)
         self.objective, self.optimizer = self.accelerator.prepare(self.trained, optimizer)
         self.learning = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
+        self.embeddings = embeddings
         self.accelerator.register_save_state_pre_hook(_drop_frozen)
         self.best: dict[str, Tensor] = {}
         set_seed(settings.initialization_seed, device_specific=True)
@@ -256,8 +276,17 @@ class _Loop:
                 if decays(parameter) and parameter.grad is not None:
                     parameter.grad.add_(parameter.detach().sign(), alpha=self.settings.l1)
         self.optimizer.step()
+        self._decay_unused_rows()
         self.optimizer.zero_grad()
         return loss
+
+    def _decay_unused_rows(self) -> None:
+        """Decay the rows of the word embeddings that get no gradient as AdamW decays them."""
+        if self.embeddings is None or self.optimizer.step_was_skipped:
+            return
+        weight = self.embeddings.weight
+        group = next(one for one in self.optimizer.param_groups if any(value is weight for value in one["params"]))
+        self.embeddings.decay.mul_(1 - group["lr"] * group["weight_decay"])
 
     def _rehearse(self, rows: Mapping[str, np.ndarray]) -> None:
         """Halve the passes of all processes where one of them lacks the memory for the largest step so far."""
@@ -394,6 +423,15 @@ class _Loop:
     def _save(self) -> None:
         self._clock()
         writing = self.checkpoints / "writing"
+        try:
+            with storage_errors(self.checkpoints):
+                self._write(writing)
+        except StorageError:
+            # The older checkpoint stays, which the same command goes on from.
+            remove(writing)
+            raise
+
+    def _write(self, writing: Path) -> None:
         best = self._gathered(self.best)
         if self.accelerator.is_main_process:
             shutil.rmtree(writing, ignore_errors=True)

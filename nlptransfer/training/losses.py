@@ -87,6 +87,8 @@ class Objective(nn.Module):
 
     can_be_sharded: ClassVar[bool] = True
     """whether it works where each process holds a part of the weights"""
+    needs_all_embeddings: ClassVar[bool] = False
+    """whether rows of the word embeddings learn whose tokens no row has, or are held to something"""
     together: ClassVar[bool] = False
     """whether a forward pass takes the rows of all roles at once, ``inputs`` and ``batch`` being of each role"""
 

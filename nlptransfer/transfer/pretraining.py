@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -64,6 +65,10 @@ class Pretrain(Transfer):
         found = f"{route.name}, whose encoder stays as it is"
         instead = f"take {ROUTES.where(lambda one: one.learns_encoder)}"
         self.require(route.learns_encoder or route.has_vectors, "an encoder that learns", found, instead)
+        trims = getattr(route, "trim_vocabulary", False)
+        self.require(
+            not trims, "the whole vocabulary, out of which tokens are masked", "trim_vocabulary", "leave it out"
+        )
         self.require_rows(sides, "give its training data, or leave pretrain out")
         if route.has_vectors:
             self.require_defaults(("mask_probability", "pretrain_batch_size"), "as word vectors have no such setting")
@@ -84,14 +89,11 @@ class Pretrain(Transfer):
         settings: TrainingSettings,
         checkpoints: Path,
     ) -> dict[str, Any]:
-        """Train the model in place on the first texts, the second ones held out, and return the stage's record.
+        """Train an encoder in place on the first texts, the second ones held out, and return the stage's record.
 
         A base without a head that predicts tokens is a BaseModelError; an encoder of which nothing learns, or a mask
         asked for where there is none, a SettingError.
         """
-        if not route.learns_encoder:
-            # Its vectors were trained before the model was built around them.
-            return {"seconds": 0.0, "examples": 0}
         route.freeze(built.model)
         model, is_masked = load_language_model(recorded_base(built.record), plain_model(built.model).dtype)
         masking = self._masking(model, built.tokenizer, settings.initialization_seed) if is_masked else None
@@ -148,6 +150,9 @@ class Masking:
 
 class LanguageLoss(Objective):
     """-log p of tokens, the mean over all that are predicted in a step; each token's next one without ``masking``."""
+
+    # The head has them, too, and a masked token may become any other.
+    needs_all_embeddings: ClassVar[bool] = True
 
     def __init__(self, model: PreTrainedModel, masking: Masking | None) -> None:
         # There is no criterion of labels.
@@ -220,17 +225,22 @@ def pretrained_base(
     target: Data,
     others: Sequence[Data],
     seed: int,
-) -> tuple[str | None, str | None]:
+) -> tuple[str | None, str | None, dict[str, Any] | None]:
     """Return the base that a route builds on, and its revision: as asked for, or word vectors trained further.
 
-    All processes call this together, before the model is built: new words change its size.
+    The third is the record of the stage in which such were trained, or taken from the cache. All processes call this
+    together, before the model is built: new words change its size.
     """
     pretrain = next((part for part in transfer.parts if isinstance(part, Pretrain)), None)
     if pretrain is None or not route.has_vectors:
-        return base, revision
+        return base, revision, None
+    started = time.perf_counter()
     texts, _ = language_texts(target, others, seed)
     training = {"epochs": pretrain.pretrain_epochs, "learning_rate": pretrain.pretrain_learning_rate or RATE_OF_VECTORS}
-    return route.continued_vectors(texts, base, revision, **training, seed=seed), None
+    continued = route.continued_vectors(texts, base, revision, **training, seed=seed)
+    # Known words are held fixed in as many passes again.
+    examples = 2 * pretrain.pretrain_epochs * len(texts)
+    return continued, None, {"seconds": time.perf_counter() - started, "examples": examples}
 
 
 def _lowered(

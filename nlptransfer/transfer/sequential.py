@@ -50,6 +50,7 @@ class TowardsSourceLoss(Objective):
     """
 
     can_be_sharded: ClassVar[bool] = False
+    needs_all_embeddings: ClassVar[bool] = True
 
     def __init__(self, model: nn.Module, criterion: LabelLoss, l2_sp: float, start: Mapping[str, Tensor]) -> None:
         super().__init__(model, criterion)

@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from time import monotonic
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from nlptransfer.cache import entries, open_entry
 from nlptransfer.errors import BaseModelError, VectorsError
 from nlptransfer.files import content_stamp
 from nlptransfer.hub import (
@@ -24,7 +24,7 @@ from nlptransfer.hub import (
 from nlptransfer.progress import progress_bar
 from nlptransfer.settings import check
 from nlptransfer.vectors.formats import Block, array_blocks
-from nlptransfer.vectors.store import WordVectors, cache_place, cached_vectors, open_vectors
+from nlptransfer.vectors.store import WordVectors, cache_place, cached_vectors, open_folder
 from nlptransfer.vectors.tokenizer import PAD, UNKNOWN, is_unspaced, split_words, word_mark
 
 if TYPE_CHECKING:
@@ -119,10 +119,10 @@ def _word_states(words: list[str], encoder: BaseModel) -> np.ndarray:
     """
     place, source = cache_place("states-", _stamps(encoder)), f"{encoder.id} word by word"
     pieces, new = list[WordVectors](), set(words)
-    for folder in sorted(place.parent.glob(f"{place.name}-*")):
-        with suppress(VectorsError):  # it is damaged, or of another version: its words are new
-            pieces.append(open_vectors(folder))
-            new.difference_update(pieces[-1].words())
+    for folder in entries(place.with_name(f"{place.name}-")):
+        if (piece := open_entry(folder, source, open_folder)) is not None:
+            pieces.append(piece)
+            new.difference_update(piece.words())
     if new:
         for part, states in _encode_words([word for word in words if word in new], encoder):
             pieces.append(_saved_piece(place, source, part, states))

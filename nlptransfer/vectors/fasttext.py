@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nlptransfer.errors import VectorsError
+from nlptransfer.storage import storage_errors
 from nlptransfer.vectors.formats import Block, checked, in_utf8, reading
 from nlptransfer.vectors.subwords import sums, write_subwords
 
@@ -35,8 +36,9 @@ def fasttext_blocks(path: Path, folder: Path) -> Iterator[Block]:
     """
     with reading(path) as stream, tempfile.TemporaryFile(dir=folder) as unpacked:
         if isinstance(stream, gzip.GzipFile):
-            shutil.copyfileobj(stream, unpacked, 1 << 20)
-            unpacked.flush()
+            with storage_errors(folder):
+                shutil.copyfileobj(stream, unpacked, 1 << 20)
+                unpacked.flush()
             stream = unpacked
         content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         yield from in_utf8(path.name, _blocks(path.name, content, folder))
@@ -45,7 +47,7 @@ def fasttext_blocks(path: Path, folder: Path) -> Iterator[Block]:
 def _blocks(name: str, content: mmap.mmap, folder: Path) -> Iterator[Block]:
     try:
         words, matrix, min_n, max_n = _parts(name, content)
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, OverflowError) as error:
         raise VectorsError(f"{name}: cut off or broken ({error}): download it again") from error
     has_ngrams = max_n > 0 and len(matrix) > len(words)
     subwords = write_subwords(folder, matrix[len(words) :], min_n, max_n) if has_ngrams else None

@@ -35,6 +35,7 @@ import numpy as np
 
 from nlptransfer.errors import VectorsError, nearest
 from nlptransfer.files import atomic_file
+from nlptransfer.storage import storage_errors
 
 logger = logging.getLogger("nlptransfer")
 
@@ -161,10 +162,10 @@ def in_utf8(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """Open a file, decompressed as it is read; whatever fails in reading is a VectorsError."""
+    """Open a file, decompressed as it is read; what is broken is a VectorsError."""
     what = "cannot be read"
     try:
-        with path.open("rb") as plain:
+        with storage_errors(path, "read"), path.open("rb") as plain:
             if packed := plain.read(2) == _GZIP:
                 what = "broken gzip"
             plain.seek(0)

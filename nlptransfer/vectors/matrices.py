@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from tokenizers import Tokenizer
 
-from nlptransfer.errors import VectorsError, abridged
+from nlptransfer.errors import VectorsError, abridged, first_line
 from nlptransfer.files import read_json
 from nlptransfer.vectors.formats import Block, array_blocks, in_utf8, logger
 from nlptransfer.vectors.tokenizer import word_mark
@@ -67,7 +67,7 @@ def _blocks(path: Path, word_list: Path) -> Iterator[Block]:
     except VectorsError:
         raise
     except Exception as error:  # safetensors and tokenizers raise the plain class
-        raise VectorsError(f"{where}: cannot be read ({error}): save them again") from error
+        raise VectorsError(f"{where}: cannot be read ({first_line(error)}): save them again") from error
     for block, vectors in array_blocks(where, words, matrix):
         rows = [row for row, word in enumerate(block) if word]
         yield [block[row] for row in rows], vectors[rows]

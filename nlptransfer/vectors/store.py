@@ -7,6 +7,7 @@ A converted folder, versioned by :data:`FORMAT`:
     words.arrow   the n words in UTF-8, one Arrow batch
     vectors.json  format, rows, dimensions, source
     subwords.*    of a fastText model: the vectors of its n-grams
+    whole.json    hashes of all these
 """
 
 import glob
@@ -14,10 +15,8 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,12 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
-from nlptransfer.errors import BaseModelError, VectorsError
-from nlptransfer.files import atomic_folder, cache_folder, content_stamp, named_path, read_json, scratch_folder
+from nlptransfer.cache import cache_folder, cached_entry, check_seal, seal
+from nlptransfer.errors import BaseModelError, StorageError, VectorsError
+from nlptransfer.files import SEAL, atomic_folder, content_stamp, named_path, read_json, scratch_folder
 from nlptransfer.hub import Packaged, find_packaged_vectors
 from nlptransfer.settings import check
+from nlptransfer.storage import storage_errors
 from nlptransfer.vectors.fasttext import fasttext_blocks
 from nlptransfer.vectors.formats import (
     FILE_SUFFIXES,
@@ -86,7 +87,7 @@ class WordVectors:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process opens the maps again; a pickled map would carry the whole matrix.
-        return _open_folder, (self.folder,)
+        return open_folder, (self.folder,)
 
     @property
     def dimensions(self) -> int:
@@ -146,7 +147,7 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
     """
     path = named_path(source)
     if (path / _META).exists():
-        return _open_folder(path)
+        return open_folder(path)
     if (packaged := find_packaged_vectors(str(source))) is not None:
         return _open_packaged(packaged)
     if path.exists():
@@ -164,13 +165,14 @@ def open_vectors(source: str | Path, *, allow_pickle: bool = False) -> WordVecto
                 return fasttext_blocks(file, folder)
             return matrix_blocks(file) if kind == "matrix" else read_blocks(file, allow_pickle)
 
-        stamps = [f"\0{content_stamp(each)}\0{each.stat().st_mtime_ns}" for each in (file, *extra)]
+        with storage_errors(path, "read"):
+            stamps = [f"\0{content_stamp(each)}\0{each.stat().st_mtime_ns}" for each in (file, *extra)]
         return cached_vectors(cache_place("", f"{FORMAT}\0{path}", *stamps), path.name, blocks)
     name = str(source)
     if not _MODEL_NAME.fullmatch(name):
         raise VectorsError(f"{name}: no such file or folder")
     folder = cache_folder("vectors") / f"gensim-{name}-{FORMAT}"
-    return cached_vectors(folder, name, lambda _: _model_blocks(name, folder.parent))
+    return cached_vectors(folder, name, lambda new: _model_blocks(name, new))
 
 
 def save_vectors(
@@ -196,11 +198,16 @@ def save_vectors(
         raise VectorsError(f"{path.name}: exists already and holds no vectors, so it is not replaced")
     with atomic_folder(path) as folder:
         _convert(folder, blocks, source or path.name)
-    return _open_folder(path)
+        seal(folder)
+    return open_folder(path)
 
 
-def _open_folder(folder: Path) -> WordVectors:
+def open_folder(folder: Path) -> WordVectors:
+    """Open a converted folder; a VectorsError where it is none, or damaged."""
     try:
+        # What an older nlptransfer saved has none.
+        if (folder / SEAL).exists():
+            check_seal(folder)
         meta = read_json(folder / _META)
         matrix = np.memmap(folder / "matrix.bin", "<f4", "r", shape=(meta["rows"], meta["dimensions"]))
         words = pa.ipc.open_file(pa.memory_map(str(folder / "words.arrow"))).get_batch(0).column(0)
@@ -208,6 +215,8 @@ def _open_folder(folder: Path) -> WordVectors:
             raise ValueError("its files do not fit each other, or it is of another version")
         subwords = Subwords.open(folder) if (folder / SUBWORDS).exists() else None
         return WordVectors(matrix, str(meta["source"]), folder, words, subwords)
+    except StorageError as error:
+        raise VectorsError(f"{error}: save or download them again") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         expected, reason = "a file of vectors, or a folder that save_vectors wrote", f"{type(error).__name__}: {error}"
         raise VectorsError(f"{folder}: expected {expected}, found neither ({reason})") from error
@@ -231,26 +240,11 @@ def _open_packaged(packaged: Packaged) -> WordVectors:
 
 def cached_vectors(folder: Path, source: str, blocks: Callable[[Path], Iterable[Block]]) -> WordVectors:
     """Open a folder of the cache; ``blocks`` makes what is missing or damaged, and may put more into the new folder."""
-    with suppress(VectorsError):
-        return _open_folder(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(folder) as temporary:
-            made = temporary / "vectors"
-            made.mkdir()
-            _convert(made, blocks(made), source)
-            with suppress(VectorsError):
-                return _open_folder(folder)  # another process was faster
-            shutil.rmtree(folder, ignore_errors=True)
-            made.rename(folder)
-    except OSError as error:
-        # The rename fails where another process was faster; its copy is as good.
-        if not (folder / _META).exists():
-            raise VectorsError(
-                f"{source}: cannot write the converted copy to {folder.parent} ({error}): "
-                "make room there, or set HF_HOME to a folder with room"
-            ) from error
-    return _open_folder(folder)
+
+    def make(new: Path) -> None:
+        _convert(new, blocks(new), source)
+
+    return cached_entry(folder, source, make, open_folder)
 
 
 def cache_place(kind: str, *parts: str | bytes) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 
 from nlptransfer.errors import VectorsError
 from nlptransfer.files import read_json, write_json
+from nlptransfer.storage import storage_errors
 
 SUBWORDS, _SETTINGS = "subwords.npy", "subwords.json"
 
@@ -72,7 +73,8 @@ class Subwords:
 
 def write_subwords(folder: Path, matrix: np.ndarray, min_n: int, max_n: int) -> Subwords:
     """Save the vectors of n-grams of these lengths in a folder, and open them."""
-    np.save(folder / SUBWORDS, matrix)
+    with storage_errors(folder):
+        np.save(folder / SUBWORDS, matrix)
     write_json(folder / _SETTINGS, {"min_n": min_n, "max_n": max_n})
     return Subwords.open(folder)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nlptransfer.classifier import output
 from nlptransfer.classifier.output import check_free, check_output, free_names, open_output
 from nlptransfer.data import Table
-from nlptransfer.errors import DataError
+from nlptransfer.errors import DataError, StorageError
 
 ADDED = {"label": pa.array(["a", None]), "score": pa.array([0.5, None], pa.float32())}
 TYPED = pa.table(
@@ -245,5 +245,5 @@ def test_outputs_that_are_refused(tmp_path):
 
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"a.csv: cannot be written: "), open_output(tmp_path / "file" / "a.csv"):
+    with pytest.raises(StorageError, match=r"a.csv: cannot be written: "), open_output(tmp_path / "file" / "a.csv"):
         pass

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import time
 from collections import Counter
 
 import numpy as np
@@ -99,7 +100,7 @@ def test_side_by_side_as_one_after_the_other(domains, vectors_file, tmp_path, mo
     call = {"route": "word2vec", "base": str(vectors_file), "head_type": "mlp", "mlp_sizes": (4,), "seeds": 2}
     call |= {"num_train_epochs": 2, "transfers": {"mmd": {"transfer": "mmd", "trade_offs": (1.0,)}}, "oracle": False}
     alone = close_the_gap(domains, output_dir=tmp_path / "alone", **call)
-    with side_by_side(2) as workers:
+    with pytest.raises(KeyboardInterrupt), side_by_side(2) as workers:
         beside = close_the_gap(domains, output_dir=tmp_path / "beside", workers=workers, **call)
         for path in (tmp_path / "alone").glob("*/predictions.parquet"):
             assert (tmp_path / "beside" / path.relative_to(tmp_path / "alone")).read_bytes() == path.read_bytes()
@@ -115,6 +116,9 @@ def test_side_by_side_as_one_after_the_other(domains, vectors_file, tmp_path, mo
         # An error of a run comes through.
         with pytest.raises(SettingError, match="dropout=2"):
             close_the_gap(domains, output_dir=tmp_path / "wrong", workers=workers, **{**call, "dropout": 2})
+        # What is stopped does not wait for what its workers do.
+        workers.submit(time.sleep, 3600)
+        raise KeyboardInterrupt
 
 
 def test_intervals_are_of_a_plain_bootstrap_where_there_is_one_pair():

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,11 @@ from safetensors.torch import load_file
 
 from helpers.corpora import texts_of, write_splits
 from helpers.encoders import SIZES, make_base
+from helpers.runs import finetune, same_weights
 from helpers.training import BASE, PACES, Crowded, Tiny, fit, rows, same
+from nlptransfer import Classifier
+from nlptransfer.errors import StorageError
+from nlptransfer.experiments import fitting
 
 SETTINGS = replace(BASE, num_train_epochs=4, save_steps=3, early_stopping_patience=2)
 
@@ -175,3 +180,18 @@ def assert_same_weights(folder, name):
     cut, whole = (folder / f"{name}-{end}" / "model" for end in ("cut", "whole"))
     (weights,) = whole.glob("*.safetensors")
     assert weights.read_bytes() == (cut / weights.name).read_bytes()
+
+
+def test_what_fails_after_training_leaves_what_was_learned(remarks_folder, vectors_file, tmp_path, monkeypatch):
+    run = partial(finetune, remarks_folder, base=vectors_file, output_dir=tmp_path / "run", num_train_epochs=2)
+    whole = run(output_dir=tmp_path / "whole")
+
+    def full(*_: object) -> None:
+        raise StorageError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "save_pretrained", full)
+        with pytest.raises(StorageError, match=r"^no room$"):
+            run()
+    monkeypatch.setattr(fitting, "train", full)
+    assert same_weights(run(), whole) and not [*(tmp_path / "run").glob("checkpoints*")]

@@ -19,9 +19,9 @@ from helpers.corpora import FILM_WORDS
 from helpers.encoders import make_film_base
 from helpers.folders import files_of, no_path_in
 from helpers.training import train_rows
+from nlptransfer.cache import cache_folder
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
-from nlptransfer.files import cache_folder
 from nlptransfer.models.inference import predict_logits
 from nlptransfer.models.rows import FeatureRows, NgramRows, Rows
 from nlptransfer.routes.base import Built

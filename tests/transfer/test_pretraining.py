@@ -474,6 +474,11 @@ def test_words_of_the_source_are_learned_too(vectors_file, tmp_path):
     run = finetune(target, source=source, transfer="pretrain >> sequential", pretrain_epochs=1, verdict=False, **given)
     assert {"there", "here"} <= {*run.classifier.tokenizer.get_vocab()}
     assert [*run.stages] == ["pretrain", "source", "target"]
+    # Two passes over the training texts of both, which are all different; one with the known words held fixed.
+    texts = run.data.rows["train"] + run.transfer.source.rows["train"]
+    assert run.stages["pretrain"].examples == 2 * texts and run.stages["pretrain"].seconds > 0
+    assert RunResult.load(run.folder).stages["pretrain"] == run.stages["pretrain"]
+    assert run.cost.train_seconds >= sum(fit.seconds for fit in run.stages.values()) - 1e-3
 
 
 @pytest.mark.parametrize("head_type", ["linear", "cnn"])

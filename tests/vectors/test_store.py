@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from helpers.folders import SHARED, needs_shared
 from helpers.gensim_site import publish, serve
+from nlptransfer.cache import cache_folder
 from nlptransfer.errors import SettingError, VectorsError
-from nlptransfer.files import cache_folder
 from nlptransfer.vectors import formats, store
 from nlptransfer.vectors.store import WordVectors, open_vectors, save_vectors
 
@@ -256,12 +256,19 @@ def test_two_processes_convert_at_once(tmp_path):
     assert len(cached()) == 1
 
 
-def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
-    path = write_text(tmp_path / "v.txt", ["a 1"])
+def test_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, caplog):
+    path = write_text(tmp_path / "v.txt", ["a 1", "b 2"])
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
-    with pytest.raises(VectorsError, match=r"^v\.txt: cannot write the converted copy to .*set HF_HOME to a folder"):
-        open_vectors(path)
+    opened = open_vectors(path)
+    assert opened.words() == ["a", "b"] and opened.rows(["b"]).tolist() == [1]
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "read_blocks", refuse)
+        assert open_vectors(path).folder == opened.folder and pickle.loads(pickle.dumps(opened)).words() == ["a", "b"]
+    open_vectors(write_text(tmp_path / "other.txt", ["c 1"]))
+    (line,) = caplog.messages
+    assert line.startswith("the cache cannot be written, and what it would hold is made by each command anew (")
+    assert "Not a directory" in line and (tmp_path / "file").is_file()
 
 
 # What is opened

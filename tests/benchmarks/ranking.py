@@ -1,0 +1,99 @@
+"""A ranking before training beside what training gives: Kendall's tau over encoders and numbers of layers, and sources.
+
+    python tests/benchmarks/bases.py sst2 trec6 amazon_kitchen clinc150 chnsenticorp --write rows
+    python tests/benchmarks/ranking.py rows/trec6 rows/sst2 --output-dir runs/ranking                # hours
+    python tests/benchmarks/ranking.py rows/trec6 --output-dir runs/ranking --seeds 2                # Full's own tau
+    python tests/benchmarks/ranking.py DATA/amazon_kitchen --output-dir runs/sources --sources DATA/imdb DATA/sst2
+
+Candidates are two encoders with some of their layers. Each is ranked by 500 training rows, and fine-tuned whole by the
+route ``full`` on the same rows; the accuracy is that on test. Sources: the accuracy of the route ``probe`` after each
+source, on 50 rows of the target. What is done lies in the folder, and the same command goes on.
+"""
+
+import argparse
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from nlptransfer import RunResult, finetune, rank
+from nlptransfer.hub.packaged import E5, MINILM
+
+BASES = MINILM.id, E5.id
+KEPT = 2, 4, 6, 8, 10
+FEW_TARGET_ROWS = 50
+ROWS = {"clinc150": 1500}
+MOST_ROWS, MAX_LENGTH = 500, 128
+QUIET: dict[str, Any] = {"report": False, "max_length": MAX_LENGTH}
+
+
+def full_accuracy(data: Path, base: str, layers: int | None, rows: int, seed: int, folder: Path) -> float:
+    run: RunResult = finetune(
+        data, route="full", base=base, keep_layers=layers, max_train_rows=rows, seed=seed, save_model=False,
+        save_epochs=False, progress=False, output_dir=folder / f"{Path(base).name}-{layers or 'all'}-{seed}", **QUIET,
+    )  # fmt: skip
+    return float(run.metrics["accuracy"])
+
+
+def encoders(data: Path, seeds: int, folder: Path) -> None:
+    rows = ROWS.get(data.name, MOST_ROWS)
+    ranked = rank(
+        data, bases=BASES, keep_layers=KEPT, max_rows=rows, max_train_rows=rows, output_dir=folder / "rank", **QUIET
+    )
+    trained = []
+    for one in ranked.encoders:
+        trained.append([full_accuracy(data, one.base, one.keep_layers, rows, seed, folder) for seed in range(seeds)])
+    print(f"\n{data.name}, {ranked.rows} rows looked at\n")
+    print("| encoder | layers | score | LogME | H-score | texts/s | full |\n|---|---:|---:|---:|---:|---:|---:|")
+    for one, found in zip(ranked.encoders, trained, strict=True):
+        full = ", ".join(f"{accuracy:.3f}" for accuracy in found)
+        numbers = f"{one.score:.3f} | {one.logme:.3f} | {one.h_score:.3f} | {one.texts_per_second:.0f}"
+        chosen = " (chosen)" if one == ranked.chosen else ""
+        print(f"| {Path(one.base).name}{chosen} | {one.layers} | {numbers} | {full} |")
+    first = [found[0] for found in trained]
+    for name in ("score", "logme", "h_score"):
+        print(f"tau of {name} and full: {tau([getattr(one, name) for one in ranked.encoders], first):.2f}")
+    for one, other in pairwise(np.transpose(trained)):
+        print(f"tau of two seeds of full: {tau(one, other):.2f}")
+
+
+def tau(one: Sequence[float], other: Sequence[float]) -> float:
+    return float(kendalltau(one, other).statistic)
+
+
+def sources(data: Path, named: Sequence[Path], draws: int, folder: Path) -> None:
+    print(f"\n{data.name}, {FEW_TARGET_ROWS} rows\n")
+    print("| draw | source | expected gain | accuracy after it |\n|---:|---|---|---:|")
+    for draw in range(draws):
+        few: dict[str, Any] = {"max_train_rows": FEW_TARGET_ROWS, "rows_seed": draw}
+        place = folder / f"draw-{draw}"
+        ranked = rank(data, bases=[MINILM.id], sources=named, output_dir=place / "rank", **few, **QUIET)
+        for one in ranked.sources:
+            source = next(path for path in named if path.name == one.source)
+            run = finetune(
+                data, route="probe", base=MINILM.id, source=source, verdict=False, save_model=False, progress=False,
+                output_dir=place / one.source, **few, **QUIET,
+            )  # fmt: skip
+            gain = f"{one.gain:+.3f} [{one.interval[0]:+.3f}, {one.interval[1]:+.3f}]"
+            print(f"| {draw} | {one.source} | {gain} | {run.metrics['accuracy']:.3f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", type=Path, help="folders of rows")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of full, and draws of the target's rows")
+    parser.add_argument("--sources", nargs="+", type=Path, help="rank these sources in place of encoders")
+    options = parser.parse_args()
+    for data in options.data:
+        if options.sources:
+            sources(data, options.sources, options.seeds, options.output_dir / data.name)
+        else:
+            encoders(data, options.seeds, options.output_dir / data.name)
+
+
+if __name__ == "__main__":
+    main()
