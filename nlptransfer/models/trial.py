@@ -148,6 +148,7 @@ class _Trial:
                 return
             except BaseModelError as error:
                 failed = failed or error
+        assert failed is not None
         raise failed
 
     def batch(self, places: list[int], rows: TokenRows | None = None) -> Tensor:

@@ -68,17 +68,16 @@ def test_it_is_compared_on_the_examples_too(lora, tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("kind", ["deberta-v2", "llama", "modernbert"])
-def test_logits_in_16_bits_are_compared_to_their_rounding(kind, tmp_path):
+def test_logits_in_16_bits_are_compared_to_their_rounding(base, tmp_path):
     """In another batch the same live model has other logits by then."""
-    route = Lora(max_length=12, rank=2, base_precision="bfloat16")
-    classifier = changed(route, base_of(kind, tmp_path / kind), LABELS)
+    route = Lora(max_length=24, rank=2, base_precision="bfloat16")
+    classifier = changed(route, base, LABELS)
     texts = TEXTS[:4]
     alone = np.concatenate([classifier.logits([text]) for text in texts])
     assert np.abs(classifier.logits(texts) - alone).max() > TOLERANCE
     saved = classifier.save_pretrained(tmp_path / "out", texts)
     verified = json.loads((saved / "nlptransfer.json").read_text())["verified"]
-    assert verified["max_difference"] <= verified["tolerance"] < 0.2 and verified["tolerance"] > TOLERANCE
+    assert TOLERANCE < verified["max_difference"] <= verified["tolerance"]
     assert np.abs(Classifier.load(saved).logits(texts) - classifier.logits(texts)).max() <= verified["tolerance"]
 
 
@@ -112,9 +111,11 @@ def test_a_run_that_cannot_be_verified_goes_on_from_what_it_learned(base, tmp_pa
         patched.setattr(Lora, "reopened_logits", other)
         with pytest.raises(VerificationError, match="expected logits as the live model has them"):
             run(**few)
+    assert told
+    told.clear()
     # Nothing is trained once more, and it ends where one ends that nothing has stopped.
     found = run(**few)
-    assert told == ["trained"]
+    assert not told
     whole = finetune(splits_of(), route=Lora(rank=2), base=base.path, output_dir=tmp_path / "whole", **few)
     assert same_weights(found, whole) and found.metrics == whole.metrics
     assert {path.name for path in found.folder.iterdir()} == {path.name for path in whole.folder.iterdir()}

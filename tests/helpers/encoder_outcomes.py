@@ -51,7 +51,7 @@ def trained(base: Path, route: Route, folder: Path) -> Classifier:
     built = route.build(data, str(base), None, 0)
     if route.is_frozen:
         torch.manual_seed(0)
-        torch.nn.init.normal_(route.head(built.model).weight)
+        torch.nn.init.normal_(route.head(built.model).weight, std=0.1)
     else:
         module, (rows,) = route.learning(built.model, built.tokenizer, data.train.texts)
         few = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-3}

@@ -152,6 +152,7 @@ def _qwen2_tokenizer() -> Qwen2Tokenizer:
 
 OPENED_BY_TYPE: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "qwen2": _qwen2_tokenizer,
+    "qwen3_5": _qwen2_tokenizer,
     "xlnet": xlnet_tokenizer,
 }
 """Tokenizers of types that transformers opens with no other."""
