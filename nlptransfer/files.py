@@ -1,5 +1,6 @@
 """Write files whole or not at all, and stamp their content."""
 
+import errno
 import hashlib
 import json
 import os
@@ -145,15 +146,16 @@ def read_json(path: str | Path) -> Any:
 
 def named_path(name: str | Path) -> Path:
     """Return the path that a user names, "~" being home; a SettingError for what can be none: too long, with a NUL."""
-    path = Path(os.path.expanduser(name))
     try:
-        path.exists()
-        # Is False where there is a NUL in it.
-        if "\0" not in str(path):
-            return path
-        reason = "a NUL in it"
+        path = Path(os.path.expanduser(name))
+        path.lstat()
+        return path
     except OSError as error:
-        reason = error.strerror or str(error)
+        if error.errno != errno.ENAMETOOLONG:
+            return path
+        reason = error.strerror
+    except ValueError as error:  # of a NUL, or half a character
+        reason = str(error)
     raise SettingError(f"{str(name)[:80]!r}: expected a path or a name, found {reason}: check the name")
 
 

@@ -122,7 +122,14 @@ class Classifier:
         return (predicted for _, predicted in self._predicted(texts, **options))
 
     def predict_file(
-        self, texts: Any, output: str | Path, *, top_k: int | None = None, all_scores: bool = False, **options: Any
+        self,
+        texts: Any,
+        output: str | Path,
+        *,
+        top_k: int | None = None,
+        all_scores: bool = False,
+        raw_cells: bool = False,
+        **options: Any,
     ) -> Path:
         """Predict as ``predict`` does, and write all columns of the rows with the labels to a file.
 
@@ -133,6 +140,7 @@ class Classifier:
         Args:
             top_k: the likeliest labels, whatever their thresholds, that are listed in ``labels`` and ``scores``.
             all_scores: whether the probability of each label is added as ``score_LABEL``.
+            raw_cells: whether text that a spreadsheet would take for a formula gets no ' before it in csv and tsv.
 
         Raises:
             DataError: as in ``predict``; an output that is the input, a folder or of another kind, or that cannot hold
@@ -141,7 +149,7 @@ class Classifier:
         """
         path, rows = check_output(output, texts), self._predicted(texts, **options)
         show = distributed.is_main() and log.isEnabledFor(logging.INFO)
-        with open_output(path) as writer, progress_bar(show) as bar:
+        with open_output(path, raw_cells) as writer, progress_bar(show) as bar:
             task, names = bar.add_task("predicting", total=None), dict[str, str]()
             for table, predicted in rows:
                 added = predicted.columns(top_k=top_k, all_scores=all_scores)

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptransfer.errors import RunFolderError, SettingError, first_line
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained
-from nlptransfer.models import NgramRows, Ngrams, Rows, SharedBase, WordIdRows, encode_words
+from nlptransfer.models import NgramRows, Ngrams, Rows, SharedBase, WordIdRows, encode_words, usable_cores
 from nlptransfer.routes import ROUTES, WORDS, SavedFormat
 from nlptransfer.settings import check, fill
 
@@ -29,7 +29,9 @@ INSTALL = "pip install 'nlptransfer[onnx]'"
 class OnnxForSequenceClassification(PreTrainedModel):
     """Runs an ONNX graph as a model of transformers, for prediction alone.
 
-    onnxruntime takes a GPU where it was installed with CUDA, and OMP_NUM_THREADS threads, by default one for each core.
+    onnxruntime takes a GPU where it was installed with CUDA, and OMP_NUM_THREADS threads, by default one for each core,
+    or as many as a container's quota allows.
+
     ``words`` is the tokenizer of word vectors besides an encoder, and ``ngrams`` are those besides either. A graph that
     does not open, or for another number of labels, is a RunFolderError, and no onnxruntime a SettingError.
     """
@@ -145,8 +147,11 @@ def _opened(path: Path) -> Any:
         raise SettingError(f"a classifier in ONNX needs the package onnxruntime: {INSTALL}") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; its warnings are of how it lays out the graph
-    if (threads := os.environ.get("OMP_NUM_THREADS", "").split(",")[0]).isdigit():
+    threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if threads.isdigit():
         options.intra_op_num_threads = int(threads)
+    elif (usable := usable_cores()) < (os.cpu_count() or 1):
+        options.intra_op_num_threads = usable
     usable = onnxruntime.get_available_providers()
     providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in usable]
     try:

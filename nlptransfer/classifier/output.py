@@ -22,6 +22,9 @@ KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
 """Endings of the files that can be written; the text ones may be gzipped besides (.csv.gz)."""
 ROW_GROUP_BYTES = 2**24
 """Size in memory of a row group of parquet."""
+_FORMULA = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""What spreadsheets take for the start of a formula, which may run commands (OWASP, CSV injection)."""
+_NUMBER = re.compile(r"[-+]?(\d[\d.,]*|\.\d+)([eE][-+]?\d+)?%?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Columns = Sequence[tuple[str, Any]]
 """Names with their values: an Arrow array, or a list of values as Python has them."""
@@ -54,8 +57,12 @@ def check_output(output: str | Path, source: Any) -> Path:
 
 
 @contextmanager
-def open_output(path: Path) -> Iterator[Writer]:
-    """Open a file to write, of a kind of :data:`KINDS`; it appears whole, or not at all after an exception."""
+def open_output(path: Path, raw_cells: bool = False) -> Iterator[Writer]:
+    """Open a file to write, of a kind of :data:`KINDS`; it appears whole, or not at all after an exception.
+
+    In csv and tsv files a ' is put before text, but no number, that a spreadsheet would take for a formula, unless the
+    cells are to be ``raw_cells``.
+    """
     try:
         with atomic_file(path) as temporary:
             if path.suffix.lower() == ".parquet":
@@ -66,7 +73,7 @@ def open_output(path: Path) -> Iterator[Writer]:
             kind = (Path(path.stem) if is_gzipped else path).suffix.lower()
             opened: Any = gzip.open if is_gzipped else open
             with opened(temporary, "wt", encoding="utf-8", newline="") as stream:
-                yield _JsonLines(stream) if kind == ".jsonl" else _Delimited(stream, kind, path)
+                yield _JsonLines(stream) if kind == ".jsonl" else _Delimited(stream, kind, path, raw_cells)
     except UnicodeEncodeError as error:
         found = f"half a surrogate pair in {error.object[error.start :]!r:.80}"
         raise DataError(f"{path}: expected Unicode text, found {found}; write .jsonl, or remove it") from error
@@ -98,8 +105,20 @@ def _columns(rows: Table) -> Columns:
     return [*zip(rows.arrow.schema.names, rows.arrow.columns, strict=True)]
 
 
-def _listed(column: Any) -> list[Any]:
-    return column if isinstance(column, list) else column.to_pylist()
+def _listed(name: str, column: Any) -> list[Any]:
+    """Return the values of a column; as text where they are times that Python has not, a DataError if not even that."""
+    import pyarrow as pa
+
+    if isinstance(column, list):
+        return column
+    try:
+        return list(column.to_pylist())
+    except (pa.ArrowException, OverflowError, LookupError):
+        try:
+            return list(column.cast(pa.string()).to_pylist())
+        except pa.ArrowException as error:
+            what = f"column {name!r}: expected values that can be written as text, found {column.type}"
+            raise DataError(f"{what} ({first_line(error)}); write .parquet, or leave it out") from error
 
 
 class _JsonLines:
@@ -109,7 +128,7 @@ class _JsonLines:
     def write(self, rows: Table, added: Mapping[str, Any]) -> None:
         columns = [*_columns(rows), *added.items()]
         names = [name for name, _ in columns]
-        for values in zip(*(_listed(column) for _, column in columns), strict=True):
+        for values in zip(*(_listed(name, column) for name, column in columns), strict=True):
             self.stream.write(as_json(dict(zip(names, values, strict=True))) + "\n")
 
 
@@ -138,17 +157,18 @@ def _plain(value: Any) -> str:
 class _Delimited:
     """A csv or tsv file: strings as they are, missing values as empty cells, nested ones as JSON."""
 
-    def __init__(self, stream: TextIO, kind: str, where: Path) -> None:
+    def __init__(self, stream: TextIO, kind: str, where: Path, raw_cells: bool) -> None:
         self.writer = csv.writer(_Lines(stream), delimiter="\t" if kind == ".tsv" else ",")
-        self.where, self.rows = where, 0
+        self.where, self.rows, self.raw_cells = where, 0, raw_cells
         self.names: list[str] = []
+        self.has_formula = False
 
     def write(self, rows: Table, added: Mapping[str, Any]) -> None:
         columns = [*_columns(rows), *added.items()]
         names = [name for name, _ in columns]
         if not self.names:
             self.names = names
-            self.writer.writerow(names)
+            self.writer.writerow(map(self._guarded, names))
         if names != self.names:
             if further := [name for name in names if name not in self.names]:
                 raise DataError(
@@ -157,9 +177,28 @@ class _Delimited:
                 )
             by_name, size = dict(columns), len(columns[0][1])
             columns = [(name, by_name.get(name, [None] * size)) for name in self.names]
-        cells = [[*map(_cell, _listed(column))] for _, column in columns]
+        cells = [[*map(self._cell, _listed(name, column))] for name, column in columns]
         self.writer.writerows(zip(*cells, strict=True))
         self.rows += len(cells[0])
+
+    def _cell(self, value: Any) -> str:
+        if isinstance(value, str):
+            return self._guarded(value)
+        if value is None:
+            return ""
+        return as_json(value) if isinstance(value, (bool, list, tuple, dict)) else _plain(value)
+
+    def _guarded(self, text: str) -> str:
+        if self.raw_cells or text[:1] not in _FORMULA or _NUMBER.fullmatch(text):
+            return text
+        if not self.has_formula:
+            log.info(
+                "%s: text that begins with one of = + - @ gets a ' before it, as spreadsheets run it; --raw-cells "
+                "(raw_cells=True) leaves it as it is",
+                self.where,
+            )
+            self.has_formula = True
+        return f"'{text}"
 
 
 class _Lines:
@@ -170,14 +209,6 @@ class _Lines:
 
     def write(self, line: str) -> None:
         self.stream.write(line.removesuffix("\r\n") + "\n")
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    return as_json(value) if isinstance(value, (bool, list, tuple, dict)) else _plain(value)
 
 
 class _Parquet:

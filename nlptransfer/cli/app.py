@@ -9,7 +9,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from typer import Argument, Option
 
 from nlptransfer.cli import options as opt
@@ -17,7 +16,7 @@ from nlptransfer.cli.ending import printable
 from nlptransfer.cli.finetuning import finetune
 from nlptransfer.cli.gap import gap_verb
 from nlptransfer.cli.sharing import shipping_app
-from nlptransfer.cli.terminal import show_comparison, show_ranking, start_log
+from nlptransfer.cli.terminal import say, show_comparison, show_ranking, start_log, visible
 from nlptransfer.errors import NlpTransferError
 from nlptransfer.files import write_json
 from nlptransfer.models import give_way_soon
@@ -130,6 +129,7 @@ def predict_verb(
     ] = None,
     top_k: Annotated[int | None, Option(metavar="N", help="list the N likeliest labels with their scores")] = None,
     all_scores: Annotated[bool, Option("--all-scores", help="add the probability of every label")] = False,
+    raw_cells: Annotated[bool, Option("--raw-cells", help="csv, tsv: text may begin as a formula does")] = False,
     min_confidence: Annotated[float, Option(metavar="P", help="give null below this confidence")] = 0.0,
     batch_size: opt.BatchSize = None,
     device: opt.Device = None,
@@ -146,11 +146,11 @@ def predict_verb(
     options = {"min_confidence": min_confidence, "batch_size": batch_size, **reading}
     classifier = Classifier.load(model_dir, base, device=device, revision=revision)
     if output is not None:
-        classifier.predict_file(texts, output, top_k=top_k, all_scores=all_scores, **options)
+        classifier.predict_file(texts, output, top_k=top_k, all_scores=all_scores, raw_cells=raw_cells, **options)
         return
     for batch in classifier.batches(texts, **options):
         for line in batch.lines(top_k=top_k, all_scores=all_scores):
-            typer.echo(line)
+            say(line)
 
 
 @app.command("evaluate")
@@ -176,7 +176,7 @@ def evaluate_verb(
     options = opt.config_of(reading, settings, signature(Classifier.evaluate).parameters)
     scores = classifier.evaluate(data, split=split, further=metric or (), batch_size=batch_size, **options)
     if output is None:
-        typer.echo(json.dumps(scores, indent=2, ensure_ascii=False))
+        say(json.dumps(scores, indent=2, ensure_ascii=False))
     else:
         write_json(output, scores)
 
@@ -198,7 +198,7 @@ def report_verb(
     from nlptransfer.report import report_on
 
     start_log()
-    typer.echo(f"written: {report_on(run, data)}")
+    say(f"written: {report_on(run, data)}")
 
 
 @vectors_app.command("train")
@@ -222,7 +222,7 @@ def train_vectors_verb(
             corpus, dimensions=dimensions, epochs=epochs, min_count=min_count, window=window, seed=seed
         )
         save_vectors(output, words, matrix)
-        typer.echo(f"{output}: {len(words)} words of {matrix.shape[1]} dimensions")
+        say(f"{output}: {len(words)} words of {matrix.shape[1]} dimensions")
 
     start_log()
     _once(make)
@@ -250,7 +250,7 @@ def distill_vectors_verb(
     encoder = find_base(base_for(base, revision, [corpus]), revision)
     vectors = distill_for_texts(corpus, encoder, dimensions=dimensions, max_words=max_words)
     save_vectors(output, vectors.words(), vectors.matrix)
-    typer.echo(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
+    say(f"{output}: {len(vectors)} words of {vectors.dimensions} dimensions")
 
 
 @vectors_app.command("show")
@@ -267,17 +267,17 @@ def show_vectors_verb(
 
     start_log()
     opened = open_vectors(vectors, allow_pickle=allow_pickle)
-    typer.echo(f"{opened.source}: {len(opened)} words of {opened.dimensions} dimensions")
-    typer.echo(f"most frequent: {' '.join(opened.words(0, 20))}")
+    say(f"{opened.source}: {len(opened)} words of {opened.dimensions} dimensions")
+    say(f"most frequent: {' '.join(opened.words(0, 20))}")
     if texts is not None:
         words = surface_words(build_tokenizer(opened.words()), _texts(texts, reading))
         share = opened.coverage(words)
         missing = ", ".join(f"{name} {count}" for name, count in share.missing[:20])
-        typer.echo(f"{texts}: {share.tokens:.1%} of the running words and {share.distinct:.1%} of the different ones")
-        typer.echo(f"most frequent without a vector: {missing or 'none'}")
+        say(f"{texts}: {share.tokens:.1%} of the running words and {share.distinct:.1%} of the different ones")
+        say(f"most frequent without a vector: {missing or 'none'}")
     for name in word or []:
         near = ", ".join(f"{other} {similarity:.2f}" for other, similarity in opened.nearest(name, 10))
-        typer.echo(f"{name}: {near}")
+        say(f"{name}: {near}")
 
 
 def main() -> None:
@@ -296,7 +296,7 @@ def guarded(verb: Callable[[], Any]) -> None:
         speaker = _take_turn(on_purpose)
         if not on_purpose:
             raise
-        typer.echo(f"error{speaker}: {error}", err=True)
+        say(visible(f"error{speaker}: {error}", breaks=False), err=True)
         sys.exit(2)
 
 

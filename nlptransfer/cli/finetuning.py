@@ -7,11 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from typer import Option
 
 from nlptransfer.cli import options as opt
-from nlptransfer.cli.terminal import show_gains, show_runs, start_log
+from nlptransfer.cli.terminal import say, show_gains, show_runs, start_log
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
 from nlptransfer.settings import fields_of
@@ -140,4 +139,4 @@ def _curves_and_show(
         gains = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
         if distributed.is_main():
             show_gains(gains)
-            typer.echo(f"written: {folder / GAINS}")
+            say(f"written: {folder / GAINS}")

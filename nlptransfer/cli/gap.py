@@ -1,7 +1,6 @@
 """The verb gap: what strategies that see no label of the target close of the gap between domains."""
 
 import logging
-import os
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -77,6 +76,7 @@ def gap_verb(default: Any = ...) -> Callable[..., None]:
 def _jobs() -> int:
     """Return one for each core; on an accelerator, or where a launcher has started several processes, one."""
     from nlptransfer import distributed
+    from nlptransfer.models import usable_cores
 
     alone = distributed.world_size() == 1 and distributed.state().device.type == "cpu"
-    return min(os.cpu_count() or 1, MOST_JOBS) if alone else 1
+    return min(usable_cores(), MOST_JOBS) if alone else 1

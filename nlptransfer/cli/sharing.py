@@ -4,11 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
 from typer import Argument, Option
 
 from nlptransfer.cli import options as opt
-from nlptransfer.cli.terminal import start_log
+from nlptransfer.cli.terminal import say, start_log
 from nlptransfer.files import size_mb
 from nlptransfer.locks import locked
 
@@ -17,7 +16,7 @@ Run = Annotated[Path, Argument(metavar="RUN", help="a run's folder, or a saved c
 
 
 def _show_written(folder: Path) -> None:
-    typer.echo(f"written: {folder} ({size_mb(folder):,.1f} MB)")
+    say(f"written: {folder} ({size_mb(folder):,.1f} MB)")
 
 
 @shipping_app.command("push")
@@ -46,11 +45,11 @@ def push_verb(
     }  # fmt: skip
     pushed = push(repo_id, **options)
     for name, size in pushed.files.items():
-        typer.echo(f"{size:>13,} bytes  {name}")
+        say(f"{size:>13,} bytes  {name}")
     if dry_run:
-        typer.echo(f"\n{pushed.card}\nnothing was sent to {pushed.url}")
+        say(f"\n{pushed.card}\nnothing was sent to {pushed.url}")
     else:
-        typer.echo(pushed.pull_request or pushed.url)
+        say(pushed.pull_request or pushed.url)
 
 
 @shipping_app.command("export")
@@ -64,10 +63,12 @@ def export_verb(
 ) -> None:
     """Write a saved classifier in another form, once it gives what the original gives."""
     from nlptransfer.classifier import Classifier
+    from nlptransfer.hub import check_links
     from nlptransfer.settings import check
 
     start_log()
     check(to == "onnx" or not int8, "--int8", int8, "--to onnx beside it")
+    check_links(run)
     folder = output_dir or run / (f"{to}-int8" if int8 else to)
     with locked(folder, take_lock, replaced=True):
         classifier = Classifier.load(run, base)
@@ -102,7 +103,7 @@ def average_verb(
         for name, classifier in [*zip(map(str, runs), parts, strict=True), ("average", averaged)]:
             scores = classifier.evaluate(data, split=split, **reading)
             low, high = scores[f"{metric}_interval"]
-            typer.echo(f"{metric} {scores[metric]:.4f} [{low:.4f}, {high:.4f}]  {name}")
+            say(f"{metric} {scores[metric]:.4f} [{low:.4f}, {high:.4f}]  {name}")
     with locked(output_dir, take_lock, replaced=True):
         averaged.save_pretrained(output_dir)
     _show_written(output_dir)

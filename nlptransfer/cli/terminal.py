@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,29 @@ if TYPE_CHECKING:
     from nlptransfer.results import ComparisonResult, Ranking, RunResult
 
 
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Codes that a terminal obeys, marks that turn the direction of a line, and bytes of names that are no text."""
+
+
+def visible(text: str, breaks: bool = True) -> str:
+    """Write codes that a terminal would obey as JSON does: names of labels, files and columns may hold any.
+
+    JSON stays the same value. Tabs and, with ``breaks``, ends of lines stay as they are.
+    """
+    text = text if breaks else text.replace("\n", r"\n")
+    return _UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print a line, with nothing in it that a terminal would obey."""
+    typer.echo(visible(text), err=err)
+
+
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return visible(super().formatMessage(record), breaks=False)
+
+
 def start_log(quiet: bool = False) -> None:
     """Show the log, of the main process alone; nothing but errors where ``quiet``."""
     log = logging.getLogger("nlptransfer")
@@ -21,7 +45,7 @@ def start_log(quiet: bool = False) -> None:
         return
     if not log.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_OneLine("%(message)s"))
         log.addHandler(handler)
         # The main process speaks for all, already before they know each other.
         log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
@@ -74,7 +98,7 @@ def show_bases() -> None:
     # Below the table, in which they would be broken into pieces.
     for _, one in known:
         if one.place is None:
-            typer.echo(f"{one.id}: {one.install}")
+            say(f"{one.id}: {one.install}")
 
 
 def show_comparison(result: "ComparisonResult") -> None:
@@ -100,22 +124,22 @@ def show_comparison(result: "ComparisonResult") -> None:
         )
     _print_table(columns, rows, bold=result.recommended)
     for warning in result.warnings:
-        typer.echo(f"data: {warning}")
-    typer.echo(result.recommendation)
-    typer.echo(f"written: {result.folder / REPORT}")
+        say(f"data: {warning}")
+    say(result.recommendation or "")
+    say(f"written: {result.folder / REPORT}")
 
 
 def show_ranking(ranking: "Ranking") -> None:
     """Print the tables of a ranking's encoders and sources, its choice, and where the report is."""
     from nlptransfer.results import REPORT
 
-    scores = (f">{ranking.metric} (95%)", ">behind (95%)", ">LogME", ">H-score")
+    scores = (f">{ranking.metric}", ">behind (95%)", ">LogME", ">H")
     rows = [
         (
             one.base,
             str(one.layers),
-            f"{one.score:.3f} [{one.interval[0]:.3f}, {one.interval[1]:.3f}]",
-            "" if one is ranking.encoders[0] else _gain(one.behind, one.behind_interval),
+            f"{one.score:.3f}",
+            "" if one is ranking.encoders[0] else "{:.3f} [{:.3f}, {:.3f}]".format(one.behind, *one.behind_interval),
             f"{one.logme:.3f}",
             f"{one.h_score:.3f}",
             f"{one.texts_per_second:,.0f}",
@@ -130,8 +154,8 @@ def show_ranking(ranking: "Ranking") -> None:
             for one in ranking.sources
         ]
         _print_table(("source", ">rows", ">gain (95%)", ">distance, 0 to 2"), found)
-    typer.echo(ranking.sentence)
-    typer.echo(f"written: {ranking.folder / REPORT}")
+    say(ranking.sentence)
+    say(f"written: {ranking.folder / REPORT}")
 
 
 def show_runs(runs: Sequence["RunResult"]) -> None:
@@ -161,7 +185,7 @@ def show_runs(runs: Sequence["RunResult"]) -> None:
         rows.append(row)
     _print_table(("data", "route", *(["transfer"] if named else []), ">accuracy (95%)", *numbers), rows)
     for run in runs:
-        typer.echo(f"written: {run.folder}")
+        say(f"written: {run.folder}")
 
 
 def _verdict_cells(run: "RunResult") -> tuple[str, str]:
@@ -198,6 +222,6 @@ def _print_table(columns: Iterable[str], rows: Iterable[Sequence[str]], bold: st
         justify: Any = "right" if name.startswith(">") else "left"
         table.add_column(name.removeprefix(">"), justify=justify, no_wrap=place == 0)
     for row in rows:
-        table.add_row(*row, style="bold" if row[0] == bold else "")
+        table.add_row(*map(visible, row), style="bold" if row[0] == bold else "")
     # What stands in brackets is the user's, or an extra to install, and no style.
     Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)

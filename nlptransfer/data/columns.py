@@ -273,7 +273,7 @@ class _Content:
     def is_index(self) -> bool:
         """Whether it counts rows."""
         digits = [str(value) for value in self.values]
-        if len(digits) < 3 or not all(map(str.isdecimal, digits)):
+        if len(digits) < 3 or not all(digit.isdecimal() and len(digit) < 20 for digit in digits):
             return False
         return all(int(after) - int(before) == 1 for before, after in pairwise(digits))
 

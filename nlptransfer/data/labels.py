@@ -23,6 +23,8 @@ from nlptransfer.errors import DataError, abridged
 logger = logging.getLogger("nlptransfer")
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 
+_MOST_DIGITS = 300
+"""Of a number: Python converts no more than some thousand."""
 LONGEST_SCALE = 21
 """Whole numbers in a row that may be a scale at most: from 0 to 20, or from -10 to 10."""
 Row = str | tuple[str, ...]
@@ -257,7 +259,8 @@ def order_names(names: Iterable[str], class_names: Sequence[str] | None = None) 
     distinct = set(names)
     if class_names is not None and distinct <= set(class_names):
         return tuple(name for name in class_names if name in distinct)
-    by_number = all(name.isascii() and name.removeprefix("-").isdecimal() for name in distinct)
+    digits = [name.removeprefix("-") for name in distinct]
+    by_number = all(name.isascii() and name.isdecimal() and len(name) <= _MOST_DIGITS for name in digits)
     return tuple(sorted(distinct, key=lambda name: (int(name) if by_number else 0, name)))
 
 
@@ -313,9 +316,10 @@ def _distinct(values: Any) -> tuple[list[Any], np.ndarray]:
     if hasattr(values, "to_pylist"):
         import pyarrow
 
-        if pyarrow.types.is_dictionary(values.type):
+        types = pyarrow.types
+        if types.is_dictionary(values.type) and "view" not in str(values.type):
             values = values.cast(values.type.value_type)
-        if not (pyarrow.types.is_nested(values.type) or pyarrow.types.is_null(values.type)):
+        if not (types.is_nested(values.type) or types.is_null(values.type) or types.is_dictionary(values.type)):
             chunks = values if isinstance(values, pyarrow.ChunkedArray) else pyarrow.chunked_array([values])
             encoded = chunks.dictionary_encode().unify_dictionaries().chunks
             parts = (part.indices.fill_null(-1).to_numpy(zero_copy_only=False) for part in encoded)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-from nlptransfer.data.files.columnar import check_names, class_names, without_bytes
+from nlptransfer.data.files.columnar import check_depth, check_names, class_names, readable
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, first_line
 
@@ -98,9 +98,10 @@ def _of_arrow(arrow: Any, where: str, features: Any = None) -> Table:
         whole.validate(full=True)
     except pyarrow.ArrowException as error:
         raise DataError(f"{where}: expected whole Arrow columns, found {first_line(error)}; make them anew") from error
-    table = without_bytes(whole, where)
+    check_depth(where, whole.schema)
+    table = readable(whole, where)
     columns = dict(zip(table.column_names, table.columns, strict=True))
-    return Table(where, columns, class_names(features.arrow_schema) if features else {}, arrow=whole)
+    return Table(where, columns, class_names(features.arrow_schema, where) if features else {}, arrow=whole)
 
 
 def is_a(value: Any, module: str, name: str) -> bool:
@@ -118,7 +119,7 @@ def _of_frame(frame: Any, where: str) -> Table:
 def _of_dicts(rows: list[Mapping[str, Any]], where: str, features: Any = None) -> Table:
     names = dict.fromkeys(chain.from_iterable(rows))
     columns = {str(name): [row.get(name) for row in rows] for name in names}
-    return Table(where, columns, class_names(features.arrow_schema) if features else {})
+    return Table(where, columns, class_names(features.arrow_schema, where) if features else {})
 
 
 def _of_columns(columns: Mapping[Any, Any], where: str) -> Table:

@@ -26,6 +26,7 @@ from nlptransfer.results import (
     at_work,
     claim,
     decisive,
+    folder_name,
     is_comparison,
     plain,
     short_hash,
@@ -111,7 +112,8 @@ def compare(
         }
     )
     subsets = {size: load_data(data, replace(shared.data, max_train_rows=size)) for size in sorted(sizes)}
-    folder = named_path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-compare-{short_hash(question)}"
+    name = folder_name(loaded.name, "compare", short_hash(question))
+    folder = named_path(output_dir) if output_dir else Path("runs") / name
     with at_work(folder, take_lock):
         if claim(folder, question, overwrite, COMPARISON):
             return ComparisonResult.load(folder)

@@ -17,7 +17,18 @@ from nlptransfer.experiments.source import load_source
 from nlptransfer.files import named_path
 from nlptransfer.hub import installed_encoders
 from nlptransfer.memo import shared_work
-from nlptransfer.results import RANKING, DataSummary, Ranking, Source, at_work, claim, fastest_level, plain, short_hash
+from nlptransfer.results import (
+    RANKING,
+    DataSummary,
+    Ranking,
+    Source,
+    at_work,
+    claim,
+    fastest_level,
+    folder_name,
+    plain,
+    short_hash,
+)
 from nlptransfer.routes import Probe
 from nlptransfer.settings import Count, check, check_arguments, fill
 from nlptransfer.transfer import Sequential
@@ -90,7 +101,8 @@ def rank(
             "route": asdict(route),
         }
     )
-    folder = named_path(output_dir) if output_dir else Path("runs") / f"{loaded.name}-rank-{short_hash(question)}"
+    name = folder_name(loaded.name, "rank", short_hash(question))
+    folder = named_path(output_dir) if output_dir else Path("runs") / name
     with at_work(folder, take_lock):
         if claim(folder, question, overwrite, RANKING):
             return Ranking.load(folder)

@@ -29,6 +29,7 @@ from .pretrained import from_pretrained as from_pretrained
 from .pretrained import quiet as quiet
 from .pretrained import skeleton as skeleton
 from .pretrained import with_adapter as with_adapter
+from .secrets import check_links as check_links
 from .unknown_pieces import UNKNOWN as UNKNOWN
 from .unknown_pieces import base_for as base_for
 from .unknown_pieces import sampled_ids as sampled_ids

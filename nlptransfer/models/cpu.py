@@ -1,7 +1,10 @@
-"""Faster float32 on a processor: who multiplies the matrices."""
+"""Faster float32 on a processor: who multiplies the matrices, and by how many threads."""
 
+import logging
+import math
+import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -12,9 +15,43 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+log = logging.getLogger("nlptransfer")
+
 CPU_INFO = Path("/proc/cpuinfo")
+CGROUP = Path("/sys/fs/cgroup")
+_QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+"""Files with the microseconds of all cores together, and of how long a time, in the two versions of cgroups."""
 ROUNDING = 1e-5
 """Largest relative error of a product in float32; with factors rounded to bfloat16 it is some 1e-3."""
+
+
+@cache
+def usable_cores() -> int:
+    """Return the cores that this process may use: fewer than there are by its affinity, or its cgroup's quota."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for files in _QUOTAS:
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            quota, period = map(int, " ".join((CGROUP / file).read_text() for file in files).split())
+            usable = min(usable, math.ceil(quota / period)) if quota > 0 else usable
+    return usable
+
+
+@cache
+def stay_within_quota() -> None:
+    """Let torch and BLAS have as many threads as a container's quota allows, where nobody has set a number.
+
+    They would take one for each core of the host, and be stopped for most of the time once the quota is used up.
+    """
+    allowed, threads = usable_cores(), torch.get_num_threads()
+    if allowed >= threads or "OMP_NUM_THREADS" in os.environ:
+        return
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(allowed)
+    threadpool_limits(allowed)
+    # That of tokenizers, which is read when it first tokenizes several texts.
+    os.environ.setdefault("RAYON_NUM_THREADS", str(allowed))
+    log.info("%d threads and not %d: no more cores may be used here; OMP_NUM_THREADS=N sets another", allowed, threads)
 
 
 def fast(model: nn.Module) -> AbstractContextManager[object]:
@@ -23,6 +60,7 @@ def fast(model: nn.Module) -> AbstractContextManager[object]:
     torch multiplies by MKL, which takes half the vector width of processors that Intel did not make. oneDNN takes all
     of it, but is slower than MKL in the small products of attention.
     """
+    stay_within_quota()
     is_here = all(value.device.type == "cpu" for value in model.parameters())
     # Such models compute layers once more while they go back, where torch asks no mode.
     computes_twice = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
@@ -31,6 +69,7 @@ def fast(model: nn.Module) -> AbstractContextManager[object]:
 
 def fast_products() -> AbstractContextManager[object]:
     """Multiply float32 matrices on a processor within a block as :func:`fast` does for linear layers."""
+    stay_within_quota()
     return _onednn if _onednn_gains() else nullcontext()
 
 

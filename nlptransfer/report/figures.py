@@ -19,6 +19,8 @@ from nlptransfer.evaluation import Reliability
 
 SIZE = (4.4, 3.0)
 """Inches: a little more than a phone is wide, so that letters are not shrunk on one."""
+MOST_IN_THREE_COLUMNS = 16
+"""Characters of the longest name up to which a legend has three columns."""
 _INK, _FAINT = "#1b1e23", "#5d6673"
 _LINES = ("#1f66d1", "#b8470c", "#157a3c", "#7636c4", "#b3235f", "#0b6f86")
 _MARKERS = "osD^vP"
@@ -198,8 +200,9 @@ def _draw_scores(
     axes.set_xscale("log")
     axes.set_xlabel(place)
     axes.set_ylabel(_short(metric))
-    figure.set_figheight(SIZE[1] + 0.2 * (len(lines) // 3))
-    figure.legend(loc="outside upper center", ncols=3)
+    columns = 3 if max(len(_short(name)) for name in lines) <= MOST_IN_THREE_COLUMNS else 2
+    figure.set_figheight(SIZE[1] + 0.2 * (len(lines) // columns))
+    figure.legend(loc="outside upper center", ncols=columns)
     return axes
 
 

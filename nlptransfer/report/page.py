@@ -134,12 +134,15 @@ def _write(folder: Path, template: str, content: Mapping[str, Any]) -> Path:
 
 def _ranking(ranking: Ranking) -> dict[str, Any]:
     metric = _name(ranking.metric)
-    points = {one.name: figures.Point(1000 / one.texts_per_second, one.score, one.interval) for one in ranking.encoders}
+    shown = {one.name: f"{one.layers} of {one.base.rpartition('/')[2]}" for one in ranking.encoders}
+    points = {
+        shown[one.name]: figures.Point(1000 / one.texts_per_second, one.score, one.interval) for one in ranking.encoders
+    }
     cost = "seconds for 1,000 texts"
     return {
         "ranking": ranking,
         "metric": metric,
-        "cost_figure": figures.score_against_cost(points, ranking.chosen.name, metric, cost),
+        "cost_figure": figures.score_against_cost(points, shown[ranking.chosen.name], metric, cost),
     }
 
 

@@ -25,6 +25,15 @@ WITHOUT_EFFECT = ("progress", "report_to", "save_steps", "save_epochs", "keep_ch
 """Settings that change nothing of what is learned: a run may be resumed with others."""
 
 
+_NAME_BYTES = 120
+"""Most bytes of the data's name in a folder's, which file systems limit to 255."""
+
+
+def folder_name(data: str, *parts: str) -> str:
+    """Name a run's folder after its data, of which a long name is cut, and what else tells it from others."""
+    return "-".join([data.encode(errors="replace")[:_NAME_BYTES].decode(errors="ignore"), *parts])
+
+
 def decisive(training: TrainingSettings) -> dict[str, Any]:
     """Return the settings of a training that change what is learned."""
     return {name: value for name, value in asdict(training).items() if name not in WITHOUT_EFFECT}
@@ -101,7 +110,7 @@ class RunConfig:
     def name(self) -> str:
         """Name a folder after the data and the settings."""
         strategy = [] if isinstance(self.transfer, Direct) else [self.transfer.name.replace(" >> ", "-")]
-        return "-".join([self.data.name, self.route.name, *strategy, short_hash(self.question())])
+        return folder_name(self.data.name, self.route.name, *strategy, short_hash(self.question()))
 
     def question(self) -> dict[str, Any]:
         """Return all that decides what is learned, ready for JSON; a local base by name and content."""

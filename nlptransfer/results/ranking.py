@@ -39,7 +39,7 @@ class EncoderRank:
 
     @property
     def name(self) -> str:
-        return f"{self.base}, {self.layers} layers" if self.keep_layers else self.base
+        return f"{self.layers} layers of {self.base}" if self.keep_layers else self.base
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ class Ranking:
         best, chosen = self.encoders[0], self.chosen
         score = f"{self.metric} {chosen.score:.3f} [{chosen.interval[0]:.3f}, {chosen.interval[1]:.3f}]"
         if chosen is best:
-            said = f"{chosen.name} scores best, {score}, and no faster one is level with it"
+            said = f"Take {chosen.name}: it scores best, {score}, and no faster one is level with it"
         else:
             low, high = chosen.behind_interval
             said = (
-                f"{chosen.name} is the fastest that is level with the best: {score}, {chosen.behind:+.3f} "
-                f"[{low:+.3f}, {high:+.3f}] behind {best.name}, at {chosen.texts_per_second:,.0f} texts/s in place of "
+                f"Take {chosen.name}, the fastest that is level with the best: {score}, {chosen.behind:.3f} "
+                f"[{low:.3f}, {high:.3f}] behind {best.name}, at {chosen.texts_per_second:,.0f} texts/s in place of "
                 f"{best.texts_per_second:,.0f}"
             )
         if not self.sources:

@@ -46,8 +46,8 @@ def arrow_rows(arrow):
     return table(dict(zip(arrow.schema.names, arrow.columns, strict=True)), arrow=arrow)
 
 
-def written(path, *parts):
-    with open_output(path) as writer:
+def written(path, *parts, raw_cells=False):
+    with open_output(path, raw_cells) as writer:
         for rows, added in parts:
             writer.write(rows, added)
     return path
@@ -112,7 +112,7 @@ def test_cells_read_back_as_they_were(tmp_path_factory, data):
     ]
     folder = tmp_path_factory.mktemp("cells")
     for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
-        with written(folder / name, *parts).open(encoding="utf-8", newline="") as file:
+        with written(folder / name, *parts, raw_cells=True).open(encoding="utf-8", newline="") as file:
             assert [*csv.reader(file, delimiter=delimiter, strict=True)] == [
                 [*names, "predicted"], *([*row, "x"] for row in rows)
             ]  # fmt: skip
@@ -247,3 +247,13 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"a.csv: cannot be written: "), open_output(tmp_path / "file" / "a.csv"):
         pass
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_times_that_python_has_not_are_written_as_arrow_writes_them(tmp_path, ending):
+    far = pa.chunked_array([pa.array([2**62 - 1], pa.duration("s"))])
+    path = written(tmp_path / f"a{ending}", (table({"far": far}), {}))
+    assert str(2**62 - 1) in path.read_text()
+    nowhere = pa.chunked_array([pa.array([1], pa.timestamp("ns", "Nowhere/City"))])
+    with pytest.raises(DataError, match=r"column 'x': expected values that can be written as text, found .*; write"):
+        written(tmp_path / f"b{ending}", (table({"x": nowhere}), {}))

@@ -1,6 +1,7 @@
 """The verb predict: every kind of file in and out, what it adds to the rows, and rows that come one by one."""
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -222,3 +223,30 @@ def test_process_substitution_is_read(command_line, run, tmp_path):
             ended = command_line(main, "predict", run.folder, f"/dev/fd/{read}")
         assert ended.code == 0, ended.err
         assert [json.loads(line)["text"] for line in ended.out.splitlines()] == TEXTS
+
+
+FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\tx", "\rx", "\nx", "＝1"]
+PLAIN = ["-5", "+3.2", "-1e-5", "-.5%", "'=1", "a=b", ""]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz"])
+def test_cells_that_a_spreadsheet_would_run(ending, run, tmp_path, caplog):
+    caplog.set_level("INFO", logger="nlptransfer")
+    notes = FORMULAS + PLAIN
+    pq.write_table(pa.table({"text": ["goodae"] * len(notes), "=note": notes}), tmp_path / "a.parquet")
+    for raw in (False, True):
+        caplog.clear()
+        output = tmp_path / f"{raw}{ending}"
+        run.classifier.predict_file(tmp_path / "a.parquet", output, raw_cells=raw)
+        content = gzip.decompress(output.read_bytes()) if ending == ".csv.gz" else output.read_bytes()
+        found = [*csv.reader(io.StringIO(content.decode(), newline=""), delimiter="\t" if ending == ".tsv" else ",")]
+        quoted = [note if raw else f"'{note}" for note in FORMULAS]
+        assert [row[1] for row in found] == ["=note" if raw else "'=note", *quoted, *PLAIN]
+        assert caplog.text.count("--raw-cells (raw_cells=True) leaves it as it is") == (not raw)
+
+
+def test_raw_cells_on_the_command_line(command_line, run, tmp_path):
+    rows = write(tmp_path / "rows.csv", [{"text": "goodae", "note": "=1"}])
+    for options, note in (((), "'=1"), (("--raw-cells",), "=1")):
+        command_line(main, "predict", run.folder, rows, "--output", tmp_path / "out.csv", *options)
+        assert [row["note"] for row in delimited(tmp_path / "out.csv", ",")] == [note]

@@ -246,3 +246,8 @@ def test_order_does_not_depend_on_the_order_of_the_rows(names):
 def test_errors_of_raw_values(values, message):
     with pytest.raises(DataError, match=message):
         read_labels(values, "f.csv")
+
+
+def test_names_of_thousands_of_digits_are_names():
+    names = ["9" * 5000, "1", "2"]
+    assert order_names(names) == tuple(sorted(names))

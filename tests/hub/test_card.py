@@ -551,3 +551,22 @@ def test_the_template_is_packaged():
     patterns = told["tool"]["setuptools"]["package-data"]["nlptransfer"]
     packaged = {path for pattern in patterns for path in package.glob(pattern)}
     assert package / "templates" / "model_card.md" in packaged
+
+
+@pytest.mark.parametrize(
+    ("form", "difference", "words"),
+    [
+        (
+            "onnx int8",
+            0.0812,
+            "differ by at most 0.08 from those of the trained model, as weights in 8 bits are",
+        ),
+        ("onnx", 3.4e-7, "differ by at most 3e-07 from those of the trained model."),
+        ("onnx", 0.0, "are exactly those of the trained model."),
+    ],
+)
+def test_an_export_says_how_far_it_is_from_the_trained_model(form, difference, words):
+    record = exported_of("full", {}, form) | {"max_logit_difference": difference}
+    # The saved graph gives what the live graph gives.
+    record["verified"] = {"opened_by": "onnxruntime", "texts": 4, "max_difference": 0.0}
+    assert f"opened anew with onnxruntime: on a few texts the logits {words}" in model_card(record)

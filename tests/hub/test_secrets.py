@@ -1,11 +1,13 @@
 """What must not be pushed is found, wherever it stands; what may be pushed is left in peace."""
 
+import gzip
 import json
 import os
 import pickle
 import string
 import time
 import zipfile
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +16,11 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from helpers.folders import SHARED, needs_shared
 from nlptransfer.errors import RunFolderError
 from nlptransfer.hub import secrets
-from nlptransfer.hub.secrets import find_leaks
+from nlptransfer.hub.secrets import check_links, find_leaks
+from nlptransfer.models.ngrams import Ngrams
 
 LETTERS = (string.ascii_letters + string.digits) * 3
 # Put together here, so that no scanner takes them for real ones.
@@ -29,7 +33,16 @@ TOKENS = {
     "AWS": "AKIA" + "ABCDEFGH23456789",
     "OpenAI": "sk-" + LETTERS[:48],
     "OpenAI, of a project": "sk-" + "proj-" + "a_b-" * 20,
+    "OpenRouter": "sk-" + "or-v1-" + LETTERS[:48],
+    "Anthropic": "sk-" + "ant-api03-" + LETTERS[:60],
     "Slack": "xoxb-" + "1234567890-1234567890-abc",
+    "Slack, of an app": "xapp-" + "1-A0123456789-1234567890-abc",
+    "Slack, a hook": "https://hooks." + "slack.com/services/T01234567/B01234567/abc",
+    "AWS, for a while": "ASIA" + "ABCDEFGH23456789",
+    "Google": "AIza" + LETTERS[:35],
+    "Google, of a client": "GOCSPX-" + LETTERS[:28],
+    "Google, for a while": "ya29." + LETTERS[:60],
+    "JWT": "eyJ" + LETTERS[:33] + ".eyJ" + LETTERS[:40] + "." + LETTERS[:43],
 }
 HOMES = [
     "/home/alice/models/base",
@@ -72,6 +85,7 @@ def test_a_clean_folder(tmp_path):
 KEYS = [f"-----BEGIN {kind}PRIVATE KEY-----" for kind in ("", "RSA ", "OPENSSH ", "ENCRYPTED ")]
 SECRETS = dict.fromkeys(TOKENS.values(), "access token") | dict.fromkeys(KEYS, "private key")
 SECRETS |= dict.fromkeys(HOMES, "home path")
+SECRETS |= dict.fromkeys([r"\\fileserver\shared docs\models", r"\\\\nas-1.local\\home$\\alice"], "path of the network")
 
 
 @pytest.mark.parametrize("secret", SECRETS)
@@ -115,6 +129,19 @@ def test_metadata_of_safetensors_are_searched_and_weights_are_not(tmp_path):
     weights = np.frombuffer(TOKENS["hub"].encode(), np.uint8)
     save_file({"a": weights}, tmp_path / "model.safetensors", {"path": "/home/alice/x"})
     assert found(tmp_path) == [("model.safetensors", None, "home path")]
+
+
+def ngrams(*words: str) -> Ngrams:
+    return Ngrams.of([f"{word} is a word" for word in words for _ in range(3)], labels=2)
+
+
+def test_words_of_training_texts_in_ngrams_are_searched(tmp_path):
+    ngrams("zebra", "and so on").save(tmp_path)
+    assert found(tmp_path) == []
+    for name in ("hub", "GitHub", "AWS", "Google"):
+        # A word, which is in lower case there, right behind another.
+        ngrams("zebra", TOKENS[name]).save(tmp_path)
+        assert found(tmp_path) == [("ngrams.safetensors", None, "access token")]
 
 
 def test_onnx_is_searched_for_paths_and_other_binaries_for_secrets(tmp_path):
@@ -202,11 +229,38 @@ def test_no_folder(tmp_path):
         find_leaks(tmp_path / "gone")
 
 
-@pytest.mark.parametrize(
-    "piece", ["hf_", "sk-", "sk-proj-", "/home/", "c:\\\\Users\\\\", "/", "-----BEGIN RSA ", "a", "xoxb-1"]
-)
+PIECES = ("hf_", "sk-", "sk-proj-", "eyJ", "-eyJ", "AIza", "\\", "\\\\abc", "/home/", "c:\\Users\\", "/", "a", "xoxb-1")
+
+
+@pytest.mark.parametrize("piece", ["-----BEGIN RSA ", *PIECES])
 def test_one_long_line_takes_no_time(tmp_path, piece):
     (tmp_path / "tokenizer.json").write_text(piece * (4 * 2**20 // len(piece)))
     start = time.perf_counter()
     find_leaks(tmp_path)
     assert time.perf_counter() - start < 5
+
+
+@needs_shared
+def test_ordinary_texts_raise_no_alarm(tmp_path):
+    lines = []
+    for file in sorted((SHARED / "data").glob("*/*.jsonl.gz")):
+        with gzip.open(file, "rt", encoding="utf-8") as stream:
+            lines += islice(stream, 500)
+    assert len(lines) >= 10_000
+    (tmp_path / "texts.txt").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"vocab": lines}), encoding="utf-8")
+    Ngrams.of(lines[:2000], labels=2).save(tmp_path)
+    assert found(tmp_path) == []
+
+
+def test_a_link_out_of_a_folder_is_refused_by_name(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "inside").symlink_to("model/config.json")
+    check_links(folder)
+    (folder / "model" / "weights").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(
+        RunFolderError, match=r"run/model/weights: expected a file of the folder, found a link out of it"
+    ):
+        check_links(folder)

@@ -1,6 +1,8 @@
 """Linear layers by oneDNN: the same numbers in float32, and nothing else touched."""
 
 import copy
+import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Thread
@@ -10,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from threadpoolctl import ThreadpoolController, threadpool_info
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -195,3 +198,53 @@ def test_who_leaves_last_turns_the_switch_back():
     assert switch.fp32_precision == "bf16"
     user.__exit__()
     assert switch.fp32_precision == before
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
+    """A host of 64 cores, with the files of a cgroup in place of its own."""
+
+    def of(files: dict[str, str]) -> None:
+        for name, content in files.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(content)
+
+    monkeypatch.setattr(cpu, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
+    monkeypatch.setattr(cpu, "usable_cores", cpu.usable_cores.__wrapped__)
+    for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    return of
+
+
+QUOTAS = {
+    "v2": ({"cpu.max": "150000 100000\n"}, 2),
+    "v2, a part of one": ({"cpu.max": "5000 100000\n"}, 1),
+    "v2, none": ({"cpu.max": "max 100000\n"}, 64),
+    "v1": ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+    "v1, none": ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+    "no cgroup": ({}, 64),
+}
+
+
+@pytest.mark.parametrize("name", QUOTAS)
+def test_threads_stay_within_the_quota_of_a_container(name, cgroup, monkeypatch, caplog):
+    files, cores = QUOTAS[name]
+    cgroup(files)
+    caplog.set_level("INFO", logger="nlptransfer")
+    before = torch.get_num_threads()
+    limits = [(one.get("filepath"), one["num_threads"]) for one in threadpool_info()]
+    try:
+        torch.set_num_threads(8)
+        monkeypatch.setenv("OMP_NUM_THREADS", "8")
+        cpu.stay_within_quota.__wrapped__()
+        assert torch.get_num_threads() == 8  # as somebody has set it
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        cpu.stay_within_quota.__wrapped__()
+        assert cpu.usable_cores() == cores and torch.get_num_threads() == min(8, cores)
+        assert os.environ.get("RAYON_NUM_THREADS") == (str(cores) if cores < 8 else None)
+        assert ("threads and not 8" in caplog.text) == (cores < 8)
+    finally:
+        torch.set_num_threads(before)
+        for controller in ThreadpoolController().lib_controllers:
+            controller.set_num_threads(dict(limits).get(controller.filepath, before))

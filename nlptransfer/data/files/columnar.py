@@ -2,20 +2,26 @@
 
 import json
 import logging
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, time
 from typing import TYPE_CHECKING, Any
 
 from nlptransfer.data.files.opening import Opened
+from nlptransfer.data.labels import Labels
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError, SettingError, abridged, first_line
+from nlptransfer.errors import DataError, NlpTransferError, SettingError, abridged, first_line
+from nlptransfer.settings import convert
 
 if TYPE_CHECKING:
     import pyarrow
 
 logger = logging.getLogger("nlptransfer")
 
+MOST_DEPTH = 64
+"""Lists and objects within each other at most: a few are of use, and many exhaust what walks through them."""
+_TIMES = re.compile("timestamp|date|time|duration|interval")
 _BATCH_BYTES = 2**24
 """Bytes of parquet, unpacked, that are read at a time: rows may hold images."""
 
@@ -61,36 +67,52 @@ def read_arrow(front: Opened, rows: int) -> Iterator[Table]:
     return _tables(front.where, "Arrow", batches())
 
 
-def class_names(schema: "pyarrow.Schema") -> dict[str, tuple[str, ...]]:
-    """Return the names of the ids in each ClassLabel column, as ``datasets`` keeps them in a schema's metadata."""
+def class_names(schema: "pyarrow.Schema", where: str) -> dict[str, tuple[str, ...]]:
+    """Return the names of the ids in each ClassLabel column, as ``datasets`` keeps them in a schema's metadata.
+
+    None, and a warning, where these are damaged.
+    """
     metadata = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(metadata).get("info", {}).get("features", {}) if metadata else {}
     names = {}
-    for name, feature in features.items():
-        feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
-        if feature.get("_type") == "ClassLabel" and feature.get("names"):
-            names[name] = tuple(feature["names"])
+    try:
+        features = json.loads(metadata).get("info", {}).get("features", {}) if metadata else {}
+        for name, feature in features.items():
+            feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+            if feature.get("_type") == "ClassLabel" and feature.get("names"):
+                names[name] = tuple(Labels(convert("names", feature["names"], list[str])).names)
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError, NlpTransferError) as error:
+        advice = "set label_names=... if they are ids"
+        logger.warning("%s: names of labels are left out, as their metadata is damaged (%s); %s", where, error, advice)
+        return {}
     return names
 
 
-def without_bytes(arrow: "pyarrow.Table", where: str | None) -> "pyarrow.Table":
-    """Turn binary columns into text where they are UTF-8, and leave out others: images and sounds are of no use.
+def readable(arrow: "pyarrow.Table", where: str | None) -> "pyarrow.Table":
+    """Turn binary columns into text where they are UTF-8, and leave out others, and times that Python has not.
 
-    Spark and Impala write text as bytes. What is left out is said of ``where``, if it is not None.
+    Spark and Impala write text as bytes; other bytes are images and sounds. What is left out is said of ``where``, if
+    it is not None.
     """
     import pyarrow
 
-    others = []
-    for index, column in reversed(list(enumerate(arrow.schema))):
-        if "binary" not in str(column.type):
-            continue
+    no_text, no_times = list[str](), list[str]()
+    for index, field in reversed(list(enumerate(arrow.schema))):
         try:
-            arrow = arrow.set_column(index, column.name, arrow.column(index).cast(pyarrow.large_string()))
-        except pyarrow.ArrowException:
+            column = arrow.column(index)
+            if isinstance(field.type, pyarrow.BaseExtensionType):
+                column = column.cast(field.type.storage_type)
+            if "binary" in str(column.type):
+                column = column.cast(pyarrow.large_string())
+            elif _TIMES.search(str(column.type)):
+                column.to_pylist()
+            if column.type != field.type:
+                arrow = arrow.set_column(index, field.name, column)
+        except (pyarrow.ArrowException, OverflowError, ValueError, LookupError):
             arrow = arrow.remove_column(index)
-            others.append(repr(column.name))
-    if others and where:
-        logger.info("%s: columns left out, as they hold bytes that are no UTF-8: %s", where, ", ".join(others[::-1]))
+            (no_text if "binary" in str(column.type) else no_times).append(repr(field.name))
+    for what, names in {"bytes that are no UTF-8": no_text, "times that Python has not": no_times}.items():
+        if names and where:
+            logger.info("%s: columns left out, as they hold %s: %s", where, what, ", ".join(names[::-1]))
     return arrow
 
 
@@ -99,6 +121,7 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
     import pyarrow
 
     first, names, empty = 1, list[str](), None
+    of_classes: dict[str, tuple[str, ...]] | None = None
     try:
         for part in parts:
             if not len(part):
@@ -107,18 +130,21 @@ def _tables(where: str, kind: str, parts: Iterator["pyarrow.Table"]) -> Iterator
             # What reads on trusts offsets and lengths: damaged ones would end the process, and no UTF-8 is no text.
             part.validate(full=True)
             check_names(where, part.column_names)
-            table = without_bytes(part, None if names else where)
+            if of_classes is None:
+                check_depth(where, part.schema)
+                of_classes = class_names(part.schema, where)
+            table = readable(part, None if names else where)
             names = names or table.column_names
             if missing := sorted({*names} - {*table.column_names}):
                 raise DataError(f"{where}, from row {first}: expected UTF-8 in {missing[0]!r} as above, found bytes")
-            yield _table(where, table.select(names), first, part)
+            yield _table(where, table.select(names), first, part, of_classes)
             first += len(table)
     except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise DataError(
             f"{where}, after row {first - 1}: broken {kind}: {first_line(error)}; copy or download it again"
         ) from error
     if empty is not None and not names:
-        yield _table(where, empty, 1, empty)
+        yield _table(where, empty, 1, empty, {})
 
 
 def check_names(where: str, names: Sequence[str]) -> None:
@@ -127,9 +153,22 @@ def check_names(where: str, names: Sequence[str]) -> None:
         raise DataError(f"{where}: expected distinct column names, found {abridged(twice, 5)} twice; rename them")
 
 
-def _table(where: str, arrow: "pyarrow.Table", first: int, whole: "pyarrow.Table") -> Table:
+def check_depth(where: str, schema: "pyarrow.Schema") -> None:
+    """Raise a DataError for a column that is nested deeper than any text or label."""
+    for field in schema:
+        kinds = [field.type]
+        for _ in range(MOST_DEPTH):
+            kinds = [kind.field(index).type for kind in kinds for index in range(kind.num_fields)]
+        if kinds:
+            found = f"column {field.name!r} deeper"
+            raise DataError(f"{where}: expected values nested {MOST_DEPTH} deep at most, found {found}; leave it out")
+
+
+def _table(
+    where: str, arrow: "pyarrow.Table", first: int, whole: "pyarrow.Table", names: Mapping[str, tuple[str, ...]]
+) -> Table:
     columns = dict(zip(arrow.column_names, arrow.columns, strict=True))
-    return Table(where, columns, class_names(arrow.schema), first_row=first, arrow=whole)
+    return Table(where, columns, names, first_row=first, arrow=whole)
 
 
 def _slices(batch: "pyarrow.RecordBatch", rows: int) -> Iterator["pyarrow.Table"]:

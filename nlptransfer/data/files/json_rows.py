@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
+from nlptransfer.data.files.columnar import MOST_DEPTH, check_depth
 from nlptransfer.data.files.opening import Buffered
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError, abridged, first_line
@@ -18,6 +19,7 @@ KINDS = (".json", ".jsonl", ".ndjson")
 """Endings of the names of JSON files."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ROWS_KEYS = ("data", "rows", "examples", "records", "items", "instances", "results", "train")
+_DEEP_ENDS = (b"]" * MOST_DEPTH, b"}" * MOST_DEPTH, b"]}" * (MOST_DEPTH // 2), b"}]" * (MOST_DEPTH // 2))
 _LARGEST_WHOLE = 2.0**53
 _RECORDS = "write a list of objects, or an object a line (pandas: to_json(orient='records'))"
 
@@ -89,14 +91,17 @@ class _Lines:
         """Parse lines; None where pyarrow would change a value, or cannot read one."""
         import pyarrow
 
+        if any(ends in data for ends in _DEEP_ENDS):
+            return None  # pyarrow's time is the square of the depth
         try:
             table = self._arrow(data)
+            check_depth(self._where, table.schema)
             self._names |= dict.fromkeys(table.column_names)
             dates = {field.name: _dates_as_text(field.type) for field in table.schema}
             if dates := {name: kind for name, kind in dates.items() if kind != table.schema.field(name).type}:
                 self._texts |= dates
                 table = self._arrow(data)
-        except pyarrow.ArrowException:
+        except (pyarrow.ArrowException, DataError):  # whose line is to be named
             return None
         has_nulls = b"null" in data
         if not all(_is_exact(column, has_nulls) for column in table.columns):
@@ -155,12 +160,24 @@ def _carefully(where: str, data: bytes, line: int, first: int) -> Table:
     for number, text in enumerate(data.decode().split("\n"), line):
         if text.strip():
             try:
-                row = json.loads(text)
+                row = _not_too_deep(json.loads(text), text)
             except (ValueError, RecursionError) as error:
                 reason = first_line(error)
                 raise DataError(f"{where}, line {number}: broken JSON: {reason}; write one object a line") from error
             rows.append(_checked(row, f"{where}, line {number}"))
     return next(tables_of_rows(where, rows, len(rows), first))
+
+
+def _not_too_deep(value: Any, text: str) -> Any:
+    """Return what a text was parsed to; a ValueError where it is nested too deep."""
+    if text.count("[") + text.count("{") > MOST_DEPTH:
+        level = [value]
+        for _ in range(MOST_DEPTH):
+            nested = (one for one in level if isinstance(one, (dict, list)))
+            level = [inner for one in nested for inner in (one.values() if isinstance(one, dict) else one)]
+        if any(isinstance(one, (dict, list)) for one in level):
+            raise ValueError(f"lists and objects nested more than {MOST_DEPTH} deep")
+    return value
 
 
 def _checked(row: Any, where: str) -> dict[str, Any]:
@@ -218,7 +235,9 @@ class _Cursor:
         """Parse the next value."""
         while True:
             try:
-                value, self._at = self._decode(self._text, self._at)
+                value, at = self._decode(self._text, self._at)
+                _not_too_deep(value, self._text)
+                self._at = at
                 return value
             except json.JSONDecodeError as error:
                 reason, words, behind = error, error.msg, error.pos - self._at

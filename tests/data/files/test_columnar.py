@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import json
 import logging
 import sys
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from helpers.tables import rows_of
 from nlptransfer.data.files.parsing import FileSettings, joined, read_file, stream_file
+from nlptransfer.data.memory import table_of
 from nlptransfer.errors import DataError, SettingError
 
 ROWS = [{"text": f"text {number}", "label": number % 3, "tags": ["a"] * (number % 2)} for number in range(10_000)]
@@ -155,6 +157,42 @@ def test_damaged_columns_are_refused_before_they_are_read(tmp_path, kind):
     (tmp_path / "a.arrow").write_bytes(damaged_arrow(kind))
     with pytest.raises(DataError, match=r"a\.arrow, after row 0: broken Arrow: .*; copy or download it again"):
         read_file(tmp_path / "a.arrow", FileSettings())
+
+
+def test_columns_that_python_has_no_values_for_are_left_out(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="nlptransfer")
+    kinds = {"far": "timestamp[s]", "long": "duration[s]"}
+    columns = {name: pyarrow.array([2**62], kind) for name, kind in kinds.items()}
+    columns["nowhere"] = pyarrow.array([1], pyarrow.timestamp("ns", "Nowhere/City"))
+    stream(pyarrow.table({"text": ["a"], **columns}), tmp_path / "a.arrow")
+    assert rows_of(read_file(tmp_path / "a.arrow", FileSettings())) == [{"text": "a"}]
+    assert "columns left out, as they hold times that Python has not: 'far', 'long', 'nowhere'" in caplog.text
+
+
+def test_extension_types_are_what_they_hold(tmp_path):
+    columns = {"text": pyarrow.array(['{"a": 1}'], pyarrow.json_()), "id": pyarrow.array([b"x" * 16], pyarrow.uuid())}
+    stream(pyarrow.table(columns), tmp_path / "a.arrow")
+    assert rows_of(read_file(tmp_path / "a.arrow", FileSettings())) == [{"text": '{"a": 1}', "id": "x" * 16}]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"x"', "[" * 5000, '{"info": {"features": {"label": [[]]}}}', "names"])
+def test_damaged_names_of_classes_are_said(tmp_path, caplog, content):
+    if content == "names":
+        feature = {"_type": "ClassLabel", "names": ["a", "a"]}
+        content = json.dumps({"info": {"features": {"label": feature}}})
+    table = pyarrow.table({"text": ["a", "b"], "label": [0, 1]}).replace_schema_metadata({"huggingface": content})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+    found = read_file(tmp_path / "a.parquet", FileSettings())
+    assert found.values("label") == [0, 1] and not found.class_names
+    assert caplog.text.count("names of labels are left out, as their metadata is damaged") == 1
+
+
+def test_columns_nested_without_end_are_refused():
+    kind = pyarrow.string()
+    for _ in range(65):
+        kind = pyarrow.list_(kind)
+    with pytest.raises(DataError, match=r"data: expected values nested 64 deep at most, found column 'deep' deeper"):
+        table_of(pyarrow.table({"text": ["a"], "deep": pyarrow.nulls(1, kind)}), "data")
 
 
 # Excel

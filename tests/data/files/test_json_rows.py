@@ -162,3 +162,31 @@ def test_json_is_seen_whatever_the_name(tmp_path, name):
     assert all(
         "{" in next(iter(table.columns.values()))[0].as_py() for table in stream_file(other, FileSettings(header=False))
     )
+
+
+DEEP = {
+    "object": '{{"text": "a", "x": {}}}',
+    "lines": '{{"text": "b"}}\n{{"text": "a", "x": {}}}',
+    "list": '[{{"x": {}}}]',
+}
+
+
+@pytest.mark.parametrize("depth", [65, 200, 5000])
+@pytest.mark.parametrize("form", DEEP)
+def test_json_nested_without_end_is_refused(tmp_path, depth, form):
+    path = tmp_path / "a.json"
+    for left, right in (("[", "]"), ('{"x": ', "}"), ('{"x": [', "]}")):
+        path.write_text(DEEP[form].format(left * depth + "1" + right * depth))
+        message = r"a\.json, line \d: broken JSON: (lists and objects nested more than 64 deep|maximum recursion)"
+        with pytest.raises(DataError, match=message):
+            read_file(path, FileSettings())
+
+
+def test_numbers_of_thousands_of_digits(tmp_path):
+    path, number = tmp_path / "a.jsonl", "9" * 4000
+    rows = "".join(f'{{"text": "a fine day {row}", "id": {number}}}\n' for row in range(20))
+    path.write_text(rows)
+    assert read_file(path, FileSettings()).values("id")[0] == int(number)
+    path.write_text(rows.replace(number, "9" * 5000))
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1: broken JSON: Exceeds the limit \(4300 digits\)"):
+        read_file(path, FileSettings())

@@ -1,0 +1,56 @@
+"""What the terminal is shown: no name of a label, a file or a column can make it do anything."""
+
+import json
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nlptransfer.cli.app import main
+from nlptransfer.cli.terminal import start_log, visible
+
+HOSTILE = "\x1b]0;mine\x07\x9b2J\u202egood\u2066\u200f\r\x08"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_what_is_shown_is_the_same_json(text):
+    shown = visible(json.dumps(text, ensure_ascii=False))
+    assert json.loads(shown) == text and not set(HOSTILE) - set("0;mine]2Jgood") & set(shown)
+
+
+def test_text_that_people_read_stays_as_it_is():
+    for text in ("a\tb\nc", "é 好 🎬 שלום مرحبا क्‍ष", "\\u001b"):
+        assert visible(text) == text
+    assert visible("a\nb", breaks=False) == r"a\nb"
+    assert visible("name\udcff") == r"name\udcff"
+
+
+def test_the_log_is_a_line_each(capsys):
+    log = logging.getLogger("nlptransfer")
+    before, level = list(log.handlers), log.level
+    log.handlers.clear()
+    try:
+        start_log()
+        log.info("%s: read", f"a{HOSTILE}\nerror: made up.csv")
+    finally:
+        log.handlers[:] = before
+        log.setLevel(level)
+    assert capsys.readouterr().err == (
+        r"a\u001b]0;mine\u0007\u009b2J\u202egood\u2066\u200f\u000d\u0008\nerror: made up.csv: read" + "\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["finetune", "predict"])
+def test_names_of_files_labels_and_columns(verb, command_line, run, tmp_path):
+    folder = tmp_path / f"x{HOSTILE}"
+    folder.mkdir()
+    rows = [{"text": f"wordaa goodae {number}", "label": HOSTILE, HOSTILE: "b"} for number in range(4)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (folder / "empty.jsonl").write_text("")
+    for name in ("rows.jsonl", "empty.jsonl", "gone.jsonl"):
+        arguments = [verb, *([run.folder] if verb == "predict" else []), folder / name]
+        ended = command_line(main, *arguments)
+        shown = ended.out + ended.err
+        assert shown and not [sign for sign in shown if sign in HOSTILE and not sign.isprintable()], shown
+        assert ended.code == (0 if verb == "predict" and name == "rows.jsonl" else 2)
