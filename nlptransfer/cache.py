@@ -1,4 +1,4 @@
-"""Folders in the cache: made anew where they are damaged, and done without where the cache cannot be written.
+"""Folders of what can be made anew: where they are damaged it is, and where the cache cannot be written it stays out.
 
 Each is sealed by a file that notes size, sha256 and state of the others. This file does not know what they hold.
 """
@@ -58,7 +58,7 @@ def cached_entry(folder: Path, name: str, make: Callable[[Path], object], opened
 
 
 def open_entry(folder: Path, name: str, opened: Callable[[Path], Opened]) -> Opened | None:
-    """Open a folder of the cache; None where there is none, or it is damaged and so removed, with a warning."""
+    """Open a sealed folder; None where there is none, or it is damaged and so removed, with a warning."""
     if folder in _elsewhere:
         return opened(_elsewhere[folder])
     if not os.path.lexists(folder):
@@ -67,7 +67,7 @@ def open_entry(folder: Path, name: str, opened: Callable[[Path], Opened]) -> Ope
         check_seal(folder)
         return opened(folder)
     except (NlpTransferError, FileNotFoundError) as error:
-        log.warning("%s: its copy in the cache is made anew (%s)", name, error)
+        log.warning("%s: what was kept of it is damaged, and is made anew (%s)", name, error)
         remove(folder)
     return None
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlptransfer.errors import SettingError, StorageError
+from nlptransfer.errors import NlpTransferError, RunFolderError, SettingError, StorageError, first_line
 from nlptransfer.locks import is_running, started
 from nlptransfer.storage import storage_errors
 
@@ -144,6 +144,21 @@ def read_json(path: str | Path) -> Any:
         raise ValueError("JSON that is nested too deep to be read") from error
 
 
+@contextmanager
+def as_written(folder: Path, repair: str) -> Iterator[None]:
+    """Raise a RunFolderError, with how to repair it, where what this block reads there is damaged or missing."""
+    try:
+        with storage_errors(folder, "read"):
+            yield
+    except (NlpTransferError, MemoryError):
+        raise
+    except Exception as error:  # pyarrow, safetensors and torch raise kinds of their own
+        found = f"it damaged ({first_line(error):.200})"
+        if isinstance(error, FileNotFoundError) and error.filename:
+            found = f"no {Path(error.filename).name}"
+        raise RunFolderError(f"{folder}: expected what was written there, found {found}: {repair}") from error
+
+
 def named_path(name: str | Path) -> Path:
     """Return the path that a user names, "~" being home; a SettingError for what can be none: too long, with a NUL."""
     try:
@@ -157,6 +172,14 @@ def named_path(name: str | Path) -> Path:
     except ValueError as error:  # of a NUL, or half a character
         reason = str(error)
     raise SettingError(f"{str(name)[:80]!r}: expected a path or a name, found {reason}: check the name")
+
+
+def is_there(name: str | Path) -> bool:
+    """Tell whether what a user wrote is the path of something here."""
+    try:
+        return os.path.exists(named_path(name))
+    except SettingError:
+        return False
 
 
 def size_mb(folder: str | Path) -> float:

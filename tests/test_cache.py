@@ -46,7 +46,7 @@ def test_what_is_damaged_is_made_anew_and_said(entry: Path, caplog: pytest.LogCa
     (entry / "deep" / "text").write_text("whale")
     assert cached_entry(entry, "it", make, read) == "whole" and make.calls == 2
     damaged = f"{entry}: damaged: deep/text is not as it was written"
-    assert caplog.messages == [f"it: its copy in the cache is made anew ({damaged})"]
+    assert caplog.messages == [f"it: what was kept of it is damaged, and is made anew ({damaged})"]
 
 
 def test_what_cannot_be_opened_is_made_anew(entry: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -59,7 +59,7 @@ def test_what_cannot_be_opened_is_made_anew(entry: Path, caplog: pytest.LogCaptu
 
     cached_entry(entry, "it", make, read)
     assert cached_entry(entry, "it", make, opened) == "whole"
-    assert caplog.messages == ["it: its copy in the cache is made anew (of another version)"]
+    assert caplog.messages == ["it: what was kept of it is damaged, and is made anew (of another version)"]
 
 
 def test_an_error_in_making_leaves_nothing(entry: Path) -> None:

@@ -4,7 +4,6 @@ Does not know routes, nor files. Label names, names of data and texts are users'
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Template
 from markupsafe import Markup
 
-from nlptransfer.files import templates
+from nlptransfer.files import is_there, templates
 from nlptransfer.hub.client import is_hub_id
 from nlptransfer.hub.packaged import find_packaged
 from nlptransfer.settings import check
@@ -80,7 +79,7 @@ class CardFacts:
         for code in self.language:
             check(bool(re.fullmatch(_LANGUAGE, code)), "language", code, "an ISO 639 code, as en, or multilingual")
         for name in self.datasets:
-            known = name.count("/") == 1 and is_hub_id(name) and not os.path.exists(name)
+            known = name.count("/") == 1 and is_hub_id(name) and not is_there(name)
             check(known, "datasets", name, "the hub id of a data set, owner/name, and no path of this machine")
 
     @property

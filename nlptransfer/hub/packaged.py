@@ -5,7 +5,6 @@ Does not load models.
 
 import importlib.util
 import logging
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 
 from nlptransfer.cache import cache_folder, cached_entry
 from nlptransfer.errors import BaseModelError, nearest
-from nlptransfer.files import file_hash, write_json
+from nlptransfer.files import file_hash, is_there, write_json
 
 logger = logging.getLogger("nlptransfer")
 
@@ -197,7 +196,7 @@ def installed_encoders() -> list[str]:
 
 def find_packaged_vectors(name: str | None) -> Packaged | None:
     """Return the word vectors of an id or a short name; None where no package holds them, or a local path is meant."""
-    return None if name is None or os.path.exists(os.path.expanduser(name)) else _by_name(VECTORS, name)
+    return None if name is None or is_there(name) else _by_name(VECTORS, name)
 
 
 def _by_name(table: Mapping[str, Packaged], name: str) -> Packaged | None:

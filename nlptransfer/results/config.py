@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -14,6 +13,7 @@ import numpy as np
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Labels
+from nlptransfer.files import is_there
 from nlptransfer.models import hash_of_modules
 from nlptransfer.results.records import plain
 from nlptransfer.routes import Route, named_local
@@ -137,7 +137,7 @@ class RunConfig:
     def command(self) -> str:
         """Return the command line that asks for this run, with names in place of paths."""
         options = [
-            ("--base", Path(self.base).name if self.base is not None and os.path.exists(self.base) else self.base),
+            ("--base", Path(self.base).name if self.base is not None and is_there(self.base) else self.base),
             ("--revision", self.revision),
             *(("--metric", metric) for metric in self.further_metrics),
             ("--source", None if self.source is None else self.source.name),

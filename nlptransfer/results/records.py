@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nlptransfer import distributed
+from nlptransfer.cache import open_entry, seal
 from nlptransfer.data import Labels
 from nlptransfer.errors import RunFolderError
 from nlptransfer.evaluation import checked_probabilities
-from nlptransfer.files import atomic_file, atomic_folder, read_json, write_json
+from nlptransfer.files import as_written, atomic_file, atomic_folder, read_json, write_json
 from nlptransfer.locks import LOCK, locked
 from nlptransfer.results.predictions import Predictions
 from nlptransfer.results.summaries import DataSummary, Fit, TransferSummary, from_record, to_record
@@ -48,6 +49,7 @@ VERDICT_RUNS = "verdict"
 _FINISHED, _RUNNING = "finished", "running"
 _STAGE_STATE, _STAGE_FIT = "state.safetensors", "fitted.json"
 _SPLITS = ("train", "validation", "test")
+_AGAIN = "make it again with overwrite, or name another output_dir"
 
 
 @contextmanager
@@ -91,8 +93,10 @@ def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool
             )
         folder.mkdir(parents=True, exist_ok=True)
         return False
-    saved = read_json(record)
-    known = saved["asked"]
+    with as_written(folder, _AGAIN):
+        saved = read_json(record)
+        known, is_finished = dict(saved["asked"]), saved["status"] == _FINISHED
+        reached = _reached(folder)
     if changed := [name for name in {**known, **question} if known.get(name) != question.get(name)]:
         name = changed[0]
         raise RunFolderError(
@@ -100,10 +104,10 @@ def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool
             + (f" (and {len(changed) - 1} more: {', '.join(changed[1:])})" if len(changed) > 1 else "")
             + ": name another output_dir, or overwrite"
         )
-    if is_finished := saved["status"] == _FINISHED:
+    if is_finished:
         log.info("%s: finished before, with the same settings; returned as it is", folder)
     else:
-        log.info("%s: begun before, with the same settings; it goes on from %s", folder, _reached(folder))
+        log.info("%s: begun before, with the same settings; it goes on from %s", folder, reached)
     return bool(is_finished)
 
 
@@ -136,13 +140,15 @@ def write_stage(checkpoints: Path, weights: Mapping[str, Tensor], fit: Fit, logi
         save_file(dict(weights), new / _STAGE_STATE)
         held_out = None if logits is None else logits.tolist()
         write_json(new / _STAGE_FIT, {"fit": to_record(fit), "validation_logits": held_out})
+        seal(new)
 
 
 def read_stage(checkpoints: Path) -> tuple[dict[str, Tensor], Fit, np.ndarray | None] | None:
-    """Return what ``write_stage`` kept; None where the stage was not finished."""
-    folder = checkpoints / _FINISHED
-    if not (folder / _STAGE_FIT).exists():
-        return None
+    """Return what ``write_stage`` kept; None where the stage was not finished, or that is damaged."""
+    return open_entry(checkpoints / _FINISHED, "training", _read_stage)
+
+
+def _read_stage(folder: Path) -> tuple[dict[str, Tensor], Fit, np.ndarray | None]:
     record = read_json(folder / _STAGE_FIT)
     logits = record["validation_logits"]
     held_out = None if logits is None else np.asarray(logits)
@@ -168,7 +174,7 @@ def write_run(result: "RunResult") -> None:
 
 def read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
     """Read a finished run, or raise a RunFolderError."""
-    with storage_errors(folder, "read"):
+    with as_written(folder, _AGAIN):
         return _read_run(kind, folder)
 
 
@@ -268,15 +274,16 @@ def is_comparison(folder: Path) -> bool:
 
 
 def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "ComparisonResult":
-    record = read_json(folder / COMPARISON)
-    values = {
-        "folder": folder,
-        "finished": record["status"] == _FINISHED,
-        "settings": record["asked"],
-        "data": _read_data(record["data"]),
-        "warnings": record["data"]["warnings"],
-    }
-    return from_record(kind, {**record, **values})
+    with as_written(folder, _AGAIN):
+        record = read_json(folder / COMPARISON)
+        values = {
+            "folder": folder,
+            "finished": record["status"] == _FINISHED,
+            "settings": record["asked"],
+            "data": _read_data(record["data"]),
+            "warnings": record["data"]["warnings"],
+        }
+        return from_record(kind, {**record, **values})
 
 
 def write_ranking(result: "Ranking") -> None:
@@ -299,9 +306,10 @@ def is_ranking(folder: Path) -> bool:
 def read_ranking(kind: type["Ranking"], folder: Path) -> "Ranking":
     if not is_ranking(folder):
         raise RunFolderError(f"{folder}: expected the folder of a ranking, found no {RANKING}")
-    record = read_json(folder / RANKING)
-    values = {"folder": folder, "settings": record["asked"], "data": _read_data(record["data"])}
-    return from_record(kind, {**record, **values})
+    with as_written(folder, _AGAIN):
+        record = read_json(folder / RANKING)
+        values = {"folder": folder, "settings": record["asked"], "data": _read_data(record["data"])}
+        return from_record(kind, {**record, **values})
 
 
 def card_results(result: "RunResult") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 Knows no route by name, nor where data comes from."""
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from nlptransfer import distributed
 from nlptransfer.data import Data, Labels
 from nlptransfer.errors import RunFolderError, SettingError
-from nlptransfer.files import content_stamp
+from nlptransfer.files import content_stamp, is_there, named_path
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained, quiet
 from nlptransfer.models import (
     LongText,
@@ -270,7 +269,7 @@ def set_length(
 
 def named_local(source: str | None) -> str | None:
     """Name a local file or folder by its name and content, and anything else as it is."""
-    if source is None or not os.path.exists(place := os.path.expanduser(source)):
+    if source is None or not is_there(source):
         return source
-    local = Path(place)
+    local = named_path(source)
     return f"{local.name} ({content_stamp(local)[:16]})"

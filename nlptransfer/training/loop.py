@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nlptransfer import distributed
-from nlptransfer.cache import remove
+from nlptransfer.cache import open_entry, remove, seal
 from nlptransfer.errors import RunFolderError, SettingError, StorageError, TrainingError
 from nlptransfer.files import read_json, write_json
 from nlptransfer.models import (
@@ -121,7 +121,9 @@ def train(
     by_role = {roles[0]: examples} | ({} if extra is None else {roles[1]: extra})
     objective.to(distributed.state().device)
     rows = [of_role.rows for of_role in by_role.values()]
-    with used_rows(objective.model, rows, _needs_all_rows(objective, settings)) as embeddings:
+    needs_all = _needs_all_rows(objective, settings)
+    # What follows a training (report_to) writes beside its checkpoints.
+    with storage_errors(checkpoints.parent), used_rows(objective.model, rows, needs_all) as embeddings:
         return _Loop(objective, by_role, validation, score, settings, checkpoints, parameter_groups, embeddings).run()
 
 
@@ -443,6 +445,7 @@ class _Loop:
         self.accelerator.save_state(str(writing))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            seal(writing)
             older = self._saved()
             writing.rename(self.checkpoints / f"step_{self.report.step:08d}")
             for folder in older:
@@ -458,9 +461,10 @@ class _Loop:
         }
 
     def _resume(self) -> None:
-        if not (saved := self._saved()):
+        saved = self._saved()
+        if not saved or (checkpoint := open_entry(saved[-1], "training", Path)) is None:
             return
-        progress = read_json(saved[-1] / "progress.json")
+        progress = read_json(checkpoint / "progress.json")
         if (writers := progress.pop("processes")) != self.processes:
             raise RunFolderError(
                 f"{self.checkpoints.parent}: its checkpoint was written by {writers} processes, found "
@@ -468,8 +472,8 @@ class _Loop:
             )
         self.report = TrainingReport(**progress)
         # Frozen weights are not in a checkpoint: the model has them already.
-        self.accelerator.load_state(str(saved[-1]), strict=False)
-        best, state = saved[-1] / "best.safetensors", self.trained.state_dict()
+        self.accelerator.load_state(str(checkpoint), strict=False)
+        best, state = checkpoint / "best.safetensors", self.trained.state_dict()
         for name, whole in (load_file(best) if best.exists() else {}).items():
             like, value = state[name], whole.to(self.device)
             is_shard = isinstance(like, DTensor)

@@ -182,6 +182,15 @@ def assert_same_weights(folder, name):
     assert weights.read_bytes() == (cut / weights.name).read_bytes()
 
 
+def test_a_full_disk_where_training_is_followed(tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("accelerate.Accelerator.init_trackers", full)
+    with pytest.raises(StorageError, match=rf"^{tmp_path}: cannot be written: No space left on device: make room"):
+        fit(tmp_path, BASE)
+
+
 def test_what_fails_after_training_leaves_what_was_learned(remarks_folder, vectors_file, tmp_path, monkeypatch):
     run = partial(finetune, remarks_folder, base=vectors_file, output_dir=tmp_path / "run", num_train_epochs=2)
     whole = run(output_dir=tmp_path / "whole")

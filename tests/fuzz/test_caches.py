@@ -1,4 +1,4 @@
-"""Damaged caches and word vectors: a cache is made anew with the same numbers, and a file is read or refused."""
+"""Damaged caches, checkpoints, records and word vectors: made anew with the same numbers, read or refused."""
 
 import gzip
 import json
@@ -16,16 +16,20 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from helpers.fasttext_files import save_fasttext
 from helpers.fuzzing import ChangedPredictionError, Fuzzer, HalfFileError, mutated
+from helpers.results import ONE_LABEL, result_of
+from helpers.training import BASE, Tiny, fit, same
 from nlptransfer.cache import SEAL, cache_folder, check_seal
 from nlptransfer.errors import NlpTransferError, StorageError
 from nlptransfer.files import file_hash
 from nlptransfer.hub import packaged
 from nlptransfer.hub.base_models import base_record, find_base, recorded_base
 from nlptransfer.models.features import cached
+from nlptransfer.results import Fit, RunResult, read_stage, write_stage
 from nlptransfer.vectors import open_vectors, save_vectors
 from nlptransfer.vectors.distillation import distill_vectors
 from nlptransfer.vectors.store import WordVectors
@@ -125,7 +129,7 @@ def test_caches(fuzz: Fuzzer, caches: Any, name: str, caplog: pytest.LogCaptureF
         lines = len(caplog.messages)
         assert work() == whole and len(caplog.messages) == lines, "made anew twice"
 
-    for seed, draw in fuzz.draws(25):
+    for seed, draw in fuzz.draws(12):
         touched = damage_one(entries, draw)
         for last in entries.glob("distilled-*"):
             # Made of what was damaged, it would stand for it.
@@ -169,6 +173,51 @@ def test_saved_folders_of_vectors(fuzz: Fuzzer, tmp_path: Path) -> None:
         folder = shutil.copytree(tmp_path / "whole", tmp_path / "v")
         touched = damage_one(folder, draw)
         fuzz.attempt(f"saved {seed} {touched.name}", partial(opened, folder))
+        shutil.rmtree(folder)
+
+
+def test_checkpoints(fuzz: Fuzzer, tmp_path: Path) -> None:
+    settings = replace(BASE, save_steps=3)
+    whole, _ = fit(tmp_path / "whole", settings, Tiny(0.3))
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "cut", settings, Tiny(0.3, stop_at=12))
+
+    def resumed(folder: Path) -> None:
+        if not same(whole, fit(folder, settings, Tiny(0.3))[0]):
+            raise ChangedPredictionError
+
+    for seed, draw in fuzz.draws(8):
+        folder = shutil.copytree(tmp_path / "cut", tmp_path / "damaged")
+        touched = damage_one(folder, draw)
+        fuzz.attempt(f"checkpoint {seed} {touched.name}", partial(resumed, folder))
+        shutil.rmtree(folder)
+
+
+def test_finished_stages(fuzz: Fuzzer, tmp_path: Path) -> None:
+    weights, fitted = {"head": torch.from_numpy(MATRIX)}, Fit(seconds=1.0, examples=80)
+
+    def read(folder: Path) -> None:
+        kept = read_stage(folder)
+        if kept is not None and not (torch.equal(kept[0]["head"], weights["head"]) and kept[1] == fitted):
+            raise ChangedPredictionError
+
+    for seed, draw in fuzz.draws(25):
+        write_stage(tmp_path / "stage", weights, fitted, MATRIX)
+        touched = damage_one(tmp_path / "stage", draw)
+        fuzz.attempt(f"stage {seed} {touched.name}", partial(read, tmp_path / "stage"))
+
+
+def test_records_of_runs(fuzz: Fuzzer, tmp_path: Path) -> None:
+    result_of(tmp_path / "run", ONE_LABEL).save()
+
+    def read(folder: Path) -> None:
+        RunResult.load(folder)
+
+    for seed, draw in fuzz.draws(25):
+        folder = shutil.copytree(tmp_path / "run", tmp_path / "damaged")
+        touched = draw.choice(sorted(folder.iterdir()))
+        damage(touched, draw)
+        fuzz.attempt(f"record {seed} {touched.name}", partial(read, folder))
         shutil.rmtree(folder)
 
 
@@ -222,7 +271,7 @@ def test_files_of_vectors(fuzz: Fuzzer, files: dict[str, dict[str, bytes]], tmp_
                 check_whole(entries)
                 shutil.rmtree(entries)
 
-    for seed, draw in fuzz.draws(100):
+    for seed, draw in fuzz.draws(60):
         source = draw.choice([*files])
         folder = tmp_path / str(seed)
         folder.mkdir()

@@ -13,7 +13,12 @@ import pyarrow.parquet
 
 from helpers.fuzzing import Fuzzer, mutated
 from helpers.odd_files import CASES, column, damaged, files, streamed
+from nlptransfer import Classifier, RunResult
+from nlptransfer.classifier import check_output, push_saved
 from nlptransfer.data import load_data, read_texts
+from nlptransfer.hub import find_base
+from nlptransfer.report import report_on
+from nlptransfer.vectors import open_vectors
 
 
 def texts_of(path: Path) -> list[str]:
@@ -136,12 +141,23 @@ def test_json_of_odd_shapes(fuzz: Fuzzer, tmp_path: Path) -> None:
         fuzz.attempt(f"read_texts {seed} {path.name}", partial(texts_of, path))
 
 
-PARTS = ["x" * 300, "x" * 5000, "\0", "~", "~nobody", "..", ".", "a/b", "//", "\ud800", "\x1b[2J", "a:b", "CON", "-"]
+NAMED = {
+    "load_data": load_data,
+    "read_texts": texts_of,
+    "find_base": find_base,
+    "open_vectors": open_vectors,
+    "load": Classifier.load,
+    "push": partial(push_saved, repo_id="me/mine", dry_run=True),
+    "load a run": RunResult.load,
+    "report": report_on,
+    "save": partial(check_output, source="-"),
+}
+PARTS = ["x" * 300, "x" * 5000, "\0", "~", "~nobody", "..", ".", "a/b/c", "//", "\ud800", "\x1b[2J", "a:b", "CON", "-"]
 
 
 def test_names_of_sources(fuzz: Fuzzer, tmp_path: Path) -> None:
     for seed, draw in fuzz.draws(20):
         name = draw.choice(["", "/", f"{tmp_path}/"]) + "".join(draw.choices(PARTS, k=draw.choice([1, 2, 3])))
-        name += draw.choice([".csv", ".jsonl", ".parquet", "/", "/x.csv"])
-        fuzz.attempt(f"load_data {seed} {name[:60]!r}", partial(load_data, name))
-        fuzz.attempt(f"read_texts {seed} {name[:60]!r}", partial(texts_of, name))
+        name += draw.choice(["", ".csv", ".jsonl", ".parquet", "/", "/x.csv", "/x", "/model.onnx"])
+        for what, call in NAMED.items():
+            fuzz.attempt(f"{what} {seed} {name[:60]!r}", partial(call, name))

@@ -46,6 +46,22 @@ def test_only_a_finished_run_is_loaded(tmp_path):
         RunResult.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["experiment.json", "metrics.json", "predictions.parquet"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"status": "finished"}', None])
+def test_damaged_records_are_one_line(name, content, tmp_path):
+    result_of(tmp_path, ONE_LABEL).save()
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    elif name == "predictions.parquet":
+        assert not RunResult.load(tmp_path).predictions
+        return
+    with pytest.raises(RunFolderError) as caught:
+        RunResult.load(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}: expected ") and "\n" not in message
+
+
 def test_scores_that_are_not_there(tmp_path):
     result = result_of(tmp_path, split="validation")
     with pytest.raises(DataError, match="no test rows"):
