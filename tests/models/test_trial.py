@@ -55,6 +55,8 @@ def test_a_run(kind, route, line, tmp_path):
         ("jamba", RowLimits()),
         ("bart", RowLimits()),
         ("gemma3", RowLimits()),
+        # An empty text has no token, and is another text where it is padded more.
+        ("qwen3_5", RowLimits(one_length=True)),
     ],
 )
 def test_what_a_type_asks_of_rows(kind, limits, tmp_path):
