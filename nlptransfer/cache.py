@@ -83,11 +83,10 @@ class _MadeMeanwhile(Exception):
 
 
 def seal(folder: Path) -> None:
-    """Note all files in a folder, so that :func:`check_seal` sees what is changed later."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    write_json(
-        folder / SEAL, {name: {"state": _state(file), "sha256": file_hash(file)} for name, file in files.items()}
-    )
+    """Note all other files in a folder, so that :func:`check_seal` sees what is changed later."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / SEAL]
+    noted = {file: {"state": _state(file), "sha256": file_hash(file)} for file in files}
+    write_json(folder / SEAL, {file.relative_to(folder).as_posix(): known for file, known in noted.items()})
 
 
 def check_seal(folder: Path) -> None:

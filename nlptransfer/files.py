@@ -27,6 +27,9 @@ SEAL = "whole.json"
 _TEMPORARY = re.compile(r"\..*\.nlptransfer-([0-9a-f]{8})-(\d+)-(\d+)-\w{8}(\..*)?", re.DOTALL)
 """Names of temporary files and folders: of what, machine, process id, when it was started, and what makes it unique."""
 
+_OLD = ".old"
+"""Name of a folder that steps aside for a new one."""
+
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
@@ -53,19 +56,19 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; it takes the place of ``path`` on success only."""
     path = Path(path)
     with scratch_folder(path) as scratch:
-        new, old = scratch / path.name, scratch / ".old"
+        new, old = scratch / path.name, scratch / _OLD
         new.mkdir()
         yield new
         # safetensors makes private files.
         for place in new.rglob("*"):
             place.chmod(_usual_mode(0o777 if place.is_dir() else 0o666))
         # A folder cannot be renamed over a full one: the old one steps aside first.
-        if path.exists():
-            os.replace(path, old)
         try:
+            if path.exists():
+                os.replace(path, old)
             os.replace(new, path)
-        except OSError:
-            if old.exists():
+        except BaseException:
+            if old.exists() and not path.exists():
                 os.replace(old, path)
             raise
 
@@ -104,8 +107,17 @@ def _without_leftovers(folder: Path) -> Path:
         name = _TEMPORARY.fullmatch(path.name)
         if name is not None and name[1] == _machine() and not is_running(int(name[2]), int(name[3])):
             with suppress(OSError):  # another process was faster, or another user's must stay
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _remove_leftover(path)
     return folder
+
+
+def _remove_leftover(path: Path) -> None:
+    if (path / _OLD).exists():
+        # It was killed between two renames, of the old folder and of the new one: that is whole.
+        for new in path.iterdir():
+            if new.name != _OLD and not (place := path.with_name(new.name)).exists():
+                os.replace(new, place)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _usual_mode(mode: int) -> int:

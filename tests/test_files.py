@@ -86,7 +86,8 @@ def test_atomic_folder_leaves_the_old_one_on_an_exception(tmp_path):
     assert names(tmp_path / "model") == ["old"]
 
 
-def test_atomic_folder_puts_the_old_one_back_when_the_last_step_fails(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError("disk"), KeyboardInterrupt("disk")])
+def test_atomic_folder_puts_the_old_one_back_when_the_last_step_fails(error, tmp_path, monkeypatch):
     with atomic_folder(tmp_path / "model") as new:
         (new / "old").write_text("old")
     real, calls = os.replace, []
@@ -94,11 +95,11 @@ def test_atomic_folder_puts_the_old_one_back_when_the_last_step_fails(tmp_path, 
     def second_fails(source, target):
         calls.append(source)
         if len(calls) == 2:
-            raise OSError("disk")
+            raise error
         real(source, target)
 
     monkeypatch.setattr(os, "replace", second_fails)
-    with pytest.raises(OSError, match="disk"), atomic_folder(tmp_path / "model") as new:
+    with pytest.raises(type(error), match="disk"), atomic_folder(tmp_path / "model") as new:
         (new / "new").write_text("new")
     assert names(tmp_path) == ["model"]
     assert names(tmp_path / "model") == ["old"]
@@ -138,6 +139,16 @@ def test_what_a_process_of_another_machine_or_start_left(tmp_path, monkeypatch):
     (tmp_path / f"{begin}-abcdefgh").touch()
     with scratch_folder(tmp_path / "b"):
         assert names(tmp_path)[:-1] == sorted([of_another_machine, f"{begin}-abcdefgh"])
+
+
+def test_a_folder_that_was_killed_on_its_way_to_its_place_gets_there(tmp_path):
+    with scratch_folder(tmp_path / "model") as scratch:
+        dead = tmp_path / (scratch.name.rpartition("-")[0].rpartition("-")[0] + "-1000000000-abcdefgh")
+    for name, text in (("model", "new"), (".old", "old")):
+        (dead / name).mkdir(parents=True)
+        (dead / name / "weights").write_text(text)
+    write_json(tmp_path / "other.json", 1)
+    assert names(tmp_path) == ["model", "other.json"] and (tmp_path / "model" / "weights").read_text() == "new"
 
 
 def test_long_names_are_written(tmp_path):

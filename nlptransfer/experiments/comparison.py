@@ -20,6 +20,7 @@ from nlptransfer.hub import base_for
 from nlptransfer.report import report_with_texts
 from nlptransfer.results import (
     COMPARISON,
+    REPORT,
     CandidateResult,
     ComparisonResult,
     DataSummary,
@@ -115,8 +116,7 @@ def compare(
     name = folder_name(loaded.name, "compare", short_hash(question))
     folder = named_path(output_dir) if output_dir else Path("runs") / name
     with at_work(folder, take_lock):
-        if claim(folder, question, overwrite, COMPARISON):
-            return ComparisonResult.load(folder)
+        is_finished = claim(folder, question, overwrite, COMPARISON)
         if distributed.from_main(is_comparison(folder)):
             result = ComparisonResult.load_any(folder)
         else:
@@ -130,8 +130,11 @@ def compare(
                 versions=versions(),
                 candidates=tuple(CandidateResult(one.name, one.method, one.described()["base"]) for one in candidates),
             )
-        result = ComparisonRun(result, loaded, subsets, candidates, shared).run()
-        distributed.on_main(partial(report_with_texts, folder, loaded))
+        if not is_finished:
+            result = ComparisonRun(result, loaded, subsets, candidates, shared).run()
+        # Of a finished comparison too: it may have been killed just before.
+        if not distributed.from_main((folder / REPORT).exists()):
+            distributed.on_main(partial(report_with_texts, folder, loaded))
     return result
 
 

@@ -19,6 +19,7 @@ from nlptransfer.hub import installed_encoders
 from nlptransfer.memo import shared_work
 from nlptransfer.results import (
     RANKING,
+    REPORT,
     DataSummary,
     Ranking,
     Source,
@@ -105,25 +106,27 @@ def rank(
     folder = named_path(output_dir) if output_dir else Path("runs") / name
     with at_work(folder, take_lock):
         if claim(folder, question, overwrite, RANKING):
-            return Ranking.load(folder)
-        with shared_work():
-            encoders = target.encoders(route, named, revision, layers)
-            chosen = fastest_level(encoders)
-            kept = replace(route, keep_layers=chosen.keep_layers)
-            ranked = [target.source(other, kept, chosen.base, revision) for other in others]
-        result = Ranking(
-            folder=folder,
-            data=DataSummary.of(loaded),
-            settings=question,
-            metric=target.metric,
-            rows=len(target.data.train),
-            encoders=encoders,
-            sources=tuple(sorted(ranked, key=lambda one: -one.gain)),
-            machine=machine(),
-            versions=versions(),
-        )
-        distributed.on_main(result.save)
-        if report:
+            result = Ranking.load(folder)
+        else:
+            with shared_work():
+                encoders = target.encoders(route, named, revision, layers)
+                chosen = fastest_level(encoders)
+                kept = replace(route, keep_layers=chosen.keep_layers)
+                ranked = [target.source(other, kept, chosen.base, revision) for other in others]
+            result = Ranking(
+                folder=folder,
+                data=DataSummary.of(loaded),
+                settings=question,
+                metric=target.metric,
+                rows=len(target.data.train),
+                encoders=encoders,
+                sources=tuple(sorted(ranked, key=lambda one: -one.gain)),
+                machine=machine(),
+                versions=versions(),
+            )
+            distributed.on_main(result.save)
+        # Of a finished ranking too: it may have been killed just before.
+        if report and not distributed.from_main((folder / REPORT).exists()):
             distributed.on_main(partial(_write_report, folder))
         log.info("%s", result.sentence)
     return result

@@ -58,14 +58,14 @@ def run(config: RunConfig, folder: Path, overwrite: bool = False, save_model: bo
     config.transfer.check_fits(config.route, config.sides())
     tasks, question = tasks_of(config), config.question()
     with no_empty_folder(folder), shared_work({TOKENS, NGRAMS, UNKNOWN}):
-        if claim(folder, question, overwrite):
-            return RunResult.load(folder)
-        result = _train_and_score(config, tasks, folder, question)
+        is_finished = claim(folder, question, overwrite)
+        result = RunResult.load(folder) if is_finished else _train_and_score(config, tasks, folder, question)
     if distributed.is_main():
-        if save_model:
-            result = _saved(config, result)
-        result.save()
-        if not config.training.keep_checkpoints:
+        if not is_finished:
+            result = _saved(config, result) if save_model else result
+            result.save()
+        # Of a finished run too: it may have been killed just before.
+        if not result.settings["training"]["keep_checkpoints"]:
             remove_checkpoints(folder)
     distributed.barrier()
     # Several processes hold one classifier together: it is read from the folder where one of them asks for it.

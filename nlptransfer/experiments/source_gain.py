@@ -16,7 +16,17 @@ from nlptransfer.errors import DataError
 from nlptransfer.evaluation import Gain, default_metric, higher_is_better, measure, transfer_gain
 from nlptransfer.experiments.run import run
 from nlptransfer.files import atomic_folder
-from nlptransfer.results import VERDICT_RUNS, RunConfig, RunResult, Verdict, begin_run, card_results, claim
+from nlptransfer.results import (
+    MODEL,
+    VERDICT_RUNS,
+    RunConfig,
+    RunResult,
+    Verdict,
+    begin_run,
+    card_results,
+    claim,
+    remove,
+)
 from nlptransfer.training import are_few
 from nlptransfer.transfer import ON_TARGET, Direct, Joint
 
@@ -102,25 +112,27 @@ def run_with_verdict(
     """Make the runs of a verdict, ``seeds`` on each side, and take one of the first seed's as the run itself."""
     metric, seeds = gain_metric(config), _seeds_for(config, seeds)
     question = {**config.question(), "verdict": True, "fallback": fallback, "seeds": seeds}
-    if claim(folder, question, overwrite):
-        return RunResult.load(folder)
-    begin_run(folder, question)
-    with_source, direct = paired_runs(make, config, seeds, folder / VERDICT_RUNS, save_first=True)
-    if distributed.is_main():
-        verdict = _verdict(with_source, direct, config, metric, fallback=fallback)
-        taken = (direct if verdict.taken == Direct.name else with_source)[0]
-        command = f"{config.command()} --verdict --seeds {seeds}" + (" --fallback" if fallback else "")
-        result = replace(taken, folder=folder, question=question, command=command, verdict=verdict)
-        with atomic_folder(result.model_folder) as new:
-            shutil.copytree(taken.model_folder, new, dirs_exist_ok=True)
-            note_results(new, card_results(result))
-        result.save()
-        log.info("%s: %s", config.transfer.name, in_words(verdict))
-        if not config.training.keep_checkpoints:
-            with_source[0].drop_model()
-            direct[0].drop_model()
+    if not claim(folder, question, overwrite):
+        begin_run(folder, question)
+        with_source, direct = paired_runs(make, config, seeds, folder / VERDICT_RUNS, save_first=True)
+        if distributed.is_main():
+            verdict = _verdict(with_source, direct, config, metric, fallback=fallback)
+            taken = (direct if verdict.taken == Direct.name else with_source)[0]
+            command = f"{config.command()} --verdict --seeds {seeds}" + (" --fallback" if fallback else "")
+            result = replace(taken, folder=folder, question=question, command=command, verdict=verdict)
+            with atomic_folder(result.model_folder) as new:
+                shutil.copytree(taken.model_folder, new, dirs_exist_ok=True)
+                note_results(new, card_results(result))
+            result.save()
+            log.info("%s: %s", config.transfer.name, in_words(verdict))
+        distributed.barrier()
+    result = RunResult.load(folder)
+    # Of a finished run too: it may have been killed just before.
+    if distributed.is_main() and not result.settings["training"]["keep_checkpoints"]:
+        for model in (folder / VERDICT_RUNS).glob(f"*/{MODEL}"):
+            remove(model)
     distributed.barrier()
-    return RunResult.load(folder)
+    return result
 
 
 def _verdict(with_source: Runs, direct: Runs, config: RunConfig, metric: str, *, fallback: bool) -> Verdict:

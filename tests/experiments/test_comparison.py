@@ -158,6 +158,10 @@ def test_a_finished_comparison_is_returned_as_it_is(whole, comparing, tmp_path):
     assert whole.candidates[2].base.split(" ")[0] == "small.txt"
     again = comparing(whole.folder, routes=routes, sizes=(40, 90), max_minutes=60, **LINEAR)
     assert files_of(again.folder) == before and without_times(again) == without_times(whole)
+    # It may have been killed just before this was written.
+    (whole.folder / "report.html").unlink()
+    comparing(whole.folder, routes=routes, sizes=(40, 90), max_minutes=60, **LINEAR)
+    assert files_of(whole.folder).keys() == before.keys()
     with pytest.raises(RunFolderError, match="expected the folder of a finished comparison"):
         ComparisonResult.load(tmp_path)
 

@@ -15,7 +15,7 @@ from helpers.classifiers import plain_logits, plain_model
 from helpers.folders import MODEL_FILES, RUN_FILES, files_of, no_path_in
 from helpers.runs import finetune, record_of, report_of, same_weights
 from nlptransfer import RunResult, Word2Vec
-from nlptransfer.errors import NlpTransferError, RunFolderError, SettingError
+from nlptransfer.errors import NlpTransferError, RunFolderError, SettingError, TrainingError
 from nlptransfer.experiments.environment import machine
 from nlptransfer.files import read_json
 from nlptransfer.results import to_record
@@ -312,6 +312,10 @@ def test_the_same_call_returns_a_finished_run_as_it_is(tune, finished, remarks_f
     same = tune(remarks_folder, output_dir=finished.folder, save_steps=7, keep_checkpoints=True)
     assert same.folder == finished.folder and same.scores == finished.scores
     assert files_of(finished.folder) == before
+    # It may have been killed just before these were removed.
+    (finished.folder / "checkpoints" / "step_00000001").mkdir(parents=True)
+    tune(remarks_folder, output_dir=finished.folder)
+    assert files_of(finished.folder) == before and not (finished.folder / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -468,4 +472,12 @@ def test_trackers_and_kept_checkpoints_write_into_the_folder(tune, remarks):
     further = set(files_of(run.folder)) - RUN_FILES
     assert [name for name in further if "events.out.tfevents" in name]
     assert [name for name in further if name.startswith("checkpoints/step_")]
-    assert not [name for name in further if not name.startswith(("logs/", "checkpoints/step_"))]
+    assert not [
+        name for name in further if not name.startswith(("logs/", "checkpoints/step_", "checkpoints/finished/"))
+    ]
+
+
+def test_a_model_that_no_memory_holds_is_one_line(tune, remarks, tmp_path):
+    with pytest.raises(TrainingError, match=r"expected a model that memory holds, found .*: take a smaller base"):
+        tune(remarks, head_type="cnn", num_filters=2**50, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

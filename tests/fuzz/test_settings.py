@@ -24,7 +24,7 @@ from nlptransfer.training import Augment, TrainingSettings
 from nlptransfer.transfer import TRANSFERS
 
 KINDS = {"data": DataSettings, "training": TrainingSettings, "augment": Augment, **ROUTES, **TRANSFERS}
-NUMBERS = [0, 1, -1, 2, 7, 0.5, -0.0, 1.0, 2**31, 2**63, 2**64, -(2**70), 10**400, 1e-320, 1e308]
+NUMBERS = [0, 1, -1, 2, 7, 0.5, -0.0, 1.0, 2**40, 2**63, 2**64, -(2**70), 10**400, 1e-320, 1e308]
 TEXTS = ["", " ", "x", "none", "None", "true", "auto", "last", "all", "1", "-1", "0.5", "1e999", "-inf", "nan", "1_0"]
 TEXTS += ["٣", "９", "9" * 5000, "\0", "\ud800", "\x1b[2J", "\u202e", "é", ",", ",,", "a,b", "1,2", "[", "[" * 5000]
 TEXTS += ["{}", '{"a": 1}', '{"a": NaN}', '{"a": {"a": []}}', '{"text_column": 1}', "mean,mean", "linear", "text"]

@@ -2,8 +2,9 @@
 
 python -m helpers.kills FOLDER TIMES [SEED]
 
-FOLDER holds the data, what each command gives whole, and a line for each kill: the same call goes on after the last.
-Commands are forks of this process, which does nothing but import, as that takes longest.
+FOLDER holds the data, what each command gives whole, and a line for each kill: the same call goes on with those that
+are not there or were not right. Commands are forks of this process, which does nothing but import, as that takes
+longest.
 """
 
 import gc
@@ -15,7 +16,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -125,6 +125,9 @@ def _hash_of(path: Path) -> str:
 def _lasting(value: Any) -> Any:
     if isinstance(value, list):
         return [*map(_lasting, value)]
+    if isinstance(value, dict) and isinstance(value.get("target_modules"), list):
+        # A set in peft, in the order of the process.
+        value = value | {"target_modules": sorted(value["target_modules"])}
     if not isinstance(value, dict):
         return value
     return {name: _lasting(part) for name, part in value.items() if not any(word in name for word in OF_THE_MOMENT)}
@@ -194,7 +197,8 @@ def killed(name: str, number: int, data: Path, folder: Path, draw: random.Random
     names = found.keys() | expected["result"].keys()
     differ = sorted(file for file in names if found.get(file) != expected["result"].get(file))
     left = left_behind(folder)
-    return {"command": name, "moments": moments, "codes": codes, "code": code, "differ": differ, "left": left}
+    counted = {"number": number, "command": name, "moments": moments}
+    return counted | {"codes": codes, "code": code, "differ": differ, "left": left}
 
 
 def main(folder: Path, times: int, seed: int) -> int:
@@ -222,25 +226,28 @@ def main(folder: Path, times: int, seed: int) -> int:
     if not (data / "ready").exists():
         assert ended(forked(lambda: prepare(data), data / "log")) == 0, f"see {data / 'log'}"
         (data / "ready").touch()
-    done = [json.loads(line) for line in counted.read_text().splitlines()] if counted.exists() else []
-    for number in range(len(done), times):
+    lines = [json.loads(line) for line in counted.read_text().splitlines()] if counted.exists() else []
+    right = {one["number"]: one for one in lines if is_right(one)}
+    wrong = []
+    for number in sorted({*range(times)} - right.keys()):
         draw = random.Random(seed * 10_000 + number)
         # All commands by turns, each time in another order.
         round_, place = divmod(number, len(COMMANDS))
         name = random.Random(seed * 10_000 + round_).sample([*COMMANDS], len(COMMANDS))[place]
         trial = folder / f"trial-{seed}-{number}"
         found = killed(name, number, data, trial, draw, hub)
-        done.append(found)
         with counted.open("a") as file:
             file.write(json.dumps(found) + "\n")
         if is_right(found):
+            right[number] = found
             shutil.rmtree(trial)
         else:
+            wrong.append(found)
             print(f"{trial}: {found}", flush=True)
-    kills, right = (Counter(one["command"].split()[0] for one in some) for some in (done, filter(is_right, done)))
-    for name in kills:
-        print(f"{name}: {kills[name]} killed and run again, {right[name]} as if nothing had been, with nothing left")
-    return 0 if right == kills else 1
+    for kind in dict.fromkeys(name.split()[0] for name in COMMANDS):
+        good, other = (sum(one["command"].split()[0] == kind for one in some) for some in (right.values(), wrong))
+        print(f"{kind}: {good + other} killed and run again, {good} as if nothing had been, with nothing left")
+    return 1 if wrong else 0
 
 
 def is_right(found: dict[str, Any]) -> bool:

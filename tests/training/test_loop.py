@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from helpers.training import BASE, LABELS, PACES, SEVERAL, Crowded, Tiny, fit, rows, same
 from nlptransfer import distributed
+from nlptransfer.cache import seal
 from nlptransfer.errors import RunFolderError, SettingError, TrainingError
 from nlptransfer.models.batching import training_batches
 from nlptransfer.training.loop import train
@@ -303,6 +304,7 @@ def test_a_checkpoint_of_other_processes_is_refused(tmp_path):
         fit(tmp_path, model=Tiny(stop_at=8))
     saved = next((tmp_path / "checkpoints").glob("step_*")) / "progress.json"
     saved.write_text(saved.read_text().replace('"processes": 1', '"processes": 2'))
+    seal(saved.parent)
     with pytest.raises(RunFolderError, match=r"written by 2 processes, found 1: start as many, or .* overwrite"):
         fit(tmp_path)
 
