@@ -103,7 +103,7 @@ class _Trial:
         side = self.tokenizer.padding_side
         for other in (side, *{"left", "right"} - {side}):
             self._set("padding_side", other)
-            if self._same(*(torch.nan_to_num(outputs) for outputs in (self.batch(PADDED), alone))):
+            if self._same(torch.nan_to_num(self.batch(PADDED)), torch.nan_to_num(alone)):
                 if other != side:
                     log.info("%s: padding goes to the %s, as it changes predictions on the %s", self.base, other, side)
                 return
