@@ -115,7 +115,7 @@ def show_comparison(result: "ComparisonResult") -> None:
             (
                 row["name"],
                 _or_none(row["validation"], ".3f"),
-                f"{row['score']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+                f"{row['score']:.3f}" + ("" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"),
                 _or_none(row["spread"], ".3f"),
                 _or_none(row.get("train_seconds"), ".1f"),
                 _or_none(row.get("size_mb"), ".1f"),

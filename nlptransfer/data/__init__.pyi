@@ -8,6 +8,7 @@ from .dataset import DataSettings as DataSettings
 from .dataset import Split as Split
 from .dataset import check_mapping as check_mapping
 from .dataset import data_settings as data_settings
+from .dataset import folds_of as folds_of
 from .dataset import load_data as load_data
 from .dataset import load_split as load_split
 from .files.parsing import FileSettings as FileSettings

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, compress
 from pathlib import Path
@@ -381,6 +381,26 @@ def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
     for row, of_row in zip(sets, names, strict=True):
         row[[ids[name] for name in of_row]] = 1
     return Split(rows.texts, sets[codes], rows.weights)
+
+
+def folds_of(data: Data, count: int, seed: int = 0) -> list[Data]:
+    """Split train and validation rows into folds, stratified by labels, each once the validation rows of the others.
+
+    Equal texts are in one fold; a label with a single text is always learned. Calibration and test rows stay.
+    """
+    rows = Split.joined([data.train, data.validation])
+    left = units_of(rows.texts, rows.targets, seed)
+    rare = rare_labels(left, 2)
+    parts = []
+    for remaining in range(min(count, len(left)), 1, -1):
+        left, part = carve(left, 1 / remaining, staying=rare, least_taken=0)
+        parts.append(part.rows)
+    parts.append(left.take(~left.carrying(rare)).rows)
+    return [
+        replace(data, train=rows.take(np.setdiff1d(np.arange(len(rows)), part)), validation=rows.take(np.sort(part)))
+        for part in parts
+        if len(part)
+    ]
 
 
 def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:

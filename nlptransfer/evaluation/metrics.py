@@ -28,6 +28,8 @@ _SINGLE_LABEL = ["accuracy", *_AVERAGED, "mcc"]
 _ON_A_SCALE = ["mae", "quadratic_kappa"]
 _MULTI_LABEL = ["accuracy", "subset_accuracy", *_AVERAGED]
 _OF_PROBABILITIES = ["lrap", "loss"]
+FEW_ROWS = 10
+"""A label with fewer rows has more say in what is expected of such labels."""
 
 # Metrics of ``evaluate``: the scikit-learn function, its settings, and what is given (predictions, references).
 _IDS = datasets.Value("int32")
@@ -140,8 +142,9 @@ def score_predictions(
     """Compute every score of some predictions, ready for JSON.
 
     Macro averages are over the labels that a row has: of others no row tells how well they are predicted, and their
-    own scores are None. Any other ratio 0/0 is 0. Intervals are 95% percentile intervals of the bootstrap over rows:
-    below some 30 rows they are too narrow, and without any error they have no width.
+    own scores are None. Any other ratio 0/0 is 0. Intervals are 95% percentile intervals of the bootstrap over rows, of
+    macro F1 with one row more of each label (:func:`resampled_averages`): below some 30 rows they are too narrow, and
+    without any error they have no width.
 
     Args:
         thresholds: (k,), for several labels only; .5 for each by default.
@@ -173,12 +176,7 @@ def score_predictions(
     result["loss"] = negative_log_likelihood(y, p, multi_label=labels.multi_label)
     if resamples:
         names = ["accuracy", "f1_macro", *(["f1_micro"] if labels.multi_label else _ON_A_SCALE if labels.scale else [])]
-
-        def scores(draws: np.ndarray) -> np.ndarray:
-            found = averages(draws @ table, len(y), labels)
-            return np.array([found[name] for name in names])
-
-        drawn = resampled_scores(np.random.default_rng(seed), counts, scores, resamples, width=table.shape[1])
+        (drawn,) = resampled_averages(np.random.default_rng(seed), counts, [table], labels, names, resamples)
         result |= {f"{name}_interval": [*percentile_interval(row)] for name, row in zip(names, drawn, strict=True)}
     result["per_class"] = _per_class(sums, labels)
     result["labels_judged"] = sum(one["support"] > 0 for one in result["per_class"].values())
@@ -260,6 +258,58 @@ def averages(sums: np.ndarray, rows: int, labels: Labels) -> dict[str, np.ndarra
         # Where all rows and predictions have one label, there is no agreement beyond chance.
         found["quadratic_kappa"] = np.where(by_chance > 0, 1 - _ratio(square, by_chance), 0.0)
     return found
+
+
+def resampled_averages(
+    rng: np.random.Generator,
+    counts: np.ndarray,
+    tables: Sequence[sparse.csr_array],
+    labels: Labels,
+    names: Sequence[str],
+    resamples: int,
+) -> np.ndarray:
+    """Compute scores of some runs on rows drawn with replacement, the same for all runs: (runs, names, resamples).
+
+    ``counts`` and ``tables`` are those of :func:`outcomes`. Macro means are over the labels of all rows in every
+    resample, one row more of each being drawn: of a label with few rows the rows themselves say too little of how well
+    it is predicted, and a resample without any of them nothing.
+    """
+    wholes, for_weights, for_hits = [counts @ table for table in tables], *rng.spawn(2)
+    has_macro = any(name.endswith("_macro") for name in names)
+
+    def scores(draws: np.ndarray) -> np.ndarray:
+        shape = len(draws), labels.num_labels
+        weights, chances = for_weights.exponential(size=shape), for_hits.random(shape)
+        found = []
+        for table, whole in zip(tables, wholes, strict=True):
+            sums = draws @ table
+            macro = _macro_means(sums, whole, weights, chances, labels) if has_macro else {}
+            of_run = averages(sums, counts.sum(), labels) | macro
+            found.append([of_run[name] for name in names])
+        return np.array(found)
+
+    return resampled_scores(rng, counts, scores, resamples, width=tables[0].shape[1])
+
+
+def _macro_means(
+    sums: np.ndarray, whole: np.ndarray, weights: np.ndarray, chances: np.ndarray, labels: Labels
+) -> dict[str, np.ndarray]:
+    """Average rates over the labels that the ``whole`` rows have, with one row more of each.
+
+    Of (draws, labels) ``weights``, it is right where its chance is below what is expected of a label with few rows. Who
+    gives all rows one label gives it to this one too.
+    """
+    known, drawn = _parts(whole, labels)[:3], _parts(sums, labels)[:3]
+    judged = known[2] > 0
+    shares = judged / (known[2] + FEW_ROWS)
+    given = known[1] > 0
+    weights_of_right = weights * (given | (given.sum() > 1))
+    rates, means = _rates(*known), {}
+    for name in rates:
+        hits = weights_of_right * (chances < _ratio((shares * rates[name]).sum(), shares.sum()))
+        resampled = _rates(*(part + more for part, more in zip(drawn, (hits, weights, weights), strict=True)))[name]
+        means[f"{name}_macro"] = _ratio((resampled * judged).sum(-1), judged.sum())
+    return means
 
 
 def negative_log_likelihood(targets: ArrayLike, probabilities: ArrayLike, *, multi_label: bool = False) -> float:

@@ -18,9 +18,19 @@ from scipy import stats
 
 from nlptransfer.data import Labels
 from nlptransfer.errors import DataError
-from nlptransfer.evaluation.bootstrap import percentile_interval, resampled_scores, rounded, seed_shares
+from nlptransfer.evaluation.bootstrap import percentile_interval, rounded, seed_shares
 from nlptransfer.evaluation.inputs import checked_targets
-from nlptransfer.evaluation.metrics import averages, higher_is_better, measure, outcomes, score_range
+from nlptransfer.evaluation.metrics import (
+    averages,
+    higher_is_better,
+    measure,
+    outcomes,
+    resampled_averages,
+    score_range,
+)
+
+LEAST_SEEDS = 3
+"""Two seeds say so little of how much seeds matter that an interval would be all that is possible."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,8 @@ class ScoredCandidate:
     predictions: Sequence[ArrayLike]
     validation: float
     """mean score over seeds on validation"""
+    has_interval: bool = True
+    """whether its seeds are enough for one: three, or one where no seed moves it"""
 
 
 @dataclass(frozen=True)
@@ -141,12 +153,8 @@ def score_seeds(
         for index, run in enumerate(predictions):
             runs.append(checked_targets(run, shape, labels.multi_label, f"{name}[{index}]"))
     counts, tables = outcomes(y, runs, labels)
-
-    def scores(draws: np.ndarray) -> np.ndarray:
-        return np.array([averages(draws @ table, len(y), labels)[metric] for table in tables])
-
-    width = tables[0].shape[1]
-    on_all, resampled = scores(counts[None])[:, 0], resampled_scores(rng, counts, scores, resamples, width=width)
+    on_all = np.array([averages(counts @ table, len(y), labels)[metric] for table in tables])
+    resampled = resampled_averages(rng, counts, tables, labels, [metric], resamples)[:, 0]
     starts = np.cumsum([len(predictions) for predictions in candidates.values()])[:-1]
     return [SeedScores(*both) for both in zip(np.split(on_all, starts), np.split(resampled, starts), strict=True)]
 
@@ -301,11 +309,16 @@ def recommended(
     The best is that on validation, and of equals the cheapest: the best on test would have been chosen by the luck of
     the very rows that the intervals are about. Candidates come cheapest first, at least one besides the ``majority``,
     the name of one that always predicts the commonest label. That is never recommended; where no other candidate's
-    interval against it lies above 0, nothing is. ``delta`` is in units of the score.
+    interval against it lies above 0, nothing is. ``delta`` is in units of the score. Where a candidate has no interval,
+    it is the best on validation.
     """
     sign = 1 if higher_is_better(metric) else -1
     routes = [candidate for candidate in candidates if candidate.name != majority]
     best = max(routes, key=lambda candidate: sign * candidate.validation)
+    if unsure := [one.name for one in routes if not one.has_interval]:
+        few = f"fewer than {LEAST_SEEDS} seeds give no interval of {', '.join(unsure)}"
+        reason = f"{best.name} is the best on validation; {few}, so that no difference on test is sure"
+        return Recommendation(best.name, best.name, reason)
 
     def against(other: ScoredCandidate) -> dict[str, Difference]:
         return {

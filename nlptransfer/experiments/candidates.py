@@ -104,8 +104,8 @@ class SharedSettings:
         route, few, started = cast(Route, candidate.route), few_rows(data), clock()
         pilot = self.run(candidate, few, folder, self.training.seed, {"num_train_epochs": 1}, save_model=True)
         cost, spent = pilot.cost, clock() - started
-        # A training without success is done twice, which a pilot of one epoch often is.
-        learning = cost.train_seconds / (2 if pilot.training.collapsed else 1)
+        # A training without success is done again, which a pilot of one epoch often is.
+        learning = cost.train_seconds / (1 + len(pilot.training.collapsed))
         scoring = 1 / max(cost.texts_per_second or 0.0, 1e-9)
         fixed = max(0.0, spent - cost.train_seconds - _scored(few) * scoring)
         # On features that are computed once, an epoch takes next to no time.

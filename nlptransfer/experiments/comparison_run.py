@@ -11,16 +11,19 @@ from typing import Any, cast
 import numpy as np
 
 from nlptransfer import distributed
-from nlptransfer.data import Data
+from nlptransfer.data import Data, folds_of
 from nlptransfer.errors import NlpTransferError, TrainingError
 from nlptransfer.evaluation import (
+    LEAST_SEEDS,
     ScoredCandidate,
+    averages,
     higher_is_better,
     holm,
     paired,
     recommended,
     rows_to_reach,
     score_interval,
+    tally,
     wilson_interval,
 )
 from nlptransfer.experiments.baselines import MAJORITY
@@ -52,6 +55,9 @@ TRAINING_SETTINGS = ("learning_rate", "num_train_epochs", "per_device_train_batc
 """Shown of a candidate that trains by gradient steps."""
 CHOSEN_SETTINGS = ("l2", "inverse_l2", "analyzer", "ngrams", "chosen")
 """What a run can choose by itself."""
+FEW_ROWS = 100
+"""With fewer rows in all candidates are cross-validated, as their validation rows would be next to none."""
+FOLDS = 5
 clock = time.monotonic
 
 
@@ -95,6 +101,13 @@ class ComparisonRun:
         self.seeds = tuple(self.shared.training.seed + number for number in range(settings["seeds"]))
         limit = float("inf") if settings["max_minutes"] is None else 60 * settings["max_minutes"]
         self.budget = Budget(limit, clock() - self.result.spent_seconds)
+        hidden, few = without_test(self.data), sum(map(len, self.data.splits.values())) < FEW_ROWS
+        # By validation rows, or by each of the folds in turn.
+        self.chosen_on = folds_of(hidden, FOLDS, self.shared.data.split_seed) if few else [hidden]
+
+    @property
+    def crossed(self) -> bool:
+        return len(self.chosen_on) > 1
 
     def run(self) -> ComparisonResult:
         self._save()
@@ -156,7 +169,7 @@ class ComparisonRun:
             seeds=self.seeds,
             runs=tuple(run.folder.relative_to(self.result.folder).as_posix() for run in runs),
             settings={**(known.settings or {}), **_resolved(candidate, first)},
-            validation=float(np.mean([run.validation_score(metric) for run in runs])),
+            validation=self._validation(candidate, runs),
             test=test,
             cost={"train_seconds": seconds, **sizes, **(known.cost or {})},
         )
@@ -168,6 +181,28 @@ class ComparisonRun:
         folder = self.result.folder / CANDIDATES / f"{candidate.name}-{seed}"
         settings = self.result.candidate(candidate.name).settings or {}
         return self.shared.run(candidate, self.data, folder, seed, settings, save_model=save_model)
+
+    def _validation(self, candidate: Candidate, runs: Sequence[RunResult]) -> float:
+        """Return the score on validation rows, mean over seeds; of few rows that of cross-validation by one seed."""
+        if not self.crossed:
+            return float(np.mean([run.validation_score(self.result.metric) for run in runs]))
+        known = self.result.candidate(candidate.name)
+        by_trial = [one.validation for one in known.trials if one.settings == known.settings]
+        return by_trial[0] if by_trial and by_trial[0] is not None else self._chosen_by(candidate, "", known.settings)
+
+    def _chosen_by(self, candidate: Candidate, name: str, settings: Mapping[str, Any] | None) -> float:
+        """Score a candidate by runs without test, on all rows that they hold out."""
+        metric, runs = self.result.metric, []
+        for number, data in enumerate(self.chosen_on):
+            parts = [candidate.name, name, f"fold-{number}" if self.crossed else ""]
+            folder = self.result.folder / TRIALS / "-".join(filter(None, parts))
+            runs.append(self.shared.run(candidate, data, folder, self.seeds[0], settings or {}))
+        if not self.crossed:
+            return runs[0].validation_score(metric)
+        held_out = [run.predictions["validation"] for run in runs]
+        rows, labels = sum(map(len, held_out)), self.data.labels
+        tables = [tally(np.asarray(one.targets, int), np.asarray(one.predicted, int), labels) for one in held_out]
+        return float(averages(np.sum([table.sum(axis=0) for table in tables], axis=0), rows, labels)[metric])
 
     def _first_run(self, candidate: Candidate) -> RunResult:
         started = clock()
@@ -188,7 +223,8 @@ class ComparisonRun:
             return None
         if self.budget.left <= 0:
             return "no time is left of the budget"
-        runs = len(self.seeds) + (trials if candidate.is_tuned and trials > 1 else 0)
+        tried = trials if candidate.is_tuned and trials > 1 else int(self.crossed)
+        runs = len(self.seeds) + tried * len(self.chosen_on)
         log.info("%s: its time is estimated by a pilot on a few rows", candidate.name)
         # What the first finds in no cache the second does, as the runs will: but it is needed only where it matters.
         for number in ("first", "second"):
@@ -205,10 +241,11 @@ class ComparisonRun:
 
     def _others_too_long(self, candidate: Candidate) -> str | None:
         known = self.result.candidate(candidate.name)
-        if candidate.is_baseline or known.others_fit or len(self.seeds) == 1:
+        others = len(self.seeds) - 1 + (len(self.chosen_on) if self.crossed and not known.trials else 0)
+        if candidate.is_baseline or known.others_fit or not others:
             return None
         first = known.seconds_of_run or 0.0
-        needed = (len(self.seeds) - 1) * first
+        needed = others * first
         if shortage := self.budget.shortage(needed):
             return f"its first run took {first:.0f} s, the others would take {needed:.0f} s, and {shortage}"
         self._note(candidate.name, others_fit=True)
@@ -219,9 +256,9 @@ class ComparisonRun:
         count = self.result.settings["trials"]
         if not candidate.is_tuned or count == 1:
             return {}
-        hidden, route = without_test(self.data), cast(Route, candidate.route)
+        route = cast(Route, candidate.route)
         sign = 1 if higher_is_better(self.result.metric) else -1
-        default = self.shared.training.learning_rate or float(route.defaults(self.data)["learning_rate"])
+        default = cast(float, self.shared.training.with_defaults(route.defaults(self.data)).learning_rate)
         trials = self.result.candidate(candidate.name).trials
         for number in range(count):
             if number == len(trials):
@@ -232,18 +269,16 @@ class ComparisonRun:
                 rate = distributed.from_main(next_rate(default, past, count))
                 trials = self._note(candidate.name, trials=(*trials, Trial({"learning_rate": rate}))).trials
             if not trials[number].is_done:
-                made = self._trial(candidate, number, trials[number], hidden)
+                made = self._trial(candidate, number, trials[number])
                 trials = self._note(candidate.name, trials=(*trials[:number], made)).trials
         scored = [(sign * one.validation, one.settings) for one in trials if one.validation is not None]
         if not scored:
             raise TrainingError(f"{candidate.name}: expected a trial that works, found none: {trials[0].reason}")
         return max(scored, key=lambda one: one[0])[1]
 
-    def _trial(self, candidate: Candidate, number: int, trial: Trial, data: Data) -> Trial:
-        folder = self.result.folder / TRIALS / f"{candidate.name}-{number}"
+    def _trial(self, candidate: Candidate, number: int, trial: Trial) -> Trial:
         try:
-            run = self.shared.run(candidate, data, folder, self.seeds[0], trial.settings)
-            return replace(trial, validation=run.validation_score(self.result.metric))
+            return replace(trial, validation=self._chosen_by(candidate, str(number), trial.settings))
         except Exception as error:
             # A rate that is too high for one route must not end it.
             reason = _reason(error)
@@ -276,21 +311,25 @@ class ComparisonRun:
         scored = []
         for one in finished:
             predictions = [run.predictions["test"].predicted for run in result.runs(one.name)]
-            scored.append(ScoredCandidate(one.name, predictions, one.validation or 0.0))
+            has_interval = one.test is not None and one.test.interval is not None
+            scored.append(ScoredCandidate(one.name, predictions, one.validation or 0.0, has_interval))
         majority = next((one.name for one in scored if one.name == MAJORITY), None)
         advised: dict[str, Any] = {"recommendation": "no route was finished that could be recommended"}
         if len(scored) > (majority is not None):
             options = {"majority": majority, "delta": result.settings["delta"]}
             advice = recommended(data.test.targets, scored, data.labels, result.metric, **options)
-            log.info("%s", advice.reason)
-            advised = {"recommended": advice.candidate, "best": advice.best, "recommendation": advice.reason}
+            rows = sum(len(one.validation) for one in self.chosen_on)
+            by = f"cross-validation of {rows:,}" if self.crossed else f"{rows:,} validation"
+            sentence = f"{advice.reason} (decided by {by} and {len(data.test):,} test rows)"
+            log.info("%s", sentence)
+            advised = {"recommended": advice.candidate, "best": advice.best, "recommendation": sentence}
         curve = result.curve
         if self.subsets:
             # It ends with the scores on all labeled rows.
             rows, tests = labeled_rows(data), [(one.name, one.test) for one in finished if one.test is not None]
             curve += tuple(CurvePoint(name, rows, test.mean, test.interval) for name, test in tests)
         return {
-            "pairs": _pairs(scored, data, result.metric),
+            "pairs": _pairs([one for one in scored if one.has_interval], data, result.metric),
             "curve": curve,
             "rows_to_reach": _rows_to_reach(curve, finished, result.metric),
             **advised,
@@ -311,12 +350,16 @@ def _resolved(candidate: Candidate, run: RunResult) -> dict[str, Any]:
 
 
 def _test_score(runs: Sequence[RunResult], metric: str) -> CandidateScore:
-    """Average the score over seeds, with its interval; of accuracy also Wilson's, of the first seed's model."""
+    """Average the score over seeds, with its interval where they are enough; of accuracy also that of one model.
+
+    That is Wilson's, of the first seed's. A seed moves what was trained, and not what was fitted.
+    """
     rows = [run.predictions["test"] for run in runs]
     score = score_interval(rows[0].targets, [one.predicted for one in rows], rows[0].labels, metric)
     wilson = wilson_interval(int(rows[0].right.sum()), len(rows[0])) if metric == "accuracy" else None
     scores = tuple(float(run.scores["test"][metric]) for run in runs)
-    return CandidateScore(**vars(score), scores=scores, wilson=wilson)
+    is_sure = len(runs) >= LEAST_SEEDS or all(run.training.history is None for run in runs)
+    return CandidateScore(score.mean, score.spread, score.interval if is_sure else None, scores, wilson)
 
 
 def _pairs(candidates: Sequence[ScoredCandidate], data: Data, metric: str) -> tuple[PairDifference, ...]:

@@ -114,7 +114,7 @@ def close_the_gap(
         output_dir: of the runs, and of gap.json. The same call resumes what was interrupted. No models are kept.
         take_lock: as :func:`finetune` has it.
         workers: processes that make the runs, as :func:`side_by_side` opens them; None: this one, one after the other.
-        **settings: of all runs.
+        **settings: of all runs; ``max_train_rows`` is of the source's rows too.
     """
     folders = {Path(domain).name: Path(domain) for domain in domains}
     if len(folders) < 2:
@@ -131,13 +131,14 @@ def close_the_gap(
     settings = {**settings, "base": base, "progress": False}
     call = {"route": route, "save_epochs": False, "take_lock": take_lock, **settings}
     place = named_path(output_dir)
+    of_source = {"max_source_rows": settings["max_train_rows"]} if settings.get("max_train_rows") else {}
     variants: dict[str, Mapping[str, Any]] = {SOURCE_ONLY: {"transfer": "copy"}, **transfers}
     plans = {}
     for source, target in pairs:
         for name, options in variants.items():
             folder = place / f"{source}-{target}-{name.replace(' ', '-')}"
             texts = unlabeled if options.get("transfer", "copy") != "copy" else None
-            whole = {**call, "source": folders[source], **options}
+            whole = {**call, "source": folders[source], **of_source, **options}
             plans[name, (source, target)] = _Plan(folder, folders[target], texts, whole)
         if oracle:
             plans[ORACLE, (source, target)] = _Plan(place / f"{target}-oracle", folders[target], None, call)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from nlptransfer import distributed
 from nlptransfer.data import Split
+from nlptransfer.errors import TrainingError
+from nlptransfer.experiments.scoring import SCORED_TRAINING_ROWS
 from nlptransfer.experiments.task import Task
 from nlptransfer.memo import once
 from nlptransfer.models import Examples, predict_logits, represent
@@ -25,7 +27,7 @@ from nlptransfer.transfer import Learner, Pretrain, Stage, Transfer, Variant, la
 log = logging.getLogger("nlptransfer")
 
 COLLAPSED_RATE = 0.25
-"""Factor of the learning rate for the restart where every row was given the most frequent label."""
+"""Factor of the learning rate for the first restart where nothing was learned; the second has its inverse."""
 
 
 @dataclass
@@ -78,6 +80,8 @@ class Fitted:
     fit: Fit
     logits: np.ndarray | None = None
     """(validation rows, labels) of a model that has not learned from these rows, where the final one has"""
+    of_training: np.ndarray | None = None
+    """(training rows, labels) likewise, where there was cross-validation"""
 
 
 def fit_variant(
@@ -137,37 +141,58 @@ class _VariantFit:
         return _with_cost(fitted, started, len(features) + len(held_out))
 
     def with_restart_if_collapsed(self) -> Fitted:
-        """Train; if it scores no better than one label for all rows, train anew at a lower rate and keep the better."""
+        """Train; where it has learned nothing, train anew at a lower rate, then at a higher one, and keep the best."""
         learning, route, rate = self.learning, self.route, self.settings.learning_rate
         if route.fits_head:
             return self._fit()
-        start, first = learning.weights(route), self._fit()
-        score, majority = first.fit.best_score, learning.tasks[self.stage.roles[0]].majority_score()
-        if score is None or majority is None or rate is None or score > majority:
-            return first
-        lower = rate * COLLAPSED_RATE
-        log.warning(
-            "collapsed: the validation score, %.4f, is no better than one label for all rows; anew from the start, "
-            "with learning_rate=%g instead of %g",
-            score,
-            lower,
-            rate,
-        )
-        after_first = learning.weights(route)
-        learning.restore(start)
-        retried = self.checkpoints.with_name(f"{self.checkpoints.name}_retried")
-        second = replace(self, settings=replace(self.settings, learning_rate=lower), checkpoints=retried)._fit()
-        kept, other, other_rate = second, first, rate
-        if cast(float, second.fit.best_score) < score:
-            learning.restore(after_first)
-            kept, other, other_rate = first, second, lower
+        start, fitted = learning.weights(route), self._fit()
+        if rate is None or not self._has_collapsed(fitted):
+            return fitted
+        tries, best, weights = [(rate, fitted)], 0, learning.weights(route)
+        for number, factor in enumerate((COLLAPSED_RATE, 1 / COLLAPSED_RATE), start=1):
+            log.warning(
+                "collapsed: at learning_rate=%g no more rows are right than if all were given one label, of the "
+                "training rows either; anew from the start, at %g",
+                tries[-1][0],
+                rate * factor,
+            )
+            learning.restore(start)
+            checkpoints = self.checkpoints.with_name(f"{self.checkpoints.name}_retried_{number}")
+            settings = replace(self.settings, learning_rate=rate * factor)
+            try:
+                fitted = replace(self, settings=settings, checkpoints=checkpoints)._fit()
+            except TrainingError as error:
+                log.warning("%s", error)
+                continue
+            tries.append((rate * factor, fitted))
+            has_learned = not self._has_collapsed(fitted)
+            if has_learned or cast(float, fitted.fit.best_score) > cast(float, tries[best][1].fit.best_score):
+                best, weights = len(tries) - 1, learning.weights(route)
+            if has_learned:
+                break
+        learning.restore(weights)
+        (_, kept), others = tries[best], [one for place, one in enumerate(tries) if place != best]
         fit = replace(
             kept.fit,
-            seconds=first.fit.seconds + second.fit.seconds,
-            examples=first.fit.examples + second.fit.examples,
-            collapsed={"learning_rate": other_rate, "history": other.fit.history},
+            seconds=sum(one.fit.seconds for _, one in tries),
+            examples=sum(one.fit.examples for _, one in tries),
+            collapsed=tuple({"learning_rate": rate, "history": other.fit.history} for rate, other in others),
         )
         return replace(kept, fit=fit)
+
+    def _has_collapsed(self, fitted: Fitted) -> bool:
+        """Tell whether one label for all rows scores as well on validation, and does as well on the training rows.
+
+        Few validation rows alone would often say so of a model that has learned: training rows are many more, and
+        which has not learned anything is no better on these.
+        """
+        task, score = self.learning.tasks[self.stage.roles[0]], fitted.fit.best_score
+        majority = task.majority_score()
+        if score is None or majority is None or score > majority:
+            return False
+        rows = task.data.train
+        some = np.unique(np.linspace(0, len(rows) - 1, SCORED_TRAINING_ROWS).round().astype(int))
+        return not task.beats_one_label(rows.targets[some], self.learning.logits([rows.texts[row] for row in some]))
 
     def _fit(self) -> Fitted:
         """Train by L-BFGS where the last layer alone learns, else by the loop."""
@@ -243,7 +268,7 @@ class _VariantFit:
             head.weight.copy_(torch.from_numpy(weight))
             if head.bias is not None:
                 head.bias.copy_(torch.from_numpy(bias))
-        return Fitted(from_record(Fit, fitted.record), fitted.held_out)
+        return Fitted(from_record(Fit, fitted.record), fitted.held_out, fitted.of_training)
 
     @property
     def _takes_last_epoch(self) -> bool:

@@ -118,8 +118,7 @@ class _Runner:
         if stage.learns != "language":
             # Else epochs, learning rate and batch size are the strategy's.
             largest = max((learning.tasks[role].data for role in stage.roles), key=lambda data: len(data.train))
-            defaults = route.defaults(largest).items()
-            settings = replace(settings, **{name: one for name, one in defaults if getattr(settings, name) is None})
+            settings = settings.with_defaults(route.defaults(largest))
         transfer.prepare(stage, route, learning.built.model)
         if stage.learns == "language":
             return settings, self._fit_or_resume(stage, Variant(route, transfer), settings, [stage.name], keep=True)
@@ -198,22 +197,22 @@ class _Runner:
             return Fitted(fit, logits)
         fitted = fit_variant(learning, stage, variant, settings, checkpoints)
         if learning.transfer.part(stage).is_chosen:
-            fitted = replace(fitted, fit=replace(fitted.fit, evidence=self._measured(stage, fitted.logits)))
+            fitted = replace(fitted, fit=replace(fitted.fit, evidence=self._measured(stage, fitted)))
         if keep and distributed.is_main():
             write_stage(checkpoints, learning.weights(variant.route), fitted.fit, fitted.logits)
         distributed.barrier()
         return fitted
 
-    def _measured(self, stage: Stage, logits: np.ndarray | None) -> Evidence:
-        """Measure the model; ``logits`` are held-out ones of the validation rows, where it has learned from these."""
+    def _measured(self, stage: Stage, fitted: Fitted) -> Evidence:
+        """Measure the model by labeled rows that it has not learned from, and by the texts without labels."""
         learning, role = self.learning, stage.roles[0]
         data, texts = learning.tasks[role].data, learning.tasks[UNLABELED].data.train.texts
-        if logits is None:
-            logits = learning.logits(data.validation.texts)
+        logits = learning.logits(data.validation.texts) if fitted.logits is None else fitted.logits
         unlabeled = learning.logits(texts)
         if self.importance is None:
             labeled, seed = [*data.train.texts, *data.validation.texts], learning.training.initialization_seed
             is_target = role == TARGET
             self.importance = np.ones(len(labeled)) if is_target else cached_importance_weights(labeled, texts, seed)
         weights = self.importance[-len(data.validation) :]
-        return Evidence.of(data.labels, logits, data.validation.targets, weights, unlabeled)
+        further = None if fitted.of_training is None else (fitted.of_training, data.train.targets)
+        return Evidence.of(data.labels, logits, data.validation.targets, weights, unlabeled, further)

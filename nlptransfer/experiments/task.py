@@ -1,6 +1,7 @@
 """The datasets of a run, each with its loss and metric. This file knows no model."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,8 @@ from nlptransfer.vectors import vectors_for
 log = logging.getLogger("nlptransfer")
 
 UNSEEN = -1
+ONE_SIDED = 1.645
+"""Standard errors above which a normal variable is in 5% of the cases."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,17 @@ class Task:
         unseen = np.full(shape, np.nan, np.float32) if labels.multi_label else np.full(shape, UNSEEN)
         texts = replace(data, train=Split([*data.unlabeled], unseen), validation=none, calibration=none)
         return cls(texts, LabelLoss(labels), _scorer(labels, None))
+
+    def beats_one_label(self, targets: np.ndarray, logits: np.ndarray) -> bool:
+        """Tell whether surely more of these rows are right than if all were given the label most of them have.
+
+        A one-sided paired test at 5%, McNemar's (1947) where classes weigh the same; rows weigh what they do in the
+        loss by their class.
+        """
+        weights = self.criterion.class_weights.double().cpu().numpy()[targets]
+        most = np.bincount(targets, weights).argmax()
+        apart = weights * ((logits.argmax(axis=1) == targets).astype(float) - (targets == most))
+        return bool(apart.sum() > ONE_SIDED * math.sqrt((apart**2).sum()))
 
     def majority_score(self) -> float | None:
         """Score the most frequent label for every validation row; None where that says nothing."""

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.errors import RunFolderError
-from nlptransfer.evaluation import ScoreInterval
 from nlptransfer.files import named_path
 from nlptransfer.results import records
 from nlptransfer.results.result import RunResult
@@ -31,9 +30,15 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class CandidateScore(ScoreInterval):
+class CandidateScore:
     """A candidate's score on test."""
 
+    mean: float
+    """over seeds"""
+    spread: float | None
+    """sample standard deviation over seeds; None for one seed"""
+    interval: tuple[float, float] | None
+    """95%, of the expected score over rows and seeds; None where a seed moves it and there are fewer than three"""
     scores: tuple[float, ...]
     """of each seed"""
     wilson: tuple[float, float] | None = None
@@ -58,7 +63,7 @@ class CandidateResult:
     """chosen on validation; None before that"""
     trials: tuple[Trial, ...] = ()
     validation: float | None = None
-    """mean over seeds"""
+    """mean over seeds; of few rows that of cross-validation"""
     test: CandidateScore | None = None
     cost: Mapping[str, float] | None = None
     """peak_memory_mb, texts_per_second_1 and _64 of the first run; train_seconds of the slowest; sizes"""
@@ -131,7 +136,7 @@ class ComparisonResult:
     spent_seconds: float = 0.0
     """interrupted calls included"""
     pairs: tuple[PairDifference, ...] = ()
-    """each candidate less each cheaper one"""
+    """each candidate less each cheaper one, of those that have an interval"""
     recommended: str | None = None
     """the cheapest candidate that is not worse than the best by more than delta; None where none beats the majority"""
     best: str | None = None
@@ -178,7 +183,8 @@ class ComparisonResult:
         rows = []
         for one in self.candidates:
             row = {name: getattr(one, name) for name in ("name", "route", "base", "status", "reason", "validation")}
-            test = (one.test.mean, *one.test.interval, one.test.spread) if one.test else (None,) * 4
+            ends = (None, None) if one.test is None or one.test.interval is None else one.test.interval
+            test = (None, *ends, None) if one.test is None else (one.test.mean, *ends, one.test.spread)
             rows.append({**row, **dict(zip(("score", "low", "high", "spread"), test, strict=True)), **(one.cost or {})})
         return rows
 

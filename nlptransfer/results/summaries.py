@@ -101,8 +101,8 @@ class Fit:
     """for the fitted model, where variants are compared without target labels"""
     domains_differ: bool | None = None
     """whether the domains differed before adaptation, where variants are compared without target labels"""
-    collapsed: Mapping[str, Any] | None = None
-    """learning_rate and history of the attempt that was not kept, where training was restarted at a lower rate"""
+    collapsed: tuple[Mapping[str, Any], ...] = ()
+    """learning_rate and history of each attempt that was not kept, where nothing was learned and training restarted"""
     details: Mapping[str, Any] = field(default_factory=dict)
     """whatever else the fit recorded"""
 

@@ -48,6 +48,8 @@ class FittedHead:
     held_out: np.ndarray
     """(validation rows, labels) logits of a head that was not fitted on these rows"""
     record: Mapping[str, Any]
+    of_training: np.ndarray | None = None
+    """(training rows, labels) likewise; None where there was no cross-validation"""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ class HeadTask:
                 "l2": best.l2 / best.scale**2 if best.scale else None,
                 "validation_scores": {f"{one.l2:g}, {one.l2 / one.scale**2:.3g}": one.metric for one in together},
             }
-        return FittedHead(search.final(best), score, best.logits[len(held_out) - len(self.validation) :], record)
+        of_training, of_validation = np.split(best.logits, [len(held_out) - len(self.validation)])
+        return FittedHead(search.final(best), score, of_validation, record, of_training if search.crossed else None)
 
     def _metric(self, targets: np.ndarray, logits: np.ndarray) -> float:
         """Return what the strength is chosen by; higher is better."""

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -23,6 +23,14 @@ _OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any
     "adafactor": (torch.optim.Adafactor, {}),
 }
 
+RATES: dict[str, Callable[[float], float]] = {
+    "adafactor": lambda rate: 20 * rate,
+    "sgd": lambda rate: 5 * math.sqrt(rate),
+}
+"""By optimizer its default learning rate, where that is not AdamW's. Adafactor moves weights by the rate times their
+root mean square, some .05 (Shazeer & Stern 2018, section 8). SGD moves them by the rate times a gradient whose whole
+norm is cut to 1. Both were checked on validation rows."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings(Settings):
@@ -31,7 +39,7 @@ class TrainingSettings(Settings):
     num_train_epochs: Count | None = None
     """passes over the training rows"""
     learning_rate: Positive | None = None
-    """highest rate, reached at the end of the warm-up"""
+    """highest rate, reached at the end of the warm-up; None: what the route finds good with this optimizer"""
     per_device_train_batch_size: Count | None = None
     """rows of one forward pass on one process"""
     gradient_accumulation_steps: Count = 1
@@ -93,6 +101,13 @@ class TrainingSettings(Settings):
     def order_seed(self) -> int:
         """The seed of the data order."""
         return self.seed if self.data_seed is None else self.data_seed
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "TrainingSettings":
+        """Return the settings with these in place of None; a learning rate is AdamW's, and becomes the optimizer's."""
+        filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        if "learning_rate" in filled:
+            filled["learning_rate"] = RATES.get(self.optimizer, float)(filled["learning_rate"])
+        return replace(self, **filled)
 
     def flat(self) -> dict[str, int | float | str | bool]:
         """Return the settings as trackers take them: plain values only."""

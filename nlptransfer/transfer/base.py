@@ -310,4 +310,4 @@ class Chosen(LabelFree):
     choose_by: ChooseBy = "information"
     """information, importance_weighted, deep_embedded, entropy or margin: see :func:`choose`"""
     allow_label_shift: bool = False
-    """whether the model is adapted too where the labels' proportions seem to be others in the target"""
+    """whether the model is adapted too where the labels' proportions surely are others in the target"""

@@ -90,12 +90,9 @@ class Contrastive(Transfer):
             check(not value, name, value, expected)
 
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
-        return route, replace(
-            training,
-            num_train_epochs=training.num_train_epochs or 1,
-            learning_rate=training.learning_rate or (RATE_OF_ADAPTERS if route.is_adapter else RATE),
-            per_device_train_batch_size=training.per_device_train_batch_size or PAIRS_PER_STEP,
-        )
+        rate = RATE_OF_ADAPTERS if route.is_adapter else RATE
+        of_pairs = {"num_train_epochs": 1, "learning_rate": rate, "per_device_train_batch_size": PAIRS_PER_STEP}
+        return route, training.with_defaults(of_pairs)
 
     def prepare(self, stage: Stage, route: Route, model: PreTrainedModel) -> None:
         if stage is CONTRAST and self.mean_start and not route.is_adapter:

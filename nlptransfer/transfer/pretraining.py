@@ -74,12 +74,14 @@ class Pretrain(Transfer):
             self.require_defaults(("mask_probability", "pretrain_batch_size"), "as word vectors have no such setting")
 
     def at(self, stage: Stage, route: Route, training: TrainingSettings) -> tuple[Route, TrainingSettings]:
-        return route, replace(
+        rate = {"learning_rate": RATE_OF_ADAPTERS if route.is_adapter else RATE}
+        settings = replace(
             training,
             num_train_epochs=self.pretrain_epochs,
-            learning_rate=self.pretrain_learning_rate or (RATE_OF_ADAPTERS if route.is_adapter else RATE),
+            learning_rate=self.pretrain_learning_rate,
             per_device_train_batch_size=self.pretrain_batch_size,
         )
+        return route, settings.with_defaults(rate)
 
     def learn(
         self,

@@ -6,7 +6,7 @@
 All models are right in 85% of the rows that might be asked, on average over their seeds;
 ``tests/helpers/simulated_candidates.py`` says how their errors hang together. The limits: 93 to 97% of the intervals
 cover that, 4 to 6% of the paired bootstraps and at most 5% of McNemar's tests (where seeds do not matter) find a
-difference that is not there.
+difference that is not there. Of macro F1 with rare labels 90 to 97% of the intervals cover the true one.
 """
 
 import argparse
@@ -18,9 +18,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from helpers.simulated_candidates import simulated
+from helpers.simulated_candidates import LONG_TAILS, long_tailed, macro_f1_of, rows_of, simulated
 from nlptransfer.data.labels import Labels
 from nlptransfer.evaluation.bootstrap import percentile_interval, seed_shares
+from nlptransfer.evaluation.metrics import score_predictions
 from nlptransfer.evaluation.significance import paired, score_interval, score_seeds, wilson_interval
 
 TRUE = 0.85
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=2000, help="simulated sets for each row of the tables")
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples")
     options = parser.parse_args()
-    for table in (intervals, tests):
+    for table in (intervals, rare_labels, tests):
         for line in table(options.sets, options.resamples):
             print(line, flush=True)
         print()
@@ -59,6 +60,38 @@ def intervals(sets: int, resamples: int) -> Iterator[str]:
             ours, theirs, single = (f"{share:.1%}" for share in covered.mean(axis=0))
             wilson_cell = single if seeds == 1 and metric == "accuracy" else ""
             yield f"| {metric} | {seeds} | {spread:.1%} | {rows:,} | {ours} | {theirs} | {wilson_cell} |"
+
+
+def rare_labels(sets: int, resamples: int) -> Iterator[str]:
+    """How often 95% intervals of macro F1 cover the true one where labels are rare, and how wide they are."""
+    yield "| macro F1 | labels | rows | covers | width | by resampled rows alone | width |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    for name, (classes, *_, rows) in LONG_TAILS.items():
+        drawn, expected = long_tailed(name, np.random.default_rng(3), sets)
+        labels = Labels(tuple(map(str, range(classes))))
+        found = np.zeros((2, 2, sets))
+        for index, counts in enumerate(drawn):
+            true = macro_f1_of(expected, counts.sum(axis=1) > 0)
+            targets, guesses = rows_of(counts)
+            ours = score_predictions(targets, np.eye(classes)[guesses], labels, resamples=resamples, seed=index)
+            again = np.random.default_rng(index).multinomial(rows, counts.ravel() / rows, size=resamples)
+            for side, (low, high) in enumerate((ours["f1_macro_interval"], percentile_interval(_macro_f1(again)))):
+                found[side, :, index] = low <= true <= high, high - low
+        cells = [
+            f"{cell:.1%}" if place == 0 else f"{cell:.3f}"
+            for side in found.mean(axis=2)
+            for place, cell in enumerate(side)
+        ]
+        yield f"| {name} | {classes} | {rows:,} | {' | '.join(cells)} |"
+
+
+def _macro_f1(counts: np.ndarray) -> np.ndarray:
+    """Average F1 over the labels that each resample has, of (resamples, labels squared) counts."""
+    classes = round(counts.shape[1] ** 0.5)
+    table = counts.reshape(-1, classes, classes)
+    rows, guesses, right = table.sum(axis=2), table.sum(axis=1), np.einsum("sii->si", table)
+    f1 = np.divide(2 * right, rows + guesses, out=np.zeros(rows.shape), where=rows > 0)
+    return np.asarray(f1.sum(axis=1) / (rows > 0).sum(axis=1))
 
 
 def tests(sets: int, resamples: int) -> Iterator[str]:

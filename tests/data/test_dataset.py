@@ -8,10 +8,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from helpers.corpora import counts, hashes, rows_of, texts_by_split
 from helpers.folders import SHARED, needs_shared
-from nlptransfer.data.dataset import DataSettings, Split, load_data, load_split
+from nlptransfer.data.dataset import Data, DataSettings, Split, folds_of, load_data, load_split
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
 
@@ -353,3 +355,25 @@ def test_real_budgets_count_validation_and_real_unseen_labels_are_named():
     assert (len(data.train) + len(data.calibration), len(data.validation), len(data.test)) == (540, 60, 4_500)
     with pytest.raises(DataError, match=r"found 'oos' \(1200 rows, first in row 1\)"):
         load_split(DATA / "clinc150" / "out_of_scope.jsonl.gz", data.labels)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**16), rows=st.integers(12, 60), several=st.booleans())
+def test_folds_hold_out_every_row_once_and_no_text_is_on_both_sides(seed: int, rows: int, several: bool) -> None:
+    draw = np.random.default_rng(seed)
+    texts = [f"text {number}" for number in draw.integers(rows, size=rows)]
+    labels = Labels(("a", "b", "c"), multi_label=several)
+    targets = (draw.random((rows, 3)) < 0.4).astype(np.float32) if several else draw.integers(3, size=rows)
+    whole = Split(texts, targets)
+    data = Data("few", labels, whole.take(range(rows - 5)), whole.take(range(rows - 5, rows)), *[whole.take([])] * 2)
+    folds = folds_of(data, 5, seed)
+    held_out = sorted(text for fold in folds for text in fold.validation.texts)
+    learned = [{*fold.train.texts} for fold in folds]
+    assert all(not {*fold.validation.texts} & known for fold, known in zip(folds, learned, strict=True))
+    assert all(len(fold.train) + len(fold.validation) == rows for fold in folds)
+    # All but those of a label that has one text.
+    units = {text: set() for text in texts}
+    for text, target in zip(texts, targets, strict=True):
+        units[text] |= {*np.flatnonzero(target)} if several else {int(target)}
+    rare = {label for label in range(3) if sum(label in one for one in units.values()) == 1}
+    assert held_out == sorted(text for text in texts if not units[text] & rare)

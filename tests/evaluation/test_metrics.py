@@ -15,6 +15,7 @@ from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
 from helpers.predictions import multi_rows, score_of, single_rows
+from helpers.simulated_candidates import long_tailed, macro_f1_of, rows_of
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError, SettingError
 from nlptransfer.evaluation import bootstrap, metrics
@@ -172,6 +173,35 @@ def test_accuracy_interval_has_the_quantiles_of_the_binomial() -> None:
     probabilities = np.repeat([[0.9, 0.1], [0.1, 0.9]], [800, 200], axis=0)
     found = score_predictions(np.zeros(1000, int), probabilities, labels_of(2), resamples=20000)
     assert found["accuracy_interval"] == pytest.approx(stats.binom.ppf([0.025, 0.975], 1000, 0.8) / 1000, abs=0.0015)
+
+
+@pytest.mark.parametrize("name", ["some hard", "two or three rows each", "one rules"])
+def test_intervals_of_macro_f1_cover_the_true_one_where_labels_are_rare(name: str) -> None:
+    sets, expected = long_tailed(name, np.random.default_rng(5), 120)
+    found = []
+    for index, counts in enumerate(sets):
+        targets, guesses = rows_of(counts)
+        probabilities = np.eye(len(counts))[guesses]
+        scores = score_predictions(targets, probabilities, labels_of(len(counts)), resamples=150, seed=index)
+        low, high = scores["f1_macro_interval"]
+        # Of labels that no test row has nothing is said.
+        found.append((low, macro_f1_of(expected, counts.sum(axis=1) > 0), high))
+    low, true, high = np.transpose(found)
+    # Three standard errors of 120 sets below what 400 give: see tests/benchmarks/coverage.py.
+    assert 0.84 <= ((low <= true) & (true <= high)).mean() <= 0.995
+
+
+def test_a_resample_without_a_rare_label_does_not_lift_macro_f1() -> None:
+    targets = np.repeat([0, 1, 2, 3], [91, 5, 2, 2])
+    found = score_predictions(targets, np.tile([0.7, 0.1, 0.1, 0.1], (100, 1)), labels_of(4))
+    low, high = found["f1_macro_interval"]
+    # Over the labels of each resample alone it would end above .32, where no row of three labels is in it.
+    assert found["f1_macro"] == pytest.approx(0.238, abs=1e-3) and low < 0.238 < high < 0.31
+
+
+def test_where_no_row_errs_and_none_is_rare_the_interval_of_macro_f1_has_no_width() -> None:
+    targets = np.arange(400) % 2
+    assert score_predictions(targets, np.eye(2)[targets], labels_of(2))["f1_macro_interval"] == [1.0, 1.0]
 
 
 def test_intervals_depend_on_the_seed_alone_and_not_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:

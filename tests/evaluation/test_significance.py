@@ -253,6 +253,18 @@ def test_where_less_is_better_the_least_is_the_best() -> None:
     assert score_interval(targets, [guesses["tfidf"]], scale, "mae").mean == pytest.approx(0.8)
 
 
+def test_where_seeds_are_too_few_for_an_interval_the_best_on_validation_is_recommended() -> None:
+    targets = np.arange(200) % 2
+    guesses = [targets.copy(), 1 - targets]
+    one, other = (
+        ScoredCandidate(name, [predicted], validation, has_interval=name == "cheap")
+        for name, predicted, validation in (("cheap", guesses[0], 0.6), ("dear", guesses[1], 0.7))
+    )
+    found = recommended(targets, [one, other], TWO, "accuracy")
+    assert (found.candidate, found.best) == ("dear", "dear")
+    assert found.reason.startswith("dear is the best on validation; fewer than 3 seeds give no interval of dear")
+
+
 def test_routes_that_guess_are_not_recommended() -> None:
     best = candidate("full", 0.7, 0.505, start=40)
     found = advice(MAJORITY, candidate("probe", 0.6, 0.49), best, majority="majority")

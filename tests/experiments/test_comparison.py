@@ -367,6 +367,47 @@ def test_routes_from_an_encoder(comparing, tmp_path):
 # Data that should make one wary
 
 
+SMALL = {"train": remarks_of(40, 0, 0), "validation": remarks_of(6, 1, 1), "test": remarks_of(20, 2, 2)}
+
+
+def test_few_rows_are_cross_validated_and_the_sentence_says_which_rows_decided(comparing):
+    found = comparing(data=SMALL, routes=("majority", "tfidf"))
+    assert found.recommendation.endswith(" (decided by cross-validation of 46 and 20 test rows)")
+    folds = sorted((found.folder / "trials").glob("tfidf-fold-*"))
+    held_out = [pq.read_table(fold / "predictions.parquet").to_pylist() for fold in folds]
+    rows = [row for fold in held_out for row in fold if row["split"] == "validation"]
+    assert len(folds) == 5 and len(rows) == 46 and not any(row["split"] == "test" for fold in held_out for row in fold)
+    # Every labeled row once, and the score is that of all of them.
+    share = np.mean([row["true"] == row["predicted"] for row in rows])
+    assert found.candidate("tfidf").validation == pytest.approx(share)
+    assert found.candidate("majority").validation <= 0.5
+
+
+def test_many_rows_decide_as_they_are(whole):
+    assert whole.recommendation.endswith(" (decided by 40 validation and 80 test rows)")
+
+
+def test_trials_of_few_rows_are_cross_validated_too(comparing):
+    found = comparing(data=SMALL, routes=("word2vec",), trials=2, seeds=1, **MLP)
+    (one,) = found.candidates
+    names = {path.name for path in (found.folder / "trials").iterdir()}
+    assert names == {f"word2vec-{trial}-fold-{fold}" for trial in range(2) for fold in range(5)}
+    assert one.validation == max(trial.validation for trial in one.trials)
+
+
+def test_fewer_than_three_seeds_give_no_interval_of_what_they_move(comparing):
+    routes = [Word2Vec(head_type="mlp", mlp_sizes=(8,)), Word2Vec(head_type="linear")]
+    found = comparing(routes=routes, seeds=2, learning_rate=0.02, num_train_epochs=3)
+    trained, fitted = found.candidates
+    assert trained.test.interval is None and fitted.test.interval is not None and len(trained.test.wilson) == 2
+    assert found.pairs == () and found.recommended == found.best
+    assert f"fewer than 3 seeds give no interval of {trained.name}" in found.recommendation
+    assert [row["low"] is None for row in found.table] == [True, False]
+    # No interval is no empty brackets either.
+    assert "[None" not in (found.folder / "report.html").read_text()
+    assert ComparisonResult.load(found.folder).candidates == found.candidates
+
+
 def test_permuted_labels_end_in_no_route_beating_the_majority(comparing):
     draw = random.Random(4)
     permuted = {name: (texts, draw.sample(labels, len(labels))) for name, (texts, labels) in DATA.items()}

@@ -161,3 +161,13 @@ def test_what_is_refused(domains, tmp_path):
         close_the_gap(domains, transfers=TRANSFERS, output_dir=tmp_path / "gap", pairs=[("films", "toys")])
     with pytest.raises(SettingError, match="jobs=0"), side_by_side(0):
         pass
+
+
+def test_the_number_of_rows_is_of_both_sides(domains, vectors_file, tmp_path):
+    close_the_gap(
+        domains, pairs=[("films", "books")], transfers={"coral": TRANSFERS["coral"]}, route="word2vec",
+        base=str(vectors_file), head_type="linear", output_dir=tmp_path, seeds=1, max_train_rows=24, oracle=False,
+    )  # fmt: skip
+    run = RunResult.load(tmp_path / "films-books-coral-0")
+    source = run.transfer.source.rows
+    assert source["train"] + source["validation"] + source["calibration"] == 24 == run.data.rows["unlabeled"]

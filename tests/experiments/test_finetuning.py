@@ -17,6 +17,7 @@ from helpers.runs import finetune, record_of, report_of, same_weights
 from nlptransfer import RunResult, Word2Vec
 from nlptransfer.errors import NlpTransferError, RunFolderError, SettingError, TrainingError
 from nlptransfer.experiments.environment import machine
+from nlptransfer.experiments.task import Task
 from nlptransfer.files import read_json
 from nlptransfer.results import to_record
 from nlptransfer.training.loop import train
@@ -164,7 +165,7 @@ def test_how_training_went(run):
     else:
         epochs = [entry["epoch"] for entry in training.history]
         assert epochs == list(range(1, len(epochs) + 1)) and training.examples == rows["train"] * len(epochs)
-        assert training.collapsed is None
+        assert training.collapsed == ()
         assert training.best_score == training.history[training.best_epoch - 1]["score"]
 
 
@@ -192,55 +193,86 @@ def test_validation_scores_of_a_fitted_head_are_calibrated_too(tune, remarks):
 # Trainings that give all rows one label
 
 
-def test_a_training_that_gives_one_label_to_all_rows_is_begun_anew_once(tune, remarks, caplog):
+def test_a_training_that_learns_nothing_is_begun_anew_at_a_lower_and_a_higher_rate(tune, remarks, caplog):
     texts, _ = remarks
     # Nothing in the texts tells the labels.
     labels = ["rare" if row % 8 == 0 else "common" for row in range(len(texts))]
-    settings = {"head_type": "mlp", "num_train_epochs": 2, "learning_rate": 1e-3, "report_to": ("tensorboard",)}
+    settings = {"head_type": "mlp", "num_train_epochs": 2, "learning_rate": 1e-4, "report_to": ("tensorboard",)}
     run = tune((texts, labels), **settings)
     training, rows = run.training, run.data.rows["train"]
-    assert [entry["epoch"] for entry in training.collapsed["history"]] == [1, 2]
-    assert training.examples == 4 * rows
-    assert "with learning_rate=0.00025 instead of 0.001" in caplog.text and caplog.text.count("collapsed: ") == 1
-    kept, other = (
-        [entry["learning_rate"] for entry in history] for history in (training.history, training.collapsed["history"])
-    )
-    assert [4 * rate for rate in min(kept, other)] == max(kept, other)
-    assert training.collapsed["learning_rate"] == (1e-3 if other > kept else 0.00025)
+    assert [[entry["epoch"] for entry in one["history"]] for one in training.collapsed] == [[1, 2], [1, 2]]
+    assert training.examples == 6 * rows
+    assert "at learning_rate=0.0001" in caplog.text and caplog.text.count("collapsed: ") == 2
+    # All three give the validation rows one label: of equals the first is kept.
+    assert [one["learning_rate"] for one in training.collapsed] == [2.5e-5, 4e-4]
     further = [Path(name) for name in set(files_of(run.folder)) - RUN_FILES]
     # Each training is a run of its own to TensorBoard.
     losses = {name.parent for name in further if "events.out" in name.name and name.parent.name == "nlptransfer"}
-    assert losses == {Path("logs/nlptransfer"), Path("logs/retried/nlptransfer")}
+    assert losses == {Path("logs", part, "nlptransfer") for part in ("", "retried_1", "retried_2")}
     assert {name.parts[0] for name in further} == {"logs"}
 
 
+@pytest.mark.parametrize(("rate", "tries"), [(1e-7, [1e-7, 2.5e-8]), (1e-2, [])])
+def test_a_rate_that_is_too_low_is_seen_as_one_that_is_too_high(rate, tries, tune, remarks, monkeypatch):
+    monkeypatch.setattr("nlptransfer.experiments.fitting.COLLAPSED_RATE", 1e-5 if len(tries) > 1 else 0.25)
+    run = tune(remarks, head_type="mlp", num_train_epochs=8, learning_rate=rate)
+    assert len(run.training.collapsed) == len(tries) and run.training.best_score > 0.8
+
+
 def every_score(patch: pytest.MonkeyPatch, score: Callable[[], float] = lambda: 0.5) -> None:
-    """Replace all scores of trainings and of one label for all rows; by default they are equal."""
+    """Replace all scores of trainings and of one label for all rows, by equals if not others; let none have learned."""
     patch.setattr("nlptransfer.experiments.task._scorer", lambda labels, metric: lambda targets, logits: score())
+    patch.setattr(Task, "beats_one_label", lambda task, targets, logits: False)
 
 
-def test_what_is_begun_anew_learns_what_a_quarter_of_the_rate_does(tune, remarks, monkeypatch):
+def test_few_validation_rows_do_not_begin_a_training_anew_that_has_learned(tune, remarks, monkeypatch):
+    monkeypatch.setattr("nlptransfer.experiments.task._scorer", lambda labels, metric: lambda targets, logits: 0.5)
+    run = tune(remarks, head_type="mlp", num_train_epochs=4)
+    assert run.scores["train"]["accuracy"] > 0.8 and run.training.collapsed == ()
+
+
+def test_what_is_begun_anew_learns_what_the_other_rate_does(tune, remarks, monkeypatch):
     settings = {"head_type": "mlp", "num_train_epochs": 1, "per_device_train_batch_size": 4}
     quarter = tune(remarks, learning_rate=0.02, **settings)
-    assert quarter.training.collapsed is None
+    assert quarter.training.collapsed == ()
     with monkeypatch.context() as patch:
         every_score(patch)
+        # The first training has learned nothing, the second has.
+        learned = iter([False, True])
+        patch.setattr(Task, "beats_one_label", lambda task, targets, logits: next(learned))
         run = tune(remarks, learning_rate=0.08, **settings)
-    assert run.training.collapsed["learning_rate"] == 0.08 and same_weights(run, quarter)
+    assert [one["learning_rate"] for one in run.training.collapsed] == [0.08] and same_weights(run, quarter)
 
 
-def test_the_first_training_is_kept_where_the_second_scores_lower(tune, remarks, monkeypatch):
+def test_of_trainings_that_learned_nothing_the_best_is_kept(tune, remarks, monkeypatch):
     settings = {"head_type": "mlp", "num_train_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 0.02}
     first = tune(remarks, **settings)
-    # The first training, one label for all rows, the second training.
-    scores = iter([0.5, 0.5, 0.4])
+    # The trainings, each followed by one label for all rows.
+    scores = iter([0.5, 0.5, 0.4, 0.5, 0.5, 0.5])
     every_score(monkeypatch, lambda: next(scores))
     run = tune(remarks, overwrite=True, output_dir=first.folder.with_name("anew"), **settings)
     training = run.training
     assert training.best_score == 0.5
-    assert [entry["score"] for entry in training.collapsed["history"]] == [0.4]
-    assert training.collapsed["learning_rate"] == 0.005
-    assert training.examples == 2 * first.training.examples and same_weights(run, first)
+    assert [(one["learning_rate"], one["history"][0]["score"]) for one in training.collapsed] == [
+        (0.005, 0.4),
+        (0.08, 0.5),
+    ]
+    assert training.examples == 3 * first.training.examples and same_weights(run, first)
+
+
+def test_a_higher_rate_at_which_the_loss_is_no_number_leaves_what_there_is(tune, remarks, monkeypatch, caplog):
+    settings = {"head_type": "mlp", "num_train_epochs": 1, "learning_rate": 0.02}
+    first = tune(remarks, **settings)
+    every_score(monkeypatch)
+
+    def broken(objective, *examples, settings, **how):
+        if settings.learning_rate > 0.02:
+            raise TrainingError("the loss is nan")
+        return train(objective, *examples, settings=settings, **how)
+
+    monkeypatch.setattr("nlptransfer.experiments.fitting.train", broken)
+    run = tune(remarks, output_dir=first.folder.with_name("with a broken one"), **settings)
+    assert same_weights(run, first) and len(run.training.collapsed) == 1 and "the loss is nan" in caplog.text
 
 
 def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, monkeypatch, tmp_path):
@@ -265,7 +297,7 @@ def test_a_run_cut_off_when_begun_anew_ends_in_the_same_weights(tune, remarks, m
         patch.setattr("nlptransfer.experiments.fitting.train", cut_off_the_second)
         tune(remarks, output_dir=tmp_path / "cut", **settings)
     kept = {path.parent.name for path in (tmp_path / "cut").glob("*/step_*")}
-    assert kept == {"checkpoints", "checkpoints_retried"}
+    assert kept == {"checkpoints", "checkpoints_retried_1"}
     run = tune(remarks, output_dir=tmp_path / "cut", **settings)
     names = ("examples", "history", "collapsed")
     assert [getattr(run.training, name) for name in names] == [getattr(whole.training, name) for name in names]

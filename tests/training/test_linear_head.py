@@ -54,7 +54,7 @@ def test_few_rows_are_cross_validated_and_many_are_not():
     assert not task(rows(40), rows(100, seed=1)).has_few_rows
     assert task(rows(40), rows(9, seed=1), folds_know=True).choose_l2().record["chosen_by"] == "validation"
     assert few.choose_l2().record["chosen_by"] == "cross-validation"
-    assert many.choose_l2().record["chosen_by"] == "validation"
+    assert many.choose_l2().record["chosen_by"] == "validation" and many.choose_l2().of_training is None
 
 
 def test_validation_goes_by_the_loss_and_records_the_score():
@@ -89,6 +89,7 @@ def test_cross_validation_is_a_loop_over_sklearns_folds(towards, width):
     scores = found.record["validation_scores"]
     assert scores == pytest.approx({name: -losses[float(name)] for name in scores}, rel=1e-2)
     np.testing.assert_allclose(found.held_out, held_out[best][40:], atol=0.05)
+    np.testing.assert_allclose(found.of_training, held_out[best][:40], rtol=0.01, atol=0.05)
     assert found.score == pytest.approx(accuracy(both.targets, held_out[best]), abs=0.03)
     expected = fit(own.criterion, both, best, towards=towards, ftol=1e-9)
     np.testing.assert_allclose(found.head[0], expected[0], atol=5e-3)

@@ -10,7 +10,7 @@ from transformers import get_scheduler
 from helpers.training import BASE, LABELS, PACES, Tiny
 from nlptransfer.errors import SettingError
 from nlptransfer.training.losses import LabelLoss, Objective
-from nlptransfer.training.optimizer import ParameterGroup, make_optimizer, rate_share
+from nlptransfer.training.optimizer import ParameterGroup, TrainingSettings, make_optimizer, rate_share
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
@@ -32,6 +32,39 @@ def test_every_optimizer_spares_biases_from_decay(name):
     assert groups == [(0.01, {2}), (0, {1})]
     assert type(optimizer).__name__.lower() == name
     assert bool(optimizer.defaults.get("fused")) == (name in ("adamw", "adam"))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "rmsprop", "adafactor"])
+def test_at_its_default_rate_every_optimizer_learns_what_adamw_does(name):
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(256, 8, generator=draw)
+    targets = (inputs @ torch.randn(8, 3, generator=draw)).argmax(dim=1)
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Linear(32, 3))
+    settings = replace(BASE, optimizer=name, learning_rate=None).with_defaults({"learning_rate": 1e-3})
+    optimizer = make_optimizer(model, settings)
+    for step in range(300):
+        rows = slice(step % 8 * 32, step % 8 * 32 + 32)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs[rows]), targets[rows]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * rate_share(settings, step, 300)
+        optimizer.step()
+    right = (model(inputs).argmax(dim=1) == targets).float().mean()
+    # A third of them is chance; at AdamW's own rate SGD ends at .8, Adafactor at .54.
+    assert right > 0.85
+
+
+def test_defaults_stand_in_for_none_alone():
+    settings = TrainingSettings(optimizer="sgd", num_train_epochs=3)
+    filled = settings.with_defaults({"num_train_epochs": 5, "learning_rate": 1e-3, "per_device_train_batch_size": 8})
+    assert (filled.num_train_epochs, filled.learning_rate, filled.per_device_train_batch_size) == (
+        3,
+        pytest.approx(5 * 1e-3**0.5),
+        8,
+    )
+    assert replace(settings, learning_rate=0.5).with_defaults({"learning_rate": 1e-3}).learning_rate == 0.5
 
 
 def test_the_optimizer_groups_parameters_by_pace_and_decay():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from nlptransfer.data.labels import Labels
-from nlptransfer.transfer.model_selection import LARGE_SHIFT, Evidence, choose, label_shares, row_losses, warn_of_shift
+from nlptransfer.transfer.model_selection import LARGE_SHIFT, Evidence, choose, label_shift, row_losses, warn_of_shift
 from nlptransfer.transfer.self_training import pseudo_labels
 
 TWO, THREE = Labels(("bad", "good"), False), Labels(("a", "b", "c"), False)
@@ -94,26 +94,89 @@ def test_shares_of_labels_are_found_where_only_they_differ(share):
 
     logits, targets = rows(50_000, 0.5)
     unlabeled, truth = rows(50_000, share)
-    found = label_shares(TWO, logits, targets, unlabeled)
+    found, _, least = label_shift(TWO, logits, targets, unlabeled)
     assert found.sum() == pytest.approx(1)
     assert found[1] == pytest.approx(truth.mean(), abs=0.01)
     assert Evidence.of(TWO, logits, targets, np.ones(50_000), unlabeled).label_shift == pytest.approx(
         abs(share - 0.5), abs=0.015
     )
+    assert abs(share - 0.5) - 0.03 < least <= abs(truth.mean() - targets.mean())
 
 
 def test_shares_of_several_labels():
     logits, targets = rows_of(SEVERAL, 30_000)
     logits = logits + 4 * (targets - 0.5)
     few = np.flatnonzero((targets[:, 0] == 0) | (np.arange(30_000) % 4 == 0))
-    found = label_shares(SEVERAL, logits, targets, logits[few])
+    found, shift, _ = label_shift(SEVERAL, logits, targets, logits[few])
+    assert shift == pytest.approx(np.abs(found - targets.mean(axis=0)).max())
     np.testing.assert_allclose(found, targets[few].mean(axis=0), atol=0.02)
 
 
 def test_a_label_that_no_row_has_is_no_error():
     logits, _ = rows_of(THREE, 40)
-    found = label_shares(THREE, logits, logits[:, :2].argmax(axis=1), logits)
+    found, _, _ = label_shift(THREE, logits, logits[:, :2].argmax(axis=1), logits)
     assert found.sum() == pytest.approx(1) and (found >= 0).all()
+
+
+def guesses(labels: int, rows: int, shares: np.ndarray, seed: int, hits: float = 2.5) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a model that is right in most rows, and their targets, in these shares."""
+    draw = np.random.default_rng(seed)
+    targets = draw.choice(labels, size=rows, p=shares)
+    return draw.normal(size=(rows, labels)) + hits * np.eye(labels)[targets], targets
+
+
+def shifts(labels: int, source: np.ndarray, target: np.ndarray, rows: int = 40, sets: int = 100) -> np.ndarray:
+    """The estimated shifts (sets, 2) and their bounds by few labeled rows, 400 texts."""
+    names = Labels(tuple(map(str, range(labels))))
+    found = []
+    for seed in range(sets):
+        (logits, targets), (unlabeled, _) = (
+            guesses(labels, rows, source, seed),
+            guesses(labels, 400, target, sets + seed),
+        )
+        found.append(label_shift(names, logits, targets, unlabeled)[1:])
+    return np.array(found)
+
+
+@pytest.mark.parametrize("labels", [2, 6])
+def test_by_few_rows_labels_that_have_not_shifted_seem_to_and_never_surely_do(labels: int) -> None:
+    even = np.full(labels, 1 / labels)
+    estimates, least = shifts(labels, even, even).T
+    # The larger of two numbers that should be equal is a shift of some size, whatever it is.
+    assert estimates.mean() > 0.06 and (least > 0).mean() <= 0.06 and (least <= LARGE_SHIFT).all()
+
+
+@pytest.mark.parametrize("source", [(0.8, 0.2), (0.2, 0.8), (0.6, 0.2, 0.1, 0.1)])
+def test_the_bound_is_below_the_true_shift_in_nineteen_of_twenty(source: tuple[float, ...]) -> None:
+    target = np.array(source)[::-1]
+    true = float(np.abs(target - source).sum() / 2)
+    estimates, least = shifts(len(source), np.array(source), target).T
+    # Three standard errors of 100 sets.
+    assert (least <= true).mean() >= 0.88
+    assert (estimates > LARGE_SHIFT).mean() > 0.9
+
+
+def test_planted_shifts_are_seen_in_nine_of_ten_by_four_hundred_rows() -> None:
+    for source in ((0.8, 0.2), (0.2, 0.8)):
+        _, least = shifts(2, np.array(source), np.array(source)[::-1], rows=370, sets=60).T
+        assert (least > LARGE_SHIFT).mean() >= 0.9
+
+
+def test_a_model_that_tells_no_labels_apart_tells_of_no_shift() -> None:
+    _, targets = guesses(3, 40, np.array([0.7, 0.2, 0.1]), 0)
+    shares, *shift = label_shift(THREE, np.tile([0.0, 1.0, 0.0], (40, 1)), targets, np.tile([0.0, 1.0, 0.0], (90, 1)))
+    np.testing.assert_allclose(shares, np.bincount(targets) / 40, atol=1e-6)
+    assert shift == pytest.approx([0, 0], abs=1e-6)
+
+
+def test_mistakes_are_counted_on_further_rows_too() -> None:
+    (few, targets), (many, others) = (guesses(2, rows, np.array([0.5, 0.5]), rows) for rows in (20, 400))
+    unlabeled, _ = guesses(2, 400, np.array([0.85, 0.15]), 1)
+    alone = Evidence.of(TWO, few, targets, np.ones(20), unlabeled)
+    both = Evidence.of(TWO, few, targets, np.ones(20), unlabeled, (many, others))
+    assert alone.least_label_shift < 0.2 < both.least_label_shift < 0.35 and alone.risk == both.risk
+    merged = np.concatenate([few, many]), np.concatenate([targets, others])
+    assert both.label_shift == Evidence.of(TWO, *merged, np.ones(420), unlabeled).label_shift
 
 
 EVEN = Evidence(1.0, 0.1, 1.0, 0.5, 0.5, 0.1, (0.5, 0.5), 0.0)
@@ -142,20 +205,25 @@ def test_other_ways_to_choose(by, name, better):
 
 
 def test_a_large_shift_of_labels_keeps_the_model_as_it_was():
-    shifted = replace(EVEN, label_shift=LARGE_SHIFT + 0.1)
+    unsure = replace(EVEN, label_shift=LARGE_SHIFT + 0.1, least_label_shift=LARGE_SHIFT - 0.1)
+    shifted = replace(unsure, least_label_shift=LARGE_SHIFT + 0.05)
     better = replace(shifted, information=0.9)
     assert choose([shifted, better], "information", whatever_shift=False) == 0
     assert choose([shifted, better], "information", whatever_shift=True) == 1
     assert choose([EVEN, better], "information", whatever_shift=False) == 1
+    assert choose([unsure, better], "information", whatever_shift=False) == 1
 
 
 @pytest.mark.parametrize("whatever", [True, False])
 def test_a_large_shift_of_labels_is_said(whatever, caplog):
-    shifted = replace(EVEN, label_shift=LARGE_SHIFT + 0.1, label_shares=(0.15, 0.85))
+    unsure = replace(EVEN, label_shift=LARGE_SHIFT + 0.1, label_shares=(0.15, 0.85))
+    shifted = replace(unsure, least_label_shift=LARGE_SHIFT + 0.05)
     with caplog.at_level(logging.WARNING, "nlptransfer"):
-        warn_of_shift(EVEN, TWO.names, whatever_shift=whatever)
+        for one in (EVEN, unsure):
+            warn_of_shift(one, TWO.names, whatever_shift=whatever)
         assert not caplog.text
         warn_of_shift(shifted, TWO.names, whatever_shift=whatever)
+    assert "some 35% of them, 30% at least" in caplog.text
     assert "bad 0.15, good 0.85" in caplog.text and ("allow_label_shift" in caplog.text) is not whatever
 
 
