@@ -58,5 +58,6 @@ def abridged(parts: Sequence[str], most: int) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's message; the kind of error where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """Return the first line of another library's message, and the next where it announces that; or the error's kind."""
+    first, *others = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {others[0].strip()}" if first.endswith(":") and others else first

@@ -20,7 +20,7 @@ from nlptransfer.classifier.output import check_free, check_output, free_names, 
 from nlptransfer.classifier.persistence import SavedRecord, local_folder, saved_folder, writable_folder
 from nlptransfer.classifier.prediction import PredictedRows, Prediction
 from nlptransfer.classifier.push import push_saved
-from nlptransfer.classifier.verification import check_equal, check_logits, made_texts, verified
+from nlptransfer.classifier.verification import check_equal, check_logits, made_texts, rounding, verified
 from nlptransfer.data import (
     DataSettings,
     FileSettings,
@@ -275,12 +275,15 @@ class Classifier:
         made = made_texts(self.labels, self.tokenizer)
         texts = [*made, *normalize(self.normalization, examples)]
         logits, length = self._logits_of_normalized(texts), self.tokenizer.model_max_length
+        tolerance = rounding(
+            self.model, logits, lambda: np.concatenate([self._logits_of_normalized([text]) for text in texts])
+        )
         record = SavedRecord(
             self.route, self.labels, self.thresholds, self.normalization, length, self.text_columns, self.record
         )
         with atomic_folder(folder) as new:
             self.route.save(self.model, self.tokenizer, new)
-            compared = verified(self.route, new, self.record.get("base", {}), texts, logits, made=len(made))
+            compared = verified(self.route, new, self.record.get("base", {}), texts, logits, len(made), tolerance)
             replace(record, verified=compared).write(new)
         return folder
 

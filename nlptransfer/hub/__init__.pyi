@@ -27,6 +27,7 @@ from .pretrained import adapter_config as adapter_config
 from .pretrained import fast_tokenizer as fast_tokenizer
 from .pretrained import from_pretrained as from_pretrained
 from .pretrained import quiet as quiet
+from .pretrained import skeleton as skeleton
 from .pretrained import with_adapter as with_adapter
 from .secrets import check_links as check_links
 from .unknown_pieces import UNKNOWN as UNKNOWN

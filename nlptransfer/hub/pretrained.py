@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nlptransfer.errors import BaseModelError, NlpTransferError, RunFolderError, SettingError, first_line
 from nlptransfer.files import read_json
@@ -47,6 +47,15 @@ def _keep_first_layers(config: "PreTrainedConfig", count: int) -> None:
         if "layer" in name and isinstance(value, list) and len(value) == whole:
             setattr(config, name, value[:count])
     config.num_hidden_layers = count
+
+
+def skeleton(source: BaseModel, config: "PreTrainedConfig") -> "PreTrainedModel":
+    """Build the encoder that a base's config describes, without weights; errors as of :func:`from_pretrained`."""
+    import torch
+    from transformers import AutoModel
+
+    with _read(source, "config.json"), torch.device("meta"):
+        return cast("PreTrainedModel", AutoModel.from_config(config, trust_remote_code=False))
 
 
 def fast_tokenizer(source: BaseModel | Path) -> "PreTrainedTokenizerFast":

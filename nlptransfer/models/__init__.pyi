@@ -58,12 +58,16 @@ from .rows import tokens_of_texts as tokens_of_texts
 from .shared_base import SharedBase as SharedBase
 from .tokens import TOKENS as TOKENS
 from .tokens import LongText as LongText
+from .tokens import RowLimits as RowLimits
 from .tokens import TokenRows as TokenRows
 from .tokens import as_read as as_read
 from .tokens import encode as encode
 from .tokens import encode_words as encode_words
+from .tokens import limits_of as limits_of
 from .tokens import prompt_of as prompt_of
 from .tokens import token_counts as token_counts
+from .trial import try_rows as try_rows
+from .trial import trying as trying
 from .trimming import trim_vocabulary as trim_vocabulary
 from .vocabulary import UsedRows as UsedRows
 from .vocabulary import used_rows as used_rows

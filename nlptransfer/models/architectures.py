@@ -2,7 +2,7 @@
 It knows where each architecture has them, not how models are loaded or run."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -29,10 +29,6 @@ class Family:
     """whether a layer returns a pair, whose first part are the hidden states"""
     tokens_first: bool = False
     """whether hidden states are (tokens, batch, width) within the encoder"""
-    pools_by_padding: bool = False
-    """whether the head finds a text's last token by the padding id of the config"""
-    counts_from_padding: bool = False
-    """whether a text's first position is the one after the padding id"""
     after_attention: str | None = None
     """in a layer, the module after its attention; where classifiers read only the first token of the last layer"""
 
@@ -57,8 +53,8 @@ FAMILIES = {
     "xlnet": Family(
         ("word_embedding",), "layer", pretraining_only="mask_emb", layers_give_pairs=True, tokens_first=True
     ),
-    **dict.fromkeys(("camembert", "roberta", "xlm-roberta"), replace(_BERT, counts_from_padding=True)),
-    **dict.fromkeys(_LIKE_LLAMA, Family(("embed_tokens",), "layers", pools_by_padding=True)),
+    **dict.fromkeys(("camembert", "roberta", "xlm-roberta"), _BERT),
+    **dict.fromkeys(_LIKE_LLAMA, Family(("embed_tokens",), "layers")),
 }
 
 
@@ -127,6 +123,20 @@ def initialize(layer: nn.Linear, config: PreTrainedConfig) -> None:
     nn.init.normal_(layer.weight, std=spread)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def padding_position(encoder: nn.Module) -> int | None:
+    """Return the position of padding where a text's first position is the one after it, as in RoBERTa; else None."""
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.padding_idx)
+    return None
+
+
+def vocabulary_size(config: PreTrainedConfig) -> int | None:
+    """Return how many tokens have embeddings; None where the config does not say, as of models that hash them."""
+    size: int | None = getattr(config.get_text_config(), "vocab_size", None)
+    return size
 
 
 def plain_model(model: Any) -> PreTrainedModel:

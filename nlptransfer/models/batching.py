@@ -40,10 +40,12 @@ def endless_batches(lengths: np.ndarray, batch_size: int, seed: int, first: int,
     return batches[:count]
 
 
-def prediction_batches(lengths: np.ndarray, tokens: int = 1024, batch_size: int | None = None) -> Iterator[np.ndarray]:
+def prediction_batches(
+    lengths: np.ndarray, tokens: int = 1024, batch_size: int | None = None, *, one_length: bool = False
+) -> Iterator[np.ndarray]:
     """Plan batches for prediction: rows of like length, longest first; at most ``tokens`` with padding, or one row.
 
-    ``batch_size`` is the most rows of a batch; None: as many as fit.
+    ``batch_size`` is the most rows of a batch; None: as many as fit. With ``one_length`` nothing is padded.
 
     Dynamic programming over the lengths finds the least work: tokens with padding, and each batch's fixed cost.
     """
@@ -57,6 +59,8 @@ def prediction_batches(lengths: np.ndarray, tokens: int = 1024, batch_size: int 
         # As long as the longest: rows from each of the lengths on up to this one.
         rows = below[top + 1] - below[: top + 1]
         work = least[: top + 1] + rows * longest + np.ceil(rows / most[top]) * BATCH_COST * tokens
+        if one_length:
+            work[:-1] = np.inf
         lowest[top], least[top + 1] = work.argmin(), work.min()
     end = len(distinct)
     while end:

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from nlptransfer.files import atomic_folder, size_mb
 from nlptransfer.models import partial
 from nlptransfer.models.architectures import embeddings_of, layers_of
 from nlptransfer.models.inference import compute
-from nlptransfer.models.tokens import LongText, TokenRows, as_read
+from nlptransfer.models.tokens import LongText, RowLimits, TokenRows, as_read, limits_of
 from nlptransfer.progress import progress_bar
 from nlptransfer.storage import storage_errors
 from nlptransfer.vectors import RESERVED
@@ -107,7 +108,9 @@ def text_key(
 ) -> dict[str, Any]:
     """Return the parts of a key for :func:`cached` that say which texts, hashed, an encoder reads and how."""
     shape = {name: value for name, value in config.to_diff_dict().items() if not name.startswith("_")}
+    limits = limits_of(tokenizer)
     return {
+        **({} if limits == RowLimits() else {"limits": asdict(limits)}),
         "recipe": RECIPE,
         "transformers": transformers.__version__,
         "architecture": sha256(json.dumps(shape, sort_keys=True, default=str)),

@@ -59,7 +59,7 @@ def compute(
     device = next(model.parameters()).device
     numbers = CPU_NUMBERS if device.type == "cpu" else GPU_NUMBERS
     width = getattr(getattr(model, "config", None), "hidden_size", 384)
-    batches = list(prediction_batches(rows.lengths, numbers // width, batch_size))
+    batches = list(prediction_batches(rows.lengths, numbers // width, batch_size, one_length=rows.one_length))
     mine = batches[distributed.rank() :: distributed.world_size()] if share else batches
     # Sharded weights meet in every pass, so no process may make one pass fewer.
     sharded = share and any(isinstance(value, DTensor) for value in model.parameters())

@@ -2,6 +2,7 @@
 It knows configs, weights and tokenizers, not how bases are found or what is trained."""
 
 import importlib.util
+import logging
 import re
 from typing import Any, cast
 
@@ -22,38 +23,93 @@ from transformers import (
 )
 
 from nlptransfer.data import Labels
-from nlptransfer.errors import BaseModelError, SettingError, abridged
-from nlptransfer.hub import BaseModel, base_prompt, fast_tokenizer, from_pretrained
-from nlptransfer.models.architectures import family_or_none, head_modules, initialize, last_layer, name_of
+from nlptransfer.errors import BaseModelError, SettingError, abridged, first_line
+from nlptransfer.hub import BaseModel, base_prompt, fast_tokenizer, from_pretrained, skeleton
+from nlptransfer.models.architectures import (
+    family_or_none,
+    head_modules,
+    initialize,
+    last_layer,
+    name_of,
+    padding_position,
+    vocabulary_size,
+)
 from nlptransfer.models.heads import label_config
+from nlptransfer.models.tokens import limit
 from nlptransfer.settings import check
+
+log = logging.getLogger("nlptransfer")
+
+UNHEARD_OF = "ꙮ ☃"
 
 
 def load_tokenizer(base: BaseModel, prompt: str | None = None) -> PreTrainedTokenizerFast:
     """Load a base's tokenizer, limited to the model's positions; its unknown or end token may stand in for padding.
 
-    It keeps the ``prompt`` that stands before each text; None: the one that the base was trained with, if any.
+    It keeps the ``prompt`` that stands before each text; None: the one that the base was trained with, if any. Added
+    tokens without embeddings are read as unknown ones; one that knows no words, or others than the model, is a
+    BaseModelError.
     """
+    # First, as transformers reads it to open a tokenizer, too.
+    config = from_pretrained(AutoConfig, base)
     tokenizer = fast_tokenizer(base)
     tokenizer.init_kwargs["prompt"] = base_prompt(base) if prompt is None else prompt
-    if tokenizer.pad_token is None:
+    size = vocabulary_size(config) or len(tokenizer)
+    known = {token: number for token, number in tokenizer.get_vocab().items() if number < size}
+    if tokenizer.pad_token not in known:
         # A new token would need a new row in the embeddings, which adapters do not carry.
-        known = tokenizer.get_vocab()
         stand_in = next((token for token in (tokenizer.unk_token, tokenizer.eos_token) if token in known), None)
         if stand_in is None:
+            pad = tokenizer.pad_token
+            found = "none" if pad is None else f"{pad!r} with id {tokenizer.pad_token_id}"
             raise BaseModelError(
-                f"{base.id}: expected a padding token, or an unknown or end token that can stand in, found none: "
-                "set pad_token in tokenizer_config.json"
+                f"{base.id}: expected a padding token, or an unknown or end token that can stand in, among the {size} "
+                f"that have embeddings, found {found}: set pad_token in tokenizer_config.json"
             )
         tokenizer.pad_token = stand_in
-    config = from_pretrained(AutoConfig, base)
-    places = getattr(config, "max_position_embeddings", None)
-    if places and family_or_none(config).counts_from_padding:
-        places -= config.pad_token_id + 1
-    # XLNet says -1: it has no end.
-    if places and places > 0:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, places)
+    _check_vocabulary(tokenizer, size, base)
+    tokenizer.model_max_length = _longest_row(base, config, tokenizer)
     return tokenizer
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, size: int, base: BaseModel) -> None:
+    """Refuse a tokenizer that does not fit ``size`` embeddings; note added tokens without one."""
+    vocabulary, added = tokenizer.get_vocab(), tokenizer.get_added_vocab()
+    if len(vocabulary) <= len(set(tokenizer.all_special_ids)):
+        raise _no_tokenizer(base, "special tokens alone")
+    try:
+        # Few vocabularies have these, and some tokenizers fail at what they do not know.
+        ends = tokenizer.backend_tokenizer.encode(UNHEARD_OF).ids
+    except Exception as error:  # the plain class
+        raise _no_tokenizer(base, f"one that fails at unknown words ({first_line(error)})") from error
+    if beyond := {token: number for token, number in vocabulary.items() if number >= size}:
+        if beyond.keys() - added.keys() or max(ends) >= size:
+            raise _no_tokenizer(base, f"{len(vocabulary)} tokens where the model has embeddings of {size}")
+        log.warning("%s: added tokens without an embedding are read as unknown: %s", base.id, abridged([*beyond], 3))
+        limit(tokenizer, embeddings=size)
+
+
+def _no_tokenizer(base: BaseModel, found: str) -> BaseModelError:
+    return BaseModelError(
+        f"{base.id}: expected the tokenizer that the model was trained with, found {found}: save it there, "
+        "AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)"
+    )
+
+
+def _longest_row(base: BaseModel, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return the most tokens of a row, special ones included, by the tokenizer and by the model's positions."""
+    places = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    if places and (padding := padding_position(skeleton(base, config))) is not None:
+        places -= padding + 1
+    # XLNet says -1: it has no end.
+    limits = [tokenizer.model_max_length, *([places] if places and places > 0 else [])]
+    special = tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
+    if not all(isinstance(each, (int, float)) and each > special for each in limits):
+        raise BaseModelError(
+            f"{base.id}: expected room for more than the {special} special tokens of each text, found {limits} "
+            "(model_max_length in tokenizer_config.json, max_position_embeddings in config.json): correct them there"
+        )
+    return int(min(limits))
 
 
 def load_model(
@@ -85,9 +141,8 @@ def load_model(
     names = tuple(name for _, name in sorted((config.id2label or {}).items()))
     is_generic = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
     config.update(label_config(labels))
-    _set_padding(config, tokenizer, base.id)
-    if hasattr(config, "use_cache"):
-        config.use_cache = False  # it is for generating, and holds every layer's keys and values
+    _set_padding(base, config, tokenizer)
+    _keep_no_cache(config)
     if dropout is not None:
         set_dropout(config, dropout)
     if attention_dropout is not None:
@@ -107,9 +162,12 @@ def load_model(
 
 
 def load_encoder(base: BaseModel) -> PreTrainedModel:
-    """Load the encoder of a base without a head, in eval mode and frozen; a pooler's weights may be missing."""
-    model, _ = _load(AutoModel, base, from_pretrained(AutoConfig, base), torch.float32, {})
-    return cast(PreTrainedModel, model.eval().requires_grad_(False))
+    """Load the encoder of a base without head and decoder, frozen, in eval mode; a pooler may have new weights."""
+    config = from_pretrained(AutoConfig, base)
+    _keep_no_cache(config)
+    model, _ = _load(AutoModel, base, config, torch.float32, {})
+    encoder = model.get_encoder() if config.is_encoder_decoder else model
+    return cast(PreTrainedModel, encoder.eval().requires_grad_(False))
 
 
 def load_language_model(base: BaseModel, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, bool]:
@@ -150,16 +208,17 @@ def set_dropout(config: PreTrainedConfig, dropout: float, names: str = "dropout|
             setattr(config, name, dropout)
 
 
-def _set_padding(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    # RoBERTa counts positions from its padding id, so what a config says stays wherever nothing is pooled by it.
-    if config.pad_token_id is None or family_or_none(config).pools_by_padding:
-        size = getattr(config, "vocab_size", None)
-        if size is not None and tokenizer.pad_token_id >= size:
-            raise BaseModelError(
-                f"{name}: expected a padding token among the {size} that have embeddings, found "
-                f"{tokenizer.pad_token!r} with id {tokenizer.pad_token_id}: name another in tokenizer_config.json"
-            )
-        config.pad_token_id = tokenizer.pad_token_id
+def _set_padding(base: BaseModel, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let the head look for the tokenizer's padding; but where positions are counted from padding it stays."""
+    text = config.get_text_config()
+    if getattr(text, "pad_token_id", None) is None or padding_position(skeleton(base, config)) is None:
+        config.pad_token_id = text.pad_token_id = tokenizer.pad_token_id
+
+
+def _keep_no_cache(config: PreTrainedConfig) -> None:
+    # It is for generating, and holds every layer's keys and values.
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
 
 
 def _four_bit_options(config: PreTrainedConfig, dtype: torch.dtype) -> dict[str, Any]:

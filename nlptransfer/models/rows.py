@@ -25,6 +25,11 @@ class Rows(Protocol):
         """Return (texts + 1,) int64: text i is rows ``windows[i]`` to ``windows[i + 1]``; None: each row is a text."""
         return None
 
+    @property
+    def one_length(self) -> bool:
+        """Tell whether rows of one length alone may be predicted together."""
+        return False
+
     def __len__(self) -> int:
         return len(self.lengths)
 
@@ -58,6 +63,10 @@ class _ExtendedRows(Rows):
     @property
     def windows(self) -> np.ndarray | None:
         return self.rows.windows
+
+    @property
+    def one_length(self) -> bool:
+        return self.rows.one_length
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,10 @@ class SomeRows(Rows):
         if self.rows.windows is None:
             return None
         return np.concatenate([[0], np.cumsum(np.diff(self.rows.windows)[self.texts])])
+
+    @property
+    def one_length(self) -> bool:
+        return self.rows.one_length
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         return self.rows.batch(self._places[indices])

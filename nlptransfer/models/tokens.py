@@ -3,10 +3,10 @@ It knows tokenizers and special tokens, not models."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,18 @@ ENCODE_CHUNK = 4096
 
 
 @dataclass(frozen=True)
+class RowLimits:
+    """What a model asks of rows besides a largest length; it is saved with the tokenizer."""
+
+    least: int = 1
+    """tokens of a batch's longest row, with padding"""
+    one_length: bool = False
+    """whether predictions depend on padding, so that rows of one length alone are predicted together"""
+    embeddings: int | None = None
+    """how many ids have embeddings, where the tokenizer has more; None: all"""
+
+
+@dataclass(frozen=True)
 class TokenRows:
     """Token ids of many texts, one after the other, without padding."""
 
@@ -42,6 +54,8 @@ class TokenRows:
     """(texts + 1,) int64: text i is rows ``windows[i]`` to ``windows[i + 1]``; None: each row is a text"""
     long_text: LongText = "truncate"
     """how texts of too many tokens were handled"""
+    limits: RowLimits = RowLimits()
+    """what the model asks of them"""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -50,8 +64,12 @@ class TokenRows:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    @property
+    def one_length(self) -> bool:
+        return self.limits.one_length
+
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return ``input_ids`` and ``attention_mask``, (len(indices), longest row) int64, at least one token wide."""
+        """Return ``input_ids`` and ``attention_mask``, (len(indices), longest row) int64, at least ``least`` wide."""
         places, real = self.places(indices)
         input_ids = np.full(real.shape, self.pad_id, dtype=np.int64)
         input_ids[real] = self.ids[places]
@@ -65,7 +83,7 @@ class TokenRows:
         """Return the places of these rows' tokens in ``ids``, and their mask in a batch, (rows, longest) bool."""
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
-        width = max(1, int(lengths.max(initial=0)))
+        width = max(self.limits.least, int(lengths.max(initial=0)))
         padding_before = (width - lengths) * self.pad_left
         columns = np.arange(width) - padding_before[:, None]
         real = (columns >= 0) & (columns < lengths[:, None])
@@ -108,6 +126,7 @@ def encode(
         tokenizer.padding_side == "left",
         windows if windows[-1] > len(texts) else None,
         long_text,
+        limits_of(tokenizer),
     )
 
 
@@ -145,7 +164,10 @@ def _tokenize(
                         if word != tokenizer.unk_token:
                             row[place] = unknown(backend.normalizer.normalize_str(word))
             ids.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
-    return np.concatenate(ids), np.array(sizes, dtype=np.int64)
+    every = np.concatenate(ids)
+    if (known := limits_of(tokenizer).embeddings) is not None:
+        every[every >= known] = tokenizer.unk_token_id if tokenizer.unk_token is not None else tokenizer.pad_token_id
+    return every, np.array(sizes, dtype=np.int64)
 
 
 def as_read(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
@@ -157,6 +179,17 @@ def as_read(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
 def prompt_of(tokenizer: PreTrainedTokenizerFast) -> str:
     """Return what stands before each text, as the base was trained; it is saved with the tokenizer."""
     return str(tokenizer.init_kwargs.get("prompt") or "")
+
+
+def limits_of(tokenizer: PreTrainedTokenizerFast) -> RowLimits:
+    return RowLimits(**tokenizer.init_kwargs.get("row_limits", {}))
+
+
+def limit(tokenizer: PreTrainedTokenizerFast, **limits: Any) -> None:
+    """Set some of the limits of a tokenizer's rows; where all are as usual, nothing is saved of them."""
+    every = replace(limits_of(tokenizer), **limits)
+    if every != RowLimits():
+        tokenizer.init_kwargs["row_limits"] = asdict(every)
 
 
 @contextmanager

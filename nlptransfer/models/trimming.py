@@ -13,8 +13,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from nlptransfer.errors import BaseModelError
-from nlptransfer.models.architectures import family_or_none, plain_model
-from nlptransfer.models.tokens import encode
+from nlptransfer.models.architectures import padding_position, plain_model
+from nlptransfer.models.tokens import encode, limit, limits_of
 from nlptransfer.models.vocabulary import own_embeddings
 
 
@@ -43,7 +43,7 @@ def trim_vocabulary(
     kept |= _parts({piece for piece, id in pieces.items() if id in kept}, pieces, content)
     ids = np.array(sorted(one for one in kept if 0 <= one < whole.num_embeddings))
     new = {int(old): place for place, old in enumerate(ids)}
-    if family_or_none(config).counts_from_padding and new[config.pad_token_id] != config.pad_token_id:
+    if padding_position(plain) is not None and new[config.pad_token_id] != config.pad_token_id:
         raise BaseModelError(
             f"model type {config.model_type!r}: expected a padding id that can stay, found {config.pad_token_id}, from "
             "which positions are counted: leave trim_vocabulary out"
@@ -115,4 +115,6 @@ def _trimmed(
         **tokenizer.special_tokens_map,
     )
     trimmed.init_kwargs["prompt"] = tokenizer.init_kwargs.get("prompt")
+    limits = limits_of(tokenizer)
+    limit(trimmed, least=limits.least, one_length=limits.one_length)
     return trimmed

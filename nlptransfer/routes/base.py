@@ -21,11 +21,13 @@ from nlptransfer.files import content_stamp, is_there, named_path
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained, quiet
 from nlptransfer.models import (
     LongText,
+    RowLimits,
     Rows,
     SharedBase,
     TokenRows,
     as_read,
     encode,
+    limits_of,
     predict_logits,
     token_counts,
 )
@@ -118,7 +120,7 @@ class SavedFormat(Settings, ABC):
         """Return (texts, labels) float32 logits of a saved folder that is opened as its model card says."""
         model, tokenizer = self.open_as_others(folder, record)
         model = model.eval().to(distributed.state().device)
-        if not self.reads_tokens or self.long_text != "truncate":
+        if not self.reads_tokens or self.long_text != "truncate" or limits_of(tokenizer) != RowLimits():
             return predict_logits(model, self.rows(model, tokenizer, texts))
         # No line of this project: the tokenizer's own padding, one batch.
         written = [as_read(text, tokenizer) for text in texts]

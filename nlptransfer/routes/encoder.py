@@ -31,6 +31,7 @@ from nlptransfer.models import (
     pool,
     prompt_of,
     trim_vocabulary,
+    try_rows,
 )
 from nlptransfer.routes.base import Built, Route, set_length
 from nlptransfer.settings import Count, Share, check
@@ -71,6 +72,7 @@ class EncoderRoute(Route):
         texts = [*data.train.texts, *extra]
         tokenizer = set_length(load_tokenizer(encoder, self.prompt), self.max_length, texts)
         model, fresh = self.make_model(encoder, data.labels, tokenizer, seed)
+        try_rows(model, tokenizer, encoder.id, lambda inputs: model(**inputs).logits)
         if self.trim_vocabulary:
             tokenizer = trim_vocabulary(model, tokenizer, texts)
             log.info("%s: %s of its pieces are kept (trim_vocabulary)", encoder.id, f"{len(tokenizer):,}")

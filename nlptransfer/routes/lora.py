@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.pytorch_utils import Conv1D
 
 from nlptransfer.data import Data, Labels
-from nlptransfer.errors import RunFolderError, SettingError, VerificationError, nearest
+from nlptransfer.errors import BaseModelError, RunFolderError, SettingError, VerificationError, nearest
 from nlptransfer.hub import (
     BaseModel,
     CardSection,
@@ -285,8 +285,14 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
             name
             for name, module in model.named_modules()
             if isinstance(module, (nn.Linear, Conv1D))
+            and _multiplies(module)
             and not f"{name}.".startswith(tuple(f"{head}." for head in heads))
         ]
+        if not linear:
+            raise BaseModelError(
+                f"model type {model.config.model_type!r}: expected linear layers that LoRA can adapt, found none: take "
+                "route full or probe, or another encoder"
+            )
         if self.target_modules is None:
             return linear
         for target in self.target_modules:
@@ -296,6 +302,15 @@ probabilities = {{config.id2label[number]: p for number, p in enumerate(logits.{
                     f"target_modules: no linear layer of the encoder is called {target!r}: {nearest(target, endings)}"
                 )
         return [name for name in linear if f".{name}".endswith(tuple(f".{target}" for target in self.target_modules))]
+
+
+def _multiplies(layer: nn.Module) -> bool:
+    """Tell whether a layer returns a product alone; of those that are an architecture's own, some route to experts."""
+    if not type(layer).__module__.startswith("transformers.models."):
+        return True
+    weight = cast(torch.Tensor, layer.weight)
+    with torch.no_grad():
+        return isinstance(layer(weight.new_zeros(1, weight.shape[1])), torch.Tensor)
 
 
 def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:

@@ -41,6 +41,8 @@ from nlptransfer.models import (
     text_key,
     through,
     to_float16,
+    try_rows,
+    trying,
 )
 from nlptransfer.routes.base import Built, Opened, Route, named_local, set_length
 from nlptransfer.routes.pooled import NGRAMS_ON_CARD, PooledRoute, default_settings
@@ -123,6 +125,10 @@ class Probe(PooledRoute):
         torch.manual_seed(seed)
         model = ProbeForSequenceClassification(config, encoder, words)
         model.ngrams = ngrams
+        once(
+            ("tried", tokenizer),
+            lambda: try_rows(model, tokenizer, source.id, lambda inputs: model.pooled_states(**inputs)),
+        )
         if model.vectors is not None:
             model.vectors.weight.data.copy_(torch.from_numpy(matrix))
         model.to(distributed.state().device)
@@ -256,12 +262,10 @@ class Probe(PooledRoute):
 
 def _widths(encoder: PreTrainedModel, base: BaseModel) -> list[int]:
     """Return the widths of an encoder's hidden states, those of its embeddings first."""
-    states = None
-    if not encoder.config.is_encoder_decoder:
-        ids = torch.ones((1, 8), dtype=torch.int64)
-        with torch.no_grad():
-            output = encoder(input_ids=ids, attention_mask=ids, output_hidden_states=True)
-        states = getattr(output, "hidden_states", None)
+    ids = torch.ones((1, 8), dtype=torch.int64)
+    with torch.no_grad(), trying(base.id, "rows of 8 tokens"):
+        output = encoder(input_ids=ids, attention_mask=ids, output_hidden_states=True)
+    states = getattr(output, "hidden_states", None)
     if not states or any(state.shape[:2] != (1, 8) for state in states):
         raise BaseModelError(
             f"{base.id}: expected an encoder with hidden states for each token, found none in model type "

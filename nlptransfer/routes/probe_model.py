@@ -131,6 +131,10 @@ class ProbeForSequenceClassification(PooledClassifier):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """Pool each layer's hidden states over the real tokens, (batch, encoder_width) float16, layer by layer."""
+        return to_float16(self.pooled_states(input_ids, attention_mask, token_type_ids))
+
+    def pooled_states(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Return what is rounded to these features, (batch, encoder_width) float32."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
@@ -138,7 +142,7 @@ class ProbeForSequenceClassification(PooledClassifier):
         real = attention_mask.bool()
         # Hidden states of padding may be anything, NaN too.
         layers = (states[number].float().masked_fill(~real.unsqueeze(2), 0) for number in self.config.layers)
-        return to_float16(torch.cat([pool(layer, real, self.config.pooling) for layer in layers], dim=1))
+        return torch.cat([pool(layer, real, self.config.pooling) for layer in layers], dim=1)
 
 
 def _without_encoder(model: ProbeForSequenceClassification) -> dict[str, Tensor]:

@@ -1,7 +1,9 @@
 """A saved classifier gives what the live one gives, or is not there at all."""
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -9,12 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers.classifiers import LABELS, TEXTS, changed, without_hashes
+from helpers.corpora import splits_of
 from helpers.encoders import base_of
+from helpers.runs import finetune, same_weights
 from nlptransfer import Classifier, Full, Lora, Probe
 from nlptransfer.classifier.push import push_saved
-from nlptransfer.classifier.verification import check_logits, made_texts
+from nlptransfer.classifier.verification import TOLERANCE, check_logits, made_texts, rounding
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import RunFolderError, SettingError, VerificationError
+from nlptransfer.experiments import fitting
 from nlptransfer.hub.base_models import BaseModel
 
 
@@ -63,6 +68,59 @@ def test_it_is_compared_on_the_examples_too(lora, tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
+def test_logits_in_16_bits_are_compared_to_their_rounding(base, tmp_path):
+    """In another batch the same live model has other logits by then."""
+    route = Lora(max_length=24, rank=2, base_precision="bfloat16")
+    classifier = changed(route, base, LABELS)
+    texts = TEXTS[:4]
+    alone = np.concatenate([classifier.logits([text]) for text in texts])
+    assert np.abs(classifier.logits(texts) - alone).max() > TOLERANCE
+    saved = classifier.save_pretrained(tmp_path / "out", texts)
+    verified = json.loads((saved / "nlptransfer.json").read_text())["verified"]
+    assert TOLERANCE < verified["max_difference"] <= verified["tolerance"]
+    assert np.abs(Classifier.load(saved).logits(texts) - classifier.logits(texts)).max() <= verified["tolerance"]
+
+
+def test_the_tolerance_belongs_to_the_precision(lora):
+    logits = np.array([[0.5, 1.0]])
+    assert rounding(lora.model, logits, lambda: logits + 1) == TOLERANCE
+    low = torch.nn.Linear(2, 2).to(torch.bfloat16)
+    assert rounding(low, logits, lambda: logits + 0.01) == pytest.approx(0.04)
+    assert rounding(low, logits, lambda: logits) == TOLERANCE
+    saved = {"logits": [[0.5, 1.0]], "tolerance": 0.04}
+    check_logits(saved, logits + 0.03, "it")
+    with pytest.raises(VerificationError, match=r"to 0\.04\), found a difference of 0\.05"):
+        check_logits(saved, logits + 0.05, "it")
+
+
+def test_a_run_that_cannot_be_verified_goes_on_from_what_it_learned(base, tmp_path, monkeypatch):
+    told: list[str] = []
+
+    def trained(*arguments: Any, **options: Any) -> Any:
+        told.append("trained")
+        return train(*arguments, **options)
+
+    def other(self: Any, folder: Path, record: Any, texts: Any) -> np.ndarray:
+        return reopened(self, folder, record, texts) + 1
+
+    train, reopened = fitting.train, Lora.reopened_logits
+    monkeypatch.setattr(fitting, "train", trained)
+    run = partial(finetune, splits_of(), route=Lora(rank=2), base=base.path, output_dir=tmp_path / "run")
+    few = {"num_train_epochs": 2, "per_device_train_batch_size": 16}
+    with monkeypatch.context() as patched:
+        patched.setattr(Lora, "reopened_logits", other)
+        with pytest.raises(VerificationError, match="expected logits as the live model has them"):
+            run(**few)
+    assert told
+    told.clear()
+    # Nothing is trained once more, and it ends where one ends that nothing has stopped.
+    found = run(**few)
+    assert not told
+    whole = finetune(splits_of(), route=Lora(rank=2), base=base.path, output_dir=tmp_path / "whole", **few)
+    assert same_weights(found, whole) and found.metrics == whole.metrics
+    assert {path.name for path in found.folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
+
+
 def test_examples_are_not_saved(lora, tmp_path):
     folder = lora.save_pretrained(tmp_path / "out", ["word3 my own words"])
     assert not [name for name, content in files(folder).items() if b"my own" in content]
@@ -86,6 +144,8 @@ def test_weights_that_are_no_numbers_are_not_merged(lora):
 
 def test_made_texts():
     class Tokenizer:
+        init_kwargs: ClassVar[dict[str, Any]] = {}
+
         def __len__(self) -> int:
             return 50
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModel, PreTrainedTokenizerFast, T5Config, T5Model
+from transformers import AutoModel, FunnelConfig, FunnelModel, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
 from helpers.classifiers import train_only
@@ -231,7 +231,8 @@ def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path) -
     retrained = make_film_base(tmp_path / "retrained", seed=1)
     reworded = copytree(base, tmp_path / "reworded")
     tokens = json.loads((reworded / "tokenizer.json").read_text())
-    tokens["model"]["vocab"]["extra"] = len(FILM_WORDS) + 4
+    vocabulary = tokens["model"]["vocab"]
+    vocabulary["great"], vocabulary["dull"] = vocabulary["dull"], vocabulary["great"]
     (reworded / "tokenizer.json").write_text(json.dumps(tokens))
     reshaped = copytree(base, tmp_path / "reshaped")
     config = json.loads((reshaped / "config.json").read_text())
@@ -460,8 +461,8 @@ def test_bases_that_are_refused(base: str, vectors: str, tmp_path: Path) -> None
         BaseModelError, match=r"vectors.txt: expected the folder of an encoder or a hub id, found a file"
     ):
         build(Probe(), vectors)
-    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": len(FILM_WORDS) + 4}
-    both = copytree(base, tmp_path / "both")
-    T5Model(T5Config(**sizes)).save_pretrained(both)
-    with pytest.raises(BaseModelError, match=r"both: expected an encoder with hidden states for each token, .*'t5'"):
-        build(Probe(), str(both))
+    sizes = {"d_model": 8, "d_head": 4, "d_inner": 8, "block_sizes": [1, 1], "n_head": 2}
+    pools = copytree(base, tmp_path / "pools")
+    FunnelModel(FunnelConfig(**sizes, vocab_size=len(FILM_WORDS) + 4)).save_pretrained(pools)
+    with pytest.raises(BaseModelError, match=r"pools: expected an encoder with hidden states for each .*'funnel'"):
+        build(Probe(), str(pools))
