@@ -51,7 +51,7 @@ def comparing(data_default: Any) -> Callable[..., None]:
         bases: Annotated[str | None, Option(metavar="A,B,...", help="encoders to start from")] = None,
         revision: opt.Revision = None,
         seeds: opt.Seeds = 3,
-        trials: Annotated[int, Option(help="learning rates that a candidate tries on validation")] = 1,
+        trials: Annotated[int, Option(help="settings that a candidate tries on validation")] = 1,
         max_minutes: Annotated[float | None, Option(help="leave out what would not fit")] = None,
         delta: Annotated[float, Option(help="a loss in score that does not matter")] = 0.01,
         sizes: Annotated[str | None, Option(metavar="N,N,...", help="rows of a learning curve")] = None,

@@ -1,14 +1,12 @@
-"""The candidates of a comparison: what each is, how its runs are made and timed, which learning rates it tries."""
+"""The candidates of a comparison: what each is, how its runs are made and timed."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from scipy.stats import qmc
 
 from nlptransfer import distributed
 from nlptransfer.classifier import Classifier
@@ -25,10 +23,6 @@ from nlptransfer.training import Augment, TrainingSettings
 
 PILOT_ROWS = 192
 """Training rows of a pilot run, which estimates the time of a candidate's runs."""
-FIRST_RATES = (1.0, 1 / 3, 3.0)
-"""Learning rates to try first, as multiples of the default."""
-WIDEST = 10.0
-"""Later ones are at most this many times higher or lower."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +83,16 @@ class SharedSettings:
         rows: int | None = None,
         save_model: bool = False,
     ) -> RunResult:
-        """Make a run, or find it finished; ``chosen`` replaces training settings, ``rows`` ``max_train_rows``."""
+        """Make a run, or find it finished; ``chosen`` replaces settings of training and route, ``rows`` the number of
+        labeled rows."""
         settings = self.data if rows is None else replace(self.data, max_train_rows=rows)
         if candidate.route is None:
             return run_baseline(candidate.name, data, settings, folder)
-        training = replace(self.training, init_seed=seed, data_seed=seed, **chosen)
-        config = RunConfig(
-            data, candidate.route, settings, training, candidate.base, self.revision, augment=self.augment
-        )
+        of_route = {name: value for name, value in chosen.items() if name in fields_of(type(candidate.route))}
+        of_training = {name: value for name, value in chosen.items() if name not in of_route}
+        route = replace(candidate.route, **of_route)
+        training = replace(self.training, init_seed=seed, data_seed=seed, **of_training)
+        config = RunConfig(data, route, settings, training, candidate.base, self.revision, augment=self.augment)
         return run(config, folder, save_model=save_model or self.training.keep_checkpoints)
 
     def seconds_of_run(self, candidate: Candidate, data: Data, folder: Path, clock: Callable[[], float]) -> float:
@@ -175,34 +171,3 @@ def some_rows(split: Split, rows: int) -> Split:
 def _scored(data: Data) -> int:
     rows = {name: len(split) for name, split in data.splits.items()}
     return sum(rows.values()) - rows["train"] + min(rows["train"], SCORED_TRAINING_ROWS)
-
-
-def next_rate(default: float, tried: Sequence[tuple[float, float | None]], trials: int) -> float:
-    """Propose a learning rate: near the default, then by Optuna (Akiba et al. 2019) if installed, or Halton (1960).
-
-    ``tried`` holds the rates so far with their scores, None for one that failed.
-    """
-    number = len(tried)
-    if number < len(FIRST_RATES):
-        return default * FIRST_RATES[number]
-    if trials > len(FIRST_RATES) and find_spec("optuna"):
-        return _suggested(default, tried)
-    # The second dimension, of base 3, leaves out the middle, which is the default.
-    place = float(qmc.Halton(2, scramble=False).random(number - len(FIRST_RATES) + 2)[-1, 1])
-    return float(default * WIDEST ** (2 * place - 1))
-
-
-def _suggested(default: float, tried: Sequence[tuple[float, float | None]]) -> float:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rates = optuna.distributions.FloatDistribution(default / WIDEST, default * WIDEST, log=True)
-    within: dict[str, optuna.distributions.BaseDistribution] = {"learning_rate": rates}
-    # Made anew each time, out of what is on record: a comparison that is resumed proposes the same.
-    sampler = optuna.samplers.TPESampler(seed=len(tried), n_startup_trials=len(FIRST_RATES))
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    for rate, score in tried:
-        state = optuna.trial.TrialState.FAIL if score is None else optuna.trial.TrialState.COMPLETE
-        params = {"learning_rate": rate}
-        study.add_trial(optuna.create_trial(params=params, distributions=within, value=score, state=state))
-    return float(study.ask(within).params["learning_rate"])

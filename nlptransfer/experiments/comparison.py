@@ -66,8 +66,9 @@ def compare(
             it.
         revision: commit, branch or tag of a base on the hub.
         seeds: runs of each candidate, which differ in initialization and data order.
-        trials: learning rates that a candidate tries, around the route's default; 1: the default alone. The L2 of a
-            fitted head is always chosen.
+        trials: settings that a candidate tries; 1: the default alone. The first three are learning rates; later ones
+            also epochs, batch size, dropout and the rank of LoRA, where none is named, by Optuna if it is installed.
+            The L2 of a fitted head is always chosen.
         max_minutes: candidates that would not fit are left out, by a measured estimate; baselines always run.
         delta: a loss in score that does not matter, for the recommendation.
         sizes: labeled rows of a learning curve, each a part of the next; validation and calibration are among them.

@@ -27,8 +27,9 @@ from nlptransfer.evaluation import (
     wilson_interval,
 )
 from nlptransfer.experiments.baselines import MAJORITY
-from nlptransfer.experiments.candidates import Candidate, SharedSettings, labeled_rows, next_rate, without_test
+from nlptransfer.experiments.candidates import Candidate, SharedSettings, labeled_rows, without_test
 from nlptransfer.experiments.environment import watched_memory
+from nlptransfer.experiments.tuning import Space
 from nlptransfer.results import (
     CANDIDATES,
     CURVE,
@@ -252,22 +253,22 @@ class ComparisonRun:
         return None
 
     def _tuned(self, candidate: Candidate) -> Mapping[str, Any]:
-        """Choose the learning rate that is best on validation; none where there is nothing to try."""
+        """Choose the settings that are best on validation; none where there is nothing to try."""
         count = self.result.settings["trials"]
         if not candidate.is_tuned or count == 1:
             return {}
         route = cast(Route, candidate.route)
         sign = 1 if higher_is_better(self.result.metric) else -1
-        default = cast(float, self.shared.training.with_defaults(route.defaults(self.data)).learning_rate)
+        space = Space.of(route, self.shared.training, self.data)
         trials = self.result.candidate(candidate.name).trials
         for number in range(count):
             if number == len(trials):
-                past = [
-                    (one.settings["learning_rate"], None if one.validation is None else sign * one.validation)
-                    for one in trials
-                ]
-                rate = distributed.from_main(next_rate(default, past, count))
-                trials = self._note(candidate.name, trials=(*trials, Trial({"learning_rate": rate}))).trials
+                past = [(one.settings, None if one.validation is None else sign * one.validation) for one in trials]
+                settings = distributed.from_main(space.next(past, count))
+                if trials and (shortage := self._shortage(candidate, space.length(settings))):
+                    log.info("%s: no trial after the first %d, as %s", candidate.name, number, shortage)
+                    break
+                trials = self._note(candidate.name, trials=(*trials, Trial(settings))).trials
             if not trials[number].is_done:
                 made = self._trial(candidate, number, trials[number])
                 trials = self._note(candidate.name, trials=(*trials[:number], made)).trials
@@ -275,6 +276,15 @@ class ComparisonRun:
         if not scored:
             raise TrainingError(f"{candidate.name}: expected a trial that works, found none: {trials[0].reason}")
         return max(scored, key=lambda one: one[0])[1]
+
+    def _shortage(self, candidate: Candidate, length: float) -> str | None:
+        """Say what is left of the budget, where a trial of so many times the default length, and the runs by it, may
+        not fit."""
+        estimate = self.result.candidate(candidate.name).estimated_seconds
+        if estimate is None:
+            return None
+        a_run = estimate / (len(self.seeds) + self.result.settings["trials"] * len(self.chosen_on))
+        return self.budget.shortage(length * a_run * (len(self.chosen_on) + len(self.seeds)))
 
     def _trial(self, candidate: Candidate, number: int, trial: Trial) -> Trial:
         try:
@@ -293,7 +303,8 @@ class ComparisonRun:
         shortage = self.budget.shortage(needed)
         if shortage and not candidate.is_baseline:
             return replace(point, reason=f"it could take {needed:.0f} s, and {shortage}")
-        chosen = {"learning_rate": (known.settings or {})["learning_rate"]} if known.trials else {}
+        tried = {name for trial in known.trials for name in trial.settings}
+        chosen = {name: value for name, value in (known.settings or {}).items() if name in tried}
         folder = self.result.folder / CURVE / str(size)
         try:
             runs = [

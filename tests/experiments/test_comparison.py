@@ -24,7 +24,7 @@ from nlptransfer import Lora, Word2Vec
 from nlptransfer.data.dataset import DataSettings, load_data
 from nlptransfer.errors import DataError, RunFolderError, SettingError, TrainingError
 from nlptransfer.experiments import candidates
-from nlptransfer.experiments.candidates import SharedSettings, candidates_of, few_rows, next_rate, without_test
+from nlptransfer.experiments.candidates import SharedSettings, candidates_of, few_rows, without_test
 from nlptransfer.experiments.environment import speeds, watched_memory
 from nlptransfer.files import read_json
 from nlptransfer.results import ComparisonResult
@@ -243,26 +243,6 @@ def test_a_trial_that_fails_does_not_end_the_candidate(comparing, monkeypatch):
     assert one.trials[2].reason == "TrainingError: the loss is no longer a number"
     (one,) = comparing("none", routes=("word2vec",), trials=2, seeds=1, **{**MLP, "learning_rate": 5.0}).candidates
     assert one.status == "failed" and "the loss is no longer a number" in one.reason
-
-
-def test_learning_rates_are_near_the_default_first():
-    tried: list[tuple[float, float | None]] = []
-    while len(tried) < 12:
-        tried.append((next_rate(1e-3, tried, 3), None))
-    rates = [rate for rate, _ in tried]
-    assert rates[:3] == pytest.approx([1e-3, 1e-3 / 3, 3e-3])
-    assert len({round(rate, 9) for rate in rates}) == 12 and min(rates) >= 1e-4 and max(rates) <= 1e-2
-
-
-def test_beyond_three_trials_optuna_says_where_to_look():
-    pytest.importorskip("optuna", reason="the grid is tried where optuna is not installed")
-    tried: list[tuple[float, float | None]] = []
-    while len(tried) < 10:
-        rate = next_rate(1e-3, tried, 10)
-        tried.append((rate, None if len(tried) == 1 else -abs(np.log(rate / 3e-3))))
-    assert [rate for rate, _ in tried[:3]] == pytest.approx([1e-3, 1e-3 / 3, 3e-3])
-    assert all(1e-4 <= rate <= 1e-2 for rate, _ in tried) and len({rate for rate, _ in tried}) == 10
-    assert next_rate(1e-3, tried, 11) == next_rate(1e-3, tried, 11)
 
 
 # What fails and what does not fit

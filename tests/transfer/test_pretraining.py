@@ -177,7 +177,8 @@ def test_masks_are_those_of_a_row_whatever_is_padded_beside_it():
 # The loss
 
 
-@pytest.mark.parametrize("kind", [*MASKED, "deberta-v2 of another head", *DECODERS])
+# A qwen2's tokenizer is opened as that of Qwen2, which reads none of these words.
+@pytest.mark.parametrize("kind", [*MASKED, "deberta-v2 of another head", *sorted({*DECODERS} - {"qwen2"})])
 def test_the_loss_is_what_transformers_computes(kind, tmp_path):
     """With the classifier's encoder in the place of the language model's own, which has the same weights."""
     auto = AutoModelForCausalLM if kind in DECODERS else AutoModelForMaskedLM
