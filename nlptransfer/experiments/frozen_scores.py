@@ -28,7 +28,7 @@ from nlptransfer.experiments.task import Task
 from nlptransfer.hub import sampled_ids, unknown_share
 from nlptransfer.models import FeatureRows, layer_name, predict_logits
 from nlptransfer.results import EncoderRank, SourceRank
-from nlptransfer.routes import Built, Probe
+from nlptransfer.routes import Built, Route
 from nlptransfer.training import Features, Head, HeadTask, TrainingSettings
 from nlptransfer.transfer import proxy_a_distance
 
@@ -64,7 +64,7 @@ class FrozenScores:
         return self.data.train.targets
 
     def encoders(
-        self, route: Probe, bases: Sequence[str], revision: str | None, keep_layers: Sequence[int] = ()
+        self, route: Route, bases: Sequence[str], revision: str | None, keep_layers: Sequence[int] = ()
     ) -> tuple[EncoderRank, ...]:
         """Score encoders with all of their layers and with some; the best first, of equals the fastest."""
         scored = [one for base in bases for one in self._layers_of(route, base, revision, keep_layers)]
@@ -77,7 +77,7 @@ class FrozenScores:
         return cast(tuple[EncoderRank, ...], distributed.from_main(tuple(ranks)))
 
     def _layers_of(
-        self, route: Probe, base: str, revision: str | None, keep_layers: Sequence[int]
+        self, route: Route, base: str, revision: str | None, keep_layers: Sequence[int]
     ) -> list[tuple[EncoderRank, np.ndarray]]:
         """Return what is known of an encoder alone, for each number of layers, by one pass of the texts; and the labels
         that it gives to all rows."""
@@ -110,7 +110,7 @@ class FrozenScores:
             found.append((rank, predictions))
         return found
 
-    def source(self, source: Data, route: Probe, base: str, revision: str | None) -> SourceRank:
+    def source(self, source: Data, route: Route, base: str, revision: str | None) -> SourceRank:
         """Estimate what a source gives: the score of heads that are pulled to the source's, less that of others.
 
         Where the source has other labels, the logits of its head are features beside the encoder's.
@@ -154,7 +154,7 @@ def _head_task(task: Task, features: np.ndarray) -> HeadTask:
     return HeadTask(task.criterion, rows, rows[:0], task.score)
 
 
-def _states(route: Probe, built: Built, texts: Sequence[str]) -> np.ndarray:
+def _states(route: Route, built: Built, texts: Sequence[str]) -> np.ndarray:
     """Return what each layer makes of the texts, (layers, texts, width) float32; layers of different widths are one."""
     rows = route.rows(built.model, built.tokenizer, texts, share=True)
     assert isinstance(rows, FeatureRows)
@@ -178,7 +178,7 @@ def _coordinates(gram: np.ndarray) -> np.ndarray:
     return cast(np.ndarray, (vectors[:, kept] * np.sqrt(values[kept])).astype(np.float32))
 
 
-def _texts_per_second(route: Probe, built: Built, texts: Sequence[str]) -> float:
+def _texts_per_second(route: Route, built: Built, texts: Sequence[str]) -> float:
     """Time the whole encoder on some texts at once, after a warm-up of a few."""
     some = list(islice(cycle(texts), TIMED_TEXTS))
     predict_logits(built.model, route.rows(built.model, built.tokenizer, some[:4]))

@@ -1,15 +1,15 @@
 """rank(): which encoder, how many of its layers, and which source, by frozen features of training rows alone."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nlptransfer import distributed
 from nlptransfer.data import Data, DataSettings, load_data
-from nlptransfer.errors import DataError, SettingError
+from nlptransfer.errors import DataError, SettingError, nearest
 from nlptransfer.experiments.candidates import some_rows
 from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.frozen_scores import FrozenScores
@@ -30,8 +30,8 @@ from nlptransfer.results import (
     plain,
     short_hash,
 )
-from nlptransfer.routes import Probe
-from nlptransfer.settings import Count, check, check_arguments, fill
+from nlptransfer.routes import FROZEN_ROUTE, ROUTES, Route
+from nlptransfer.settings import Count, check, check_arguments, fields_of, fill
 from nlptransfer.transfer import Sequential
 
 log = logging.getLogger("nlptransfer")
@@ -39,6 +39,8 @@ log = logging.getLogger("nlptransfer")
 AUTO = "auto"
 """In place of a base: the one that a ranking chooses."""
 MAX_ROWS = 1000
+READING = ("max_length", "long_text", "pooling", "prompt")
+"""Settings of the route whose features are ranked."""
 
 
 def rank(
@@ -82,11 +84,9 @@ def rank(
     check_arguments(rank, max_rows=max_rows)
     layers = sorted(set(keep_layers))
     check(all(number >= 1 for number in layers), "keep_layers", keep_layers, "numbers of layers from 1")
-    filled = fill({"data": DataSettings, "route": Probe}, {"features": ("encoder",), **settings})
-    route, reading = filled["route"], filled["data"]
-    fixed = Probe(**{name: getattr(route, name) for name in ("max_length", "long_text", "pooling", "prompt")})
-    expected = "max_length, long_text, pooling and prompt alone"
-    check(replace(fixed, features=("encoder",)) == route, "settings of probe", {**settings}, expected)
+    of_data = {name: value for name, value in settings.items() if name in fields_of(DataSettings)}
+    reading = fill({"data": DataSettings}, of_data)["data"]
+    route = _frozen({name: value for name, value in settings.items() if name not in of_data})
     named = _installed() if bases is None else [str(base) for base in bases]
     check(len(named) > 0, "bases", bases, "at least one")
     loaded = load_data(data, reading)
@@ -111,7 +111,7 @@ def rank(
             with shared_work():
                 encoders = target.encoders(route, named, revision, layers)
                 chosen = fastest_level(encoders)
-                kept = replace(route, keep_layers=chosen.keep_layers)
+                kept = replace(cast(Any, route), keep_layers=chosen.keep_layers)
                 ranked = [target.source(other, kept, chosen.base, revision) for other in others]
             result = Ranking(
                 folder=folder,
@@ -136,10 +136,20 @@ def best_base(data: Data, revision: str | None) -> str:
     """Return the encoder that :func:`rank` chooses for data out of those that installed packages hold, and say so."""
     check(revision is None, "revision", revision, "none with base=auto, as packages have one")
     target = FrozenScores.of(data, MAX_ROWS)
-    chosen = fastest_level(target.encoders(Probe(features=("encoder",)), _installed(), None))
+    chosen = fastest_level(target.encoders(_frozen({}), _installed(), None))
     message = "base=auto: %s, the fastest that is level with the best (%s %.3f by frozen features of %d training rows)"
     log.info(message, chosen.base, target.metric, chosen.score, len(target.data.train))
     return chosen.base
+
+
+def _frozen(settings: Mapping[str, Any]) -> Route:
+    """Return the route by whose features encoders are ranked."""
+    if unknown := [name for name in settings if name not in READING]:
+        raise SettingError(f"unknown setting {unknown[0]!r}, for a ranking: {nearest(unknown[0], READING)}")
+    kind = ROUTES.find(FROZEN_ROUTE)
+    route: Route = fill({"route": kind}, {"features": ("encoder",), **settings})["route"]
+    route.check()
+    return route
 
 
 def _installed() -> list[str]:

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from helpers.corpora import FILM_WORDS
 from helpers.encoders import make_film_base
 from helpers.folders import files_of, no_path_in
 from helpers.runs import compare, finetune
 from nlptransfer import Probe, Ranking, rank
-from nlptransfer.cli.app import app
+from nlptransfer.cli.app import main
 from nlptransfer.data import Data, Labels, Split
 from nlptransfer.errors import DataError, RunFolderError, SettingError, TrainingError
 from nlptransfer.experiments import ranking
@@ -171,7 +170,7 @@ def test_several_labels_a_row(ranked: Callable[..., Ranking]) -> None:
     [
         ({"keep_layers": [0]}, SettingError, r"keep_layers=\[0\]: expected numbers of layers from 1"),
         ({"max_rows": 0}, SettingError, "max_rows"),
-        ({"head_type": "mlp"}, SettingError, "expected max_length, long_text, pooling and prompt alone"),
+        ({"head_type": "mlp"}, SettingError, "unknown setting 'head_type', for a ranking: known: "),
         ({"rank": 3}, SettingError, "unknown setting 'rank'"),
         ({"bases": []}, SettingError, r"bases=\[\]: expected at least one"),
     ],
@@ -215,17 +214,17 @@ def test_a_saved_classifier_is_no_source(
         ranked({"train": rows(40, 0)}, sources=[run.folder])
 
 
-def test_on_the_command_line(bases: tuple[str, str], tmp_path: Path) -> None:
+def test_on_the_command_line(command_line: Callable[..., Any], bases: tuple[str, str], tmp_path: Path) -> None:
     texts, labels = rows(60, 0)
     pd.DataFrame({"text": texts, "label": labels}).to_csv(tmp_path / "films.csv", index=False)
     texts, labels = rows(40, 1)
     pd.DataFrame({"text": texts, "label": labels}).to_csv(tmp_path / "other.csv", index=False)
     arguments = ["rank", str(tmp_path / "films.csv"), "--bases", ",".join(bases), "--keep-layers", "1"]
     arguments += ["--sources", str(tmp_path / "other.csv"), "--output-dir", str(tmp_path / "ranking"), "--quiet"]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert "LogME" in result.output and "distance" in result.output and "written: " in result.output
-    assert Ranking.load(tmp_path / "ranking").sentence in " ".join(result.output.split())
+    ended = command_line(main, *arguments)
+    assert ended.code == 0, ended.err
+    assert "LogME" in ended.out and "distance" in ended.out and "written: " in ended.out
+    assert Ranking.load(tmp_path / "ranking").sentence in " ".join(ended.out.split())
     page = (tmp_path / "ranking" / "report.html").read_text()
     assert "Encoders" in page and "Sources" in page and "<img" in page
 
