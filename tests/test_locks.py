@@ -1,5 +1,6 @@
 """One process at a time works in a folder; a lock tells of whom it is, and does not outlive its process."""
 
+import errno
 import json
 import os
 import signal
@@ -7,10 +8,12 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import psutil
 import pytest
 
+from helpers.runs import finetune
 from nlptransfer import locks
 from nlptransfer.errors import RunFolderError, StorageError
 from nlptransfer.locks import LOCK, Holder, locked
@@ -145,3 +148,21 @@ def test_a_lock_that_cannot_be_written_does_not_stay(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="No space"), locked(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_finished_in_a_folder_that_may_only_be_read_is_returned(tmp_path, monkeypatch):
+    call = {"route": "word2vec", "base": str(tmp_path / "vectors.txt"), "output_dir": tmp_path / "run"}
+    (tmp_path / "vectors.txt").write_text("4 2\nlow 1 0\nhigh 0 1\nfar 1 1\nnear 0 0\n")
+    rows = (["low far", "high near"] * 8, ["no", "yes"] * 8)
+    data = {"train": rows, "validation": rows, "test": rows}
+    first = finetune(data, head_type="linear", **call)
+    opened = Path.open
+
+    def refusing(path, mode="r", *given, **options):
+        if path.parent == tmp_path / "run" and set(mode) & {"w", "x", "a"}:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, mode, *given, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    assert finetune(data, head_type="linear", **call).scores == first.scores
+    assert not (tmp_path / "run" / LOCK).exists()
