@@ -34,7 +34,7 @@ from nlptransfer.transfer import proxy_a_distance
 
 log = logging.getLogger("nlptransfer")
 
-TIMED_TEXTS = 64
+TIMED_TEXTS = 32
 LENGTH_OF_LOGITS = 3.0
 """Length of a source's logits over that of the features beside them: with it a source gains as much whether its labels
 have the target's names or others."""

@@ -31,7 +31,7 @@ class EncoderRank:
     """of the mean over layers"""
     h_score: float
     texts_per_second: float
-    """64 at a time; of some layers that share of the time of all"""
+    """32 at a time; of some layers that share of the time of all"""
     size_mb: float
     """of the weights in float32"""
     unknown_share: float

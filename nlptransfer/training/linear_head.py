@@ -187,6 +187,8 @@ class _Search:
     ) -> None:
         self.task, self.towards, self.refit = task, towards, refit
         self.crossed, first = crossed or (refit and task.has_few_rows), len(task.train)
+        # Of few rows the head itself starts from these.
+        self.rough = crossed or not self.crossed
         self.rows = task.train + task.validation
         # Places of the rows that are trained on, and of those that are held out.
         self.splits: Sequence[tuple[np.ndarray | slice, np.ndarray | slice]] = [(slice(first), slice(first, None))]
@@ -242,7 +244,7 @@ class _Search:
     def tried(self, l2: float, scale: float, starts: Sequence[Head | None]) -> _Try:
         """Fit a head on each part of the rows, and score the rows that it leaves out."""
         parts = zip(self.parts, starts, strict=True)
-        heads = [self._fit(part, l2, scale, start, rough=not self.crossed) for part, start in parts]
+        heads = [self._fit(part, l2, scale, start, rough=self.rough) for part, start in parts]
         logits = np.empty((len(self.rows), len(self.task.criterion.class_weights)), np.float32)
         for (_, out), head in zip(self.splits, heads, strict=True):
             logits[out] = self.rows[out].logits(head)

@@ -3,6 +3,7 @@
     python tests/benchmarks/bases.py sst2 trec6 amazon_kitchen clinc150 chnsenticorp --write rows
     python tests/benchmarks/ranking.py rows/trec6 rows/sst2 --output-dir runs/ranking                # hours
     python tests/benchmarks/ranking.py rows/trec6 --output-dir runs/ranking --seeds 2                # Full's own tau
+    python tests/benchmarks/ranking.py DATA/trec6 --cost                                             # a minute
     python tests/benchmarks/ranking.py DATA/amazon_kitchen --output-dir runs/sources --sources DATA/imdb DATA/sst2
 
 Candidates are two encoders with some of their layers. Each is ranked by 500 training rows, and fine-tuned whole by the
@@ -11,6 +12,8 @@ source, on 50 rows of the target. What is done lies in the folder, and the same 
 """
 
 import argparse
+import tempfile
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +22,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from nlptransfer import RunResult, finetune, rank
+from nlptransfer import Probe, RunResult, finetune, load_data, rank
 from nlptransfer.hub.packaged import E5, MINILM
+from nlptransfer.routes import probe
 
 BASES = MINILM.id, E5.id
 KEPT = 2, 4, 6, 8, 10
@@ -60,6 +64,33 @@ def encoders(data: Path, seeds: int, folder: Path) -> None:
         print(f"tau of two seeds of full: {tau(one, other):.2f}")
 
 
+def cost(data: Path) -> None:
+    """Time a ranking of texts that no cache has, and within it what a probe needs for its features, and these alone."""
+    loaded, spent = load_data(data), {"through": 0.0, "build": 0.0}
+    salt = f" {time.time_ns()}"
+    texts = [text + salt for text in loaded.train.texts]
+    rows = {"train": (texts, loaded.labels.decode(loaded.train.targets))}
+
+    def timed(name: str, function: Any) -> Any:
+        def call(*given: Any) -> Any:
+            started = time.perf_counter()
+            found = function(*given)
+            spent[name] += time.perf_counter() - started
+            return found
+
+        return call
+
+    probe.through, Probe.build = timed("through", probe.through), timed("build", Probe.build)  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        ranked = rank(rows, bases=BASES, output_dir=Path(folder) / "rank", **QUIET)
+        whole = time.perf_counter() - started
+    print(
+        f"{data.name}, {ranked.rows} rows: {whole:.1f} s; features {spent['build']:.1f} s with the encoders opened and "
+        f"tried ({whole / spent['build']:.2f} times), {spent['through']:.1f} s without"
+    )
+
+
 def tau(one: Sequence[float], other: Sequence[float]) -> float:
     return float(kendalltau(one, other).statistic)
 
@@ -84,12 +115,17 @@ def sources(data: Path, named: Sequence[Path], draws: int, folder: Path) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", type=Path, help="folders of rows")
-    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--output-dir", type=Path)
+    parser.add_argument(
+        "--cost", action="store_true", help="time a ranking of 1,000 rows with all layers, in place of it"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="runs of full, and draws of the target's rows")
     parser.add_argument("--sources", nargs="+", type=Path, help="rank these sources in place of encoders")
     options = parser.parse_args()
     for data in options.data:
-        if options.sources:
+        if options.cost:
+            cost(data)
+        elif options.sources:
             sources(data, options.sources, options.seeds, options.output_dir / data.name)
         else:
             encoders(data, options.seeds, options.output_dir / data.name)
