@@ -38,7 +38,9 @@ class UsedRows(nn.Module):
         self.weight = nn.Parameter(self.others[self.used])
         padding = -1 if whole.padding_idx is None else int(self.places[whole.padding_idx])
         self.padding_idx = None if padding < 0 else padding
-        self.register_buffer("decay", torch.ones((), dtype=torch.float64, device=device))
+        # A product over thousands of steps; Apple's GPUs have no float64.
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.register_buffer("decay", torch.ones((), dtype=exact, device=device))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return (rows, tokens, width) embeddings; in training those of other rows are an IndexError."""
