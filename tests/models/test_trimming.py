@@ -27,7 +27,7 @@ from nlptransfer import Classifier, Full, Lora
 from nlptransfer.errors import BaseModelError, SettingError
 from nlptransfer.files import read_json
 from nlptransfer.models.inference import predict_logits
-from nlptransfer.models.tokens import encode
+from nlptransfer.models.tokens import encode, limits_of
 from nlptransfer.models.trimming import trim_vocabulary
 
 CORPUS = [
@@ -180,3 +180,10 @@ def test_tied_embeddings_are_refused() -> None:
     model.extra.weight = model.get_input_embeddings().weight
     with pytest.raises(BaseModelError, match="expected word embeddings that are one plain table, found others"):
         trim_vocabulary(model, tokenizer, CORPUS)
+
+
+def test_what_the_model_asks_of_rows_is_known_to_the_smaller_tokenizer(bases: Bases) -> None:
+    made = changed(Full(trim_vocabulary=True), bases("convbert"), LABELS)
+    assert limits_of(made.tokenizer).one_length and limits_of(made.tokenizer).embeddings is None
+    alone = np.concatenate([made.probabilities([text]) for text in TEXTS])
+    np.testing.assert_allclose(made.probabilities(TEXTS), alone, atol=1e-6)
