@@ -39,7 +39,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     with storage_errors(path):
-        handle, name = tempfile.mkstemp(dir=_without_leftovers(path.parent), prefix=_temporary_prefix(path))
+        handle, name = tempfile.mkstemp(dir=without_leftovers(path.parent), prefix=_temporary_prefix(path))
         os.close(handle)
         temporary = Path(name)
         try:
@@ -78,7 +78,7 @@ def scratch_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside ``path``, and remove it; what killed processes have left there is removed too."""
     path = Path(path)
     with storage_errors(path):
-        place, prefix = _without_leftovers(path.parent), _temporary_prefix(path)
+        place, prefix = without_leftovers(path.parent), _temporary_prefix(path)
         with tempfile.TemporaryDirectory(dir=place, prefix=prefix, ignore_cleanup_errors=True) as scratch:
             yield Path(scratch)
 
@@ -100,7 +100,7 @@ def _machine() -> str:
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
-def _without_leftovers(folder: Path) -> Path:
+def without_leftovers(folder: Path) -> Path:
     """Return a folder, made where it is missing, without the temporary files of dead processes of this machine."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():

@@ -16,6 +16,7 @@ import pytest
 from helpers.runs import finetune
 from nlptransfer import locks
 from nlptransfer.errors import RunFolderError, StorageError
+from nlptransfer.files import scratch_folder
 from nlptransfer.locks import LOCK, Holder, locked
 
 HOLDING = """
@@ -166,3 +167,23 @@ def test_what_is_finished_in_a_folder_that_may_only_be_read_is_returned(tmp_path
     monkeypatch.setattr(Path, "open", refusing)
     assert finetune(data, head_type="linear", **call).scores == first.scores
     assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_what_a_killed_process_had_begun_to_write_is_no_other_file(tmp_path):
+    with scratch_folder(tmp_path / "x") as scratch:
+        mark = scratch.name.removeprefix(".x.").rpartition("-")[0].rpartition("-")[0] + "-1000000000-abcdefgh"
+    run, saved = tmp_path / "run", tmp_path / "saved"
+    for folder, name in ((run, "experiment.json"), (saved, "model.safetensors")):
+        folder.mkdir()
+        (folder / f".{name}.{mark}").write_text("{")
+    (tmp_path / "vectors.txt").write_text("4 2\nlow 1 0\nhigh 0 1\nfar 1 1\nnear 0 0\n")
+    rows = (["low far", "high near"] * 8, ["no", "yes"] * 8)
+    data = {"train": rows, "validation": rows, "test": rows}
+    base = str(tmp_path / "vectors.txt")
+    made = finetune(data, route="word2vec", head_type="linear", base=base, output_dir=run)
+    made.classifier.save_pretrained(saved)
+    assert not [path for folder in (run, saved) for path in folder.iterdir() if mark in path.name]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(RunFolderError, match="found other files"):
+        finetune(data, route="word2vec", head_type="linear", base=base, output_dir=tmp_path / "other")

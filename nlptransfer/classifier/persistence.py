@@ -10,7 +10,7 @@ from typing import Any
 from nlptransfer.classifier.onnx import Exported
 from nlptransfer.data import NORMALIZATIONS, Labels
 from nlptransfer.errors import DataError, RunFolderError, SettingError
-from nlptransfer.files import file_hash, named_path, read_json, write_json
+from nlptransfer.files import file_hash, named_path, read_json, without_leftovers, write_json
 from nlptransfer.hub import CARD, RECORD, fetch, is_hub_id
 from nlptransfer.routes import ROUTES, SavedFormat
 from nlptransfer.settings import Count, check, convert, fill
@@ -151,7 +151,11 @@ def note_results(folder: Path, results: Mapping[str, Any]) -> None:
 def writable_folder(folder: str | Path) -> Path:
     """Return a folder to save to; raise a RunFolderError where it holds something else than a saved classifier."""
     folder = named_path(folder)
-    if folder.exists() and not (folder / RECORD).exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if (
+        folder.exists()
+        and not (folder / RECORD).exists()
+        and (not folder.is_dir() or any(without_leftovers(folder).iterdir()))
+    ):
         raise RunFolderError(f"{folder}: expected a new folder or a saved classifier, found other files: name another")
     return folder
 

@@ -19,7 +19,7 @@ from nlptransfer.cache import open_entry, seal
 from nlptransfer.data import Labels
 from nlptransfer.errors import RunFolderError
 from nlptransfer.evaluation import checked_probabilities
-from nlptransfer.files import as_written, atomic_file, atomic_folder, read_json, write_json
+from nlptransfer.files import as_written, atomic_file, atomic_folder, read_json, without_leftovers, write_json
 from nlptransfer.locks import LOCK, locked
 from nlptransfer.results.predictions import Predictions
 from nlptransfer.results.summaries import DataSummary, Fit, TransferSummary, from_record, to_record
@@ -112,7 +112,7 @@ def _claimed(record: Path, question: Mapping[str, Any], overwrite: bool) -> bool
 
 
 def _content(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.name != LOCK]
+    return [path for path in without_leftovers(folder).iterdir() if path.name != LOCK]
 
 
 def begin_run(folder: Path, question: Mapping[str, Any]) -> None:
