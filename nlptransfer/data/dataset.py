@@ -87,6 +87,10 @@ class Split:
     """int64 of shape (n,), or float32 of shape (n, num_labels) in multi-label data."""
     weights: np.ndarray | None = None
     """(n,) float32: how much each row counts in the loss, never in a score; None: all alike."""
+    numbers: np.ndarray | None = None
+    """(n,) int64: the number of each row, from 1, in the part of the source that it was read from; None: not known."""
+    part: str = ""
+    """Name of that part: "train" also for what is split off training rows; "" where there is none."""
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.targets):
@@ -100,12 +104,16 @@ class Split:
 
     @classmethod
     def joined(cls, splits: "Sequence[Split]") -> "Split":
-        """Return the rows of all of the splits, one after the other."""
+        """Return the rows of all of the splits, one after the other; their numbers are known if all are of one part."""
         weights = None
         if any(split.weights is not None for split in splits):
             weights = np.concatenate([split.row_weights() for split in splits])
-        texts = [text for split in splits for text in split.texts]
-        return cls(texts, np.concatenate([split.targets for split in splits]), weights)
+        texts, targets = [text for split in splits for text in split.texts], [split.targets for split in splits]
+        rows = cls(texts, np.concatenate(targets), weights)
+        known = [split.numbers for split in splits if split.numbers is not None]
+        if len({split.part for split in splits}) > 1 or len(known) < len(splits):
+            return rows
+        return replace(rows, numbers=np.concatenate(known), part=splits[0].part)
 
     def row_weights(self) -> np.ndarray:
         """Return the weight of each row, (n,) float32."""
@@ -115,8 +123,8 @@ class Split:
         """Take the rows at ``indices`` (or where a boolean mask of n is true), in that order."""
         places = indices if isinstance(indices, np.ndarray) else np.array([*indices], np.int64)
         rows = np.arange(len(self))[places]
-        weights = None if self.weights is None else self.weights[rows]
-        return Split([self.texts[row] for row in rows], self.targets[rows], weights)
+        weights, numbers = (None if each is None else each[rows] for each in (self.weights, self.numbers))
+        return Split([self.texts[row] for row in rows], self.targets[rows], weights, numbers, self.part)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the row count and the SHA-256 of texts and targets in order, the same on every machine."""
@@ -273,7 +281,8 @@ def load_split(
         raise DataError(f"{source!s:.200}: expected a {wanted} split, found {', '.join(opened.parts)}")
     table = opened.table(wanted)
     columns = find_columns(table, settings.text_column, settings.label_column, known=known)
-    return _encode(_read_rows(table, columns, settings), labels, "the data" if wanted == WHOLE else split)
+    rows = _encode(_read_rows(table, columns, settings), labels, "the data" if wanted == WHOLE else split)
+    return replace(rows, part="train" if wanted == WHOLE else wanted)
 
 
 @dataclass(frozen=True)
@@ -376,11 +385,12 @@ def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
         )
     ids = {name: labels.label2id[label] for name, label in known.items() if label is not None}
     if not labels.multi_label:
-        return Split(rows.texts, np.array([ids[name] for (name,) in names], np.int64)[codes], rows.weights)
+        targets = np.array([ids[name] for (name,) in names], np.int64)[codes]
+        return Split(rows.texts, targets, rows.weights, rows.numbers, split)
     sets = np.zeros((len(names), labels.num_labels), np.float32)
     for row, of_row in zip(sets, names, strict=True):
         row[[ids[name] for name in of_row]] = 1
-    return Split(rows.texts, sets[codes], rows.weights)
+    return Split(rows.texts, sets[codes], rows.weights, rows.numbers, split)
 
 
 def folds_of(data: Data, count: int, seed: int = 0) -> list[Data]:

@@ -70,7 +70,8 @@ def _without_labels(
     if WHOLE in tables and has_labels(tables[WHOLE], settings.label_column) and settings.test_size:
         data = load_data(source, replace(settings, max_train_rows=None), is_target=False)
         texts = [text for name, split in data.splits.items() if name != "test" for text in split.texts]
-        return opened.name, texts, Split(data.test.texts, labels.encode(_test_labels(data, labels))), data.columns
+        test = replace(data.test, targets=labels.encode(_test_labels(data, labels)))
+        return opened.name, texts, test, data.columns
     others = [table for split, table in tables.items() if split != "test"]
     columns = find_columns(others[0], settings.text_column, needs_label=False)
     texts = [text for table in others for text in texts_of(table, columns.text)]

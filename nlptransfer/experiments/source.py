@@ -95,6 +95,10 @@ def _relabeled(data: Data, labels: Labels) -> Data:
 def _joined(parts: Sequence[Data], labels: Labels) -> Data:
     if len(parts) == 1:
         return parts[0]
-    splits: dict[str, Any] = {name: Split.joined([part.splits[name] for part in parts]) for name in parts[0].splits}
+    splits: dict[str, Any] = {
+        # Rows of one number, but of another source.
+        name: replace(Split.joined([part.splits[name] for part in parts]), numbers=None, part="")
+        for name in parts[0].splits
+    }
     renamed = tuple({name for part in parts for name in part.renamed})
     return replace(parts[0], name="+".join(part.name for part in parts), labels=labels, renamed=renamed, **splits)

@@ -1,3 +1,5 @@
+from .audit import Finding as Finding
+from .audit import Section as Section
 from .comparison import CandidateResult as CandidateResult
 from .comparison import CandidateScore as CandidateScore
 from .comparison import ComparisonResult as ComparisonResult

@@ -217,6 +217,47 @@ def test_split_take_and_fingerprint():
         Split(["a"], np.array([0, 1]))
 
 
+def lookup(data: Data, source) -> None:
+    """Every row of every split is that of its number in the table of its part."""
+    for split in data.splits.values():
+        assert split.numbers.dtype == np.int64 and split.numbers.shape == (len(split),)
+        texts, labels = source[split.part]
+        assert [texts[number - 1] for number in split.numbers] == split.texts
+        assert [labels[number - 1] for number in split.numbers] == data.labels.decode(split.targets)
+
+
+def test_every_row_is_in_its_table_under_its_number():
+    texts, labels = rows_of({"a": 60, "b": 50, "c": 1})
+    train = [None, *texts[:40], "  ", *texts[40:]], ["a", *labels[:40], "b", *labels[40:-1], None]
+    for chosen in ({}, {"max_train_rows": 60, "calibration_size": 0.4}, {"test_size": 0}):
+        lookup(data := load_data(train, **chosen), {"train": train})
+        numbers = np.concatenate([split.numbers for split in data.splits.values()])
+        assert len({*numbers}) == len(numbers) and {1, 42, 113}.isdisjoint(numbers)
+        assert len(numbers) == 110 or "max_train_rows" in chosen
+    named = {"train": train, "validation": (["v", "", "w"], [*"aab"]), "test": (["", "t"], [*"ab"])}
+    lookup(data := load_data(named), named)
+    assert [split.part for split in data.splits.values()] == ["train", "validation", "train", "test"]
+    assert data.validation.numbers.tolist() == [1, 3] and data.test.numbers.tolist() == [2]
+    weighted = [{"text": text, "label": labels[row], "weight": row % 2} for row, text in enumerate(texts)]
+    data = load_data(weighted, weight_column="weight")
+    lookup(data, {"train": (texts, labels)})
+    assert all(number % 2 == 0 for number in data.train.numbers)
+    for fold in folds_of(data, 3):
+        lookup(fold, {"train": (texts, labels)})
+
+
+def test_numbers_of_rows_of_several_parts_are_not_known():
+    whole = load_split(rows_of({"a": 3, "b": 2}), Labels(("a", "b")))
+    assert whole.part == "train" and whole.numbers.tolist() == [1, 2, 3, 4, 5]
+    part = Split.joined([whole.take([3]), whole.take([0, 1])])
+    assert part.part == "train" and part.numbers.tolist() == [4, 1, 2]
+    test = load_split({"test": (["x"], ["a"])}, Labels(("a", "b")))
+    for other in (test, Split(["y"], np.array([0]))):
+        both = Split.joined([whole, other])
+        assert both.numbers is None and both.part == "" and both.take([5]).texts == other.texts
+    assert [each.fingerprint() for each in (Split(test.texts, test.targets), test)] == [test.fingerprint()] * 2
+
+
 # Evaluating a saved classifier
 
 
