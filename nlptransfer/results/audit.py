@@ -151,7 +151,7 @@ class Audit:
                 "output_dir=FOLDER) returns it with them, and computes nothing anew"
             )
         data = self.rows
-        splits = {
+        splits: dict[str, Any] = {
             name: _without(split, name, dropped.get(name, ()), data.labels)
             for name, split in data.splits.items()
             if name != "test"

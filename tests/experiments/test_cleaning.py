@@ -1,4 +1,4 @@
-"""Rows that are left of a source are written as they were there, and are read back; no file of others is overwritten."""
+"""Rows that are left of a source are written as they were there, and read back; no file of others is overwritten."""
 
 import json
 import random
