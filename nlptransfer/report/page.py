@@ -116,7 +116,7 @@ def write_report(
     elif is_run(folder):
         content = _run(RunResult.load(folder))
     else:
-        raise RunFolderError(f"{folder}: expected a finished run, a comparison, a ranking or an audit in it, found none")
+        raise RunFolderError(f"{folder}: expected a finished run, a comparison, a ranking or an audit, found none")
     summary, runs = content["summary"], content["shown_runs"]
     nothing = dict.fromkeys([*SECTIONS, "comparison", "cost_figure", "headline", "split", "rows", "lengths"])
     content = {**nothing, "balance": {}, "data": True, "repeat": True, "words": words} | content

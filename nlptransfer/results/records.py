@@ -5,7 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -321,7 +321,10 @@ def write_audit(result: "Audit") -> None:
     """Write the findings, each frame as a table, and the record; that last, as it says that the audit is finished."""
     import pandas as pd
 
-    _write_table(result.folder / FINDINGS, pd.DataFrame([asdict(finding) for finding in result.findings]))
+    from nlptransfer.results.audit import Finding
+
+    columns = [one.name for one in fields(Finding)]
+    _write_table(result.folder / FINDINGS, pd.DataFrame([*map(asdict, result.findings)], columns=columns))
     for name, frame in result.frames.items():
         _write_table(result.folder / f"{name}.csv", frame)
     record = {"status": _FINISHED, "asked": result.settings, "data": _data_record(result.data)}
