@@ -95,9 +95,9 @@ def units_of(texts: Sequence[str], targets: np.ndarray, seed: int, groups: np.nd
     order = np.lexsort((rows != first[ranked][unit], unit))
     unit = unit[order]
     sizes = np.bincount(unit)
-    row, label = np.nonzero(targets[order]) if targets.ndim > 1 else (rows, targets[order])
+    pair_rows, label = np.nonzero(targets[order]) if targets.ndim > 1 else (rows, targets[order])
     num_labels = targets.shape[1] if targets.ndim > 1 else int(targets.max(initial=-1)) + 1
-    pairs, counts = unit[row] * max(num_labels, 1) + label, np.ones(len(row), np.int64)
+    pairs, counts = unit[pair_rows] * max(num_labels, 1) + label, np.ones(len(label), np.int64)
     if len(sizes) < len(order):
         pairs, counts = np.unique(pairs, return_counts=True)
     breadths = np.bincount(pairs // max(num_labels, 1), minlength=len(sizes))
