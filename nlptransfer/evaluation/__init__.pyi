@@ -29,8 +29,8 @@ from .metrics import negative_log_likelihood as negative_log_likelihood
 from .metrics import score_predictions as score_predictions
 from .metrics import score_range as score_range
 from .metrics import tally as tally
-from .separability import Separability as Separability
-from .separability import separability as separability
+from .pairwise import Separability as Separability
+from .pairwise import separability as separability
 from .significance import LEAST_SEEDS as LEAST_SEEDS
 from .significance import Gain as Gain
 from .significance import ScoredCandidate as ScoredCandidate

@@ -39,7 +39,7 @@ def test_wrong_labels_are_named_with_what_they_should_be(flipped: tuple[Data, np
     assert [*frame.columns[:4]] == ["split", "row", "text", "label"] and frame["drop"].dtype == bool
     named = np.isin(data.train.numbers, frame["row"][frame["drop"]])
     assert (named & wrong).sum() / named.sum() > 0.9 and (named & wrong).sum() / wrong.sum() > 0.7
-    assert (frame["rank"] == range(1, len(frame) + 1)).all() and frame["margin"].is_monotonic_increasing
+    assert [*frame["rank"]] == [*range(1, len(frame) + 1)] and frame["margin"].is_monotonic_increasing
     assert (frame["suggested"] != frame["label"]).all() and (frame["margin"] < 0).all()
     np.testing.assert_allclose(frame["probability"] + frame["suggested_probability"], 1, atol=1e-5)
     for number, label in frame[["row", "label"]].itertuples(index=False):

@@ -135,7 +135,7 @@ def _of_several(rows: AuditRows, judged: np.ndarray) -> _Doubts:
         margin=2 * every[places, worst] - 1,
         probability=every[places, worst],
         suggested=suggested,
-        is_error=named.any(axis=1),
+        is_error=np.asarray(named.any(axis=1)),
         confusions=pd.concat(confusions, ignore_index=True).sort_values(
             ORDER, ascending=False, kind="stable", ignore_index=True
         ),
