@@ -22,6 +22,7 @@ from .normalization import normalize as normalize
 from .quality import data_warnings as data_warnings
 from .reading import read_texts as read_texts
 from .reading import stream_tables as stream_tables
+from .source_rows import SourceRows as SourceRows
 from .table import Table as Table
 from .unlabeled import load_texts as load_texts
 from .unlabeled import load_unlabeled as load_unlabeled
