@@ -27,7 +27,7 @@ ORDER = ["estimated", "rows"]
 
 
 @dataclass(frozen=True, eq=False)
-class _Doubts:
+class Doubts:
     """What is doubted of the rows that have judged labels; arrays of (rows,)."""
 
     places: np.ndarray
@@ -49,11 +49,7 @@ def find_label_errors(rows: AuditRows) -> Section:
     With several labels a row, each is a question of its own: whether the row should have it. A row is as doubtful as
     the most doubtful of them, whose probabilities the frame has.
     """
-    labels, judged = rows.data.labels, rows.distinct_texts >= FOLDS
-    few = [name for name, is_judged in zip(labels.names, judged, strict=True) if not is_judged]
-    if few:
-        log.info("label errors: labels of fewer than %d texts are not judged: %s", FOLDS, abridged(few, NAMED))
-    doubts = (_of_several if labels.multi_label else _of_one)(rows, judged)
+    doubts = doubts_of(rows)
     order = np.lexsort((doubts.places, doubts.margin))
     order = order[doubts.margin[order] < 0]
     frame = rows.frame("train", doubts.places[order])
@@ -63,7 +59,7 @@ def find_label_errors(rows: AuditRows) -> Section:
     frame["margin"], frame["rank"] = doubts.margin[order], np.arange(1, len(order) + 1)
     frame["drop"] = doubts.is_error[order]
     frames = {NAME: frame, "label_confusions": doubts.confusions}
-    facts: dict[str, Any] = {"judged_rows": len(doubts.places), "not_judged": few}
+    facts: dict[str, Any] = {"judged_rows": len(doubts.places)}
     if not doubts.is_error.any():
         return Section(NAME, (), frames, facts)
     facts["without_them"] = _effect(rows, doubts.places[doubts.is_error])
@@ -94,14 +90,22 @@ def _finding(frames: "Mapping[str, pd.DataFrame]", facts: Mapping[str, Any]) -> 
     return Finding(NAME, count, sentence, example, advice)
 
 
-def _of_one(rows: AuditRows, judged: np.ndarray) -> _Doubts:
+def doubts_of(rows: AuditRows) -> Doubts:
+    """Return what is doubted of the training rows, but for labels of few texts, which some heads would hardly know."""
+    labels, judged = rows.data.labels, rows.distinct_texts >= FOLDS
+    if few := [name for name, is_judged in zip(labels.names, judged, strict=True) if not is_judged]:
+        log.info("label errors: labels of fewer than %d texts are not judged: %s", FOLDS, abridged(few, NAMED))
+    return (_of_several if labels.multi_label else _of_one)(rows, judged)
+
+
+def _of_one(rows: AuditRows, judged: np.ndarray) -> Doubts:
     targets, known = rows.data.train.targets, np.flatnonzero(judged)
     places = np.flatnonzero(judged[targets])
     p, given = rows.out_of_fold[places][:, known], np.searchsorted(known, targets[places])
     p /= p.sum(axis=1, keepdims=True)
     margin, other = margins(p, given)
     is_error = likely_errors(p, given)
-    return _Doubts(
+    return Doubts(
         places=places,
         margin=margin,
         probability=p[np.arange(len(given)), given],
@@ -111,7 +115,7 @@ def _of_one(rows: AuditRows, judged: np.ndarray) -> _Doubts:
     )
 
 
-def _of_several(rows: AuditRows, judged: np.ndarray) -> _Doubts:
+def _of_several(rows: AuditRows, judged: np.ndarray) -> Doubts:
     import pandas as pd
 
     names, known = rows.data.labels.names, np.flatnonzero(judged)
@@ -130,7 +134,7 @@ def _of_several(rows: AuditRows, judged: np.ndarray) -> _Doubts:
         _confusions(both[place], given[:, place], named[:, place], [f"without {names[label]}", names[label]])
         for place, label in enumerate(known)
     ]
-    return _Doubts(
+    return Doubts(
         places=places,
         margin=2 * every[places, worst] - 1,
         probability=every[places, worst],
