@@ -45,6 +45,7 @@ class _Letters(dict[int, int | None]):
 
 
 _LETTERS = _Letters()
+_LEFT_OUT = bytes(letter for letter in range(128) if _LETTERS[letter] is None)
 
 
 def folded(text: str) -> str:
@@ -52,6 +53,8 @@ def folded(text: str) -> str:
 
     A text of nothing else stays as it is.
     """
+    if text.isascii():
+        return text.lower().encode().translate(None, _LEFT_OUT).decode() or text
     lower = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return unicodedata.normalize("NFKC", lower.translate(_LETTERS)) or text
 

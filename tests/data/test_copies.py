@@ -224,3 +224,8 @@ def test_copies_that_are_planted_in_reviews_are_found():
     copies = copies_of([*texts, *edited])
     found = copies.first[len(texts) :] == copies.first[chosen]
     assert found.mean() > 0.97
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=30))
+def test_ascii_is_folded_as_all_other_texts_are(text):
+    assert folded(f"{text}x") + "é" == folded(f"{text}xé")
