@@ -1,26 +1,18 @@
 """Whole audits of small data with known flaws: what is found, what lies in the folder, and how the command ends."""
 
-import json
-import logging
 import random
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 import nlptransfer
-from helpers.corpora import FILM_WORDS, write_rows, write_splits
+from helpers.corpora import FILM_WORDS
 from helpers.encoders import make_film_base
-from helpers.folders import contents, files_of, no_path_in
-from nlptransfer import Audit, load_data
-from nlptransfer.cli.app import main
-from nlptransfer.errors import BaseModelError, DataError, RunFolderError, SettingError
-from nlptransfer.experiments.auditing import rows as auditing_rows
-from nlptransfer.files import read_json, write_json
-from nlptransfer.results import DROPPED, QUESTIONS
+from helpers.folders import files_of, no_path_in
+from nlptransfer import Audit
+from nlptransfer.results import QUESTIONS
 
 OPINIONS = {"bad": ["awful", "dire", "grim", "dull", "weak"], "good": ["fine", "superb", "lovely", "bold", "keen"]}
 FRAMES = {"copies", "conflicts"}
@@ -62,13 +54,19 @@ def test_an_audit_finds_what_is_wrong_and_keeps_it(base: str, tmp_path: Path) ->
     kinds = {finding.kind for finding in found.findings}
     assert {"copies", "conflicts", "label_errors"} <= kinds <= QUESTIONS.keys()
     for finding in found.findings:
-        assert finding.rows > 0 and finding.sentence and finding.advice and finding.sentence in (
-            found.folder / "findings.csv"
-        ).read_text().replace('""', '"')
+        assert (
+            finding.rows > 0
+            and finding.sentence
+            and finding.advice
+            and finding.sentence in (found.folder / "findings.csv").read_text().replace('""', '"')
+        )
     for name in FRAMES:
         assert getattr(found, name) is found.frames[name]
     loaded = Audit.load(found.folder)
     assert loaded.findings == found.findings and loaded.summary == found.summary
-    assert all(finding.sentence in loaded.summary for finding in [section.findings[0] for section in loaded.sections.values() if section.findings])
+    assert all(
+        finding.sentence in loaded.summary
+        for finding in [section.findings[0] for section in loaded.sections.values() if section.findings]
+    )
     for name, frame in found.frames.items():
         pd.testing.assert_frame_equal(loaded.frames[name], frame, check_dtype=True)
