@@ -171,8 +171,8 @@ def _confusions(
     one, two = np.nonzero(((named > 0) | (joint >= LEAST_ESTIMATED)) & ~np.eye(len(names), dtype=bool))
     frame = pd.DataFrame(
         {
-            "label": [names[label] for label in one],
-            "suggested": [names[label] for label in two],
+            "label": [names[label] for label in one.tolist()],
+            "suggested": [names[label] for label in two.tolist()],
             "rows": named[one, two],
             "estimated": joint[one, two],
             "share": joint[one, two] / counts[one],
