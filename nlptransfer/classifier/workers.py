@@ -254,14 +254,15 @@ def _by_processes(plan: Plan, seconds: float, count: int, report: _Report) -> No
     codes = list[str]()
     try:
         for number in range(count):
-            events, sent = context.Pipe(duplex=False)
+            received, sent = context.Pipe(duplex=False)
             call = (plan, seconds, number, count, log.getEffectiveLevel(), sent)
-            workers[events] = context.Process(target=_process, args=call, daemon=True)
-            workers[events].start()
+            workers[received] = context.Process(target=_process, args=call, daemon=True)
+            workers[received].start()
             sent.close()
         waiting = {*workers}
         while waiting:
-            for events in connection.wait([*waiting]):
+            for ready in connection.wait([*waiting]):
+                events: Any = ready
                 try:
                     event = events.recv()
                 except (EOFError, OSError):
