@@ -7,6 +7,7 @@ from .data import Data as Data
 from .data import Labels as Labels
 from .data import load_data as load_data
 from .errors import NlpTransferError as NlpTransferError
+from .experiments import audit as audit
 from .experiments import close_the_gap as close_the_gap
 from .experiments import compare as compare
 from .experiments import finetune as finetune
@@ -14,6 +15,7 @@ from .experiments import gain_curve as gain_curve
 from .experiments import rank as rank
 from .hub import packaged_path as packaged_path
 from .models import SharedBase as SharedBase
+from .results import Audit as Audit
 from .results import ComparisonResult as ComparisonResult
 from .results import Ranking as Ranking
 from .results import RunResult as RunResult

@@ -1,6 +1,10 @@
 from .averaging import average as average
 from .classifier import Classifier as Classifier
+from .output import KINDS as KINDS
+from .output import as_cell as as_cell
 from .output import check_output as check_output
+from .output import from_cell as from_cell
+from .output import open_output as open_output
 from .parts import PartState as PartState
 from .persistence import note_results as note_results
 from .prediction import PredictedRows as PredictedRows

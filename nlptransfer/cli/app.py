@@ -9,7 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from nlptransfer.cli import options as opt
 from nlptransfer.cli.ending import printable
@@ -17,7 +17,7 @@ from nlptransfer.cli.finetuning import finetune
 from nlptransfer.cli.gap import gap_verb
 from nlptransfer.cli.predicting import predict_verb
 from nlptransfer.cli.sharing import shipping_app
-from nlptransfer.cli.terminal import say, show_comparison, show_ranking, start_log, visible
+from nlptransfer.cli.terminal import say, show_audit, show_comparison, show_ranking, start_log, visible
 from nlptransfer.errors import NlpTransferError
 from nlptransfer.files import write_json
 from nlptransfer.models import give_way_soon
@@ -119,6 +119,51 @@ def rank_verb(
     result = rank(data, **opt.config_of(options, settings, signature(rank).parameters))
     if distributed.is_main():
         show_ranking(result)
+
+
+@app.command("audit")
+@opt.reads(opt.TRAINING_READING)
+def audit_verb(
+    data: Annotated[str, opt.DATA],
+    base: Annotated[
+        str | None, Option(help="encoder (hub id or folder), or tfidf for none; by default one that is at hand")
+    ] = None,
+    revision: opt.Revision = None,
+    output_dir: opt.OutputDir = None,
+    overwrite: opt.Overwrite = False,
+    take_lock: opt.TakeLock = False,
+    clean_to: Annotated[
+        Path | None, Option(help="file of the rows without those of --drop, or a folder of a file for each split")
+    ] = None,
+    drop: Annotated[
+        str | None,
+        Option(metavar="A,B,...", help="what --clean-to leaves out [default: copies,conflicts,label_errors]"),
+    ] = None,
+    fail_on: Annotated[
+        str | None, Option(metavar="A,B,...", help="end with exit code 3 where one of these is found, as copies")
+    ] = None,
+    settings: opt.Set = None,
+    quiet: opt.Quiet = False,
+    reading: Any = None,
+) -> None:
+    """Look at data before any training: copies, wrong labels, give-aways, outliers, drift, overlapping labels."""
+    from nlptransfer import distributed
+    from nlptransfer.experiments import audit
+    from nlptransfer.results import QUESTIONS, checked
+
+    start_log(quiet)
+    fatal = checked("fail_on", opt.listed("fail_on", fail_on) or (), QUESTIONS)
+    options = {
+        "base": base, "revision": revision, "output_dir": output_dir, "overwrite": overwrite, "take_lock": take_lock,
+        "clean_to": clean_to, "drop": opt.listed("drop", drop), **reading,
+    }  # fmt: skip
+    result = audit(data, **opt.config_of(options, settings, signature(audit).parameters))
+    if distributed.is_main():
+        show_audit(result)
+        if found := [finding for finding in result.findings if finding.kind in fatal]:
+            say(f"failed on {found[0].kind}: {found[0].sentence}", err=True)
+    if any(finding.kind in fatal for finding in result.findings):
+        raise Exit(3)
 
 
 @app.command("evaluate")

@@ -1,18 +1,14 @@
 """The verb predict: of one file, or of many files with a folder of outputs."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from nlptransfer.cli import options as opt
 from nlptransfer.cli.terminal import say, show_parts, start_log
 from nlptransfer.errors import SettingError, abridged
-
-FAILED = 3
-"""Exit code where parts have failed, and all others are done."""
 
 
 def _parts(*names: str, **options: Any) -> Any:
@@ -104,4 +100,4 @@ def _predict_many(
     if failed := [str(state.part.source) for state in states if state.status == "failed"]:
         if os.environ.get("RANK", "0") == "0":
             say(f"error: {len(failed)} of {len(states)} parts have failed: {abridged(failed, 5)}", err=True)
-        sys.exit(FAILED)
+        raise Exit(3)

@@ -13,11 +13,14 @@ import typer
 if TYPE_CHECKING:
     from nlptransfer.classifier import PartState
     from nlptransfer.experiments import Closed
-    from nlptransfer.results import ComparisonResult, Ranking, RunResult
+    from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult
 
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Codes that a terminal obeys, marks that turn the direction of a line, and bytes of names that are no text."""
+
+MOST_OF_EXAMPLE = 200
+"""Characters of an example that are shown."""
 
 
 def visible(text: str, breaks: bool = True) -> str:
@@ -169,6 +172,26 @@ def show_ranking(ranking: "Ranking") -> None:
     say(f"written: {ranking.folder / REPORT}")
 
 
+def show_audit(audit: "Audit") -> None:
+    """Print the table of an audit's findings, with an example and what to do, and where the report is."""
+    from nlptransfer.results import REPORT
+
+    rows: list[Sequence[str]] = []
+    for name, section in audit.sections.items():
+        for finding in section.findings:
+            example = f"as: {_short(finding.example)}"
+            rows.append((name, f"{finding.rows:,}", "\n".join([finding.sentence, example, finding.advice])))
+        if not section.findings:
+            rows.append((name, "", "nothing found"))
+    _print_table(("question", ">rows", "found"), rows, lines=True)
+    say(f"written: {audit.folder / REPORT}")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MOST_OF_EXAMPLE else f"{text[:MOST_OF_EXAMPLE]}…"
+
+
 def show_runs(runs: Sequence["RunResult"]) -> None:
     from nlptransfer.evaluation import judged_labels
 
@@ -222,12 +245,14 @@ def _or_none(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _print_table(columns: Iterable[str], rows: Iterable[Sequence[str]], bold: str | None = None) -> None:
+def _print_table(
+    columns: Iterable[str], rows: Iterable[Sequence[str]], bold: str | None = None, lines: bool = False
+) -> None:
     """Print rows, in bold those that begin with ``bold``; columns that begin with > are aligned to the right."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table()
+    table = Table(show_lines=lines)
     for place, name in enumerate(columns):
         # What a row is of is copied into the next command.
         justify: Any = "right" if name.startswith(">") else "left"
