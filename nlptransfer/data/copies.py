@@ -24,7 +24,7 @@ ALIKE = 0.6
 """Least share of common bytes of texts that are no copies, but alike."""
 HASHES, BUCKET = 80, 2
 NEIGHBORS = 6
-"""Rows of a bucket that each of its rows is compared with: more are in one only where thousands are alike."""
+"""Rows after it in a bucket that each row is compared with; where there are more, as by a phrase of many, the next."""
 _BLOCK = 2**18
 """Bytes of texts that are worked on at a time."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -136,19 +136,23 @@ class _Bytes:
         places = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
         return owners, places, self.windows[self.starts[rows][owners] + places]
 
-    def common(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Count the bytes of texts ``one`` (pairs,) that stand in a run which its text of ``other`` has too."""
-        owners, places, values = self.runs(one)
-        others, _, those = self.runs(other)
-        is_common = np.isin(_mixed(values + _ODD * owners.astype(np.uint64)),
-                            _mixed(those + _ODD * others.astype(np.uint64)))  # fmt: skip
-        sizes = self.sizes[one]
+    def common(self, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Count the bytes of each text, (pairs,) of one and of the other, that stand in a run which both have."""
+        rows, pairs = np.concatenate([one, other]), np.uint64(len(one))
+        owners, places, values = self.runs(rows)
+        keys = _mixed(values + _ODD * (owners.astype(np.uint64) % pairs))
+        order = np.argsort(keys)
+        keys, sides = keys[order], np.where(owners < len(one), 1, 2)[order]
+        firsts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+        are_common = np.bitwise_or.reduceat(sides, firsts) == 3
+        sizes = self.sizes[rows]
         starts = np.cumsum(sizes) - sizes
-        at = (starts[owners] + places)[is_common]
         steps = np.zeros(sizes.sum() + 1, np.int32)
+        at = (starts[owners] + places)[order[np.repeat(are_common, np.diff(firsts, append=len(keys)))]]
         steps[at] += 1
         steps[at + RUN] -= 1
-        return np.add.reduceat(np.cumsum(steps)[:-1] > 0, starts)
+        counts = np.add.reduceat(np.cumsum(steps)[:-1] > 0, starts)
+        return counts[: len(one)], counts[len(one) :]
 
 
 def _near(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -159,7 +163,7 @@ def _near(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     one, other = _candidates(data)
     for part in _blocks(data.sizes[one] + data.sizes[other]):
         left, right = one[part], other[part]
-        common = data.common(left, right), data.common(right, left)
+        common = data.common(left, right)
         share = (common[0] + common[1]) / (data.sizes[left] + data.sizes[right])
         are_copies = _are_copies(data.sizes[left], common[0], data.sizes[right], common[1])
         found.append((left[are_copies], right[are_copies], share[are_copies].astype(np.float32)))
@@ -169,12 +173,12 @@ def _near(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
 
 
 def _are_copies(size: np.ndarray, common: np.ndarray, other_size: np.ndarray, other_common: np.ndarray) -> np.ndarray:
-    """Tell which pairs are copies: both have few bytes of their own, or one has few and is no less than a fourth."""
+    """Tell which pairs are copies: both have few bytes of their own, or the shorter has few, and a fourth of the longer."""
     own, other_own = size - common, other_size - other_common
     few, other_few = own <= DIFFERENT * (size - SHORT), other_own <= DIFFERENT * (other_size - SHORT)
     # Of a text that stands whole in another, a run of less than eight may be cut off where something was added.
-    whole = few & (own < RUN) & (other_size <= LONGER * size)
-    other_whole = other_few & (other_own < RUN) & (size <= LONGER * other_size)
+    whole = few & (own < RUN) & (size <= other_size) & (other_size <= LONGER * size)
+    other_whole = other_few & (other_own < RUN) & (other_size <= size) & (size <= LONGER * other_size)
     are_copies: np.ndarray = (few & other_few) | whole | other_whole
     return are_copies
 
@@ -183,24 +187,32 @@ def _candidates(data: _Bytes) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs of places that share a bucket, and enough of their hashes, ordered."""
     rows = np.flatnonzero(data.sizes >= RUN)
     hashes, sizes = _hashes(data, rows), data.sizes[rows]
-    pairs = np.empty(0, np.int64)
+    pairs = [np.empty(0, np.int64)]
     for start in range(0, HASHES, BUCKET):
-        keys = _mixed(hashes[:, start].astype(np.uint64) << np.uint64(32) | hashes[:, start + 1])
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
+        keys = hashes[:, start].astype(np.uint64) << np.uint64(32) | hashes[:, start + 1]
+        _, bucket, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        order = np.argsort(bucket, kind="stable")
+        bucket = bucket[order]
         for step in range(1, NEIGHBORS + 1):
-            at = np.flatnonzero(keys[step:] == keys[:-step])
-            new = np.setdiff1d(order[at] * len(rows) + order[at + step], pairs, assume_unique=True)
-            pairs = np.union1d(pairs, new[_share_enough(hashes, sizes, *np.divmod(new, len(rows)))])
-    one, other = np.divmod(pairs, max(len(rows), 1))
+            is_pair = bucket[step:] == bucket[:-step]
+            if step > 1:
+                is_pair &= counts[bucket[step:]] <= NEIGHBORS + 1
+            at = np.flatnonzero(is_pair)
+            one, other = order[at], order[at + step]
+            enough = _share_enough(hashes, sizes, one, other)
+            pairs.append(one[enough] * len(rows) + other[enough])
+    one, other = np.divmod(np.unique(np.concatenate(pairs)), max(len(rows), 1))
     return rows[one], rows[other]
 
 
 def _share_enough(hashes: np.ndarray, sizes: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Tell which pairs may be copies by the Jaccard similarity that their hashes estimate (within .15, mostly)."""
+    """Tell which pairs may be copies by the Jaccard similarity that their hashes estimate (within .15, mostly).
+
+    Where one stands in the other it is the ratio of their sizes; of texts that differ in few words .55 or more.
+    """
     ratio = np.minimum(sizes[one], sizes[other]) / np.maximum(sizes[one], sizes[other])
-    least = np.maximum(0.15, ratio / 2 - 0.15) * HASHES
-    blocks = (slice(start, start + 2**16) for start in range(0, len(one), 2**16))
+    least = np.clip(ratio - 0.2, 0.12, 0.45) * HASHES
+    blocks = (slice(start, start + 2**14) for start in range(0, len(one), 2**14))
     equal = [(hashes[one[block]] == hashes[other[block]]).sum(axis=1) for block in blocks]
     enough: np.ndarray = np.concatenate([np.empty(0, np.int64), *equal]) >= least
     return enough

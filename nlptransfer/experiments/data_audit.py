@@ -10,6 +10,8 @@ from typing import Any
 
 from nlptransfer import distributed
 from nlptransfer.data import DataSettings, SourceRows, load_data
+from nlptransfer.experiments.auditing.label_errors import find_label_errors
+from nlptransfer.experiments.auditing.overlaps import find_overlaps
 from nlptransfer.experiments.auditing.rows import AuditRows
 from nlptransfer.experiments.cleaning import check_clean_to, write_clean
 from nlptransfer.experiments.environment import machine, versions
@@ -40,7 +42,10 @@ log = logging.getLogger("nlptransfer")
 
 TFIDF = "tfidf"
 """In place of a base: no encoder."""
-FINDERS: dict[str, Callable[[AuditRows], Section]] = {}
+FINDERS: dict[str, Callable[[AuditRows], Section]] = {
+    "label_errors": find_label_errors,
+    "overlaps": find_overlaps,
+}
 """What answers each question, in the order of QUESTIONS."""
 
 

@@ -83,17 +83,19 @@ class AuditRows:
         """
         logits = np.empty((len(self.folds), self.data.labels.num_labels), np.float32)
         l2 = self.head.record["l2"]
-        heads = [self._task(fold, l2).choose_l2(refit=False).head for fold in range(self.folds.max() + 1)]
+        heads = [
+            self._task(self.folds == fold, l2=l2).choose_l2(refit=False).head for fold in range(self.folds.max() + 1)
+        ]
         for rows, values in self._blocks("train"):
             for fold, head in enumerate(heads):
                 places = np.flatnonzero(self.folds[rows] == fold)
                 logits[rows.start + places] = _logits(values[places], head)
         return to_probabilities(logits, self.data.labels)
 
-    def probabilities(self, split: str) -> np.ndarray:
-        """Return (rows, labels) float32 of the head that is fitted on training rows of all folds."""
+    def probabilities(self, split: str, head: Head | None = None) -> np.ndarray:
+        """Return (rows, labels) float32 of a head; None: the one that is fitted on training rows of all folds."""
         logits = [np.zeros((0, self.data.labels.num_labels), np.float32)]
-        logits += [_logits(values, self.head.head) for _, values in self._blocks(split)]
+        logits += [_logits(values, head or self.head.head) for _, values in self._blocks(split)]
         return to_probabilities(np.concatenate(logits), self.data.labels)
 
     def frame(self, split: str, indices: np.ndarray) -> "pd.DataFrame":
@@ -102,8 +104,12 @@ class AuditRows:
 
         rows = self.data.splits[split].take(indices)
         numbers = np.asarray(indices) + 1 if rows.numbers is None else rows.numbers
-        names = [one if isinstance(one, str) else ", ".join(one) for one in self.data.labels.decode(rows.targets)]
-        return pd.DataFrame({"split": split, "row": numbers, "text": rows.texts, "label": names})
+        labels = self.labels_of(rows.targets)
+        return pd.DataFrame({"split": split, "row": numbers, "text": rows.texts, "label": labels})
+
+    def labels_of(self, targets: np.ndarray) -> list[str]:
+        """Write the labels of rows, several joined by commas."""
+        return [one if isinstance(one, str) else ", ".join(one) for one in self.data.labels.decode(targets)]
 
     @cached_property
     def texts(self) -> np.ndarray:
@@ -127,15 +133,27 @@ class AuditRows:
         return found
 
     @cached_property
+    def distinct_texts(self) -> np.ndarray:
+        """How many folded texts have each label, (labels,)."""
+        targets, count = self.data.train.targets, self.data.labels.num_labels
+        row, label = np.nonzero(targets) if targets.ndim == 2 else (np.arange(len(targets)), targets)
+        return np.bincount(np.unique(self.texts[row] * count + label) % count, minlength=count)
+
+    @cached_property
     def head(self) -> FittedHead:
         """The head of the training rows of all folds, and its L2 strength: the one that held-out rows choose."""
-        return self._task(0, None).choose_l2()
+        return self._task(self.folds == 0).choose_l2()
 
-    def _task(self, fold: int, l2: float | None) -> HeadTask:
-        """Return the task of a head that a fold is held out of."""
+    def fitted(self, kept: np.ndarray) -> Head:
+        """Fit a head as :attr:`head` is on some of the training rows, (rows,) bool."""
+        return self._task(self.folds == 0, kept, self.head.record["l2"]).choose_l2().head
+
+    def _task(self, held_out: np.ndarray, kept: np.ndarray | None = None, l2: float | None = None) -> HeadTask:
+        """Return the task of a head, where some of the kept training rows are held out; both are (rows,) bool."""
         rows, task = self._fitted_on
-        held_out = self.folds[self._sample] == fold
-        return HeadTask(task.criterion, rows[~held_out], rows[held_out], task.score, l2=l2)
+        out = held_out[self._sample]
+        learned, judging = (rows[side if kept is None else side & kept[self._sample]] for side in (~out, out))
+        return HeadTask(task.criterion, learned, judging, task.score, l2=l2)
 
     @cached_property
     def _sample(self) -> np.ndarray:
