@@ -20,6 +20,7 @@ from .labels import Labels as Labels
 from .normalization import NORMALIZATIONS as NORMALIZATIONS
 from .normalization import normalize as normalize
 from .quality import data_warnings as data_warnings
+from .reading import open_source as open_source
 from .reading import read_texts as read_texts
 from .reading import stream_tables as stream_tables
 from .source_rows import SourceRows as SourceRows

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
+from helpers.audits import made_audit
 from helpers.results import ONE_LABEL, SEVERAL, VERDICT, result_of, rows_of, write_run
 from nlptransfer.data.dataset import Split
 from nlptransfer.data.labels import Labels
@@ -565,9 +566,11 @@ CONTRAST = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_in_a_browser(
-    opened: Callable[..., Any], run_folder: Path, comparison_folder: Path, width: int, scheme: str
+    opened: Callable[..., Any], run_folder: Path, comparison_folder: Path, tmp_path: Path, width: int, scheme: str
 ) -> None:
-    for folder, figures in ((run_folder, 3), (comparison_folder, 5)):
+    made_audit(tmp_path, f"<b>{'long' * 40} text").save()
+    write_report(tmp_path)
+    for folder, figures in ((run_folder, 3), (comparison_folder, 5), (tmp_path, 0)):
         page = opened(folder / "report.html", width, scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(OVERFLOWING) == []
