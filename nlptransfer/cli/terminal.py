@@ -137,8 +137,6 @@ def show_comparison(result: "ComparisonResult") -> None:
             )
         )
     _print_table(columns, rows, bold=result.recommended)
-    for warning in result.warnings:
-        say(f"data: {warning}")
     say(result.recommendation or "")
     say(f"written: {result.folder / REPORT}")
 
