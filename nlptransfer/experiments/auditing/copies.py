@@ -24,6 +24,8 @@ SHOWN = 1000
 SPLITS = ("train", "validation", "calibration", "test")
 PAIR = ["split", "row", "text", "label", "other_split", "other_row", "other_text", "other_label", "similarity"]
 _DIFFER = {"exact": "exactly", "folded": "but for case, spaces and punctuation", "near": "but for some words"}
+FEW = 20
+"""Rows of which a score says nothing."""
 _QUOTED = 120
 """Letters of a text in an example."""
 
@@ -120,7 +122,7 @@ def _leak(every: _Every, copies: Copies, name: str, leaked: np.ndarray, facts: d
         written = [
             f"{scores[side]['score']:.3f} ({scores[side]['interval'][0]:.3f} to {scores[side]['interval'][1]:.3f}) {of}"
             for side, of in (("all", "on test"), ("without", "without these rows"), ("alone", "on them alone"))
-            if side in scores
+            if side in scores and scores[side]["rows"] >= FEW
         ]
         sentence += f": {scores['metric']} of a head on frozen features is {', '.join(written)}"
     else:
@@ -164,15 +166,17 @@ def _example(every: _Every, copies: Copies, are: np.ndarray) -> str:
 
 
 def _frame(every: _Every, copies: Copies) -> "pd.DataFrame":
-    """Return all rows of groups, group by group."""
-    of_group = np.bincount(copies.first, minlength=len(copies.first))[copies.first] > 1
-    order = np.flatnonzero(of_group)
-    order = order[np.argsort(copies.first[order], kind="stable")]
-    held = copies.of[order]
-    frame, others = every.frame(order), every.frame(np.maximum(held, 0))
+    """Return all rows of groups, group by group, first those that test shares."""
+    of_group = np.flatnonzero(np.bincount(copies.first, minlength=len(copies.first))[copies.first] > 1)
+    first = copies.first[of_group]
+    test = every.of("test")
+    is_shared = np.isin(first, copies.first[test]) & np.isin(first, copies.first[~test])
+    order = of_group[np.lexsort((of_group, first, ~is_shared))]
+    frame, of = every.frame(order), copies.of[order]
     frame["kind"], frame["similarity"] = [KINDS[kind] for kind in copies.kinds[order]], copies.similarity[order]
-    frame["of_split"], frame["of_row"] = others["split"].where(held >= 0, ""), others["row"].where(held >= 0, 0)
-    _, frame["group"] = np.unique(copies.first[order], return_inverse=True)
+    others = every.frame(np.maximum(of, 0))
+    frame["copy_of"] = (others["split"] + " " + others["row"].astype(str)).where(of >= 0, "")
+    frame["group"] = np.cumsum(np.append(True, np.diff(copies.first[order]) != 0)[: len(order)])
     frame["drop"] = _dropped(every, copies)[order]
     return frame
 
