@@ -356,6 +356,11 @@ def _flat(values: Mapping[str, Any], before: str = "", said: Callable[[Any], str
     return found
 
 
+def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List the numbers of a section, but those that are none."""
+    return [(name.replace(".", ": "), value) for name, value in _flat(facts, said=_cell) if value]
+
+
 def _cell(value: Any) -> str:
     """Write a value of a frame, or a fact: missing ones as nothing, fractions with three places."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
