@@ -3,7 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ _CLEAN = "nlptransfer audit DATA --clean-to FILE --drop"
 _Found = tuple[float, str]
 """Share of the rows that a warning is of, and the warning."""
 _WORD = re.compile(r"\w+")
+_WORD_LETTERS = bytes(letter if _WORD.match(chr(letter)) else ord(" ") for letter in range(256))
 
 
 def data_warnings(data: "Data", source: "Data | None" = None) -> list[str]:
@@ -146,7 +147,7 @@ def _drift(data: "Data", keys: Mapping[str, np.ndarray]) -> Iterator[_Found]:
     Chi-square with Yates' correction, one degree of freedom; Bonferroni's bound for all words that are frequent enough.
     """
     splits = {name: _spread(data.splits[name].texts, keys[name]) for name in ("train", "test")}
-    counts = [Counter(word for text in texts for word in words_of(text)) for texts in splits.values()]
+    counts = [Counter(chain.from_iterable(map(words_of, texts))) for texts in splits.values()]
     words = [*counts[0].keys() | counts[1].keys()]
     if not all(splits.values()) or not words:
         return
@@ -181,8 +182,10 @@ def _spread(texts: Sequence[str], keys: np.ndarray) -> list[str]:
 
 def words_of(text: str) -> set[str]:
     """Return the words of a text in lower case; of scripts without spaces, pairs of letters."""
+    if text.isascii():
+        return {*text.lower().encode().translate(_WORD_LETTERS).decode().split()}
     words = {*_WORD.findall(text.casefold())}
-    if not text.isascii() and UNSPACED.search(text):
+    if UNSPACED.search(text):
         runs = {word for word in words if UNSPACED.search(word)}
         words = (words - runs).union(*({one + other for one, other in pairwise(run)} or {run} for run in runs))
     return words

@@ -103,9 +103,9 @@ def audit(
         rows = AuditRows(loaded, others, None, None, route)
     else:
         rows = AuditRows.of(loaded, named, revision, others=others, route=route)
-    if rows.base is not None:
-        # Before a folder bears the name of one that is not there.
-        find_base(rows.base, revision)
+        if named is not None:
+            # One that is not there makes no folder.
+            find_base(str(rows.base), revision)
     encoder = Path(rows.base).name if rows.base is not None and Path(rows.base).is_dir() else rows.base
     question = plain(
         {
