@@ -1,4 +1,4 @@
-"""Look at data before it is trained on, and say what makes its scores less than they seem. Knows no training."""
+"""Check data before it is trained on, and say what makes its scores less than they seem. Knows no training."""
 
 import logging
 from dataclasses import replace
@@ -14,7 +14,7 @@ MOST_SAID = 5
 """Lines of the log on the data, those of its reading among them; the record and the report have all."""
 
 
-def looked_at(data: Data, folder: Path, source: Data | None = None, *, overwrite: bool = False) -> Data:
+def checked_data(data: Data, folder: Path, source: Data | None = None, *, overwrite: bool = False) -> Data:
     """Return data with what :func:`data_warnings` finds, which the log says; all processes call this together.
 
     Where the folder has a run on the same data, finished or not, it has been said then, and is taken from there.
