@@ -1,4 +1,5 @@
 from .averaging import average as average
+from .batch_predictor import BatchPredictor as BatchPredictor
 from .classifier import Classifier as Classifier
 from .output import check_output as check_output
 from .persistence import note_results as note_results
