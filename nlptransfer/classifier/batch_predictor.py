@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from nlptransfer.classifier.classifier import Classifier
-from nlptransfer.classifier.persistence import RECORD, is_hub_source, local_folder, saved_folder
+from nlptransfer.classifier.persistence import is_hub_source, local_folder, saved_folder
 from nlptransfer.errors import DataError, RunFolderError, SettingError, abridged
 from nlptransfer.files import file_hash, named_path
+from nlptransfer.hub import RECORD
 
 _lock = Lock()
 _loaded: dict[tuple[str, str | None], tuple[str | None, Classifier]] = {}

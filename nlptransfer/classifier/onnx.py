@@ -79,7 +79,7 @@ class OnnxForSequenceClassification(PreTrainedModel):
         return {name: value for name, value in self.__dict__.items() if name != "session"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         if (hashes := _hashes(self.folder)) != self.hashes:
             raise RunFolderError(
                 f"{self.folder / GRAPH}: expected the graph of the classifier that was copied or pickled, found "
@@ -141,6 +141,8 @@ class Exported(SavedFormat):
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """Open a saved graph, see :class:`OnnxForSequenceClassification`, and its tokenizer; it needs no base."""
         words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
+        # A route that has a config of its own lets transformers know it.
+        ROUTES.find(self.learned_by)
         model = OnnxForSequenceClassification(from_pretrained(AutoConfig, folder), folder, words, Ngrams.open(folder))
         return model.eval(), fast_tokenizer(folder)  # type: ignore[no-untyped-call]
 
