@@ -2,10 +2,13 @@ from .classifier import BatchPredictor as BatchPredictor
 from .classifier import Classifier as Classifier
 from .classifier import Prediction as Prediction
 from .classifier import average as average
+from .classifier import part_states as part_states
+from .classifier import predict_parts as predict_parts
 from .data import Data as Data
 from .data import Labels as Labels
 from .data import load_data as load_data
 from .errors import NlpTransferError as NlpTransferError
+from .experiments import audit as audit
 from .experiments import close_the_gap as close_the_gap
 from .experiments import compare as compare
 from .experiments import finetune as finetune
@@ -13,6 +16,7 @@ from .experiments import gain_curve as gain_curve
 from .experiments import rank as rank
 from .hub import packaged_path as packaged_path
 from .models import SharedBase as SharedBase
+from .results import Audit as Audit
 from .results import ComparisonResult as ComparisonResult
 from .results import Ranking as Ranking
 from .results import RunResult as RunResult

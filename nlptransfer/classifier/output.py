@@ -121,6 +121,16 @@ def _listed(name: str, column: Any) -> list[Any]:
             raise DataError(f"{what} ({first_line(error)}); write .parquet, or leave it out") from error
 
 
+def as_cell(text: str) -> str:
+    """Return text with a ' before it where a spreadsheet would take it for a formula, and it is no number."""
+    return text if text[:1] not in _FORMULA or _NUMBER.fullmatch(text) else f"'{text}"
+
+
+def from_cell(cell: str) -> str:
+    """Return the text that :func:`as_cell` made a cell of."""
+    return cell[1:] if cell[:1] == "'" and as_cell(cell[1:]) == cell else cell
+
+
 class _JsonLines:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -189,7 +199,7 @@ class _Delimited:
         return as_json(value) if isinstance(value, (bool, list, tuple, dict)) else _plain(value)
 
     def _guarded(self, text: str) -> str:
-        if self.raw_cells or text[:1] not in _FORMULA or _NUMBER.fullmatch(text):
+        if self.raw_cells or (cell := as_cell(text)) == text:
             return text
         if not self.has_formula:
             log.info(
@@ -198,7 +208,7 @@ class _Delimited:
                 self.where,
             )
             self.has_formula = True
-        return f"'{text}"
+        return cell
 
 
 class _Lines:

@@ -43,6 +43,7 @@ TRAINING_READING = {
     "text_column": _reading("C[,C2]", "column of the texts, or several; found by itself when unambiguous"),
     "label_column": _reading("C[,C2]", "column of the labels, or several of 0 and 1; found when unambiguous"),
     "weight_column": _reading("C", "column of the weight of each row in the loss"),
+    "group_column": _reading("C", "column whose rows of one value stay on one side of the splits"),
     "separator": _reading("CHAR", "what stands between cells; found by itself"),
     "encoding": _reading("NAME", "of the characters, as cp1252; UTF-8, or UTF-16 by its mark"),
     "header": _reading("true|false", "whether the first line names the columns; found by itself"),
@@ -52,7 +53,9 @@ TRAINING_READING = {
     "max_unpacked_gb": _reading("N", "most gigabytes that a packed file may unpack to"),
 }
 """Options of how rows to learn from are read, by the setting that each fills."""
-ROWS_READING = {name: option for name, option in TRAINING_READING.items() if name != "weight_column"}
+ROWS_READING = {
+    name: option for name, option in TRAINING_READING.items() if name not in ("weight_column", "group_column")
+}
 """Options of how labeled rows are read."""
 TEXTS_READING = {name: option for name, option in ROWS_READING.items() if name != "label_column"}
 """Options of how texts are read."""

@@ -4,18 +4,23 @@ import logging
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from nlptransfer.classifier import PartState
     from nlptransfer.experiments import Closed
-    from nlptransfer.results import ComparisonResult, Ranking, RunResult
+    from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult
 
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Codes that a terminal obeys, marks that turn the direction of a line, and bytes of names that are no text."""
+
+MOST_OF_EXAMPLE = 200
+"""Characters of an example that are shown."""
 
 
 def visible(text: str, breaks: bool = True) -> str:
@@ -101,6 +106,15 @@ def show_bases() -> None:
             say(f"{one.id}: {one.install}")
 
 
+def show_parts(states: Sequence["PartState"]) -> None:
+    """Print the table of the parts that are not done, and how many are."""
+    left = [state for state in states if state.status != "done"]
+    if left:
+        _print_table(("part", "state", "why"), [(str(one.part.source), one.status, one.note) for one in left])
+    counts = Counter(state.status for state in states)
+    say(", ".join(f"{count} {status}" for status, count in counts.items()) + f", of {len(states)} parts")
+
+
 def show_comparison(result: "ComparisonResult") -> None:
     """Print the table of a comparison's candidates, its recommendation, and where the report is."""
     from nlptransfer.results import REPORT
@@ -123,8 +137,6 @@ def show_comparison(result: "ComparisonResult") -> None:
             )
         )
     _print_table(columns, rows, bold=result.recommended)
-    for warning in result.warnings:
-        say(f"data: {warning}")
     say(result.recommendation or "")
     say(f"written: {result.folder / REPORT}")
 
@@ -156,6 +168,26 @@ def show_ranking(ranking: "Ranking") -> None:
         _print_table(("source", ">rows", ">gain (95%)", ">distance, 0 to 2"), found)
     say(ranking.sentence)
     say(f"written: {ranking.folder / REPORT}")
+
+
+def show_audit(audit: "Audit") -> None:
+    """Print the table of an audit's findings, with an example and what to do, and where the report is."""
+    from nlptransfer.results import REPORT
+
+    rows: list[Sequence[str]] = []
+    for name, section in audit.sections.items():
+        for finding in section.findings:
+            example = f"as {_short(finding.example)}"
+            rows.append((finding.kind, f"{finding.rows:,}", "\n".join([finding.sentence, example, finding.advice])))
+        if not section.findings:
+            rows.append((name, "", "nothing found"))
+    _print_table(("kind", ">rows", "what was found, an example, what to do"), rows, lines=True)
+    say(f"written: {audit.folder / REPORT}")
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MOST_OF_EXAMPLE else f"{text[:MOST_OF_EXAMPLE]}…"
 
 
 def show_runs(runs: Sequence["RunResult"]) -> None:
@@ -211,12 +243,14 @@ def _or_none(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _print_table(columns: Iterable[str], rows: Iterable[Sequence[str]], bold: str | None = None) -> None:
+def _print_table(
+    columns: Iterable[str], rows: Iterable[Sequence[str]], bold: str | None = None, lines: bool = False
+) -> None:
     """Print rows, in bold those that begin with ``bold``; columns that begin with > are aligned to the right."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table()
+    table = Table(show_lines=lines)
     for place, name in enumerate(columns):
         # What a row is of is copied into the next command.
         justify: Any = "right" if name.startswith(">") else "left"

@@ -3,6 +3,9 @@ from .columns import Names as Names
 from .columns import find_columns as find_columns
 from .columns import in_lines as in_lines
 from .columns import texts_of as texts_of
+from .copies import KINDS as KINDS
+from .copies import Copies as Copies
+from .copies import copies_of as copies_of
 from .copies import folded as folded
 from .dataset import Data as Data
 from .dataset import DataSettings as DataSettings
@@ -12,13 +15,17 @@ from .dataset import data_settings as data_settings
 from .dataset import folds_of as folds_of
 from .dataset import load_data as load_data
 from .dataset import load_split as load_split
+from .files.folders import name_of_part as name_of_part
+from .files.folders import parts_of as parts_of
 from .files.parsing import FileSettings as FileSettings
 from .labels import Labels as Labels
 from .normalization import NORMALIZATIONS as NORMALIZATIONS
 from .normalization import normalize as normalize
 from .quality import data_warnings as data_warnings
+from .reading import open_source as open_source
 from .reading import read_texts as read_texts
 from .reading import stream_tables as stream_tables
+from .source_rows import SourceRows as SourceRows
 from .table import Table as Table
 from .unlabeled import load_texts as load_texts
 from .unlabeled import load_unlabeled as load_unlabeled

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nlptransfer.data.labels import is_missing
+from nlptransfer.data.spelling import canonical
 from nlptransfer.data.table import INDEX_NAMES, LABEL_NAMES, TEXT_NAMES, Table
 from nlptransfer.errors import DataError, abridged
 
@@ -31,7 +32,7 @@ _WEIGHT_NAMES = {"weight", "weights", "sample_weight", "sample_weights"}
 _PAIR_NAMES = {"text_pair", "text2", "text_2", "text_b", "sentence2", "sentence_b", "premise", "hypothesis"}
 _NUMBER = re.compile(r"\s*[-+]?\d*[.,]?\d+(?:[eE][-+]?\d+)?\s*")
 _DATE = re.compile(r"\s*(\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{2,4})([T ].*)?")
-_UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0eff]")
+UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0eff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -45,16 +46,19 @@ class Columns:
     """one, or several of 0 and 1; none where labels are not needed"""
     weight: str | None = None
     """of the weight of each row in the loss"""
+    group: str | None = None
+    """of what rows belong together by"""
 
     def as_settings(self) -> dict[str, Any]:
         """Return the settings that name them."""
         named = {"text_column": self.text, "label_column": self.label}
         columns = {setting: names[0] if len(names) == 1 else [*names] or None for setting, names in named.items()}
-        return {**columns, "weight_column": self.weight}
+        return {**columns, "weight_column": self.weight, "group_column": self.group}
 
-    def without_weight(self) -> "Columns":
-        """Return the columns of rows that are not learned from."""
-        return replace(self, weight=None)
+    def held_out(self, table: Table) -> "Columns":
+        """Return the columns of rows that are not learned from; their table may have no column of groups."""
+        has_groups = self.group is not None and table.has(self.group)
+        return replace(self, weight=None, group=self.group if has_groups else None)
 
 
 def find_columns(
@@ -62,6 +66,7 @@ def find_columns(
     text_column: Names = None,
     label_column: Names = None,
     weight_column: str | None = None,
+    group_column: str | None = None,
     *,
     known: Sequence[str] = (),
     needs_label: bool = True,
@@ -74,16 +79,21 @@ def find_columns(
     """
     label = _named(table, "label_column", label_column)
     weight = _named(table, "weight_column", weight_column)
-    taken = {*label, *weight}
+    group = _named(table, "group_column", group_column)
+    # A group column of that name is rather a mistake, which is said below.
+    taken = {*label, *weight} | ({*group} - {"text", "label"})
     named = text = _named(table, "text_column", text_column)
     if not text and known and {*known} <= {*table.columns, *table.paths()}:
         named = text = tuple(known)
     text = text or (_text_of(table, taken),)
     if needs_label and not label:
-        label = (_label_of(table, {*text, *weight}),)
+        label = (_label_of(table, {*text, *taken}),)
     if both := {*text} & {*label}:
         raise DataError(f"{table.where}: expected a text and a label column, found {both.pop()!r} set as both")
-    columns = Columns(text, label, weight[0] if weight else None)
+    if both := {*group} & {*text, *label}:
+        found = f"found {both.pop()!r}, which is read as text or label"
+        raise DataError(f"{table.where}: expected a column of its own (group_column), {found}; name another one")
+    columns = Columns(text, label, *(names[0] if names else None for names in (weight, group)))
     if len(table.columns) > 1:
         _log(table, columns, is_inferred=not named)
     return columns
@@ -126,6 +136,15 @@ def weights_of(table: Table, name: str) -> np.ndarray:
     if not weights.any():
         raise DataError(f"{table.where}, column {name!r} (weight_column): expected a weight above 0, found none")
     return weights
+
+
+def groups_of(table: Table, name: str) -> list[str | None]:
+    """Return what each row belongs to, as text; None where that is missing; a DataError where it is in every row."""
+    spelled = ("" if is_missing(value) else canonical(unicodedata.normalize("NFC", str(value)).strip())
+               for value in table.values(name))  # fmt: skip
+    if not any(groups := [text or None for text in spelled]):
+        raise DataError(f"{table.where}, column {name!r} (group_column): expected values, found none")
+    return groups
 
 
 def clean_text(value: Any, where: str) -> str:
@@ -295,7 +314,7 @@ _ZERO_ONE = {"0", "1", "0.0", "1.0", "true", "false"}
 
 
 def _words(text: str) -> int:
-    return len(_UNSPACED.findall(text)) // 2 + len(text.split())
+    return len(UNSPACED.findall(text)) // 2 + len(text.split())
 
 
 def _key(name: str) -> str:
@@ -308,7 +327,9 @@ def _log(table: Table, columns: Columns, *, is_inferred: bool) -> None:
         parts.append(_described("label", table, columns.label))
     if columns.weight:
         parts.append(f"weight from {columns.weight!r}")
-    used = {*columns.text, *columns.label, columns.weight}
+    if columns.group:
+        parts.append(f"what stays on one side from {columns.group!r}")
+    used = {*columns.text, *columns.label, columns.weight, columns.group}
     if unused := _unused(table, used, has_label=bool(columns.label), is_inferred=is_inferred):
         parts.append(f"not used: {abridged(unused, 5)}")
     logger.info("%s: %s", table.where, "; ".join(parts))

@@ -2,27 +2,38 @@
 
 import hashlib
 import logging
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, compress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Interval
 
-from nlptransfer.data.columns import Columns, Names, find_columns, texts_of, weights_of
+from nlptransfer.data.columns import Columns, Names, find_columns, groups_of, texts_of, weights_of
+from nlptransfer.data.copies import copies_of
 from nlptransfer.data.files.folders import SPLIT_NAMES, WHOLE
 from nlptransfer.data.files.parsing import FileSettings
 from nlptransfer.data.labels import Labels, RowLabels, labels_of_columns, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
+from nlptransfer.data.quality import label_warnings
 from nlptransfer.data.reading import open_source
-from nlptransfer.data.spelling import as_mapping, canonical, near_twins, spelled_alike
-from nlptransfer.data.splitting import Units, carve, rare_labels, shuffle_units, subset, units_of
+from nlptransfer.data.spelling import canonical, spelled_alike
+from nlptransfer.data.splitting import (
+    DISTINCT_TEXTS,
+    Units,
+    carve,
+    rare_labels,
+    shuffle_units,
+    subset,
+    text_groups,
+    units_of,
+    value_groups,
+)
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError, SettingError, abridged, nearest
+from nlptransfer.errors import DataError, SettingError, nearest
 from nlptransfer.memo import once
 from nlptransfer.settings import Count, Seed, Share, check, fill
 
@@ -52,6 +63,11 @@ class DataSettings(FileSettings):
     """Names of the columns of a matrix of 0 and 1, or of the labels 0, 1, 2, ..."""
     label_mapping: dict[str, str] | None = None
     """Other names of labels: {"Pos": "pos"}; several may become one. In a source's labels too."""
+    split_by: Literal["text", "copies"] = "text"
+    """What stays on one side: rows whose texts differ in case, white space and punctuation at most (text), or near
+    copies too (copies)."""
+    group_column: str | None = None
+    """Column whose rows of one value stay on one side, as of one customer; rows without a value go by their text."""
     split_seed: Seed = 0
     """The only seed of the splits that are made here, unless ``rows_seed`` is another."""
     test_size: Share = 0.2
@@ -71,11 +87,20 @@ class DataSettings(FileSettings):
         super().__post_init__()
         carved = self.validation_size + self.calibration_size
         check(carved < 1, "validation_size + calibration_size", carved, "less than 1, to leave rows to train on")
+        is_one = self.group_column is None or self.split_by == "text"
+        check(is_one, "split_by", self.split_by, "none beside group_column, which alone says what stays on one side")
 
     @property
     def seed_of_rows(self) -> int:
         """The seed of which rows ``max_train_rows`` leaves."""
         return self.split_seed if self.rows_seed is None else self.rows_seed
+
+    @property
+    def unit_name(self) -> str:
+        """What rows that stay on one side are, for messages."""
+        if self.group_column is not None:
+            return f"values of {self.group_column!r}"
+        return DISTINCT_TEXTS if self.split_by == "text" else "texts that are no copies"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +116,8 @@ class Split:
     """(n,) int64: the number of each row, from 1, in the part of the source that it was read from; None: not known."""
     part: str = ""
     """Name of that part: "train" also for what is split off training rows; "" where there is none."""
+    groups: np.ndarray | None = None
+    """(n,) int64, the same for rows that stay on one side of a split; None: those whose texts are the same, folded."""
 
     def __post_init__(self) -> None:
         if len(self.texts) != len(self.targets):
@@ -105,11 +132,12 @@ class Split:
     @classmethod
     def joined(cls, splits: "Sequence[Split]") -> "Split":
         """Return the rows of all of the splits, one after the other; their numbers are known if all are of one part."""
-        weights = None
-        if any(split.weights is not None for split in splits):
-            weights = np.concatenate([split.row_weights() for split in splits])
         texts, targets = [text for split in splits for text in split.texts], [split.targets for split in splits]
-        rows = cls(texts, np.concatenate(targets), weights)
+        rows = cls(texts, np.concatenate(targets))
+        if any(split.weights is not None for split in splits):
+            rows = replace(rows, weights=np.concatenate([split.row_weights() for split in splits]))
+        if any(split.groups is not None for split in splits):
+            rows = replace(rows, groups=np.concatenate([split.row_groups() for split in splits]))
         known = [split.numbers for split in splits if split.numbers is not None]
         if len({split.part for split in splits}) > 1 or len(known) < len(splits):
             return rows
@@ -119,12 +147,17 @@ class Split:
         """Return the weight of each row, (n,) float32."""
         return np.ones(len(self), np.float32) if self.weights is None else self.weights
 
+    def row_groups(self) -> np.ndarray:
+        """Return what is the same for rows that stay on one side of a split, (n,) int64."""
+        return text_groups(self.texts) if self.groups is None else self.groups
+
     def take(self, indices: Iterable[int] | np.ndarray) -> "Split":
         """Take the rows at ``indices`` (or where a boolean mask of n is true), in that order."""
         places = indices if isinstance(indices, np.ndarray) else np.array([*indices], np.int64)
         rows = np.arange(len(self))[places]
-        weights, numbers = (None if each is None else each[rows] for each in (self.weights, self.numbers))
-        return Split([self.texts[row] for row in rows], self.targets[rows], weights, numbers, self.part)
+        of_rows = {"weights": self.weights, "numbers": self.numbers, "groups": self.groups}
+        taken: dict[str, Any] = {name: None if values is None else values[rows] for name, values in of_rows.items()}
+        return replace(self, texts=[self.texts[row] for row in rows], targets=self.targets[rows], **taken)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the row count and the SHA-256 of texts and targets in order, the same on every machine."""
@@ -141,7 +174,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """Labeled text, split once, with identical texts on one side; splits that the source has are kept as they are."""
+    """Labeled text, split once, with equal texts on one side; splits that the source has are kept as they are."""
 
     name: str
     labels: Labels
@@ -160,6 +193,8 @@ class Data:
     """What was read of the training rows."""
     renamed: tuple[str, ...] = ()
     """Labels of ``label_mapping`` that occur here."""
+    warnings: tuple[str, ...] = ()
+    """What makes scores less than they seem: what reading says of the labels, or all that was looked for."""
 
     @property
     def written_labels(self) -> set[str]:
@@ -193,7 +228,7 @@ class Data:
 def load_data(source: Any, settings: DataSettings | None = None, *, is_target: bool = True, **options: Any) -> Data:
     """Read labeled text and split it, stratified (Sechidis et al. 2011), where the source has no splits.
 
-    A test split whose labels are all missing is left alone; texts that splits share with train are counted in the log.
+    A test split whose labels are all missing is left alone; texts that it shares with train stay.
 
     Args:
         source: a hub id, a file of rows (csv, tsv, JSON, parquet, ...; compressed or not), a folder of such files
@@ -236,9 +271,10 @@ def _load(source: Any, settings: DataSettings) -> Data:
     if not opened.parts.keys() & {"train", WHOLE}:
         raise DataError(f"{source!s:.200}: expected a train split, found only {', '.join(opened.parts)}")
     tables = {"train" if split == WHOLE else split: opened.table(split) for split in opened.parts}
-    columns = find_columns(tables["train"], settings.text_column, settings.label_column, settings.weight_column)
+    named = settings.text_column, settings.label_column, settings.weight_column, settings.group_column
+    columns = find_columns(tables["train"], *named)
     rows = {
-        split: _read_rows(table, columns if split == "train" else columns.without_weight(), settings)
+        split: _read_rows(table, columns if split == "train" else columns.held_out(table), settings)
         for split, table in tables.items()
     }
     for split, these in list(rows.items()):
@@ -248,15 +284,16 @@ def _load(source: Any, settings: DataSettings) -> Data:
     class_names = settings.label_names or tables["train"].class_names.get(columns.label[0])
     labels = _labels_of(rows["train"], class_names)
     encoded = {split: _encode(these, labels, split) for split, these in rows.items()}
-    train = {*encoded["train"].texts} if len(encoded) > 1 else set()
-    for name, part in encoded.items():
-        if name != "train" and (shared := sum(text in train for text in part.texts)):
-            logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(part), name)
+    if settings.split_by == "copies":
+        encoded = _grouped_by_copies(encoded)
     splits: dict[str, Any] = _split(encoded, labels, settings)
     splits["train"] = _without_weightless(splits["train"])
     spelled = {canonical(name) for these in rows.values() for name in these.written}
     renamed = tuple(name for name in settings.label_mapping or () if canonical(name) in spelled)
-    return Data(opened.name, labels, **splits, columns=columns, renamed=renamed)
+    warnings = tuple(label_warnings(labels, splits, labels.count(encoded["train"].targets)))
+    for warning in warnings:
+        logger.warning("%s: %s", opened.name, warning)
+    return Data(opened.name, labels, **splits, columns=columns, renamed=renamed, warnings=warnings)
 
 
 def load_split(
@@ -294,6 +331,7 @@ class _Rows:
     numbers: np.ndarray
     """(rows,) of the source, from 1"""
     weights: np.ndarray | None
+    groups: np.ndarray | None
     multi_label: bool
     without_text: int
     without_label: int
@@ -317,12 +355,14 @@ def _read_rows(table: Table, columns: Columns, settings: DataSettings) -> _Rows:
     if without_text or without_label:
         logger.warning("%s: rows dropped: %d without text, %d without label", table.where, without_text, without_label)
         texts = [*compress(texts, usable.tolist())]
+    groups = None if columns.group is None else [*compress(groups_of(table, columns.group), usable.tolist())]
     return _Rows(
         table.where,
         texts=texts,
         labels=labels.take(usable).mapped(settings.label_mapping or {}),
         numbers=np.flatnonzero(usable) + 1,
         weights=None if columns.weight is None else weights_of(table, columns.weight)[usable],
+        groups=None if groups is None else value_groups(groups, texts),
         multi_label=labels.multi_label,
         without_text=without_text,
         without_label=without_label,
@@ -336,6 +376,15 @@ def _read_labels(table: Table, names: Sequence[str], settings: DataSettings) -> 
     values, where = table.column(names[0]), f"{table.where}, column {names[0]!r}"
     class_names = table.class_names.get(names[0])
     return read_labels(values, where, class_names, settings.label_delimiter, settings.label_names)
+
+
+def _grouped_by_copies(parts: Mapping[str, Split]) -> dict[str, Split]:
+    groups = copies_of([text for part in parts.values() for text in part.texts]).first
+    ends = np.cumsum([len(part) for part in parts.values()])
+    return {
+        name: replace(part, groups=groups[end - len(part) : end])
+        for (name, part), end in zip(parts.items(), ends.tolist(), strict=True)
+    }
 
 
 def _without_weightless(train: Split) -> Split:
@@ -355,16 +404,6 @@ def _labels_of(rows: _Rows, class_names: Sequence[str] | None) -> Labels:
         raise DataError(
             f"{rows.where}: expected two labels or more to tell apart, found the same in all {len(rows.texts)} rows: "
             f"{[*only] if isinstance(only, tuple) else only!r}; check label_column, or add rows of other labels"
-        )
-    if twins := near_twins(counts) if spelled.keys() == {*spelled.values()} else {}:
-        groups = ((most, *others) for most, others in twins.items())
-        found = "; ".join(", ".join(f"{name!r} ({counts[name]} rows)" for name in group) for group in groups)
-        logger.warning(
-            "%s: labels that differ by case, white space or invisible characters alone: %s; "
-            "to merge them: label_mapping=%s",
-            rows.where,
-            found,
-            as_mapping(twins),
         )
     return Labels(order_names(spelled.values(), class_names), rows.multi_label)
 
@@ -386,20 +425,21 @@ def _encode(rows: _Rows, labels: Labels, split: str) -> Split:
     ids = {name: labels.label2id[label] for name, label in known.items() if label is not None}
     if not labels.multi_label:
         targets = np.array([ids[name] for (name,) in names], np.int64)[codes]
-        return Split(rows.texts, targets, rows.weights, rows.numbers, split)
+        return Split(rows.texts, targets, rows.weights, rows.numbers, split, rows.groups)
     sets = np.zeros((len(names), labels.num_labels), np.float32)
     for row, of_row in zip(sets, names, strict=True):
         row[[ids[name] for name in of_row]] = 1
-    return Split(rows.texts, sets[codes], rows.weights, rows.numbers, split)
+    return Split(rows.texts, sets[codes], rows.weights, rows.numbers, split, rows.groups)
 
 
 def folds_of(data: Data, count: int, seed: int = 0) -> list[Data]:
     """Split train and validation rows into folds, stratified by labels, each once the validation rows of the others.
 
-    Equal texts are in one fold; a label with a single text is always learned. Calibration and test rows stay.
+    What stays on one side of a split is in one fold; a label with a single text, or group, is always learned.
+    Calibration and test rows stay.
     """
     rows = Split.joined([data.train, data.validation])
-    left = units_of(rows.texts, rows.targets, seed)
+    left = units_of(rows.texts, rows.targets, seed, rows.groups)
     rare = rare_labels(left, 2)
     parts = []
     for remaining in range(min(count, len(left)), 1, -1):
@@ -415,7 +455,7 @@ def folds_of(data: Data, count: int, seed: int = 0) -> list[Data]:
 
 def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) -> dict[str, Split]:
     source, has_validation = sources["train"], "validation" in sources
-    units = units_of(source.texts, source.targets, settings.split_seed)
+    units = units_of(source.texts, source.targets, settings.split_seed, source.groups)
     carve_test = "test" not in sources and settings.test_size > 0
     carved = ["validation"] * (not has_validation) + ["test"] * carve_test
     rare = rare_labels(units, 1 + len(carved))
@@ -431,7 +471,7 @@ def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) ->
         if has_validation:
             made["validation"] = _fewer(sources["validation"], max(1, round(most * settings.validation_size)), settings)
             most -= len(made["validation"])
-        units = subset(units, most, least)
+        units = subset(units, most, least, settings.unit_name)
     pool, size = units, units.num_rows
     if not has_validation:
         share = min(settings.validation_size, MOST_VALIDATION_ROWS / size)
@@ -443,28 +483,12 @@ def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) ->
         made["calibration"] = _gather(source, calibration)
     if empty := [name for name in carved if not len(made[name])]:
         raise DataError(
-            f"expected {1 + len(carved)} distinct texts or more of a label, one each for "
+            f"expected {1 + len(carved)} {settings.unit_name} or more of a label, one each for "
             f"{', '.join(['train', *carved])}, found fewer of each of the {labels.num_labels} labels, which leaves "
             f"{' and '.join(empty)} empty; add rows, or give a {' and a '.join(carved)} split of your own"
         )
     made["train"] = _gather(source, units)
-    _warn_of_unjudged(made, labels)
     return made
-
-
-def _warn_of_unjudged(splits: Mapping[str, Split], labels: Labels) -> None:
-    """Log once which labels have no row in validation, in test, or in both."""
-    has_rows = {name: labels.count(splits[name].targets) > 0 for name in ("validation", "test") if len(splits[name])}
-    rows, unjudged = labels.count(splits["train"].targets), defaultdict[str, list[str]](list)
-    for label in np.flatnonzero(~np.all([*has_rows.values()], axis=0)):
-        where = " and ".join(name for name, has in has_rows.items() if not has[label])
-        unjudged[where].append(f"{labels.names[label]!r} ({rows[label]})")
-    found = (
-        f"no row of {where} judges {len(names)} of {labels.num_labels} labels (training rows): {abridged(names, 5)}"
-        for where, names in unjudged.items()
-    )
-    if unjudged:
-        logger.warning("%s; their scores there are null, and macro means leave them out", "; ".join(found))
 
 
 def _gather(split: Split, units: Units) -> Split:
@@ -472,7 +496,8 @@ def _gather(split: Split, units: Units) -> Split:
 
 
 def _fewer(split: Split, most: int, settings: DataSettings) -> Split:
-    fewer = _gather(split, subset(units_of(split.texts, split.targets, settings.seed_of_rows), most, 0))
+    units = units_of(split.texts, split.targets, settings.seed_of_rows, split.groups)
+    fewer = _gather(split, subset(units, most, 0))
     if not len(fewer):
         raise DataError(
             f"max_train_rows={settings.max_train_rows}, validation_size={settings.validation_size}: expected a "

@@ -1,27 +1,32 @@
-"""Split labeled texts without leaks: stratified, identical texts on one side, the same on every machine.
+"""Split labeled texts without leaks: stratified, what belongs together on one side, the same on every machine.
 
-A seeded hash of each text decides, not rows, platform or library. Identical texts are one unit, never split. The time
-is linear in rows and labels but for sorting. Does not know label names.
+A seeded hash of texts decides, not rows, platform or library. Rows of one group are one unit, never split: texts that
+are the same when folded, or what else is named as a group. The time is linear in rows and labels but for sorting. Does
+not know label names.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import pairwise
+from itertools import compress, pairwise
 from operator import lt
 
 import numpy as np
 
+from nlptransfer.data.copies import folded
 from nlptransfer.errors import DataError
+
+DISTINCT_TEXTS = "distinct texts"
+"""What units are, for messages, if nothing else is named."""
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """Distinct texts in an order, each with all its rows, and with the labels that one of these carries."""
+    """Groups of rows in an order, each with all its rows, and with the labels that one of these carries."""
 
     rows: np.ndarray
-    """(rows,): indices of rows, unit by unit"""
+    """(rows,): indices of rows, unit by unit, in each that of its smallest text first"""
     sizes: np.ndarray
     """(units,): rows of each"""
     labels: np.ndarray
@@ -31,6 +36,8 @@ class Units:
     breadths: np.ndarray
     """(units,): labels of each"""
     num_labels: int
+    are_named: bool = False
+    """whether groups were named, which can be large, instead of those of one text"""
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -49,7 +56,7 @@ class Units:
         places = np.flatnonzero(units) if units.dtype == bool else units
         rows, pairs = _members(self.sizes, places), _members(self.breadths, places)
         counted = self.sizes[places], self.labels[pairs], self.counts[pairs], self.breadths[places]
-        return Units(self.rows[rows], *counted, self.num_labels)
+        return Units(self.rows[rows], *counted, self.num_labels, self.are_named)
 
     def label_rows(self) -> np.ndarray:
         """Count the rows of each label, (labels,)."""
@@ -67,30 +74,59 @@ class Units:
         return found
 
 
-def units_of(texts: Sequence[str], targets: np.ndarray, seed: int) -> Units:
-    """Return the distinct texts in the order of their hash, keyed by ``seed``; targets are as in a split."""
-    digests = _digests(texts, seed)
-    order = _order(digests)
-    # Equal digests are equal texts: two texts of a billion share one of 128 bits in one of 10**20 cases.
-    is_first = np.append(True, (digests[order][1:] != digests[order][:-1]).any(axis=1))[: len(order)]
-    unit = np.cumsum(is_first) - 1
+def units_of(texts: Sequence[str], targets: np.ndarray, seed: int, groups: np.ndarray | None = None) -> Units:
+    """Return groups of rows in the order of the hash of their smallest texts, keyed by ``seed``.
+
+    Args:
+        texts: of the rows.
+        targets: as in a split.
+        seed: of the order.
+        groups: (rows,) int64, the same for rows that belong together; None: :func:`text_groups`.
+    """
+    digests, rows = _digests(texts, seed), np.arange(len(texts))
+    # Groups with the same smallest text, which only values of a column have, stay in the order of their numbers.
+    _, first, unit = np.unique(text_groups(texts) if groups is None else groups, return_index=True, return_inverse=True)
+    are_mixed = np.zeros(len(first), bool)
+    are_mixed[unit[(digests != digests[first][unit]).any(axis=1)]] = True
+    # The first row of each unit becomes that of its smallest text, whatever the order of the rows.
+    for row in sorted(np.flatnonzero(are_mixed[unit]).tolist(), key=texts.__getitem__, reverse=True):
+        first[unit[row]] = row
+    ranked, place = _order(digests[first]), np.empty(len(first), np.int64)
+    place[ranked] = np.arange(len(first))
+    unit = place[unit]
+    order = np.lexsort((rows != first[ranked][unit], unit))
+    unit = unit[order]
     sizes = np.bincount(unit)
-    row, label = np.nonzero(targets[order]) if targets.ndim > 1 else (np.arange(len(order)), targets[order])
+    pair_rows, label = np.nonzero(targets[order]) if targets.ndim > 1 else (rows, targets[order])
     num_labels = targets.shape[1] if targets.ndim > 1 else int(targets.max(initial=-1)) + 1
-    pairs, counts = unit[row] * max(num_labels, 1) + label, np.ones(len(row), np.int64)
+    pairs, counts = unit[pair_rows] * max(num_labels, 1) + label, np.ones(len(label), np.int64)
     if len(sizes) < len(order):
         pairs, counts = np.unique(pairs, return_counts=True)
     breadths = np.bincount(pairs // max(num_labels, 1), minlength=len(sizes))
-    return Units(order, sizes, pairs % max(num_labels, 1), counts, breadths, num_labels)
+    return Units(order, sizes, pairs % max(num_labels, 1), counts, breadths, num_labels, groups is not None)
+
+
+def text_groups(texts: Iterable[str]) -> np.ndarray:
+    """Number texts in this process, (texts,) int64 from 0, the same where they are the same when folded."""
+    # Two of a million have the same 63 bits in one of 10**7 cases, and are then on one side.
+    return np.fromiter(map(hash, map(folded, texts)), np.int64) & np.iinfo(np.int64).max
+
+
+def value_groups(values: Sequence[str | None], texts: Iterable[str]) -> np.ndarray:
+    """Number values, (values,) int64 below 0, the same where they are the same; the text counts where one is None."""
+    is_missing = [value is None for value in values]
+    groups = _digests((value or "" for value in values), "value")[:, 0].astype(np.int64) | np.iinfo(np.int64).min
+    groups[is_missing] = text_groups(compress(texts, is_missing))
+    return groups
 
 
 def shuffle_units(units: Units, texts: Sequence[str], seed: int) -> Units:
-    """Return units of ``texts`` in the order of the hash of their texts, keyed by ``seed``."""
+    """Return units of ``texts`` in the order of the hash of their smallest texts, keyed by ``seed``."""
     first = units.rows[np.cumsum(units.sizes) - units.sizes]
     return units.take(_order(_digests([texts[row] for row in first.tolist()], seed)))
 
 
-def _digests(texts: Sequence[str], seed: int) -> np.ndarray:
+def _digests(texts: Iterable[str], seed: int | str) -> np.ndarray:
     """Hash texts, (texts, 2) of 64 bits each, which are ordered as the bytes are."""
     keyed = hashlib.blake2b(digest_size=16, key=str(seed).encode())
 
@@ -139,13 +175,15 @@ def carve(
     whole = dealt if of is None else of.take(~of.carrying(staying))
     wanted = _wanted(whole.label_rows(), share, least_taken)
     taken = _stratify(dealt, wanted, round(share * whole.num_rows))
+    if units.are_named:
+        _balance(dealt, taken, wanted)
     _move_rarest(dealt, taken, (least_kept, least_taken))
     sides = np.zeros(len(units), bool)
     sides[free] = taken
     return units.take(~sides), units.take(sides)
 
 
-def subset(units: Units, most: int, least: int) -> Units:
+def subset(units: Units, most: int, least: int, unit_name: str = DISTINCT_TEXTS) -> Units:
     """Return a stratified subset of at most ``most`` rows; that of a smaller ``most`` is part of it.
 
     One order of the units, cut where the rows are full: first ``least`` units of every label, or all where there are
@@ -157,7 +195,7 @@ def subset(units: Units, most: int, least: int) -> Units:
     is_front = _first_of_each_label(units, least)
     if (needed := int(units.sizes[is_front].sum())) > most:
         raise DataError(
-            f"max_train_rows leaves {most} rows to train on: expected {needed} or more, to keep {least} distinct texts "
+            f"max_train_rows leaves {most} rows to train on: expected {needed} or more, to keep {least} {unit_name} "
             f"of each of the {units.num_labels} labels; raise it"
         )
     # The rarest label of each unit, by one number; units without a label are a stratum of their own.
@@ -271,6 +309,22 @@ def _stratify_single(labels: np.ndarray, wanted: np.ndarray, wanted_rows: int) -
     sides = np.empty(len(labels), bool)
     sides[by_label] = np.where(place < 0, (taken > kept)[label], turn[label] ^ (place % 2 == 1))
     return sides
+
+
+def _balance(units: Units, taken: np.ndarray, wanted: np.ndarray) -> None:
+    """Move unit after unit, always that which brings the rows of all labels nearest to those that are wanted; in place.
+
+    A large unit that is dealt late leaves more to one side than the few after it can make up for.
+    """
+    labels, counts, owners = units.labels, units.counts, units.owners
+    while len(units):
+        above = np.bincount(labels, counts * taken[owners], units.num_labels) - wanted
+        moved = np.abs(above[labels] + np.where(taken[owners], -counts, counts)) - np.abs(above[labels])
+        farther = np.bincount(owners, moved, len(units))
+        nearest = int(farther.argmin())
+        if farther[nearest] >= 0:
+            break
+        taken[nearest] = not taken[nearest]
 
 
 def _move_rarest(units: Units, taken: np.ndarray, least: tuple[int, int]) -> None:

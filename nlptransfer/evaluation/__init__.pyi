@@ -12,6 +12,9 @@ from .calibration import fit_thresholds as fit_thresholds
 from .calibration import reliability_curve as reliability_curve
 from .calibration import untempered as untempered
 from .calibration import within_reach as within_reach
+from .confident_learning import estimated_joint as estimated_joint
+from .confident_learning import likely_errors as likely_errors
+from .confident_learning import margins as margins
 from .inputs import checked_probabilities as checked_probabilities
 from .inputs import predicted as predicted
 from .inputs import to_probabilities as to_probabilities
@@ -26,6 +29,9 @@ from .metrics import negative_log_likelihood as negative_log_likelihood
 from .metrics import score_predictions as score_predictions
 from .metrics import score_range as score_range
 from .metrics import tally as tally
+from .neighbors import Neighbors as Neighbors
+from .pairwise import Separability as Separability
+from .pairwise import separability as separability
 from .significance import LEAST_SEEDS as LEAST_SEEDS
 from .significance import Gain as Gain
 from .significance import ScoredCandidate as ScoredCandidate

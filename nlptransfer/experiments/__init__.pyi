@@ -1,4 +1,5 @@
 from .comparison import compare as compare
+from .data_audit import audit as audit
 from .domain_gap import Closed as Closed
 from .domain_gap import close_the_gap as close_the_gap
 from .domain_gap import side_by_side as side_by_side

@@ -86,7 +86,7 @@ def rank(
     check(all(number >= 1 for number in layers), "keep_layers", keep_layers, "numbers of layers from 1")
     of_data = {name: value for name, value in settings.items() if name in fields_of(DataSettings)}
     reading = fill({"data": DataSettings}, of_data)["data"]
-    route = _frozen({name: value for name, value in settings.items() if name not in of_data})
+    route = frozen_route({name: value for name, value in settings.items() if name not in of_data})
     named = _installed() if bases is None else [str(base) for base in bases]
     check(len(named) > 0, "bases", bases, "at least one")
     loaded = load_data(data, reading)
@@ -136,16 +136,16 @@ def best_base(data: Data, revision: str | None) -> str:
     """Return the encoder that :func:`rank` chooses for data out of those that installed packages hold, and say so."""
     check(revision is None, "revision", revision, "none with base=auto, as packages have one")
     target = FrozenScores.of(data, MAX_ROWS)
-    chosen = fastest_level(target.encoders(_frozen({}), _installed(), None))
+    chosen = fastest_level(target.encoders(frozen_route({}), _installed(), None))
     message = "base=auto: %s, the fastest that is level with the best (%s %.3f by frozen features of %d training rows)"
     log.info(message, chosen.base, target.metric, chosen.score, len(target.data.train))
     return chosen.base
 
 
-def _frozen(settings: Mapping[str, Any]) -> Route:
-    """Return the route by whose features encoders are ranked."""
+def frozen_route(settings: Mapping[str, Any]) -> Route:
+    """Return the route whose features need no training, with some settings of how texts are read."""
     if unknown := [name for name in settings if name not in READING]:
-        raise SettingError(f"unknown setting {unknown[0]!r}, for a ranking: {nearest(unknown[0], READING)}")
+        raise SettingError(f"unknown setting {unknown[0]!r}, for frozen features: {nearest(unknown[0], READING)}")
     kind = ROUTES.find(FROZEN_ROUTE)
     route: Route = fill({"route": kind}, {"features": ("encoder",), **settings})["route"]
     route.check()

@@ -46,6 +46,7 @@ def load_source(source: Any, target: Labels | None, settings: DataSettings, tran
         text_column=transfer.source_text_column,
         label_column=transfer.source_label_column,
         weight_column=transfer.source_weight_column,
+        group_column=None,
         max_train_rows=transfer.max_source_rows,
         rows_seed=None,
     )
@@ -96,8 +97,8 @@ def _joined(parts: Sequence[Data], labels: Labels) -> Data:
     if len(parts) == 1:
         return parts[0]
     splits: dict[str, Any] = {
-        # Rows of one number, but of another source.
-        name: replace(Split.joined([part.splits[name] for part in parts]), numbers=None, part="")
+        # Rows of the same number, or group, but of another source.
+        name: replace(Split.joined([part.splits[name] for part in parts]), numbers=None, part="", groups=None)
         for name in parts[0].splits
     }
     renamed = tuple({name for part in parts for name in part.renamed})

@@ -11,6 +11,7 @@ from .copying import without_capture as without_capture
 from .cpu import fast as fast
 from .cpu import fast_products as fast_products
 from .cpu import set_threads as set_threads
+from .cpu import share_cores as share_cores
 from .cpu import usable_cores as usable_cores
 from .features import RECIPE as RECIPE
 from .features import activations as activations

@@ -4,7 +4,8 @@ Nothing is predicted again. Texts and names are the user's: templates/report.htm
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,11 +29,15 @@ from nlptransfer.evaluation import (
 from nlptransfer.files import atomic_file, templates
 from nlptransfer.report import figures
 from nlptransfer.results import (
+    QUESTIONS,
     REPORT,
+    Audit,
     ComparisonResult,
     Predictions,
     Ranking,
     RunResult,
+    Section,
+    is_audit,
     is_comparison,
     is_ranking,
     is_run,
@@ -97,19 +102,21 @@ class WordEffects:
 def write_report(
     folder: str | Path, texts: Mapping[str, Sequence[str]] | None = None, words: Sequence[WordEffects] | None = None
 ) -> Path:
-    """Write report.html into the folder of a finished run, of a comparison or a ranking, and return its path.
+    """Write report.html into the folder of a finished run, a comparison, a ranking or an audit, and return its path.
 
     Mistakes and close calls are listed where there are ``texts`` by split, one for each id in predictions.parquet.
     """
     folder = Path(folder)
     if is_ranking(folder):
         return _write(folder, "ranking.html", _ranking(Ranking.load(folder)))
+    if is_audit(folder):
+        return _write(folder, "audit.html", _audit(Audit.load(folder)))
     if is_comparison(folder):
         content = _comparison(ComparisonResult.load_any(folder))
     elif is_run(folder):
         content = _run(RunResult.load(folder))
     else:
-        raise RunFolderError(f"{folder}: expected a finished run, a comparison or a ranking in it, found none")
+        raise RunFolderError(f"{folder}: expected a finished run, a comparison, a ranking or an audit, found none")
     summary, runs = content["summary"], content["shown_runs"]
     nothing = dict.fromkeys([*SECTIONS, "comparison", "cost_figure", "headline", "split", "rows", "lengths"])
     content = {**nothing, "balance": {}, "data": True, "repeat": True, "words": words} | content
@@ -144,6 +151,29 @@ def _ranking(ranking: Ranking) -> dict[str, Any]:
         "metric": metric,
         "cost_figure": figures.score_against_cost(points, shown[ranking.chosen.name], metric, cost),
     }
+
+
+def _audit(audit: Audit) -> dict[str, Any]:
+    return {
+        "audit": audit,
+        "questions": QUESTIONS,
+        "shown": {name: [*_first_rows(section)] for name, section in audit.sections.items()},
+        "text_length": TEXT_LENGTH,
+    }
+
+
+def _first_rows(section: Section) -> Iterator[dict[str, Any]]:
+    """Yield each frame that is not empty: its name, how many rows it has, the first, and whether these are texts."""
+    for name, frame in section.frames.items():
+        if len(frame):
+            columns = [column for column in frame.columns if column not in ("split", "row", "text", "drop")]
+            yield {
+                "name": name,
+                "rows": len(frame),
+                "first": frame.head(SHOWN).to_dict("records"),
+                "is_text": {"split", "row", "text"} <= {*frame.columns},
+                "columns": columns,
+            }
 
 
 def _run(run: RunResult) -> dict[str, Any]:
@@ -313,17 +343,35 @@ def _shown(rows: Predictions, row: int, texts: Sequence[str], value: float) -> d
     }
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _flat(values: Mapping[str, Any], before: str = "", said: Callable[[Any], str] = _said) -> list[tuple[str, str]]:
     """List settings in the order of the record, those of a group under both names."""
     found = []
     for name, value in values.items():
         is_group = isinstance(value, Mapping) and value
-        found += _flat(value, f"{before}{name}.") if is_group else [(f"{before}{name}", _said(value))]
+        found += _flat(value, f"{before}{name}.", said) if is_group else [(f"{before}{name}", said(value))]
     return found
 
 
-def _said(value: Any) -> str:
-    return value if isinstance(value, str) else "none" if value is None else json.dumps(value, ensure_ascii=False)
+def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List the numbers of a section, but those that are none."""
+    return [(name.replace(".", ": "), value) for name, value in _flat(facts, said=_cell) if value]
+
+
+def _cell(value: Any) -> str:
+    """Write a value of a frame, or a fact: missing ones as nothing, fractions with three places."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() else f"{value:,.3f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_cell, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _figure(number: float | None, places: int = 3) -> str:
@@ -343,6 +391,8 @@ def _name(metric: str) -> str:
 def _environment() -> Environment:
     return templates(
         {
+            "cell": _cell,
+            "facts": _facts,
             "count": lambda number: _figure(number, 0),
             "figure": _figure,
             "flat": _flat,

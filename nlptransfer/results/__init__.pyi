@@ -1,5 +1,11 @@
+from .audit import DROPPABLE as DROPPABLE
+from .audit import DROPPED as DROPPED
+from .audit import KINDS as KINDS
+from .audit import QUESTIONS as QUESTIONS
+from .audit import Audit as Audit
 from .audit import Finding as Finding
 from .audit import Section as Section
+from .audit import checked as checked
 from .comparison import CandidateResult as CandidateResult
 from .comparison import CandidateScore as CandidateScore
 from .comparison import ComparisonResult as ComparisonResult
@@ -18,6 +24,7 @@ from .ranking import EncoderRank as EncoderRank
 from .ranking import Ranking as Ranking
 from .ranking import SourceRank as SourceRank
 from .ranking import fastest_level as fastest_level
+from .records import AUDIT as AUDIT
 from .records import CANDIDATES as CANDIDATES
 from .records import CHECKPOINTS as CHECKPOINTS
 from .records import COMPARISON as COMPARISON
@@ -35,6 +42,7 @@ from .records import at_work as at_work
 from .records import begin_run as begin_run
 from .records import card_results as card_results
 from .records import claim as claim
+from .records import is_audit as is_audit
 from .records import is_comparison as is_comparison
 from .records import is_ranking as is_ranking
 from .records import is_run as is_run
@@ -42,6 +50,7 @@ from .records import plain as plain
 from .records import read_stage as read_stage
 from .records import remove as remove
 from .records import remove_checkpoints as remove_checkpoints
+from .records import warnings_in as warnings_in
 from .records import write_stage as write_stage
 from .result import RunResult as RunResult
 from .summaries import Cost as Cost

@@ -3,9 +3,9 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nlptransfer import distributed
 from nlptransfer.cache import open_entry, seal
+from nlptransfer.classifier import as_cell, from_cell
 from nlptransfer.data import Labels
 from nlptransfer.errors import RunFolderError
 from nlptransfer.evaluation import checked_probabilities
@@ -26,6 +27,9 @@ from nlptransfer.results.summaries import DataSummary, Fit, TransferSummary, fro
 from nlptransfer.storage import storage_errors
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from nlptransfer.results.audit import Audit, Section
     from nlptransfer.results.comparison import ComparisonResult
     from nlptransfer.results.ranking import Ranking
     from nlptransfer.results.result import RunResult
@@ -41,6 +45,7 @@ CHECKPOINTS = "checkpoints"
 """Begins the name of each stage's folder of checkpoints."""
 COMPARISON = "comparison.json"
 RANKING, RANKING_TABLE = "ranking.json", "ranking.csv"
+AUDIT, FINDINGS = "audit.json", "findings.csv"
 GAINS = "gains.json"
 GAP = "gap.json"
 CANDIDATES, TRIALS, PILOTS, CURVE = "candidates", "trials", "pilots", "curve"
@@ -115,9 +120,27 @@ def _content(folder: Path) -> list[Path]:
     return [path for path in without_leftovers(folder).iterdir() if path.name != LOCK]
 
 
-def begin_run(folder: Path, question: Mapping[str, Any]) -> None:
-    """Note what is asked for in a folder that was claimed, so that it can be resumed; all processes call this."""
-    distributed.on_main(partial(write_json, folder / EXPERIMENT, {"status": _RUNNING, "asked": question}))
+def begin_run(
+    folder: Path, question: Mapping[str, Any], record: str = EXPERIMENT, *, warnings: Sequence[str] = ()
+) -> None:
+    """Note what is asked for in a folder that was claimed, so that it can be resumed; all processes call this.
+
+    ``warnings`` are those of the data, which :func:`warnings_in` returns.
+    """
+    noted = {"status": _RUNNING, "asked": question, "data": {"warnings": warnings}}
+    distributed.on_main(partial(write_json, folder / record, noted))
+
+
+def warnings_in(folder: Path, fingerprints: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the warnings of data with these fingerprints that a run or a comparison in a folder has noted, if any."""
+    for path in (folder / EXPERIMENT, folder / COMPARISON):
+        if path.exists():
+            with as_written(folder, _AGAIN):
+                noted = read_json(path)
+                data = noted.get("data", {})
+                if noted["asked"].get("fingerprints") == fingerprints and "warnings" in data:
+                    return tuple(data["warnings"])
+    return None
 
 
 def is_run(folder: Path) -> bool:
@@ -262,7 +285,7 @@ def write_comparison(result: "ComparisonResult") -> None:
     record = {
         "status": _FINISHED if result.finished else _RUNNING,
         "asked": result.settings,
-        "data": {**_data_record(result.data), "warnings": result.warnings},
+        "data": _data_record(result.data),
         **{name: values[name] for name in (*names, "recommended", "best", "recommendation")},
     }
     write_json(result.folder / COMPARISON, record)
@@ -281,7 +304,6 @@ def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "Comparison
             "finished": record["status"] == _FINISHED,
             "settings": record["asked"],
             "data": _read_data(record["data"]),
-            "warnings": record["data"]["warnings"],
         }
         return from_record(kind, {**record, **values})
 
@@ -310,6 +332,73 @@ def read_ranking(kind: type["Ranking"], folder: Path) -> "Ranking":
         record = read_json(folder / RANKING)
         values = {"folder": folder, "settings": record["asked"], "data": _read_data(record["data"])}
         return from_record(kind, {**record, **values})
+
+
+def write_audit(result: "Audit") -> None:
+    """Write the findings, each frame as a table, and the record; that last, as it says that the audit is finished."""
+    import pandas as pd
+
+    from nlptransfer.results.audit import Finding
+
+    columns = [one.name for one in fields(Finding)]
+    _write_table(result.folder / FINDINGS, pd.DataFrame([*map(asdict, result.findings)], columns=columns))
+    for name, frame in result.frames.items():
+        _write_table(result.folder / f"{name}.csv", frame)
+    record = {"status": _FINISHED, "asked": result.settings, "data": _data_record(result.data)}
+    record |= {name: getattr(result, name) for name in ("base", "machine", "versions")}
+    write_json(result.folder / AUDIT, record | {"sections": [*map(_section_record, result.sections.values())]})
+
+
+def _section_record(section: "Section") -> dict[str, Any]:
+    kinds = {name: {column: str(kind) for column, kind in frame.dtypes.items()}
+             for name, frame in section.frames.items()}  # fmt: skip
+    findings = [asdict(finding) for finding in section.findings]
+    return {"name": section.name, "findings": findings, "facts": dict(section.facts), "frames": kinds}
+
+
+def is_audit(folder: Path) -> bool:
+    """Return whether a folder holds an audit, finished or not."""
+    return (folder / AUDIT).exists()
+
+
+def read_audit(kind: type["Audit"], folder: Path) -> "Audit":
+    from nlptransfer.results.audit import Finding, Section
+
+    with as_written(folder, _AGAIN):
+        record = read_json(folder / AUDIT) if is_audit(folder) else None
+        if record is None or record["status"] != _FINISHED:
+            found = f"no {AUDIT}" if record is None else "one that is not finished"
+            raise RunFolderError(f"{folder}: expected the folder of an audit, found {found}")
+        sections = {
+            one["name"]: Section(
+                one["name"],
+                tuple(Finding(**finding) for finding in one["findings"]),
+                {name: _read_table(folder / f"{name}.csv", kinds) for name, kinds in one["frames"].items()},
+                one["facts"],
+            )
+            for one in record["sections"]
+        }
+        values = {"folder": folder, "settings": record["asked"], "data": _read_data(record["data"])}
+        return from_record(kind, {**record, **values, "sections": sections})
+
+
+def _write_table(path: Path, frame: "DataFrame") -> None:
+    """Write a frame as csv, whose text no spreadsheet takes for a formula."""
+    with atomic_file(path) as temporary:
+        # Lines that end with both have the ends of lines in texts quoted, whichever they are.
+        safe = frame.map(lambda value: as_cell(value) if isinstance(value, str) else value)
+        safe.to_csv(temporary, index=False, lineterminator="\r\n")
+
+
+def _read_table(path: Path, kinds: Mapping[str, str]) -> "DataFrame":
+    """Read what :func:`_write_table` wrote of columns of these types."""
+    import pandas as pd
+
+    texts = [name for name, kind in kinds.items() if kind in ("str", "object", "string")]
+    missing = {name: [""] for name in kinds if name not in texts}
+    types = {name: "str" if name in texts else kind for name, kind in kinds.items()}
+    frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing)
+    return frame.assign(**{name: frame[name].map(from_cell) for name in texts})
 
 
 def card_results(result: "RunResult") -> dict[str, Any]:

@@ -193,8 +193,8 @@ def write_vectors(path: Path, words: Iterable[str], matrix: np.ndarray) -> None:
         for row, word in kept:
             vector = np.asarray(matrix[row], dtype="<f4")
             # str of a float32 is the shortest number that reads back as the same one.
-            numbers = vector.tobytes() if binary else " ".join(map(str, vector)).encode() + b"\n"
-            out.write(word.encode("utf-8") + b" " + numbers)
+            numbers = vector.tobytes() if binary else " ".join(map(str, vector)).encode()
+            out.write(word.encode("utf-8") + b" " + numbers + b"\n")
         if packed:
             out.close()
     if left_out := len(matrix) - len(kept):
@@ -327,7 +327,8 @@ def _numbers(text: bytes, expected: int) -> np.ndarray | None:
 
 def _binary_blocks(name: str, stream: BinaryIO, buffer: bytes, rows: int, dimensions: int) -> Iterator[Block]:
     done, row_bytes, chunk = 0, 4 * dimensions, b" "
-    # The original C tool ends each record with a newline, gensim does not.
+    # The original C tool ends each record with a newline, as we do; gensim does not.
+    in_lines = True
     record = re.compile(rb"\n*([^ ]{0,%d}) (?=(%b)?)(.{%d})" % (_MAX_WORD, _MORE_PARTS, row_bytes), re.DOTALL)
     while done < rows:
         words: list[bytes] = []
@@ -338,9 +339,10 @@ def _binary_blocks(name: str, stream: BinaryIO, buffer: bytes, rows: int, dimens
             word, more, row = match.groups()
             position = match.end()
             if more:
-                end = _word_end(buffer, match.end(1), match.end(2), row_bytes)
+                end = _word_end(buffer, match.end(1), match.end(2), row_bytes, in_lines)
                 position = end + 1 + row_bytes
                 word, row = buffer[match.start(1) : end], buffer[end + 1 : position]
+            in_lines = in_lines and buffer.startswith(b"\n", position)
             words.append(word)
             numbers.append(row)
         if words:
@@ -361,10 +363,11 @@ def _binary_blocks(name: str, stream: BinaryIO, buffer: bytes, rows: int, dimens
         buffer = stream.read(_CHUNK)
 
 
-def _word_end(buffer: bytes, first: int, stop: int, row_bytes: int) -> int:
+def _word_end(buffer: bytes, first: int, stop: int, row_bytes: int, in_lines: bool) -> int:
     """Return at which space, from the first one on, a word ends: that behind which numbers are most like numbers.
 
-    Of text, or of numbers that begin elsewhere, some are all but zero, or immense.
+    Of text, or of numbers that begin elsewhere, some are all but zero, or immense. Where all records until here were
+    lines, this one is a line too.
     """
 
     def likeness(end: int) -> int:
@@ -372,7 +375,9 @@ def _word_end(buffer: bytes, first: int, stop: int, row_bytes: int) -> int:
         return int(((sizes == 0) | ((sizes > 1e-12) & (sizes < 1e6))).sum())
 
     stop = min(stop, len(buffer) - row_bytes)
-    return max((end for end in range(first, stop) if buffer[end : end + 1] == b" "), key=likeness)
+    ends = [end for end in range(first, stop) if buffer.startswith(b" ", end)]
+    lines = [end for end in ends if in_lines and buffer.startswith(b"\n", end + 1 + row_bytes)]
+    return max(lines or ends, key=likeness)
 
 
 def _pickle_blocks(path: Path) -> Iterator[Block]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlptransfer.data.columns import JOINT, Columns, clean_text, find_columns, texts_of, weights_of
+from nlptransfer.data.columns import JOINT, Columns, clean_text, find_columns, groups_of, texts_of, weights_of
 from nlptransfer.data.table import Table
 from nlptransfer.errors import DataError
 
@@ -85,6 +85,7 @@ def test_known_columns_are_taken_where_all_are_there():
         (row(a="x", b=1), ("c", None), r"f.csv: expected the column 'c' \(text_column\), found only 'a', 'b'; set te"),
         (row(a="x", b=1), (None, "c"), r"expected the column 'c' \(label_column\), found only 'a', 'b'; set label_col"),
         (row(a="x", b=1), ("a", "b", "c"), r"expected the column 'c' \(weight_column\)"),
+        (row(a="x", b=1), ("a", "b", None, "c"), r"expected the column 'c' \(group_column\), found only 'a', 'b'; set"),
         (row(a="x", b=1), ("a,c",), r"expected the column 'c' \(text_column\)"),
         (row(a="x", b="y"), (), r"several that could be it: 'a' \(as 'x', 1 distinct\), 'b' .*; set text_column=a, or"),
         (row(a=1, b=2), (), r"expected one text column, found none among the columns 'a' \(as '1', 1 distinct\), 'b'"),
@@ -106,20 +107,34 @@ def test_columns_that_are_not_found(of, settings, message):
 
 def test_the_choice_is_said_and_so_is_what_is_not_used(caplog):
     of = table(
-        text=REMARKS, label=EXPORT["category"], text_pair=REMARKS, weight=[1] * ROWS, sentiment=EXPORT["sentiment"]
+        text=REMARKS,
+        label=EXPORT["category"],
+        text_pair=REMARKS,
+        weight=[1] * ROWS,
+        sentiment=EXPORT["sentiment"],
+        title=["x"] * ROWS,
     )
     with caplog.at_level(logging.INFO, logger="nlptransfer"):
         find_columns(of)
-        find_columns(of, ["text", "text_pair"], "label,sentiment", "weight")
+        find_columns(of, ["text", "text_pair"], "label,sentiment", "weight", "title")
     assert [record.getMessage() for record in caplog.records] == [
         f"f.csv: text from 'text' (as '{REMARKS[0]}', 12 distinct); label from 'label' (as 'pots', 2 distinct); "
         "not used: 'text_pair' (text_column), 'weight' (weight_column), 'sentiment' (label_column)",
         f"f.csv: text from 'text' (as '{REMARKS[0]}', 12 distinct), 'text_pair' (as '{REMARKS[0]}', 12 distinct); "
-        "label from 'label' (as 'pots', 2 distinct), 'sentiment' (as 'pos', 2 distinct); weight from 'weight'",
+        "label from 'label' (as 'pots', 2 distinct), 'sentiment' (as 'pos', 2 distinct); weight from 'weight'; what "
+        "stays on one side from 'title'",
     ]
 
 
 # Texts and weights
+
+
+def test_what_rows_belong_to():
+    names = groups_of(table(who=["b", None, " 7 ", 7.0, "", float("nan"), "cafe\u0301"]), "who")
+    assert names == ["b", None, "7", "7", None, None, "café"]
+    # It is neither text nor label where these are found by what they hold.
+    found = find_columns(table(who=["Ann Lee Smith", "Bob"] * 6, said=REMARKS, mood=[1, 2] * 6), group_column="who")
+    assert found == Columns(("said",), ("mood",), None, "who") and found.as_settings()["group_column"] == "who"
 
 
 def test_several_columns_make_one_text():

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
 from helpers.corpora import counts, hashes, rows_of, texts_by_split
-from nlptransfer.data.dataset import DataSettings, load_data
+from nlptransfer.data.copies import folded
+from nlptransfer.data.dataset import DataSettings, folds_of, load_data
 from nlptransfer.data.labels import Labels
+from nlptransfer.data.splitting import units_of
+from nlptransfer.errors import DataError, SettingError
 
 
 @st.composite
@@ -121,6 +125,147 @@ def test_splits_are_the_same_on_every_machine():
     assert other.validation.texts == ["text 7 of a", "text 6 of b"]
 
 
+# What stays on one side
+
+
+def grouped_table(seed, several):
+    """Texts of three labels, some alike but for case, blanks and signs; and of whom they are, where that is known."""
+    draw, count = np.random.default_rng(seed), 60 + seed % 50
+    shapes = draw.choice(["TEXT {}", " text {}! ", "(Text {})", "text\u00a0{}..."], count)
+    texts = [shape.format(number) for shape, number in zip(shapes, draw.integers(count, size=count), strict=True)]
+    labels = [["abc"[number], "d"][: 1 + several * number] for number in draw.integers(3, size=count)]
+    owners = [owner or None for owner in draw.integers(30, size=count).tolist()]
+    labels = labels if several else [label for (label,) in labels]
+    return {"text": texts, "label": labels, "owner": owners, "weight": [1.0] * count}
+
+
+@pytest.mark.parametrize("column", [None, "owner"])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**16), several=st.booleans(), random=st.randoms(use_true_random=False))
+def test_what_belongs_together_is_on_one_side(column, seed, several, random):
+    table = grouped_table(seed, several)
+    chosen = {"split_seed": seed, "calibration_size": 0.2, "group_column": column, "weight_column": "weight"}
+    keys = [folded(text) for text in table["text"]]
+    if column is not None:
+        keys = [text if owner is None else owner for text, owner in zip(keys, table["owner"], strict=True)]
+    rows = random.sample(range(len(keys)), len(keys))
+    permuted = {name: [values[row] for row in rows] for name, values in table.items()}
+    loaded, again = load_data(table, DataSettings(**chosen)), load_data(permuted, DataSettings(**chosen))
+    sides = {name: {*(split.numbers - 1).tolist()} for name, split in loaded.splits.items()}
+    assert sorted(row for side in sides.values() for row in side) == [*range(len(keys))]
+    groups = [{keys[row] for row in side} for side in sides.values()]
+    assert sum(map(len, groups)) == len({*keys})
+    assert {name: {rows[row - 1] for row in split.numbers} for name, split in again.splits.items()} == sides
+    # Fewer rows, and folds, part no group either; and fewer rows are a part of more.
+    pools = []
+    for most in (45, 55):
+        few = load_data(table, DataSettings(**chosen, max_train_rows=most))
+        parts = [few.train, few.validation, few.calibration]
+        held = [{keys[row] for row in split.numbers - 1} for split in parts]
+        assert sum(map(len, held)) == len(set().union(*held)) and sum(map(len, parts)) <= most
+        pools.append(set().union(*({*split.numbers} for split in parts)))
+    assert pools[0] <= pools[1]
+    for fold in folds_of(loaded, 3):
+        assert not {keys[row] for row in fold.train.numbers - 1} & {keys[row] for row in fold.validation.numbers - 1}
+
+
+def test_groups_are_in_the_order_of_their_smallest_texts():
+    texts, loud = [f"text {number}" for number in range(50)], "TEXT 7"
+
+    def firsts(*rows: str) -> list[str]:
+        units = units_of(rows, np.zeros(len(rows), np.int64), 3)
+        return [rows[row] for row in units.rows[np.cumsum(units.sizes) - units.sizes]]
+
+    assert firsts(*texts, "text 7!") == firsts("text 7!", *texts) == firsts(*texts)
+    assert firsts(*texts, loud) == firsts(*texts[:7], loud, *texts[8:])
+    assert firsts(*texts, loud).index(loud) != firsts(*texts).index("text 7")
+
+
+def test_near_copies_are_on_one_side():
+    draw = np.random.default_rng(0)
+    words = [f"w{number}{chr(97 + number % 26)}" for number in range(400)]
+    texts = [" ".join(draw.choice(words, 30)) for _ in range(120)]
+    copies = [f"{text} indeed, she said" for text in texts[:60]]
+    table, chosen = (texts + copies, ["a", "b"] * 90), {"calibration_size": 0.2}
+    twin = {text: text[: -len(" indeed, she said")] for text in copies}
+    for by, are_split in (("copies", False), ("text", True)):
+        data = load_data(table, split_by=by, **chosen)
+        assert sum(map(len, data.splits.values())) == 180
+        originals = [{twin.get(text, text) for text in split.texts} for split in data.splits.values()]
+        assert (sum(map(len, originals)) > 120) == are_split
+        folds = [{twin.get(text, text) for text in fold.validation.texts} for fold in folds_of(data, 4)]
+        assert (sum(map(len, folds)) > len(set().union(*folds))) == are_split
+
+
+def test_shares_hold_as_far_as_groups_allow():
+    ours, theirs = [], []
+    for seed in range(8):
+        draw = np.random.default_rng(seed)
+        # A few owners have most of the rows, and each prefers some of the labels.
+        sizes = draw.lognormal(0, 1.5, 200)
+        owners, tastes = draw.choice(200, 2000, p=sizes / sizes.sum()), draw.dirichlet([4, 2, 1], 200).cumsum(axis=1)
+        labels = (draw.random((2000, 1)) > tastes[owners]).sum(axis=1)
+        texts, every = [f"text {row}" for row in range(2000)], np.bincount(labels, minlength=3)
+        data = load_data({"text": texts, "label": labels, "owner": owners}, group_column="owner", split_seed=seed)
+        folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(texts, labels, owners)
+        for off, test in ((ours, data.test.targets), (theirs, labels[next(folds)[1]])):
+            off += [*np.abs(np.bincount(test, minlength=3) / every - 0.2), abs(len(test) / 2000 - 0.2)]
+        validation = np.bincount(data.validation.targets, minlength=3) / every
+        assert np.abs(validation - 0.08).max() < 0.05
+    assert np.mean(ours) < np.mean(theirs) / 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "chosen", "message"),
+    [
+        ({}, {"group_column": "shop"}, r"expected the column 'shop' \(group_column\), found only 'text', 'label'; set"),
+        ({"owner": [1, 2] * 30}, {"group_column": "text"}, "expected a column of its own .group_column., found"),
+        ({"owner": [1, 2] * 30}, {"group_column": "label"}, "found 'label', which is read as text or label; name anot"),
+        (
+            {"owner": [1, 2] * 30},
+            {"group_column": "owner"},
+            "expected 3 values of 'owner' or more of a label, one",
+        ),
+        (
+            {"owner": [None, ""] * 30},
+            {"group_column": "owner"},
+            "column 'owner' .group_column.: expected values, fou",
+        ),
+        (
+            {"owner": [*range(6)] * 10},
+            {"group_column": "owner", "max_train_rows": 10, "test_size": 0},
+            "leaves 10 rows to train on: expected 20 or more, to keep 2 values of 'owner' of each of the 2 labels",
+        ),
+    ],
+)
+def test_groups_that_cannot_be_split(columns, chosen, message):
+    texts, labels = rows_of({"a": 30, "b": 30})
+    with pytest.raises(DataError, match=message):
+        load_data({"text": texts, "label": labels, **columns}, **chosen)
+
+
+def test_one_thing_says_what_stays_on_one_side():
+    with pytest.raises(SettingError, match="split_by='copies': expected none beside group_column"):
+        DataSettings(split_by="copies", group_column="owner")
+    with pytest.raises(SettingError, match="split_by='topic': expected one of 'text', 'copies'"):
+        DataSettings(split_by="topic")
+
+
+def test_values_of_a_group_are_the_same_however_they_are_written():
+    texts, labels = rows_of({"a": 30, "b": 30})
+    owners = [("1", 1.0, "1.0", " 1 ", 1)[row % 5] if row < 20 else f"o{row}" for row in range(60)]
+    data = load_data({"text": texts, "label": labels, "owner": owners}, group_column="owner")
+    assert len({split for split, rows in data.splits.items() for row in rows.numbers if row <= 20}) == 1
+    # A split of the source's own may lack the column; where it has it, its rows are in the folds of their owner.
+    held_out = {"text": ["v", "w"], "label": ["a", "b"]}
+    for validation in (held_out, held_out | {"owner": ["o30", None]}):
+        train = {"text": texts, "label": labels, "owner": owners}
+        source = {"train": train, "validation": validation, "test": held_out}
+        data = load_data(source, group_column="owner", calibration_size=0)
+        held = [fold.validation.texts for seed in range(4) for fold in folds_of(data, 5, seed)]
+        assert all(texts[30] in fold for fold in held if "v" in fold) == ("owner" in validation)
+
+
 def cases():
     """Data with repeated texts, conflicting labels, one label a row and several, and settings of every kind."""
     for case in range(60):
@@ -227,8 +372,9 @@ def test_labels_with_fewer_texts_than_splits_stay_in_train(several, caplog):
     assert set(counts(data.test, data)) == set(counts(data.validation, data)) == {"x", "y"}
     assert (counts(data.test, data)["x"], counts(data.test, data)["y"]) == (12, 8)
     assert said == [
-        "no row of validation and test judges 2 of 4 labels (training rows): 'one' (1), 'two' (2); "
-        "their scores there are null, and macro means leave them out"
+        "data: no row of validation and test judges 2 of 4 labels (training rows): 'one' (1), 'two' (2); "
+        "their scores there are null, and macro means leave them out: add rows of them, or merge labels by "
+        "label_mapping"
     ]
 
 

@@ -170,7 +170,7 @@ def test_several_labels_a_row(ranked: Callable[..., Ranking]) -> None:
     [
         ({"keep_layers": [0]}, SettingError, r"keep_layers=\[0\]: expected numbers of layers from 1"),
         ({"max_rows": 0}, SettingError, "max_rows"),
-        ({"head_type": "mlp"}, SettingError, "unknown setting 'head_type', for a ranking: known: "),
+        ({"head_type": "mlp"}, SettingError, "unknown setting 'head_type', for frozen features: known: "),
         ({"rank": 3}, SettingError, "unknown setting 'rank'"),
         ({"bases": []}, SettingError, r"bases=\[\]: expected at least one"),
     ],

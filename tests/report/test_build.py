@@ -67,7 +67,7 @@ def test_other_data_is_refused(run, remarks, tmp_path, command_line):
     with pytest.raises(DataError, match=r"expected the rows that .* was trained on, found others in train"):
         report_on(run, remarks)
     assert (run / REPORT).read_bytes() == before
-    with pytest.raises(RunFolderError, match="expected a finished run, a comparison or a ranking in it"):
+    with pytest.raises(RunFolderError, match="a finished run, a comparison, a ranking or an audit, found none"):
         report_on(tmp_path)
 
 

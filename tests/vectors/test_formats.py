@@ -123,6 +123,7 @@ def spelled(*rows: bytes) -> np.ndarray:
 @settings(max_examples=60, deadline=None)
 @given(ending=st.sampled_from(ENDINGS), vectors=words_and_matrix(), chunk=st.sampled_from([5, 1 << 20]))
 @example(ending=".bin", vectors=([""], spelled(b"\tC\x0b[")), chunk=5)
+@example(ending=".bin", vectors=(["a", "b"], spelled(b"  \xabI" * 12, b"  \xabI" * 12)), chunk=1 << 20)
 def test_what_is_written_reads_back_bit_for_bit(ending, vectors, chunk):
     words, matrix = vectors
     # The bytes of few numbers can look like a word and other numbers.

@@ -1,0 +1,75 @@
+"""Labels that overlap: pairs that heads on frozen features do not tell apart better than chance."""
+
+import json
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from nlptransfer.evaluation import Separability, separability
+from nlptransfer.experiments.auditing.rows import AuditRows
+from nlptransfer.results import Finding, Section
+
+SHOWN = 50
+"""Further pairs in the frame, the least separable first."""
+TINY = 1e-12
+"""A probability that is taken for 0."""
+
+
+def find_overlaps(rows: AuditRows) -> Section:
+    """Find pairs of labels that may be one, by the order in which probabilities out of fold put rows of each."""
+    import pandas as pd
+
+    labels, p = rows.data.labels, rows.out_of_fold
+    scores = np.log(p + TINY) - (np.log(1 - p + TINY) if labels.multi_label else 0)
+    found = separability(scores, rows.data.train.targets)
+    order = np.lexsort((found.separation, ~found.overlapping))[: int(found.overlapping.sum()) + SHOWN]
+    frame = pd.DataFrame(
+        {
+            "label": [labels.names[pair[0]] for pair in found.pairs[order]],
+            "other": [labels.names[pair[1]] for pair in found.pairs[order]],
+            "rows": found.rows[order, 0],
+            "other_rows": found.rows[order, 1],
+            "separation": found.separation[order],
+            "p_value": found.p_values[order],
+            "overlap": found.overlapping[order],
+        }
+    )
+    facts = {"pairs": labels.num_labels * (labels.num_labels - 1) // 2, "tested": len(found.pairs)}
+    return Section(
+        "overlaps", tuple(_finding(rows, found, group) for group in _groups(found)), {"overlaps": frame}, facts
+    )
+
+
+def _groups(found: Separability) -> list[np.ndarray]:
+    """Return the labels that overlapping pairs join, group by group."""
+    pairs = found.pairs[found.overlapping]
+    size = int(found.pairs.max(initial=-1)) + 1
+    joined = sparse.csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
+    _, group = connected_components(joined, directed=False)
+    return [np.flatnonzero(group == number) for number in np.unique(group[pairs[:, 0]])]
+
+
+def _finding(rows: AuditRows, found: Separability, group: np.ndarray) -> Finding:
+    train, labels = rows.data.train, rows.data.labels
+    counts = labels.count(train.targets)
+    most, *others = group[np.argsort(-counts[group], kind="stable")].tolist()
+    names = [repr(labels.names[label]) for label in (most, *others)]
+    of_pairs = found.separation[found.overlapping & np.isin(found.pairs, group).all(axis=1)]
+    places = np.flatnonzero(train.targets[:, others[0]] > 0 if labels.multi_label else train.targets == others[0])
+    place = places[rows.out_of_fold[places, most].argmax()]
+    mapping = {labels.names[label]: labels.names[most] for label in others}
+    return Finding(
+        kind="overlaps",
+        rows=int(counts[group].sum()),
+        sentence=(
+            f"{', '.join(names[:-1])} and {names[-1]} are not told apart: of two rows, one of each, the right one is "
+            f"taken for {names[0]} in {of_pairs.max():.0%} of the cases{' at most' * (len(of_pairs) > 1)}; "
+            "chance has 50%"
+        ),
+        example=f"{train.texts[place]!r:.200}: labeled {names[1]}, but as well {names[0]}",
+        advice=(
+            f"If they mean the same, merge them: label_mapping={json.dumps(mapping, ensure_ascii=False)}; "
+            "else look for what should tell them apart."
+        ),
+    )

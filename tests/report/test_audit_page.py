@@ -1,0 +1,31 @@
+"""The report of an audit: every question with its answer, and no text or label becomes a part of the page."""
+
+import re
+from pathlib import Path
+
+from helpers.audits import made_audit
+from nlptransfer.report import write_report
+from nlptransfer.results import QUESTIONS
+
+HOSTILE = '<script>alert("1")</script>\x1b[2J\u202e<b id=x>'
+
+
+def test_every_question_has_its_answer(tmp_path: Path) -> None:
+    made_audit(tmp_path).save()
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    places = [page.index(f'<section id="{name}"><h2>{question}') for name, question in QUESTIONS.items()]
+    assert places == sorted(places) and page.count("Nothing was found.") == len(QUESTIONS) - 1
+    overview, section = page[: places[0]], page[places[0] : places[1]]
+    assert all(f'href="#{name}"' in overview for name in QUESTIONS) and "7 rows repeat a film" in overview
+    assert "7 rows repeat a film" in section and "For example: a film" in section and "Drop them: a film" in section
+    assert 'href="#rows-copies"' in section and 'id="rows-copies"' in section and 'id="rows-paraphrases"' in section
+    # The first row that is dropped, and what has no share.
+    assert re.search(r"train row 13, label <b>bad</b>, share <b>1</b>, <b[^>]*>dropped</b>", section)
+    assert re.search(r"train row 12, label <b>bad</b></p>", section) and "0.123" in section and "0.500" in section
+
+
+def test_texts_and_labels_stay_text(tmp_path: Path) -> None:
+    made_audit(tmp_path, HOSTILE, (HOSTILE, "good")).save()
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<script" not in page and "<b id" not in page and not re.search("[\x1b\u202e]", page)
+    assert "&lt;script&gt;" in page
