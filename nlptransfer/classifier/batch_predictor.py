@@ -12,14 +12,13 @@ from typing import Any
 import torch
 
 from nlptransfer.classifier.classifier import Classifier
-from nlptransfer.classifier.persistence import is_hub_source, local_folder, saved_folder
+from nlptransfer.classifier.persistence import is_hub_source, local_folder, saved_folder, stamp_of
 from nlptransfer.errors import DataError, RunFolderError, SettingError, abridged
-from nlptransfer.files import file_hash, named_path
-from nlptransfer.hub import RECORD
+from nlptransfer.files import named_path
 
 _lock = Lock()
 _loaded: dict[tuple[str, str | None], tuple[str | None, Classifier]] = {}
-"""What this process has loaded: the hash of the record, and the classifier, by source and device."""
+"""What this process has loaded, with its hash, by source and device."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class BatchPredictor:
     text_column: str | Sequence[str]
     outputs: Sequence[str] = ("label", "score")
     saved: str | None = field(default=None, init=False)
-    """hash of the record of a classifier in a folder, which has the hashes of its files"""
+    """hash of the classifier, where it is in a folder"""
 
     def __post_init__(self) -> None:
         columns, outputs = _names(self.text_column), _names(self.outputs)
@@ -54,7 +53,7 @@ class BatchPredictor:
         if not is_hub_source(self.source):
             # Where the engine's processes run is another folder.
             object.__setattr__(self, "source", str(named_path(self.source).absolute()))
-        for name, value in (("text_column", columns), ("outputs", outputs), ("saved", _record_hash(self.source))):
+        for name, value in (("text_column", columns), ("outputs", outputs), ("saved", _stamp(self.source))):
             object.__setattr__(self, name, value)
 
     def __call__(self, batch: Any, rank: int | None = None) -> Any:
@@ -117,7 +116,7 @@ class BatchPredictor:
         with _lock:
             saved, classifier = _loaded.get((key, device), (None, None))
             if classifier is None or saved != self.saved:
-                if _record_hash(key) != self.saved:
+                if _stamp(key) != self.saved:
                     raise RunFolderError(
                         f"{key}: expected the classifier that was there when the worker was made, found another: make "
                         "a new worker"
@@ -131,5 +130,5 @@ def _names(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _record_hash(source: str | Path) -> str | None:
-    return None if is_hub_source(source) else file_hash(saved_folder(local_folder(source, None, None)) / RECORD)
+def _stamp(source: str | Path) -> str | None:
+    return None if is_hub_source(source) else stamp_of(saved_folder(local_folder(source, None, None)))

@@ -38,28 +38,26 @@ def run(recipe: str, arguments: list[object], environment: dict[str, str], meanw
 
 
 def test_ray_whose_actor_is_killed(model, rows, tmp_path, check, only_here):
-    output, killed, seen = tmp_path / "labeled", [], set()
+    killed, seen, looked = list[int](), dict[int, str](), [0.0]
 
     def kill(process: psutil.Process) -> None:
-        names = {each.pid: name for each in process.children(recursive=True) if (name := name_of(each))}
-        actors = [pid for pid, name in names.items() if name.startswith(ACTOR)]
+        actors = {each.pid: name for each in process.children(recursive=True) if ACTOR in (name := name_of(each))}
         seen.update(actors)
-        written = len([*output.glob("*.parquet")])
-        # Some blocks are written, others are not: it is at work.
-        if not killed and actors and 0 < written < BLOCKS // 2:
-            os.kill(actors[0], signal.SIGKILL)
-            killed.append(actors[0])
+        # By its name it is at work on a batch.
+        if not killed and (at_work := [pid for pid, name in actors.items() if ").submit" in name]):
+            os.kill(at_work[0], signal.SIGKILL)
+            killed.append(at_work[0])
         if time.monotonic() > looked[0] + 1:
             looked[0] = time.monotonic()
             only_here(process)
 
-    looked = [0.0]
+    output = tmp_path / "labeled"
     # A path of sockets has 107 characters.
     with tempfile.TemporaryDirectory(prefix="ray-") as place:
         environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": place}
         run("predict_with_ray", [model, rows, output, "--actors", 2, "--blocks", BLOCKS], environment, kill)
     check(output)
-    assert len([*output.glob("*.parquet")]) >= BLOCKS and killed and len(seen) >= 3
+    assert killed and len(seen) >= 3, (killed, seen)
 
 
 def test_spark(model, rows, tmp_path, check, only_here):
