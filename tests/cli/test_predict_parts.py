@@ -401,10 +401,12 @@ def test_two_at_once_do_each_part_once(run, tmp_path):
     assert len({pid for pid, _ in lines}) == 3 and len(content_of(out)) == 48
 
 
-def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog):
+def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO", "nlptransfer")
+    monkeypatch.setattr(workers, "LOOKS_TO_SAY", 1)
     out = tmp_path / "out"
-    done, failed, left = (hold(out / f"part-{number}.parquet", alive()) for number in range(3))
+    _, failed, left = (hold(out / f"part-{number}.parquet", alive()) for number in range(3))
+    since = claims.holder_of(left.parent).since
     broken = DataError("it is broken")
 
     def other():
@@ -414,7 +416,9 @@ def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog)
         plan.mark(plan.parts[0])
         run.classifier.predict_file(folder / "part-0.parquet", out / "part-0.parquet")
         plan.mark_failed(plan.parts[1], broken)
-        for file in (done, failed, left):
+        while "waited for" not in caplog.text:
+            time.sleep(0.01)
+        for file in (failed, left):
             file.unlink()
 
     (thread := threading.Thread(target=other)).start()
@@ -423,7 +427,11 @@ def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog)
     assert [state.status for state in states] == ["done", "failed", "done", "done"] and states[1].note == str(broken)
     lines = [message for message in caplog.messages if " done, " in message or "failed" in message]
     assert len(lines) == 3 and "part-3" in lines[0] and "failed, and the others go on: it is broken" in lines
-    # It is tried again by the next call alone.
+    (waits,) = [message for message in caplog.messages if "waited for" in message]
+    assert waits.startswith(str(out)) and waits.endswith(f"waited for; at work: {replace(alive(), since=since)}")
+    # That of the worker that has done its part without a word is gone too.
+    assert len(content_of(out)) == 7
+    # What has failed is tried again by the next call alone.
     assert [state.status for state in predict_parts(run.folder, folder, out)] == ["done"] * 4
 
 
@@ -468,6 +476,20 @@ def test_processes_of_a_launcher_begin_with_other_parts_and_do_not_meet(
 def forks(monkeypatch):
     """Processes of predict_parts import nothing anew, which takes seconds."""
     monkeypatch.setattr(workers, "get_context", lambda _: get_context("fork"))
+
+
+def test_workers_of_a_machine_take_gpus_in_turn(run, folder, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(Classifier, "load", lambda model, base, device: taken.append(device))
+    options = {"device": None, "base": None}
+    for gpu, onnx in ((None, False), ("cuda", False), ("cuda", True)):
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda gpu=gpu, **_: gpu and torch.device(gpu))
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+        plan = replace(parts_of_plan.plan_parts(run.folder, folder, tmp_path / "out", **options), is_onnx=onnx)
+        for number in range(3):
+            plan.load(number)
+    replace(plan, device="cuda:1").load(0)
+    assert taken == ["cpu"] * 3 + ["cuda:0", "cuda:1", "cuda:0"] + [None] * 3 + ["cuda:1"]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
