@@ -5,6 +5,7 @@ python tests/benchmarks/predict_parts.py --routes    # texts per second of each 
 """
 
 import argparse
+import json
 import os
 import random
 import re
