@@ -85,6 +85,7 @@ def predict_parts(
     except KeyboardInterrupt as stop:
         stop.add_note(f"the same command goes on from {report.said}")
         raise
+    log.info("%s: %s done", output_dir, report.said)
     return plan.states()
 
 

@@ -171,7 +171,7 @@ def test_what_is_done_is_skipped_and_what_is_left_is_listed(command_line, run, f
     with monkeypatch.context() as patch:
         patch.setattr(Plan, "load", None)
         ended = command_line(main, *call)
-    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert (ended.code, ended.out, ended.err) == (0, "", f"{out}: 4 of 4 parts done\n")
     assert command_line(main, *call, "--status").out == "4 done, of 4 parts\n"
     # An output that was removed is made again.
     content = content_of(out)
@@ -282,7 +282,9 @@ def test_a_damaged_part_is_named_and_the_others_go_on(command_line, run, folder,
         ended = command_line(main, *call)
         assert (ended.code, ended.out) == (3, "")
         failed = f"{damaged}, {folder / 'part-3.parquet'}"
-        assert ended.err.splitlines()[-1] == f"error: 2 of 4 parts have failed: {failed}"
+        assert ended.err.splitlines()[-2:] == [
+            f"{out}: 2 of 4 parts done", f"error: 2 of 4 parts have failed: {failed}"
+        ]  # fmt: skip
         assert f"failed, and the others go on: {damaged}, after row 0: broken parquet: " in ended.err
         assert f"failed, and the others go on: {folder / 'part-3.parquet'}, column 'number'" in ended.err
         outputs = [name for name in content_of(out) if name[0] != "."]
@@ -425,7 +427,7 @@ def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog,
     states = predict_parts(run.folder, folder, out)
     thread.join()
     assert [state.status for state in states] == ["done", "failed", "done", "done"] and states[1].note == str(broken)
-    lines = [message for message in caplog.messages if " done, " in message or "failed" in message]
+    lines = [message for message in caplog.messages if "texts; " in message or "failed" in message]
     assert len(lines) == 3 and "part-3" in lines[0] and "failed, and the others go on: it is broken" in lines
     (waits,) = [message for message in caplog.messages if "waited for" in message]
     assert waits.startswith(str(out)) and waits.endswith(f"waited for; at work: {replace(alive(), since=since)}")
