@@ -1,5 +1,6 @@
 from .audit import DROPPABLE as DROPPABLE
 from .audit import DROPPED as DROPPED
+from .audit import KINDS as KINDS
 from .audit import QUESTIONS as QUESTIONS
 from .audit import Audit as Audit
 from .audit import Finding as Finding
@@ -49,6 +50,7 @@ from .records import plain as plain
 from .records import read_stage as read_stage
 from .records import remove as remove
 from .records import remove_checkpoints as remove_checkpoints
+from .records import warnings_in as warnings_in
 from .records import write_stage as write_stage
 from .result import RunResult as RunResult
 from .summaries import Cost as Cost

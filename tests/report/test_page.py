@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
 from helpers.audits import made_audit
-from helpers.results import ONE_LABEL, SEVERAL, VERDICT, rows_of, write_run
+from helpers.results import ONE_LABEL, SEVERAL, VERDICT, result_of, rows_of, write_run
 from nlptransfer.data.dataset import Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError
@@ -111,6 +111,7 @@ def write_comparison(
     folder: Path,
     names: tuple[str, ...] = ("tf-idf", "probe", "full"),
     run: dict[str, Any] | None = None,
+    warnings: tuple[str, ...] = ("3 rows <b>leak</b>",),
     **changes: Any,
 ) -> Path:
     """A comparison that recommends the second of three candidates, whose run is made with ``run``."""
@@ -133,10 +134,9 @@ def write_comparison(
     skipped = CandidateResult("lora", "lora", status="skipped", reason="would take 48 minutes")
     found = ComparisonResult(
         folder=folder,
-        data=data,
+        data=replace(data, warnings=warnings),
         settings={"seeds": 2, "delta": 0.01},
         metric="accuracy",
-        warnings=("3 rows <b>leak</b>",),
         machine={"processor": "a test's", "cores": 2, "gpu": None},
         versions={"torch": "2.13.0"},
         candidates=(*(candidate(*one) for one in measured), skipped),
@@ -391,6 +391,13 @@ def test_a_comparison_of_which_nothing_was_recommended(tmp_path: Path) -> None:
 def test_what_a_run_lacks_is_said(tmp_path: Path, given: dict[str, Any], section: str, words: list[str]) -> None:
     text = page_of(write_run(tmp_path, **given)).texts[section]
     assert all(word in text for word in words)
+
+
+def test_warnings_of_the_data_are_shown(tmp_path: Path) -> None:
+    result = result_of(tmp_path)
+    replace(result, data=replace(result.data, warnings=("leak: 3 <b>rows</b>", "drift"))).save()
+    page = page_of(tmp_path)
+    assert "leak: 3 <b>rows</b>" in page.texts["data"] and "drift" in page.texts["data"]
 
 
 HOSTILE = '</td></svg><script>alert(1)</script><img src=x onerror="alert(1)">{{ 7*7 }}{% raw %}&amp;$x_1$\\'
