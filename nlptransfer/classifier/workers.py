@@ -137,8 +137,8 @@ class _Worker:
             open_ = [number for number in left if not self._is_over(number, before[number], claims)]
             if open_ == left:
                 self.tell(None)
-                if (looks := looks + 1) == LOOKS_TO_SAY:
-                    first = self.plan.state(parts[left[0]])
+                first = self.plan.state(parts[left[0]])
+                if first.status == "at work" and (looks := looks + 1) == LOOKS_TO_SAY:
                     log.info("%s and %d more: waited for; at work: %s", first.part.output, len(left) - 1, first.note)
                 time.sleep(SECONDS_TO_LOOK)
             left = open_
