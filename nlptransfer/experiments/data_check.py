@@ -1,7 +1,6 @@
 """Check data before it is trained on, and say what makes its scores less than they seem. Knows no training."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from nlptransfer import distributed
@@ -27,4 +26,4 @@ def checked_data(data: Data, folder: Path, source: Data | None = None, *, overwr
             for warning in found[:MOST_SAID]:
                 if warning not in data.warnings:
                     log.warning("%s: %s", data.name, warning)
-    return replace(data, warnings=distributed.from_main(found))
+    return data.with_warnings(distributed.from_main(found))

@@ -324,7 +324,7 @@ def _times(rows: Features, basis: sparse.csr_array) -> Features:
 
 def are_few(train: int, validation: int) -> bool:
     """Whether the validation rows are too few to choose by."""
-    return validation < FEW_TO_CHOOSE_BY and train + validation < FEW_ROWS
+    return not validation or (validation < FEW_TO_CHOOSE_BY and train + validation < FEW_ROWS)
 
 
 def share_weights(criterion: LabelLoss, rows: Features, share: float) -> np.ndarray:
