@@ -32,7 +32,7 @@ _WEIGHT_NAMES = {"weight", "weights", "sample_weight", "sample_weights"}
 _PAIR_NAMES = {"text_pair", "text2", "text_2", "text_b", "sentence2", "sentence_b", "premise", "hypothesis"}
 _NUMBER = re.compile(r"\s*[-+]?\d*[.,]?\d+(?:[eE][-+]?\d+)?\s*")
 _DATE = re.compile(r"\s*(\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{2,4})([T ].*)?")
-_UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0eff]")
+UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0eff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -314,7 +314,7 @@ _ZERO_ONE = {"0", "1", "0.0", "1.0", "true", "false"}
 
 
 def _words(text: str) -> int:
-    return len(_UNSPACED.findall(text)) // 2 + len(text.split())
+    return len(UNSPACED.findall(text)) // 2 + len(text.split())
 
 
 def _key(name: str) -> str:
