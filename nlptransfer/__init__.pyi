@@ -1,6 +1,8 @@
 from .classifier import Classifier as Classifier
 from .classifier import Prediction as Prediction
 from .classifier import average as average
+from .classifier import part_states as part_states
+from .classifier import predict_parts as predict_parts
 from .data import Data as Data
 from .data import Labels as Labels
 from .data import load_data as load_data

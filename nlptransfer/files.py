@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlptransfer.errors import NlpTransferError, RunFolderError, SettingError, StorageError, first_line
-from nlptransfer.locks import is_running, started
+from nlptransfer.locks import Holder, is_running, started
 from nlptransfer.storage import storage_errors
 
 if TYPE_CHECKING:
@@ -96,16 +96,22 @@ def _temporary_prefix(path: Path) -> str:
     return f".{path.name[:50]}.nlptransfer-{_machine()}-{os.getpid()}-{started():.0f}-"
 
 
-def _machine() -> str:
-    return f"{zlib.crc32(platform.node().encode()):08x}"
+def _machine(host: str | None = None) -> str:
+    return f"{zlib.crc32((host or platform.node()).encode()):08x}"
 
 
-def without_leftovers(folder: Path) -> Path:
-    """Return a folder, made where it is missing, without the temporary files of dead processes of this machine."""
+def without_leftovers(folder: Path, ended: Holder | None = None) -> Path:
+    """Return a folder, made where it is missing, without the temporary files of dead processes of this machine.
+
+    Nor those of ``ended``, a process of another machine that is no longer there, as the caller knows.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    over = None if ended is None else (_machine(ended.host), str(ended.pid), f"{ended.started:.0f}")
     for path in folder.iterdir():
         name = _TEMPORARY.fullmatch(path.name)
-        if name is not None and name[1] == _machine() and not is_running(int(name[2]), int(name[3])):
+        if name is None:
+            continue
+        if name.groups()[:3] == over or (name[1] == _machine() and not is_running(int(name[2]), int(name[3]))):
             with suppress(OSError):  # another process was faster, or another user's must stay
                 _remove_leftover(path)
     return folder

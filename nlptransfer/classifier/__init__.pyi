@@ -5,7 +5,10 @@ from .output import as_cell as as_cell
 from .output import check_output as check_output
 from .output import from_cell as from_cell
 from .output import open_output as open_output
+from .parts import PartState as PartState
 from .persistence import note_results as note_results
 from .prediction import PredictedRows as PredictedRows
 from .prediction import Prediction as Prediction
 from .push import push_saved as push_saved
+from .workers import part_states as part_states
+from .workers import predict_parts as predict_parts

@@ -4,9 +4,10 @@ It does not know how a model is fed, saved and opened: its format does.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ class Classifier:
         top_k: int | None = None,
         all_scores: bool = False,
         raw_cells: bool = False,
+        advance: Callable[[int], object] | None = None,
         **options: Any,
     ) -> Path:
         """Predict as ``predict`` does, and write all columns of the rows with the labels to a file.
@@ -141,6 +143,7 @@ class Classifier:
             top_k: the likeliest labels, whatever their thresholds, that are listed in ``labels`` and ``scores``.
             all_scores: whether the probability of each label is added as ``score_LABEL``.
             raw_cells: whether text that a spreadsheet would take for a formula gets no ' before it in csv and tsv.
+            advance: called with how many texts were predicted, after some thousand each time; None: a bar shows it.
 
         Raises:
             DataError: as in ``predict``; an output that is the input, a folder or of another kind, or that cannot hold
@@ -148,15 +151,16 @@ class Classifier:
             StorageError: it cannot be written; nothing of it is left.
         """
         path, rows = check_output(output, texts), self._predicted(texts, **options)
-        show = distributed.is_main() and log.isEnabledFor(logging.INFO)
+        show = advance is None and distributed.is_main() and log.isEnabledFor(logging.INFO)
         with open_output(path, raw_cells) as writer, progress_bar(show) as bar:
-            task, names = bar.add_task("predicting", total=None), dict[str, str]()
+            advance = advance or partial(bar.advance, bar.add_task("predicting", total=None))
+            names = dict[str, str]()
             for table, predicted in rows:
                 added = predicted.columns(top_k=top_k, all_scores=all_scores)
                 names = names or free_names([*added], table, str(path))
                 check_free(names.values(), table, str(path))
                 writer.write(table, {names[name]: values for name, values in added.items()})
-                bar.update(task, advance=len(predicted.texts))
+                advance(len(predicted.texts))
             if not names:
                 none = self._of_texts([], 0, None)
                 writer.write(Table(str(path), {}), none.columns(top_k=top_k, all_scores=all_scores))

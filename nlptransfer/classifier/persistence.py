@@ -10,7 +10,7 @@ from typing import Any
 from nlptransfer.classifier.onnx import Exported
 from nlptransfer.data import NORMALIZATIONS, Labels
 from nlptransfer.errors import DataError, RunFolderError, SettingError
-from nlptransfer.files import file_hash, named_path, read_json, without_leftovers, write_json
+from nlptransfer.files import content_stamp, file_hash, named_path, read_json, without_leftovers, write_json
 from nlptransfer.hub import CARD, RECORD, fetch, is_hub_id
 from nlptransfer.routes import ROUTES, SavedFormat
 from nlptransfer.settings import Count, check, convert, fill
@@ -139,6 +139,11 @@ def _check_types(content: Mapping[str, Any]) -> None:
 
 def _stamp(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def stamp_of(folder: Path) -> str:
+    """Return a hash of all that a saved classifier is; of one that an older nlptransfer saved, of samples of it."""
+    return str(read_json(folder / RECORD).get(_STAMP) or content_stamp(folder))
 
 
 def note_results(folder: Path, results: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from nlptransfer.cli import options as opt
 from nlptransfer.cli.ending import printable
 from nlptransfer.cli.finetuning import finetune
 from nlptransfer.cli.gap import gap_verb
+from nlptransfer.cli.predicting import predict_verb
 from nlptransfer.cli.sharing import shipping_app
 from nlptransfer.cli.terminal import say, show_audit, show_comparison, show_ranking, start_log, visible
 from nlptransfer.errors import NlpTransferError
@@ -33,6 +34,7 @@ app.add_typer(vectors_app, name="vectors")
 app.add_typer(shipping_app)
 app.command("finetune")(finetune(...))
 app.command("gap")(gap_verb())
+app.command("predict")(predict_verb)
 # How long a process that fails waits for another to say why, and to be stopped.
 SECONDS_FOR_FIRST = 5
 SECONDS_FOR_CAUSE = 2
@@ -162,40 +164,6 @@ def audit_verb(
             say(f"failed on {found[0].kind}: {found[0].sentence}", err=True)
     if any(finding.kind in fatal for finding in result.findings):
         raise Exit(3)
-
-
-@app.command("predict")
-@opt.reads(opt.TEXTS_READING)
-def predict_verb(
-    model_dir: opt.ModelDir,
-    texts: Annotated[str, Argument(help="file of texts, or - for standard input")],
-    output: Annotated[
-        Path | None, Option(help="file of all rows and their labels: .csv, .tsv, .jsonl, .parquet; else the terminal")
-    ] = None,
-    top_k: Annotated[int | None, Option(metavar="N", help="list the N likeliest labels with their scores")] = None,
-    all_scores: Annotated[bool, Option("--all-scores", help="add the probability of every label")] = False,
-    raw_cells: Annotated[bool, Option("--raw-cells", help="csv, tsv: text may begin as a formula does")] = False,
-    min_confidence: Annotated[float, Option(metavar="P", help="give null below this confidence")] = 0.0,
-    batch_size: opt.BatchSize = None,
-    device: opt.Device = None,
-    base: opt.SavedBase = None,
-    revision: opt.SavedRevision = None,
-    reading: Any = None,
-) -> None:
-    """Label texts in their order: one JSON object a line, or a file with all columns of the rows."""
-    from nlptransfer.classifier import Classifier, check_output
-
-    start_log()
-    if output is not None:
-        check_output(output, texts)
-    options = {"min_confidence": min_confidence, "batch_size": batch_size, **reading}
-    classifier = Classifier.load(model_dir, base, device=device, revision=revision)
-    if output is not None:
-        classifier.predict_file(texts, output, top_k=top_k, all_scores=all_scores, raw_cells=raw_cells, **options)
-        return
-    for batch in classifier.batches(texts, **options):
-        for line in batch.lines(top_k=top_k, all_scores=all_scores):
-            say(line)
 
 
 @app.command("evaluate")

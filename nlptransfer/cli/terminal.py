@@ -4,12 +4,14 @@ import logging
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from nlptransfer.classifier import PartState
     from nlptransfer.experiments import Closed
     from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult
 
@@ -104,6 +106,15 @@ def show_bases() -> None:
             say(f"{one.id}: {one.install}")
 
 
+def show_parts(states: Sequence["PartState"]) -> None:
+    """Print the table of the parts that are not done, and how many are."""
+    left = [state for state in states if state.status != "done"]
+    if left:
+        _print_table(("part", "state", "why"), [(str(one.part.source), one.status, one.note) for one in left])
+    counts = Counter(state.status for state in states)
+    say(", ".join(f"{count} {status}" for status, count in counts.items()) + f", of {len(states)} parts")
+
+
 def show_comparison(result: "ComparisonResult") -> None:
     """Print the table of a comparison's candidates, its recommendation, and where the report is."""
     from nlptransfer.results import REPORT
@@ -126,8 +137,6 @@ def show_comparison(result: "ComparisonResult") -> None:
             )
         )
     _print_table(columns, rows, bold=result.recommended)
-    for warning in result.warnings:
-        say(f"data: {warning}")
     say(result.recommendation or "")
     say(f"written: {result.folder / REPORT}")
 

@@ -15,11 +15,14 @@ from .dataset import data_settings as data_settings
 from .dataset import folds_of as folds_of
 from .dataset import load_data as load_data
 from .dataset import load_split as load_split
+from .files.folders import name_of_part as name_of_part
+from .files.folders import parts_of as parts_of
 from .files.parsing import FileSettings as FileSettings
 from .labels import Labels as Labels
 from .normalization import NORMALIZATIONS as NORMALIZATIONS
 from .normalization import normalize as normalize
 from .quality import data_warnings as data_warnings
+from .reading import open_source as open_source
 from .reading import read_texts as read_texts
 from .reading import stream_tables as stream_tables
 from .source_rows import SourceRows as SourceRows

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,8 +18,9 @@ from nlptransfer.data.files.folders import SPLIT_NAMES, WHOLE
 from nlptransfer.data.files.parsing import FileSettings
 from nlptransfer.data.labels import Labels, RowLabels, labels_of_columns, order_names, read_labels
 from nlptransfer.data.normalization import Normalization, normalize
+from nlptransfer.data.quality import label_warnings
 from nlptransfer.data.reading import open_source
-from nlptransfer.data.spelling import as_mapping, canonical, near_twins, spelled_alike
+from nlptransfer.data.spelling import canonical, spelled_alike
 from nlptransfer.data.splitting import (
     DISTINCT_TEXTS,
     Units,
@@ -33,7 +33,7 @@ from nlptransfer.data.splitting import (
     value_groups,
 )
 from nlptransfer.data.table import Table
-from nlptransfer.errors import DataError, SettingError, abridged, nearest
+from nlptransfer.errors import DataError, SettingError, nearest
 from nlptransfer.memo import once
 from nlptransfer.settings import Count, Seed, Share, check, fill
 
@@ -193,6 +193,8 @@ class Data:
     """What was read of the training rows."""
     renamed: tuple[str, ...] = ()
     """Labels of ``label_mapping`` that occur here."""
+    warnings: tuple[str, ...] = ()
+    """What makes scores less than they seem: what reading says of the labels, or all that was looked for."""
 
     @property
     def written_labels(self) -> set[str]:
@@ -226,7 +228,7 @@ class Data:
 def load_data(source: Any, settings: DataSettings | None = None, *, is_target: bool = True, **options: Any) -> Data:
     """Read labeled text and split it, stratified (Sechidis et al. 2011), where the source has no splits.
 
-    A test split whose labels are all missing is left alone; texts that splits share with train are counted in the log.
+    A test split whose labels are all missing is left alone; texts that it shares with train stay.
 
     Args:
         source: a hub id, a file of rows (csv, tsv, JSON, parquet, ...; compressed or not), a folder of such files
@@ -282,17 +284,16 @@ def _load(source: Any, settings: DataSettings) -> Data:
     class_names = settings.label_names or tables["train"].class_names.get(columns.label[0])
     labels = _labels_of(rows["train"], class_names)
     encoded = {split: _encode(these, labels, split) for split, these in rows.items()}
-    train = {*encoded["train"].texts} if len(encoded) > 1 else set()
-    for name, part in encoded.items():
-        if name != "train" and (shared := sum(text in train for text in part.texts)):
-            logger.warning("%d of the %d texts of %s are in train too; they stay", shared, len(part), name)
     if settings.split_by == "copies":
         encoded = _grouped_by_copies(encoded)
     splits: dict[str, Any] = _split(encoded, labels, settings)
     splits["train"] = _without_weightless(splits["train"])
     spelled = {canonical(name) for these in rows.values() for name in these.written}
     renamed = tuple(name for name in settings.label_mapping or () if canonical(name) in spelled)
-    return Data(opened.name, labels, **splits, columns=columns, renamed=renamed)
+    warnings = tuple(label_warnings(labels, splits, labels.count(encoded["train"].targets)))
+    for warning in warnings:
+        logger.warning("%s: %s", opened.name, warning)
+    return Data(opened.name, labels, **splits, columns=columns, renamed=renamed, warnings=warnings)
 
 
 def load_split(
@@ -404,16 +405,6 @@ def _labels_of(rows: _Rows, class_names: Sequence[str] | None) -> Labels:
             f"{rows.where}: expected two labels or more to tell apart, found the same in all {len(rows.texts)} rows: "
             f"{[*only] if isinstance(only, tuple) else only!r}; check label_column, or add rows of other labels"
         )
-    if twins := near_twins(counts) if spelled.keys() == {*spelled.values()} else {}:
-        groups = ((most, *others) for most, others in twins.items())
-        found = "; ".join(", ".join(f"{name!r} ({counts[name]} rows)" for name in group) for group in groups)
-        logger.warning(
-            "%s: labels that differ by case, white space or invisible characters alone: %s; "
-            "to merge them: label_mapping=%s",
-            rows.where,
-            found,
-            as_mapping(twins),
-        )
     return Labels(order_names(spelled.values(), class_names), rows.multi_label)
 
 
@@ -497,23 +488,7 @@ def _split(sources: dict[str, Split], labels: Labels, settings: DataSettings) ->
             f"{' and '.join(empty)} empty; add rows, or give a {' and a '.join(carved)} split of your own"
         )
     made["train"] = _gather(source, units)
-    _warn_of_unjudged(made, labels)
     return made
-
-
-def _warn_of_unjudged(splits: Mapping[str, Split], labels: Labels) -> None:
-    """Log once which labels have no row in validation, in test, or in both."""
-    has_rows = {name: labels.count(splits[name].targets) > 0 for name in ("validation", "test") if len(splits[name])}
-    rows, unjudged = labels.count(splits["train"].targets), defaultdict[str, list[str]](list)
-    for label in np.flatnonzero(~np.all([*has_rows.values()], axis=0)):
-        where = " and ".join(name for name, has in has_rows.items() if not has[label])
-        unjudged[where].append(f"{labels.names[label]!r} ({rows[label]})")
-    found = (
-        f"no row of {where} judges {len(names)} of {labels.num_labels} labels (training rows): {abridged(names, 5)}"
-        for where, names in unjudged.items()
-    )
-    if unjudged:
-        logger.warning("%s; their scores there are null, and macro means leave them out", "; ".join(found))
 
 
 def _gather(split: Split, units: Units) -> Split:

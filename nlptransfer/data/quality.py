@@ -1,76 +1,214 @@
-"""Warn of what makes scores on data less than they seem: leaks, conflicts, imbalance. Does not know the scores."""
+"""Warn of what makes scores on data less than they seem: copies, conflicts, labels, drift. Does not know the scores."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import Any
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlptransfer.data.dataset import Data
+from nlptransfer.data.columns import UNSPACED
+from nlptransfer.data.labels import Labels
+from nlptransfer.data.spelling import as_mapping, near_twins
+from nlptransfer.data.splitting import text_groups
 from nlptransfer.errors import abridged
+
+if TYPE_CHECKING:
+    from nlptransfer.data.dataset import Data, Split
 
 IMBALANCE = 10
 """Least ratio of the rows of the most frequent label to those of the rarest that is warned of."""
 FEW_OF_A_LABEL = 10
 """Labels with fewer training rows than this are named."""
+LITTLE = 0.01
+"""Share of rows below which copies and conflicts are said last, and of copies within train nothing at all."""
 NAMED = 5
-"""Labels named in one sentence."""
+"""Labels, or words, named in one sentence."""
+DRIFT_TEXTS = 5_000
+"""Most texts of a split whose words are counted."""
+DRIFT_ROWS = 5
+"""Least texts with a word that each split would have if they did not differ."""
+DRIFT_SHARE = 0.01
+"""Least difference between the shares of texts that have a word: among many texts less is beyond chance too."""
+DRIFT_P = 0.01
+"""How often at most a word is named of splits that differ by chance alone."""
+_TOO_GOOD = "scores on them are too good"
+_CHOICE_LEAKS = (
+    ("validation", "train", "choices made by them are too hopeful"),
+    ("test", "validation", "choices have seen them"),
+)
+"""The split of the texts, where they are too, and what comes of it."""
+_CLEAN = "nlptransfer audit DATA --clean-to FILE --drop"
+_Found = tuple[float, str]
+"""Share of the rows that a warning is of, and the warning."""
+_WORD = re.compile(r"\w+")
 
 
-def data_warnings(data: Data) -> list[str]:
-    """Return a sentence on each thing that makes scores on this data less than they seem.
+def data_warnings(data: "Data", source: "Data | None" = None) -> list[str]:
+    """Return a sentence on each thing that makes scores on this data less than they seem, the most harmful first.
 
-    Texts are alike if they differ in case and blanks at most. Labels of test are looked at to count conflicts alone.
+    Texts are copies if they differ in case, white space and punctuation at most, also those of another task that is
+    learned from, the ``source``. Labels of test are looked at to count conflicts alone.
     """
-    keys = {name: [" ".join(text.casefold().split()) for text in split.texts] for name, split in data.splits.items()}
-    return [*_leaks(keys), *_conflicts(data, keys), *_imbalance(data)]
+    if not len(data.train):
+        return [*data.warnings]
+    keys = {name: text_groups(split.texts) for name, split in data.splits.items()}
+    # What was split off training rows lies where they do.
+    parts = {name: "train" if data.splits[name].part == data.train.part else name for name in keys if name != "test"}
+    seen = {part: np.concatenate([keys[name] for name in keys if parts.get(name) == part]) for part in parts.values()}
+    if source is not None:
+        seen["the source"] = text_groups(source.train.texts)
+    found = [
+        *_leaks(keys, seen, [("test", name, _TOO_GOOD) for name in ("train", "the source")]),
+        *_conflicts(data, keys),
+        *((1.0, warning) for warning in data.warnings),
+        *_leaks(keys, seen, _CHOICE_LEAKS if "validation" in seen else ()),
+        *_shared_groups(data),
+        *_drift(data, keys),
+        *_imbalance(data),
+        *_repeated(keys["train"]),
+    ]
+    return [warning for _, warning in sorted(found, key=lambda one: one[0] < LITTLE)]
 
 
-def _leaks(keys: Mapping[str, Sequence[str]]) -> list[str]:
-    warnings = []
-    for name, seen, so in (
-        ("test", "train", "scores on them are too good"),
-        ("validation", "train", "choices made by them are too hopeful"),
-        ("calibration", "train", "choices made by them are too hopeful"),
-        ("test", "validation", "choices have seen them"),
-    ):
-        others = {*keys[seen]}
-        if shared := sum(key in others for key in keys[name]):
-            warnings.append(f"leak: {_counted(shared, len(keys[name]), f'{name} texts')} in {seen} too: {so}")
+def label_warnings(labels: Labels, splits: "Mapping[str, Split]", counts: np.ndarray) -> list[str]:
+    """Return a sentence on labels that are nearly one, and on those that no row of validation or test has.
+
+    Of ``splits`` it needs train, validation and test; ``counts`` (labels,) are all rows to learn from.
+    """
+    warnings, rows = [], {labels.names[label]: int(counts[label]) for label in np.argsort(-counts, kind="stable")}
+    if twins := near_twins(rows):
+        groups = ((most, *others) for most, others in twins.items())
+        found = "; ".join(", ".join(f"{name!r} ({rows[name]} rows)" for name in group) for group in groups)
+        warnings.append(
+            f"labels that differ by case, white space or invisible characters alone: {found}; to merge them: "
+            f"label_mapping={as_mapping(twins)}"
+        )
+    has_rows = {name: labels.count(splits[name].targets) > 0 for name in ("validation", "test") if len(splits[name])}
+    learned, unjudged = labels.count(splits["train"].targets), defaultdict[str, list[str]](list)
+    for label in np.flatnonzero(~np.all([*has_rows.values()], axis=0)):
+        where = " and ".join(name for name, has in has_rows.items() if not has[label])
+        unjudged[where].append(f"{labels.names[label]!r} ({learned[label]})")
+    if unjudged:
+        found = "; ".join(
+            f"no row of {where} judges {len(names)} of {labels.num_labels} labels (training rows): {abridged(names, 5)}"
+            for where, names in unjudged.items()
+        )
+        warnings.append(f"{found}; their scores there are null, and macro means leave them out")
     return warnings
 
 
-def _conflicts(data: Data, keys: Mapping[str, Sequence[str]]) -> list[str]:
-    first, conflicting = dict[str, Any](), set[str]()
-    for name, split in data.splits.items():
-        several = data.labels.multi_label
-        targets = [row.tobytes() for row in split.targets > 0] if several else split.targets.tolist()
-        for key, target in zip(keys[name], targets, strict=True):
-            if first.setdefault(key, target) != target:
-                conflicting.add(key)
-    if not conflicting:
-        return []
-    rows = Counter(chain.from_iterable(keys.values()))
-    counted = _counted(sum(rows[key] for key in conflicting), rows.total(), "rows")
-    texts = f"{len(conflicting):,} {'text' if len(conflicting) == 1 else 'texts'}"
-    return [f"conflicting labels: {counted} of texts that have different labels in different rows ({texts})"]
+def _leaks(
+    keys: Mapping[str, np.ndarray], seen: Mapping[str, np.ndarray], leaks: Iterable[tuple[str, str, str]]
+) -> Iterator[_Found]:
+    for name, where, what in leaks:
+        if shared := int(np.isin(keys[name], seen.get(where, ())).sum()):
+            share, counted = _counted(shared, len(keys[name]), f"{name} texts")
+            advice = "" if where == "the source" else f"; to leave them out of {where}: {_CLEAN} copies"
+            yield share, f"leak: {counted} in {where} too, case and punctuation aside: {what}{advice}"
 
 
-def _imbalance(data: Data) -> list[str]:
+def _shared_groups(data: "Data") -> Iterator[_Found]:
+    """Find near copies of train, or values of its group column, in a test split that the source has."""
+    train, test = data.train.groups, data.test.groups
+    if train is None or test is None or data.test.part == data.train.part:
+        return
+    if shared := int(np.isin(test, train).sum()):
+        column = None if data.columns is None else data.columns.group
+        what = "near copies of training rows" if column is None else f"of values of {column!r} that train has too"
+        share, counted = _counted(shared, len(test), "test rows")
+        yield share, f"leak: {counted} {what}: {_TOO_GOOD}"
+
+
+def _conflicts(data: "Data", keys: Mapping[str, np.ndarray]) -> Iterator[_Found]:
+    targets = [split.targets for split in data.splits.values()]
+    if data.labels.multi_label:
+        targets = [np.array([hash((row > 0).tobytes()) for row in each], np.int64) for each in targets]
+    labels = np.concatenate(targets)
+    _, first, text = np.unique(np.concatenate([*keys.values()]), return_index=True, return_inverse=True)
+    conflicting = np.zeros(len(first), bool)
+    conflicting[text[labels != labels[first][text]]] = True
+    if count := int(conflicting.sum()):
+        share, counted = _counted(int(conflicting[text].sum()), len(text), "rows")
+        texts = f"{count:,} {'text' if count == 1 else 'texts'}"
+        yield (
+            share,
+            f"conflicting labels: {counted} of texts that have different labels in different rows ({texts}); to leave "
+            f"them out: {_CLEAN} conflicts",
+        )
+
+
+def _drift(data: "Data", keys: Mapping[str, np.ndarray]) -> Iterator[_Found]:
+    """Find words that more texts of test have than of train, or fewer, beyond chance.
+
+    Chi-square with Yates' correction, one degree of freedom; Bonferroni's bound for all words that are frequent enough.
+    """
+    splits = {name: _spread(data.splits[name].texts, keys[name]) for name in ("train", "test")}
+    counts = [Counter(word for text in texts for word in words_of(text)) for texts in splits.values()]
+    words = [*counts[0].keys() | counts[1].keys()]
+    if not all(splits.values()) or not words:
+        return
+    found = np.array([[count[word] for word in words] for count in counts], np.float64)
+    rows = np.array([len(texts) for texts in splits.values()])[:, None]
+    expected = found.sum(axis=0) * rows / rows.sum()
+    is_frequent = (expected >= DRIFT_ROWS).all(axis=0)
+    gap = np.maximum(0, np.abs(found - expected)[0] - 0.5)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = np.where(is_frequent, gap**2 * (1 / expected + 1 / (rows - expected)).sum(axis=0), 0)
+    shares = found / rows
+    least = NormalDist().inv_cdf(DRIFT_P / 2 / max(1, is_frequent.sum())) ** 2
+    apart = (statistic > least) & (np.abs(shares[0] - shares[1]) >= DRIFT_SHARE)
+    if not apart.any():
+        return
+    most = sorted(np.flatnonzero(apart).tolist(), key=lambda place: (-statistic[place], words[place]))
+    named = [f"{words[place]!r} ({shares[1, place]:.1%} and {shares[0, place]:.1%})" for place in most]
+    count = "1 word is" if len(most) == 1 else f"{len(most):,} words are"
+    yield (
+        1.0,
+        f"drift: {count} in another share of the test texts than of the training texts, beyond chance: "
+        f"{abridged(named, NAMED)}: scores on test say less of texts like those of train",
+    )
+
+
+def _spread(texts: Sequence[str], keys: np.ndarray) -> list[str]:
+    """Return texts each once, spread evenly if they are many."""
+    rows = np.sort(np.unique(keys, return_index=True)[1])
+    some = rows[np.linspace(0, len(rows) - 1, min(DRIFT_TEXTS, len(rows))).astype(int)]
+    return [texts[row] for row in some.tolist()]
+
+
+def words_of(text: str) -> set[str]:
+    """Return the words of a text in lower case; of scripts without spaces, pairs of letters."""
+    words = {*_WORD.findall(text.casefold())}
+    if not text.isascii() and UNSPACED.search(text):
+        runs = {word for word in words if UNSPACED.search(word)}
+        words = (words - runs).union(*({one + other for one, other in pairwise(run)} or {run} for run in runs))
+    return words
+
+
+def _imbalance(data: "Data") -> Iterator[_Found]:
     targets, names, counts = data.train.targets, data.labels.names, data.labels.count(data.train.targets)
-    warnings, order = [], np.argsort(counts, kind="stable")
+    order = np.argsort(counts, kind="stable")
     rarest, most = int(order[0]), int(order[-1])
     if counts[most] >= IMBALANCE * max(1, counts[rarest]):
-        warnings.append(
+        yield (
+            1.0,
             f"imbalance: {names[most]!r} has {int(counts[most]):,} of the {len(targets):,} training rows, "
-            f"{names[rarest]!r} {int(counts[rarest]):,}: look at macro F1 and at the scores per class"
+            f"{names[rarest]!r} {int(counts[rarest]):,}: look at macro F1 and at the scores per class",
         )
     if few := [int(label) for label in order if counts[label] < FEW_OF_A_LABEL]:
         named = abridged([f"{names[label]!r} ({int(counts[label])})" for label in few], NAMED)
-        warnings.append(f"few rows: fewer than {FEW_OF_A_LABEL} training rows of {named}")
-    return warnings
+        yield 1.0, f"few rows: fewer than {FEW_OF_A_LABEL} training rows of {named}; add some, or merge labels"
 
 
-def _counted(count: int, all_: int, what: str) -> str:
-    return f"{count:,} of the {all_:,} {what} ({count / all_:.1%}) are"
+def _repeated(keys: np.ndarray) -> Iterator[_Found]:
+    repeated = len(keys) - len(np.unique(keys))
+    share, counted = _counted(repeated, len(keys), "training texts")
+    if share >= LITTLE:
+        yield share, f"copies: {counted} copies of others: these count more; to leave one of each: {_CLEAN} copies"
+
+
+def _counted(count: int, all_: int, what: str) -> tuple[float, str]:
+    return count / all_, f"{count:,} of the {all_:,} {what} ({count / all_:.1%}) are"

@@ -5,7 +5,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,27 @@ class Tables:
     """What each split is read from; under :data:`WHOLE` alone where the source has no splits."""
     settings: FileSettings | None = None
     """How files are read."""
+    _tables: dict[str, Table] = field(default_factory=dict, repr=False)
+    """Those that were read."""
+
+    def __str__(self) -> str:
+        return self.name
 
     def table(self, split: str) -> Table:
-        """Read the rows of a split."""
-        where = self.name if split == WHOLE else f"{split} split of {self.name}"
-        return read_table(self.parts[split], where, self.settings)
+        """Read the rows of a split, once."""
+        if split not in self._tables:
+            where = self.name if split == WHOLE else f"{split} split of {self.name}"
+            self._tables[split] = read_table(self.parts[split], where, self.settings)
+        return self._tables[split]
 
 
 def open_source(source: Any, settings: FileSettings | None = None) -> Tables:
-    """Find the splits of a file, folder, hub id, mapping or table; a DataError where it is not there, or ambiguous."""
+    """Find the splits of a file, folder, hub id, mapping or table; a DataError where it is not there, or ambiguous.
+
+    What is opened already is returned as it is.
+    """
+    if isinstance(source, Tables):
+        return source
     settings = settings or FileSettings()
     if isinstance(source, (str, Path)):
         path = named_path(source)

@@ -1,4 +1,4 @@
-"""Read a source once more, with all of its columns, as splits refer to it: by part and number. Does not know labels."""
+"""The rows of a source with all of its columns, as splits refer to them: by part and number. Does not know labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +10,8 @@ import numpy as np
 from nlptransfer.data.columns import Columns
 from nlptransfer.data.dataset import Data, Split
 from nlptransfer.data.files.folders import WHOLE
-from nlptransfer.data.files.parsing import FileSettings, kind_of
-from nlptransfer.data.reading import Parts, open_source
+from nlptransfer.data.files.parsing import kind_of
+from nlptransfer.data.reading import Parts, Tables
 from nlptransfer.data.table import Table
 
 
@@ -26,9 +26,8 @@ class SourceRows:
     """of the file of the training rows, as ".csv"; "" for what is no file"""
 
     @classmethod
-    def of(cls, source: Any, settings: FileSettings) -> "SourceRows":
-        """Read what :func:`load_data` takes."""
-        opened = open_source(source, settings)
+    def of(cls, opened: Tables) -> "SourceRows":
+        """Take the rows of an opened source; read already by :func:`load_data` they are not read again."""
         tables = {"train" if part == WHOLE else part: opened.table(part) for part in opened.parts}
         first = opened.parts[WHOLE if WHOLE in opened.parts else "train"]
         first = first.paths[0] if isinstance(first, Parts) else first

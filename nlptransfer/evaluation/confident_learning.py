@@ -8,13 +8,16 @@ are as many questions of two labels each.
 import numpy as np
 
 
-def margins(probabilities: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probability of the given label less that of the likeliest other one, and which that is, each (n,)."""
+def margins(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the score of the given label less that of the best other one, and which that is, each (n,).
+
+    Scores (n, k) are probabilities or their logarithms.
+    """
     rows = np.arange(len(targets))
-    others = probabilities.copy()
+    others = scores.copy()
     others[rows, targets] = -np.inf
     other = others.argmax(axis=1)
-    return probabilities[rows, targets] - probabilities[rows, other], other
+    return scores[rows, targets] - scores[rows, other], other
 
 
 def class_thresholds(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -46,14 +49,19 @@ def estimated_joint(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarra
     return joint
 
 
-def likely_errors(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Tell which labels are likely wrong, (n,): as many as the joint has off its diagonal, those of the least margin.
+def likely_errors(joint: np.ndarray, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Tell which labels are likely wrong, (n,): prune by noise rate (section 3.2 of the paper).
 
-    None of them is the likeliest label of its row.
+    Of the rows of each label those are named whose score of another one is the furthest above that of their own, as
+    many as the joint has of the two, see :func:`estimated_joint`; but no row whose own label has the best score.
+    Scores (n, k) are probabilities or their logarithms, and need not be those that the joint is of.
     """
-    joint = confident_joint(probabilities, targets)
-    margin, _ = margins(probabilities, targets)
-    count = int(joint.sum() - np.trace(joint))
     named = np.zeros(len(targets), bool)
-    named[np.argsort(margin, kind="stable")[:count]] = True
-    return named & (margin < 0)
+    counts = np.round(joint).astype(np.int64)
+    for label, of_label in enumerate(counts):
+        rows = np.flatnonzero(targets == label)
+        for other in np.flatnonzero(of_label):
+            if other != label:
+                lead = scores[rows, other] - scores[rows, label]
+                named[rows[np.argsort(-lead, kind="stable")[: of_label[other]]]] = True
+    return named & (margins(scores, targets)[0] < 0)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer import distributed
-from nlptransfer.data import Data, DataSettings, data_warnings, load_data
+from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.errors import DataError, SettingError, nearest
 from nlptransfer.evaluation import default_metric, measure
 from nlptransfer.experiments.baselines import BASELINES
 from nlptransfer.experiments.candidates import Candidate, SharedSettings, candidates_of, labeled_rows
 from nlptransfer.experiments.comparison_run import ComparisonRun
 from nlptransfer.experiments.environment import machine, versions
+from nlptransfer.experiments.looking import looked_at
 from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.files import named_path
 from nlptransfer.hub import base_for
@@ -117,6 +118,7 @@ def compare(
     name = folder_name(loaded.name, "compare", short_hash(question))
     folder = named_path(output_dir) if output_dir else Path("runs") / name
     with at_work(folder, take_lock):
+        loaded = looked_at(loaded, folder, overwrite=overwrite)
         is_finished = claim(folder, question, overwrite, COMPARISON)
         if distributed.from_main(is_comparison(folder)):
             result = ComparisonResult.load_any(folder)
@@ -126,7 +128,6 @@ def compare(
                 data=DataSummary.of(loaded),
                 settings=question,
                 metric=metric,
-                warnings=tuple(data_warnings(loaded)),
                 machine=machine(),
                 versions=versions(),
                 candidates=tuple(CandidateResult(one.name, one.method, one.described()["base"]) for one in candidates),

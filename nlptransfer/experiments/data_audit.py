@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer import distributed
-from nlptransfer.data import DataSettings, SourceRows, load_data
+from nlptransfer.data import DataSettings, SourceRows, load_data, open_source
 from nlptransfer.experiments.auditing.label_errors import find_label_errors
 from nlptransfer.experiments.auditing.overlaps import find_overlaps
 from nlptransfer.experiments.auditing.rows import AuditRows
@@ -91,7 +91,8 @@ def audit(
     of_data = {name: value for name, value in settings.items() if name in fields_of(DataSettings)}
     reading = fill({"data": DataSettings}, of_data)["data"]
     route = frozen_route({name: value for name, value in settings.items() if name not in of_data})
-    loaded, source = load_data(data, reading), SourceRows.of(data, reading)
+    opened = open_source(data, reading)
+    loaded, source = load_data(opened, reading), SourceRows.of(opened)
     cleaned = None if clean_to is None else check_clean_to(clean_to, data, source)
     others = source.others(loaded)
     named = None if base is None else str(base)

@@ -83,7 +83,7 @@ def _train_and_score(
     built, source_learned, pretrained = _build(config)
     truncated = _truncated(config, built) if distributed.is_main() else {}
     tasks = with_copies(tasks, config)
-    begin_run(folder, question)
+    begin_run(folder, question, warnings=data.warnings)
     learning = Learning(config.route, transfer, config.training, tasks, built, folder, config.labels_agree, pretrained)
     learned = run_stages(learning, source_learned=source_learned)
     route = config.route.finish(built.model)

@@ -54,7 +54,8 @@ def paired_runs(
     for number in range(seeds):
         save_model = (save_first and number == 0) or config.training.keep_checkpoints
         seed = config.training.seed + number
-        seeded = make(_data_settings(config.data_settings, number))
+        rows = _data_settings(config.data_settings, number)
+        seeded = config if rows == config.data_settings else make(rows)
         seeded = replace(seeded, training=replace(seeded.training, seed=seed))
         name = seeded.transfer.name
         with_source.append(run(seeded, folder / f"{name}-{seed}", save_model=save_model).without_model())
@@ -113,7 +114,7 @@ def run_with_verdict(
     metric, seeds = gain_metric(config), _seeds_for(config, seeds)
     question = {**config.question(), "verdict": True, "fallback": fallback, "seeds": seeds}
     if not claim(folder, question, overwrite):
-        begin_run(folder, question)
+        begin_run(folder, question, warnings=config.data.warnings)
         with_source, direct = paired_runs(make, config, seeds, folder / VERDICT_RUNS, save_first=True)
         if distributed.is_main():
             verdict = _verdict(with_source, direct, config, metric, fallback=fallback)

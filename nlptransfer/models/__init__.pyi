@@ -8,6 +8,7 @@ from .architectures import plain_model as plain_model
 from .batching import endless_batches as endless_batches
 from .cpu import fast as fast
 from .cpu import fast_products as fast_products
+from .cpu import share_cores as share_cores
 from .cpu import usable_cores as usable_cores
 from .features import RECIPE as RECIPE
 from .features import activations as activations

@@ -43,15 +43,31 @@ def stay_within_quota() -> None:
     They would take one for each core of the host, and be stopped for most of the time once the quota is used up.
     """
     allowed, threads = usable_cores(), torch.get_num_threads()
-    if allowed >= threads or "OMP_NUM_THREADS" in os.environ:
-        return
+    if _limit_threads(allowed):
+        log.info(
+            "%d threads and not %d: no more cores may be used here; OMP_NUM_THREADS=N sets another", allowed, threads
+        )
+
+
+def share_cores(processes: int) -> None:
+    """Let this process have its share of the threads, as one of several that compute here, unless a user says how many.
+
+    As many as one of them alone would have, each, they would wait for each other most of the time.
+    """
+    _limit_threads(max(1, usable_cores() // processes))
+
+
+def _limit_threads(most: int) -> bool:
+    """Let torch, BLAS and tokenizers have so many threads at most, where nobody has set a number."""
+    if most >= torch.get_num_threads() or "OMP_NUM_THREADS" in os.environ:
+        return False
     from threadpoolctl import threadpool_limits
 
-    torch.set_num_threads(allowed)
-    threadpool_limits(allowed)
+    torch.set_num_threads(most)
+    threadpool_limits(most)
     # That of tokenizers, which is read when it first tokenizes several texts.
-    os.environ.setdefault("RAYON_NUM_THREADS", str(allowed))
-    log.info("%d threads and not %d: no more cores may be used here; OMP_NUM_THREADS=N sets another", allowed, threads)
+    os.environ.setdefault("RAYON_NUM_THREADS", str(most))
+    return True
 
 
 def fast(model: nn.Module) -> AbstractContextManager[object]:

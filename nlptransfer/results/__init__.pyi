@@ -49,6 +49,7 @@ from .records import plain as plain
 from .records import read_stage as read_stage
 from .records import remove as remove
 from .records import remove_checkpoints as remove_checkpoints
+from .records import warnings_in as warnings_in
 from .records import write_stage as write_stage
 from .result import RunResult as RunResult
 from .summaries import Cost as Cost

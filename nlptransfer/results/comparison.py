@@ -125,8 +125,6 @@ class ComparisonResult:
     """as asked for: what a repeated call is compared with"""
     metric: str
     """the score that candidates are compared by"""
-    warnings: tuple[str, ...]
-    """of the data"""
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
     """of Python and the packages that decide what comes out"""

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -120,9 +120,27 @@ def _content(folder: Path) -> list[Path]:
     return [path for path in without_leftovers(folder).iterdir() if path.name != LOCK]
 
 
-def begin_run(folder: Path, question: Mapping[str, Any], record: str = EXPERIMENT) -> None:
-    """Note what is asked for in a folder that was claimed, so that it can be resumed; all processes call this."""
-    distributed.on_main(partial(write_json, folder / record, {"status": _RUNNING, "asked": question}))
+def begin_run(
+    folder: Path, question: Mapping[str, Any], record: str = EXPERIMENT, *, warnings: Sequence[str] = ()
+) -> None:
+    """Note what is asked for in a folder that was claimed, so that it can be resumed; all processes call this.
+
+    ``warnings`` are those of the data, which :func:`warnings_in` returns.
+    """
+    noted = {"status": _RUNNING, "asked": question, "data": {"warnings": warnings}}
+    distributed.on_main(partial(write_json, folder / record, noted))
+
+
+def warnings_in(folder: Path, fingerprints: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the warnings of data with these fingerprints that a run or a comparison in a folder has noted, if any."""
+    for path in (folder / EXPERIMENT, folder / COMPARISON):
+        if path.exists():
+            with as_written(folder, _AGAIN):
+                noted = read_json(path)
+                data = noted.get("data", {})
+                if noted["asked"].get("fingerprints") == fingerprints and "warnings" in data:
+                    return tuple(data["warnings"])
+    return None
 
 
 def is_run(folder: Path) -> bool:
@@ -267,7 +285,7 @@ def write_comparison(result: "ComparisonResult") -> None:
     record = {
         "status": _FINISHED if result.finished else _RUNNING,
         "asked": result.settings,
-        "data": {**_data_record(result.data), "warnings": result.warnings},
+        "data": _data_record(result.data),
         **{name: values[name] for name in (*names, "recommended", "best", "recommendation")},
     }
     write_json(result.folder / COMPARISON, record)
@@ -286,7 +304,6 @@ def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "Comparison
             "finished": record["status"] == _FINISHED,
             "settings": record["asked"],
             "data": _read_data(record["data"]),
-            "warnings": record["data"]["warnings"],
         }
         return from_record(kind, {**record, **values})
 

@@ -60,11 +60,13 @@ class DataSummary:
     """training rows of each label"""
     truncated: Mapping[str, float] = field(default_factory=dict)
     """by split, the share of its texts that are not read to their end"""
+    warnings: tuple[str, ...] = ()
+    """what makes scores on it less than they seem, the most harmful first"""
 
     @classmethod
     def of(cls, data: Data, truncated: Mapping[str, float] | None = None) -> "DataSummary":
         counts = label_counts(data.train.targets, data.labels)
-        return cls(data.name, data.labels, data.fingerprints(), counts, truncated or {})
+        return cls(data.name, data.labels, data.fingerprints(), counts, truncated or {}, data.warnings)
 
     @property
     def rows(self) -> dict[str, int]:

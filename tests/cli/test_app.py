@@ -290,7 +290,7 @@ def test_errors_are_one_line(call, command_line, run, remarks_folder, vectors_fi
 
 def test_what_stands_in_brackets_is_shown(capsys):
     rows = [{"name": "full [mine]", "score": None, "status": "failed", "reason": "pip install 'nlptransfer[offline]'"}]
-    texts = {"metric": "accuracy", "warnings": (), "recommendation": "none", "recommended": "full [mine]"}
+    texts = {"metric": "accuracy", "recommendation": "none", "recommended": "full [mine]"}
     show_comparison(SimpleNamespace(table=rows, folder=Path("runs"), **texts))
     shown = capsys.readouterr().out
     assert "nlptransfer[offline]" in shown and "full [mine]" in shown

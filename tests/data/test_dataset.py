@@ -101,12 +101,6 @@ def test_a_budget_counts_given_validation_rows():
         load_data({"train": train, "dev": (["x", "x"], ["a", "b"])}, DataSettings(max_train_rows=3))
 
 
-def test_texts_that_given_splits_share_are_counted(caplog):
-    texts, labels = rows_of({"a": 20, "b": 20})
-    load_data({"train": (texts, labels), "test": (["new", *texts[:2], texts[0]], ["a", "a", "a", "a"])})
-    assert "3 of the 4 texts of test are in train too" in caplog.text
-
-
 def test_folder_and_file_agree_with_memory(tmp_path):
     texts, labels = rows_of({"a": 30, "b": 30})
     lines = "".join(json.dumps({"text": t, "label": c}) + "\n" for t, c in zip(texts, labels, strict=True))

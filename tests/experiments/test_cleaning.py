@@ -15,7 +15,7 @@ import pytest
 from helpers.corpora import topic_rows
 from helpers.folders import contents
 from nlptransfer import Data, load_data
-from nlptransfer.data import DataSettings, SourceRows
+from nlptransfer.data import SourceRows, open_source
 from nlptransfer.errors import DataError
 from nlptransfer.experiments.cleaning import check_clean_to, write_clean
 
@@ -69,7 +69,8 @@ def splits(folder: Path) -> Any:
 
 
 def opened(source: Any) -> tuple[Data, SourceRows]:
-    return load_data(source), SourceRows.of(source, DataSettings())
+    tables = open_source(source)
+    return load_data(tables), SourceRows.of(tables)
 
 
 def without_some(data: Data) -> Data:

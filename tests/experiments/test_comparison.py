@@ -396,11 +396,17 @@ def test_permuted_labels_end_in_no_route_beating_the_majority(comparing):
     assert found.recommended is None
 
 
-def test_a_planted_leak_is_named(comparing):
+def test_a_planted_leak_is_named(comparing, caplog):
     (train, labels), (test, test_labels) = DATA["train"], DATA["test"]
     leaked = {**DATA, "train": ([*train, *test[:8]], [*labels, *test_labels[:8]])}
     found = comparing(data=leaked, routes=("majority",), seeds=1)
-    assert found.warnings == ("leak: 8 of the 80 test texts (10.0%) are in train too: scores on them are too good",)
+    leak, drift = found.data.warnings
+    assert leak.startswith("leak: 8 of the 80 test texts (10.0%) are in train too, case and punctuation aside: scores")
+    assert [line for line in caplog.messages if "leak" in line] == [f"data: {leak}"]
+    assert (
+        ComparisonResult.load(found.folder).data.warnings == found.first_run("majority").data.warnings == (leak, drift)
+    )
+    assert leak in (found.folder / "report.html").read_text()
 
 
 def test_several_labels(comparing, tickets):

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss
 
-from helpers.results import ONE_LABEL, SEVERAL, VERDICT, rows_of, write_run
+from helpers.audits import made_audit
+from helpers.results import ONE_LABEL, SEVERAL, VERDICT, result_of, rows_of, write_run
 from nlptransfer.data.dataset import Split
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError
@@ -110,6 +111,7 @@ def write_comparison(
     folder: Path,
     names: tuple[str, ...] = ("tf-idf", "probe", "full"),
     run: dict[str, Any] | None = None,
+    warnings: tuple[str, ...] = ("3 rows <b>leak</b>",),
     **changes: Any,
 ) -> Path:
     """A comparison that recommends the second of three candidates, whose run is made with ``run``."""
@@ -132,10 +134,9 @@ def write_comparison(
     skipped = CandidateResult("lora", "lora", status="skipped", reason="would take 48 minutes")
     found = ComparisonResult(
         folder=folder,
-        data=data,
+        data=replace(data, warnings=warnings),
         settings={"seeds": 2, "delta": 0.01},
         metric="accuracy",
-        warnings=("3 rows <b>leak</b>",),
         machine={"processor": "a test's", "cores": 2, "gpu": None},
         versions={"torch": "2.13.0"},
         candidates=(*(candidate(*one) for one in measured), skipped),
@@ -392,6 +393,13 @@ def test_what_a_run_lacks_is_said(tmp_path: Path, given: dict[str, Any], section
     assert all(word in text for word in words)
 
 
+def test_warnings_of_the_data_are_shown(tmp_path: Path) -> None:
+    result = result_of(tmp_path)
+    replace(result, data=replace(result.data, warnings=("leak: 3 <b>rows</b>", "drift"))).save()
+    page = page_of(tmp_path)
+    assert "leak: 3 <b>rows</b>" in page.texts["data"] and "drift" in page.texts["data"]
+
+
 HOSTILE = '</td></svg><script>alert(1)</script><img src=x onerror="alert(1)">{{ 7*7 }}{% raw %}&amp;$x_1$\\'
 
 
@@ -558,9 +566,11 @@ CONTRAST = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_in_a_browser(
-    opened: Callable[..., Any], run_folder: Path, comparison_folder: Path, width: int, scheme: str
+    opened: Callable[..., Any], run_folder: Path, comparison_folder: Path, tmp_path: Path, width: int, scheme: str
 ) -> None:
-    for folder, figures in ((run_folder, 3), (comparison_folder, 5)):
+    made_audit(tmp_path, f"<b>{'long' * 40} text").save()
+    write_report(tmp_path)
+    for folder, figures in ((run_folder, 3), (comparison_folder, 5), (tmp_path, 0)):
         page = opened(folder / "report.html", width, scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(OVERFLOWING) == []

@@ -22,6 +22,8 @@ _NAME = re.compile(rf"({_KEYWORD})", re.IGNORECASE)
 _SHARD = re.compile(rf"({_KEYWORD})[-._ ]?\d+([-._ ]of[-._ ]\d+)?(-[0-9a-f]{{8,}})?", re.IGNORECASE)
 _WORD = re.compile(rf"(?:.*[-._ 0-9])?({_KEYWORD})(?:[-._ 0-9].*)?", re.IGNORECASE)
 _PART_NAME = re.compile(r"\D*\d+(\D\d+)?")
+_NO_ROWS = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json")
+"""Names of what ``datasets`` says of the rows that it saves."""
 _PART = re.compile(r"(\d+)[-._ ]of[-._ ](\d+)")
 
 
@@ -61,6 +63,23 @@ def files_of_splits(folder: Path) -> dict[str, tuple[Path, ...]]:
         f"{folder}: expected files named train, validation, test (csv, jsonl, parquet, ...), or the numbered parts of "
         f"one table, found {there}"
     )
+
+
+def parts_of(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the files of rows in a folder and in those within it, whatever splits they are of, and all other files."""
+    entries = entries_of(folder)
+    files = [file for file in _row_files(folder) if file.name not in _NO_ROWS]
+    others = [entry for entry in entries if entry.is_file() and entry not in files]
+    for inner in entries:
+        if inner.is_dir() and not inner.is_symlink():
+            inner_files, inner_others = parts_of(inner)
+            files, others = [*files, *inner_files], [*others, *inner_others]
+    return files, others
+
+
+def name_of_part(file: Path) -> str:
+    """Return the name of a file of rows without what says its kind: of "a.csv.gz" it is "a", of "rows.7" all."""
+    return stem_of(file) if kind_of(file) in (*KINDS, ".txt") else unpacked_name(file.name)
 
 
 def entries_of(folder: Path) -> list[Path]:

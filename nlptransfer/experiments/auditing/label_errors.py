@@ -23,19 +23,21 @@ NAMED = 5
 """Labels named in one sentence."""
 LEAST_ESTIMATED = 0.5
 """Rows from which a confusion is listed."""
-ORDER = ["estimated", "rows"]
+TINY = 1e-7
+"""A probability that is taken for 0."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Doubts:
+class Doubts:
     """What is doubted of the rows that have judged labels; arrays of (rows,)."""
 
     places: np.ndarray
     """among the training rows"""
     margin: np.ndarray
-    """probability of the given label less that of the likeliest other one"""
+    """logarithm of the probability of the given label less that of the likeliest other one"""
     probability: np.ndarray
     """of the given label"""
+    suggested_probability: np.ndarray
     suggested: np.ndarray
     """targets with the likeliest other label"""
     is_error: np.ndarray
@@ -49,21 +51,17 @@ def find_label_errors(rows: AuditRows) -> Section:
     With several labels a row, each is a question of its own: whether the row should have it. A row is as doubtful as
     the most doubtful of them, whose probabilities the frame has.
     """
-    labels, judged = rows.data.labels, rows.distinct_texts >= FOLDS
-    few = [name for name, is_judged in zip(labels.names, judged, strict=True) if not is_judged]
-    if few:
-        log.info("label errors: labels of fewer than %d texts are not judged: %s", FOLDS, abridged(few, NAMED))
-    doubts = (_of_several if labels.multi_label else _of_one)(rows, judged)
+    doubts = doubts_of(rows)
     order = np.lexsort((doubts.places, doubts.margin))
     order = order[doubts.margin[order] < 0]
     frame = rows.frame("train", doubts.places[order])
     frame["suggested"] = rows.labels_of(doubts.suggested[order])
     frame["probability"] = doubts.probability[order]
-    frame["suggested_probability"] = (doubts.probability - doubts.margin)[order]
+    frame["suggested_probability"] = doubts.suggested_probability[order]
     frame["margin"], frame["rank"] = doubts.margin[order], np.arange(1, len(order) + 1)
     frame["drop"] = doubts.is_error[order]
     frames = {NAME: frame, "label_confusions": doubts.confusions}
-    facts: dict[str, Any] = {"judged_rows": len(doubts.places), "not_judged": few}
+    facts: dict[str, Any] = {"judged_rows": len(doubts.places)}
     if not doubts.is_error.any():
         return Section(NAME, (), frames, facts)
     facts["without_them"] = _effect(rows, doubts.places[doubts.is_error])
@@ -94,72 +92,97 @@ def _finding(frames: "Mapping[str, pd.DataFrame]", facts: Mapping[str, Any]) -> 
     return Finding(NAME, count, sentence, example, advice)
 
 
-def _of_one(rows: AuditRows, judged: np.ndarray) -> _Doubts:
+def doubts_of(rows: AuditRows) -> Doubts:
+    """Return what is doubted of the training rows, but for labels of few texts, which some heads would hardly know."""
+    labels, judged = rows.data.labels, rows.distinct_texts >= FOLDS
+    if few := [name for name, is_judged in zip(labels.names, judged, strict=True) if not is_judged]:
+        log.info("label errors: labels of fewer than %d texts are not judged: %s", FOLDS, abridged(few, NAMED))
+    return (_of_several if labels.multi_label else _of_one)(rows, judged)
+
+
+def _of_one(rows: AuditRows, judged: np.ndarray) -> Doubts:
     targets, known = rows.data.train.targets, np.flatnonzero(judged)
     places = np.flatnonzero(judged[targets])
-    p, given = rows.out_of_fold[places][:, known], np.searchsorted(known, targets[places])
-    p /= p.sum(axis=1, keepdims=True)
-    margin, other = margins(p, given)
-    is_error = likely_errors(p, given)
-    return _Doubts(
+    given = np.searchsorted(known, targets[places])
+    first, p = (_of_labels(one[places], known) for one in (rows.out_of_fold, rows.reweighted))
+    margin, other = margins(np.log(p), given)
+    joint = estimated_joint(first, given)
+    is_error = likely_errors(joint, np.log(p), given)
+    return Doubts(
         places=places,
         margin=margin,
         probability=p[np.arange(len(given)), given],
+        suggested_probability=p[np.arange(len(given)), other],
         suggested=known[other],
         is_error=is_error,
-        confusions=_confusions(p, given, is_error, [rows.data.labels.names[label] for label in known]),
+        confusions=_confusions(joint, given, other, is_error, [rows.data.labels.names[label] for label in known]),
     )
 
 
-def _of_several(rows: AuditRows, judged: np.ndarray) -> _Doubts:
+def _of_several(rows: AuditRows, judged: np.ndarray) -> Doubts:
     import pandas as pd
 
     names, known = rows.data.labels.names, np.flatnonzero(judged)
-    given, p = rows.data.train.targets[:, known].astype(np.int64), rows.out_of_fold[:, known]
-    # Of having the label and of not having it.
-    both = [np.column_stack([1 - p[:, place], p[:, place]]) for place in range(len(known))]
-    named = np.column_stack([likely_errors(*one) for one in zip(both, given.T, strict=True)])
-    every = np.where(given > 0, p, 1 - p)
-    worst, places = every.argmin(axis=1), np.arange(len(p))
+    targets, places = rows.data.train.targets, np.arange(len(rows.data.train))
+    right, named, confusions = np.ones((len(places), len(known)), np.float32), [], []
+    for number, label in enumerate(known):
+        # Of not having the label and of having it.
+        p = np.column_stack([1 - rows.out_of_fold[:, label], rows.out_of_fold[:, label]]).clip(TINY, 1)
+        given = targets[:, label].astype(np.int64)
+        _, other = margins(p, given)
+        right[:, number] = p[places, given]
+        joint = estimated_joint(p, given)
+        named.append(likely_errors(joint, p, given))
+        confusions.append(_confusions(joint, given, other, named[-1], [f"without {names[label]}", names[label]]))
+    is_error, worst = np.column_stack(named), right.argmin(axis=1)
     # What is named is suggested otherwise, and else what is most doubtful.
-    changed = named.copy()
-    changed[places, worst] |= ~named.any(axis=1)
-    suggested = rows.data.train.targets.copy()
-    suggested[:, known] = given ^ changed
-    confusions = [
-        _confusions(both[place], given[:, place], named[:, place], [f"without {names[label]}", names[label]])
-        for place, label in enumerate(known)
-    ]
-    return _Doubts(
+    changed = is_error.copy()
+    changed[places, worst] |= ~is_error.any(axis=1)
+    suggested = targets.copy()
+    suggested[:, known] = np.abs(targets[:, known] - changed)
+    probability = right[places, worst]
+    return Doubts(
         places=places,
-        margin=2 * every[places, worst] - 1,
-        probability=every[places, worst],
+        margin=np.log(probability) - np.log1p(-probability),
+        probability=probability,
+        suggested_probability=1 - probability,
         suggested=suggested,
-        is_error=np.asarray(named.any(axis=1)),
-        confusions=pd.concat(confusions, ignore_index=True).sort_values(
-            ORDER, ascending=False, kind="stable", ignore_index=True
-        ),
+        is_error=np.asarray(is_error.any(axis=1)),
+        confusions=_sorted(pd.concat(confusions)),
     )
 
 
-def _confusions(p: np.ndarray, given: np.ndarray, is_error: np.ndarray, names: Sequence[str]) -> "pd.DataFrame":
-    """Return how many rows with one label are named and suggested another, and how many there are by the joint."""
+def _of_labels(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the probabilities of some labels, as if there were no others."""
+    some = probabilities[:, labels].clip(TINY, 1)
+    of_them: np.ndarray = some / some.sum(axis=1, keepdims=True)
+    return of_them
+
+
+def _confusions(
+    joint: np.ndarray, given: np.ndarray, other: np.ndarray, is_error: np.ndarray, names: Sequence[str]
+) -> "pd.DataFrame":
+    """Return how many rows of one label are named and suggested another, and how many there are by the joint."""
     import pandas as pd
 
-    joint, counts = estimated_joint(p, given), np.bincount(given, minlength=len(names))
+    counts = np.bincount(given, minlength=len(names))
     named = np.zeros(joint.shape, np.int64)
-    np.add.at(named, (given[is_error], margins(p, given)[1][is_error]), 1)
-    one, other = np.nonzero(((named > 0) | (joint >= LEAST_ESTIMATED)) & ~np.eye(len(names), dtype=bool))
+    np.add.at(named, (given[is_error], other[is_error]), 1)
+    one, two = np.nonzero(((named > 0) | (joint >= LEAST_ESTIMATED)) & ~np.eye(len(names), dtype=bool))
     frame = pd.DataFrame(
         {
-            "label": np.array(names, object)[one],
-            "suggested": np.array(names, object)[other],
-            "rows": named[one, other],
-            "estimated": joint[one, other],
-            "share": joint[one, other] / counts[one],
+            "label": [names[label] for label in one.tolist()],
+            "suggested": [names[label] for label in two.tolist()],
+            "rows": named[one, two],
+            "estimated": joint[one, two],
+            "share": joint[one, two] / counts[one],
         }
     )
-    return frame.sort_values(ORDER, ascending=False, kind="stable", ignore_index=True)
+    return _sorted(frame)
+
+
+def _sorted(frame: "pd.DataFrame") -> "pd.DataFrame":
+    return frame.sort_values(["estimated", "rows"], ascending=False, kind="stable", ignore_index=True)
 
 
 def _effect(rows: AuditRows, dropped: np.ndarray) -> dict[str, Any]:

@@ -81,11 +81,27 @@ class AuditRows:
 
         Folds hold equal folded texts together. A label whose text is the only one of its kind is unknown to the head.
         """
+        return self._crossed(None)
+
+    @cached_property
+    def reweighted(self) -> np.ndarray:
+        """Probabilities as :attr:`out_of_fold`, of heads to which rows count less whose label seems wrong by that.
+
+        They are nearer to the true labels where given ones are wrong, and know a little of each row by the weights of
+        its neighbors. A row weighs the probability of its label over that of the likeliest, as if of rows like it so
+        many had their label by right (importance reweighting, Liu and Tao 2016). With several labels, which a row may
+        have by right and others not, all rows count alike.
+        """
+        targets, p = self.data.train.targets, self.out_of_fold
+        if targets.ndim == 2:
+            return p
+        return self._crossed(p[np.arange(len(p)), targets] / p.max(axis=1))
+
+    def _crossed(self, weights: np.ndarray | None) -> np.ndarray:
         logits = np.empty((len(self.folds), self.data.labels.num_labels), np.float32)
         l2 = self.head.record["l2"]
-        heads = [
-            self._task(self.folds == fold, l2=l2).choose_l2(refit=False).head for fold in range(self.folds.max() + 1)
-        ]
+        tasks = (self._task(self.folds == fold, weights=weights, l2=l2) for fold in range(self.folds.max() + 1))
+        heads = [task.choose_l2(refit=False).head for task in tasks]
         for rows, values in self._blocks("train"):
             for fold, head in enumerate(heads):
                 places = np.flatnonzero(self.folds[rows] == fold)
@@ -145,15 +161,16 @@ class AuditRows:
         return self._task(self.folds == 0).choose_l2()
 
     def fitted(self, kept: np.ndarray) -> Head:
-        """Fit a head as :attr:`head` is on some of the training rows, (rows,) bool."""
-        return self._task(self.folds == 0, kept, self.head.record["l2"]).choose_l2().head
+        """Fit a head as :attr:`head` is on the training rows that are kept, (rows,) bool."""
+        return self._task(self.folds == 0, weights=kept, l2=self.head.record["l2"]).choose_l2().head
 
-    def _task(self, held_out: np.ndarray, kept: np.ndarray | None = None, l2: float | None = None) -> HeadTask:
-        """Return the task of a head, where some of the kept training rows are held out; both are (rows,) bool."""
+    def _task(self, held_out: np.ndarray, *, weights: np.ndarray | None = None, l2: float | None = None) -> HeadTask:
+        """Return the task of a head that some training rows are held out of; both arrays are of (training rows,)."""
         rows, task = self._fitted_on
+        if weights is not None:
+            rows = replace(rows, weights=rows.row_weights() * weights[self._sample])
         out = held_out[self._sample]
-        learned, judging = (rows[side if kept is None else side & kept[self._sample]] for side in (~out, out))
-        return HeadTask(task.criterion, learned, judging, task.score, l2=l2)
+        return HeadTask(task.criterion, rows[~out], rows[out], task.score, l2=l2)
 
     @cached_property
     def _sample(self) -> np.ndarray:
