@@ -365,7 +365,7 @@ def _keeps_no_company(has: sparse.csr_array, column: int, words: Sequence[str]) 
     if word.all():
         return False
     expected = has.mean(axis=0) * word.sum()
-    others = [place for place in np.flatnonzero(expected >= 1) if not _overlap(words[place], words[column])]
+    others = [place for place in np.flatnonzero(expected >= 1).tolist() if not _overlap(words[place], words[column])]
     lengths = sparse.csr_array((has.sum(axis=1) - word)[:, None])
     company = sparse.hstack([has[:, others], lengths], format="csr")
     drawn = np.stack([word, *(rng.permutation(word) for _ in range(PERMUTATIONS))], axis=1)

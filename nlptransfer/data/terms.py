@@ -5,14 +5,17 @@ from itertools import pairwise
 
 from nlptransfer.data.columns import UNSPACED
 
-_RUN = re.compile(f"({UNSPACED.pattern}+)|(?:(?!{UNSPACED.pattern})\\w)+")
 _WORD = re.compile(r"\w+")
+_WORD_LETTERS = bytes(letter if _WORD.match(chr(letter)) else ord(" ") for letter in range(256))
+_RUN = re.compile(f"({UNSPACED.pattern}+)|(?:(?!{UNSPACED.pattern})\\w)+")
 
 
 def words_of(text: str) -> set[str]:
     """Return the words of a text in lower case; of Chinese, Japanese, Thai, ... pairs of letters."""
+    if text.isascii():
+        return {*text.lower().encode().translate(_WORD_LETTERS).decode().split()}
     lower = text.casefold()
-    if lower.isascii() or not UNSPACED.search(lower):
+    if not UNSPACED.search(lower):
         return {*_WORD.findall(lower)}
     words = set[str]()
     for run in _RUN.finditer(lower):
