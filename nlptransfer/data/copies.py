@@ -73,6 +73,8 @@ class Copies:
     """(rows,): share of the bytes of both that they have in common, 1 where folded; 0 for none"""
     alike: np.ndarray
     """(pairs, 2): rows that differ in few words, but are too short to be copies"""
+    alike_similarity: np.ndarray
+    """(pairs,)"""
 
 
 def copies_of(texts: Sequence[str]) -> Copies:
@@ -93,7 +95,7 @@ def copies_of(texts: Sequence[str]) -> Copies:
     kinds = np.where(first_exact < place, 1, np.where(first_folded < place, 2, 0))
     similarity = (kinds > 0).astype(np.float32)
 
-    one, other, shares, alike = _near([*numbers])
+    one, other, shares, alike, alike_shares = _near([*numbers])
     del numbers, raw
     count = len(first_row)
     graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(count, count))
@@ -109,7 +111,8 @@ def copies_of(texts: Sequence[str]) -> Copies:
     copied = np.flatnonzero(leader[groups] < np.arange(count))
     rows = first_row[copied]
     of[rows], kinds[rows], similarity[rows] = first_row[best[copied]], 3, best_share[copied]
-    return Copies(first_row[leader[groups]][number], of, kinds.astype(np.int8), similarity, first_row[alike])
+    first = first_row[leader[groups]][number]
+    return Copies(first, of, kinds.astype(np.int8), similarity, first_row[alike], alike_shares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,25 +158,27 @@ class _Bytes:
         return counts[: len(one)], counts[len(one) :]
 
 
-def _near(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Find near copies among distinct folded texts: places of one and other, their similarity; and what is alike."""
+def _near(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Compare candidates among distinct folded texts.
+
+    Returns the places (copies,) of near copies, one and other, and their similarity; pairs (pairs, 2) that are alike,
+    and theirs.
+    """
     data = _Bytes.of(texts)
-    found = [(np.empty(0, np.int64),) * 2 + (np.empty(0, np.float32),)]
-    alike = [np.empty((0, 2), np.int64)]
     one, other = _candidates(data)
+    similarity, are_copies = np.empty(len(one), np.float32), np.empty(len(one), bool)
     for part in _blocks(data.sizes[one] + data.sizes[other]):
-        left, right = one[part], other[part]
-        common = data.common(left, right)
-        share = (common[0] + common[1]) / (data.sizes[left] + data.sizes[right])
-        are_copies = _are_copies(data.sizes[left], common[0], data.sizes[right], common[1])
-        found.append((left[are_copies], right[are_copies], share[are_copies].astype(np.float32)))
-        alike.append(np.stack([left, right], axis=1)[~are_copies & (share >= ALIKE)])
-    one, other, shares = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return one, other, shares, np.concatenate(alike)
+        sizes = data.sizes[one[part]], data.sizes[other[part]]
+        common = data.common(one[part], other[part])
+        similarity[part] = (common[0] + common[1]) / (sizes[0] + sizes[1])
+        are_copies[part] = _are_copies(sizes[0], common[0], sizes[1], common[1])
+    are_alike = ~are_copies & (similarity >= ALIKE)
+    alike = np.stack([one, other], axis=1)[are_alike]
+    return one[are_copies], other[are_copies], similarity[are_copies], alike, similarity[are_alike]
 
 
 def _are_copies(size: np.ndarray, common: np.ndarray, other_size: np.ndarray, other_common: np.ndarray) -> np.ndarray:
-    """Tell which pairs are copies: both have few bytes of their own, or the shorter has few, and a fourth of the longer."""
+    """Tell which pairs are copies: both have few bytes of their own, or the shorter, a fourth of the longer."""
     own, other_own = size - common, other_size - other_common
     few, other_few = own <= DIFFERENT * (size - SHORT), other_own <= DIFFERENT * (other_size - SHORT)
     # Of a text that stands whole in another, a run of less than eight may be cut off where something was added.

@@ -11,13 +11,13 @@ import numpy as np
 from nlptransfer.data.splitting import text_groups
 from nlptransfer.data.terms import words_of
 
-DRIFT_TEXTS = 10_000
+DRIFT_TEXTS = 5_000
 """Most texts of a split whose words are counted."""
 DRIFT_ROWS = 5
 """Least texts with a word that each split would have if they did not differ."""
 DRIFT_SHARE = 0.01
-"""Least difference between the shares of texts that have a word: among many texts any other is beyond chance."""
-DRIFT_P = 0.05
+"""Least difference between the shares of texts that have a word: among many texts less is beyond chance too."""
+DRIFT_P = 0.01
 """How often at most a word is named of splits that differ by chance alone."""
 
 

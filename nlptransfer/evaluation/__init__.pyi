@@ -29,6 +29,7 @@ from .metrics import negative_log_likelihood as negative_log_likelihood
 from .metrics import score_predictions as score_predictions
 from .metrics import score_range as score_range
 from .metrics import tally as tally
+from .neighbors import Neighbors as Neighbors
 from .pairwise import Separability as Separability
 from .pairwise import separability as separability
 from .significance import LEAST_SEEDS as LEAST_SEEDS

@@ -10,6 +10,7 @@ from typing import Any
 
 from nlptransfer import distributed
 from nlptransfer.data import DataSettings, SourceRows, load_data, open_source
+from nlptransfer.experiments.auditing.copies import find_conflicts, find_copies
 from nlptransfer.experiments.auditing.label_errors import find_label_errors
 from nlptransfer.experiments.auditing.overlaps import find_overlaps
 from nlptransfer.experiments.auditing.rows import AuditRows
@@ -43,6 +44,8 @@ log = logging.getLogger("nlptransfer")
 TFIDF = "tfidf"
 """In place of a base: no encoder."""
 FINDERS: dict[str, Callable[[AuditRows], Section]] = {
+    "copies": find_copies,
+    "conflicts": find_conflicts,
     "label_errors": find_label_errors,
     "overlaps": find_overlaps,
 }
@@ -100,9 +103,9 @@ def audit(
         rows = AuditRows(loaded, others, None, None, route)
     else:
         rows = AuditRows.of(loaded, named, revision, others=others, route=route)
-    if rows.base is not None:
-        # Before a folder bears the name of one that is not there.
-        find_base(rows.base, revision)
+        if named is not None:
+            # One that is not there makes no folder.
+            find_base(str(rows.base), revision)
     encoder = Path(rows.base).name if rows.base is not None and Path(rows.base).is_dir() else rows.base
     question = plain(
         {

@@ -356,10 +356,17 @@ def _flat(values: Mapping[str, Any], before: str = "", said: Callable[[Any], str
     return found
 
 
+def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List the numbers of a section, but those that are none."""
+    return [(name.replace(".", ": "), value) for name, value in _flat(facts, said=_cell) if value]
+
+
 def _cell(value: Any) -> str:
     """Write a value of a frame, or a fact: missing ones as nothing, fractions with three places."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:,.0f}" if value.is_integer() else f"{value:,.3f}"
+        return f"{value:,.0f}" if value.is_integer() else f"{value:,.3f}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
@@ -385,7 +392,7 @@ def _environment() -> Environment:
     return templates(
         {
             "cell": _cell,
-            "facts": lambda facts: _flat(facts, said=_cell),
+            "facts": _facts,
             "count": lambda number: _figure(number, 0),
             "figure": _figure,
             "flat": _flat,

@@ -96,6 +96,8 @@ class Audit:
     """Rows whose text another row has, or nearly."""
     paraphrases = _Frame()
     """Pairs of texts that mean the same in other words."""
+    alike = _Frame()
+    """Pairs of short texts that differ in few words, which are no copies."""
     conflicts = _Frame()
     """Rows of a text that has different labels."""
     label_errors = _Frame()

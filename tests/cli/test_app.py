@@ -56,6 +56,22 @@ def test_finetune(command_line, remarks_folder, vectors_file, tmp_path):
     assert again.out == ended.out and "finished before, with the same settings" in again.err
 
 
+def test_what_stays_on_one_side_is_named(command_line, remarks, vectors_file, tmp_path):
+    rows = [f"{text},{label},c{row % 40}" for row, (text, label) in enumerate(zip(*remarks, strict=True))]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label,customer", *rows]))
+    call = ["finetune", tmp_path / "rows.csv", "--base", vectors_file, "--output-dir", tmp_path / "run", "--no-report"]
+    call += ["--set", "head_type=linear", "--group-column", "customer"]
+    ended = command_line(main, *call)
+    assert ended.code == 0 and "what stays on one side from 'customer'" in ended.err, ended.err
+    run = RunResult.load(tmp_path / "run")
+    assert (run.settings["data"]["group_column"], run.settings["data"]["split_by"]) == ("customer", "text")
+    assert "--set group_column=customer" in run.command and run.data.rows["test"] % 4 == 0
+    refused = command_line(main, *call, "--set", "split_by=copies")
+    assert refused.code == 2 and "split_by='copies': expected none beside group_column" in refused.err
+    changed = command_line(main, *call[:-2], "--set", "split_by=copies")
+    assert changed.code == 2 and "split_by, group_column): name another output_dir, or overwrite" in changed.err
+
+
 @pytest.mark.parametrize(("route", "features"), [("probe", "encoder,ngrams"), ("word2vec", "word2vec,ngrams")])
 def test_features_are_named_with_commas(route, features, command_line, remarks_folder, vectors_file, tmp_path):
     base = vectors_file if route == "word2vec" else make_film_base(tmp_path / "encoder")

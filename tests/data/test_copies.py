@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.folders import SHARED, needs_shared
-from nlptransfer.data import copies_of, folded, load_texts
+from nlptransfer.data import Labels, copies_of, folded, load_split, load_texts
 from nlptransfer.data.copies import KINDS
 
 
@@ -224,6 +224,16 @@ def test_copies_that_are_planted_in_reviews_are_found():
     copies = copies_of([*texts, *edited])
     found = copies.first[len(texts) :] == copies.first[chosen]
     assert found.mean() > 0.97
+
+
+@needs_shared
+def test_reviews_of_hotels_that_test_repeats_are_found():
+    labels = Labels(("negative", "positive"))
+    train, test = (load_split(SHARED / "data" / "chnsenticorp", labels, split=name).texts for name in ("train", "test"))
+    first = copies_of([*train, *test]).first
+    leaked = np.isin(first[len(train) :], first[: len(train)])
+    exact = np.isin(test, train)
+    assert exact.sum() == 338 and leaked[exact].all() and 5 < (leaked & ~exact).sum() < 30
 
 
 @given(st.text(st.characters(codec="ascii"), max_size=30))
