@@ -73,8 +73,11 @@ class Giveaway:
     alike: tuple[str, ...] = ()
     """further traits of nearly the same rows"""
 
+    def __str__(self) -> str:
+        return _described(self.kind, self.name, self.values)
 
-def giveaways(
+
+def giveaways_of(
     texts: Sequence[str], targets: np.ndarray, columns: Mapping[str, Sequence[Any]] | None = None
 ) -> list[Giveaway]:
     """Find the traits that tell a label nearly alone, the most suspicious first.
@@ -236,7 +239,7 @@ class _Counts:
             rare = min(label_rows[label], size - label_rows[label])
             found.append(
                 _Candidate(
-                    traits=traits[pointing >= LIKELY],
+                    traits=traits[pointing >= min(LIKELY, pointing.max())],
                     label=label,
                     right=float(right[variable, label]),
                     rows=float(rows[variable, label]),
@@ -302,7 +305,7 @@ def _named(
 
     def name(place: int) -> str:
         traits = [vocabulary[trait] for trait in found[place].traits]
-        return described(traits[0].kind, traits[0].name, [trait.value for trait in traits])
+        return _described(traits[0].kind, traits[0].name, [trait.value for trait in traits])
 
     named, taken = list[Giveaway](), set[int]()
     suspicious = [place for place, one in enumerate(found) if one.is_sure or apart[place]]
@@ -381,7 +384,7 @@ def _overlap(one: str, other: str) -> bool:
     return one == other or (not {*one}.isdisjoint(other) and bool(UNSPACED.search(one) and UNSPACED.search(other)))
 
 
-def described(kind: str, name: str, values: Sequence[str]) -> str:
+def _described(kind: str, name: str, values: Sequence[str]) -> str:
     """Say what a trait is, as the part of a sentence."""
     some = abridged(values, 3)
     return {

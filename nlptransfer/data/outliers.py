@@ -28,6 +28,8 @@ READ = 20_000
 EMPTY, MARKUP, DAMAGE, CODE = "nothing but signs, addresses or names", "mostly markup", "mostly damaged", "mostly code"
 DAMAGED, LEFT_OVER = "damaged characters", "remains of markup"
 SCRIPT, LANGUAGE = "another script", "another language or noise"
+ODD = (EMPTY, CODE, MARKUP, DAMAGE, SCRIPT, LANGUAGE)
+"""Reasons that leave little of a text to learn from."""
 
 # UTF-8 that was read as Latin-1 or Windows-1252 is a run of these; whether it is, decoding tells.
 _HIGH = re.compile("[\x80-\xffŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›€™]{2,}")

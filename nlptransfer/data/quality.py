@@ -141,17 +141,24 @@ def _drift(data: "Data") -> Iterator[_Found]:
     )
 
 
+def few_rows(counts: np.ndarray) -> tuple[bool, list[int]]:
+    """Tell whether labels with these (labels,) training rows are out of balance, and which have few rows."""
+    order = np.argsort(counts, kind="stable").tolist()
+    is_imbalanced = counts[order[-1]] >= IMBALANCE * max(1, counts[order[0]])
+    return bool(is_imbalanced), [label for label in order if counts[label] < FEW_OF_A_LABEL]
+
+
 def _imbalance(data: "Data") -> Iterator[_Found]:
-    targets, names, counts = data.train.targets, data.labels.names, data.labels.count(data.train.targets)
-    order = np.argsort(counts, kind="stable")
-    rarest, most = int(order[0]), int(order[-1])
-    if counts[most] >= IMBALANCE * max(1, counts[rarest]):
+    names, counts = data.labels.names, data.labels.count(data.train.targets)
+    is_imbalanced, few = few_rows(counts)
+    if is_imbalanced:
+        rarest, most = int(counts.argmin()), int(counts.argmax())
         yield (
             1.0,
-            f"imbalance: {names[most]!r} has {int(counts[most]):,} of the {len(targets):,} training rows, "
+            f"imbalance: {names[most]!r} has {int(counts[most]):,} of the {len(data.train):,} training rows, "
             f"{names[rarest]!r} {int(counts[rarest]):,}: look at macro F1 and at the scores per class",
         )
-    if few := [int(label) for label in order if counts[label] < FEW_OF_A_LABEL]:
+    if few:
         named = abridged([f"{names[label]!r} ({int(counts[label])})" for label in few], NAMED)
         yield 1.0, f"few rows: fewer than {FEW_OF_A_LABEL} training rows of {named}; add some, or merge labels"
 

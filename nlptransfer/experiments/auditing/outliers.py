@@ -1,0 +1,55 @@
+"""Texts that do not belong: of another script or language, mostly markup or damaged, empty, far from their label."""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlptransfer.data import ODD, unlike_others
+from nlptransfer.experiments.auditing.rows import AuditRows
+from nlptransfer.results import Finding, Section
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("train", "validation", "calibration")
+_ADVICE = {
+    "remains of markup": 'Take it out when texts are read: normalization="web".',
+    "damaged characters": "Read the source in its encoding: encoding=...; what was damaged before stays so.",
+    "mostly damaged": "Read the source in its encoding: encoding=...; else leave these rows out: drop=outliers.",
+}
+_ALONE = "Read some of them in the frame outliers; if they do not belong, leave them out: drop=outliers."
+
+
+def find_outliers(rows: AuditRows) -> Section:
+    """Find texts of train, validation and calibration that are unlike the others, see unlike_others.
+
+    ``drop`` marks those of which little is left to learn from, not those that are damaged in part.
+    """
+    import pandas as pd
+
+    texts = [text for name in SPLITS for text in rows.data.splits[name].texts]
+    reasons = unlike_others(texts)
+    parts, start = [], 0
+    for name in SPLITS:
+        of_split = np.array(reasons[start : start + len(rows.data.splits[name])], dtype=object)
+        start += len(of_split)
+        places = np.flatnonzero(of_split != "")
+        parts.append(rows.frame(name, places).assign(reason=of_split[places]))
+    frame = pd.concat(parts, ignore_index=True)
+    frame["drop"] = frame["reason"].isin(ODD)
+    counts = Counter(frame["reason"])
+    findings = [_finding(frame, reason, count, len(texts)) for reason, count in counts.most_common()]
+    facts: dict[str, Any] = {"rows": len(texts)}
+    return Section("outliers", tuple(findings), {"outliers": frame}, facts)
+
+
+def _finding(frame: "pd.DataFrame", reason: str, count: int, of: int) -> Finding:
+    row = frame[frame["reason"] == reason].iloc[0]
+    return Finding(
+        "outliers",
+        count,
+        f"{reason}: {count:,} of {of:,} rows outside of test ({count / of:.1%})",
+        f"{row['split']} {row['row']} ({row['label']}): {row['text']!r:.160}",
+        _ADVICE.get(reason, _ALONE),
+    )
