@@ -149,10 +149,10 @@ def audit_verb(
     """Look at data before any training: copies, wrong labels, give-aways, outliers, drift, overlapping labels."""
     from nlptransfer import distributed
     from nlptransfer.experiments import audit
-    from nlptransfer.results import QUESTIONS, checked
+    from nlptransfer.results import KINDS, checked
 
     start_log(quiet)
-    fatal = checked("fail_on", opt.listed("fail_on", fail_on) or (), QUESTIONS)
+    fatal = checked("fail_on", opt.listed("fail_on", fail_on) or (), KINDS)
     options = {
         "base": base, "revision": revision, "output_dir": output_dir, "overwrite": overwrite, "take_lock": take_lock,
         "clean_to": clean_to, "drop": opt.listed("drop", drop), **reading,

@@ -177,11 +177,11 @@ def show_audit(audit: "Audit") -> None:
     rows: list[Sequence[str]] = []
     for name, section in audit.sections.items():
         for finding in section.findings:
-            example = f"as: {_short(finding.example)}"
-            rows.append((name, f"{finding.rows:,}", "\n".join([finding.sentence, example, finding.advice])))
+            example = f"as {_short(finding.example)}"
+            rows.append((finding.kind, f"{finding.rows:,}", "\n".join([finding.sentence, example, finding.advice])))
         if not section.findings:
             rows.append((name, "", "nothing found"))
-    _print_table(("question", ">rows", "found"), rows, lines=True)
+    _print_table(("kind", ">rows", "what was found, an example, what to do"), rows, lines=True)
     say(f"written: {audit.folder / REPORT}")
 
 

@@ -36,6 +36,8 @@ class Units:
     breadths: np.ndarray
     """(units,): labels of each"""
     num_labels: int
+    are_named: bool = False
+    """whether groups were named, which can be large, instead of those of one text"""
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -54,7 +56,7 @@ class Units:
         places = np.flatnonzero(units) if units.dtype == bool else units
         rows, pairs = _members(self.sizes, places), _members(self.breadths, places)
         counted = self.sizes[places], self.labels[pairs], self.counts[pairs], self.breadths[places]
-        return Units(self.rows[rows], *counted, self.num_labels)
+        return Units(self.rows[rows], *counted, self.num_labels, self.are_named)
 
     def label_rows(self) -> np.ndarray:
         """Count the rows of each label, (labels,)."""
@@ -101,7 +103,7 @@ def units_of(texts: Sequence[str], targets: np.ndarray, seed: int, groups: np.nd
     if len(sizes) < len(order):
         pairs, counts = np.unique(pairs, return_counts=True)
     breadths = np.bincount(pairs // max(num_labels, 1), minlength=len(sizes))
-    return Units(order, sizes, pairs % max(num_labels, 1), counts, breadths, num_labels)
+    return Units(order, sizes, pairs % max(num_labels, 1), counts, breadths, num_labels, groups is not None)
 
 
 def text_groups(texts: Iterable[str]) -> np.ndarray:
@@ -173,6 +175,8 @@ def carve(
     whole = dealt if of is None else of.take(~of.carrying(staying))
     wanted = _wanted(whole.label_rows(), share, least_taken)
     taken = _stratify(dealt, wanted, round(share * whole.num_rows))
+    if units.are_named:
+        _balance(dealt, taken, wanted)
     _move_rarest(dealt, taken, (least_kept, least_taken))
     sides = np.zeros(len(units), bool)
     sides[free] = taken
@@ -305,6 +309,22 @@ def _stratify_single(labels: np.ndarray, wanted: np.ndarray, wanted_rows: int) -
     sides = np.empty(len(labels), bool)
     sides[by_label] = np.where(place < 0, (taken > kept)[label], turn[label] ^ (place % 2 == 1))
     return sides
+
+
+def _balance(units: Units, taken: np.ndarray, wanted: np.ndarray) -> None:
+    """Move unit after unit, always that which brings the rows of all labels nearest to those that are wanted; in place.
+
+    A large unit that is dealt late leaves more to one side than the few after it can make up for.
+    """
+    labels, counts, owners = units.labels, units.counts, units.owners
+    while len(units):
+        above = np.bincount(labels, counts * taken[owners], units.num_labels) - wanted
+        moved = np.abs(above[labels] + np.where(taken[owners], -counts, counts)) - np.abs(above[labels])
+        farther = np.bincount(owners, moved, len(units))
+        nearest = int(farther.argmin())
+        if farther[nearest] >= 0:
+            break
+        taken[nearest] = not taken[nearest]
 
 
 def _move_rarest(units: Units, taken: np.ndarray, least: tuple[int, int]) -> None:

@@ -1,5 +1,6 @@
 from .audit import DROPPABLE as DROPPABLE
 from .audit import DROPPED as DROPPED
+from .audit import KINDS as KINDS
 from .audit import QUESTIONS as QUESTIONS
 from .audit import Audit as Audit
 from .audit import Finding as Finding

@@ -34,6 +34,8 @@ DROPPABLE = ("copies", "conflicts", "label_errors", "outliers")
 """Sections that mark rows which can be left out."""
 DROPPED = DROPPABLE[:3]
 """Those whose rows are left out by default."""
+KINDS = (*QUESTIONS, "paraphrases")
+"""Kinds of findings."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ class Finding:
     """Something that is wrong with the data, or may be."""
 
     kind: str
-    """the name of its section, as ``drop`` and --fail-on have it"""
+    """as --fail-on has it: the name of its section, or paraphrases, which are no copies"""
     rows: int
     """rows concerned"""
     sentence: str
-    """what was found, with its numbers"""
+    """what was found, with its numbers, without a full stop"""
     example: str
     """one, short: texts, names"""
     advice: str
@@ -97,6 +99,8 @@ class Audit:
     paraphrases = _Frame()
     """Pairs of texts that mean the same in other words."""
     alike = _Frame()
+    """Pairs of texts that differ in few words, but are too short to be copies."""
+    alike = _Frame()
     """Pairs of short texts that differ in few words, which are no copies."""
     conflicts = _Frame()
     """Rows of a text that has different labels."""
@@ -130,9 +134,9 @@ class Audit:
         """Say in a few plain sentences what was found: the first finding of each section."""
         rows = ", ".join(f"{count:,} {split}" for split, count in self.data.rows.items() if count)
         found = [section.findings[0].sentence for section in self.sections.values() if section.findings]
-        nothing = [QUESTIONS[name] for name, section in self.sections.items() if not section.findings]
-        said = [f"{self.data.name}: {rows} rows of {self.data.labels.num_labels} labels.", *found]
-        return " ".join(said + ([f"Nothing was found under: {' '.join(nothing)}"] if nothing else []))
+        nothing = [name.replace("_", " ") for name, section in self.sections.items() if not section.findings]
+        said = [f"{self.data.name}: {rows} rows of {self.data.labels.num_labels} labels", *found]
+        return ". ".join(said + ([f"Nothing was found of {', '.join(nothing)}"] if nothing else [])) + "."
 
     def clean(self, drop: Sequence[str] = DROPPED) -> Data:
         """Return the data without the rows that some sections mark; no row of test is left out.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
 from helpers.corpora import counts, hashes, rows_of, texts_by_split
 from nlptransfer.data.copies import folded
@@ -197,14 +198,21 @@ def test_near_copies_are_on_one_side():
 
 
 def test_shares_hold_as_far_as_groups_allow():
-    draw = np.random.default_rng(0)
-    owners, labels = draw.integers(150, size=3000), np.where(draw.random(3000) < 0.2, "rare", "common")
-    table = {"text": [f"text {row}" for row in range(3000)], "label": labels, "owner": owners}
-    data = load_data(table, group_column="owner")
-    for split, share in ((data.test, 0.2), (data.validation, 0.08), (data.calibration, 0.04)):
-        for label, rows in counts(split, data).items():
-            # A group has 20 rows, of which 4 are rare: within two groups of what is wanted.
-            assert abs(rows - share * (labels == label).sum()) <= (8 if label == "rare" else 32)
+    ours, theirs = [], []
+    for seed in range(8):
+        draw = np.random.default_rng(seed)
+        # A few owners have most of the rows, and each prefers some of the labels.
+        sizes = draw.lognormal(0, 1.5, 200)
+        owners, tastes = draw.choice(200, 2000, p=sizes / sizes.sum()), draw.dirichlet([4, 2, 1], 200).cumsum(axis=1)
+        labels = (draw.random((2000, 1)) > tastes[owners]).sum(axis=1)
+        texts, every = [f"text {row}" for row in range(2000)], np.bincount(labels, minlength=3)
+        data = load_data({"text": texts, "label": labels, "owner": owners}, group_column="owner", split_seed=seed)
+        folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(texts, labels, owners)
+        for off, test in ((ours, data.test.targets), (theirs, labels[next(folds)[1]])):
+            off += [*np.abs(np.bincount(test, minlength=3) / every - 0.2), abs(len(test) / 2000 - 0.2)]
+        validation = np.bincount(data.validation.targets, minlength=3) / every
+        assert np.abs(validation - 0.08).max() < 0.05
+    assert np.mean(ours) < np.mean(theirs) / 2
 
 
 @pytest.mark.parametrize(
@@ -253,9 +261,9 @@ def test_values_of_a_group_are_the_same_however_they_are_written():
     for validation in (held_out, held_out | {"owner": ["o30", None]}):
         train = {"text": texts, "label": labels, "owner": owners}
         source = {"train": train, "validation": validation, "test": held_out}
-        folds = folds_of(load_data(source, group_column="owner", calibration_size=0), 5)
-        (fold,) = (fold for fold in folds if "v" in fold.validation.texts)
-        assert (texts[30] in fold.validation.texts) == ("owner" in validation)
+        data = load_data(source, group_column="owner", calibration_size=0)
+        held = [fold.validation.texts for seed in range(4) for fold in folds_of(data, 5, seed)]
+        assert all(texts[30] in fold for fold in held if "v" in fold) == ("owner" in validation)
 
 
 def cases():
