@@ -301,7 +301,9 @@ def _named(
     joined = sparse.csr_array((np.ones(len(columns), np.float32), places), (len(vocabulary), len(found)))
     has = sparse.csc_array(matrix @ joined)
     counts, both = has.sum(axis=0), (has.T @ has).toarray()
-    alike = both >= ALIKE * (counts[:, None] + counts - both)
+    # Another column is a matter of its own.
+    is_text = np.array([vocabulary[one.traits[0]].kind != "column" for one in found])
+    alike = (both >= ALIKE * (counts[:, None] + counts - both)) & is_text & is_text[:, None]
 
     def name(place: int) -> str:
         traits = [vocabulary[trait] for trait in found[place].traits]

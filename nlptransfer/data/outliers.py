@@ -16,8 +16,10 @@ LEAST_LETTERS = 3
 RARE_SCRIPT, FEW_USUAL_LETTERS = 0.01, 0.1
 """Share of the texts up to which a script that is the main one there is not usual; and share of a text's letters that
 are of usual scripts, up to which the text is of another one."""
-COMMON_WORDS, LEAST_WORDS = 300, 8
-"""Words, the most frequent of all texts, by which a language is known, and words that a text has for that."""
+COMMON_WORDS, COMMON_SHARE = 300, 0.005
+"""Words by which a language is known: the most frequent, as far as they are in this share of the texts."""
+LEAST_WORDS = 8
+"""Words from which a text has a language."""
 FEW_COMMON = 0.25
 """Share of common words, over its median, up to which a text is of another language."""
 MOSTLY = 0.5
@@ -122,7 +124,8 @@ def _other_language(texts: Sequence[str]) -> list[int]:
         some = words_of(texts[place][:READ])
         counts.update(some)
         words.append(some if len(some) >= LEAST_WORDS else set())
-    common = {word for word, _ in counts.most_common(COMMON_WORDS)}
+    least = max(2, COMMON_SHARE * len(spaced))
+    common = {word for word, count in counts.most_common(COMMON_WORDS) if count >= least}
     shares = {place: len(some & common) / len(some) for place, some in zip(spaced, words, strict=True) if some}
     usual = float(np.median([*shares.values()])) if shares else 0.0
     return [place for place, share in shares.items() if share <= FEW_COMMON * usual]

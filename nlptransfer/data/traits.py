@@ -89,7 +89,7 @@ def lengths_of(texts: Sequence[str]) -> dict[str, list[str]]:
 
 def values_of(column: Sequence[Any]) -> list[str]:
     """Return the value of each row of a column as traits have it: a name, a range, ``MISSING`` or ``OTHER``."""
-    missing = [is_missing(value) for value in column]
+    missing = [is_missing(value) or (isinstance(value, str) and not value.strip()) for value in column]
     numbers = [math.nan if gone else _number(value) for value, gone in zip(column, missing, strict=True)]
     present = np.array([number for number, gone in zip(numbers, missing, strict=True) if not gone])
     if len({*present.tolist()}) > BINS and not np.isnan(present).any():

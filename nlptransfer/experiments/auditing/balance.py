@@ -97,8 +97,8 @@ def _truncated(rows: AuditRows, lengths: "pd.DataFrame") -> list[Finding]:
         Finding(
             "balance",
             round(train["truncated"] * train["rows"]),
-            f"texts of more than {rows.longest_read} tokens are not read whole: {shares}",
+            f"Texts of more than {rows.longest_read} tokens are not read whole: {shares}",
             f"{len(longest):,} characters: {longest!r:.160}",
-            'long_text="windows" reads all of a text, "head_tail" its end too, a larger max_length more of it.',
+            'To read all of a text: long_text="windows"; its end too: "head_tail"; more of it: a larger max_length.',
         )
     ]

@@ -99,7 +99,7 @@ def _of_classifier(rows: AuditRows, name: str, found: dict[str, Any]) -> list[Fi
         Finding(
             "drift",
             len(rows.data.splits[name]),
-            f"a classifier tells {name} from train with an accuracy of {found['accuracy']:.3f} ({low:.3f} to "
+            f"A classifier tells {name} from train with an accuracy of {found['accuracy']:.3f} ({low:.3f} to "
             f"{high:.3f}) on held-out rows; splits of one kind of text stay below {found['chance']:.3f}",
             f"{rows.data.splits[name].texts[0]!r:.120} and {rows.data.train.texts[0]!r:.120}",
             _ADVICE.format(name),
@@ -178,7 +178,7 @@ def _of_lengths(rows: AuditRows, name: str, facts: dict[str, Any]) -> list[Findi
         Finding(
             "drift",
             len(rows.data.splits[name]),
-            f"texts of {name} are {'longer' if longer > 0.5 else 'shorter'} than those of train: {medians[0]:.0f} and "
+            f"Texts of {name} are {'longer' if longer > 0.5 else 'shorter'} than those of train: {medians[0]:.0f} and "
             f"{medians[1]:.0f} characters (medians); in {longer:.0%} of pairs that of {name} is the longer one",
             f"{rows.data.splits[name].texts[int(np.argsort(other)[len(other) // 2])]!r:.160}",
             _ADVICE.format(name),

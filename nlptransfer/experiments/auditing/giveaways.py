@@ -31,15 +31,16 @@ def find_giveaways(rows: AuditRows) -> Section:
 
 def _finding(rows: AuditRows, one: Giveaway) -> Finding:
     train, label = rows.data.train, rows.data.labels.names[one.label]
+    trait = str(one)
     others = f" ({', '.join(one.alike[:3])} in nearly the same rows)" if one.alike else ""
     apart = ", and goes with no other word of its texts" if one.stands_apart else ""
     return Finding(
         kind="giveaways",
         rows=one.rows,
         sentence=(
-            f"{one} points to {label!r}{apart}{others}: {one.precision:.1%} of the {one.rows:,} rows with it have "
-            f"this label, {one.recall:.1%} of the label's rows have it; by itself it has an accuracy of "
-            f"{one.accuracy:.3f}, and always answering the most frequent {one.majority:.3f}"
+            f"{trait[0].upper()}{trait[1:]} points to {label!r}{apart}{others}: {one.precision:.1%} of the "
+            f"{one.rows:,} rows with it have this label, {one.recall:.1%} of the label's rows have it; by itself it "
+            f"has an accuracy of {one.accuracy:.3f}, and always answering the most frequent {one.majority:.3f}"
         ),
         example=f"{train.texts[one.example]!r:.{_QUOTED}}: {label}",
         advice=_advice(one),

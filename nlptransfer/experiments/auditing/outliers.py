@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlptransfer.data import ODD, unlike_others
+from nlptransfer.evaluation import isolated
 from nlptransfer.experiments.auditing.rows import AuditRows
 from nlptransfer.results import Finding, Section
 
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("train", "validation", "calibration")
+FAR = "far from all of its label"
 _ADVICE = {
     "remains of markup": 'Take it out when texts are read: normalization="web".',
     "damaged characters": "Read the source in its encoding: encoding=...; what was damaged before stays so.",
+    FAR: "Read them in the frame outliers, the farthest first: some are of another kind of text, or have a wrong label.",
     "mostly damaged": "Read the source in its encoding: encoding=...; else leave these rows out: drop=outliers.",
 }
 _ALONE = "Read some of them in the frame outliers; if they do not belong, leave them out: drop=outliers."
@@ -24,7 +27,8 @@ _ALONE = "Read some of them in the frame outliers; if they do not belong, leave 
 def find_outliers(rows: AuditRows) -> Section:
     """Find texts of train, validation and calibration that are unlike the others, see unlike_others.
 
-    ``drop`` marks those of which little is left to learn from, not those that are damaged in part.
+    ``drop`` marks those of which little is left to learn from. Those that are damaged in part it does not mark, nor
+    training texts that are far from their label in frozen features: these may be rare and right.
     """
     import pandas as pd
 
@@ -36,11 +40,16 @@ def find_outliers(rows: AuditRows) -> Section:
         start += len(of_split)
         places = np.flatnonzero(of_split != "")
         parts.append(rows.frame(name, places).assign(reason=of_split[places]))
+    facts: dict[str, Any] = {"rows": len(texts)}
+    # Words alone, as TF-IDF has them, do not tell how far a text is from others: it is nothing where it has none of
+    # theirs.
+    if rows.base is not None and (far := isolated(rows.features("train"), rows.data.train.targets)) is not None:
+        facts |= {"usual_distance": far.usual, "far_from": far.bound}
+        parts.append(rows.frame("train", far.rows).assign(reason=FAR, distance=far.distances))
     frame = pd.concat(parts, ignore_index=True)
     frame["drop"] = frame["reason"].isin(ODD)
     counts = Counter(frame["reason"])
     findings = [_finding(frame, reason, count, len(texts)) for reason, count in counts.most_common()]
-    facts: dict[str, Any] = {"rows": len(texts)}
     return Section("outliers", tuple(findings), {"outliers": frame}, facts)
 
 
@@ -49,7 +58,7 @@ def _finding(frame: "pd.DataFrame", reason: str, count: int, of: int) -> Finding
     return Finding(
         "outliers",
         count,
-        f"{reason}: {count:,} of {of:,} rows outside of test ({count / of:.1%})",
+        f"{reason.capitalize()}: {count:,} of {of:,} rows outside of test ({count / of:.1%})",
         f"{row['split']} {row['row']} ({row['label']}): {row['text']!r:.160}",
         _ADVICE.get(reason, _ALONE),
     )
