@@ -206,6 +206,12 @@ class Data:
         """The four splits by name."""
         return {name: getattr(self, name) for name in ("train", "validation", "calibration", "test")}
 
+    def with_warnings(self, warnings: Iterable[str]) -> "Data":
+        """Return the same rows, which are hashed once, with these warnings."""
+        made = replace(self, warnings=tuple(warnings))
+        vars(made)["_fingerprints"] = self._fingerprints
+        return made
+
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Return the row count and the hash of each split by its name, and of the texts without labels if any."""
         return self._fingerprints

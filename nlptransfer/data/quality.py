@@ -29,8 +29,9 @@ _CHOICE_LEAKS = (
     ("test", "validation", "choices have seen them"),
 )
 """The split of the texts, where they are too, and what comes of it."""
+_MORE_ROWS = "add rows of them, or merge labels by label_mapping"
 _CLEAN = "nlptransfer audit DATA --clean-to FILE --drop"
-_Found = tuple[float, str]
+_Warning = tuple[float, str]
 """Share of the rows that a warning is of, and the warning."""
 
 
@@ -48,7 +49,7 @@ def data_warnings(data: "Data", source: "Data | None" = None) -> list[str]:
     seen = {part: np.concatenate([keys[name] for name in keys if parts.get(name) == part]) for part in parts.values()}
     if source is not None:
         seen["the source"] = text_groups(source.train.texts)
-    found = [
+    warnings = [
         *_leaks(keys, seen, [("test", name, _TOO_GOOD) for name in ("train", "the source")]),
         *_conflicts(data, keys),
         *((1.0, warning) for warning in data.warnings),
@@ -58,7 +59,7 @@ def data_warnings(data: "Data", source: "Data | None" = None) -> list[str]:
         *_imbalance(data),
         *_repeated(keys["train"]),
     ]
-    return [warning for _, warning in sorted(found, key=lambda one: one[0] < LITTLE)]
+    return [warning for _, warning in sorted(warnings, key=lambda one: one[0] < LITTLE)]
 
 
 def label_warnings(labels: Labels, splits: "Mapping[str, Split]", counts: np.ndarray) -> list[str]:
@@ -84,33 +85,35 @@ def label_warnings(labels: Labels, splits: "Mapping[str, Split]", counts: np.nda
             f"no row of {where} judges {len(names)} of {labels.num_labels} labels (training rows): {abridged(names, 5)}"
             for where, names in unjudged.items()
         )
-        warnings.append(f"{found}; their scores there are null, and macro means leave them out")
+        warnings.append(f"{found}; their scores there are null, and macro means leave them out: {_MORE_ROWS}")
     return warnings
 
 
 def _leaks(
     keys: Mapping[str, np.ndarray], seen: Mapping[str, np.ndarray], leaks: Iterable[tuple[str, str, str]]
-) -> Iterator[_Found]:
+) -> Iterator[_Warning]:
     for name, where, what in leaks:
         if shared := int(np.isin(keys[name], seen.get(where, ())).sum()):
             share, counted = _counted(shared, len(keys[name]), f"{name} texts")
-            advice = "" if where == "the source" else f"; to leave them out of {where}: {_CLEAN} copies"
-            yield share, f"leak: {counted} in {where} too, case and punctuation aside: {what}{advice}"
+            advice = "leave them out" if where == "the source" else f"to leave them out of {where}: {_CLEAN} copies"
+            yield share, f"leak: {counted} in {where} too, case and punctuation aside: {what}; {advice}"
 
 
-def _shared_groups(data: "Data") -> Iterator[_Found]:
+def _shared_groups(data: "Data") -> Iterator[_Warning]:
     """Find near copies of train, or values of its group column, in a test split that the source has."""
     train, test = data.train.groups, data.test.groups
     if train is None or test is None or data.test.part == data.train.part:
         return
     if shared := int(np.isin(test, train).sum()):
         column = None if data.columns is None else data.columns.group
-        what = "near copies of training rows" if column is None else f"of values of {column!r} that train has too"
+        what, advice = "near copies of training rows", f"to leave these out: {_CLEAN} copies"
+        if column is not None:
+            what, advice = f"of values of {column!r} that train has too", "leave them out of one of both"
         share, counted = _counted(shared, len(test), "test rows")
-        yield share, f"leak: {counted} {what}: {_TOO_GOOD}"
+        yield share, f"leak: {counted} {what}: {_TOO_GOOD}; {advice}"
 
 
-def _conflicts(data: "Data", keys: Mapping[str, np.ndarray]) -> Iterator[_Found]:
+def _conflicts(data: "Data", keys: Mapping[str, np.ndarray]) -> Iterator[_Warning]:
     targets = [split.targets for split in data.splits.values()]
     if data.labels.multi_label:
         targets = [np.array([hash((row > 0).tobytes()) for row in each], np.int64) for each in targets]
@@ -128,16 +131,20 @@ def _conflicts(data: "Data", keys: Mapping[str, np.ndarray]) -> Iterator[_Found]
         )
 
 
-def _drift(data: "Data") -> Iterator[_Found]:
+def _drift(data: "Data") -> Iterator[_Warning]:
     """Find words that more texts of test have than of train, or fewer, beyond chance."""
     if not (words := drifting_words(data.train.texts, data.test.texts)):
         return
     named = [f"{one.word!r} ({one.second:.1%} and {one.first:.1%})" for one in words]
     count = "1 word is" if len(words) == 1 else f"{len(words):,} words are"
+    is_carved = data.test.part == data.train.part
+    advice = (
+        "" if is_carved else "; to judge on such, leave this test split out, and test_size splits another off train"
+    )
     yield (
         1.0,
         f"drift: {count} in another share of the test texts than of the training texts, beyond chance: "
-        f"{abridged(named, NAMED)}: scores on test say less of texts like those of train",
+        f"{abridged(named, NAMED)}: scores on test say less of texts like those of train{advice}",
     )
 
 
@@ -148,7 +155,7 @@ def few_rows(counts: np.ndarray) -> tuple[bool, list[int]]:
     return bool(is_imbalanced), [label for label in order if counts[label] < FEW_OF_A_LABEL]
 
 
-def _imbalance(data: "Data") -> Iterator[_Found]:
+def _imbalance(data: "Data") -> Iterator[_Warning]:
     names, counts = data.labels.names, data.labels.count(data.train.targets)
     is_imbalanced, few = few_rows(counts)
     if is_imbalanced:
@@ -160,10 +167,10 @@ def _imbalance(data: "Data") -> Iterator[_Found]:
         )
     if few:
         named = abridged([f"{names[label]!r} ({int(counts[label])})" for label in few], NAMED)
-        yield 1.0, f"few rows: fewer than {FEW_OF_A_LABEL} training rows of {named}; add some, or merge labels"
+        yield 1.0, f"few rows: fewer than {FEW_OF_A_LABEL} training rows of {named}: {_MORE_ROWS}"
 
 
-def _repeated(keys: np.ndarray) -> Iterator[_Found]:
+def _repeated(keys: np.ndarray) -> Iterator[_Warning]:
     repeated = len(keys) - len(np.unique(keys))
     share, counted = _counted(repeated, len(keys), "training texts")
     if share >= LITTLE:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_STEPS, _CLOSE = 1000, 1e-7
+_STEPS, _CLOSE, _NOTHING = 1000, 1e-7, 1e-6
 
 
 def logme(features: np.ndarray, targets: np.ndarray) -> float:
@@ -18,23 +18,26 @@ def logme(features: np.ndarray, targets: np.ndarray) -> float:
     rows = len(features)
     left, singular, _ = np.linalg.svd(features.astype(np.float64), full_matrices=False)
     left, spread = left[:, singular > singular[0] * 1e-10], singular[singular > singular[0] * 1e-10] ** 2
+    across = rows - len(spread)
     evidences = []
     for labels in _columns(targets).T:
         explained = (left.T @ labels) ** 2
-        rest = labels @ labels - explained.sum()
-        ratio = alpha = beta = 1.0
+        # As many features as rows explain all, whatever the rounding.
+        rest = max(labels @ labels - explained.sum(), 0.0) if across else 0.0
+        # Variance of the noise over that of the weights; beyond the bounds, one of both is nothing.
+        ratio, before, least, most = 1.0, np.inf, _NOTHING * spread.min(), spread.max() / _NOTHING
         for _ in range(_STEPS):
-            # Directions that are used, the squared length of the weights, and that of what stays unexplained.
-            used = (spread / (spread + ratio)).sum()
+            if abs(ratio - before) <= _CLOSE * before < np.inf:
+                break
+            # Directions that are used and not, the squared length of the weights, and that of what stays unexplained.
+            used, unused = (spread / (spread + ratio)).sum(), (ratio / (spread + ratio)).sum() + across
             weights = (spread * explained / (spread + ratio) ** 2).sum()
             residual = (explained / (1 + spread / ratio) ** 2).sum() + rest
-            alpha, beta, before = used / weights, (rows - used) / residual, ratio
-            ratio = alpha / beta
-            if abs(ratio - before) <= _CLOSE * before:
-                break
-        evidence = len(spread) * np.log(alpha) + rows * np.log(beta / (2 * np.pi))
-        evidence -= np.log(alpha + beta * spread).sum() + beta * residual + alpha * weights
-        evidences.append(evidence / (2 * rows))
+            ratio, before = min(max(used / weights * residual / unused, least), most), ratio
+        # The variance of the weights that is likeliest for this ratio.
+        variance = ((explained / (spread + ratio)).sum() + rest / ratio) / rows
+        evidence = -np.log(spread + ratio).sum() - across * np.log(ratio)
+        evidences.append(evidence / (2 * rows) - (np.log(2 * np.pi * variance) + 1) / 2)
     return float(np.mean(evidences))
 
 

@@ -13,8 +13,8 @@ from nlptransfer.evaluation import default_metric, measure
 from nlptransfer.experiments.baselines import BASELINES
 from nlptransfer.experiments.candidates import Candidate, SharedSettings, candidates_of, labeled_rows
 from nlptransfer.experiments.comparison_run import ComparisonRun
+from nlptransfer.experiments.data_check import checked_data
 from nlptransfer.experiments.environment import machine, versions
-from nlptransfer.experiments.looking import looked_at
 from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.files import named_path
 from nlptransfer.hub import base_for
@@ -118,7 +118,7 @@ def compare(
     name = folder_name(loaded.name, "compare", short_hash(question))
     folder = named_path(output_dir) if output_dir else Path("runs") / name
     with at_work(folder, take_lock):
-        loaded = looked_at(loaded, folder, overwrite=overwrite)
+        loaded = checked_data(loaded, folder, overwrite=overwrite)
         is_finished = claim(folder, question, overwrite, COMPARISON)
         if distributed.from_main(is_comparison(folder)):
             result = ComparisonResult.load_any(folder)

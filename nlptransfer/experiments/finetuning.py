@@ -12,7 +12,7 @@ from nlptransfer import distributed
 from nlptransfer.data import Data, DataSettings, check_mapping, load_data, load_unlabeled, with_unlabeled
 from nlptransfer.errors import SettingError
 from nlptransfer.evaluation import load_metric
-from nlptransfer.experiments.looking import looked_at
+from nlptransfer.experiments.data_check import checked_data
 from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.experiments.run import run
 from nlptransfer.experiments.source import load_source, saved_classifier, weighted
@@ -112,7 +112,7 @@ def finetune(
     check(save_model or not has_verdict, "save_model", save_model, "true with a verdict, which takes one of two models")
     with at_work(folder, take_lock):
         learned = None if config.source is None else config.source.data
-        config = replace(config, data=looked_at(config.data, folder, learned, overwrite=overwrite))
+        config = replace(config, data=checked_data(config.data, folder, learned, overwrite=overwrite))
         if has_verdict:
             result = run_with_verdict(config, plan.config, folder, seeds=seeds, fallback=fallback, overwrite=overwrite)
         else:

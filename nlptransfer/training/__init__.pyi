@@ -1,7 +1,9 @@
 from .augmentation import Augment as Augment
 from .augmentation import augment as augment
+from .lbfgs import FTOL as FTOL
 from .lbfgs import Features as Features
 from .lbfgs import Head as Head
+from .linear_head import ROUGH as ROUGH
 from .linear_head import FittedHead as FittedHead
 from .linear_head import HeadTask as HeadTask
 from .linear_head import are_few as are_few

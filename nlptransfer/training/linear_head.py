@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from scipy import sparse
 
 from nlptransfer.errors import TrainingError
-from nlptransfer.training.lbfgs import FTOL, Features, Head, fit, principal_axes
+from nlptransfer.training.lbfgs import FTOL, Axes, Features, Head, fit, principal_axes
 from nlptransfer.training.losses import LabelLoss
 from nlptransfer.training.optimizer import finite_score
 
@@ -72,6 +73,8 @@ class HeadTask:
     """the L2 strength, above 0, where it is not to be chosen"""
     may_drop_ngrams: bool = False
     """whether n-grams get no weight where held-out rows do not gain by them"""
+    ftol: float = FTOL
+    """FTOL of the head that is fitted in the end, where there are no n-grams"""
 
     @property
     def has_few_rows(self) -> bool:
@@ -114,6 +117,27 @@ class HeadTask:
         """
         tries = _Search(self, towards, None, 1.0, refit=True, crossed=True).alone()
         return max(tries, key=lambda one: one.metric).logits
+
+    def heads_of(
+        self,
+        parts: Sequence[np.ndarray],
+        weights: np.ndarray | None = None,
+        starts: Sequence[Head | None] | None = None,
+    ) -> list[Head]:
+        """Fit a head on each part of the training rows, (rows,) bool, with the L2 strength ``l2``.
+
+        Args:
+            weights: (rows,) from 0, besides those that the rows have.
+            starts: a head for each part, which may know no other rows; None: zeros.
+        """
+        rows = self.train if weights is None else replace(self.train, weights=self.train.row_weights() * weights)
+        options: Any = {"has_bias": self.has_bias, "axes": self._axes, "ftol": self.ftol}
+        each = zip(parts, starts or [None] * len(parts), strict=True)
+        return [fit(self.criterion, rows[part], cast(float, self.l2), start=start, **options) for part, start in each]
+
+    @cached_property
+    def _axes(self) -> Axes:
+        return principal_axes(self.train)
 
     def _with_fewer_ngrams(self, extra: Features | None, share: float, refit: bool) -> FittedHead:
         """Choose in the space that :func:`_shared_ngrams` spans, and return the weights of all n-grams."""
@@ -258,7 +282,7 @@ class _Search:
     def _fit(self, part: Features, l2: float, scale: float, start: Head | None, *, rough: bool = False) -> Head:
         """Fit a head of all features; with scale 0 the weights of n-grams are 0."""
         of_ngrams = NGRAM_FTOL_OF_FEW if self.crossed else NGRAM_FTOL
-        ftol = of_ngrams if scale else ROUGH if rough else FTOL
+        ftol = of_ngrams if scale else ROUGH if rough else self.task.ftol
         options: Any = {"has_bias": self.task.has_bias, "axes": self.axes, "ftol": ftol}
         if part.ngrams is None:
             return fit(self.task.criterion, part, l2, start=start, towards=self.towards, **options)
@@ -300,7 +324,7 @@ def _times(rows: Features, basis: sparse.csr_array) -> Features:
 
 def are_few(train: int, validation: int) -> bool:
     """Whether the validation rows are too few to choose by."""
-    return validation < FEW_TO_CHOOSE_BY and train + validation < FEW_ROWS
+    return not validation or (validation < FEW_TO_CHOOSE_BY and train + validation < FEW_ROWS)
 
 
 def share_weights(criterion: LabelLoss, rows: Features, share: float) -> np.ndarray:

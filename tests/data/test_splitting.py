@@ -373,7 +373,8 @@ def test_labels_with_fewer_texts_than_splits_stay_in_train(several, caplog):
     assert (counts(data.test, data)["x"], counts(data.test, data)["y"]) == (12, 8)
     assert said == [
         "data: no row of validation and test judges 2 of 4 labels (training rows): 'one' (1), 'two' (2); "
-        "their scores there are null, and macro means leave them out"
+        "their scores there are null, and macro means leave them out: add rows of them, or merge labels by "
+        "label_mapping"
     ]
 
 

@@ -39,6 +39,18 @@ def test_logme_is_the_highest_evidence(rows: int, width: int) -> None:
     assert logme(features, targets) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_logme_of_labels_that_more_features_than_rows_explain_without_noise(seed: int) -> None:
+    features, targets = 0.01 * np.random.default_rng(seed).normal(size=(30, 80)), np.repeat([0, 1], 15)
+    features[:, 0], features[:, 1] = targets, 1 - targets
+    # Without noise the variance of the weights that is likeliest is y'(FF')^-1 y / n.
+    gram, expected = features @ features.T, []
+    for labels in (targets, 1 - targets):
+        variance = labels @ np.linalg.solve(gram, labels) / 30
+        expected.append(multivariate_normal.logpdf(labels, cov=variance * gram) / 30)
+    assert logme(features, targets) == pytest.approx(np.mean(expected), abs=1e-5)
+
+
 def test_several_labels_a_row_are_columns_on_their_own() -> None:
     columns = (TARGETS[:, None] == np.arange(3)).astype(np.int64)
     assert logme(FEATURES, columns) == pytest.approx(logme(FEATURES, TARGETS))

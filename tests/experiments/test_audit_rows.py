@@ -90,7 +90,7 @@ def test_heads_of_many_rows_are_fitted_on_some(
         assert len(audited.out_of_fold) == count > 80
     assert f"heads are fitted on 80 of the {count} training rows" in caplog.text
     # The head of a fold is the same for rows that heads were fitted on and for others.
-    head = audited._task(audited.folds == 2, l2=audited.head.record["l2"]).choose_l2(refit=False).head
+    head = audited.fitted(audited.folds != 2)
     values = audited._standardized("train", np.flatnonzero(audited.folds == 2))
     expected = to_probabilities(values @ head[0].T + head[1], audited.data.labels)
     np.testing.assert_allclose(audited.out_of_fold[audited.folds == 2], expected, atol=1e-5)

@@ -55,6 +55,10 @@ def test_few_rows_are_cross_validated_and_many_are_not():
     assert task(rows(40), rows(9, seed=1), folds_know=True).choose_l2().record["chosen_by"] == "validation"
     assert few.choose_l2().record["chosen_by"] == "cross-validation"
     assert many.choose_l2().record["chosen_by"] == "validation" and many.choose_l2().of_training is None
+    without_validation = task(rows(FEW_ROWS), rows(0)).choose_l2()
+    assert (
+        without_validation.record["chosen_by"] == "cross-validation" and len(without_validation.of_training) == FEW_ROWS
+    )
 
 
 def test_validation_goes_by_the_loss_and_records_the_score():

@@ -199,7 +199,7 @@ def _effect(rows: AuditRows, dropped: np.ndarray) -> dict[str, Any]:
         predicted(
             np.concatenate([rows.probabilities(split, head) for split in ("validation", "calibration")]), data.labels
         )
-        for head in (rows.fitted(kept), rows.head.head)
+        for head in map(rows.fitted, (kept, np.ones_like(kept)))
     ]
     metric = measure(default_metric(data.labels), data.labels)
     found = paired(held_out.targets, guesses[:1], guesses[1:], data.labels, metric)

@@ -17,7 +17,7 @@ from nlptransfer.experiments.task import Task
 from nlptransfer.hub import base_for, find_base
 from nlptransfer.models import FeatureRows, Ngrams
 from nlptransfer.routes import Built, Route
-from nlptransfer.training import Features, FittedHead, Head, HeadTask, TrainingSettings
+from nlptransfer.training import FTOL, ROUGH, Features, FittedHead, Head, HeadTask, TrainingSettings, are_few
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ class AuditRows:
 
         Folds hold equal folded texts together. A label whose text is the only one of its kind is unknown to the head.
         """
-        return self._crossed(None)
+        return self._held_out(self._heads)
 
     @cached_property
     def reweighted(self) -> np.ndarray:
@@ -95,13 +95,21 @@ class AuditRows:
         targets, p = self.data.train.targets, self.out_of_fold
         if targets.ndim == 2:
             return p
-        return self._crossed(p[np.arange(len(p)), targets] / p.max(axis=1))
+        weights = p[np.arange(len(p)), targets] / p.max(axis=1)
+        return self._held_out(self._task.heads_of(self._parts, weights[self._sample], self._heads))
 
-    def _crossed(self, weights: np.ndarray | None) -> np.ndarray:
+    @cached_property
+    def _heads(self) -> list[Head]:
+        """The head of each fold, fitted on the other ones."""
+        return self._task.heads_of(self._parts)
+
+    @property
+    def _parts(self) -> list[np.ndarray]:
+        """Which of the rows that heads are fitted on are outside of each fold."""
+        return [self.folds[self._sample] != fold for fold in range(self.folds.max() + 1)]
+
+    def _held_out(self, heads: Sequence[Head]) -> np.ndarray:
         logits = np.empty((len(self.folds), self.data.labels.num_labels), np.float32)
-        l2 = self.head.record["l2"]
-        tasks = (self._task(self.folds == fold, weights=weights, l2=l2) for fold in range(self.folds.max() + 1))
-        heads = [task.choose_l2(refit=False).head for task in tasks]
         for rows, values in self._blocks("train"):
             for fold, head in enumerate(heads):
                 places = np.flatnonzero(self.folds[rows] == fold)
@@ -168,19 +176,23 @@ class AuditRows:
     @cached_property
     def head(self) -> FittedHead:
         """The head of the training rows of all folds, and its L2 strength: the one that held-out rows choose."""
-        return self._task(self.folds == 0).choose_l2()
+        rows, task = self._fitted_on
+        out = self.folds[self._sample] == 0
+        return HeadTask(task.criterion, rows[~out], rows[out], task.score, ftol=self._ftol).choose_l2()
 
     def fitted(self, kept: np.ndarray) -> Head:
         """Fit a head as :attr:`head` is on the training rows that are kept, (rows,) bool."""
-        return self._task(self.folds == 0, weights=kept, l2=self.head.record["l2"]).choose_l2().head
+        return self._task.heads_of([kept[self._sample]])[0]
 
-    def _task(self, held_out: np.ndarray, *, weights: np.ndarray | None = None, l2: float | None = None) -> HeadTask:
-        """Return the task of a head that some training rows are held out of; both arrays are of (training rows,)."""
+    @cached_property
+    def _task(self) -> HeadTask:
+        """The task of heads with that strength."""
         rows, task = self._fitted_on
-        if weights is not None:
-            rows = replace(rows, weights=rows.row_weights() * weights[self._sample])
-        out = held_out[self._sample]
-        return HeadTask(task.criterion, rows[~out], rows[out], task.score, l2=l2)
+        return HeadTask(task.criterion, rows, rows[:0], task.score, l2=self.head.record["l2"], ftol=self._ftol)
+
+    @property
+    def _ftol(self) -> float:
+        return FTOL if are_few(len(self._sample), 0) else ROUGH
 
     @cached_property
     def _sample(self) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""Look at data before it is trained on, and say what makes its scores less than they seem. Knows no training."""
+"""Check data before it is trained on, and say what makes its scores less than they seem. Knows no training."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from nlptransfer import distributed
@@ -14,7 +13,7 @@ MOST_SAID = 5
 """Lines of the log on the data, those of its reading among them; the record and the report have all."""
 
 
-def looked_at(data: Data, folder: Path, source: Data | None = None, *, overwrite: bool = False) -> Data:
+def checked_data(data: Data, folder: Path, source: Data | None = None, *, overwrite: bool = False) -> Data:
     """Return data with what :func:`data_warnings` finds, which the log says; all processes call this together.
 
     Where the folder has a run on the same data, finished or not, it has been said then, and is taken from there.
@@ -27,4 +26,4 @@ def looked_at(data: Data, folder: Path, source: Data | None = None, *, overwrite
             for warning in found[:MOST_SAID]:
                 if warning not in data.warnings:
                     log.warning("%s: %s", data.name, warning)
-    return replace(data, warnings=distributed.from_main(found))
+    return data.with_warnings(distributed.from_main(found))

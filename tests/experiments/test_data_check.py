@@ -10,8 +10,8 @@ from helpers.corpora import topic_splits
 from helpers.runs import finetune
 from nlptransfer import RunResult
 from nlptransfer.data import load_data
-from nlptransfer.experiments import looking
-from nlptransfer.experiments.looking import looked_at
+from nlptransfer.experiments import data_check
+from nlptransfer.experiments.data_check import checked_data
 from nlptransfer.results import begin_run
 
 
@@ -72,19 +72,19 @@ def test_a_record_of_before_is_read(vectors_file, tmp_path):
     assert RunResult.load(tmp_path / "run").data.warnings == finetune(flawed(), **call).data.warnings == ()
 
 
-def test_what_was_begun_is_not_looked_at_again(lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_was_begun_is_not_checked_at_again(lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data = load_data(flawed())
-    whole = looked_at(data, tmp_path)
+    whole = checked_data(data, tmp_path)
     assert len(whole.warnings) == 9 and len(lines()) == 5
     begin_run(tmp_path, {"fingerprints": data.fingerprints()}, warnings=["said before"])
-    assert looked_at(data, tmp_path).warnings == ("said before",) and not lines()
+    assert checked_data(data, tmp_path).warnings == ("said before",) and not lines()
     # Other data, or a run that is thrown away, is.
     other = load_data(flawed(), split_seed=1, calibration_size=0.3)
-    assert looked_at(other, tmp_path).warnings[0].startswith("leak") and lines()
-    assert looked_at(data, tmp_path, overwrite=True).warnings == whole.warnings and len(lines()) == 3
-    monkeypatch.setattr(looking.distributed, "is_main", lambda: False)
-    monkeypatch.setattr(looking.distributed, "from_main", lambda found: ("of another",) if found is None else found)
-    assert looked_at(data, tmp_path / "new").warnings == ("of another",) and not lines()
+    assert checked_data(other, tmp_path).warnings[0].startswith("leak") and lines()
+    assert checked_data(data, tmp_path, overwrite=True).warnings == whole.warnings and len(lines()) == 3
+    monkeypatch.setattr(data_check.distributed, "is_main", lambda: False)
+    monkeypatch.setattr(data_check.distributed, "from_main", lambda found: ("of another",) if found is None else found)
+    assert checked_data(data, tmp_path / "new").warnings == ("of another",) and not lines()
 
 
 def test_a_verdict_has_them_and_those_of_the_source(lines, vectors_file, tmp_path):
