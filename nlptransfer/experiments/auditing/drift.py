@@ -69,7 +69,7 @@ def _told_apart(rows: AuditRows, name: str) -> dict[str, Any]:
         sides = _words_of_both([rows.data.splits[split].take(at).texts for split, at in zip(splits, some, strict=True)])
     else:
         sides = [rows.features(split)[at].astype(np.float32) for split, at in zip(splits, some, strict=True)]
-    accuracy = 0.5 + proxy_a_distance(*sides) / 4
+    accuracy = 0.5 + proxy_a_distance(sides[0], sides[1]) / 4
     return {
         "rows": 2 * count,
         "accuracy": accuracy,

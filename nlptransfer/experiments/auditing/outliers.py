@@ -18,7 +18,7 @@ FAR = "far from all of its label"
 _ADVICE = {
     "remains of markup": 'Take it out when texts are read: normalization="web".',
     "damaged characters": "Read the source in its encoding: encoding=...; what was damaged before stays so.",
-    FAR: "Read them in the frame outliers, the farthest first: some are of another kind of text, or have a wrong label.",
+    FAR: "Read the first of them in the frame outliers: some are another kind of text, or have a wrong label.",
     "mostly damaged": "Read the source in its encoding: encoding=...; else leave these rows out: drop=outliers.",
 }
 _ALONE = "Read some of them in the frame outliers; if they do not belong, leave them out: drop=outliers."
@@ -36,10 +36,11 @@ def find_outliers(rows: AuditRows) -> Section:
     reasons = unlike_others(texts)
     parts, start = [], 0
     for name in SPLITS:
-        of_split = np.array(reasons[start : start + len(rows.data.splits[name])], dtype=object)
+        of_split = reasons[start : start + len(rows.data.splits[name])]
         start += len(of_split)
-        places = np.flatnonzero(of_split != "")
-        parts.append(rows.frame(name, places).assign(reason=of_split[places]))
+        places = [place for place, reason in enumerate(of_split) if reason]
+        named = pd.Series([of_split[place] for place in places], dtype="str")
+        parts.append(rows.frame(name, np.array(places, np.int64)).assign(reason=named))
     facts: dict[str, Any] = {"rows": len(texts)}
     # Words alone, as TF-IDF has them, do not tell how far a text is from others: it is nothing where it has none of
     # theirs.
