@@ -44,20 +44,19 @@ def find_drift(rows: AuditRows) -> Section:
             continue
         facts[name] = _told_apart(rows, name)
         found = drifting_words(rows.data.train.texts, rows.data.splits[name].texts)
-        shares = _label_shares(rows, name)
+        of_labels = _label_shares(rows, name)
         words += [(name, one.word, one.first, one.second) for one in found]
-        labels.append(shares)
+        labels.append(of_labels)
         findings += [
             *_of_classifier(rows, name, facts[name]),
             *_of_words(rows, name, [(one.word, one.first, one.second) for one in found]),
-            *_of_labels(rows, name, shares),
+            *_of_labels(rows, name, of_labels),
             *_of_lengths(rows, name, facts[name]),
         ]
-    frames = {
-        "drift": pd.DataFrame(words, columns=["split", "word", "train_share", "share"]),
-        "label_shares": pd.concat(labels) if labels else pd.DataFrame(columns=["split", "label"]),
-    }
-    return Section("drift", tuple(findings), frames, facts)
+    columns = {"split": "str", "word": "str", "train_share": float, "share": float}
+    frame = pd.DataFrame(words, columns=[*columns]).astype(columns)
+    shares = pd.concat(labels, ignore_index=True) if labels else frame.rename(columns={"word": "label"})
+    return Section("drift", tuple(findings), {"drift": frame, "label_shares": shares}, facts)
 
 
 def _told_apart(rows: AuditRows, name: str) -> dict[str, Any]:

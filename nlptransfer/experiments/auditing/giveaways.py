@@ -25,7 +25,7 @@ def find_giveaways(rows: AuditRows) -> Section:
             for one in found
         ],
         columns=["trait", "label", *columns, "alike"],
-    )
+    ).astype({"trait": "str", "label": "str", "alike": "str"})
     return Section("giveaways", tuple(_finding(rows, one) for one in found), {"giveaways": frame})
 
 
