@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Codes that a terminal obeys, marks that turn the direction of a line, and bytes of names that are no text."""
 
-MOST_OF_EXAMPLE = 200
-"""Characters of an example that are shown."""
+MOST_OF_EXAMPLE, MOST_OF_SECTION = 200, 5
+"""Characters of an example, and findings of a section of an audit, that are shown."""
 
 
 def visible(text: str, breaks: bool = True) -> str:
@@ -176,9 +176,11 @@ def show_audit(audit: "Audit") -> None:
 
     rows: list[Sequence[str]] = []
     for name, section in audit.sections.items():
-        for finding in section.findings:
+        for finding in section.findings[:MOST_OF_SECTION]:
             example = f"as {_short(finding.example)}"
             rows.append((finding.kind, f"{finding.rows:,}", "\n".join([finding.sentence, example, finding.advice])))
+        if more := len(section.findings[MOST_OF_SECTION:]):
+            rows.append((name, "", f"and {more} more, in findings.csv"))
         if not section.findings:
             rows.append((name, "", "nothing found"))
     _print_table(("kind", ">rows", "what was found, an example, what to do"), rows, lines=True)

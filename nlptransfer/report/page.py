@@ -163,6 +163,7 @@ def _audit(audit: Audit) -> dict[str, Any]:
         "questions": QUESTIONS,
         "shown": {name: [*_first_rows(section)] for name, section in audit.sections.items()},
         "text_length": TEXT_LENGTH,
+        "most_findings": SHOWN,
     }
 
 
