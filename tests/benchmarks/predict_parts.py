@@ -80,11 +80,12 @@ def by_route(folder: Path) -> int:
             classifier.export_onnx(folder / "onnx", int8=True)
             forms[" as ONNX, int8"] = folder / "onnx"
         for form, model in forms.items():
-            (place := folder / f"{name}{form}-in").mkdir()
+            short = re.sub(r"\W+", "-", name + form)
+            (place := folder / f"{short}-in").mkdir()
             for part in range(2):
                 texts = (rows * (count // len(rows) + 1))[:count]
                 pq.write_table(pa.table({"text": texts}), place / f"part-{part}.parquet")
-            speed = measured([model, place, "--output-dir", folder / f"{name}{form}-out"])
+            speed = measured([model, place, "--output-dir", folder / f"{short}-out"])
             print(f"{name}{form}: {speed:,.0f} texts/s", flush=True)
     return 0
 
