@@ -88,6 +88,10 @@ _NAMES = {
 }
 
 
+_APART = {"split", "row", "text", "drop", "other_split", "other_row", "other_text", "other_label"}
+"""Columns of a frame of an audit that the report has a place of its own for."""
+
+
 @dataclass(frozen=True)
 class WordEffects:
     """How much each word of a text speaks for a label."""
@@ -166,7 +170,7 @@ def _first_rows(section: Section) -> Iterator[dict[str, Any]]:
     """Yield each frame that is not empty: its name, how many rows it has, the first, and whether these are texts."""
     for name, frame in section.frames.items():
         if len(frame):
-            columns = [column for column in frame.columns if column not in ("split", "row", "text", "drop")]
+            columns = [column for column in frame.columns if column not in _APART]
             yield {
                 "name": name,
                 "rows": len(frame),
@@ -369,7 +373,7 @@ def _cell(value: Any) -> str:
         return f"{value:,.0f}" if value.is_integer() else f"{value:,.3f}"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, Mapping)):
         return ", ".join(map(_cell, value))
     return f"{value:,}" if isinstance(value, int) else str(value)
 

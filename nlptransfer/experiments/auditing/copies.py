@@ -175,7 +175,8 @@ def _frame(every: _Every, copies: Copies) -> "pd.DataFrame":
     is_shared = np.isin(first, copies.first[test]) & np.isin(first, copies.first[~test])
     order = of_group[np.lexsort((of_group, first, ~is_shared))]
     frame, of = every.frame(order), copies.of[order]
-    frame["kind"], frame["similarity"] = [KINDS[kind] for kind in copies.kinds[order]], copies.similarity[order]
+    frame["kind"] = [KINDS[kind] for kind in copies.kinds[order]]
+    frame["similarity"] = np.where(of >= 0, copies.similarity[order], np.nan)
     others = every.frame(np.maximum(of, 0))
     frame["copy_of"] = (others["split"] + " " + others["row"].astype(str)).where(of >= 0, "")
     frame["group"] = np.cumsum(np.append(True, np.diff(copies.first[order]) != 0)[: len(order)])
