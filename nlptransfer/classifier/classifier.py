@@ -40,7 +40,7 @@ from nlptransfer.data import (
 from nlptransfer.evaluation import confidence, predicted, score_predictions, to_probabilities
 from nlptransfer.files import atomic_folder, scratch_folder, temporary_root
 from nlptransfer.hub import Pushed, recorded_base
-from nlptransfer.models import SharedBase, find_device, predict_logits
+from nlptransfer.models import SharedBase, announce, find_device, predict_logits, set_threads, without_capture
 from nlptransfer.progress import progress_bar
 from nlptransfer.routes import SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fill
@@ -69,6 +69,13 @@ class Classifier:
     text_columns: tuple[str, ...] = ()
     """columns of the texts in training, which are read where a table has them"""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model": without_capture(self.model)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        announce(self.model)
+
     def logits(self, texts: Sequence[str], *, share: bool = False, batch_size: Count | None = None) -> np.ndarray:
         """Return logits, (texts, labels) float32; with ``share`` all processes call this, and each works on a part."""
         return self._logits_of_normalized(normalize(self.normalization, texts), share=share, batch_size=batch_size)
@@ -76,6 +83,7 @@ class Classifier:
     def _logits_of_normalized(
         self, texts: Sequence[str], *, share: bool = False, batch_size: Count | None = None
     ) -> np.ndarray:
+        set_threads()
         rows = self.route.rows(self.model, self.tokenizer, texts, share=share)
         return predict_logits(self.model, rows, share=share, batch_size=batch_size)
 

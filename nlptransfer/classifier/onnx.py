@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlptransfer.errors import RunFolderError, SettingError, first_line
+from nlptransfer.files import file_hash
 from nlptransfer.hub import CardSection, fast_tokenizer, from_pretrained
 from nlptransfer.models import NgramRows, Ngrams, Rows, SharedBase, WordIdRows, encode_words, usable_cores
 from nlptransfer.routes import ROUTES, WORDS, SavedFormat
@@ -49,7 +50,8 @@ class OnnxForSequenceClassification(PreTrainedModel):
     ) -> None:
         super().__init__(config)
         self.folder, self.words, self.ngrams = folder, words, ngrams
-        self.session = _opened(folder / GRAPH)
+        self.session, self.hashes = _opened(folder / GRAPH), _hashes(folder)
+        self.chosen_device: torch.device | None = None
         self.input_names = [value.name for value in self.session.get_inputs()]
         outputs = ", ".join(f"{value.name} of {value.shape[-1]}" for value in self.session.get_outputs())
         if outputs != (expected := f"{LOGITS} of {config.num_labels}"):
@@ -70,6 +72,22 @@ class OnnxForSequenceClassification(PreTrainedModel):
         usable = self.session.get_providers()
         check(provider in usable, "device", str(device), f"one that onnxruntime can use here: {', '.join(usable)}")
         self.session.set_providers([provider], [{"device_id": device.index or 0} if device.type == "cuda" else {}])
+        self.chosen_device = device
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A session cannot be copied: a copy opens the graph again.
+        return {name: value for name, value in self.__dict__.items() if name != "session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if (hashes := _hashes(self.folder)) != self.hashes:
+            raise RunFolderError(
+                f"{self.folder / GRAPH}: expected the graph of the classifier that was copied or pickled, found "
+                f"{'another' if hashes else 'none'}: load the classifier from where it lies now"
+            )
+        self.session = _opened(self.folder / GRAPH)
+        if self.chosen_device is not None:
+            self.compute_on(self.chosen_device)
 
     def forward(self, **inputs: Tensor) -> SequenceClassifierOutput:
         """Return logits, (batch, labels) float32, for ``input_names``, (batch, tokens, words or n-grams) each."""
@@ -84,9 +102,8 @@ class OnnxForSequenceClassification(PreTrainedModel):
             self.words.save_pretrained(folder / WORDS)
         if self.ngrams is not None:
             self.ngrams.save(folder)
-        for name in (GRAPH, GRAPH_DATA):
-            if (self.folder / name).exists():
-                shutil.copyfile(self.folder / name, folder / name)
+        for name in _hashes(self.folder):
+            shutil.copyfile(self.folder / name, folder / name)
 
 
 @dataclass(frozen=True)
@@ -124,6 +141,8 @@ class Exported(SavedFormat):
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         """Open a saved graph, see :class:`OnnxForSequenceClassification`, and its tokenizer; it needs no base."""
         words = fast_tokenizer(folder / WORDS) if (folder / WORDS).exists() else None
+        # A route that has a config of its own lets transformers know it.
+        ROUTES.find(self.learned_by)
         model = OnnxForSequenceClassification(from_pretrained(AutoConfig, folder), folder, words, Ngrams.open(folder))
         return model.eval(), fast_tokenizer(folder)  # type: ignore[no-untyped-call]
 
@@ -138,6 +157,11 @@ class Exported(SavedFormat):
         learned: CardSection = route.card_section(record, repo_id)
         relation = "quantized" if "int8" in record["format"] else "finetune"
         return replace(learned, library_name="nlptransfer", relation=relation, loading_code="")
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the hashes of the graph's files by their names."""
+    return {name: file_hash(folder / name) for name in (GRAPH, GRAPH_DATA) if (folder / name).is_file()}
 
 
 def _opened(path: Path) -> Any:

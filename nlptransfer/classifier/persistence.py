@@ -176,12 +176,19 @@ def saved_folder(folder: Path) -> Path:
     )
 
 
+def is_hub_source(source: str | Path) -> bool:
+    """Tell whether a source is a hub id, and no folder or graph."""
+    folder = named_path(source)
+    named = isinstance(source, str) and "/" in source and is_hub_id(source)
+    return named and folder.suffix != ".onnx" and not folder.exists()
+
+
 def local_folder(source: str | Path, revision: str | None, token: str | None) -> Path:
     """Return where a classifier lies: here, or in the cache after it was fetched from the hub."""
+    if is_hub_source(source):
+        return fetch(str(source), revision, token)
     folder = named_path(source)
     if folder.suffix == ".onnx":
         return folder.parent
-    if folder.exists() or isinstance(source, Path) or "/" not in source or not is_hub_id(source):
-        check(revision is None, "revision", revision, "none, as a local folder has no revisions")
-        return folder
-    return fetch(source, revision, token)
+    check(revision is None, "revision", revision, "none, as a local folder has no revisions")
+    return folder

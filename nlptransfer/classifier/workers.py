@@ -24,6 +24,8 @@ log = logging.getLogger("nlptransfer")
 
 SECONDS_TO_LOOK = 1.0
 """After which one who waits for others looks again what they have done."""
+LOOKS_TO_SAY = 60
+"""After which it says for whom it waits."""
 SECONDS_TO_END = 20.0
 """How long workers may take to release what they have claimed."""
 
@@ -70,7 +72,6 @@ def predict_parts(
     states = plan.states()
     for state in states:
         if state.status == "done":
-            # What a worker has left that was killed just before it would have.
             clear(state.part.claim)
     left = replace(plan, parts=tuple(state.part for state in states if state.status != "done"))
     report = _Report(left, len(states))
@@ -84,6 +85,7 @@ def predict_parts(
     except KeyboardInterrupt as stop:
         stop.add_note(f"the same command goes on from {report.said}")
         raise
+    log.info("%s: %s done", output_dir, report.said)
     return plan.states()
 
 
@@ -128,13 +130,16 @@ class _Worker:
     """of the part before"""
 
     def work(self) -> None:
-        parts, claims = self.plan.parts, Claims(self.seconds)
+        parts, claims, looks = self.plan.parts, Claims(self.seconds), 0
         before = [self.plan.failure(part) for part in parts]
         left = sorted(range(len(parts)), key=lambda number: (number % self.count != self.number, number))
         while left:
             open_ = [number for number in left if not self._is_over(number, before[number], claims)]
             if open_ == left:
                 self.tell(None)
+                first = self.plan.state(parts[left[0]])
+                if first.status == "at work" and (looks := looks + 1) == LOOKS_TO_SAY:
+                    log.info("%s and %d more: waited for; at work: %s", first.part.output, len(left) - 1, first.note)
                 time.sleep(SECONDS_TO_LOOK)
             left = open_
 
@@ -146,6 +151,8 @@ class _Worker:
             self.tell(_Event(number, share=1.0, failure=failure[0]))
             return True
         if self.plan.state(part).status == "done":
+            # Its worker may have been killed before it released its claim.
+            clear(part.claim)
             self.tell(_Event(number, share=1.0))
             return True
         with claims.claimed(part.claim) as claim:

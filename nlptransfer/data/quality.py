@@ -170,9 +170,7 @@ def _drift(data: "Data", keys: Mapping[str, np.ndarray]) -> Iterator[_Warning]:
     named = [f"{words[place]!r} ({shares[1, place]:.1%} and {shares[0, place]:.1%})" for place in most]
     count = "1 word is" if len(most) == 1 else f"{len(most):,} words are"
     is_carved = data.test.part == data.train.part
-    advice = (
-        "" if is_carved else "; to judge on such, leave this test split out, and test_size splits another off train"
-    )
+    advice = "" if is_carved else "; if these matter, leave the test split out, and test_size splits one off train"
     yield (
         1.0,
         f"drift: {count} in another share of the test texts than of the training texts, beyond chance: "
@@ -221,4 +219,5 @@ def _repeated(keys: np.ndarray) -> Iterator[_Warning]:
 
 
 def _counted(count: int, all_: int, what: str) -> tuple[float, str]:
-    return count / all_, f"{count:,} of the {all_:,} {what} ({count / all_:.1%}) are"
+    share = count / all_
+    return share, f"{count:,} of the {all_:,} {what} ({f'{share:.1%}' if share >= 0.0005 else 'under 0.1%'}) are"

@@ -6,8 +6,11 @@ from .architectures import layers_of as layers_of
 from .architectures import name_of as name_of
 from .architectures import plain_model as plain_model
 from .batching import endless_batches as endless_batches
+from .copying import announce as announce
+from .copying import without_capture as without_capture
 from .cpu import fast as fast
 from .cpu import fast_products as fast_products
+from .cpu import set_threads as set_threads
 from .cpu import share_cores as share_cores
 from .cpu import usable_cores as usable_cores
 from .features import RECIPE as RECIPE

@@ -24,6 +24,9 @@ _QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 ROUNDING = 1e-5
 """Largest relative error of a product in float32; with factors rounded to bfloat16 it is some 1e-3."""
 
+_process: int | None = None
+"""The number of the process that has computed here last: this one, or one that it was forked from."""
+
 
 @cache
 def usable_cores() -> int:
@@ -70,13 +73,25 @@ def _limit_threads(most: int) -> bool:
     return True
 
 
+def set_threads() -> None:
+    """Let torch have no more threads than can work: within a quota, and in a forked process one.
+
+    The threads of a process that has computed do not go with a fork, and torch would wait for them without end.
+    """
+    global _process
+    stay_within_quota()
+    if _process not in (None, os.getpid()):
+        torch.set_num_threads(1)
+    _process = os.getpid()
+
+
 def fast(model: nn.Module) -> AbstractContextManager[object]:
     """Run this thread's linear layers of a float32 model on a processor by oneDNN within a block, where it is faster.
 
     torch multiplies by MKL, which takes half the vector width of processors that Intel did not make. oneDNN takes all
     of it, but is slower than MKL in the small products of attention.
     """
-    stay_within_quota()
+    set_threads()
     is_here = all(value.device.type == "cpu" for value in model.parameters())
     # Such models compute layers once more while they go back, where torch asks no mode.
     computes_twice = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
@@ -85,7 +100,7 @@ def fast(model: nn.Module) -> AbstractContextManager[object]:
 
 def fast_products() -> AbstractContextManager[object]:
     """Multiply float32 matrices on a processor within a block as :func:`fast` does for linear layers."""
-    stay_within_quota()
+    set_threads()
     return _onednn if _onednn_gains() else nullcontext()
 
 

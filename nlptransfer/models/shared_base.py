@@ -2,9 +2,7 @@
 It knows bases and heads, not how classifiers are saved."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from nlptransfer import distributed
 from nlptransfer.data import Labels
 from nlptransfer.hub import BaseModel, check_weights, find_base
 from nlptransfer.models.architectures import last_layer
+from nlptransfer.models.copying import around_same_tensors
 from nlptransfer.models.heads import relabel
 from nlptransfer.models.loading import load_encoder, load_model, load_tokenizer
 
@@ -47,8 +46,7 @@ class SharedBase:
             model, _ = load_model(base, two, load_tokenizer(base), 0, dtype=dtype, four_bit=four_bit)
             self._loaded[kind] = model.to(distributed.state().device).requires_grad_(False)
         shared = self._loaded[kind]
-        # New modules around the same tensors.
-        model = deepcopy(shared, {id(tensor): tensor for tensor in chain(shared.parameters(), shared.buffers())})
+        model = around_same_tensors(shared)
         relabel(model, last_layer(model), labels, 0)
         return model
 

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
+from threading import Lock
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -192,20 +194,39 @@ def limit(tokenizer: PreTrainedTokenizerFast, **limits: Any) -> None:
         tokenizer.init_kwargs["row_limits"] = asdict(every)
 
 
-@contextmanager
-def _untruncated(tokenizer: PreTrainedTokenizerFast) -> Iterator[Tokenizer]:
-    backend = tokenizer.backend_tokenizer
-    truncation, padding = backend.truncation, backend.padding
-    backend.no_padding()
-    backend.no_truncation()
-    try:
-        yield backend
-    finally:
-        # The tokenizer is saved with the model, with its own settings.
-        if truncation:
-            backend.enable_truncation(**truncation)
-        if padding:
-            backend.enable_padding(**padding)
+class _Untruncated:
+    """Lets a tokenizer neither truncate nor pad within a block. Threads share it: the last to leave turns that back."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside: WeakKeyDictionary[Any, tuple[int, Any, Any]] = WeakKeyDictionary()
+        """how many are inside, truncation and padding before, by tokenizer"""
+
+    @contextmanager
+    def __call__(self, tokenizer: PreTrainedTokenizerFast) -> Iterator[Tokenizer]:
+        backend = tokenizer.backend_tokenizer
+        with self._lock:
+            inside, *before = self._inside.get(tokenizer) or (0, backend.truncation, backend.padding)
+            if not inside:
+                backend.no_padding()
+                backend.no_truncation()
+            self._inside[tokenizer] = inside + 1, *before
+        try:
+            yield backend
+        finally:
+            with self._lock:
+                inside, truncation, padding = self._inside.pop(tokenizer)
+                if inside > 1:
+                    self._inside[tokenizer] = inside - 1, truncation, padding
+                else:
+                    # The tokenizer is saved with the model, with its own settings.
+                    if truncation:
+                        backend.enable_truncation(**truncation)
+                    if padding:
+                        backend.enable_padding(**padding)
+
+
+_untruncated = _Untruncated()
 
 
 def _frame(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[np.ndarray, np.ndarray, int]:

@@ -320,14 +320,15 @@ def _whole_heads(model: PreTrainedModel, modules: Iterable[str]) -> list[str]:
     return sorted({".".join(name.split(".")[:parts]) for name, parts in depth.items()})
 
 
-def _head_in_float32(model: nn.Module) -> nn.Module:
-    def to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(value.float() if isinstance(value, torch.Tensor) else value for value in inputs)
+def _to_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.float() if isinstance(value, torch.Tensor) else value for value in inputs)
 
+
+def _head_in_float32(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):
             module.modules_to_save.float()
-            module.register_forward_pre_hook(to_float32)
+            module.register_forward_pre_hook(_to_float32)
     return model
 
 

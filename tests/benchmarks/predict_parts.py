@@ -1,9 +1,11 @@
 """Predict of 20 parquet parts that is killed and goes on, by two processes at once; and how fast two are.
 
 python tests/benchmarks/predict_parts.py [--rows N] [--kills N] [--seed N]
+python tests/benchmarks/predict_parts.py --routes    # texts per second of each route instead, one process, one thread
 """
 
 import argparse
+import json
 import os
 import random
 import re
@@ -15,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import psutil
@@ -23,8 +26,17 @@ import pyarrow.parquet as pq
 
 PARTS = 20
 WORDS, DIMENSIONS, LENGTH = 20_000, 100, 20
-MOST_MB, LEAST_RATIO = 1000, 1.6
+MOST_MB, LEAST_RATIO, TURNS = 1000, 1.6, 3
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+FILMS = Path(__file__).parents[2] / "data" / "films"
+ROUTES = {
+    "word2vec, linear": (40_000, "word2vec", {"head_type": "linear"}),
+    "word2vec, mlp": (40_000, "word2vec", {"head_type": "mlp"}),
+    "word2vec, cnn": (20_000, "word2vec", {"head_type": "cnn"}),
+    "probe": (1_500, "probe", {}),
+    "full": (1_500, "full", {}),
+}
+"""By name: texts of each of two parts, route and settings. An adapter that is merged is as fast as ``full``."""
 _DONE = re.compile(r"(\S+): [\d,]+ texts; \d+ of \d+ parts done")
 
 
@@ -33,20 +45,46 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--routes", action="store_true")
     options = parser.parse_args()
     with TemporaryDirectory() as place:
         folder = Path(place)
+        if options.routes:
+            return by_route(folder)
         words = made_words()
         save_model(words, folder)
         write_parts(words, folder / "in", options.rows)
         print(f"{options.rows:,} texts of {LENGTH} words in {PARTS} parts; word2vec linear; one thread a process")
-        one = measured(folder, "whole", 1)
-        two = measured(folder, "two", 2)
+        speed = measured(command(folder, "whole"), "undisturbed")
         good = [
-            said("two processes are as fast as", two / one, LEAST_RATIO, "times one", two / one >= LEAST_RATIO),
-            killed(folder, options.kills, random.Random(options.seed)),
+            killed(folder, options.kills, options.rows / PARTS / speed, random.Random(options.seed)),
+            shared_out(folder),
         ]
     return 0 if all(good) else 1
+
+
+def by_route(folder: Path) -> int:
+    """Train each route for a moment on the films of this repository, and predict their texts over and over."""
+    from nlptransfer import finetune
+
+    rows = [json.loads(line)["text"] for line in (FILMS / "train.jsonl").read_text().splitlines()]
+    words = sum(map(len, map(str.split, rows))) / len(rows)
+    print(f"texts of {words:.0f} words and {sum(map(len, rows)) / len(rows):.0f} characters, one process of one thread")
+    for name, (count, route, settings) in ROUTES.items():
+        call = {"route": route, "output_dir": folder / name, "progress": False, "report": False, **settings}
+        classifier = finetune(FILMS, **call, **({} if "linear" in name else {"num_train_epochs": 1})).classifier
+        model = classifier.save_pretrained(folder / f"{name}-model")
+        forms = {"": model}
+        if route == "full":
+            classifier.export_onnx(folder / "onnx", int8=True)
+            forms[" as ONNX, int8"] = folder / "onnx"
+        for form, model in forms.items():
+            (place := folder / f"{name}{form}-in").mkdir()
+            for part in range(2):
+                texts = (rows * (count // len(rows) + 1))[:count]
+                pq.write_table(pa.table({"text": texts}), place / f"part-{part}.parquet")
+            measured([model, place, "--output-dir", folder / f"{name}{form}-out"], f"{name}{form}")
+    return 0
 
 
 def said(what: str, value: float, limit: float, unit: str, is_good: bool) -> bool:
@@ -82,23 +120,38 @@ def write_parts(words: Sequence[str], folder: Path, rows: int) -> None:
         pq.write_table(pa.table({"id": ids, "text": texts}), folder / f"part-{part:05}.parquet")
 
 
-def command(folder: Path, out: str, *options: object) -> list[str]:
-    call = [sys.executable, "-m", "nlptransfer", "predict", folder / "model", folder / "in", "--output-dir"]
-    return [*map(str, (*call, folder / out, *options))]
+def command(folder: Path, out: str, *options: object) -> list[object]:
+    return [folder / "model", folder / "in", "--output-dir", folder / out, *options]
 
 
-def measured(folder: Path, out: str, processes: int) -> float:
+def started(call: Sequence[object], stderr: Any) -> subprocess.Popen[str]:
+    call = [sys.executable, "-m", "nlptransfer", "predict", *map(str, call)]
+    return subprocess.Popen(call, env=ENVIRONMENT, stderr=stderr, text=True)
+
+
+def measured(call: Sequence[object], name: str) -> float:
     """Predict undisturbed; return texts per second from the first part on, as the last line of the log has them."""
-    run = subprocess.run(
-        command(folder, out, "--processes", processes), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, check=True
-    )
-    last = [line for line in run.stderr.splitlines() if _DONE.match(line)][-1]
+    with started(call, subprocess.PIPE) as process:
+        log = process.stderr.read()
+    assert process.returncode == 0, log
+    last = [line for line in log.splitlines() if _DONE.match(line)][-1]
     speed = float(re.findall(r"([\d,]+) texts/s", last)[0].replace(",", ""))
-    print(f"{processes} process{'es' * (processes > 1)}: {speed:,.0f} texts/s")
+    print(f"{name}: {speed:,.0f} texts/s", flush=True)
     return speed
 
 
-def killed(folder: Path, kills: int, draw: random.Random) -> bool:
+def shared_out(folder: Path) -> bool:
+    """Measure one process and two by turns, on a third of the parts: others are at work on a machine, more or less."""
+    best = {1: 0.0, 2: 0.0}
+    for turn in range(TURNS):
+        for count in best:
+            call = command(folder, f"{count}-{turn}", "--shard", "0/3", "--processes", count)
+            best[count] = max(best[count], measured(call, f"processes: {count}"))
+    ratio = best[2] / best[1]
+    return said("two processes are as fast as", ratio, LEAST_RATIO, "times one", ratio >= LEAST_RATIO)
+
+
+def killed(folder: Path, kills: int, part_seconds: float, draw: random.Random) -> bool:
     """Let two processes at once, each with a shard, be killed at random moments and begun again until all is done."""
     shards: dict[int, subprocess.Popen[str]] = {}
     log, peak, left = folder / "log", 0.0, kills
@@ -106,34 +159,32 @@ def killed(folder: Path, kills: int, draw: random.Random) -> bool:
 
     def start(shard: int) -> None:
         with log.open("a") as file:
-            shards[shard] = subprocess.Popen(
-                command(folder, "killed", "--shard", f"{shard}/2"), env=ENVIRONMENT, stderr=file, text=True
-            )
+            shards[shard] = started(command(folder, "killed", "--shard", f"{shard}/2"), file)
 
     for shard in (0, 1):
         start(shard)
-    seconds = 0.0
+    moment = None
     while shards:
-        begun, wait = time.monotonic(), draw.uniform(8, 40)
-        while time.monotonic() - begun < wait and any(process.poll() is None for process in shards.values()):
-            for process in shards.values():
-                try:
-                    peak = max(peak, psutil.Process(process.pid).memory_info().rss / 2**20)
-                except psutil.NoSuchProcess:
-                    continue
-            time.sleep(0.2)
-        seconds += wait
-        for shard in [*shards]:
-            if (code := shards[shard].poll()) is not None:
+        time.sleep(0.1)
+        for shard, process in [*shards.items()]:
+            if (code := process.poll()) is not None:
                 assert code == 0, log.read_text()
                 del shards[shard]
-        if left and shards:
-            shard = draw.choice([*shards])
-            os.kill(shards[shard].pid, signal.SIGKILL)
-            assert shards[shard].wait() == -signal.SIGKILL
-            left -= 1
-            print(f"shard {shard} killed, {len([*(folder / 'killed').glob('*.parquet')])} parts done", flush=True)
-            start(shard)
+            else:
+                peak = max(peak, psutil.Process(process.pid).memory_info().rss / 2**20)
+        at_work = [
+            shard for shard, process in shards.items() if any((folder / "killed").glob(f".*.claim/{process.pid}_*"))
+        ]
+        if left and at_work:
+            # At any moment of the parts that they are at work on, and of the next two.
+            moment = moment or time.monotonic() + draw.uniform(0, 3 * part_seconds)
+            if time.monotonic() >= moment:
+                shard = draw.choice(at_work)
+                os.kill(shards[shard].pid, signal.SIGKILL)
+                assert shards[shard].wait() == -signal.SIGKILL
+                left, moment = left - 1, None
+                print(f"shard {shard} killed, {len([*(folder / 'killed').glob('*.parquet')])} parts done", flush=True)
+                start(shard)
     for name in _DONE.findall(log.read_text()):
         done[Path(name).name] += 1
     names = sorted(path.name for path in (folder / "whole").iterdir())

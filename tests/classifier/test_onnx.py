@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 import nlptransfer
-from helpers.classifiers import changed, without_hashes
+from helpers.classifiers import changed, without_hashes, write_vectors
 from helpers.corpora import WORDS
 from helpers.encoders import SHAPES, make_base, make_xlnet_base
 from helpers.runs import finetune
@@ -67,11 +67,8 @@ CASES = {
 def untrained(tmp_path_factory) -> Callable[[Case], Classifier]:
     """A classifier with weights that are drawn."""
     root = tmp_path_factory.mktemp("bases")
-    vectors = root / "vectors.txt"
-    draw = np.random.default_rng(0)
     # Wide enough for 8 bits to save more than they cost.
-    rows = [f"{word} {' '.join(f'{value:.3f}' for value in draw.normal(size=1000))}" for word in WORDS]
-    vectors.write_text("\n".join([f"{len(rows)} 1000", *rows, ""]))
+    vectors = write_vectors(root / "vectors.txt", 1000)
 
     def make(case: Case) -> Classifier:
         base, route = root / case.base, case.route

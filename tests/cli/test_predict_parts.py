@@ -156,9 +156,9 @@ def test_what_is_done_is_skipped_and_what_is_left_is_listed(command_line, run, f
     call = ["predict", run.folder, folder, "--output-dir", out]
     assert "4 to do, of 4 parts\n" in command_line(main, *call, "--status").out and not out.exists()
     ended = command_line(main, *call, "--shard", "1/3")
-    assert ended.code == 0 and ended.err.splitlines()[-1].startswith(
-        f"{out}/part-1.parquet: 4 texts; 1 of 1 parts done, "
-    )
+    *_, said, last = ended.err.splitlines()
+    assert said.startswith(f"{out}/part-1.parquet: 4 texts; 1 of 1 parts done, ")
+    assert (ended.code, last) == (0, f"{out}: 1 of 1 parts done")
     assert files_of(out) == [".part-1.parquet.json", "part-1.parquet"]
     hold(out / "part-2.parquet", alive())
     said = command_line(main, *call, "--status").out
@@ -171,7 +171,7 @@ def test_what_is_done_is_skipped_and_what_is_left_is_listed(command_line, run, f
     with monkeypatch.context() as patch:
         patch.setattr(Plan, "load", None)
         ended = command_line(main, *call)
-    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert (ended.code, ended.out, ended.err) == (0, "", f"{out}: 4 of 4 parts done\n")
     assert command_line(main, *call, "--status").out == "4 done, of 4 parts\n"
     # An output that was removed is made again.
     content = content_of(out)
@@ -282,7 +282,9 @@ def test_a_damaged_part_is_named_and_the_others_go_on(command_line, run, folder,
         ended = command_line(main, *call)
         assert (ended.code, ended.out) == (3, "")
         failed = f"{damaged}, {folder / 'part-3.parquet'}"
-        assert ended.err.splitlines()[-1] == f"error: 2 of 4 parts have failed: {failed}"
+        assert ended.err.splitlines()[-2:] == [
+            f"{out}: 2 of 4 parts done", f"error: 2 of 4 parts have failed: {failed}"
+        ]  # fmt: skip
         assert f"failed, and the others go on: {damaged}, after row 0: broken parquet: " in ended.err
         assert f"failed, and the others go on: {folder / 'part-3.parquet'}, column 'number'" in ended.err
         outputs = [name for name in content_of(out) if name[0] != "."]
@@ -401,10 +403,11 @@ def test_two_at_once_do_each_part_once(run, tmp_path):
     assert len({pid for pid, _ in lines}) == 3 and len(content_of(out)) == 48
 
 
-def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog):
+def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO", "nlptransfer")
+    monkeypatch.setattr(workers, "LOOKS_TO_SAY", 1)
     out = tmp_path / "out"
-    done, failed, left = (hold(out / f"part-{number}.parquet", alive()) for number in range(3))
+    _, failed, left = (hold(out / f"part-{number}.parquet", alive()) for number in range(3))
     broken = DataError("it is broken")
 
     def other():
@@ -414,16 +417,22 @@ def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog)
         plan.mark(plan.parts[0])
         run.classifier.predict_file(folder / "part-0.parquet", out / "part-0.parquet")
         plan.mark_failed(plan.parts[1], broken)
-        for file in (done, failed, left):
-            file.unlink()
+        while "waited for" not in caplog.text:
+            time.sleep(0.01)
+        for file in (failed, left):
+            claims.clear(file.parent)
 
     (thread := threading.Thread(target=other)).start()
     states = predict_parts(run.folder, folder, out)
     thread.join()
     assert [state.status for state in states] == ["done", "failed", "done", "done"] and states[1].note == str(broken)
-    lines = [message for message in caplog.messages if " done, " in message or "failed" in message]
+    lines = [message for message in caplog.messages if "texts; " in message or "failed" in message]
     assert len(lines) == 3 and "part-3" in lines[0] and "failed, and the others go on: it is broken" in lines
-    # It is tried again by the next call alone.
+    (waits,) = [message for message in caplog.messages if "waited for" in message]
+    assert waits.startswith(str(out)) and f"waited for; at work: process {alive().pid} on {alive().host} " in waits
+    # That of the worker that has done its part without a word is gone too.
+    assert len(content_of(out)) == 7
+    # What has failed is tried again by the next call alone.
     assert [state.status for state in predict_parts(run.folder, folder, out)] == ["done"] * 4
 
 
@@ -468,6 +477,20 @@ def test_processes_of_a_launcher_begin_with_other_parts_and_do_not_meet(
 def forks(monkeypatch):
     """Processes of predict_parts import nothing anew, which takes seconds."""
     monkeypatch.setattr(workers, "get_context", lambda _: get_context("fork"))
+
+
+def test_workers_of_a_machine_take_gpus_in_turn(run, folder, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(Classifier, "load", lambda model, base, device: taken.append(device))
+    options = {"device": None, "base": None}
+    for gpu, onnx in ((None, False), ("cuda", False), ("cuda", True)):
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda gpu=gpu, **_: gpu and torch.device(gpu))
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+        plan = replace(parts_of_plan.plan_parts(run.folder, folder, tmp_path / "out", **options), is_onnx=onnx)
+        for number in range(3):
+            plan.load(number)
+    replace(plan, device="cuda:1").load(0)
+    assert taken == ["cpu"] * 3 + ["cuda:0", "cuda:1", "cuda:0"] + [None] * 3 + ["cuda:1"]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

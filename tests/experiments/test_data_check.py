@@ -72,7 +72,7 @@ def test_a_record_of_before_is_read(vectors_file, tmp_path):
     assert RunResult.load(tmp_path / "run").data.warnings == finetune(flawed(), **call).data.warnings == ()
 
 
-def test_what_was_begun_is_not_checked_at_again(lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_was_begun_is_not_checked_again(lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     data = load_data(flawed())
     whole = checked_data(data, tmp_path)
     assert len(whole.warnings) == 9 and len(lines()) == 5

@@ -34,6 +34,14 @@ def data_of(texts: list[str] | None = None) -> Data:
     return Data("toy", LABELS, Split(texts, LABELS.encode(names)), none, none, none)
 
 
+def write_vectors(path: Path, dimensions: int = 8) -> Path:
+    """A file of drawn vectors of the words that tiny encoders know too."""
+    draw = np.random.default_rng(0)
+    rows = [f"{word} {' '.join(f'{value:.3f}' for value in draw.normal(size=dimensions))}" for word in WORDS]
+    path.write_text("\n".join([f"{len(rows)} {dimensions}", *rows, ""]))
+    return path
+
+
 class Closed:
     """A split that nobody may look at."""
 

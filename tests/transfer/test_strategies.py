@@ -403,6 +403,7 @@ def test_sources_are_mixed_by_temperature(sides):
         source = weighted(source, data, transfer, 0)
         weights = np.ones(72) if source.weights is None else source.weights
         assert len(source.data.train) == 72 and weights.mean() == pytest.approx(1, abs=1e-6)
+        assert source.data.train.numbers is None and source.data.train.part == ""
         return weights[:60].sum() / 72, weights[60:].sum() / 72
 
     assert shares(1.0) == pytest.approx((60 / 72, 12 / 72))
