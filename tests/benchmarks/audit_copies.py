@@ -2,6 +2,7 @@
 
     python tests/benchmarks/audit_copies.py --folder DATA                     # a minute on two cores
     python tests/benchmarks/audit_copies.py --folder DATA --peer semhash --only ag_news     # features of 17,600 texts
+    python tests/benchmarks/audit_copies.py --only 500000                                   # synthetic rows
 
 In each set 100 rows are written again with an edit; they are found if they are in the group of their row. Of 1,000
 pairs that are no copies (rows of one label; questions of one template about different things; rows with the same
@@ -23,11 +24,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from audit_quality import synthetic
+
 from helpers.folders import SHARED
 from nlptransfer import load_data
 from nlptransfer.data import KINDS, Copies, copies_of
 from nlptransfer.experiments.auditing.copies import find_copies
 from nlptransfer.experiments.auditing.rows import AuditRows
+from nlptransfer.experiments.environment import watched_memory
 from nlptransfer.hub import find_base
 
 PLANTED, PAIRS = 100, 1000
@@ -202,16 +206,33 @@ def beside(
             print(f"    {score:.3f} {text[:200]!r} | {other[:200]!r}")
 
 
+def show_cost(rows: int) -> None:
+    """Group synthetic texts of 20 words, a tenth of which are others with a word added."""
+    texts, draw = synthetic(rows)[0], random.Random(1)
+    for row in draw.sample(range(rows), rows // 10):
+        texts[row] = f"{draw.choice(texts)} again"
+    with watched_memory() as before:
+        pass
+    began = time.process_time()
+    with watched_memory() as peak:
+        kinds = np.bincount(copies_of(texts).kinds, minlength=len(KINDS))
+    seconds = time.process_time() - began
+    memory = f"{peak[0] - before[0]:,.0f} MiB besides the texts"
+    print(f"{rows:,} rows: {seconds:.1f} s of processor, {memory}, {kinds[3]:,} near copies")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=SHARED / "data")
-    parser.add_argument("--only", choices=["planted", "ag_news"])
+    parser.add_argument("--only", help="planted, ag_news, or a number of synthetic rows")
     parser.add_argument("--peer", choices=["semhash"], help="beside it")
     options = parser.parse_args()
-    if options.only != "ag_news":
+    if options.only in (None, "planted"):
         show_planted(options.folder)
-    if options.only != "planted":
+    if options.only in (None, "ag_news"):
         show_repeats(options.folder, options.peer)
+    if options.only and options.only.isdecimal():
+        show_cost(int(options.only))
 
 
 if __name__ == "__main__":
