@@ -14,13 +14,13 @@ Normalization = Literal["none", "nfkc", "lower", "web"]
 _MOST_STEPS = 10
 _QUOTES = str.maketrans(dict.fromkeys("‘’‚‛", "'") | dict.fromkeys("“”„‟", '"'))
 # With its semicolon: without, "?a=1&copy=2" would hold one.
-_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # A letter follows the bracket: "i <3 you" and "2 < 3 > 1" have no tag. Never past another bracket: time stays linear.
-_TAG = re.compile(r"<(?:/?[A-Za-z]|!)[^<>]*>")
+TAG = re.compile(r"<(?:/?[A-Za-z]|!)[^<>]*>")
 # Addresses are ASCII: text of a script without spaces may follow at once. The last sign is no full stop.
-_URL = re.compile(r"(?:https?://|(?<![A-Za-z0-9.])www\.(?=[A-Za-z0-9]))[!#-;=?-~]*[A-Za-z0-9/]", re.IGNORECASE)
+URL = re.compile(r"(?:https?://|(?<![A-Za-z0-9.])www\.(?=[A-Za-z0-9]))[!#-;=?-~]*[A-Za-z0-9/]", re.IGNORECASE)
 # Not within an e-mail address.
-_USER = re.compile(r"(?<![A-Za-z0-9_.+@-])@\w+")
+USER = re.compile(r"(?<![A-Za-z0-9_.+@-])@\w+")
 _LONG_RUN = re.compile(r"([^\W\d_])\1{3,}")
 
 
@@ -36,8 +36,8 @@ def _nfkc(text: str) -> str:
 
 def _without_web(text: str) -> str:
     # Stand-ins as in TweetEval (Barbieri et al. 2020).
-    text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
-    text = _USER.sub("@user", _URL.sub("http", _TAG.sub(" ", text)))
+    text = ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+    text = USER.sub("@user", URL.sub("http", TAG.sub(" ", text)))
     return _LONG_RUN.sub(r"\1\1\1", text)
 
 

@@ -1,15 +1,12 @@
 """Warn of what makes scores on data less than they seem: copies, conflicts, labels, drift. Does not know the scores."""
 
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, pairwise
-from statistics import NormalDist
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlptransfer.data.columns import UNSPACED
+from nlptransfer.data.drift import drifting_words
 from nlptransfer.data.labels import Labels
 from nlptransfer.data.spelling import as_mapping, near_twins
 from nlptransfer.data.splitting import text_groups
@@ -26,14 +23,6 @@ LITTLE = 0.01
 """Share of rows below which copies and conflicts are said last, and of copies within train nothing at all."""
 NAMED = 5
 """Labels, or words, named in one sentence."""
-DRIFT_TEXTS = 5_000
-"""Most texts of a split whose words are counted."""
-DRIFT_ROWS = 5
-"""Least texts with a word that each split would have if they did not differ."""
-DRIFT_SHARE = 0.01
-"""Least difference between the shares of texts that have a word: among many texts less is beyond chance too."""
-DRIFT_P = 0.01
-"""How often at most a word is named of splits that differ by chance alone."""
 _TOO_GOOD = "scores on them are too good"
 _CHOICE_LEAKS = (
     ("validation", "train", "choices made by them are too hopeful"),
@@ -44,8 +33,6 @@ _MORE_ROWS = "add rows of them, or merge labels by label_mapping"
 _CLEAN = "nlptransfer audit DATA --clean-to FILE --drop"
 _Warning = tuple[float, str]
 """Share of the rows that a warning is of, and the warning."""
-_WORD = re.compile(r"\w+")
-_WORD_LETTERS = bytes(letter if _WORD.match(chr(letter)) else ord(" ") for letter in range(256))
 
 
 def data_warnings(data: "Data", source: "Data | None" = None) -> list[str]:
@@ -68,7 +55,7 @@ def data_warnings(data: "Data", source: "Data | None" = None) -> list[str]:
         *((1.0, warning) for warning in data.warnings),
         *_leaks(keys, seen, _CHOICE_LEAKS if "validation" in seen else ()),
         *_shared_groups(data),
-        *_drift(data, keys),
+        *_drift(data),
         *_imbalance(data),
         *_repeated(keys["train"]),
     ]
@@ -144,31 +131,12 @@ def _conflicts(data: "Data", keys: Mapping[str, np.ndarray]) -> Iterator[_Warnin
         )
 
 
-def _drift(data: "Data", keys: Mapping[str, np.ndarray]) -> Iterator[_Warning]:
-    """Find words that more texts of test have than of train, or fewer, beyond chance.
-
-    Chi-square with Yates' correction, one degree of freedom; Bonferroni's bound for all words that are frequent enough.
-    """
-    splits = {name: _spread(data.splits[name].texts, keys[name]) for name in ("train", "test")}
-    counts = [Counter(chain.from_iterable(map(words_of, texts))) for texts in splits.values()]
-    words = [*counts[0].keys() | counts[1].keys()]
-    if not all(splits.values()) or not words:
+def _drift(data: "Data") -> Iterator[_Warning]:
+    """Find words that more texts of test have than of train, or fewer, beyond chance."""
+    if not (words := drifting_words(data.train.texts, data.test.texts)):
         return
-    found = np.array([[count[word] for word in words] for count in counts], np.float64)
-    rows = np.array([len(texts) for texts in splits.values()])[:, None]
-    expected = found.sum(axis=0) * rows / rows.sum()
-    is_frequent = (expected >= DRIFT_ROWS).all(axis=0)
-    gap = np.maximum(0, np.abs(found - expected)[0] - 0.5)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = np.where(is_frequent, gap**2 * (1 / expected + 1 / (rows - expected)).sum(axis=0), 0)
-    shares = found / rows
-    least = NormalDist().inv_cdf(DRIFT_P / 2 / max(1, is_frequent.sum())) ** 2
-    apart = (statistic > least) & (np.abs(shares[0] - shares[1]) >= DRIFT_SHARE)
-    if not apart.any():
-        return
-    most = sorted(np.flatnonzero(apart).tolist(), key=lambda place: (-statistic[place], words[place]))
-    named = [f"{words[place]!r} ({shares[1, place]:.1%} and {shares[0, place]:.1%})" for place in most]
-    count = "1 word is" if len(most) == 1 else f"{len(most):,} words are"
+    named = [f"{one.word!r} ({one.second:.1%} and {one.first:.1%})" for one in words]
+    count = "1 word is" if len(words) == 1 else f"{len(words):,} words are"
     is_carved = data.test.part == data.train.part
     advice = "" if is_carved else "; if these matter, leave the test split out, and test_size splits one off train"
     yield (
@@ -178,35 +146,24 @@ def _drift(data: "Data", keys: Mapping[str, np.ndarray]) -> Iterator[_Warning]:
     )
 
 
-def _spread(texts: Sequence[str], keys: np.ndarray) -> list[str]:
-    """Return texts each once, spread evenly if they are many."""
-    rows = np.sort(np.unique(keys, return_index=True)[1])
-    some = rows[np.linspace(0, len(rows) - 1, min(DRIFT_TEXTS, len(rows))).astype(int)]
-    return [texts[row] for row in some.tolist()]
-
-
-def words_of(text: str) -> set[str]:
-    """Return the words of a text in lower case; of scripts without spaces, pairs of letters."""
-    if text.isascii():
-        return {*text.lower().encode().translate(_WORD_LETTERS).decode().split()}
-    words = {*_WORD.findall(text.casefold())}
-    if UNSPACED.search(text):
-        runs = {word for word in words if UNSPACED.search(word)}
-        words = (words - runs).union(*({one + other for one, other in pairwise(run)} or {run} for run in runs))
-    return words
+def few_rows(counts: np.ndarray) -> tuple[bool, list[int]]:
+    """Tell whether labels with these (labels,) training rows are out of balance, and which have few rows."""
+    order = np.argsort(counts, kind="stable").tolist()
+    is_imbalanced = counts[order[-1]] >= IMBALANCE * max(1, counts[order[0]])
+    return bool(is_imbalanced), [label for label in order if counts[label] < FEW_OF_A_LABEL]
 
 
 def _imbalance(data: "Data") -> Iterator[_Warning]:
-    targets, names, counts = data.train.targets, data.labels.names, data.labels.count(data.train.targets)
-    order = np.argsort(counts, kind="stable")
-    rarest, most = int(order[0]), int(order[-1])
-    if counts[most] >= IMBALANCE * max(1, counts[rarest]):
+    names, counts = data.labels.names, data.labels.count(data.train.targets)
+    is_imbalanced, few = few_rows(counts)
+    if is_imbalanced:
+        rarest, most = int(counts.argmin()), int(counts.argmax())
         yield (
             1.0,
-            f"imbalance: {names[most]!r} has {int(counts[most]):,} of the {len(targets):,} training rows, "
+            f"imbalance: {names[most]!r} has {int(counts[most]):,} of the {len(data.train):,} training rows, "
             f"{names[rarest]!r} {int(counts[rarest]):,}: look at macro F1 and at the scores per class",
         )
-    if few := [int(label) for label in order if counts[label] < FEW_OF_A_LABEL]:
+    if few:
         named = abridged([f"{names[label]!r} ({int(counts[label])})" for label in few], NAMED)
         yield 1.0, f"few rows: fewer than {FEW_OF_A_LABEL} training rows of {named}: {_MORE_ROWS}"
 

@@ -18,6 +18,8 @@ from .confident_learning import margins as margins
 from .inputs import checked_probabilities as checked_probabilities
 from .inputs import predicted as predicted
 from .inputs import to_probabilities as to_probabilities
+from .isolation import Isolation as Isolation
+from .isolation import isolated as isolated
 from .metrics import averages as averages
 from .metrics import default_metric as default_metric
 from .metrics import higher_is_better as higher_is_better

@@ -10,8 +10,12 @@ from typing import Any
 
 from nlptransfer import distributed
 from nlptransfer.data import DataSettings, SourceRows, load_data, open_source
+from nlptransfer.experiments.auditing.balance import find_imbalance
 from nlptransfer.experiments.auditing.copies import find_conflicts, find_copies
+from nlptransfer.experiments.auditing.drift import find_drift
+from nlptransfer.experiments.auditing.giveaways import find_giveaways
 from nlptransfer.experiments.auditing.label_errors import find_label_errors
+from nlptransfer.experiments.auditing.outliers import find_outliers
 from nlptransfer.experiments.auditing.overlaps import find_overlaps
 from nlptransfer.experiments.auditing.rows import AuditRows
 from nlptransfer.experiments.cleaning import check_clean_to, write_clean
@@ -48,6 +52,10 @@ FINDERS: dict[str, Callable[[AuditRows], Section]] = {
     "conflicts": find_conflicts,
     "label_errors": find_label_errors,
     "overlaps": find_overlaps,
+    "giveaways": find_giveaways,
+    "outliers": find_outliers,
+    "balance": find_imbalance,
+    "drift": find_drift,
 }
 """What answers each question, in the order of QUESTIONS."""
 

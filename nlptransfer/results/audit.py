@@ -99,8 +99,6 @@ class Audit:
     paraphrases = _Frame()
     """Pairs of texts that mean the same in other words."""
     alike = _Frame()
-    """Pairs of texts that differ in few words, but are too short to be copies."""
-    alike = _Frame()
     """Pairs of short texts that differ in few words, which are no copies."""
     conflicts = _Frame()
     """Rows of a text that has different labels."""
@@ -116,8 +114,12 @@ class Audit:
     """Rows that do not belong."""
     balance = _Frame()
     """Rows of each label, by split."""
+    lengths = _Frame()
+    """Characters of the texts, and the share that is not read whole, by split."""
     drift = _Frame()
-    """What differs between training rows and test."""
+    """Words that are in another share of the test or validation texts than of the training texts."""
+    label_shares = _Frame()
+    """Share of each label in test or validation beside that in train."""
 
     @property
     def frames(self) -> "dict[str, DataFrame]":

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from nlptransfer.data.dataset import Data, DataSettings, load_data
-from nlptransfer.data.quality import data_warnings, words_of
+from nlptransfer.data.quality import data_warnings
+from nlptransfer.data.terms import words_of
 
 DROP = "nlptransfer audit DATA --clean-to FILE --drop"
 
@@ -148,6 +149,7 @@ def test_chance_alone_is_no_drift():
         ("It's a GEM, a gem!", {"it", "s", "a", "gem"}),
         ("très bien", {"très", "bien"}),
         ("很好看 ok 好", {"很好", "好看", "ok", "好"}),
+        ("买了iPhone很好", {"买了", "iphone", "很好"}),
         ("", set()),
     ],
 )

@@ -20,7 +20,9 @@ from nlptransfer.experiments.auditing import rows as auditing_rows
 from nlptransfer.files import read_json, write_json
 from nlptransfer.results import QUESTIONS
 
-FRAMES = {"copies", "paraphrases", "alike", "conflicts", "label_errors", "label_confusions", "overlaps"}
+FRAMES = {"copies", "paraphrases", "alike", "conflicts", "label_errors", "label_confusions", "overlaps"} | {
+    *("giveaways", "outliers", "balance", "lengths", "drift", "label_shares"),
+}
 FOUND = {"copies", "conflicts", "label_errors"}
 FILES = {"audit.json", "findings.csv", "report.html"} | {f"{name}.csv" for name in FRAMES}
 HOSTILE = "\x1b]0;mine\x07<b>\u202e"

@@ -122,6 +122,16 @@ class AuditRows:
         logits += [_logits(values, head or self.head.head) for _, values in self._blocks(split)]
         return to_probabilities(np.concatenate(logits), self.data.labels)
 
+    @property
+    def longest_read(self) -> int | None:
+        """Tokens of a text that the encoder reads; None where there is none."""
+        return None if self.base is None else int(self._built.tokenizer.model_max_length)
+
+    def truncated(self, split: str) -> float:
+        """Return the share of the texts of a split that the encoder does not read whole."""
+        texts = self.data.splits[split].texts
+        return 0.0 if self.base is None else self.route.truncated(self._built.tokenizer, texts) / len(texts)
+
     def frame(self, split: str, indices: np.ndarray) -> "pd.DataFrame":
         """Return the rows of a split at these places: their number in the source, text and label."""
         import pandas as pd
