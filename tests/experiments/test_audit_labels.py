@@ -11,8 +11,9 @@ import pytest
 
 from helpers.corpora import TOPICS, text_of, topic_rows
 from nlptransfer.data import Data, load_data
+from nlptransfer.evaluation import Separability
 from nlptransfer.experiments.auditing.label_errors import find_label_errors
-from nlptransfer.experiments.auditing.overlaps import find_overlaps
+from nlptransfer.experiments.auditing.overlaps import _groups, find_overlaps
 from nlptransfer.experiments.auditing.rows import AuditRows
 from nlptransfer.results import Section
 
@@ -79,7 +80,7 @@ def test_labels_of_few_texts_are_not_judged(caplog: pytest.LogCaptureFixture) ->
     rare = replace(with_targets(data, targets), labels=replace(data.labels, names=(*data.labels.names, "rare")))
     with caplog.at_level(logging.INFO):
         section = find_label_errors(AuditRows(rare, {}, None))
-    assert "labels of fewer than 5 texts are not judged: rare" in caplog.text
+    assert "not judged are labels that heads hardly know: rare" in caplog.text
     frame = section.frames["label_errors"]
     assert section.facts["judged_rows"] == len(data.train) - 4
     assert "rare" not in {*frame["label"], *frame["suggested"]}
@@ -121,10 +122,41 @@ def test_one_label_with_two_names_overlaps_and_no_other() -> None:
 
 def test_three_names_become_one(tickets: Rows) -> None:
     texts, topics = topic_rows(900, random.Random(6))
-    draw = random.Random(7)
+    draw = random.Random(8)
     labels = [draw.choice(["x", "y", "z", "z"]) if topic == "bad" else topic for topic in topics]
     (finding,) = find_overlaps(AuditRows(load_data((texts, labels), test_size=0), {}, None)).findings
     assert 'label_mapping={"x": "z", "y": "z"}' in finding.advice.replace(
         '{"y": "z", "x": "z"}', '{"x": "z", "y": "z"}'
     )
     assert find_overlaps(AuditRows(load_data(tickets), {}, None)).findings == ()
+
+
+def test_labels_are_merged_only_where_all_of_their_pairs_overlap() -> None:
+    pairs = np.array([[0, 1], [0, 2], [1, 2], [1, 3], [3, 4]])
+    p_values = np.array([0.9, 0.9, 0.9, 0.9, 0.01])
+    found = Separability(pairs, np.full((5, 2), 100), np.array([0.5, 0.52, 0.53, 0.51, 0.9]), p_values)
+    assert [sorted(group) for group in _groups(found)] == [[0, 1, 2]]
+    apart = replace(found, p_values=np.array([0.9, 0.01, 0.9, 0.01, 0.9]))
+    assert [sorted(group) for group in _groups(apart)] == [[0, 1], [3, 4]]
+
+
+def test_labels_that_heads_hardly_know_are_not_judged(caplog: pytest.LogCaptureFixture) -> None:
+    """Of several labels one has nothing to do with the texts."""
+    draw = random.Random(9)
+    told = [[topic for topic in TOPICS[2:] if draw.random() < 0.4] for _ in range(400)]
+    labels = [[*topics, *["drawn"] * (draw.random() < 0.1)] for topics in told]
+    data = load_data(([text_of(draw, topics) for topics in told], labels), test_size=0)
+    with caplog.at_level(logging.INFO):
+        section = find_label_errors(AuditRows(data, {}, None))
+    assert "not judged are labels that heads hardly know: drawn" in caplog.text
+    assert not any("drawn" in label for label in section.frames["label_confusions"]["suggested"])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_where_heads_know_no_label_nothing_is_found(several: bool) -> None:
+    texts, _ = topic_rows(40, random.Random(10))
+    draw = random.Random(11)
+    labels = [[draw.choice("ab")] * (draw.random() < 0.2) for _ in texts] if several else [*"abcdefghij"] * 4
+    section = find_label_errors(AuditRows(load_data((texts, labels), test_size=0), {}, None))
+    assert section.findings == () and all(len(frame) == 0 for frame in section.frames.values())
+    assert section.facts == {"judged_rows": 0} and "drop" in section.frames["label_errors"]

@@ -12,6 +12,7 @@ from nlptransfer.errors import abridged
 from nlptransfer.evaluation import default_metric, estimated_joint, likely_errors, margins, measure, paired, predicted
 from nlptransfer.experiments.auditing.rows import FOLDS, AuditRows
 from nlptransfer.results import Finding, Section
+from nlptransfer.training import Head
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,11 +94,27 @@ def _finding(frames: "Mapping[str, pd.DataFrame]", facts: Mapping[str, Any]) -> 
 
 
 def doubts_of(rows: AuditRows) -> Doubts:
-    """Return what is doubted of the training rows, but for labels of few texts, which some heads would hardly know."""
-    labels, judged = rows.data.labels, rows.distinct_texts >= FOLDS
+    """Return what is doubted of the training rows, but for labels that heads hardly know.
+
+    These are labels of few texts; of several labels a row also those to which the rows that have them are given a
+    probability below a half: there a label is better evidence than the heads.
+    """
+    labels, targets = rows.data.labels, rows.data.train.targets
+    judged = rows.distinct_texts >= FOLDS
+    if labels.multi_label:
+        counts = targets.sum(axis=0)
+        judged &= (rows.out_of_fold * targets).sum(axis=0) >= counts / 2
     if few := [name for name, is_judged in zip(labels.names, judged, strict=True) if not is_judged]:
-        log.info("label errors: labels of fewer than %d texts are not judged: %s", FOLDS, abridged(few, NAMED))
+        log.info("label errors: not judged are labels that heads hardly know: %s", abridged(few, NAMED))
+    if judged.sum() + labels.multi_label < 2:
+        return _nothing(rows)
     return (_of_several if labels.multi_label else _of_one)(rows, judged)
+
+
+def _nothing(rows: AuditRows) -> Doubts:
+    none, numbers, flags = np.zeros(0), np.zeros(0, np.int64), np.zeros(0, bool)
+    confusions = _confusions(np.zeros((0, 0)), numbers, numbers, flags, ())
+    return Doubts(numbers, none, none, none, rows.data.train.targets[:0], flags, confusions)
 
 
 def _of_one(rows: AuditRows, judged: np.ndarray) -> Doubts:
@@ -195,12 +212,19 @@ def _effect(rows: AuditRows, dropped: np.ndarray) -> dict[str, Any]:
     data, kept = rows.data, np.ones(len(rows.data.train), bool)
     kept[dropped] = False
     held_out = Split.joined([data.validation, data.calibration])
-    guesses = [
-        predicted(
-            np.concatenate([rows.probabilities(split, head) for split in ("validation", "calibration")]), data.labels
+    shares = data.train.targets.mean(axis=0) if data.labels.multi_label else None
+
+    def guessed(head: Head) -> np.ndarray:
+        p = np.concatenate([rows.probabilities(split, head) for split in ("validation", "calibration")])
+        # Each of several labels is given as often as training rows have it, or rows left out would move the threshold.
+        of_labels = (
+            None
+            if shares is None
+            else [np.quantile(column, 1 - share) for column, share in zip(p.T, shares, strict=True)]
         )
-        for head in map(rows.fitted, (kept, np.ones_like(kept)))
-    ]
+        return predicted(p, data.labels, of_labels)
+
+    guesses = [guessed(rows.fitted(part)) for part in (kept, np.ones_like(kept))]
     metric = measure(default_metric(data.labels), data.labels)
     found = paired(held_out.targets, guesses[:1], guesses[1:], data.labels, metric)
     return {

@@ -3,8 +3,6 @@
 import json
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 from nlptransfer.evaluation import Separability, separability
 from nlptransfer.experiments.auditing.rows import AuditRows
@@ -41,18 +39,26 @@ def find_overlaps(rows: AuditRows) -> Section:
     )
 
 
-def _groups(found: Separability) -> list[np.ndarray]:
-    """Return the labels that overlapping pairs join, group by group."""
-    pairs = found.pairs[found.overlapping]
-    size = int(found.pairs.max(initial=-1)) + 1
-    joined = sparse.csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
-    _, group = connected_components(joined, directed=False)
-    return [np.flatnonzero(group == number) for number in np.unique(group[pairs[:, 0]])]
+def _groups(found: Separability) -> list[list[int]]:
+    """Return groups of labels all of whose pairs overlap, from the least separable pair on; each label is in one."""
+    order = np.argsort(found.separation, kind="stable")
+    pairs = found.pairs[order][found.overlapping[order]].tolist()
+    overlapping = {frozenset(pair) for pair in pairs}
+    groups = list[list[int]]()
+    for pair in pairs:
+        touched = [group for group in groups if {*group} & {*pair}]
+        if not touched:
+            groups.append(pair)
+        elif len(touched) == 1:
+            new = {*pair} - {*touched[0]}
+            if all(frozenset((*new, label)) in overlapping for label in touched[0] if new):
+                touched[0].extend(new)
+    return groups
 
 
-def _finding(rows: AuditRows, found: Separability, group: np.ndarray) -> Finding:
+def _finding(rows: AuditRows, found: Separability, labels_of_group: list[int]) -> Finding:
     train, labels = rows.data.train, rows.data.labels
-    counts = labels.count(train.targets)
+    counts, group = labels.count(train.targets), np.array(labels_of_group)
     most, *others = group[np.argsort(-counts[group], kind="stable")].tolist()
     names = [repr(labels.names[label]) for label in (most, *others)]
     of_pairs = found.separation[found.overlapping & np.isin(found.pairs, group).all(axis=1)]
@@ -63,9 +69,8 @@ def _finding(rows: AuditRows, found: Separability, group: np.ndarray) -> Finding
         kind="overlaps",
         rows=int(counts[group].sum()),
         sentence=(
-            f"{', '.join(names[:-1])} and {names[-1]} are not told apart: of two rows, one of each, the right one is "
-            f"taken for {names[0]} in {of_pairs.max():.0%} of the cases{' at most' * (len(of_pairs) > 1)}; "
-            "chance has 50%"
+            f"{', '.join(names[:-1])} and {names[-1]} are not told apart: of two rows, one of each, heads know which "
+            f"is which in {of_pairs.max():.0%} of the cases{' at most' * (len(of_pairs) > 1)}, by chance in 50%"
         ),
         example=f"{train.texts[place]!r:.200}: labeled {names[1]}, but as well {names[0]}",
         advice=(
