@@ -31,10 +31,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 FILMS = Path(__file__).parents[2] / "data" / "films"
 ROUTES = {
     "word2vec, linear": (40_000, "word2vec", {"head_type": "linear"}),
-    "word2vec, mlp": (40_000, "word2vec", {"head_type": "mlp"}),
-    "word2vec, cnn": (20_000, "word2vec", {"head_type": "cnn"}),
-    "probe": (1_500, "probe", {}),
-    "full": (1_500, "full", {}),
+    "word2vec, mlp": (40_000, "word2vec", {"head_type": "mlp", "num_train_epochs": 1}),
+    "word2vec, cnn": (20_000, "word2vec", {"head_type": "cnn", "num_train_epochs": 1}),
+    "probe": (600, "probe", {}),
+    "full": (600, "full", {"num_train_epochs": 1, "max_train_rows": 60}),
 }
 """By name: texts of each of two parts, route and settings. An adapter that is merged is as fast as ``full``."""
 _DONE = re.compile(r"(\S+): [\d,]+ texts; \d+ of \d+ parts done")
@@ -55,7 +55,8 @@ def main() -> int:
         save_model(words, folder)
         write_parts(words, folder / "in", options.rows)
         print(f"{options.rows:,} texts of {LENGTH} words in {PARTS} parts; word2vec linear; one thread a process")
-        speed = measured(command(folder, "whole"), "undisturbed")
+        speed = measured(command(folder, "whole"))
+        print(f"undisturbed: {speed:,.0f} texts/s", flush=True)
         good = [
             killed(folder, options.kills, options.rows / PARTS / speed, random.Random(options.seed)),
             shared_out(folder),
@@ -72,18 +73,20 @@ def by_route(folder: Path) -> int:
     print(f"texts of {words:.0f} words and {sum(map(len, rows)) / len(rows):.0f} characters, one process of one thread")
     for name, (count, route, settings) in ROUTES.items():
         call = {"route": route, "output_dir": folder / name, "progress": False, "report": False, **settings}
-        classifier = finetune(FILMS, **call, **({} if "linear" in name else {"num_train_epochs": 1})).classifier
+        classifier = finetune(FILMS, **call).classifier
         model = classifier.save_pretrained(folder / f"{name}-model")
         forms = {"": model}
         if route == "full":
             classifier.export_onnx(folder / "onnx", int8=True)
             forms[" as ONNX, int8"] = folder / "onnx"
         for form, model in forms.items():
-            (place := folder / f"{name}{form}-in").mkdir()
+            short = re.sub(r"\W+", "-", name + form)
+            (place := folder / f"{short}-in").mkdir()
             for part in range(2):
                 texts = (rows * (count // len(rows) + 1))[:count]
                 pq.write_table(pa.table({"text": texts}), place / f"part-{part}.parquet")
-            measured([model, place, "--output-dir", folder / f"{name}{form}-out"], f"{name}{form}")
+            speed = measured([model, place, "--output-dir", folder / f"{short}-out"])
+            print(f"{name}{form}: {speed:,.0f} texts/s", flush=True)
     return 0
 
 
@@ -126,27 +129,29 @@ def command(folder: Path, out: str, *options: object) -> list[object]:
 
 def started(call: Sequence[object], stderr: Any) -> subprocess.Popen[str]:
     call = [sys.executable, "-m", "nlptransfer", "predict", *map(str, call)]
-    return subprocess.Popen(call, env=ENVIRONMENT, stderr=stderr, text=True)
+    # Linux shares cores out to sessions first: in one, two processes get no more than one where others work too.
+    return subprocess.Popen(call, env=ENVIRONMENT, stderr=stderr, text=True, start_new_session=True)
 
 
-def measured(call: Sequence[object], name: str) -> float:
-    """Predict undisturbed; return texts per second from the first part on, as the last line of the log has them."""
-    with started(call, subprocess.PIPE) as process:
-        log = process.stderr.read()
-    assert process.returncode == 0, log
-    last = [line for line in log.splitlines() if _DONE.match(line)][-1]
-    speed = float(re.findall(r"([\d,]+) texts/s", last)[0].replace(",", ""))
-    print(f"{name}: {speed:,.0f} texts/s", flush=True)
+def measured(*calls: Sequence[object]) -> float:
+    """Predict undisturbed; return the texts per second of all calls at once, each from its first part to its last."""
+    speed, processes = 0.0, [started(call, subprocess.PIPE) for call in calls]
+    logs = [process.communicate()[1] for process in processes]
+    for process, log in zip(processes, logs, strict=True):
+        assert process.returncode == 0, log
+        last = [line for line in log.splitlines() if _DONE.match(line)][-1]
+        speed += float(re.findall(r"([\d,]+) texts/s", last)[0].replace(",", ""))
     return speed
 
 
 def shared_out(folder: Path) -> bool:
-    """Measure one process and two by turns, on a third of the parts: others are at work on a machine, more or less."""
+    """Measure one process and two by turns, the best of each: others are at work on a machine, more or less."""
     best = {1: 0.0, 2: 0.0}
     for turn in range(TURNS):
         for count in best:
-            call = command(folder, f"{count}-{turn}", "--shard", "0/3", "--processes", count)
-            best[count] = max(best[count], measured(call, f"processes: {count}"))
+            calls = [command(folder, f"{count}-{turn}", "--shard", f"{shard}/3") for shard in range(count)]
+            best[count] = max(best[count], speed := measured(*calls))
+            print(f"processes at once: {count}: {speed:,.0f} texts/s", flush=True)
     ratio = best[2] / best[1]
     return said("two processes are as fast as", ratio, LEAST_RATIO, "times one", ratio >= LEAST_RATIO)
 

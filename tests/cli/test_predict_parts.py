@@ -541,11 +541,16 @@ def test_an_error_and_a_signal_end_all_processes(run, folder, tmp_path, monkeypa
         patch.setattr(Plan, "load", refuses)
         with pytest.raises(RunFolderError, match="it is not the one"):
             predict_parts(run.folder, folder, tmp_path / "out", processes=2)
-    monkeypatch.setattr(Classifier, "_of_texts", lambda *_: time.sleep(60))
     begun = [tmp_path / "out" / f".part-{number}.parquet.json" for number in (0, 1)]
 
+    def sleeps(*_):
+        (tmp_path / f"{os.getpid()}.sleeps").touch()
+        time.sleep(60)
+
+    monkeypatch.setattr(Classifier, "_of_texts", sleeps)
+
     def stop():
-        while not all(marker.exists() for marker in begun):
+        while len([*tmp_path.glob("*.sleeps")]) < 2:
             time.sleep(0.01)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 

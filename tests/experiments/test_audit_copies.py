@@ -156,7 +156,7 @@ def test_texts_that_say_the_same_in_other_words_are_told_apart_from_copies(monke
     leak, paraphrases = section.findings
     assert leak.kind == "copies" and leak.rows == 1 and paraphrases.kind == "paraphrases" and paraphrases.rows == 2
     assert paraphrases.sentence == (
-        "1 of 40 test rows that were looked at say what a training row says and 1 pairs of training rows say the same "
+        "1 of 40 test rows that were looked at say what a training row says and 1 pair of training rows say the same "
         "in other words (cosine of their features from 0.85)"
     )
     frame = section.frames["paraphrases"]
@@ -166,9 +166,13 @@ def test_texts_that_say_the_same_in_other_words_are_told_apart_from_copies(monke
     ]
     assert frame["similarity"][0] == pytest.approx(1, abs=1e-3) and 0.9 < frame["similarity"][1] < 1
     assert "drop" not in frame and section.facts["same_meaning_from"] == 0.85
+    # Of texts that are markup to a good part features say little.
+    source["test"][0][5] += '&lt;a href="https://example.org/quotes/ticker"&gt;'
+    marked = find_copies(with_features(source, [(3, 3), (5, 7)]))
+    assert [*marked.frames["paraphrases"]["row"]] == [10] and marked.facts["left_out_as_markup"] == 1
     # Where there are too many pairs, some rows are looked at: of test each second one, so not the sixth.
     monkeypatch.setattr(module, "COMPARED", 20 * 60)
-    section = find_copies(with_features(source, [(5, 7)]))
+    section = find_copies(with_features(splits(), [(5, 7)]))
     assert section.facts["compared"] == {"test": 20, "train": 20}
     assert [*section.frames["paraphrases"]["row"]] == [10]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlptransfer.data import KINDS, Copies, copies_of, folded
+from nlptransfer.data import KINDS, Copies, copies_of, folded, normalize
 from nlptransfer.evaluation import Neighbors, default_metric, predicted, score_interval
 from nlptransfer.experiments.auditing.rows import AuditRows
 from nlptransfer.results import Finding, Section
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SAME_MEANING = 0.85
 """Least cosine of the features of texts that say the same in other words."""
+MARKUP = 0.2
+"""Share of markup from which features say as much of it as of what a text means."""
 COMPARED = 2 * 10**9
 """Most pairs of rows whose features are compared, a minute's work; where there are more, some rows are looked at."""
 SHOWN = 1000
@@ -218,6 +220,11 @@ def _said_again(every: _Every, copies: Copies, facts: dict[str, Any]) -> "pd.Dat
     one, other, cosines = (np.concatenate(parts) for parts in zip((np.empty(0, np.int64),) * 3, *found, strict=True))
     low, high = np.minimum(one, other), np.maximum(one, other)
     _, once = np.unique(np.stack([low, high]), axis=1, return_index=True)
+    texts = [every.texts[place] for place in (*low[once], *high[once])]
+    shares = [len(plain) / len(text) for plain, text in zip(normalize("web", texts), texts, strict=True)]
+    is_text = np.array(shares).reshape(2, -1).min(axis=0, initial=1) > 1 - MARKUP
+    facts["left_out_as_markup"] = int((~is_text).sum())
+    once = once[is_text]
     return every.pairs(high[once], low[once], cosines[once].astype(np.float32))
 
 
@@ -226,7 +233,7 @@ def _same_meaning(pairs: "pd.DataFrame", facts: Mapping[str, Any]) -> Finding:
     compared = facts["compared"]
     said = [
         f"{counts['test']:,} of {compared['test']:,} test rows that were looked at say what a training row says",
-        f"{counts['train']:,} pairs of training rows say the same",
+        f"{counts['train']:,} {'pair' if counts['train'] == 1 else 'pairs'} of training rows say the same",
     ]
     found = " and ".join(one for one, count in zip(said, counts.values(), strict=True) if count)
     row = pairs.iloc[0]
