@@ -137,7 +137,7 @@ def audit_verb(
     ] = None,
     drop: Annotated[
         str | None,
-        Option(metavar="A,B,...", help="what --clean-to leaves out [default: copies,conflicts,label_errors]"),
+        Option(metavar="A,B,...", help="what --clean-to leaves out [default: copies,conflicts]"),
     ] = None,
     fail_on: Annotated[
         str | None, Option(metavar="A,B,...", help="end with exit code 3 where one of these is found, as copies")

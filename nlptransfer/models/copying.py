@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from nlptransfer.models.patches import captures, remove_captures
+
 Model = TypeVar("Model", bound=nn.Module)
 _announced: set[type] = set()
-_CAPTURING = "transformers.utils.output_capturing"
 
 
 def around_same_tensors(model: Model) -> Model:
@@ -19,17 +20,12 @@ def around_same_tensors(model: Model) -> Model:
 
 
 def without_capture(model: Model) -> Model:
-    """Return a model that can be pickled, with the same tensors: itself unless transformers has captured its outputs.
-
-    The hooks by which hidden states are captured are local functions. transformers sets them where it sees none.
-    """
-    if not any(map(_capturing, model.modules())):
+    """Return a model that can be pickled, with the same tensors: itself unless transformers captures its outputs."""
+    if not any(map(captures, model.modules())):
         return model
     copied = around_same_tensors(model)
     for module in copied.modules():
-        for number in _capturing(module):
-            del module._forward_hooks[number]
-        module.__dict__.pop("_output_capturing_hooks_installed", None)
+        remove_captures(module)
     return copied
 
 
@@ -45,8 +41,3 @@ def announce(model: nn.Module) -> None:
                 with torch.device("meta"):
                     kind(deepcopy(module.config))
                 _announced.add(kind)
-
-
-def _capturing(module: nn.Module) -> list[int]:
-    """Return the numbers of the hooks that transformers has set to capture a module's output."""
-    return [number for number, hook in module._forward_hooks.items() if hook.__module__ == _CAPTURING]

@@ -32,7 +32,7 @@ QUESTIONS = {
 """What each section of an audit answers, by its name, in their order."""
 DROPPABLE = ("copies", "conflicts", "label_errors", "outliers")
 """Sections that mark rows which can be left out."""
-DROPPED = DROPPABLE[:3]
+DROPPED = DROPPABLE[:2]
 """Those whose rows are left out by default."""
 KINDS = (*QUESTIONS, "paraphrases")
 """Kinds of findings."""

@@ -89,14 +89,14 @@ def _text_of(rows: AuditRows, label: int) -> str:
 
 def _truncated(rows: AuditRows, lengths: "pd.DataFrame") -> list[Finding]:
     train = lengths.iloc[0]
-    if rows.longest_read is None or train["truncated"] <= TRUNCATED:
+    if rows.longest_read is None or train.truncated <= TRUNCATED:
         return []
     shares = ", ".join(f"{row.truncated:.1%} of {row.split}" for row in lengths.itertuples())
     longest = max(rows.data.train.texts, key=len)
     return [
         Finding(
             "balance",
-            round(train["truncated"] * train["rows"]),
+            round(train.truncated * train["rows"]),
             f"Texts of more than {rows.longest_read} tokens are not read whole: {shares}",
             f"{len(longest):,} characters: {longest!r:.160}",
             'To read all of a text: long_text="windows"; its end too: "head_tail"; more of it: a larger max_length.',

@@ -241,7 +241,7 @@ def _same_meaning(pairs: "pd.DataFrame", facts: Mapping[str, Any]) -> Finding:
         "paraphrases",
         len(pairs),
         f"{found} in other words (cosine of their features from {SAME_MEANING})",
-        f"{row['text']!r:.{_QUOTED}} and {row['other_text']!r:.{_QUOTED}} ({row['similarity']:.2f})",
+        f"{row.text!r:.{_QUOTED}} and {row.other_text!r:.{_QUOTED}} ({row.similarity:.2f})",
         "Read the frame paraphrases; where one event or author comes twice, name a column that says so: group_column.",
     )
 
