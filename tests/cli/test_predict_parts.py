@@ -162,7 +162,7 @@ def test_what_is_done_is_skipped_and_what_is_left_is_listed(command_line, run, f
     assert files_of(out) == [".part-1.parquet.json", "part-1.parquet"]
     hold(out / "part-2.parquet", alive())
     said = command_line(main, *call, "--status").out
-    assert str(folder / "part-1.parquet") not in said and "at work" in said and f"process {alive().pid} on" in said
+    assert str(folder / "part-1.parquet") not in said and "at work" in said and f"{alive().pid}" in said
     assert said.endswith("2 to do, 1 done, 1 at work, of 4 parts\n")
     shutil.rmtree(out / ".part-2.parquet.claim")
     before = (out / "part-1.parquet").stat()
@@ -496,7 +496,7 @@ def test_workers_of_a_machine_take_gpus_in_turn(run, folder, tmp_path, monkeypat
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_one_of_two_processes_is_killed_and_the_other_does_it_all(run, folder, tmp_path, caplog, forks):
     caplog.set_level("INFO", "nlptransfer")
-    out, killed = tmp_path / "out", []
+    out, killed, children = tmp_path / "out", [], psutil.Process().children()
     (folder / "part-2.parquet").write_text("PAR1")
     write_part(folder / "part-0.parquet", 20_000)
 
@@ -516,7 +516,7 @@ def test_one_of_two_processes_is_killed_and_the_other_does_it_all(run, folder, t
     assert any(message.startswith(f"{out}/part-0.parquet: 20,000 texts; ") for message in caplog.messages)
     alone = run.classifier.predict_file(folder / "part-0.parquet", tmp_path / "alone.parquet")
     assert (out / "part-0.parquet").read_bytes() == alone.read_bytes()
-    assert len(content_of(out)) == 7 and not psutil.Process().children()
+    assert len(content_of(out)) == 7 and psutil.Process().children() == children
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -534,6 +534,8 @@ def test_processes_that_all_end_before_their_time_are_an_error(run, folder, tmp_
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_an_error_and_a_signal_end_all_processes(run, folder, tmp_path, monkeypatch, forks):
+    children = psutil.Process().children()
+
     def refuses(*_):
         raise RunFolderError("it is not the one")
 
@@ -561,4 +563,4 @@ def test_an_error_and_a_signal_end_all_processes(run, folder, tmp_path, monkeypa
     timer.join()
     assert caught.value.__notes__ == ["the same command goes on from 0 of 4 parts"]
     assert {*content_of(tmp_path / "out")} == {marker.name for marker in begun}
-    assert not psutil.Process().children()
+    assert psutil.Process().children() == children
