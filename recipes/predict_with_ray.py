@@ -49,4 +49,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_verb(main, __doc__)
+    run_verb(main, __doc__, extra="ray")

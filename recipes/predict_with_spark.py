@@ -42,4 +42,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_verb(main, __doc__)
+    run_verb(main, __doc__, extra="spark")

@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -50,6 +51,12 @@ def recipe(command_line, tmp_path, monkeypatch):
         return command_line(lambda: runpy.run_path(path, run_name="__main__"), *arguments)
 
     return run
+
+
+def test_a_recipe_whose_extra_is_not_installed_says_so(recipe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    ended = recipe("serve", "model")
+    assert (ended.code, ended.err) == (2, "error: uvicorn: not installed: pip install 'nlptransfer[serve]'\n")
 
 
 def runs_of(printed: str) -> list[RunResult]:

@@ -256,7 +256,7 @@ def _print_table(
     for place, name in enumerate(columns):
         # What a row is of is copied into the next command.
         justify: Any = "right" if name.startswith(">") else "left"
-        table.add_column(name.removeprefix(">"), justify=justify, no_wrap=place == 0)
+        table.add_column(name.removeprefix(">"), justify=justify, no_wrap=place == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(visible, row), style="bold" if row[0] == bold else "")
     # What stands in brackets is the user's, or an extra to install, and no style.

@@ -52,8 +52,8 @@ def unlike_others(texts: Sequence[str]) -> list[str]:
       and addresses; or UTF-8 that was read as Windows-1252 ("Ã©"), replacement and control characters;
     - ``SCRIPT``: hardly a letter is of a script that is the main one of more than 1% of the texts;
     - ``LANGUAGE``: few of its words are among the most frequent of all texts, a fourth at most of what is usual. So
-      languages of one script are told apart without a model, from ``LEAST_WORDS`` words on, and where most texts are of
-      one language; it may also be names or jargon. Not of Chinese, Japanese, Thai, ...: words are not spaced there;
+      languages of one script are distinguished without a model, from ``LEAST_WORDS`` words on, and where most texts are
+      of one language; it may also be names or jargon. Not of Chinese, Japanese, Thai, ...: words are not spaced there;
     - ``DAMAGED``, ``LEFT_OVER``: some damage or markup within a text that is mostly sound.
     """
     reasons = [_reason(text[:READ]) for text in texts]

@@ -1,4 +1,4 @@
-"""Which pairs of labels a model tells apart better than chance, by its scores of rows that it has not learned from."""
+"""Which pairs of labels a model separates better than chance, by its scores of rows that it has not learned from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Separability:
-    """Pairs of labels, and how well each is told apart; arrays of (pairs,)."""
+    """Pairs of labels, and how well each is separated; arrays of (pairs,)."""
 
     pairs: np.ndarray
     """(pairs, 2) label ids, of the pairs that have enough rows to be tested"""
@@ -28,7 +28,7 @@ class Separability:
 
     @property
     def overlapping(self) -> np.ndarray:
-        """Whether nothing says that a pair is told apart."""
+        """Whether nothing says that a pair is separated."""
         return self.p_values > LEVEL
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ from nlptransfer.experiments.comparison_run import ComparisonRun
 from nlptransfer.experiments.data_check import checked_data
 from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.ranking import AUTO, best_base
+from nlptransfer.experiments.reporting import report_once
 from nlptransfer.files import named_path
 from nlptransfer.hub import base_for
-from nlptransfer.report import report_with_texts
 from nlptransfer.results import (
     COMPARISON,
-    REPORT,
     CandidateResult,
     ComparisonResult,
     DataSummary,
@@ -134,9 +132,7 @@ def compare(
             )
         if not is_finished:
             result = ComparisonRun(result, loaded, subsets, candidates, shared).run()
-        # Of a finished comparison too: it may have been killed just before.
-        if not distributed.from_main((folder / REPORT).exists()):
-            distributed.on_main(partial(report_with_texts, folder, loaded))
+        report_once(folder, loaded)
     return result
 
 

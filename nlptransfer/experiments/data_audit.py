@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer import distributed
-from nlptransfer.data import DataSettings, SourceRows, load_data, open_source
+from nlptransfer.data import SourceRows, load_data, open_source
 from nlptransfer.experiments.auditing.balance import find_imbalance
 from nlptransfer.experiments.auditing.copies import find_conflicts, find_copies
 from nlptransfer.experiments.auditing.drift import find_drift
@@ -20,7 +20,8 @@ from nlptransfer.experiments.auditing.overlaps import find_overlaps
 from nlptransfer.experiments.auditing.rows import AuditRows
 from nlptransfer.experiments.cleaning import check_clean_to, write_clean
 from nlptransfer.experiments.environment import machine, versions
-from nlptransfer.experiments.ranking import frozen_route
+from nlptransfer.experiments.ranking import frozen_settings
+from nlptransfer.experiments.reporting import report_once
 from nlptransfer.files import named_path
 from nlptransfer.hub import find_base
 from nlptransfer.memo import shared_work
@@ -29,7 +30,6 @@ from nlptransfer.results import (
     DROPPABLE,
     DROPPED,
     QUESTIONS,
-    REPORT,
     Audit,
     DataSummary,
     Section,
@@ -41,7 +41,6 @@ from nlptransfer.results import (
     plain,
     short_hash,
 )
-from nlptransfer.settings import fields_of, fill
 
 log = logging.getLogger("nlptransfer")
 
@@ -99,9 +98,7 @@ def audit(
             in it.
     """
     checked("drop", drop, DROPPABLE)
-    of_data = {name: value for name, value in settings.items() if name in fields_of(DataSettings)}
-    reading = fill({"data": DataSettings}, of_data)["data"]
-    route = frozen_route({name: value for name, value in settings.items() if name not in of_data})
+    reading, route = frozen_settings(settings)
     opened = open_source(data, reading)
     loaded, source = load_data(opened, reading), SourceRows.of(opened)
     cleaned = None if clean_to is None else check_clean_to(clean_to, data, source)
@@ -142,9 +139,8 @@ def audit(
                 rows=loaded,
             )
             distributed.on_main(result.save)
-        # Of a finished audit too: it may have been killed just before.
-        if report and not distributed.from_main((folder / REPORT).exists()):
-            distributed.on_main(partial(_write_report, folder))
+        if report:
+            report_once(folder)
     if cleaned is not None:
         distributed.on_main(partial(write_clean, cleaned, loaded, result.clean(drop), source))
     return result
@@ -168,10 +164,3 @@ def _fingerprint(others: Mapping[str, Mapping[str, Sequence[Any]]]) -> str:
             for value in values:
                 digest.update(repr(value).encode(errors="surrogatepass"))
     return digest.hexdigest()
-
-
-def _write_report(folder: Path) -> None:
-    # Plots take half a second to import.
-    from nlptransfer.report import write_report
-
-    write_report(folder)

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer import distributed
-from nlptransfer.data import Data, DataSettings, check_mapping, load_data, load_unlabeled, with_unlabeled
+from nlptransfer.data import DataSettings, check_mapping, load_data, load_unlabeled, with_unlabeled
 from nlptransfer.errors import SettingError
 from nlptransfer.evaluation import load_metric
 from nlptransfer.experiments.data_check import checked_data
 from nlptransfer.experiments.ranking import AUTO, best_base
+from nlptransfer.experiments.reporting import report_once
 from nlptransfer.experiments.run import run
 from nlptransfer.experiments.source import load_source, saved_classifier, weighted
 from nlptransfer.experiments.source_gain import SEEDS, gain_metric, gain_of, in_words, paired_runs, run_with_verdict
 from nlptransfer.files import named_path, write_json
 from nlptransfer.hub import base_for
-from nlptransfer.results import GAINS, REPORT, RunConfig, RunResult, at_work, plain
+from nlptransfer.results import GAINS, RunConfig, RunResult, at_work, plain
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
@@ -120,16 +121,8 @@ def finetune(
             if config.source is not None:
                 log.info("Not measured whether the source helped; pass verdict=True (needs a test split)")
         if report:
-            distributed.on_main(partial(_write_report, result, config.data))
+            report_once(result.folder, config.data, result)
     return result
-
-
-def _write_report(result: RunResult, data: Data) -> None:
-    # Plots take half a second to import, which nobody should wait for who asks for no report.
-    from nlptransfer.report import report_with_texts
-
-    if not (result.folder / REPORT).exists():
-        report_with_texts(result.folder, data, result)
 
 
 def _base_for(config: RunConfig) -> str | None:

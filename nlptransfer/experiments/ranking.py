@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +12,13 @@ from nlptransfer.errors import DataError, SettingError, nearest
 from nlptransfer.experiments.candidates import some_rows
 from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.frozen_scores import FrozenScores
+from nlptransfer.experiments.reporting import report_once
 from nlptransfer.experiments.source import load_source
 from nlptransfer.files import named_path
 from nlptransfer.hub import installed_encoders
 from nlptransfer.memo import shared_work
 from nlptransfer.results import (
     RANKING,
-    REPORT,
     DataSummary,
     Ranking,
     Source,
@@ -84,9 +83,7 @@ def rank(
     check_arguments(rank, max_rows=max_rows)
     layers = sorted(set(keep_layers))
     check(all(number >= 1 for number in layers), "keep_layers", keep_layers, "numbers of layers from 1")
-    of_data = {name: value for name, value in settings.items() if name in fields_of(DataSettings)}
-    reading = fill({"data": DataSettings}, of_data)["data"]
-    route = frozen_route({name: value for name, value in settings.items() if name not in of_data})
+    reading, route = frozen_settings(settings)
     named = _installed() if bases is None else [str(base) for base in bases]
     check(len(named) > 0, "bases", bases, "at least one")
     loaded = load_data(data, reading)
@@ -125,9 +122,8 @@ def rank(
                 versions=versions(),
             )
             distributed.on_main(result.save)
-        # Of a finished ranking too: it may have been killed just before.
-        if report and not distributed.from_main((folder / REPORT).exists()):
-            distributed.on_main(partial(_write_report, folder))
+        if report:
+            report_once(folder)
         log.info("%s", result.sentence)
     return result
 
@@ -140,6 +136,13 @@ def best_base(data: Data, revision: str | None) -> str:
     message = "base=auto: %s, the fastest that is level with the best (%s %.3f by frozen features of %d training rows)"
     log.info(message, chosen.base, target.metric, chosen.score, len(target.data.train))
     return chosen.base
+
+
+def frozen_settings(settings: Mapping[str, Any]) -> tuple[DataSettings, Route]:
+    """Return how rows are read, and the route whose features need no training, with how it reads texts."""
+    of_data = {name: value for name, value in settings.items() if name in fields_of(DataSettings)}
+    route = frozen_route({name: value for name, value in settings.items() if name not in of_data})
+    return fill({"data": DataSettings}, of_data)["data"], route
 
 
 def frozen_route(settings: Mapping[str, Any]) -> Route:
@@ -162,10 +165,3 @@ def _rows_of(source: Source, most: int) -> Data:
     if source.data is None:
         raise DataError(f"{source.name}: expected labeled rows of a source, found a saved classifier")
     return replace(source.data, train=some_rows(source.data.train, most))
-
-
-def _write_report(folder: Path) -> None:
-    # Plots take half a second to import.
-    from nlptransfer.report import write_report
-
-    write_report(folder)

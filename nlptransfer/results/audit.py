@@ -23,7 +23,7 @@ QUESTIONS = {
     "copies": "Do texts repeat?",
     "conflicts": "Does a text have two labels?",
     "label_errors": "Which labels are likely wrong?",
-    "overlaps": "Which labels cannot be told apart?",
+    "overlaps": "Which labels overlap?",
     "giveaways": "What gives a label away?",
     "outliers": "Which texts do not belong?",
     "balance": "Is a label rare?",
@@ -107,7 +107,7 @@ class Audit:
     label_confusions = _Frame()
     """How often one label stands for another."""
     overlaps = _Frame()
-    """Pairs of labels that cannot be told apart."""
+    """Pairs of labels that are not separated better than chance."""
     giveaways = _Frame()
     """What tells a label nearly alone."""
     outliers = _Frame()

@@ -1,4 +1,4 @@
-"""Which labels are told apart: beside scikit-learn and scipy, and by labels that were made out of one."""
+"""Which labels are separated: beside scikit-learn and scipy, and by labels that were made out of one."""
 
 import time
 

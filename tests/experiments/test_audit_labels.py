@@ -113,7 +113,7 @@ def test_one_label_with_two_names_overlaps_and_no_other() -> None:
     labels = [draw.choice(["bad", "poor", "poor"]) if topic == "bad" else topic for topic in topics]
     section = find_overlaps(AuditRows(load_data((texts, labels), test_size=0), {}, None))
     (finding,) = section.findings
-    assert "'poor' and 'bad' are not told apart" in finding.sentence and finding.kind == "overlaps"
+    assert "'poor' and 'bad' are not separated" in finding.sentence and finding.kind == "overlaps"
     assert 'label_mapping={"bad": "poor"}' in finding.advice
     frame = section.frames["overlaps"].set_index(["label", "other"])
     assert [*frame["overlap"]] == [True, False, False] and frame["separation"].iloc[0] < 0.65

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COMPARED_ROWS = 500
-"""Most rows of each split that a classifier tells apart."""
+"""Most rows of each split that a classifier is to separate."""
 LEAST_ROWS = 20
 """Rows of a split from which it is compared."""
 SIGNIFICANCE = 0.01

@@ -78,7 +78,8 @@ def _finding(frames: "Mapping[str, pd.DataFrame]", facts: Mapping[str, Any]) -> 
         f"{count:,} of {judged:,} training labels ({count / judged:.1%}) are likely wrong, most often "
         f"{confusion['label']!r} in place of {confusion['suggested']!r}; without these rows {effect['metric']} on "
         f"{effect['rows']:,} held-out rows is {effect['score']:.3f} instead of {effect['score_of_all']:.3f} "
-        f"({difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f})"
+        f"({difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f}). Heads that have not seen them give "
+        f"{1 - len(frame) / judged:.0%} of all rows the label they have"
     )
     example = (
         f"{first['text']!r:.200}: labeled {first['label']!r} ({first['probability']:.2f}), "

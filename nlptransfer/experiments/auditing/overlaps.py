@@ -1,4 +1,4 @@
-"""Labels that overlap: pairs that heads on frozen features do not tell apart better than chance."""
+"""Labels that overlap: pairs that heads on frozen features do not separate better than chance."""
 
 import json
 
@@ -69,7 +69,7 @@ def _finding(rows: AuditRows, found: Separability, labels_of_group: list[int]) -
         kind="overlaps",
         rows=int(counts[group].sum()),
         sentence=(
-            f"{', '.join(names[:-1])} and {names[-1]} are not told apart: of two rows, one of each, heads know which "
+            f"{', '.join(names[:-1])} and {names[-1]} are not separated: of two rows, one of each, heads know which "
             f"is which in {of_pairs.max():.0%} of the cases{' at most' * (len(of_pairs) > 1)}, by chance in 50%"
         ),
         example=f"{train.texts[place]!r:.200}: labeled {names[1]}, but as well {names[0]}",
