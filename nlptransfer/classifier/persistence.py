@@ -13,7 +13,7 @@ from nlptransfer.errors import DataError, RunFolderError, SettingError
 from nlptransfer.files import content_stamp, file_hash, named_path, read_json, without_leftovers, write_json
 from nlptransfer.hub import CARD, RECORD, fetch, is_hub_id
 from nlptransfer.routes import ROUTES, SavedFormat
-from nlptransfer.settings import Count, check, convert, fill
+from nlptransfer.settings import Count, NonNegative, check, convert, fill
 
 _STAMP = "sha256"
 """Key of the hash of all other content."""
@@ -31,7 +31,7 @@ _FIELDS: dict[str, Any] = {
     "files": dict[str, str] | None,
 }
 """Type of each field that is read when a classifier is opened."""
-_VERIFIED: dict[str, Any] = {"texts": list[str], "logits": list[list[float]]}
+_VERIFIED: dict[str, Any] = {"texts": list[str], "logits": list[list[float]], "tolerance": NonNegative}
 _REPAIR = "it is damaged or was changed: fetch it again, or save it anew"
 
 

@@ -90,6 +90,7 @@ def test_a_card_may_be_written_beside_it(saved, tmp_path):
         ("max_length", "many", "expected a whole number"),
         ("verified", {"texts": ["a"], "logits": [["x", 0.0]]}, r"logits=.x.: expected a number"),
         ("verified", {"texts": ["a"], "logits": []}, "logits that are not one for each text and label"),
+        ("verified", {"texts": [], "logits": [], "tolerance": "x"}, r"tolerance=.x.: expected a number"),
         ("thresholds", "0.5", "thresholds"),
         ("base", None, "base=None: expected a mapping"),
     ],
