@@ -86,7 +86,9 @@ def main(folder: Path) -> None:
     def tell(name: str, end: str) -> None:
         out, (_, run) = folder / f"{name}-{end}", found[name]
         kept = sorted(path.relative_to(out).as_posix() for path in out.glob("checkpoints*/*"))
-        print(json.dumps([name, end, kept, passes_of(run, out)]), flush=True)
+        # One write a line: two processes share this pipe, and print writes the end of a line by itself where nothing is
+        # buffered.
+        os.write(sys.stdout.fileno(), f"{json.dumps([name, end, kept, passes_of(run, out)])}\n".encode())
 
     # All forks come first: what has run in a process may have started threads.
     cut = [forked(partial(passes_of, run, folder / f"{name}-cut", kill_at)) for name, (kill_at, run) in found.items()]
