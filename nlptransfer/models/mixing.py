@@ -22,7 +22,7 @@ from nlptransfer.models.tokens import TokenRows
 
 log = logging.getLogger("nlptransfer")
 
-_KINDS = (lora.LoraLayer, ModulesToSaveWrapper)
+_KINDS: Any = (lora.LoraLayer, ModulesToSaveWrapper)
 _parts: ContextVar[list[tuple[int, int]]] = ContextVar("parts")
 """Adapter and count of the rows of a batch, which lie in this order; of a thread, as several may compute at once."""
 
@@ -31,8 +31,9 @@ def shared_weights(model: nn.Module) -> object:
     """Return what two adapters have in common if their rows can go together; None for a model without an adapter."""
     if not isinstance(model, PeftModel):
         return None
+    base: Any = model.get_base_model()
     # Identity: equal weights that lie in memory twice are not shared.
-    return id(model.get_base_model().get_input_embeddings().weight), tuple(_adapted(model, ModulesToSaveWrapper))
+    return id(base.get_input_embeddings().weight), tuple(_adapted(model, ModulesToSaveWrapper))
 
 
 def mixed_adapters(models: Sequence[PeftModel], trial: TokenRows) -> "MixedAdapters | None":
@@ -56,14 +57,15 @@ class MixedAdapters:
     def __init__(self, models: Sequence[PeftModel], trial: TokenRows) -> None:
         self.most_labels = max(model.config.num_labels for model in models)
         plain = [model.get_base_model() for model in models]
-        self.model = around_same_tensors(plain[0]).eval()
+        self.model: Any = around_same_tensors(plain[0]).eval()
         for name in {name for model in models for name in _adapted(model, _KINDS)}:
             layers = [model.get_submodule(name) for model in plain]
             kind = _Added if all(map(_is_added, layers)) else _ByRow
             self.model.set_submodule(name, kind(layers))
         # One row, more often than it has tokens: what is not one a row is seen by its number.
         places = np.zeros(int(trial.lengths[0]) + 1, dtype=np.int64)
-        inputs = {name: value.to(self.model.device) for name, value in trial.batch(places).items()}
+        device = next(self.model.parameters()).device
+        inputs = {name: value.to(device) for name, value in trial.batch(places).items()}
         with torch.no_grad():
             self._computed({**inputs, "adapter": torch.arange(len(places))[:, None] % len(models)})
 
@@ -78,7 +80,7 @@ class MixedAdapters:
         numbers, counts = adapters.unique_consecutive(return_counts=True)
         token = _parts.set([*zip(numbers.tolist(), counts.tolist(), strict=True)])
         try:
-            output = self.model(**{name: value[order] for name, value in inputs.items()}).logits.float()
+            output: Tensor = self.model(**{name: value[order] for name, value in inputs.items()}).logits.float()
         finally:
             _parts.reset(token)
         logits = output.new_zeros(len(output), self.most_labels)
@@ -123,8 +125,8 @@ class _Added(_ByRow):
     """Layers that share one of the base, which computes all rows at once."""
 
     def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
-        first = self.layers[0]
-        y = getattr(first, "base_layer", first)(x, *args, **options)
+        first: Any = self.layers[0]
+        y: Tensor = getattr(first, "base_layer", first)(x, *args, **options)
         for layer, of_x, of_y in self._split(x, y):
             for name in getattr(layer, "active_adapters", ()):
                 small = layer.lora_A[name](of_x.to(layer.lora_A[name].weight.dtype))
