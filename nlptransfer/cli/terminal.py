@@ -106,6 +106,14 @@ def show_bases() -> None:
             say(f"{one.id}: {one.install}")
 
 
+def show_settings(name: str, kind: type) -> None:
+    """Print what the settings of a class mean, what they may be, and their defaults."""
+    from nlptransfer.settings import described
+
+    rows = [(one.name, one.meaning, one.values, one.default) for one in described(kind)]
+    _print_table(("setting", "meaning", "values", "default"), rows, title=name, lines=True)
+
+
 def show_parts(states: Sequence["PartState"]) -> None:
     """Print the table of the parts that are not done, and how many are."""
     left = [state for state in states if state.status != "done"]
@@ -246,13 +254,17 @@ def _or_none(value: float | None, form: str) -> str:
 
 
 def _print_table(
-    columns: Iterable[str], rows: Iterable[Sequence[str]], bold: str | None = None, lines: bool = False
+    columns: Iterable[str],
+    rows: Iterable[Sequence[str]],
+    bold: str | None = None,
+    lines: bool = False,
+    title: str | None = None,
 ) -> None:
     """Print rows, in bold those that begin with ``bold``; columns that begin with > are aligned to the right."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(show_lines=lines)
+    table = Table(title=title, show_lines=lines)
     for place, name in enumerate(columns):
         # What a row is of is copied into the next command.
         justify: Any = "right" if name.startswith(">") else "left"
