@@ -7,9 +7,8 @@ import mmap
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from nlptransfer.errors import StorageError
 from nlptransfer.files import temporary_root
 from nlptransfer.storage import storage_errors
 
+Part = TypeVar("Part")
 MEMORY = 2**28
 """Bytes of an array, or of texts, up to which they stay in memory."""
 _BLOCK = 2**24
@@ -50,24 +50,26 @@ def _nameless(folder: Path) -> IO[bytes]:
 
 def concatenated(parts: Iterable[np.ndarray]) -> np.ndarray:
     """Join arrays along their first axis, one at least, in memory or, where they are large, in a mapped file."""
-    parts, few, size = iter(parts), deque[np.ndarray](), 0
-    for part in parts:
+    more, few, size = iter(parts), deque[np.ndarray](), 0
+    for part in more:
         few.append(part)
         if (size := size + part.nbytes) > MEMORY:
-            return _in_file(few, parts)
+            kind, shape = part.dtype, part.shape[1:]
+
+            def write(file: IO[bytes]) -> None:
+                for each in drained(few, more):
+                    for block in blocks(each):
+                        file.write(np.ascontiguousarray(block).data)
+
+            return np.frombuffer(in_file(write), kind).reshape(-1, *shape)
     return few[0] if len(few) == 1 else np.concatenate(few)
 
 
-def _in_file(few: deque[np.ndarray], more: Iterator[np.ndarray]) -> np.ndarray:
-    kind, shape = few[0].dtype, few[0].shape[1:]
-
-    def write(file: IO[bytes]) -> None:
-        while few:
-            for block in blocks(few.popleft()):
-                file.write(np.ascontiguousarray(block).data)
-            few.extend(islice(more, not few))
-
-    return np.frombuffer(in_file(write), kind).reshape(-1, *shape)
+def drained(few: deque[Part], more: Iterator[Part]) -> Iterator[Part]:
+    """Yield the parts that were held so far, of which no more is held then, and those that follow."""
+    while few:
+        yield few.popleft()
+    yield from more
 
 
 def blocks(array: np.ndarray) -> Iterator[np.ndarray]:

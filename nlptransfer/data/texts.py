@@ -1,5 +1,6 @@
 """Hold the texts of rows: as a list, or where they are many in a mapped file. Does not know what is in them."""
 
+from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, overload
@@ -69,12 +70,12 @@ class MappedTexts(Sequence[str]):
 
 def held(parts: Iterable[Sequence[str]]) -> Sequence[str]:
     """Hold texts that come part by part: in a list, or where they are large in a mapped file."""
-    parts, texts, size = iter(parts), list[str](), 0
-    for part in parts:
-        texts += part
+    more, few, size = iter(parts), deque[Sequence[str]](), 0
+    for part in more:
+        few.append(part)
         if (size := size + sum(map(len, part))) > mapped.MEMORY:
-            return MappedTexts.of(chain([texts], parts))
-    return texts
+            return MappedTexts.of(mapped.drained(few, more))
+    return [*chain.from_iterable(few)]
 
 
 def taken(texts: Sequence[str], rows: np.ndarray) -> Sequence[str]:

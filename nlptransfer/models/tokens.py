@@ -19,6 +19,7 @@ from nlptransfer import mapped
 from nlptransfer.data import JOINT, hashable
 from nlptransfer.memo import once
 from nlptransfer.settings import check
+from nlptransfer.vectors import ids_of_chunks
 
 LongText = Literal["truncate", "head_tail", "windows"]
 """How a text of more tokens than a model reads is handled: see :func:`encode`."""
@@ -135,7 +136,11 @@ def encode(
             yield _joined(before[0], inner, after[0], of_rows)
             mapped.release(bare)
 
-    ids, every = mapped.concatenated(parts()), np.concatenate(type_ids) if type_ids else None
+    if not special and (room is None or sizes.max(initial=0) <= room):
+        ids, lengths, rows = bare, [sizes], [np.ones_like(sizes)]
+    else:
+        ids = mapped.concatenated(parts())
+    every = np.concatenate(type_ids) if type_ids else None
     windows = np.concatenate([[0], np.cumsum(np.concatenate(rows))])
     return TokenRows(
         ids,
@@ -168,29 +173,36 @@ def _tokenize(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, unknown: Callable[[str], int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     sizes, known = list[int](), limits_of(tokenizer).embeddings
+    starts = range(0, len(texts), ENCODE_CHUNK)
+    chunks = ([as_read(text, tokenizer) for text in texts[start : start + ENCODE_CHUNK]] for start in starts)
 
-    def parts(backend: Tokenizer) -> Iterator[np.ndarray]:
+    def parts(rows_of_chunks: Iterator[list[list[int]]]) -> Iterator[np.ndarray]:
         yield np.zeros(0, dtype=np.int32)
-        # The fast one does not say where the tokens of a text are.
-        encode_batch = backend.encode_batch_fast if unknown is None else backend.encode_batch
-        for start in range(0, len(texts), ENCODE_CHUNK):
-            chunk = [as_read(text, tokenizer) for text in texts[start : start + ENCODE_CHUNK]]
-            encodings = encode_batch(chunk, add_special_tokens=False)
-            sizes.extend(map(len, encodings))
-            rows = [encoding.ids for encoding in encodings]
-            if unknown is not None:
-                for text, encoding, row in zip(chunk, encodings, rows, strict=True):
-                    for place in [place for place, token in enumerate(row) if token == tokenizer.unk_token_id]:
-                        word = text[slice(*encoding.offsets[place])]
-                        if word != tokenizer.unk_token:
-                            row[place] = unknown(backend.normalizer.normalize_str(word))
+        for rows in rows_of_chunks:
+            sizes.extend(map(len, rows))
             ids = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
             if known is not None:
                 ids[ids >= known] = tokenizer.pad_token_id if tokenizer.unk_token is None else tokenizer.unk_token_id
             yield ids
 
     with _untruncated(tokenizer) as backend:
-        return mapped.concatenated(parts(backend)), np.array(sizes, dtype=np.int64)
+        named = None if unknown is None else (_named(chunk, tokenizer, backend, unknown) for chunk in chunks)
+        return mapped.concatenated(parts(named or ids_of_chunks(backend, chunks))), np.array(sizes, dtype=np.int64)
+
+
+def _named(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, backend: Tokenizer, unknown: Callable[[str], int]
+) -> list[list[int]]:
+    """Return the ids of the tokens of each text, with those that ``unknown`` gives for words that are not known."""
+    # The fast one does not say where the tokens of a text are.
+    encodings = backend.encode_batch(texts, add_special_tokens=False)
+    rows = [encoding.ids for encoding in encodings]
+    for text, encoding, row in zip(texts, encodings, rows, strict=True):
+        for place in [place for place, token in enumerate(row) if token == tokenizer.unk_token_id]:
+            word = text[slice(*encoding.offsets[place])]
+            if word != tokenizer.unk_token:
+                row[place] = unknown(backend.normalizer.normalize_str(word))
+    return rows
 
 
 def as_read(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
