@@ -62,7 +62,7 @@ class MappedTexts(Sequence[str]):
         return list, ([*self],)
 
     def _read(self, rows: np.ndarray) -> list[str]:
-        view, places = memoryview(self.content), (self.ends[rows].tolist(), self.ends[rows + 1].tolist())
+        view, places = self.content.data, (self.ends[rows].tolist(), self.ends[rows + 1].tolist())
         texts = [str(view[start:end], "utf-8") for start, end in zip(*places, strict=True)]
         mapped.release(self.content)
         return texts
