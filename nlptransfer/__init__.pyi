@@ -1,5 +1,6 @@
 from .classifier import BatchPredictor as BatchPredictor
 from .classifier import Classifier as Classifier
+from .classifier import Explanation as Explanation
 from .classifier import Prediction as Prediction
 from .classifier import average as average
 from .classifier import part_states as part_states

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from nlptransfer.classifier import PartState
+    from nlptransfer.classifier import Explanation, PartState
     from nlptransfer.experiments import Closed
     from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult
 
@@ -21,6 +21,8 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 MOST_OF_EXAMPLE, MOST_OF_SECTION = 200, 5
 """Characters of an example, and findings of a section of an audit, that are shown."""
+MOST_WORDS = 10
+"""Words of an explanation that are shown."""
 
 
 def visible(text: str, breaks: bool = True) -> str:
@@ -112,6 +114,17 @@ def show_settings(name: str, kind: type) -> None:
 
     rows = [(one.name, one.meaning, one.values, one.default) for one in described(kind)]
     _print_table(("setting", "meaning", "values", "default"), rows, title=name, lines=True)
+
+
+def show_explanation(explanation: "Explanation") -> None:
+    """Print a text's label, and its strongest words."""
+    rather = f", rather than {explanation.against}" if explanation.against is not None else ""
+    say(f"{_short(explanation.text)}: {explanation.label} {explanation.probability:.3f}{rather}")
+    words = explanation.strongest(MOST_WORDS)
+    if words:
+        _print_table((">effect", "word"), [(f"{word.effect:+.2f}", word.text) for word in words])
+    if more := len(explanation.words) - len(words):
+        say(f"and {more} weaker words")
 
 
 def show_parts(states: Sequence["PartState"]) -> None:
