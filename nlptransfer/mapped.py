@@ -96,6 +96,6 @@ def release(array: np.ndarray) -> None:
     while isinstance(base, np.ndarray):
         base = base.base
     mapped = getattr(base, "obj", base)
-    # Windows has no such call.
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    # Windows has no such call; and what is read again costs a little time, for which little memory is no gain.
+    if isinstance(mapped, mmap.mmap) and len(mapped) > MEMORY and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

@@ -1,5 +1,6 @@
 """How test and validation differ from train: in what a classifier sees, in words, labels and lengths."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
