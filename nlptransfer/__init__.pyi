@@ -9,6 +9,8 @@ from .data import Data as Data
 from .data import Labels as Labels
 from .data import load_data as load_data
 from .errors import NlpTransferError as NlpTransferError
+from .experiments import TextClassifier as TextClassifier
+from .experiments import TextFeatures as TextFeatures
 from .experiments import audit as audit
 from .experiments import close_the_gap as close_the_gap
 from .experiments import compare as compare
