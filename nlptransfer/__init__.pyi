@@ -9,6 +9,8 @@ from .data import Data as Data
 from .data import Labels as Labels
 from .data import load_data as load_data
 from .errors import NlpTransferError as NlpTransferError
+from .experiments import TextClassifier as TextClassifier
+from .experiments import TextFeatures as TextFeatures
 from .experiments import audit as audit
 from .experiments import close_the_gap as close_the_gap
 from .experiments import compare as compare
@@ -45,3 +47,5 @@ from .transfer import Sequential as Sequential
 from .transfer import register_transfer as register_transfer
 from .vectors import WordVectors as WordVectors
 from .vectors import open_vectors as open_vectors
+
+__version__: str

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import distributed
+from nlptransfer import distributed, mapped
 from nlptransfer.data import JOINT
 from nlptransfer.models import partial
 from nlptransfer.models.architectures import embeddings_of, layers_of
 from nlptransfer.models.arrays import Part, cached_in_parts, sha256
 from nlptransfer.models.inference import Function, passed, planned, window_means
 from nlptransfer.models.rows import texts_of_rows
-from nlptransfer.models.tokens import LongText, RowLimits, TokenRows, as_read, limits_of
+from nlptransfer.models.tokens import LongText, RowLimits, TokenRows, as_read, limits_of, token_blocks
 from nlptransfer.progress import progress_bar
 from nlptransfer.vectors import RESERVED
 
@@ -41,12 +41,20 @@ def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]
 
     The result is (rows, dimensions * len(pooling)) float32, "mean" and "max" in the order of ``pooling``.
     """
-    matrix = matrix.detach().float().cpu()
-    known = rows.ids >= RESERVED
-    bags = torch.from_numpy(np.concatenate([[0], np.cumsum(known)])[rows.offsets[:-1]])
-    words = torch.from_numpy(rows.ids[known]).to(bags.dtype)
-    pooled = [functional.embedding_bag(words, matrix, bags, mode=kind) for kind in pooling]
-    return torch.cat(pooled, dim=1).numpy()
+    matrix, offsets = matrix.detach().float().cpu(), rows.offsets
+
+    def parts() -> Iterator[np.ndarray]:
+        for some in token_blocks(offsets[1:]):
+            first, last = offsets[some.start], offsets[some.stop]
+            ids = rows.ids[first:last]
+            known = ids >= RESERVED
+            bags = torch.from_numpy(np.concatenate([[0], np.cumsum(known)])[offsets[some] - first])
+            words = torch.from_numpy(ids[known]).to(bags.dtype)
+            pooled = [functional.embedding_bag(words, matrix, bags, mode=kind) for kind in pooling]
+            yield torch.cat(pooled, dim=1).numpy()
+            mapped.release(ids)
+
+    return mapped.concatenated(parts())
 
 
 def activations(

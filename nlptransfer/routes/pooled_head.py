@@ -13,9 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from nlptransfer import mapped
 from nlptransfer.models import Ngrams
 
-ROWS, COLUMNS = 1024, 64
+COLUMNS = 64
 """Of features that are in memory as float32 at a time."""
 
 
@@ -108,13 +109,14 @@ class PooledClassifier(PreTrainedModel):
 
     def last_inputs(self, features: np.ndarray) -> np.ndarray:
         """Return the (rows, width) float32 inputs of the last layer, of pooled features."""
-        inputs = np.empty((len(features), self.classifier.in_features - self.config.num_ngrams), np.float32)
+
+        def inputs(block: np.ndarray) -> np.ndarray:
+            # A copy: the cache's own array may not be written, and torch wants one that may.
+            rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(self.device)
+            return cast(np.ndarray, self.body(rows).cpu().numpy())
+
         with torch.inference_mode():
-            for start in range(0, len(features), ROWS):
-                # A copy: the cache's own array may not be written, and torch wants one that may.
-                block = torch.from_numpy(np.array(features[start : start + ROWS], dtype=np.float32))
-                inputs[start : start + ROWS] = self.body(block.to(self.device)).cpu().numpy()
-        return inputs
+            return mapped.concatenated(map(inputs, mapped.blocks(features)))
 
     @can_return_tuple
     def forward(
