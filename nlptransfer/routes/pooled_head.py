@@ -13,7 +13,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from nlptransfer import mapped
 from nlptransfer.models import Ngrams
+
+COLUMNS = 64
+"""Of features that are in memory as float32 at a time."""
 
 
 class PooledConfig(PreTrainedConfig):
@@ -44,12 +48,15 @@ class Standardize(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
 
-    def fit(self, features: np.ndarray, resolution: float = 1e-6) -> None:
-        """Take mean and scale from (rows, width) float32 features; a relative spread below ``resolution`` is none."""
-        # torch sums in double precision, so that rounding does not pass for spread.
-        spread, mean = torch.std_mean(torch.from_numpy(features), dim=0, correction=0)
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(spread > resolution * mean.abs(), spread, 1.0))
+    def fit(self, *features: np.ndarray, resolution: float = 1e-6) -> None:
+        """Take mean and scale from (rows, width) features; a relative spread below ``resolution`` is none."""
+        for start in range(0, len(self.mean), COLUMNS):
+            some = slice(start, start + COLUMNS)
+            columns = np.concatenate([part[:, some] for part in features]).astype(np.float32)
+            # torch sums in double precision, so that rounding does not pass for spread.
+            spread, mean = torch.std_mean(torch.from_numpy(columns), dim=0, correction=0)
+            self.mean[some] = mean
+            self.scale[some] = torch.where(spread > resolution * mean.abs(), spread, 1.0)
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.scale
@@ -102,10 +109,14 @@ class PooledClassifier(PreTrainedModel):
 
     def last_inputs(self, features: np.ndarray) -> np.ndarray:
         """Return the (rows, width) float32 inputs of the last layer, of pooled features."""
-        with torch.inference_mode():
+
+        def inputs(block: np.ndarray) -> np.ndarray:
             # A copy: the cache's own array may not be written, and torch wants one that may.
-            rows = torch.from_numpy(np.array(features, dtype=np.float32)).to(self.device)
+            rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(self.device)
             return cast(np.ndarray, self.body(rows).cpu().numpy())
+
+        with torch.inference_mode():
+            return mapped.concatenated(map(inputs, mapped.blocks(features)))
 
     @can_return_tuple
     def forward(
