@@ -5,6 +5,8 @@ from .architectures import layer_name as layer_name
 from .architectures import layers_of as layers_of
 from .architectures import name_of as name_of
 from .architectures import plain_model as plain_model
+from .arrays import cached as cached
+from .arrays import sha256 as sha256
 from .batching import endless_batches as endless_batches
 from .copying import announce as announce
 from .copying import without_capture as without_capture
@@ -15,10 +17,8 @@ from .cpu import share_cores as share_cores
 from .cpu import usable_cores as usable_cores
 from .features import RECIPE as RECIPE
 from .features import activations as activations
-from .features import cached as cached
 from .features import hash_of_modules as hash_of_modules
 from .features import pooled_vectors as pooled_vectors
-from .features import sha256 as sha256
 from .features import text_key as text_key
 from .features import through as through
 from .features import to_float16 as to_float16

@@ -16,6 +16,9 @@ from transformers.utils.generic import can_return_tuple
 from nlptransfer import mapped
 from nlptransfer.models import Ngrams
 
+COLUMNS = 64
+"""Of features that are in memory as float32 at a time."""
+
 
 class PooledConfig(PreTrainedConfig):
     """Shape of a classifier on pooled vectors, by the settings of its route, with ``num_ngrams`` besides them."""
@@ -45,12 +48,15 @@ class Standardize(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
 
-    def fit(self, features: np.ndarray, resolution: float = 1e-6) -> None:
-        """Take mean and scale from (rows, width) float32 features; a relative spread below ``resolution`` is none."""
-        # torch sums in double precision, so that rounding does not pass for spread.
-        spread, mean = torch.std_mean(torch.from_numpy(features), dim=0, correction=0)
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(spread > resolution * mean.abs(), spread, 1.0))
+    def fit(self, *features: np.ndarray, resolution: float = 1e-6) -> None:
+        """Take mean and scale from (rows, width) features; a relative spread below ``resolution`` is none."""
+        for start in range(0, len(self.mean), COLUMNS):
+            some = slice(start, start + COLUMNS)
+            columns = np.concatenate([part[:, some] for part in features]).astype(np.float32)
+            # torch sums in double precision, so that rounding does not pass for spread.
+            spread, mean = torch.std_mean(torch.from_numpy(columns), dim=0, correction=0)
+            self.mean[some] = mean
+            self.scale[some] = torch.where(spread > resolution * mean.abs(), spread, 1.0)
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.scale

@@ -28,7 +28,7 @@ from nlptransfer.cli import app
 from nlptransfer.data.labels import Labels
 from nlptransfer.experiments import environment
 from nlptransfer.experiments.task import Task
-from nlptransfer.models.features import cached
+from nlptransfer.models.arrays import cached
 from nlptransfer.models.inference import predict_logits
 from nlptransfer.models.rows import Examples, FeatureRows, SomeRows
 from nlptransfer.models.tokens import TokenRows
