@@ -17,7 +17,7 @@ from nlptransfer import mapped
 from nlptransfer.models import Ngrams
 
 COLUMNS = 64
-"""Of features that are in memory as float32 at a time."""
+"""Of features that are in memory as float32 at a time; of very many rows fewer."""
 
 
 class PooledConfig(PreTrainedConfig):
@@ -50,9 +50,12 @@ class Standardize(nn.Module):
 
     def fit(self, *features: np.ndarray, resolution: float = 1e-6) -> None:
         """Take mean and scale from (rows, width) features; a relative spread below ``resolution`` is none."""
-        for start in range(0, len(self.mean), COLUMNS):
-            some = slice(start, start + COLUMNS)
-            columns = np.concatenate([part[:, some] for part in features]).astype(np.float32)
+        rows = max(1, sum(map(len, features)))
+        width = max(1, min(COLUMNS, mapped.MEMORY // (4 * rows)))
+        for start in range(0, len(self.mean), width):
+            some = slice(start, start + width)
+            blocks = (block[:, some].astype(np.float32) for part in features for block in mapped.blocks(part))
+            columns = np.concatenate([*blocks])
             # torch sums in double precision, so that rounding does not pass for spread.
             spread, mean = torch.std_mean(torch.from_numpy(columns), dim=0, correction=0)
             self.mean[some] = mean
