@@ -14,7 +14,6 @@ from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.frozen_scores import FrozenScores
 from nlptransfer.experiments.reporting import report_once
 from nlptransfer.experiments.source import load_source
-from nlptransfer.files import named_path
 from nlptransfer.hub import installed_encoders
 from nlptransfer.memo import shared_work
 from nlptransfer.results import (
@@ -25,9 +24,8 @@ from nlptransfer.results import (
     at_work,
     claim,
     fastest_level,
-    folder_name,
     plain,
-    short_hash,
+    run_folder,
 )
 from nlptransfer.routes import FROZEN_ROUTE, ROUTES, Route
 from nlptransfer.settings import Count, check, check_arguments, fields_of, fill
@@ -99,8 +97,7 @@ def rank(
             "route": asdict(route),
         }
     )
-    name = folder_name(loaded.name, "rank", short_hash(question))
-    folder = named_path(output_dir) if output_dir else Path("runs") / name
+    folder = run_folder(output_dir, question, loaded.name, "rank")
     with at_work(folder, take_lock):
         if claim(folder, question, overwrite, RANKING):
             result = Ranking.load(folder)
