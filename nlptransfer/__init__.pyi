@@ -1,5 +1,6 @@
 from .classifier import BatchPredictor as BatchPredictor
 from .classifier import Classifier as Classifier
+from .classifier import Explanation as Explanation
 from .classifier import Prediction as Prediction
 from .classifier import average as average
 from .classifier import part_states as part_states
@@ -8,6 +9,8 @@ from .data import Data as Data
 from .data import Labels as Labels
 from .data import load_data as load_data
 from .errors import NlpTransferError as NlpTransferError
+from .experiments import TextClassifier as TextClassifier
+from .experiments import TextFeatures as TextFeatures
 from .experiments import audit as audit
 from .experiments import close_the_gap as close_the_gap
 from .experiments import compare as compare

@@ -1,16 +1,20 @@
 """Settings: frozen dataclasses, filled from flat names and from text on the command line."""
 
+import ast
 import dataclasses
+import inspect
 import json
 import math
 import operator
 import re
+import textwrap
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import pairwise
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
@@ -38,7 +42,11 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 class Settings:
-    """A frozen dataclass of settings, each with its type and its range at the field."""
+    """A frozen dataclass of settings, each with its type, its range and what it means at the field."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__doc__ = cast(Any, _Docstring(cls.__doc__ or ""))
 
     def check(self) -> None:
         """Raise a SettingError for a value of another type or out of range, or for values that do not go together.
@@ -47,6 +55,58 @@ class Settings:
         """
         for name, hint in fields_of(type(self)).items():
             object.__setattr__(self, name, convert(name, getattr(self, name), hint))
+
+
+class _Docstring:
+    """A class's docstring and what each of its settings means; put together when it is read, as reading sources takes
+    long."""
+
+    def __init__(self, summary: str) -> None:
+        self.summary = summary
+
+    def __get__(self, _: Any, kind: type) -> str:
+        # While it makes a class, dataclass asks whether there is any.
+        if "__match_args__" not in vars(kind):
+            return self.summary
+        texts = [f"    {one.name}: {one.meaning} [{one.values}; default: {one.default}]" for one in described(kind)]
+        return "\n".join([self.summary, "", "Settings:", *texts])
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """One setting, in words."""
+
+    name: str
+    meaning: str
+    values: str
+    """what it may be"""
+    default: str
+    """as on a command line"""
+
+
+def described(kind: type) -> list[Description]:
+    """Describe each setting of a dataclass, its own before those that it shares, out of the source at its field."""
+    defaults, hints = kind(), fields_of(kind)
+    meanings = {name: text for one in reversed(kind.__mro__) for name, text in _meanings(one).items()}
+    own = [name for name in vars(kind).get("__annotations__", ()) if name in hints]
+    return [
+        Description(name, meanings.get(name, ""), _in_words(hints[name]), as_text(getattr(defaults, name)))
+        for name in dict.fromkeys([*own, *hints])
+    ]
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """Return the docstrings at the fields that a class itself defines; none where it has no source, as in a shell."""
+    if not dataclasses.is_dataclass(kind):
+        return {}
+    with suppress(OSError):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        return {
+            ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
+            for field, text in pairwise(cast(ast.ClassDef, definition).body)
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+        }
+    return {}
 
 
 @cache
@@ -183,5 +243,5 @@ def _in_words(hint: Any) -> str:
     if kind in (dict, Mapping):
         return 'a mapping such as {"name": 1}'
     if kind is Literal:
-        return f"one of {', '.join(map(repr, args))}"
+        return f"one of {', '.join(map(repr, args))}" if len(args) > 1 else repr(args[0])
     return str(_WORDS.get(kind, getattr(kind, "__name__", kind)))

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,20 @@ import pytest
 from annotated_types import Interval, MinLen
 
 from nlptransfer.errors import SettingError
-from nlptransfer.settings import Count, NonNegative, Positive, Seed, Settings, Share, check, convert, fields_of, fill
+from nlptransfer.settings import (
+    Count,
+    Description,
+    NonNegative,
+    Positive,
+    Seed,
+    Settings,
+    Share,
+    check,
+    convert,
+    described,
+    fields_of,
+    fill,
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ def test_values_become_the_type_they_are_declared_with(value, hint, expected):
         ("maybe", bool, "expected true or false, found str"),
         (1, bool, "expected true or false, found int"),
         (None, int, "expected a whole number, found NoneType"),
-        (None, int | Literal["auto"], "expected a whole number or one of 'auto', found NoneType"),
+        (None, int | Literal["auto"], "expected a whole number or 'auto', found NoneType"),
         (5, str, "expected text, found int"),
         ("x", int | None, "expected a whole number or none, found str"),
         ("rnn", Literal["cnn", "mlp"], "x='rnn': expected one of 'cnn', 'mlp'"),
@@ -116,7 +130,7 @@ def test_values_become_the_type_they_are_declared_with(value, hint, expected):
         (1e39, float, "expected a number that 32 bits hold$"),
         ("\ud800", str | None, r"x='\\ud800': expected text or none"),
         (-1, Seed, "x=-1: expected a whole number from 0, below 4294967296$"),
-        (np.arange(2), Literal["cnn"], "expected one of 'cnn'"),
+        (np.arange(2), Literal["cnn"], "expected 'cnn'"),
         ("[" * 5000, dict[str, float], "expected a mapping"),
         ({"a": float("nan")}, dict[str, Any], r"x\[a\]=nan: expected"),
         (0.0, Positive, "x=0.0: expected a number above 0$"),
@@ -158,3 +172,42 @@ def test_what_stands_for_a_value_becomes_it_when_it_is_checked():
     sizes: Any = Sizes(np.int64(3), ["a"])
     sizes.check()
     assert sizes == Sizes(3, ("a",)) and type(sizes.size) is int
+
+
+@dataclass(frozen=True)
+class Walk(Settings):
+    """How to walk."""
+
+    steps: Count = 3
+    """how many
+    steps"""
+
+
+@dataclass(frozen=True)
+class Run(Walk):
+    """How to run."""
+
+    name: ClassVar[str] = "run"
+    """no setting"""
+    shoes: tuple[str, ...] = ("left", "right")
+    """what is worn"""
+    silent: bool = False
+
+
+def test_settings_are_described_by_what_stands_at_their_fields():
+    assert described(Run) == [
+        Description("shoes", "what is worn", "a list (or text with commas)", "left,right"),
+        Description("silent", "", "true or false", "False"),
+        Description("steps", "how many steps", "a whole number from 1", "3"),
+    ]
+    assert (Walk.__doc__ or "").splitlines() == [
+        "How to walk.",
+        "",
+        "Settings:",
+        "    steps: how many steps [a whole number from 1; default: 3]",
+    ]
+
+
+def test_a_class_without_source_is_described_by_its_types():
+    made = dataclasses.make_dataclass("Made", [("rows", Count, 2)], bases=(Settings,), frozen=True)
+    assert described(made) == [Description("rows", "", "a whole number from 1", "2")]

@@ -16,6 +16,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
+from nlptransfer.classifier.explain import Explanation, explained
 from nlptransfer.classifier.onnx_export import export_onnx
 from nlptransfer.classifier.output import check_free, check_output, free_names, open_output
 from nlptransfer.classifier.persistence import SavedRecord, local_folder, saved_folder, writable_folder
@@ -216,6 +217,14 @@ class Classifier:
         targets = predicted(probabilities, self.labels, self.thresholds)
         unsure = confidence(probabilities, targets, multi_label=multi_label) < min_confidence
         return PredictedRows([*map(in_lines, texts)], probabilities, targets, unsure, self.labels)
+
+    def explain(self, texts: Sequence[str], *, label: str | None = None) -> list[Explanation]:
+        """Say for each text what its words do to its likeliest label, or to another one.
+
+        A text of n words takes n passes through the model, but for a linear head on word vectors, which is a sum.
+        A ``label`` that the classifier does not know is a SettingError.
+        """
+        return [explained(self, text, label) for text in texts]
 
     def evaluate(
         self,

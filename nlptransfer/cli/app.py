@@ -13,9 +13,11 @@ from typer import Argument, Exit, Option
 
 from nlptransfer.cli import options as opt
 from nlptransfer.cli.ending import printable
+from nlptransfer.cli.explaining import explain_verb
 from nlptransfer.cli.finetuning import finetune
 from nlptransfer.cli.gap import gap_verb
 from nlptransfer.cli.predicting import predict_verb
+from nlptransfer.cli.settings import settings_verb
 from nlptransfer.cli.sharing import shipping_app
 from nlptransfer.cli.terminal import say, show_audit, show_comparison, show_ranking, start_log, visible
 from nlptransfer.errors import NlpTransferError
@@ -35,6 +37,8 @@ app.add_typer(shipping_app)
 app.command("finetune")(finetune(...))
 app.command("gap")(gap_verb())
 app.command("predict")(predict_verb)
+app.command("explain")(explain_verb)
+app.command("settings")(settings_verb)
 # How long a process that fails waits for another to say why, and to be stopped.
 SECONDS_FOR_FIRST = 5
 SECONDS_FOR_CAUSE = 2

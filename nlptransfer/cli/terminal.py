@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from nlptransfer.classifier import PartState
+    from nlptransfer.classifier import Explanation, PartState
     from nlptransfer.experiments import Closed
     from nlptransfer.results import Audit, ComparisonResult, Ranking, RunResult
 
@@ -21,6 +21,8 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 
 MOST_OF_EXAMPLE, MOST_OF_SECTION = 200, 5
 """Characters of an example, and findings of a section of an audit, that are shown."""
+MOST_WORDS = 10
+"""Words of an explanation that are shown."""
 
 
 def visible(text: str, breaks: bool = True) -> str:
@@ -104,6 +106,25 @@ def show_bases() -> None:
     for _, one in known:
         if one.place is None:
             say(f"{one.id}: {one.install}")
+
+
+def show_settings(name: str, kind: type) -> None:
+    """Print what the settings of a class mean, what they may be, and their defaults."""
+    from nlptransfer.settings import described
+
+    rows = [(one.name, one.meaning, one.values, one.default) for one in described(kind)]
+    _print_table(("setting", "meaning", "values", "default"), rows, title=name, lines=True)
+
+
+def show_explanation(explanation: "Explanation") -> None:
+    """Print a text's label, and its strongest words."""
+    rather = f", rather than {explanation.against}" if explanation.against is not None else ""
+    say(f"{_short(explanation.text)}: {explanation.label} {explanation.probability:.3f}{rather}")
+    words = explanation.strongest(MOST_WORDS)
+    if words:
+        _print_table((">effect", "word"), [(f"{word.effect:+.2f}", word.text) for word in words])
+    if more := len(explanation.words) - len(words):
+        say(f"and {more} weaker words")
 
 
 def show_parts(states: Sequence["PartState"]) -> None:
@@ -246,13 +267,17 @@ def _or_none(value: float | None, form: str) -> str:
 
 
 def _print_table(
-    columns: Iterable[str], rows: Iterable[Sequence[str]], bold: str | None = None, lines: bool = False
+    columns: Iterable[str],
+    rows: Iterable[Sequence[str]],
+    bold: str | None = None,
+    lines: bool = False,
+    title: str | None = None,
 ) -> None:
     """Print rows, in bold those that begin with ``bold``; columns that begin with > are aligned to the right."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(show_lines=lines)
+    table = Table(title=title, show_lines=lines)
     for place, name in enumerate(columns):
         # What a row is of is copied into the next command.
         justify: Any = "right" if name.startswith(">") else "left"

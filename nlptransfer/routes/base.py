@@ -84,6 +84,15 @@ class SavedFormat(Settings, ABC):
             return 0
         return int((token_counts(texts, tokenizer) > tokenizer.model_max_length).sum())
 
+    def contributions(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str
+    ) -> tuple[list[tuple[int, int]], np.ndarray] | None:
+        """Return the (start, end) of each word that is read of a text, and what it adds to the logits, (words, labels).
+
+        They add up to the logits, but for a constant; None where logits are no sums over words.
+        """
+        return None
+
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         """Write model and tokenizer as plain transformers reads them."""
         with quiet():

@@ -30,7 +30,7 @@ from nlptransfer.routes.pooled import NGRAMS_ON_CARD, PooledRoute, default_setti
 from nlptransfer.routes.pooled_head import PooledBody
 from nlptransfer.routes.word2vec_model import Word2VecConfig, Word2VecForSequenceClassification, make_tokenizer
 from nlptransfer.settings import Count, check
-from nlptransfer.vectors import UNKNOWN_ID, Subwords, continued_vectors, of_unit_length
+from nlptransfer.vectors import RESERVED, UNKNOWN_ID, Subwords, continued_vectors, of_unit_length
 
 log = logging.getLogger("nlptransfer")
 
@@ -145,6 +145,21 @@ class Word2Vec(PooledRoute):
         # What is pooled is one row of any length, in place of windows.
         is_whole = self.is_frozen and self.long_text == "windows"
         return encode(texts, tokenizer, None if is_whole else tokenizer.model_max_length, self.long_text, unknown)
+
+    def contributions(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str
+    ) -> tuple[list[tuple[int, int]], np.ndarray] | None:
+        assert isinstance(model, Word2VecForSequenceClassification)
+        is_sum = self.head_type == "linear" and self.pooling == ("mean",) and self.long_text != "head_tail"
+        if not is_sum or model.ngrams is not None or model.subwords is not None:
+            return None
+        shown = tokenizer.backend_tokenizer.encode(text)
+        count = None if self.long_text == "windows" else tokenizer.model_max_length
+        known = [place for place, token in enumerate(shown.ids[:count]) if token >= RESERVED]
+        with torch.inference_mode():
+            vectors = model.vectors(torch.tensor([shown.ids[place] for place in known], device=model.device).long())
+            each = model.body(vectors) @ model.classifier.weight.T / max(1, len(known))
+        return [shown.offsets[place] for place in known], each.cpu().numpy()
 
     def save(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         super().save(model, tokenizer, folder)

@@ -23,6 +23,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from nlptransfer import Probe, RunResult, finetune, load_data, rank
+from nlptransfer.evaluation import paired
 from nlptransfer.hub.packaged import E5, MINILM
 from nlptransfer.routes import probe
 
@@ -34,11 +35,23 @@ MOST_ROWS, MAX_LENGTH = 500, 128
 QUIET: dict[str, Any] = {"report": False, "max_length": MAX_LENGTH}
 
 
-def full_accuracy(data: Path, base: str, layers: int | None, rows: int, seed: int, folder: Path) -> float:
-    run: RunResult = finetune(
+def by_full(data: Path, base: str, layers: int | None, rows: int, seed: int, folder: Path) -> RunResult:
+    return finetune(
         data, route="full", base=base, keep_layers=layers, max_train_rows=rows, seed=seed, save_model=False,
         save_epochs=False, progress=False, output_dir=folder / f"{Path(base).name}-{layers or 'all'}-{seed}", **QUIET,
     )  # fmt: skip
+
+
+def behind(chosen: RunResult, others: Sequence[RunResult]) -> str:
+    """Say how far the chosen one is behind the best of all on test, with the paired interval."""
+    best = max(others, key=accuracy)
+    one, other = best.predictions["test"], chosen.predictions["test"]
+    found = paired(one.targets, [one.predicted], [other.predicted], one.labels, "accuracy")
+    low, high = found.interval
+    return f"the best is {found.difference:+.3f} [{low:+.3f}, {high:+.3f}] before the chosen one"
+
+
+def accuracy(run: RunResult) -> float:
     return float(run.metrics["accuracy"])
 
 
@@ -49,18 +62,21 @@ def encoders(data: Path, seeds: int, folder: Path) -> None:
     )
     trained = []
     for one in ranked.encoders:
-        trained.append([full_accuracy(data, one.base, one.keep_layers, rows, seed, folder) for seed in range(seeds)])
+        trained.append([by_full(data, one.base, one.keep_layers, rows, seed, folder) for seed in range(seeds)])
     print(f"\n{data.name}, {ranked.rows} rows looked at\n")
     print("| encoder | layers | score | LogME | H-score | texts/s | full |\n|---|---:|---:|---:|---:|---:|---:|")
     for one, found in zip(ranked.encoders, trained, strict=True):
-        full = ", ".join(f"{accuracy:.3f}" for accuracy in found)
+        full = ", ".join(f"{accuracy(run):.3f}" for run in found)
         numbers = f"{one.score:.3f} | {one.logme:.3f} | {one.h_score:.3f} | {one.texts_per_second:.0f}"
         chosen = " (chosen)" if one == ranked.chosen else ""
         print(f"| {Path(one.base).name}{chosen} | {one.layers} | {numbers} | {full} |")
     first = [found[0] for found in trained]
+    print(f"\n{behind(first[ranked.encoders.index(ranked.chosen)], first)}")
+    scores = [[accuracy(run) for run in found] for found in trained]
     for name in ("score", "logme", "h_score"):
-        print(f"tau of {name} and full: {tau([getattr(one, name) for one in ranked.encoders], first):.2f}")
-    for one, other in pairwise(np.transpose(trained)):
+        ranks = [getattr(one, name) for one in ranked.encoders]
+        print(f"tau of {name} and full: {tau(ranks, [found[0] for found in scores]):.2f}")
+    for one, other in pairwise(np.transpose(scores)):
         print(f"tau of two seeds of full: {tau(one, other):.2f}")
 
 
@@ -102,14 +118,20 @@ def sources(data: Path, named: Sequence[Path], draws: int, folder: Path) -> None
         few: dict[str, Any] = {"max_train_rows": FEW_TARGET_ROWS, "rows_seed": draw}
         place = folder / f"draw-{draw}"
         ranked = rank(data, bases=[MINILM.id], sources=named, output_dir=place / "rank", **few, **QUIET)
+        runs = []
         for one in ranked.sources:
             source = next(path for path in named if path.name == one.source)
-            run = finetune(
-                data, route="probe", base=MINILM.id, source=source, verdict=False, save_model=False, progress=False,
-                output_dir=place / one.source, **few, **QUIET,
-            )  # fmt: skip
+            runs.append(by_probe(data, place / one.source, source=source, verdict=False, **few))
             gain = f"{one.gain:+.3f} [{one.interval[0]:+.3f}, {one.interval[1]:+.3f}]"
-            print(f"| {draw} | {one.source} | {gain} | {run.metrics['accuracy']:.3f} |", flush=True)
+            print(f"| {draw} | {one.source} | {gain} | {accuracy(runs[-1]):.3f} |", flush=True)
+        print(f"| {draw} | none | | {accuracy(by_probe(data, place / 'none', **few)):.3f} |", flush=True)
+        print(f"| {draw} | {behind(runs[0], runs)} | | |", flush=True)
+
+
+def by_probe(data: Path, folder: Path, **settings: Any) -> RunResult:
+    return finetune(
+        data, route="probe", base=MINILM.id, save_model=False, progress=False, output_dir=folder, **settings, **QUIET
+    )
 
 
 def main() -> None:

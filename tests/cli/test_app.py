@@ -258,7 +258,7 @@ ERRORS = {
     "finetune {data} --set dropout": "--set dropout: expected KEY=VALUE",
     "finetune {data} --set dropuot=0.1": "unknown setting 'dropuot': did you mean 'dropout'?",
     "finetune {data} --set dropout=2": "dropout='2': expected a number from 0, below 1",
-    "finetune {data} --route probe --set features=encoder,ngram": "features='encoder,ngram': expected one of 'auto' or",
+    "finetune {data} --route probe --set features=encoder,ngram": "features='encoder,ngram': expected 'auto' or",
     "compare {data} --routes probe --set features=ngrams": "features=('ngrams',): expected encoder among them",
     "finetune {data} --set features=word2vec,ngrams": "head_type='cnn': expected head_type=linear beside ngrams",
     "finetune {data} --set features=encoder": "features='encoder': expected one of 'word2vec', 'ngrams'",

@@ -423,7 +423,7 @@ def test_weights_that_are_missing(base: str, tmp_path: Path) -> None:
         ({"features": ("word2vec",)}, "expected encoder among them; for word vectors alone take route word2vec"),
         (
             {"features": ()},
-            "expected one of 'auto' or a list (or text with commas) from 'encoder', 'word2vec', 'ngrams' of 1",
+            "expected 'auto' or a list (or text with commas) from 'encoder', 'word2vec', 'ngrams' of 1",
         ),
         ({"features": ("encoder", "encoder")}, "expected each at most once"),
         ({"features": ("glove",)}, "from 'encoder', 'word2vec', 'ngrams' of 1 or more"),
