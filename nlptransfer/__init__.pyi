@@ -47,3 +47,5 @@ from .transfer import Sequential as Sequential
 from .transfer import register_transfer as register_transfer
 from .vectors import WordVectors as WordVectors
 from .vectors import open_vectors as open_vectors
+
+__version__: str

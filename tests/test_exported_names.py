@@ -1,6 +1,7 @@
 """The public names: every name in the package's face leads somewhere, and so does every name in a room's."""
 
 from importlib import import_module
+from importlib.metadata import version
 
 import pytest
 
@@ -25,3 +26,7 @@ def test_names_are_there(room: str) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="finetun"):
         _ = nlptransfer.finetun
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert nlptransfer.__version__ == version("nlptransfer")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
+from nlptransfer import __version__
 from nlptransfer.cli import options as opt
 from nlptransfer.cli.ending import printable
 from nlptransfer.cli.explaining import explain_verb
@@ -25,12 +26,7 @@ from nlptransfer.files import write_json
 from nlptransfer.models import give_way_soon
 from nlptransfer.routes import ROUTES
 
-app = opt.Verbs(
-    help="Transfer pretrained language models to your own text.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = opt.Verbs(no_args_is_help=True, pretty_exceptions_enable=False)
 vectors_app = opt.Verbs(help="Make and look at word vectors.", no_args_is_help=True)
 app.add_typer(vectors_app, name="vectors")
 app.add_typer(shipping_app)
@@ -39,6 +35,23 @@ app.command("gap")(gap_verb())
 app.command("predict")(predict_verb)
 app.command("explain")(explain_verb)
 app.command("settings")(settings_verb)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        say(f"nlptransfer {__version__}")
+        raise Exit
+
+
+@app.callback()
+def front(
+    version: Annotated[
+        bool, Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Transfer pretrained language models to your own text."""
+
+
 # How long a process that fails waits for another to say why, and to be stopped.
 SECONDS_FOR_FIRST = 5
 SECONDS_FOR_CAUSE = 2

@@ -34,6 +34,8 @@ from .reading import read_texts as read_texts
 from .reading import stream_tables as stream_tables
 from .source_rows import SourceRows as SourceRows
 from .table import Table as Table
+from .texts import hashable as hashable
+from .texts import joined_texts as joined_texts
 from .unlabeled import load_texts as load_texts
 from .unlabeled import load_unlabeled as load_unlabeled
 from .unlabeled import with_unlabeled as with_unlabeled

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, compress
@@ -33,6 +33,7 @@ from nlptransfer.data.splitting import (
     value_groups,
 )
 from nlptransfer.data.table import Table
+from nlptransfer.data.texts import CHUNK, held, joined_texts, taken
 from nlptransfer.errors import DataError, SettingError, nearest
 from nlptransfer.memo import once
 from nlptransfer.settings import Count, Seed, Share, check, fill
@@ -107,7 +108,8 @@ class DataSettings(FileSettings):
 class Split:
     """Texts and their encoded labels, row by row; a DataError where there are not as many."""
 
-    texts: list[str]
+    texts: Sequence[str]
+    """a list; large ones are in a file, which only what reads them one by one, or slices them, keeps out of memory"""
     targets: np.ndarray
     """int64 of shape (n,), or float32 of shape (n, num_labels) in multi-label data."""
     weights: np.ndarray | None = None
@@ -132,8 +134,7 @@ class Split:
     @classmethod
     def joined(cls, splits: "Sequence[Split]") -> "Split":
         """Return the rows of all of the splits, one after the other; their numbers are known if all are of one part."""
-        texts, targets = [text for split in splits for text in split.texts], [split.targets for split in splits]
-        rows = cls(texts, np.concatenate(targets))
+        rows = cls(joined_texts([split.texts for split in splits]), np.concatenate([split.targets for split in splits]))
         if any(split.weights is not None for split in splits):
             rows = replace(rows, weights=np.concatenate([split.row_weights() for split in splits]))
         if any(split.groups is not None for split in splits):
@@ -156,8 +157,8 @@ class Split:
         places = indices if isinstance(indices, np.ndarray) else np.array([*indices], np.int64)
         rows = np.arange(len(self))[places]
         of_rows = {"weights": self.weights, "numbers": self.numbers, "groups": self.groups}
-        taken: dict[str, Any] = {name: None if values is None else values[rows] for name, values in of_rows.items()}
-        return replace(self, texts=[self.texts[row] for row in rows], targets=self.targets[rows], **taken)
+        others: dict[str, Any] = {name: None if values is None else values[rows] for name, values in of_rows.items()}
+        return replace(self, texts=taken(self.texts, rows), targets=self.targets[rows], **others)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the row count and the SHA-256 of texts and targets in order, the same on every machine."""
@@ -331,7 +332,7 @@ def load_split(
 @dataclass(frozen=True)
 class _Rows:
     where: str
-    texts: list[str]
+    texts: Sequence[str]
     labels: RowLabels
     """none of them missing"""
     numbers: np.ndarray
@@ -353,14 +354,21 @@ class _Rows:
 
 
 def _read_rows(table: Table, columns: Columns, settings: DataSettings) -> _Rows:
-    texts = normalize(settings.normalization, texts_of(table, columns.text))
+    has_text = np.zeros(len(table), bool)
+
+    def parts() -> Iterator[list[str]]:
+        for start in range(0, len(table), CHUNK):
+            some = normalize(settings.normalization, texts_of(table.part(start, start + CHUNK), columns.text))
+            has_text[start : start + CHUNK] = [*map(bool, map(str.strip, some))]
+            yield some
+
+    texts = held(parts())
     labels = _read_labels(table, columns.label, settings)
-    has_text = np.fromiter(map(bool, map(str.strip, texts)), bool, len(texts))
     usable = has_text & labels.is_present()
     without_text, without_label = int((~has_text).sum()), int((has_text & ~usable).sum())
     if without_text or without_label:
         logger.warning("%s: rows dropped: %d without text, %d without label", table.where, without_text, without_label)
-        texts = [*compress(texts, usable.tolist())]
+        texts = taken(texts, np.flatnonzero(usable))
     groups = None if columns.group is None else [*compress(groups_of(table, columns.group), usable.tolist())]
     return _Rows(
         table.where,

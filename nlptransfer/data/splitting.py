@@ -128,14 +128,12 @@ def shuffle_units(units: Units, texts: Sequence[str], seed: int) -> Units:
 
 def _digests(texts: Iterable[str], seed: int | str) -> np.ndarray:
     """Hash texts, (texts, 2) of 64 bits each, which are ordered as the bytes are."""
-    keyed = hashlib.blake2b(digest_size=16, key=str(seed).encode())
-
-    def digest(text: str) -> bytes:
+    keyed, digests = hashlib.blake2b(digest_size=16, key=str(seed).encode()), bytearray()
+    for text in texts:
         copy = keyed.copy()
         copy.update(text.encode())
-        return copy.digest()
-
-    return np.frombuffer(b"".join(map(digest, texts)), ">u8").reshape(-1, 2).astype(np.uint64)
+        digests += copy.digest()
+    return np.frombuffer(digests, ">u8").reshape(-1, 2).astype(np.uint64)
 
 
 def _order(digests: np.ndarray) -> np.ndarray:

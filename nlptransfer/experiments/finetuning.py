@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nlptransfer import distributed
-from nlptransfer.data import DataSettings, check_mapping, load_data, load_unlabeled, with_unlabeled
+from nlptransfer.data import DataSettings, check_mapping, joined_texts, load_data, load_unlabeled, with_unlabeled
 from nlptransfer.errors import SettingError
 from nlptransfer.evaluation import load_metric
 from nlptransfer.experiments.data_check import checked_data
@@ -128,7 +128,7 @@ def finetune(
 def _base_for(config: RunConfig) -> str | None:
     if config.base == AUTO:
         return best_base(config.data, config.revision)
-    source, collections = config.source, [[*config.data.train.texts, *config.data.unlabeled]]
+    source, collections = config.source, [joined_texts([config.data.train.texts, config.data.unlabeled])]
     if source is not None:
         if source.data is None:
             # What is saved has a base.

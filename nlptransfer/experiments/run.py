@@ -98,8 +98,10 @@ def _train_and_score(
         if name == "validation" and learned.logits is not None:
             # The classifier itself has learned from these rows by now.
             return to_probabilities(learned.logits / temperature, data.labels)
-        # All rows of the split, as they were for training: their features are in the cache.
         texts = data.splits[name].texts
+        if rows < len(texts) and not config.route.caches_features:
+            texts = texts[:rows]
+        # All rows of the split where their features are in the cache, as they were for training.
         inputs = classifier.route.rows(classifier.model, classifier.tokenizer, texts, share=True)
         if rows < len(texts):
             inputs = SomeRows(inputs, np.arange(rows))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nlptransfer import mapped
 from nlptransfer.data import JOINT
 from nlptransfer.errors import BaseModelError
 from nlptransfer.hub.base_models import BaseModel, find_base
@@ -82,6 +83,8 @@ def _sample(texts: Sequence[str]) -> list[str]:
 
 def unknown_share(ids: np.ndarray, tokenizer: "PreTrainedTokenizerFast") -> float:
     """Return the share of unknown pieces, special tokens aside, 0 where a tokenizer knows all."""
-    unknown = tokenizer.unk_token_id
-    words = ids[np.isin(ids, [special for special in tokenizer.all_special_ids if special != unknown], invert=True)]
-    return float((words == unknown).mean()) if len(words) and unknown is not None else 0.0
+    unknown, special = tokenizer.unk_token_id, tokenizer.all_special_ids
+    counts = mapped.counted(ids, 1 + max(special, default=0))
+    counts[[one for one in special if one != unknown]] = 0
+    words = int(counts.sum())
+    return int(counts[unknown]) / words if words and unknown is not None else 0.0

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer import distributed
+from nlptransfer import distributed, mapped
 from nlptransfer.cache import cache_folder, open_entry, remove, seal, warn_of_cache
 from nlptransfer.data import JOINT
 from nlptransfer.errors import SettingError, StorageError
@@ -27,7 +27,7 @@ from nlptransfer.files import atomic_folder, size_mb
 from nlptransfer.models import partial
 from nlptransfer.models.architectures import embeddings_of, layers_of
 from nlptransfer.models.inference import compute
-from nlptransfer.models.tokens import LongText, RowLimits, TokenRows, as_read, limits_of
+from nlptransfer.models.tokens import LongText, RowLimits, TokenRows, as_read, limits_of, token_blocks
 from nlptransfer.progress import progress_bar
 from nlptransfer.storage import storage_errors
 from nlptransfer.vectors import RESERVED
@@ -47,12 +47,20 @@ def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]
 
     The result is (rows, dimensions * len(pooling)) float32, "mean" and "max" in the order of ``pooling``.
     """
-    matrix = matrix.detach().float().cpu()
-    known = rows.ids >= RESERVED
-    bags = torch.from_numpy(np.concatenate([[0], np.cumsum(known)])[rows.offsets[:-1]])
-    words = torch.from_numpy(rows.ids[known]).to(bags.dtype)
-    pooled = [functional.embedding_bag(words, matrix, bags, mode=kind) for kind in pooling]
-    return torch.cat(pooled, dim=1).numpy()
+    matrix, offsets = matrix.detach().float().cpu(), rows.offsets
+
+    def parts() -> Iterator[np.ndarray]:
+        for some in token_blocks(offsets[1:]):
+            first, last = offsets[some.start], offsets[some.stop]
+            ids = rows.ids[first:last]
+            known = ids >= RESERVED
+            bags = torch.from_numpy(np.concatenate([[0], np.cumsum(known)])[offsets[some] - first])
+            words = torch.from_numpy(ids[known]).to(bags.dtype)
+            pooled = [functional.embedding_bag(words, matrix, bags, mode=kind) for kind in pooling]
+            yield torch.cat(pooled, dim=1).numpy()
+            mapped.release(ids)
+
+    return mapped.concatenated(parts())
 
 
 def activations(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from nlptransfer import mapped
 from nlptransfer.models.tokens import TokenRows, ranges
 from nlptransfer.vectors import UNKNOWN_ID
 
@@ -49,7 +50,9 @@ class FeatureRows(Rows):
         return np.ones(len(self.features), dtype=np.int64)
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        return {"features": torch.from_numpy(self.features[indices]).float()}
+        features = torch.from_numpy(self.features[indices]).float()
+        mapped.release(self.features)
+        return {"features": features}
 
 
 @dataclass(frozen=True)
@@ -205,10 +208,12 @@ class Examples:
 
 
 def used_ids(rows: Rows) -> np.ndarray | None:
-    """Return the token ids that batches of these rows have, padding included; None where rows are no tokens."""
+    """Return the token ids that batches of these rows have, each once, with padding; None where rows are no tokens."""
     while isinstance(rows, (_ExtendedRows, SomeRows)):
         rows = rows.rows
-    return np.append(rows.ids, rows.pad_id) if isinstance(rows, TokenRows) else None
+    if not isinstance(rows, TokenRows):
+        return None
+    return np.union1d(np.flatnonzero(mapped.counted(rows.ids)), [rows.pad_id])
 
 
 def tokens_of_texts(rows: Rows) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from threading import Lock
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -15,9 +15,11 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from nlptransfer.data import JOINT
+from nlptransfer import mapped
+from nlptransfer.data import JOINT, hashable
 from nlptransfer.memo import once
 from nlptransfer.settings import check
+from nlptransfer.vectors import ids_of_chunks
 
 LongText = Literal["truncate", "head_tail", "windows"]
 """How a text of more tokens than a model reads is handled: see :func:`encode`."""
@@ -25,6 +27,8 @@ TOKENS = "tokens"
 """The kind of shared work that keeps the tokens of texts."""
 ENCODE_CHUNK = 4096
 """Texts that are tokenized at a time: the tokenizer's encodings are much larger than their ids."""
+_BLOCK = 2**22
+"""Tokens that are worked on at a time: what says where they are is much larger than they are."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class TokenRows:
         if self.type_ids is not None:
             inputs["token_type_ids"] = np.zeros(real.shape, dtype=np.int64)
             inputs["token_type_ids"][real] = self.type_ids[places]
+        mapped.release(self.ids)
         return {name: torch.from_numpy(value) for name, value in inputs.items()}
 
     def places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -113,18 +118,35 @@ def encode(
     check(max_length is None or max_length > special, "max_length", max_length, expected)
     room = None if max_length is None else max_length - special
     bare, sizes = _tokens(texts, tokenizer) if unknown is None else _tokenize(texts, tokenizer, unknown)
-    places, lengths, rows = _read(sizes, room, long_text)
     # The special tokens are the same for all texts, but show only where there is a token between them.
     before, after, segment = _frame(tokenizer, texts[int(sizes.argmax())] if special and len(texts) else "")
-    type_ids, windows = None, np.concatenate([[0], np.cumsum(rows)])
-    if "token_type_ids" in tokenizer.model_input_names:
-        segments = np.full(len(places), segment, dtype=np.int8)
-        type_ids = _joined(before[1], segments, after[1], lengths)
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    lengths, rows, type_ids = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+
+    def parts() -> Iterator[np.ndarray]:
+        ends = np.cumsum(sizes)
+        for some in token_blocks(ends):
+            places, of_rows, of_texts = _read(sizes[some], room, long_text)
+            lengths.append(of_rows)
+            rows.append(of_texts)
+            if has_types and (segment or before[1].any() or after[1].any()):
+                segments = np.full(len(places), segment, dtype=np.int8)
+                type_ids.append(_joined(before[1], segments, after[1], of_rows))
+            inner = bare[ends[some][0] - sizes[some][0] if len(ends) else 0 :][places]
+            yield _joined(before[0], inner, after[0], of_rows)
+            mapped.release(bare)
+
+    if not special and (room is None or sizes.max(initial=0) <= room):
+        ids, lengths, rows = bare, [sizes], [np.ones_like(sizes)]
+    else:
+        ids = mapped.concatenated(parts())
+    every = np.concatenate(type_ids) if type_ids else None
+    windows = np.concatenate([[0], np.cumsum(np.concatenate(rows))])
     return TokenRows(
-        _joined(before[0], bare[places], after[0], lengths),
-        np.concatenate([[0], np.cumsum(lengths + special)]),
+        ids,
+        np.concatenate([[0], np.cumsum(np.concatenate(lengths) + special)]),
         tokenizer.pad_token_id or 0,
-        type_ids if type_ids is not None and type_ids.any() else None,
+        every if every is not None and every.any() else None,
         tokenizer.padding_side == "left",
         windows if windows[-1] > len(texts) else None,
         long_text,
@@ -144,32 +166,43 @@ def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> np
 
 def _tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[np.ndarray, np.ndarray]:
     """Return (tokens of all texts,) int32 ids, without special ones, and (texts,) int64 tokens of each text."""
-    return once((TOKENS, tokenizer, tuple(texts)), partial(_tokenize, texts, tokenizer))
+    return once((TOKENS, tokenizer, hashable(texts)), partial(_tokenize, texts, tokenizer))
 
 
 def _tokenize(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, unknown: Callable[[str], int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    ids, sizes = [np.zeros(0, dtype=np.int32)], list[int]()
+    sizes, known = list[int](), limits_of(tokenizer).embeddings
+    starts = range(0, len(texts), ENCODE_CHUNK)
+    chunks = ([as_read(text, tokenizer) for text in texts[start : start + ENCODE_CHUNK]] for start in starts)
+
+    def parts(rows_of_chunks: Iterator[list[list[int]]]) -> Iterator[np.ndarray]:
+        yield np.zeros(0, dtype=np.int32)
+        for rows in rows_of_chunks:
+            sizes.extend(map(len, rows))
+            ids = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
+            if known is not None:
+                ids[ids >= known] = tokenizer.pad_token_id if tokenizer.unk_token is None else tokenizer.unk_token_id
+            yield ids
+
     with _untruncated(tokenizer) as backend:
-        # The fast one does not say where the tokens of a text are.
-        encode_batch = backend.encode_batch_fast if unknown is None else backend.encode_batch
-        for start in range(0, len(texts), ENCODE_CHUNK):
-            chunk = [as_read(text, tokenizer) for text in texts[start : start + ENCODE_CHUNK]]
-            encodings = encode_batch(chunk, add_special_tokens=False)
-            sizes += map(len, encodings)
-            rows = [encoding.ids for encoding in encodings]
-            if unknown is not None:
-                for text, encoding, row in zip(chunk, encodings, rows, strict=True):
-                    for place in [place for place, token in enumerate(row) if token == tokenizer.unk_token_id]:
-                        word = text[slice(*encoding.offsets[place])]
-                        if word != tokenizer.unk_token:
-                            row[place] = unknown(backend.normalizer.normalize_str(word))
-            ids.append(np.fromiter(chain.from_iterable(rows), dtype=np.int32))
-    every = np.concatenate(ids)
-    if (known := limits_of(tokenizer).embeddings) is not None:
-        every[every >= known] = tokenizer.unk_token_id if tokenizer.unk_token is not None else tokenizer.pad_token_id
-    return every, np.array(sizes, dtype=np.int64)
+        named = None if unknown is None else (_named(chunk, tokenizer, backend, unknown) for chunk in chunks)
+        return mapped.concatenated(parts(named or ids_of_chunks(backend, chunks))), np.array(sizes, dtype=np.int64)
+
+
+def _named(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, backend: Tokenizer, unknown: Callable[[str], int]
+) -> list[list[int]]:
+    """Return the ids of the tokens of each text, with those that ``unknown`` gives for words that are not known."""
+    # The fast one does not say where the tokens of a text are.
+    encodings = backend.encode_batch(texts, add_special_tokens=False)
+    rows = [encoding.ids for encoding in encodings]
+    for text, encoding, row in zip(texts, encodings, rows, strict=True):
+        for place in [place for place, token in enumerate(row) if token == tokenizer.unk_token_id]:
+            word = text[slice(*encoding.offsets[place])]
+            if word != tokenizer.unk_token:
+                row[place] = unknown(backend.normalizer.normalize_str(word))
+    return rows
 
 
 def as_read(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
@@ -275,6 +308,12 @@ def _joined(before: np.ndarray, inner: np.ndarray, after: np.ndarray, sizes: np.
     joined[starts[:, None] - len(before) + np.arange(len(before))] = before
     joined[ends[:, None] - len(after) + np.arange(len(after))] = after
     return joined
+
+
+def token_blocks(ends: np.ndarray) -> Iterator[slice]:
+    """Yield slices of rows, at least one, that have some millions of tokens together; ``ends`` are of each row."""
+    starts = np.flatnonzero(np.diff(ends // _BLOCK, prepend=-1)).tolist() or [0]
+    return (slice(start, stop) for start, stop in pairwise([*starts, len(ends)]))
 
 
 def ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -189,6 +189,8 @@ class Route(SavedFormat):
     """whether a pretrained encoder learns, or an adapter of it"""
     is_adapter: ClassVar[bool] = False
     """whether the weights of the base stay as they are, and others are added to them"""
+    caches_features: ClassVar[bool] = False
+    """whether features of all texts of a split are cached together, so that those of some cost no less"""
     has_vectors: ClassVar[bool] = False
     """whether it is built on word vectors, which may be trained further first"""
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from nlptransfer.data import Data, Labels
+from nlptransfer.data import Data, Labels, joined_texts
 from nlptransfer.hub import (
     BaseModel,
     CardSection,
@@ -69,7 +69,7 @@ class EncoderRoute(Route):
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
         self.check()
         encoder = replace(find_base(base, revision), keep_layers=self.keep_layers)
-        texts = [*data.train.texts, *extra]
+        texts = joined_texts([data.train.texts, extra])
         tokenizer = set_length(load_tokenizer(encoder, self.prompt), self.max_length, texts)
         model, fresh = self.make_model(encoder, data.labels, tokenizer, seed)
         try_rows(model, tokenizer, encoder.id, lambda inputs: model(**inputs).logits)

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from nlptransfer import mapped
 from nlptransfer.models import Ngrams
 
 
@@ -102,10 +103,14 @@ class PooledClassifier(PreTrainedModel):
 
     def last_inputs(self, features: np.ndarray) -> np.ndarray:
         """Return the (rows, width) float32 inputs of the last layer, of pooled features."""
-        with torch.inference_mode():
+
+        def inputs(block: np.ndarray) -> np.ndarray:
             # A copy: the cache's own array may not be written, and torch wants one that may.
-            rows = torch.from_numpy(np.array(features, dtype=np.float32)).to(self.device)
+            rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(self.device)
             return cast(np.ndarray, self.body(rows).cpu().numpy())
+
+        with torch.inference_mode():
+            return mapped.concatenated(map(inputs, mapped.blocks(features)))
 
     @can_return_tuple
     def forward(

@@ -59,6 +59,7 @@ class Probe(PooledRoute):
 
     name: ClassVar[str] = "probe"
     opened_by: ClassVar[str] = "nlptransfer"
+    caches_features: ClassVar[bool] = True
     reads_tokens: ClassVar[bool] = False
 
     features: Literal["auto"] | Annotated[tuple[Literal["encoder", "word2vec", "ngrams"], ...], MinLen(1)] = "auto"

@@ -12,7 +12,7 @@ from annotated_types import MinLen
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
-from nlptransfer.data import Data
+from nlptransfer.data import Data, hashable, joined_texts
 from nlptransfer.hub import CardSection, base_name, pipeline_code, unknown_share
 from nlptransfer.memo import once
 from nlptransfer.models import (
@@ -75,8 +75,8 @@ class Word2Vec(PooledRoute):
 
     def build(self, data: Data, base: str | None, revision: str | None, seed: int, extra: Sequence[str] = ()) -> Built:
         self.check()
-        texts = (*data.train.texts, *extra)
-        key = "words", str(self), base, revision, texts
+        texts = joined_texts([data.train.texts, extra])
+        key = "words", str(self), base, revision, hashable(texts)
         matrix, tokenizer, record, tokens, subwords = once(key, lambda: self._words(texts, base, revision))
         config = Word2VecConfig(
             vocab_size=len(matrix),

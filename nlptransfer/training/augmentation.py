@@ -90,7 +90,7 @@ def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | N
     rows = np.array([row for row, _ in places], dtype=np.int64)
     targets = np.concatenate([split.targets, split.targets[rows]])
     weights = None if split.weights is None else np.concatenate([split.weights, split.weights[rows]])
-    return Split(split.texts + [copies[place] for place in places], targets, weights)
+    return Split([*split.texts, *(copies[place] for place in places)], targets, weights)
 
 
 def word_finder(vectors: WordVectors | None) -> Callable[[str], list[tuple[int, int]]]:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, reduce
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from scipy import sparse
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
+from nlptransfer import mapped
 from nlptransfer.errors import TrainingError
 from nlptransfer.models import fast_products
 from nlptransfer.training.losses import LabelLoss
@@ -21,6 +22,8 @@ log = logging.getLogger("nlptransfer")
 
 NUM_AXES = 128
 """Most principal axes that are scaled each by itself."""
+AXES_ROWS = 2**18
+"""Rows that principal axes are found of, and up to twice as many."""
 LEAST_CURVATURE = 1e-3
 """Least curvature assumed for a label, so that one without rows does not get endless steps."""
 RARE_ROWS, RARE_L2 = 20, 0.3
@@ -58,8 +61,8 @@ class Features:
             weights = np.concatenate([self.row_weights(), other.row_weights()])
         if self.ngrams is not None and other.ngrams is not None:
             ngrams = sparse.vstack([self.ngrams, other.ngrams], format="csr")
-        values, targets = np.concatenate([self.values, other.values]), np.concatenate([self.targets, other.targets])
-        return Features(values, targets, weights, ngrams)
+        values, targets = mapped.concatenated([self.values, other.values]), [self.targets, other.targets]
+        return Features(values, np.concatenate(targets), weights, ngrams)
 
     def __getitem__(self, rows: np.ndarray | slice) -> "Features":
         weights, ngrams = (None if part is None else part[rows] for part in (self.weights, self.ngrams))
@@ -101,7 +104,13 @@ class Axes:
 
 
 def principal_axes(rows: Features) -> Axes:
-    """Find the first principal axes by randomized subspace iteration (Halko et al. 2011, algorithm 4.4)."""
+    """Find the first principal axes by randomized subspace iteration (Halko et al. 2011, algorithm 4.4).
+
+    Of more than memory holds, some that are evenly spread tell as much.
+    """
+    if rows.values.nbytes > mapped.MEMORY:
+        rows = rows[:: len(rows) // AXES_ROWS or 1]
+        rows = replace(rows, values=np.ascontiguousarray(rows.values))
     count, width = rows.values.shape
     values, total = torch.from_numpy(rows.values), rows.row_weights().sum()
     if rows.weights is not None:
@@ -146,7 +155,7 @@ def fit(
     Raises:
         TrainingError: no rows, or features that are not all finite.
     """
-    if not len(rows) or not np.isfinite(rows.values).all():
+    if not len(rows) or not all(np.isfinite(block).all() for block in mapped.blocks(rows.values)):
         found = "NaN or infinity" if len(rows) else "none"
         raise TrainingError(f"features of shape {rows.values.shape}: expected rows of finite numbers, found {found}")
     if rows.weights is not None and not rows.weights.all():
@@ -168,7 +177,7 @@ class _Problem:
         self, criterion: LabelLoss, rows: Features, l2: float, towards: Head | None, has_bias: bool, axes: Axes
     ) -> None:
         self.criterion, self.has_bias = criterion, has_bias
-        self.values, self.targets = torch.from_numpy(rows.values), torch.from_numpy(rows.targets)
+        self.values, self.targets = rows.values, torch.from_numpy(rows.targets)
         weights = torch.from_numpy(rows.row_weights())
         counts = weights * criterion.row_weights(self.targets).double()
         self.weights = weights / counts.sum()
@@ -226,6 +235,9 @@ class _Problem:
         head = (self.center + step(found.x)).float().numpy()
         return head[:, :-1], head[:, -1]
 
+    def _blocks(self) -> Iterator[torch.Tensor]:
+        return map(torch.from_numpy, mapped.blocks(self.values))
+
     def _scaled(self, head: torch.Tensor) -> torch.Tensor:
         """Multiply each label's weights, (labels, width + 1) with the bias, by the symmetric matrix of its scales."""
         weight, ngrams, bias = head[:, : self.width], head[:, self.width : -1], head[:, -1:]
@@ -239,13 +251,16 @@ class _Problem:
         """Return the loss with its penalty at ``center + step``, and its gradient."""
         head = (self.center + step).float()
         # By hand but for the losses: autograd would keep copies of the features.
-        logits = (self.values @ head[:, : self.width].t()).add_(head[:, -1])
+        weight = head[:, : self.width].t()
+        logits = torch.cat([block @ weight for block in self._blocks()]).add_(head[:, -1])
         if self.ngrams is not None:
             logits += torch.from_numpy(self.ngrams @ head[:, self.width : -1].t().contiguous().numpy())
         logits.requires_grad_()
         value = self.criterion.row_losses(logits, self.targets).double() @ self.weights
         (slope,) = torch.autograd.grad(value, logits)
-        parts = [slope.t() @ self.values, slope.sum(dim=0)[:, None]]
+        slopes = slope.split([len(block) for block in self._blocks()])
+        of_weight = (part.t() @ block for part, block in zip(slopes, self._blocks(), strict=True))
+        parts = [reduce(torch.add, of_weight), slope.sum(dim=0)[:, None]]
         if self.ngrams is not None:
             parts.insert(1, torch.from_numpy(self.by_ngram @ slope.numpy()).t())
         gradient = torch.cat(parts, dim=1).double()

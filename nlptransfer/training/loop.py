@@ -3,6 +3,7 @@
 import logging
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -168,7 +169,7 @@ class _Loop:
         self.report = TrainingReport(rows_per_pass=settings.per_device_train_batch_size)
         self.step_rows = self.pass_rows * settings.gradient_accumulation_steps
         self.epoch_steps = max(math.ceil(len(tokens) / self.step_rows) for tokens in self.tokens.values())
-        self.steps = self.epochs * self.epoch_steps
+        self.steps = min(self.epochs * self.epoch_steps, settings.max_steps or sys.maxsize)
         self.row_weights = {
             role: _row_weights(objective, role, rows, self.device) for role, rows in self.examples.items()
         }
@@ -201,7 +202,7 @@ class _Loop:
         ):
             self.task = self.bar.add_task("training", total=self.steps, completed=self.report.step, note="")
             patience = self.settings.early_stopping_patience or self.epochs
-            while self.report.epoch < self.epochs and self.report.epoch - self.report.best_epoch < patience:
+            while self.report.step < self.steps and self.report.epoch - self.report.best_epoch < patience:
                 self._epoch()
         scores = [entry["score"] for entry in self.report.history if "score" in entry]
         if scores and has_settled(self.settings, scores, len(self.validation.targets)):
@@ -230,7 +231,7 @@ class _Loop:
         self.objective.train()
         self.started = time.perf_counter()
         losses: list[Tensor] = []
-        while report.batch < self.epoch_steps:
+        while report.batch < self.epoch_steps and report.step < self.steps:
             texts = {role: of_role[report.batch] for role, of_role in batches.items()}
             rows = {role: rows_of_texts(self.examples[role].rows, places) for role, places in texts.items()}
             losses.append(self._step(rows))
@@ -238,17 +239,18 @@ class _Loop:
             report.examples += sum(map(len, texts.values()))
             self.bar.update(self.task, completed=report.step)
             is_last, saves = report.batch == self.epoch_steps, report.step % settings.save_steps == 0
+            is_last |= report.step == self.steps
             if is_last or saves or len(losses) == LOSS_CHECK_STEPS:
                 self._read_losses(losses)
                 losses = []
             if saves and not is_last:
                 self._save()
-        loss = report.loss_sum / self.epoch_steps
+        loss = report.loss_sum / report.batch
         report.epoch, report.batch, report.loss_sum = report.epoch + 1, 0, 0.0
         self._validate(loss)
         self._show(loss)
         self._clock()
-        if settings.save_epochs and report.epoch < self.epochs:
+        if settings.save_epochs and report.step < self.steps:
             self._save()
 
     def _step(self, rows: Mapping[str, np.ndarray]) -> Tensor:

@@ -38,6 +38,8 @@ class TrainingSettings(Settings):
 
     num_train_epochs: Count | None = None
     """passes over the training rows"""
+    max_steps: Count | None = None
+    """steps of the optimizer after which training ends, also within an epoch; None: after all epochs"""
     learning_rate: Positive | None = None
     """highest rate, reached at the end of the warm-up; None: what the route finds good with this optimizer"""
     per_device_train_batch_size: Count | None = None

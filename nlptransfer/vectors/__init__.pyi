@@ -12,6 +12,7 @@ from .tokenizer import RESERVED as RESERVED
 from .tokenizer import UNKNOWN as UNKNOWN
 from .tokenizer import UNKNOWN_ID as UNKNOWN_ID
 from .tokenizer import build_tokenizer as build_tokenizer
+from .tokenizer import ids_of_chunks as ids_of_chunks
 from .tokenizer import is_unspaced as is_unspaced
 from .tokenizer import surface_words as surface_words
 from .training import continued_vectors as continued_vectors

@@ -5,10 +5,12 @@ numbers as digits or as ``##``, words written without spaces. Each habit is read
 meets the words that the vectors know. This file knows words and their ids, and no vectors.
 """
 
+import json
 import math
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -26,6 +28,7 @@ _HIDDEN = r"##+(?:[.,]#+)*|#(?:[.,]#+)+"
 _ANY_MARK = r"[^\p{L}\p{M}\p{Nd}\p{Cc}\p{Cf}\s]"
 # Penn Treebank habit: the clitic is a word of its own, "do n't", "it 's".
 _CLITIC = r"(?:n't|'(?:s|re|ve|ll|d|m))\b"
+_APART = re.compile(r"\s(?:'|n't)", re.IGNORECASE)
 _PARTED = rf"\p{{L}}[\p{{L}}\p{{M}}]*?(?=n't\b)|{_CLITIC}|{_LETTERS}(?:'(?!(?:s|re|ve|ll|d|m|t)\b){_LETTERS})*"
 _JOINED = rf"{_LETTERS}(?:'{_LETTERS})*"
 # In unspaced scripts the model segments what is between marks, but a decimal number is one word.
@@ -41,6 +44,8 @@ _STAND_INS = {
 }
 """Words that stand for all of a kind (GloVe's vectors of Twitter have them), and a pattern of the kind."""
 _MAX_RUNS = 200
+_MANY_TEXTS, _MOST_PIECES = 256, 2**18
+"""Texts among which enough words recur, and what stands between spaces that is remembered."""
 
 
 def is_unspaced(words: Sequence[str]) -> bool:
@@ -104,6 +109,36 @@ def surface_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[s
             yield [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
         else:
             yield tokenizer.encode(text).tokens
+
+
+def ids_of_chunks(tokenizer: Tokenizer, chunks: Iterable[Sequence[str]]) -> Iterator[list[list[int]]]:
+    """Yield the ids of the tokens of each text, without special ones, chunk by chunk.
+
+    Words of many texts are looked up once, which is several times as fast, where the tokenizer is one of
+    :func:`build_tokenizer` that splits at spaces: in ASCII a clitic that stands apart, as in "do n't", is all that has
+    to do with what is beyond a space.
+    """
+    splits, known = _splits_at_spaces(tokenizer), dict[str, list[int]]()
+    for texts in chunks:
+        are_many = splits and len(texts) >= _MANY_TEXTS
+        are_plain = (are_many and text.isascii() and not _APART.search(text) for text in texts)
+        pieces = [text.split(" ") if is_plain else None for text, is_plain in zip(texts, are_plain, strict=True)]
+        new = [piece for piece in dict.fromkeys(chain.from_iterable(filter(None, pieces))) if piece not in known]
+        whole = [text for text, of_text in zip(texts, pieces, strict=True) if of_text is None]
+        ids = [encoding.ids for encoding in tokenizer.encode_batch_fast([*new, *whole], add_special_tokens=False)]
+        known |= zip(new, ids, strict=False)
+        others = iter(ids[len(new) :])
+        yield [next(others) if one is None else [*chain.from_iterable(map(known.__getitem__, one))] for one in pieces]
+        if len(known) > _MOST_PIECES:
+            known = {}
+
+
+def _splits_at_spaces(tokenizer: Tokenizer) -> bool:
+    split = tokenizer.pre_tokenizer
+    if not isinstance(tokenizer.model, models.WordLevel) or not isinstance(split, pre_tokenizers.Split):
+        return False
+    pattern = json.loads(split.__getstate__())["pattern"].get("Regex", "")
+    return any(f"{_NUMBER}|{words}|" in f"|{pattern}|" for words in (_JOINED, _PARTED))
 
 
 def word_mark(pieces: Collection[str]) -> str:

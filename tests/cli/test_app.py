@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import nlptransfer
 from helpers.encoders import FILM_WORDS, make_film_base
 from nlptransfer import ComparisonResult, RunResult
 from nlptransfer.cli.app import main
@@ -17,7 +18,10 @@ from nlptransfer.vectors.store import open_vectors
 
 LINEAR = ["--set", "head_type=linear", "--no-report"]
 TEXTS = ["wordaa goodae goodaf wordab", "wordac badae badaf", "deliveryae deliveryaf wordab"]
-VERBS = ("", "finetune", "predict", "evaluate", "vectors", "vectors train", "vectors distill", "vectors show")
+VERBS = (
+    "", "finetune", "compare", "rank", "audit", "gap", "predict", "explain", "evaluate", "settings", "bases", "report",
+    "push", "export", "average", "vectors", "vectors train", "vectors distill", "vectors show",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +249,11 @@ print("loaded:", [name for name in heavy if name in sys.modules])
     assert ended.stderr == "" and ended.stdout.splitlines()[-1] == "loaded: []"
     for words in ("--max-train-rows", "--split", "--min-count", "KEY=VALUE", "Label texts", "Nearest", "DATA"):
         assert words.lower() in ended.stdout.lower()
+
+
+def test_the_version_is_printed(command_line):
+    ended = command_line(main, "--version")
+    assert (ended.code, ended.out) == (0, f"nlptransfer {nlptransfer.__version__}\n")
 
 
 def test_an_error_is_one_line_and_exit_code_2_in_a_process_of_its_own(tmp_path):

@@ -225,6 +225,17 @@ def test_the_last_epoch_is_kept_within_a_standard_error_of_the_best_where_its_ra
     assert trained("losses", [-0.5, -0.4, -0.41])[1].best_epoch == 2
 
 
+@pytest.mark.parametrize(("most", "epochs"), [(7, [1, 2]), (5, [1]), (99, [1, 2, 3])])
+def test_steps_end_where_they_are_to_also_within_an_epoch(tmp_path, most, epochs):
+    examples, rates = rows(37), []
+    for name, settings in ("whole", replace(BASE, lr_scheduler_type="constant", warmup_ratio=0)), ("cut", None):
+        settings = settings or replace(BASE, lr_scheduler_type="constant", warmup_ratio=0, max_steps=most)
+        rates.append(fit(tmp_path / name, settings, examples=examples)[1])
+    whole, cut = rates
+    assert (cut.step, [entry["epoch"] for entry in cut.history]) == (min(most, whole.step), epochs)
+    assert cut.history[: most // 5] == whole.history[: most // 5]
+
+
 def test_without_validation_rows_the_last_weights_stay(tmp_path):
     model, report = fit(tmp_path / "a", replace(BASE, early_stopping_patience=1), validation=rows(0), score=None)
     assert (report.epoch, report.best_epoch, report.best_score) == (3, 3, None)

@@ -6,20 +6,23 @@ import logging
 import subprocess
 import sys
 import time
+from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from helpers.folders import SHARED, needs_shared
 from nlptransfer.errors import VectorsError
+from nlptransfer.vectors import tokenizer as module
 from nlptransfer.vectors.tokenizer import (
     PAD,
     PAD_ID,
     UNKNOWN,
     UNKNOWN_ID,
     build_tokenizer,
+    ids_of_chunks,
     is_unspaced,
     split_words,
     surface_words,
@@ -210,3 +213,26 @@ def test_chinese_words_agree_with_a_segmenter():
     assert 2 * both / (found + expected) > 0.92
     assert both / expected > 0.98
     assert unknown / words < 0.02
+
+
+@cache
+def tokenizer_of(habit: str, hides: bool) -> Tokenizer:
+    return build_tokenizer([*HABITS[habit], *(["##", "#", "<url>", "<user>", "<number>"] if hides else ["10"])])
+
+
+SIGNS = st.sampled_from(
+    [*"aB0 .,-'#@:/<>[]&\t\n_", "  ", "film ", "n't", " 's", "the", "3.5 ", "http://x", "[PAD]", "é"]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(SIGNS, max_size=9).map("".join), max_size=9), st.sampled_from(sorted(HABITS)), st.booleans())
+def test_words_that_are_looked_up_once_are_those_of_the_text(texts, habit, hides):
+    tokenizer = tokenizer_of(habit, hides)
+    expected = [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_MANY_TEXTS", 1)
+        patch.setattr(module, "_MOST_PIECES", 9)
+        chunks = ids_of_chunks(tokenizer, (texts[start : start + 2] for start in range(0, len(texts), 2)))
+        assert [row for rows in chunks for row in rows] == expected
+    assert module._splits_at_spaces(tokenizer) == (habit != "chinese")

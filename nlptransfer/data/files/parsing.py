@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from nlptransfer import mapped
 from nlptransfer.data.files.columnar import read_arrow, read_parquet, read_sheet
 from nlptransfer.data.files.delimited import ENDINGS, ONE_COLUMN, SEPARATORS, read_delimited, separator_of
 from nlptransfer.data.files.json_rows import is_json, is_object, read_json, tables_of_lines
@@ -85,7 +86,39 @@ def read_file(path: Path, settings: FileSettings) -> Table:
     What was inferred about it (separator, encoding, ...) and what was mended is in the log.
     """
     # What the columns leave out would stay in memory.
-    return joined(replace(table, arrow=None) for table in _tables(path, settings, _WHOLE_BYTES, _WHOLE_ROWS))
+    tables = (replace(table, arrow=None) for table in _tables(path, settings, _WHOLE_BYTES, _WHOLE_ROWS))
+    return joined(_lightened(tables))
+
+
+def _lightened(tables: Iterable[Table]) -> Iterator[Table]:
+    """Join tables into large ones, whose Arrow columns are in mapped files; the last one stays in memory."""
+    some, size = list[Table](), 0
+    for table in tables:
+        some.append(table)
+        size += sum(column.nbytes for column in _arrow_columns(table).values())
+        if size > mapped.MEMORY:
+            yield _in_file(joined(some))
+            some, size = [], 0
+    if some:
+        yield joined(some)
+
+
+def _in_file(table: Table) -> Table:
+    import pyarrow
+
+    arrow = pyarrow.table(_arrow_columns(table))
+
+    def write(file: IO[bytes]) -> None:
+        with pyarrow.ipc.new_stream(file, arrow.schema) as writer:
+            writer.write_table(arrow)
+
+    columns = pyarrow.ipc.open_stream(pyarrow.py_buffer(mapped.in_file(write))).read_all()
+    there = dict(zip(columns.column_names, columns.columns, strict=True))
+    return replace(table, columns={name: there.get(name, column) for name, column in table.columns.items()})
+
+
+def _arrow_columns(table: Table) -> dict[str, Any]:
+    return {name: column for name, column in table.columns.items() if not isinstance(column, list)}
 
 
 def stream_file(source: Path | IO[bytes], settings: FileSettings) -> Iterator[Table]:

@@ -79,7 +79,7 @@ def _told_apart(rows: AuditRows, name: str) -> dict[str, Any]:
     }
 
 
-def _words_of_both(sides: list[list[str]]) -> list[np.ndarray]:
+def _words_of_both(sides: Sequence[Sequence[str]]) -> list[np.ndarray]:
     """Reduce TF-IDF of two samples by what both have: what is fitted on train alone tells it from any other rows."""
     from sklearn.decomposition import TruncatedSVD
 
