@@ -199,7 +199,8 @@ def _majority(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     rows = pd.DataFrame({"group": groups, "label": labels})[groups >= 0]
     counts = rows.groupby(["group", "label"])["label"].transform("size")
-    return counts.groupby(rows["group"]).idxmax().to_numpy()
+    places: np.ndarray = counts.groupby(rows["group"]).idxmax().to_numpy()
+    return places
 
 
 def _said_again(every: _Every, copies: Copies, facts: dict[str, Any]) -> "pd.DataFrame":
