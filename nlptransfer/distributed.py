@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, PartialState, utils
 
@@ -117,19 +116,12 @@ def largest(number: int) -> int:
     return number if world_size() == 1 else max(utils.gather_object([number]))
 
 
-def gather_rows(indices: Sequence[np.ndarray], values: Sequence[np.ndarray], rows: int, *, share: bool) -> np.ndarray:
-    """Put the results of batches back in the order of the rows: (rows, ...), the same on every process.
-
-    For each batch of this process there are the places of its rows and its results, (rows of the batch, ...), and at
-    least one row in all. With ``share`` every process did some rows (each exactly one); without it, this one did all.
-    """
-    pairs = list(zip(indices, values, strict=True))
-    if share and world_size() > 1:
-        pairs = utils.gather_object(pairs)
-    out = np.empty((rows, *pairs[0][1].shape[1:]), dtype=pairs[0][1].dtype)
-    for places, results in pairs:
-        out[places] = results
-    return out
+def gather_dealt(results: Sequence[Any]) -> list[Any]:
+    """Return the results of all processes for things that were dealt round, in the order of the things."""
+    if world_size() == 1:
+        return [*results]
+    by_process = utils.gather_object([results])
+    return [by_process[place % world_size()][place // world_size()] for place in range(sum(map(len, by_process)))]
 
 
 def quiet_others() -> None:

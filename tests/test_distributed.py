@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from helpers.corpora import cut, write_splits
@@ -189,6 +190,17 @@ def test_processes_agree_on_what_is_in_the_caches(runs):
     assert {path.relative_to(folder).parts[0] for path in folder.rglob("*.npy")} == {"machine_0", "one"}
 
 
+def test_two_processes_predict_each_part_once_and_begin_with_others(runs):
+    one, two = (runs[0] / count / "parts" for count in "12")
+    files = ["test.jsonl", "train.jsonl", "validation.jsonl"]
+    assert (one / "by_0.txt").read_text().split() == files
+    first, second = ((two / f"by_{rank}.txt").read_text().split() for rank in (0, 1))
+    assert (first[0], second[0]) == (files[0], files[1]) and sorted(first + second) == files
+    for name in files:
+        whole, other = (pq.read_table(folder / f"{Path(name).stem}.parquet") for folder in (one, two))
+        assert whole.drop(["predicted_score"]) == other.drop(["predicted_score"])
+
+
 def differences(one, two):
     """The largest of each weight, by its name."""
     from safetensors.numpy import load_file
@@ -204,10 +216,7 @@ def test_one_process_is_the_main_one_and_has_all_rows():
     distributed.barrier()
     with distributed.main_first():
         pass
-    found = distributed.gather_rows(
-        [np.array([2, 0]), np.array([1])], [np.array([[3.0], [1.0]]), np.array([[2.0]])], 3, share=True
-    )
-    assert found.tolist() == [[1.0], [2.0], [3.0]]
+    assert distributed.gather_dealt(["a", "b"]) == ["a", "b"]
 
 
 # torchrun, which starts processes on processors

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,14 @@ def _from_package(packaged: Packaged, revision: str | None) -> BaseModel:
             f"{packaged.id}: expected revision {packaged.revision} of its package, found {revision!r}: leave it out"
         )
     base = _checked(BaseModel(packaged.folder(), id=packaged.id, revision=packaged.revision))
-    logger.info("%s: from the installed package, weights checked (sha256 %s...)", base.id, packaged.sha256[:12])
+    _say_checked(base.id, packaged.sha256)
     return base
+
+
+@cache
+def _say_checked(name: str, sha256: str) -> None:
+    # Once a process: a run looks for its base again where it opens what it has saved.
+    logger.info("%s: from the installed package, weights checked (sha256 %s...)", name, sha256[:12])
 
 
 def _from_cache(hub_id: str, revision: str | None) -> BaseModel | None:

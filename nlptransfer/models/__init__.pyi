@@ -5,6 +5,8 @@ from .architectures import layer_name as layer_name
 from .architectures import layers_of as layers_of
 from .architectures import name_of as name_of
 from .architectures import plain_model as plain_model
+from .arrays import cached as cached
+from .arrays import sha256 as sha256
 from .batching import endless_batches as endless_batches
 from .copying import announce as announce
 from .copying import without_capture as without_capture
@@ -15,10 +17,8 @@ from .cpu import share_cores as share_cores
 from .cpu import usable_cores as usable_cores
 from .features import RECIPE as RECIPE
 from .features import activations as activations
-from .features import cached as cached
 from .features import hash_of_modules as hash_of_modules
 from .features import pooled_vectors as pooled_vectors
-from .features import sha256 as sha256
 from .features import text_key as text_key
 from .features import through as through
 from .features import to_float16 as to_float16
@@ -39,6 +39,9 @@ from .loading import load_model as load_model
 from .loading import load_tokenizer as load_tokenizer
 from .memory import is_out_of_memory as is_out_of_memory
 from .memory import release as release
+from .mixing import MixedAdapters as MixedAdapters
+from .mixing import mixed_adapters as mixed_adapters
+from .mixing import shared_weights as shared_weights
 from .ngrams import NGRAMS as NGRAMS
 from .ngrams import Ngrams as Ngrams
 from .ngrams import tfidf as tfidf
@@ -67,6 +70,7 @@ from .tokens import TokenRows as TokenRows
 from .tokens import as_read as as_read
 from .tokens import encode as encode
 from .tokens import encode_words as encode_words
+from .tokens import joined_rows as joined_rows
 from .tokens import limits_of as limits_of
 from .tokens import prompt_of as prompt_of
 from .tokens import token_counts as token_counts

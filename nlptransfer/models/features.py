@@ -1,16 +1,14 @@
-"""Features of frozen models, computed once: pooled word vectors, and a cache of arrays on disk.
+"""Features of frozen models, computed once: pooled word vectors, pooled hidden states, activations.
 It knows texts, weights and the keys of the cache, not what learns from the features."""
 
+import functools
 import hashlib
 import json
 import logging
-import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, cast
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,26 +18,22 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed, mapped
-from nlptransfer.cache import cache_folder, open_entry, remove, seal, warn_of_cache
 from nlptransfer.data import JOINT
-from nlptransfer.errors import SettingError, StorageError
-from nlptransfer.files import atomic_folder, size_mb
 from nlptransfer.models import partial
 from nlptransfer.models.architectures import embeddings_of, layers_of
-from nlptransfer.models.inference import compute
+from nlptransfer.models.arrays import Part, cached_in_parts, sha256
+from nlptransfer.models.inference import Function, passed, planned, window_means
+from nlptransfer.models.rows import texts_of_rows
 from nlptransfer.models.tokens import LongText, RowLimits, TokenRows, as_read, limits_of, token_blocks
 from nlptransfer.progress import progress_bar
-from nlptransfer.storage import storage_errors
 from nlptransfer.vectors import RESERVED
 
 log = logging.getLogger("nlptransfer")
 
-CACHE_LIMIT = "NLPTRANSFER_CACHE_GB"
-"""Environment variable: the GiB that the feature cache may hold, by default ``CACHE_GB``."""
-CACHE_GB = 20.0
-_ARRAY = "array.npy"
 RECIPE = 2
 """Version of the computation; arrays of another one are computed again."""
+PART_ROWS, PART_TOKENS = 2048, 2**16
+"""Rows, or tokens with padding, from which a part is full: what a killed run computes again at most."""
 
 
 def pooled_vectors(matrix: torch.Tensor, rows: TokenRows, pooling: Sequence[str]) -> np.ndarray:
@@ -84,25 +78,59 @@ def activations(
         "dtype": str(model.dtype),
         **text_key(model.config, tokenizer, texts, tokens.long_text),
     }
-    return cached(key, lambda: through(model, flat, tokens, lambda rows: tokens.places(rows)[0]))
+    return through(key, model, flat, lambda: tokens, lambda rows: tokens.places(rows)[0])
 
 
 def through(
+    key: Mapping[str, Any],
     model: nn.Module,
-    function: Callable[[dict[str, Tensor]], Tensor],
-    tokens: TokenRows,
+    function: Function,
+    encoded: Callable[[], TokenRows],
     places: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Run :func:`compute` in all processes, with a progress bar where the log is shown."""
-    with progress_bar(distributed.is_main() and log.isEnabledFor(logging.INFO)) as bar:
-        task = bar.add_task(f"{len(tokens):,} texts through the encoder", total=len(tokens))
+    """Return what ``compute`` gives of encoded texts, from the cache or part by part; all processes call this.
 
-        def counted(inputs: dict[str, Tensor]) -> Tensor:
-            values = function(inputs)
-            bar.advance(task, len(inputs["input_ids"]) * distributed.world_size())
-            return values
+    Parts are some of the batches that are planned of all texts together, and so change no number. ``places`` says where
+    the results of some rows go, if not one a row; all places together are 0, 1, ... each once.
+    """
 
-        return compute(model, counted, tokens, share=True, places=places)
+    def parts() -> Iterator[Part]:
+        tokens = encoded()
+        with progress_bar(distributed.is_main() and log.isEnabledFor(logging.INFO)) as bar:
+            task, done = bar.add_task(f"{len(tokens):,} texts through the encoder", total=len(tokens)), 0
+
+            def counted(inputs: dict[str, Tensor]) -> Tensor:
+                values = function(inputs)
+                bar.advance(task, len(inputs["input_ids"]) * distributed.world_size())
+                return values
+
+            def make(batches: Sequence[np.ndarray], order: np.ndarray, firsts: np.ndarray | None) -> np.ndarray:
+                values = np.concatenate(passed(model, counted, tokens, batches, share=True))[order]
+                return values if firsts is None else window_means(values, firsts)
+
+            for batches in _in_parts(planned(model, tokens), tokens):
+                rows = np.concatenate([batch if places is None else places(batch) for batch in batches])
+                order, firsts = np.argsort(rows), None
+                rows = rows[order]
+                if places is None and tokens.windows is not None:
+                    rows, firsts = np.unique(texts_of_rows(tokens, rows), return_index=True)
+                name = json.dumps([batch.tolist() for batch in batches])
+                yield Part(name, rows, functools.partial(make, batches, order, firsts))
+                done += sum(map(len, batches))
+                bar.update(task, completed=done)
+
+    return cached_in_parts(key, parts)
+
+
+def _in_parts(batches: Sequence[np.ndarray], tokens: TokenRows) -> Iterator[list[np.ndarray]]:
+    """Deal out batches to parts, each with all windows of its texts: these are of one length, and so lie together."""
+    part, size, lengths = list[np.ndarray](), 0.0, tokens.lengths
+    for batch, following in zip_longest(batches, batches[1:]):
+        part.append(batch)
+        size += len(batch) * max(1 / PART_ROWS, int(lengths[batch].max()) / PART_TOKENS)
+        if following is None or (size >= 1 and np.diff(texts_of_rows(tokens, np.array([batch[-1], following[0]])))):
+            yield part
+            part, size = [], 0.0
 
 
 def to_float16(values: Tensor) -> Tensor:
@@ -128,9 +156,16 @@ def text_key(
         "max_length": tokenizer.model_max_length,
         "long_texts": long_text,
         "before and between": as_read(JOINT, tokenizer),
-        # With their lengths: where one ends and the next begins.
-        "texts": sha256("".join(f"{len(text)} {text}" for text in texts)),
+        "texts": _hash_of_texts(texts),
     }
+
+
+def _hash_of_texts(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        # With its length: where one ends and the next begins.
+        digest.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def hash_of_modules(modules: Iterable[nn.Module]) -> str:
@@ -141,76 +176,3 @@ def hash_of_modules(modules: Iterable[nn.Module]) -> str:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def cached(key: Mapping[str, Any], make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return an array from the cache, made and saved there the first time; all processes call this together.
-
-    It is memory-mapped and read-only; ``key`` is all that it depends on, as JSON. Where the cache cannot be written it
-    stays in memory, with a warning. An NLPTRANSFER_CACHE_GB that is no number is a SettingError.
-    """
-    limit = _limit()
-    folder = cache_folder("features") / sha256(json.dumps(key, sort_keys=True))
-    array = _opened(folder)
-    is_missing = distributed.largest(int(array is None))
-    if array is not None and not is_missing:
-        return array
-    made = make()
-    distributed.on_main(lambda: _save(folder, made, limit))
-    array = _opened(folder)
-    return made if array is None else array
-
-
-def _opened(folder: Path) -> np.ndarray | None:
-    array = open_entry(folder, "features", _mapped)
-    if array is not None:
-        with suppress(OSError):  # a cache that may only be read serves too
-            os.utime(folder)
-    return array
-
-
-def _mapped(folder: Path) -> np.ndarray:
-    with storage_errors(folder, "read"):
-        return cast(np.ndarray, np.load(folder / _ARRAY, mmap_mode="r", allow_pickle=False))
-
-
-def _save(folder: Path, made: np.ndarray, limit: float) -> None:
-    try:
-        with atomic_folder(folder) as new:
-            np.save(new / _ARRAY, made, allow_pickle=False)
-            seal(new)
-    except StorageError as error:
-        warn_of_cache(error)
-        return
-    _evict(folder, limit)
-
-
-def _evict(newest: Path, limit: float) -> None:
-    """Remove what was used longest ago until the cache fits its limit, but not the newest entry."""
-    entries = []
-    for entry in newest.parent.iterdir():
-        with suppress(FileNotFoundError):  # another run evicts too
-            entries.append((entry.stat().st_mtime_ns, size_mb(entry), entry))
-    total = sum(size for _, size, _ in entries)
-    for _, size, entry in sorted(entries):
-        if total <= limit:
-            break
-        if entry != newest:
-            remove(entry)
-            total -= size
-
-
-def _limit() -> float:
-    """Return the MiB that the cache may hold."""
-    value = os.environ.get(CACHE_LIMIT) or str(CACHE_GB)
-    try:
-        size = float(value)
-    except ValueError:
-        size = math.nan
-    if not size >= 0:
-        raise SettingError(f"{CACHE_LIMIT}={value!r}: expected the GiB that the feature cache may hold, from 0")
-    return size * 2**10
-
-
-def sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -3,7 +3,7 @@ It knows batches, devices and processes, not what is computed."""
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -46,20 +46,33 @@ def compute(
     *,
     share: bool = False,
     batch_size: int | None = None,
-    places: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Compute a function of batches of one row or more, with the model in evaluation mode, in the order of the texts.
 
     ``function`` maps a batch of n rows, on the model's device, to (n, ...). With ``share`` all processes call this and
     work on a part each; everyone gets all rows. A batch has at most ``batch_size`` rows, and by default as many as the
-    device computes fastest; where memory runs out it is halved, and a TrainingError is raised for one row. ``places``
-    says where the results of a batch of rows go, if not one a row; all places together are 0, 1, ... each once. Returns
-    (texts, ...), of windows the mean; or (places, ...).
+    device computes fastest; where memory runs out it is halved, and a TrainingError is raised for one row. Returns
+    (texts, ...), of windows the mean.
     """
-    device = next(model.parameters()).device
-    numbers = CPU_NUMBERS if device.type == "cpu" else GPU_NUMBERS
+    batches = planned(model, rows, batch_size)
+    results = passed(model, function, rows, batches, share=share)
+    every = np.empty((len(rows), *results[0].shape[1:]), results[0].dtype)
+    for batch, values in zip(batches, results, strict=True):
+        every[batch] = values
+    return every if rows.windows is None else window_means(every, rows.windows[:-1])
+
+
+def planned(model: Any, rows: Rows, batch_size: int | None = None) -> list[np.ndarray]:
+    """Return the places of the rows of each batch, see :func:`compute`."""
+    numbers = CPU_NUMBERS if next(model.parameters()).device.type == "cpu" else GPU_NUMBERS
     width = getattr(getattr(model, "config", None), "hidden_size", 384)
-    batches = list(prediction_batches(rows.lengths, numbers // width, batch_size, one_length=rows.one_length))
+    return [*prediction_batches(rows.lengths, numbers // width, batch_size, one_length=rows.one_length)]
+
+
+def passed(
+    model: Any, function: Function, rows: Rows, batches: Sequence[np.ndarray], *, share: bool = False
+) -> list[np.ndarray]:
+    """Compute a function of these batches as :func:`compute` does; of n rows it may have any number of results."""
     mine = batches[distributed.rank() :: distributed.world_size()] if share else batches
     # Sharded weights meet in every pass, so no process may make one pass fewer.
     sharded = share and any(isinstance(value, DTensor) for value in model.parameters())
@@ -73,14 +86,13 @@ def compute(
             results = results[: len(mine)]
         finally:
             model.train(was_training)
-    if places is not None:
-        count = sum(len(places(batch)) for batch in batches)
-        return distributed.gather_rows([places(batch) for batch in mine], results, count, share=share)
-    every = distributed.gather_rows(mine, results, len(rows), share=share)
-    if rows.windows is None:
-        return every
-    counts = np.diff(rows.windows).astype(np.float32).reshape(-1, *[1] * (every.ndim - 1))
-    return np.add.reduceat(every, rows.windows[:-1], axis=0, dtype=np.float32) / counts
+    return distributed.gather_dealt(results) if share else results
+
+
+def window_means(values: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+    """Return the mean of the windows of each text, (texts, ...) float32, whose first ones these are."""
+    counts = np.diff(firsts, append=len(values)).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
+    return np.add.reduceat(values, firsts, axis=0, dtype=np.float32) / counts
 
 
 def _computed(model: Any, function: Function, rows: Rows, batch: np.ndarray, *, halves: bool) -> np.ndarray:

@@ -16,6 +16,9 @@ from transformers.utils.generic import can_return_tuple
 from nlptransfer import mapped
 from nlptransfer.models import Ngrams
 
+COLUMNS = 64
+"""Of features that are in memory as float32 at a time; of very many rows fewer."""
+
 
 class PooledConfig(PreTrainedConfig):
     """Shape of a classifier on pooled vectors, by the settings of its route, with ``num_ngrams`` besides them."""
@@ -45,12 +48,18 @@ class Standardize(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
 
-    def fit(self, features: np.ndarray, resolution: float = 1e-6) -> None:
-        """Take mean and scale from (rows, width) float32 features; a relative spread below ``resolution`` is none."""
-        # torch sums in double precision, so that rounding does not pass for spread.
-        spread, mean = torch.std_mean(torch.from_numpy(features), dim=0, correction=0)
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(spread > resolution * mean.abs(), spread, 1.0))
+    def fit(self, *features: np.ndarray, resolution: float = 1e-6) -> None:
+        """Take mean and scale from (rows, width) features; a relative spread below ``resolution`` is none."""
+        rows = max(1, sum(map(len, features)))
+        width = max(1, min(COLUMNS, mapped.MEMORY // (4 * rows)))
+        for start in range(0, len(self.mean), width):
+            some = slice(start, start + width)
+            blocks = (block[:, some].astype(np.float32) for part in features for block in mapped.blocks(part))
+            columns = np.concatenate([*blocks])
+            # torch sums in double precision, so that rounding does not pass for spread.
+            spread, mean = torch.std_mean(torch.from_numpy(columns), dim=0, correction=0)
+            self.mean[some] = mean
+            self.scale[some] = torch.where(spread > resolution * mean.abs(), spread, 1.0)
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.scale

@@ -31,7 +31,6 @@ from nlptransfer.models import (
     Rows,
     SharedBase,
     VectorRows,
-    cached,
     compute,
     encode_words,
     load_encoder,
@@ -135,9 +134,8 @@ class Probe(PooledRoute):
         model.to(distributed.state().device)
         # Not of all texts at once: the rows of a task alone are what the cache has of it.
         parts = [self._features(model, tokenizer, part) for part in (data.train.texts, extra) if len(part)]
-        features = np.concatenate(parts).astype(np.float32)
-        model.body.standardize.fit(features, torch.finfo(torch.float16).eps)
-        log.info("%s: %d features of layers %s", source.id, features.shape[1], ", ".join(map(str, layers)))
+        model.body.standardize.fit(*parts, resolution=torch.finfo(torch.float16).eps)
+        log.info("%s: %d features of layers %s", source.id, parts[0].shape[1], ", ".join(map(str, layers)))
         return Built(model, tokenizer, record)
 
     def rows(
@@ -185,10 +183,10 @@ class Probe(PooledRoute):
             **text_key(model.encoder.config, tokenizer, texts, self.long_text),
         }
 
-        def encoded() -> np.ndarray:
-            return through(model, lambda inputs: model.encoder_features(**inputs), self.tokens(tokenizer, texts))
-
-        return _side_by_side(cached(key, encoded), self._word_features(model, texts))
+        features = through(
+            key, model, lambda inputs: model.encoder_features(**inputs), lambda: self.tokens(tokenizer, texts)
+        )
+        return _side_by_side(features, self._word_features(model, texts))
 
     @property
     def is_frozen(self) -> bool:

@@ -109,8 +109,9 @@ def principal_axes(rows: Features) -> Axes:
     Of more than memory holds, some that are evenly spread tell as much.
     """
     if rows.values.nbytes > mapped.MEMORY:
-        rows = rows[:: len(rows) // AXES_ROWS or 1]
-        rows = replace(rows, values=np.ascontiguousarray(rows.values))
+        some = rows[:: len(rows) // AXES_ROWS or 1]
+        rows = replace(some, values=np.ascontiguousarray(some.values))
+        mapped.release(some.values)
     count, width = rows.values.shape
     values, total = torch.from_numpy(rows.values), rows.row_weights().sum()
     if rows.weights is not None:

@@ -28,7 +28,7 @@ from nlptransfer.errors import NlpTransferError, StorageError
 from nlptransfer.files import file_hash
 from nlptransfer.hub import packaged
 from nlptransfer.hub.base_models import base_record, find_base, recorded_base
-from nlptransfer.models.features import cached
+from nlptransfer.models.arrays import cached
 from nlptransfer.results import Fit, RunResult, read_stage, write_stage
 from nlptransfer.vectors import open_vectors, save_vectors
 from nlptransfer.vectors.distillation import distill_vectors

@@ -23,12 +23,12 @@ from transformers import BertConfig, BertForMaskedLM
 from helpers.corpora import FILM_WORDS, write_rows
 from helpers.runs import finetune
 from helpers.training import rows
-from nlptransfer import Full, Joint, Lora, Probe, Relational, Sequential, distributed
+from nlptransfer import Classifier, Full, Joint, Lora, Probe, Relational, Sequential, distributed, predict_parts
 from nlptransfer.cli import app
 from nlptransfer.data.labels import Labels
 from nlptransfer.experiments import environment
 from nlptransfer.experiments.task import Task
-from nlptransfer.models.features import cached
+from nlptransfer.models.arrays import cached
 from nlptransfer.models.inference import predict_logits
 from nlptransfer.models.rows import Examples, FeatureRows, SomeRows
 from nlptransfer.models.tokens import TokenRows
@@ -180,6 +180,23 @@ def compute_features(folder: Path) -> None:
     (folder / f"computed_{distributed.rank()}.txt").write_text(f"{len(calls)}")
 
 
+def predict_in_parts(model: Path, corpus: str, folder: Path) -> None:
+    """Note which files each process predicts; none goes on before all have begun with one."""
+    real, done = Classifier.predict_file, list[str]()
+
+    def noted(classifier: Classifier, source: Path, output: Path, **options: Any) -> Path:
+        if not done:
+            distributed.barrier()
+        done.append(source.name)
+        return real(classifier, source, output, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "predict_file", noted)
+        states = predict_parts(model, corpus, folder)
+    assert {state.status for state in states} == {"done"}
+    (folder / f"by_{distributed.rank()}.txt").write_text(" ".join(done))
+
+
 def texts_of(rows: int, draw: np.random.Generator) -> list[str]:
     return sorted({" ".join(draw.choice(FILM_WORDS, size=draw.integers(2, 12))) for _ in range(rows)})
 
@@ -279,6 +296,7 @@ def main(folder: Path, encoder: str, corpus: str, vectors: str) -> None:
             align_tiny(kind, folder / kind)
         learn_language(folder / "language")
         finetune(corpus, base=vectors, output_dir=folder / "cnn", per_device_train_batch_size=share_of(16), **CNN)
+        predict_in_parts(folder / "cnn", corpus, folder / "parts")
         for name, call in calls(encoder).items():
             finetune_once(name, call, folder)
         compare_routes(encoder, folder / "comparison")

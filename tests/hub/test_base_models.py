@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from helpers.folders import contents
 from nlptransfer.errors import BaseModelError
-from nlptransfer.hub import packaged
+from nlptransfer.hub import base_models, packaged
 from nlptransfer.hub.base_models import base_record, find_base, is_encoder, recorded_base, weights_hash
 
 DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -202,11 +202,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", [None, "minilm", "MiniLM", "all-MiniLM-L6-v2", DEFAULT_BASE])
 @pytest.mark.parametrize("revision", [None, PACKAGE_REVISION])
 def test_default_from_its_package(package, hub, caplog, name, revision):
+    base_models._say_checked.cache_clear()
     with caplog.at_level(logging.INFO, logger="nlptransfer"):
-        base = find_base(name, revision)
+        base, again = (find_base(name, revision) for _ in range(2))
     assert (base.path, base.id, base.revision) == (package, DEFAULT_BASE, PACKAGE_REVISION)
-    assert not hub.requests
-    assert "from the installed package, weights checked" in caplog.text
+    assert not hub.requests and again == base
+    (line,) = caplog.messages
+    assert line.startswith(f"{DEFAULT_BASE}: from the installed package, weights checked (sha256 ")
 
 
 def test_other_weights_in_the_package_are_refused(package, hub):

@@ -11,7 +11,7 @@ from torch import nn
 
 from nlptransfer.errors import SettingError, TrainingError
 from nlptransfer.models.batching import BATCH_COST, endless_batches, prediction_batches, training_batches
-from nlptransfer.models.inference import compute, find_device, predict_logits
+from nlptransfer.models.inference import find_device, passed, planned, predict_logits
 from nlptransfer.models.rows import ActivationRows
 from nlptransfer.models.tokens import TokenRows, encode
 from nlptransfer.routes.word2vec_model import make_tokenizer
@@ -133,7 +133,7 @@ def test_a_batch_is_that_of_a_loop_over_rows_and_tokens(lengths_and_choice, left
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=40), st.booleans())
-def test_results_of_tokens_go_where_the_tokens_lie(lengths, left):
+def test_rows_may_have_any_number_of_results(lengths, left):
     rows, model = token_rows(lengths, pad_left=left), Counting().train()
 
     def doubled(inputs):
@@ -141,8 +141,9 @@ def test_results_of_tokens_go_where_the_tokens_lie(lengths, left):
         # Any number a row: here one for each token.
         return 2 * inputs["input_ids"][inputs["attention_mask"].bool()]
 
-    found = compute(model, doubled, rows, share=True, places=lambda batch: rows.places(batch)[0])
-    np.testing.assert_array_equal(found, 2 * rows.ids)
+    batches = planned(model, rows)
+    for batch, found in zip(batches, passed(model, doubled, rows, batches, share=True), strict=True):
+        np.testing.assert_array_equal(found, 2 * rows.ids[rows.places(batch)[0]])
     assert model.training
 
 
@@ -251,7 +252,7 @@ def test_where_memory_runs_out_batches_are_halved(error, caplog):
     ]
 
 
-def test_the_places_of_a_halved_batch_are_those_of_its_rows():
+def test_the_results_of_a_halved_batch_are_in_the_order_of_its_rows():
     rows = token_rows([4, 2, 7, 1, 7])
 
     def tokens(inputs):
@@ -259,8 +260,9 @@ def test_the_places_of_a_halved_batch_are_those_of_its_rows():
             raise MemoryError
         return inputs["input_ids"][inputs["attention_mask"].bool()]
 
-    found = compute(Counting(), tokens, rows, places=lambda indices: rows.places(indices)[0])
-    np.testing.assert_array_equal(found, rows.ids)
+    (batch,) = batches = planned(Counting(), rows)
+    (found,) = passed(Counting(), tokens, rows, batches)
+    np.testing.assert_array_equal(found, rows.ids[rows.places(batch)[0]])
 
 
 def test_a_row_that_does_not_fit_ends_with_advice():

@@ -1,8 +1,6 @@
-"""Pooled word vectors against a plain loop and the model's own pooling; the cache; what layers below a cut give."""
+"""Pooled word vectors against a plain loop and the model's own pooling; keys; what layers below a cut give."""
 
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from nlptransfer.errors import SettingError
-from nlptransfer.files import size_mb
-from nlptransfer.models import features, partial
-from nlptransfer.models.features import activations, cached, hash_of_modules, pooled_vectors, text_key, to_float16
+from nlptransfer.models import partial
+from nlptransfer.models.features import activations, hash_of_modules, pooled_vectors, text_key, to_float16
 from nlptransfer.models.pooling import pool
 from nlptransfer.models.tokens import TokenRows, encode
 from nlptransfer.vectors.tokenizer import RESERVED
@@ -57,98 +53,7 @@ def test_equals_the_models_pooling_of_padded_rows(ids: list[list[int]], pooling:
     np.testing.assert_allclose(pooled_vectors(MATRIX, rows, pooling), in_model, rtol=1e-6, atol=1e-6)
 
 
-# The cache
-
-
-@pytest.fixture
-def folder(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv(features.CACHE_LIMIT, raising=False)
-    return own_cache / "nlptransfer" / "features"
-
-
-class Maker:
-    """Makes an array and counts how often."""
-
-    def __init__(self, value: float = 1.0, shape: tuple[int, ...] = (40, 8)) -> None:
-        self.array, self.calls = np.full(shape, value, dtype=np.float16), 0
-
-    def __call__(self) -> np.ndarray:
-        self.calls += 1
-        return self.array
-
-
-def test_made_once_then_mapped(folder: Path) -> None:
-    make = Maker()
-    for _ in range(3):
-        found = cached({"rows": "a", "layers": [1, 2]}, make)
-        assert isinstance(found, np.memmap) and not found.flags.writeable
-        np.testing.assert_array_equal(found, make.array)
-        assert found.dtype == np.float16
-    assert make.calls == 1
-    cached({"layers": [1, 2], "rows": "a"}, make)
-    assert make.calls == 1
-    cached({"rows": "a", "layers": [2, 1]}, make)
-    assert make.calls == 2
-    assert len([*folder.iterdir()]) == 2
-
-
-def test_full_disk(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(file: Path, array: np.ndarray, **_: Any) -> None:
-        file.write_bytes(b"a part of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    make = Maker()
-    for number in range(2):
-        assert cached({"number": number}, make) is make.array
-    (line,) = caplog.messages
-    assert line.startswith("the cache cannot be written, ") and "No space left on device: make room there" in line
-    assert not [*folder.iterdir()]
-
-
-def age(file: Path, days: float) -> None:
-    then = file.stat().st_mtime - 86_400 * days
-    os.utime(file, (then, then))
-
-
-def test_what_was_used_longest_ago_goes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    makers = {name: Maker(value) for value, name in enumerate("abcd")}
-    files: dict[str, Path] = {}
-    for place, name in enumerate("abc"):
-        before = {*folder.glob("*")}
-        cached({"rows": name}, makers[name])
-        (files[name],) = {*folder.iterdir()} - before
-        age(files[name], 30 - place)
-    cached({"rows": "a"}, makers["a"])
-    leftover = folder / ".of_a_run_that_was_killed.npy.x7"
-    leftover.write_bytes(b"0" * 100)
-    age(leftover, 2)
-    monkeypatch.setenv(features.CACHE_LIMIT, str(3 * size_mb(files["a"]) / 2**10))
-    cached({"rows": "d"}, makers["d"])
-    left = {*folder.iterdir()}
-    assert {name for name, file in files.items() if file in left} == {"a"}
-    assert len(left) == 3 and leftover in left
-    age(leftover, 90)
-    cached({"rows": "b"}, makers["b"])
-    assert len([*folder.iterdir()]) == 3 and not leftover.exists()
-    assert [make.calls for make in makers.values()] == [1, 2, 1, 1]
-
-
-def test_entry_larger_than_the_limit_stays_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cached({"rows": "small"}, Maker(shape=(1, 1)))
-    monkeypatch.setenv(features.CACHE_LIMIT, "0")
-    make = Maker()
-    assert isinstance(cached({"rows": "large"}, make), np.memmap)
-    cached({"rows": "large"}, make)
-    assert make.calls == 1
-    assert len([*folder.iterdir()]) == 1
-
-
-@pytest.mark.parametrize("said", ["many", "-1", "nan"])
-def test_limit_that_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
-    monkeypatch.setenv(features.CACHE_LIMIT, said)
-    with pytest.raises(SettingError, match=f"NLPTRANSFER_CACHE_GB='{said}': expected the GiB"):
-        cached({}, Maker())
+# Features in float16
 
 
 def test_float16_has_an_end() -> None:
@@ -156,6 +61,11 @@ def test_float16_has_an_end() -> None:
     assert found.tolist() == [65504, -65504, 65504, -65504, 65504, 0.5, 0]
     assert found.dtype == torch.float16
     assert to_float16(torch.tensor([torch.nan])).isnan().all()
+
+
+@pytest.fixture
+def folder(own_cache: Path) -> Path:
+    return own_cache / "nlptransfer" / "features"
 
 
 # Keys

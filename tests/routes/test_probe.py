@@ -1,8 +1,12 @@
 """The route Probe: its features against plain transformers, its cache, what it saves, and what it refuses."""
 
 import json
+import logging
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from shutil import copytree, move
 from typing import Any
@@ -22,8 +26,10 @@ from helpers.training import train_rows
 from nlptransfer.cache import cache_folder
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError, RunFolderError, SettingError
+from nlptransfer.models import features, inference
 from nlptransfer.models.inference import predict_logits
 from nlptransfer.models.rows import FeatureRows, NgramRows, Rows
+from nlptransfer.models.tokens import LongText
 from nlptransfer.routes.base import Built
 from nlptransfer.routes.probe import Probe
 from nlptransfer.routes.probe_model import ProbeForSequenceClassification
@@ -253,6 +259,62 @@ def test_whatever_changes_features_is_another_entry(base: str, tmp_path: Path) -
         build(same, str(copied))
     rows_of(Probe(), built)
     assert entries() == len(others) + 3
+
+
+PARTS = [*FILM_WORDS, *(f"{word} {other} film " * 3 for word in FILM_WORDS for other in FILM_WORDS[:3])]
+"""Texts of several lengths."""
+
+
+def compute_parts(route: Probe, built: Built, home: Path, out: Path, kill_at: int | None) -> None:
+    """Compute features with a cache in ``home``; be killed when so many rows went through the encoder."""
+    real, passed = ProbeForSequenceClassification.encoder_features, 0
+    logging.basicConfig(filename=out.with_suffix(".log"), level="WARNING", force=True)
+    os.environ["HF_HOME"], features.PART_ROWS, inference.CPU_NUMBERS = str(home), 8, 512
+
+    def counted(model: ProbeForSequenceClassification, input_ids: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+        nonlocal passed
+        passed += len(input_ids)
+        if kill_at is not None and passed > kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(model, input_ids, **inputs)
+
+    ProbeForSequenceClassification.encoder_features = counted
+    np.savez(out, features=features_of(route, built, PARTS), passed=passed)
+
+
+def children(*calls: tuple[Any, ...]) -> list[int | None]:
+    """How processes end that are forked from this one, and compute at once."""
+    started = [get_context("fork").Process(target=compute_parts, args=call) for call in calls]
+    for one in started:
+        one.start()
+    for one in started:
+        one.join()
+    return [one.exitcode for one in started]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("long_text", ["truncate", "windows"])
+def test_features_of_a_run_that_was_killed_twice(base: str, tmp_path: Path, long_text: LongText) -> None:
+    route = Probe(max_length=8, long_text=long_text, pooling=("mean", "max"))
+    built, homes = build(route, base), (tmp_path / "one", tmp_path / "other")
+    out = [tmp_path / f"{name}.npz" for name in ("whole", "cut", "first", "second")]
+    assert children((route, built, homes[0], out[0], None)) == [0]
+    whole = np.load(out[0])
+    for _ in range(2):
+        assert children((route, built, homes[1], out[1], whole["passed"] // 3)) == [-signal.SIGKILL]
+    parts = sorted(homes[1].rglob("array.npy"))
+    with parts[0].open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"?")
+    # Two at once, each of which may do all by itself.
+    assert children(*((route, built, homes[1], place, None) for place in out[2:])) == [0, 0]
+    for place in out[2:]:
+        found = np.load(place)
+        np.testing.assert_array_equal(found["features"].view(np.uint8), whole["features"].view(np.uint8))
+        assert 0 < found["passed"] < whole["passed"]
+    said = "".join(place.with_suffix(".log").read_text() for place in out)
+    assert len(parts) >= 3 and 1 <= said.count("is damaged, and is made anew") == len(said.splitlines()) <= 2
+    assert [len([*(home / "nlptransfer" / "features").iterdir()]) for home in homes] == [1, 1]
 
 
 # Heads
