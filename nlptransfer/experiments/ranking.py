@@ -57,7 +57,7 @@ def rank(
     """Rank encoders, how many of their layers to keep, and sources, before any training.
 
     Of training rows alone the frozen features are computed once; a linear head on them is cross-validated, as the route
-    probe fits it. Of the encoders that are level with the best by their paired intervals the fastest is chosen.
+    probe fits it. Of the encoders whose loss is level with the least, by their paired intervals, the fastest is chosen.
 
     Args:
         data: as :func:`finetune` has it; validation and test rows are not looked at.
@@ -130,7 +130,9 @@ def best_base(data: Data, revision: str | None) -> str:
     check(revision is None, "revision", revision, "none with base=auto, as packages have one")
     target = FrozenScores.of(data, MAX_ROWS)
     chosen = fastest_level(target.encoders(frozen_route({}), _installed(), None))
-    message = "base=auto: %s, the fastest that is level with the best (%s %.3f by frozen features of %d training rows)"
+    message = (
+        "base=auto: %s, the fastest of a loss level with the least (%s %.3f by frozen features of %d training rows)"
+    )
     log.info(message, chosen.base, target.metric, chosen.score, len(target.data.train))
     return chosen.base
 
