@@ -166,13 +166,14 @@ def show_ranking(ranking: "Ranking") -> None:
     """Print the tables of a ranking's encoders and sources, its choice, and where the report is."""
     from nlptransfer.results import REPORT
 
-    scores = (f">{ranking.metric}", ">behind (95%)", ">LogME", ">H")
+    scores = (f">{ranking.metric}", ">loss", ">beside the least (95%)", ">LogME", ">H")
     rows = [
         (
             one.base,
             str(one.layers),
             f"{one.score:.3f}",
-            "" if one is ranking.encoders[0] else "{:.3f} [{:.3f}, {:.3f}]".format(one.behind, *one.behind_interval),
+            f"{one.loss:.3f}",
+            "" if one is ranking.encoders[0] else _gain(one.behind, one.behind_interval),
             f"{one.logme:.3f}",
             f"{one.h_score:.3f}",
             f"{one.texts_per_second:,.0f}",

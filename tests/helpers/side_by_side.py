@@ -229,7 +229,7 @@ def compare_routes(encoder: str, folder: Path) -> None:
     if distributed.is_main():
         write_rows(rows, calls(encoder)["full"]["data"])
     distributed.barrier()
-    words = ["compare", str(rows), "--routes", "majority,word2vec,probe", "--bases", encoder, "--seeds", "2"]
+    words = ["compare", str(rows), "--routes", "majority,word2vec", "--bases", encoder, "--seeds", "2"]
     words += ["--output-dir", str(folder), "--max-minutes", "30", "--quiet"]
     settings = {"head_type": "mlp", "mlp_sizes": 8, "dropout": 0, "num_train_epochs": 3, "test_size": 0.3}
     settings["per_device_train_batch_size"] = share_of(8)
