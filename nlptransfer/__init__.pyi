@@ -1,6 +1,7 @@
 from .classifier import BatchPredictor as BatchPredictor
 from .classifier import Classifier as Classifier
 from .classifier import Explanation as Explanation
+from .classifier import MixedClassifiers as MixedClassifiers
 from .classifier import Prediction as Prediction
 from .classifier import average as average
 from .classifier import part_states as part_states

@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Every training ends with a garbage collection, which would look each time through all that was imported.
+    # A garbage collection would look each time through all that was imported.
     gc.collect()
     gc.freeze()
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from helpers.corpora import cut, write_splits
@@ -167,7 +168,7 @@ def test_relations_are_those_of_a_pass_and_two_processes_score_as_one(runs):
 def test_two_processes_compare_as_one(runs):
     folder, _, printed = runs
     one, two = (ComparisonResult.load(folder / count / "comparison") for count in "12")
-    assert [candidate.status for candidate in two.candidates] == ["finished"] * 3
+    assert [candidate.status for candidate in two.candidates] == ["finished"] * 2
     for mine, theirs in zip(one.candidates, two.candidates, strict=True):
         # Estimates of the time are of its own processes.
         assert (mine.estimated_seconds is None) == (theirs.estimated_seconds is None) == (mine.name == "majority")
@@ -187,6 +188,17 @@ def test_processes_agree_on_what_is_in_the_caches(runs):
     # A machine without the entry lets all compute again; where all see one folder, nobody does.
     assert [(folder / f"computed_{rank}.txt").read_text() for rank in (0, 1)] == ["3", "3"]
     assert {path.relative_to(folder).parts[0] for path in folder.rglob("*.npy")} == {"machine_0", "one"}
+
+
+def test_two_processes_predict_each_part_once_and_begin_with_others(runs):
+    one, two = (runs[0] / count / "parts" for count in "12")
+    files = ["test.jsonl", "train.jsonl", "validation.jsonl"]
+    assert (one / "by_0.txt").read_text().split() == files
+    first, second = ((two / f"by_{rank}.txt").read_text().split() for rank in (0, 1))
+    assert (first[0], second[0]) == (files[0], files[1]) and sorted(first + second) == files
+    for name in files:
+        whole, other = (pq.read_table(folder / f"{Path(name).stem}.parquet") for folder in (one, two))
+        assert whole.drop(["predicted_score"]) == other.drop(["predicted_score"])
 
 
 def differences(one, two):

@@ -52,12 +52,30 @@ main()
 """
 
 
-def in_a_process(code: str, folder: Path) -> tuple[list[str], str]:
-    """The lines that a new process prints, with the package on its path, and what it writes to standard error."""
+FORKS = """
+import os, sys
+# What takes longest to import, once for both.
+import accelerate, datasets, sklearn, torch, transformers
+
+for code in sys.argv[1:]:
+    if not (child := os.fork()):
+        exec(code)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    print("ended", flush=True)
+"""
+
+
+def in_processes(folder: Path, *codes: str) -> tuple[list[list[str]], str]:
+    """The lines that each of some processes prints, with the package on its path, and what they say to standard error.
+
+    They run one after the other, and neither has imported anything of this project.
+    """
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PACKAGE)]), "COLUMNS": "200", "NO_COLOR": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=env)
+    done = subprocess.run([sys.executable, "-c", FORKS, *codes], capture_output=True, text=True, cwd=folder, env=env)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines(), done.stderr
+    return [part.splitlines() for part in done.stdout.split("ended\n")], done.stderr
 
 
 @pytest.mark.slow
@@ -66,7 +84,7 @@ def test_a_route_and_a_strategy_of_another_package_work_everywhere(tmp_path):
     for name in ("films", "gadgets"):
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *lines]))
     (tmp_path / "texts.txt").write_text("word2 bad\n")
-    printed, errors = in_a_process(MAKE, tmp_path)
+    (printed, opened, _), errors = in_processes(tmp_path, MAKE, OPEN)
     for known in ("word2vec, probe, lora, full, word-bag", "contrastive, tethered"):
         assert known in re.sub(r"[\s│]+", " ", "\n".join(printed))
     assert any("word-bag" in line and "majority" not in line for line in printed)
@@ -75,7 +93,7 @@ def test_a_route_and_a_strategy_of_another_package_work_everywhere(tmp_path):
     assert record["settings"]["route"] == {"name": "word-bag", "long_text": "truncate", "bag_width": 8}
     assert record["transfer"]["name"] == "tethered" and record["transfer"]["settings"]["tether"] == 0.5
 
-    first, card, predicted = (json.loads(line) for line in in_a_process(OPEN, tmp_path)[0])
+    first, card, predicted = map(json.loads, opened)
     assert first == {"label": "good", "width": 8} and predicted["label"] == "bad"
     assert "Vectors of 8 numbers were learned for the words" in card["card"]
     assert "by the transfer `tethered`" in card["card"] and "after import outside_package.route" in card["card"]

@@ -2,6 +2,7 @@ from .averaging import average as average
 from .batch_predictor import BatchPredictor as BatchPredictor
 from .classifier import Classifier as Classifier
 from .explain import Explanation as Explanation
+from .mixed import MixedClassifiers as MixedClassifiers
 from .output import KINDS as KINDS
 from .output import as_cell as as_cell
 from .output import check_output as check_output

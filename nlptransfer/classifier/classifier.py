@@ -211,7 +211,10 @@ class Classifier:
             log.info("%s: rows without text, which get no label: %d", where, without_text)
 
     def _of_texts(self, texts: Sequence[str], min_confidence: float, batch_size: Count | None) -> PredictedRows:
-        probabilities, multi_label = self.probabilities(texts, batch_size), self.labels.multi_label
+        return self._of_logits(texts, self.logits(texts, batch_size=batch_size), min_confidence)
+
+    def _of_logits(self, texts: Sequence[str], logits: np.ndarray, min_confidence: float) -> PredictedRows:
+        probabilities, multi_label = to_probabilities(logits, self.labels), self.labels.multi_label
         if not len(texts):
             return PredictedRows(texts, probabilities, self.labels.encode([]), np.zeros(0, dtype=bool), self.labels)
         targets = predicted(probabilities, self.labels, self.thresholds)

@@ -166,13 +166,14 @@ def show_ranking(ranking: "Ranking") -> None:
     """Print the tables of a ranking's encoders and sources, its choice, and where the report is."""
     from nlptransfer.results import REPORT
 
-    scores = (f">{ranking.metric}", ">behind (95%)", ">LogME", ">H")
+    scores = (f">{ranking.metric}", ">loss", ">beside the least (95%)", ">LogME", ">H")
     rows = [
         (
             one.base,
             str(one.layers),
             f"{one.score:.3f}",
-            "" if one is ranking.encoders[0] else "{:.3f} [{:.3f}, {:.3f}]".format(one.behind, *one.behind_interval),
+            f"{one.loss:.3f}",
+            "" if one is ranking.encoders[0] else _gain(one.behind, one.behind_interval),
             f"{one.logme:.3f}",
             f"{one.h_score:.3f}",
             f"{one.texts_per_second:,.0f}",
@@ -274,15 +275,19 @@ def _print_table(
     title: str | None = None,
 ) -> None:
     """Print rows, in bold those that begin with ``bold``; columns that begin with > are aligned to the right."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, show_lines=lines)
-    for place, name in enumerate(columns):
-        # What a row is of is copied into the next command.
-        justify: Any = "right" if name.startswith(">") else "left"
-        table.add_column(name.removeprefix(">"), justify=justify, no_wrap=place == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*map(visible, row), style="bold" if row[0] == bold else "")
     # What stands in brackets is the user's, or an extra to install, and no style.
-    Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
+    cells = [[*map(visible, row)] for row in rows]
+    # What a row is of is copied into the next command, and stays in one piece where that leaves room for the others.
+    is_short = max((cell_len(row[0]) for row in cells), default=0) <= console.width // 2
+    table = Table(show_lines=lines or not is_short)
+    for place, name in enumerate(columns):
+        justify: Any = "right" if name.startswith(">") else "left"
+        table.add_column(name.removeprefix(">"), justify=justify, no_wrap=is_short and place == 0, overflow="fold")
+    for row in cells:
+        table.add_row(*row, style="bold" if row[0] == bold else "")
+    console.print(table)

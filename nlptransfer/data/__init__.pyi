@@ -15,6 +15,7 @@ from .dataset import data_settings as data_settings
 from .dataset import folds_of as folds_of
 from .dataset import load_data as load_data
 from .dataset import load_split as load_split
+from .drift import DriftingWord as DriftingWord
 from .drift import drifting_words as drifting_words
 from .files.folders import name_of_part as name_of_part
 from .files.folders import parts_of as parts_of

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,7 @@ class SourceRows:
 def _where(table: Table, kept: np.ndarray) -> Table:
     """Return the rows of a table where a mask is true."""
     columns = {
-        name: [value for value, is_kept in zip(column, kept.tolist(), strict=True) if is_kept]
-        if isinstance(column, list)
-        else column.filter(kept)
+        name: [*compress(column, kept)] if isinstance(column, list) else column.filter(kept)
         for name, column in table.columns.items()
     }
     return replace(table, columns=columns, arrow=None if table.arrow is None else table.arrow.filter(kept))

@@ -16,7 +16,6 @@ from nlptransfer.experiments.data_check import checked_data
 from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.experiments.reporting import report_once
-from nlptransfer.files import named_path
 from nlptransfer.hub import base_for
 from nlptransfer.results import (
     COMPARISON,
@@ -26,10 +25,9 @@ from nlptransfer.results import (
     at_work,
     claim,
     decisive,
-    folder_name,
     is_comparison,
     plain,
-    short_hash,
+    run_folder,
 )
 from nlptransfer.routes import ROUTES, Route
 from nlptransfer.settings import Count, Positive, Share, check, check_arguments, fields_of, fill
@@ -113,8 +111,7 @@ def compare(
         }
     )
     subsets = {size: load_data(data, replace(shared.data, max_train_rows=size)) for size in sorted(sizes)}
-    name = folder_name(loaded.name, "compare", short_hash(question))
-    folder = named_path(output_dir) if output_dir else Path("runs") / name
+    folder = run_folder(output_dir, question, loaded.name, "compare")
     with at_work(folder, take_lock):
         loaded = checked_data(loaded, folder, overwrite=overwrite)
         is_finished = claim(folder, question, overwrite, COMPARISON)

@@ -22,7 +22,6 @@ from nlptransfer.experiments.cleaning import check_clean_to, write_clean
 from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.ranking import frozen_settings
 from nlptransfer.experiments.reporting import report_once
-from nlptransfer.files import named_path
 from nlptransfer.hub import find_base
 from nlptransfer.memo import shared_work
 from nlptransfer.results import (
@@ -37,9 +36,8 @@ from nlptransfer.results import (
     begin_run,
     checked,
     claim,
-    folder_name,
     plain,
-    short_hash,
+    run_folder,
 )
 
 log = logging.getLogger("nlptransfer")
@@ -121,8 +119,7 @@ def audit(
             "route": asdict(route),
         }
     )
-    name = folder_name(loaded.name, "audit", short_hash(question))
-    folder = named_path(output_dir) if output_dir else Path("runs") / name
+    folder = run_folder(output_dir, question, loaded.name, "audit")
     with at_work(folder, take_lock):
         if claim(folder, question, overwrite, AUDIT):
             result = replace(Audit.load(folder), rows=loaded)

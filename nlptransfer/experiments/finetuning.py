@@ -107,7 +107,7 @@ def finetune(
     expected = "a source and labels of the target, without which no gain can be measured"
     check(can_judge or not (verdict or fallback), "verdict", verdict, expected)
     check_arguments(finetune, seeds=seeds)
-    folder = named_path(output_dir) if output_dir else Path("runs") / config.name()
+    folder = named_path(output_dir) if output_dir else config.folder()
     is_cheap = can_judge and len(config.data.test) > 0 and config.route.is_frozen
     has_verdict = fallback or (is_cheap if verdict is None else verdict)
     check(save_model or not has_verdict, "save_model", save_model, "true with a verdict, which takes one of two models")

@@ -10,6 +10,8 @@ from itertools import cycle, islice
 from typing import Any, cast
 
 import numpy as np
+import torch
+from scipy.stats import t as student_t
 
 from nlptransfer import distributed
 from nlptransfer.data import Data
@@ -66,21 +68,25 @@ class FrozenScores:
     def encoders(
         self, route: Route, bases: Sequence[str], revision: str | None, keep_layers: Sequence[int] = ()
     ) -> tuple[EncoderRank, ...]:
-        """Score encoders with all of their layers and with some; the best first, of equals the fastest."""
+        """Score encoders with all of their layers and with some; that of the least loss first, of equals the fastest.
+
+        They are compared by the loss, as the same rows tell more of it than of a score (Gneiting and Raftery 2007).
+        """
         scored = [one for base in bases for one in self._layers_of(route, base, revision, keep_layers)]
-        first, *others = sorted(scored, key=lambda one: (-one[0].score, -one[0].texts_per_second))
-        ranks = [first[0]]
-        for rank, predictions in others:
-            apart = paired(self.targets, [first[1]], [predictions], self.data.labels, self.metric)
-            ranks.append(replace(rank, behind=apart.difference, behind_interval=apart.interval))
+        (best, least), *others = sorted(scored, key=lambda one: (one[0].loss, -one[0].texts_per_second))
+        ranks = [best]
+        for rank, losses in others:
+            more = losses - least
+            half = student_t.ppf(0.975, len(more) - 1) * more.std(ddof=1) / np.sqrt(len(more))
+            interval = float(more.mean() - half), float(more.mean() + half)
+            ranks.append(replace(rank, behind=float(more.mean()), behind_interval=interval))
         # Processes measure different speeds, and must choose the same.
         return cast(tuple[EncoderRank, ...], distributed.from_main(tuple(ranks)))
 
     def _layers_of(
         self, route: Route, base: str, revision: str | None, keep_layers: Sequence[int]
     ) -> list[tuple[EncoderRank, np.ndarray]]:
-        """Return what is known of an encoder alone, for each number of layers, by one pass of the texts; and the labels
-        that it gives to all rows."""
+        """Return what is known of an encoder for each number of layers, by one pass of texts, and (rows,) losses."""
         texts = self.data.train.texts
         built = route.build(self.data, base, revision, 0)
         states = _states(route, built, texts)
@@ -89,7 +95,7 @@ class FrozenScores:
         products = np.cumsum([one @ one.T for one in map(_standardized, states)], axis=0)
         found = []
         for count in [*(number for number in keep_layers if number < len(states)), len(states)]:
-            predictions = self.out_of_fold(_coordinates(products[count - 1]))
+            predictions, losses = self.out_of_fold(_coordinates(products[count - 1]))
             mean = np.mean(states[:count], axis=0)
             score = score_interval(self.targets, [predictions], self.data.labels, self.metric)
             rank = EncoderRank(
@@ -98,6 +104,7 @@ class FrozenScores:
                 layers=count,
                 score=score.mean,
                 interval=score.interval,
+                loss=float(losses.mean()),
                 behind=0.0,
                 behind_interval=(0.0, 0.0),
                 logme=logme(mean, self.targets),
@@ -107,7 +114,7 @@ class FrozenScores:
                 unknown_share=unknown,
             )
             log.info("%s: %s %.3f, %.0f texts/s", rank.name, self.metric, rank.score, rank.texts_per_second)
-            found.append((rank, predictions))
+            found.append((rank, losses))
         return found
 
     def source(self, source: Data, route: Route, base: str, revision: str | None) -> SourceRank:
@@ -123,14 +130,14 @@ class FrozenScores:
         features = _coordinates(np.sum([one @ one.T for one in together], axis=0))
         head = _head_task(_task(source), features[count:]).choose_l2().head
         features = features[:count]
-        alone = self.out_of_fold(features)
+        alone, _ = self.out_of_fold(features)
         if source.labels == labels:
-            after = self.out_of_fold(features, towards=head)
+            after, _ = self.out_of_fold(features, towards=head)
         else:
             logits = _standardized(features @ head[0].T + head[1])
             # Longer than the features, or the penalty would leave them no weight.
             logits *= LENGTH_OF_LOGITS * np.linalg.norm(features) / np.linalg.norm(logits)
-            after = self.out_of_fold(np.concatenate([features, logits], axis=1))
+            after, _ = self.out_of_fold(np.concatenate([features, logits], axis=1))
         gain = paired(self.targets, [after], [alone], labels, self.metric)
         distance = proxy_a_distance(np.mean(there, axis=0), np.mean(here, axis=0))
         log.info("%s: a gain of %+.3f, domains %.2f apart", source.name, gain.difference, distance)
@@ -138,10 +145,11 @@ class FrozenScores:
             source.name, len(source.train), gain.difference, gain.interval, distance, source.labels == labels
         )
 
-    def out_of_fold(self, features: np.ndarray, towards: Head | None = None) -> np.ndarray:
-        """Predict the labels of all rows, each by heads that were fitted on others."""
+    def out_of_fold(self, features: np.ndarray, towards: Head | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the predicted labels of all rows, and the (rows,) losses, of heads that were fitted on others."""
         logits = _head_task(self.task, features).out_of_fold(towards)
-        return predicted(to_probabilities(logits, self.data.labels), self.data.labels)
+        losses = self.task.criterion.row_losses(torch.from_numpy(logits).double(), torch.from_numpy(self.targets))
+        return predicted(to_probabilities(logits, self.data.labels), self.data.labels), losses.numpy()
 
 
 def _task(data: Data) -> Task:

@@ -14,7 +14,6 @@ from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.frozen_scores import FrozenScores
 from nlptransfer.experiments.reporting import report_once
 from nlptransfer.experiments.source import load_source
-from nlptransfer.files import named_path
 from nlptransfer.hub import installed_encoders
 from nlptransfer.memo import shared_work
 from nlptransfer.results import (
@@ -25,9 +24,8 @@ from nlptransfer.results import (
     at_work,
     claim,
     fastest_level,
-    folder_name,
     plain,
-    short_hash,
+    run_folder,
 )
 from nlptransfer.routes import FROZEN_ROUTE, ROUTES, Route
 from nlptransfer.settings import Count, check, check_arguments, fields_of, fill
@@ -59,7 +57,7 @@ def rank(
     """Rank encoders, how many of their layers to keep, and sources, before any training.
 
     Of training rows alone the frozen features are computed once; a linear head on them is cross-validated, as the route
-    probe fits it. Of the encoders that are level with the best by their paired intervals the fastest is chosen.
+    probe fits it. Of the encoders whose loss is level with the least, by their paired intervals, the fastest is chosen.
 
     Args:
         data: as :func:`finetune` has it; validation and test rows are not looked at.
@@ -99,8 +97,7 @@ def rank(
             "route": asdict(route),
         }
     )
-    name = folder_name(loaded.name, "rank", short_hash(question))
-    folder = named_path(output_dir) if output_dir else Path("runs") / name
+    folder = run_folder(output_dir, question, loaded.name, "rank")
     with at_work(folder, take_lock):
         if claim(folder, question, overwrite, RANKING):
             result = Ranking.load(folder)
@@ -133,7 +130,9 @@ def best_base(data: Data, revision: str | None) -> str:
     check(revision is None, "revision", revision, "none with base=auto, as packages have one")
     target = FrozenScores.of(data, MAX_ROWS)
     chosen = fastest_level(target.encoders(frozen_route({}), _installed(), None))
-    message = "base=auto: %s, the fastest that is level with the best (%s %.3f by frozen features of %d training rows)"
+    message = (
+        "base=auto: %s, the fastest of a loss level with the least (%s %.3f by frozen features of %d training rows)"
+    )
     log.info(message, chosen.base, target.metric, chosen.score, len(target.data.train))
     return chosen.base
 

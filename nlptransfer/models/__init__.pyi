@@ -39,6 +39,9 @@ from .loading import load_model as load_model
 from .loading import load_tokenizer as load_tokenizer
 from .memory import is_out_of_memory as is_out_of_memory
 from .memory import release as release
+from .mixing import MixedAdapters as MixedAdapters
+from .mixing import mixed_adapters as mixed_adapters
+from .mixing import shared_weights as shared_weights
 from .ngrams import NGRAMS as NGRAMS
 from .ngrams import Ngrams as Ngrams
 from .ngrams import tfidf as tfidf
@@ -67,6 +70,7 @@ from .tokens import TokenRows as TokenRows
 from .tokens import as_read as as_read
 from .tokens import encode as encode
 from .tokens import encode_words as encode_words
+from .tokens import joined_rows as joined_rows
 from .tokens import limits_of as limits_of
 from .tokens import prompt_of as prompt_of
 from .tokens import token_counts as token_counts

@@ -62,14 +62,17 @@ def share_cores(processes: int) -> None:
 
 def _limit_threads(most: int) -> bool:
     """Let torch, BLAS and tokenizers have so many threads at most, where nobody has set a number."""
-    if most >= torch.get_num_threads() or "OMP_NUM_THREADS" in os.environ:
+    said = os.environ.get("OMP_NUM_THREADS")
+    if said is None and most >= torch.get_num_threads():
+        return False
+    # Tokenizers know a variable of their own alone, and read it when they first tokenize several texts.
+    os.environ.setdefault("RAYON_NUM_THREADS", str(most) if said is None else said.split(",")[0])
+    if said is not None:
         return False
     from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(most)
     threadpool_limits(most)
-    # That of tokenizers, which is read when it first tokenizes several texts.
-    os.environ.setdefault("RAYON_NUM_THREADS", str(most))
     return True
 
 

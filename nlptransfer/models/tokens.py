@@ -119,7 +119,8 @@ def encode(
     room = None if max_length is None else max_length - special
     bare, sizes = _tokens(texts, tokenizer) if unknown is None else _tokenize(texts, tokenizer, unknown)
     # The special tokens are the same for all texts, but show only where there is a token between them.
-    before, after, segment = _frame(tokenizer, texts[int(sizes.argmax())] if special and len(texts) else "")
+    longest = as_read(texts[int(sizes.argmax())], tokenizer) if special and len(texts) else ""
+    before, after, segment = _frame(tokenizer, longest)
     has_types = "token_type_ids" in tokenizer.model_input_names
     lengths, rows, type_ids = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
 
@@ -151,6 +152,19 @@ def encode(
         windows if windows[-1] > len(texts) else None,
         long_text,
         limits_of(tokenizer),
+    )
+
+
+def joined_rows(parts: Sequence[TokenRows]) -> TokenRows:
+    """Put the rows of several tokenizers of one base one after the other."""
+    types = [np.zeros(len(each.ids), np.int8) if each.type_ids is None else each.type_ids for each in parts]
+    counts = [np.ones(len(each), int) if each.windows is None else np.diff(each.windows) for each in parts]
+    return replace(
+        parts[0],
+        ids=np.concatenate([each.ids for each in parts]),
+        offsets=np.cumsum(np.concatenate([[0], *(each.lengths for each in parts)])),
+        type_ids=np.concatenate(types) if any(map(np.any, types)) else None,
+        windows=np.cumsum(np.concatenate([[0], *counts])),
     )
 
 

@@ -16,9 +16,8 @@ from .comparison import Trial as Trial
 from .config import RunConfig as RunConfig
 from .config import Source as Source
 from .config import decisive as decisive
-from .config import folder_name as folder_name
+from .config import run_folder as run_folder
 from .config import same_labels as same_labels
-from .config import short_hash as short_hash
 from .predictions import Predictions as Predictions
 from .ranking import EncoderRank as EncoderRank
 from .ranking import Ranking as Ranking

@@ -13,7 +13,7 @@ import numpy as np
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.data import Data, DataSettings, Labels
-from nlptransfer.files import is_there
+from nlptransfer.files import is_there, named_path
 from nlptransfer.models import hash_of_modules
 from nlptransfer.results.records import plain
 from nlptransfer.routes import Route, named_local
@@ -29,19 +29,21 @@ _NAME_BYTES = 120
 """Most bytes of the data's name in a folder's, which file systems limit to 255."""
 
 
-def folder_name(data: str, *parts: str) -> str:
-    """Name a run's folder after its data, of which a long name is cut, and what else tells it from others."""
-    return "-".join([data.encode(errors="replace")[:_NAME_BYTES].decode(errors="ignore"), *parts])
+def run_folder(output_dir: str | Path | None, question: Mapping[str, Any], data: str, *parts: str) -> Path:
+    """Return the folder that is asked for; by default one under runs/ whose name tells data and settings from others.
+
+    It begins with the name of the data, of which a long one is cut, and ends with a hash of what is asked for.
+    """
+    if output_dir:
+        return named_path(output_dir)
+    name = data.encode(errors="replace")[:_NAME_BYTES].decode(errors="ignore")
+    digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]
+    return Path("runs") / "-".join([name, *parts, digest])
 
 
 def decisive(training: TrainingSettings) -> dict[str, Any]:
     """Return the settings of a training that change what is learned."""
     return {name: value for name, value in asdict(training).items() if name not in WITHOUT_EFFECT}
-
-
-def short_hash(question: Mapping[str, Any]) -> str:
-    """Hash what is asked for, short enough for the name of a folder."""
-    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +109,10 @@ class RunConfig:
         source_names = labels.names if source is None else source.labels.names
         return Sides(source_names, labels.names, self.labels_agree, source is None or source.data is not None)
 
-    def name(self) -> str:
-        """Name a folder after the data and the settings."""
+    def folder(self) -> Path:
+        """Return a folder that is named after the data and the settings."""
         strategy = [] if isinstance(self.transfer, Direct) else [self.transfer.name.replace(" >> ", "-")]
-        return folder_name(self.data.name, self.route.name, *strategy, short_hash(self.question()))
+        return run_folder(None, self.question(), self.data.name, self.route.name, *strategy)
 
     def question(self) -> dict[str, Any]:
         """Return all that decides what is learned, ready for JSON; a local base by name and content."""

@@ -23,8 +23,10 @@ class EncoderRank:
     """of a linear head on all layers side by side, cross-validated on training rows"""
     interval: tuple[float, float]
     """95%, over rows"""
+    loss: float
+    """cross-entropy on the same rows, in nats; with several labels a row the mean over them"""
     behind: float
-    """the best one's score less this one's"""
+    """this one's loss less the least"""
     behind_interval: tuple[float, float]
     """95%, paired by rows"""
     logme: float
@@ -60,13 +62,13 @@ class SourceRank:
 
 
 def fastest_level(encoders: Sequence[EncoderRank]) -> EncoderRank:
-    """Return the fastest encoder whose paired interval does not leave it behind the best."""
+    """Return the fastest encoder whose paired interval does not leave its loss above the least."""
     return max((one for one in encoders if one.behind_interval[0] <= 0), key=lambda one: one.texts_per_second)
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Encoders and sources, in the order of their scores."""
+    """Encoders in the order of their losses, and sources in that of their gains."""
 
     folder: Path
     data: DataSummary
@@ -81,7 +83,7 @@ class Ranking:
 
     @property
     def chosen(self) -> EncoderRank:
-        """The fastest encoder that is level with the best."""
+        """The fastest encoder whose loss is level with the least."""
         return fastest_level(self.encoders)
 
     @property
@@ -96,13 +98,13 @@ class Ranking:
         best, chosen = self.encoders[0], self.chosen
         score = f"{self.metric} {chosen.score:.3f} [{chosen.interval[0]:.3f}, {chosen.interval[1]:.3f}]"
         if chosen is best:
-            said = f"Take {chosen.name}: it scores best, {score}, and no faster one is level with it"
+            said = f"Take {chosen.name}: it has the least loss, no faster one is level with it, and {score}"
         else:
             low, high = chosen.behind_interval
             said = (
-                f"Take {chosen.name}, the fastest that is level with the best: {score}, {chosen.behind:.3f} "
-                f"[{low:.3f}, {high:.3f}] behind {best.name}, at {chosen.texts_per_second:,.0f} texts/s in place of "
-                f"{best.texts_per_second:,.0f}"
+                f"Take {chosen.name}, the fastest whose loss is level with the least: {score}; loss "
+                f"{chosen.behind:+.3f} [{low:+.3f}, {high:+.3f}] beside {best.name}, at "
+                f"{chosen.texts_per_second:,.0f} texts/s in place of {best.texts_per_second:,.0f}"
             )
         if not self.sources:
             return f"{said}."

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, snapshot_download
 
 from helpers.classifiers import TEXTS, without_hashes
 from helpers.corpora import write_rows
@@ -202,35 +202,35 @@ socket.socket.connect = socket.socket.connect_ex = socket.create_connection = so
 from nlptransfer import Classifier, finetune
 from nlptransfer.cli import main
 
-rows, folder, base, vectors = json.loads(sys.argv[1]), *sys.argv[2:5]
+rows, folder, hubs, local, vectors = json.loads(sys.argv[1]), *sys.argv[2:]
 few = {"num_train_epochs": 1, "max_train_rows": 40, "progress": False, "max_length": 12}
-for route, own in (("lora", base), ("full", base), ("probe", base), ("word2vec", vectors)):
-    run = finetune(tuple(rows), route=route, base=own, output_dir=f"{folder}/{route}", **few)
+bases = {"hub": hubs, "local": local, "words": vectors}
+names = [f"{place}-{route}" for route in ("lora", "full", "probe") for place in ("hub", "local")]
+for name in (*names, "words-word2vec"):
+    place, route = name.split("-")
+    out = f"{folder}/{name}"
+    run = finetune(tuple(rows), route=route, base=bases[place], output_dir=out, **few)
     loaded = Classifier.load(run.folder)
-    loaded.save_pretrained(f"{folder}/{route}-again")
+    loaded.save_pretrained(f"{out}-again")
     loaded.evaluate({"test": (rows[0][:20], rows[1][:20])})
     if route == "lora":
-        loaded.merge().save_pretrained(f"{folder}/merged")
-sys.argv[1:] = ["push", f"{folder}/word2vec", "me/name", "--dry-run"]
+        loaded.merge().save_pretrained(f"{out}-merged")
+sys.argv[1:] = ["push", out, "me/name", "--dry-run"]
 main()
 """
 
 
-@pytest.mark.parametrize("where", ["in the hub's cache", "in a folder"])
-def test_without_a_network_all_but_pushing_works(where, hub, base_files, remarks, vectors_file, tmp_path, monkeypatch):
+def test_without_a_network_all_but_pushing_works(hub, base_files, remarks, vectors_file, tmp_path, monkeypatch):
+    """With a base in the hub's cache and with one in a folder."""
     base = tmp_path / "tiny"
     base.mkdir()
     for name, content in base_files.items():
         (base / name).write_bytes(content)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    if where == "in the hub's cache":
-        from huggingface_hub import snapshot_download
-
-        hub.add_repo(BASE, base_files)
-        snapshot_download(BASE, cache_dir=tmp_path / "home" / "hub")
-    arguments = [json.dumps(remarks), tmp_path, base if where == "in a folder" else BASE, vectors_file]
+    hub.add_repo(BASE, base_files)
+    snapshot_download(BASE, cache_dir=tmp_path / "home" / "hub")
     ended = subprocess.run(
-        [sys.executable, "-c", OFFLINE, *map(str, arguments)],
+        [sys.executable, "-c", OFFLINE, json.dumps(remarks), *map(str, (tmp_path, BASE, base, vectors_file))],
         capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -238,4 +238,5 @@ def test_without_a_network_all_but_pushing_works(where, hub, base_files, remarks
     )
     assert ended.returncode == 0, ended.stderr
     assert "nothing was sent" in ended.stdout
-    assert {"lora", "lora-again", "merged", "probe", "probe-again", "word2vec"} <= {p.name for p in tmp_path.iterdir()}
+    names = {f"{place}-{name}" for place in ("hub", "local") for name in ("lora-again", "lora-merged", "probe-again")}
+    assert names < {path.name for path in tmp_path.iterdir()}

@@ -1,14 +1,17 @@
-"""What the terminal is shown: no name of a label, a file or a column can make it do anything."""
+"""What the terminal is shown: no name of a label, a file or a column can make it do anything, and none is cut."""
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nlptransfer.classifier.parts import Part, PartState
 from nlptransfer.cli.app import main
-from nlptransfer.cli.terminal import start_log, visible
+from nlptransfer.cli.terminal import show_parts, start_log, visible
 
 HOSTILE = "\x1b]0;mine\x07\x9b2J\u202egood\u2066\u200f\r\x08"
 
@@ -54,3 +57,20 @@ def test_names_of_files_labels_and_columns(verb, command_line, run, tmp_path):
         shown = ended.out + ended.err
         assert shown and not [sign for sign in shown if sign in HOSTILE and not sign.isprintable()], shown
         assert ended.code == (0 if verb == "predict" and name == "rows.jsonl" else 2)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_long_names_of_parts_fold(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    # Where it is no terminal, there is more room.
+    monkeypatch.setattr("sys.stdout.isatty", lambda: width == 80)
+    names = [f"rows/{'of some year/' * number}part-0000{number}-c000.snappy.parquet" for number in (0, 9)]
+    notes = [f"{names[1]}, after row 0: broken parquet: {'no magic bytes ' * 9}", "process 7 on node-17"]
+    parts = [Part(Path(name), Path("out")) for name in names]
+    show_parts([PartState(parts[0], "failed", notes[0]), PartState(parts[1], "at work", notes[1])])
+    *table, last = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert {*map(len, table)} == {width} and last == "1 failed, 1 at work, of 2 parts"
+    rows = [line[1:-1].split("│") for line in table if line.startswith("│")]
+    columns = ["".join(cell.strip() for cell in column) for column in zip(*rows, strict=True)]
+    wanted = ["".join(names), "failed" + "at work", "".join(notes)]
+    assert [column.replace(" ", "") for column in columns] == [column.replace(" ", "") for column in wanted]

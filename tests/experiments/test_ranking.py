@@ -3,12 +3,14 @@
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_rel
 
 from helpers.corpora import FILM_WORDS
 from helpers.encoders import make_film_base
@@ -19,9 +21,12 @@ from nlptransfer.cli.app import main
 from nlptransfer.data import Data, Labels, Split
 from nlptransfer.errors import DataError, RunFolderError, SettingError, TrainingError
 from nlptransfer.experiments import ranking
-from nlptransfer.experiments.frozen_scores import _coordinates, _head_task, _standardized, _states, _task
+from nlptransfer.experiments.frozen_scores import FrozenScores, _coordinates, _head_task, _standardized, _states, _task
+from nlptransfer.results import EncoderRank, fastest_level
 
 OPINIONS = {"bad": ["awful", "dire", "grim", "dull", "weak"], "good": ["fine", "superb", "lovely", "bold", "keen"]}
+LABELS = Labels(("bad", "good"))
+NONE = Split([], np.zeros(0, np.int64))
 FILES = {"ranking.json", "ranking.csv", "report.html"}
 
 
@@ -69,7 +74,7 @@ def test_the_encoder_that_knows_the_words_comes_first(
     assert len(others) == 3 and best.score > 0.9 and best.unknown_share == 0
     for one in first.encoders:
         assert one.interval[0] <= one.score <= one.interval[1]
-        assert one.behind == pytest.approx(best.score - one.score)
+        assert one.behind == pytest.approx(one.loss - best.loss) and one.behind >= 0
         assert one.behind_interval[0] <= one.behind <= one.behind_interval[1]
     ignorant = [one for one in others if one.base == bases[1]]
     assert all(one.behind_interval[0] > 0 and one.unknown_share > 0.1 for one in ignorant)
@@ -81,6 +86,25 @@ def test_the_encoder_that_knows_the_words_comes_first(
     assert first.chosen.base == bases[0] and first.chosen.name in first.sentence
     table = pd.read_csv(first.folder / "ranking.csv")
     assert table["score"].tolist() == pytest.approx([one.score for one in first.encoders])
+
+
+def test_losses_are_compared_as_by_a_paired_t_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    losses = {name: draw.exponential(size=50) + by for name, by in {"slow": 0.0, "level": 0.1, "worse": 1.0}.items()}
+    blank: dict[str, Any] = {field.name: 0 for field in fields(EncoderRank)}
+    speeds = {"slow": 10.0, "level": 20.0, "worse": 90.0}
+
+    def known(_: Any, route: Any, base: str, *rest: Any) -> list[tuple[EncoderRank, np.ndarray]]:
+        named = {"base": base, "loss": losses[base].mean(), "texts_per_second": speeds[base]}
+        return [(EncoderRank(**{**blank, **named, "behind_interval": (0.0, 0.0)}), losses[base])]
+
+    monkeypatch.setattr(FrozenScores, "_layers_of", known)
+    scores = FrozenScores.of(Data("toy", LABELS, Split(["a", "b"], np.array([0, 1])), *[NONE] * 3), 10)
+    best, *others = ranks = scores.encoders(Probe(), [*losses], None)
+    assert best.base == "slow" and fastest_level(ranks).base == "level"
+    for one in others:
+        expected = ttest_rel(losses[one.base], losses["slow"]).confidence_interval()
+        assert one.behind_interval == pytest.approx((expected.low, expected.high))
 
 
 def test_a_finished_ranking_is_returned_and_another_one_refused(ranked: Callable[..., Ranking], tmp_path: Path) -> None:
@@ -108,8 +132,7 @@ def test_rows_outside_of_train_change_nothing(ranked: Callable[..., Ranking]) ->
 
 def test_the_layers_are_those_of_an_encoder_that_keeps_them(bases: tuple[str, str]) -> None:
     texts, names = rows(10, 0)
-    labels = Labels(("bad", "good"))
-    none = Split([], labels.encode([]))
+    labels, none = LABELS, NONE
     data = Data("films", labels, Split(texts, labels.encode(names)), none, none, none)
     found = []
     for route in (Probe(features=("encoder",)), Probe(features=("encoder",), keep_layers=2)):
@@ -191,7 +214,9 @@ def test_auto_takes_the_choice_and_says_so(
         run = finetune(data, route="probe", base="auto", output_dir=tmp_path / "run")
     assert run.base is not None and run.base["name"] == Path(bases[0]).name
     said = [line for line in caplog.messages if line.startswith("base=auto")]
-    assert len(said) == 1 and said[0].startswith(f"base=auto: {bases[0]}, the fastest that is level with the best (acc")
+    assert len(said) == 1 and said[0].startswith(
+        f"base=auto: {bases[0]}, the fastest of a loss level with the least (a"
+    )
     result = compare(data, routes=["majority", "probe"], bases=["auto"], seeds=1, output_dir=tmp_path / "comparison")
     assert result.candidate("probe").base.startswith("knows")
     with pytest.raises(SettingError, match=r"revision='abc': expected none with base=auto"):

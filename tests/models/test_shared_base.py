@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from helpers.classifiers import FIVE, TEXTS, changed
 from helpers.encoders import base_of
-from nlptransfer import Classifier, Lora, Probe, SharedBase
+from nlptransfer import Classifier, Lora, MixedClassifiers, Probe, SharedBase
 from nlptransfer.data.labels import Labels
 from nlptransfer.errors import BaseModelError
 from nlptransfer.hub.base_models import BaseModel
@@ -54,6 +54,18 @@ def test_adapters_on_one_base_are_what_they_are_alone(base, folders, monkeypatch
         for found, wanted in zip(pool.map(lambda each: each.logits(TEXTS), together), alone, strict=True):
             # Threads share the choice of a library for products, which rounds in its own way.
             np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def test_in_one_batch_they_are_what_they_are_alone(base, folders):
+    shared = SharedBase(str(base.path))
+    together = {folder.name: Classifier.load(folder, base=shared) for folder in folders}
+    mixed = MixedClassifiers(together)
+    # Those of DeBERTa multiply distances, and those of XLNet see tokens first.
+    assert [each is None for _, each in mixed._groups] == [base.id in ("deberta-v2", "xlnet")]
+    found = mixed.logits(TEXTS * len(together), [name for name in together for _ in TEXTS], batch_size=3)
+    wanted = [row for one in together.values() for row in one.logits(TEXTS, batch_size=1)]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_each_further_adapter_costs_its_own_weights(base, folders):

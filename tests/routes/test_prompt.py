@@ -46,6 +46,7 @@ def test_the_prompt_stands_before_each_text_and_is_saved(route, tmp_path, own_ca
     logits = prompted.logits(TEXTS)
     np.testing.assert_allclose(logits, bare.logits([f"a film {text}" for text in TEXTS]), atol=1e-6)
     assert np.abs(logits - bare.logits(TEXTS)).max() > 1e-4
+    np.testing.assert_allclose(prompted.logits([""]), bare.logits(["a film "]), atol=1e-6)
     other = made(ROUTES[route](prompt="a film "), film_base(tmp_path / "without", None))
     np.testing.assert_allclose(other.logits(TEXTS), logits, atol=1e-6)
     folder = prompted.save_pretrained(tmp_path / "saved")

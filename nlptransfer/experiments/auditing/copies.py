@@ -195,11 +195,12 @@ def _dropped(every: _Every, copies: Copies) -> np.ndarray:
 
 def _majority(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return of each group the place of the first row with the label that most have; not of the group -1."""
-    _, pair, counts = np.unique(np.stack([groups, labels]), axis=1, return_inverse=True, return_counts=True)
-    order = np.lexsort((-counts[pair.reshape(-1)], groups))
-    first = order[np.append(True, np.diff(groups[order]) > 0)[: len(order)]]
-    of_groups: np.ndarray = first[groups[first] >= 0]
-    return of_groups
+    import pandas as pd
+
+    rows = pd.DataFrame({"group": groups, "label": labels})[groups >= 0]
+    counts = rows.groupby(["group", "label"])["label"].transform("size")
+    places: np.ndarray = counts.groupby(rows["group"]).idxmax().to_numpy()
+    return places
 
 
 def _said_again(every: _Every, copies: Copies, facts: dict[str, Any]) -> "pd.DataFrame":
@@ -251,23 +252,23 @@ def find_conflicts(rows: AuditRows) -> Section:
 
     To be left out are the rows that most of their text contradict, and all of a text without a majority.
     """
-    every, numbers = _Every(rows), dict[str, int]()
-    texts = [text for text, split in zip(every.texts, every.split, strict=True) if SPLITS[split] != "test"]
-    text = np.array([numbers.setdefault(folded(one), len(numbers)) for one in texts], np.int64)
-    label = every.labels[: len(text)]
-    pairs, pair, counts = np.unique(np.stack([text, label]), axis=1, return_inverse=True, return_counts=True)
-    pair = pair.reshape(-1)
-    in_conflict = np.flatnonzero(np.bincount(pairs[0], minlength=len(numbers))[text] > 1)
+    import pandas as pd
+
+    every = _Every(rows)
+    # Those of test come last.
+    count = len(every.texts) - len(rows.data.test)
+    text = pd.factorize(np.array([folded(one) for one in every.texts[:count]], object))[0]
+    label = pd.Series(every.labels[:count])
+    having = label.groupby([text, label]).transform("size")
+    is_most = having == having.groupby(text).transform("max")
+    has_majority = label.where(is_most).groupby(text).transform("nunique") == 1
+    in_conflict = np.flatnonzero(label.groupby(text).transform("nunique") > 1)
     order = in_conflict[np.argsort(text[in_conflict], kind="stable")]
-    most = np.zeros(len(numbers), np.int64)
-    np.maximum.at(most, pairs[0], counts)
-    is_most = counts == most[pairs[0]]
-    has_majority = np.bincount(pairs[0][is_most], minlength=len(numbers)) == 1
     frame = every.frame(order)
-    _, frame["group"] = np.unique(text[order], return_inverse=True)
-    frame["share"] = counts[pair[order]] / np.bincount(text, minlength=len(numbers))[text[order]]
-    frame["drop"] = ~(is_most[pair[order]] & has_majority[text[order]])
-    findings = (_conflict(frame, len(text)),) if len(frame) else ()
+    frame["group"] = pd.factorize(text[order])[0]
+    frame["share"] = (having / label.groupby(text).transform("size"))[order].to_numpy()
+    frame["drop"] = ~(is_most & has_majority)[order].to_numpy()
+    findings = (_conflict(frame, count),) if len(frame) else ()
     return Section("conflicts", findings, {"conflicts": frame})
 
 

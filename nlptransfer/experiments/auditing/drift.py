@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from nlptransfer.data import drifting_words
+from nlptransfer.data import DriftingWord, drifting_words
 from nlptransfer.errors import abridged
 from nlptransfer.evaluation import holm, wilson_interval
 from nlptransfer.experiments.auditing.rows import COMPONENTS, AuditRows
@@ -46,14 +46,15 @@ def find_drift(rows: AuditRows) -> Section:
         facts[name] = _told_apart(rows, name)
         found = drifting_words(rows.data.train.texts, rows.data.splits[name].texts)
         of_labels = _label_shares(rows, name)
-        words += [(name, one.word, one.first, one.second) for one in found]
+        words += [(name, *one) for one in found]
         labels.append(of_labels)
-        findings += [
-            *_of_classifier(rows, name, facts[name]),
-            *_of_words(rows, name, [(one.word, one.first, one.second) for one in found]),
-            *_of_labels(rows, name, of_labels),
-            *_of_lengths(rows, name, facts[name]),
-        ]
+        said = (
+            _of_classifier(rows, name, facts[name]),
+            _of_words(rows, name, found),
+            _of_labels(rows, name, of_labels),
+            _of_lengths(rows, name, facts[name]),
+        )
+        findings += filter(None, said)
     columns = {"split": "str", "word": "str", "train_share": float, "share": float}
     frame = pd.DataFrame(words, columns=[*columns]).astype(columns)
     shares = pd.concat(labels, ignore_index=True) if labels else frame.rename(columns={"word": "label"})
@@ -91,39 +92,37 @@ def _words_of_both(sides: Sequence[Sequence[str]]) -> list[np.ndarray]:
     return np.split(reduced, [len(sides[0])])
 
 
-def _of_classifier(rows: AuditRows, name: str, found: dict[str, Any]) -> list[Finding]:
+def _finding(rows: AuditRows, name: str, sentence: str, example: str, advice: str = _ADVICE) -> Finding:
+    return Finding("drift", len(rows.data.splits[name]), sentence, example, advice.format(name))
+
+
+def _of_classifier(rows: AuditRows, name: str, found: dict[str, Any]) -> Finding | None:
     if found["accuracy"] <= found["chance"]:
-        return []
+        return None
     low, high = found["interval"]
-    return [
-        Finding(
-            "drift",
-            len(rows.data.splits[name]),
-            f"A classifier tells {name} from train with an accuracy of {found['accuracy']:.3f} ({low:.3f} to "
-            f"{high:.3f}) on held-out rows; splits of one kind of text stay below {found['chance']:.3f}",
-            f"{rows.data.splits[name].texts[0]!r:.120} and {rows.data.train.texts[0]!r:.120}",
-            _ADVICE.format(name),
-        )
-    ]
+    return _finding(
+        rows,
+        name,
+        f"A classifier tells {name} from train with an accuracy of {found['accuracy']:.3f} ({low:.3f} to "
+        f"{high:.3f}) on held-out rows; splits of one kind of text stay below {found['chance']:.3f}",
+        f"{rows.data.splits[name].texts[0]!r:.120} and {rows.data.train.texts[0]!r:.120}",
+    )
 
 
-def _of_words(rows: AuditRows, name: str, found: list[tuple[str, float, float]]) -> list[Finding]:
+def _of_words(rows: AuditRows, name: str, found: Sequence[DriftingWord]) -> Finding | None:
     if not found:
-        return []
+        return None
     named = abridged([f"{word!r} ({other:.1%} and {train:.1%})" for word, train, other in found], NAMED)
     word, train, other = found[0]
     texts = rows.data.splits[name if other > train else "train"].texts
     example = next((text for text in texts if word in text.casefold()), texts[0])
-    return [
-        Finding(
-            "drift",
-            len(rows.data.splits[name]),
-            f"{len(found):,} {'word is' if len(found) == 1 else 'words are'} in another share of the {name} texts than "
-            f"of the training texts, beyond chance: {named}",
-            f"{example!r:.160}",
-            _ADVICE.format(name),
-        )
-    ]
+    return _finding(
+        rows,
+        name,
+        f"{len(found):,} {'word is' if len(found) == 1 else 'words are'} in another share of the {name} texts than "
+        f"of the training texts, beyond chance: {named}",
+        f"{example!r:.160}",
+    )
 
 
 def _label_shares(rows: AuditRows, name: str) -> "pd.DataFrame":
@@ -142,26 +141,24 @@ def _label_shares(rows: AuditRows, name: str) -> "pd.DataFrame":
     return pd.DataFrame({**frame, "p_value": holm(p_values)})
 
 
-def _of_labels(rows: AuditRows, name: str, shares: "pd.DataFrame") -> list[Finding]:
+def _of_labels(rows: AuditRows, name: str, shares: "pd.DataFrame") -> Finding | None:
     apart = shares[
         (shares["p_value"] <= SIGNIFICANCE) & ((shares["share"] - shares["train_share"]).abs() >= LEAST_SHARE)
     ].sort_values("p_value", kind="stable")
     if not len(apart):
-        return []
+        return None
     named = [f"{one.label!r} ({one.share:.1%} and {one.train_share:.1%})" for one in apart.itertuples()]
-    return [
-        Finding(
-            "drift",
-            len(rows.data.splits[name]),
-            f"{len(apart)} of {len(shares)} labels have another share of {name} than of train, beyond chance: "
-            f"{abridged(named, NAMED)}",
-            named[0],
-            f"A model expects the shares of train: look at macro F1, which the shares of {name} move less.",
-        )
-    ]
+    return _finding(
+        rows,
+        name,
+        f"{len(apart)} of {len(shares)} labels have another share of {name} than of train, beyond chance: "
+        f"{abridged(named, NAMED)}",
+        named[0],
+        "A model expects the shares of train: look at macro F1, which the shares of {0} move less.",
+    )
 
 
-def _of_lengths(rows: AuditRows, name: str, facts: dict[str, Any]) -> list[Finding]:
+def _of_lengths(rows: AuditRows, name: str, facts: dict[str, Any]) -> Finding | None:
     train, other = ([*map(len, rows.data.splits[split].texts)] for split in ("train", name))
     test = stats.mannwhitneyu(other, train)
     longer = float(test.statistic) / len(other) / len(train)
@@ -173,14 +170,11 @@ def _of_lengths(rows: AuditRows, name: str, facts: dict[str, Any]) -> list[Findi
         "p_value": float(test.pvalue),
     }
     if test.pvalue > SIGNIFICANCE or abs(longer - 0.5) < LEAST_SHIFT:
-        return []
-    return [
-        Finding(
-            "drift",
-            len(rows.data.splits[name]),
-            f"Texts of {name} are {'longer' if longer > 0.5 else 'shorter'} than those of train: {medians[0]:.0f} and "
-            f"{medians[1]:.0f} characters (medians); in {longer:.0%} of pairs that of {name} is the longer one",
-            f"{rows.data.splits[name].texts[int(np.argsort(other)[len(other) // 2])]!r:.160}",
-            _ADVICE.format(name),
-        )
-    ]
+        return None
+    return _finding(
+        rows,
+        name,
+        f"Texts of {name} are {'longer' if longer > 0.5 else 'shorter'} than those of train: {medians[0]:.0f} and "
+        f"{medians[1]:.0f} characters (medians); in {longer:.0%} of pairs that of {name} is the longer one",
+        f"{rows.data.splits[name].texts[int(np.argsort(other)[len(other) // 2])]!r:.160}",
+    )
