@@ -45,7 +45,7 @@ class FeatureRows(Rows):
     features: np.ndarray
     """(texts, width) float32, or float16 as the cache keeps them"""
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         return np.ones(len(self.features), dtype=np.int64)
 
@@ -164,7 +164,7 @@ class SomeRows(Rows):
     texts: np.ndarray
     """their places, (texts,) int64"""
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         return cast(np.ndarray, self.rows.lengths[self._places])
 

@@ -26,7 +26,7 @@ LENGTH, LABELS, DIMENSIONS, PART = 50, 4, 100, 100_000
 HELD_OUT, MOST_MB = 0.0005, 4_000
 ROUTES: dict[str, dict[str, Any]] = {
     "linear": {"route": "word2vec", "head_type": "linear"},
-    "mlp": {"route": "word2vec", "head_type": "mlp", "num_train_epochs": 1},
+    "mlp": {"route": "word2vec", "head_type": "mlp", "num_train_epochs": 1, "per_device_train_batch_size": 512},
     "full": {"route": "full", "max_steps": 100},
 }
 

@@ -64,19 +64,19 @@ def encoders(data: Path, seeds: int, folder: Path) -> None:
     for one in ranked.encoders:
         trained.append([by_full(data, one.base, one.keep_layers, rows, seed, folder) for seed in range(seeds)])
     print(f"\n{data.name}, {ranked.rows} rows looked at\n")
-    print("| encoder | layers | score | LogME | H-score | texts/s | full |\n|---|---:|---:|---:|---:|---:|---:|")
+    print("| encoder | layers | score | loss | LogME | H-score | texts/s | full |\n|---|" + "---:|" * 7)
     for one, found in zip(ranked.encoders, trained, strict=True):
         full = ", ".join(f"{accuracy(run):.3f}" for run in found)
-        numbers = f"{one.score:.3f} | {one.logme:.3f} | {one.h_score:.3f} | {one.texts_per_second:.0f}"
+        scores = f"{one.score:.3f} | {one.loss:.3f} | {one.logme:.3f} | {one.h_score:.3f}"
         chosen = " (chosen)" if one == ranked.chosen else ""
-        print(f"| {Path(one.base).name}{chosen} | {one.layers} | {numbers} | {full} |")
+        print(f"| {Path(one.base).name}{chosen} | {one.layers} | {scores} | {one.texts_per_second:.0f} | {full} |")
     first = [found[0] for found in trained]
     print(f"\n{behind(first[ranked.encoders.index(ranked.chosen)], first)}")
-    scores = [[accuracy(run) for run in found] for found in trained]
-    for name in ("score", "logme", "h_score"):
-        ranks = [getattr(one, name) for one in ranked.encoders]
-        print(f"tau of {name} and full: {tau(ranks, [found[0] for found in scores]):.2f}")
-    for one, other in pairwise(np.transpose(scores)):
+    by_seed = np.transpose([[accuracy(run) for run in found] for found in trained])
+    for name, sign in (("score", 1), ("loss", -1), ("logme", 1), ("h_score", 1)):
+        ranks = [sign * getattr(one, name) for one in ranked.encoders]
+        print(f"tau of {name} and full: {tau(ranks, by_seed[0]):.2f}")
+    for one, other in pairwise(by_seed):
         print(f"tau of two seeds of full: {tau(one, other):.2f}")
 
 
