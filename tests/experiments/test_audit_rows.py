@@ -101,9 +101,13 @@ def test_features_are_those_that_a_training_by_the_frozen_route_reads(
 ) -> None:
     read, through = list[int](), probe.through
 
-    def counted(model: Any, function: Any, tokens: Any) -> np.ndarray:
-        read.append(len(tokens))
-        return through(model, function, tokens)
+    def counted(key: Any, model: Any, function: Any, encoded: Any) -> np.ndarray:
+        def noted() -> Any:
+            tokens = encoded()
+            read.append(len(tokens))
+            return tokens
+
+        return through(key, model, function, noted)
 
     monkeypatch.setattr(probe, "through", counted)
     data = load_data(remarks)

@@ -494,7 +494,7 @@ def test_what_is_frozen_of_the_source_is_computed_once_too(route, tune, monkeypa
     frozen = {f"{stage}_settings": {"freeze_layers": 1} for stage in ("source", "target") if route == "full"}
     first = tune(route, "sequential", **frozen)
     passes = []
-    monkeypatch.setattr("nlptransfer.models.features.through", lambda *values: passes.append(values))
+    monkeypatch.setattr("nlptransfer.models.features.passed", lambda *values, **_: passes.append(values))
     again = tune(route, Sequential(l2_sp=1e-9, **frozen) if route == "full" else "joint", anew=True)
     assert not passes
     assert again.data.fingerprints == first.data.fingerprints
