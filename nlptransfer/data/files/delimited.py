@@ -303,7 +303,8 @@ class _Reader:
         """Leave out rows that repeat the header, as in files that were put one behind the other."""
         import pyarrow.compute as compute
 
-        if len(self._header) < 2:
+        # The second is quick, and imports no pandas, as Arrow does for a value of Python's.
+        if len(self._header) < 2 or not compute.any(compute.starts_with(parsed.column(0), self._header[0])).as_py():
             return parsed
         same = compute.equal(parsed.column(0), self._header[0])
         for index, name in enumerate(self._header):
