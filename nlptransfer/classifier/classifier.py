@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from nlptransfer import distributed
 from nlptransfer.classifier.explain import Explanation, explained
-from nlptransfer.classifier.onnx_export import export_onnx
 from nlptransfer.classifier.output import check_free, check_output, free_names, open_output
 from nlptransfer.classifier.persistence import SavedRecord, local_folder, saved_folder, writable_folder
 from nlptransfer.classifier.prediction import PredictedRows, Prediction
@@ -278,6 +277,8 @@ class Classifier:
             VerificationError: the graph gives other logits.
             RunFolderError: the folder holds something that is not a saved classifier.
         """
+        from nlptransfer.classifier.onnx_export import export_onnx
+
         writable_folder(folder)
         texts = made_texts(self.labels, self.tokenizer)
         with scratch_folder(folder) as place:

@@ -11,7 +11,6 @@ from typing import Any
 from nlptransfer import distributed
 from nlptransfer.data import DataSettings, check_mapping, joined_texts, load_data, load_unlabeled, with_unlabeled
 from nlptransfer.errors import SettingError
-from nlptransfer.evaluation import load_metric
 from nlptransfer.experiments.data_check import checked_data
 from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.experiments.reporting import report_once
@@ -236,8 +235,11 @@ class _Plan:
         for checked in (filled["training"], filled["augment"], filled["route"], chosen):
             checked.check()
         _check_given(chosen, source, unlabeled, filled["augment"])
-        for name in further_metrics:
-            load_metric(name)
+        if further_metrics:
+            from nlptransfer.evaluation import load_metric
+
+            for name in further_metrics:
+                load_metric(name)
         complete = partial(
             RunConfig,
             route=filled["route"],

@@ -18,7 +18,6 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Interval
-from sklearn.preprocessing import normalize
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from nlptransfer.data import Split
@@ -211,6 +210,8 @@ def nearest_rows(matrix: np.ndarray, rows: np.ndarray, count: int, least: float)
     ``matrix`` is (n, d) float32, most frequent word first, and ``rows`` (m,) int64. A row is no neighbor of its own,
     and one of zeros has none; of equally near ones the more frequent comes first.
     """
+    from sklearn.preprocessing import normalize
+
     # In float64 and rounded: a processor's last bits decide nothing.
     units = normalize(np.asarray(matrix[:_FREQUENT], dtype=np.float64))
     step, most = max(1, _CELLS // len(units)), min(count, len(units))
