@@ -101,7 +101,7 @@ def test_packages_that_take_long_are_imported_where_all_need_them() -> None:
     }
     assert found == {
         "classifier/onnx_export.py", "evaluation/further.py", "experiments/estimators.py", "models/mixing.py",
-        "results/figures.py", "routes/lora.py",
+        "routes/lora.py",
     }  # fmt: skip
 
 

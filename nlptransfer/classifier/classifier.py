@@ -207,7 +207,7 @@ class Classifier:
                 without_text += int(rows.without_text.sum())
                 yield part, rows
         if without_text:
-            log.info("%s: rows without text, which get no label: %d", where, without_text)
+            log.info("%s: %d rows have no text, and get no label", where, without_text)
 
     def _of_texts(self, texts: Sequence[str], min_confidence: float, batch_size: Count | None) -> PredictedRows:
         return self._of_logits(texts, self.logits(texts, batch_size=batch_size), min_confidence)

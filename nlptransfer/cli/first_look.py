@@ -1,6 +1,7 @@
 """Read and check data before torch is imported, which takes seconds: what is wrong with them is said at once."""
 
 import logging
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -45,7 +46,8 @@ def texts_first(model: str, texts: str, reading: Mapping[str, Any]) -> None:
     from nlptransfer.data import FileSettings, find_columns, stream_tables
 
     task, path = saved_task(model), named_path(texts)
-    log.info("Reading %s ...", "standard input" if texts == "-" else texts)
+    if sys.stderr.isatty():
+        log.info("Reading %s ...", "standard input" if texts == "-" else texts)
     if texts == "-" or (path.exists() and not path.is_file()):
         return
     settings = {name: value for name, value in reading.items() if name != "text_column"}

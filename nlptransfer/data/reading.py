@@ -225,7 +225,7 @@ def _named_splits(items: Iterable[tuple[Any, Any]], where: str | Path) -> dict[s
 
 def _log_others(where: str | Path, names: Sequence[str]) -> None:
     if names:
-        logger.info("%s: left alone: %s", where, ", ".join(names))
+        logger.info("%s: not read: %s", where, ", ".join(names))
 
 
 def _from_hub(source: str | Path) -> Tables:

@@ -147,7 +147,7 @@ def _sections(rows: AuditRows) -> dict[str, Section]:
     sections = {}
     with shared_work():
         for number, (name, find) in enumerate(FINDERS.items(), 1):
-            log.info("audit, %d of %d: %s", number, len(FINDERS), QUESTIONS[name])
+            log.info("%d of %d: %s", number, len(FINDERS), QUESTIONS[name])
             sections[name] = find(rows)
     return sections
 

@@ -118,7 +118,7 @@ def finetune(
         else:
             result = run(config, folder, overwrite, save_model)
             if config.source is not None:
-                log.info("Not measured whether the source helped; pass verdict=True (needs a test split)")
+                log.info("Whether the source helped is not measured: --verdict (verdict=True) does, given test rows")
         if report:
             report_once(result.folder, config.data, result)
     return result

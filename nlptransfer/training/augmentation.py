@@ -69,7 +69,9 @@ def augment(split: Split, settings: Augment, seed: int, vectors: WordVectors | N
     if not settings.augment_copies or not (synonyms or settings.augment_swaps or settings.augment_deletions):
         return split
     check(vectors is not None or not synonyms, "augment_synonyms", synonyms, "0 where no word vectors are given")
-    logger.info("altered copies of %s training rows, %d of each at most", f"{len(split):,}", settings.augment_copies)
+    logger.info(
+        "Making altered copies of %s training rows, at most %d of each", f"{len(split):,}", settings.augment_copies
+    )
     find_words = word_finder(vectors)
     texts = [_Text.of(text, find_words(text)) for text in split.texts]
     free = {text.words[place] for text in texts for place in text.free}

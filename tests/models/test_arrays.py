@@ -150,9 +150,9 @@ def test_what_was_made_before_an_interruption_is_not_made_again(folder: Path, ca
     np.testing.assert_array_equal(cached_in_parts({}, second), first.array)
     assert first.made == [0, 1, 2] and len(second.made) in (3, 4)
     before, *damaged = caplog.messages
-    assert before == "features: on from 3 parts that are in the cache"
+    assert before == "3 parts of the features are in the cache, and the others are computed"
     assert len(damaged) == len(second.made) - 2
-    assert all(line.startswith("features: what was kept of it is damaged, and is made anew (") for line in damaged)
+    assert all(line.startswith("features: the copy in the cache is damaged, and is made anew (") for line in damaged)
     (entry,) = folder.iterdir()
     # Of a process that was killed when others had made the whole.
     (folder / f"{entry.name}-7").mkdir()

@@ -110,7 +110,9 @@ class _Reader:
             yield self._table(parsed)
         if self._row == 1:
             shown = abridged([*map(repr, self._header)], 5)
-            logger.warning("%s: no row below the header %s; set header=false if it is a row", self._where, shown)
+            logger.warning(
+                "%s: there is no row below the header %s; set header=false if that is a row", self._where, shown
+            )
             none = self._arrow_of([])
             self._name_columns(none)
             yield self._table(none)
