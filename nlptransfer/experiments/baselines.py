@@ -195,8 +195,9 @@ def quick_baselines(data: Data) -> dict[str, Baseline]:
     few = replace(data, train=train, validation=data.validation.take([]), test=test)
     few = replace(few, calibration=_quick_rows(data.calibration, QUICK_BYTES)) if len(data.calibration) else few
     quick = partial(fit_tfidf, inverse_l2s=(QUICK_INVERSE_L2,), most_iterations=QUICK_ITERATIONS)
-    found = {}
-    for name, fit in {**BASELINES, TFIDF: quick}.items():
+    is_sample = len(train) < len(data.train) or len(test) < len(data.test)
+    found, fits = dict[str, Baseline](), BASELINES | {TFIDF: quick}
+    for name, fit in fits.items():
         try:
             fitted = fit(few)
         except ValueError as error:  # scikit-learn calls a vocabulary without words an error
@@ -204,8 +205,8 @@ def quick_baselines(data: Data) -> dict[str, Baseline]:
             continue
         probabilities = fitted.probabilities(test.texts)
         scores = score_predictions(test.targets, probabilities, data.labels, thresholds=fitted.thresholds)
-        rows = {"rows": len(train), "is_sample": len(train) < len(data.train) or len(test) < len(data.test)}
-        found[name] = Baseline({"rows": len(test)} | scores, round(fitted.fit.seconds, 3), **rows)
+        seconds = round(fitted.fit.seconds, 3)
+        found[name] = Baseline({"rows": len(test)} | scores, seconds, len(train), is_sample)
     return found
 
 
