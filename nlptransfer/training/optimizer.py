@@ -13,8 +13,13 @@ from nlptransfer.settings import Count, NonNegative, Positive, Seed, Settings, S
 if TYPE_CHECKING:
     import torch
 
-TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
-"""Trackers, and the packages any one of which each needs."""
+TRACKERS = {
+    "tensorboard": ("tensorboard", "tensorboard", "tensorboardX"),
+    "mlflow": ("nlptransfer[mlflow]", "mlflow"),
+    "wandb": ("wandb", "wandb"),
+    "trackio": ("trackio", "trackio"),
+}
+"""Trackers: what is installed for each, and the packages any one of which it needs."""
 _OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "adamw": ("AdamW", {"fused": True}),
     "adam": ("Adam", {"fused": True}),
@@ -83,7 +88,7 @@ class TrainingSettings(Settings):
     keep_checkpoints: bool = False
     """whether checkpoints stay after success"""
     report_to: tuple[str, ...] = ()
-    """trackers: tensorboard, wandb, trackio"""
+    """trackers that losses and scores are sent to: tensorboard, mlflow, wandb, trackio"""
     progress: bool = True
     """whether the progress is shown"""
 
@@ -92,8 +97,9 @@ class TrainingSettings(Settings):
         for tracker in self.report_to:
             if tracker not in TRACKERS:
                 raise SettingError(f"report_to: unknown tracker {tracker!r}: {nearest(tracker, TRACKERS)}")
-            if not any(find_spec(package) for package in TRACKERS[tracker]):
-                raise SettingError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker][0]}")
+            install, *packages = TRACKERS[tracker]
+            if not any(map(find_spec, packages)):
+                raise SettingError(f"report_to: {tracker} is not installed: pip install '{install}'")
 
     @property
     def initialization_seed(self) -> int:

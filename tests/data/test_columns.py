@@ -121,8 +121,8 @@ def test_the_choice_is_said_and_so_is_what_is_not_used(caplog):
         f"f.csv: texts from column 'text' (as '{REMARKS[0]}', 12 distinct); labels from column 'label' (as 'pots', 2 "
         "distinct); not used: 'text_pair' (text_column), 'weight' (weight_column), 'sentiment' (label_column)",
         f"f.csv: texts from columns 'text' (as '{REMARKS[0]}', 12 distinct), 'text_pair' (as '{REMARKS[0]}', 12 "
-        "distinct); labels from columns 'label' (as 'pots', 2 distinct), 'sentiment' (as 'pos', 2 distinct); weights from "
-        "column 'weight'; rows of one value of 'title' stay on one side of the splits",
+        "distinct); labels from columns 'label' (as 'pots', 2 distinct), 'sentiment' (as 'pos', 2 distinct); weights "
+        "from column 'weight'; rows of one value of 'title' stay on one side of the splits",
     ]
 
 
