@@ -20,7 +20,7 @@ from nlptransfer.transfer import TRANSFERS
 
 ARGUMENTS = (
     "data", "route", "base", "revision", "source", "unlabeled", "transfer", "verdict", "fallback", "seeds",
-    "output_dir", "overwrite", "take_lock", "report", "save_model", "further_metrics",
+    "output_dir", "overwrite", "take_lock", "report", "save_model", "baseline", "further_metrics",
 )  # fmt: skip
 """Of the public function, which takes seconds to import; all others are settings."""
 
