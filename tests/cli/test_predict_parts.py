@@ -417,7 +417,7 @@ def test_what_another_is_at_work_on_is_waited_for(run, folder, tmp_path, caplog,
         plan.mark(plan.parts[0])
         run.classifier.predict_file(folder / "part-0.parquet", out / "part-0.parquet")
         plan.mark_failed(plan.parts[1], broken)
-        while "waited for" not in caplog.text:
+        while "Waiting for" not in caplog.text:
             time.sleep(0.01)
         for file in (failed, left):
             claims.clear(file.parent)
