@@ -160,7 +160,7 @@ def test_rows_without_text_or_label_are_dropped_and_counted_once(caplog):
     train = [*texts, None, " \n", "x", "y"], [*labels, "a", "b", None, float("nan")]
     data = load_data({"train": train, "test": (["u", "v"], ["a", ""])})
     assert len(data.train) + len(data.validation) == 40 and len(data.test) == 1
-    assert [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()] == [
+    assert [record.getMessage() for record in caplog.records if "without text" in record.getMessage()] == [
         "train split of data: left out are 2 rows without text and 2 without label",
         "test split of data: left out are 0 rows without text and 1 without label",
     ]

@@ -133,7 +133,7 @@ def test_without_an_encoder_words_are_looked_at(
     monkeypatch.setattr(module, "base_for", lambda name, *_: name)
     data = load_data(request.getfixturevalue(kind))
     audited = AuditRows.of(data)
-    assert audited.base is None and "TF-IDF stands in for an encoder" in caplog.text
+    assert audited.base is None and "TF-IDF takes its place" in caplog.text
     assert "no such encoder" in caplog.text
     for split, probabilities in (("train", audited.out_of_fold), ("test", audited.probabilities("test"))):
         targets = data.splits[split].targets

@@ -56,7 +56,7 @@ def test_full_disk(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: 
     for number in range(2):
         assert cached({"number": number}, make) is make.array
     (line,) = caplog.messages
-    assert line.startswith("the cache cannot be written, ") and "No space left on device: make room there" in line
+    assert line.startswith("The cache cannot be written, ") and "No space left on device: make room there" in line
     assert not [*folder.iterdir()]
 
 
@@ -165,7 +165,7 @@ def test_parts_stay_in_memory_where_nothing_can_be_written(own_cache: Path, capl
     parts = Parts()
     np.testing.assert_array_equal(cached_in_parts({}, parts), parts.array)
     (line,) = caplog.messages
-    assert line.startswith("the cache cannot be written, ") and parts.made == [0, 1, 2, 3, 4]
+    assert line.startswith("The cache cannot be written, ") and parts.made == [0, 1, 2, 3, 4]
 
 
 def test_parts_that_others_remove_are_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
