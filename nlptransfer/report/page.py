@@ -17,17 +17,18 @@ from jinja2 import Environment
 from nlptransfer.data import in_lines
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import (
+    SCORE_NAMES,
     brier_score,
     coverage_curve,
     default_metric,
     judged_labels,
+    metric_name,
     negative_log_likelihood,
     reliability_curve,
     untempered,
     wilson_interval,
 )
 from nlptransfer.files import atomic_file, templates
-from nlptransfer.report import figures
 from nlptransfer.results import (
     QUESTIONS,
     REPORT,
@@ -37,12 +38,16 @@ from nlptransfer.results import (
     Ranking,
     RunResult,
     Section,
+    coverage_plot,
     is_audit,
     is_comparison,
     is_ranking,
     is_run,
     label_counts,
+    printable,
+    reliability_diagram,
     to_record,
+    training_curves,
 )
 
 MATRIX_LABELS = 12
@@ -74,20 +79,6 @@ SECTIONS = {
     "repeat": "To repeat it",
 }
 """Each part of the report by its id, in order; one that has nothing to show is left out."""
-_NAMES = {
-    "accuracy": "accuracy",
-    "mae": "mean absolute error",
-    "quadratic_kappa": "quadratic kappa",
-    "f1_macro": "macro F1",
-    "f1_micro": "micro F1",
-    "precision_macro": "macro precision",
-    "recall_macro": "macro recall",
-    "mcc": "Matthews correlation",
-    "lrap": "label ranking average precision",
-    "loss": "loss",
-}
-
-
 _APART = {"split", "row", "text", "drop", "other_split", "other_row", "other_text", "other_label"}
 """Columns of a frame of an audit that the report has a place of its own for."""
 
@@ -139,22 +130,13 @@ def write_report(
 def _write(folder: Path, template: str, content: Mapping[str, Any]) -> Path:
     page = _environment().get_template(template).render(content)
     with atomic_file(folder / REPORT) as temporary:
-        temporary.write_text(figures.plain(page), encoding="utf-8")
+        temporary.write_text(printable(page), encoding="utf-8")
     return folder / REPORT
 
 
 def _ranking(ranking: Ranking) -> dict[str, Any]:
-    metric = _name(ranking.metric)
-    shown = {one.name: f"{one.layers} of {one.base.rpartition('/')[2]}" for one in ranking.encoders}
-    points = {
-        shown[one.name]: figures.Point(1000 / one.texts_per_second, one.score, one.interval) for one in ranking.encoders
-    }
-    cost = "seconds for 1,000 texts"
-    return {
-        "ranking": ranking,
-        "metric": metric,
-        "cost_figure": figures.score_against_cost(points, shown[ranking.chosen.name], metric, cost),
-    }
+    table = ranking.tables["encoders"]
+    return {"ranking": ranking, "metric": table.metric, "cost_figure": table.plot}
 
 
 def _audit(audit: Audit) -> dict[str, Any]:
@@ -187,7 +169,7 @@ def _run(run: RunResult) -> dict[str, Any]:
         "run": run,
         "shown_runs": {run.settings["route"]["name"]: run},
         "summary": run.data,
-        "metric": _name(default_metric(run.data.labels)),
+        "metric": metric_name(default_metric(run.data.labels)),
         "headline": {"split": split, "scores": _scores(run.scores[split])} if split else None,
         "verdict": run.verdict,
         "choice": _choice(run),
@@ -196,27 +178,18 @@ def _run(run: RunResult) -> dict[str, Any]:
 
 
 def _comparison(comparison: ComparisonResult) -> dict[str, Any]:
-    metric, chosen = _name(comparison.metric), comparison.recommended
+    tables, chosen = comparison.tables, comparison.recommended
     runs = {one.name: comparison.first_run(one.name) for one in comparison.candidates if one.status == "finished"}
-    points = {
-        one.name: figures.Point(one.cost["train_seconds"], one.test.mean, one.test.interval)
-        for one in comparison.candidates
-        if one.name in runs and one.cost is not None and one.test is not None
-    }
-    curves: dict[str, list[figures.Point]] = {}
-    for point in sorted(comparison.curve, key=lambda point: point.size):
-        if point.mean is not None:
-            curves.setdefault(point.candidate, []).append(figures.Point(point.size, point.mean, point.interval))
     return {
         "comparison": comparison,
         "run": None if chosen is None else runs[chosen],
         "shown_runs": runs,
         "summary": comparison.data,
-        "metric": metric,
+        "metric": tables["candidates"].metric,
         "candidates": True,
-        "cost_figure": figures.score_against_cost(points, chosen, metric, "training seconds") if points else None,
+        "cost_figure": tables["candidates"].plot,
         "pairs": comparison.pairs,
-        "curve": figures.learning_curve(curves, metric) if curves else None,
+        "curve": tables["curve"].plot,
     }
 
 
@@ -224,7 +197,7 @@ def _details(run: RunResult, texts: Mapping[str, Sequence[str]] | None) -> dict[
     """Return what can be seen in the predictions and the training of one run: on test, or else on validation."""
     found: dict[str, Any] = {}
     if run.training.history:
-        found["training"] = figures.training_curves(run.training.history, "score", run.training.best_epoch or 0)
+        found["training"] = training_curves(run.training.history, "score", run.training.best_epoch or 0)
     balance = {"train": run.data.label_counts} if any(run.data.label_counts.values()) else {}
     split = next((name for name in ("test", "validation") if name in run.predictions), None)
     if split is None:
@@ -276,9 +249,9 @@ def _choice(run: RunResult) -> dict[str, Any] | None:
 
 def _scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     several = "lrap" in found
-    names = sorted(_NAMES, key=lambda name: name != ("f1_micro" if several else "accuracy"))
+    names = sorted(SCORE_NAMES, key=lambda name: name != ("f1_micro" if several else "accuracy"))
     shown = [name for name in names if found.get(name) is not None and (several or name != "f1_micro")]
-    said = _NAMES | ({"accuracy": "all labels right"} if several else {})
+    said = SCORE_NAMES | ({"accuracy": "all labels right"} if several else {})
     if unjudged := judged_labels(found):
         said |= {name: f"{said[name]} ({unjudged})" for name in said if name.endswith("_macro")}
     return [{"name": said[name], "value": found[name], "interval": found.get(f"{name}_interval")} for name in shown]
@@ -315,7 +288,7 @@ def _calibration(run: RunResult, rows: Predictions) -> dict[str, Any]:
             for (name, p), curve in zip(stages.items(), curves, strict=True)
         ],
         "temperature": temperature,
-        "figure": figures.reliability_diagram(curves[-1], curves[0] if len(curves) > 1 else None, *words),
+        "figure": reliability_diagram(curves[-1], curves[0] if len(curves) > 1 else None, *words),
     }
 
 
@@ -327,7 +300,7 @@ def _coverage(rows: Predictions) -> dict[str, Any]:
     answered = {limit: rows.confidences >= limit for limit in limits}
     drawn = np.unique(np.linspace(0, len(cuts) - 1, CURVE_POINTS).astype(int))
     return {
-        "figure": figures.coverage_plot(coverage[drawn], accuracy[drawn]),
+        "figure": coverage_plot(coverage[drawn], accuracy[drawn]),
         "rows": [
             {"cut": limit, "coverage": float(taken.mean()), "accuracy": float(rows.right[taken].mean())}
             for limit, taken in answered.items()
@@ -386,10 +359,6 @@ def _figure(number: float | None, places: int = 3) -> str:
 def _recall_interval(scores: Mapping[str, Any]) -> tuple[float, float] | None:
     rows = scores["support"]
     return wilson_interval(round(scores["recall"] * rows), rows) if rows else None
-
-
-def _name(metric: str) -> str:
-    return _NAMES.get(metric, metric.replace("_", " "))
 
 
 @cache

@@ -288,6 +288,26 @@ def test_tensorboard_gets_losses_rates_and_scores(tmp_path):
     assert [event.step for event in events.Scalars("validation_score")] == [5, 10, 15]
 
 
+def test_mlflow_gets_settings_losses_and_scores(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    with pytest.raises(TrainingError, match="report_to=mlflow: expected that it starts, found The filesystem tracking"):
+        fit(tmp_path / "refused", replace(BASE, report_to=("mlflow",)))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    with mlflow.start_run() as outer, pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "stopped", replace(BASE, report_to=("mlflow",)), Tiny(stop_at=8))
+    assert mlflow.active_run() is None
+    fit(tmp_path / "whole", replace(BASE, report_to=("mlflow",)))
+    client = mlflow.MlflowClient()
+    whole, stopped = client.search_runs([client.get_experiment_by_name("nlptransfer").experiment_id])
+    assert (whole.info.run_name, stopped.info.run_name) == ("whole", "stopped")
+    assert stopped.data.tags["mlflow.parentRunId"] == outer.info.run_id and "mlflow.parentRunId" not in whole.data.tags
+    assert whole.data.params["learning_rate"] == str(BASE.learning_rate) and whole.data.params["optimizer"] == "adamw"
+    scores = client.get_metric_history(whole.info.run_id, "validation_score")
+    assert [score.step for score in scores] == [5, 10, 15]
+    assert {"loss", "learning_rate", "epoch_loss"} <= whole.data.metrics.keys()
+
+
 def test_progress_is_shown_on_stderr_and_is_silent_when_asked(tmp_path, capsys):
     fit(tmp_path / "a", replace(BASE, progress=True))
     shown = capsys.readouterr()
