@@ -1,5 +1,6 @@
-"""Write the tables of settings into settings.md when the site is built: the same text as `nlptransfer settings`."""
+"""What the site needs besides its pages: tables of settings, in the text of `nlptransfer settings`, and plain names."""
 
+import re
 from html import escape
 from typing import Any
 
@@ -8,6 +9,11 @@ MARK = "<!-- tables -->"
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown.replace(MARK, tables()) if MARK in markdown else markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    # Docstrings name functions and classes as Sphinx does.
+    return re.sub(":(func|class|meth):(?=<code>)", "", html)
 
 
 def tables() -> str:
