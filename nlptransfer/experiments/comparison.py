@@ -17,6 +17,7 @@ from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.ranking import AUTO, best_base
 from nlptransfer.experiments.reporting import report_once
 from nlptransfer.hub import base_for
+from nlptransfer.progress import with_progress
 from nlptransfer.results import (
     COMPARISON,
     CandidateResult,
@@ -34,6 +35,7 @@ from nlptransfer.settings import Count, Positive, Share, check, check_arguments,
 from nlptransfer.training import Augment, TrainingSettings
 
 
+@with_progress
 def compare(
     data: Any,
     *,

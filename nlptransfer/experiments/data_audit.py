@@ -24,6 +24,7 @@ from nlptransfer.experiments.ranking import frozen_settings
 from nlptransfer.experiments.reporting import report_once
 from nlptransfer.hub import find_base
 from nlptransfer.memo import shared_work
+from nlptransfer.progress import progress_bar, with_progress
 from nlptransfer.results import (
     AUDIT,
     DROPPABLE,
@@ -57,6 +58,7 @@ FINDERS: dict[str, Callable[[AuditRows], Section]] = {
 """What answers each question, in the order of QUESTIONS."""
 
 
+@with_progress
 def audit(
     data: Any,
     *,
@@ -66,6 +68,7 @@ def audit(
     overwrite: bool = False,
     take_lock: bool = False,
     report: bool = True,
+    progress: bool = True,
     clean_to: str | Path | None = None,
     drop: Sequence[str] = DROPPED,
     **settings: Any,
@@ -83,6 +86,7 @@ def audit(
         overwrite: whether an audit with other data or settings in that folder is deleted.
         take_lock: as :func:`finetune` has it.
         report: whether report.html is written.
+        progress: whether bars show how far it is.
         clean_to: a file (.csv, .tsv, .jsonl, .parquet) that gets the rows that ``drop`` leaves, with all columns of the
             source; or a folder that gets a file of each split, so that these stay as they are: for a source with
             splits it must be one.
@@ -145,10 +149,12 @@ def audit(
 
 def _sections(rows: AuditRows) -> dict[str, Section]:
     sections = {}
-    with shared_work():
+    with shared_work(), progress_bar("auditing", len(FINDERS), "questions") as bar:
         for number, (name, find) in enumerate(FINDERS.items(), 1):
             log.info("audit, %d of %d: %s", number, len(FINDERS), QUESTIONS[name])
+            bar.say(f"auditing: {name.replace('_', ' ')}")
             sections[name] = find(rows)
+            bar.advance()
     return sections
 
 

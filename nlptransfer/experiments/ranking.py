@@ -16,6 +16,7 @@ from nlptransfer.experiments.reporting import report_once
 from nlptransfer.experiments.source import load_source
 from nlptransfer.hub import installed_encoders
 from nlptransfer.memo import shared_work
+from nlptransfer.progress import with_progress
 from nlptransfer.results import (
     RANKING,
     DataSummary,
@@ -40,6 +41,7 @@ READING = ("max_length", "long_text", "pooling", "prompt")
 """Settings of the route whose features are ranked."""
 
 
+@with_progress
 def rank(
     data: Any,
     *,
@@ -52,6 +54,7 @@ def rank(
     overwrite: bool = False,
     take_lock: bool = False,
     report: bool = True,
+    progress: bool = True,
     **settings: Any,
 ) -> Ranking:
     """Rank encoders, how many of their layers to keep, and sources, before any training.
@@ -71,6 +74,7 @@ def rank(
         overwrite: whether a ranking with other settings in that folder is deleted.
         take_lock: as :func:`finetune` has it.
         report: whether report.html is written.
+        progress: whether bars show how far it is.
         **settings: fields of DataSettings, and max_length, long_text, pooling and prompt of the route probe.
 
     Raises:
