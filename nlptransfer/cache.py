@@ -6,7 +6,6 @@ Each is sealed by a file that notes size, sha256 and state of the others. This f
 import atexit
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -61,12 +60,14 @@ def open_entry(folder: Path, name: str, opened: Callable[[Path], Opened]) -> Ope
     """Open a sealed folder; None where there is none, or it is damaged and so removed, with a warning."""
     if folder in _elsewhere:
         return opened(_elsewhere[folder])
-    if not os.path.lexists(folder):
+    if (found := _identity(folder)) is None:
         return None
     try:
         check_seal(folder)
         return opened(folder)
     except (NlpTransferError, FileNotFoundError) as error:
+        if _identity(folder) != found:  # another process has removed it or put another one there
+            return open_entry(folder, name, opened)
         log.warning("%s: what was kept of it is damaged, and is made anew (%s)", name, error)
         remove(folder)
     return None
@@ -120,13 +121,19 @@ def _state(file: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
+def _identity(place: Path) -> tuple[int, int] | None:
+    try:
+        stat = place.lstat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
 def remove(place: Path) -> None:
-    """Remove a folder, or what is in its place; it stays where that cannot be done."""
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place, ignore_errors=True)
-        return
-    with suppress(OSError):
-        place.unlink()
+    """Remove a folder, or what is in its place, at once; it stays where that cannot be done."""
+    # Another process that reads it must not see a part of it.
+    with suppress(OSError, StorageError), scratch_folder(place) as scratch:
+        os.replace(place, scratch / place.name)
 
 
 def warn_of_cache(error: StorageError) -> None:

@@ -27,22 +27,28 @@ from nlptransfer.evaluation import (
     wilson_interval,
 )
 from nlptransfer.files import atomic_file, templates
-from nlptransfer.report import figures
 from nlptransfer.results import (
     QUESTIONS,
     REPORT,
     Audit,
     ComparisonResult,
+    Point,
     Predictions,
     Ranking,
     RunResult,
     Section,
+    coverage_plot,
     is_audit,
     is_comparison,
     is_ranking,
     is_run,
     label_counts,
+    learning_curve,
+    printable,
+    reliability_diagram,
+    score_against_cost,
     to_record,
+    training_curves,
 )
 
 MATRIX_LABELS = 12
@@ -139,21 +145,19 @@ def write_report(
 def _write(folder: Path, template: str, content: Mapping[str, Any]) -> Path:
     page = _environment().get_template(template).render(content)
     with atomic_file(folder / REPORT) as temporary:
-        temporary.write_text(figures.plain(page), encoding="utf-8")
+        temporary.write_text(printable(page), encoding="utf-8")
     return folder / REPORT
 
 
 def _ranking(ranking: Ranking) -> dict[str, Any]:
     metric = _name(ranking.metric)
     shown = {one.name: f"{one.layers} of {one.base.rpartition('/')[2]}" for one in ranking.encoders}
-    points = {
-        shown[one.name]: figures.Point(1000 / one.texts_per_second, one.score, one.interval) for one in ranking.encoders
-    }
+    points = {shown[one.name]: Point(1000 / one.texts_per_second, one.score, one.interval) for one in ranking.encoders}
     cost = "seconds for 1,000 texts"
     return {
         "ranking": ranking,
         "metric": metric,
-        "cost_figure": figures.score_against_cost(points, shown[ranking.chosen.name], metric, cost),
+        "cost_figure": score_against_cost(points, shown[ranking.chosen.name], metric, cost),
     }
 
 
@@ -199,14 +203,14 @@ def _comparison(comparison: ComparisonResult) -> dict[str, Any]:
     metric, chosen = _name(comparison.metric), comparison.recommended
     runs = {one.name: comparison.first_run(one.name) for one in comparison.candidates if one.status == "finished"}
     points = {
-        one.name: figures.Point(one.cost["train_seconds"], one.test.mean, one.test.interval)
+        one.name: Point(one.cost["train_seconds"], one.test.mean, one.test.interval)
         for one in comparison.candidates
         if one.name in runs and one.cost is not None and one.test is not None
     }
-    curves: dict[str, list[figures.Point]] = {}
+    curves: dict[str, list[Point]] = {}
     for point in sorted(comparison.curve, key=lambda point: point.size):
         if point.mean is not None:
-            curves.setdefault(point.candidate, []).append(figures.Point(point.size, point.mean, point.interval))
+            curves.setdefault(point.candidate, []).append(Point(point.size, point.mean, point.interval))
     return {
         "comparison": comparison,
         "run": None if chosen is None else runs[chosen],
@@ -214,9 +218,9 @@ def _comparison(comparison: ComparisonResult) -> dict[str, Any]:
         "summary": comparison.data,
         "metric": metric,
         "candidates": True,
-        "cost_figure": figures.score_against_cost(points, chosen, metric, "training seconds") if points else None,
+        "cost_figure": score_against_cost(points, chosen, metric, "training seconds") if points else None,
         "pairs": comparison.pairs,
-        "curve": figures.learning_curve(curves, metric) if curves else None,
+        "curve": learning_curve(curves, metric) if curves else None,
     }
 
 
@@ -224,7 +228,7 @@ def _details(run: RunResult, texts: Mapping[str, Sequence[str]] | None) -> dict[
     """Return what can be seen in the predictions and the training of one run: on test, or else on validation."""
     found: dict[str, Any] = {}
     if run.training.history:
-        found["training"] = figures.training_curves(run.training.history, "score", run.training.best_epoch or 0)
+        found["training"] = training_curves(run.training.history, "score", run.training.best_epoch or 0)
     balance = {"train": run.data.label_counts} if any(run.data.label_counts.values()) else {}
     split = next((name for name in ("test", "validation") if name in run.predictions), None)
     if split is None:
@@ -315,7 +319,7 @@ def _calibration(run: RunResult, rows: Predictions) -> dict[str, Any]:
             for (name, p), curve in zip(stages.items(), curves, strict=True)
         ],
         "temperature": temperature,
-        "figure": figures.reliability_diagram(curves[-1], curves[0] if len(curves) > 1 else None, *words),
+        "figure": reliability_diagram(curves[-1], curves[0] if len(curves) > 1 else None, *words),
     }
 
 
@@ -327,7 +331,7 @@ def _coverage(rows: Predictions) -> dict[str, Any]:
     answered = {limit: rows.confidences >= limit for limit in limits}
     drawn = np.unique(np.linspace(0, len(cuts) - 1, CURVE_POINTS).astype(int))
     return {
-        "figure": figures.coverage_plot(coverage[drawn], accuracy[drawn]),
+        "figure": coverage_plot(coverage[drawn], accuracy[drawn]),
         "rows": [
             {"cut": limit, "coverage": float(taken.mean()), "accuracy": float(rows.right[taken].mean())}
             for limit, taken in answered.items()

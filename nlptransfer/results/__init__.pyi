@@ -18,6 +18,14 @@ from .config import Source as Source
 from .config import decisive as decisive
 from .config import run_folder as run_folder
 from .config import same_labels as same_labels
+from .figures import Plot as Plot
+from .figures import Point as Point
+from .figures import coverage_plot as coverage_plot
+from .figures import learning_curve as learning_curve
+from .figures import printable as printable
+from .figures import reliability_diagram as reliability_diagram
+from .figures import score_against_cost as score_against_cost
+from .figures import training_curves as training_curves
 from .predictions import Predictions as Predictions
 from .ranking import EncoderRank as EncoderRank
 from .ranking import Ranking as Ranking

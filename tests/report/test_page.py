@@ -26,7 +26,6 @@ from nlptransfer.data.labels import Labels
 from nlptransfer.errors import DataError
 from nlptransfer.evaluation import reliability_curve, score_predictions
 from nlptransfer.files import read_json
-from nlptransfer.report.figures import Point, learning_curve, plain, score_against_cost
 from nlptransfer.report.page import MATRIX_LABELS, SECTIONS, WordEffects, write_report
 from nlptransfer.results import (
     CandidateResult,
@@ -35,11 +34,15 @@ from nlptransfer.results import (
     CurvePoint,
     Fit,
     PairDifference,
+    Point,
     Predictions,
     RowsToReach,
     RunResult,
     TransferSummary,
     Trial,
+    learning_curve,
+    printable,
+    score_against_cost,
 )
 
 VOID = {"meta", "br", "link", "input", "img", "hr"}
@@ -444,7 +447,7 @@ def test_no_text_becomes_a_part_of_the_page(
 ) -> None:
     page = run_page(tmp_path, names)
     assert [(tag, list(attributes)) for tag, attributes in page.tags] == harmless
-    assert all(plain(name) in page.texts["words"] for name in names)
+    assert all(printable(name) in page.texts["words"] for name in names)
 
 
 def test_a_hostile_text_reads_as_it_was_written(hostile_folder: Path) -> None:
@@ -462,10 +465,11 @@ def test_plots_take_any_name(name: str) -> None:
         learning_curve({name: [Point(10, 0.5), Point(20, 0.6, (0.5, 0.7))]}, name),
     ]
     for plot in plots:
-        ((_, image),) = Page(str(plot)).tags
+        html = str(plot.__html__())
+        ((_, image),) = Page(html).tags
         svg = ElementTree.fromstring(base64.b64decode(image["src"].removeprefix("data:image/svg+xml;base64,")))
-        assert " ".join(plain(name).split())[:20] in "".join(svg.itertext())
-        assert plain(name) in image["alt"] and plot == plain(plot)
+        assert " ".join(printable(name).split())[:20] in "".join(svg.itertext())
+        assert printable(name) in image["alt"] and html == printable(html)
 
 
 def test_nothing_is_fetched(run_folder: Path, comparison_folder: Path) -> None:

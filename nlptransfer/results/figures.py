@@ -1,4 +1,4 @@
-"""Plots of a report, each an ``<img>`` of SVG. Does not know records; dark mode is a line of CSS in report.html."""
+"""Plots of results, drawn when they are written. Does not know records; dark mode is a line of CSS in page.html."""
 
 import base64
 import re
@@ -6,19 +6,24 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.style
 import numpy as np
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 
+from nlptransfer.errors import SettingError
 from nlptransfer.evaluation import Reliability
+from nlptransfer.files import atomic_file, named_path
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SIZE = (4.4, 3.0)
 """Inches: a little more than a phone is wide, so that letters are not shrunk on one."""
+DPI = 200
+"""Of a png."""
 MOST_IN_THREE_COLUMNS = 16
 """Characters of the longest name up to which a legend has three columns."""
 _INK, _FAINT = "#1b1e23", "#5d6673"
@@ -40,6 +45,8 @@ _STYLE: dict[str, Any] = {
     "legend.fontsize": 8,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
+    # Letters as outlines of TrueType, which publishers ask for.
+    "pdf.fonttype": 42,
     "svg.fonttype": "none",
     # Equal figures are equal files.
     "svg.hashsalt": "nlptransfer",
@@ -49,6 +56,55 @@ _STYLE: dict[str, Any] = {
     "xtick.color": _INK,
     "ytick.color": _INK,
 }
+
+
+_METADATA: dict[str, dict[str, None]] = {
+    "svg": {"Creator": None, "Date": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+"""By the formats that a plot is written in: what differs between equal plots, or names a program."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot that is drawn when it is written; in an HTML template it is an ``<img>``."""
+
+    name: str
+    description: str
+    """what it shows, with the figures, for those who do not see it"""
+    draw: Callable[["Figure"], None]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plot as svg, pdf or png, by the ending of ``path``; a SettingError for any other."""
+        path = named_path(path)
+        form = path.suffix.lower().removeprefix(".")
+        if form not in _METADATA:
+            found = f"one that ends in {path.suffix}" if path.suffix else "no ending"
+            raise SettingError(f"{path}: expected a file name that ends in .svg, .pdf or .png, found {found}")
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(self._drawn(form, facecolor="white"))
+        return path
+
+    def _drawn(self, form: str, **look: Any) -> bytes:
+        """Draw the plot, whatever style the caller draws in."""
+        import matplotlib.style
+        from matplotlib.figure import Figure
+
+        with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
+            # Text in letters that matplotlib has no font for is still text, which the browser has a font for.
+            warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
+            figure, drawn = Figure(figsize=SIZE), BytesIO()
+            self.draw(figure)
+            figure.savefig(drawn, format=form, dpi=DPI, metadata=_METADATA[form], **look)
+        return drawn.getvalue()
+
+    def __html__(self) -> "Markup":
+        from markupsafe import Markup
+
+        svg = base64.b64encode(self._drawn("svg")).decode()
+        image = Markup('<img id="figure-{}" alt="{}" src="data:image/svg+xml;base64,{}">')
+        return image.format(self.name, printable(self.description), svg)
 
 
 @dataclass(frozen=True)
@@ -62,10 +118,12 @@ class Point:
     """95%"""
 
 
-def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: str, cost: str) -> Markup:
+def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: str, cost: str) -> Plot:
     """Plot each candidate's score with its interval over a cost in seconds; the chosen one is drawn larger."""
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import NullFormatter
+
         lines = {name: [replace(point, place=max(point.place, 0.001))] for name, point in points.items()}
         looks = [{"linestyle": "none", "markersize": 9 if name == chosen else 5} for name in points]
         axes = _draw_scores(figure, lines, looks, f"{cost}, logarithmic", metric)
@@ -75,13 +133,15 @@ def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: 
         axes.set_xlim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
 
     described = "; ".join(f"{name}: {_in_words(point)}, {point.place:.3g} s" for name, point in points.items())
-    return _image("cost", f"{metric} against {cost}: {described}", draw)
+    return Plot("cost", f"{metric} against {cost}: {described}", draw)
 
 
-def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Markup:
+def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Plot:
     """Plot scores over the number of training rows, a line for each candidate."""
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
         places = sorted({point.place for points in curves.values() for point in points})
         # A little apart, so that no bar hides another.
         apart = max(1.5, places[-1] / places[0]) ** (0.015 * (np.arange(len(curves)) - (len(curves) - 1) / 2))
@@ -99,13 +159,15 @@ def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Markup
         f"{name}: " + ", ".join(f"{_in_words(point)} with {point.place:,.0f} rows" for point in points)
         for name, points in curves.items()
     )
-    return _image("learning", f"{metric} against labeled rows: {described}", draw)
+    return Plot("learning", f"{metric} against labeled rows: {described}", draw)
 
 
-def reliability_diagram(after: Reliability, before: Reliability | None, forecast: str, observed: str) -> Markup:
+def reliability_diagram(after: Reliability, before: Reliability | None, forecast: str, observed: str) -> Plot:
     """Plot observed frequencies over forecasts, also those before temperature scaling if there are any, and counts."""
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import MaxNLocator
+
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(4, 1))
         upper.plot([0, 1], [0, 1], color=_FAINT, linestyle="--", linewidth=1, label="calibrated")
         if before is not None:
@@ -123,13 +185,15 @@ def reliability_diagram(after: Reliability, before: Reliability | None, forecast
         f"forecast {forecast:.2f}, true {true:.2f}, {count:,} forecasts"
         for forecast, true, count in zip(after.confidence, after.frequency, after.count, strict=True)
     )
-    return _image("reliability", f"Reliability diagram: {described}", draw)
+    return Plot("reliability", f"Reliability diagram: {described}", draw)
 
 
-def coverage_plot(coverage: np.ndarray, accuracy: np.ndarray) -> Markup:
+def coverage_plot(coverage: np.ndarray, accuracy: np.ndarray) -> Plot:
     """Plot accuracy over coverage, the share of rows that is answered; both (points,)."""
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import MaxNLocator, PercentFormatter
+
         axes = figure.subplots()
         axes.plot(coverage, accuracy, color=_LINES[0])
         axes.set(xlim=(0, 1), xlabel="share of rows that is answered", ylabel="right among these")
@@ -139,14 +203,16 @@ def coverage_plot(coverage: np.ndarray, accuracy: np.ndarray) -> Markup:
 
     places = [int(np.abs(coverage - share).argmin()) for share in (0.25, 0.5, 0.75, 1)]
     described = "; ".join(f"{accuracy[place]:.1%} right of the surest {coverage[place]:.0%}" for place in places)
-    return _image("coverage", f"Accuracy against coverage: {described}", draw)
+    return Plot("coverage", f"Accuracy against coverage: {described}", draw)
 
 
-def training_curves(history: Sequence[Mapping[str, float]], metric: str, kept: int) -> Markup:
+def training_curves(history: Sequence[Mapping[str, float]], metric: str, kept: int) -> Plot:
     """Plot the loss by epoch, and the validation score where there is one, with a ring around the kept epoch."""
     scored = [entry for entry in history if entry.get("score") is not None]
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import MaxNLocator
+
         panels = figure.subplots(2 if scored else 1, sharex=True, squeeze=False)[:, 0]
         look: dict[str, Any] = {"marker": "o", "markersize": 3.5}
         panels[0].plot([one["epoch"] for one in history], [one["loss"] for one in history], color=_LINES[0], **look)
@@ -164,30 +230,17 @@ def training_curves(history: Sequence[Mapping[str, float]], metric: str, kept: i
         best = max(scored, key=lambda entry: entry["score"])
         described += f"; highest {metric} on validation {best['score']:.3f} in epoch {best['epoch']:g}"
         described += f"; kept: epoch {kept}"
-    return _image("training", f"Training curves: {described}", draw)
+    return Plot("training", f"Training curves: {described}", draw)
 
 
-def _image(name: str, description: str, draw: Callable[[Figure], None]) -> Markup:
-    """Draw an image whose alternative text is ``description``, whatever style the caller draws in."""
-    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
-        # Text in letters that matplotlib has no font for is still text, which the browser has a font for.
-        warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
-        figure, drawn = Figure(figsize=SIZE), BytesIO()
-        draw(figure)
-        figure.savefig(drawn, format="svg", metadata={"Creator": None, "Date": None})
-    svg = base64.b64encode(drawn.getvalue()).decode()
-    image = Markup('<img id="figure-{}" alt="{}" src="data:image/svg+xml;base64,{}">')
-    return image.format(name, plain(description), svg)
-
-
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     """Replace what XML and people cannot read by blanks: control characters, and halves of characters."""
     return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]", " ", text)
 
 
 def _draw_scores(
-    figure: Figure, lines: Mapping[str, Sequence[Point]], looks: Sequence[dict[str, Any]], place: str, metric: str
-) -> Axes:
+    figure: "Figure", lines: Mapping[str, Sequence[Point]], looks: Sequence[dict[str, Any]], place: str, metric: str
+) -> "Axes":
     axes = figure.subplots()
     for number, ((name, points), look) in enumerate(zip(lines.items(), looks, strict=True)):
         scores = np.array([point.score for point in points])
@@ -207,7 +260,7 @@ def _draw_scores(
 
 
 def _short(name: str) -> str:
-    name = " ".join(plain(name).split())
+    name = " ".join(printable(name).split())
     return name if len(name) <= 24 else f"{name[:23]}…"
 
 
