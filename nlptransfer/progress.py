@@ -17,7 +17,8 @@ from functools import wraps
 from io import StringIO
 from typing import Any, ParamSpec, TypeVar
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 log = logging.getLogger("nlptransfer")
 
 DELAY = 0.5
@@ -204,15 +205,16 @@ class _Notebook:
         self.place: Any = None
 
     def draw(self, bars: list[Bar]) -> None:
-        from IPython.display import display
+        from IPython import display
         from rich.console import Console
 
+        show: Any = display.display
         console = Console(file=StringIO(), width=NOTEBOOK_WIDTH, force_jupyter=False, no_color=True)
         with console.capture() as captured:
             console.print(_lines(bars, NOTEBOOK_WIDTH))
         content = {"text/plain": captured.get()}
         if self.place is None:
-            self.place = display(content, raw=True, display_id=True)
+            self.place = show(content, raw=True, display_id=True)
         else:
             self.place.update(content, raw=True)
 

@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from helpers.bars import drawn_bars
 from nlptransfer import progress
 from nlptransfer.progress import Bar, no_progress, progress_bar, with_progress
 
@@ -30,29 +31,6 @@ WORK = """
             inner.advance(500)
     print("the end")
 """
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "DELAY", 0.0)
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The descriptions of each drawing."""
-    drawings: list[list[str]] = []
-
-    class Board:
-        between = 0.0
-
-        def draw(self, bars: list[Bar]) -> None:
-            drawings.append([bar.description for bar in bars])
-
-        def stop(self) -> None:
-            drawings.append([])
-
-    monkeypatch.setattr(progress, "_Terminal", Board)
-    return drawings
 
 
 def seen_in_terminal(code: str, columns: int = 100, **environment: str) -> str:
@@ -128,51 +106,55 @@ def test_notebook_keeps_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert printed["text"] == "the end\n"
 
 
-def test_inner_work_has_a_line_below_the_outer_until_it_is_done(drawn: list[list[str]]) -> None:
-    with progress_bar("outer", 2) as bar:
+def descriptions(drawn: list[list[tuple[str, tuple[str, ...], str]]]) -> list[list[str]]:
+    return [[description for description, *_ in bars] for bars in drawn]
+
+
+def test_inner_work_has_a_line_below_the_outer_until_it_is_done() -> None:
+    with drawn_bars() as drawn, progress_bar("outer", 2) as bar:
         with progress_bar("inner", 1):
             pass
         bar.advance()
 
-    assert drawn == [["outer"], ["outer", "inner"], ["outer"], []]
+    assert descriptions(drawn) == [["outer"], ["outer", "inner"], ["outer"], []]
 
 
-def test_short_work_is_not_shown(drawn: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "DELAY", 60.0)
-    with progress_bar("quick", 1) as bar:
+def test_short_work_is_not_shown() -> None:
+    with drawn_bars(delay=60.0) as drawn, progress_bar("quick", 1) as bar:
         bar.advance()
 
     assert drawn == []
 
 
-def test_no_progress_where_it_is_switched_off(drawn: list[list[str]], caplog: pytest.LogCaptureFixture) -> None:
+def test_no_progress_where_it_is_switched_off(caplog: pytest.LogCaptureFixture) -> None:
     @with_progress
     def work(progress: bool = True) -> None:
         with progress_bar("work", 1) as bar:
             bar.advance()
 
-    work(progress=False)
-    with no_progress():
+    with drawn_bars() as drawn:
+        work(progress=False)
+        with no_progress():
+            work()
+        with caplog.at_level(logging.ERROR, "nlptransfer"):
+            work()
+        assert drawn == []
+
         work()
-    with caplog.at_level(logging.ERROR, "nlptransfer"):
-        work()
-    assert drawn == []
-
-    work()
-    assert drawn[0] == ["work"]
+        assert descriptions(drawn)[0] == ["work"]
 
 
-def test_another_thread_draws_nothing_over_the_bars(drawn: list[list[str]]) -> None:
+def test_another_thread_draws_nothing_over_the_bars() -> None:
     def other() -> None:
         with progress_bar("other"):
             pass
 
-    with progress_bar("work"):
+    with drawn_bars() as drawn, progress_bar("work"):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
 
-    assert drawn == [["work"], []]
+    assert descriptions(drawn) == [["work"], []]
 
 
 def test_figures_are_of_what_was_done_since_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
