@@ -25,6 +25,7 @@ from nlptransfer.results import (
     DataSummary,
     at_work,
     claim,
+    command_of,
     decisive,
     is_comparison,
     plain,
@@ -83,6 +84,7 @@ def compare(
         RunFolderError: the folder holds a comparison with other settings, or other files, or another process works
             in it.
     """
+    repeat = command_of(compare, locals())
     routes = [*BASELINES, *ROUTES] if routes is None else routes
     numbers = {"seeds": seeds, "trials": trials, "max_minutes": max_minutes, "delta": delta}
     check_arguments(compare, **numbers)
@@ -127,6 +129,7 @@ def compare(
                 metric=metric,
                 machine=machine(),
                 versions=versions(),
+                repeat=repeat,
                 candidates=tuple(CandidateResult(one.name, one.method, one.described()["base"]) for one in candidates),
             )
         if not is_finished:

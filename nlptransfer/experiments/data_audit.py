@@ -37,6 +37,7 @@ from nlptransfer.results import (
     begin_run,
     checked,
     claim,
+    command_of,
     plain,
     run_folder,
 )
@@ -99,6 +100,7 @@ def audit(
         RunFolderError: the folder holds an audit of other data or settings, or other files, or another process works
             in it.
     """
+    repeat = command_of(audit, locals())
     checked("drop", drop, DROPPABLE)
     reading, route = frozen_settings(settings)
     opened = open_source(data, reading)
@@ -137,6 +139,7 @@ def audit(
                 sections=_sections(rows),
                 machine=machine(),
                 versions=versions(),
+                repeat=repeat,
                 rows=loaded,
             )
             distributed.on_main(result.save)

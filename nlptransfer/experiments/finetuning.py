@@ -21,7 +21,7 @@ from nlptransfer.experiments.source_gain import SEEDS, gain_metric, gain_of, in_
 from nlptransfer.files import named_path, write_json
 from nlptransfer.hub import base_for
 from nlptransfer.progress import progress_bar, with_progress
-from nlptransfer.results import GAINS, RunConfig, RunResult, at_work, plain
+from nlptransfer.results import GAINS, RunConfig, RunResult, at_work, command_of, plain
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
@@ -90,6 +90,7 @@ def finetune(
         RunFolderError: the folder holds a run with other settings, or other files, or another process works in it.
         TrainingError: the loss is no longer a number.
     """
+    repeat = command_of(finetune, locals())
     plan = _Plan.of(
         data,
         source,
@@ -101,6 +102,7 @@ def finetune(
         unlabeled=unlabeled,
         further_metrics=further_metrics,
     )
+    plan = replace(plan, complete=partial(plan.complete, repeat=repeat))
     config = plan.config(plan.data_settings)
     base = _base_for(config)
     plan, config = replace(plan, complete=partial(plan.complete, base=base)), replace(config, base=base)

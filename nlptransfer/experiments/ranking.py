@@ -24,6 +24,7 @@ from nlptransfer.results import (
     Source,
     at_work,
     claim,
+    command_of,
     fastest_level,
     plain,
     run_folder,
@@ -82,6 +83,7 @@ def rank(
         DataError, BaseModelError: what cannot be read, or rows too few to cross-validate.
         RunFolderError: the folder holds a ranking with other settings, or other files, or another process works in it.
     """
+    repeat = command_of(rank, locals())
     check_arguments(rank, max_rows=max_rows)
     layers = sorted(set(keep_layers))
     check(all(number >= 1 for number in layers), "keep_layers", keep_layers, "numbers of layers from 1")
@@ -121,6 +123,7 @@ def rank(
                 sources=tuple(sorted(ranked, key=lambda one: -one.gain)),
                 machine=machine(),
                 versions=versions(),
+                repeat=repeat,
             )
             distributed.on_main(result.save)
         if report:

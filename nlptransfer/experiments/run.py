@@ -118,6 +118,7 @@ def _train_and_score(
         settings=plain(_settings(config, route, learned)),
         question=question,
         command=config.command(),
+        repeat=config.repeat,
         base=classifier.record["base"],
         scores=scores,
         cost=cost_of(learned.fit, trainable, sum(one.numel() for one in parameters)),
