@@ -22,6 +22,7 @@ from .hub import packaged_path as packaged_path
 from .models import SharedBase as SharedBase
 from .results import Audit as Audit
 from .results import ComparisonResult as ComparisonResult
+from .results import GainCurve as GainCurve
 from .results import Ranking as Ranking
 from .results import RunResult as RunResult
 from .routes import ROUTES as ROUTES

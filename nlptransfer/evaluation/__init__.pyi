@@ -20,6 +20,7 @@ from .inputs import predicted as predicted
 from .inputs import to_probabilities as to_probabilities
 from .isolation import Isolation as Isolation
 from .isolation import isolated as isolated
+from .metrics import SCORE_NAMES as SCORE_NAMES
 from .metrics import averages as averages
 from .metrics import default_metric as default_metric
 from .metrics import higher_is_better as higher_is_better
@@ -27,6 +28,7 @@ from .metrics import judged_labels as judged_labels
 from .metrics import known_score as known_score
 from .metrics import load_metric as load_metric
 from .metrics import measure as measure
+from .metrics import metric_name as metric_name
 from .metrics import negative_log_likelihood as negative_log_likelihood
 from .metrics import score_predictions as score_predictions
 from .metrics import score_range as score_range

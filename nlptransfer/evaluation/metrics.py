@@ -28,6 +28,19 @@ _SINGLE_LABEL = ["accuracy", *_AVERAGED, "mcc"]
 _ON_A_SCALE = ["mae", "quadratic_kappa"]
 _MULTI_LABEL = ["accuracy", "subset_accuracy", *_AVERAGED]
 _OF_PROBABILITIES = ["lrap", "loss"]
+SCORE_NAMES = {
+    "accuracy": "accuracy",
+    "mae": "mean absolute error",
+    "quadratic_kappa": "quadratic kappa",
+    "f1_macro": "macro F1",
+    "f1_micro": "micro F1",
+    "precision_macro": "macro precision",
+    "recall_macro": "macro recall",
+    "mcc": "Matthews correlation",
+    "lrap": "label ranking average precision",
+    "loss": "loss",
+}
+"""Scores in words, in the order in which a report lists them."""
 FEW_ROWS = 10
 """A label with fewer rows has more say in what is expected of such labels."""
 
@@ -85,6 +98,11 @@ def load_metric(name: str) -> evaluate.Metric:
             f"metric {name!r}: expected a local one or one that evaluate.load finds; {nearest(name, METRICS)} "
             f"(it said: {_on_one_line(error)})"
         ) from error
+
+
+def metric_name(metric: str) -> str:
+    """Return the name of a score in words."""
+    return SCORE_NAMES.get(metric, metric.replace("_", " "))
 
 
 def default_metric(labels: Labels) -> str:

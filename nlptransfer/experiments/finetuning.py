@@ -21,7 +21,7 @@ from nlptransfer.experiments.source_gain import SEEDS, gain_metric, gain_of, in_
 from nlptransfer.files import named_path, write_json
 from nlptransfer.hub import base_for
 from nlptransfer.progress import progress_bar, with_progress
-from nlptransfer.results import GAINS, RunConfig, RunResult, at_work, command_of, plain
+from nlptransfer.results import GAINS, GainCurve, RunConfig, RunResult, at_work, command_of, plain
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES, Route, SavedFormat
 from nlptransfer.settings import Count, check, check_arguments, fields_of, fill
 from nlptransfer.training import Augment, TrainingSettings
@@ -155,11 +155,11 @@ def gain_curve(
     seeds: Count | None = None,
     take_lock: bool = False,
     **settings: Any,
-) -> list[dict[str, Any]]:
+) -> GainCurve:
     """Measure the gain of strategies against the number of labeled target rows.
 
     Every seed draws its own rows, the same for all strategies and for the runs without the source; test is the same
-    for all. Return for each size and strategy: rows, transfer, and what :class:`Gain` has.
+    for all.
 
     Args:
         sizes: labeled rows of the target, validation included.
@@ -170,7 +170,7 @@ def gain_curve(
     """
     check(len(sizes) > 0 and min(sizes) >= 1, "sizes", sizes, "numbers of rows from 1")
     check("max_train_rows" not in settings, "max_train_rows", settings.get("max_train_rows"), "sizes alone")
-    folder, gains = named_path(output_dir), list[dict[str, Any]]()
+    folder, gains = named_path(output_dir), GainCurve()
     whole = _Plan.of(data, source, settings, route=route, transfer=transfers[0], base=base, revision=revision)
     base = _base_for(whole.config(whole.data_settings))
     with at_work(folder, take_lock), progress_bar("gains", len(sizes) * len(transfers), "gains") as bar:

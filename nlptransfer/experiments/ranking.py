@@ -70,8 +70,8 @@ def rank(
         sources: further data sets, as :func:`finetune` has them, whose gain is estimated with the chosen encoder.
         revision: commit, branch or tag of the bases on the hub.
         max_rows: most training rows that are looked at, of each label an equal share; of each source as many.
-        output_dir: folder of ranking.json, ranking.csv and report.html; by default one under runs/ that is named after
-            the data and the settings. A finished ranking there is returned as it is.
+        output_dir: folder of ranking.json, encoders.csv, sources.csv and report.html; by default one under runs/
+            that is named after the data and the settings. A finished ranking there is returned as it is.
         overwrite: whether a ranking with other settings in that folder is deleted.
         take_lock: as :func:`finetune` has it.
         report: whether report.html is written.

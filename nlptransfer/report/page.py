@@ -17,10 +17,12 @@ from jinja2 import Environment
 from nlptransfer.data import in_lines
 from nlptransfer.errors import DataError, RunFolderError
 from nlptransfer.evaluation import (
+    SCORE_NAMES,
     brier_score,
     coverage_curve,
     default_metric,
     judged_labels,
+    metric_name,
     negative_log_likelihood,
     reliability_curve,
     untempered,
@@ -32,7 +34,6 @@ from nlptransfer.results import (
     REPORT,
     Audit,
     ComparisonResult,
-    Point,
     Predictions,
     Ranking,
     RunResult,
@@ -43,10 +44,8 @@ from nlptransfer.results import (
     is_ranking,
     is_run,
     label_counts,
-    learning_curve,
     printable,
     reliability_diagram,
-    score_against_cost,
     to_record,
     training_curves,
 )
@@ -80,20 +79,6 @@ SECTIONS = {
     "repeat": "To repeat it",
 }
 """Each part of the report by its id, in order; one that has nothing to show is left out."""
-_NAMES = {
-    "accuracy": "accuracy",
-    "mae": "mean absolute error",
-    "quadratic_kappa": "quadratic kappa",
-    "f1_macro": "macro F1",
-    "f1_micro": "micro F1",
-    "precision_macro": "macro precision",
-    "recall_macro": "macro recall",
-    "mcc": "Matthews correlation",
-    "lrap": "label ranking average precision",
-    "loss": "loss",
-}
-
-
 _APART = {"split", "row", "text", "drop", "other_split", "other_row", "other_text", "other_label"}
 """Columns of a frame of an audit that the report has a place of its own for."""
 
@@ -150,15 +135,8 @@ def _write(folder: Path, template: str, content: Mapping[str, Any]) -> Path:
 
 
 def _ranking(ranking: Ranking) -> dict[str, Any]:
-    metric = _name(ranking.metric)
-    shown = {one.name: f"{one.layers} of {one.base.rpartition('/')[2]}" for one in ranking.encoders}
-    points = {shown[one.name]: Point(1000 / one.texts_per_second, one.score, one.interval) for one in ranking.encoders}
-    cost = "seconds for 1,000 texts"
-    return {
-        "ranking": ranking,
-        "metric": metric,
-        "cost_figure": score_against_cost(points, shown[ranking.chosen.name], metric, cost),
-    }
+    table = ranking.tables["encoders"]
+    return {"ranking": ranking, "metric": table.metric, "cost_figure": table.plot}
 
 
 def _audit(audit: Audit) -> dict[str, Any]:
@@ -191,7 +169,7 @@ def _run(run: RunResult) -> dict[str, Any]:
         "run": run,
         "shown_runs": {run.settings["route"]["name"]: run},
         "summary": run.data,
-        "metric": _name(default_metric(run.data.labels)),
+        "metric": metric_name(default_metric(run.data.labels)),
         "headline": {"split": split, "scores": _scores(run.scores[split])} if split else None,
         "verdict": run.verdict,
         "choice": _choice(run),
@@ -200,27 +178,18 @@ def _run(run: RunResult) -> dict[str, Any]:
 
 
 def _comparison(comparison: ComparisonResult) -> dict[str, Any]:
-    metric, chosen = _name(comparison.metric), comparison.recommended
+    tables, chosen = comparison.tables, comparison.recommended
     runs = {one.name: comparison.first_run(one.name) for one in comparison.candidates if one.status == "finished"}
-    points = {
-        one.name: Point(one.cost["train_seconds"], one.test.mean, one.test.interval)
-        for one in comparison.candidates
-        if one.name in runs and one.cost is not None and one.test is not None
-    }
-    curves: dict[str, list[Point]] = {}
-    for point in sorted(comparison.curve, key=lambda point: point.size):
-        if point.mean is not None:
-            curves.setdefault(point.candidate, []).append(Point(point.size, point.mean, point.interval))
     return {
         "comparison": comparison,
         "run": None if chosen is None else runs[chosen],
         "shown_runs": runs,
         "summary": comparison.data,
-        "metric": metric,
+        "metric": tables["candidates"].metric,
         "candidates": True,
-        "cost_figure": score_against_cost(points, chosen, metric, "training seconds") if points else None,
+        "cost_figure": tables["candidates"].plot,
         "pairs": comparison.pairs,
-        "curve": learning_curve(curves, metric) if curves else None,
+        "curve": tables["curve"].plot,
     }
 
 
@@ -280,9 +249,9 @@ def _choice(run: RunResult) -> dict[str, Any] | None:
 
 def _scores(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     several = "lrap" in found
-    names = sorted(_NAMES, key=lambda name: name != ("f1_micro" if several else "accuracy"))
+    names = sorted(SCORE_NAMES, key=lambda name: name != ("f1_micro" if several else "accuracy"))
     shown = [name for name in names if found.get(name) is not None and (several or name != "f1_micro")]
-    said = _NAMES | ({"accuracy": "all labels right"} if several else {})
+    said = SCORE_NAMES | ({"accuracy": "all labels right"} if several else {})
     if unjudged := judged_labels(found):
         said |= {name: f"{said[name]} ({unjudged})" for name in said if name.endswith("_macro")}
     return [{"name": said[name], "value": found[name], "interval": found.get(f"{name}_interval")} for name in shown]
@@ -390,10 +359,6 @@ def _figure(number: float | None, places: int = 3) -> str:
 def _recall_interval(scores: Mapping[str, Any]) -> tuple[float, float] | None:
     rows = scores["support"]
     return wilson_interval(round(scores["recall"] * rows), rows) if rows else None
-
-
-def _name(metric: str) -> str:
-    return _NAMES.get(metric, metric.replace("_", " "))
 
 
 @cache

@@ -27,6 +27,7 @@ from .figures import printable as printable
 from .figures import reliability_diagram as reliability_diagram
 from .figures import score_against_cost as score_against_cost
 from .figures import training_curves as training_curves
+from .gains import GainCurve as GainCurve
 from .predictions import Predictions as Predictions
 from .ranking import EncoderRank as EncoderRank
 from .ranking import Ranking as Ranking

@@ -8,12 +8,43 @@ from typing import Any, Literal
 
 from nlptransfer.classifier import Classifier
 from nlptransfer.errors import RunFolderError
+from nlptransfer.evaluation import metric_name
 from nlptransfer.files import named_path
 from nlptransfer.results import records
+from nlptransfer.results.figures import Point, learning_curve, score_against_cost
 from nlptransfer.results.result import RunResult
 from nlptransfer.results.summaries import DataSummary
+from nlptransfer.results.tables import INTERVAL, OF_CHANGE, Table, Tables, flat
 
 Status = Literal["waiting", "finished", "skipped", "failed"]
+
+
+_CANDIDATES = {
+    "candidate": ["{name}"],
+    ">validation": ["{validation:.3f}"],
+    ">test {metric} (95% interval)": ["{score:.3f}", INTERVAL],
+    ">deviation over seeds": ["{spread:.3f}"],
+    ">training (s)": ["{train_seconds:,.1f}"],
+    ">size (MB)": ["{size_mb:,.1f}"],
+    ">texts/s": ["{texts_per_second_64:,.0f}"],
+    "no score because": ["{reason}"],
+}
+_PAIRS = {
+    "candidate": ["{one}"],
+    "less": ["{other}"],
+    ">difference in {metric} (95% interval)": ["{difference:+.3f}", OF_CHANGE],
+    ">p": ["{p:.2g}"],
+    ">p (Holm)": ["{holm_p:.2g}"],
+    ">McNemar's p": ["{mcnemar_p:.2g}"],
+    ">McNemar's p (Holm)": ["{mcnemar_holm_p:.2g}"],
+}
+_CURVE = {
+    "candidate": ["{candidate}"],
+    ">labeled rows": ["{size:,}"],
+    ">test {metric} (95% interval)": ["{mean:.3f}", INTERVAL],
+    "no score because": ["{reason}"],
+}
+_ROWS_TO_REACH = {"candidate": ["{one}"], "as good as": ["{other}"], ">labeled rows": ["{rows:,.0f}"]}
 
 
 @dataclass(frozen=True)
@@ -116,8 +147,8 @@ class RowsToReach:
 
 
 @dataclass(frozen=True, eq=False)
-class ComparisonResult:
-    """A comparison, finished or on its way."""
+class ComparisonResult(Tables):
+    """A comparison, finished or on its way, with the tables candidates, pairs, curve and rows_to_reach."""
 
     folder: Path
     data: DataSummary
@@ -187,6 +218,30 @@ class ComparisonResult:
             test = (None, *ends, None) if one.test is None else (one.test.mean, *ends, one.test.spread)
             rows.append({**row, **dict(zip(("score", "low", "high", "spread"), test, strict=True)), **(one.cost or {})})
         return rows
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        metric = metric_name(self.metric)
+        names = [one.name for one in self.candidates]
+        points = {
+            one.name: Point(one.cost["train_seconds"], one.test.mean, one.test.interval)
+            for one in self.candidates
+            if one.cost is not None and one.test is not None
+        }
+        curves: dict[str, list[Point]] = {}
+        for point in sorted(self.curve, key=lambda point: point.size):
+            if point.mean is not None:
+                curves.setdefault(point.candidate, []).append(Point(point.size, point.mean, point.interval))
+        cost = score_against_cost(points, self.recommended, metric, "training seconds") if points else None
+        chosen = names.index(self.recommended) if self.recommended is not None else None
+        return {
+            "candidates": Table(self.table, _CANDIDATES, metric, chosen, cost),
+            "pairs": Table([*map(flat, self.pairs)], _PAIRS, metric),
+            "curve": Table(
+                [*map(flat, self.curve)], _CURVE, metric, plot=learning_curve(curves, metric) if curves else None
+            ),
+            "rows_to_reach": Table([*map(flat, self.rows_to_reach)], _ROWS_TO_REACH, metric),
+        }
 
     @cached_property
     def classifier(self) -> Classifier:

@@ -136,8 +136,8 @@ def score_against_cost(points: Mapping[str, Point], chosen: str | None, metric: 
     return Plot("cost", f"{metric} against {cost}: {described}", draw)
 
 
-def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Plot:
-    """Plot scores over the number of training rows, a line for each candidate."""
+def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str, zero: bool = False) -> Plot:
+    """Plot scores over the number of training rows, a line for each candidate; ``zero``: and one at 0."""
 
     def draw(figure: "Figure") -> None:
         from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
@@ -151,6 +151,8 @@ def learning_curve(curves: Mapping[str, Sequence[Point]], metric: str) -> Plot:
         }
         looks = [{"markersize": 4, "elinewidth": 1}] * len(lines)
         axes = _draw_scores(figure, lines, looks, "labeled rows, logarithmic", metric)
+        if zero:
+            axes.axhline(0, color=_FAINT, linestyle="--", linewidth=1)
         axes.xaxis.set_major_locator(FixedLocator(places))
         axes.xaxis.set_major_formatter(FixedFormatter([f"{place:,.0f}" for place in places]))
         axes.xaxis.set_minor_locator(NullLocator())

@@ -5,8 +5,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nlptransfer.evaluation import metric_name
 from nlptransfer.results import records
+from nlptransfer.results.figures import Point, score_against_cost
 from nlptransfer.results.summaries import DataSummary
+from nlptransfer.results.tables import INTERVAL, OF_CHANGE, Table, Tables, flat
+
+_ENCODERS = {
+    "encoder": ["{base}"],
+    ">layers": ["{layers}"],
+    ">{metric} (95% interval)": ["{score:.3f}", INTERVAL],
+    ">loss": ["{loss:.3f}"],
+    ">above the least (95% interval)": ["{behind:+.3f} [{behind_low:+.3f}, {behind_high:+.3f}]"],
+    ">LogME": ["{logme:.3f}"],
+    ">H-score": ["{h_score:.3f}"],
+    ">texts/s": ["{texts_per_second:,.0f}"],
+    ">size (MB)": ["{size_mb:,.0f}"],
+}
+_SOURCES = {
+    "source": ["{source}"],
+    ">rows": ["{rows:,}"],
+    ">gain in {metric} (95% interval)": ["{gain:+.3f}", OF_CHANGE],
+    ">proxy A-distance": ["{distance:.2f}"],
+}
 
 
 @dataclass(frozen=True)
@@ -67,8 +88,8 @@ def fastest_level(encoders: Sequence[EncoderRank]) -> EncoderRank:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
-    """Encoders in the order of their losses, and sources in that of their gains."""
+class Ranking(Tables):
+    """Encoders in the order of their losses, and sources in that of their gains: the tables encoders and sources."""
 
     folder: Path
     data: DataSummary
@@ -116,11 +137,25 @@ class Ranking:
         low, high = source.interval
         return f"{said}. Of the sources {source.source} gains most, {source.gain:+.3f} [{low:+.3f}, {high:+.3f}]."
 
+    @property
+    def tables(self) -> dict[str, Table]:
+        metric = metric_name(self.metric)
+        names = [f"{one.layers} of {one.base.rpartition('/')[2]}" for one in self.encoders]
+        points = [Point(1000 / one.texts_per_second, one.score, one.interval) for one in self.encoders]
+        chosen = self.encoders.index(self.chosen)
+        cost = score_against_cost(
+            dict(zip(names, points, strict=True)), names[chosen], metric, "seconds for 1,000 texts"
+        )
+        return {
+            "encoders": Table([*map(flat, self.encoders)], _ENCODERS, metric, chosen, cost),
+            "sources": Table([*map(flat, self.sources)], _SOURCES, metric),
+        }
+
     @classmethod
     def load(cls, folder: str | Path) -> "Ranking":
         """Read a ranking from its folder; a RunFolderError where there is none."""
         return records.read_ranking(cls, Path(folder))
 
     def save(self) -> None:
-        """Write ranking.json, and the table as ranking.csv."""
+        """Write ranking.json, encoders.csv, and sources.csv where there are any."""
         records.write_ranking(self)

@@ -44,7 +44,7 @@ REPORT = "report.html"
 CHECKPOINTS = "checkpoints"
 """Begins the name of each stage's folder of checkpoints."""
 COMPARISON = "comparison.json"
-RANKING, RANKING_TABLE = "ranking.json", "ranking.csv"
+RANKING = "ranking.json"
 AUDIT, FINDINGS = "audit.json", "findings.csv"
 GAINS = "gains.json"
 GAP = "gap.json"
@@ -319,15 +319,14 @@ def read_comparison(kind: type["ComparisonResult"], folder: Path) -> "Comparison
 
 
 def write_ranking(result: "Ranking") -> None:
-    """Write a ranking, and its encoders and sources as a table."""
-    import pandas as pd
-
+    """Write a ranking, and its encoders and its sources as a table each."""
     names = ("metric", "rows", "encoders", "sources", "machine", "versions", "repeat")
     values = asdict(result)
     record = {"status": _FINISHED, "asked": result.settings, "data": _data_record(result.data)}
     write_json(result.folder / RANKING, record | {name: values[name] for name in names})
-    with atomic_file(result.folder / RANKING_TABLE) as temporary:
-        pd.DataFrame(values["encoders"] + values["sources"]).to_csv(temporary, index=False)
+    for name, table in result.tables.items():
+        if table.rows:
+            result.to_csv(result.folder / f"{name}.csv", name)
 
 
 def is_ranking(folder: Path) -> bool:
@@ -344,6 +343,13 @@ def read_ranking(kind: type["Ranking"], folder: Path) -> "Ranking":
         return from_record(kind, {**record, **values})
 
 
+def read_gains(folder: Path) -> list[dict[str, Any]]:
+    if not (folder / GAINS).exists():
+        raise RunFolderError(f"{folder}: expected the folder of a gain curve, found no {GAINS}")
+    with as_written(folder, _AGAIN):
+        return list(read_json(folder / GAINS))
+
+
 def write_audit(result: "Audit") -> None:
     """Write the findings, each frame as a table, and the record; that last, as it says that the audit is finished."""
     import pandas as pd
@@ -351,9 +357,9 @@ def write_audit(result: "Audit") -> None:
     from nlptransfer.results.audit import Finding
 
     columns = [one.name for one in fields(Finding)]
-    _write_table(result.folder / FINDINGS, pd.DataFrame([*map(asdict, result.findings)], columns=columns))
+    write_table(result.folder / FINDINGS, pd.DataFrame([*map(asdict, result.findings)], columns=columns))
     for name, frame in result.frames.items():
-        _write_table(result.folder / f"{name}.csv", frame)
+        write_table(result.folder / f"{name}.csv", frame)
     record = {"status": _FINISHED, "asked": result.settings, "data": _data_record(result.data)}
     record |= {name: getattr(result, name) for name in ("base", "machine", "versions", "repeat")}
     write_json(result.folder / AUDIT, record | {"sections": [*map(_section_record, result.sections.values())]})
@@ -392,7 +398,7 @@ def read_audit(kind: type["Audit"], folder: Path) -> "Audit":
         return from_record(kind, {**record, **values, "sections": sections})
 
 
-def _write_table(path: Path, frame: "DataFrame") -> None:
+def write_table(path: Path, frame: "DataFrame") -> None:
     """Write a frame as csv, whose text no spreadsheet takes for a formula."""
     with atomic_file(path) as temporary:
         # Lines that end with both have the ends of lines in texts quoted, whichever they are.
@@ -401,7 +407,7 @@ def _write_table(path: Path, frame: "DataFrame") -> None:
 
 
 def _read_table(path: Path, kinds: Mapping[str, str]) -> "DataFrame":
-    """Read what :func:`_write_table` wrote of columns of these types."""
+    """Read what :func:`write_table` wrote of columns of these types."""
     import pandas as pd
 
     texts = [name for name, kind in kinds.items() if kind in ("str", "object", "string")]

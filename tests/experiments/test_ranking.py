@@ -27,7 +27,7 @@ from nlptransfer.results import EncoderRank, fastest_level
 OPINIONS = {"bad": ["awful", "dire", "grim", "dull", "weak"], "good": ["fine", "superb", "lovely", "bold", "keen"]}
 LABELS = Labels(("bad", "good"))
 NONE = Split([], np.zeros(0, np.int64))
-FILES = {"ranking.json", "ranking.csv", "report.html"}
+FILES = {"ranking.json", "encoders.csv", "report.html"}
 
 
 def rows(count: int, seed: int, loud: int = 3, kept: int = 3) -> tuple[list[str], list[str]]:
@@ -84,7 +84,7 @@ def test_the_encoder_that_knows_the_words_comes_first(
     assert one_layer.texts_per_second == pytest.approx(3 * three.texts_per_second, rel=0.01)
     assert 0 < one_layer.size_mb <= three.size_mb
     assert first.chosen.base == bases[0] and first.chosen.name in first.sentence
-    table = pd.read_csv(first.folder / "ranking.csv")
+    table = pd.read_csv(first.folder / "encoders.csv")
     assert table["score"].tolist() == pytest.approx([one.score for one in first.encoders])
 
 
