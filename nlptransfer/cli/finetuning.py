@@ -40,6 +40,7 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
         overwrite: opt.Overwrite = False,
         take_lock: opt.TakeLock = False,
         no_report: Annotated[bool, Option("--no-report", help="write no report.html")] = False,
+        no_baseline: Annotated[bool, Option("--no-baseline", help="score no baselines on test")] = False,
         seed: Annotated[int | None, Option(help="moves initialization and data order, never a split")] = None,
         max_train_rows: opt.MaxTrainRows = None,
         num_train_epochs: Annotated[int | None, Option(help="passes over the training rows")] = None,
@@ -56,20 +57,23 @@ def finetune(data_default: Any, variants: Sequence[dict[str, Any]] = ({},), **de
             "verdict": verdict, "fallback": fallback or None, "seeds": seeds, "sizes": sizes, "unlabeled": unlabeled,
             "transfer": transfer or None, "source": source[0] if source and len(source) == 1 else source or None,
         }  # fmt: skip
-        config = opt.config_of(options, settings, arguments=("data", "output_dir", "overwrite", "take_lock", "report"))
+        config = opt.config_of(
+            options, settings, arguments=("data", "output_dir", "overwrite", "take_lock", "report", "baseline")
+        )
         config = _recipe_settings(defaults, config) | config
         curve, transfers = config.pop("sizes", None), config.pop("transfer", [])
         transfers = [transfers] if isinstance(transfers, str) else transfers
         config["take_lock"] = take_lock
         calls = [{"data": rows, **_recipe_settings(each, config), **config} for rows, each in product(data, variants)]
         if curve is None:
-            files = {"overwrite": overwrite, "report": not no_report}
+            files = {"overwrite": overwrite, "report": not no_report, "baseline": not no_baseline}
             named = {setting for each in variants for setting in each}
             return run_and_show([call | files for call in _named_runs(calls, transfers, named, output_dir)], quiet)
         if overwrite:
             raise SettingError("--overwrite: expected no --sizes with it: name another --output-dir")
-        if no_report:
-            raise SettingError("--no-report: expected no --sizes with it, whose runs have no report anyway")
+        for name, is_set in (("--no-report", no_report), ("--no-baseline", no_baseline)):
+            if is_set:
+                raise SettingError(f"{name}: expected no --sizes with it, whose runs have none anyway")
         return _curves_and_show(calls, transfers, opt.listed("sizes", curve, int), output_dir, quiet)
 
     return verb

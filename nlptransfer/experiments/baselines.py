@@ -1,9 +1,11 @@
 """Baselines that no route should lose to, and that no seed moves: the majority class, and TF-IDF with scikit-learn."""
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +17,22 @@ from nlptransfer import distributed
 from nlptransfer.data import Data, DataSettings, Labels, Split
 from nlptransfer.evaluation import averages, score_predictions, tally, to_probabilities
 from nlptransfer.experiments.environment import cost_of, machine, speeds, versions
+from nlptransfer.experiments.sampling import some_rows
 from nlptransfer.experiments.scoring import calibrate, score_splits
 from nlptransfer.models import tfidf
-from nlptransfer.results import DataSummary, Fit, RunResult, begin_run, claim, plain
+from nlptransfer.results import Baseline, DataSummary, Fit, RunResult, begin_run, claim, plain
+
+log = logging.getLogger("nlptransfer")
 
 INVERSE_L2 = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Inverse L2 strengths (scikit-learn's C) that validation chooses among."""
 MOST_ITERATIONS = 1000
+QUICK_INVERSE_L2, QUICK_ITERATIONS = 10.0, 10
+"""Those of a fit in a second or two, as good as others on validation rows of English and Chinese data."""
+QUICK_ROWS, QUICK_CHARACTERS = 20_000, 2000
+"""Most rows of a split, and characters of a text, that such a fit reads."""
+QUICK_BYTES, QUICK_BYTES_OF_LABELS = 500_000, 10_000_000
+"""Most bytes of all texts of a split that it reads, also times the number of labels, each of which is fitted."""
 UNSEEN_LOGIT = -30.0
 """Logit of a label that no training row has, or that all have (with the other sign)."""
 
@@ -69,23 +80,30 @@ def _best_shared_threshold(shares: np.ndarray, targets: np.ndarray, labels: Labe
     return max(sorted(set(shares.tolist()) - {0.0}, reverse=True), key=f1, default=1.0)
 
 
-def fit_tfidf(data: Data) -> FittedBaseline:
-    """Fit a logistic regression on TF-IDF of words and pairs of them, with the L2 of the least loss on validation."""
+def fit_tfidf(
+    data: Data, inverse_l2s: Sequence[float] = INVERSE_L2, most_iterations: int = MOST_ITERATIONS
+) -> FittedBaseline:
+    """Fit a logistic regression for each label on TF-IDF of words and pairs of them.
+
+    Its L2 is that of the least loss on validation, where there are several to choose from.
+    """
     started = time.perf_counter()
     labels, train, validation, calibration = data.labels, data.train, data.validation, data.calibration
-    vectorizer = tfidf(train.texts)
-    features, validation_features = vectorizer.fit_transform(train.texts), vectorizer.transform(validation.texts)
     logits, losses = {}, {}
-    for inverse_l2 in INVERSE_L2:
-        logits[inverse_l2] = _Regression.fit(features, train, labels, inverse_l2).logits(validation_features)
-        probabilities = to_probabilities(logits[inverse_l2], labels)
-        losses[inverse_l2] = score_predictions(validation.targets, probabilities, labels, resamples=0)["loss"]
-    inverse_l2 = min(losses, key=lambda one: (losses[one], one))
+    if len(inverse_l2s) > 1:
+        vectorizer = tfidf(train.texts)
+        features, validation_features = vectorizer.fit_transform(train.texts), vectorizer.transform(validation.texts)
+        for inverse_l2 in inverse_l2s:
+            fitted = _Regression.fit(features, train, labels, inverse_l2, most_iterations)
+            logits[inverse_l2] = fitted.logits(validation_features)
+            probabilities = to_probabilities(logits[inverse_l2], labels)
+            losses[inverse_l2] = score_predictions(validation.targets, probabilities, labels, resamples=0)["loss"]
+    inverse_l2 = min(inverse_l2s, key=lambda one: (losses.get(one, 0.0), one))
 
     vectorizer = tfidf(train.texts)
     features = vectorizer.fit_transform([*train.texts, *validation.texts])
     both = Split.joined([train, validation])
-    regression = _Regression.fit(features, both, labels, inverse_l2)
+    regression = _Regression.fit(features, both, labels, inverse_l2, most_iterations)
     temperature, thresholds = 1.0, None
     if len(calibration):
         raw = regression.logits(vectorizer.transform(calibration.texts))
@@ -96,13 +114,13 @@ def fit_tfidf(data: Data) -> FittedBaseline:
             regression.logits(vectorizer.transform(texts)) / temperature, labels
         ),
         thresholds=thresholds,
-        held_out=to_probabilities(logits[inverse_l2] / temperature, labels),
+        held_out=to_probabilities(logits[inverse_l2] / temperature, labels) if logits else None,
         parameters=parameters,
         size_mb=(8 * (parameters + len(words)) + sum(len(word.encode()) for word in words)) / 2**20,
         fit=Fit(
             seconds=time.perf_counter() - started,
-            examples=len(INVERSE_L2) * len(train) + len(both),
-            chosen_by="validation",
+            examples=len(losses) * len(train) + len(both),
+            chosen_by="validation" if losses else None,
             details={
                 "fitted_on": "train+validation",
                 "inverse_l2": inverse_l2,
@@ -116,8 +134,8 @@ def fit_tfidf(data: Data) -> FittedBaseline:
     )
 
 
-MAJORITY = "majority"
-BASELINES: dict[str, Callable[[Data], FittedBaseline]] = {MAJORITY: fit_majority, "tfidf": fit_tfidf}
+MAJORITY, TFIDF = "majority", "tfidf"
+BASELINES: dict[str, Callable[[Data], FittedBaseline]] = {MAJORITY: fit_majority, TFIDF: fit_tfidf}
 """By name, the cheapest first."""
 
 
@@ -128,22 +146,20 @@ class _Regression:
     bias: np.ndarray
 
     @classmethod
-    def fit(cls, features: sparse.csr_matrix, rows: Split, labels: Labels, inverse_l2: float) -> "_Regression":
+    def fit(
+        cls, features: sparse.csr_matrix, rows: Split, labels: Labels, inverse_l2: float, most_iterations: int
+    ) -> "_Regression":
         weight, bias = np.zeros((labels.num_labels, features.shape[1])), np.full(labels.num_labels, UNSEEN_LOGIT)
-        if not labels.multi_label:
-            fitted = _logistic(features, rows.targets, rows.weights, inverse_l2)
-            if len(fitted.classes_) == 2:
-                # scikit-learn has one row for two classes: the logit of the second, where the first's is 0.
-                bias[fitted.classes_] = 0.0, fitted.intercept_[0]
-                weight[fitted.classes_[1]] = fitted.coef_[0]
-            else:
-                weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
-            return cls(weight, bias)
-        for label, column in enumerate(rows.targets.T):
+        known = np.arange(labels.num_labels) if labels.multi_label else np.unique(rows.targets)
+        if not labels.multi_label and len(known) == 2:
+            # Where the first's logit is 0, the second's is enough.
+            bias[known[0]], known = 0.0, known[1:]
+        for label in known:
+            column = rows.targets[:, label] if labels.multi_label else rows.targets == label
             if column.all():
                 bias[label] = -UNSEEN_LOGIT
             elif column.any():
-                fitted = _logistic(features, column, rows.weights, inverse_l2)
+                fitted = _logistic(features, column, rows.weights, inverse_l2, most_iterations)
                 weight[label], bias[label] = fitted.coef_[0], fitted.intercept_[0]
         return cls(weight, bias)
 
@@ -151,7 +167,13 @@ class _Regression:
         return cast(np.ndarray, np.asarray(features @ self.weight.T) + self.bias)
 
 
-def _logistic(features: sparse.csr_matrix, targets: np.ndarray, weights: np.ndarray | None, inverse_l2: float) -> Any:
+def _logistic(
+    features: sparse.csr_matrix,
+    targets: np.ndarray,
+    weights: np.ndarray | None,
+    inverse_l2: float,
+    most_iterations: int,
+) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -159,7 +181,40 @@ def _logistic(features: sparse.csr_matrix, targets: np.ndarray, weights: np.ndar
     with threadpool_limits(1), warnings.catch_warnings():
         # The weakest strengths can want more steps than they are worth; validation judges what they gave.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=inverse_l2, max_iter=MOST_ITERATIONS).fit(features, targets, weights)
+        # Of few rows with many features each, this solver takes a tenth of the time of the others.
+        solver: dict[str, Any] = {"solver": "liblinear", "dual": True, "random_state": 0}
+        return LogisticRegression(C=inverse_l2, max_iter=most_iterations, **solver).fit(features, targets, weights)
+
+
+def quick_baselines(data: Data) -> dict[str, Baseline]:
+    """Score each baseline on test, in a second or two: of many rows some, and of long texts the beginning."""
+    if not len(data.train) or not len(data.test):
+        return {}
+    most = min(QUICK_BYTES, QUICK_BYTES_OF_LABELS // data.labels.num_labels)
+    train, test = _quick_rows(data.train, most), _quick_rows(data.test, QUICK_BYTES)
+    few = replace(data, train=train, validation=data.validation.take([]), test=test)
+    few = replace(few, calibration=_quick_rows(data.calibration, QUICK_BYTES)) if len(data.calibration) else few
+    quick = partial(fit_tfidf, inverse_l2s=(QUICK_INVERSE_L2,), most_iterations=QUICK_ITERATIONS)
+    is_sample = len(train) < len(data.train) or len(test) < len(data.test)
+    found, fits = dict[str, Baseline](), BASELINES | {TFIDF: quick}
+    for name, fit in fits.items():
+        try:
+            fitted = fit(few)
+        except ValueError as error:  # scikit-learn calls a vocabulary without words an error
+            log.info("no baseline %s: %s", name, error)
+            continue
+        probabilities = fitted.probabilities(test.texts)
+        scores = score_predictions(test.targets, probabilities, data.labels, thresholds=fitted.thresholds)
+        seconds = round(fitted.fit.seconds, 3)
+        found[name] = Baseline({"rows": len(test)} | scores, seconds, len(train), is_sample)
+    return found
+
+
+def _quick_rows(split: Split, most_bytes: int) -> Split:
+    few = some_rows(split, QUICK_ROWS)
+    few = replace(few, texts=[text[:QUICK_CHARACTERS] for text in few.texts])
+    size = sum(len(text.encode()) for text in few.texts)
+    return few if size <= most_bytes else some_rows(few, max(1, len(few) * most_bytes // size))
 
 
 def run_baseline(name: str, data: Data, settings: DataSettings, folder: Path) -> RunResult:

@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from nlptransfer import distributed
 from nlptransfer.classifier import Classifier
-from nlptransfer.data import Data, DataSettings, Split
+from nlptransfer.data import Data, DataSettings
 from nlptransfer.errors import SettingError, nearest
 from nlptransfer.experiments.baselines import BASELINES, run_baseline
 from nlptransfer.experiments.environment import speeds
 from nlptransfer.experiments.run import run
+from nlptransfer.experiments.sampling import some_rows
 from nlptransfer.experiments.scoring import SCORED_TRAINING_ROWS
 from nlptransfer.results import RunConfig, RunResult, to_record
 from nlptransfer.routes import ROUTES, Route, named_local
@@ -160,17 +159,6 @@ def few_rows(data: Data) -> Data:
         name: some_rows(split, max(1, round(share * len(split)))) for name, split in hidden.splits.items() if len(split)
     }
     return replace(hidden, **parts)
-
-
-def some_rows(split: Split, rows: int) -> Split:
-    """Return at most so many rows, of each label an equal share."""
-    return split.take(places_of_some(split, rows))
-
-
-def places_of_some(split: Split, rows: int) -> np.ndarray:
-    """Return the places of at most so many rows, of each label an equal share, in their order."""
-    order = np.lexsort(split.targets.reshape(len(split), -1).T)
-    return np.sort(order[np.linspace(0, len(split) - 1, min(rows, len(split))).round().astype(int)])
 
 
 def _scored(data: Data) -> int:

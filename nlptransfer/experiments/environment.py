@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from itertools import cycle, islice
@@ -101,6 +102,11 @@ def texts_per_second(classifier: Classifier, texts: Sequence[str]) -> float:
         if (spent := time.perf_counter() - started) > SPEED_SECONDS:
             return count / spent
         count *= 4
+
+
+def with_wall_seconds(cost: Cost, started: float) -> Cost:
+    """Add the time since ``started``, of :func:`time.monotonic`; what was resumed has trained for longer."""
+    return replace(cost, wall_seconds=round(max(time.monotonic() - started, cost.train_seconds), 3))
 
 
 def cost_of(fit: Fit, trainable: int, total: int, **measured: float) -> Cost:

@@ -162,13 +162,16 @@ class TextFeatures(TransformerMixin, _Settings):
         self._route = frozen_route(self.settings)
         base = base_for(None if self.base is None else str(self.base), self.revision, [texts])
         self._built: Built = self._route.build(Data("texts", labels, some, none, none, none), base, self.revision, 0)
-        self.n_features_out_ = self.transform(texts[:1]).shape[1]
+        self.n_features_out_ = self._features(texts[:1]).shape[1]
         return self
 
     def transform(self, X: Any) -> np.ndarray:
         """Return the features of texts, (n, width) float32."""
         check_is_fitted(self, "_built")
-        rows = self._route.rows(self._built.model, self._built.tokenizer, [*read_texts(X)], share=True)
+        return self._features([*read_texts(X)])
+
+    def _features(self, texts: list[str]) -> np.ndarray:
+        rows = self._route.rows(self._built.model, self._built.tokenizer, texts, share=True)
         return cast(FeatureRows, rows).features.astype(np.float32)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:

@@ -1,6 +1,7 @@
 """finetune() and gain_curve(): what is asked for is read and checked. This file does not know how a run is made."""
 
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
@@ -48,6 +49,7 @@ def finetune(
     take_lock: bool = False,
     report: bool = True,
     save_model: bool = True,
+    baseline: bool = True,
     further_metrics: Sequence[str] = (),
     **settings: Any,
 ) -> RunResult:
@@ -81,6 +83,8 @@ def finetune(
         report: whether report.html is written into the folder, with some of the texts that were judged.
         save_model: whether the classifier is saved; else the run is its record, scores and predictions, and no time is
             spent on proving what was saved, nor on measuring its speed and size. A verdict needs it saved.
+        baseline: whether the majority class and TF-IDF with a logistic regression are scored on test too, in a second
+            or two; where that takes some of the rows alone, the result says so.
         further_metrics: names of other ``evaluate`` metrics to score with.
         **settings: fields of DataSettings, TrainingSettings, Augment, of the route and of the strategy.
 
@@ -91,6 +95,7 @@ def finetune(
         TrainingError: the loss is no longer a number.
     """
     repeat = command_of(finetune, locals())
+    started = time.monotonic()
     plan = _Plan.of(
         data,
         source,
@@ -119,9 +124,18 @@ def finetune(
         learned = None if config.source is None else config.source.data
         config = replace(config, data=checked_data(config.data, folder, learned, overwrite=overwrite))
         if has_verdict:
-            result = run_with_verdict(config, plan.config, folder, seeds=seeds, fallback=fallback, overwrite=overwrite)
+            result = run_with_verdict(
+                config,
+                plan.config,
+                folder,
+                seeds=seeds,
+                fallback=fallback,
+                overwrite=overwrite,
+                baseline=baseline,
+                started=started,
+            )
         else:
-            result = run(config, folder, overwrite, save_model)
+            result = run(config, folder, overwrite, save_model, baseline=baseline, started=started)
             if config.source is not None:
                 log.info("Not measured whether the source helped; pass verdict=True (needs a test split)")
         if report:

@@ -25,7 +25,7 @@ from nlptransfer.evaluation import (
     score_interval,
     to_probabilities,
 )
-from nlptransfer.experiments.candidates import some_rows
+from nlptransfer.experiments.sampling import some_rows
 from nlptransfer.experiments.task import Task
 from nlptransfer.hub import sampled_ids, unknown_share
 from nlptransfer.models import FeatureRows, layer_name, predict_logits

@@ -9,10 +9,10 @@ from typing import Any, cast
 from nlptransfer import distributed
 from nlptransfer.data import Data, DataSettings, load_data
 from nlptransfer.errors import DataError, SettingError, nearest
-from nlptransfer.experiments.candidates import some_rows
 from nlptransfer.experiments.environment import machine, versions
 from nlptransfer.experiments.frozen_scores import FrozenScores
 from nlptransfer.experiments.reporting import report_once
+from nlptransfer.experiments.sampling import some_rows
 from nlptransfer.experiments.source import load_source
 from nlptransfer.hub import installed_encoders
 from nlptransfer.memo import shared_work

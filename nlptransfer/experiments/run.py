@@ -1,6 +1,7 @@
 """run(): the order of the steps from a configuration to a trained, calibrated and scored classifier."""
 
 import logging
+import time
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -15,7 +16,8 @@ from nlptransfer.classifier import Classifier, note_results
 from nlptransfer.data import Data, Split
 from nlptransfer.errors import TrainingError, first_line
 from nlptransfer.evaluation import MIN_POSITIVES, default_metric, to_probabilities, within_reach
-from nlptransfer.experiments.environment import cost_of, machine, texts_per_second, versions
+from nlptransfer.experiments.baselines import quick_baselines
+from nlptransfer.experiments.environment import cost_of, machine, texts_per_second, versions, with_wall_seconds
 from nlptransfer.experiments.fitting import Learning
 from nlptransfer.experiments.scoring import calibrate, score_splits
 from nlptransfer.experiments.stages import Learned, run_stages
@@ -25,6 +27,7 @@ from nlptransfer.hub import UNKNOWN
 from nlptransfer.memo import shared_work
 from nlptransfer.models import NGRAMS, TOKENS, SomeRows, is_out_of_memory, predict_logits, reorder
 from nlptransfer.results import (
+    Baseline,
     DataSummary,
     RunConfig,
     RunResult,
@@ -48,21 +51,34 @@ TRUNCATED_WARNING = 0.05
 """Share of training texts that are not read whole, from which the log warns."""
 
 
-def run(config: RunConfig, folder: Path, overwrite: bool = False, save_model: bool = True) -> RunResult:
+def run(
+    config: RunConfig,
+    folder: Path,
+    overwrite: bool = False,
+    save_model: bool = True,
+    *,
+    baseline: bool = False,
+    started: float | None = None,
+) -> RunResult:
     """Train, score and save; resume what was interrupted in the folder, and return a finished run as it is.
 
     All processes call this together. With ``overwrite`` a run with other settings in that folder is deleted; without
-    ``save_model`` no classifier is saved and verified, nor its speed and size measured.
+    ``save_model`` no classifier is saved and verified, nor its speed and size measured. With ``baseline`` baselines are
+    scored too. It has taken the time since ``started``, of :func:`time.monotonic`; None: since this call.
     """
+    started = time.monotonic() if started is None else started
     # Wrong settings show before a folder is claimed; some only when the base is known.
     config.transfer.check_fits(config.route, config.sides())
     tasks, question = tasks_of(config), config.question()
     with no_empty_folder(folder), shared_work({TOKENS, NGRAMS, UNKNOWN}):
         is_finished = claim(folder, question, overwrite)
         result = RunResult.load(folder) if is_finished else _train_and_score(config, tasks, folder, question)
+        if baseline and not is_finished and distributed.is_main():
+            result = replace(result, baselines=baselines_of(config))
     if distributed.is_main():
         if not is_finished:
             result = _saved(config, result) if save_model else result
+            result = replace(result, cost=with_wall_seconds(result.cost, started))
             result.save()
         # Of a finished run too: it may have been killed just before.
         if not result.settings["training"]["keep_checkpoints"]:
@@ -86,7 +102,10 @@ def _train_and_score(
     begin_run(folder, question, warnings=data.warnings)
     learning = Learning(config.route, transfer, config.training, tasks, built, folder, config.labels_agree, pretrained)
     learned = run_stages(learning, source_learned=source_learned)
-    route = config.route.finish(built.model)
+    route, fit = config.route.finish(built.model), learned.fit
+    if route.is_frozen:
+        # Its features are computed when it is built.
+        fit = replace(fit, seconds=fit.seconds + built.seconds)
     metric = default_metric(data.labels)
     for role, scores in learned.scores.items():
         parts = [f"{when} {scores[when][metric]:.4f}" for when in ("before", "after") if metric in scores.get(when, {})]
@@ -121,8 +140,8 @@ def _train_and_score(
         repeat=config.repeat,
         base=classifier.record["base"],
         scores=scores,
-        cost=cost_of(learned.fit, trainable, sum(one.numel() for one in parameters)),
-        training=learned.fit,
+        cost=cost_of(fit, trainable, sum(one.numel() for one in parameters)),
+        training=fit,
         processes=distributed.world_size(),
         machine=machine(),
         versions=versions(),
@@ -132,6 +151,15 @@ def _train_and_score(
         predictions=predictions,
         live=classifier,
     )
+
+
+def baselines_of(config: RunConfig) -> dict[str, Baseline]:
+    """Score baselines on the run's test rows; they learn from its rows, or, where it sees no label of these, from those
+    of the source."""
+    if not config.transfer.label_free:
+        return quick_baselines(config.data)
+    source = None if config.source is None else config.source.data
+    return {} if source is None else quick_baselines(replace(source, test=config.data.test))
 
 
 def _build(config: RunConfig) -> tuple[Built, bool, dict[str, Any] | None]:
@@ -157,8 +185,10 @@ def _build(config: RunConfig) -> tuple[Built, bool, dict[str, Any] | None]:
         config.transfer, route, config.base, config.revision, data, others, seed
     )
     try:
+        started = time.monotonic()
         built = route.build(first, base, revision, seed, [*extra, *data.unlabeled])
         built.model.to(distributed.state().device)
+        built = replace(built, seconds=time.monotonic() - started)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -14,7 +14,8 @@ from nlptransfer.classifier import note_results
 from nlptransfer.data import DataSettings, Labels
 from nlptransfer.errors import DataError
 from nlptransfer.evaluation import Gain, default_metric, higher_is_better, measure, transfer_gain
-from nlptransfer.experiments.run import run
+from nlptransfer.experiments.environment import with_wall_seconds
+from nlptransfer.experiments.run import baselines_of, run
 from nlptransfer.files import atomic_folder
 from nlptransfer.results import (
     MODEL,
@@ -108,9 +109,20 @@ def gain_of(with_source: Runs, direct: Runs, labels: Labels, metric: str) -> Gai
 
 
 def run_with_verdict(
-    config: RunConfig, make: Make, folder: Path, *, seeds: int | None, fallback: bool, overwrite: bool
+    config: RunConfig,
+    make: Make,
+    folder: Path,
+    *,
+    seeds: int | None,
+    fallback: bool,
+    overwrite: bool,
+    baseline: bool,
+    started: float,
 ) -> RunResult:
-    """Make the runs of a verdict, ``seeds`` on each side, and take one of the first seed's as the run itself."""
+    """Make the runs of a verdict, ``seeds`` on each side, and take one of the first seed's as the run itself.
+
+    ``baseline`` and ``started`` are as :func:`run` has them.
+    """
     metric, seeds = gain_metric(config), _seeds_for(config, seeds)
     question = {**config.question(), "verdict": True, "fallback": fallback, "seeds": seeds}
     if not claim(folder, question, overwrite):
@@ -120,7 +132,15 @@ def run_with_verdict(
             verdict = _verdict(with_source, direct, config, metric, fallback=fallback)
             taken = (direct if verdict.taken == Direct.name else with_source)[0]
             command = f"{config.command()} --verdict --seeds {seeds}" + (" --fallback" if fallback else "")
-            result = replace(taken, folder=folder, question=question, command=command, verdict=verdict)
+            result = replace(
+                taken,
+                folder=folder,
+                question=question,
+                command=command,
+                verdict=verdict,
+                baselines=baselines_of(config) if baseline else {},
+                cost=with_wall_seconds(taken.cost, started),
+            )
             with atomic_folder(result.model_folder) as new:
                 shutil.copytree(taken.model_folder, new, dirs_exist_ok=True)
                 note_results(new, card_results(result))

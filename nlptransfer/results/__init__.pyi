@@ -62,6 +62,7 @@ from .records import remove_checkpoints as remove_checkpoints
 from .records import warnings_in as warnings_in
 from .records import write_stage as write_stage
 from .result import RunResult as RunResult
+from .summaries import Baseline as Baseline
 from .summaries import Cost as Cost
 from .summaries import DataSummary as DataSummary
 from .summaries import Fit as Fit

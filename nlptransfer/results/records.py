@@ -191,6 +191,8 @@ def write_run(result: "RunResult") -> None:
     if verdict is not None:
         record["verdict"] = of_transfer["gain"] = to_record(verdict)
     metrics = {**result.scores, **({"transfer": of_transfer} if of_transfer else {}), "cost": to_record(result.cost)}
+    if result.baselines:
+        metrics["baselines"] = to_record(result.baselines)
     write_json(folder / METRICS, metrics)
     write_json(folder / EXPERIMENT, record | {"training": to_record(result.training)})
 
@@ -213,6 +215,7 @@ def _read_run(kind: type["RunResult"], folder: Path) -> "RunResult":
         "question": record["asked"],
         "scores": {name: report[name] for name in _SPLITS if name in report},
         "cost": report["cost"],
+        "baselines": report.get("baselines", {}),
         "transfer": _read_transfer(record["transfer"], report) if "transfer" in record else None,
         "predictions": _read_predictions(folder / PREDICTIONS, data.labels, record["thresholds"]),
     }
@@ -435,6 +438,8 @@ def card_results(result: "RunResult") -> dict[str, Any]:
         results["transfer"] = {"name": transfer.name, "source": {"name": name}}
     if "test" in result.scores:
         results["test"] = result.scores["test"]
+    if result.baselines:
+        results["baselines"] = to_record(result.baselines)
     if result.verdict is not None:
         results["verdict"] = to_record(result.verdict)
     return results

@@ -12,7 +12,7 @@ from nlptransfer.evaluation import higher_is_better
 from nlptransfer.files import named_path
 from nlptransfer.results import records
 from nlptransfer.results.predictions import Predictions
-from nlptransfer.results.summaries import Cost, DataSummary, Fit, TransferSummary, Verdict
+from nlptransfer.results.summaries import Baseline, Cost, DataSummary, Fit, TransferSummary, Verdict
 from nlptransfer.transfer import Copy
 
 
@@ -43,6 +43,8 @@ class RunResult:
     """None without a source and without a further stage"""
     verdict: Verdict | None = None
     """whether the source helped; None where that was not measured"""
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    """majority and tfidf; none without test rows, or where none was asked for"""
     calibration: Mapping[str, Any] | None = None
     """rows and temperature, where probabilities were calibrated"""
     thresholds: tuple[float, ...] | None = None

@@ -117,6 +117,7 @@ class Cost:
     """What a run took, and what its classifier takes."""
 
     train_seconds: float
+    """with the features of an encoder that is frozen"""
     examples_per_second: float
     """in training"""
     trainable_parameters: int
@@ -129,6 +130,22 @@ class Cost:
     texts_per_second_1: float | None = None
     """the same, one text at a time: of baselines"""
     texts_per_second_64: float | None = None
+    wall_seconds: float | None = None
+    """of the call that finished it, from reading the data to the saved model; None where that was not measured"""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a simple method scores, to compare a run with."""
+
+    scores: Mapping[str, Any]
+    """on test, as those of the run"""
+    seconds: float
+    """of its fit"""
+    rows: int
+    """that it learned from"""
+    is_sample: bool
+    """whether it learned from some of many rows, and was scored on some, to take no longer"""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class Built:
     tokenizer: PreTrainedTokenizerFast
     record: dict[str, Any]
     """where its knowledge comes from, for the saved record; no path of this machine"""
+    seconds: float = 0.0
+    """that building it took"""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from nlptransfer import distributed
 from nlptransfer.cache import open_entry, remove, seal
-from nlptransfer.errors import RunFolderError, SettingError, StorageError, TrainingError
+from nlptransfer.errors import RunFolderError, SettingError, StorageError, TrainingError, first_line
 from nlptransfer.evaluation import higher_is_better
 from nlptransfer.files import read_json, write_json
 from nlptransfer.models import (
@@ -196,8 +196,8 @@ class _Loop:
     def run(self, metric: str | None) -> TrainingReport:
         self._resume()
         self.metric = metric
-        self.accelerator.init_trackers("nlptransfer", config=self.settings.flat())
         with (
+            self._tracked(),
             no_progress(not self.settings.progress),
             progress_bar("training", self.steps, "steps", self.report.step) as self.bar,
             fast(self.trained),
@@ -216,14 +216,29 @@ class _Loop:
         if self.trained is not self.whole:
             self.whole.load_state_dict(self._gathered(learned_state(self.trained)), strict=False)
             self.whole.to(self.device)
-        # Not end_training(): that takes down the process group, which evaluation still needs.
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
         self.whole.eval()
         if self.device.type != "cpu":
             # It looks through all that Python holds.
             self.accelerator.free_memory()
         return self.report
+
+    @contextmanager
+    def _tracked(self) -> Iterator[None]:
+        """Let the trackers follow this block; a TrainingError where one does not start."""
+        name = f"{self.checkpoints.parent.name} {self.checkpoints.name.partition('_')[2]}".strip()
+        # Within a run of the caller's, if there is one.
+        options = {"mlflow": {"run_name": name, "nested_run": True}}
+        try:
+            self.accelerator.init_trackers("nlptransfer", self.settings.flat(), options)
+        except Exception as error:  # each has kinds of its own
+            trackers = ", ".join(self.settings.report_to)
+            raise TrainingError(f"report_to={trackers}: expected that it starts, found {first_line(error)}") from error
+        try:
+            yield
+        finally:
+            # Not end_training(): that takes down the process group, which evaluation still needs.
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
 
     def _epoch(self) -> None:
         report, settings = self.report, self.settings

@@ -13,8 +13,13 @@ from torch import Tensor
 from nlptransfer.errors import SettingError, TrainingError, nearest
 from nlptransfer.settings import Count, NonNegative, Positive, Seed, Settings, Share
 
-TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
-"""Trackers, and the packages any one of which each needs."""
+TRACKERS = {
+    "tensorboard": ("tensorboard", "tensorboard", "tensorboardX"),
+    "mlflow": ("nlptransfer[mlflow]", "mlflow"),
+    "wandb": ("wandb", "wandb"),
+    "trackio": ("trackio", "trackio"),
+}
+"""Trackers: what is installed for each, and the packages any one of which it needs."""
 _OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"fused": True}),
     "adam": (torch.optim.Adam, {"fused": True}),
@@ -82,7 +87,7 @@ class TrainingSettings(Settings):
     keep_checkpoints: bool = False
     """whether checkpoints stay after success"""
     report_to: tuple[str, ...] = ()
-    """trackers: tensorboard, wandb, trackio"""
+    """trackers that losses and scores are sent to: tensorboard, mlflow, wandb, trackio"""
     progress: bool = True
     """whether the progress is shown"""
 
@@ -91,8 +96,9 @@ class TrainingSettings(Settings):
         for tracker in self.report_to:
             if tracker not in TRACKERS:
                 raise SettingError(f"report_to: unknown tracker {tracker!r}: {nearest(tracker, TRACKERS)}")
-            if not any(find_spec(package) for package in TRACKERS[tracker]):
-                raise SettingError(f"report_to: {tracker} is not installed: pip install {TRACKERS[tracker][0]}")
+            install, *packages = TRACKERS[tracker]
+            if not any(map(find_spec, packages)):
+                raise SettingError(f"report_to: {tracker} is not installed: pip install '{install}'")
 
     @property
     def initialization_seed(self) -> int:

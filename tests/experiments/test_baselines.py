@@ -2,9 +2,11 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax, softmax
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -12,10 +14,16 @@ from sklearn.metrics import f1_score
 from sklearn.multiclass import OneVsRestClassifier
 
 from helpers.corpora import text_of
+from helpers.runs import finetune
+from nlptransfer import Classifier, RunResult
 from nlptransfer.data.dataset import Data, DataSettings, load_data
 from nlptransfer.evaluation import predicted, score_predictions
-from nlptransfer.experiments.baselines import BASELINES, INVERSE_L2, fit_majority, fit_tfidf
+from nlptransfer.experiments import baselines
+from nlptransfer.experiments.baselines import BASELINES, INVERSE_L2, fit_majority, fit_tfidf, quick_baselines
 from nlptransfer.results import to_record
+
+SOLVER = {"solver": "liblinear", "tol": 1e-6, "max_iter": 1000}
+"""Not the one that is used, for the same optimum."""
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +62,21 @@ def test_tfidf_is_scikit_learns(single):
     fitted = fit_tfidf(single)
     own = {"ngram_range": (1, 2), "sublinear_tf": True, "token_pattern": r"(?u)\b\w+\b"}
 
-    def probabilities(texts, targets, asked, inverse_l2):
+    def logits(texts, targets, asked, inverse_l2):
         vectorizer = TfidfVectorizer(**own).fit(texts)
-        regression = LogisticRegression(C=inverse_l2, max_iter=1000)
-        regression.fit(vectorizer.transform(texts), targets)
-        return regression.predict_log_proba(vectorizer.transform(asked))
+        regression = OneVsRestClassifier(LogisticRegression(C=inverse_l2, **SOLVER))
+        return regression.fit(vectorizer.transform(texts), targets).decision_function(vectorizer.transform(asked))
 
     train, validation = single.train, single.validation
     losses = {}
     for inverse_l2 in INVERSE_L2:
-        found = probabilities(train.texts, train.targets, validation.texts, inverse_l2)
+        found = log_softmax(logits(train.texts, train.targets, validation.texts, inverse_l2), axis=1)
         losses[inverse_l2] = -found[np.arange(len(validation)), validation.targets].mean()
     assert fitted.fit.details["inverse_l2"] == min(losses, key=lambda inverse_l2: losses[inverse_l2])
     texts, targets = [*train.texts, *validation.texts], np.concatenate([train.targets, validation.targets])
     chosen = fitted.fit.details
-    expected = probabilities(texts, targets, single.test.texts, chosen["inverse_l2"]) / chosen["temperature"]
-    expected = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
+    expected = logits(texts, targets, single.test.texts, chosen["inverse_l2"]) / chosen["temperature"]
+    expected = softmax(expected, axis=1)
     assert np.allclose(fitted.probabilities(single.test.texts), expected, atol=1e-4)
     assert fitted.fit.details["temperature"] != 1 and fitted.thresholds is None
     # What it says of validation has not seen these rows.
@@ -82,7 +89,7 @@ def test_tfidf_of_several_labels(several):
     texts = [*several.train.texts, *several.validation.texts]
     targets = np.concatenate([several.train.targets, several.validation.targets])
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit(texts)
-    regression = OneVsRestClassifier(LogisticRegression(C=fitted.fit.details["inverse_l2"], max_iter=1000))
+    regression = OneVsRestClassifier(LogisticRegression(C=fitted.fit.details["inverse_l2"], **SOLVER))
     regression.fit(vectorizer.transform(texts), targets)
     logits = regression.decision_function(vectorizer.transform(several.test.texts)) / fitted.fit.details["temperature"]
     assert np.allclose(found, 1 / (1 + np.exp(-logits)), atol=1e-4)
@@ -134,3 +141,71 @@ def test_test_is_not_looked_at(name, single):
     assert np.array_equal(seen.probabilities(texts), unseen.probabilities(texts))
     told = {key: value for key, value in to_record(seen.fit).items() if key != "seconds"}
     assert told == {key: value for key, value in to_record(unseen.fit).items() if key != "seconds"}
+
+
+# Beside the result of a run
+
+
+def test_quick_baselines_are_those_of_a_comparison_by_one_l2(single, several):
+    for data in (single, several):
+        found, test = quick_baselines(data), data.test
+        assert [*found] == [*BASELINES]
+        fitted = fit_majority(data)
+        guesses = fitted.probabilities(test.texts)
+        scores = score_predictions(test.targets, guesses, data.labels, thresholds=fitted.thresholds)
+        assert found["majority"].scores == {"rows": len(test), **scores}
+        assert found["tfidf"].scores["f1_micro"] > found["majority"].scores["f1_micro"] + 0.1
+        assert (found["tfidf"].rows, found["tfidf"].is_sample) == (len(data.train), False)
+
+
+def test_quick_baselines_of_many_rows_many_labels_and_long_texts_read_some(single, monkeypatch):
+    monkeypatch.setattr(baselines, "QUICK_ROWS", 60)
+    few = quick_baselines(single)["tfidf"]
+    assert (few.rows, few.scores["rows"], few.is_sample) == (60, len(single.test), True)
+    monkeypatch.setattr(baselines, "QUICK_BYTES_OF_LABELS", 3 * 1000)
+    read = []
+    monkeypatch.setitem(BASELINES, "majority", lambda data: read.append(data) or fit_majority(data))
+    few = quick_baselines(single)["tfidf"]
+    assert 10 <= few.rows < 60 and few.is_sample
+    assert sum(map(len, read[0].train.texts)) <= 1000 and {*read[0].train.targets} == {0, 1, 2}
+    long = replace(single, test=replace(single.test, texts=[text + " film" * 1000 for text in single.test.texts]))
+    quick_baselines(long)
+    assert max(map(len, read[1].test.texts)) == baselines.QUICK_CHARACTERS
+
+
+def test_no_baseline_without_test_rows_and_none_of_words_without_words(single, caplog):
+    assert quick_baselines(replace(single, test=single.test.take([]))) == {}
+    mute = replace(single, train=replace(single.train, texts=["? !"] * len(single.train)))
+    with caplog.at_level("INFO", "nlptransfer"):
+        assert [*quick_baselines(mute)] == ["majority"]
+    assert "no baseline tfidf" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def tuned(vectors_file):
+    return partial(finetune, base=vectors_file, head_type="linear", baseline=True)
+
+
+def test_a_run_has_baselines_in_its_record_and_on_its_card(tuned, remarks, tmp_path):
+    made = tuned(remarks, output_dir=tmp_path / "run")
+    loaded = RunResult.load(made.folder)
+    assert made.baselines == loaded.baselines and [*made.baselines] == [*BASELINES]
+    assert {*made.metrics} == {*made.baselines["tfidf"].scores}
+    assert made.cost.wall_seconds >= made.cost.train_seconds > 0
+    card = Classifier.load(made.folder).record["results"]["baselines"]
+    assert card["tfidf"]["scores"]["accuracy"] == made.baselines["tfidf"].scores["accuracy"]
+    # What was finished is returned as it is.
+    assert tuned(remarks, output_dir=made.folder, baseline=False).baselines == made.baselines
+    assert tuned(remarks, output_dir=tmp_path / "without", baseline=False).baselines == {}
+
+
+def test_baselines_beside_a_verdict_learn_from_the_target(tuned, remarks, tmp_path):
+    run = tuned(remarks, source=remarks, seeds=1, output_dir=tmp_path)
+    assert run.verdict is not None and run.baselines["tfidf"].rows == run.data.rows["train"]
+    assert run.cost.wall_seconds > run.cost.train_seconds
+
+
+def test_baselines_beside_a_run_without_labels_learn_from_the_source(tuned, remarks, tmp_path):
+    run = tuned(remarks, source=remarks, transfer="selftrain", output_dir=tmp_path / "run")
+    assert run.data.rows["train"] == 0 and run.baselines["tfidf"].rows == run.transfer.source.rows["train"]
+    assert run.baselines["tfidf"].scores["rows"] == run.data.rows["test"]

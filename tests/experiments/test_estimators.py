@@ -91,6 +91,17 @@ def test_it_is_searched_and_cross_validated(quick, remarks):
     assert search.best_score_ == pytest.approx(cross_val_score(search.best_estimator_, texts, labels, cv=2).mean())
 
 
+def test_features_are_set_searched_and_named(features, remarks):
+    texts, labels = (part[:40] for part in remarks)
+    short = clone(features).set_params(max_length=3)
+    assert short.get_params() == features.get_params() | {"max_length": 3} and features.get_params()["max_length"] == 16
+    search = GridSearchCV(make_pipeline(features, LogisticRegression()), {"textfeatures__max_length": [3, 16]}, cv=2)
+    assert search.fit(texts, labels).best_params_["textfeatures__max_length"] in (3, 16)
+    named = clone(features).set_output(transform="pandas").fit_transform(texts)
+    assert named.columns[0] == "feature_0"
+    np.testing.assert_array_equal(named, clone(features).fit(texts).transform(texts))
+
+
 def test_features_stand_beside_numbers(features, remarks):
     texts, labels = remarks
     frame = pd.DataFrame({"text": texts, "length": [len(text) for text in texts]})

@@ -87,7 +87,7 @@ def test_cost(run):
     cost = to_record(run.cost)
     assert set(cost) == {
         "train_seconds", "examples_per_second", "trainable_parameters", "total_parameters", "peak_memory_mb",
-        "texts_per_second", "size_mb",
+        "texts_per_second", "size_mb", "wall_seconds",
     }  # fmt: skip
     assert all(value > 0 for value in cost.values())
     weights = load_file(run.folder / "model" / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Runs that write no report and show no progress, unless a test asks for it, and what lies in their folders."""
+"""Runs without report, baseline and progress, unless a test asks for them, and what lies in their folders."""
 
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from helpers.transfers import weights
 from nlptransfer import RunResult
 from nlptransfer.files import read_json
 
-finetune = partial(nlptransfer.finetune, report=False, progress=False)
+finetune = partial(nlptransfer.finetune, report=False, baseline=False, progress=False)
 compare = partial(nlptransfer.compare, progress=False)
 gain_curve = partial(nlptransfer.gain_curve, progress=False)
 

@@ -317,6 +317,26 @@ def test_progress_shows_a_score_of_which_less_is_better_as_it_is(tmp_path):
     assert "validation loss 0.5000 (best 0.5000 in epoch 1)" in drawn[-2][0][2]
 
 
+def test_mlflow_gets_settings_losses_and_scores(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+    with pytest.raises(TrainingError, match="report_to=mlflow: expected that it starts, found The filesystem tracking"):
+        fit(tmp_path / "refused", replace(BASE, report_to=("mlflow",)))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    with mlflow.start_run() as outer, pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "stopped", replace(BASE, report_to=("mlflow",)), Tiny(stop_at=8))
+    assert mlflow.active_run() is None
+    fit(tmp_path / "whole", replace(BASE, report_to=("mlflow",)))
+    client = mlflow.MlflowClient()
+    whole, stopped = client.search_runs([client.get_experiment_by_name("nlptransfer").experiment_id])
+    assert (whole.info.run_name, stopped.info.run_name) == ("whole", "stopped")
+    assert stopped.data.tags["mlflow.parentRunId"] == outer.info.run_id and "mlflow.parentRunId" not in whole.data.tags
+    assert whole.data.params["learning_rate"] == str(BASE.learning_rate) and whole.data.params["optimizer"] == "adamw"
+    scores = client.get_metric_history(whole.info.run_id, "validation_score")
+    assert [score.step for score in scores] == [5, 10, 15]
+    assert {"loss", "learning_rate", "epoch_loss"} <= whole.data.metrics.keys()
+
+
 def test_half_precision_trains_and_leaves_a_plain_model(tmp_path):
     model, report = fit(tmp_path, replace(BASE, mixed_precision="bf16", num_train_epochs=6), examples=rows(80))
     assert report.history[-1]["loss"] < report.history[0]["loss"]

@@ -108,7 +108,8 @@ def test_senseless_settings_are_refused_by_name(name, value, message):
         replace(BASE, **{name: value}).check()
 
 
-def test_a_tracker_that_is_not_installed_is_named_with_its_cure(monkeypatch):
+@pytest.mark.parametrize(("tracker", "install"), [("wandb", "'wandb'"), ("mlflow", r"'nlptransfer\[mlflow\]'")])
+def test_a_tracker_that_is_not_installed_is_named_with_its_cure(tracker, install, monkeypatch):
     monkeypatch.setattr("nlptransfer.training.optimizer.find_spec", lambda package: None)
-    with pytest.raises(SettingError, match="report_to: wandb is not installed: pip install wandb"):
-        replace(BASE, report_to=("wandb",)).check()
+    with pytest.raises(SettingError, match=f"report_to: {tracker} is not installed: pip install {install}"):
+        replace(BASE, report_to=(tracker,)).check()

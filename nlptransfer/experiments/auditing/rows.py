@@ -11,8 +11,8 @@ import numpy as np
 from nlptransfer.data import Data, folded
 from nlptransfer.errors import BaseModelError
 from nlptransfer.evaluation import to_probabilities
-from nlptransfer.experiments.candidates import places_of_some, some_rows
 from nlptransfer.experiments.ranking import AUTO, best_base, frozen_route
+from nlptransfer.experiments.sampling import places_of_some, some_rows
 from nlptransfer.experiments.task import Task
 from nlptransfer.hub import base_for, find_base
 from nlptransfer.models import FeatureRows, Ngrams
