@@ -91,10 +91,10 @@ class Audit:
     """by name, in the order of :data:`QUESTIONS`"""
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
-    repeat: str = ""
-    """the command that asks for it; empty where data were passed that are no file"""
     rows: Data | None = field(default=None, repr=False)
     """what was audited; None where the audit was read from its folder alone"""
+    repeat: str = ""
+    """the command that asks for it; empty where data were passed that are no file"""
 
     copies = _Frame()
     """Rows whose text another row has, or nearly."""
