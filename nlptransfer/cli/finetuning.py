@@ -134,7 +134,7 @@ def _curves_and_show(
     # What the many runs have to say would bury the gains.
     logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
     for curve in curves:
-        config = {"source": None, "progress": False, **curve}
+        config = {"source": None, **curve}
         for name in ("fallback", "verdict", "further_metrics", "unlabeled"):
             if config.pop(name, None) is not None:
                 raise SettingError(f"{name}: expected no --sizes with it, which are verdicts and keep no model")
