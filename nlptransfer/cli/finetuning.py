@@ -12,7 +12,7 @@ from typer import Option
 from nlptransfer.cli import options as opt
 from nlptransfer.cli.first_look import rows_first
 from nlptransfer.cli.log import repeat_warnings, say, start_log
-from nlptransfer.cli.terminal import show_gains, show_runs
+from nlptransfer.cli.terminal import show_runs, show_tables
 from nlptransfer.errors import SettingError
 from nlptransfer.routes import DEFAULT_ROUTE, ROUTES
 from nlptransfer.settings import fields_of
@@ -143,7 +143,7 @@ def _curves_and_show(
 
     start_log(quiet)
     for curve in curves:
-        config = {"source": None, "progress": False, **curve}
+        config = {"source": None, **curve}
         for name in ("fallback", "verdict", "further_metrics", "unlabeled"):
             if config.pop(name, None) is not None:
                 raise SettingError(f"{name}: expected no --sizes with it, which are verdicts and keep no model")
@@ -157,5 +157,5 @@ def _curves_and_show(
             logging.getLogger("nlptransfer").setLevel(logging.ERROR if quiet else logging.WARNING)
             gains = gain_curve(**config, sizes=sizes, transfers=transfers or ("sequential",), output_dir=folder)
         if distributed.is_main():
-            show_gains(gains)
+            show_tables(gains)
             say(f"written: {folder / GAINS}")

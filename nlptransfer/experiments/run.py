@@ -126,7 +126,9 @@ def _train_and_score(
         inputs = classifier.route.rows(classifier.model, classifier.tokenizer, texts, share=True)
         if rows < len(texts):
             inputs = SomeRows(inputs, np.arange(rows))
-        return to_probabilities(predict_logits(classifier.model, inputs, share=True), data.labels)
+        return to_probabilities(
+            predict_logits(classifier.model, inputs, share=True, shown=f"scoring {name}"), data.labels
+        )
 
     scores, predictions = score_splits(data, probabilities_of, classifier.thresholds, config.further_metrics)
     parameters = [*classifier.model.parameters()]
@@ -137,6 +139,7 @@ def _train_and_score(
         settings=plain(_settings(config, route, learned)),
         question=question,
         command=config.command(),
+        repeat=config.repeat,
         base=classifier.record["base"],
         scores=scores,
         cost=cost_of(fit, trainable, sum(one.numel() for one in parameters)),
@@ -233,7 +236,7 @@ def _calibrated(config: RunConfig, route: Route, built: Built) -> tuple[Classifi
         return replace(classifier, thresholds=saved.thresholds if saved is not None else None), 1.0
     if not len(rows := data.calibration):
         return classifier, 1.0
-    logits = classifier.logits(rows.texts, share=True)
+    logits = classifier.logits(rows.texts, share=True, shown="calibrating")
     temperature, thresholds = calibrate(logits, rows, labels)
     with torch.no_grad():
         # In the weights, so that whatever loads the folder gives calibrated probabilities.

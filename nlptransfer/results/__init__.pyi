@@ -15,6 +15,7 @@ from .comparison import RowsToReach as RowsToReach
 from .comparison import Trial as Trial
 from .config import RunConfig as RunConfig
 from .config import Source as Source
+from .config import command_of as command_of
 from .config import decisive as decisive
 from .config import run_folder as run_folder
 from .config import same_labels as same_labels
@@ -70,3 +71,4 @@ from .summaries import Verdict as Verdict
 from .summaries import from_record as from_record
 from .summaries import label_counts as label_counts
 from .summaries import to_record as to_record
+from .tables import Tables as Tables

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,9 @@ def test_what_stays_on_one_side_is_named(command_line, remarks, vectors_file, tm
     run = RunResult.load(tmp_path / "run")
     assert (run.settings["data"]["group_column"], run.settings["data"]["split_by"]) == ("customer", "text")
     assert "--set group_column=customer" in run.command and run.data.rows["test"] % 4 == 0
+    # With its path, unlike the command in the model card.
+    again = command_line(main, *shlex.split(run.repeat)[1:], "--output-dir", tmp_path / "again", "--no-report")
+    assert again.code == 0 and RunResult.load(tmp_path / "again").question == run.question
     refused = command_line(main, *call, "--set", "split_by=copies")
     assert refused.code == 2 and "split_by='copies': expected none beside group_column" in refused.err
     changed = command_line(main, *call[:-2], "--set", "split_by=copies")
