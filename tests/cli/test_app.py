@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -53,8 +54,16 @@ def test_finetune(command_line, remarks_folder, vectors_file, tmp_path):
     training = settings["training"]
     assert (training["seed"], training["num_train_epochs"], training["learning_rate"]) == (3, 3, 0.01)
     assert "matthews_correlation" in run.metrics
-    assert f"{run.metrics['accuracy']:.3f} [" in ended.out and "word2vec mlp" in ended.out
-    assert ended.out.splitlines()[-1] == f"written: {folder}"
+    low, high = run.metrics["accuracy_interval"]
+    assert f"word2vec            {run.metrics['accuracy']:.3f} [{low:.3f}, {high:.3f}]" in ended.out
+    *_, written, labels, shares = ended.out.splitlines()
+    assert written == f"written: {folder}"
+    # What is to be done next runs as it is printed.
+    command = labels.partition(" | nlptransfer ")[2]
+    predicted = command_line(main, *shlex.split(command)[:-1], remarks_folder / "test.jsonl")
+    assert predicted.code == 0 and command.endswith(f"{folder} -"), predicted.err
+    pushed = command_line(main, *shlex.split(shares.partition(" nlptransfer ")[2]))
+    assert pushed.code == 0 and "nothing was sent to" in pushed.out, pushed.err
     assert "word2vec: Data('remarks', 2 labels (negative, positive)" in ended.err
     again = command_line(main, *call)
     assert again.out == ended.out and "finished before, with the same settings" in again.err
@@ -105,7 +114,10 @@ def test_several_data_sets_go_to_folders_of_their_own(
     call = ["--base", vectors_file, "--output-dir", tmp_path / "out", *LINEAR, "--quiet"]
     ended = command_line(main, "finetune", remarks_folder, tickets_file, *call)
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.splitlines()[-2:] == [f"written: {tmp_path / 'out' / name}" for name in ("remarks", "tickets")]
+    for name, score in (("remarks", "accuracy (95%)"), ("tickets", "micro F1 (95%)")):
+        assert f"written: {tmp_path / 'out' / name}\n" in ended.out
+        assert f"{name}: scores on" in ended.out and score in ended.out
+    assert ended.out.count("baseline: tfidf") == 2 and ended.out.count("nlptransfer predict") == 1
     runs = {folder.name: RunResult.load(folder) for folder in (tmp_path / "out").iterdir()}
     assert {name: run.data.labels.multi_label for name, run in runs.items()} == {"remarks": False, "tickets": True}
 
@@ -144,7 +156,7 @@ def test_quiet_is_quiet_in_a_process_of_its_own(vectors_file, remarks, tmp_path)
     call = ["--base", vectors_file, "--set", "head_type=mlp", "--num-train-epochs", 1]
     ended = started("finetune", "rows.csv", *call, "--quiet", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.splitlines()[-1].startswith("written: runs/rows-word2vec-")
+    assert "\nwritten: runs/rows-word2vec-" in ended.stdout
 
 
 # predict and evaluate
@@ -316,7 +328,7 @@ def test_errors_are_one_line(call, command_line, run, remarks_folder, vectors_fi
 def test_what_stands_in_brackets_is_shown(capsys):
     rows = [{"name": "full [mine]", "score": None, "status": "failed", "reason": "pip install 'nlptransfer[offline]'"}]
     texts = {"metric": "accuracy", "recommendation": "none", "recommended": "full [mine]"}
-    show_comparison(SimpleNamespace(table=rows, folder=Path("runs"), **texts))
+    show_comparison(SimpleNamespace(table=rows, folder=Path("runs"), first_run=lambda name: None, **texts))
     shown = capsys.readouterr().out
     assert "nlptransfer[offline]" in shown and "full [mine]" in shown
 
