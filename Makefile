@@ -1,13 +1,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-engines fuzz kills bench
+.PHONY: demo docs test test-engines fuzz kills bench
 
 # Set up, train and compare small classifiers on the corpora in data/, show the table.
 demo: .venv/installed
 	$(BIN)/python recipes/sentiment.py
 
-# Set up, then check style, types and behaviour.
+# Build the documentation as a site, in site/; make test builds it too.
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict
+
+# Set up, then check style, types and behavior.
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -95,6 +95,7 @@ def described(kind: type) -> list[Description]:
     ]
 
 
+@cache
 def _meanings(kind: type) -> dict[str, str]:
     """Return the docstrings at the fields that a class itself defines; none where it has no source, as in a shell."""
     if not dataclasses.is_dataclass(kind):

@@ -3,7 +3,7 @@
 python recipes/few_shot.py                                     8 headlines of each of six topics
 python recipes/few_shot.py --seed 1 --set split_seed=1         another draw of them
 python recipes/few_shot.py reviews.csv --max-train-rows 64     your rows
-python recipes/few_shot.py --route lora --transfer contrast    one way alone
+python recipes/few_shot.py --route lora --transfer contrastive    one of the three
 """
 
 from pathlib import Path

@@ -44,7 +44,7 @@ class FileSettings(Settings):
     """Whether quotes around a cell quote it, or are plain characters; with these, the last column takes all the rest
     of a line."""
     escape: str | None = None
-    r"""One character, as "\\", that makes the next one plain."""
+    """One character, as a backslash, that makes the next one plain."""
     sheet: int | str | None = None
     """Name of an Excel sheet, or its number, from 1."""
     max_unpacked_gb: Positive | None = None
